@@ -1,0 +1,54 @@
+"""What a call gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pgetpy.errors import PgetError
+
+
+@dataclass(frozen=True)
+class DownloadResult:
+    """One file that stands at its destination.
+
+    Attributes:
+        url: the URL as given, redacted.
+        final_url: where the bytes came from after redirects, redacted.
+        dest: path of the file; `-` for standard output.
+        size: bytes of the file.
+        digest: `algorithm:hex` that was verified, or None where none was asked for.
+        seconds: wall time from the call to the publishing of the file.
+        bytes_per_second: bytes moved by this run over `seconds`.
+        retries: requests that failed and were made again.
+        connections: the most connections that moved bytes at one time.
+        resumed: bytes that an earlier run had left.
+        validator: `strong` where an ETag tied all ranges to one version of the object, `weak`
+            where equal ETag, Last-Modified and size had to do, `none` where the bytes came in a
+            single answer.
+        length_known: False where the body ended by the connection closing, so that nothing but
+            the server's good faith says that it was whole.
+        shared: True where another process on the same destination did the work.
+    """
+
+    url: str
+    final_url: str
+    dest: str
+    size: int
+    digest: str | None
+    seconds: float
+    bytes_per_second: float
+    retries: int
+    connections: int
+    resumed: int
+    validator: str
+    length_known: bool
+    shared: bool
+
+
+@dataclass(frozen=True)
+class DownloadFailure:
+    """One file of several that could not be had."""
+
+    url: str
+    dest: str
+    error: PgetError

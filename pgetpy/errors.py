@@ -1,0 +1,271 @@
+"""Every error pgetpy raises, in one tree.
+
+    PgetError
+      UsageError (ValueError)       BadReferenceError  BadSettingError  BadManifestError
+      TransferError                 ConnectionFailedError  StalledError  HttpStatusError
+                                    RangeNotHonouredError  ObjectChangedError  NotAllowedError
+      IntegrityError                SizeMismatchError  DigestMismatchError  NotWeightsError
+      DestinationError (OSError)    what stands at the destination, or cannot be made there
+      DiskFullError (OSError)
+      InterruptedTransferError      Ctrl-C or SIGTERM: what is held is kept
+
+Errors carry fields; the sentence is made in `__str__`: what failed, where, and what to try. A URL
+in a field is redacted before it is stored.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+
+from pgetpy.redact import redact, redact_text
+
+
+class PgetError(Exception):
+    """Root of the tree. `hint` is what to try, one clause without a full stop."""
+
+    hint: str = ""
+
+    def sentence(self) -> str:
+        """What failed and where, without the hint."""
+        return str(self.args[0]) if self.args else type(self).__name__
+
+    def __str__(self) -> str:
+        return f"{self.sentence()}; {self.hint}" if self.hint else self.sentence()
+
+
+class UsageError(PgetError, ValueError):
+    """The caller asked for something that makes no sense, whatever the network says."""
+
+
+class BadReferenceError(UsageError):
+    """A URL or reference that cannot be understood. `.reference` is redacted."""
+
+    def __init__(self, reference: str, reason: str) -> None:
+        super().__init__(reference, reason)
+        self.reference = redact(reference)
+        self.reason = reason
+
+    def sentence(self) -> str:
+        return f"cannot use {self.reference!r}: {self.reason}"
+
+
+class BadSettingError(UsageError):
+    """A flag, environment variable or argument with a value it cannot have."""
+
+    def __init__(self, name: str, value: object, reason: str) -> None:
+        super().__init__(name, value, reason)
+        self.name = name
+        self.value = value
+        self.reason = reason
+
+    def sentence(self) -> str:
+        return f"{self.name} {self.value!r}: {self.reason}"
+
+
+class BadManifestError(UsageError):
+    """A manifest that cannot be used. `.line` counts from 1; 0 stands for the file as a whole."""
+
+    def __init__(self, path: str, line: int, reason: str) -> None:
+        super().__init__(path, line, reason)
+        self.path = path
+        self.line = line
+        self.reason = redact_text(reason)
+
+    def sentence(self) -> str:
+        where = f"{self.path}:{self.line}" if self.line else self.path
+        return f"{where}: {self.reason}"
+
+
+class TransferError(PgetError):
+    """The network or the server failed. `.url` is redacted, `.attempts` counts the tries made."""
+
+    def __init__(self, url: str, reason: str = "", *, hint: str = "") -> None:
+        super().__init__(url, reason)
+        self.url = redact(url)
+        self.reason = redact_text(reason)
+        self.attempts = 1
+        if hint:
+            self.hint = hint
+
+    def sentence(self) -> str:
+        tries = f" (after {self.attempts} attempts)" if self.attempts > 1 else ""
+        return f"{self.what()} for {self.url}{tries}"
+
+    def what(self) -> str:
+        """The failure itself, without the URL."""
+        return self.reason
+
+
+class ConnectionFailedError(TransferError):
+    """No connection, a connection that broke, or bytes on it that are not HTTP."""
+
+    def what(self) -> str:
+        return f"connection failed: {self.reason}"
+
+
+class StalledError(TransferError):
+    """A connection delivered nothing, or next to nothing, for `.seconds`."""
+
+    def __init__(self, url: str, seconds: float) -> None:
+        super().__init__(url, hint="raise --stall-timeout if the server is known to pause")
+        self.seconds = seconds
+
+    def what(self) -> str:
+        return f"connection stalled: no bytes for {self.seconds:.0f} s"
+
+
+class HttpStatusError(TransferError):
+    """The server answered with a status that is no success.
+
+    `.status` is the number, `.retry_after` seconds or None, `.words` what the server said (the
+    first 200 characters of its reason and body).
+    """
+
+    _HINTS = {  # noqa: RUF012  a table, never written
+        401: "give credentials with -H 'Authorization: Bearer …', --netrc or PGET_HEADERS",
+        403: "the link may have expired or need credentials (-H, --netrc)",
+        404: "check the URL",
+        410: "the object is gone; check the URL",
+        407: "give the proxy's user and password in HTTP_PROXY or HTTPS_PROXY",
+        429: "the server limits its clients; lower -c or try later",
+    }
+
+    def __init__(
+        self, url: str, status: int, words: str = "", *, retry_after: float | None = None
+    ) -> None:
+        super().__init__(url, hint=self._HINTS.get(status, ""))
+        self.status = status
+        self.words = redact_text(words)
+        self.retry_after = retry_after
+
+    def what(self) -> str:
+        words = f" ({self.words})" if self.words else ""
+        return f"HTTP status {self.status}{words}"
+
+
+class RangeNotHonouredError(TransferError):
+    """A range was asked for and something else came. `.asked` and `.got` are header values."""
+
+    def __init__(self, url: str, asked: str, got: str) -> None:
+        super().__init__(url, hint="the bytes were thrown away; a cache or proxy may be at fault")
+        self.asked = asked
+        self.got = got
+
+    def what(self) -> str:
+        return f"asked for {self.asked}, got {self.got},"
+
+
+class ObjectChangedError(TransferError):
+    """The object is another one than it was when the transfer began."""
+
+    def __init__(self, url: str, before: str, after: str) -> None:
+        super().__init__(url, hint="run it again to get the new version")
+        self.before = before
+        self.after = after
+
+    def what(self) -> str:
+        return f"the object changed while it was read (was {self.before}, is {self.after})"
+
+
+class NotAllowedError(TransferError):
+    """A limit or policy of the caller's said no. `.rule` names it."""
+
+    def __init__(self, url: str, rule: str, reason: str, *, hint: str = "") -> None:
+        super().__init__(url, reason, hint=hint)
+        self.rule = rule
+
+    def what(self) -> str:
+        return f"not allowed by {self.rule}: {self.reason}"
+
+
+class IntegrityError(PgetError):
+    """The bytes that came are not the bytes that were meant. Nothing was published."""
+
+
+class SizeMismatchError(IntegrityError):
+    """`.expected` and `.actual` bytes differ."""
+
+    def __init__(self, url: str, expected: int, actual: int) -> None:
+        super().__init__(url, expected, actual)
+        self.url = redact(url)
+        self.expected = expected
+        self.actual = actual
+
+    def sentence(self) -> str:
+        return f"expected {self.expected} bytes, got {self.actual} from {self.url}"
+
+
+class DigestMismatchError(IntegrityError):
+    """`.expected` and `.actual` are `algorithm:hex`."""
+
+    hint = "nothing was written at the destination; check the URL and the checksum"
+
+    def __init__(self, url: str, expected: str, actual: str) -> None:
+        super().__init__(url, expected, actual)
+        self.url = redact(url)
+        self.expected = expected
+        self.actual = actual
+
+    def sentence(self) -> str:
+        return f"checksum mismatch for {self.url}: expected {self.expected}, got {self.actual}"
+
+
+class NotWeightsError(IntegrityError):
+    """What came is no weights file. `.words` is how it begins."""
+
+    def __init__(self, url: str, words: str) -> None:
+        super().__init__(url, words)
+        self.url = redact(url)
+        self.words = redact_text(words)
+
+    def sentence(self) -> str:
+        return f"{self.url} is no weights file; it begins {self.words!r}"
+
+
+class DestinationError(PgetError, OSError):
+    """The destination stands in the way or cannot be written. `.dest`, `.reason`."""
+
+    def __init__(self, dest: str, reason: str, *, hint: str = "", code: int = _errno.EIO) -> None:
+        super().__init__(code, reason, dest)
+        self.dest = dest
+        self.reason = reason
+        if hint:
+            self.hint = hint
+
+    def sentence(self) -> str:
+        return f"destination {self.dest} {self.reason}"
+
+
+class DiskFullError(PgetError, OSError):
+    """No room: `.needed` and `.free` bytes (`.needed` is None when the disk filled up on the way)."""
+
+    hint = "free some space and run it again: what has arrived is kept and goes on from there"
+
+    def __init__(self, dest: str, needed: int | None, free: int, *, keep: int = 0) -> None:
+        super().__init__(_errno.ENOSPC, "no space left", dest)
+        self.dest = dest
+        self.needed = needed
+        self.free = free
+        self.keep = keep
+        if needed is not None:
+            self.hint = "free some space or choose another destination"
+
+    def sentence(self) -> str:
+        if self.needed is None:
+            return f"the disk of {self.dest} is full ({self.free} bytes free)"
+        keep = f" with {self.keep} to stay free" if self.keep else ""
+        return f"not enough space for {self.dest}: {self.needed} bytes needed{keep}, {self.free} free"
+
+
+class InterruptedTransferError(PgetError):
+    """The transfer was told to stop. `.held` bytes are kept for the next run."""
+
+    def __init__(self, dest: str, held: int, total: int | None) -> None:
+        super().__init__(dest, held, total)
+        self.dest = dest
+        self.held = held
+        self.total = total
+
+    def sentence(self) -> str:
+        of = f" of {self.total}" if self.total is not None else ""
+        return f"interrupted: {self.held}{of} bytes of {self.dest} are kept"

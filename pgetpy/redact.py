@@ -1,0 +1,87 @@
+"""URLs without their secrets: the only form in which a URL may be shown, logged or written."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit, urlunsplit
+
+HIDDEN = "***"
+
+# Query parameters that carry a signature or a credential: AWS signature v4 and v2, Google Cloud
+# Storage, Azure SAS, CloudFront, and the token parameters of model hubs.
+_SIGNATURE_PREFIXES = ("x-amz-", "x-goog-")
+_SIGNATURE_NAMES = frozenset(
+    {
+        # AWS v2 and CloudFront
+        "awsaccesskeyid", "expires", "signature", "policy", "key-pair-id",
+        # Google Cloud Storage v2
+        "googleaccessid",
+        # Azure shared access signature
+        "sv", "ss", "srt", "sp", "se", "st", "spr", "sig", "sr", "sip", "skoid", "sktid", "skt",
+        "ske", "sks", "skv", "saoid", "suoid", "scid",
+    }
+)  # fmt: skip
+_CREDENTIAL_NAMES = frozenset(
+    {"token", "access_token", "api_key", "apikey", "api-key", "key", "auth", "password", "secret",
+     "jwt", "sas", "hdnea", "hdnts", "hmac", "verify", "x-api-key", "authorization", "credential"}
+)  # fmt: skip
+# Azure's names are two letters, too common to be taken for a signature on their own.
+_AZURE_MARKS = frozenset({"sig", "sv"})
+_ANY_URL = re.compile(r"https?://[^\s'\"<>]+")
+
+
+def redact(url: str) -> str:
+    """Return `url` with user, password, credentials and signatures replaced by `***`."""
+    try:
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+    except ValueError:
+        return "(unparsable URL)"
+    netloc = f"{HIDDEN}@{host}" if "@" in parts.netloc else host
+    query = "&".join(_redacted_field(field) for field in parts.query.split("&"))
+    return urlunsplit((parts.scheme, netloc, parts.path, query, ""))
+
+
+def redact_text(text: str) -> str:
+    """Return `text` (a server's words, say) with every http URL in it redacted."""
+    return _ANY_URL.sub(lambda match: redact(match.group()), text)
+
+
+def is_signature(name: str, names: frozenset[str]) -> bool:
+    """Whether query parameter `name` belongs to a signature, among the lower-case `names` beside it."""
+    name = name.lower()
+    if name.startswith(_SIGNATURE_PREFIXES):
+        return True
+    if len(name) <= 5 and name != "sig" and name in _SIGNATURE_NAMES:
+        return names >= _AZURE_MARKS
+    if name == "expires":
+        return "signature" in names
+    return name in _SIGNATURE_NAMES
+
+
+def without_signature(url: str) -> str:
+    """Return `url` without the parameters that sign it: what it names, whoever may read it and when.
+
+    Two signed links to one object agree in this form; user, password and fragment are no part of it.
+    """
+    parts = urlsplit(url)
+    fields = [field for field in parts.query.split("&") if field]
+    names = frozenset(field.partition("=")[0].lower() for field in fields)
+    kept = [field for field in fields if not is_signature(field.partition("=")[0], names)]
+    netloc = parts.netloc.rpartition("@")[2].lower()
+    return urlunsplit((parts.scheme.lower(), netloc, parts.path or "/", "&".join(kept), ""))
+
+
+def _redacted_field(field: str) -> str:
+    name, equals, value = field.partition("=")
+    if not equals or not value:
+        return field
+    lowered = name.lower()
+    secret = (
+        lowered in _CREDENTIAL_NAMES
+        or lowered in {"sig", "signature", "policy"}
+        or lowered.startswith(_SIGNATURE_PREFIXES)
+        or lowered in {"awsaccesskeyid", "googleaccessid", "key-pair-id"}
+        or lowered.endswith(("token", "_key", "-key", "secret", "password"))
+    )
+    return f"{name}={HIDDEN}" if secret else field
