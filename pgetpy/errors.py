@@ -254,7 +254,9 @@ class DiskFullError(PgetError, OSError):
         if self.needed is None:
             return f"the disk of {self.dest} is full ({self.free} bytes free)"
         keep = f" with {self.keep} to stay free" if self.keep else ""
-        return f"not enough space for {self.dest}: {self.needed} bytes needed{keep}, {self.free} free"
+        return (
+            f"not enough space for {self.dest}: {self.needed} bytes needed{keep}, {self.free} free"
+        )
 
 
 class InterruptedTransferError(PgetError):

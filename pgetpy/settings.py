@@ -1,20 +1,40 @@
-"""Settings: one frozen object, and the only reader of the environment."""
+"""Settings: one frozen object, and the only reader of the environment.
+
+Every flag has its variable: PGET_ and the flag's name in upper case with underscores. The mapping
+is an argument, so that nothing here reaches for the process's own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from pgetpy.core.names import check_url
+from pgetpy.core.values import (
+    check_header,
+    count_reader,
+    read_bool,
+    read_duration,
+    read_resolve,
+    read_text,
+    size_reader,
+    word_reader,
+)
+from pgetpy.errors import BadReferenceError, BadSettingError
+from pgetpy.redact import HIDDEN, redact
+
 _NOTHING: Mapping[str, str] = MappingProxyType({})
+Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Proxies:
     """Proxy URLs (with user and password where given) and the hosts that need none."""
 
-    http: str | None = None
-    https: str | None = None
+    http: str | None = field(default=None, repr=False)
+    https: str | None = field(default=None, repr=False)
     no_proxy: tuple[str, ...] = ()
 
 
@@ -38,6 +58,7 @@ class Settings:
         min_free: bytes that must stay free on the destination's file system.
         cacert: PEM file of certificate authorities to trust instead of the system's.
         use_netrc: take credentials from ~/.netrc (or $NETRC) for hosts it names.
+        netrc_file: where those are.
         resolve: (host, port) to the IP address to connect to.
         headers: sent to the hosts of the URLs given, never to another after a redirect.
         authorization: value of the Authorization header for the same hosts.
@@ -60,8 +81,209 @@ class Settings:
     min_free: int = 0
     cacert: str | None = None
     use_netrc: bool = False
+    netrc_file: str = "~/.netrc"
     resolve: Mapping[tuple[str, int], str] = field(default_factory=lambda: MappingProxyType({}))
-    headers: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
-    authorization: str | None = None
+    headers: Mapping[str, str] = field(default_factory=lambda: _NOTHING, repr=False)
+    authorization: str | None = field(default=None, repr=False)
     proxies: Proxies = field(default_factory=Proxies)
-    metrics_endpoint: str | None = None
+    metrics_endpoint: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_environment(
+        cls, environ: Mapping[str, str], *, warn: Warn = lambda _: None
+    ) -> Settings:
+        """Read the PGET_ variables, the proxies and SSL_CERT_FILE; empty ones count as unset.
+
+        `warn` gets a sentence for each variable that is deprecated or has no effect.
+
+        Raises:
+            BadSettingError: a value that cannot be used; `.name` is the variable's.
+        """
+        settings = cls(proxies=_proxies(environ), cacert=environ.get("SSL_CERT_FILE") or None)
+        names = {flag: variable(flag) for flag in FLAGS} | _deprecated_names(environ, warn)
+        given = {flag: environ[name] for flag, name in names.items() if environ.get(name)}
+        settings = settings.with_flags(given, name=names.__getitem__)
+        if endpoint := environ.get("PGET_METRICS_ENDPOINT"):
+            if not endpoint.lower().startswith(("http://", "https://")):
+                raise BadSettingError("PGET_METRICS_ENDPOINT", redact(endpoint), "is no http URL")
+            settings = replace(settings, metrics_endpoint=endpoint)
+        _warn_of_cache_nodes(environ, warn)
+        settings = replace(settings, authorization=environ.get("PGET_PROXY_AUTH_HEADER") or None)
+        return settings.with_headers(_json_headers(environ.get("PGET_HEADERS", "")), "PGET_HEADERS")
+
+    def with_flags(
+        self, values: Mapping[str, str], *, name: Callable[[str], str] = "--{}".format
+    ) -> Settings:
+        """Return these settings changed by flags: the name of each (a key of FLAGS) to its text.
+
+        `name` says what an error calls a flag.
+        """
+        changes = {
+            FLAGS[flag].field: FLAGS[flag].read(text, name(flag)) for flag, text in values.items()
+        }
+        return replace(self, **changes)  # type: ignore[arg-type]  # the table pairs field and reader
+
+    def with_headers(self, headers: Sequence[tuple[str, str]], name: str) -> Settings:
+        """Return these settings with `headers` put in place of their namesakes.
+
+        Authorization goes to its own field, the one place where it is looked for. `name` says what
+        gave them.
+        """
+        merged = dict(self.headers)
+        authorization = self.authorization
+        for key, value in headers:
+            check_header(key, value, name)
+            if key.lower() == "authorization":
+                authorization = value
+                continue
+            merged = {known: kept for known, kept in merged.items() if known.lower() != key.lower()}
+            merged[key] = value
+        return replace(self, headers=MappingProxyType(merged), authorization=authorization)
+
+
+@dataclass(frozen=True)
+class Console:
+    """How the command line behaves: what concerns no transfer.
+
+    Attributes:
+        log_level: debug, info, warn or error.
+        output: file, null or tar-extractor.
+        progress: auto, bar, plain, json or none.
+    """
+
+    log_level: str = "info"
+    output: str = "file"
+    progress: str = "auto"
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Console:
+        """Read the PGET_ variables of the command line's own flags."""
+        given = {
+            flag: environ[variable(flag)] for flag in CONSOLE_FLAGS if environ.get(variable(flag))
+        }
+        return cls().with_flags(given, name=variable)
+
+    def with_flags(
+        self, values: Mapping[str, str], *, name: Callable[[str], str] = "--{}".format
+    ) -> Console:
+        """Return this changed by flags: the name of each (a key of CONSOLE_FLAGS) to its text."""
+        read = {flag: CONSOLE_FLAGS[flag](text, name(flag)) for flag, text in values.items()}
+        changes = {field: read[flag] for flag, field in _CONSOLE_FIELDS.items() if flag in read}
+        if read.get("verbose"):
+            changes["log_level"] = "debug"
+        if read.get("extract"):
+            changes["output"] = "tar-extractor"
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+
+def variable(flag: str) -> str:
+    """Return the environment variable of a flag: `chunk-size` has PGET_CHUNK_SIZE."""
+    return f"PGET_{flag.upper().replace('-', '_')}"
+
+
+@dataclass(frozen=True)
+class FlagRule:
+    """Which field a flag sets, and what reads its text (given the flag's name for errors)."""
+
+    field: str
+    read: Callable[[str, str], object]
+
+
+def _files(text: str, name: str) -> int:
+    # pget takes 0 for its default.
+    return count_reader(0)(text, name) or Settings.max_concurrent_files
+
+
+FLAGS: Mapping[str, FlagRule] = {
+    "concurrency": FlagRule("concurrency", count_reader(1)),
+    "chunk-size": FlagRule("chunk_size", size_reader(1)),
+    "connect-timeout": FlagRule("connect_timeout", read_duration),
+    "stall-timeout": FlagRule("stall_timeout", read_duration),
+    "retries": FlagRule("retries", count_reader(0)),
+    "max-conn-per-host": FlagRule("max_conn_per_host", count_reader(1)),
+    "max-concurrent-files": FlagRule("max_concurrent_files", _files),
+    "force": FlagRule("force", read_bool),
+    "resume": FlagRule("resume", read_bool),
+    "fsync": FlagRule("fsync", read_bool),
+    "limit-rate": FlagRule("limit_rate", size_reader(1)),
+    "max-size": FlagRule("max_size", size_reader(0)),
+    "min-free": FlagRule("min_free", size_reader(0)),
+    "cacert": FlagRule("cacert", read_text),
+    "netrc": FlagRule("use_netrc", read_bool),
+    "resolve": FlagRule("resolve", read_resolve),
+}
+
+# pget's --pid-file and --force-http2 are read and have no effect.
+CONSOLE_FLAGS: Mapping[str, Callable[[str, str], object]] = {
+    "log-level": word_reader("debug", "info", "warn", "error", warning="warn"),
+    "output": word_reader("file", "null", "tar-extractor", tar="tar-extractor"),
+    "progress": word_reader("auto", "bar", "plain", "json", "none"),
+    "verbose": read_bool,
+    "extract": read_bool,
+    "force-http2": read_bool,
+    "pid-file": read_text,
+}
+_CONSOLE_FIELDS = {"log-level": "log_level", "output": "output", "progress": "progress"}
+
+
+def _json_headers(text: str) -> list[tuple[str, str]]:
+    if not text:
+        return []
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        parsed = None
+    if not isinstance(parsed, dict) or not all(isinstance(value, str) for value in parsed.values()):
+        raise BadSettingError("PGET_HEADERS", HIDDEN, "is no JSON object of strings")
+    return list(parsed.items())
+
+
+def _deprecated_names(environ: Mapping[str, str], warn: Warn) -> dict[str, str]:
+    """Return the flags that are set by a deprecated variable alone, each with that variable."""
+    found = {}
+    for flag, old in (
+        ("chunk-size", "PGET_MINIMUM_CHUNK_SIZE"),
+        ("concurrency", "PGET_MAX_CHUNKS"),
+    ):
+        new = variable(flag)
+        if environ.get(old) and not environ.get(new):
+            warn(f"Using {old} is deprecated, use {new} instead")
+            found[flag] = old
+        elif environ.get(old) and environ[old] != environ[new]:
+            warn(f"Both {old} and {new} are set, using {new}")
+    return found
+
+
+def _warn_of_cache_nodes(environ: Mapping[str, str], warn: Warn) -> None:
+    by_cidr = "PGET_CACHE_NODES_SRV_NAME_BY_HOST_CIDR"
+    names = ["PGET_CACHE_NODES_SRV_NAME", "PGET_CACHE_SERVICE_HOSTNAME"]
+    if environ.get("PGET_HOST_IP"):
+        names.append(by_cidr)
+    found = [name for name in names if environ.get(name)]
+    if found:
+        warn(
+            f"{found[0]} is not used: cache nodes are not supported yet, bytes come from the origin"
+        )
+
+
+def _proxies(environ: Mapping[str, str]) -> Proxies:
+    # A CGI server hands a client's "Proxy:" header on as HTTP_PROXY (httpoxy).
+    http_names = ["http_proxy"] if environ.get("REQUEST_METHOD") else ["http_proxy", "HTTP_PROXY"]
+    no_proxy = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    return Proxies(
+        http=_proxy(environ, *http_names, "all_proxy", "ALL_PROXY"),
+        https=_proxy(environ, "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"),
+        no_proxy=tuple(no_proxy.replace(",", " ").split()),
+    )
+
+
+def _proxy(environ: Mapping[str, str], *names: str) -> str | None:
+    name = next((name for name in names if environ.get(name)), None)
+    if name is None:
+        return None
+    url = environ[name] if "://" in environ[name] else f"http://{environ[name]}"
+    try:
+        check_url(url)
+    except BadReferenceError as error:
+        raise BadSettingError(name, redact(url), error.reason) from None
+    return url

@@ -1,0 +1,45 @@
+# Every target sets up what it needs; `make help` names them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+ARGS :=
+
+.PHONY: help setup demo test check soak bench dist clean
+
+help: ## name the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# The stamp is written last, so that a setup that was cut off is done again.
+$(READY): pyproject.toml scripts/setup.sh
+	@PYTHON='$(PYTHON)' scripts/setup.sh $(VENV)
+	@touch $@
+
+setup: $(READY) ## make .venv with the package and its tools (PYTHON=... chooses the interpreter)
+
+demo: $(READY) ## download made-up weights from a server of our own and say how it went
+	@$(PY) -m scripts.demo $(ARGS)
+
+test: $(READY) ## run the tests but for the long ones (ARGS="-k name" for some)
+	@$(PY) -m pytest -m "not soak" $(ARGS)
+
+check: $(READY) ## style, types, layers and tests: what CI runs
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	@$(MAKE) --no-print-directory test
+
+soak: $(READY) ## run the long fault tests
+	@$(PY) -m pytest -m soak $(ARGS)
+
+bench: $(READY) ## time pgetpy against its peers and write docs/bench.md (ARGS="--list" for the cases)
+	@$(PY) -m scripts.bench $(if $(ARGS),$(ARGS),--docs)
+
+dist: $(READY) ## build the wheel and the source distribution into dist/
+	@rm -rf dist
+	@$(PY) -m build --outdir dist .
+
+clean: ## remove everything that was made
+	@rm -rf $(VENV) .bench dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,54 @@
+"""pgetpy: model weights from a URL to where a model uses them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pgetpy.api import download, download_async, download_many, download_many_async
+    from pgetpy.core.digests import Checksum
+    from pgetpy.core.jobs import Job
+    from pgetpy.core.results import DownloadFailure, DownloadResult
+    from pgetpy.errors import PgetError
+    from pgetpy.settings import Settings
+
+__version__ = "0.1.0"
+
+# Where each public name lives. They are imported when first used: `import pgetpy` costs nothing.
+_HOMES = {
+    "Checksum": "pgetpy.core.digests",
+    "DownloadFailure": "pgetpy.core.results",
+    "DownloadResult": "pgetpy.core.results",
+    "Job": "pgetpy.core.jobs",
+    "PgetError": "pgetpy.errors",
+    "Settings": "pgetpy.settings",
+    "download": "pgetpy.api",
+    "download_async": "pgetpy.api",
+    "download_many": "pgetpy.api",
+    "download_many_async": "pgetpy.api",
+}
+
+__all__ = [
+    "Checksum",
+    "DownloadFailure",
+    "DownloadResult",
+    "Job",
+    "PgetError",
+    "Settings",
+    "download",
+    "download_async",
+    "download_many",
+    "download_many_async",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,7 @@
+"""`python -m pgetpy` is the command line."""
+
+import sys
+
+from pgetpy.cli import main
+
+sys.exit(main())

@@ -1,0 +1,242 @@
+"""The calls of the Python interface, each as a coroutine and as a plain function.
+
+Plain functions run on one engine thread with a loop of its own, so they work anywhere, inside a
+running loop too. The caller only waits, in short slices: an exception injected into its thread (Cog's
+cancellation, Ctrl-C) arrives at once, and the transfer it was waiting for is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import threading
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from pgetpy.core.digests import Checksum
+from pgetpy.core.events import Event, Report
+from pgetpy.core.jobs import Job
+from pgetpy.core.results import DownloadFailure, DownloadResult
+from pgetpy.engine import Engine
+from pgetpy.settings import Settings
+
+T = TypeVar("T")
+PathLike = os.PathLike[str]
+_SLICE = 0.05
+
+
+async def download_async(
+    url: str,
+    dest: str | PathLike,
+    *,
+    checksum: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    mirrors: Sequence[str] = (),
+    force: bool | None = None,
+    settings: Settings | None = None,
+    progress: Report | None = None,
+) -> DownloadResult:
+    """Download `url` to `dest`.
+
+    Args:
+        url: an http or https URL; user and password may be in it.
+        dest: a file; an existing folder, or a path with a trailing slash, takes the file's name from
+            the server or the URL; `-` is standard output. The file appears when it is whole.
+        checksum: `sha256:HEX` (or sha1, md5, blake2b) that the bytes must have.
+        headers: more request headers; other hosts do not see them after a redirect.
+        mirrors: URLs of the same bytes, tried in order when `url` fails.
+        force: overwrite what stands at `dest`.
+        settings: how; by default what the environment (PGET_*) says.
+        progress: is called with the events of `pgetpy.events`, from the thread of the loop.
+
+    Returns:
+        What was done; sizes in bytes, times in seconds.
+
+    Raises:
+        UsageError: an argument makes no sense.
+        TransferError: the server or the network failed.
+        IntegrityError: the bytes are not those that were meant.
+        DestinationError, DiskFullError: `dest` cannot be written.
+    """
+    job = _job(url, dest, checksum, mirrors)
+    chosen = _settings(settings, headers, force)
+    return await download_job_async(job, settings=chosen, progress=progress)
+
+
+def download(
+    url: str,
+    dest: str | PathLike,
+    *,
+    checksum: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    mirrors: Sequence[str] = (),
+    force: bool | None = None,
+    settings: Settings | None = None,
+    progress: Report | None = None,
+) -> DownloadResult:
+    """Download `url` to `dest`; see `download_async`. May be called from any thread."""
+    job = _job(url, dest, checksum, mirrors)
+    return download_job(job, settings=_settings(settings, headers, force), progress=progress)
+
+
+async def download_many_async(
+    files: Iterable[tuple[str, str | PathLike] | Job],
+    *,
+    fail_fast: bool = False,
+    headers: Mapping[str, str] | None = None,
+    force: bool | None = None,
+    settings: Settings | None = None,
+    progress: Report | None = None,
+) -> tuple[DownloadResult | DownloadFailure, ...]:
+    """Download several files side by side over shared connections.
+
+    Args:
+        files: pairs of URL and destination, or `Job`s.
+        fail_fast: raise the first failure and stop the rest, instead of going on without it.
+        headers, force, settings, progress: see `download_async`.
+
+    Returns:
+        What became of each file, in the order of `files`.
+    """
+    chosen = _settings(settings, headers, force)
+    return await download_jobs_async(
+        _jobs(files), settings=chosen, progress=progress, fail_fast=fail_fast
+    )
+
+
+def download_many(
+    files: Iterable[tuple[str, str | PathLike] | Job],
+    *,
+    fail_fast: bool = False,
+    headers: Mapping[str, str] | None = None,
+    force: bool | None = None,
+    settings: Settings | None = None,
+    progress: Report | None = None,
+) -> tuple[DownloadResult | DownloadFailure, ...]:
+    """Download several files side by side; see `download_many_async`. From any thread."""
+    chosen = _settings(settings, headers, force)
+    return download_jobs(_jobs(files), settings=chosen, progress=progress, fail_fast=fail_fast)
+
+
+async def download_job_async(
+    job: Job, *, settings: Settings, progress: Report | None = None
+) -> DownloadResult:
+    """Run one job with exactly these settings."""
+    engine = Engine(settings)
+    try:
+        return await engine.download(job, progress or _ignore)
+    finally:
+        await engine.close()
+
+
+async def download_jobs_async(
+    jobs: Sequence[Job],
+    *,
+    settings: Settings,
+    progress: Report | None = None,
+    fail_fast: bool = False,
+) -> tuple[DownloadResult | DownloadFailure, ...]:
+    """Run several jobs with exactly these settings."""
+    engine = Engine(settings)
+    try:
+        return await engine.download_all(jobs, progress or _ignore, fail_fast=fail_fast)
+    finally:
+        await engine.close()
+
+
+def download_job(job: Job, *, settings: Settings, progress: Report | None = None) -> DownloadResult:
+    """Run one job with exactly these settings, and wait."""
+    return _wait(download_job_async(job, settings=settings, progress=progress))
+
+
+def download_jobs(
+    jobs: Sequence[Job],
+    *,
+    settings: Settings,
+    progress: Report | None = None,
+    fail_fast: bool = False,
+) -> tuple[DownloadResult | DownloadFailure, ...]:
+    """Run several jobs with exactly these settings, and wait."""
+    return _wait(
+        download_jobs_async(jobs, settings=settings, progress=progress, fail_fast=fail_fast)
+    )
+
+
+class _EngineThread:
+    """The thread whose loop carries the transfers of plain calls; one a process."""
+
+    _lock = threading.Lock()
+    _current: _EngineThread | None = None
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self._run, name="pgetpy-engine", daemon=True).start()
+
+    @classmethod
+    def get(cls) -> _EngineThread:
+        """Return this process's thread; a fork has none of its parent's threads."""
+        current = cls._current
+        if current is None or current.pid != os.getpid():
+            with cls._lock:
+                current = cls._current
+                if current is None or current.pid != os.getpid():
+                    current = cls._current = cls()
+        return current
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+
+def _reset_lock() -> None:
+    _EngineThread._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_lock)
+
+
+def _wait(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` on the engine thread and wait for it where an exception can reach us."""
+    future = asyncio.run_coroutine_threadsafe(work, _EngineThread.get().loop)
+    try:
+        while True:
+            try:
+                return future.result(timeout=_SLICE)
+            except concurrent.futures.TimeoutError:
+                if future.done():
+                    raise
+    except BaseException:
+        if not future.done():
+            _cancel(future)
+        raise
+
+
+def _cancel(future: concurrent.futures.Future[T]) -> None:
+    """Cancel the transfer and give it a moment to close its journal."""
+    future.cancel()
+
+
+def _job(url: str, dest: str | PathLike, checksum: str | None, mirrors: Sequence[str]) -> Job:
+    parsed = Checksum.parse(checksum, name="checksum") if checksum is not None else None
+    return Job(url, os.fspath(dest), parsed, tuple(mirrors))
+
+
+def _jobs(files: Iterable[tuple[str, str | PathLike] | Job]) -> list[Job]:
+    return [file if isinstance(file, Job) else _job(*file, None, ()) for file in files]
+
+
+def _settings(
+    settings: Settings | None, headers: Mapping[str, str] | None, force: bool | None
+) -> Settings:
+    chosen = settings if settings is not None else Settings.from_environment(os.environ)
+    if headers:
+        chosen = chosen.with_headers(list(headers.items()), "headers")
+    return chosen if force is None else replace(chosen, force=force)
+
+
+def _ignore(event: Event) -> None:
+    """No progress is wanted."""

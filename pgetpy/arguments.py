@@ -1,0 +1,214 @@
+"""What a list of arguments says by the table of flags.
+
+No value is judged here beyond its shape, and neither environment nor disk is looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from pgetpy.core.values import read_bool
+from pgetpy.errors import UsageError
+from pgetpy.flags import COMMANDS, FLAGS, SHELLS, Flag
+
+_GROUPS = {
+    "transfer": "transfer",
+    "file": "files",
+    "report": "reports",
+    "pget": "accepted for pget's sake",
+}
+_USAGE = {
+    "download": "pgetpy [flags] URL DEST\n       pgetpy COMMAND [flags] ...",
+    "multifile": "pgetpy multifile [flags] MANIFEST|-",
+    "version": "pgetpy version",
+    "completion": f"pgetpy completion {'|'.join(SHELLS)}",
+    "help": "pgetpy help [COMMAND]",
+}
+_ABOUT = {
+    "download": """\
+Download URL to DEST over as many connections as pay. DEST is a file, a folder
+(which takes the name from the URL), or - for standard output.""",
+    "multifile": """\
+Download the files of a manifest, one `URL DEST [ALGO:HEX]` a line; blank lines
+and # comments are passed over. Other files go on when one fails.""",
+    "version": "Show the version.",
+    "completion": "Print a completion script, as in: source <(pgetpy completion bash)",
+    "help": "Show help on a command.",
+}
+_EPILOG = """\
+Every flag is also an environment variable: --chunk-size is PGET_CHUNK_SIZE. A
+switch has a --no- form that takes it back. PGET_HEADERS (a JSON object) holds
+headers; HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY are heeded.
+
+Exit status: 0 done, 1 failed, 2 asked for nonsense, 130 or 143 interrupted (what
+has arrived is kept for the same command to go on from)."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What was asked for.
+
+    Attributes:
+        command: download or a key of COMMANDS.
+        operands: what is no flag, without the command.
+        values: the text of each flag given, `true` or `false` for a switch.
+        lists: the texts of each flag given that adds up.
+        deprecated: deprecated flags that were given, and what to use instead.
+    """
+
+    command: str
+    operands: tuple[str, ...]
+    values: Mapping[str, str]
+    lists: Mapping[str, tuple[str, ...]]
+    deprecated: Mapping[str, str]
+
+    def has(self, switch: str) -> bool:
+        return self.values.get(switch) == "true"
+
+
+def parse_arguments(argv: Sequence[str]) -> Arguments:
+    """Return what `argv` (without the program's name) says.
+
+    Raises:
+        UsageError: there is a flag that does not exist, lacks its value or does not belong there.
+    """
+    arguments = list(argv)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    namespace, rest = _parser("download").parse_known_args(_without_values(arguments[:end]))
+    unknown = next((text for text in rest if text.startswith("-") and text != "-"), None)
+    if unknown is not None:
+        raise UsageError(_unknown(unknown))
+    operands = [*rest, *arguments[end + 1 :]]
+    command = operands.pop(0) if operands and operands[0] in COMMANDS else "download"
+    given = vars(namespace)
+    _check_belonging(command, given)
+    values, lists = _sorted_out(given)
+    deprecated = {
+        flag.name: flag.deprecated for flag in FLAGS if flag.deprecated and flag.dest in given
+    }
+    return Arguments(command, tuple(operands), values, lists, deprecated)
+
+
+def help_text(command: str) -> str:
+    """Return the help of a command: `download` or a key of COMMANDS."""
+    if command not in _USAGE:
+        raise UsageError(f"there is no command {command!r}")
+    return _parser(command).format_help().rstrip()
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        # What argparse says of the -z in -fz.
+        stray = re.search(r"ignored explicit argument '(.)", message)
+        raise UsageError(f"unknown flag: -{stray[1]}" if stray else message)
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32)
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="pgetpy",
+        usage=_USAGE[command],
+        description=_described(command),
+        epilog=_EPILOG if command in {"download", "multifile"} else None,
+        formatter_class=_Formatter,
+        argument_default=argparse.SUPPRESS,
+        add_help=False,
+        allow_abbrev=False,
+    )
+    groups = {key: parser.add_argument_group(title) for key, title in _GROUPS.items()}
+    for flag in FLAGS:
+        if command == "download" or _belongs(flag, command):
+            _add(
+                groups[flag.group], flag, hidden=command == "download" and flag.only == "multifile"
+            )
+    return parser
+
+
+def _described(command: str) -> str:
+    if command != "download":
+        return _ABOUT[command]
+    commands = "\n".join(f"  {name:<12} {about}" for name, about in COMMANDS.items())
+    return f"{_ABOUT['download']}\n\ncommands:\n{commands}"
+
+
+def _belongs(flag: Flag, command: str) -> bool:
+    if command in {"download", "multifile"}:
+        return flag.only in {"", command}
+    return flag.name == "help"
+
+
+def _add(group: argparse._ArgumentGroup, flag: Flag, *, hidden: bool) -> None:
+    names = ([f"-{flag.short}"] if flag.short else []) + [f"--{flag.name}"]
+    about = argparse.SUPPRESS if hidden else flag.help
+    if flag.value:
+        action = "append" if flag.many else "store"
+        group.add_argument(*names, action=action, dest=flag.dest, metavar=flag.value, help=about)
+        return
+    group.add_argument(*names, action="store_const", const="true", dest=flag.dest, help=about)
+    group.add_argument(
+        f"--no-{flag.name}",
+        action="store_const",
+        const="false",
+        dest=flag.dest,
+        help=argparse.SUPPRESS,
+    )
+
+
+def _without_values(arguments: list[str]) -> list[str]:
+    """Return `arguments` with --switch=true and --switch=false as --switch and --no-switch."""
+    switches = {f"--{flag.name}": flag.name for flag in FLAGS if not flag.value}
+    switches |= {f"-{flag.short}": flag.name for flag in FLAGS if not flag.value and flag.short}
+
+    def plain(text: str) -> str:
+        name, equals, value = text.partition("=")
+        if not equals or name not in switches:
+            return text
+        return f"--{switches[name]}" if read_bool(value, name) else f"--no-{switches[name]}"
+
+    return [plain(text) for text in arguments]
+
+
+def _unknown(text: str) -> str:
+    import difflib  # noqa: PLC0415  of use only for a mistake
+
+    name = text.partition("=")[0]
+    close = difflib.get_close_matches(name, [f"--{flag.name}" for flag in FLAGS], n=1)
+    return f"unknown flag: {name}" + (f" (is {close[0]} meant?)" if close else "")
+
+
+def _check_belonging(command: str, given: Mapping[str, object]) -> None:
+    if command not in {"download", "multifile"}:
+        return
+    for flag in FLAGS:
+        if flag.only not in {"", command} and flag.dest in given:
+            where = "multifile mode" if command == "multifile" else "a single URL"
+            raise UsageError(f"cannot use --{flag.name} with {where}")
+    if "chunk_size" in given and "minimum_chunk_size" in given:
+        raise UsageError(
+            "--minimum-chunk-size and --chunk-size cannot be used at the same time, "
+            "use --chunk-size instead"
+        )
+
+
+def _sorted_out(
+    given: Mapping[str, object],
+) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+    values: dict[str, str] = {}
+    lists: dict[str, tuple[str, ...]] = {}
+    for flag in FLAGS:
+        value = given.get(flag.dest)
+        if isinstance(value, list):
+            lists[flag.name] = tuple(value)
+        elif value is not None:
+            # A deprecated flag speaks for the one that replaces it, unless that is given too.
+            name = flag.deprecated or flag.name
+            values.setdefault(name, str(value))
+    return values, lists

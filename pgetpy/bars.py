@@ -1,0 +1,198 @@
+"""Progress bars on a terminal. tqdm draws them, and is imported when the first one is."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from typing import Any, TextIO
+
+from pgetpy.core.events import Event, Finished, Queued, Started
+from pgetpy.core.results import DownloadResult
+from pgetpy.core.tally import FileState, Tally
+from pgetpy.core.text import label, one_line, shortened
+from pgetpy.core.units import format_duration, format_rate, format_size
+
+# Ten pictures a second look smooth and cost nothing.
+_INTERVAL = 0.1
+_MOST_FILE_BARS = 8
+# A file that is done sooner would only flicker.
+_OLD_ENOUGH = 0.4
+_NARROW, _VERY_NARROW = 76, 60
+
+
+class Screen:
+    """The bars of one call: bar 0 is the file or, for several, their total."""
+
+    def __init__(self, stream: TextIO, *, columns: int | None, rows: int) -> None:
+        self._stream = stream
+        self._columns = columns
+        self._most_file_bars = max(0, min(_MOST_FILE_BARS, rows - 3))
+        self._tqdm: Any = None
+        self._bars: list[Any] = []
+        self._slots: list[int | None] = []
+        self._next = float("-inf")
+        self._since = 0.0
+        self._last: DownloadResult | None = None
+
+    def line(self, text: str) -> None:
+        """Write a line above the bars."""
+        if self._bars:
+            self._tqdm.write(text, file=self._stream)
+        else:
+            self._stream.write(f"{text}\n")
+            self._stream.flush()
+
+    def draw(self, tally: Tally, event: Event, now: float) -> None:
+        """Draw how things stand, if it is time to or `event` must be seen."""
+        if isinstance(event, Finished):
+            self._last = event.result
+        first = not self._bars and isinstance(event, (Queued, Started))
+        if (first and (tally.files > 1 or tally.active)) or (self._bars and now >= self._next):
+            self._since = now if first else self._since
+            self._next = now + _INTERVAL
+            self._paint(tally, now)
+
+    def close(self, tally: Tally, now: float) -> None:
+        """Take the bars of files away and leave the first one as it ends."""
+        if not self._bars:
+            return
+        self._slots = [None] * len(self._slots)
+        self._paint(tally, now, closing=True)
+        for bar in reversed(self._bars):
+            bar.close()
+        self._bars = []
+
+    def _paint(self, tally: Tally, now: float, *, closing: bool = False) -> None:
+        width = self._columns or shutil.get_terminal_size().columns
+        if tally.files == 1:
+            self._paint_single(tally, now, width)
+            return
+        if not closing:
+            self._assign(tally, now)
+        for place, key in enumerate(self._slots, start=1):
+            state = tally.active.get(key) if key is not None else None
+            if state is None:
+                self._set(place, "", 0.0)
+            else:
+                self._set(place, _file_format(state, now, width), state.fraction)
+        self._set(0, _total_format(tally, now, now - self._since, width), tally.fraction())
+
+    def _paint_single(self, tally: Tally, now: float, width: int) -> None:
+        state = next(iter(tally.active.values()), None)
+        if state is not None:
+            self._set(0, _file_format(state, now, width), state.fraction)
+        elif self._last is not None:
+            self._set(0, _finished_format(self._last, width), 1.0)
+
+    def _assign(self, tally: Tally, now: float) -> None:
+        """Give free bars to files that have been in flight for a while."""
+        shown = {key for key in self._slots if key in tally.active}
+        self._slots = [key if key in shown else None for key in self._slots]
+        waiting = [
+            state.key
+            for state in tally.active.values()
+            if state.key not in shown and now - state.started_at >= _OLD_ENOUGH
+        ]
+        for place, key in enumerate(self._slots):
+            if key is None and waiting:
+                self._slots[place] = waiting.pop(0)
+        room = self._most_file_bars - len(self._slots)
+        self._slots += waiting[: max(0, room)]
+
+    def _set(self, place: int, bar_format: str, fraction: float) -> None:
+        while len(self._bars) <= place:
+            self._bars.append(self._new_bar(len(self._bars)))
+        bar = self._bars[place]
+        if bar_format:
+            bar.bar_format = bar_format
+            bar.n = fraction
+            bar.refresh()
+        else:
+            bar.clear()
+            bar.bar_format = " "
+
+    def _new_bar(self, place: int) -> Any:
+        if self._tqdm is None:
+            self._tqdm = _tqdm_class()
+        bar = self._tqdm(
+            total=1.0,
+            position=place,
+            leave=place == 0,
+            file=self._stream,
+            ncols=self._columns,
+            dynamic_ncols=self._columns is None,
+            bar_format=" ",
+            delay=1e-9,  # nothing is drawn before it is known
+        )
+        bar.delay = 0
+        return bar
+
+
+def _tqdm_class() -> Any:
+    from tqdm import tqdm  # noqa: PLC0415  of use only where a bar is drawn
+
+    class Bar(tqdm):  # type: ignore[type-arg]
+        monitor_interval = 0  # no thread of its own: events come often enough
+
+    # tqdm's own lock reaches for multiprocessing, which costs time and a semaphore.
+    Bar.set_lock(threading.RLock())
+    return Bar
+
+
+def _file_format(state: FileState, now: float, width: int) -> str:
+    name = _padded(label(state.dest), width)
+    size = f"{format_size(state.done):>7}"
+    rate, left = state.rate.value(now), state.remaining_seconds(now)
+    if state.total is None:
+        return _escaped(f"{name} {size} {_tail(rate, None, state.connections, width)}")
+    if state.checking is not None:
+        tail = f"checking {int(100 * state.checking):3d}%"
+    else:
+        tail = _tail(rate, left, state.connections, width)
+    return _with_bar(name, state.fraction, f"{size}/{format_size(state.total):<7} {tail}")
+
+
+def _total_format(tally: Tally, now: float, seconds: float, width: int) -> str:
+    name = _padded(f"{tally.finished}/{tally.files} files", width)
+    if tally.failed:
+        name = _padded(f"{tally.finished}/{tally.files} ({tally.failed} failed)", width)
+    done = f"{format_size(tally.done):>7}"
+    if tally.ended >= tally.files:
+        return _with_bar(name, 1.0, f"{done} in {format_duration(seconds)}")
+    guessed = "~" if tally.total is None else ""
+    total = f"/{guessed}{format_size(tally.expected)}" if tally.expected is not None else ""
+    left = tally.remaining_seconds(now)
+    tail = _tail(tally.rate.value(now), left, tally.connections, width)
+    return _with_bar(name, tally.fraction(), f"{done}{total:<9}{tail}")
+
+
+def _finished_format(result: DownloadResult, width: int) -> str:
+    size, seconds = format_size(result.size), format_duration(result.seconds)
+    rate = "" if result.shared else f" {format_rate(result.bytes_per_second)}"
+    return _with_bar(
+        _padded(label(result.dest, result.url), width), 1.0, f"{size:>7} in {seconds}{rate}"
+    )
+
+
+def _with_bar(name: str, fraction: float, tail: str) -> str:
+    # 100% is for what is whole.
+    percent = min(100, int(100 * fraction))
+    return f"{_escaped(name)} {percent:3d}% |{{bar}}| {_escaped(tail).rstrip()}"
+
+
+def _tail(rate: float | None, left: float | None, connections: int, width: int) -> str:
+    parts = [f"{format_rate(rate) if rate is not None else '':>8}"]
+    if width >= _VERY_NARROW:
+        parts.append(f"{format_duration(left) + ' left' if left is not None else '':>11}")
+    if width >= _NARROW:
+        parts.append(f"{connections:>3} conn" if connections else " " * 8)
+    return " ".join(parts)
+
+
+def _padded(name: str, width: int) -> str:
+    room = max(8, min(28, width // 4))
+    return f"{shortened(one_line(name), room):<{room}}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")

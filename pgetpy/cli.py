@@ -1,0 +1,28 @@
+"""The entry point of the command line. Light on import: `--version` needs nothing but this."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def main(
+    argv: Sequence[str] | None = None,
+    *,
+    api: Any = None,
+    environ: Mapping[str, str] | None = None,
+) -> int:
+    """Run `pgetpy` with `argv` (the process's own by default) and return its exit status.
+
+    `api` stands in for pgetpy.api, `environ` for the process's environment.
+    """
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if arguments in (["--version"], ["version"]):
+        from pgetpy import __version__  # noqa: PLC0415  as little as can be
+
+        sys.stdout.write(f"pgetpy {__version__}\n")
+        return 0
+    from pgetpy.commands import run  # noqa: PLC0415  what --version does not need
+
+    return run(arguments, api=api, environ=environ)

@@ -1,0 +1,116 @@
+"""What a part file already holds, as a value, and as the lines that say so.
+
+A journal is text: one line a fact, each with a checksum, so that a line cut off by a kill or a power
+cut is seen and ignored. Facts are only ever appended:
+
+    pgetpy 1 {"key": …, "total": …, "etag": …, "boot": …} CRC    which object, which boot
+    w START STOP CRC                                             these bytes are written
+    f START STOP CRC                                             … and on stable storage
+    p CRC                                                        the file was published
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import asdict, dataclass, field
+
+from pgetpy.core.answers import Identity
+from pgetpy.core.ranges import Spans
+
+_MAGIC = "pgetpy 1"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a journal is about.
+
+    Attributes:
+        key: a hash of the URL without user, password and signature.
+        identity: the version of the object.
+        boot: which boot of the machine wrote it; empty where the system does not tell.
+    """
+
+    key: str
+    identity: Identity
+    boot: str
+
+
+@dataclass
+class Journal:
+    """A journal as read: `written` survives a kill, `flushed` also a power cut."""
+
+    subject: Subject | None = None
+    written: Spans = field(default_factory=Spans)
+    flushed: Spans = field(default_factory=Spans)
+    published: bool = False
+
+    def trusted(self, boot: str) -> Spans:
+        """Return the bytes that are there, seen from boot `boot`."""
+        same = self.subject is not None and boot != "" and self.subject.boot == boot
+        return self.written if same else self.flushed
+
+
+def subject_line(subject: Subject) -> bytes:
+    """Return the first line of a journal about `subject`."""
+    value = {"key": subject.key, "boot": subject.boot, **asdict(subject.identity)}
+    return _line(f"{_MAGIC} {json.dumps(value, sort_keys=True)}")
+
+
+def written_line(start: int, stop: int) -> bytes:
+    """Return the line that says the bytes from `start` up to `stop` are written."""
+    return _line(f"w {start} {stop}")
+
+
+def flushed_line(start: int, stop: int) -> bytes:
+    """Return the line that says the bytes from `start` up to `stop` are on stable storage."""
+    return _line(f"f {start} {stop}")
+
+
+def published_line() -> bytes:
+    """Return the line that says the file stands at its destination."""
+    return _line("p")
+
+
+def parse_journal(data: bytes) -> Journal:
+    """Return what `data` says up to its first line that is cut off or damaged."""
+    journal = Journal()
+    for raw in data.split(b"\n")[:-1]:
+        text = _checked(raw)
+        if text is None or not _apply(journal, text):
+            break
+    return journal
+
+
+def _apply(journal: Journal, text: str) -> bool:
+    """Take one fact into `journal`; False where it makes no sense."""
+    kind, _, rest = text.partition(" ")
+    if journal.subject is None:
+        journal.subject = _subject(text)
+        return journal.subject is not None
+    if kind in ("w", "f"):
+        start, _, stop = rest.partition(" ")
+        spans = journal.written if kind == "w" else journal.flushed
+        spans.add(int(start), int(stop))
+    elif kind == "p":
+        journal.published = True
+    return True
+
+
+def _subject(text: str) -> Subject | None:
+    if not text.startswith(f"{_MAGIC} "):
+        return None
+    value = json.loads(text[len(_MAGIC) :])
+    key, boot = value.pop("key"), value.pop("boot")
+    return Subject(key, Identity(**value), boot)
+
+
+def _line(text: str) -> bytes:
+    return f"{text} {zlib.crc32(text.encode()):08x}\n".encode()
+
+
+def _checked(raw: bytes) -> str | None:
+    text, _, crc = raw.rpartition(b" ")
+    if crc != b"%08x" % zlib.crc32(text):
+        return None
+    return text.decode()

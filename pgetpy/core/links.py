@@ -1,0 +1,125 @@
+"""URLs as requests need them: normalised, split from their credentials, followed through redirects."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
+
+from pgetpy.errors import BadReferenceError, TransferError
+from pgetpy.redact import redact, without_signature
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+MOST_REDIRECTS = 10
+_PATH_SAFE = "/%:@!$&'()*+,;=~-._[]"
+_QUERY_SAFE = _PATH_SAFE + "?|\\^`{}"
+# What a caller sets that tells nothing about him may follow a redirect anywhere.
+_HARMLESS_HEADERS = frozenset({"user-agent", "accept", "accept-language"})
+
+
+@dataclass(frozen=True, order=True)
+class Origin:
+    """Scheme, host and port (RFC 9110, 4.3.1): what credentials belong to."""
+
+    scheme: str
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Link:
+    """A URL that can be asked: `url` has no user, password or fragment; `authorization` may stem
+    from them."""
+
+    url: str
+    origin: Origin
+    authorization: str | None = None
+
+    def __str__(self) -> str:
+        return redact(self.url)
+
+    @property
+    def key(self) -> str:
+        """A hash of what the URL names, whoever signed it."""
+        return hashlib.sha256(without_signature(self.url).encode()).hexdigest()
+
+
+def parse_link(url: str) -> Link:
+    """Return `url` as a link.
+
+    Raises:
+        BadReferenceError: it is no http or https URL with a host.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise BadReferenceError(url, str(error)) from None
+    scheme = parts.scheme.lower()
+    if scheme not in DEFAULT_PORTS:
+        reason = f"scheme {scheme!r} is not supported" if scheme else "it has no scheme"
+        raise BadReferenceError(url, f"{reason} (http and https are)")
+    if not host:
+        raise BadReferenceError(url, "it has no host")
+    try:
+        ascii_host = host if ":" in host else host.encode("idna").decode("ascii")
+    except UnicodeError:
+        raise BadReferenceError(url, "its host is no valid name") from None
+    origin = Origin(scheme, ascii_host, port or DEFAULT_PORTS[scheme])
+    path = quote(parts.path or "/", safe=_PATH_SAFE)
+    query = quote(parts.query, safe=_QUERY_SAFE)
+    whole = urlunsplit((scheme, _netloc(origin), path, query, ""))
+    return Link(whole, origin, _basic(parts.username, parts.password))
+
+
+def follow(link: Link, location: str) -> Link:
+    """Return where a redirect from `link` to `location` leads (RFC 9110, 10.2.2).
+
+    Raises:
+        TransferError: the location is no URL that can be asked.
+    """
+    try:
+        return parse_link(urljoin(link.url, location.strip()))
+    except (BadReferenceError, ValueError) as error:
+        raise TransferError(link.url, f"redirected to something unusable: {error}") from None
+
+
+def may_see_credentials(owner: Origin, asked: Origin) -> bool:
+    """Whether credentials meant for `owner` may be sent to `asked`.
+
+    The same origin may, and the same host after a step up from http to https on the usual ports.
+    """
+    if owner == asked:
+        return True
+    upgraded = (owner.scheme, owner.port, asked.scheme, asked.port) == ("http", 80, "https", 443)
+    return upgraded and owner.host == asked.host
+
+
+def headers_for(asked: Origin, owner: Origin, headers: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return those of the caller's `headers`, meant for `owner`, that `asked` may see."""
+    everything = may_see_credentials(owner, asked)
+    return [
+        (name, value)
+        for name, value in headers.items()
+        if everything or name.lower() in _HARMLESS_HEADERS
+    ]
+
+
+def _netloc(origin: Origin) -> str:
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    default = DEFAULT_PORTS[origin.scheme] == origin.port
+    return host if default else f"{host}:{origin.port}"
+
+
+def _basic(user: str | None, password: str | None) -> str | None:
+    """The Authorization value of a user and password (RFC 7617)."""
+    if user is None and password is None:
+        return None
+    return basic_authorization(unquote(user or ""), unquote(password or ""))
+
+
+def basic_authorization(user: str, password: str) -> str:
+    """Return the Authorization value of the Basic scheme (RFC 7617)."""
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode("ascii")

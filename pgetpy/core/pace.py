@@ -1,0 +1,134 @@
+"""Goodput in, number of connections out; and what counts as a stall or a straggler.
+
+The search is a climb: keep a level of connections for a measuring period, raise it while goodput
+rises with it, go back one step when it does not, and try again later, since networks change. A store
+that gives each connection 20 MB/s is saturated within half a second; a single stream that already
+fills the machine is left nearly alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+# A period long enough to average over scheduling, short enough to climb in a cold start.
+PERIOD = 0.06
+# Goodput has to rise by this part of what perfect scaling would add for a higher level to stay.
+_PAYS = 0.25
+# Nearly perfect scaling: the limit is each connection's, so climb faster.
+_SCALES = 0.8
+# Some connections are always between two ranges; a level counts as reached with this part of it.
+_DELIVERING = 0.7
+_FIRST_PAUSE = 0.5
+_LONGEST_PAUSE = 16.0
+# A connection this much slower than the others' median is better replaced.
+_STRAGGLER = 0.1
+# Below this many others a median says little.
+_QUORUM = 3
+
+
+class Pace:
+    """The number of connections to one host.
+
+    Args:
+        ceiling: the most connections ever.
+        start: the level to begin with.
+    """
+
+    def __init__(self, ceiling: int, start: int = 1) -> None:
+        self.ceiling = max(1, ceiling)
+        self.level = min(max(1, start), self.ceiling)
+        self._best: tuple[int, float] | None = None
+        self._since: float | None = None
+        self._moved_then = 0
+        self._pause = _FIRST_PAUSE
+        self._resting_until = 0.0
+
+    def observe(self, now: float, moved: int, busy: int, delivering: int) -> int:
+        """Return the level, having seen `moved` bytes in all.
+
+        `busy` connections have been given something to do, `delivering` of them have begun. Call it
+        several times a period. A level is measured only while it is used: what it can do shows then.
+        """
+        if busy < self.level or now < self._resting_until:
+            self._since = None
+        elif self._since is None:
+            if delivering >= _DELIVERING * self.level:
+                self._since, self._moved_then = now, moved
+        elif now - self._since >= PERIOD:
+            self._judge(now, (moved - self._moved_then) / (now - self._since))
+            self._since = None
+        return self.level
+
+    def _judge(self, now: float, goodput: float) -> None:
+        if self._best is None or self._best[0] >= self.level:
+            self._best = (self.level, goodput)
+            self.level = self._raised(4 if self.level == 1 else 2)
+            return
+        level, before = self._best
+        gained = (goodput / before - 1) / (self.level / level - 1) if before else 1.0
+        if gained >= _PAYS:
+            self._best = (self.level, goodput)
+            self._pause = _FIRST_PAUSE
+            self.level = self._raised(4 if gained >= _SCALES else 2)
+        else:
+            self.level = level
+            self._resting_until = now + self._pause
+            self._pause = min(_LONGEST_PAUSE, self._pause * 2)
+
+    def _raised(self, factor: int) -> int:
+        return min(self.ceiling, self.level * factor)
+
+    def lower(self, now: float) -> None:
+        """The host is overloaded (429, 503): halve the level and leave it there for a while."""
+        self.level = max(1, self.level // 2)
+        self.ceiling = max(1, min(self.ceiling, self.level * 2))
+        self._best = None
+        self._since = None
+        self._resting_until = now + self._pause
+        self._pause = min(_LONGEST_PAUSE, self._pause * 2)
+
+
+@dataclass
+class Pulse:
+    """How one connection is doing, seen at intervals.
+
+    Attributes:
+        rate: bytes a second, averaged over about a second.
+        quiet_since: when it was last seen to move, or not to wait for the network.
+        born: when it began.
+    """
+
+    born: float
+    quiet_since: float
+    rate: float = 0.0
+    _seen_at: float = 0.0
+    _seen_pos: int = 0
+
+    @classmethod
+    def at(cls, now: float, pos: int) -> Pulse:
+        return cls(born=now, quiet_since=now, _seen_at=now, _seen_pos=pos)
+
+    def observe(self, now: float, pos: int, *, waiting: bool) -> None:
+        """Take note that the connection stands at `pos` and whether it waits for the network."""
+        elapsed = now - self._seen_at
+        if elapsed <= 0:
+            return
+        if pos != self._seen_pos or not waiting:
+            self.quiet_since = now
+        current = (pos - self._seen_pos) / elapsed
+        weight = min(1.0, max(elapsed, 0.05) / min(1.0, max(now - self.born, elapsed)))
+        self.rate += (current - self.rate) * weight
+        self._seen_at, self._seen_pos = now, pos
+
+    def quiet(self, now: float) -> float:
+        """Seconds spent waiting for the network without a byte."""
+        return now - self.quiet_since
+
+
+def is_straggler(rate: float, age: float, others: Sequence[float], patience: float) -> bool:
+    """Whether a connection of `age` seconds at `rate` is far behind the `others`' rates."""
+    if age < patience or len(others) < _QUORUM:
+        return False
+    return rate < median(others) * _STRAGGLER

@@ -1,0 +1,118 @@
+"""Half-open byte ranges, and the only parser and printer of Range and Content-Range.
+
+Everywhere in pgetpy a range is `start` up to but not including `stop`. The inclusive form of
+RFC 9110 section 14 begins and ends in this module.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+_CONTENT_RANGE = re.compile(
+    r"bytes[ \t]+(?:(?P<first>\d{1,19})-(?P<last>\d{1,19})|(?P<unsatisfied>\*))/(?P<total>\d{1,19}|\*)",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, order=True)
+class Span:
+    """Bytes `start` up to but not including `stop`."""
+
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class ContentRange:
+    """A Content-Range header: `span` is None for `bytes */TOTAL`, `total` is None for `*`."""
+
+    span: Span | None
+    total: int | None
+
+
+def format_range(span: Span) -> str:
+    """Return the value of a Range header that asks for `span` (RFC 9110, 14.1.2)."""
+    return f"bytes={span.start}-{span.stop - 1}"
+
+
+def parse_content_range(value: str) -> ContentRange | None:
+    """Return what a Content-Range header says (RFC 9110, 14.4), or None where it is invalid."""
+    match = _CONTENT_RANGE.fullmatch(value.strip())
+    if match is None:
+        return None
+    total = None if match["total"] == "*" else int(match["total"])
+    if match["unsatisfied"]:
+        return ContentRange(None, total) if total is not None else None
+    first, last = int(match["first"]), int(match["last"])
+    if last < first or (total is not None and last >= total):
+        return None
+    return ContentRange(Span(first, last + 1), total)
+
+
+class Spans:
+    """A set of bytes, kept as sorted spans that neither touch nor overlap."""
+
+    def __init__(self, spans: Iterable[Span] = ()) -> None:
+        self._starts: list[int] = []
+        self._stops: list[int] = []
+        self.size = 0
+        for span in spans:
+            self.add(span.start, span.stop)
+
+    def __iter__(self) -> Iterator[Span]:
+        return (Span(*pair) for pair in zip(self._starts, self._stops, strict=True))
+
+    def __bool__(self) -> bool:
+        return bool(self._starts)
+
+    def __repr__(self) -> str:
+        return f"Spans({list(self)})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Spans):
+            return NotImplemented
+        return self._starts == other._starts and self._stops == other._stops
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def add(self, start: int, stop: int) -> None:
+        """Add the bytes from `start` up to `stop`."""
+        if start >= stop:
+            return
+        low = bisect_left(self._stops, start)
+        high = bisect_right(self._starts, stop)
+        if low < high:
+            self.size -= sum(self._stops[low:high]) - sum(self._starts[low:high])
+            start = min(start, self._starts[low])
+            stop = max(stop, self._stops[high - 1])
+        self._starts[low:high] = [start]
+        self._stops[low:high] = [stop]
+        self.size += stop - start
+
+    def covers(self, start: int, stop: int) -> bool:
+        """Whether every byte from `start` up to `stop` is in the set."""
+        return next(self.missing(start, stop), None) is None
+
+    def missing(self, start: int, stop: int) -> Iterator[Span]:
+        """Yield the spans between `start` and `stop` that are not in the set, lowest first."""
+        index = bisect_right(self._stops, start)
+        while start < stop and index < len(self._starts):
+            gap_stop = min(self._starts[index], stop)
+            if start < gap_stop:
+                yield Span(start, gap_stop)
+            start = max(start, self._stops[index])
+            index += 1
+        if start < stop:
+            yield Span(start, stop)
+
+    @property
+    def frontier(self) -> int:
+        """The first byte that is not in the set."""
+        return self._stops[0] if self._starts and self._starts[0] == 0 else 0

@@ -1,0 +1,63 @@
+"""Failure in, waiting time out: again after t seconds, or give up."""
+
+from __future__ import annotations
+
+from pgetpy.errors import (
+    ConnectionFailedError,
+    HttpStatusError,
+    PgetError,
+    RangeNotHonouredError,
+    StalledError,
+)
+
+# 408, 425 and 429 ask for another try by definition; 5xx are the server's trouble, not the request's.
+RETRIED_STATUSES = frozenset({408, 425, 429})
+OVERLOADED = frozenset({429, 503})
+# A target that was signed for a while answers so when its time is over.
+EXPIRED_STATUSES = frozenset({401, 403, 404, 410})
+_FIRST_DELAY = 0.1
+_LONGEST_DELAY = 20.0
+# A server may ask for a long pause, but a cold start cannot wait for an hour.
+LONGEST_RETRY_AFTER = 120.0
+
+
+class Retries:
+    """Counts the failures of one transfer. `limit` is how many in a row without progress it bears."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.made = 0
+        self._in_a_row = 0
+
+    def progressed(self) -> None:
+        """Bytes have arrived since the last failure."""
+        self._in_a_row = 0
+
+    def delay(self, error: PgetError, jitter: float) -> float | None:
+        """Return how long to wait before the next try, or None to give up.
+
+        `jitter` is a random number from 0 up to 1, which spreads a herd that failed together.
+        """
+        if not retryable(error) or self._in_a_row >= self.limit:
+            return None
+        asked = error.retry_after if isinstance(error, HttpStatusError) else None
+        if asked is not None and asked > LONGEST_RETRY_AFTER:
+            return None
+        backoff = min(_LONGEST_DELAY, _FIRST_DELAY * 2.0**self._in_a_row)
+        self._in_a_row += 1
+        self.made += 1
+        if asked is not None:
+            return asked + jitter * min(1.0, _FIRST_DELAY + asked / 10)
+        return backoff * (0.5 + jitter / 2)
+
+    @property
+    def attempts(self) -> int:
+        """Tries made in a row, the last failure included."""
+        return self._in_a_row + 1
+
+
+def retryable(error: PgetError) -> bool:
+    """Whether the same request may succeed when it is made again."""
+    if isinstance(error, HttpStatusError):
+        return error.status in RETRIED_STATUSES or 500 <= error.status <= 599
+    return isinstance(error, (ConnectionFailedError, StalledError, RangeNotHonouredError))

@@ -1,0 +1,87 @@
+"""Sizes and durations as people write them, to numbers and back. Nothing here knows a clock."""
+
+from __future__ import annotations
+
+import re
+
+from pgetpy.errors import BadSettingError
+
+_PREFIXES = "kmgtpe"
+_SIZE_UNITS: dict[str, int] = {"": 1, "b": 1}
+for _power, _prefix in enumerate(_PREFIXES, start=1):
+    _SIZE_UNITS |= {_prefix: 1000**_power, f"{_prefix}b": 1000**_power}
+    _SIZE_UNITS |= {f"{_prefix}i": 1024**_power, f"{_prefix}ib": 1024**_power}
+
+_SIZE = re.compile(r"([0-9,]*)(?:\.([0-9]*))?\s*([A-Za-z]*)", re.ASCII)
+_LARGEST_SIZE = 2**63 - 1  # what a file offset can be
+
+# Both micro signs, as Go has it.
+_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
+_NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+_STEP = re.compile(rf"({_NUMBER})(ns|us|µs|μs|ms|s|m|h)")
+_DURATION = re.compile(rf"(?:{_STEP.pattern})+")
+_PLAIN_SECONDS = re.compile(_NUMBER)
+
+
+def parse_size(text: str, *, name: str) -> int:
+    """Return the bytes of `125M`, `16MiB`, `16Mi`, `1.5 GB` or `4096`; fractions are cut off.
+
+    Raises BadSettingError with `name`, the flag or variable it came from.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    whole, fraction, unit = match.groups(default="") if match else ("", "", "")
+    digits = whole.replace(",", "") + fraction
+    if not digits:
+        raise BadSettingError(name, text, "is no size, as 10M, 16MiB or a number of bytes")
+    factor = _SIZE_UNITS.get(unit.lower())
+    if factor is None:
+        raise BadSettingError(name, text, f"{unit!r} is no unit of size, as k, MB, MiB or G")
+    size = int(digits) * factor // 10 ** len(fraction) if len(digits) < 40 else _LARGEST_SIZE + 1
+    if size > _LARGEST_SIZE:
+        raise BadSettingError(name, text, "is too large")
+    return size
+
+
+def parse_duration(text: str, *, name: str) -> float:
+    """Return the seconds of `1m30s`, `500ms`, `.5h` or `15`, which is seconds.
+
+    Raises BadSettingError with `name`, the flag or variable it came from.
+    """
+    stripped = text.strip()
+    if _PLAIN_SECONDS.fullmatch(stripped):
+        return float(stripped)
+    if not _DURATION.fullmatch(stripped):
+        raise BadSettingError(name, text, "is no duration, as 10s, 1m30s or 500ms")
+    return float(sum(float(number) * _SECONDS[unit] for number, unit in _STEP.findall(stripped)))
+
+
+def format_size(size: float) -> str:
+    """Return `2.1 GB`: thousands, one decimal below ten."""
+    value, unit = float(size), 0
+    # 999.5 would be printed as 1000 of the smaller unit.
+    while value >= 999.5 and unit < len(_PREFIXES):
+        value /= 1000
+        unit += 1
+    if unit == 0:
+        return f"{value:.0f} B"
+    name = f"{_PREFIXES[unit - 1].upper() if unit > 1 else 'k'}B"
+    return f"{value:.1f} {name}" if value < 9.95 else f"{value:.0f} {name}"
+
+
+def format_rate(bytes_per_second: float) -> str:
+    """Return `1.3 GB/s`."""
+    return f"{format_size(bytes_per_second)}/s"
+
+
+def format_duration(seconds: float) -> str:
+    """Return `0.4s`, `12s`, `1m 30s`, `2h 05m` or `3d 4h`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f}s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d {whole % 86400 // 3600}h"

@@ -1,0 +1,75 @@
+"""A digest of a file while it arrives: a thread reads behind the write front, from the page cache."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import threading
+
+from pgetpy.workers import Workers
+
+_BLOCK = 1 << 20
+
+
+class FileDigest:
+    """Hashes file `fd` from its beginning, as far as it is known to be written.
+
+    Attributes:
+        position: bytes hashed.
+    """
+
+    def __init__(self, fd: int, algorithm: str, workers: Workers) -> None:
+        self.position = 0
+        self._fd = fd
+        self._hash = hashlib.new(algorithm, usedforsecurity=False)
+        self._front = 0
+        self._stopped = False
+        self._moved = threading.Condition()
+        self._total: int | None = None
+        self._done = workers.submit(self._run)
+
+    def advance(self, front: int) -> None:
+        """Every byte before `front` has been written."""
+        with self._moved:
+            self._front = max(self._front, front)
+            self._moved.notify()
+
+    async def finish(self, total: int) -> str:
+        """Return the hex digest of the file's `total` bytes, all of them written."""
+        with self._moved:
+            self._front = self._total = total
+            self._moved.notify()
+        await asyncio.shield(self._done)
+        return self._hash.hexdigest()
+
+    async def stop(self) -> None:
+        """Give up; the file is read no more when this returns."""
+        with self._moved:
+            self._stopped = True
+            self._moved.notify()
+        await asyncio.wait([self._done])
+        if not self._done.cancelled():
+            self._done.exception()
+
+    def _run(self) -> None:
+        buffer = memoryview(bytearray(_BLOCK))
+        while not self._stopped:
+            with self._moved:
+                while self._front - self.position < _BLOCK and not self._stopped:
+                    if self._total is not None:
+                        break
+                    self._moved.wait()
+                front = self._front
+            if self.position == self._total:
+                return
+            self._hash_up_to(front, buffer)
+
+    def _hash_up_to(self, front: int, buffer: memoryview) -> None:
+        while self.position < front and not self._stopped:
+            want = min(_BLOCK, front - self.position)
+            count = os.preadv(self._fd, [buffer[:want]], self.position)
+            if not count:
+                raise OSError(f"the file ended at byte {self.position}, before {front}")
+            self._hash.update(buffer[:count])
+            self.position += count

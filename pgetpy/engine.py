@@ -1,0 +1,110 @@
+"""The engine: many transfers at a time over shared hosts, connections and limits.
+
+It lives on one event loop, and owns every task and connection of the transfers it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from pgetpy.core.events import Failed, Finished, Queued, Report
+from pgetpy.core.jobs import Job
+from pgetpy.core.limits import Bucket
+from pgetpy.core.results import DownloadFailure, DownloadResult
+from pgetpy.errors import PgetError
+from pgetpy.hosts import Hosts
+from pgetpy.redact import redact
+from pgetpy.session import Services
+from pgetpy.settings import Settings
+from pgetpy.transfer import Transfer
+from pgetpy.transports.aio import AioTransport
+from pgetpy.transports.direct import DirectTransport
+from pgetpy.workers import Workers
+
+
+class Engine:
+    """Runs transfers with one set of settings. Close it when done."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        workers = Workers()
+        hosts = Hosts(settings, workers)
+        self._services = Services(
+            settings=settings,
+            hosts=hosts,
+            workers=workers,
+            direct=DirectTransport(workers),
+            full=AioTransport(hosts.ceiling),
+            throttle=_throttle(settings.limit_rate),
+        )
+
+    async def download(self, job: Job, report: Report, key: int = 0) -> DownloadResult:
+        """Run one job.
+
+        Raises:
+            PgetError: it failed.
+        """
+        try:
+            result = await Transfer(self._services, job, key, report).run()
+        except PgetError as error:
+            report(Failed(key, redact(job.url), job.dest or "", error))
+            raise
+        report(Finished(key, result))
+        return result
+
+    async def download_all(
+        self, jobs: Sequence[Job], report: Report, *, fail_fast: bool
+    ) -> tuple[DownloadResult | DownloadFailure, ...]:
+        """Run `jobs`, some at a time, and return what became of each, in their order.
+
+        Raises:
+            PgetError: with `fail_fast`, the first failure; the others are stopped.
+        """
+        report(Queued(len(jobs)))
+        outcomes: list[DownloadResult | DownloadFailure | None] = [None] * len(jobs)
+        waiting = iter(enumerate(jobs))
+
+        async def work() -> None:
+            for key, job in waiting:
+                try:
+                    outcomes[key] = await self.download(job, report, key)
+                except PgetError as error:
+                    if fail_fast:
+                        raise
+                    outcomes[key] = DownloadFailure(redact(job.url), job.dest or "", error)
+
+        count = min(self._settings.max_concurrent_files, self._services.hosts.ceiling, len(jobs))
+        await _all_or_none([asyncio.ensure_future(work()) for _ in range(count)])
+        return tuple(outcome for outcome in outcomes if outcome is not None)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._services.direct.close()
+        await self._services.full.close()
+
+
+async def _all_or_none(tasks: list[asyncio.Task[None]]) -> None:
+    """Wait for `tasks`; when one fails, or we are cancelled, end the others first."""
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+def _throttle(rate: int | None) -> Callable[[int], float] | None:
+    if rate is None:
+        return None
+    bucket = Bucket(rate, time.monotonic())
+    lock = threading.Lock()
+
+    def take(count: int) -> float:
+        with lock:
+            return bucket.take(count, time.monotonic())
+
+    return take

@@ -1,0 +1,129 @@
+"""The command line as tables: its flags and commands. Parsing, help and completion follow them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag.
+
+    Attributes:
+        value: what its value is called; empty for a switch, which also has a --no- twin.
+        only: the command it belongs to, where it is one.
+        words: the values it can have, for completion.
+        deprecated: what to use instead.
+        many: it may be given again, and adds up.
+    """
+
+    name: str
+    short: str = ""
+    value: str = ""
+    help: str = ""
+    group: str = "transfer"
+    only: str = ""
+    words: tuple[str, ...] = ()
+    deprecated: str = ""
+    many: bool = False
+
+    @property
+    def dest(self) -> str:
+        return self.name.replace("-", "_")
+
+
+FLAGS: tuple[Flag, ...] = (
+    Flag("concurrency", "c", "N", "most ranges in flight for one file (default: by measurement)"),
+    Flag("chunk-size", "m", "SIZE", "largest range to ask for, as 10M or 16MiB (default 125M)"),
+    Flag("connect-timeout", value="TIME", help="for a connection to stand, as 10s (default 5s)"),
+    Flag("stall-timeout", value="TIME", help="for a connection that is silent (default 15s)"),
+    Flag("retries", "r", "N", "failures in a row without progress to bear (default 5)"),
+    Flag("max-conn-per-host", value="N", help="most connections to one host (default 64)"),
+    Flag(
+        "max-concurrent-files",
+        value="N",
+        help="files of a manifest in flight at one time (default 20)",
+    ),
+    Flag("limit-rate", value="SIZE", help="bytes a second over all connections"),
+    Flag(
+        "resume", help="go on from what an earlier run left (the default; --no-resume: start anew)"
+    ),
+    Flag(
+        "mirror",
+        value="URL",
+        help="the same bytes elsewhere; may repeat",
+        only="download",
+        many=True,
+    ),
+    Flag("header", "H", "LINE", "header to send, as 'Name: value'; may repeat", many=True),
+    Flag("netrc", help="take credentials from ~/.netrc"),
+    Flag("cacert", value="FILE", help="certificate authorities to trust (PEM)"),
+    Flag("resolve", value="HOST:PORT:IP", help="address of a host; may repeat", many=True),
+    Flag("force", "f", help="overwrite what stands at the destination", group="file"),
+    Flag(
+        "checksum",
+        value="ALGO:HEX",
+        help="what the bytes must hash to: sha256, sha1, md5 or blake2b",
+        group="file",
+        only="download",
+    ),
+    Flag("extract", "x", help="extract a tar while it arrives (not there yet)", group="file"),
+    Flag(
+        "output",
+        "o",
+        "KIND",
+        "file, null or tar-extractor (default file)",
+        group="file",
+        words=("file", "null", "tar-extractor"),
+    ),
+    Flag("max-size", value="SIZE", help="refuse files larger than this", group="file"),
+    Flag("min-free", value="SIZE", help="space that must stay free on the disk", group="file"),
+    Flag("fsync", help="be done only when the file is on stable storage", group="file"),
+    Flag("fail-fast", help="stop all files when one fails", group="file", only="multifile"),
+    Flag(
+        "progress",
+        value="KIND",
+        help="auto, bar, plain, json or none (default auto)",
+        group="report",
+        words=("auto", "bar", "plain", "json", "none"),
+    ),
+    Flag("json", help="print the result as JSON on standard output", group="report"),
+    Flag(
+        "log-level",
+        value="LEVEL",
+        help="debug, info, warn or error (default info)",
+        group="report",
+        words=("debug", "info", "warn", "error"),
+    ),
+    Flag("verbose", "v", help="the same as --log-level debug", group="report"),
+    Flag("help", "h", help="show this and exit", group="report"),
+    Flag("version", help="show the version and exit", group="report"),
+    Flag(
+        "pid-file",
+        value="PATH",
+        help="no effect: runs do not wait for each other",
+        group="pget",
+    ),
+    Flag(
+        "force-http2",
+        help="no effect: ranges go over several HTTP/1.1 connections",
+        group="pget",
+    ),
+    Flag("max-chunks", value="N", help="use --concurrency", group="pget", deprecated="concurrency"),
+    Flag(
+        "minimum-chunk-size",
+        value="SIZE",
+        help="use --chunk-size",
+        group="pget",
+        deprecated="chunk-size",
+    ),
+)
+
+COMMANDS: Mapping[str, str] = {
+    "multifile": "download the files of a manifest",
+    "version": "show the version",
+    "completion": "print a completion script for bash, zsh, fish or powershell",
+    "help": "show help on a command",
+}
+SHELLS = ("bash", "zsh", "fish", "powershell")

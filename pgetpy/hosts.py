@@ -1,0 +1,165 @@
+"""What is known of each host while transfers run: where it answers, how fast, and when to ask next."""
+
+from __future__ import annotations
+
+import netrc
+import os
+import resource
+import socket
+import ssl
+from dataclasses import dataclass, field
+
+from pgetpy.core.links import Link, Origin, basic_authorization, parse_link
+from pgetpy.core.pace import Pace
+from pgetpy.core.proxying import bypasses_proxy
+from pgetpy.errors import BadReferenceError, BadSettingError, ConnectionFailedError
+from pgetpy.settings import Settings
+from pgetpy.transports.base import Address
+from pgetpy.workers import Workers
+
+# A connection of the direct transport takes a socket and the two ends of a pipe.
+_DESCRIPTORS_PER_CONNECTION = 3
+_DESCRIPTORS_FOR_FILES = 64
+# One odd object among many does not speak for its host; several do.
+_REFUSALS = 3
+
+
+@dataclass
+class Host:
+    """One origin.
+
+    Attributes:
+        addresses: where it, or its proxy, answers.
+        proxy: URL of the proxy to go through.
+        pace: how many connections pay.
+        plain: whether the direct transport may be tried.
+        busy: connections with something to do, over all transfers.
+        delivering: those whose bytes flow.
+        moved: bytes that have come from here.
+        rate: what one connection delivers, bytes a second; 0 for unknown.
+        not_before: when the host may be asked again, as it said itself (loop time).
+    """
+
+    origin: Origin
+    addresses: tuple[Address, ...]
+    proxy: str | None
+    pace: Pace
+    plain: bool
+    busy: int = 0
+    delivering: int = 0
+    moved: int = 0
+    rate: float = 0.0
+    not_before: float = 0.0
+    _refusals: int = field(default=0, repr=False)
+    _rated_at: float = field(default=0.0, repr=False)
+    _rated_moved: int = field(default=0, repr=False)
+
+    def refused_direct(self) -> None:
+        """The direct transport could not do with an answer; after a few it is not tried again."""
+        self._refusals += 1
+        if self._refusals >= _REFUSALS:
+            self.plain = False
+
+    def observe(self, now: float) -> None:
+        """Take note of what has moved: for the pace, and for the size of the next ranges."""
+        self.pace.observe(now, self.moved, self.busy, self.delivering)
+        elapsed = now - self._rated_at
+        if elapsed < 0.02:
+            return
+        if self._rated_at and self.delivering:
+            current = (self.moved - self._rated_moved) / elapsed / self.delivering
+            self.rate += (current - self.rate) * (0.3 if self.rate else 1.0)
+        self._rated_at, self._rated_moved = now, self.moved
+
+
+class Hosts:
+    """The hosts of one engine; each is looked up once."""
+
+    def __init__(self, settings: Settings, workers: Workers) -> None:
+        self._settings = settings
+        self._workers = workers
+        self._hosts: dict[Origin, Host] = {}
+        self._tls: ssl.SSLContext | None = None
+        self._netrc: netrc.netrc | None = None
+        self.ceiling = min(settings.max_conn_per_host, descriptor_limit())
+
+    async def get(self, link: Link) -> Host:
+        """Return the host of `link`.
+
+        Raises:
+            ConnectionFailedError: its name cannot be resolved.
+        """
+        known = self._hosts.get(link.origin)
+        if known is not None:
+            return known
+        proxy = self._proxy_for(link.origin)
+        addresses = await self._addresses(link, proxy)
+        host = Host(link.origin, addresses, proxy, Pace(self.ceiling), plain=proxy is None)
+        return self._hosts.setdefault(link.origin, host)
+
+    def tls(self) -> ssl.SSLContext:
+        """Return the context for https; made when first needed, for it reads many certificates.
+
+        Raises:
+            BadSettingError: `cacert` cannot be used.
+        """
+        if self._tls is None:
+            cacert = self._settings.cacert
+            try:
+                self._tls = ssl.create_default_context(cafile=cacert)
+            except (OSError, ssl.SSLError) as error:
+                reason = os.strerror(error.errno) if error.errno else "holds no certificates"
+                raise BadSettingError("--cacert", cacert, reason.lower()) from None
+        return self._tls
+
+    def login(self, origin: Origin) -> str | None:
+        """Return the Authorization value that ~/.netrc has for `origin`, where it may be used."""
+        if not self._settings.use_netrc:
+            return None
+        if self._netrc is None:
+            try:
+                self._netrc = netrc.netrc(os.path.expanduser(self._settings.netrc_file))
+            except (OSError, netrc.NetrcParseError) as error:
+                reason = str(error.strerror if isinstance(error, OSError) else error)
+                raise BadSettingError("--netrc", self._settings.netrc_file, reason) from None
+        entry = self._netrc.authenticators(origin.host)
+        return basic_authorization(entry[0], entry[2] or "") if entry is not None else None
+
+    def _proxy_for(self, origin: Origin) -> str | None:
+        proxies = self._settings.proxies
+        proxy = proxies.https if origin.scheme == "https" else proxies.http
+        if not proxy or bypasses_proxy(origin, proxies.no_proxy):
+            return None
+        return proxy if "://" in proxy else f"http://{proxy}"
+
+    async def _addresses(self, link: Link, proxy: str | None) -> tuple[Address, ...]:
+        origin = link.origin
+        if proxy is not None:
+            try:
+                origin = parse_link(proxy).origin
+            except BadReferenceError as error:
+                raise BadSettingError("HTTP_PROXY", str(error.reference), error.reason) from None
+        name = self._settings.resolve.get((origin.host, origin.port), origin.host)
+        try:
+            found = await self._workers.submit(
+                lambda: socket.getaddrinfo(name, origin.port, type=socket.SOCK_STREAM)
+            )
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ConnectionFailedError(
+                link.url,
+                f"host {origin.host} cannot be resolved ({reason.lower()})",
+                hint="check the host's name and the network",
+            ) from None
+        return tuple(
+            Address(family, (str(sockaddr[0]), *sockaddr[1:]))
+            for family, _, _, _, sockaddr in found
+        )
+
+
+def descriptor_limit() -> int:
+    """Return how many connections this process has descriptors for."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return 1 << 16
+    return max(1, (soft - _DESCRIPTORS_FOR_FILES) // _DESCRIPTORS_PER_CONNECTION)

@@ -1,0 +1,103 @@
+"""What is said of a call when it is over: lines for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from pgetpy.core.results import DownloadFailure, DownloadResult
+from pgetpy.core.tally import Tally
+from pgetpy.core.text import one_line
+from pgetpy.core.units import format_rate, format_size
+from pgetpy.errors import PgetError
+from pgetpy.redact import redact
+
+
+def complete_line(result: DownloadResult) -> str:
+    """Return pget's line on a file that is complete, with the rate added."""
+    said = {
+        "dest": result.dest,
+        "size": format_size(result.size),
+        "total_elapsed": f"{result.seconds:.3f}s",
+        "bytes_per_second": format_rate(result.bytes_per_second),
+        "url": redact(result.url),
+    }
+    if result.resumed:
+        said["resumed"] = format_size(result.resumed)
+    if result.digest:
+        said["checksum"] = result.digest
+    return _log_line("Complete", said)
+
+
+def metrics_line(found: Sequence[DownloadResult | DownloadFailure], seconds: float) -> str:
+    """Return pget's line on a manifest: files, bytes, bytes a second, time."""
+    results = [outcome for outcome in found if isinstance(outcome, DownloadResult)]
+    moved = sum(result.size - result.resumed for result in results if not result.shared)
+    return _log_line(
+        "Metrics",
+        {
+            "file_count": str(len(results)),
+            "total_bytes_downloaded": format_size(sum(result.size for result in results)),
+            "bytes_per_second": format_rate(moved / seconds if seconds else 0.0),
+            "elapsed_time": f"{seconds:.3f}s",
+        },
+    )
+
+
+def failure_table(failures: Sequence[DownloadFailure], files: int) -> list[str]:
+    """Return a heading and a line for each failure; nothing where there is none."""
+    if not failures:
+        return []
+    rows = [(one_line(item.dest or "-"), redact(item.url), _reason(item)) for item in failures]
+    dest_width = max(len(dest) for dest, _, _ in rows)
+    url_width = max(len(url) for _, url, _ in rows)
+    heading = f"pgetpy: {len(failures)} of {files} files failed:"
+    lines = [f"  {dest:<{dest_width}}  {url:<{url_width}}  {why}" for dest, url, why in rows]
+    return [heading, *lines]
+
+
+def interrupted_line(tally: Tally, *, keeps: bool) -> str:
+    """Return what is left of a call that was interrupted, and how to go on."""
+    states = [*tally.active.values(), *tally.stopped.values()]
+    held = sum(state.done for state in states)
+    parts = []
+    if tally.files > 1 and tally.finished:
+        parts.append(f"{tally.finished} of {tally.files} files are finished")
+    if keeps and held:
+        known = len(states) == 1 and states[0].total is not None
+        of = f" of {format_size(states[0].total or 0)}" if known else ""
+        parts.append(f"{format_size(held)}{of} is kept: the same command goes on from there")
+    return "; ".join(["interrupted", *parts])
+
+
+def json_result(result: DownloadResult) -> str:
+    """Return a result as one JSON object."""
+    return json.dumps(asdict(result))
+
+
+def json_failure(url: str, dest: str | None, error: PgetError) -> str:
+    """Return a failure as one JSON object; its `error` is the sentence."""
+    kind = type(error).__name__
+    return json.dumps({"url": redact(url), "dest": dest, "error": str(error), "error_type": kind})
+
+
+def json_outcome(outcome: DownloadResult | DownloadFailure) -> str:
+    """Return one of several outcomes as one JSON object."""
+    if isinstance(outcome, DownloadResult):
+        return json_result(outcome)
+    return json_failure(outcome.url, outcome.dest, outcome.error)
+
+
+def _log_line(message: str, fields: dict[str, str]) -> str:
+    said = " ".join(f"{name}={_quoted(one_line(value))}" for name, value in fields.items())
+    return f"[ {message} ] {said}"
+
+
+def _quoted(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False) if " " in value or '"' in value else value
+
+
+def _reason(failure: DownloadFailure) -> str:
+    # The URL has its own column.
+    return one_line(str(failure.error).replace(f" for {redact(failure.url)}", "", 1))

@@ -1,0 +1,290 @@
+"""What a person or a program sees of transfers while they run: bars, plain lines or JSON.
+
+The one place that draws. Events arrive on the engine's thread and log lines on any; one lock keeps
+them from tearing each other. A stream that is gone is no reason to fail a transfer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields
+from types import TracebackType
+from typing import Any, TextIO
+
+from pgetpy.bars import Screen
+from pgetpy.core.events import (
+    Event,
+    Failed,
+    Finished,
+    Queued,
+    Retrying,
+    Started,
+    StartedOver,
+    Waiting,
+)
+from pgetpy.core.results import DownloadResult
+from pgetpy.core.tally import FileState, Tally
+from pgetpy.core.text import label, one_line
+from pgetpy.core.units import format_duration, format_rate, format_size
+from pgetpy.errors import PgetError
+from pgetpy.redact import redact_text
+
+MODES = ("auto", "bar", "plain", "json", "none")
+
+# Between two plain lines on how far things are, and between two of one transfer's retries.
+_PLAIN_INTERVAL = 5.0
+_RETRY_INTERVAL = 5.0
+# A line for each file that is finished is of use up to so many.
+_FEW_FILES = 50
+
+
+class Progress:
+    """Takes events and shows nothing: the base of those that do, and what `none` is."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
+        self.tally = Tally()
+        self._stream = stream
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._closed = False
+        self._notes = _Notes()
+
+    def __call__(self, event: Event) -> None:
+        with self._lock:
+            now = self._clock()
+            self.tally.take(event, now)
+            if not self._closed:
+                self._guarded(self._show, event, now)
+
+    def line(self, text: str) -> None:
+        """Write `text` as a line of its own, between what else is drawn."""
+        with self._lock:
+            self._guarded(self._write, one_line(text))
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._lock:
+            self._closed = True
+            self._guarded(self._close, self._clock())
+
+    @staticmethod
+    def _guarded(draw: Callable[..., None], *arguments: object) -> None:
+        # OSError: the terminal or the reader of a pipe is gone; ValueError: the stream is closed.
+        with contextlib.suppress(OSError, ValueError):
+            draw(*arguments)
+
+    def _show(self, event: Event, now: float) -> None:
+        pass
+
+    def _write(self, text: str) -> None:
+        self._stream.write(f"{text}\n")
+        self._stream.flush()
+
+    def _close(self, now: float) -> None:
+        pass
+
+
+class JsonProgress(Progress):
+    """One JSON object an event."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
+        super().__init__(stream, clock)
+        self._start = clock()
+
+    def _show(self, event: Event, now: float) -> None:
+        seconds = round(now - self._start, 3)
+        record = {"event": _EVENT_NAMES[type(event).__name__], "seconds": seconds}
+        record |= {item.name: _plain(getattr(event, item.name)) for item in fields(event)}
+        self._write(json.dumps(record))
+
+
+class PlainProgress(Progress):
+    """Lines now and then, for where there is no terminal."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float], *, endings: bool = True) -> None:
+        super().__init__(stream, clock)
+        self._endings = endings
+        self._next = clock() + _PLAIN_INTERVAL
+
+    def _show(self, event: Event, now: float) -> None:
+        for text in self._lines(event, now):
+            self._write(one_line(text))
+        if now >= self._next:
+            self._next = now + _PLAIN_INTERVAL
+            self._write(one_line(self._state(now)))
+
+    def _lines(self, event: Event, now: float) -> list[str]:
+        lines = self._notes.lines(event, self.tally, now)
+        if isinstance(event, Queued) and event.files > 1:
+            lines.append(f"downloading {event.files} files")
+        if isinstance(event, Started) and self.tally.files == 1 and not event.held:
+            size = "of unknown size" if event.total is None else format_size(event.total)
+            lines.append(f"{label(event.dest, event.url)}: downloading, {size}")
+        few = self.tally.files <= _FEW_FILES
+        if isinstance(event, Finished) and few and (self._endings or self.tally.files > 1):
+            lines.append(finish_line(event.result))
+        return lines
+
+    def _state(self, now: float) -> str:
+        tally = self.tally
+        if tally.files > 1:
+            head = f"{tally.ended} of {tally.files} files"
+            return ", ".join([head, *_figures(tally, now)])
+        state = next(iter(tally.active.values()), None)
+        if state is None:
+            return "waiting for the first answer" if not tally.ended else "done"
+        return f"{label(state.dest)}: {', '.join(_figures(state, now))}"
+
+    def _close(self, now: float) -> None:
+        if self._endings and self.tally.files > 1 and self.tally.ended:
+            self._write(self._state(now))
+
+
+class BarProgress(Progress):
+    """Bars on a terminal: one for a file, or one for all of them and one for each in flight."""
+
+    def __init__(
+        self, stream: TextIO, clock: Callable[[], float], *, columns: int | None, rows: int
+    ) -> None:
+        super().__init__(stream, clock)
+        self._screen = Screen(stream, columns=columns, rows=rows)
+
+    def _show(self, event: Event, now: float) -> None:
+        for text in self._notes.lines(event, self.tally, now):
+            self._screen.line(one_line(text))
+        self._screen.draw(self.tally, event, now)
+
+    def _write(self, text: str) -> None:
+        self._screen.line(text)
+
+    def _close(self, now: float) -> None:
+        self._screen.close(self.tally, now)
+
+
+class LogLines(logging.Handler):
+    """Sends log records through a Progress, so that bars and log lines do not tear each other."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__()
+        self._progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = "warning" if record.levelno == logging.WARNING else record.levelname.lower()
+        self._progress.line(f"pgetpy: {level}: {redact_text(record.getMessage())}")
+
+
+class _Notes:
+    """Which events are worth a line."""
+
+    def __init__(self) -> None:
+        self._last_retry: dict[int, float] = {}
+        self._unsaid: dict[int, int] = {}
+        self._reasons: dict[int, str] = {}
+
+    def lines(self, event: Event, tally: Tally, now: float) -> list[str]:
+        if isinstance(event, Started) and event.held:
+            of = f" of {format_size(event.total)}" if event.total is not None else ""
+            return [f"{label(event.dest, event.url)}: going on from {format_size(event.held)}{of}"]
+        if isinstance(event, StartedOver):
+            return [f"{label(event.dest)}: starting over: {event.reason}"]
+        if isinstance(event, Retrying):
+            return self._retry(event, now)
+        if isinstance(event, Waiting) and self._reasons.get(event.key) != event.reason:
+            self._reasons[event.key] = event.reason
+            return [f"{label(event.dest)}: {event.reason}"]
+        if isinstance(event, Failed) and tally.files > 1:
+            return [f"{label(event.dest, event.url)}: failed: {event.error}"]
+        return []
+
+    def _retry(self, event: Retrying, now: float) -> list[str]:
+        # Sixteen connections that break at one time are one piece of news.
+        last = self._last_retry.get(event.key)
+        if last is not None and now - last < _RETRY_INTERVAL:
+            self._unsaid[event.key] = self._unsaid.get(event.key, 0) + 1
+            return []
+        self._last_retry[event.key] = now
+        unsaid = self._unsaid.pop(event.key, 0)
+        more = f" ({unsaid} more since the last such line)" if unsaid else ""
+        when = "at once" if event.after < 0.1 else f"in {format_duration(event.after)}"
+        return [f"{label(event.dest)}: {event.error.sentence()}; trying again {when}{more}"]
+
+
+def open_progress(
+    mode: str,
+    *,
+    stream: TextIO,
+    is_terminal: bool,
+    columns: int | None = None,
+    rows: int = 24,
+    clock: Callable[[], float] = time.monotonic,
+    endings: bool = True,
+) -> Progress:
+    """Return a context manager that is called with events and draws them on `stream`.
+
+    `mode` is one of MODES; `auto` is bars on a terminal and plain lines elsewhere. `columns` None
+    follows the terminal's width. Without `endings` plain lines leave the last word to the caller.
+    """
+    if mode == "none":
+        return Progress(stream, clock)
+    if mode == "json":
+        return JsonProgress(stream, clock)
+    if mode == "bar" or (mode == "auto" and is_terminal):
+        return BarProgress(stream, clock, columns=columns, rows=rows)
+    return PlainProgress(stream, clock, endings=endings)
+
+
+def finish_line(result: DownloadResult) -> str:
+    """Return one line on a file that stands."""
+    rate = "" if result.shared else f", {format_rate(result.bytes_per_second)}"
+    by = " by another process" if result.shared else ""
+    size, seconds = format_size(result.size), format_duration(result.seconds)
+    return f"{label(result.dest, result.url)}: done{by}, {size} in {seconds}{rate}"
+
+
+def _figures(state: FileState | Tally, now: float) -> list[str]:
+    total = state.total
+    done = format_size(state.done)
+    figures = [f"{done} of {format_size(total)}" if total is not None else done]
+    if total and isinstance(state, FileState):
+        if state.checking is not None:
+            return [f"checking, {int(100 * state.checking)}%"]
+        figures = [f"{int(100 * state.done / total)}% of {format_size(total)}"]
+    rate = state.rate.value(now)
+    if rate is not None:
+        figures.append(format_rate(rate))
+    if (left := state.remaining_seconds(now)) is not None:
+        figures.append(f"{format_duration(left)} left")
+    if state.connections:
+        figures.append(f"{state.connections} connection{'s' if state.connections > 1 else ''}")
+    return figures
+
+
+_EVENT_NAMES: Mapping[str, str] = {
+    "Queued": "queued",
+    "Started": "started",
+    "Progressed": "progressed",
+    "StartedOver": "started_over",
+    "Retrying": "retrying",
+    "Waiting": "waiting",
+    "Verifying": "verifying",
+    "Finished": "finished",
+    "Failed": "failed",
+}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, PgetError):
+        return str(value)
+    return asdict(value) if isinstance(value, DownloadResult) else value

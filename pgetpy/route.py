@@ -1,0 +1,99 @@
+"""How one URL is reached: redirects followed once, credentials sent where they belong, signed targets
+resolved again when their time is over."""
+
+from __future__ import annotations
+
+from pgetpy.core.answers import Identity, Redirected
+from pgetpy.core.links import MOST_REDIRECTS, Link, follow, headers_for, may_see_credentials
+from pgetpy.core.ranges import Span, format_range
+from pgetpy.core.retry import EXPIRED_STATUSES
+from pgetpy.errors import HttpStatusError, TransferError
+from pgetpy.hosts import Host, Hosts
+from pgetpy.settings import Settings
+from pgetpy.transports.base import USER_AGENT, Request
+
+
+class Route:
+    """The way to `link`: `target` is where its redirects led."""
+
+    def __init__(self, link: Link, hosts: Hosts, settings: Settings) -> None:
+        self.link = link
+        self.target = link
+        self._hosts = hosts
+        self._settings = settings
+        self._hops = 0
+        # Once a step has led from https to http, no credential goes on.
+        self._downgraded = False
+
+    async def host(self) -> Host:
+        """Return the host of the target."""
+        return await self._hosts.get(self.target)
+
+    def request(self, host: Host, asked: Span | None, known: Identity | None) -> Request:
+        """Return the request for `asked` (None: all), tied to version `known` where it can be."""
+        headers = [("User-Agent", USER_AGENT), ("Accept", "*/*"), ("Accept-Encoding", "identity")]
+        names = {name.lower() for name, _ in self._own_headers()}
+        headers = [(name, value) for name, value in headers if name.lower() not in names]
+        headers += self._own_headers()
+        authorization = self._authorization()
+        if authorization is not None:
+            headers.append(("Authorization", authorization))
+        if asked is not None:
+            headers.append(("Range", format_range(asked)))
+            if known is not None and known.if_range is not None:
+                headers.append(("If-Range", known.if_range))
+        return Request(
+            url=self.target.url,
+            headers=tuple(headers),
+            addresses=host.addresses,
+            proxy=host.proxy,
+            tls=self._hosts.tls() if self.target.origin.scheme == "https" else None,
+            connect_timeout=self._settings.connect_timeout,
+        )
+
+    def redirected(self, redirect: Redirected, asked_of: str) -> None:
+        """Go where `redirect`, the answer of URL `asked_of`, leads.
+
+        Raises:
+            TransferError: it leads nowhere or in a circle.
+        """
+        if asked_of != self.target.url:
+            return  # another answer has led on already
+        self._hops += 1
+        if self._hops > MOST_REDIRECTS:
+            raise TransferError(self.link.url, f"more than {MOST_REDIRECTS} redirects")
+        before = self.target
+        self.target = follow(before, redirect.location)
+        if before.origin.scheme == "https" and self.target.origin.scheme == "http":
+            self._downgraded = True
+
+    def expired(self, error: TransferError) -> bool:
+        """Whether `error` may mean that the redirects have to be followed anew."""
+        return (
+            isinstance(error, HttpStatusError)
+            and error.status in EXPIRED_STATUSES
+            and self.target != self.link
+        )
+
+    def start_again(self) -> None:
+        """Ask the original URL next, which may lead elsewhere by now."""
+        self.target = self.link
+        self._hops = 0
+        self._downgraded = False
+
+    def _own_headers(self) -> list[tuple[str, str]]:
+        asked = self.target.origin
+        headers = headers_for(asked, self.link.origin, self._settings.headers)
+        return headers if not self._downgraded else []
+
+    def _authorization(self) -> str | None:
+        asked = self.target.origin
+        if self._downgraded:
+            return None
+        if self.target.authorization is not None:
+            return self.target.authorization
+        if may_see_credentials(self.link.origin, asked):
+            given = self.link.authorization or self._settings.authorization
+            if given is not None:
+                return given
+        return self._hosts.login(asked)

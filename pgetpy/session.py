@@ -1,0 +1,368 @@
+"""One try at an object by one route: flights go out and come back until every byte is there.
+
+A session owns its tasks; when `run` returns or raises none is left, and nothing is written any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pgetpy.core.answers import Answer, AskWhole, Head, Identity, Redirected, judge, may_continue
+from pgetpy.core.pace import is_straggler
+from pgetpy.core.plan import Flight, Plan
+from pgetpy.core.ranges import Span, Spans
+from pgetpy.core.retry import OVERLOADED, Retries
+from pgetpy.errors import HttpStatusError, NotAllowedError, PgetError, StalledError, TransferError
+from pgetpy.hosts import Host, Hosts
+from pgetpy.route import Route
+from pgetpy.settings import Settings
+from pgetpy.sinks.base import Sink
+from pgetpy.transports.base import Call, NotForMeError, Transport
+from pgetpy.workers import Workers
+
+TICK = 0.025
+# Slower than a tenth of the others for so long, and a new connection is tried.
+_STRAGGLER_PATIENCE = 3.0
+
+
+@dataclass(frozen=True)
+class Services:
+    """What all transfers of an engine share."""
+
+    settings: Settings
+    hosts: Hosts
+    workers: Workers
+    direct: Transport
+    full: Transport
+    throttle: Callable[[int], float] | None
+    jitter: Callable[[], float] = random.random
+
+
+class StartOverError(Exception):
+    """What is held belongs to another version (`reason`, a clause): begin again at 0."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass
+class Tally:
+    """What is counted for the result."""
+
+    retries: int = 0
+    connections: int = 0
+    moved: int = 0
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a session needs from its transfer.
+
+    Attributes:
+        begin: gives the sink for the object of a first answer; called in any thread.
+        tick: is called some forty times a second.
+        retrying: is told of a failure and the seconds to the next try.
+        started_over: is told why bytes that had come are thrown away.
+    """
+
+    begin: Callable[[Answer, Spans], Sink]
+    tick: Callable[[float], None]
+    retrying: Callable[[PgetError, float], None]
+    started_over: Callable[[str], None]
+
+
+@dataclass
+class Session:
+    """Fetches what `plan` lacks of the object behind `route`.
+
+    Attributes:
+        expected: the version of which `plan` holds bytes, if it does.
+        verified: whether the whole will be checked against a checksum.
+        answer: the first answer that was believed.
+    """
+
+    services: Services
+    route: Route
+    plan: Plan
+    hooks: Hooks
+    tally: Tally
+    expected: Identity | None = None
+    verified: bool = False
+    answer: Answer | None = None
+    _host: Host | None = None
+    _sink: Sink | None = None
+    _calls: dict[asyncio.Task[None], Call] = field(default_factory=dict)
+    _doomed: dict[Call, PgetError | None] = field(default_factory=dict)
+    _whole: bool = False
+    _resume_at: float = 0.0
+    _scouting: bool = True
+    _renewed_at: int = -1
+    _delivering: int = 0
+
+    def __post_init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._retries = Retries(self.services.settings.retries)
+        self._wake = asyncio.Event()
+
+    async def run(self) -> Answer:
+        """Fetch everything; return the first answer, with the identity of the whole.
+
+        Raises:
+            TransferError: the server or network failed for good.
+            StartOverError: what is held belongs to another version.
+            Exception: whatever `hooks.begin` raises.
+        """
+        try:
+            while self.answer is None or not self.plan.complete or self._calls:
+                await self._launch_due()
+                await self._pause()
+                self._collect()
+                self._tick()
+        finally:
+            await self._end_all()
+        return self.answer
+
+    async def _launch_due(self) -> None:
+        now = self._loop.time()
+        if now < self._resume_at:
+            return
+        try:
+            host = self._host = await self.route.host()
+        except TransferError as error:
+            return self._failed(None, error)
+        if now < host.not_before:
+            return
+        if self.answer is None:
+            if not self._calls:
+                total = self.expected.total if self.expected and self.plan.held else None
+                self._launch(host, self.plan.probe(now, total))
+            return
+        while self._has_room(host):
+            flight = self.plan.take(now, host.rate, max(host.pace.level, len(self._calls)))
+            if flight is None:
+                break
+            self._launch(host, flight)
+
+    def _has_room(self, host: Host) -> bool:
+        if self._scouting and self._calls:
+            return False
+        limit = self.services.settings.concurrency or self.services.hosts.ceiling
+        if not self._calls:
+            return host.busy < self.services.hosts.ceiling
+        return len(self._calls) < limit and host.busy < host.pace.level
+
+    def _launch(self, host: Host, flight: Flight) -> None:
+        asked = None if self._whole or flight.stop is None else Span(flight.start, flight.stop)
+        known = self.answer.identity if self.answer else None
+        tie = known or (self.expected if self.plan.held and not self.verified else None)
+        request = self.route.request(host, asked, tie)
+        call = Call(request, flight, asked, self._judge, self.services.throttle)
+        task = self._loop.create_task(self._carry(host, call))
+        self._calls[task] = call
+        host.busy += 1
+        self.tally.connections = max(self.tally.connections, len(self._calls))
+
+    async def _carry(self, host: Host, call: Call) -> None:
+        if host.plain:
+            try:
+                return await self.services.direct.carry(call)
+            except NotForMeError:
+                host.refused_direct()
+        await self.services.full.carry(call)
+
+    def _judge(self, call: Call, head: Head) -> tuple[Answer, Sink]:
+        """Believe `head` or raise; in any thread. The first answer fixes the version."""
+        known = self.answer.identity if self.answer is not None else None
+        answer = judge(call.request.url, call.asked, head, known)
+        if self.answer is None:
+            self._sink = self._begun(call, answer)
+            self.plan.total = answer.identity.total
+            self.plan.ranged = answer.ranged
+            self.plan.window = self._sink.window
+            self.answer = answer
+        self._scouting = False
+        self._loop.call_soon_threadsafe(self._wake.set)
+        assert self._sink is not None
+        return answer, self._sink
+
+    def _begun(self, call: Call, answer: Answer) -> Sink:
+        self._check_size(call.request.url, answer.identity.total)
+        if self.plan.held:
+            assert self.expected is not None
+            if not answer.ranged:
+                raise StartOverError(f"the server no longer serves {self.expected} in ranges")
+            if not may_continue(self.expected, answer.identity, verified=self.verified):
+                raise StartOverError(
+                    f"the object is another one now (was {self.expected}, is {answer.identity})"
+                )
+        return self.hooks.begin(answer, self.plan.held)
+
+    def _check_size(self, url: str, size: int | None) -> None:
+        most = self.services.settings.max_size
+        if most is not None and size is not None and size > most:
+            raise NotAllowedError(
+                url, "--max-size", f"the object has {size} bytes, {most} are allowed"
+            )
+
+    async def _pause(self) -> None:
+        """Wait until something ends or begins, or the next tick is due."""
+        if not self._calls:
+            self._wake.clear()
+            await asyncio.sleep(min(TICK, max(0.0, self._resume_at - self._loop.time())) or 0.001)
+            return
+        if self._wake.is_set():
+            self._wake.clear()
+            return
+        waker = self._loop.create_task(self._wake.wait())
+        try:
+            await asyncio.wait(
+                {waker, *self._calls}, timeout=TICK, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            waker.cancel()
+
+    def _collect(self) -> None:
+        """Take back the calls that have ended."""
+        for task in [task for task in self._calls if task.done()]:
+            call = self._retired(task)
+            error = task.exception() if not task.cancelled() else None
+            error = error or self._doomed.pop(call, None)
+            self._doomed.pop(call, None)
+            if error is not None:
+                self._failed(call, error)
+            elif call.flight.stop is None and not call.cancelled:
+                # The end of the body was all that could tell the size.
+                self.plan.total = call.flight.pos
+
+    def _retired(self, task: asyncio.Task[None]) -> Call:
+        call = self._calls.pop(task)
+        assert self._host is not None
+        self._host.busy -= 1
+        flight = call.flight
+        self._count(flight)
+        self.plan.end(flight)
+        if flight.pos > flight.start and self.plan.ranged:
+            self._retries.progressed()
+        return call
+
+    def _count(self, flight: Flight) -> None:
+        """Add what has come since the last look to the host's and the transfer's sums."""
+        assert self._host is not None
+        moved = flight.pos - flight.counted
+        if moved > 0:
+            flight.counted = flight.pos
+            self._host.moved += moved
+            self.tally.moved += moved
+
+    def _failed(self, call: Call | None, error: BaseException) -> None:
+        """Decide what follows from `error`; raise it when it is the end."""
+        if isinstance(error, Redirected):
+            assert call is not None
+            return self.route.redirected(error, call.request.url)
+        if isinstance(error, AskWhole) and not self._whole:
+            self._whole = True
+            return None
+        if not isinstance(error, PgetError):
+            raise error
+        if not self.plan.ranged:
+            self._restart_single()
+        if call is not None and isinstance(error, TransferError) and self._renewed(call, error):
+            return None
+        delay = self._retries.delay(error, self.services.jitter())
+        if delay is None:
+            if isinstance(error, TransferError):
+                error.attempts = self._retries.attempts
+            raise error
+        self._postpone(error, delay)
+        return None
+
+    def _restart_single(self) -> None:
+        """Without ranges there is no going on: the next answer brings everything again."""
+        if self.plan.held:
+            self.hooks.started_over("the server serves no ranges")
+        self.plan.forget()
+        self.answer = None
+
+    def _renewed(self, call: Call, error: TransferError) -> bool:
+        """Whether `error` was a signed target's end, and the way is being looked for anew."""
+        if not self.route.expired(error):
+            return False
+        if call.request.url != self.route.target.url:
+            return True  # an old target; the new one is in use already
+        if self._renewed_at == self.plan.held.size:
+            return False  # the last renewal has not brought a byte
+        self._renewed_at = self.plan.held.size
+        self._scouting = True
+        self.route.start_again()
+        return True
+
+    def _postpone(self, error: PgetError, delay: float) -> None:
+        now = self._loop.time()
+        self.tally.retries += 1
+        self._resume_at = now + delay
+        if self._host is not None and isinstance(error, HttpStatusError):
+            if error.status in OVERLOADED:
+                self._host.pace.lower(now)
+            if error.retry_after is not None:
+                self._host.not_before = max(self._host.not_before, now + delay)
+        self.hooks.retrying(error, delay)
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        if self._host is not None:
+            self._look_after_flights(now)
+            self._host.observe(now)
+        if self.plan.total is None and self.answer is not None:
+            self._check_size(self.route.target.url, self.plan.done)
+        self.hooks.tick(now)
+
+    def _look_after_flights(self, now: float) -> None:
+        assert self._host is not None
+        delivering = 0
+        for call in self._calls.values():
+            flight = call.flight
+            delivering += flight.pos > flight.start
+            flight.pulse.observe(now, flight.pos, waiting=flight.waiting)
+            self._count(flight)
+            if call not in self._doomed:
+                self._end_if_stuck(call, now)
+        self._host.delivering += delivering - self._delivering
+        self._delivering = delivering
+        superfluous = self.plan.superfluous()
+        for call in self._calls.values():
+            if call.flight in superfluous and call not in self._doomed:
+                self._doom(call, None)
+
+    def _end_if_stuck(self, call: Call, now: float) -> None:
+        pulse = call.flight.pulse
+        patience = self.services.settings.stall_timeout
+        if pulse.quiet(now) > patience:
+            return self._doom(call, StalledError(call.request.url, patience))
+        others = [c.flight.pulse.rate for c in self._calls.values() if c is not call]
+        if is_straggler(pulse.rate, now - pulse.born, others, _STRAGGLER_PATIENCE):
+            self._doom(call, None)
+        return None
+
+    def _doom(self, call: Call, error: PgetError | None) -> None:
+        """End `call`; `error` is what it counts as, None for no failure."""
+        self._doomed[call] = error
+        # Its connection may take a moment to notice; what is left is given out again meanwhile.
+        call.cancel()
+
+    async def _end_all(self) -> None:
+        """End all calls and wait for them: afterwards nothing is written."""
+        for call in self._calls.values():
+            call.cancel()
+        if self._calls:
+            await asyncio.wait(self._calls)
+        for task in list(self._calls):
+            self._retired(task)
+            if not task.cancelled():
+                task.exception()
+        if self._host is not None:
+            self._host.delivering -= self._delivering
+            self._delivering = 0

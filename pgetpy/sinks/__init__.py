@@ -1,0 +1,1 @@
+"""Places for bytes to go, all of one interface (base.py)."""

@@ -1,0 +1,38 @@
+"""What every sink is: a place that takes the bytes of one object, at their positions, in any order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from pgetpy.core.ranges import Spans
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a byte goes on disk: `room` bytes may be written to `fd` from `offset` on."""
+
+    fd: int
+    offset: int
+    room: int
+
+
+class Sink(Protocol):
+    """Takes bytes from many threads at once. Positions are those of the object.
+
+    Attributes:
+        window: how far ahead of the first missing byte one may write; None for anywhere.
+        held: the bytes an earlier run left here.
+    """
+
+    window: int | None
+    held: Spans
+
+    def place(self, pos: int) -> Place | None:
+        """Return where byte `pos` goes on disk, or None where only `write` will do."""
+
+    def write(self, pos: int, data: memoryview) -> None:
+        """Take `data`, the bytes from `pos` on."""
+
+    def mark(self, start: int, stop: int) -> None:
+        """The bytes from `start` up to `stop` have been written."""

@@ -1,0 +1,176 @@
+"""A file that appears at its destination when it is whole, and not before."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from pgetpy.core.journal import Subject
+from pgetpy.core.names import part_name
+from pgetpy.core.ranges import Spans
+from pgetpy.errors import DestinationError, DiskFullError
+from pgetpy.sinks.base import Place
+from pgetpy.sinks.ledger import Ledger, boot_id
+from pgetpy.sinks.pagecache import WriteBack, memory_limit, start_write_back
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_ENDLESS = 1 << 62
+
+
+class FileSink:
+    """Writes a part file beside the destination and publishes it by rename.
+
+    With a ledger the part file has a known name and is kept for the next run; without one it has a
+    name of its own and goes when the transfer fails.
+
+    Attributes:
+        window: None, bytes may come in any order.
+        held: what an earlier run left and this one trusts.
+    """
+
+    window: int | None = None
+
+    def __init__(self, dest: Path, ledger: Ledger | None) -> None:
+        self.dest = dest
+        self.held = Spans()
+        self.ledger = ledger
+        own = part_name(dest.name) if ledger else part_name(f"{dest.name}.{secrets.token_hex(4)}")
+        self.part = dest.with_name(own)
+        self._resumable = False
+        self._write_back: WriteBack | None = None
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if ledger else os.O_EXCL)
+        self.fd = os.open(self.part, flags, 0o666)
+
+    def trusted(self) -> Spans:
+        """Return what the part file holds from an earlier run, seen from this boot."""
+        if self.ledger is None:
+            return Spans()
+        size = os.fstat(self.fd).st_size
+        spans = self.ledger.journal.trusted(boot_id())
+        held = Spans(span for span in spans if span.stop <= size)
+        self._resumable = bool(held)
+        return held
+
+    def begin(
+        self,
+        subject: Subject,
+        held: Spans,
+        *,
+        min_free: int = 0,
+        resumable: bool = True,
+        hold: Callable[[], int] | None = None,
+    ) -> None:
+        """Get ready for `subject`, of which `held` is already there.
+
+        Raises:
+            DiskFullError: there is no room for the rest of it.
+        """
+        total = subject.identity.total
+        self.held = held
+        if not held:
+            # What stands there belongs to another object: its room is free again.
+            os.ftruncate(self.fd, 0)
+        if total is not None:
+            self._check_room(total, min_free)
+            os.ftruncate(self.fd, total)
+            if memory_limit() < total:
+                self._write_back = WriteBack(self.fd, hold)
+        self._resumable = resumable and self.ledger is not None
+        if self._resumable and self.ledger is not None:
+            self.ledger.begin(subject, held)
+
+    def place(self, pos: int) -> Place:
+        return Place(self.fd, pos, _ENDLESS)
+
+    def write(self, pos: int, data: memoryview) -> None:
+        while data:
+            count = os.pwrite(self.fd, data, pos)
+            pos += count
+            data = data[count:]
+
+    def mark(self, start: int, stop: int) -> None:
+        if self._resumable and self.ledger is not None:
+            self.ledger.written(start, stop)
+        if self._write_back is not None:
+            self._write_back.written(start, stop)
+
+    def flush(self) -> None:
+        """Bring what has been marked to stable storage, and note that."""
+        if self.ledger is None or not self._resumable:
+            return
+        spans = self.ledger.snapshot()
+        os.fdatasync(self.fd) if hasattr(os, "fdatasync") else os.fsync(self.fd)
+        self.ledger.flushed(spans)
+
+    def publish(self, size: int, *, fsync: bool = False) -> None:
+        """Give the file, `size` bytes and whole, its name."""
+        actual = os.fstat(self.fd).st_size
+        if actual != size:
+            raise DestinationError(str(self.part), f"has {actual} bytes instead of {size}")
+        if self._write_back is not None:
+            self._write_back.finish()
+        if fsync:
+            os.fsync(self.fd)
+        if self.ledger is not None:
+            self.ledger.published()
+        os.replace(self.part, self.dest)
+        if fsync:
+            _sync_folder(self.dest.parent)
+        elif self.ledger is not None:
+            start_write_back(self.fd)
+        if self.ledger is not None:
+            self.ledger.remove()
+        os.close(self.fd)
+
+    def keep(self) -> None:
+        """Close it; what is written stays for the next run, if that can go on from it."""
+        if not self._resumable:
+            self.discard()
+            return
+        os.close(self.fd)
+        if self.ledger is not None:
+            self.ledger.close()
+
+    def discard(self) -> None:
+        """Close it and leave nothing behind."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.part)
+        os.close(self.fd)
+        if self.ledger is not None:
+            self.ledger.remove()
+
+    def _check_room(self, total: int, min_free: int) -> None:
+        there = os.fstat(self.fd)
+        needed = max(0, total - getattr(there, "st_blocks", 0) * 512)
+        free = free_bytes(self.part)
+        if needed + min_free > free:
+            raise DiskFullError(str(self.dest), needed, free, keep=min_free)
+
+
+def free_bytes(path: Path) -> int:
+    """Return the bytes that this user may still write on the file system of `path`."""
+    status = os.statvfs(path if path.exists() else path.parent)
+    return status.f_bavail * status.f_frsize
+
+
+def disk_error(error: OSError, dest: Path) -> DiskFullError | DestinationError:
+    """Return `error`, which a sink raised, as one of ours."""
+    if error.errno in _FULL:
+        try:
+            return DiskFullError(str(dest), None, free_bytes(dest))
+        except OSError:
+            return DiskFullError(str(dest), None, 0)
+    reason = os.strerror(error.errno).lower() if error.errno else str(error)
+    return DestinationError(str(dest), f"cannot be written: {reason}", code=error.errno or 0)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

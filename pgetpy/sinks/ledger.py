@@ -1,0 +1,182 @@
+"""The journal of a part file on disk, which is also the lock of its destination.
+
+A lock saves work and carries no correctness: where locks are seen not to exclude (some network file
+systems take them and do nothing) there is no ledger, and every run has a part file of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import subprocess
+import sys
+import threading
+from functools import lru_cache
+from pathlib import Path
+
+from pgetpy.core.journal import (
+    Journal,
+    Subject,
+    flushed_line,
+    parse_journal,
+    published_line,
+    subject_line,
+    written_line,
+)
+from pgetpy.core.names import journal_name
+from pgetpy.core.ranges import Span, Spans
+
+
+class LocksExcludeNothingError(Exception):
+    """On this file system two holders of one lock are possible."""
+
+
+class Ledger:
+    """An open, locked journal. `journal` is what it said when it was opened."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self.journal: Journal = parse_journal(_contents(fd))
+        self._fd = fd
+        self._lock = threading.Lock()
+        self._written = Spans()
+        self._broken = False
+
+    @staticmethod
+    def path_for(dest: Path) -> Path:
+        """Return where the journal of `dest` is."""
+        return dest.with_name(journal_name(dest.name))
+
+    @classmethod
+    def acquire(cls, dest: Path) -> Ledger | None:
+        """Return the ledger of `dest`, or None where another run holds it.
+
+        Raises:
+            LocksExcludeNothingError: see there.
+            OSError: the folder cannot be written.
+        """
+        path = cls.path_for(dest)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            if not _locked(fd):
+                os.close(fd)
+                return None
+            if _locks_exclude_nothing(path, fd):
+                raise LocksExcludeNothingError
+            return cls(path, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the run that held it has finished and taken the journal's name away."""
+        try:
+            return not os.path.samestat(os.fstat(self._fd), os.stat(self.path))
+        except FileNotFoundError:
+            return True
+
+    def begin(self, subject: Subject, held: Spans) -> None:
+        """Start the journal anew, about `subject`, of which `held` is already there."""
+        with self._lock:
+            self._written = Spans(held)
+            if self.journal.subject == subject and self.journal.written == held:
+                return  # it says so already, and would say nothing while it is written anew
+            os.ftruncate(self._fd, 0)
+            self._broken = False
+            lines = [written_line(span.start, span.stop) for span in held]
+            self._append(b"".join([subject_line(subject), *lines]))
+
+    def written(self, start: int, stop: int) -> None:
+        """Note that the bytes from `start` up to `stop` have been written."""
+        with self._lock:
+            self._written.add(start, stop)
+            self._append(written_line(start, stop))
+
+    def snapshot(self) -> list[Span]:
+        """Return what has been written so far."""
+        with self._lock:
+            return list(self._written)
+
+    def flushed(self, spans: list[Span]) -> None:
+        """Note that `spans` are on stable storage."""
+        with self._lock:
+            self._append(b"".join(flushed_line(span.start, span.stop) for span in spans))
+        os.fsync(self._fd)
+
+    def published(self) -> None:
+        """Note, for those who wait for the lock, that the file stands at its destination."""
+        with self._lock:
+            self._append(published_line())
+
+    def remove(self) -> None:
+        """Take the journal's name away, then let go of the lock."""
+        with contextlib.suppress(FileNotFoundError):
+            if not self.orphaned:
+                os.unlink(self.path)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the lock; the journal stays for the next run."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _append(self, lines: bytes) -> None:
+        # On a full disk the journal stops where it is: what it says stays true, the rest is fetched
+        # again. A line after a torn one would not be read.
+        if self._broken:
+            return
+        try:
+            self._broken = os.write(self._fd, lines) != len(lines)
+        except OSError:
+            self._broken = True
+
+
+@lru_cache(maxsize=1)
+def boot_id() -> str:
+    """Return what names this boot of the machine; empty where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        pass
+    if sys.platform == "darwin":
+        command = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            return subprocess.run(  # noqa: S603  a fixed command
+                command, capture_output=True, text=True, check=True, timeout=5
+            ).stdout.strip()
+    return ""
+
+
+def _contents(fd: int) -> bytes:
+    parts = []
+    at = 0
+    while part := os.pread(fd, 1 << 20, at):
+        parts.append(part)
+        at += len(part)
+    return b"".join(parts)
+
+
+def _locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        raise LocksExcludeNothingError from None
+    return True
+
+
+def _locks_exclude_nothing(path: Path, fd: int) -> bool:
+    """Try to take the lock a second time, as another process would."""
+    second = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if not os.path.samestat(os.fstat(fd), os.fstat(second)):
+            return False  # the name was taken over just now; the caller looks again
+        return _locked(second)
+    except LocksExcludeNothingError:
+        return True
+    finally:
+        os.close(second)

@@ -1,0 +1,27 @@
+"""Bytes in memory, for objects small enough to be held whole."""
+
+from __future__ import annotations
+
+from pgetpy.core.ranges import Spans
+
+
+class MemorySink:
+    """Collects an object in `data`."""
+
+    window: int | None = None
+
+    def __init__(self) -> None:
+        self.held = Spans()
+        self.data = bytearray()
+
+    def place(self, pos: int) -> None:
+        return None
+
+    def write(self, pos: int, data: memoryview) -> None:
+        missing = pos + len(data) - len(self.data)
+        if missing > 0:
+            self.data.extend(bytes(missing))
+        self.data[pos : pos + len(data)] = data
+
+    def mark(self, start: int, stop: int) -> None:
+        self.held.add(start, stop)

@@ -1,0 +1,95 @@
+"""A stream (standard output, a FIFO) that gets the bytes of an object in order.
+
+Ranges arrive in any order; those ahead of the front wait in memory, at most `window` bytes of them.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import threading
+from typing import Protocol
+
+from pgetpy.core.ranges import Spans
+
+_SLICE_MS = 50
+
+
+class Digest(Protocol):
+    """What hashlib's objects are."""
+
+    def update(self, data: memoryview, /) -> object:
+        """Take `data` into account."""
+
+
+class OrderedSink:
+    """Writes to descriptor `fd` from one position on, in order.
+
+    Args:
+        fd: where to write; it is not closed.
+        window: bytes that may wait in memory.
+        digest: is given every byte that has been written.
+
+    Attributes:
+        front: bytes written so far.
+    """
+
+    def __init__(self, fd: int, window: int = 32 << 20, digest: Digest | None = None) -> None:
+        self.window: int | None = window
+        self.held = Spans()
+        self.front = 0
+        self._fd = fd
+        self._digest = digest
+        self._atom = select.PIPE_BUF if _may_block(fd) else 1 << 20
+        self._waiting: dict[int, bytes] = {}
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def place(self, pos: int) -> None:
+        return None
+
+    def write(self, pos: int, data: memoryview) -> None:
+        with self._lock:
+            if pos > self.front:
+                known = self._waiting.get(pos, b"")
+                if len(data) > len(known):
+                    self._waiting[pos] = bytes(data)
+                return
+            self._put(pos, data)
+            while self._waiting:
+                lowest = min(self._waiting)
+                if lowest > self.front:
+                    break
+                self._put(lowest, memoryview(self._waiting.pop(lowest)))
+
+    def mark(self, start: int, stop: int) -> None:
+        pass
+
+    def stop(self) -> None:
+        """Give up a write that nobody reads."""
+        self._stopped = True
+
+    def _put(self, pos: int, data: memoryview) -> None:
+        """Write what of `data`, the bytes from `pos` on, lies at the front."""
+        data = data[max(0, self.front - pos) :]
+        poller = select.poll()
+        try:
+            poller.register(self._fd, select.POLLOUT)
+        except (OSError, ValueError):
+            poller = None  # type: ignore[assignment]
+        while data and not self._stopped:
+            if poller is not None and not poller.poll(_SLICE_MS):
+                continue
+            # A pipe that can be written at all takes this much without blocking (POSIX, PIPE_BUF),
+            # so that a reader who went to sleep cannot hold us for ever.
+            count = os.write(self._fd, data[: self._atom])
+            if self._digest is not None:
+                self._digest.update(data[:count])
+            self.front += count
+            data = data[count:]
+
+
+def _may_block(fd: int) -> bool:
+    kind = os.fstat(fd).st_mode
+    return stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind)

@@ -1,0 +1,115 @@
+"""Written pages: started on their way to the disk, and dropped where memory is short.
+
+A container is charged for the pages it dirties; one with less memory than the file would be killed by
+a downloader of 30 MB that never writes back. There each stretch is written back and dropped soon
+after it is written. Elsewhere the kernel does as it likes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+from pgetpy.core.ranges import Span
+
+_SYNC_WAIT_BEFORE, _SYNC_WRITE, _SYNC_WAIT_AFTER = 1, 2, 4
+# Stretches on their way at one time: some, so that the disk is never idle; few, so that little is dirty.
+_IN_FLIGHT = 32
+_UNLIMITED = 1 << 60
+
+
+class WriteBack:
+    """Writes back and drops the pages of one file as they are written.
+
+    Args:
+        fd: the file.
+        hold: the first byte that somebody (a digest) still wants to read from the page cache.
+    """
+
+    def __init__(self, fd: int, hold: Callable[[], int] | None = None) -> None:
+        self._fd = fd
+        self._hold = hold
+        self._lock = threading.Lock()
+        self._queue: deque[Span] = deque()
+
+    def written(self, start: int, stop: int) -> None:
+        """The bytes from `start` up to `stop` have been written."""
+        sync_range(self._fd, start, stop - start, _SYNC_WRITE)
+        with self._lock:
+            self._queue.append(Span(start, stop))
+            due = [self._queue.popleft()] if len(self._queue) > _IN_FLIGHT else []
+            if due and self._hold is not None and due[0].stop > self._hold():
+                self._queue.append(due.pop())
+        for span in due:
+            self._drop(span)
+
+    def finish(self) -> None:
+        """Drop what is left."""
+        with self._lock:
+            due = list(self._queue)
+            self._queue.clear()
+        for span in due:
+            self._drop(span)
+
+    def _drop(self, span: Span) -> None:
+        flags = _SYNC_WAIT_BEFORE | _SYNC_WRITE | _SYNC_WAIT_AFTER
+        sync_range(self._fd, span.start, span.size, flags)
+        if hasattr(os, "posix_fadvise"):
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(self._fd, span.start, span.size, os.POSIX_FADV_DONTNEED)
+
+
+def start_write_back(fd: int) -> None:
+    """Ask the kernel to begin writing file `fd` to the disk, without waiting for it."""
+    sync_range(fd, 0, 0, _SYNC_WRITE)
+
+
+def sync_range(fd: int, start: int, count: int, flags: int) -> None:
+    """Call sync_file_range(2) where there is one; it is advice, so failures do not matter."""
+    call = _sync_file_range()
+    if call is not None:
+        call(fd, start, count, flags)
+
+
+@lru_cache(maxsize=1)
+def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
+    import ctypes
+
+    try:
+        function = ctypes.CDLL(None, use_errno=True).sync_file_range
+    except (AttributeError, OSError):
+        return None
+    function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    function.restype = ctypes.c_int
+    result: Callable[[int, int, int, int], int] = function
+    return result
+
+
+def memory_limit(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc/self")) -> int:
+    """Return the bytes of memory this process's control group may use, a huge number for any."""
+    limits = [_UNLIMITED]
+    with contextlib.suppress(OSError, ValueError):
+        for line in (proc / "cgroup").read_text("ascii").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "":
+                limits += _limits(root, path, "memory.max")
+            elif "memory" in controllers.split(","):
+                limits += _limits(root / "memory", path, "memory.limit_in_bytes")
+    return min(limits)
+
+
+def _limits(root: Path, path: str, name: str) -> list[int]:
+    """The limits of a group and of those above it; inside a container its own group is the root."""
+    found = []
+    folder = root / path.strip("/")
+    for group in (folder, *folder.parents):
+        if not group.is_relative_to(root):
+            break
+        with contextlib.suppress(OSError, ValueError):
+            found.append(int((group / name).read_text("ascii")))
+    return found

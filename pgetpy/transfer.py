@@ -1,0 +1,317 @@
+"""One transfer: a job becomes a file.
+
+Mirrors, starting over, waiting for another run, the digest and the publishing are decided here; how
+the bytes come is a session's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from pgetpy.core.answers import Answer, Identity
+from pgetpy.core.events import (
+    Event,
+    Progressed,
+    Report,
+    Retrying,
+    Started,
+    StartedOver,
+    Verifying,
+    Waiting,
+)
+from pgetpy.core.jobs import Job
+from pgetpy.core.links import parse_link
+from pgetpy.core.plan import Plan
+from pgetpy.core.ranges import Span, Spans
+from pgetpy.core.results import DownloadResult
+from pgetpy.destination import BusyError, FileDestination, ResumeError, open_destination
+from pgetpy.digesting import FileDigest
+from pgetpy.errors import (
+    DigestMismatchError,
+    NotAllowedError,
+    ObjectChangedError,
+    PgetError,
+    TransferError,
+)
+from pgetpy.redact import redact
+from pgetpy.route import Route
+from pgetpy.session import Hooks, Services, Session, StartOverError, Tally
+from pgetpy.sinks.base import Sink
+from pgetpy.sinks.file import disk_error
+from pgetpy.sinks.null import NullSink
+
+FIRST_RANGE = 1 << 20
+_REPORT_EVERY = 0.1
+_LOCK_POLL = 0.1
+_FLUSH_EVERY = 15.0
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where the bytes came from in the end."""
+
+    url: str
+    answer: Answer
+
+
+class Transfer:
+    """Fetches `job`; events go to `report` under `key`."""
+
+    def __init__(self, services: Services, job: Job, key: int, report: Report) -> None:
+        self._services = services
+        self._job = job
+        self._key = key
+        self._report = report
+        self._loop = asyncio.get_running_loop()
+        self._started = self._loop.time()
+        self._links = [parse_link(url) for url in (job.url, *job.mirrors)]
+        algorithm = job.checksum.algorithm if job.checksum else None
+        self._destination = open_destination(
+            job.dest, job.url, self._links[0].key, services.settings, algorithm
+        )
+        self._tally = Tally()
+        self._held = Spans()
+        self._expected: Identity | None = None
+        self._resumed = 0
+        self._digest: FileDigest | None = None
+        self._announced = False
+        self._reported_at = 0.0
+        self._flushing: asyncio.Future[None] | None = None
+        self._flushed_at = self._started
+        self._restarts = 0
+
+    async def run(self) -> DownloadResult:
+        """Fetch, verify, publish.
+
+        Raises:
+            PgetError: it cannot be had; what a next run can use is kept.
+        """
+        try:
+            while True:
+                source, shared = await self._from_any()
+                size = source.answer.identity.total or self._held.size
+                actual = await self._hashed(size)
+                if actual is None or actual == str(self._job.checksum):
+                    break
+                await self._mismatched(actual)
+            if not shared:
+                await self._publish(size)
+            return self._result(source, size, actual, shared)
+        finally:
+            await self._release()
+
+    async def _from_any(self) -> tuple[_Source, bool]:
+        """Fetch from the URL, or from a mirror of it; whether another run did the work."""
+        failure: TransferError | None = None
+        for link in self._links:
+            route = Route(link, self._services.hosts, self._services.settings)
+            try:
+                return await self._from(route)
+            except (NotAllowedError, ObjectChangedError):
+                raise
+            except TransferError as error:
+                failure = failure or error
+        assert failure is not None
+        raise failure
+
+    async def _from(self, route: Route) -> tuple[_Source, bool]:
+        """Fetch by `route`, as often as that has to begin anew."""
+        while True:
+            await self._wait_for_others()
+            try:
+                if self._destination.finished is not None:
+                    return await self._shared(route), True
+                return await self._fetched(route), False
+            except (BusyError, ResumeError):
+                continue
+            except StartOverError as error:
+                await self._start_over(error.reason)
+            except ObjectChangedError as error:
+                if self._restarts:
+                    raise
+                self._restarts += 1
+                await self._start_over(error.what())
+
+    async def _fetched(self, route: Route) -> _Source:
+        plan = self._plan(self._held)
+        hooks = Hooks(self._begin, lambda now: self._tick(now, session), self._retrying, self._lost)
+        session = Session(self._services, route, plan, hooks, self._tally)
+        session.expected = self._expected
+        session.verified = self._job.checksum is not None
+        try:
+            answer = await session.run()
+        except OSError as error:
+            if isinstance(error, PgetError):
+                raise
+            raise disk_error(error, self._destination.path) from error
+        finally:
+            # A mirror, or the same server after a change of mind, goes on from here.
+            self._held = plan.held
+            if session.answer is not None:
+                self._expected = session.answer.identity
+        self._tick(self._loop.time(), session, last=True)
+        return _Source(route.target.url, answer)
+
+    async def _shared(self, route: Route) -> _Source:
+        """Another run has just published this file: make sure that it is what we want."""
+        finished = self._destination.finished
+        assert finished is not None
+        self._destination.finished = None
+        total = finished.total or 0
+        self._held = Spans()
+        plan = self._plan(Spans([Span(0, total)]))
+        hooks = Hooks(lambda *_: NullSink(), lambda _: None, self._retrying, self._lost)
+        session = Session(self._services, route, plan, hooks, self._tally)
+        session.expected = finished
+        answer = await session.run()
+        self._tell(Started(self._key, redact(self._job.url), self._label, total, total))
+        return _Source(route.target.url, answer)
+
+    async def _wait_for_others(self) -> None:
+        """Wait while another run works on the destination; take over what it left."""
+        told = False
+        while not self._destination.prepare():
+            if not told:
+                told = True
+                self._tell(Waiting(self._key, self._label, "another run works on this file"))
+            await asyncio.sleep(_LOCK_POLL)
+        if self._destination.held:
+            self._held, self._destination.held = self._destination.held, Spans()
+            self._expected = self._destination.expected
+            self._resumed = self._held.size
+
+    async def _start_over(self, reason: str) -> None:
+        await self._stop_digest()
+        self._held = Spans()
+        self._expected = None
+        self._resumed = 0
+        self._lost(reason)
+
+    async def _mismatched(self, actual: str) -> None:
+        """The digest is wrong: fetch everything anew if old bytes are to blame, else give up."""
+        if self._resumed and not self._restarts:
+            self._restarts += 1
+            await self._start_over("the checksum does not match what an earlier run left")
+            return
+        await self._stop_digest()
+        self._destination.discard()
+        raise DigestMismatchError(self._job.url, str(self._job.checksum), actual)
+
+    async def _hashed(self, size: int) -> str | None:
+        """Return the digest of the whole, None where none was asked for."""
+        checksum = self._job.checksum
+        if checksum is None:
+            return None
+        if self._destination.streamed_digest is not None:
+            return f"{checksum.algorithm}:{self._destination.streamed_digest}"
+        digest = self._follow()
+        assert digest is not None
+        finishing = asyncio.ensure_future(digest.finish(size))
+        while not finishing.done():
+            self._tell(Verifying(self._key, self._label, digest.position, size))
+            await asyncio.wait([finishing], timeout=_REPORT_EVERY)
+        return f"{checksum.algorithm}:{finishing.result()}"
+
+    async def _publish(self, size: int) -> None:
+        await self._stop_digest()
+        if self._flushing is not None:
+            await self._flushing
+        if self._destination.slow:
+            await self._services.workers.submit(lambda: self._destination.publish(size))
+        else:
+            self._destination.publish(size)
+
+    async def _release(self) -> None:
+        """Let go of everything; a published destination has nothing left to let go of."""
+        await self._stop_digest()
+        if self._flushing is not None:
+            await asyncio.wait([self._flushing])
+        self._destination.keep()
+
+    def _begin(self, answer: Answer, held: Spans) -> Sink:
+        """The first answer is believed: open the sink. Called in any thread."""
+        resumable = self._job.checksum is not None or answer.identity.strong
+        return self._destination.begin(answer, held, self._hold, resumable=resumable)
+
+    def _hold(self) -> int:
+        """The first byte that the digest has not read yet."""
+        return self._digest.position if self._digest is not None else 0
+
+    def _plan(self, held: Spans) -> Plan:
+        chunk_size = self._services.settings.chunk_size
+        return Plan(chunk_size=chunk_size, first=FIRST_RANGE, held=held)
+
+    def _follow(self) -> FileDigest | None:
+        """Return the digest that follows the file; None where the sink hashes by itself."""
+        if self._digest is None and self._job.checksum is not None:
+            fd = self._destination.readable()
+            if fd is not None:
+                algorithm = self._job.checksum.algorithm
+                self._digest = FileDigest(fd, algorithm, self._services.workers)
+        return self._digest
+
+    async def _stop_digest(self) -> None:
+        if self._digest is not None:
+            digest, self._digest = self._digest, None
+            await digest.stop()
+
+    def _tick(self, now: float, session: Session, *, last: bool = False) -> None:
+        if session.answer is None:
+            return
+        plan = session.plan
+        if not self._announced:
+            self._announced = True
+            url = redact(self._job.url)
+            self._tell(Started(self._key, url, self._label, plan.total, self._resumed))
+        digest = self._follow()
+        if digest is not None:
+            digest.advance(plan.front)
+        if last or now - self._reported_at >= _REPORT_EVERY:
+            self._reported_at = now
+            self._tell(Progressed(self._key, plan.done, plan.total, len(plan.flights)))
+        if now - self._flushed_at >= _FLUSH_EVERY and not last:
+            self._flush(now)
+
+    def _flush(self, now: float) -> None:
+        """Bring what has come to stable storage now and then: a power cut costs no more than that."""
+        self._flushed_at = now
+        if self._flushing is None or self._flushing.done():
+            self._flushing = self._services.workers.submit(self._destination.flush)
+
+    def _retrying(self, error: PgetError, after: float) -> None:
+        self._tell(Retrying(self._key, self._label, error, after))
+
+    def _lost(self, reason: str) -> None:
+        """What had come is thrown away."""
+        self._announced = False
+        self._tell(StartedOver(self._key, self._label, reason))
+
+    def _tell(self, event: Event) -> None:
+        self._report(event)
+
+    @property
+    def _label(self) -> str:
+        return self._destination.label
+
+    def _result(
+        self, source: _Source, size: int, digest: str | None, shared: bool
+    ) -> DownloadResult:
+        seconds = self._loop.time() - self._started
+        answer = source.answer
+        validator = "strong" if answer.identity.strong else "weak"
+        return DownloadResult(
+            url=redact(self._job.url),
+            final_url=redact(source.url),
+            dest=self._label,
+            size=size,
+            digest=digest,
+            seconds=seconds,
+            bytes_per_second=self._tally.moved / seconds if seconds > 0 else 0.0,
+            retries=self._tally.retries,
+            connections=self._tally.connections,
+            resumed=self._resumed,
+            validator=validator if answer.ranged else "none",
+            length_known=answer.delimited,
+            shared=shared,
+        )

@@ -1,0 +1,215 @@
+"""The full client: aiohttp for everything the direct transport leaves alone.
+
+Proxies, chunked and unmarked bodies, HTTP/1.0, content codings. It can do a whole transfer by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import ssl
+import zlib
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from pgetpy.core.answers import Answer, Head, words_of
+from pgetpy.errors import ConnectionFailedError, TransferError
+from pgetpy.sinks.base import Sink
+from pgetpy.transports.base import Address, Call, Request
+
+if TYPE_CHECKING:
+    import aiohttp
+    import yarl
+    from aiohttp.abc import ResolveResult
+
+# Small chunks are gathered to this size before they are written.
+_GATHER = 256 * 1024
+
+
+class AioTransport:
+    """Carries calls with aiohttp. Sessions are made when first needed: importing it takes long."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._session: aiohttp.ClientSession | None = None
+        # Where hosts and proxies answer, as the engine has resolved them.
+        self._known: dict[str, tuple[Address, ...]] = {}
+
+    async def carry(self, call: Call) -> None:
+        """See `Transport.carry`."""
+        task = asyncio.ensure_future(self._carry(call))
+        loop = asyncio.get_running_loop()
+
+        def abort() -> None:
+            loop.call_soon_threadsafe(task.cancel)
+
+        call.abortable(abort)
+        try:
+            await task
+        except asyncio.CancelledError:
+            if not call.cancelled:
+                call.cancel()
+                await asyncio.wait([task])
+                raise
+        finally:
+            call.abortable(None)
+            call.mark()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _carry(self, call: Call) -> None:
+        import aiohttp
+
+        request = call.request
+        session = self._opened(request)
+        try:
+            async with session.get(
+                _encoded(request.url),
+                headers=request.headers,
+                allow_redirects=False,
+                proxy=request.proxy,
+                ssl=request.tls if request.tls is not None else True,
+                timeout=aiohttp.ClientTimeout(total=None, connect=request.connect_timeout * 2),
+            ) as response:
+                await self._receive(call, response)
+        except TransferError:
+            raise
+        except (aiohttp.ClientError, asyncio.TimeoutError, ssl.SSLError) as error:
+            raise _failed(request, error) from error
+
+    async def _receive(self, call: Call, response: aiohttp.ClientResponse) -> None:
+        version = response.version or (1, 1)
+        head = Head.of(
+            response.status,
+            response.reason or "",
+            response.headers.items(),
+            (version[0], version[1]),
+        )
+        if response.status >= 400:
+            head = words_of(head, await _beginning(response))
+        answer, sink = call.judge(head)
+        await _pour(call, response, answer, sink)
+        # Close, not keep: what is left of a shortened body must not be taken for the next answer.
+        if call.flight.stop is not None and answer.stop != call.flight.stop:
+            response.close()
+
+    def _opened(self, request: Request) -> aiohttp.ClientSession:
+        import aiohttp
+
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=self._limit, resolver=_resolver(self._known), use_dns_cache=False
+                ),
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
+                trust_env=False,
+            )
+        target = request.proxy or request.url
+        self._known[urlsplit(target).hostname or ""] = request.addresses
+        return self._session
+
+
+def _resolver(known: dict[str, tuple[Address, ...]]) -> aiohttp.abc.AbstractResolver:
+    """Return a resolver that gives aiohttp the addresses of `known`, and looks nothing up itself."""
+    from aiohttp.abc import AbstractResolver
+
+    class Resolver(AbstractResolver):
+        async def resolve(
+            self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+        ) -> list[ResolveResult]:
+            return [
+                {
+                    "hostname": host,
+                    "host": str(address.sockaddr[0]),
+                    "port": port,
+                    "family": address.family,
+                    "proto": 0,
+                    "flags": socket.AI_NUMERICHOST,
+                }
+                for address in known.get(host, ())
+            ]
+
+        async def close(self) -> None:
+            known.clear()
+
+    return Resolver()
+
+
+async def _pour(call: Call, response: aiohttp.ClientResponse, answer: Answer, sink: Sink) -> None:
+    flight = call.flight
+    decoder = zlib.decompressobj(zlib.MAX_WBITS | 32) if answer.decode else None
+    pending = bytearray()
+    flight.waiting = True
+    async for chunk in response.content.iter_any():
+        pending += decoder.decompress(chunk) if decoder else chunk
+        if flight.stop is not None:
+            del pending[max(0, flight.rest) :]
+        if len(pending) >= _GATHER or response.content.total_bytes == 0:
+            await _write(call, sink, pending)
+        if call.cancelled or (flight.stop is not None and flight.pos + len(pending) >= flight.stop):
+            break
+    if decoder is not None:
+        pending += decoder.flush()
+        if not decoder.eof and not call.cancelled:
+            raise ConnectionFailedError(call.request.url, "the coded body was cut off")
+    await _write(call, sink, pending)
+    if flight.stop is not None and flight.rest and not call.cancelled:
+        raise ConnectionFailedError(
+            call.request.url,
+            f"closed by the server {flight.rest} bytes before the end of the answer",
+        )
+
+
+async def _write(call: Call, sink: Sink, pending: bytearray) -> None:
+    """Hand `pending` to the sink in a thread, for a disk may take its time, and empty it."""
+    from aiofiles.os import wrap
+
+    data = memoryview(bytes(pending))
+    pending.clear()
+    call.flight.waiting = False
+    # Not to be cut off half way: the position must say what the sink has.
+    writing = asyncio.ensure_future(wrap(_store)(call, sink, data))
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        await asyncio.wait([writing])
+        raise
+    call.flight.waiting = True
+
+
+def _store(call: Call, sink: Sink, data: memoryview) -> None:
+    for at in range(0, len(data), call.block):
+        block = data[at : at + call.block]
+        if call.cancelled:
+            return
+        sink.write(call.flight.pos, block)
+        call.landed(len(block))
+
+
+async def _beginning(response: aiohttp.ClientResponse) -> bytes:
+    with contextlib.suppress(Exception):
+        return await asyncio.wait_for(response.content.read(2048), 2.0)
+    return b""
+
+
+def _encoded(url: str) -> yarl.URL:
+    from yarl import URL
+
+    return URL(url, encoded=True)
+
+
+def _failed(request: Request, error: Exception) -> ConnectionFailedError:
+    if isinstance(error, asyncio.TimeoutError):
+        return ConnectionFailedError(request.url, "no answer within the connect timeout")
+    cause = getattr(error, "os_error", None) or error
+    number = getattr(cause, "errno", None)
+    reason = os.strerror(number) if isinstance(number, int) and number > 0 else str(cause)
+    return ConnectionFailedError(request.url, reason or type(error).__name__)

@@ -1,0 +1,152 @@
+"""What every transport is: it makes one request, has the head judged, and moves the body to a sink."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from pgetpy.core.answers import Answer, Head
+from pgetpy.core.plan import Flight
+from pgetpy.core.ranges import Span
+from pgetpy.sinks.base import Sink
+
+# What is moved at a time, and how much may land before the sink is told: a killed run loses less
+# than their sum, 1 MiB, per connection.
+BLOCK = 768 * 1024
+MARK_EVERY = 256 * 1024
+_SLICE = 0.05
+
+USER_AGENT = "pgetpy"
+
+
+class NotForMeError(Exception):
+    """This transport does not speak what the server (`reason`) does; another one will."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a host answers: socket family and the socket address of getaddrinfo."""
+
+    family: int
+    sockaddr: tuple[str | int | bytes, ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One GET.
+
+    Attributes:
+        url: without user, password and fragment.
+        headers: all but Host, in order.
+        addresses: where to connect, in order of preference.
+        proxy: URL of the proxy to go through, or None.
+        tls: the context for https.
+        connect_timeout: seconds for the connection and its TLS handshake.
+    """
+
+    url: str
+    headers: tuple[tuple[str, str], ...]
+    addresses: tuple[Address, ...]
+    proxy: str | None
+    tls: ssl.SSLContext | None
+    connect_timeout: float
+
+
+class Call:
+    """One request under way: what the engine and the transport that carries it share.
+
+    Args:
+        flight: which bytes; `pos` is moved by the transport.
+        asked: the range in the request, None for the whole object.
+        on_head: judges the head and gives the answer that is believed and the sink for its body,
+            or raises; called once, before any byte of the body is kept, in any thread.
+        throttle: takes the bytes that have landed and returns the seconds to pause.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        flight: Flight,
+        asked: Span | None,
+        on_head: Callable[[Call, Head], tuple[Answer, Sink]],
+        throttle: Callable[[int], float] | None = None,
+    ) -> None:
+        self.request = request
+        self.flight = flight
+        self.asked = asked
+        self.cancelled = False
+        self.block = BLOCK if throttle is None else BLOCK // 8
+        self._on_head = on_head
+        self._throttle = throttle
+        self._sink: Sink | None = None
+        self._marked = flight.start
+        self._lock = threading.Lock()
+        self._abort: Callable[[], None] | None = None
+
+    def judge(self, head: Head) -> tuple[Answer, Sink]:
+        """Have `head` judged and the flight set to what it promises; the body may be kept then."""
+        answer, sink = self._on_head(self, head)
+        flight = self.flight
+        flight.start = flight.pos = flight.counted = self._marked = answer.start
+        flight.stop = answer.stop
+        self._sink = sink
+        return answer, sink
+
+    def landed(self, count: int) -> None:
+        """`count` more bytes have reached the sink."""
+        flight = self.flight
+        flight.pos += count
+        if flight.pos - self._marked >= MARK_EVERY:
+            self.mark()
+        if self._throttle is not None:
+            self._pause(self._throttle(count))
+
+    def mark(self) -> None:
+        """Tell the sink about all that has landed."""
+        if self._sink is not None and self.flight.pos > self._marked:
+            self._sink.mark(self._marked, self.flight.pos)
+            self._marked = self.flight.pos
+
+    def abortable(self, abort: Callable[[], None] | None) -> None:
+        """`abort` ends the transport's wait at once; None where there is nothing to end."""
+        with self._lock:
+            self._abort = abort
+            if self.cancelled and abort is not None:
+                abort()
+
+    def cancel(self) -> None:
+        """End this call. Nothing is written once the transport's `carry` has returned."""
+        with self._lock:
+            self.cancelled = True
+            if self._abort is not None:
+                self._abort()
+
+    def _pause(self, seconds: float) -> None:
+        waiting, self.flight.waiting = self.flight.waiting, False
+        deadline = time.monotonic() + seconds
+        while not self.cancelled and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(_SLICE, left))
+        self.flight.waiting = waiting
+
+
+class Transport(Protocol):
+    """Carries calls. One instance serves many calls at a time."""
+
+    async def carry(self, call: Call) -> None:
+        """Make the request, have the head judged, move the body into the sink.
+
+        Returns when the body has landed up to `flight.stop` (which may have been lowered), or when
+        the call was cancelled; `flight.pos` tells how far it came.
+
+        Raises:
+            TransferError: the network or server failed, or the judge said no.
+            NotForMeError: another transport has to do it; nothing was kept.
+            OSError: the sink failed.
+        """
+
+    async def close(self) -> None:
+        """Close all connections."""

@@ -1,0 +1,1 @@
+"""Programs around the package: the demonstration, the benchmark, the origin both download from."""

@@ -1,0 +1,53 @@
+"""What the figures were taken on: processor, memory, kernel, file systems. No names of hosts."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def describe(places: Mapping[str, Path]) -> dict[str, str]:
+    """Return the machine's description, with the file system of each of the named `places`."""
+    described = {
+        "processor": f"{len(os.sched_getaffinity(0))} cores, {_cpu_model()}",
+        "memory": f"{_memory() / 2**30:.0f} GiB",
+        "kernel": f"{platform.system()} {platform.release().partition('-')[0]}",
+        "Python": platform.python_version(),
+        "nginx": _nginx_version(),
+    }
+    return described | {name: file_system(path) for name, path in places.items()}
+
+
+def file_system(path: Path) -> str:
+    """Return the type of the file system that `path` is on."""
+    real = str(path.resolve())
+    mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
+    holding = [
+        (len(mount[1]), mount[2])
+        for mount in mounts
+        if real == mount[1] or real.startswith(mount[1].rstrip("/") + "/")
+    ]
+    return max(holding)[1] if holding else "unknown"
+
+
+def _cpu_model() -> str:
+    found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    return found[1] if found else platform.machine()
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _nginx_version() -> str:
+    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    if program is None:
+        return "not installed"
+    said = subprocess.run([program, "-v"], capture_output=True, text=True, check=False).stderr
+    found = re.search(r"\d+(\.\d+)+", said)
+    return f"{found[0]}, 2 workers, sendfile" if found else "unknown"

@@ -1,0 +1,145 @@
+"""How runs are timed: one process at a time, rounds alternating, every result verified."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_LAUNCHER = Path(__file__).with_name("launcher.py")
+# What a user's environment could change about a peer, so that every machine measures the same.
+_STRIPPED = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A program to time: its arguments and what is added to the environment."""
+
+    argv: Sequence[str]
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One timed run: wall and CPU in seconds, peak resident memory in bytes."""
+
+    wall: float
+    cpu: float
+    rss: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run and how it ended; `error` is empty for success."""
+
+    sample: Sample
+    error: str
+    stdout: str
+
+
+class RunFailedError(Exception):
+    """A program failed, or left something else than what it was asked for."""
+
+
+def run(command: Command, scratch: Path, limit: float) -> Outcome:
+    """Run `command` to its end, or to its death after `limit` seconds."""
+    stdout, stderr = scratch / "stdout", scratch / "stderr"
+    launched = subprocess.run(
+        [sys.executable, "-I", "-S", _LAUNCHER, str(limit), stdout, stderr, *command.argv],
+        env={**_environment(), **command.env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if launched.returncode != 0:
+        raise RunFailedError(launched.stderr.strip().splitlines()[-1])
+    code, wall, cpu, kibibytes = launched.stdout.split()
+    sample = Sample(float(wall), float(cpu), int(kibibytes) * 1024)
+    error = "" if code == "0" else _complaint(int(code), sample.wall, limit, stderr)
+    return Outcome(sample, error, stdout.read_text(errors="replace"))
+
+
+def _environment() -> dict[str, str]:
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.lower() not in _STRIPPED and not name.startswith("PGET_")
+    }
+
+
+def _complaint(code: int, wall: float, limit: float, stderr: Path) -> str:
+    if wall >= limit:
+        return f"not done after {limit:.0f} s"
+    said = stderr.read_text(errors="replace").strip().splitlines()
+    return f"exit {code}: {said[-1][:200]}" if said else f"exit {code}"
+
+
+@contextlib.contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """An empty folder under `parent`; afterwards it is gone and nothing waits to be written back.
+
+    Without the sync the write-back of one run would fall into the next one's time.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="run-", dir=parent))
+    os.sync()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+        os.sync()
+
+
+@dataclass
+class Series:
+    """All runs of one entrant in one case. An entrant with an `error` has no timings."""
+
+    name: str
+    version: str = ""
+    samples: list[Sample] = field(default_factory=list)
+    error: str = ""
+    note: str = ""
+
+    def values(self, quantity: str) -> list[float]:
+        """Return the samples of `wall`, `cpu` or `rss`."""
+        return [getattr(sample, quantity) for sample in self.samples]
+
+    def median(self, quantity: str) -> float:
+        return statistics.median(self.values(quantity))
+
+
+Attempt = Callable[[bool], tuple[Sample, str]]
+
+
+def alternate(
+    attempts: Mapping[str, tuple[str, Attempt]], rounds: int, say: Callable[[str], None]
+) -> list[Series]:
+    """Run all attempts in turn, `rounds` times over, after one trial round that is not timed.
+
+    An attempt is called with whether to verify every byte (the trial round) or sizes alone; one
+    that fails, in whichever round, loses its timings and takes no further part.
+    """
+    field_of = {name: Series(name, version) for name, (version, _) in attempts.items()}
+    for number in range(rounds + 1):
+        for name, series in field_of.items():
+            if series.error:
+                continue
+            try:
+                sample, note = attempts[name][1](number == 0)
+            except RunFailedError as failure:
+                series.error = str(failure)
+                series.samples.clear()
+                say(f"    {name}: {failure}")
+                continue
+            series.note = note
+            if number:
+                series.samples.append(sample)
+                say(f"    {number}/{rounds} {name}: {sample.wall:.2f} s")
+    return list(field_of.values())

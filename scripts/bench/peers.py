@@ -1,0 +1,170 @@
+"""The programs that are compared: a table of names and of how each is called.
+
+Every peer is told to trust the same certificate authority and to write to the same place; none
+reads a configuration file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.bench.measure import Command
+
+# huggingface_hub calls it with this chunk size, but 100 files at once: slower and with five times
+# the memory.
+_HF_TRANSFER = """
+import sys, hf_transfer
+hf_transfer.download(sys.argv[1], sys.argv[2], max_files=int(sys.argv[3]), chunk_size=10485760,
+                     parallel_failures=3, max_retries=5)
+"""
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """One file to get, and the authorities to trust (None for plain HTTP)."""
+
+    url: str
+    dest: Path
+    cafile: Path | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Several files to get, and a folder where the list of them may be written."""
+
+    files: Sequence[Fetch]
+    scratch: Path
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A program.
+
+    Attributes:
+        name: as it stands in the tables.
+        locate: the argv it begins with; None where it is not installed.
+        probe: arguments that make it say its version.
+        fetch: arguments for one file; None where that is not its work.
+        fetch_many: arguments for a batch.
+    """
+
+    name: str
+    locate: Callable[[], list[str] | None]
+    probe: tuple[str, ...]
+    fetch: Callable[[Fetch], list[str]] | None = None
+    fetch_many: Callable[[Batch], list[str]] | None = None
+
+    def version(self) -> str | None:
+        """Return the version it states, None where it is not installed or does not start."""
+        located = self.locate()
+        if located is None:
+            return None
+        said = subprocess.run(
+            [*located, *self.probe], capture_output=True, text=True, check=False, timeout=60
+        )
+        found = re.search(r"\d+\.\d+(\.\d+)?", said.stdout)
+        return found[0] if said.returncode == 0 and found else None
+
+    def command(self, work: Fetch | Batch) -> Command:
+        """Return what to run for `work`."""
+        located = self.locate()
+        assert located is not None
+        if isinstance(work, Batch):
+            assert self.fetch_many is not None
+            return Command([*located, *self.fetch_many(work)])
+        assert self.fetch is not None
+        env = {"SSL_CERT_FILE": str(work.cafile)} if work.cafile else {}
+        return Command([*located, *self.fetch(work)], env)
+
+
+def _on_path(program: str) -> Callable[[], list[str] | None]:
+    return lambda: [found] if (found := shutil.which(program)) else None
+
+
+def _ours() -> list[str]:
+    """The console command beside this interpreter; the module where it is not installed."""
+    command = Path(sys.executable).with_name("pgetpy")
+    return [str(command)] if os.access(command, os.X_OK) else [sys.executable, "-m", "pgetpy"]
+
+
+def bench_python() -> Path:
+    """The interpreter that holds the peers which come from PyPI."""
+    return Path(".bench/venv/bin/python").absolute()
+
+
+def _hf_transfer() -> list[str] | None:
+    return [str(bench_python())] if bench_python().exists() else None
+
+
+def _pget_fetch(*options: str) -> Callable[[Fetch], list[str]]:
+    return lambda fetch: [*options, fetch.url, str(fetch.dest)]
+
+
+def _pget_batch(batch: Batch) -> list[str]:
+    manifest = batch.scratch / "manifest"
+    manifest.write_text("".join(f"{file.url} {file.dest}\n" for file in batch.files))
+    return ["multifile", str(manifest)]
+
+
+_ARIA2 = [
+    "--no-conf",
+    "--console-log-level=error",
+    "--show-console-readout=false",
+    "--summary-interval=0",
+    "--download-result=hide",
+]
+
+
+def _aria2_fetch(fetch: Fetch) -> list[str]:
+    trust = [f"--ca-certificate={fetch.cafile}"] if fetch.cafile else []
+    where = [f"--dir={fetch.dest.parent}", f"--out={fetch.dest.name}"]
+    return [*_ARIA2, "-x16", "-s16", "-k1M", *trust, *where, fetch.url]
+
+
+def _aria2_batch(batch: Batch) -> list[str]:
+    listed = batch.scratch / "list"
+    lines = (f"{f.url}\n dir={f.dest.parent}\n out={f.dest.name}\n" for f in batch.files)
+    listed.write_text("".join(lines))
+    return [*_ARIA2, "-x16", "-j16", "-i", str(listed)]
+
+
+def _curl_fetch(fetch: Fetch) -> list[str]:
+    trust = ["--cacert", str(fetch.cafile)] if fetch.cafile else []
+    return ["-q", "-sSf", *trust, "-o", str(fetch.dest), fetch.url]
+
+
+def _curl_batch(batch: Batch) -> list[str]:
+    listed = batch.scratch / "list"
+    listed.write_text("".join(f'url = "{f.url}"\noutput = "{f.dest}"\n' for f in batch.files))
+    return ["-q", "-sSf", "--parallel", "-K", str(listed)]
+
+
+def _hf_transfer_fetch(files: int) -> Callable[[Fetch], list[str]]:
+    return lambda fetch: ["-c", _HF_TRANSFER, fetch.url, str(fetch.dest), str(files)]
+
+
+OURS = "pgetpy"
+_PGET = _on_path("pget")
+_HF_PROBE = ("-c", "import importlib.metadata as m; print(m.version('hf_transfer'))")
+_VERSION = ("--version",)
+
+
+def pgetpy(name: str = OURS, *options: str) -> Peer:
+    """pgetpy with `options` for one file."""
+    return Peer(name, _ours, _VERSION, _pget_fetch(*options), _pget_batch)
+
+
+PGET = Peer("pget", _PGET, ("version",), _pget_fetch(), _pget_batch)
+PGET_16M = Peer("pget -m 16M", _PGET, ("version",), _pget_fetch("-m", "16M"))
+PGET_64 = Peer("pget -c 64 -m 16M", _PGET, ("version",), _pget_fetch("-c", "64", "-m", "16M"))
+ARIA2 = Peer("aria2c -x16", _on_path("aria2c"), _VERSION, _aria2_fetch, _aria2_batch)
+CURL = Peer("curl", _on_path("curl"), _VERSION, _curl_fetch, _curl_batch)
+HF_TRANSFER = Peer("hf_transfer", _hf_transfer, _HF_PROBE, _hf_transfer_fetch(8))
+PYTHON = Peer("python -c pass", lambda: [sys.executable], _VERSION)

@@ -1,0 +1,214 @@
+"""What is downloaded and where from: weights made once, nginx, the paced origin."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trustme
+
+from scripts.bench.measure import RunFailedError
+from scripts.origin import Behaviour, Origin, write_weights
+
+_CONFIG = """
+daemon off;
+worker_processes 2;
+{user}
+pid {prefix}/pid;
+error_log {prefix}/error.log;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off;
+    sendfile on;
+    tcp_nopush on;
+    keepalive_requests 1000000;
+    client_body_temp_path {prefix}/temp;
+    proxy_temp_path {prefix}/temp;
+    fastcgi_temp_path {prefix}/temp;
+    uwsgi_temp_path {prefix}/temp;
+    scgi_temp_path {prefix}/temp;
+    ssl_certificate {prefix}/cert.pem;
+    ssl_certificate_key {prefix}/key.pem;
+    root {root};
+    server {{
+        listen 127.0.0.1:{plain};
+        listen 127.0.0.1:{tls} ssl;
+    }}
+    # Slow enough that every connection a client opens stays in use.
+    server {{
+        listen 127.0.0.1:{slow};
+        listen 127.0.0.1:{slow_tls} ssl;
+        limit_rate 20m;
+    }}
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file of made-up weights that the servers serve as `/name`."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Address:
+    """A server's base URL, and the authorities that vouch for it (None for plain HTTP)."""
+
+    base: str
+    cafile: Path | None = None
+
+
+class Library:
+    """Weights on disk, made when first asked for and kept for later benchmarks."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._digests_at = folder / "digests.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            self._digests: dict[str, str] = json.loads(self._digests_at.read_text())
+            return
+        self._digests = {}
+
+    def one(self, size: int) -> Weights:
+        """Return one file of `size` bytes, read once so that it lies in the page cache."""
+        [made] = self._made([(f"{size}.safetensors", size)])
+        with (self.folder / made.name).open("rb", buffering=0) as file:
+            while file.read(1 << 20):
+                pass
+        return made
+
+    def many(self, count: int, size: int) -> list[Weights]:
+        """Return `count` files of `size` bytes each, all different."""
+        (self.folder / f"many-{size}").mkdir(exist_ok=True)
+        return self._made([(f"many-{size}/{number:05}.bin", size) for number in range(count)])
+
+    def _made(self, wanted: list[tuple[str, int]]) -> list[Weights]:
+        known = len(self._digests)
+        for seed, (name, size) in enumerate(wanted):
+            path = self.folder / name
+            if name not in self._digests or not path.exists() or path.stat().st_size != size:
+                self._digests[name] = write_weights(path, size, seed)
+                known = -1
+        if known != len(self._digests):
+            self._digests_at.write_text(json.dumps(self._digests))
+        return [Weights(name, size, self._digests[name]) for name, size in wanted]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What all cases share: the weights, a running nginx if there is one, sizes times `scale`."""
+
+    library: Library
+    nginx: Nginx
+    scale: float
+
+    def scaled(self, amount: int) -> int:
+        return max(1, int(amount * self.scale))
+
+
+class Nginx:
+    """nginx with two workers on free loopback ports, started when first asked for."""
+
+    def __init__(self, folder: Path, root: Path) -> None:
+        self._prefix = folder
+        self._root = root
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ports: dict[str, int] = {}
+
+    def address(self, port: str) -> Address:
+        """Return where one of the ports `plain`, `tls`, `slow`, `slow_tls` is."""
+        if self._process is None:
+            self._start()
+        tls = port.endswith("tls")
+        base = f"{'https' if tls else 'http'}://127.0.0.1:{self._ports[port]}"
+        return Address(base, self._prefix / "ca.pem" if tls else None)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None
+
+    def _start(self) -> None:
+        program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+        if program is None:
+            raise RunFailedError("nginx is not installed")
+        shutil.rmtree(self._prefix, ignore_errors=True)
+        self._prefix.mkdir(parents=True)
+        _write_certificate(self._prefix)
+        self._ports = dict(zip(("plain", "tls", "slow", "slow_tls"), free_ports(4), strict=True))
+        user = "user root;" if os.geteuid() == 0 else ""
+        config = _CONFIG.format(user=user, prefix=self._prefix, root=self._root, **self._ports)
+        (self._prefix / "nginx.conf").write_text(config)
+        self._process = subprocess.Popen(
+            [program, "-p", self._prefix, "-c", self._prefix / "nginx.conf"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self._await_port(self._ports["plain"])
+
+    def _await_port(self, port: int) -> None:
+        assert self._process is not None
+        for _ in range(200):
+            if self._process.poll() is not None:
+                break
+            with contextlib.suppress(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port)).close()
+                return
+            time.sleep(0.05)
+        log = self._prefix / "error.log"
+        said = log.read_text().strip() if log.exists() else "no log"
+        self.stop()
+        raise RunFailedError(f"nginx did not start: {said}")
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of loopback that nothing listens on at the moment."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for sock in sockets:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in sockets]
+
+
+def _write_certificate(folder: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1", "localhost")
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    certificate.private_key_pem.write_to_path(str(folder / "key.pem"))
+    for number, part in enumerate(certificate.cert_chain_pems):
+        part.write_to_path(str(folder / "cert.pem"), append=number > 0)
+
+
+# A site is where a run downloads from; it lives as long as that run.
+Site = Callable[[Stage], AbstractContextManager[Address]]
+
+
+def nginx(port: str) -> Site:
+    """nginx at one of its ports; the same process serves all runs."""
+    return lambda stage: contextlib.nullcontext(stage.nginx.address(port))
+
+
+def origin(how: Behaviour) -> Site:
+    """The embedded origin, started anew for each run so that its connections count from one."""
+
+    @contextlib.contextmanager
+    def started(stage: Stage) -> Iterator[Address]:
+        with Origin(stage.library.folder, how) as server:
+            yield Address(server.base)
+
+    return started

@@ -1,0 +1,116 @@
+"""What one run does: where it downloads from and to, and what makes it valid."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.bench.measure import Command, Outcome, RunFailedError, Sample, run, scratch_folder
+from scripts.bench.peers import Batch, Fetch, Peer
+from scripts.bench.servers import Address, Site, Stage, Weights
+
+MIB = 1 << 20
+DISK = Path(".bench/runs").absolute()
+TMPFS = Path("/dev/shm/pgetpy-bench")
+_LIMIT_S = 300.0
+
+
+@dataclass(frozen=True)
+class OneFile:
+    """Get one file of `size` bytes from `site` into a fresh folder under `place`."""
+
+    size: int
+    site: Site
+    place: Path = DISK
+
+    def attempt(self, stage: Stage, peer: Peer, thorough: bool) -> tuple[Sample, str]:
+        file = stage.library.one(stage.scaled(self.size))
+        with self.site(stage) as address, scratch_folder(self.place) as folder:
+            _require_room(folder, file.size)
+            dest = folder / file.name
+            work = Fetch(f"{address.base}/{file.name}", dest, address.cafile)
+            outcome = _succeeded(run(peer.command(work), folder, _LIMIT_S))
+            _verify(dest, file, thorough)
+            return outcome.sample, _connections(outcome.stdout)
+
+
+@dataclass(frozen=True)
+class ManyFiles:
+    """Get `count` files of `size` bytes each by one manifest."""
+
+    count: int
+    size: int
+    site: Site
+    place: Path = DISK
+
+    def attempt(self, stage: Stage, peer: Peer, thorough: bool) -> tuple[Sample, str]:
+        files = stage.library.many(stage.scaled(self.count), self.size)
+        with self.site(stage) as address, scratch_folder(self.place) as folder:
+            batch = _batch(files, address, folder)
+            outcome = _succeeded(run(peer.command(batch), folder, _LIMIT_S))
+            for file, fetch in zip(files, batch.files, strict=True):
+                _verify(fetch.dest, file, thorough)
+            return outcome.sample, ""
+
+
+@dataclass(frozen=True)
+class StartUp:
+    """Start and end; `arguments` instead of the peer's own way to say its version."""
+
+    arguments: tuple[str, ...] = ()
+
+    def attempt(self, stage: Stage, peer: Peer, thorough: bool) -> tuple[Sample, str]:
+        located = peer.locate()
+        assert located is not None
+        command = Command([*located, *(self.arguments or peer.probe)])
+        with scratch_folder(DISK) as folder:
+            return _succeeded(run(command, folder, _LIMIT_S)).sample, ""
+
+
+def _batch(files: Sequence[Weights], address: Address, folder: Path) -> Batch:
+    dests = folder / "files"
+    dests.mkdir()
+    fetches = [
+        Fetch(f"{address.base}/{file.name}", dests / Path(file.name).name, address.cafile)
+        for file in files
+    ]
+    return Batch(fetches, folder)
+
+
+def _succeeded(outcome: Outcome) -> Outcome:
+    if outcome.error:
+        raise RunFailedError(outcome.error)
+    return outcome
+
+
+def _require_room(folder: Path, size: int) -> None:
+    if shutil.disk_usage(folder).free < size + 256 * MIB:
+        raise RunFailedError(f"no room for {size} bytes")
+
+
+def _verify(dest: Path, file: Weights, thorough: bool) -> None:
+    size = dest.stat().st_size if dest.exists() else 0
+    if size != file.size:
+        raise RunFailedError(f"left {size} bytes of {file.size}")
+    if thorough and _sha256(dest) != file.sha256:
+        raise RunFailedError("left wrong bytes and reported success")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(MIB):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _connections(stdout: str) -> str:
+    """Return how many connections a run with --json says it used."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return f"{json.loads(stdout)['connections']} connections"
+    return ""

@@ -1,0 +1,89 @@
+"""Fixtures of the whole suite: loopback servers whose violations fail the test that caused them."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from .support import judges
+from .support.authority import Authority
+from .support.judges import Judge
+from .support.proxy import Proxy
+from .support.server import Server
+
+# Times on shared machines say nothing about a property, so no example has a deadline.
+settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("local"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
+
+
+def _judged(server: Server) -> Iterator[Server]:
+    with server:
+        yield server
+    assert server.violations == []
+    assert server.errors == []
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """The strict loopback server; a request that RFC 9110 forbids fails the test."""
+    yield from _judged(Server())
+
+
+@pytest.fixture
+def other_server() -> Iterator[Server]:
+    """A second server: another port, so another origin."""
+    yield from _judged(Server())
+
+
+@pytest.fixture(scope="session")
+def ca(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """The private authority behind the TLS fixtures; ``ca.pem`` is what a client must trust."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture
+def tls_server(ca: Authority) -> Iterator[Server]:
+    """The strict server over TLS."""
+    yield from _judged(Server(tls=ca.context()))
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    """A loopback proxy without credentials; its ``names`` may be filled by the test."""
+    with Proxy() as proxy:
+        yield proxy
+    assert proxy.violations == []
+    assert proxy.errors == []
+
+
+@pytest.fixture(scope="session")
+def nginx() -> Iterator[Judge]:
+    """nginx over plain HTTP, with a folder that the whole session shares."""
+    with judges.nginx() as judge:
+        yield judge
+
+
+@pytest.fixture(scope="session")
+def tls_nginx(ca: Authority) -> Iterator[Judge]:
+    with judges.nginx(ca) as judge:
+        yield judge
+
+
+@pytest.fixture(scope="session")
+def apache() -> Iterator[Judge]:
+    """Apache httpd over plain HTTP, with a folder that the whole session shares."""
+    with judges.apache() as judge:
+        yield judge
+
+
+@pytest.fixture(scope="session")
+def tls_apache(ca: Authority) -> Iterator[Judge]:
+    with judges.apache(ca) as judge:
+        yield judge
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("judge"):
+        judges.require_judge(*mark.args)

@@ -1,0 +1,199 @@
+"""The command line as a second process, and machines that are poorer than this one.
+
+The child imports the same copy of the package as the tests do, from wherever that is.
+"""
+
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import pytest
+
+from .judges import required
+from .waiting import eventually
+
+PACKAGE = "pgetpy"
+NOBODY = 65534
+_DAC_READ_SEARCH = 2
+_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a finished process said; the code is negative for a signal."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Run:
+    """One process of the command line, started at once; a context manager that leaves none."""
+
+    def __init__(
+        self,
+        *args: str | os.PathLike[str],
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        unprivileged: bool = False,
+        descriptors: int | None = None,
+        file_size: int | None = None,
+        program: Sequence[str] = (sys.executable, "-m", PACKAGE),
+    ) -> None:
+        command = [*program, *(os.fspath(arg) for arg in args)]
+        self._out = tempfile.TemporaryFile()  # noqa: SIM115 - closed at exit
+        self._err = tempfile.TemporaryFile()  # noqa: SIM115 - closed at exit
+        self.process = subprocess.Popen(
+            [*_limits(descriptors, file_size), *(_demotion() if unprivileged else ()), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=self._out,
+            stderr=self._err,
+            cwd=cwd,
+            env=environment(env),
+            start_new_session=True,
+        )
+
+    @property
+    def out(self) -> str:
+        return _text(self._out.fileno())
+
+    @property
+    def err(self) -> str:
+        return _text(self._err.fileno())
+
+    def wait(self, within: float = 30) -> Ended:
+        """The end of it; TimeoutExpired when it does not come."""
+        code = self.process.wait(within)
+        return Ended(code, self.out, self.err)
+
+    def wait_until(self, condition: Callable[[], object], within: float = 20) -> None:
+        """Wait for a condition that must come to hold while the process runs."""
+
+        def probe() -> object:
+            holds = condition()
+            if not holds and self.process.poll() is not None:
+                raise RuntimeError(f"it ended first, with {self.process.returncode}: {self.err}")
+            return holds
+
+        eventually(probe, within)
+
+    def send(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """kill -9, and wait for it to be gone."""
+        self.send(signal.SIGKILL)
+        self.process.wait(10)
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.process.poll() is None:
+            self.kill()
+        self._out.close()
+        self._err.close()
+
+
+def run(*args: str | os.PathLike[str], within: float = 30, **options: object) -> Ended:
+    """Run the command line to its end; the options are those of ``Run``."""
+    with Run(*args, **options) as running:  # type: ignore[arg-type]
+        return running.wait(within)
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """A small environment: no proxy, no setting of the package but those given."""
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    return {**kept, "PYTHONPATH": str(_package_home()), "PYTHONUNBUFFERED": "1", **(extra or {})}
+
+
+def _package_home() -> Path:
+    found = importlib.util.find_spec(PACKAGE)
+    if found is None or found.origin is None:
+        raise RuntimeError(f"{PACKAGE} cannot be imported")
+    return Path(found.origin).parent.parent
+
+
+def _text(descriptor: int) -> str:
+    # pread leaves the offset alone, which the child shares and writes at.
+    return os.pread(descriptor, 1 << 24, 0).decode(errors="replace")
+
+
+def _limits(descriptors: int | None, file_size: int | None) -> list[str]:
+    """A shell that sets limits and becomes the command: no code runs between fork and exec."""
+    orders = [f"ulimit -n {descriptors}"] if descriptors else []
+    # In a POSIX shell the unit of -f is 512 bytes.
+    orders += [f"ulimit -f {file_size // 512}"] if file_size else []
+    return ["/bin/sh", "-c", "; ".join([*orders, 'exec "$@"']), "sh"] if orders else []
+
+
+def _demotion() -> list[str]:
+    """A prefix that runs a command as nobody; skips where that cannot be.
+
+    The interpreter may stand in a folder only root may enter, so nobody may read everything where
+    the machine allows that; it may write nothing more than nobody may.
+    """
+    setpriv = shutil.which("setpriv")
+    if os.geteuid() != 0:
+        return []
+    if setpriv is None:
+        _missing("setpriv is not installed")
+    prefix = [str(setpriv), f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    if _bounding_set() & 1 << _DAC_READ_SEARCH:
+        prefix += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+    return prefix
+
+
+def _bounding_set() -> int:
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("CapBnd:"))
+    return int(line.split()[1], 16)
+
+
+@contextmanager
+def folder_of_nobody() -> Iterator[Path]:
+    """A folder that an unprivileged process may write in and reach."""
+    with tempfile.TemporaryDirectory(prefix="nobody-") as name:
+        path = Path(name)
+        if os.geteuid() == 0:
+            os.chown(path, NOBODY, NOBODY)
+        yield path
+
+
+@contextmanager
+def limited_tmpfs(size: int) -> Iterator[Path]:
+    """A file system of ``size`` bytes (whole pages); skips where it cannot be mounted.
+
+    With CI=true it fails there instead: a full disk must be tried somewhere.
+    """
+    with tempfile.TemporaryDirectory(prefix="small-") as name:
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", name]
+        if not shutil.which("mount"):
+            _missing("there is no mount")
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+        if done.returncode:
+            _missing(f"a tmpfs cannot be mounted: {done.stderr.strip()}")
+        try:
+            yield Path(name)
+        finally:
+            subprocess.run(["umount", "-l", name], check=True)
+
+
+def _missing(why: str) -> None:
+    if required():
+        pytest.fail(why)
+    pytest.skip(why)
