@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 
 def main(
     argv: Sequence[str] | None = None,
     *,
-    api: Any = None,
+    api: object = None,
     environ: Mapping[str, str] | None = None,
 ) -> int:
     """Run `pgetpy` with `argv` (the process's own by default) and return its exit status.

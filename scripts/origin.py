@@ -36,6 +36,8 @@ _BLOCK = MIB
 _MAX_HEAD = 64 * 1024
 # Linux's number; Python has no name for it.
 _SO_MAX_PACING_RATE = 47
+# What a child says when one of its connections begins to stall or crawl.
+_ILL = "a connection falls ill"
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 
 
@@ -268,6 +270,8 @@ class _Connection:
 
     def _fall_ill(self, file: int, start: int, stop: int) -> None:
         """Send the rest slowly, or nothing more until the client closes."""
+        if start < stop:
+            print(_ILL, flush=True)
         step = 4096
         while self._crawls and start < stop:
             self._sendfile(file, start, min(start + step, stop))
@@ -303,6 +307,8 @@ class Origin:
         self._how = how or Behaviour()
         self._process: subprocess.Popen[str] | None = None
         self.base = ""
+        self.fell_ill = False
+        """Once it has stopped: whether a connection did stall or crawl."""
 
     def url(self, name: str) -> str:
         """Return the URL of the file `name` of the folder."""
@@ -328,7 +334,9 @@ class Origin:
         trace: TracebackType | None,
     ) -> None:
         assert self._process is not None
+        assert self._process.stdout is not None
         self._process.terminate()
+        self.fell_ill = _ILL in self._process.stdout.read()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:

@@ -148,7 +148,7 @@ CASES = (
     ),
     Case(
         "memory",
-        "Peak memory over 64 connections, HTTP",
+        "Peak memory with up to 64 connections, HTTP",
         _each(
             OneFile(2 * GIB, nginx("slow")),
             peers.pgetpy("pgetpy -c 64", "-c", "64", "--json"),
@@ -158,7 +158,7 @@ CASES = (
     ),
     Case(
         "memory-tls",
-        "Peak memory over 64 connections, TLS",
+        "Peak memory with up to 64 connections, TLS",
         _each(
             OneFile(2 * GIB, nginx("slow_tls")),
             peers.pgetpy("pgetpy -c 64", "-c", "64", "--json"),

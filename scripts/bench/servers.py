@@ -47,7 +47,7 @@ http {{
     server {{
         listen 127.0.0.1:{slow};
         listen 127.0.0.1:{slow_tls} ssl;
-        limit_rate 20m;
+        limit_rate 5m;
     }}
 }}
 """
@@ -210,5 +210,7 @@ def origin(how: Behaviour) -> Site:
     def started(stage: Stage) -> Iterator[Address]:
         with Origin(stage.library.folder, how) as server:
             yield Address(server.base)
+        if (how.stall_nth or how.crawl_nth) and not server.fell_ill:
+            raise RunFailedError("the connection that was to fail carried too little to do so")
 
     return started

@@ -109,7 +109,7 @@ class Server:
         self._home.run(self._listen())
 
     def stop(self) -> None:
-        """Reset every connection and free the port; ``start`` takes the same port again."""
+        """Cut every connection and free the port; ``start`` takes the same port again."""
         if self._home and self._listeners:
             self._home.run(self._unlisten())
             self._home.stop()
@@ -151,7 +151,7 @@ class Server:
         try:
             await self._converse(wire, self.connections)
         except asyncio.CancelledError:
-            pass
+            writer.transport.abort()
         except OSError:
             pass
         except Exception as error:
