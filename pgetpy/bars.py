@@ -6,7 +6,7 @@ import shutil
 import threading
 from typing import Any, TextIO
 
-from pgetpy.core.events import Event, Finished, Queued, Started
+from pgetpy.core.events import Event, Finished, Queued, Started, StartedOver
 from pgetpy.core.results import DownloadResult
 from pgetpy.core.tally import FileState, Tally
 from pgetpy.core.text import label, one_line, shortened
@@ -46,6 +46,8 @@ class Screen:
         """Draw how things stand, if it is time to or `event` must be seen."""
         if isinstance(event, Finished):
             self._last = event.result
+        if isinstance(event, StartedOver):
+            self._next = now
         first = not self._bars and isinstance(event, (Queued, Started))
         if (first and (tally.files > 1 or tally.active)) or (self._bars and now >= self._next):
             self._since = now if first else self._since

@@ -162,9 +162,9 @@ class BarProgress(Progress):
         self._screen = Screen(stream, columns=columns, rows=rows)
 
     def _show(self, event: Event, now: float) -> None:
+        self._screen.draw(self.tally, event, now)
         for text in self._notes.lines(event, self.tally, now):
             self._screen.line(one_line(text))
-        self._screen.draw(self.tally, event, now)
 
     def _write(self, text: str) -> None:
         self._screen.line(text)

@@ -97,7 +97,7 @@ def test_a_bar_shows_bytes_rate_time_left_and_connections() -> None:
     terminal = Terminal("bar")
     with terminal.progress:
         terminal.tell(started(), Progressed(1, GB // 2, 2 * GB, 3), Progressed(1, GB, 2 * GB, 16))
-    last = terminal.drawn[-1]
+        last = terminal.drawn[-1]
     for part in ("model1.bin", " 50% |", "1.0 GB/2.0 GB", "500 MB/s", "2.0s left", "16 conn"):
         assert part in last
 
@@ -106,9 +106,9 @@ def test_what_an_earlier_run_left_fills_the_bar_and_not_the_rate() -> None:
     terminal = Terminal("bar")
     with terminal.progress:
         terminal.tell(started(held=GB), Progressed(1, GB + GB // 10, 2 * GB, 4))
+        assert "100 MB/s" in terminal.drawn[-1]
     assert "going on from 1.0 GB of 2.0 GB" in terminal.text
     assert terminal.percents[0] == 50
-    assert "100 MB/s" in terminal.drawn[-1]
 
 
 def test_a_bar_never_goes_back_but_when_the_transfer_starts_over_and_says_so() -> None:
@@ -120,8 +120,10 @@ def test_a_bar_never_goes_back_but_when_the_transfer_starts_over_and_says_so() -
         before = len(terminal.percents)
         terminal.tell(StartedOver(1, "/w/model1.bin", "the object changed"))
         terminal.tell(Progressed(1, GB // 2, 2 * GB, 4))
-    assert "model1.bin: starting over: the object changed" in terminal.lines[-2] + terminal.text
-    assert terminal.percents[before:] == [0, 25, 25]
+    assert "model1.bin: starting over: the object changed\n" in terminal.text
+    after = terminal.percents[before:]
+    assert after == sorted(after)
+    assert (after[0], after[-1]) == (0, 25)
 
 
 def test_a_size_that_is_not_known_has_no_bar_and_no_time_left() -> None:
@@ -239,7 +241,7 @@ def test_plain_lines_come_now_and_then() -> None:
         terminal.tell(*(Progressed(1, n * GB // 100, 2 * GB, 8) for n in range(200)), after=0.1)
         terminal.tell(Finished(1, RESULT))
     assert terminal.lines[0] == "model1.bin: downloading, 2.0 GB"
-    assert terminal.lines[1] == "model1.bin: 20% of 2.0 GB, 82 MB/s, 20s left, 8 connections"
+    assert terminal.lines[1] == "model1.bin: 20% of 2.0 GB, 80 MB/s, 20s left, 8 connections"
     assert terminal.lines[-1] == "model.bin: done, 2.0 GB in 4.0s, 500 MB/s"
     assert 5 <= len(terminal.lines) <= 7
 
