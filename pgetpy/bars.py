@@ -26,6 +26,7 @@ class Screen:
     def __init__(self, stream: TextIO, *, columns: int | None, rows: int) -> None:
         self._stream = stream
         self._columns = columns
+        self._width = 80
         self._most_file_bars = max(0, min(_MOST_FILE_BARS, rows - 3))
         self._tqdm: Any = None
         self._bars: list[Any] = []
@@ -65,7 +66,8 @@ class Screen:
         self._bars = []
 
     def _paint(self, tally: Tally, now: float, *, closing: bool = False) -> None:
-        width = self._columns or shutil.get_terminal_size().columns
+        # Two columns stay free for the ^C that a terminal echoes.
+        self._width = width = self._columns or shutil.get_terminal_size().columns - 2
         if tally.files == 1:
             self._paint_single(tally, now, width)
             return
@@ -106,6 +108,7 @@ class Screen:
             self._bars.append(self._new_bar(len(self._bars)))
         bar = self._bars[place]
         if bar_format:
+            bar.ncols = self._width
             bar.bar_format = bar_format
             bar.n = fraction
             bar.refresh()
@@ -121,8 +124,7 @@ class Screen:
             position=place,
             leave=place == 0,
             file=self._stream,
-            ncols=self._columns,
-            dynamic_ncols=self._columns is None,
+            ncols=self._width,
             bar_format=" ",
             delay=1e-9,  # nothing is drawn before it is known
         )

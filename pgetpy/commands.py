@@ -127,12 +127,12 @@ def _status_of(signal: BaseException) -> int:
 
 def _run_command(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> int:
     command, operands = arguments.command, arguments.operands
-    if arguments.has("version") or command == "version":
-        print_line(f"pgetpy {__version__}")
-    elif command == "help":
+    if command == "help":
         print_line(help_text(operands[0] if operands else "download"))
     elif arguments.has("help"):
         print_line(help_text(command))
+    elif arguments.has("version") or command == "version":
+        print_line(f"pgetpy {__version__}")
     elif command == "completion":
         if len(operands) != 1 or operands[0] not in SHELLS:
             raise UsageError(f"completion is for one of {', '.join(SHELLS)}")
@@ -322,7 +322,9 @@ def _progress(call: Call, *, keeps: bool) -> Iterator[Progress]:
             yield progress
     except (KeyboardInterrupt, Terminated) as signal:
         keeps = keeps and call.settings.resume and not call.to_null
-        sentence = outcomes.interrupted_line(progress.tally, keeps=keeps)
+        sentence = outcomes.interrupted_line(
+            progress.tally, keeps=keeps, overwrites=call.settings.force
+        )
         raise Stopped(sentence, _status_of(signal)) from None
 
 

@@ -35,7 +35,7 @@ class Host:
         plain: whether the direct transport may be tried.
         busy: connections with something to do, over all transfers.
         delivering: those whose bytes flow.
-        moved: bytes that have come from here.
+        moved: bytes that have come from here, in `ended` answers and those on their way.
         rate: what one connection delivers, bytes a second; 0 for unknown.
         not_before: when the host may be asked again, as it said itself (loop time).
     """
@@ -48,6 +48,7 @@ class Host:
     busy: int = 0
     delivering: int = 0
     moved: int = 0
+    ended: int = 0
     rate: float = 0.0
     not_before: float = 0.0
     _refusals: int = field(default=0, repr=False)
@@ -62,7 +63,7 @@ class Host:
 
     def observe(self, now: float) -> None:
         """Take note of what has moved: for the pace, and for the size of the next ranges."""
-        self.pace.observe(now, self.moved, self.busy, self.delivering)
+        self.pace.observe(now, self.moved, self.ended, self.busy, self.delivering)
         elapsed = now - self._rated_at
         if elapsed < 0.02:
             return

@@ -57,18 +57,23 @@ def failure_table(failures: Sequence[DownloadFailure], files: int) -> list[str]:
     return [heading, *lines]
 
 
-def interrupted_line(tally: Tally, *, keeps: bool) -> str:
+def interrupted_line(tally: Tally, *, keeps: bool, overwrites: bool) -> str:
     """Return what is left of a call that was interrupted, and how to go on."""
     states = [*tally.active.values(), *tally.stopped.values()]
     held = sum(state.done for state in states)
-    parts = []
+    parts = ["interrupted"]
+    how = "the same command goes on from there"
     if tally.files > 1 and tally.finished:
         parts.append(f"{tally.finished} of {tally.files} files are finished")
+        if not overwrites:
+            # Files that stand are an error before anything starts.
+            how = "to go on, leave the finished ones out"
     if keeps and held:
         known = len(states) == 1 and states[0].total is not None
         of = f" of {format_size(states[0].total or 0)}" if known else ""
-        parts.append(f"{format_size(held)}{of} is kept: the same command goes on from there")
-    return "; ".join(["interrupted", *parts])
+        others = " of the others" if len(parts) > 1 else ""
+        parts.append(f"{format_size(held)}{of}{others} is kept: {how}")
+    return "; ".join(parts)
 
 
 def json_result(result: DownloadResult) -> str:

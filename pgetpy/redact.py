@@ -27,7 +27,7 @@ _CREDENTIAL_NAMES = frozenset(
 )  # fmt: skip
 # Azure's names are two letters, too common to be taken for a signature on their own.
 _AZURE_MARKS = frozenset({"sig", "sv"})
-_ANY_URL = re.compile(r"https?://[^\s'\"<>]+")
+_ANY_URL = re.compile(r"https?://[^\s'\"<>]*[^\s'\"<>;,.:)]")
 
 
 def redact(url: str) -> str:

@@ -96,7 +96,7 @@ class Session:
     _host: Host | None = None
     _sink: Sink | None = None
     _calls: dict[asyncio.Task[None], Call] = field(default_factory=dict)
-    _doomed: dict[Call, PgetError | None] = field(default_factory=dict)
+    _doomed: dict[asyncio.Task[None], PgetError | None] = field(default_factory=dict)
     _whole: bool = False
     _resume_at: float = 0.0
     _scouting: bool = True
@@ -106,7 +106,8 @@ class Session:
     def __post_init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._retries = Retries(self.services.settings.retries)
-        self._wake = asyncio.Event()
+        self._sleeper: asyncio.Future[None] | None = None
+        self._roused = False
 
     async def run(self) -> Answer:
         """Fetch everything; return the first answer, with the identity of the whole.
@@ -129,18 +130,18 @@ class Session:
     async def _launch_due(self) -> None:
         now = self._loop.time()
         if now < self._resume_at:
-            return
+            return None
         try:
             host = self._host = await self.route.host()
         except TransferError as error:
             return self._failed(None, error)
         if now < host.not_before:
-            return
+            return None
         if self.answer is None:
-            if not self._calls:
+            if not self._calls and host.busy < host.pace.level:
                 total = self.expected.total if self.expected and self.plan.held else None
                 self._launch(host, self.plan.probe(now, total))
-            return
+            return None
         while self._has_room(host):
             flight = self.plan.take(now, host.rate, max(host.pace.level, len(self._calls)))
             if flight is None:
@@ -151,8 +152,6 @@ class Session:
         if self._scouting and self._calls:
             return False
         limit = self.services.settings.concurrency or self.services.hosts.ceiling
-        if not self._calls:
-            return host.busy < self.services.hosts.ceiling
         return len(self._calls) < limit and host.busy < host.pace.level
 
     def _launch(self, host: Host, flight: Flight) -> None:
@@ -162,6 +161,7 @@ class Session:
         request = self.route.request(host, asked, tie)
         call = Call(request, flight, asked, self._judge, self.services.throttle)
         task = self._loop.create_task(self._carry(host, call))
+        task.add_done_callback(self._rouse)
         self._calls[task] = call
         host.busy += 1
         self.tally.connections = max(self.tally.connections, len(self._calls))
@@ -185,7 +185,7 @@ class Session:
             self.plan.window = self._sink.window
             self.answer = answer
         self._scouting = False
-        self._loop.call_soon_threadsafe(self._wake.set)
+        self._loop.call_soon_threadsafe(self._rouse)
         assert self._sink is not None
         return answer, self._sink
 
@@ -209,32 +209,32 @@ class Session:
             )
 
     async def _pause(self) -> None:
-        """Wait until something ends or begins, or the next tick is due."""
-        if not self._calls:
-            self._wake.clear()
-            await asyncio.sleep(min(TICK, max(0.0, self._resume_at - self._loop.time())) or 0.001)
+        """Wait until a call ends, the first answer is believed, or the next tick is due."""
+        if self._roused:
+            self._roused = False
             return
-        if self._wake.is_set():
-            self._wake.clear()
-            return
-        waker = self._loop.create_task(self._wake.wait())
+        self._sleeper = self._loop.create_future()
+        tick = self._loop.call_later(TICK, self._rouse)
         try:
-            await asyncio.wait(
-                {waker, *self._calls}, timeout=TICK, return_when=asyncio.FIRST_COMPLETED
-            )
+            await self._sleeper
         finally:
-            waker.cancel()
+            tick.cancel()
+            self._roused = False
+
+    def _rouse(self, _: object = None) -> None:
+        self._roused = True
+        if self._sleeper is not None and not self._sleeper.done():
+            self._sleeper.set_result(None)
 
     def _collect(self) -> None:
         """Take back the calls that have ended."""
         for task in [task for task in self._calls if task.done()]:
             call = self._retired(task)
-            error = task.exception() if not task.cancelled() else None
-            error = error or self._doomed.pop(call, None)
-            self._doomed.pop(call, None)
+            doom = self._doomed.pop(task, None)
+            error = doom if task.cancelled() else task.exception()
             if error is not None:
                 self._failed(call, error)
-            elif call.flight.stop is None and not call.cancelled:
+            elif call.flight.stop is None and not task.cancelled():
                 # The end of the body was all that could tell the size.
                 self.plan.total = call.flight.pos
 
@@ -242,6 +242,7 @@ class Session:
         call = self._calls.pop(task)
         assert self._host is not None
         self._host.busy -= 1
+        self._host.ended += 1
         flight = call.flight
         self._count(flight)
         self.plan.end(flight)
@@ -323,40 +324,40 @@ class Session:
     def _look_after_flights(self, now: float) -> None:
         assert self._host is not None
         delivering = 0
-        for call in self._calls.values():
+        for task, call in self._calls.items():
             flight = call.flight
             delivering += flight.pos > flight.start
             flight.pulse.observe(now, flight.pos, waiting=flight.waiting)
             self._count(flight)
-            if call not in self._doomed:
-                self._end_if_stuck(call, now)
+            if task not in self._doomed:
+                self._end_if_stuck(task, call, now)
         self._host.delivering += delivering - self._delivering
         self._delivering = delivering
         superfluous = self.plan.superfluous()
-        for call in self._calls.values():
-            if call.flight in superfluous and call not in self._doomed:
-                self._doom(call, None)
+        for task, call in self._calls.items():
+            if call.flight in superfluous and task not in self._doomed:
+                self._doom(task, None)
 
-    def _end_if_stuck(self, call: Call, now: float) -> None:
+    def _end_if_stuck(self, task: asyncio.Task[None], call: Call, now: float) -> None:
         pulse = call.flight.pulse
         patience = self.services.settings.stall_timeout
         if pulse.quiet(now) > patience:
-            return self._doom(call, StalledError(call.request.url, patience))
-        others = [c.flight.pulse.rate for c in self._calls.values() if c is not call]
-        if is_straggler(pulse.rate, now - pulse.born, others, _STRAGGLER_PATIENCE):
-            self._doom(call, None)
+            return self._doom(task, StalledError(call.request.url, patience))
+        if now - pulse.born > _STRAGGLER_PATIENCE:
+            others = [c.flight.pulse.rate for c in self._calls.values() if c is not call]
+            if is_straggler(pulse.rate, others):
+                self._doom(task, None)
         return None
 
-    def _doom(self, call: Call, error: PgetError | None) -> None:
-        """End `call`; `error` is what it counts as, None for no failure."""
-        self._doomed[call] = error
-        # Its connection may take a moment to notice; what is left is given out again meanwhile.
-        call.cancel()
+    def _doom(self, task: asyncio.Task[None], error: PgetError | None) -> None:
+        """End a call; `error` is what it counts as, None for no failure."""
+        self._doomed[task] = error
+        task.cancel()
 
     async def _end_all(self) -> None:
         """End all calls and wait for them: afterwards nothing is written."""
-        for call in self._calls.values():
-            call.cancel()
+        for task in self._calls:
+            task.cancel()
         if self._calls:
             await asyncio.wait(self._calls)
         for task in list(self._calls):

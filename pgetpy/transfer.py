@@ -25,7 +25,7 @@ from pgetpy.core.links import parse_link
 from pgetpy.core.plan import Plan
 from pgetpy.core.ranges import Span, Spans
 from pgetpy.core.results import DownloadResult
-from pgetpy.destination import BusyError, FileDestination, ResumeError, open_destination
+from pgetpy.destination import BusyError, ResumeError, open_destination
 from pgetpy.digesting import FileDigest
 from pgetpy.errors import (
     DigestMismatchError,

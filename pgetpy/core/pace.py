@@ -14,6 +14,7 @@ from statistics import median
 
 # A period long enough to average over scheduling, short enough to climb in a cold start.
 PERIOD = 0.06
+_LONGEST_PERIOD = 0.6
 # Goodput has to rise by this part of what perfect scaling would add for a higher level to stay.
 _PAYS = 0.25
 # Nearly perfect scaling: the limit is each connection's, so climb faster.
@@ -42,11 +43,12 @@ class Pace:
         self._best: tuple[int, float] | None = None
         self._since: float | None = None
         self._moved_then = 0
+        self._ended_then = 0
         self._pause = _FIRST_PAUSE
         self._resting_until = 0.0
 
-    def observe(self, now: float, moved: int, busy: int, delivering: int) -> int:
-        """Return the level, having seen `moved` bytes in all.
+    def observe(self, now: float, moved: int, ended: int, busy: int, delivering: int) -> int:
+        """Return the level, having seen `moved` bytes in all, in `ended` answers and others under way.
 
         `busy` connections have been given something to do, `delivering` of them have begun. Call it
         several times a period. A level is measured only while it is used: what it can do shows then.
@@ -54,12 +56,18 @@ class Pace:
         if busy < self.level or now < self._resting_until:
             self._since = None
         elif self._since is None:
-            if delivering >= _DELIVERING * self.level:
-                self._since, self._moved_then = now, moved
-        elif now - self._since >= PERIOD:
+            if delivering >= _DELIVERING * self.level or ended != self._ended_then:
+                self._since, self._moved_then, self._ended_then = now, moved, ended
+        elif self._is_over(now - self._since, ended - self._ended_then):
             self._judge(now, (moved - self._moved_then) / (now - self._since))
-            self._since = None
+            self._since, self._ended_then = None, ended
         return self.level
+
+    def _is_over(self, elapsed: float, ended: int) -> bool:
+        """Whether a period says enough: of small answers it has to have seen several."""
+        if elapsed < PERIOD:
+            return False
+        return ended == 0 or ended >= 2 * self.level or elapsed >= _LONGEST_PERIOD
 
     def _judge(self, now: float, goodput: float) -> None:
         if self._best is None or self._best[0] >= self.level:
@@ -127,8 +135,6 @@ class Pulse:
         return now - self.quiet_since
 
 
-def is_straggler(rate: float, age: float, others: Sequence[float], patience: float) -> bool:
-    """Whether a connection of `age` seconds at `rate` is far behind the `others`' rates."""
-    if age < patience or len(others) < _QUORUM:
-        return False
-    return rate < median(others) * _STRAGGLER
+def is_straggler(rate: float, others: Sequence[float]) -> bool:
+    """Whether a connection at `rate` bytes a second is far behind the `others`' rates."""
+    return len(others) >= _QUORUM and rate < median(others) * _STRAGGLER

@@ -183,7 +183,7 @@ class Plan:
 
     def _late(self, flight: Flight, now: float, rate: float) -> bool:
         """Whether the rest of `flight` should be asked for again instead of waited for."""
-        if rate <= 0 or flight.pulse.quiet(now) < _HEDGE_QUIET and flight.pulse.rate * 4 > rate:
+        if rate <= 0 or (flight.pulse.quiet(now) < _HEDGE_QUIET and flight.pulse.rate * 4 > rate):
             return False
         if now - flight.pulse.born < _HEDGE_QUIET:
             return False

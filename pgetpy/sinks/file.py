@@ -71,11 +71,13 @@ class FileSink:
         """
         total = subject.identity.total
         self.held = held
-        if not held:
+        there = os.fstat(self.fd).st_size
+        if there and not held:
             # What stands there belongs to another object: its room is free again.
             os.ftruncate(self.fd, 0)
         if total is not None:
             self._check_room(total, min_free)
+        if total is not None and self.ledger is not None:
             os.ftruncate(self.fd, total)
             if memory_limit() < total:
                 self._write_back = WriteBack(self.fd, hold)

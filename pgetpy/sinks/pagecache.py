@@ -90,6 +90,7 @@ def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
     return result
 
 
+@lru_cache(maxsize=1)
 def memory_limit(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc/self")) -> int:
     """Return the bytes of memory this process's control group may use, a huge number for any."""
     limits = [_UNLIMITED]

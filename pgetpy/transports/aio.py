@@ -39,22 +39,9 @@ class AioTransport:
 
     async def carry(self, call: Call) -> None:
         """See `Transport.carry`."""
-        task = asyncio.ensure_future(self._carry(call))
-        loop = asyncio.get_running_loop()
-
-        def abort() -> None:
-            loop.call_soon_threadsafe(task.cancel)
-
-        call.abortable(abort)
         try:
-            await task
-        except asyncio.CancelledError:
-            if not call.cancelled:
-                call.cancel()
-                await asyncio.wait([task])
-                raise
+            await self._carry(call)
         finally:
-            call.abortable(None)
             call.mark()
 
     async def close(self) -> None:
@@ -154,14 +141,14 @@ async def _pour(call: Call, response: aiohttp.ClientResponse, answer: Answer, si
             del pending[max(0, flight.rest) :]
         if len(pending) >= _GATHER or response.content.total_bytes == 0:
             await _write(call, sink, pending)
-        if call.cancelled or (flight.stop is not None and flight.pos + len(pending) >= flight.stop):
+        if flight.stop is not None and flight.pos + len(pending) >= flight.stop:
             break
     if decoder is not None:
         pending += decoder.flush()
-        if not decoder.eof and not call.cancelled:
+        if not decoder.eof:
             raise ConnectionFailedError(call.request.url, "the coded body was cut off")
     await _write(call, sink, pending)
-    if flight.stop is not None and flight.rest and not call.cancelled:
+    if flight.stop is not None and flight.rest:
         raise ConnectionFailedError(
             call.request.url,
             f"closed by the server {flight.rest} bytes before the end of the answer",
@@ -175,23 +162,15 @@ async def _write(call: Call, sink: Sink, pending: bytearray) -> None:
     data = memoryview(bytes(pending))
     pending.clear()
     call.flight.waiting = False
-    # Not to be cut off half way: the position must say what the sink has.
-    writing = asyncio.ensure_future(wrap(_store)(call, sink, data))
+    writing = asyncio.ensure_future(wrap(call.store)(sink, data))
     try:
         await asyncio.shield(writing)
     except asyncio.CancelledError:
+        # Not cut off half way: the position must say what the sink has.
+        call.cancelled = True
         await asyncio.wait([writing])
         raise
     call.flight.waiting = True
-
-
-def _store(call: Call, sink: Sink, data: memoryview) -> None:
-    for at in range(0, len(data), call.block):
-        block = data[at : at + call.block]
-        if call.cancelled:
-            return
-        sink.write(call.flight.pos, block)
-        call.landed(len(block))
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> bytes:

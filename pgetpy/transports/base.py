@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,8 +62,12 @@ class Call:
         flight: which bytes; `pos` is moved by the transport.
         asked: the range in the request, None for the whole object.
         on_head: judges the head and gives the answer that is believed and the sink for its body,
-            or raises; called once, before any byte of the body is kept, in any thread.
+            or raises; called before any byte of the body is kept, in any thread.
         throttle: takes the bytes that have landed and returns the seconds to pause.
+
+    Attributes:
+        cancelled: set by a transport that was cancelled, for its thread to see.
+        throttled: whether `landed` may sleep, so that it has no place on the event loop.
     """
 
     def __init__(
@@ -79,13 +82,12 @@ class Call:
         self.flight = flight
         self.asked = asked
         self.cancelled = False
-        self.block = BLOCK if throttle is None else BLOCK // 8
+        self.throttled = throttle is not None
+        self.block = BLOCK if throttle is None else BLOCK // 12
         self._on_head = on_head
         self._throttle = throttle
         self._sink: Sink | None = None
         self._marked = flight.start
-        self._lock = threading.Lock()
-        self._abort: Callable[[], None] | None = None
 
     def judge(self, head: Head) -> tuple[Answer, Sink]:
         """Have `head` judged and the flight set to what it promises; the body may be kept then."""
@@ -95,6 +97,15 @@ class Call:
         flight.stop = answer.stop
         self._sink = sink
         return answer, sink
+
+    def store(self, sink: Sink, data: memoryview) -> None:
+        """Give `data`, the bytes at the flight's position, to `sink`."""
+        for at in range(0, len(data), self.block):
+            if self.cancelled:
+                return
+            block = data[at : at + self.block]
+            sink.write(self.flight.pos, block)
+            self.landed(len(block))
 
     def landed(self, count: int) -> None:
         """`count` more bytes have reached the sink."""
@@ -111,20 +122,6 @@ class Call:
             self._sink.mark(self._marked, self.flight.pos)
             self._marked = self.flight.pos
 
-    def abortable(self, abort: Callable[[], None] | None) -> None:
-        """`abort` ends the transport's wait at once; None where there is nothing to end."""
-        with self._lock:
-            self._abort = abort
-            if self.cancelled and abort is not None:
-                abort()
-
-    def cancel(self) -> None:
-        """End this call. Nothing is written once the transport's `carry` has returned."""
-        with self._lock:
-            self.cancelled = True
-            if self._abort is not None:
-                self._abort()
-
     def _pause(self, seconds: float) -> None:
         waiting, self.flight.waiting = self.flight.waiting, False
         deadline = time.monotonic() + seconds
@@ -139,8 +136,8 @@ class Transport(Protocol):
     async def carry(self, call: Call) -> None:
         """Make the request, have the head judged, move the body into the sink.
 
-        Returns when the body has landed up to `flight.stop` (which may have been lowered), or when
-        the call was cancelled; `flight.pos` tells how far it came.
+        Returns when the body has landed up to `flight.stop`, which may be lowered meanwhile. May be
+        cancelled; `flight.pos` tells how far it came, and nothing is written any more afterwards.
 
         Raises:
             TransferError: the network or server failed, or the judge said no.

@@ -7,7 +7,6 @@ at the server instead.
 from __future__ import annotations
 
 import re
-import socket
 from urllib.parse import urlsplit
 
 from pgetpy.core.answers import Head
@@ -34,10 +33,10 @@ def request_bytes(request: Request) -> bytes:
 
 
 class HeadReader:
-    """Reads heads from a socket into a borrowed buffer; `rest` is what came of the body with it."""
+    """Finds heads in what comes into a buffer; `rest` is what came of the body with the last."""
 
-    def __init__(self, buffer: memoryview) -> None:
-        self._buffer = buffer[:_LONGEST_HEAD]
+    def __init__(self) -> None:
+        self._buffer = memoryview(bytearray(_LONGEST_HEAD))
         self._filled = 0
         self._begin = 0
         self.rest = self._buffer[:0]
@@ -47,35 +46,38 @@ class HeadReader:
         """Whether anything came at all."""
         return self._filled > 0
 
-    def read(self, sock: socket.socket) -> Head:
-        """Return the next final head; interim answers (1xx) are passed over.
+    @property
+    def space(self) -> memoryview:
+        """Where to receive to.
 
         Raises:
-            OSError: the connection failed or ended.
+            NotForMeError: the head is longer than any sane one.
+        """
+        if self._filled == len(self._buffer):
+            raise NotForMeError("a very long head")
+        return self._buffer[self._filled :]
+
+    def feed(self, count: int) -> Head | None:
+        """Take `count` bytes that came into `space`; return the final head once it is complete.
+
+        Interim answers (1xx) are passed over.
+
+        Raises:
             NotForMeError: what came is not what this module speaks.
         """
+        self._filled += count
         while True:
-            end = self._find_end(sock)
-            head = parse_head(bytes(self._buffer[self._begin : end]))
-            self._begin = end + 4
+            data = bytes(self._buffer[self._begin : self._filled])
+            end = data.find(b"\r\n\r\n")
+            if end < 0:
+                if not b"HTTP/1.1 ".startswith(data[:9]):
+                    raise NotForMeError("something other than HTTP/1.1")
+                return None
+            head = parse_head(data[:end])
+            self._begin += end + 4
             if head.status >= 200:
                 self.rest = self._buffer[self._begin : self._filled]
                 return head
-
-    def _find_end(self, sock: socket.socket) -> int:
-        while True:
-            data = bytes(self._buffer[self._begin : self._filled])
-            at = data.find(b"\r\n\r\n")
-            if at >= 0:
-                return self._begin + at
-            if data and not b"HTTP/1.1 ".startswith(data[:9]):
-                raise NotForMeError("something other than HTTP/1.1")
-            if self._filled == len(self._buffer):
-                raise NotForMeError("a very long head")
-            got = sock.recv_into(self._buffer[self._filled :])
-            if not got:
-                raise ConnectionError("closed by the server before it answered")
-            self._filled += got
 
 
 def parse_head(data: bytes) -> Head:
