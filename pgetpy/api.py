@@ -49,7 +49,7 @@ async def download_async(
         mirrors: URLs of the same bytes, tried in order when `url` fails.
         force: overwrite what stands at `dest`.
         settings: how; by default what the environment (PGET_*) says.
-        progress: is called with the events of `pgetpy.events`, from the thread of the loop.
+        progress: is called with the events of `pgetpy.core.events`, from the thread of the loop.
 
     Returns:
         What was done; sizes in bytes, times in seconds.

@@ -29,7 +29,15 @@ LAYERS = (
     Layer(("", "api", "progress", "bars", "outcomes")),
     Layer(("engine", "transfer", "destination", "digesting", "hosts", "route", "session")),
     Layer(("transports.*", "sinks.*"), may_meet=False),
-    Layer(("transports.wire", "transports.pipes", "sinks.ledger", "sinks.pagecache")),
+    Layer(
+        (
+            "transports.wire",
+            "transports.connection",
+            "transports.pipes",
+            "sinks.ledger",
+            "sinks.pagecache",
+        )
+    ),
     Layer(("transports.base", "sinks.base")),
     Layer(("settings", "workers")),
     Layer(("core.*",)),
