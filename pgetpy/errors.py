@@ -41,8 +41,8 @@ class BadReferenceError(UsageError):
     """A URL or reference that cannot be understood. `.reference` is redacted."""
 
     def __init__(self, reference: str, reason: str) -> None:
-        super().__init__(reference, reason)
         self.reference = redact(reference)
+        super().__init__(self.reference, reason)
         self.reason = reason
 
     def sentence(self) -> str:
@@ -66,10 +66,10 @@ class BadManifestError(UsageError):
     """A manifest that cannot be used. `.line` counts from 1; 0 stands for the file as a whole."""
 
     def __init__(self, path: str, line: int, reason: str) -> None:
-        super().__init__(path, line, reason)
+        self.reason = redact_text(reason)
+        super().__init__(path, line, self.reason)
         self.path = path
         self.line = line
-        self.reason = redact_text(reason)
 
     def sentence(self) -> str:
         where = f"{self.path}:{self.line}" if self.line else self.path
@@ -80,9 +80,9 @@ class TransferError(PgetError):
     """The network or the server failed. `.url` is redacted, `.attempts` counts the tries made."""
 
     def __init__(self, url: str, reason: str = "", *, hint: str = "") -> None:
-        super().__init__(url, reason)
         self.url = redact(url)
         self.reason = redact_text(reason)
+        super().__init__(self.url, self.reason)
         self.attempts = 1
         if hint:
             self.hint = hint
@@ -186,8 +186,8 @@ class SizeMismatchError(IntegrityError):
     """`.expected` and `.actual` bytes differ."""
 
     def __init__(self, url: str, expected: int, actual: int) -> None:
-        super().__init__(url, expected, actual)
         self.url = redact(url)
+        super().__init__(self.url, expected, actual)
         self.expected = expected
         self.actual = actual
 
@@ -201,8 +201,8 @@ class DigestMismatchError(IntegrityError):
     hint = "nothing was written at the destination; check the URL and the checksum"
 
     def __init__(self, url: str, expected: str, actual: str) -> None:
-        super().__init__(url, expected, actual)
         self.url = redact(url)
+        super().__init__(self.url, expected, actual)
         self.expected = expected
         self.actual = actual
 
@@ -214,9 +214,9 @@ class NotWeightsError(IntegrityError):
     """What came is no weights file. `.words` is how it begins."""
 
     def __init__(self, url: str, words: str) -> None:
-        super().__init__(url, words)
         self.url = redact(url)
         self.words = redact_text(words)
+        super().__init__(self.url, self.words)
 
     def sentence(self) -> str:
         return f"{self.url} is no weights file; it begins {self.words!r}"

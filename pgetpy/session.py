@@ -102,6 +102,7 @@ class Session:
     _scouting: bool = True
     _renewed_at: int = -1
     _delivering: int = 0
+    _ticked_at: float = 0.0
 
     def __post_init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -185,7 +186,9 @@ class Session:
             self.plan.window = self._sink.window
             self.answer = answer
         self._scouting = False
-        self._loop.call_soon_threadsafe(self._rouse)
+        if known is None and answer.stop != answer.identity.total:
+            # There is more to ask for, at once.
+            self._loop.call_soon_threadsafe(self._rouse)
         assert self._sink is not None
         return answer, self._sink
 
@@ -314,6 +317,9 @@ class Session:
 
     def _tick(self) -> None:
         now = self._loop.time()
+        if now < self._ticked_at + TICK / 2:
+            return
+        self._ticked_at = now
         if self._host is not None:
             self._look_after_flights(now)
             self._host.observe(now)

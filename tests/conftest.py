@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from pgetpy.transports.base import Call, NotForMeError
+
 from .support import judges
 from .support.authority import Authority
 from .support.judges import Judge
@@ -56,6 +58,27 @@ def proxy() -> Iterator[Proxy]:
         yield proxy
     assert proxy.violations == []
     assert proxy.errors == []
+
+
+class UnwillingTransport:
+    """Stands in for the direct transport where everything is to go by the full client."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    async def carry(self, call: Call) -> None:
+        raise NotForMeError("unwilling")
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest.fixture(params=["direct", "aiohttp"])
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs the test over the transport of choice, and again with all of it over the full client."""
+    if request.param == "aiohttp":
+        monkeypatch.setattr("pgetpy.engine.DirectTransport", UnwillingTransport)
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,7 @@ LAYERS = (
             "transports.wire",
             "transports.connection",
             "transports.pipes",
+            "transports.tls",
             "sinks.ledger",
             "sinks.pagecache",
         )

@@ -10,6 +10,7 @@ import email.utils
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from datetime import timezone
 
 from pgetpy.core.ranges import Span, format_range, parse_content_range
 from pgetpy.errors import (
@@ -144,7 +145,11 @@ def judge(url: str, asked: Span | None, head: Head, known: Identity | None) -> A
     if head.status == 206 or (content_range is not None and asked is not None):
         # Two object stores answer a range with 200 and a right Content-Range.
         if coding and asked is not None:
-            raise AskWhole
+            if known is None:
+                raise AskWhole
+            # Other answers came plain, so this is one server of several, or one bad moment.
+            got = f"a part of the {coding} form"
+            raise RangeNotHonouredError(url, format_range(asked), got)
         return _part(url, asked, head, known)
     return _whole(url, asked, head, known, coding)
 
@@ -187,16 +192,18 @@ def _part(url: str, asked: Span | None, head: Head, known: Identity | None) -> A
     value = head.headers.get("content-range", "no Content-Range")
     content_range = parse_content_range(value)
     question = "the whole object" if asked is None else format_range(asked)
-    if asked is None or content_range is None or content_range.span is None:
+    # In multipart/byteranges the bytes stand between heads of their own (RFC 9110, 14.6).
+    multipart = _media_type(head) == "multipart/byteranges"
+    if asked is None or multipart or content_range is None or content_range.span is None:
         raise RangeNotHonouredError(url, question, f"{head.status} with {value}")
     span = content_range.span
     identity = _identity(head, content_range.total)
     if known is not None:
         _expect(url, known, identity)
-    length = head.headers.get("content-length")
+    length = _length(url, head)
     # A longer answer than asked for, or one that starts elsewhere, is not our bytes; a shorter one
     # is honest (RFC 9110, 15.3.7 allows it) and the rest is asked for again.
-    wrong_length = length is not None and length != str(span.size)
+    wrong_length = length is not None and length != span.size
     if span.start != asked.start or span.stop > asked.stop or wrong_length:
         got = f"{value} in {length} bytes" if wrong_length else value
         raise RangeNotHonouredError(url, question, got)
@@ -248,6 +255,9 @@ def _unsatisfied(url: str, asked: Span | None, head: Head, known: Identity | Non
 def _expect(url: str, known: Identity, identity: Identity) -> None:
     if known.agrees(identity):
         return
+    if identity.total is None and known.agrees(replace(identity, total=known.total)):
+        # The same version by all that is said; without its size nothing of it can be placed.
+        raise RangeNotHonouredError(url, f"a range of {known}", "an answer without the size")
     if identity.etag is None and known.strong and identity.total == known.total:
         # 206 and 200 must repeat the ETag (RFC 9110, 15.3.7); without it nothing is proven.
         raise RangeNotHonouredError(url, f"ETag {known.etag}", "an answer without ETag")
@@ -255,13 +265,16 @@ def _expect(url: str, known: Identity, identity: Identity) -> None:
 
 
 def _identity(head: Head, total: int | None) -> Identity:
-    modified = head.headers.get("last-modified")
-    changed, date = _http_date(modified or ""), _http_date(head.headers.get("date", ""))
-    strong_date = (
-        changed is not None and date is not None and date - changed >= _STRONG_DATE_DISTANCE
-    )
     etag = head.headers.get("etag") or None
-    return Identity(total, etag, modified, strong_date)
+    modified = head.headers.get("last-modified")
+    return Identity(total, etag, modified, etag is None and _is_strong_date(head.headers))
+
+
+def _is_strong_date(headers: dict[str, str]) -> bool:
+    """Whether Last-Modified lies long enough before Date."""
+    changed = _http_date(headers.get("last-modified", ""))
+    date = _http_date(headers.get("date", ""))
+    return changed is not None and date is not None and date - changed >= _STRONG_DATE_DISTANCE
 
 
 def _length(url: str, head: Head) -> int | None:
@@ -291,7 +304,7 @@ def _coding(url: str, head: Head) -> str:
     if coding in ("", "identity"):
         return ""
     path = url.partition("?")[0].lower()
-    kind = head.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = _media_type(head)
     if "gzip" in coding and (path.endswith(_GZIP_SUFFIXES) or kind in _GZIP_TYPES):
         return ""
     if coding in _DECODABLE:
@@ -303,8 +316,16 @@ def _coding(url: str, head: Head) -> str:
     )
 
 
+def _media_type(head: Head) -> str:
+    return head.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 def _http_date(value: str) -> float | None:
     try:
-        return email.utils.parsedate_to_datetime(value).timestamp()
+        moment = email.utils.parsedate_to_datetime(value)
+        if moment.tzinfo is None:
+            # The asctime form names no zone and means UTC (RFC 9110, 5.6.7).
+            moment = moment.replace(tzinfo=timezone.utc)
+        return moment.timestamp()
     except (TypeError, ValueError, OverflowError):
         return None

@@ -12,6 +12,7 @@ cut is seen and ignored. Facts are only ever appended:
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from dataclasses import asdict, dataclass, field
 
@@ -19,6 +20,7 @@ from pgetpy.core.answers import Identity
 from pgetpy.core.ranges import Spans
 
 _MAGIC = "pgetpy 1"
+_SPAN = re.compile(r"(\d{1,19}) (\d{1,19})", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,16 @@ class Subject:
 
 @dataclass
 class Journal:
-    """A journal as read: `written` survives a kill, `flushed` also a power cut."""
+    """A journal as read: `written` survives a kill, `flushed` also a power cut.
+
+    `size` is how many of its bytes make sense; facts are appended behind those.
+    """
 
     subject: Subject | None = None
     written: Spans = field(default_factory=Spans)
     flushed: Spans = field(default_factory=Spans)
     published: bool = False
+    size: int = 0
 
     def trusted(self, boot: str) -> Spans:
         """Return the bytes that are there, seen from boot `boot`."""
@@ -79,6 +85,7 @@ def parse_journal(data: bytes) -> Journal:
         text = _checked(raw)
         if text is None or not _apply(journal, text):
             break
+        journal.size += len(raw) + 1
     return journal
 
 
@@ -89,9 +96,11 @@ def _apply(journal: Journal, text: str) -> bool:
         journal.subject = _subject(text)
         return journal.subject is not None
     if kind in ("w", "f"):
-        start, _, stop = rest.partition(" ")
+        span = _SPAN.fullmatch(rest)
+        if span is None:
+            return False
         spans = journal.written if kind == "w" else journal.flushed
-        spans.add(int(start), int(stop))
+        spans.add(int(span[1]), int(span[2]))
     elif kind == "p":
         journal.published = True
     return True
@@ -100,9 +109,12 @@ def _apply(journal: Journal, text: str) -> bool:
 def _subject(text: str) -> Subject | None:
     if not text.startswith(f"{_MAGIC} "):
         return None
-    value = json.loads(text[len(_MAGIC) :])
-    key, boot = value.pop("key"), value.pop("boot")
-    return Subject(key, Identity(**value), boot)
+    try:
+        value = json.loads(text[len(_MAGIC) :])
+        key, boot = value.pop("key"), value.pop("boot")
+        return Subject(key, Identity(**value), boot)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None  # another release wrote it
 
 
 def _line(text: str) -> bytes:
@@ -113,4 +125,4 @@ def _checked(raw: bytes) -> str | None:
     text, _, crc = raw.rpartition(b" ")
     if crc != b"%08x" % zlib.crc32(text):
         return None
-    return text.decode()
+    return text.decode(errors="replace")

@@ -19,6 +19,7 @@ _LONGEST_PERIOD = 0.6
 _PAYS = 0.25
 # Nearly perfect scaling: the limit is each connection's, so climb faster.
 _SCALES = 0.8
+_BOLD, _CAREFUL = 4, 2
 # Some connections are always between two ranges; a level counts as reached with this part of it.
 _DELIVERING = 0.7
 _FIRST_PAUSE = 0.5
@@ -40,6 +41,7 @@ class Pace:
     def __init__(self, ceiling: int, start: int = 1) -> None:
         self.ceiling = max(1, ceiling)
         self.level = min(max(1, start), self.ceiling)
+        self._factor = _BOLD
         self._best: tuple[int, float] | None = None
         self._since: float | None = None
         self._moved_then = 0
@@ -72,21 +74,22 @@ class Pace:
     def _judge(self, now: float, goodput: float) -> None:
         if self._best is None or self._best[0] >= self.level:
             self._best = (self.level, goodput)
-            self.level = self._raised(4 if self.level == 1 else 2)
+            self._raise()
             return
         level, before = self._best
         gained = (goodput / before - 1) / (self.level / level - 1) if before else 1.0
+        self._factor = _BOLD if gained >= _SCALES else _CAREFUL
         if gained >= _PAYS:
             self._best = (self.level, goodput)
             self._pause = _FIRST_PAUSE
-            self.level = self._raised(4 if gained >= _SCALES else 2)
+            self._raise()
         else:
             self.level = level
             self._resting_until = now + self._pause
             self._pause = min(_LONGEST_PAUSE, self._pause * 2)
 
-    def _raised(self, factor: int) -> int:
-        return min(self.ceiling, self.level * factor)
+    def _raise(self) -> None:
+        self.level = min(self.ceiling, self.level * self._factor)
 
     def lower(self, now: float) -> None:
         """The host is overloaded (429, 503): halve the level and leave it there for a while."""

@@ -116,12 +116,14 @@ class Plan:
         if self.total is None or not self.ranged:
             return None
         gap = self._gap()
-        if gap is None:
+        # Where a reader in order holds up all that is new, what he waits for may still be hurried.
+        held_up = gap is not None and self._is_beyond_window(gap.start)
+        if gap is None or held_up:
             slowest = self._slowest()
             if slowest is None:
                 return None
             if not self._late(slowest, now, rate):
-                return self._split(slowest, now, rate)
+                return None if held_up else self._split(slowest, now, rate)
             slowest.hedged = True
             gap = Span(slowest.pos, slowest.pos + slowest.rest)
         size = self._piece(rate, lanes, gap)
@@ -164,6 +166,9 @@ class Plan:
             stop = self.total if flight.stop is None else flight.stop
             taken.add(flight.start, flight.pos if flight.hedged else stop)
         return next(taken.missing(0, self.total), None)
+
+    def _is_beyond_window(self, pos: int) -> bool:
+        return self.window is not None and pos >= self.front + self.window
 
     def _piece(self, rate: float, lanes: int, gap: Span) -> int:
         assert self.total is not None

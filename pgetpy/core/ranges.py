@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 _CONTENT_RANGE = re.compile(
     r"bytes[ \t]+(?:(?P<first>\d{1,19})-(?P<last>\d{1,19})|(?P<unsatisfied>\*))/(?P<total>\d{1,19}|\*)",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,
 )
 
 

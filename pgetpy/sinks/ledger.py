@@ -82,7 +82,10 @@ class Ledger:
         with self._lock:
             self._written = Spans(held)
             if self.journal.subject == subject and self.journal.written == held:
-                return  # it says so already, and would say nothing while it is written anew
+                # It says so already, and would say nothing while it is written anew. What is
+                # appended to a line that was cut off would not be read.
+                os.ftruncate(self._fd, self.journal.size)
+                return
             os.ftruncate(self._fd, 0)
             self._broken = False
             lines = [written_line(span.start, span.stop) for span in held]

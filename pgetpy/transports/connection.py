@@ -9,15 +9,12 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Callable
-from typing import TypeVar
 from urllib.parse import urlsplit
 
 from pgetpy.errors import ConnectionFailedError
 from pgetpy.transports.base import Address, Request
+from pgetpy.transports.tls import SEALED, Tls
 
-A = TypeVar("A")
-R = TypeVar("R")
 # However many addresses there are, each gets this much time.
 _SHORTEST_TRY = 0.3
 
@@ -30,10 +27,12 @@ class Connection:
         idle_since: when its last call ended (monotonic time).
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, tls: Tls | None) -> None:
         self.sock = sock
         self.fresh = True
         self.idle_since = 0.0
+        self._tls = tls
+        self._sealed = memoryview(bytearray(SEALED if tls is not None else 0))
 
     @classmethod
     async def open(cls, request: Request) -> Connection:
@@ -48,27 +47,60 @@ class Connection:
             # An address that does not answer must not use up the time of those behind it.
             share = (deadline - time.monotonic()) / (len(request.addresses) - index)
             try:
-                opening = _connected(request, address)
-                return cls(await asyncio.wait_for(opening, max(_SHORTEST_TRY, share)))
+                opening = cls._connected(request, address)
+                return await asyncio.wait_for(opening, max(_SHORTEST_TRY, share))
             except asyncio.TimeoutError:
                 failure = TimeoutError(errno.ETIMEDOUT, "no answer within the connect timeout")
             except OSError as error:
                 failure = error
         raise failed(request, failure) from failure
 
+    @classmethod
+    async def _connected(cls, request: Request, address: Address) -> Connection:
+        sock = socket.socket(address.family, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(sock, address.sockaddr)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            parts = urlsplit(request.url)
+            if parts.scheme != "https":
+                return cls(sock, None)
+            assert request.tls is not None
+            connection = cls(sock, Tls(request.tls, parts.hostname))
+            await connection._shake_hands()
+        except BaseException:
+            sock.close()
+            raise
+        return connection
+
     @property
     def secure(self) -> bool:
-        return isinstance(self.sock, ssl.SSLSocket)
+        return self._tls is not None
 
     async def send(self, data: bytes) -> None:
         """Send all of `data`."""
-        view = memoryview(data)
-        while view:
-            view = view[await _done(self.sock, self.sock.send, view, write=True) :]
+        if self._tls is not None:
+            self._tls.seal(data)
+            data = self._tls.sealed()
+        await self._send(data)
 
     async def receive_into(self, buffer: memoryview) -> int:
         """Receive what there is into `buffer`, waiting for the first byte; 0 at the end."""
-        return await _done(self.sock, self.sock.recv_into, buffer)
+        if self._tls is None:
+            return await self._receive(buffer)
+        while (count := self._tls.read_into(buffer)) is None:
+            await self._feed(self._tls)
+        return count
+
+    def fill(self, buffer: memoryview) -> int:
+        """As `receive_into`, in a thread, once `block` has been called."""
+        if self._tls is None:
+            return self.sock.recv_into(buffer)
+        while (count := self._tls.read_into(buffer)) is None:
+            self._tls.receive(self._sealed[: self.sock.recv_into(self._sealed)])
+            if answer := self._tls.sealed():
+                self.sock.sendall(answer)
+        return count
 
     def block(self, blocking: bool) -> None:
         """Make the socket block, for use in a thread, or not, for use on the loop."""
@@ -77,19 +109,44 @@ class Connection:
     def shutdown(self) -> None:
         """Wake whoever waits on this connection; it delivers nothing more."""
         with contextlib.suppress(OSError):
-            # Not SSLSocket's own: that one takes the TLS layer off under a reader's feet.
-            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+            self.sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self.sock.close()
 
     def silent(self) -> bool:
         """Whether nothing waits to be read: no end of stream, no bytes beyond the last body."""
-        if isinstance(self.sock, ssl.SSLSocket) and self.sock.pending():
+        if self._tls is not None and not self._tls.silent:
             return False
         poller = select.poll()
         poller.register(self.sock.fileno(), select.POLLIN | select.POLLHUP)
         return not poller.poll(0)
+
+    async def _shake_hands(self) -> None:
+        assert self._tls is not None
+        while not self._tls.shaken_hands():
+            await self._feed(self._tls)
+        await self._send(self._tls.sealed())
+
+    async def _feed(self, tls: Tls) -> None:
+        """Send what TLS wants sent and give it what comes."""
+        await self._send(tls.sealed())
+        tls.receive(self._sealed[: await self._receive(self._sealed)])
+
+    async def _send(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[self.sock.send(view) :]
+            except BlockingIOError:
+                await _ready(self.sock, write=True)
+
+    async def _receive(self, buffer: memoryview) -> int:
+        while True:
+            try:
+                return self.sock.recv_into(buffer)
+            except BlockingIOError:
+                await _ready(self.sock, write=False)
 
 
 def failed(request: Request, error: OSError) -> ConnectionFailedError:
@@ -102,43 +159,6 @@ def failed(request: Request, error: OSError) -> ConnectionFailedError:
         )
     reason = error.strerror or str(error) or type(error).__name__
     return ConnectionFailedError(request.url, reason[:1].lower() + reason[1:])
-
-
-async def _connected(request: Request, address: Address) -> socket.socket:
-    sock = socket.socket(address.family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, address.sockaddr)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        parts = urlsplit(request.url)
-        if parts.scheme == "https":
-            assert request.tls is not None
-            sock = secure = request.tls.wrap_socket(
-                sock, server_hostname=parts.hostname, do_handshake_on_connect=False
-            )
-            await _done(sock, lambda _: secure.do_handshake(), None)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-async def _done(
-    sock: socket.socket, operation: Callable[[A], R], argument: A, *, write: bool = False
-) -> R:
-    """Return what `operation` on `sock` returns, as soon as it can be done without blocking.
-
-    `write` says what a plain socket waits for; TLS says itself which way it is stuck.
-    """
-    while True:
-        try:
-            return operation(argument)
-        except ssl.SSLWantReadError:
-            await _ready(sock, write=False)
-        except ssl.SSLWantWriteError:
-            await _ready(sock, write=True)
-        except BlockingIOError:
-            await _ready(sock, write=write)
 
 
 async def _ready(sock: socket.socket, *, write: bool) -> None:

@@ -241,7 +241,7 @@ def _fill(call: Call, connection: Connection, buffer: memoryview) -> tuple[int, 
     call.flight.waiting = True
     try:
         while filled < len(buffer) and not call.cancelled:
-            got = connection.sock.recv_into(buffer[filled:])
+            got = connection.fill(buffer[filled:])
             if not got:
                 return filled, True
             filled += got
