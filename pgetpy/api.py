@@ -1,8 +1,8 @@
 """The calls of the Python interface, each as a coroutine and as a plain function.
 
 Plain functions run on one engine thread with a loop of its own, so they work anywhere, inside a
-running loop too. The caller only waits, in short slices: an exception injected into its thread (Cog's
-cancellation, Ctrl-C) arrives at once, and the transfer it was waiting for is cancelled.
+running loop too. The caller only waits, in short slices: an exception injected into its thread
+(Cog's cancellation, Ctrl-C) arrives at once, and the transfer it was waiting for is cancelled.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ async def download_async(
 
     Args:
         url: an http or https URL; user and password may be in it.
-        dest: a file; an existing folder, or a path with a trailing slash, takes the file's name from
-            the server or the URL; `-` is standard output. The file appears when it is whole.
+        dest: a file, which appears when it is whole; an existing folder, or a path with a trailing
+            slash, takes the file's name from the server or the URL; `-` is standard output.
         checksum: `sha256:HEX` (or sha1, md5, blake2b) that the bytes must have.
         headers: more request headers; other hosts do not see them after a redirect.
         mirrors: URLs of the same bytes, tried in order when `url` fails.

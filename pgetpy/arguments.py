@@ -177,7 +177,7 @@ def _without_values(arguments: list[str]) -> list[str]:
 
 
 def _unknown(text: str) -> str:
-    import difflib  # noqa: PLC0415  of use only for a mistake
+    import difflib
 
     name = text.partition("=")[0]
     close = difflib.get_close_matches(name, [f"--{flag.name}" for flag in FLAGS], n=1)

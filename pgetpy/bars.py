@@ -133,7 +133,7 @@ class Screen:
 
 
 def _tqdm_class() -> Any:
-    from tqdm import tqdm  # noqa: PLC0415  of use only where a bar is drawn
+    from tqdm import tqdm
 
     class Bar(tqdm):  # type: ignore[type-arg]
         monitor_interval = 0  # no thread of its own: events come often enough

@@ -18,10 +18,10 @@ def main(
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     if arguments in (["--version"], ["version"]):
-        from pgetpy import __version__  # noqa: PLC0415  as little as can be
+        from pgetpy import __version__
 
         sys.stdout.write(f"pgetpy {__version__}\n")
         return 0
-    from pgetpy.commands import run  # noqa: PLC0415  what --version does not need
+    from pgetpy.commands import run
 
     return run(arguments, api=api, environ=environ)

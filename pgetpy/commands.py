@@ -296,7 +296,7 @@ def _is_folder(dest: str) -> bool:
 def _api(call: Call) -> Any:
     if call.api is not None:
         return call.api
-    from pgetpy import api  # noqa: PLC0415  the network libraries, once all arguments are sound
+    from pgetpy import api
 
     return api
 

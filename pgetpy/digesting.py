@@ -1,4 +1,4 @@
-"""A digest of a file while it arrives: a thread reads behind the write front, from the page cache."""
+"""A digest of a file while it arrives: a thread reads behind the front, from the page cache."""
 
 from __future__ import annotations
 

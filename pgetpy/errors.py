@@ -111,7 +111,7 @@ class StalledError(TransferError):
         self.seconds = seconds
 
     def what(self) -> str:
-        return f"connection stalled: no bytes for {self.seconds:.0f} s"
+        return f"connection stalled: no bytes for {self.seconds:g} s"
 
 
 class HttpStatusError(TransferError):
@@ -237,7 +237,7 @@ class DestinationError(PgetError, OSError):
 
 
 class DiskFullError(PgetError, OSError):
-    """No room: `.needed` and `.free` bytes (`.needed` is None when the disk filled up on the way)."""
+    """No room: `.needed` and `.free` bytes; `.needed` is None when the disk filled up midway."""
 
     hint = "free some space and run it again: what has arrived is kept and goes on from there"
 

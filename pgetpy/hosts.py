@@ -1,4 +1,4 @@
-"""What is known of each host while transfers run: where it answers, how fast, and when to ask next."""
+"""What is known of each host while transfers run: where it is, how fast, when to ask next."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def redact_text(text: str) -> str:
 
 
 def is_signature(name: str, names: frozenset[str]) -> bool:
-    """Whether query parameter `name` belongs to a signature, among the lower-case `names` beside it."""
+    """Whether query parameter `name`, beside the lower-case `names`, belongs to a signature."""
     name = name.lower()
     if name.startswith(_SIGNATURE_PREFIXES):
         return True
@@ -60,9 +60,9 @@ def is_signature(name: str, names: frozenset[str]) -> bool:
 
 
 def without_signature(url: str) -> str:
-    """Return `url` without the parameters that sign it: what it names, whoever may read it and when.
+    """Return `url` without the parameters that sign it: what it names, whoever may read it.
 
-    Two signed links to one object agree in this form; user, password and fragment are no part of it.
+    Two signed links to one object agree in this form. It has no user, password or fragment.
     """
     parts = urlsplit(url)
     fields = [field for field in parts.query.split("&") if field]

@@ -1,5 +1,8 @@
-"""How one URL is reached: redirects followed once, credentials sent where they belong, signed targets
-resolved again when their time is over."""
+"""How one URL is reached.
+
+Redirects are followed once, credentials sent where they belong, and signed targets resolved again
+when their time is over.
+"""
 
 from __future__ import annotations
 

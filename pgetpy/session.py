@@ -1,6 +1,7 @@
 """One try at an object by one route: flights go out and come back until every byte is there.
 
-A session owns its tasks; when `run` returns or raises none is left, and nothing is written any more.
+A session owns its tasks; when `run` returns or raises none is left, and nothing is written any
+more.
 """
 
 from __future__ import annotations
@@ -131,18 +132,19 @@ class Session:
     async def _launch_due(self) -> None:
         now = self._loop.time()
         if now < self._resume_at:
-            return None
+            return
         try:
             host = self._host = await self.route.host()
         except TransferError as error:
-            return self._failed(None, error)
+            self._failed(None, error)
+            return
         if now < host.not_before:
-            return None
+            return
         if self.answer is None:
             if not self._calls and host.busy < host.pace.level:
                 total = self.expected.total if self.expected and self.plan.held else None
                 self._launch(host, self.plan.probe(now, total))
-            return None
+            return
         while self._has_room(host):
             flight = self.plan.take(now, host.rate, max(host.pace.level, len(self._calls)))
             if flight is None:
@@ -170,7 +172,8 @@ class Session:
     async def _carry(self, host: Host, call: Call) -> None:
         if host.plain:
             try:
-                return await self.services.direct.carry(call)
+                await self.services.direct.carry(call)
+                return
             except NotForMeError:
                 host.refused_direct()
         await self.services.full.carry(call)
@@ -240,6 +243,7 @@ class Session:
             elif call.flight.stop is None and not task.cancelled():
                 # The end of the body was all that could tell the size.
                 self.plan.total = call.flight.pos
+                self._check_size(call.request.url, self.plan.total)
 
     def _retired(self, task: asyncio.Task[None]) -> Call:
         call = self._calls.pop(task)

@@ -274,7 +274,7 @@ class Transfer:
             self._flush(now)
 
     def _flush(self, now: float) -> None:
-        """Bring what has come to stable storage now and then: a power cut costs no more than that."""
+        """Bring what has come to stable storage: a power cut costs no more than what follows."""
         self._flushed_at = now
         if self._flushing is None or self._flushing.done():
             self._flushing = self._services.workers.submit(self._destination.flush)

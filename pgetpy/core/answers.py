@@ -169,8 +169,8 @@ def status_error(url: str, head: Head) -> HttpStatusError:
 def may_continue(before: Identity, now: Identity, *, verified: bool) -> bool:
     """Whether bytes of version `before` may be completed with bytes of version `now`.
 
-    An equal strong ETag promises equal bytes; where the whole is `verified` against a checksum at its
-    end an equal size is enough to try.
+    An equal strong ETag promises equal bytes; where the whole is `verified` against a checksum at
+    its end an equal size is enough to try.
     """
     if before.total is None or before.total != now.total:
         return False
@@ -214,7 +214,8 @@ def _part(url: str, asked: Span | None, head: Head, known: Identity | None) -> A
         span.stop,
         identity,
         ranged=True,
-        delimited=_delimited(head),
+        # Whatever the framing, Content-Range says how long it has to be.
+        delimited=True,
         name=head.headers.get("content-disposition", ""),
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Union
+from typing import TypeAlias
 
 from pgetpy.core.results import DownloadResult
 from pgetpy.errors import PgetError
@@ -100,7 +100,7 @@ class Failed:
     error: PgetError
 
 
-Event = Union[
-    Queued, Started, Progressed, StartedOver, Retrying, Waiting, Verifying, Finished, Failed
-]
+Event: TypeAlias = (
+    Queued | Started | Progressed | StartedOver | Retrying | Waiting | Verifying | Finished | Failed
+)
 Report = Callable[[Event], None]

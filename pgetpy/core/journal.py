@@ -1,7 +1,7 @@
 """What a part file already holds, as a value, and as the lines that say so.
 
-A journal is text: one line a fact, each with a checksum, so that a line cut off by a kill or a power
-cut is seen and ignored. Facts are only ever appended:
+A journal is text: one line a fact, each with a checksum, so that a line cut off by a kill or a
+power cut is seen and ignored. Facts are only ever appended:
 
     pgetpy 1 {"key": …, "total": …, "etag": …, "boot": …} CRC    which object, which boot
     w START STOP CRC                                             these bytes are written

@@ -1,4 +1,4 @@
-"""URLs as requests need them: normalised, split from their credentials, followed through redirects."""
+"""URLs as requests need them: normalised, split from their credentials, followed on redirects."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Goodput in, number of connections out; and what counts as a stall or a straggler.
 
 The search is a climb: keep a level of connections for a measuring period, raise it while goodput
-rises with it, go back one step when it does not, and try again later, since networks change. A store
-that gives each connection 20 MB/s is saturated within half a second; a single stream that already
-fills the machine is left nearly alone.
+rises with it, go back one step when it does not, and try again later, since networks change. A
+store that gives each connection 20 MB/s is saturated within half a second; a single stream that
+already fills the machine is left nearly alone.
 """
 
 from __future__ import annotations
@@ -50,10 +50,11 @@ class Pace:
         self._resting_until = 0.0
 
     def observe(self, now: float, moved: int, ended: int, busy: int, delivering: int) -> int:
-        """Return the level, having seen `moved` bytes in all, in `ended` answers and others under way.
+        """Return the level, having seen `moved` bytes, in `ended` answers and others under way.
 
         `busy` connections have been given something to do, `delivering` of them have begun. Call it
-        several times a period. A level is measured only while it is used: what it can do shows then.
+        several times a period. A level is measured only while it is used: what it can do shows
+        then.
         """
         if busy < self.level or now < self._resting_until:
             self._since = None

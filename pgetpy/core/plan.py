@@ -1,9 +1,10 @@
 """One transfer as a state machine: what to ask for next, what is on its way, whether all is there.
 
-A plan knows bytes only. `take` gives the next range to ask for as a `Flight`; whoever carries it moves
-`pos` forward as bytes reach the sink, and `end` takes it back. Ranges are given out from low to high,
-so that a reader behind the front (a hash, a pipe) can follow. When nothing is left to give out, the
-end of a slow flight is given to an idle connection, or its whole rest asked for a second time.
+A plan knows bytes only. `take` gives the next range to ask for as a `Flight`; whoever carries it
+moves `pos` forward as bytes reach the sink, and `end` takes it back. Ranges are given out from low
+to high, so that a reader behind the front (a hash, a pipe) can follow. When nothing is left to give
+out, the end of a slow flight is given to an idle connection, or its whole rest asked for a second
+time.
 """
 
 from __future__ import annotations
@@ -188,9 +189,13 @@ class Plan:
 
     def _late(self, flight: Flight, now: float, rate: float) -> bool:
         """Whether the rest of `flight` should be asked for again instead of waited for."""
-        if rate <= 0 or (flight.pulse.quiet(now) < _HEDGE_QUIET and flight.pulse.rate * 4 > rate):
-            return False
+        quiet = flight.pulse.quiet(now) >= _HEDGE_QUIET
         if now - flight.pulse.born < _HEDGE_QUIET:
+            return False
+        if rate <= 0:
+            # Everything else came before anything could be measured.
+            return quiet
+        if not quiet and flight.pulse.rate * 4 > rate:
             return False
         return flight.seconds_left > max(_WORTHWHILE_SECONDS, _HEDGE * flight.rest / rate)
 

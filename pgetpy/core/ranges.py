@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 _CONTENT_RANGE = re.compile(
-    r"bytes[ \t]+(?:(?P<first>\d{1,19})-(?P<last>\d{1,19})|(?P<unsatisfied>\*))/(?P<total>\d{1,19}|\*)",
+    r"bytes[ \t]+(?:(?P<first>\d{1,19})-(?P<last>\d{1,19})|(?P<unsatisfied>\*))"
+    r"/(?P<total>\d{1,19}|\*)",
     re.IGNORECASE | re.ASCII,
 )
 

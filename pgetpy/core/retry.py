@@ -10,7 +10,7 @@ from pgetpy.errors import (
     StalledError,
 )
 
-# 408, 425 and 429 ask for another try by definition; 5xx are the server's trouble, not the request's.
+# 408, 425 and 429 ask for another try by definition; 5xx are the server's trouble.
 RETRIED_STATUSES = frozenset({408, 425, 429})
 OVERLOADED = frozenset({429, 503})
 # A target that was signed for a while answers so when its time is over.
@@ -22,7 +22,7 @@ LONGEST_RETRY_AFTER = 120.0
 
 
 class Retries:
-    """Counts the failures of one transfer. `limit` is how many in a row without progress it bears."""
+    """Counts the failures of one transfer; it bears `limit` in a row without progress."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit

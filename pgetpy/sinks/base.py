@@ -1,4 +1,4 @@
-"""What every sink is: a place that takes the bytes of one object, at their positions, in any order."""
+"""What every sink is: a place that takes the bytes of one object in any order."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Written pages: started on their way to the disk, and dropped where memory is short.
 
-A container is charged for the pages it dirties; one with less memory than the file would be killed by
-a downloader of 30 MB that never writes back. There each stretch is written back and dropped soon
+A container is charged for the pages it dirties; one with less memory than the file would be killed
+by a downloader of 30 MB that never writes back. There each stretch is written back and dropped soon
 after it is written. Elsewhere the kernel does as it likes.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from pgetpy.core.ranges import Span
 
 _SYNC_WAIT_BEFORE, _SYNC_WRITE, _SYNC_WAIT_AFTER = 1, 2, 4
-# Stretches on their way at one time: some, so that the disk is never idle; few, so that little is dirty.
+# Stretches on their way at one time: enough to keep the disk busy, few enough to fit.
 _IN_FLIGHT = 32
 _UNLIMITED = 1 << 60
 

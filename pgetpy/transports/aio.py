@@ -1,6 +1,7 @@
 """The full client: aiohttp for everything the direct transport leaves alone.
 
-Proxies, chunked and unmarked bodies, HTTP/1.0, content codings. It can do a whole transfer by itself.
+Proxies, chunked and unmarked bodies, HTTP/1.0, content codings. It can do a whole transfer by
+itself.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class AioTransport:
 
 
 def _resolver(known: dict[str, tuple[Address, ...]]) -> aiohttp.abc.AbstractResolver:
-    """Return a resolver that gives aiohttp the addresses of `known`, and looks nothing up itself."""
+    """Return a resolver that gives aiohttp the addresses of `known` and looks nothing up."""
     from aiohttp.abc import AbstractResolver
 
     class Resolver(AbstractResolver):

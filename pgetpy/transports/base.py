@@ -1,7 +1,8 @@
-"""What every transport is: it makes one request, has the head judged, and moves the body to a sink."""
+"""What every transport is: it makes a request, has the head judged, moves the body to a sink."""
 
 from __future__ import annotations
 
+import os
 import ssl
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Protocol
 from pgetpy.core.answers import Answer, Head
 from pgetpy.core.plan import Flight
 from pgetpy.core.ranges import Span
+from pgetpy.errors import ConnectionFailedError
 from pgetpy.sinks.base import Sink
 
 # What is moved at a time, and how much may land before the sink is told: a killed run loses less
@@ -147,3 +149,18 @@ class Transport(Protocol):
 
     async def close(self) -> None:
         """Close all connections."""
+
+
+def network_error(url: str, error: OSError) -> ConnectionFailedError:
+    """Return the error for `error`, which the network raised on the way to `url`."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return ConnectionFailedError(
+            url,
+            f"the certificate was not accepted: {error.verify_message}",
+            hint="give the authority's certificate with --cacert",
+        )
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.errno and reason.startswith("Connect call failed"):
+        # asyncio says where it wanted to connect to instead of what went wrong.
+        reason = os.strerror(error.errno)
+    return ConnectionFailedError(url, reason[:1].lower() + reason[1:])

@@ -7,12 +7,11 @@ import contextlib
 import errno
 import select
 import socket
-import ssl
 import time
 from urllib.parse import urlsplit
 
 from pgetpy.errors import ConnectionFailedError
-from pgetpy.transports.base import Address, Request
+from pgetpy.transports.base import Address, Request, network_error
 from pgetpy.transports.tls import SEALED, Tls
 
 # However many addresses there are, each gets this much time.
@@ -151,14 +150,7 @@ class Connection:
 
 def failed(request: Request, error: OSError) -> ConnectionFailedError:
     """Return the error for `error`, which the network raised."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return ConnectionFailedError(
-            request.url,
-            f"the certificate was not accepted: {error.verify_message}",
-            hint="give the authority's certificate with --cacert",
-        )
-    reason = error.strerror or str(error) or type(error).__name__
-    return ConnectionFailedError(request.url, reason[:1].lower() + reason[1:])
+    return network_error(request.url, error)
 
 
 async def _ready(sock: socket.socket, *, write: bool) -> None:

@@ -1,9 +1,9 @@
 """The bulk path: one range of one known address, moved by the kernel where it can.
 
-A request is made on the event loop. A small body is taken there as well, for a thread would cost more
-than it; a large one is moved by a thread: on Linux without TLS by splice, from the socket through a
-pipe into the file, never seen by Python; elsewhere through a reused buffer. What this module does not
-expect of a server (chunks, HTTP/1.0, a proxy) it leaves to the full client.
+A request is made on the event loop. A small body is taken there as well, for a thread would cost
+more than it; a large one is moved by a thread: on Linux without TLS by splice, from the socket
+through a pipe into the file, never seen by Python; elsewhere through a reused buffer. What this
+module does not expect of a server (chunks, HTTP/1.0, a proxy) it leaves to the full client.
 """
 
 from __future__ import annotations

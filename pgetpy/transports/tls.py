@@ -1,8 +1,8 @@
 """TLS without a socket: sealed bytes go in, plain bytes come out.
 
-Python's SSLSocket asks the system twice for every record of 16 KiB. Here the socket is read in large
-pieces, and the records are opened from memory: a fifth less CPU time, and threads that meet less often
-at the interpreter's lock.
+Python's SSLSocket asks the system twice for every record of 16 KiB. Here the socket is read in
+large pieces, and the records are opened from memory: a fifth less CPU time, and threads that meet
+less often at the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -62,8 +62,9 @@ class Tls:
         filled = 0
         try:
             while filled < len(buffer):
-                # Typeshed: with a buffer it returns a count.
-                count: int = self._object.read(len(buffer) - filled, buffer[filled:])  # type: ignore[assignment]
+                room = buffer[filled:]
+                # Given a buffer it returns a count, which typeshed does not know.
+                count: int = self._object.read(len(room), room)  # type: ignore[assignment]
                 if not count:
                     break
                 filled += count

@@ -1,7 +1,7 @@
 """The little HTTP/1.1 the direct transport speaks: one request out, one head in.
 
-Strict on purpose: a head that is not as RFC 9112 has it raises NotForMeError, and a full client looks
-at the server instead.
+Strict on purpose: a head that is not as RFC 9112 has it raises NotForMeError, and a full client
+looks at the server instead.
 """
 
 from __future__ import annotations

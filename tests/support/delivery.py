@@ -154,7 +154,7 @@ class Wire:
         while time.monotonic() < deadline:
             try:
                 fcntl.ioctl(self.socket.fileno(), termios.TIOCOUTQ, queued)
-            except OSError:
+            except (OSError, ValueError):  # the client was faster: the socket is closed
                 return
             if not queued[0] and not self._below.get_write_buffer_size():
                 return
