@@ -15,7 +15,7 @@ from pgetpy.core.jobs import Job
 from pgetpy.core.limits import Bucket
 from pgetpy.core.results import DownloadFailure, DownloadResult
 from pgetpy.errors import PgetError
-from pgetpy.hosts import Hosts
+from pgetpy.hosts import Hosts, descriptor_limit
 from pgetpy.redact import redact
 from pgetpy.session import Services
 from pgetpy.settings import Settings
@@ -37,7 +37,7 @@ class Engine:
             hosts=hosts,
             workers=workers,
             direct=DirectTransport(workers),
-            full=AioTransport(hosts.ceiling),
+            full=AioTransport(descriptor_limit()),
             throttle=_throttle(settings.limit_rate),
         )
 

@@ -97,6 +97,8 @@ class Session:
     _host: Host | None = None
     _sink: Sink | None = None
     _calls: dict[asyncio.Task[None], Call] = field(default_factory=dict)
+    # Calls to an expired target may still be under way when the next host is asked already.
+    _hosts: dict[Call, Host] = field(default_factory=dict)
     _doomed: dict[asyncio.Task[None], PgetError | None] = field(default_factory=dict)
     _whole: bool = False
     _resume_at: float = 0.0
@@ -166,6 +168,7 @@ class Session:
         task = self._loop.create_task(self._carry(host, call))
         task.add_done_callback(self._rouse)
         self._calls[task] = call
+        self._hosts[call] = host
         host.busy += 1
         self.tally.connections = max(self.tally.connections, len(self._calls))
 
@@ -247,23 +250,23 @@ class Session:
 
     def _retired(self, task: asyncio.Task[None]) -> Call:
         call = self._calls.pop(task)
-        assert self._host is not None
-        self._host.busy -= 1
-        self._host.ended += 1
         flight = call.flight
-        self._count(flight)
+        self._count(call)
+        host = self._hosts.pop(call)
+        host.busy -= 1
+        host.ended += 1
         self.plan.end(flight)
         if flight.pos > flight.start and self.plan.ranged:
             self._retries.progressed()
         return call
 
-    def _count(self, flight: Flight) -> None:
+    def _count(self, call: Call) -> None:
         """Add what has come since the last look to the host's and the transfer's sums."""
-        assert self._host is not None
+        flight = call.flight
         moved = flight.pos - flight.counted
         if moved > 0:
             flight.counted = flight.pos
-            self._host.moved += moved
+            self._hosts[call].moved += moved
             self.tally.moved += moved
 
     def _failed(self, call: Call | None, error: BaseException) -> None:
@@ -338,7 +341,7 @@ class Session:
             flight = call.flight
             delivering += flight.pos > flight.start
             flight.pulse.observe(now, flight.pos, waiting=flight.waiting)
-            self._count(flight)
+            self._count(call)
             if task not in self._doomed:
                 self._end_if_stuck(task, call, now)
         self._host.delivering += delivering - self._delivering

@@ -162,7 +162,10 @@ def words_of(head: Head, body: bytes) -> Head:
 
 def status_error(url: str, head: Head) -> HttpStatusError:
     """Return the error for a status that is no success, with the server's own words."""
-    words = " ".join(f"{head.reason} {head.words}".split())[:200]
+    words = head.words.removeprefix(str(head.status)).strip()
+    if head.reason.lower() not in words.lower():
+        words = f"{head.reason}: {words}" if words else head.reason
+    words = " ".join(words.split())[:200]
     return HttpStatusError(url, head.status, words, retry_after=parse_retry_after(head.headers))
 
 

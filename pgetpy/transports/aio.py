@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import ssl
-import zlib
+import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pgetpy.core.answers import Answer, Head, words_of
-from pgetpy.errors import ConnectionFailedError, TransferError
+from pgetpy.core.codings import CodingError, Decoder
+from pgetpy.errors import ConnectionFailedError, HttpStatusError, TransferError
 from pgetpy.sinks.base import Sink
-from pgetpy.transports.base import Address, Call, Request
+from pgetpy.transports.base import Address, Call, Request, network_error
 
 if TYPE_CHECKING:
     import aiohttp
     import yarl
     from aiohttp.abc import ResolveResult
 
-# Small chunks are gathered to this size before they are written.
+# Small chunks are gathered to this size before they are written, if they come fast enough.
 _GATHER = 256 * 1024
+_GATHER_SECONDS = 0.1
 
 
 class AioTransport:
@@ -36,7 +37,7 @@ class AioTransport:
         self._limit = limit
         self._session: aiohttp.ClientSession | None = None
         # Where hosts and proxies answer, as the engine has resolved them.
-        self._known: dict[str, tuple[Address, ...]] = {}
+        self._known: dict[tuple[str, int], tuple[Address, ...]] = {}
 
     async def carry(self, call: Call) -> None:
         """See `Transport.carry`."""
@@ -101,11 +102,15 @@ class AioTransport:
                 trust_env=False,
             )
         target = request.proxy or request.url
-        self._known[urlsplit(target).hostname or ""] = request.addresses
+        parts = urlsplit(target)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._known[parts.hostname or "", port] = request.addresses
         return self._session
 
 
-def _resolver(known: dict[str, tuple[Address, ...]]) -> aiohttp.abc.AbstractResolver:
+def _resolver(
+    known: dict[tuple[str, int], tuple[Address, ...]],
+) -> aiohttp.abc.AbstractResolver:
     """Return a resolver that gives aiohttp the addresses of `known` and looks nothing up."""
     from aiohttp.abc import AbstractResolver
 
@@ -122,7 +127,7 @@ def _resolver(known: dict[str, tuple[Address, ...]]) -> aiohttp.abc.AbstractReso
                     "proto": 0,
                     "flags": socket.AI_NUMERICHOST,
                 }
-                for address in known.get(host, ())
+                for address in known.get((host, port), ())
             ]
 
         async def close(self) -> None:
@@ -132,27 +137,54 @@ def _resolver(known: dict[str, tuple[Address, ...]]) -> aiohttp.abc.AbstractReso
 
 
 async def _pour(call: Call, response: aiohttp.ClientResponse, answer: Answer, sink: Sink) -> None:
-    flight = call.flight
-    decoder = zlib.decompressobj(zlib.MAX_WBITS | 32) if answer.decode else None
+    decoder = Decoder(answer.decode) if answer.decode else None
     pending = bytearray()
-    flight.waiting = True
-    async for chunk in response.content.iter_any():
-        pending += decoder.decompress(chunk) if decoder else chunk
-        if flight.stop is not None:
-            del pending[max(0, flight.rest) :]
-        if len(pending) >= _GATHER or response.content.total_bytes == 0:
+    call.flight.waiting = True
+    try:
+        await _gather(call, response, decoder, sink, pending)
+    except Exception as error:
+        # What came before the connection broke is good.
+        if pending:
             await _write(call, sink, pending)
+        if isinstance(error, CodingError):
+            reason = f"the body is not what its Content-Encoding says ({error})"
+            raise TransferError(call.request.url, reason) from error
+        raise
+    _check_end(call, decoder)
+
+
+async def _gather(
+    call: Call,
+    response: aiohttp.ClientResponse,
+    decoder: Decoder | None,
+    sink: Sink,
+    pending: bytearray,
+) -> None:
+    """Write the body in pieces of a sensible size; what is not written yet is in `pending`."""
+    flight = call.flight
+    written_at = time.monotonic()
+    async for chunk in response.content.iter_any():
+        for part in decoder.feed(chunk) if decoder else (chunk,):
+            pending += part
+            if flight.stop is not None:
+                del pending[max(0, flight.rest) :]
+            # What trickles in is written as it comes, or it would look like silence.
+            if len(pending) >= _GATHER or time.monotonic() - written_at > _GATHER_SECONDS:
+                await _write(call, sink, pending)
+                written_at = time.monotonic()
         if flight.stop is not None and flight.pos + len(pending) >= flight.stop:
             break
-    if decoder is not None:
-        pending += decoder.flush()
-        if not decoder.eof:
-            raise ConnectionFailedError(call.request.url, "the coded body was cut off")
-    await _write(call, sink, pending)
-    if flight.stop is not None and flight.rest:
+    if pending:
+        await _write(call, sink, pending)
+
+
+def _check_end(call: Call, decoder: Decoder | None) -> None:
+    if decoder is not None and not decoder.complete:
+        raise ConnectionFailedError(call.request.url, "the coded body was cut off")
+    rest = call.flight.rest
+    if rest:
         raise ConnectionFailedError(
-            call.request.url,
-            f"closed by the server {flight.rest} bytes before the end of the answer",
+            call.request.url, f"closed by the server {rest} bytes before the end of the answer"
         )
 
 
@@ -186,10 +218,36 @@ def _encoded(url: str) -> yarl.URL:
     return URL(url, encoded=True)
 
 
-def _failed(request: Request, error: Exception) -> ConnectionFailedError:
+def _failed(request: Request, error: Exception) -> TransferError:
+    """Return the error for `error`, which aiohttp raised."""
+    import aiohttp
+
+    url = request.url
     if isinstance(error, asyncio.TimeoutError):
-        return ConnectionFailedError(request.url, "no answer within the connect timeout")
-    cause = getattr(error, "os_error", None) or error
-    number = getattr(cause, "errno", None)
-    reason = os.strerror(number) if isinstance(number, int) and number > 0 else str(cause)
-    return ConnectionFailedError(request.url, reason or type(error).__name__)
+        return ConnectionFailedError(url, "no answer within the connect timeout")
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return HttpStatusError(url, error.status, f"the proxy said: {error.message}")
+    if isinstance(error, aiohttp.ClientResponseError):
+        said = " ".join(error.message.split())[:100]
+        return ConnectionFailedError(url, f"what came is no HTTP ({said})")
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return ConnectionFailedError(url, "closed by the server before it answered")
+    cause = _system_error(error)
+    if cause is not None:
+        return network_error(url, cause)
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return ConnectionFailedError(url, "the body was cut off or is malformed")
+    return ConnectionFailedError(url, " ".join(str(error).split())[:200] or type(error).__name__)
+
+
+def _system_error(error: BaseException) -> OSError | None:
+    """Return what the system or TLS said, from below aiohttp's wrapping of it."""
+    for cause in (
+        getattr(error, "certificate_error", None),
+        getattr(error, "os_error", None),
+        error.__cause__,
+        error,
+    ):
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause
+    return None

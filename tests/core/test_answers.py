@@ -361,7 +361,9 @@ HEADERS = st.dictionaries(
          "transfer-encoding", "content-type", "retry-after", "location"]
     ),
     st.text(max_size=20)
-    | st.sampled_from(["bytes 0-9/10", "bytes */0", "10", '"v1"', 'W/"v1"', OLD, "gzip", "chunked"]),
+    | st.sampled_from(
+        ["bytes 0-9/10", "bytes */0", "10", '"v1"', 'W/"v1"', OLD, "gzip", "chunked"]
+    ),
 )  # fmt: skip
 
 
@@ -391,9 +393,7 @@ def test_no_head_can_surprise_the_judge(
         (BARE, None),
     ],
 )
-def test_if_range_carries_strong_validators_only(
-    identity: Identity, expected: str | None
-) -> None:
+def test_if_range_carries_strong_validators_only(identity: Identity, expected: str | None) -> None:
     assert identity.if_range == expected
 
 

@@ -1,4 +1,5 @@
 import base64
+import contextlib
 import traceback
 from urllib.parse import quote, urlsplit
 
@@ -40,9 +41,7 @@ STORE = Origin("https", "store.example", 443)
          Origin("http", "xn--bcher-kva.example", 80)),
     ],
 )  # fmt: skip
-def test_a_url_is_brought_into_the_form_that_is_asked(
-    url: str, asked: str, origin: Origin
-) -> None:
+def test_a_url_is_brought_into_the_form_that_is_asked(url: str, asked: str, origin: Origin) -> None:
     link = parse_link(url)
     assert (link.url, link.origin) == (asked, origin)
 
@@ -193,10 +192,8 @@ def test_a_redirect_to_what_cannot_be_asked_is_an_error(location: str) -> None:
 
 @given(st.text())
 def test_following_is_total(location: str) -> None:
-    try:
+    with contextlib.suppress(TransferError):
         assert isinstance(follow(HERE, location), Link)
-    except TransferError:
-        pass
 
 
 def test_links_to_one_object_have_one_key_whoever_signed_them() -> None:
