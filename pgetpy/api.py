@@ -1,20 +1,16 @@
 """The calls of the Python interface, each as a coroutine and as a plain function.
 
-Plain functions run on one engine thread with a loop of its own, so they work anywhere, inside a
-running loop too. The caller only waits, in short slices: an exception injected into its thread
-(Cog's cancellation, Ctrl-C) arrives at once, and the transfer it was waiting for is cancelled.
+Plain functions run on the engine thread (background.py), so they work anywhere, inside a running
+loop too.
 """
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import os
-import threading
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
 
+from pgetpy.background import wait_for
 from pgetpy.core.digests import Checksum
 from pgetpy.core.events import Event, Report
 from pgetpy.core.jobs import Job
@@ -22,9 +18,7 @@ from pgetpy.core.results import DownloadFailure, DownloadResult
 from pgetpy.engine import Engine
 from pgetpy.settings import Settings
 
-T = TypeVar("T")
 PathLike = os.PathLike[str]
-_SLICE = 0.05
 
 
 async def download_async(
@@ -148,7 +142,7 @@ async def download_jobs_async(
 
 def download_job(job: Job, *, settings: Settings, progress: Report | None = None) -> DownloadResult:
     """Run one job with exactly these settings, and wait."""
-    return _wait(download_job_async(job, settings=settings, progress=progress))
+    return wait_for(download_job_async(job, settings=settings, progress=progress))
 
 
 def download_jobs(
@@ -159,65 +153,9 @@ def download_jobs(
     fail_fast: bool = False,
 ) -> tuple[DownloadResult | DownloadFailure, ...]:
     """Run several jobs with exactly these settings, and wait."""
-    return _wait(
+    return wait_for(
         download_jobs_async(jobs, settings=settings, progress=progress, fail_fast=fail_fast)
     )
-
-
-class _EngineThread:
-    """The thread whose loop carries the transfers of plain calls; one a process."""
-
-    _lock = threading.Lock()
-    _current: _EngineThread | None = None
-
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-        self.loop = asyncio.new_event_loop()
-        threading.Thread(target=self._run, name="pgetpy-engine", daemon=True).start()
-
-    @classmethod
-    def get(cls) -> _EngineThread:
-        """Return this process's thread; a fork has none of its parent's threads."""
-        current = cls._current
-        if current is None or current.pid != os.getpid():
-            with cls._lock:
-                current = cls._current
-                if current is None or current.pid != os.getpid():
-                    current = cls._current = cls()
-        return current
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        self.loop.run_forever()
-
-
-def _reset_lock() -> None:
-    _EngineThread._lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_lock)
-
-
-def _wait(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` on the engine thread and wait for it where an exception can reach us."""
-    future = asyncio.run_coroutine_threadsafe(work, _EngineThread.get().loop)
-    try:
-        while True:
-            try:
-                return future.result(timeout=_SLICE)
-            except concurrent.futures.TimeoutError:
-                if future.done():
-                    raise
-    except BaseException:
-        if not future.done():
-            _cancel(future)
-        raise
-
-
-def _cancel(future: concurrent.futures.Future[T]) -> None:
-    """Cancel the transfer and give it a moment to close its journal."""
-    future.cancel()
 
 
 def _job(url: str, dest: str | PathLike, checksum: str | None, mirrors: Sequence[str]) -> Job:

@@ -102,6 +102,8 @@ class Session:
     _doomed: dict[asyncio.Task[None], PgetError | None] = field(default_factory=dict)
     _whole: bool = False
     _resume_at: float = 0.0
+    _failed_at: float = -1.0
+    _moved_then: int = 0
     _scouting: bool = True
     _renewed_at: int = -1
     _delivering: int = 0
@@ -136,10 +138,11 @@ class Session:
         if now < self._resume_at:
             return
         try:
-            host = self._host = await self.route.host()
+            host = await self.route.host()
         except TransferError as error:
             self._failed(None, error)
             return
+        self._turn_to(host)
         if now < host.not_before:
             return
         if self.answer is None:
@@ -152,6 +155,13 @@ class Session:
             if flight is None:
                 break
             self._launch(host, flight)
+
+    def _turn_to(self, host: Host) -> None:
+        """Ask `host` from now on."""
+        if self._host is not None and self._host is not host:
+            self._host.delivering -= self._delivering
+            self._delivering = 0
+        self._host = host
 
     def _has_room(self, host: Host) -> bool:
         if self._scouting and self._calls:
@@ -283,12 +293,15 @@ class Session:
             self._restart_single()
         if call is not None and isinstance(error, TransferError) and self._renewed(call, error):
             return None
-        delay = self._retries.delay(error, self.services.jitter())
+        if self.plan.ranged and self.tally.moved > self._moved_then:
+            self._retries.progressed()
+        echo = call is not None and call.flight.pulse.born <= self._failed_at
+        delay = self._retries.delay(error, self.services.jitter(), echo=echo)
         if delay is None:
             if isinstance(error, TransferError):
                 error.attempts = self._retries.attempts
             raise error
-        self._postpone(error, delay)
+        self._postpone(error, delay, echo=echo)
         return None
 
     def _restart_single(self) -> None:
@@ -311,12 +324,15 @@ class Session:
         self.route.start_again()
         return True
 
-    def _postpone(self, error: PgetError, delay: float) -> None:
+    def _postpone(self, error: PgetError, delay: float, *, echo: bool) -> None:
         now = self._loop.time()
         self.tally.retries += 1
-        self._resume_at = now + delay
+        self._moved_then = self.tally.moved
+        self._resume_at = max(self._resume_at, now + delay)
+        if not echo:
+            self._failed_at = now
         if self._host is not None and isinstance(error, HttpStatusError):
-            if error.status in OVERLOADED:
+            if error.status in OVERLOADED and not echo:
                 self._host.pace.lower(now)
             if error.retry_after is not None:
                 self._host.not_before = max(self._host.not_before, now + delay)

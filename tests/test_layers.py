@@ -26,7 +26,7 @@ class Layer:
 # From the top down.
 LAYERS = (
     Layer(("__main__", "cli", "commands", "arguments", "completion", "flags", "process")),
-    Layer(("", "api", "progress", "bars", "outcomes")),
+    Layer(("", "api", "background", "progress", "bars", "outcomes")),
     Layer(("engine", "transfer", "destination", "digesting", "hosts", "route", "session")),
     Layer(("transports.*", "sinks.*"), may_meet=False),
     Layer(

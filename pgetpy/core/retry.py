@@ -33,18 +33,19 @@ class Retries:
         """Bytes have arrived since the last failure."""
         self._in_a_row = 0
 
-    def delay(self, error: PgetError, jitter: float) -> float | None:
+    def delay(self, error: PgetError, jitter: float, *, echo: bool = False) -> float | None:
         """Return how long to wait before the next try, or None to give up.
 
-        `jitter` is a random number from 0 up to 1, which spreads a herd that failed together.
+        `jitter` is a random number from 0 up to 1, which spreads a herd that failed together. An
+        `echo` was asked for before the last failure was known: the same trouble, counted once.
         """
-        if not retryable(error) or self._in_a_row >= self.limit:
+        if not retryable(error) or (self._in_a_row >= self.limit and not echo):
             return None
         asked = error.retry_after if isinstance(error, HttpStatusError) else None
         if asked is not None and asked > LONGEST_RETRY_AFTER:
             return None
         backoff = min(_LONGEST_DELAY, _FIRST_DELAY * 2.0**self._in_a_row)
-        self._in_a_row += 1
+        self._in_a_row += not echo
         self.made += 1
         if asked is not None:
             return asked + jitter * min(1.0, _FIRST_DELAY + asked / 10)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from pgetpy.core.answers import Answer, Head
 from pgetpy.core.plan import Flight
@@ -20,6 +22,7 @@ from pgetpy.sinks.base import Sink
 BLOCK = 768 * 1024
 MARK_EVERY = 256 * 1024
 _SLICE = 0.05
+T = TypeVar("T")
 
 USER_AGENT = "pgetpy"
 
@@ -149,6 +152,24 @@ class Transport(Protocol):
 
     async def close(self) -> None:
         """Close all connections."""
+
+
+async def seen_through(work: asyncio.Future[T], stop: Callable[[], None]) -> T:
+    """Return the result of `work`, which a thread does and which may write to a sink.
+
+    When cancelled, call `stop` and wait all the same until it has ended, however often cancelled:
+    nothing may be written afterwards.
+    """
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        stop()
+        while not work.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([work])
+        if not work.cancelled():
+            work.exception()  # nobody asks for it any more
+        raise
 
 
 def network_error(url: str, error: OSError) -> ConnectionFailedError:

@@ -61,7 +61,8 @@ class Tls:
         """
         filled = 0
         try:
-            while filled < len(buffer):
+            # Asking for what is not there costs an exception.
+            while filled < len(buffer) and not (filled and self.silent):
                 room = buffer[filled:]
                 # Given a buffer it returns a count, which typeshed does not know.
                 count: int = self._object.read(len(room), room)  # type: ignore[assignment]

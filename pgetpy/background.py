@@ -1,0 +1,100 @@
+"""One thread with a loop of its own, for callers that have none or may not block theirs.
+
+The caller only waits, in short slices, so that an exception injected into its thread (Cog's
+cancellation, Ctrl-C) arrives at once. What it was waiting for is cancelled then, and has a moment
+to close its journal, at the latest when the interpreter ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import os
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_SLICE = 0.05
+# How long the interpreter's end waits for transfers that have been cancelled.
+_GRACE = 1.0
+
+
+class EngineThread:
+    """The thread and its loop; there is one a process, and a fork begins with none."""
+
+    _lock = threading.Lock()
+    _current: EngineThread | None = None
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self._loop = asyncio.new_event_loop()
+        self._running: set[asyncio.Task[Any]] = set()
+        self._idle = threading.Event()
+        self._idle.set()
+        threading.Thread(target=self._serve, name="pgetpy-engine", daemon=True).start()
+        atexit.register(self._end)
+
+    @classmethod
+    def get(cls) -> EngineThread:
+        """Return this process's thread."""
+        with cls._lock:
+            if cls._current is None or cls._current.pid != os.getpid():
+                cls._current = cls()
+            return cls._current
+
+    @classmethod
+    def forget(cls) -> None:
+        """A fork has neither its parent's threads nor who holds their locks."""
+        cls._lock = threading.Lock()
+        cls._current = None
+
+    def start(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Run `work` on the loop."""
+        return asyncio.run_coroutine_threadsafe(self._tracked(work), self._loop)
+
+    async def _tracked(self, work: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        self._idle.clear()
+        try:
+            return await work
+        finally:
+            self._running.discard(task)
+            if not self._running:
+                self._idle.set()
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    def _end(self) -> None:
+        """Cancel what still runs and wait a moment for it."""
+        if self.pid == os.getpid() and not self._idle.is_set():
+            self._loop.call_soon_threadsafe(self._cancel_all)
+            self._idle.wait(_GRACE)
+
+    def _cancel_all(self) -> None:
+        for task in self._running:
+            task.cancel()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=EngineThread.forget)
+
+
+def wait_for(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` on the engine thread and return what it returns, or raise what it raises."""
+    future = EngineThread.get().start(work)
+    try:
+        while True:
+            try:
+                return future.result(timeout=_SLICE)
+            except concurrent.futures.TimeoutError:
+                if future.done():
+                    raise
+    finally:
+        # Only an exception that is the caller's own finds it unfinished.
+        future.cancel()

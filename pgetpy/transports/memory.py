@@ -1,0 +1,174 @@
+"""A network that exists in memory: objects by URL, and what goes wrong by a script.
+
+For tests, ours and those of others; it opens no connection and looks up no name.
+
+    store = {"http://h/x": Stored(b"...", script=[Turn(cut_after=100)])}
+    transport = MemoryTransport(store)  # the first answer breaks off, the second is honest
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pgetpy.core.answers import Answer, Head
+from pgetpy.core.ranges import Span
+from pgetpy.errors import ConnectionFailedError
+from pgetpy.sinks.base import Sink
+from pgetpy.transports.base import Call, NotForMeError, Request, seen_through
+
+_PIECE = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one request meets in place of the honest answer; as it stands, nothing.
+
+    Attributes:
+        status: instead of 200 or 206. From 400 on, `body` is what the server says.
+        headers: put in place of the honest ones, by lower-case name; None takes one away.
+        body: instead of the right bytes.
+        cut_after: the connection breaks after so many bytes of the body.
+        silent_after: nothing comes after so many; below 0 there is no head either.
+        not_for_me: the reason of a NotForMeError, which is raised instead of an answer.
+    """
+
+    status: int | None = None
+    headers: Mapping[str, str | None] = field(default_factory=dict)
+    body: bytes | None = None
+    cut_after: int | None = None
+    silent_after: int | None = None
+    not_for_me: str = ""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One object: its bytes, its metadata, and what its requests meet, one turn each.
+
+    When the script is over, answers are honest.
+    """
+
+    body: bytes
+    etag: str | None = '"1"'
+    last_modified: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    ranges: bool = True
+    script: Sequence[Turn] = ()
+
+
+class MemoryTransport:
+    """Answers from `objects`, which may be changed while it is in use.
+
+    Attributes:
+        requests: all that were made, in their order.
+    """
+
+    def __init__(self, objects: Mapping[str, Stored]) -> None:
+        self.objects = objects
+        self.requests: list[Request] = []
+        self._asked: Counter[str] = Counter()
+
+    async def carry(self, call: Call) -> None:
+        """See `Transport.carry`."""
+        url = call.request.url
+        self.requests.append(call.request)
+        nth = self._asked[url]
+        self._asked[url] += 1
+        stored = self.objects.get(url, Stored(b"", script=[Turn(404)] * (nth + 1)))
+        turn = stored.script[nth] if nth < len(stored.script) else Turn()
+        if turn.not_for_me:
+            raise NotForMeError(turn.not_for_me)
+        await asyncio.sleep(0)
+        if turn.silent_after is not None and turn.silent_after < 0:
+            await _silence(call)
+        head, body = _answer(stored, turn, call)
+        try:
+            answer, sink = call.judge(head)
+            await _pour(call, turn, answer, sink, body)
+        finally:
+            call.mark()
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+
+def _answer(stored: Stored, turn: Turn, call: Call) -> tuple[Head, bytes]:
+    """Return the head and the body that `turn` makes of the honest ones."""
+    span = call.asked if stored.ranges and _if_range_holds(stored, call.request) else None
+    status, headers, body = _honest(stored, span)
+    if turn.status is not None:
+        status = turn.status
+    if status >= 400 and turn.body is None:
+        body = b""
+    if turn.body is not None:
+        body = turn.body
+    headers["content-length"] = str(len(body))
+    for name, value in turn.headers.items():
+        headers.pop(name, None)
+        if value is not None:
+            headers[name] = value
+    words = body.decode(errors="replace")[:200] if status >= 400 else ""
+    return Head(status, headers, words=words), body
+
+
+def _honest(stored: Stored, span: Span | None) -> tuple[int, dict[str, str], bytes]:
+    total = len(stored.body)
+    headers = dict(stored.headers)
+    if stored.etag is not None:
+        headers["etag"] = stored.etag
+    if stored.last_modified is not None:
+        headers["last-modified"] = stored.last_modified
+    if span is None:
+        return 200, headers, stored.body
+    if span.start >= total:
+        return 416, {"content-range": f"bytes */{total}"}, b""
+    stop = min(span.stop, total)
+    headers["content-range"] = f"bytes {span.start}-{stop - 1}/{total}"
+    return 206, headers, stored.body[span.start : stop]
+
+
+def _if_range_holds(stored: Stored, request: Request) -> bool:
+    conditions = [value for name, value in request.headers if name.lower() == "if-range"]
+    return all(value in (stored.etag, stored.last_modified) for value in conditions)
+
+
+async def _pour(call: Call, turn: Turn, answer: Answer, sink: Sink, body: bytes) -> None:
+    flight = call.flight
+    view = memoryview(body)
+    ends = [n for n in (turn.cut_after, turn.silent_after) if n is not None]
+    reach = min([len(body), *ends])
+    while (at := flight.pos - answer.start) < reach and not _arrived(call):
+        stop = min(reach, at + _PIECE)
+        if flight.stop is not None:
+            stop = min(stop, flight.stop - answer.start)
+        await _stored(call, sink, view[at:stop])
+    if _arrived(call) or (flight.stop is None and not ends):
+        return
+    if turn.silent_after is not None and reach == turn.silent_after:
+        await _silence(call)
+    raise ConnectionFailedError(
+        call.request.url, f"closed by the server {flight.rest} bytes before the end of the answer"
+    )
+
+
+def _arrived(call: Call) -> bool:
+    return call.flight.stop is not None and call.flight.pos >= call.flight.stop
+
+
+async def _stored(call: Call, sink: Sink, data: memoryview) -> None:
+    """Hand `data` to the sink in a thread, for a sink may take its time."""
+
+    def stop() -> None:
+        call.cancelled = True
+
+    call.flight.waiting = False
+    storing = asyncio.ensure_future(asyncio.to_thread(call.store, sink, data))
+    await seen_through(storing, stop)
+    call.flight.waiting = True
+
+
+async def _silence(call: Call) -> None:
+    call.flight.waiting = True
+    await asyncio.get_running_loop().create_future()
