@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import contextlib
 import os
 import threading
 from collections.abc import Coroutine
@@ -68,7 +69,11 @@ class EngineThread:
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
+        while True:
+            # A progress callback may raise them: its caller gets them from the task, and other
+            # transfers go on.
+            with contextlib.suppress(KeyboardInterrupt, SystemExit):
+                self._loop.run_forever()
 
     def _end(self) -> None:
         """Cancel what still runs and wait a moment for it."""

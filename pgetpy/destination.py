@@ -7,7 +7,9 @@ import errno
 import hashlib
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +29,31 @@ from pgetpy.sinks.ordered import OrderedSink
 SMALL = 1 << 20
 
 
+class Claims:
+    """The paths that the files of one call go to: one file each."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        self._lock = threading.Lock()
+
+    def take(self, path: Path) -> None:
+        """Claim `path`.
+
+        Raises:
+            DestinationError: another file of the call has it.
+        """
+        real = os.path.realpath(path)
+        with self._lock:
+            if real in self._taken:
+                raise DestinationError(
+                    str(path),
+                    "is the destination of another file of this call",
+                    hint="give each its own name",
+                    code=errno.EEXIST,
+                )
+            self._taken.add(real)
+
+
 class BusyError(Exception):
     """Another run works on this destination."""
 
@@ -42,12 +69,16 @@ class Destination(Protocol):
         label: what to call it.
         held: what an earlier run left, `expected` the version that it is of.
         finished: the version that another run has published here while this one waited.
+        obstacle: what `prepare` waits for, a clause.
+        blocks: whether who writes may have to wait for a reader.
     """
 
     label: str
     held: Spans
     expected: Identity | None
     finished: Identity | None
+    obstacle: str
+    blocks: bool
 
     @property
     def slow(self) -> bool:
@@ -58,7 +89,7 @@ class Destination(Protocol):
         """The path to name in an error."""
 
     def prepare(self) -> bool:
-        """Look for what an earlier run left; False where another run holds the destination."""
+        """Look for what an earlier run left; False where it has to wait, see `obstacle`."""
 
     def begin(
         self, answer: Answer, held: Spans, hold: Callable[[], int], *, resumable: bool
@@ -88,48 +119,68 @@ class Destination(Protocol):
         """Bring what has been written to stable storage."""
 
 
-def open_destination(
-    dest: str | None, url: str, key: str, settings: Settings, algorithm: str | None
-) -> Destination:
-    """Return the destination that `dest` names (see `Job.dest`) for the object `key` at `url`.
+@dataclass(frozen=True)
+class Wish:
+    """What a transfer wants of its destination.
+
+    Attributes:
+        url, key: the object, and the hash of what its URL names.
+        algorithm: of the digest that will be asked for.
+        claims: those of the call.
+    """
+
+    url: str
+    key: str
+    algorithm: str | None
+    claims: Claims
+
+
+def open_destination(dest: str | None, wish: Wish, settings: Settings) -> Destination:
+    """Return the destination that `dest` names (see `Job.dest`).
 
     Raises:
         DestinationError: something stands in the way.
     """
     if dest is None:
-        return StreamDestination(None, "(nowhere)", algorithm)
+        return StreamDestination(None, "(nowhere)", wish.algorithm)
     if dest in ("-", "/dev/stdout"):
-        return StreamDestination(1, "-", algorithm)
+        wish.claims.take(Path("/dev/stdout"))
+        return StreamDestination(1, "-", wish.algorithm)
     path = Path(dest)
     kind = _kind(path)
-    if stat.S_ISFIFO(kind) or stat.S_ISCHR(kind):
-        return StreamDestination(path, dest, algorithm)
+    if stat.S_ISCHR(kind):
+        return StreamDestination(path, dest, wish.algorithm)
+    if stat.S_ISFIFO(kind):
+        wish.claims.take(path)
+        return StreamDestination(path, dest, wish.algorithm)
     if stat.S_ISDIR(kind) or dest.endswith("/"):
-        return FileDestination(path, None, url, key, settings)
+        return FileDestination(path, None, wish, settings)
+    wish.claims.take(path)
     _check_overwrite(path, kind, settings)
     # A symbolic link stays; what it points to is replaced.
     resolved = Path(os.path.realpath(path)) if path.is_symlink() else path
-    return FileDestination(resolved.parent, resolved.name, url, key, settings)
+    return FileDestination(resolved.parent, resolved.name, wish, settings)
 
 
 class FileDestination:
     """A file, which appears by rename; its part file and journal stand beside it until then."""
 
-    def __init__(
-        self, folder: Path, name: str | None, url: str, key: str, settings: Settings
-    ) -> None:
+    obstacle = "another run works on this file"
+    blocks = False
+
+    def __init__(self, folder: Path, name: str | None, wish: Wish, settings: Settings) -> None:
         self.label = str(folder / name) if name else f"{folder}/"
         self.held = Spans()
         self.expected: Identity | None = None
         self.finished: Identity | None = None
         self._folder = folder
         self._name = name
-        self._url = url
-        self._key = key
+        self._wish = wish
+        self._key = wish.key
         self._settings = settings
         self._ledger: Ledger | None = None
         self._sink: FileSink | None = None
-        self._locks_work = True
+        self._awaited: Ledger | None = None
         self._others: int | None = None
 
     @property
@@ -144,7 +195,7 @@ class FileDestination:
         """See `Destination.prepare`."""
         if self._name is None or self._sink is not None:
             return True
-        if not Ledger.path_for(self.path).exists():
+        if self._awaited is None and not Ledger.path_for(self.path).exists():
             return True
         return self._acquire()
 
@@ -195,9 +246,13 @@ class FileDestination:
         """See `Destination.keep`."""
         if self._sink is not None:
             self._sink.keep()
+        elif self._ledger is not None:
+            self._ledger.close()
+        if self._awaited is not None:
+            self._awaited.close()
         if self._others is not None:
             os.close(self._others)
-        self._sink = self._ledger = self._others = None
+        self._sink = self._ledger = self._awaited = self._others = None
 
     def discard(self) -> None:
         """See `Destination.discard`."""
@@ -213,13 +268,14 @@ class FileDestination:
     def _acquire(self) -> bool:
         """Take the destination for this run and see what is there; False where another has it."""
         with self._disk_errors():
+            ledger = self._awaited = self._awaited or Ledger(self.path)
             try:
-                ledger = Ledger.acquire(self.path)
+                if not ledger.acquire():
+                    return False
             except LocksExcludeNothingError:
-                self._locks_work = False
+                self._awaited = None
                 return True
-            if ledger is None:
-                return False
+            self._awaited = None
             if ledger.orphaned:
                 self.finished = self._published_by(ledger)
                 ledger.close()
@@ -254,7 +310,7 @@ class FileDestination:
 
     def _choose_name(self, answer: Answer) -> None:
         name = name_from_disposition(answer.name) if answer.name else None
-        name = name or name_from_url(self._url)
+        name = name or name_from_url(self._wish.url)
         if name is None:
             raise DestinationError(
                 str(self._folder),
@@ -262,7 +318,9 @@ class FileDestination:
                 hint="give a file name",
                 code=errno.EISDIR,
             )
-        _check_overwrite(self._folder / name, _kind(self._folder / name), self._settings)
+        path = self._folder / name
+        self._wish.claims.take(path)
+        _check_overwrite(path, _kind(path), self._settings)
         self._name = name
         self.label = str(self.path)
 
@@ -279,17 +337,20 @@ class FileDestination:
 class StreamDestination:
     """A stream that takes the bytes in order, or (target None) nothing at all."""
 
+    obstacle = "nobody reads from it yet"
+    blocks = True
+
     def __init__(self, target: Path | int | None, label: str, algorithm: str | None) -> None:
         self.label = label
         self.held = Spans()
         self.expected: Identity | None = None
         self.finished: Identity | None = None
-        self._digest = (
-            hashlib.new(algorithm, usedforsecurity=False) if algorithm is not None else None
-        )
+        self._algorithm = algorithm
+        self._digest = self._fresh_digest()
         self._target = target
         self._fd = -1
         self._sink: OrderedSink | None = None
+        self._version: Identity | None = None
 
     @property
     def path(self) -> Path:
@@ -301,6 +362,8 @@ class StreamDestination:
 
     def prepare(self) -> bool:
         """See `Destination.prepare`."""
+        if isinstance(self._target, Path) and self._fd < 0:
+            return self._open(self._target)
         return True
 
     @property
@@ -314,20 +377,34 @@ class StreamDestination:
     def begin(
         self, answer: Answer, held: Spans, hold: Callable[[], int], *, resumable: bool
     ) -> Sink:
-        """See `Destination.begin`."""
+        """See `Destination.begin`.
+
+        Raises:
+            DestinationError: what a reader has had cannot be taken back.
+        """
         if self._target is None and self._digest is None:
             return NullSink()
         if self._sink is None:
-            self._fd = self._opened()
+            if self._fd < 0:
+                self._fd = self._target if isinstance(self._target, int) else _nowhere()
             self._sink = OrderedSink(self._fd, digest=self._digest)
-        elif self._sink.front > 0:
+        elif self._target is None and not held:
+            self._digest = self._fresh_digest()
+            self._sink = OrderedSink(self._fd, digest=self._digest)
+        elif self._sink.front > 0 and not (held or self._is_same(answer)):
             raise DestinationError(
                 self.label,
                 "has had the beginning of another version already and cannot be started over",
                 hint="download to a file",
                 code=errno.ESPIPE,
             )
+        self._version = answer.identity
         return self._sink
+
+    def _is_same(self, answer: Answer) -> bool:
+        """Whether `answer` brings again, from its beginning, what has been written before."""
+        known = self._version
+        return known is not None and known.strong and known.agrees(answer.identity)
 
     def publish(self, size: int) -> None:
         """See `Destination.publish`."""
@@ -343,13 +420,22 @@ class StreamDestination:
     def flush(self) -> None:
         """See `Destination.flush`."""
 
-    def _opened(self) -> int:
-        if isinstance(self._target, int):
-            return self._target
+    def _open(self, target: Path) -> bool:
+        """Open the target; False as long as it is a FIFO that nobody reads."""
         try:
-            return os.open(self._target or os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            fd = os.open(target, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            raise disk_error(error, Path(self.label)) from error
+            if error.errno == errno.ENXIO and target.is_fifo():
+                return False
+            raise disk_error(error, target) from error
+        os.set_blocking(fd, True)
+        self._fd = fd
+        return True
+
+    def _fresh_digest(self) -> hashlib._Hash | None:
+        if self._algorithm is None:
+            return None
+        return hashlib.new(self._algorithm, usedforsecurity=False)
 
     def _close(self) -> None:
         if self._sink is not None:
@@ -357,6 +443,10 @@ class StreamDestination:
         if self._fd > 2:
             os.close(self._fd)
         self._fd = -1
+
+
+def _nowhere() -> int:
+    return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
 
 def _check_overwrite(path: Path, kind: int, settings: Settings) -> None:

@@ -14,8 +14,10 @@ from pgetpy.core.events import Failed, Finished, Queued, Report
 from pgetpy.core.jobs import Job
 from pgetpy.core.limits import Bucket
 from pgetpy.core.results import DownloadFailure, DownloadResult
+from pgetpy.destination import Claims
 from pgetpy.errors import PgetError
 from pgetpy.hosts import Hosts, descriptor_limit
+from pgetpy.metrics import Metrics
 from pgetpy.redact import redact
 from pgetpy.session import Services
 from pgetpy.settings import Settings
@@ -39,7 +41,9 @@ class Engine:
             direct=DirectTransport(workers),
             full=AioTransport(descriptor_limit()),
             throttle=_throttle(settings.limit_rate),
+            claims=Claims(),
         )
+        self._metrics = Metrics(settings.metrics_endpoint, workers, hosts.tls)
 
     async def download(self, job: Job, report: Report, key: int = 0) -> DownloadResult:
         """Run one job.
@@ -50,8 +54,10 @@ class Engine:
         try:
             result = await Transfer(self._services, job, key, report).run()
         except PgetError as error:
+            self._metrics.failed(job.url, error)
             report(Failed(key, redact(job.url), job.dest or "", error))
             raise
+        self._metrics.finished(job.url, result)
         report(Finished(key, result))
         return result
 
@@ -84,6 +90,7 @@ class Engine:
         """Close all connections."""
         await self._services.direct.close()
         await self._services.full.close()
+        await self._metrics.close()
 
 
 async def _all_or_none(tasks: list[asyncio.Task[None]]) -> None:

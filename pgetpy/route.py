@@ -70,12 +70,12 @@ class Route:
         if before.origin.scheme == "https" and self.target.origin.scheme == "http":
             self._downgraded = True
 
-    def expired(self, error: TransferError) -> bool:
-        """Whether `error` may mean that the redirects have to be followed anew."""
+    def expired(self, error: TransferError, asked_of: str) -> bool:
+        """Whether `error`, the answer of URL `asked_of`, may mean that its time is over."""
         return (
             isinstance(error, HttpStatusError)
             and error.status in EXPIRED_STATUSES
-            and self.target != self.link
+            and asked_of != self.link.url
         )
 
     def start_again(self) -> None:

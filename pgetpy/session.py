@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pgetpy.core.answers import Answer, AskWhole, Head, Identity, Redirected, judge, may_continue
 from pgetpy.core.pace import is_straggler
 from pgetpy.core.plan import Flight, Plan
 from pgetpy.core.ranges import Span, Spans
 from pgetpy.core.retry import OVERLOADED, Retries
+from pgetpy.destination import Claims
 from pgetpy.errors import HttpStatusError, NotAllowedError, PgetError, StalledError, TransferError
 from pgetpy.hosts import Host, Hosts
 from pgetpy.route import Route
@@ -39,6 +40,7 @@ class Services:
     direct: Transport
     full: Transport
     throttle: Callable[[int], float] | None
+    claims: Claims
     jitter: Callable[[], float] = random.random
 
 
@@ -83,6 +85,7 @@ class Session:
     Attributes:
         expected: the version of which `plan` holds bytes, if it does.
         verified: whether the whole will be checked against a checksum.
+        blocking: whether who writes to the sink may have to wait for its reader.
         answer: the first answer that was believed.
     """
 
@@ -93,6 +96,7 @@ class Session:
     tally: Tally
     expected: Identity | None = None
     verified: bool = False
+    blocking: bool = False
     answer: Answer | None = None
     _host: Host | None = None
     _sink: Sink | None = None
@@ -105,7 +109,7 @@ class Session:
     _failed_at: float = -1.0
     _moved_then: int = 0
     _scouting: bool = True
-    _renewed_at: int = -1
+    _proven: bool = True
     _delivering: int = 0
     _ticked_at: float = 0.0
 
@@ -175,6 +179,7 @@ class Session:
         tie = known or (self.expected if self.plan.held and not self.verified else None)
         request = self.route.request(host, asked, tie)
         call = Call(request, flight, asked, self._judge, self.services.throttle)
+        call.blocking |= self.blocking
         task = self._loop.create_task(self._carry(host, call))
         task.add_done_callback(self._rouse)
         self._calls[task] = call
@@ -201,7 +206,9 @@ class Session:
             self.plan.ranged = answer.ranged
             self.plan.window = self._sink.window
             self.answer = answer
-        self._scouting = False
+        if call.request.url == self.route.target.url:
+            self._scouting = False
+            self._proven = True
         if known is None and answer.stop != answer.identity.total:
             # There is more to ask for, at once.
             self._loop.call_soon_threadsafe(self._rouse)
@@ -211,13 +218,13 @@ class Session:
     def _begun(self, call: Call, answer: Answer) -> Sink:
         self._check_size(call.request.url, answer.identity.total)
         if self.plan.held:
-            assert self.expected is not None
-            if not answer.ranged:
-                raise StartOverError(f"the server no longer serves {self.expected} in ranges")
-            if not may_continue(self.expected, answer.identity, verified=self.verified):
-                raise StartOverError(
-                    f"the object is another one now (was {self.expected}, is {answer.identity})"
-                )
+            before, now = self.expected, answer.identity
+            assert before is not None
+            # The whole in place of a range is also how If-Range says no (RFC 9110, 13.1.5).
+            if not answer.ranged and before.agrees(replace(now, total=before.total)):
+                raise StartOverError(f"the server no longer serves {before} in ranges")
+            if not answer.ranged or not may_continue(before, now, verified=self.verified):
+                raise StartOverError(f"the object is another one now (was {before}, is {now})")
         return self.hooks.begin(answer, self.plan.held)
 
     def _check_size(self, url: str, size: int | None) -> None:
@@ -313,13 +320,13 @@ class Session:
 
     def _renewed(self, call: Call, error: TransferError) -> bool:
         """Whether `error` was a signed target's end, and the way is being looked for anew."""
-        if not self.route.expired(error):
+        if not self.route.expired(error, call.request.url):
             return False
         if call.request.url != self.route.target.url:
             return True  # an old target; the new one is in use already
-        if self._renewed_at == self.plan.held.size:
-            return False  # the last renewal has not brought a byte
-        self._renewed_at = self.plan.held.size
+        if not self._proven:
+            return False  # the last renewal has not brought an answer
+        self._proven = False
         self._scouting = True
         self.route.start_again()
         return True

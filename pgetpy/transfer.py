@@ -25,7 +25,7 @@ from pgetpy.core.links import parse_link
 from pgetpy.core.plan import Plan
 from pgetpy.core.ranges import Span, Spans
 from pgetpy.core.results import DownloadResult
-from pgetpy.destination import BusyError, ResumeError, open_destination
+from pgetpy.destination import BusyError, ResumeError, Wish, open_destination
 from pgetpy.digesting import FileDigest
 from pgetpy.errors import (
     DigestMismatchError,
@@ -40,6 +40,7 @@ from pgetpy.session import Hooks, Services, Session, StartOverError, Tally
 from pgetpy.sinks.base import Sink
 from pgetpy.sinks.file import disk_error
 from pgetpy.sinks.null import NullSink
+from pgetpy.transports.base import seen_through
 
 FIRST_RANGE = 1 << 20
 _REPORT_EVERY = 0.1
@@ -67,9 +68,8 @@ class Transfer:
         self._started = self._loop.time()
         self._links = [parse_link(url) for url in (job.url, *job.mirrors)]
         algorithm = job.checksum.algorithm if job.checksum else None
-        self._destination = open_destination(
-            job.dest, job.url, self._links[0].key, services.settings, algorithm
-        )
+        wish = Wish(job.url, self._links[0].key, algorithm, services.claims)
+        self._destination = open_destination(job.dest, wish, services.settings)
         self._tally = Tally()
         self._held = Spans()
         self._expected: Identity | None = None
@@ -139,6 +139,7 @@ class Transfer:
         session = Session(self._services, route, plan, hooks, self._tally)
         session.expected = self._expected
         session.verified = self._job.checksum is not None
+        session.blocking = self._destination.blocks
         try:
             answer = await session.run()
         except OSError as error:
@@ -169,12 +170,12 @@ class Transfer:
         return _Source(route.target.url, answer)
 
     async def _wait_for_others(self) -> None:
-        """Wait while another run works on the destination; take over what it left."""
+        """Wait until the destination is ours; take over what an earlier run left."""
         told = False
         while not self._destination.prepare():
             if not told:
                 told = True
-                self._tell(Waiting(self._key, self._label, "another run works on this file"))
+                self._tell(Waiting(self._key, self._label, self._destination.obstacle))
             await asyncio.sleep(_LOCK_POLL)
         if self._destination.held:
             self._held, self._destination.held = self._destination.held, Spans()
@@ -195,8 +196,11 @@ class Transfer:
             await self._start_over("the checksum does not match what an earlier run left")
             return
         await self._stop_digest()
+        error = DigestMismatchError(self._job.url, str(self._job.checksum), actual)
+        if self._destination.streamed_digest is not None:
+            error.hint = "what has been written is not to be used; check the URL and the checksum"
         self._destination.discard()
-        raise DigestMismatchError(self._job.url, str(self._job.checksum), actual)
+        raise error
 
     async def _hashed(self, size: int) -> str | None:
         """Return the digest of the whole, None where none was asked for."""
@@ -218,7 +222,9 @@ class Transfer:
         if self._flushing is not None:
             await self._flushing
         if self._destination.slow:
-            await self._services.workers.submit(lambda: self._destination.publish(size))
+            publishing = self._services.workers.submit(lambda: self._destination.publish(size))
+            # Half published it could be neither kept nor let go of.
+            await seen_through(publishing, lambda: None)
         else:
             self._destination.publish(size)
 
@@ -264,7 +270,8 @@ class Transfer:
             self._announced = True
             url = redact(self._job.url)
             self._tell(Started(self._key, url, self._label, plan.total, self._resumed))
-        digest = self._follow()
+        # What comes in one answer may have to come again, and be another version then.
+        digest = self._follow() if plan.ranged else None
         if digest is not None:
             digest.advance(plan.front)
         if last or now - self._reported_at >= _REPORT_EVERY:

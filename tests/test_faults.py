@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import hashlib
 import time
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -78,6 +79,8 @@ LONGER = body(3_600_000, "v2")
 SMALL, LARGE = 200_000, 700_000
 # Both ways of the direct transport: bodies received on the loop, and those that a thread moves.
 CHUNKS = pytest.mark.parametrize("chunk_size", [SMALL, LARGE])
+# What takes its time and is the engine's alone, whichever transport carries the bytes.
+ONCE = pytest.mark.parametrize("transport", ["direct"], indirect=True)
 
 
 def serve(server: Server, *faults: Fault, data: bytes = BODY, path: str = "/model") -> str:
@@ -451,7 +454,6 @@ def test_an_etag_of_its_own_for_every_request_is_an_error_and_no_mix(
 # ------------------------------------------------------------------- ranges that are none
 
 
-@CHUNKS
 @pytest.mark.parametrize(
     "fault",
     [
@@ -466,10 +468,10 @@ def test_an_etag_of_its_own_for_every_request_is_an_error_and_no_mix(
     ids=repr,
 )
 def test_a_wrong_206_is_thrown_away_and_asked_for_again(
-    server: Server, tmp_path: Path, chunk_size: int, fault: Fault
+    server: Server, tmp_path: Path, fault: Fault
 ) -> None:
-    object.__setattr__(fault, "when", When(request=range(2, 4)))
-    result = fetch(serve(server, fault), tmp_path / "got", chunk_size=chunk_size)
+    fault = replace(fault, when=When(request=range(2, 4)))
+    result = fetch(serve(server, fault), tmp_path / "got", chunk_size=SMALL)
     assert (tmp_path / "got").read_bytes() == BODY
     assert result.retries >= 1
 
@@ -600,11 +602,11 @@ def test_a_connection_that_breaks_mid_body_goes_on_from_the_same_byte(
 def test_many_broken_connections_in_a_row_end_well_as_long_as_bytes_come(
     server: Server, tmp_path: Path, chunk_size: int
 ) -> None:
-    url = serve(server, ResetAfter(90_000))
+    url = serve(server, ResetAfter(90_000), data=BODY[:1_000_000])
     events = Events()
     result = fetch(url, tmp_path / "got", chunk_size=chunk_size, retries=2, progress=events)
-    assert (tmp_path / "got").read_bytes() == BODY
-    assert result.retries >= 10
+    assert (tmp_path / "got").read_bytes() == BODY[:1_000_000]
+    assert result.retries >= 5
     assert len(events.of(Retrying)) == result.retries
     events.assert_monotonic()
 
@@ -633,11 +635,13 @@ def test_a_body_without_ranges_that_began_again_as_another_is_hashed_alone(
     url = serve(
         server,
         IgnoreRange(),
-        ResetAfter(2_000_000, when=When(times=1)),
+        # The digest has read what came by the time the silence is too long.
+        SilenceAfter(3_000_000, when=When(times=1)),
         Replaced(LONGER, '"v2"', when=When(request=at_least(2))),
     )
     checksum = f"sha256:{hashlib.sha256(LONGER).hexdigest()}"
-    fetch(url, tmp_path / "got", checksum=checksum)
+    result = fetch(url, tmp_path / "got", checksum=checksum, stall_timeout=0.3)
+    assert result.retries == 1
     assert (tmp_path / "got").read_bytes() == LONGER
 
 
@@ -708,7 +712,7 @@ def test_silence_for_ever_ends_with_a_stall(server: Server, tmp_path: Path, size
 def test_another_connection_takes_over_from_one_that_is_stuck_long_before_the_stall_limit(
     server: Server, tmp_path: Path, chunk_size: int, fault: Fault
 ) -> None:
-    object.__setattr__(fault, "when", When(request=4))
+    fault = replace(fault, when=When(request=4))
     started = time.monotonic()
     fetch(serve(server, fault), tmp_path / "got", chunk_size=chunk_size, stall_timeout=30)
     assert (tmp_path / "got").read_bytes() == BODY
@@ -750,8 +754,13 @@ def test_the_rate_limit_holds_for_all_connections_together(
     server: Server, tmp_path: Path, ranges: bool
 ) -> None:
     faults = () if ranges else (IgnoreRange(),)
-    result = fetch(serve(server, *faults), tmp_path / "got", limit_rate=2_000_000, chunk_size=SMALL)
-    assert (tmp_path / "got").read_bytes() == BODY
+    result = fetch(
+        serve(server, *faults, data=BODY[:2_000_000]),
+        tmp_path / "got",
+        limit_rate=2_000_000,
+        chunk_size=SMALL,
+    )
+    assert (tmp_path / "got").read_bytes() == BODY[:2_000_000]
     assert result.bytes_per_second < 2_000_000 * 1.35
     assert result.bytes_per_second > 2_000_000 * 0.3
 
@@ -764,6 +773,7 @@ def test_a_slow_link_is_used_by_several_connections(server: Server, tmp_path: Pa
     assert time.monotonic() - started < 10
 
 
+@ONCE
 def test_no_more_connections_than_were_allowed(server: Server, tmp_path: Path) -> None:
     for name, limits in [("c", {"concurrency": 3}), ("host", {"max_conn_per_host": 2})]:
         url = serve(server, Pace(1_500_000), path=f"/{name}")
@@ -775,7 +785,8 @@ def test_no_more_connections_than_were_allowed(server: Server, tmp_path: Path) -
 # ------------------------------------------------------------------- statuses
 
 
-@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 507])
+@ONCE
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
 def test_a_status_that_may_pass_is_retried(server: Server, tmp_path: Path, status: int) -> None:
     url = serve(server, Status(status, when=When(request=range(1, 3))))
     result = fetch(url, tmp_path / "got")
@@ -816,6 +827,7 @@ def test_retries_that_are_used_up_say_how_many_tries_were_made(
     assert len(server.requests) == 3
 
 
+@ONCE
 def test_progress_between_failures_gives_new_tries(server: Server, tmp_path: Path) -> None:
     # Every second request fails: never more than one failure in a row.
     url = serve(server, Status(500, when=When(request=range(2, 100, 2))))
@@ -824,8 +836,8 @@ def test_progress_between_failures_gives_new_tries(server: Server, tmp_path: Pat
     assert result.retries > 5
 
 
-@pytest.mark.parametrize("status", [429, 503])
-@pytest.mark.parametrize("form", ["seconds", "date"])
+@ONCE
+@pytest.mark.parametrize(("status", "form"), [(429, "seconds"), (503, "date"), (500, "seconds")])
 def test_retry_after_is_waited_for(server: Server, tmp_path: Path, status: int, form: str) -> None:
     # A date has whole seconds, so that up to one of them is lost.
     when: int | datetime = 1
@@ -837,6 +849,7 @@ def test_retry_after_is_waited_for(server: Server, tmp_path: Path, status: int, 
     assert second - first >= 0.95
 
 
+@ONCE
 def test_retry_after_holds_for_every_file_of_the_host(server: Server, tmp_path: Path) -> None:
     slow = serve(server, Pace(400_000), data=BODY[:400_000], path="/slow")
     refused = serve(
@@ -857,14 +870,15 @@ def test_a_retry_after_of_hours_is_not_waited_for(server: Server, tmp_path: Path
     assert len(server.requests) == 1
 
 
+@ONCE
 @pytest.mark.parametrize("retry_after", [None, 0])
 @CHUNKS
 def test_a_server_that_bears_few_connections_is_given_few(
     server: Server, tmp_path: Path, chunk_size: int, retry_after: int | None
 ) -> None:
-    url = serve(server, Pace(2_000_000), Busy(2, 429, retry_after), data=body(8_000_000))
+    url = serve(server, Pace(2_000_000), Busy(2, 429, retry_after))
     result = fetch(url, tmp_path / "got", chunk_size=chunk_size, retries=5)
-    assert (tmp_path / "got").read_bytes() == body(8_000_000)
+    assert (tmp_path / "got").read_bytes() == BODY
     refusals = sum(seen.status == 429 for seen in server.requests)
     assert refusals < 60
     assert result.retries <= refusals

@@ -27,7 +27,9 @@ class Layer:
 LAYERS = (
     Layer(("__main__", "cli", "commands", "arguments", "completion", "flags", "process")),
     Layer(("", "api", "background", "progress", "bars", "outcomes")),
-    Layer(("engine", "transfer", "destination", "digesting", "hosts", "route", "session")),
+    Layer(
+        ("engine", "transfer", "destination", "digesting", "hosts", "metrics", "route", "session")
+    ),
     Layer(("transports.*", "sinks.*"), may_meet=False),
     Layer(
         (

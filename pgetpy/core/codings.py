@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 # What is unfolded at a time: a thousandth of it may be all that came.
 _PIECE = 256 * 1024
+# How the two formats begin: zlib's with the method in the lower half of its first byte.
+_ZLIB, _GZIP = 8, 0x1F
 
 
 class CodingError(Exception):
@@ -19,6 +21,7 @@ class Decoder:
     def __init__(self, coding: str) -> None:
         self._many = "gzip" in coding
         self._inflater = _inflater()
+        self._begun = False
 
     @property
     def complete(self) -> bool:
@@ -31,6 +34,11 @@ class Decoder:
         Raises:
             CodingError: see there.
         """
+        if data and not self._begun:
+            self._begun = True
+            if not self._many and data[0] & 0x0F != _ZLIB and data[0] != _GZIP:
+                # Some servers leave out the frame that "deflate" means (RFC 9110, 8.4.1.2).
+                self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         while data:
             if self._inflater.eof:
                 if not self._many:

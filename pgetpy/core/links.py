@@ -81,7 +81,7 @@ def follow(link: Link, location: str) -> Link:
         TransferError: the location is no URL that can be asked.
     """
     try:
-        return parse_link(urljoin(link.url, location.strip()))
+        return parse_link(urljoin(link.url, _as_utf8(location.strip())))
     except (BadReferenceError, ValueError) as error:
         raise TransferError(link.url, f"redirected to something unusable: {error}") from None
 
@@ -105,6 +105,14 @@ def headers_for(asked: Origin, owner: Origin, headers: Mapping[str, str]) -> lis
         for name, value in headers.items()
         if everything or name.lower() in _HARMLESS_HEADERS
     ]
+
+
+def _as_utf8(location: str) -> str:
+    """Undo the reading of raw UTF-8, which some servers send, as Latin-1."""
+    try:
+        return location.encode("latin-1").decode()
+    except UnicodeError:
+        return location
 
 
 def _netloc(origin: Origin) -> str:

@@ -40,7 +40,8 @@ class FileSink:
         self.ledger = ledger
         own = part_name(dest.name) if ledger else part_name(f"{dest.name}.{secrets.token_hex(4)}")
         self.part = dest.with_name(own)
-        self._resumable = False
+        # What an earlier run left stays until this one has something better.
+        self._resumable = ledger is not None and bool(ledger.journal.written)
         self._write_back: WriteBack | None = None
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if ledger else os.O_EXCL)
         self.fd = os.open(self.part, flags, 0o666)
@@ -71,14 +72,12 @@ class FileSink:
         """
         total = subject.identity.total
         self.held = held
-        there = os.fstat(self.fd).st_size
-        if there and not held:
-            # What stands there belongs to another object: its room is free again.
-            os.ftruncate(self.fd, 0)
+        if not held:
+            self._forget()
         if total is not None:
             self._check_room(total, min_free)
-        if total is not None and self.ledger is not None:
-            os.ftruncate(self.fd, total)
+            if self.ledger is not None:
+                os.ftruncate(self.fd, total)
             if memory_limit() < total:
                 self._write_back = WriteBack(self.fd, hold)
         self._resumable = resumable and self.ledger is not None
@@ -104,9 +103,9 @@ class FileSink:
         """Bring what has been marked to stable storage, and note that."""
         if self.ledger is None or not self._resumable:
             return
-        spans = self.ledger.snapshot()
+        snapshot = self.ledger.snapshot()
         os.fdatasync(self.fd) if hasattr(os, "fdatasync") else os.fsync(self.fd)
-        self.ledger.flushed(spans)
+        self.ledger.flushed(snapshot)
 
     def publish(self, size: int, *, fsync: bool = False) -> None:
         """Give the file, `size` bytes and whole, its name."""
@@ -144,6 +143,15 @@ class FileSink:
         os.close(self.fd)
         if self.ledger is not None:
             self.ledger.remove()
+
+    def _forget(self) -> None:
+        """What stands there belongs to another object: its room is free again."""
+        self._resumable = False
+        # The journal first, or a kill in between would leave it to speak for bytes that are gone.
+        if self.ledger is not None:
+            self.ledger.forget()
+        if os.fstat(self.fd).st_size:
+            os.ftruncate(self.fd, 0)
 
     def _check_room(self, total: int, min_free: int) -> None:
         there = os.fstat(self.fd)

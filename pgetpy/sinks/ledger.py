@@ -33,12 +33,15 @@ class LocksExcludeNothingError(Exception):
 
 
 class Ledger:
-    """An open, locked journal. `journal` is what it said when it was opened."""
+    """An open journal, which is held by one run at a time, once `acquire` has said so.
 
-    def __init__(self, path: Path, fd: int) -> None:
-        self.path = path
-        self.journal: Journal = parse_journal(_contents(fd))
-        self._fd = fd
+    `journal` is what it said when it was acquired, or when it was begun anew since.
+    """
+
+    def __init__(self, dest: Path) -> None:
+        self.path = self.path_for(dest)
+        self.journal = Journal()
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._lock = threading.Lock()
         self._written = Spans()
         self._broken = False
@@ -48,26 +51,28 @@ class Ledger:
         """Return where the journal of `dest` is."""
         return dest.with_name(journal_name(dest.name))
 
-    @classmethod
-    def acquire(cls, dest: Path) -> Ledger | None:
-        """Return the ledger of `dest`, or None where another run holds it.
+    def acquire(self) -> bool:
+        """Take the lock and read; False where another run holds it. May be called again.
+
+        Who waits keeps it open: when the other run has published, only the name is gone, and what
+        was written last is there to be read.
 
         Raises:
-            LocksExcludeNothingError: see there.
-            OSError: the folder cannot be written.
+            LocksExcludeNothingError: see there; it is closed then.
         """
-        path = cls.path_for(dest)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            if not _locked(fd):
-                os.close(fd)
-                return None
-            if _locks_exclude_nothing(path, fd):
+            if not _locked(self._fd):
+                return False
+            if _locks_exclude_nothing(self.path, self._fd):
                 raise LocksExcludeNothingError
-            return cls(path, fd)
-        except BaseException:
-            os.close(fd)
+            self.journal = parse_journal(_contents(self._fd))
+        except LocksExcludeNothingError:
+            with contextlib.suppress(OSError):
+                if os.fstat(self._fd).st_size == 0 and not self.orphaned:
+                    os.unlink(self.path)  # made for nothing
+            self.close()
             raise
+        return True
 
     @property
     def orphaned(self) -> bool:
@@ -86,10 +91,22 @@ class Ledger:
                 # appended to a line that was cut off would not be read.
                 os.ftruncate(self._fd, self.journal.size)
                 return
-            os.ftruncate(self._fd, 0)
-            self._broken = False
-            lines = [written_line(span.start, span.stop) for span in held]
-            self._append(b"".join([subject_line(subject), *lines]))
+            flushed = Spans(s for s in self.journal.flushed if held.covers(s.start, s.stop))
+            lines = [subject_line(subject)]
+            lines += [written_line(span.start, span.stop) for span in held]
+            lines += [flushed_line(span.start, span.stop) for span in flushed]
+            self._reset(Journal(subject, Spans(held), flushed, size=sum(map(len, lines))))
+            self._append(b"".join(lines))
+
+    def forget(self) -> None:
+        """Say nothing any more: what stands in the part file is worthless."""
+        with self._lock:
+            # A power cut must not bring back what had been flushed.
+            stable = bool(self.journal.flushed)
+            self._written = Spans()
+            self._reset(Journal())
+        if stable:
+            os.fsync(self._fd)
 
     def written(self, start: int, stop: int) -> None:
         """Note that the bytes from `start` up to `stop` have been written."""
@@ -97,14 +114,19 @@ class Ledger:
             self._written.add(start, stop)
             self._append(written_line(start, stop))
 
-    def snapshot(self) -> list[Span]:
-        """Return what has been written so far."""
+    def snapshot(self) -> tuple[Journal, list[Span]]:
+        """Return what has been written so far, and in which beginning of the journal."""
         with self._lock:
-            return list(self._written)
+            return self.journal, list(self._written)
 
-    def flushed(self, spans: list[Span]) -> None:
-        """Note that `spans` are on stable storage."""
+    def flushed(self, snapshot: tuple[Journal, list[Span]]) -> None:
+        """Note that what was in `snapshot` is on stable storage."""
+        journal, spans = snapshot
         with self._lock:
+            if journal is not self.journal:
+                return  # begun anew while the disk was at work: those bytes are no more
+            for span in spans:
+                journal.flushed.add(span.start, span.stop)
             self._append(b"".join(flushed_line(span.start, span.stop) for span in spans))
         os.fsync(self._fd)
 
@@ -125,6 +147,11 @@ class Ledger:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def _reset(self, journal: Journal) -> None:
+        os.ftruncate(self._fd, 0)
+        self.journal = journal
+        self._broken = False
 
     def _append(self, lines: bytes) -> None:
         # On a full disk the journal stops where it is: what it says stays true, the rest is fetched
@@ -174,7 +201,10 @@ def _locked(fd: int) -> bool:
 
 def _locks_exclude_nothing(path: Path, fd: int) -> bool:
     """Try to take the lock a second time, as another process would."""
-    second = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        second = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False  # its holder was done with it just now; the caller looks again
     try:
         if not os.path.samestat(os.fstat(fd), os.fstat(second)):
             return False  # the name was taken over just now; the caller looks again

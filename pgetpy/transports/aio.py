@@ -11,14 +11,14 @@ import contextlib
 import socket
 import ssl
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pgetpy.core.answers import Answer, Head, words_of
 from pgetpy.core.codings import CodingError, Decoder
 from pgetpy.errors import ConnectionFailedError, HttpStatusError, TransferError
 from pgetpy.sinks.base import Sink
-from pgetpy.transports.base import Address, Call, Request, network_error
+from pgetpy.transports.base import Address, Call, Request, network_error, seen_through
 
 if TYPE_CHECKING:
     import aiohttp
@@ -66,7 +66,11 @@ class AioTransport:
                 ssl=request.tls if request.tls is not None else True,
                 timeout=aiohttp.ClientTimeout(total=None, connect=request.connect_timeout * 2),
             ) as response:
-                await self._receive(call, response)
+                try:
+                    await self._receive(call, response)
+                except BaseException:
+                    _cut(response)
+                    raise
         except TransferError:
             raise
         except (aiohttp.ClientError, asyncio.TimeoutError, ssl.SSLError) as error:
@@ -86,16 +90,14 @@ class AioTransport:
         await _pour(call, response, answer, sink)
         # Close, not keep: what is left of a shortened body must not be taken for the next answer.
         if call.flight.stop is not None and answer.stop != call.flight.stop:
-            response.close()
+            _cut(response)
 
     def _opened(self, request: Request) -> aiohttp.ClientSession:
         import aiohttp
 
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=self._limit, resolver=_resolver(self._known), use_dns_cache=False
-                ),
+                connector=_connector(self._limit, _resolver(self._known)),
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
@@ -106,6 +108,25 @@ class AioTransport:
         port = parts.port or (443 if parts.scheme == "https" else 80)
         self._known[parts.hostname or "", port] = request.addresses
         return self._session
+
+
+def _connector(limit: int, resolver: aiohttp.abc.AbstractResolver) -> aiohttp.TCPConnector:
+    """Return a pool that lends no connection on which something came that nobody had asked for.
+
+    aiohttp itself would take it for the answer to the next request.
+    """
+    import aiohttp
+
+    class Connector(aiohttp.TCPConnector):
+        async def connect(self, *args: Any, **kwargs: Any) -> aiohttp.connector.Connection:
+            while True:
+                connection = await super().connect(*args, **kwargs)
+                protocol = connection.protocol
+                if protocol is None or not protocol.should_close:
+                    return connection
+                connection.close()
+
+    return Connector(limit=limit, resolver=resolver, use_dns_cache=False)
 
 
 def _resolver(
@@ -195,15 +216,25 @@ async def _write(call: Call, sink: Sink, pending: bytearray) -> None:
     data = memoryview(bytes(pending))
     pending.clear()
     call.flight.waiting = False
-    writing = asyncio.ensure_future(wrap(call.store)(sink, data))
-    try:
-        await asyncio.shield(writing)
-    except asyncio.CancelledError:
-        # Not cut off half way: the position must say what the sink has.
+
+    def stop() -> None:
         call.cancelled = True
-        await asyncio.wait([writing])
-        raise
+
+    await seen_through(asyncio.ensure_future(wrap(call.store)(sink, data)), stop)
     call.flight.waiting = True
+
+
+def _cut(response: aiohttp.ClientResponse) -> None:
+    """Close the connection at once, unless the answer is at its end.
+
+    The orderly end of TLS would go on to receive what nobody wants.
+    """
+    connection = response.connection
+    if connection is not None and connection.transport is not None:
+        if response.content.at_eof():
+            return
+        connection.transport.abort()
+    response.close()
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> bytes:

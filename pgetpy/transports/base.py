@@ -72,7 +72,7 @@ class Call:
 
     Attributes:
         cancelled: set by a transport that was cancelled, for its thread to see.
-        throttled: whether `landed` may sleep, so that it has no place on the event loop.
+        blocking: whether `landed` may sleep, or the sink, so that they have no place on the loop.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Call:
         self.flight = flight
         self.asked = asked
         self.cancelled = False
-        self.throttled = throttle is not None
+        self.blocking = throttle is not None
         self.block = BLOCK if throttle is None else BLOCK // 12
         self._on_head = on_head
         self._throttle = throttle

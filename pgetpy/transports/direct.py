@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from pgetpy.core.answers import Head, words_of
 from pgetpy.errors import ConnectionFailedError
 from pgetpy.sinks.base import Sink
-from pgetpy.transports.base import Call, NotForMeError, Request
+from pgetpy.transports.base import Call, NotForMeError, Request, seen_through
 from pgetpy.transports.connection import Connection, failed
 from pgetpy.transports.pipes import PIPES, Pipe
 from pgetpy.transports.wire import HeadReader, request_bytes
@@ -79,12 +79,12 @@ class DirectTransport:
             whole = not surplus and head.status in (200, 206) and not call.flight.rest
             reusable = whole and head.headers.get("connection", "").lower() != "close"
         finally:
-            call.mark()
             if reusable and not self._closed:
                 connection.idle_since = time.monotonic()
                 self._idle.setdefault(key, []).append(connection)
             else:
                 connection.close()
+            call.mark()
 
     async def _asked(self, call: Call, connection: Connection, reader: HeadReader) -> Head:
         """Send the request and return the answer's head, as far as it is ours to read."""
@@ -113,10 +113,9 @@ class DirectTransport:
         self, call: Call, connection: Connection, head: Head, rest: memoryview
     ) -> bool:
         """Have `head` judged and the body moved; whether more came than belongs to it."""
-        if call.throttled or int(head.headers.get("content-length", "0")) > _SMALL:
+        if call.blocking or int(head.headers.get("content-length", "0")) > _SMALL:
             return await self._in_thread(call, connection, head, rest)
         answer, sink = call.judge(head)
-        stop = call.flight.stop
         early = rest[: call.flight.rest]
         call.store(sink, early)
         buffer = self._buffer()
@@ -128,23 +127,20 @@ class DirectTransport:
             if not count:
                 raise _ended_early(call)
             call.store(sink, buffer[:count])
-        return len(rest) > len(early) or stop != answer.stop
+        return len(rest) > len(early) or call.flight.stop != answer.stop
 
     async def _in_thread(
         self, call: Call, connection: Connection, head: Head, rest: memoryview
     ) -> bool:
         """As `_poured`, in a thread that is always waited for: it writes nothing later."""
         connection.block(True)
-        future = self._workers.submit(lambda: self._pour(call, connection, head, rest))
-        try:
-            surplus = await asyncio.shield(future)
-        except asyncio.CancelledError:
+
+        def stop() -> None:
             call.cancelled = True
             connection.shutdown()
-            await asyncio.wait([future])
-            if not future.cancelled():
-                future.exception()
-            raise
+
+        pouring = self._workers.submit(lambda: self._pour(call, connection, head, rest))
+        surplus = await seen_through(pouring, stop)
         connection.block(False)
         return surplus
 

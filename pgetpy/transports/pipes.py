@@ -87,6 +87,13 @@ class Pipes:
             if pipe is not None:
                 self._take_back(pipe)
 
+    def forget(self) -> None:
+        """A fork may not put its bytes into pipes that its parent uses."""
+        self._lock = threading.Lock()
+        for pipe in self._resting:
+            pipe.close()
+        self._resting = []
+
     def _take_back(self, pipe: Pipe) -> None:
         # A pipe with bytes in it (a full disk, say) would put them into the next file.
         if not pipe.empty:
@@ -109,3 +116,5 @@ def _grown(fd: int) -> int:
 
 
 PIPES = Pipes()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=PIPES.forget)

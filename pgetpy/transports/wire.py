@@ -14,6 +14,7 @@ from pgetpy.errors import BadReferenceError
 from pgetpy.transports.base import NotForMeError, Request
 
 _LONGEST_HEAD = 64 * 1024
+_MOST_DIGITS = 18
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5]\d\d)(?: ([^\r\n]*))?")
 _FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*(.*?)[ \t]*")
 
@@ -96,4 +97,15 @@ def parse_head(data: bytes) -> Head:
     head = Head.of(int(status[2]), reason, fields, (1, int(status[1])))
     if "transfer-encoding" in head.headers:
         raise NotForMeError("a transfer coding")
+    if "content-length" in head.headers:
+        head.headers["content-length"] = _length(head.headers["content-length"])
     return head
+
+
+def _length(value: str) -> str:
+    """Return a Content-Length, which may be said more than once (RFC 9110, 8.6)."""
+    lengths = {length.strip() for length in value.split(",")}
+    length = lengths.pop()
+    if lengths or not (length.isascii() and length.isdigit()) or len(length) > _MOST_DIGITS:
+        raise NotForMeError("a malformed Content-Length")
+    return length

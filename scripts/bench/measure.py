@@ -66,6 +66,20 @@ def run(command: Command, scratch: Path, limit: float) -> Outcome:
     return Outcome(sample, error, stdout.read_text(errors="replace"))
 
 
+def warm_memory(size: int) -> None:
+    """Have `size` bytes of memory used and freed just now, by a process that is gone again.
+
+    Under a hypervisor that takes free memory back, the first to use it again pays for it several
+    times over; which program that is would be chance.
+    """
+    touch = (
+        "import mmap, sys\n"
+        "flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, 'MAP_POPULATE', 0)\n"
+        "mmap.mmap(-1, int(sys.argv[1]), flags=flags)\n"
+    )
+    subprocess.run([sys.executable, "-I", "-S", "-c", touch, str(size)], check=True)
+
+
 def _environment() -> dict[str, str]:
     return {
         name: value
@@ -82,10 +96,11 @@ def _complaint(code: int, wall: float, limit: float, stderr: Path) -> str:
 
 
 @contextlib.contextmanager
-def scratch_folder(parent: Path) -> Iterator[Path]:
+def scratch_folder(parent: Path, *, keep: bool = False) -> Iterator[Path]:
     """An empty folder under `parent`; afterwards it is gone and nothing waits to be written back.
 
-    Without the sync the write-back of one run would fall into the next one's time.
+    Without the sync the write-back of one run would fall into the next one's time. `keep` leaves
+    the folder: ext4 is slow to make files for some seconds after many have been deleted.
     """
     parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="run-", dir=parent))
@@ -93,7 +108,8 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder)
+        if not keep:
+            shutil.rmtree(folder)
         os.sync()
 
 

@@ -1,4 +1,4 @@
-"""What every transport does, and what only one that speaks HTTP over a network can get wrong."""
+"""What every transport does, over a network or without one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import errno
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,19 +20,12 @@ from pgetpy.errors import (
     RangeNotHonouredError,
 )
 from pgetpy.sinks.memory import MemorySink
-from pgetpy.transports.aio import AioTransport
-from pgetpy.transports.direct import DirectTransport
-from pgetpy.workers import Workers
 
-from ..support.authority import Authority
 from ..support.bodies import body
-from ..support.server import Server
 from .worlds import (
     Asking,
-    MemoryWorld,
     PlacingSink,
     RecordingSink,
-    WireWorld,
     World,
     run,
     trouble,
@@ -43,19 +37,6 @@ MIB = 1 << 20
 BODY = body(3 * MIB + 123)
 SMALL = body(100_000)
 TOTAL = len(BODY)
-WORLDS = ["direct", "direct over TLS", "aiohttp", "aiohttp over TLS", "memory"]
-
-
-@pytest.fixture(params=WORLDS)
-def world(request: pytest.FixtureRequest) -> World:
-    if request.param == "memory":
-        return MemoryWorld()
-    secure = "TLS" in request.param
-    server: Server = request.getfixturevalue("tls_server" if secure else "server")
-    authority: Authority | None = request.getfixturevalue("ca") if secure else None
-    direct = request.param.startswith("direct")
-    transport = DirectTransport(Workers()) if direct else AioTransport(limit=64)
-    return WireWorld(transport, server, authority.client() if authority else None)
 
 
 @pytest.fixture(params=["a sink to write to", "a file with places"])
@@ -107,7 +88,7 @@ def test_a_range_lands_where_it_belongs(
 def test_many_ranges_at_one_time_make_the_whole(world: World, sink: RecordingSink) -> None:
     url = world.add("/x", BODY)
     cuts = [*range(0, TOTAL, 200_003), TOTAL]
-    parts = [Asking(world, url, *pair, sink) for pair in zip(cuts, cuts[1:], strict=False)]
+    parts = [Asking(world, url, *pair, sink) for pair in pairwise(cuts)]
 
     async def all_at_once() -> None:
         await asyncio.gather(*(part.carry() for part in parts))
@@ -248,7 +229,7 @@ def test_a_body_that_breaks_off_is_an_error_and_what_came_of_it_is_right(
     with pytest.raises(ConnectionFailedError):
         run(world, asking.carry())
     # A client with a buffer of its own may lose what was in it.
-    assert landed - 256 * KIB <= asking.flight.pos <= landed
+    assert landed - MIB <= asking.flight.pos <= landed
     assert sink.content(0, asking.flight.pos) == BODY[: asking.flight.pos]
     settled(asking)
 
@@ -291,7 +272,7 @@ def test_a_silent_connection_waits_for_the_network_until_it_is_cancelled(
         carrying = asyncio.ensure_future(asking.carry())
         if landed is not None:
             await until(lambda: asking.heads)
-        await asyncio.wait({carrying}, timeout=0.15)
+        await asyncio.wait({carrying}, timeout=0.05)
         assert not carrying.done()
         assert asking.flight.waiting
         carrying.cancel()
@@ -329,11 +310,13 @@ def test_a_cancelled_call_ends_only_when_it_writes_no_more(
         leave.set()
         with pytest.raises(asyncio.CancelledError):
             await carrying
-        sink.on_mark = sink.on_write = lambda *_: pytest.fail("written after the end")
+        sink.on_mark = sink.on_write = lambda *_: late.append(1)
         return asking.flight.pos
 
+    late: list[int] = []
     before = run(world, scenario())
     assert asking.flight.pos == before < TOTAL
+    assert not late
     assert sink.content(0, before) == BODY[:before]
     settled(asking)
 
@@ -401,7 +384,7 @@ def test_a_flight_cut_short_behind_its_position_ends_at_once(world: World) -> No
     settled(asking)
 
 
-# --------------------------------------------------------------------------------- a sink that fails
+# ------------------------------------------------------------------------------- a sink that fails
 
 
 @pytest.mark.parametrize("content", [SMALL, BODY], ids=["small", "large"])
@@ -428,7 +411,7 @@ def test_a_failed_place_is_not_taken_for_the_networks(world: World, tmp_path: Pa
         own, placing.fd = placing.fd, full.fileno()
         asking = Asking(world, world.add("/x", BODY), 0, TOTAL, placing)
         try:
-            with pytest.raises(OSError) as caught:
+            with pytest.raises(OSError, match="No space left") as caught:
                 run(world, asking.carry())
         finally:
             placing.fd = own
@@ -463,7 +446,7 @@ def test_every_byte_passes_the_throttle_and_a_pause_is_no_silence(
     def throttle(count: int) -> float:
         assert threading.get_ident() != loop_thread, "a pause would stop the loop"
         taken.append(count)
-        return 0.02
+        return 0.002
 
     asking = Asking(world, world.add("/x", content), 0, len(content), sink, throttle=throttle)
     run(world, asking.carry())

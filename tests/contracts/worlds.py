@@ -10,9 +10,10 @@ import asyncio
 import os
 import socket
 import ssl
+import stat
 import threading
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -160,6 +161,10 @@ class WireWorld:
     server: Server
     tls: ssl.SSLContext | None = None
 
+    @property
+    def open(self) -> int:
+        return self.server.open
+
     def add(
         self,
         path: str,
@@ -187,6 +192,7 @@ class MemoryWorld:
     """The transport that uses none."""
 
     objects: dict[str, Stored] = field(default_factory=dict)
+    open: int = 0
 
     def __post_init__(self) -> None:
         self.transport: Transport = MemoryTransport(self.objects)
@@ -217,8 +223,6 @@ class MemoryWorld:
 
 
 def _at(fault: Fault, number: int) -> Fault:
-    from dataclasses import replace
-
     return replace(fault, when=When(request=number))
 
 
@@ -271,17 +275,33 @@ class Asking:
 
 
 def run(world: World, scenario: Coroutine[Any, Any, T], within: float = 20) -> T:
-    """Run a scenario to its end, and close the transport."""
+    """Run a scenario to its end and close the transport; no socket may be left of it."""
 
     async def closed() -> T:
+        before = _sockets()
         try:
             return await asyncio.wait_for(scenario, within)
         finally:
             await world.transport.close()
-            # One more turn for connections that were told to close.
-            await asyncio.sleep(0)
+            await until(lambda: world.open == 0 and _sockets() <= before)
 
     return asyncio.run(closed())
+
+
+def _sockets() -> int:
+    """The sockets of this process, where the system tells."""
+    try:
+        names = os.listdir("/proc/self/fd")
+    except OSError:
+        return 0
+    return sum(_is_socket(int(name)) for name in names)
+
+
+def _is_socket(descriptor: int) -> bool:
+    try:
+        return stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+    except OSError:
+        return False
 
 
 async def until(condition: Callable[[], object], within: float = 10) -> None:

@@ -124,7 +124,7 @@ BELIEVED = {
     ),
     "a piece without any mark of its end": Case(
         part(100, 200, Content_Length=""),
-        Answer(100, 200, STRONG, ranged=True, delimited=False),
+        Answer(100, 200, STRONG, ranged=True),
     ),
     "a Content-Length said twice the same": Case(
         part(100, 200, Content_Length="100, 100"), Answer(100, 200, STRONG, ranged=True)
@@ -504,7 +504,7 @@ def test_reading_retry_after_is_total(value: str, date: str) -> None:
 def test_an_error_page_is_told_in_its_own_words() -> None:
     page = b"<html><head><title>x</title></head><body><h1>Access\n Denied</h1>\x00<p>no</body>"
     error = status_error(URL, words_of(Head(403, {}, "Forbidden"), page))
-    assert error.words == "Forbidden Access Denied no"
+    assert error.words == "Forbidden: Access Denied no"
 
 
 def test_a_long_error_page_is_cut_off() -> None:

@@ -31,12 +31,14 @@ class LoopThread:
         self._loop.close()
 
     async def _cancel_all(self) -> None:
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        # One more turn for transports that were aborted to close their sockets.
-        await asyncio.sleep(0)
+        # A connection that is just being accepted starts tasks of its own in the next turns, and
+        # transports that were aborted need one to close their sockets.
+        for _ in range(4):
+            tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.sleep(0)
 
     def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")

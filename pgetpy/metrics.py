@@ -1,0 +1,89 @@
+"""One POST per file to the endpoint of PGET_METRICS_ENDPOINT, with the payload that pget sends.
+
+Nothing that goes wrong here concerns a download: it neither fails nor is held up for long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from pgetpy import __version__
+from pgetpy.core.links import Link, parse_link
+from pgetpy.core.results import DownloadResult
+from pgetpy.errors import PgetError
+from pgetpy.redact import redact
+from pgetpy.transports.base import USER_AGENT
+from pgetpy.workers import Workers
+
+# An endpoint that takes longer does without.
+_PATIENCE = 3.0
+
+
+class Metrics:
+    """Tells `endpoint` what became of each file, or nobody where it is None.
+
+    `tls` gives the context for https.
+    """
+
+    def __init__(
+        self, endpoint: str | None, workers: Workers, tls: Callable[[], ssl.SSLContext]
+    ) -> None:
+        self._endpoint = endpoint
+        self._workers = workers
+        self._tls = tls
+        self._posts: set[asyncio.Future[None]] = set()
+
+    def finished(self, url: str, result: DownloadResult) -> None:
+        """Tell of a file that stands."""
+        self._tell(url, {"size": result.size, "bytes_per_second": result.bytes_per_second})
+
+    def failed(self, url: str, error: PgetError) -> None:
+        """Tell of a file that could not be had."""
+        self._tell(url, {"size": 0, "error": str(error)})
+
+    async def close(self) -> None:
+        """Wait for what is on its way, but not for ever."""
+        if self._posts:
+            await asyncio.wait(self._posts, timeout=_PATIENCE)
+
+    def _tell(self, url: str, what: dict[str, object]) -> None:
+        endpoint = self._endpoint
+        if endpoint is None:
+            return
+        data = {"url": redact(url), "version": __version__, **what}
+        payload = {"source": "pget", "type": "download", "data": data}
+        post = self._workers.submit(lambda: _post(endpoint, payload, self._tls))
+        self._posts.add(post)
+        post.add_done_callback(self._posts.discard)
+
+
+def _post(endpoint: str, payload: object, tls: Callable[[], ssl.SSLContext]) -> None:
+    with contextlib.suppress(Exception):
+        _request(parse_link(endpoint), payload, tls)
+
+
+def _request(link: Link, payload: object, tls: Callable[[], ssl.SSLContext]) -> None:
+    import http.client
+    import json
+
+    host, port = link.origin.host, link.origin.port
+    if link.origin.scheme == "https":
+        connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+            host, port, timeout=_PATIENCE, context=tls()
+        )
+    else:
+        connection = http.client.HTTPConnection(host, port, timeout=_PATIENCE)
+    headers = {"Content-Type": "application/json", "User-Agent": USER_AGENT}
+    if link.authorization is not None:
+        headers["Authorization"] = link.authorization
+    parts = urlsplit(link.url)
+    target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+    try:
+        connection.request("POST", target, json.dumps(payload), headers)
+        connection.getresponse().read(1)
+    finally:
+        connection.close()

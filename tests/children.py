@@ -1,0 +1,90 @@
+"""The command line as a child in odd circumstances, and what it has left when it was killed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .support.processes import Ended, Run, missing
+from .support.server import Server
+
+MIB = 1 << 20
+PAGE = 4096
+_PEAK = """
+import atexit
+def tell():
+    with open("/proc/self/status") as status:
+        print(next(line for line in status if line.startswith("VmHWM")), file=sys.stderr)
+import sys
+atexit.register(tell)
+"""
+
+
+def after(code: str) -> tuple[str, ...]:
+    """The program that runs `code` and then is the command line."""
+    return (sys.executable, "-c", f"{code}\nimport sys, pgetpy.cli\nsys.exit(pgetpy.cli.main())")
+
+
+def telling_its_peak() -> tuple[str, ...]:
+    """The program that is the command line and says at its end how much memory it took."""
+    return after(_PEAK)
+
+
+def peak_of(said: str) -> int:
+    """Bytes that a child which `telling_its_peak` started had in memory at most."""
+    line = next(line for line in said.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def in_namespace(order: str) -> tuple[str, ...]:
+    """The program that gives shell command `order` in a mount namespace of its own, and then is
+    the command line; skips where there can be none."""
+    if shutil.which("unshare") is None:
+        missing("there is no unshare")
+    shell = ["/bin/sh", "-ec", f'{order}\nexec "$@"', "sh"]
+    return ("unshare", "--mount", *shell, sys.executable, "-m", "pgetpy")
+
+
+def result_of(ended: Ended) -> dict[str, Any]:
+    """What a run with --json that succeeded said of itself."""
+    assert ended.code == 0, ended.err
+    found: dict[str, Any] = json.loads(ended.out.splitlines()[-1])
+    return found
+
+
+def events_of(run: Run | Ended, kind: str) -> list[dict[str, Any]]:
+    """The events of one kind that a run with --progress json has told so far."""
+    lines = [line for line in run.err.splitlines() if line.startswith("{") and line.endswith("}")]
+    return [event for line in lines if (event := json.loads(line))["event"] == kind]
+
+
+def part_of(dest: Path) -> Path:
+    """The part file of `dest`, of the name that every run gives it."""
+    return dest.with_name(f".{dest.name}.pgetpy-part")
+
+
+def journal_of(dest: Path) -> Path:
+    return dest.with_name(f".{dest.name}.pgetpy-journal")
+
+
+def landed(dest: Path, data: bytes) -> set[int]:
+    """The pages of the part file of `dest` that hold what `data` has there."""
+    there = part_of(dest).read_bytes() if part_of(dest).exists() else b""
+    starts = range(0, len(there), PAGE)
+    return {at // PAGE for at in starts if there[at : at + PAGE] == data[at : at + PAGE]}
+
+
+def asked_since(server: Server, path: str, count: int) -> set[int]:
+    """The pages that the requests for `path` behind the first `count` asked for."""
+    spans = [span for span in server.asked(path)[count:] if span is not None]
+    return {page for start, stop in spans for page in range(start // PAGE, -(-stop // PAGE))}
+
+
+def killed_when(run: Run, condition: Callable[[], object]) -> None:
+    """kill -9 `run` as soon as `condition` holds."""
+    run.wait_until(condition)
+    run.kill()

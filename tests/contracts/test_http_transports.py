@@ -1,0 +1,574 @@
+"""What a transport that speaks HTTP over a network can get wrong: heads, framing, connections.
+
+Whatever a server does, a call ends in the right bytes, in an error, or in NotForMeError with
+nothing kept; never in wrong bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import socket
+import ssl
+import zlib
+from dataclasses import fields, replace
+
+import pytest
+
+from pgetpy.core.answers import AskWhole, Identity
+from pgetpy.errors import (
+    BadReferenceError,
+    ConnectionFailedError,
+    HttpStatusError,
+    TransferError,
+)
+from pgetpy.transports.aio import AioTransport
+from pgetpy.transports.base import Address, NotForMeError
+from pgetpy.transports.direct import DirectTransport
+from pgetpy.workers import Workers
+
+from ..support.authority import Authority
+from ..support.bodies import body
+from ..support.delivery import Gate
+from ..support.faults import (
+    Chunked,
+    Close,
+    ContentRangeOn200,
+    Crawl,
+    DripHead,
+    Encoded,
+    EnormousHead,
+    ExtraBytes,
+    Fault,
+    FinAfter,
+    Garbage,
+    GateAfter,
+    Headers,
+    Http10,
+    IdleClose,
+    Interim,
+    LengthConflict,
+    Multipart,
+    NoContentRange,
+    NoLength,
+    ObsFold,
+    ResetAfter,
+    Status,
+    When,
+)
+from ..support.server import Server
+from .worlds import Asking, RecordingSink, WireWorld, run, until
+
+KIB = 1024
+BODY = body(900_001)
+SMALL = body(50_000)
+TOTAL = len(BODY)
+BODIES = pytest.mark.parametrize("content", [SMALL, BODY], ids=["small", "large"])
+
+
+def name(fault: object) -> str:
+    """A fault as the name of a test: what was said of it, without what holds of all."""
+    if not isinstance(fault, Fault):
+        return str(fault)
+    said = [getattr(fault, one.name) for one in fields(fault) if one.name != "when"]
+    return f"{type(fault).__name__}{said}"[:60]
+
+
+def asked(wire: WireWorld, content: bytes, *faults: Fault, ranged: bool = True) -> Asking:
+    url = wire.add("/x", content, *faults)
+    return Asking(wire, url, 0, len(content)) if ranged else Asking(wire, url)
+
+
+def asked_as_known(wire: WireWorld, content: bytes, fault: Fault) -> Asking:
+    """As later requests of a transfer are: the version is known."""
+    known = Identity(len(content), '"v1"')
+    return Asking(wire, wire.add("/x", content, fault), 0, len(content), known=known)
+
+
+def kept(asking: Asking) -> RecordingSink:
+    assert isinstance(asking.sink, RecordingSink)
+    return asking.sink
+
+
+def outcome(wire: WireWorld, asking: Asking, content: bytes) -> str:
+    """Carry a call and say how it went, having made sure that no wrong byte was kept."""
+    try:
+        run(wire, asking.carry())
+        said = "right"
+        assert kept(asking).data == content
+    except NotForMeError:
+        said = "not for me"
+        assert not kept(asking).written
+    except TransferError as error:
+        said = type(error).__name__
+    except AskWhole:
+        said = "ask whole"
+        assert not kept(asking).written
+    for span in kept(asking).written:
+        assert kept(asking).content(span.start, span.stop) == content[span.start : span.stop]
+    return said
+
+
+def is_direct(wire: WireWorld) -> bool:
+    return isinstance(wire.transport, DirectTransport)
+
+
+# --------------------------------------------------------------------------- what has to be right
+
+
+@BODIES
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Interim((103,)),
+        Interim((100, 102, 103)),
+        DripHead(1),
+        DripHead(7),
+        Interim((103,), when=When(times=1)),
+        Headers(add=(("X-Many", "a"), ("X-Many", "b"), ("x-many", ""))),
+        Headers(put=(("ETag", '"v1"'), ("Server", "\xe4\xf6"))),
+        Headers(put=(("Set-Cookie", "a" * 6000),)),
+        Close(),
+        Close(says=False),
+        ContentRangeOn200(),
+        Headers(put=(("Content-Length", ""),), when=When(method="HEAD")),
+    ],
+    ids=name,
+)
+def test_odd_and_lawful_is_right(wire: WireWorld, content: bytes, fault: Fault) -> None:
+    assert outcome(wire, asked(wire, content, fault), content) == "right"
+
+
+@BODIES
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Http10(length=True),
+        Http10(),
+        Chunked(),
+        Chunked(size=1),
+        Chunked(size=100_000, trailers=b"X-Trailer: a\r\n"),
+        NoLength(),
+    ],
+    ids=name,
+)
+def test_other_framings_are_right_or_left_to_another(
+    wire: WireWorld, content: bytes, fault: Fault
+) -> None:
+    content = content[:3000] if fault == Chunked(size=1) else content
+    expected = "not for me" if is_direct(wire) else "right"
+    assert outcome(wire, asked(wire, content, fault, ranged=False), content) == expected
+
+
+@BODIES
+@pytest.mark.parametrize("fault", [Chunked(), NoLength()], ids=name)
+def test_a_range_in_another_framing_is_right_or_left_to_another(
+    wire: WireWorld, content: bytes, fault: Fault
+) -> None:
+    expected = "not for me" if is_direct(wire) else "right"
+    assert outcome(wire, asked(wire, content, fault), content) == expected
+
+
+@pytest.mark.parametrize("fault", [Http10(), NoLength()], ids=name)
+def test_a_body_that_only_the_connection_ends_is_told(wire: WireWorld, fault: Fault) -> None:
+    if is_direct(wire):
+        pytest.skip("left to another")
+    asking = asked(wire, BODY, fault, ranged=False)
+    run(wire, asking.carry())
+    assert asking.answer is not None
+    assert (asking.answer.stop, asking.answer.delimited) == (None, False)
+    assert asking.flight.pos == TOTAL
+    assert kept(asking).data == BODY
+
+
+# ------------------------------------------------------------------------- what must not be wrong
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ObsFold(),
+        EnormousHead(20_000),
+        EnormousHead(),
+        Garbage(),
+        Garbage(b""),
+        Garbage(b"HTTP/1.1 200 OK"),
+        Garbage(b"HTTP/1.1 200 OK\n\n"),
+        Garbage(b"HTTP/1.1 200\r\n\r\n"),
+        Garbage(b"HTTP/1.1 2000 OK\r\nContent-Length: 5\r\n\r\nhello"),
+        Garbage(b"HTTP/2.0 200 OK\r\nContent-Length: 5\r\n\r\nhello"),
+        Garbage(b"ICY 200 OK\r\nContent-Length: 5\r\n\r\nhello"),
+        Garbage(b"\r\n\r\n\r\n"),
+        Garbage(b"\x00" * 100_000),
+        Garbage(b"HTTP/1.1 200 OK\r\nno colon\r\nContent-Length: 5\r\n\r\nhello"),
+        Garbage(b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-4/5\r\n"
+                b"Content-Length : 5\r\n\r\nhello"),
+        Headers(put=(("Content-Length", "-1"),)),
+        Headers(put=(("Content-Length", "+50000"),)),
+        Headers(put=(("Content-Length", "0x10"),)),
+        Headers(put=(("Content-Length", ""),)),
+        Headers(put=(("Content-Length", "many"),)),
+        Headers(put=(("Content-Length", "9" * 30),)),
+        Headers(put=(("Content-Length", "\xb2"),)),
+        Headers(add=(("Content-Length", "7"),)),
+        Headers(add=(("Transfer-Encoding", "chunked"),)),
+        Headers(add=(("Transfer-Encoding", "gzip"),)),
+        Chunked(size_line=b"zz"),
+        Chunked(size_line=b"-5"),
+        Chunked(size_line=b"fffffffffffffffff"),
+        Chunked(size_line=b"5"),
+        LengthConflict(5),
+        LengthConflict(-5),
+        NoContentRange(),
+        Multipart(),
+        Status(416),
+        Encoded("gzip", label="br"),
+    ],
+    ids=name,
+)  # fmt: skip
+def test_nonsense_never_makes_wrong_bytes(wire: WireWorld, fault: Fault) -> None:
+    said = outcome(wire, asked_as_known(wire, BODY, fault), BODY)
+    assert said != "not for me" or is_direct(wire)
+
+
+@pytest.mark.parametrize("fault", [Garbage(), EnormousHead(), ObsFold()], ids=name)
+def test_after_nonsense_the_transport_goes_on(wire: WireWorld, fault: Fault) -> None:
+    url = wire.add("/x", BODY, replace(fault, when=When(request=1)))
+
+    async def scenario() -> Asking:
+        with contextlib.suppress(TransferError, NotForMeError):
+            await Asking(wire, url, 0, TOTAL).carry()
+        return await Asking(wire, url, 0, TOTAL).carry()
+
+    assert kept(run(wire, scenario())).data == BODY
+
+
+@pytest.mark.parametrize("status", [206, 404])
+@pytest.mark.parametrize("length", ["many", "5, 5", "5, 6", "-1"])
+def test_a_length_that_is_none_is_no_bug_of_ours(wire: WireWorld, status: int, length: str) -> None:
+    reply = f"HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nContent-Range: bytes 0-4/5\r\n"
+    asking = asked(wire, b"hello", Garbage(reply.encode() + b"\r\nhello"))
+    outcome(wire, asking, b"hello")
+
+
+def test_a_length_said_twice_the_same_is_taken_for_one(wire: WireWorld) -> None:
+    """RFC 9110, 8.6 leaves the choice; aiohttp refuses."""
+    url = wire.add("/x", SMALL, Headers(add=(("Content-Length", str(len(SMALL))),)))
+    asking = Asking(wire, url, 0, len(SMALL))
+    if is_direct(wire):
+        assert outcome(wire, asking, SMALL) == "right"
+    else:
+        assert outcome(wire, asking, SMALL) in ("right", "ConnectionFailedError")
+
+
+# --------------------------------------------------------------------------------- content codings
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_a_coded_range_is_asked_for_again_as_a_whole(wire: WireWorld, coding: str) -> None:
+    asking = asked(wire, BODY, Encoded(coding))  # type: ignore[arg-type]
+    assert outcome(wire, asking, BODY) == ("not for me" if is_direct(wire) else "ask whole")
+
+
+RAW = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+CODED = {
+    "gzip": ("gzip", gzip.compress(BODY)),
+    "gzip of two members": ("gzip", gzip.compress(BODY[:1000]) + gzip.compress(BODY[1000:])),
+    "deflate": ("deflate", zlib.compress(BODY)),
+    "deflate without its frame, as some servers have it": (
+        "deflate", RAW.compress(BODY) + RAW.flush(),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("coding", "coded"), CODED.values(), ids=CODED.keys())
+def test_a_coded_whole_is_decoded(wire: WireWorld, coding: str, coded: bytes) -> None:
+    url = wire.add("/x.json", coded, headers=(("Content-Encoding", coding),))
+    asking = Asking(wire, url)
+    assert outcome(wire, asking, BODY) == ("not for me" if is_direct(wire) else "right")
+
+
+@pytest.mark.parametrize(
+    "coded",
+    [gzip.compress(BODY)[:-1], gzip.compress(BODY)[:100], b"no gzip at all", b"",
+     gzip.compress(BODY)[:-4] + b"\0\0\0\0", gzip.compress(BODY) + b"more"],
+    ids=["cut at its end", "cut", "none", "empty", "damaged", "followed by something"],
+)  # fmt: skip
+def test_a_coded_whole_that_is_damaged_is_an_error(wire: WireWorld, coded: bytes) -> None:
+    url = wire.add("/x.json", coded, headers=(("Content-Encoding", "gzip"),))
+    said = outcome(wire, Asking(wire, url), BODY)
+    assert said == "not for me" if is_direct(wire) else said.endswith("Error")
+
+
+# ----------------------------------------------------------------------------- connections in turn
+
+
+def in_turn(wire: WireWorld, url: str, times: int, total: int) -> list[int]:
+    """Carry so many calls one after the other; the connections that the answers came over."""
+
+    async def scenario() -> None:
+        for _ in range(times):
+            asking = await Asking(wire, url, 0, total).carry()
+            assert kept(asking).data == (BODY if total == TOTAL else SMALL)
+
+    run(wire, scenario())
+    return [seen.connection for seen in wire.server.requests]
+
+
+@BODIES
+def test_a_connection_is_used_again(wire: WireWorld, content: bytes) -> None:
+    url = wire.add("/x", content)
+    assert in_turn(wire, url, 4, len(content)) == [1, 1, 1, 1]
+
+
+@BODIES
+@pytest.mark.parametrize("fault", [Close(), Close(says=False), IdleClose(0.0)], ids=name)
+def test_a_connection_that_the_server_closes_is_opened_anew(
+    wire: WireWorld, content: bytes, fault: Fault
+) -> None:
+    url = wire.add("/x", content, fault)
+    connections = in_turn(wire, url, 3, len(content))
+    assert len(set(connections)) == 3
+
+
+@BODIES
+def test_a_kept_connection_that_ends_at_the_next_request_is_no_failure(
+    wire: WireWorld, content: bytes
+) -> None:
+    # The server has taken the request and closes without a word.
+    url = wire.add("/x", content, Garbage(b"", when=When(request=2)))
+    assert in_turn(wire, url, 3, len(content)) == [1, 1, 2, 2]
+
+
+def test_a_fresh_connection_that_ends_without_a_word_is_a_failure(wire: WireWorld) -> None:
+    asking = asked(wire, SMALL, Garbage(b"", when=When(request=1)))
+    # A client may ask again by itself: nothing was answered.
+    tries = ("ConnectionFailedError",) if is_direct(wire) else ("ConnectionFailedError", "right")
+    assert outcome(wire, asking, SMALL) in tries
+
+
+def test_a_connection_that_ends_within_the_head_is_a_failure(wire: WireWorld) -> None:
+    head = b"HTTP/1.1 206 Partial Content\r\nContent-Len"
+    asking = asked(wire, SMALL, Garbage(head))
+    assert outcome(wire, asking, SMALL) == "ConnectionFailedError"
+    assert not asking.heads
+
+
+@BODIES
+def test_bytes_behind_a_body_are_no_part_of_the_next_answer(
+    wire: WireWorld, content: bytes
+) -> None:
+    url = wire.add("/x", content, ExtraBytes())
+
+    async def scenario() -> None:
+        for _ in range(3):
+            asking = Asking(wire, url, 0, len(content))
+            try:
+                await asking.carry()
+            except (TransferError, NotForMeError):
+                # They may come too late to be seen before the next request; but then it fails.
+                assert not kept(asking).written
+            else:
+                assert kept(asking).data == content
+            await until(lambda: all(seen.done for seen in wire.server.requests))
+
+    run(wire, scenario())
+
+
+def test_bytes_that_come_with_the_body_close_the_connection(wire: WireWorld) -> None:
+    # In one write with the end of the body, so that they are there when it is taken.
+    reply = (
+        b'HTTP/1.1 206 X\r\nETag: "v1"\r\nContent-Range: bytes 0-4/5\r\nContent-Length: 5\r\n\r\n'
+    )
+    url = wire.add("/x", b"hello", Garbage(reply + b"hellomore", when=When(request=1)))
+
+    async def scenario() -> None:
+        asking = Asking(wire, url, 0, 5)
+        with contextlib.suppress(ConnectionFailedError):
+            await asking.carry()
+            assert kept(asking).data == b"hello"
+        assert kept(await Asking(wire, url, 0, 5).carry()).data == b"hello"
+
+    run(wire, scenario())
+    first, second = wire.server.requests
+    assert first.connection != second.connection
+
+
+def test_what_is_left_of_a_small_flight_cut_short_closes_the_connection(wire: WireWorld) -> None:
+    """The rest of its body comes when the next request is on its way already."""
+    content = SMALL
+    url = wire.add("/x", content, Crawl(rate=60_000, after=20_000, when=When(request=1)))
+    asking = Asking(wire, url, 0, len(content))
+    kept(asking).on_write = lambda pos, data: setattr(asking.flight, "stop", 21_000)
+
+    async def scenario() -> Asking:
+        await asking.carry()
+        assert asking.flight.pos < len(content)
+        return await Asking(wire, url, 0, len(content)).carry()
+
+    assert kept(run(wire, scenario())).data == content
+    first, second = wire.server.requests
+    assert first.connection != second.connection
+
+
+def test_a_cancelled_call_closes_its_connection(wire: WireWorld) -> None:
+    gate = Gate()
+    url = wire.add("/x", BODY, GateAfter(100_000, gate, when=When(request=1)))
+
+    async def scenario() -> None:
+        carrying = asyncio.ensure_future(Asking(wire, url, 0, TOTAL).carry())
+        await until(lambda: wire.server.sent("/x") >= 100_000)
+        assert wire.server.open == 1
+        carrying.cancel()
+        await asyncio.wait({carrying})
+        await until(lambda: wire.server.open == 0, within=2)
+
+    run(wire, scenario())
+
+
+def test_a_refused_call_closes_its_connection_or_reads_the_answer_to_its_end(
+    wire: WireWorld,
+) -> None:
+    url = wire.add("/x", BODY, Status(503, "x" * 5000, when=When(request=1)))
+
+    async def scenario() -> Asking:
+        with pytest.raises(HttpStatusError):
+            await Asking(wire, url, 0, TOTAL).carry()
+        return await Asking(wire, url, 0, TOTAL).carry()
+
+    assert kept(run(wire, scenario())).data == BODY
+
+
+@pytest.mark.parametrize("fault", [ResetAfter(0), FinAfter(0)], ids=name)
+def test_calls_side_by_side_fail_alone(wire: WireWorld, fault: Fault) -> None:
+    url = wire.add("/x", BODY, replace(fault, when=When(start=0)))
+    cut = TOTAL // 2
+    bad, good = Asking(wire, url, 0, cut), Asking(wire, url, cut, TOTAL)
+
+    async def scenario() -> None:
+        found = await asyncio.gather(bad.carry(), good.carry(), return_exceptions=True)
+        assert isinstance(found[0], ConnectionFailedError)
+        assert found[1] is good
+
+    run(wire, scenario())
+    assert kept(good).content(cut, TOTAL) == BODY[cut:]
+
+
+# ------------------------------------------------------------------------------------- connecting
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def test_a_server_that_is_not_there_is_a_connection_that_failed(wire: WireWorld) -> None:
+    asking = asked(wire, SMALL)
+    nowhere = (Address(socket.AF_INET, ("127.0.0.1", free_port())),)
+    request = asking.call.request
+    # A transport may go by the port of the URL or by that of the address.
+    moved = request.url.replace(f":{wire.server.port}", f":{nowhere[0].sockaddr[1]}")
+    asking.call.request = replace(request, url=moved, addresses=nowhere)
+    with pytest.raises(ConnectionFailedError, match="refused"):
+        run(wire, asking.carry())
+
+
+def test_an_address_that_refuses_gives_way_to_the_next(wire: WireWorld) -> None:
+    asking = asked(wire, SMALL)
+    request = asking.call.request
+    port = wire.server.port
+    refusing = Address(socket.AF_INET, ("127.0.0.99", port))
+    named = request.url.replace("127.0.0.1", "localhost")
+    asking.call.request = replace(request, url=named, addresses=(refusing, *request.addresses))
+    assert outcome(wire, asking, SMALL) == "right"
+
+
+def test_a_host_is_reached_at_the_addresses_given_and_called_by_its_name(wire: WireWorld) -> None:
+    asking = asked(wire, SMALL)
+    request = asking.call.request
+    named = request.url.replace("127.0.0.1", "weights.example")
+    asking.call.request = replace(request, url=named)
+    assert outcome(wire, asking, SMALL) == "right"
+    assert wire.server.requests[0].header("host") == f"weights.example:{wire.server.port}"
+
+
+def test_the_request_goes_out_as_it_was_given(wire: WireWorld) -> None:
+    url = wire.add("/a%20b/~c", SMALL)
+    asking = Asking(
+        wire, f"{url}?x=%2F&y={{}}&z", 0, 100, headers=(("X-One", "a b"), ("If-Range", '"v1"'))
+    )
+    asking.call.request = replace(asking.call.request, url=f"{url}?x=%2F&y=%7B%7D&z")
+    run(wire, asking.carry())
+    (seen,) = wire.server.requests
+    assert seen.target == "/a%20b/~c?x=%2F&y=%7B%7D&z"
+    assert seen.header("x-one") == "a b"
+    assert seen.header("if-range") == '"v1"'
+    assert seen.header("range") == "bytes=0-99"
+    assert seen.header("accept-encoding") == "identity"
+    assert seen.header("user-agent") == "tests"
+    assert seen.header("host") == f"127.0.0.1:{wire.server.port}"
+    assert len(seen.request.values("accept")) == 1
+
+
+@pytest.mark.parametrize("value", ["a\r\nX: y", "a\nX: y", "a\0"])
+def test_no_line_is_smuggled_into_a_request(wire: WireWorld, value: str) -> None:
+    url = wire.add("/x", SMALL)
+    asking = Asking(wire, url, 0, 100, headers=(("X-One", value),))
+    with pytest.raises((BadReferenceError, ValueError)):
+        run(wire, asking.carry())
+    assert all(seen.header("x") is None for seen in wire.server.requests)
+
+
+# -------------------------------------------------------------------------------------------- TLS
+
+
+@pytest.fixture(params=["direct", "aiohttp"])
+def secure(request: pytest.FixtureRequest, tls_server: Server) -> WireWorld:
+    direct = request.param == "direct"
+    transport = DirectTransport(Workers()) if direct else AioTransport(limit=64)
+    return WireWorld(transport, tls_server, ssl.create_default_context())
+
+
+def test_a_certificate_of_an_unknown_authority_is_not_accepted(secure: WireWorld) -> None:
+    asking = asked(secure, SMALL)
+    with pytest.raises(ConnectionFailedError, match="certificate") as caught:
+        run(secure, asking.carry())
+    assert "--cacert" in str(caught.value)
+    assert not secure.server.requests
+
+
+def test_a_certificate_for_another_name_is_not_accepted(secure: WireWorld, ca: Authority) -> None:
+    secure.tls = ca.client()
+    asking = asked(secure, SMALL)
+    request = asking.call.request
+    other = request.url.replace("127.0.0.1", "elsewhere.example")
+    asking.call.request = replace(request, url=other)
+    with pytest.raises(ConnectionFailedError, match="certificate"):
+        run(secure, asking.carry())
+    assert not secure.server.requests
+
+
+def test_a_plain_server_where_tls_was_meant_is_a_connection_that_failed(
+    secure: WireWorld, server: Server, ca: Authority
+) -> None:
+    plain = WireWorld(secure.transport, server, ca.client())
+    asking = asked(plain, SMALL)
+    request = asking.call.request
+    # The server waits for a head that never comes, the client for a handshake.
+    asking.call.request = replace(
+        request, url=request.url.replace("http:", "https:"), connect_timeout=0.2
+    )
+    with pytest.raises(ConnectionFailedError):
+        run(plain, asking.carry())
+    server.violations.clear()
+
+
+def test_a_tls_server_where_none_was_meant_is_no_wrong_bytes(secure: WireWorld) -> None:
+    asking = asked(secure, SMALL)
+    request = asking.call.request
+    asking.call.request = replace(request, url=request.url.replace("https:", "http:"), tls=None)
+    with pytest.raises((TransferError, NotForMeError)):
+        run(secure, asking.carry())
+    assert not kept(asking).written
