@@ -20,7 +20,7 @@ from pgetpy.core.ranges import Spans
 from pgetpy.errors import DestinationError, PgetError
 from pgetpy.settings import Settings
 from pgetpy.sinks.base import Sink
-from pgetpy.sinks.file import FileSink, disk_error
+from pgetpy.sinks.file import FileSink, check_room, disk_error
 from pgetpy.sinks.ledger import Ledger, LocksExcludeNothingError, boot_id
 from pgetpy.sinks.null import NullSink
 from pgetpy.sinks.ordered import OrderedSink
@@ -211,7 +211,7 @@ class FileDestination:
         if self._name is None:
             self._choose_name(answer)
         with self._disk_errors():
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._make_folder(answer.identity.total or 0)
             sink = self._sink or self._opened(answer)
             sink.begin(
                 Subject(self._key, answer.identity, boot_id()),
@@ -246,8 +246,6 @@ class FileDestination:
         """See `Destination.keep`."""
         if self._sink is not None:
             self._sink.keep()
-        elif self._ledger is not None:
-            self._ledger.close()
         if self._awaited is not None:
             self._awaited.close()
         if self._others is not None:
@@ -280,8 +278,12 @@ class FileDestination:
                 self.finished = self._published_by(ledger)
                 ledger.close()
                 return True if self.finished else self._acquire()
+            try:
+                self._sink = FileSink(self.path, ledger)
+            except OSError:
+                (ledger.close if ledger.journal.written else ledger.remove)()
+                raise
             self._ledger = ledger
-            self._sink = FileSink(self.path, ledger)
         subject = ledger.journal.subject
         if subject is not None and subject.key == self._key and self._settings.resume:
             self.held = self._sink.trusted()
@@ -307,6 +309,16 @@ class FileDestination:
         if self._sink is None:  # locks do not work here
             self._sink = FileSink(self.path, None)
         return self._sink
+
+    def _make_folder(self, needed: int) -> None:
+        """Make the folder unless it is there, or there is no room for what goes into it."""
+        if self._folder.is_dir():
+            return
+        check_room(self.path, needed, self._settings.min_free)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
 
     def _choose_name(self, answer: Answer) -> None:
         name = name_from_disposition(answer.name) if answer.name else None

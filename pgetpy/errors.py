@@ -97,7 +97,16 @@ class TransferError(PgetError):
 
 
 class ConnectionFailedError(TransferError):
-    """No connection, a connection that broke, or bytes on it that are not HTTP."""
+    """No connection, a connection that broke, or bytes on it that are not HTTP.
+
+    `.permanent` where another try would fail the same way.
+    """
+
+    def __init__(
+        self, url: str, reason: str = "", *, hint: str = "", permanent: bool = False
+    ) -> None:
+        super().__init__(url, reason, hint=hint)
+        self.permanent = permanent
 
     def what(self) -> str:
         return f"connection failed: {self.reason}"

@@ -18,7 +18,7 @@ from pgetpy.core.events import Started
 from pgetpy.errors import HttpStatusError, PgetError
 from pgetpy.settings import Settings
 
-from .fetching import Events, fetch, impatient
+from .fetching import ONCE, Events, fetch, impatient
 from .support.authority import Authority
 from .support.bodies import body
 from .support.delivery import Gate
@@ -249,6 +249,7 @@ def test_netrc_is_not_read_unless_it_is_asked_for(server: Server, tmp_path: Path
     assert authorizations(server, "/model") == {None}
 
 
+@ONCE
 @pytest.mark.parametrize("text", [None, "machine\n", f"login me password {SECRET}"])
 def test_a_netrc_that_cannot_be_read_is_an_error_that_shows_nothing_of_it(
     server: Server, tmp_path: Path, text: str | None
@@ -346,6 +347,7 @@ def test_no_secret_is_in_the_journal(server: Server, tmp_path: Path) -> None:
     assert not any(SECRET.encode() in data for data in written.values())
 
 
+@ONCE
 def test_no_secret_is_in_anything_that_the_command_line_prints(
     server: Server, tmp_path: Path
 ) -> None:
@@ -362,6 +364,7 @@ def test_no_secret_is_in_anything_that_the_command_line_prints(
         assert "***" in ended.out
 
 
+@ONCE
 @pytest.mark.parametrize("place", ["url", "header", "PGET_HEADERS", "manifest", "proxy", "flag"])
 def test_no_secret_is_in_what_the_command_line_says_of_a_mistake(
     server: Server, tmp_path: Path, place: str
@@ -382,6 +385,7 @@ def test_no_secret_is_in_what_the_command_line_says_of_a_mistake(
     assert SECRET not in ended.out + ended.err
 
 
+@ONCE
 def test_a_second_process_sees_no_secret_in_a_failure(server: Server, tmp_path: Path) -> None:
     server.add("/model", Resource(BODY, faults=[Status(403, "no")]))
     with Run(secret_url(server, "/model"), tmp_path / "got", "--json", "-v") as running:
@@ -398,6 +402,7 @@ def test_the_hint_of_a_refusal_says_how_to_give_credentials(server: Server, tmp_
     assert caught.value.status == 401
 
 
+@ONCE
 def test_settings_show_no_secret(tmp_path: Path) -> None:
     settings = Settings.from_environment(
         {

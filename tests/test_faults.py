@@ -25,7 +25,7 @@ from pgetpy.errors import (
     TransferError,
 )
 
-from .fetching import Events, fetch, impatient, names_in
+from .fetching import ONCE, Events, fetch, impatient, names_in
 from .support.bodies import body
 from .support.delivery import Gate
 from .support.faults import (
@@ -79,8 +79,6 @@ LONGER = body(3_600_000, "v2")
 SMALL, LARGE = 200_000, 700_000
 # Both ways of the direct transport: bodies received on the loop, and those that a thread moves.
 CHUNKS = pytest.mark.parametrize("chunk_size", [SMALL, LARGE])
-# What takes its time and is the engine's alone, whichever transport carries the bytes.
-ONCE = pytest.mark.parametrize("transport", ["direct"], indirect=True)
 
 
 def serve(server: Server, *faults: Fault, data: bytes = BODY, path: str = "/model") -> str:

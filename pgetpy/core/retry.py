@@ -61,4 +61,6 @@ def retryable(error: PgetError) -> bool:
     """Whether the same request may succeed when it is made again."""
     if isinstance(error, HttpStatusError):
         return error.status in RETRIED_STATUSES or 500 <= error.status <= 599
-    return isinstance(error, (ConnectionFailedError, StalledError, RangeNotHonouredError))
+    if isinstance(error, ConnectionFailedError):
+        return not error.permanent
+    return isinstance(error, (StalledError, RangeNotHonouredError))

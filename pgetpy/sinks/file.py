@@ -15,7 +15,7 @@ from pgetpy.core.ranges import Spans
 from pgetpy.errors import DestinationError, DiskFullError
 from pgetpy.sinks.base import Place
 from pgetpy.sinks.ledger import Ledger, boot_id
-from pgetpy.sinks.pagecache import WriteBack, memory_limit, start_write_back
+from pgetpy.sinks.pagecache import WriteBack, memory_limit
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _ENDLESS = 1 << 62
@@ -43,7 +43,9 @@ class FileSink:
         # What an earlier run left stays until this one has something better.
         self._resumable = ledger is not None and bool(ledger.journal.written)
         self._write_back: WriteBack | None = None
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if ledger else os.O_EXCL)
+        # A link that others have put there does not lead us to their victim.
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags |= 0 if ledger else os.O_EXCL
         self.fd = os.open(self.part, flags, 0o666)
 
     def trusted(self) -> Spans:
@@ -121,8 +123,6 @@ class FileSink:
         os.replace(self.part, self.dest)
         if fsync:
             _sync_folder(self.dest.parent)
-        elif self.ledger is not None:
-            start_write_back(self.fd)
         if self.ledger is not None:
             self.ledger.remove()
         os.close(self.fd)
@@ -155,15 +155,20 @@ class FileSink:
 
     def _check_room(self, total: int, min_free: int) -> None:
         there = os.fstat(self.fd)
-        needed = max(0, total - getattr(there, "st_blocks", 0) * 512)
-        free = free_bytes(self.part)
-        if needed + min_free > free:
-            raise DiskFullError(str(self.dest), needed, free, keep=min_free)
+        check_room(self.dest, max(0, total - getattr(there, "st_blocks", 0) * 512), min_free)
+
+
+def check_room(dest: Path, needed: int, min_free: int) -> None:
+    """Raise DiskFullError where `needed` more bytes at `dest` would leave less than `min_free`."""
+    free = free_bytes(dest)
+    if needed + min_free > free:
+        raise DiskFullError(str(dest), needed, free, keep=min_free)
 
 
 def free_bytes(path: Path) -> int:
     """Return the bytes that this user may still write on the file system of `path`."""
-    status = os.statvfs(path if path.exists() else path.parent)
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    status = os.statvfs(there)
     return status.f_bavail * status.f_frsize
 
 

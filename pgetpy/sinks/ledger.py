@@ -41,7 +41,8 @@ class Ledger:
     def __init__(self, dest: Path) -> None:
         self.path = self.path_for(dest)
         self.journal = Journal()
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._fd = os.open(self.path, flags, 0o600)
         self._lock = threading.Lock()
         self._written = Spans()
         self._broken = False

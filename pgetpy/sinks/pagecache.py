@@ -64,11 +64,6 @@ class WriteBack:
                 os.posix_fadvise(self._fd, span.start, span.size, os.POSIX_FADV_DONTNEED)
 
 
-def start_write_back(fd: int) -> None:
-    """Ask the kernel to begin writing file `fd` to the disk, without waiting for it."""
-    sync_range(fd, 0, 0, _SYNC_WRITE)
-
-
 def sync_range(fd: int, start: int, count: int, flags: int) -> None:
     """Call sync_file_range(2) where there is one; it is advice, so failures do not matter."""
     call = _sync_file_range()

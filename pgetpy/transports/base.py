@@ -179,6 +179,7 @@ def network_error(url: str, error: OSError) -> ConnectionFailedError:
             url,
             f"the certificate was not accepted: {error.verify_message}",
             hint="give the authority's certificate with --cacert",
+            permanent=True,
         )
     reason = error.strerror or str(error) or type(error).__name__
     if error.errno and reason.startswith("Connect call failed"):

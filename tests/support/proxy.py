@@ -150,9 +150,12 @@ async def _refuse(writer: asyncio.StreamWriter, status: str) -> None:
 
 
 async def _relay(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
+    try:
         while data := await source.read(65536):
             sink.write(data)
             await sink.drain()
         if sink.can_write_eof():
             sink.write_eof()
+    except OSError:
+        # One side is gone without a farewell, and the other is told as rudely.
+        sink.transport.abort()
