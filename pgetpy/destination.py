@@ -81,6 +81,10 @@ class Destination(Protocol):
     blocks: bool
 
     @property
+    def keeps(self) -> bool:
+        """Whether a later run could go on from what is written."""
+
+    @property
     def slow(self) -> bool:
         """Whether publishing may take its time."""
 
@@ -186,6 +190,10 @@ class FileDestination:
     @property
     def path(self) -> Path:
         return self._folder / (self._name or "")
+
+    @property
+    def keeps(self) -> bool:
+        return self._sink is not None and self._sink.resumable
 
     @property
     def slow(self) -> bool:
@@ -367,6 +375,10 @@ class StreamDestination:
     @property
     def path(self) -> Path:
         return Path(self.label)
+
+    @property
+    def keeps(self) -> bool:
+        return False
 
     @property
     def slow(self) -> bool:

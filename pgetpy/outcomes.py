@@ -60,7 +60,7 @@ def failure_table(failures: Sequence[DownloadFailure], files: int) -> list[str]:
 def interrupted_line(tally: Tally, *, keeps: bool, overwrites: bool) -> str:
     """Return what is left of a call that was interrupted, and how to go on."""
     states = [*tally.active.values(), *tally.stopped.values()]
-    held = sum(state.done for state in states)
+    held = sum(state.done for state in states if state.keeps)
     parts = ["interrupted"]
     how = "the same command goes on from there"
     if tally.files > 1 and tally.finished:

@@ -269,7 +269,8 @@ class Transfer:
         if not self._announced:
             self._announced = True
             url = redact(self._job.url)
-            self._tell(Started(self._key, url, self._label, plan.total, self._resumed))
+            keeps = self._destination.keeps
+            self._tell(Started(self._key, url, self._label, plan.total, self._resumed, keeps))
         # What comes in one answer may have to come again, and be another version then.
         digest = self._follow() if plan.ranged else None
         if digest is not None:

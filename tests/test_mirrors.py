@@ -29,6 +29,7 @@ from .support.faults import (
     Replaced,
     ResetAfter,
     SilenceAfter,
+    SilenceBeforeHead,
     Status,
     WeakEtag,
     When,
@@ -195,7 +196,7 @@ def test_when_all_fail_the_error_is_that_of_the_first(
     url = server.add("/model", Resource(faults=[Status(403, "first")]))
     mirrors = [
         other_server.add("/a", Resource(faults=[Status(404, "second")])),
-        other_server.add("/b", Resource(BODY, faults=[SilenceAfter(0)])),
+        other_server.add("/b", Resource(BODY, faults=[SilenceBeforeHead()])),
     ]
     with pytest.raises(HttpStatusError, match="first") as caught:
         fetch(url, tmp_path / "got", mirrors=mirrors, stall_timeout=0.2, retries=0)

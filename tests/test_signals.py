@@ -113,10 +113,10 @@ def test_several_files_are_counted(number: int, server: Server, tmp_path: Path) 
     large = serve(server, GateAfter(600_000, gate, when=When(request=at_least(2))))
     manifest = tmp_path / "manifest"
     manifest.write_text(f"{small} {tmp_path}/small\n{large} {tmp_path}/large\n")
-    with Run("multifile", manifest) as running:
+    with Run("multifile", manifest, "--progress", "json") as running:
         gate.wait_reached()
         running.wait_until((tmp_path / "small").exists)
-        running.wait_until(lambda: len(landed(tmp_path / "large", BODY)) * PAGE > MIB)
+        running.wait_until(lambda: any(e["done"] > MIB for e in events_of(running, "progressed")))
         said = last_word(stopped(running, number))
     assert "1 of 2 files are finished" in said
     assert "of the others is kept: to go on, leave the finished ones out" in said
@@ -207,18 +207,18 @@ def black_hole() -> Iterator[int]:
 def test_while_it_connects(number: int, tmp_path: Path) -> None:
     with black_hole() as port:
         url = f"http://127.0.0.1:{port}/model"
+        before = callers(port)
         with Run(url, tmp_path / "got", "--connect-timeout", "60s") as running:
-            running.wait_until(lambda: _is_connecting(running.process.pid, port))
+            running.wait_until(lambda: callers(port) > before)
             said = last_word(stopped(running, number))
     assert said == "pgetpy: interrupted"
     assert names_in(tmp_path) == []
 
 
-def _is_connecting(pid: int, port: int) -> bool:
-    """Whether a socket of this network namespace is in SYN_SENT to `port`."""
-    lines = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
-    rows = [line.split() for line in lines]
-    return any(row[2].endswith(f":{port:04X}") and row[3] == "02" for row in rows)
+def callers(port: int) -> int:
+    """How many sockets are in SYN_SENT to `port`."""
+    rows = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[2].endswith(f":{port:04X}") and row[3] == "02" for row in rows)
 
 
 def test_a_black_hole_is_given_up_after_the_connect_timeout(tmp_path: Path) -> None:
@@ -335,28 +335,6 @@ real, hashlib.new = hashlib.new, new
         stopped(running, number)
     assert fetch(serve(server), dest).resumed == len(BODY)
     assert dest.read_bytes() == BODY
-
-
-@EITHER
-def test_before_anything_has_begun(number: int, server: Server, tmp_path: Path) -> None:
-    url = serve(server, SilenceBeforeHead())
-    # In the middle of its imports there is nobody yet to put it nicely.
-    slow = "import signal, os\nsignal.raise_signal(signal.SIGINT)"
-    with Run(url, tmp_path / "got", program=after(slow)) as running:
-        assert running.wait(SOON).code in (130, -signal.SIGINT, 1)
-    with Run(url, tmp_path / "got") as running:
-        with contextlib.suppress(RuntimeError):
-            running.wait_until(lambda: running.process.poll() is not None or _ignores(running))
-        running.send(number)
-        assert running.wait(SOON).code in (CODES[signal.Signals(number)], -number)
-    assert names_in(tmp_path) == []
-
-
-def _ignores(running: Run) -> bool:
-    """Whether the interpreter has come up as far as catching SIGINT."""
-    status = Path(f"/proc/{running.process.pid}/status").read_text()
-    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
-    return bool(int(caught.split()[1], 16) & 1 << (signal.SIGINT - 1))
 
 
 @pytest.mark.parametrize("second", list(CODES), ids=lambda number: number.name)

@@ -22,13 +22,17 @@ class Queued:
 
 @dataclass(frozen=True)
 class Started:
-    """The first answer has been believed; `held` bytes were there from an earlier run."""
+    """The first answer has been believed; `held` bytes were there from an earlier run.
+
+    `keeps` says whether a later run could go on from what arrives.
+    """
 
     key: int
     url: str
     dest: str
     total: int | None
     held: int
+    keeps: bool = True
 
 
 @dataclass(frozen=True)

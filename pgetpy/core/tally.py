@@ -56,6 +56,7 @@ class FileState:
     done: int = 0
     total: int | None = None
     held: int = 0
+    keeps: bool = True
     moved: int = 0
     connections: int = 0
     verified: float | None = None
@@ -180,6 +181,7 @@ class Tally:
         state = self._state(event.key, event.dest, now)
         state.dest = event.dest
         state.held = event.held
+        state.keeps = event.keeps
         state.total = event.total
         state.done = max(state.done, event.held)
         state.rate.add(now, state.moved)

@@ -48,6 +48,11 @@ class FileSink:
         flags |= 0 if ledger else os.O_EXCL
         self.fd = os.open(self.part, flags, 0o666)
 
+    @property
+    def resumable(self) -> bool:
+        """Whether what is written is of use to the next run."""
+        return self._resumable
+
     def trusted(self) -> Spans:
         """Return what the part file holds from an earlier run, seen from this boot."""
         if self.ledger is None:

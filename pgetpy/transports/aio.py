@@ -57,6 +57,8 @@ class AioTransport:
 
         request = call.request
         session = self._opened(request)
+        # With a proxy there are two connections to wait for.
+        patience = request.connect_timeout * (2 if request.proxy else 1)
         try:
             async with session.get(
                 _encoded(request.url),
@@ -64,7 +66,7 @@ class AioTransport:
                 allow_redirects=False,
                 proxy=request.proxy,
                 ssl=request.tls if request.tls is not None else True,
-                timeout=aiohttp.ClientTimeout(total=None, connect=request.connect_timeout * 2),
+                timeout=aiohttp.ClientTimeout(total=None, connect=patience),
             ) as response:
                 try:
                     await self._receive(call, response)

@@ -6,7 +6,6 @@ a test can use real-looking hosts. One request a connection: what follows is rel
 
 import asyncio
 import base64
-import contextlib
 from dataclasses import dataclass
 from types import TracebackType
 from urllib.parse import urlsplit
