@@ -32,6 +32,16 @@ class PgetError(Exception):
     def __str__(self) -> str:
         return f"{self.sentence()}; {self.hint}" if self.hint else self.sentence()
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # An exception is pickled as a call of its class with `args`, which fits none of ours.
+        return _restored, (type(self), self.args), self.__dict__
+
+
+def _restored(kind: type[PgetError], args: tuple[object, ...]) -> PgetError:
+    error = kind.__new__(kind, *args)
+    super(PgetError, error).__init__(*args)
+    return error
+
 
 class UsageError(PgetError, ValueError):
     """The caller asked for something that makes no sense, whatever the network says."""

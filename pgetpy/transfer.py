@@ -7,6 +7,7 @@ the bytes come is a session's business.
 from __future__ import annotations
 
 import asyncio
+import sys
 from dataclasses import dataclass
 
 from pgetpy.core.answers import Answer, Identity
@@ -242,6 +243,8 @@ class Transfer:
 
     def _hold(self) -> int:
         """The first byte that the digest has not read yet."""
+        if self._job.checksum is None:
+            return sys.maxsize
         return self._digest.position if self._digest is not None else 0
 
     def _plan(self, held: Spans) -> Plan:

@@ -15,8 +15,10 @@ from .support.proxy import Proxy
 from .support.server import Server
 
 # Times on shared machines say nothing about a property, so no example has a deadline.
-settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("ci", settings.get_profile("local"), derandomize=True)
+settings.register_profile(
+    "local", deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("ci", settings.get_profile("local"), max_examples=100, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
 
 

@@ -56,6 +56,7 @@ from .support.faults import (
     Replaced,
     ResetAfter,
     SilenceAfter,
+    SilenceBeforeHead,
     Status,
     When,
     at_least,
@@ -72,7 +73,7 @@ OTHER = body(2_500_001, "v2")
 CHUNK = 250_000
 
 
-class Interruption(Exception):
+class InjectedError(Exception):
     """What a supervisor injects into a thread."""
 
 
@@ -361,7 +362,7 @@ class Caller(threading.Thread):
 
 
 @pytest.mark.parametrize("chunk_size", [150_000, 700_000])
-@pytest.mark.parametrize("kind", [Interruption, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("kind", [InjectedError, KeyboardInterrupt, SystemExit])
 def test_an_exception_injected_into_the_waiting_thread_arrives_and_ends_the_transfer(
     server: Server, tmp_path: Path, kind: type[BaseException], chunk_size: int
 ) -> None:
@@ -410,11 +411,11 @@ def test_a_caller_is_never_held_up_whatever_the_transfer_waits_for(
     caller = Caller(lambda: fetch(url, tmp_path / "got", stall_timeout=30))
     caller.start()
     server.wait_until(lambda: len(server.requests) > asked or where == "lock")
-    inject(caller, Interruption)
+    inject(caller, InjectedError)
     caller.join(10)
-    assert isinstance(caller.error, Interruption)
+    assert isinstance(caller.error, InjectedError)
     if where == "lock":
-        inject(holder, Interruption)
+        inject(holder, InjectedError)
         holder.join(10)
     eventually(lambda: server.open == 0, 5, "the end of the connections")
 
@@ -603,6 +604,28 @@ def test_fail_fast_raises_the_first_failure_and_stops_the_rest(
         pgetpy.download_many(files, settings=impatient(stall_timeout=30), fail_fast=True)
     eventually(lambda: server.open == 0, 5, "the end of the connections")
     assert "slow" not in names_in(tmp_path)
+
+
+@ONCE
+def test_a_file_that_gets_no_answer_does_not_hold_up_the_others_of_its_host(
+    server: Server, tmp_path: Path
+) -> None:
+    mute = server.add("/mute", Resource(BODY, faults=[SilenceBeforeHead()]))
+    files = [(mute, tmp_path / "mute")]
+    files += [(server.add(f"/{n}", Resource(BODY)), tmp_path / str(n)) for n in range(3)]
+    stalled_at: list[float] = []
+    finished_at: list[float] = []
+
+    def callback(event: object) -> None:
+        if isinstance(event, Finished):
+            finished_at.append(time.monotonic())
+        if isinstance(event, Failed):
+            stalled_at.append(time.monotonic())
+
+    settings = impatient(stall_timeout=3, retries=0)
+    pgetpy.download_many(files, settings=settings, progress=callback)
+    assert len(finished_at) == 3
+    assert max(finished_at) < stalled_at[0]
 
 
 def test_no_files_are_no_error() -> None:

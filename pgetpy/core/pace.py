@@ -24,6 +24,8 @@ _BOLD, _CAREFUL = 4, 2
 _DELIVERING = 0.7
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 16.0
+# When no connection has been answered for so long, one more is tried: others may wait behind it.
+_SILENCE = 0.5
 # A connection this much slower than the others' median is better replaced.
 _STRAGGLER = 0.1
 # Below this many others a median says little.
@@ -48,6 +50,8 @@ class Pace:
         self._ended_then = 0
         self._pause = _FIRST_PAUSE
         self._resting_until = 0.0
+        self._silent_since: float | None = None
+        self._ended_seen = 0
 
     def observe(self, now: float, moved: int, ended: int, busy: int, delivering: int) -> int:
         """Return the level, having seen `moved` bytes, in `ended` answers and others under way.
@@ -57,14 +61,26 @@ class Pace:
         then.
         """
         if busy < self.level or now < self._resting_until:
-            self._since = None
-        elif self._since is None:
+            self._since = self._silent_since = None
+            return self.level
+        self._listen(now, silent=not delivering and ended == self._ended_seen)
+        self._ended_seen = ended
+        if self._since is None:
             if delivering >= _DELIVERING * self.level or ended != self._ended_then:
                 self._since, self._moved_then, self._ended_then = now, moved, ended
         elif self._is_over(now - self._since, ended - self._ended_then):
             self._judge(now, (moved - self._moved_then) / (now - self._since))
             self._since, self._ended_then = None, ended
         return self.level
+
+    def _listen(self, now: float, *, silent: bool) -> None:
+        if not silent:
+            self._silent_since = None
+        elif self._silent_since is None:
+            self._silent_since = now
+        elif now - self._silent_since >= _SILENCE:
+            self.level = min(self.ceiling, self.level + 1)
+            self._silent_since = now
 
     def _is_over(self, elapsed: float, ended: int) -> bool:
         """Whether a period says enough: of small answers it has to have seen several."""
