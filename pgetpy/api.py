@@ -43,7 +43,7 @@ async def download_async(
         mirrors: URLs of the same bytes, tried in order when `url` fails.
         force: overwrite what stands at `dest`.
         settings: how; by default what the environment (PGET_*) says.
-        progress: is called with the events of `pgetpy.core.events`, in the thread of the loop, which
+        progress: is called with the events of `pgetpy.core.events` in the thread of the loop, which
             it should not hold up. What it raises ends the call (what has come is kept) and is
             raised to the caller.
 

@@ -22,7 +22,7 @@ from pgetpy.hosts import Host, Hosts
 from pgetpy.route import Route
 from pgetpy.settings import Settings
 from pgetpy.sinks.base import Sink
-from pgetpy.transports.base import Call, NotForMeError, Transport
+from pgetpy.transports.base import Call, NotForMeError, Transport, seen_through
 from pgetpy.workers import Workers
 
 TICK = 0.025
@@ -394,12 +394,15 @@ class Session:
         """End all calls and wait for them: afterwards nothing is written."""
         for task in self._calls:
             task.cancel()
-        if self._calls:
-            await asyncio.wait(self._calls)
-        for task in list(self._calls):
-            self._retired(task)
-            if not task.cancelled():
-                task.exception()
-        if self._host is not None:
-            self._host.delivering -= self._delivering
-            self._delivering = 0
+        try:
+            if self._calls:
+                ending = asyncio.ensure_future(asyncio.wait(self._calls))
+                await seen_through(ending, lambda: None)
+        finally:
+            for task in list(self._calls):
+                self._retired(task)
+                if not task.cancelled():
+                    task.exception()
+            if self._host is not None:
+                self._host.delivering -= self._delivering
+                self._delivering = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from pgetpy.core.ranges import Spans
 
 
@@ -13,15 +15,18 @@ class MemorySink:
     def __init__(self) -> None:
         self.held = Spans()
         self.data = bytearray()
+        self._lock = threading.Lock()
 
     def place(self, pos: int) -> None:
         return None
 
     def write(self, pos: int, data: memoryview) -> None:
-        missing = pos + len(data) - len(self.data)
-        if missing > 0:
-            self.data.extend(bytes(missing))
-        self.data[pos : pos + len(data)] = data
+        with self._lock:
+            missing = pos + len(data) - len(self.data)
+            if missing > 0:
+                self.data.extend(bytes(missing))
+            self.data[pos : pos + len(data)] = data
 
     def mark(self, start: int, stop: int) -> None:
-        self.held.add(start, stop)
+        with self._lock:
+            self.held.add(start, stop)

@@ -43,6 +43,8 @@ class OrderedSink:
         self._digest = digest
         self._atom = select.PIPE_BUF if _may_block(fd) else 1 << 20
         self._waiting: dict[int, bytes] = {}
+        # What has ever waited, so that a second copy does not wait as well.
+        self._seen = Spans()
         self._lock = threading.Lock()
         self._stopped = False
 
@@ -52,9 +54,7 @@ class OrderedSink:
     def write(self, pos: int, data: memoryview) -> None:
         with self._lock:
             if pos > self.front:
-                known = self._waiting.get(pos, b"")
-                if len(data) > len(known):
-                    self._waiting[pos] = bytes(data)
+                self._keep(pos, data)
                 return
             self._put(pos, data)
             while self._waiting:
@@ -69,6 +69,12 @@ class OrderedSink:
     def stop(self) -> None:
         """Give up a write that nobody reads."""
         self._stopped = True
+
+    def _keep(self, pos: int, data: memoryview) -> None:
+        """Hold what of `data`, the bytes from `pos` on, is not held already."""
+        for span in list(self._seen.missing(pos, pos + len(data))):
+            self._waiting[span.start] = bytes(data[span.start - pos : span.stop - pos])
+            self._seen.add(span.start, span.stop)
 
     def _put(self, pos: int, data: memoryview) -> None:
         """Write what of `data`, the bytes from `pos` on, lies at the front."""

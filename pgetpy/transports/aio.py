@@ -36,6 +36,7 @@ class AioTransport:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._session: aiohttp.ClientSession | None = None
+        self._distrusted: list[aiohttp.ClientSession] = []
         # Where hosts and proxies answer, as the engine has resolved them.
         self._known: dict[tuple[str, int], tuple[Address, ...]] = {}
 
@@ -48,9 +49,11 @@ class AioTransport:
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        sessions = [*self._distrusted, self._session]
+        self._session, self._distrusted = None, []
+        for session in sessions:
+            if session is not None:
+                await session.close()
 
     async def _carry(self, call: Call) -> None:
         import aiohttp
@@ -76,7 +79,15 @@ class AioTransport:
         except TransferError:
             raise
         except (aiohttp.ClientError, asyncio.TimeoutError, ssl.SSLError) as error:
+            if isinstance(error, aiohttp.ClientResponseError):
+                self._distrust(session)
             raise _failed(request, error) from error
+
+    def _distrust(self, session: aiohttp.ClientSession) -> None:
+        """Lend no kept connection of `session` again: each may hold what nobody asked for."""
+        if session is self._session:
+            self._session = None
+            self._distrusted.append(session)
 
     async def _receive(self, call: Call, response: aiohttp.ClientResponse) -> None:
         version = response.version or (1, 1)

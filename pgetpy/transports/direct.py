@@ -100,6 +100,11 @@ class DirectTransport:
             if not connection.fresh and not reader.received:
                 raise _StaleError from error
             raise failed(call.request, error) from error
+        except NotForMeError as error:
+            if not connection.fresh:
+                # It may be what was left over of the answer before.
+                raise _StaleError from error
+            raise
         connection.fresh = False
         if head.status >= 400:
             return await _with_words(head, reader.rest, connection)

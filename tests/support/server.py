@@ -138,11 +138,16 @@ class Server:
             self._listeners.append(listener)
 
     async def _unlisten(self) -> None:
+        # asyncio leaves a connection open that it accepted in the very turn of the closing, and a
+        # task that is cancelled before it began closes nothing: first no more, then all begun.
+        loop = asyncio.get_running_loop()
         for listener in self._listeners:
-            listener.close()
-        # Connections that were accepted just now begin; a task that never began closes nothing.
+            for sock in listener.sockets:
+                loop.remove_reader(sock.fileno())
         for _ in range(5):
             await asyncio.sleep(0)
+        for listener in self._listeners:
+            listener.close()
 
     # One connection
 
