@@ -21,7 +21,7 @@ from pgetpy.errors import DestinationError, PgetError
 from pgetpy.settings import Settings
 from pgetpy.sinks.base import Sink
 from pgetpy.sinks.file import FileSink, check_room, disk_error
-from pgetpy.sinks.ledger import Ledger, LocksExcludeNothingError, boot_id
+from pgetpy.sinks.ledger import Ledger, boot_id, locks_exclude
 from pgetpy.sinks.null import NullSink
 from pgetpy.sinks.ordered import OrderedSink
 
@@ -274,13 +274,11 @@ class FileDestination:
     def _acquire(self) -> bool:
         """Take the destination for this run and see what is there; False where another has it."""
         with self._disk_errors():
-            ledger = self._awaited = self._awaited or Ledger(self.path)
-            try:
-                if not ledger.acquire():
-                    return False
-            except LocksExcludeNothingError:
-                self._awaited = None
+            if self._awaited is None and not locks_exclude(self._folder):
                 return True
+            ledger = self._awaited = self._awaited or Ledger(self.path)
+            if not ledger.acquire():
+                return False
             self._awaited = None
             if ledger.orphaned:
                 self.finished = self._published_by(ledger)

@@ -17,7 +17,14 @@ from pgetpy.core.plan import Flight, Plan
 from pgetpy.core.ranges import Span, Spans
 from pgetpy.core.retry import OVERLOADED, Retries
 from pgetpy.destination import Claims
-from pgetpy.errors import HttpStatusError, NotAllowedError, PgetError, StalledError, TransferError
+from pgetpy.errors import (
+    HttpStatusError,
+    NotAllowedError,
+    PgetError,
+    RangeNotHonouredError,
+    StalledError,
+    TransferError,
+)
 from pgetpy.hosts import Host, Hosts
 from pgetpy.route import Route
 from pgetpy.settings import Settings
@@ -110,6 +117,7 @@ class Session:
     _moved_then: int = 0
     _scouting: bool = True
     _proven: bool = True
+    _untied: bool = False
     _delivering: int = 0
     _ticked_at: float = 0.0
 
@@ -177,6 +185,9 @@ class Session:
         asked = None if self._whole or flight.stop is None else Span(flight.start, flight.stop)
         known = self.answer.identity if self.answer else None
         tie = known or (self.expected if self.plan.held and not self.verified else None)
+        if known is not None and self._untied:
+            # Each answer has to repeat the validator in any case.
+            tie = None
         request = self.route.request(host, asked, tie)
         call = Call(request, flight, asked, self._judge, self.services.throttle)
         call.blocking |= self.blocking
@@ -300,6 +311,9 @@ class Session:
             self._restart_single()
         if call is not None and isinstance(error, TransferError) and self._renewed(call, error):
             return None
+        if isinstance(error, RangeNotHonouredError) and error.got.startswith("200 "):
+            # Some servers give the whole object for any If-Range, be it the right one.
+            self._untied = True
         if self.plan.ranged and self.tally.moved > self._moved_then:
             self._retries.progressed()
         echo = call is not None and call.flight.pulse.born <= self._failed_at

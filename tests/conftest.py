@@ -1,6 +1,7 @@
 """Fixtures of the whole suite: loopback servers whose violations fail the test that caused them."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,9 @@ from .support.authority import Authority
 from .support.judges import Judge
 from .support.proxy import Proxy
 from .support.server import Server
+
+# A shell starts what runs in the background deaf to Ctrl-C, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Times on shared machines say nothing about a property, so no example has a deadline.
 settings.register_profile(

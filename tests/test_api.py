@@ -509,6 +509,7 @@ def test_a_failure_is_an_event_too(server: Server, tmp_path: Path) -> None:
     assert events.all == [Failed(0, url, str(tmp_path / "got"), caught.value)]
 
 
+@ONCE
 def test_progress_of_a_transfer_that_is_cut_off_often_never_goes_backwards(
     server: Server, tmp_path: Path
 ) -> None:

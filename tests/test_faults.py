@@ -6,7 +6,7 @@ import contextlib
 import gzip
 import hashlib
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -38,6 +38,7 @@ from .support.faults import (
     Encoded,
     EnormousHead,
     EtagPerRequest,
+    Exchange,
     ExtraBytes,
     Fault,
     FinAfter,
@@ -68,7 +69,7 @@ from .support.faults import (
     When,
     at_least,
 )
-from .support.resources import Resource
+from .support.resources import Answer, Resource, whole
 from .support.server import Server
 
 pytestmark = pytest.mark.usefixtures("transport")
@@ -560,7 +561,84 @@ def test_an_answer_that_nobody_asked_for_is_never_written(
         assert (tmp_path / "got").read_bytes() == BODY
 
 
+@dataclass(frozen=True)
+class RefuseIfRange(Fault):
+    """All of the object whenever If-Range is there, even if it names the very version."""
+
+    def answer(self, answer: Answer, exchange: Exchange) -> Answer:
+        tied = exchange.request.header("If-Range") is not None
+        return replace(whole(exchange.resource), delivery=answer.delivery) if tied else answer
+
+
+@CHUNKS
+def test_a_server_that_cannot_do_with_if_range_is_asked_without_it(
+    server: Server, tmp_path: Path, chunk_size: int
+) -> None:
+    result = fetch(serve(server, RefuseIfRange()), tmp_path / "got", chunk_size=chunk_size)
+    assert (tmp_path / "got").read_bytes() == BODY
+    assert result.validator == "strong"
+
+
+def test_without_if_range_another_version_is_still_told_by_its_etag(
+    server: Server, tmp_path: Path
+) -> None:
+    replaced = Replaced(OTHER, '"v2"', when=When(request=at_least(9)))
+    fetch(serve(server, replaced, RefuseIfRange()), tmp_path / "got", chunk_size=SMALL)
+    assert (tmp_path / "got").read_bytes() == OTHER
+
+
+def test_an_etag_that_is_none_is_never_sent_back(server: Server, tmp_path: Path) -> None:
+    url = server.add("/model", Resource(BODY, etag="without-quotes"))
+    result = fetch(url, tmp_path / "got", chunk_size=SMALL)
+    assert (tmp_path / "got").read_bytes() == BODY
+    assert result.validator == "weak"
+    assert not any(seen.header("If-Range") for seen in server.requests)
+
+
 # ------------------------------------------------------------------- heads that are none
+
+
+def test_a_length_that_is_said_twice_is_one(server: Server, tmp_path: Path) -> None:
+    fault = Headers(add=(("Content-Length", str(SMALL)),), when=When(request=range(1, 3)))
+    with contextlib.suppress(TransferError):
+        fetch(serve(server, fault), tmp_path / "got", chunk_size=SMALL)
+        assert (tmp_path / "got").read_bytes() == BODY
+
+
+@pytest.mark.parametrize("length", ["", "x", "-5", "+5", "5, 6", "1e3", "9" * 30])
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_senseless_length_is_an_error_of_the_transfer(
+    server: Server, tmp_path: Path, length: str, ranges: bool
+) -> None:
+    faults = () if ranges else (IgnoreRange(),)
+    url = serve(server, *faults, Headers(put=(("Content-Length", length),)), Close())
+    with pytest.raises(TransferError) as caught:
+        fetch(url, tmp_path / "got", retries=0, stall_timeout=1)
+    assert "\n" not in str(caught.value)
+    assert "got" not in names_in(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["bytes", "bytes 0-", "bytes 5-1/9", "bytes a-b/c", "lines 0-1/2", "bytes 0-1/1", "9" * 99],
+)
+def test_a_senseless_content_range_is_not_believed(
+    server: Server, tmp_path: Path, value: str
+) -> None:
+    url = serve(server, Headers(put=(("Content-Range", value),)))
+    with pytest.raises(RangeNotHonouredError):
+        fetch(url, tmp_path / "got", chunk_size=SMALL, retries=0)
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["ETag", "Last-Modified", "Retry-After", "Content-Type", "Date"])
+@pytest.mark.parametrize("value", ["", '"', "\u00ff\u00fe", "x" * 5000, ";;;,,,"])
+def test_senseless_headers_harm_nobody(
+    server: Server, tmp_path: Path, name: str, value: str
+) -> None:
+    url = serve(server, Headers(put=((name, value),)), data=BODY[:700_000])
+    fetch(url, tmp_path / "got", chunk_size=SMALL)
+    assert (tmp_path / "got").read_bytes() == BODY[:700_000]
 
 
 @pytest.mark.parametrize("fault", [Garbage(), EnormousHead()], ids=lambda f: type(f).__name__)
@@ -765,12 +843,12 @@ def test_the_rate_limit_holds_for_all_connections_together(
 ) -> None:
     faults = () if ranges else (IgnoreRange(),)
     result = fetch(
-        serve(server, *faults, data=BODY[:1_600_000]),
+        serve(server, *faults, data=BODY[:1_000_000]),
         tmp_path / "got",
         limit_rate=1_600_000,
         chunk_size=SMALL,
     )
-    assert (tmp_path / "got").read_bytes() == BODY[:1_600_000]
+    assert (tmp_path / "got").read_bytes() == BODY[:1_000_000]
     assert result.bytes_per_second < 1_600_000 * 1.35
     assert result.bytes_per_second > 1_600_000 * 0.2
 

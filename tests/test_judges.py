@@ -223,8 +223,6 @@ def test_a_certificate_of_another_name_is_refused(
 @pytest.fixture(
     params=[
         pytest.param(("nginx", False), marks=NGINX, id="nginx"),
-        pytest.param(("nginx", True), marks=NGINX, id="tls_nginx"),
-        pytest.param(("apache", False), marks=APACHE, id="apache"),
         pytest.param(("apache", True), marks=APACHE, id="tls_apache"),
     ]
 )

@@ -399,6 +399,84 @@ def test_what_was_left_where_locks_worked_is_left_alone_where_they_do_not(
     assert names_in(tmp_path) == ["got"]
 
 
+# Locks as two machines have them that mounted one file system with locks of their own: each sees
+# that its own keep others out, and none sees those of the other.
+BLIND = """
+import fcntl, os
+held = {}
+def flock(fd, operation):
+    there = os.fstat(fd)
+    key = there.st_dev, there.st_ino
+    try:
+        taken = key in held and held[key] != fd and os.path.samestat(os.fstat(held[key]), there)
+    except OSError:
+        taken = False
+    if taken:
+        raise BlockingIOError(11, "held")
+    held[key] = fd
+fcntl.flock = flock
+"""
+
+
+def test_machines_that_do_not_see_each_others_locks_work_on_one_file_in_peace(
+    server: Server, tmp_path: Path
+) -> None:
+    gate = Gate()
+    url = serve(server, GateAfter(3 * MIB // 2, gate, when=When(request=at_least(2))))
+    dest = tmp_path / "got"
+    with Run(url, dest, "-c", "1", *TELLING, program=after(BLIND)) as one:
+        one.wait_until(lambda: len(landed(dest, BODY)) * PAGE > 2 * MIB)
+        with Run(url, dest, "-c", "1", *TELLING, program=after(BLIND)) as two:
+            # It has seen nobody, and goes on from what the first is at work on.
+            two.wait_until(lambda: events_of(two, "started"))
+            assert events_of(two, "started")[0]["held"] > 0
+            gate.open()
+            for run in (one, two):
+                assert not result_of(run.wait())["shared"]
+    assert dest.read_bytes() == BODY
+    assert names_in(tmp_path) == ["got"]
+
+
+def test_what_is_started_anew_by_who_sees_no_lock_is_never_mixed_up(
+    server: Server, tmp_path: Path
+) -> None:
+    gate = Gate()
+    url = serve(server, GateAfter(3 * MIB // 2, gate, when=When(request=at_least(2))))
+    dest = tmp_path / "got"
+    with Run(url, dest, "-c", "1", *TELLING, program=after(BLIND)) as one:
+        one.wait_until(lambda: len(landed(dest, BODY)) * PAGE > 2 * MIB)
+        with Run(url, dest, "-c", "1", "--no-resume", *TELLING, program=after(BLIND)) as two:
+            two.wait_until(lambda: events_of(two, "started"))
+            two.kill()
+        gate.open()
+        ended = one.wait()
+    # Its part file is another's now, and so is what the journal says.
+    assert ended.code == 1
+    assert "taken by another run" in ended.err
+    assert not dest.exists()
+    server.requests.clear()
+    fetch(url, dest)
+    assert dest.read_bytes() == BODY
+    assert names_in(tmp_path) == ["got"]
+
+
+def test_machines_that_begin_at_one_moment_without_seeing_each_other_never_mix(
+    server: Server, tmp_path: Path
+) -> None:
+    url = serve(server, Pace(16 * MIB))
+    dest = tmp_path / "got"
+    for _ in range(3):
+        with contextlib.ExitStack() as stack:
+            programs = [after(BLIND)] * 4
+            runs = [stack.enter_context(Run(url, dest, "-f", program=p)) for p in programs]
+            ended = [run.wait() for run in runs]
+        assert any(end.code == 0 for end in ended)
+        for end in ended:
+            assert end.code == 0 or "another run" in end.err or "no such file" in end.err, end.err
+        assert dest.read_bytes() == BODY
+        assert set(names_in(tmp_path)) <= {"got", part_of(dest).name, journal_of(dest).name}
+
+
 # ------------------------------------------------------------------- other users and odd moments
 
 
@@ -422,8 +500,9 @@ def test_a_destination_that_another_user_works_on_is_an_error_and_no_wait(
         assert dest.read_bytes() == BODY
 
 
+@pytest.mark.parametrize("whole", [False, True], ids=["journal", "journal and part"])
 def test_a_journal_that_is_removed_under_a_run_costs_only_the_work_it_saved(
-    server: Server, tmp_path: Path
+    server: Server, tmp_path: Path, whole: bool
 ) -> None:
     gate = Gate()
     url = serve(server, GateAfter(MIB // 2, gate, when=When(request=at_least(2))))
@@ -433,7 +512,8 @@ def test_a_journal_that_is_removed_under_a_run_costs_only_the_work_it_saved(
         server.wait_until(lambda: len(server.requests) > 1)
         eventually(part_of(dest).exists)
         journal_of(dest).unlink()
-        part_of(dest).unlink()
+        if whole:
+            part_of(dest).unlink()
         two = pool.submit(fetch, url, dest)
         eventually(part_of(dest).exists)
         gate.open()

@@ -140,7 +140,6 @@ TURNS = st.one_of(
     st.builds(Turn, cut_after=st.sampled_from([0, 1, 100_000, 3 * MIB])),
     st.builds(Turn, silent_after=st.sampled_from([-1, 0, 200_000])),
     st.builds(Turn, status=st.sampled_from([408, 429, 500, 503, 404])),
-    st.builds(Turn, not_for_me=st.just("an odd head")),
     st.just(Turn(headers={"etag": '"2"'})),
     st.just(Turn(headers={"etag": None})),
     st.just(Turn(headers={"content-range": None})),
@@ -154,7 +153,7 @@ TURNS = st.one_of(
 )
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     script=st.lists(TURNS, max_size=5),
     chunk_size=st.sampled_from([MIB, 125_000_000]),
@@ -165,7 +164,7 @@ def test_whatever_the_script_the_end_is_the_right_file_or_an_error(
 ) -> None:
     dest = tmp_path_factory.mktemp("script") / "x"
     events = Events()
-    chosen = replace(SETTINGS, chunk_size=chunk_size, stall_timeout=0.1)
+    chosen = replace(SETTINGS, chunk_size=chunk_size, stall_timeout=0.1, retries=3)
     try:
         fetch(Stored(BODY, ranges=ranges, script=script), dest, events=events, chosen=chosen)
     except PgetError:

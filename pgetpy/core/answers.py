@@ -24,6 +24,7 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 # RFC 9110, 8.8.2.2 lets a client take Last-Modified for strong when Date is clearly later; a minute
 # covers a file replaced twice within the header's one-second grain.
 _STRONG_DATE_DISTANCE = 60.0
+_STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e\x80-\xff]*"')
 _DECODABLE = frozenset({"gzip", "x-gzip", "deflate"})
 _GZIP_TYPES = frozenset({"application/gzip", "application/x-gzip", "application/x-tar+gzip",
                          "application/tar+gzip", "application/x-compressed-tar"})  # fmt: skip
@@ -68,7 +69,7 @@ class Identity:
     @property
     def strong(self) -> bool:
         """Whether an ETag promises equal bytes (RFC 9110, 8.8.1)."""
-        return self.etag is not None and not self.etag.startswith("W/")
+        return self.etag is not None and _STRONG_ETAG.fullmatch(self.etag) is not None
 
     @property
     def if_range(self) -> str | None:
@@ -225,6 +226,7 @@ def _part(url: str, asked: Span | None, head: Head, known: Identity | None) -> A
 
 def _whole(url: str, asked: Span | None, head: Head, known: Identity | None, coding: str) -> Answer:
     total = None if coding else _length(url, head)
+    _refuse_part(url, head, total)
     identity = _identity(head, total)
     if known is not None and known.total is not None:
         _expect(url, known, identity)
@@ -240,6 +242,17 @@ def _whole(url: str, asked: Span | None, head: Head, known: Identity | None, cod
         decode=coding,
         name=head.headers.get("content-disposition", ""),
     )
+
+
+def _refuse_part(url: str, head: Head, total: int | None) -> None:
+    """Raise where what should be the whole says itself that it is a part."""
+    value = head.headers.get("content-range", "")
+    stated = parse_content_range(value)
+    if stated is None or stated.span is None:
+        return
+    is_whole = stated.span.start == 0 and stated.span.stop == stated.total
+    if not is_whole or total not in (None, stated.total):
+        raise RangeNotHonouredError(url, "the whole object", f"{head.status} with {value}")
 
 
 def _unsatisfied(url: str, asked: Span | None, head: Head, known: Identity | None) -> Answer:

@@ -37,8 +37,12 @@ def _names(entry: str, origin: Origin) -> bool:
 def _split_port(entry: str) -> tuple[str, int | None]:
     if entry.startswith("["):
         host, _, rest = entry[1:].partition("]")
-        return host, int(rest[1:]) if rest[1:].isdigit() else None
+        return host, int(rest[1:]) if _is_number(rest[1:]) else None
     host, colon, port = entry.rpartition(":")
-    if colon and port.isdigit() and ":" not in host:
+    if colon and _is_number(port) and ":" not in host:
         return host, int(port)
     return entry, None
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 6

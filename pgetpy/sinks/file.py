@@ -27,6 +27,10 @@ class FileSink:
     With a ledger the part file has a known name and is kept for the next run; without one it has a
     name of its own and goes when the transfer fails.
 
+    Should another run, whose lock cannot be seen, be at work on the part file too, both write the
+    same bytes to it: what belongs to another version is never overwritten but left to its owner,
+    and what is published is a file that has been ours to the end.
+
     Attributes:
         window: None, bytes may come in any order.
         held: what an earlier run left and this one trusts.
@@ -43,10 +47,16 @@ class FileSink:
         # What an earlier run left stays until this one has something better.
         self._resumable = ledger is not None and bool(ledger.journal.written)
         self._write_back: WriteBack | None = None
-        # A link that others have put there does not lead us to their victim.
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        flags |= 0 if ledger else os.O_EXCL
-        self.fd = os.open(self.part, flags, 0o666)
+        try:
+            self.fd = self._made()
+            self._fresh = True
+        except FileExistsError:
+            if ledger is None:
+                raise
+            # A link that others have put there does not lead us to their victim.
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self.fd = os.open(self.part, flags, 0o666)
+            self._fresh = False
 
     @property
     def resumable(self) -> bool:
@@ -87,6 +97,7 @@ class FileSink:
                 os.ftruncate(self.fd, total)
             if memory_limit() < total:
                 self._write_back = WriteBack(self.fd, hold)
+        self._fresh = False
         self._resumable = resumable and self.ledger is not None
         if self._resumable and self.ledger is not None:
             self.ledger.begin(subject, held)
@@ -123,12 +134,11 @@ class FileSink:
             self._write_back.finish()
         if fsync:
             os.fsync(self.fd)
-        if self.ledger is not None:
-            self.ledger.published()
-        os.replace(self.part, self.dest)
+        self._rename()
         if fsync:
             _sync_folder(self.dest.parent)
         if self.ledger is not None:
+            self.ledger.published()
             self.ledger.remove()
         os.close(self.fd)
 
@@ -143,7 +153,7 @@ class FileSink:
 
     def discard(self) -> None:
         """Close it and leave nothing behind."""
-        with contextlib.suppress(FileNotFoundError):
+        if self._stands_at(self.part):
             os.unlink(self.part)
         os.close(self.fd)
         if self.ledger is not None:
@@ -155,8 +165,32 @@ class FileSink:
         # The journal first, or a kill in between would leave it to speak for bytes that are gone.
         if self.ledger is not None:
             self.ledger.forget()
-        if os.fstat(self.fd).st_size:
-            os.ftruncate(self.fd, 0)
+        if not self._fresh:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.part)
+            fd = self._made()
+            os.dup2(fd, self.fd, inheritable=False)
+            os.close(fd)
+
+    def _made(self) -> int:
+        """Make the part file."""
+        return os.open(self.part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+
+    def _rename(self) -> None:
+        """Give the part file the destination's name, unless another run was faster or took it."""
+        if self.ledger is not None and not self._stands_at(self.part):
+            if self._stands_at(self.dest):
+                return  # by a run that wrote to the same file
+            if self.part.exists():
+                reason = "has been taken by another run"
+                raise DestinationError(str(self.part), reason, hint="run it again")
+        os.replace(self.part, self.dest)
+
+    def _stands_at(self, path: Path) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self.fd), os.lstat(path))
+        except FileNotFoundError:
+            return False
 
     def _check_room(self, total: int, min_free: int) -> None:
         there = os.fstat(self.fd)

@@ -2,6 +2,8 @@
 
 A lock saves work and carries no correctness: where locks are seen not to exclude (some network file
 systems take them and do nothing) there is no ledger, and every run has a part file of its own.
+Where that cannot be seen (two machines, each with locks of its own) two runs may hold one journal;
+see `FileSink` for why that is bearable.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import subprocess
 import sys
 import threading
@@ -27,9 +30,7 @@ from pgetpy.core.journal import (
 from pgetpy.core.names import journal_name
 from pgetpy.core.ranges import Span, Spans
 
-
-class LocksExcludeNothingError(Exception):
-    """On this file system two holders of one lock are possible."""
+_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class Ledger:
@@ -41,8 +42,12 @@ class Ledger:
     def __init__(self, dest: Path) -> None:
         self.path = self.path_for(dest)
         self.journal = Journal()
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._fd = os.open(self.path, flags, 0o600)
+        try:
+            self._fd = os.open(self.path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
+            self._fresh = True
+        except FileExistsError:
+            self._fd = os.open(self.path, _FLAGS | os.O_CREAT, 0o600)
+            self._fresh = False
         self._lock = threading.Lock()
         self._written = Spans()
         self._broken = False
@@ -59,20 +64,11 @@ class Ledger:
         was written last is there to be read.
 
         Raises:
-            LocksExcludeNothingError: see there; it is closed then.
+            OSError: the file system has no locks, or none left.
         """
-        try:
-            if not _locked(self._fd):
-                return False
-            if _locks_exclude_nothing(self.path, self._fd):
-                raise LocksExcludeNothingError
-            self.journal = parse_journal(_contents(self._fd))
-        except LocksExcludeNothingError:
-            with contextlib.suppress(OSError):
-                if os.fstat(self._fd).st_size == 0 and not self.orphaned:
-                    os.unlink(self.path)  # made for nothing
-            self.close()
-            raise
+        if not _locked(self._fd):
+            return False
+        self.journal = parse_journal(_contents(self._fd))
         return True
 
     @property
@@ -92,6 +88,7 @@ class Ledger:
                 # appended to a line that was cut off would not be read.
                 os.ftruncate(self._fd, self.journal.size)
                 return
+            self._fresh = False
             flushed = Spans(s for s in self.journal.flushed if held.covers(s.start, s.stop))
             lines = [subject_line(subject)]
             lines += [written_line(span.start, span.stop) for span in held]
@@ -100,14 +97,21 @@ class Ledger:
             self._append(b"".join(lines))
 
     def forget(self) -> None:
-        """Say nothing any more: what stands in the part file is worthless."""
+        """Say nothing any more: what stands in the part file is worthless.
+
+        The journal is a new file then, so that whoever still writes to the old one, his lock being
+        invisible from here, vouches for nothing of ours.
+        """
         with self._lock:
+            self._written = Spans()
+            if self._fresh:
+                return
             # A power cut must not bring back what had been flushed.
             stable = bool(self.journal.flushed)
-            self._written = Spans()
             self._reset(Journal())
-        if stable:
-            os.fsync(self._fd)
+            if stable:
+                os.fsync(self._fd)
+            self._replace()
 
     def written(self, start: int, stop: int) -> None:
         """Note that the bytes from `start` up to `stop` have been written."""
@@ -148,6 +152,18 @@ class Ledger:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def _replace(self) -> None:
+        """Put a new file, which is locked already, in the journal's place."""
+        path = self.path.with_name(f".{secrets.token_hex(8)}.pgetpy-lock")
+        fd = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            _locked(fd)
+            os.replace(path, self.path)
+            os.dup2(fd, self._fd, inheritable=False)
+            self._fresh = True
+        finally:
+            os.close(fd)
 
     def _reset(self, journal: Journal) -> None:
         os.ftruncate(self._fd, 0)
@@ -190,27 +206,31 @@ def _contents(fd: int) -> bytes:
     return b"".join(parts)
 
 
+def locks_exclude(folder: Path) -> bool:
+    """Whether a lock on a file in `folder` keeps others out, tried on a file of our own.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path = folder / f".{secrets.token_hex(8)}.pgetpy-lock"
+    one = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        # As another process would open it.
+        two = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    finally:
+        os.unlink(path)
+    try:
+        return _locked(one) and not _locked(two)
+    except OSError:
+        return False
+    finally:
+        os.close(one)
+        os.close(two)
+
+
 def _locked(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:
-        raise LocksExcludeNothingError from None
     return True
-
-
-def _locks_exclude_nothing(path: Path, fd: int) -> bool:
-    """Try to take the lock a second time, as another process would."""
-    try:
-        second = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False  # its holder was done with it just now; the caller looks again
-    try:
-        if not os.path.samestat(os.fstat(fd), os.fstat(second)):
-            return False  # the name was taken over just now; the caller looks again
-        return _locked(second)
-    except LocksExcludeNothingError:
-        return True
-    finally:
-        os.close(second)

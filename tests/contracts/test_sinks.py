@@ -30,7 +30,7 @@ from pgetpy.core.ranges import Span, Spans
 from pgetpy.errors import DestinationError, DiskFullError
 from pgetpy.sinks.base import Sink
 from pgetpy.sinks.file import FileSink, disk_error
-from pgetpy.sinks.ledger import Ledger, LocksExcludeNothingError, boot_id
+from pgetpy.sinks.ledger import Ledger, boot_id, locks_exclude
 from pgetpy.sinks.memory import MemorySink
 from pgetpy.sinks.null import NullSink
 from pgetpy.sinks.ordered import OrderedSink
@@ -563,6 +563,19 @@ def test_the_journal_says_what_was_marked_and_nothing_else(tmp_path: Path) -> No
     sink.discard()
 
 
+def test_a_system_without_fdatasync_flushes_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "fdatasync", raising=False)
+    dest = tmp_path / "model.bin"
+    sink = FileSink(dest, ledger_of(dest))
+    sink.begin(subject(), Spans())
+    put(sink, BODY, 0, 1000)
+    sink.flush()
+    sink.keep()
+    assert list(parse_journal(Ledger.path_for(dest).read_bytes()).flushed) == [Span(0, 1000)]
+
+
 def test_bytes_that_a_short_part_file_lacks_are_not_trusted(tmp_path: Path) -> None:
     dest = tmp_path / "model.bin"
     sink = FileSink(dest, ledger_of(dest))
@@ -630,12 +643,10 @@ def test_who_waited_sees_that_the_file_was_published(tmp_path: Path) -> None:
     waiting.close()
 
 
-def test_locks_that_exclude_nothing_are_seen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whether_locks_exclude_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert locks_exclude(tmp_path)
     monkeypatch.setattr(fcntl, "flock", lambda fd, operation: None)
-    with pytest.raises(LocksExcludeNothingError):
-        Ledger(tmp_path / "model.bin").acquire()
+    assert not locks_exclude(tmp_path)
     assert names(tmp_path) == []
 
 

@@ -230,6 +230,14 @@ REFUSED = {
     "a piece when the whole was asked for": Case(
         part(0, 1000), RangeNotHonouredError, asked=None
     ),
+    "a piece with status 200 when the whole was asked for": Case(
+        whole(100, Content_Range="bytes 0-99/1000"), RangeNotHonouredError, asked=None
+    ),
+    "the end of it with status 200 when the whole was asked for": Case(
+        whole(Content_Length="", Content_Range="bytes 100-999/1000"),
+        RangeNotHonouredError,
+        asked=None,
+    ),
     "a piece as multipart": Case(
         part(100, 200, Content_Range="", Content_Type="multipart/byteranges; boundary=X"),
         RangeNotHonouredError,

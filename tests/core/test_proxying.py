@@ -49,6 +49,8 @@ def test_an_entry_names_a_host(host: str, entry: str) -> None:
         ("store.example", "a.store.example"),
         ("notstore.example", "store.example"),
         ("store.example", "store.example:8080"),
+        ("store.example", "store.example:\u00b9"),
+        ("store.example", "store.example:" + "8" * 5000),
         ("store.example", "10.0.0.0/8"),
         ("10.1.2.3", "3"),
         ("10.1.2.3", "1.2.3"),

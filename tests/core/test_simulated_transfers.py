@@ -198,7 +198,7 @@ def all_but(odd: dict[int, Line], usual: Line | None = None) -> Callable[[int], 
 
 
 def test_a_store_that_limits_each_connection_is_climbed_to_the_ceiling() -> None:
-    transfer = Transfer(total=4000 * MB).run(within=12)
+    transfer = Transfer(total=2500 * MB).run(within=12)
     assert max(transfer.levels) == 64
     assert transfer.waste < transfer.total / 20
 
@@ -236,8 +236,8 @@ def undisturbed() -> float:
     return Transfer(total=600 * MB, ceiling=8).run(within=20).now
 
 
-@pytest.mark.parametrize("number", [1, 4, 8])
-@pytest.mark.parametrize("landed", [0, 1 * MB, 3 * MB])
+@pytest.mark.parametrize("number", [1, 8])
+@pytest.mark.parametrize("landed", [0, 3 * MB])
 def test_what_a_stalled_connection_owes_is_taken_over(
     number: int, landed: int, undisturbed: float
 ) -> None:
@@ -284,7 +284,7 @@ def test_when_every_connection_stalls_each_is_given_up_in_its_time() -> None:
 
 def test_a_reader_of_the_bytes_in_order_is_not_held_up_by_a_stalled_connection() -> None:
     stalled = all_but({3: Line(dries_up=1 * MB)})
-    transfer = Transfer(total=600 * MB, ceiling=8, line=stalled, window=32 * MIB)
+    transfer = Transfer(total=300 * MB, ceiling=8, line=stalled, window=32 * MIB)
     transfer.run(within=30)
     assert transfer.stalled == 0
 

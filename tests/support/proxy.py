@@ -42,6 +42,8 @@ class Proxy:
         self.refused = 0
         self.violations: list[str] = []
         self.port = 0
+        # The loop holds tasks weakly, and a connection that both sides let wait holds nothing.
+        self._tasks: set[asyncio.Task[None] | None] = set()
 
     @property
     def hosts(self) -> list[str]:
@@ -65,14 +67,19 @@ class Proxy:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._listener.close()
+        self._home.run(self._unlisten())
         self._home.stop()
 
     async def _listen(self) -> None:
         self._listener = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
         self.port = self._listener.sockets[0].getsockname()[1]
 
+    async def _unlisten(self) -> None:
+        self._listener.close()
+
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        self._tasks.add(task)
         try:
             await self._serve(reader, writer)
         except (OSError, EOFError, asyncio.CancelledError):
@@ -81,6 +88,7 @@ class Proxy:
             self.errors.append(error)
         finally:
             writer.transport.abort()
+            self._tasks.discard(task)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")

@@ -55,6 +55,8 @@ class Server:
         self._refusals = 0
         self._home: LoopThread | None = None
         self._listeners: list[asyncio.Server] = []
+        # The loop holds tasks weakly.
+        self._tasks: set[asyncio.Task[None] | None] = set()
 
     # What a test says
 
@@ -152,6 +154,8 @@ class Server:
     # One connection
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        self._tasks.add(task)
         self.connections += 1
         self.open += 1
         self.peak = max(self.peak, self.open)
@@ -167,6 +171,7 @@ class Server:
         finally:
             self.open -= 1
             await _end(writer)
+            self._tasks.discard(task)
 
     async def _converse(self, wire: Wire, connection: int) -> None:
         if self._refusals > 0:
