@@ -79,7 +79,9 @@ class EngineThread:
         """Cancel what still runs and wait a moment for it."""
         if self.pid == os.getpid() and not self._idle.is_set():
             self._loop.call_soon_threadsafe(self._cancel_all)
-            self._idle.wait(_GRACE)
+            # Whoever presses Ctrl-C once more does not want to wait, nor to read a traceback.
+            with contextlib.suppress(BaseException):
+                self._idle.wait(_GRACE)
 
     def _cancel_all(self) -> None:
         for task in self._running:

@@ -22,6 +22,9 @@ def main(
 
         sys.stdout.write(f"pgetpy {__version__}\n")
         return 0
-    from pgetpy.commands import run
+    try:
+        from pgetpy.commands import run
+    except KeyboardInterrupt:
+        return 130  # nothing has begun, so there is nothing to say
 
     return run(arguments, api=api, environ=environ)

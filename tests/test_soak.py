@@ -166,7 +166,7 @@ def test_signals_at_any_moment_end_in_good_order(
     for _ in run.rounds():
         url = server.add("/model", Resource(data, faults=[Pace(4 * MIB)]))
         number = chance.choice([signal.SIGINT, signal.SIGTERM])
-        # Of a signal in the middle of its start the interpreter itself makes an end.
+        # Of a signal in the middle of its start or its end the interpreter itself makes an end.
         with Run(url, dest, "-c", chance.choice("148"), program=after("")) as running:
             deadline = time.monotonic() + chance.uniform(0.3, 1.5)
             while time.monotonic() < deadline and running.process.poll() is None:
@@ -177,7 +177,8 @@ def test_signals_at_any_moment_end_in_good_order(
         assert ended.code in (0, 130, 143, -number, 1)
         run.count(f"exit {ended.code}")
         assert "Fatal Python error" not in ended.err
-        assert not begun or "Traceback" not in ended.err
+        at_work = begun and not dest.exists() and ended.code != -number
+        assert not at_work or "Traceback" not in ended.err
         assert set(names_in(tmp_path)) <= {"got", *own(dest)}
         if dest.exists():
             assert dest.read_bytes() == data

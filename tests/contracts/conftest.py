@@ -20,7 +20,7 @@ def _world(request: pytest.FixtureRequest) -> WireWorld:
     return WireWorld(transport, server, tls)
 
 
-@pytest.fixture(params=[*ON_THE_WIRE, "memory"])
+@pytest.fixture(params=["direct", "direct over TLS", "aiohttp", "memory"])
 def world(request: pytest.FixtureRequest) -> World:
     """Each transport with something to talk to."""
     return MemoryWorld() if request.param == "memory" else _world(request)
@@ -29,4 +29,10 @@ def world(request: pytest.FixtureRequest) -> World:
 @pytest.fixture(params=ON_THE_WIRE)
 def wire(request: pytest.FixtureRequest) -> WireWorld:
     """Each transport that talks over a network."""
+    return _world(request)
+
+
+@pytest.fixture(params=["direct", "aiohttp"])
+def plain_wire(request: pytest.FixtureRequest) -> WireWorld:
+    """The same without TLS, for what is no matter of the bytes' way but of their meaning."""
     return _world(request)

@@ -136,8 +136,8 @@ def is_direct(wire: WireWorld) -> bool:
     ],
     ids=name,
 )
-def test_odd_and_lawful_is_right(wire: WireWorld, content: bytes, fault: Fault) -> None:
-    assert outcome(wire, asked(wire, content, fault), content) == "right"
+def test_odd_and_lawful_is_right(plain_wire: WireWorld, content: bytes, fault: Fault) -> None:
+    assert outcome(plain_wire, asked(plain_wire, content, fault), content) == "right"
 
 
 @BODIES
@@ -164,18 +164,18 @@ def test_other_framings_are_right_or_left_to_another(
 @BODIES
 @pytest.mark.parametrize("fault", [Chunked(), NoLength()], ids=name)
 def test_a_range_in_another_framing_is_right_or_left_to_another(
-    wire: WireWorld, content: bytes, fault: Fault
+    plain_wire: WireWorld, content: bytes, fault: Fault
 ) -> None:
-    expected = "not for me" if is_direct(wire) else "right"
-    assert outcome(wire, asked(wire, content, fault), content) == expected
+    expected = "not for me" if is_direct(plain_wire) else "right"
+    assert outcome(plain_wire, asked(plain_wire, content, fault), content) == expected
 
 
 @pytest.mark.parametrize("fault", [Http10(), NoLength()], ids=name)
-def test_a_body_that_only_the_connection_ends_is_told(wire: WireWorld, fault: Fault) -> None:
-    if is_direct(wire):
+def test_a_body_that_only_the_connection_ends_is_told(plain_wire: WireWorld, fault: Fault) -> None:
+    if is_direct(plain_wire):
         pytest.skip("left to another")
-    asking = asked(wire, BODY, fault, ranged=False)
-    run(wire, asking.carry())
+    asking = asked(plain_wire, BODY, fault, ranged=False)
+    run(plain_wire, asking.carry())
     assert asking.answer is not None
     assert (asking.answer.stop, asking.answer.delimited) == (None, False)
     assert asking.flight.pos == TOTAL
@@ -227,48 +227,52 @@ def test_a_body_that_only_the_connection_ends_is_told(wire: WireWorld, fault: Fa
     ],
     ids=name,
 )  # fmt: skip
-def test_nonsense_never_makes_wrong_bytes(wire: WireWorld, fault: Fault) -> None:
-    said = outcome(wire, asked_as_known(wire, BODY, fault), BODY)
-    assert said != "not for me" or is_direct(wire)
+def test_nonsense_never_makes_wrong_bytes(plain_wire: WireWorld, fault: Fault) -> None:
+    said = outcome(plain_wire, asked_as_known(plain_wire, BODY, fault), BODY)
+    assert said != "not for me" or is_direct(plain_wire)
 
 
 @pytest.mark.parametrize("fault", [Garbage(), EnormousHead(), ObsFold()], ids=name)
-def test_after_nonsense_the_transport_goes_on(wire: WireWorld, fault: Fault) -> None:
-    url = wire.add("/x", BODY, replace(fault, when=When(request=1)))
+def test_after_nonsense_the_transport_goes_on(plain_wire: WireWorld, fault: Fault) -> None:
+    url = plain_wire.add("/x", BODY, replace(fault, when=When(request=1)))
 
     async def scenario() -> Asking:
         with contextlib.suppress(TransferError, NotForMeError):
-            await Asking(wire, url, 0, TOTAL).carry()
-        return await Asking(wire, url, 0, TOTAL).carry()
+            await Asking(plain_wire, url, 0, TOTAL).carry()
+        return await Asking(plain_wire, url, 0, TOTAL).carry()
 
-    assert kept(run(wire, scenario())).data == BODY
+    assert kept(run(plain_wire, scenario())).data == BODY
 
 
 @pytest.mark.parametrize("status", [206, 404])
 @pytest.mark.parametrize("length", ["many", "5, 5", "5, 6", "-1"])
-def test_a_length_that_is_none_is_no_bug_of_ours(wire: WireWorld, status: int, length: str) -> None:
+def test_a_length_that_is_none_is_no_bug_of_ours(
+    plain_wire: WireWorld, status: int, length: str
+) -> None:
     reply = f"HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nContent-Range: bytes 0-4/5\r\n"
-    asking = asked(wire, b"hello", Garbage(reply.encode() + b"\r\nhello"))
-    outcome(wire, asking, b"hello")
+    asking = asked(plain_wire, b"hello", Garbage(reply.encode() + b"\r\nhello"))
+    outcome(plain_wire, asking, b"hello")
 
 
-def test_a_length_said_twice_the_same_is_taken_for_one(wire: WireWorld) -> None:
+def test_a_length_said_twice_the_same_is_taken_for_one(plain_wire: WireWorld) -> None:
     """RFC 9110, 8.6 leaves the choice; aiohttp refuses."""
-    url = wire.add("/x", SMALL, Headers(add=(("Content-Length", str(len(SMALL))),)))
-    asking = Asking(wire, url, 0, len(SMALL))
-    if is_direct(wire):
-        assert outcome(wire, asking, SMALL) == "right"
+    url = plain_wire.add("/x", SMALL, Headers(add=(("Content-Length", str(len(SMALL))),)))
+    asking = Asking(plain_wire, url, 0, len(SMALL))
+    if is_direct(plain_wire):
+        assert outcome(plain_wire, asking, SMALL) == "right"
     else:
-        assert outcome(wire, asking, SMALL) in ("right", "ConnectionFailedError")
+        assert outcome(plain_wire, asking, SMALL) in ("right", "ConnectionFailedError")
 
 
 # --------------------------------------------------------------------------------- content codings
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
-def test_a_coded_range_is_asked_for_again_as_a_whole(wire: WireWorld, coding: str) -> None:
-    asking = asked(wire, BODY, Encoded(coding))  # type: ignore[arg-type]
-    assert outcome(wire, asking, BODY) == ("not for me" if is_direct(wire) else "ask whole")
+def test_a_coded_range_is_asked_for_again_as_a_whole(plain_wire: WireWorld, coding: str) -> None:
+    asking = asked(plain_wire, BODY, Encoded(coding))  # type: ignore[arg-type]
+    assert outcome(plain_wire, asking, BODY) == (
+        "not for me" if is_direct(plain_wire) else "ask whole"
+    )
 
 
 RAW = zlib.compressobj(wbits=-zlib.MAX_WBITS)
@@ -283,10 +287,10 @@ CODED = {
 
 
 @pytest.mark.parametrize(("coding", "coded"), CODED.values(), ids=CODED.keys())
-def test_a_coded_whole_is_decoded(wire: WireWorld, coding: str, coded: bytes) -> None:
-    url = wire.add("/x.json", coded, headers=(("Content-Encoding", coding),))
-    asking = Asking(wire, url)
-    assert outcome(wire, asking, BODY) == ("not for me" if is_direct(wire) else "right")
+def test_a_coded_whole_is_decoded(plain_wire: WireWorld, coding: str, coded: bytes) -> None:
+    url = plain_wire.add("/x.json", coded, headers=(("Content-Encoding", coding),))
+    asking = Asking(plain_wire, url)
+    assert outcome(plain_wire, asking, BODY) == ("not for me" if is_direct(plain_wire) else "right")
 
 
 @pytest.mark.parametrize(
@@ -295,10 +299,10 @@ def test_a_coded_whole_is_decoded(wire: WireWorld, coding: str, coded: bytes) ->
      gzip.compress(BODY)[:-4] + b"\0\0\0\0", gzip.compress(BODY) + b"more"],
     ids=["cut at its end", "cut", "none", "empty", "damaged", "followed by something"],
 )  # fmt: skip
-def test_a_coded_whole_that_is_damaged_is_an_error(wire: WireWorld, coded: bytes) -> None:
-    url = wire.add("/x.json", coded, headers=(("Content-Encoding", "gzip"),))
-    said = outcome(wire, Asking(wire, url), BODY)
-    assert said == "not for me" if is_direct(wire) else said.endswith("Error")
+def test_a_coded_whole_that_is_damaged_is_an_error(plain_wire: WireWorld, coded: bytes) -> None:
+    url = plain_wire.add("/x.json", coded, headers=(("Content-Encoding", "gzip"),))
+    said = outcome(plain_wire, Asking(plain_wire, url), BODY)
+    assert said == "not for me" if is_direct(plain_wire) else said.endswith("Error")
 
 
 # ----------------------------------------------------------------------------- connections in turn
@@ -494,31 +498,35 @@ def test_a_host_is_reached_at_the_addresses_given_and_called_by_its_name(wire: W
     assert wire.server.requests[0].header("host") == f"weights.example:{wire.server.port}"
 
 
-def test_the_request_goes_out_as_it_was_given(wire: WireWorld) -> None:
-    url = wire.add("/a%20b/~c", SMALL)
+def test_the_request_goes_out_as_it_was_given(plain_wire: WireWorld) -> None:
+    url = plain_wire.add("/a%20b/~c", SMALL)
     asking = Asking(
-        wire, f"{url}?x=%2F&y={{}}&z", 0, 100, headers=(("X-One", "a b"), ("If-Range", '"v1"'))
+        plain_wire,
+        f"{url}?x=%2F&y={{}}&z",
+        0,
+        100,
+        headers=(("X-One", "a b"), ("If-Range", '"v1"')),
     )
     asking.call.request = replace(asking.call.request, url=f"{url}?x=%2F&y=%7B%7D&z")
-    run(wire, asking.carry())
-    (seen,) = wire.server.requests
+    run(plain_wire, asking.carry())
+    (seen,) = plain_wire.server.requests
     assert seen.target == "/a%20b/~c?x=%2F&y=%7B%7D&z"
     assert seen.header("x-one") == "a b"
     assert seen.header("if-range") == '"v1"'
     assert seen.header("range") == "bytes=0-99"
     assert seen.header("accept-encoding") == "identity"
     assert seen.header("user-agent") == "tests"
-    assert seen.header("host") == f"127.0.0.1:{wire.server.port}"
+    assert seen.header("host") == f"127.0.0.1:{plain_wire.server.port}"
     assert len(seen.request.values("accept")) == 1
 
 
 @pytest.mark.parametrize("value", ["a\r\nX: y", "a\nX: y", "a\0"])
-def test_no_line_is_smuggled_into_a_request(wire: WireWorld, value: str) -> None:
-    url = wire.add("/x", SMALL)
-    asking = Asking(wire, url, 0, 100, headers=(("X-One", value),))
+def test_no_line_is_smuggled_into_a_request(plain_wire: WireWorld, value: str) -> None:
+    url = plain_wire.add("/x", SMALL)
+    asking = Asking(plain_wire, url, 0, 100, headers=(("X-One", value),))
     with pytest.raises((BadReferenceError, ValueError)):
-        run(wire, asking.carry())
-    assert all(seen.header("x") is None for seen in wire.server.requests)
+        run(plain_wire, asking.carry())
+    assert all(seen.header("x") is None for seen in plain_wire.server.requests)
 
 
 # -------------------------------------------------------------------------------------------- TLS
