@@ -210,6 +210,9 @@ class Session:
     def _judge(self, call: Call, head: Head) -> tuple[Answer, Sink]:
         """Believe `head` or raise; in any thread. The first answer fixes the version."""
         known = self.answer.identity if self.answer is not None else None
+        if head.status == 416 and known is None and self.plan.held:
+            # What is still missing lies behind its end.
+            raise StartOverError(f"the object is shorter now (was {self.expected})")
         answer = judge(call.request.url, call.asked, head, known)
         if self.answer is None:
             self._sink = self._begun(call, answer)

@@ -97,7 +97,7 @@ def test_kills_at_any_moment_end_right(
     way: str, soak: Callable[[float], Soak], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     server: Server = request.getfixturevalue("tls_server" if way == "TLS" else "server")
-    chance = (run := soak(30)).chance
+    chance = (run := soak(20)).chance
     options: list[str | Path] = []
     env = {}
     if way == "TLS":
@@ -159,7 +159,7 @@ def test_signals_at_any_moment_end_in_good_order(
 ) -> None:
     import signal
 
-    run = soak(30)
+    run = soak(20)
     chance = run.chance
     data = body(6_000_000)
     dest = tmp_path / "got"
@@ -171,14 +171,12 @@ def test_signals_at_any_moment_end_in_good_order(
             deadline = time.monotonic() + chance.uniform(0.3, 1.5)
             while time.monotonic() < deadline and running.process.poll() is None:
                 time.sleep(0.005)
-            begun = part_of(dest).exists()
             running.send(number)
             ended = running.wait(HANG)
-        assert ended.code in (0, 130, 143, -number, 1)
+        assert ended.code in (0, 130, 143, -number)
         run.count(f"exit {ended.code}")
         assert "Fatal Python error" not in ended.err
-        at_work = begun and not dest.exists() and ended.code != -number
-        assert not at_work or "Traceback" not in ended.err
+        assert ended.code == -number or dest.exists() or "Traceback" not in ended.err
         assert set(names_in(tmp_path)) <= {"got", *own(dest)}
         if dest.exists():
             assert dest.read_bytes() == data
@@ -249,7 +247,7 @@ def test_faults_of_any_kind_end_right_or_in_an_error(
     if way == "proxy":
         proxy: Proxy = request.getfixturevalue("proxy")
         options["proxies"] = pgetpy.settings.Proxies(http=proxy.url())
-    run = soak(40)
+    run = soak(35)
     chance = run.chance
     for number in run.rounds():
         size = chance.choice([0, 1, 1000, 200_000, 1_500_000, 5_000_000])
@@ -342,7 +340,7 @@ def test_eight_processes_that_are_killed_on_shared_destinations_end_right(
 def test_eight_processes_whose_locks_do_nothing_end_right(
     soak: Callable[[float], Soak], server: Server, tmp_path: Path
 ) -> None:
-    run = soak(20)
+    run = soak(15)
     chance = run.chance
     data = body(3_000_000)
     url = server.add("/model", Resource(data, faults=[Pace(4 * MIB)]))

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pgetpy.core.digests import Checksum
+from pgetpy.core.events import StartedOver
 from pgetpy.core.jobs import Job
 from pgetpy.core.results import DownloadResult
 from pgetpy.destination import Claims
@@ -134,6 +135,24 @@ def test_wrong_bytes_are_not_published(tmp_path: Path) -> None:
     with pytest.raises(PgetError, match="checksum mismatch"):
         fetch(Stored(BODY, script=[wrong]), tmp_path / "x", checksum=f"sha256:{digest(BODY)}")
     assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("etag", ['"1"', '"2"', 'W/"1"', None])
+def test_an_object_that_shrank_since_an_earlier_run_is_started_over(
+    tmp_path: Path, etag: str | None
+) -> None:
+    """What is asked for first lies behind its end then."""
+    dest = tmp_path / "x"
+    given_up = replace(SETTINGS, retries=0)
+    old = f"sha256:{digest(BODY)}"
+    script = [Turn(), Turn(cut_after=2 * MIB)]
+    with pytest.raises(PgetError):
+        fetch(Stored(BODY, script=script), dest, checksum=old, chosen=given_up)
+    assert len(names_in(tmp_path)) == 2
+    new, events = body(2 * MIB, "v2"), Events()
+    fetch(Stored(new, etag), dest, checksum=f"sha256:{digest(new)}", events=events)
+    assert dest.read_bytes() == new
+    assert events.of(StartedOver)
 
 
 TURNS = st.one_of(
