@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import threading
@@ -452,6 +453,35 @@ def test_cancelling_the_async_twin_keeps_what_has_come(server: Server, tmp_path:
     server.change("/model", faults=[])
     assert fetch(url, tmp_path / "got").resumed > 0
     assert (tmp_path / "got").read_bytes() == BODY
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("turns", range(7))
+def test_a_call_that_is_cancelled_just_when_it_is_connected_ends(
+    server: Server, tmp_path: Path, turns: int
+) -> None:
+    url = server.add("/model", Resource(BODY, faults=[GateAfter(99, Gate())]))
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        connect = loop.sock_connect
+
+        async def connected(sock: socket.socket, address: object) -> None:
+            await connect(sock, address)  # type: ignore[arg-type]
+            loop.call_soon(task.cancel)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+
+        loop.sock_connect = connected  # type: ignore[method-assign]
+        settings = impatient(stall_timeout=60)
+        task = asyncio.ensure_future(
+            pgetpy.download_async(url, tmp_path / "got", settings=settings)
+        )
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    eventually(lambda: server.open == 0, 5, "the end of the connections")
 
 
 @ONCE

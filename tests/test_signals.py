@@ -73,8 +73,15 @@ def last_word(ended: Ended) -> str:
     return lines[0]
 
 
-@EITHER
-@pytest.mark.parametrize("way", ["plain", "TLS", "proxy"])
+@pytest.mark.parametrize(
+    ("number", "way"),
+    [
+        (signal.SIGINT, "plain"),
+        (signal.SIGTERM, "plain"),
+        (signal.SIGINT, "TLS"),
+        (signal.SIGTERM, "proxy"),
+    ],
+)
 def test_a_signal_midway_says_what_is_kept_and_the_same_command_goes_on(
     number: int, way: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -125,9 +132,10 @@ def test_several_files_are_counted(number: int, server: Server, tmp_path: Path) 
     assert fetch(serve(server), tmp_path / "large").resumed > 0
 
 
-@EITHER
 @pytest.mark.parametrize(
-    "faults", [(WeakEtag(),), (IgnoreRange(),)], ids=["weak validator", "no ranges"]
+    ("number", "faults"),
+    [(signal.SIGINT, (WeakEtag(),)), (signal.SIGTERM, (IgnoreRange(),))],
+    ids=["weak validator", "no ranges"],
 )
 def test_what_no_rerun_could_use_is_not_promised_nor_left(
     number: int, faults: tuple[Fault, ...], server: Server, tmp_path: Path
@@ -254,8 +262,10 @@ def test_while_it_is_paced(number: int, server: Server, tmp_path: Path) -> None:
         stopped(running, number)
 
 
-@EITHER
-@pytest.mark.parametrize("target", ["-", "fifo"])
+@pytest.mark.parametrize(
+    ("number", "target"),
+    [(signal.SIGINT, "-"), (signal.SIGTERM, "-"), (signal.SIGTERM, "fifo")],
+)
 def test_while_the_reader_of_its_stream_sleeps(
     number: int, target: str, server: Server, tmp_path: Path
 ) -> None:
@@ -356,10 +366,7 @@ def test_a_second_signal_does_not_break_into_the_first(
     assert fetch(serve(server), tmp_path / "got").size == len(BODY)
 
 
-@EITHER
-def test_a_signal_at_any_moment_leaves_what_a_rerun_can_use(
-    number: int, server: Server, tmp_path: Path
-) -> None:
+def test_a_signal_at_any_moment_leaves_what_a_rerun_can_use(server: Server, tmp_path: Path) -> None:
     url = serve(server, Pace(4 * MIB))
     dest = tmp_path / "got"
     for least in range(6):
@@ -367,7 +374,7 @@ def test_a_signal_at_any_moment_leaves_what_a_rerun_can_use(
             with contextlib.suppress(RuntimeError):
                 running.wait_until(lambda least=least: len(landed(dest, BODY)) * PAGE > least * MIB)
             if running.process.poll() is None:
-                stopped(running, number)
+                stopped(running, signal.SIGINT)
         assert set(names_in(tmp_path)) <= {"got", part_of(dest).name, journal_of(dest).name}
     assert dest.exists() or fetch(serve(server), dest).resumed > 0
     assert dest.read_bytes() == BODY

@@ -18,7 +18,14 @@ from pgetpy.core.answers import Answer, Head, words_of
 from pgetpy.core.codings import CodingError, Decoder
 from pgetpy.errors import ConnectionFailedError, HttpStatusError, TransferError
 from pgetpy.sinks.base import Sink
-from pgetpy.transports.base import Address, Call, Request, network_error, seen_through
+from pgetpy.transports.base import (
+    Address,
+    Call,
+    Request,
+    network_error,
+    seen_through,
+    within,
+)
 
 if TYPE_CHECKING:
     import aiohttp
@@ -252,7 +259,7 @@ def _cut(response: aiohttp.ClientResponse) -> None:
 
 async def _beginning(response: aiohttp.ClientResponse) -> bytes:
     with contextlib.suppress(Exception):
-        return await asyncio.wait_for(response.content.read(2048), 2.0)
+        return await within(2.0, response.content.read(2048))
     return b""
 
 

@@ -7,9 +7,9 @@ import contextlib
 import os
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pgetpy.core.answers import Answer, Head
 from pgetpy.core.plan import Flight
@@ -170,6 +170,36 @@ async def seen_through(work: asyncio.Future[T], stop: Callable[[], None]) -> T:
         if not work.cancelled():
             work.exception()  # nobody asks for it any more
         raise
+
+
+async def within(
+    seconds: float, work: Coroutine[Any, Any, T], undo: Callable[[T], None] | None = None
+) -> T:
+    """Return what `work` returns; what it returns too late is given to `undo`.
+
+    Unlike asyncio.wait_for before Python 3.12, this never swallows a cancellation that comes
+    together with the result.
+
+    Raises:
+        asyncio.TimeoutError: it took longer than `seconds`.
+    """
+    task = asyncio.ensure_future(work)
+    in_time: set[asyncio.Future[T]] = set()
+    try:
+        in_time, _ = await asyncio.wait([task], timeout=seconds)
+    finally:
+        if not in_time:
+            task.add_done_callback(lambda late: _ended_late(late, undo))
+            task.cancel()
+            await asyncio.wait([task])
+    if not in_time:
+        raise asyncio.TimeoutError
+    return task.result()
+
+
+def _ended_late(late: asyncio.Future[T], undo: Callable[[T], None] | None) -> None:
+    if not late.cancelled() and late.exception() is None and undo is not None:
+        undo(late.result())
 
 
 def network_error(url: str, error: OSError) -> ConnectionFailedError:

@@ -11,7 +11,7 @@ import time
 from urllib.parse import urlsplit
 
 from pgetpy.errors import ConnectionFailedError
-from pgetpy.transports.base import Address, Request, network_error
+from pgetpy.transports.base import Address, Request, network_error, within
 from pgetpy.transports.tls import SEALED, Tls
 
 # However many addresses there are, each gets this much time.
@@ -47,7 +47,7 @@ class Connection:
             share = (deadline - time.monotonic()) / (len(request.addresses) - index)
             try:
                 opening = cls._connected(request, address)
-                return await asyncio.wait_for(opening, max(_SHORTEST_TRY, share))
+                return await within(max(_SHORTEST_TRY, share), opening, cls.close)
             except asyncio.TimeoutError:
                 failure = TimeoutError(errno.ETIMEDOUT, "no answer within the connect timeout")
             except OSError as error:

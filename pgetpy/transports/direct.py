@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from pgetpy.core.answers import Head, words_of
 from pgetpy.errors import ConnectionFailedError
 from pgetpy.sinks.base import Sink
-from pgetpy.transports.base import Call, NotForMeError, Request, seen_through
+from pgetpy.transports.base import Call, NotForMeError, Request, seen_through, within
 from pgetpy.transports.connection import Connection, failed
 from pgetpy.transports.pipes import PIPES, Pipe
 from pgetpy.transports.wire import HeadReader, request_bytes
@@ -271,7 +271,7 @@ async def _with_words(head: Head, rest: memoryview, connection: Connection) -> H
         buffer = memoryview(bytearray(2048))
         with contextlib.suppress(OSError, asyncio.TimeoutError):
             receiving = connection.receive_into(buffer)
-            body = bytes(buffer[: await asyncio.wait_for(receiving, _WORDS_SECONDS)])
+            body = bytes(buffer[: await within(_WORDS_SECONDS, receiving)])
     return words_of(head, body)
 
 
