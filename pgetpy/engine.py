@@ -26,6 +26,9 @@ from pgetpy.transports.aio import AioTransport
 from pgetpy.transports.direct import DirectTransport
 from pgetpy.workers import Workers
 
+# Of several files so many are begun at once: while one waits for its answer another is written.
+_SIDE_BY_SIDE = 4
+
 
 class Engine:
     """Runs transfers with one set of settings. Close it when done."""
@@ -82,6 +85,7 @@ class Engine:
                         raise
                     outcomes[key] = DownloadFailure(redact(job.url), job.dest or "", error)
 
+        self._services.hosts.start = min(len(jobs), _SIDE_BY_SIDE)
         count = min(self._settings.max_concurrent_files, self._services.hosts.ceiling, len(jobs))
         await _all_or_none([asyncio.ensure_future(work()) for _ in range(count)])
         return tuple(outcome for outcome in outcomes if outcome is not None)

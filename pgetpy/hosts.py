@@ -74,7 +74,12 @@ class Host:
 
 
 class Hosts:
-    """The hosts of one engine; each is looked up once."""
+    """The hosts of one engine; each is looked up once.
+
+    Attributes:
+        ceiling: the most connections to a host.
+        start: those to begin with.
+    """
 
     def __init__(self, settings: Settings, workers: Workers) -> None:
         self._settings = settings
@@ -83,6 +88,7 @@ class Hosts:
         self._tls: ssl.SSLContext | None = None
         self._netrc: netrc.netrc | None = None
         self.ceiling = min(settings.max_conn_per_host, descriptor_limit())
+        self.start = 1
 
     async def get(self, link: Link) -> Host:
         """Return the host of `link`.
@@ -95,7 +101,8 @@ class Hosts:
             return known
         proxy = self._proxy_for(link.origin)
         addresses = await self._addresses(link, proxy)
-        host = Host(link.origin, addresses, proxy, Pace(self.ceiling), plain=proxy is None)
+        pace = Pace(self.ceiling, self.start)
+        host = Host(link.origin, addresses, proxy, pace, plain=proxy is None)
         return self._hosts.setdefault(link.origin, host)
 
     def tls(self) -> ssl.SSLContext:

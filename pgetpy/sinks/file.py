@@ -206,8 +206,10 @@ def check_room(dest: Path, needed: int, min_free: int) -> None:
 
 def free_bytes(path: Path) -> int:
     """Return the bytes that this user may still write on the file system of `path`."""
-    there = next(folder for folder in path.absolute().parents if folder.exists())
-    status = os.statvfs(there)
+    try:
+        status = os.statvfs(path.parent)
+    except (FileNotFoundError, NotADirectoryError):
+        status = os.statvfs(next(folder for folder in path.absolute().parents if folder.exists()))
     return status.f_bavail * status.f_frsize
 
 

@@ -59,12 +59,11 @@ class Tls:
             ssl.SSLError: the stream is broken, or ended without saying so (RFC 8446, 6.1).
         """
         filled = 0
+        read = self._object.read
         try:
-            # Asking for what is not there costs an exception.
-            while filled < len(buffer) and not (filled and self.silent):
-                room = buffer[filled:]
+            while filled < len(buffer):
                 # Given a buffer it returns a count, which typeshed does not know.
-                count: int = self._object.read(len(room), room)  # type: ignore[assignment]
+                count: int = read(len(buffer) - filled, buffer[filled:])  # type: ignore[assignment]
                 if not count:
                     break
                 filled += count

@@ -37,7 +37,8 @@ class HeadReader:
     """Finds heads in what comes into a buffer; `rest` is what came of the body with the last."""
 
     def __init__(self) -> None:
-        self._buffer = memoryview(bytearray(_LONGEST_HEAD))
+        self._data = bytearray(_LONGEST_HEAD)
+        self._buffer = memoryview(self._data)
         self._filled = 0
         self._begin = 0
         self.rest = self._buffer[:0]
@@ -68,14 +69,14 @@ class HeadReader:
         """
         self._filled += count
         while True:
-            data = bytes(self._buffer[self._begin : self._filled])
-            end = data.find(b"\r\n\r\n")
+            end = self._data.find(b"\r\n\r\n", self._begin, self._filled)
             if end < 0:
-                if not b"HTTP/1.1 ".startswith(data[:9]):
+                begun = self._data[self._begin : min(self._begin + 9, self._filled)]
+                if not b"HTTP/1.1 ".startswith(begun):
                     raise NotForMeError("something other than HTTP/1.1")
                 return None
-            head = parse_head(data[:end])
-            self._begin += end + 4
+            head = parse_head(bytes(self._buffer[self._begin : end]))
+            self._begin = end + 4
             if head.status >= 200:
                 self.rest = self._buffer[self._begin : self._filled]
                 return head
