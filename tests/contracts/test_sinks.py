@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from pgetpy.core.answers import Identity
 from pgetpy.core.journal import Subject, parse_journal
-from pgetpy.core.plan import Plan
+from pgetpy.core.plan import Plan, Window
 from pgetpy.core.ranges import Span, Spans
 from pgetpy.errors import DestinationError, DiskFullError
 from pgetpy.sinks.base import Sink
@@ -275,7 +275,7 @@ def test_who_keeps_to_the_window_holds_no_more_than_that_in_memory() -> None:
 
 
 def test_a_plan_keeps_to_the_window_of_its_sink() -> None:
-    plan = Plan(chunk_size=64 * MIB, first=MIB, window=8 * MIB)
+    plan = Plan(chunk_size=64 * MIB, first=MIB, window=Window(8 * MIB))
     plan.total = 512 * MIB
     out = 0
     while (flight := plan.take(0.0, 0.0, 4)) is not None:
