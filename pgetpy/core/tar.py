@@ -107,7 +107,7 @@ class TarReader:
         """Want what follows, as a further part of the next member's description."""
         self._length += size
         if self._length > self._longest:
-            raise LimitExceededError("longest_header", self._longest, self._length, self._name)
+            raise LimitExceededError("header_bytes", self._longest, self._length, self._name)
         self._want(self.wanted.stop, round_up(size), step)
 
     def _want_member(self, stop: int) -> None:

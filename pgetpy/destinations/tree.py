@@ -132,7 +132,7 @@ class TreeDestination:
         assert self._sink is not None
         with disk_errors(self._folder):
             self._sink.close()
-            self._staging.check()
+            self._staging.check(self._sink.passages())
             ledger = self._tenancy.ledger
             if ledger is not None:
                 ledger.moving()

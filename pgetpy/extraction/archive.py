@@ -15,6 +15,7 @@ from pgetpy.core.members import Kind, Member
 from pgetpy.core.plan import Window
 from pgetpy.core.ranges import Span, Spans
 from pgetpy.core.roster import Limits, Roster
+from pgetpy.decoders import decoder_for
 from pgetpy.errors import ArchiveError, LimitExceededError
 from pgetpy.extraction.folder import MemberFile, MemberFolder
 from pgetpy.extraction.layout import Layout
@@ -101,6 +102,10 @@ class ArchiveSink:
         """The hex digest of the archive, where it was made while decoding."""
         return self._digest.hexdigest() if self._digest is not None else None
 
+    def passages(self) -> Iterator[tuple[str, ...]]:
+        """See `Roster.expected`."""
+        return self._roster.expected()
+
     def restore(self, held: Spans) -> Spans:
         """Take over what an earlier run left; return what of `held` is there.
 
@@ -155,7 +160,10 @@ class ArchiveSink:
                 self._tar.finish(total)
             elif self._unpacking is not None:
                 self._unpacking.finish(total)
-            self._folder.seal()
+            folders = [(entry.parts, entry.member) for entry in self._roster.folders()]
+            if self._roster.top is not None:
+                folders.append(((), self._roster.top))
+            self._folder.seal(folders)
 
     def halt(self) -> None:
         """Wake a `finish` that is not wanted any more."""
@@ -201,8 +209,11 @@ class ArchiveSink:
             tar.write(0, memoryview(beginning))
             self._tar = tar
             return
-        from pgetpy.decoders import decoder_for
-
+        if format_ is Format.ZIP:
+            raise ArchiveError("it is a zip, which cannot be extracted yet", hint="download it")
+        if format_ is Format.UNKNOWN:
+            start = beginning[:40].decode("ascii", "backslashreplace")
+            raise ArchiveError(f"it is of no known format; it begins {start!r}")
         decoder = decoder_for(format_)
         if self._algorithm is not None:
             self._digest = hashlib.new(self._algorithm, usedforsecurity=False)

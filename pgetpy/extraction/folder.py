@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
-from pgetpy.core.members import Kind
+from pgetpy.core.members import Kind, Member
 from pgetpy.core.ranges import Spans
 from pgetpy.core.roster import Entry, permissions
 
@@ -76,7 +77,6 @@ class MemberFolder:
         # What the umask leaves of a new folder's permissions.
         self._umask = 0o777 & ~stat.S_IMODE(os.stat(root).st_mode)
         self._known: set[tuple[str, ...]] = {()}
-        self._folders: dict[tuple[str, ...], Entry] = {}
 
     def make(self, entry: Entry, *, large: bool) -> MemberFile | None:
         """Make `entry`; return the file, open, if it is one."""
@@ -89,7 +89,6 @@ class MemberFolder:
             os.unlink(path)
         if kind is Kind.FOLDER:
             self._make_folder(entry.parts)
-            self._folders[entry.parts] = entry
         elif kind is Kind.SYMLINK:
             os.symlink(entry.member.target, path)
             self._stamp(path, entry)
@@ -115,7 +114,6 @@ class MemberFolder:
         self._known.add(entry.parts[:-1])
         if entry.member.kind is Kind.FOLDER:
             self._known.add(entry.parts)
-            self._folders[entry.parts] = entry
             return True, None
         self.written.append("/".join(entry.parts))
         if entry.member.kind is not Kind.FILE:
@@ -145,10 +143,9 @@ class MemberFolder:
             os.close(file.fd)
             file.fd = -1
 
-    def seal(self) -> None:
-        """All members are there: give the folders their permissions and times, deepest first."""
-        for parts in sorted(self._folders, key=len, reverse=True):
-            member = self._folders[parts].member
+    def seal(self, folders: Iterable[tuple[tuple[str, ...], Member]]) -> None:
+        """All members are there: give `folders` their permissions and times, in this order."""
+        for parts, member in folders:
             path = self._at(parts)
             os.chmod(path, permissions(member.mode, self._umask))
             os.utime(path, ns=(member.mtime, member.mtime))

@@ -15,7 +15,7 @@ import secrets
 import shutil
 import stat
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pgetpy.core.names import layout_name, part_name
@@ -64,10 +64,20 @@ class Staging:
             _make_writable(self.root)
             shutil.rmtree(self.root)
 
-    def check(self) -> None:
-        """Raise DestinationError where something stands in the way of a member."""
-        if self._inside:
-            self._each_level(_check_level)
+    def check(self, passages: Iterable[tuple[str, ...]]) -> None:
+        """Raise DestinationError where something stands in the way of a member.
+
+        `passages` are paths that the archive's symbolic links lead through, but that are none of
+        its folders: a link there would lead them elsewhere.
+        """
+        if not self._inside:
+            return
+        self._each_level(_check_level)
+        for parts in passages:
+            path = self.folder.joinpath(*parts)
+            if path.is_symlink():
+                reason = "is a symbolic link, through which one of the archive would lead"
+                raise DestinationError(str(path), reason, hint="move it away", code=errno.ELOOP)
 
     def publish(self) -> None:
         """Bring the members to their folder. Again, if an earlier try was cut short."""
@@ -151,8 +161,13 @@ def fold_of(folder: Path) -> Callable[[str], str]:
     return fold
 
 
+def _entries(folder: int) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return list(entries)
+
+
 def _check_level(source: int, target: int, path: Path) -> None:
-    for entry in os.scandir(source):
+    for entry in _entries(source):
         there = _kind_at(entry.name, target)
         if there == 0:
             continue
@@ -162,7 +177,7 @@ def _check_level(source: int, target: int, path: Path) -> None:
             raise DestinationError(
                 str(path / entry.name),
                 f"{reason}, unlike the archive's member of that name",
-                hint="move it away",
+                hint="move it away and run it again: what has arrived is kept",
                 code=errno.EEXIST,
             )
         if is_folder:
@@ -170,7 +185,7 @@ def _check_level(source: int, target: int, path: Path) -> None:
 
 
 def _merge_level(source: int, target: int, path: Path) -> None:
-    for entry in list(os.scandir(source)):
+    for entry in _entries(source):
         if not entry.is_dir(follow_symlinks=False):
             os.rename(entry.name, entry.name, src_dir_fd=source, dst_dir_fd=target)
         elif not _moved_whole(entry.name, source, target):

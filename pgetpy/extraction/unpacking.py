@@ -8,6 +8,7 @@ from typing import Protocol
 from pgetpy.core.plan import Window
 from pgetpy.core.ranges import Spans
 from pgetpy.core.roster import Limits
+from pgetpy.decoders import Decoder
 from pgetpy.errors import LimitExceededError
 
 # Compressed bytes that may wait in memory.
