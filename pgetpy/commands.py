@@ -282,10 +282,11 @@ def _check_free(job: Job, place: str, settings: Settings) -> None:
     except (OSError, ValueError):
         # Nothing there, or nothing that can be seen: whoever writes it will say so.
         return
-    if job.extract and stat.S_ISDIR(mode):
+    if job.extract:
         from pgetpy.extraction.staging import check_empty
 
-        check_empty(Path(job.dest), place)
+        if stat.S_ISDIR(mode):
+            check_empty(Path(os.path.realpath(job.dest)), place)
     elif stat.S_ISREG(mode) or stat.S_ISBLK(mode):
         raise DestinationError(
             job.dest, f"already exists{place}", hint="use -f to overwrite it", code=errno.EEXIST

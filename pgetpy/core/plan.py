@@ -190,9 +190,15 @@ class Plan:
         for flight in self.flights:
             stop = self.total if flight.stop is None else flight.stop
             taken.add(flight.start, flight.pos if flight.hedged else stop)
-        horizon = self.window.horizon if self.window is not None else 0
-        gap = next(taken.missing(horizon, min(horizon + 1, self.total)), None)
-        return next(taken.missing(gap.start if gap else 0, self.total), None)
+        first = next(taken.missing(0, self.total), None)
+        if first is None or self.window is None or not self.window.size:
+            return first
+        horizon = self.window.horizon
+        # What is left a little before the horizon is fetched on the way to it.
+        if horizon - first.start < _SMALLEST or horizon >= self.total:
+            return first
+        at_horizon = not taken.covers(horizon, horizon + 1)
+        return next(taken.missing(horizon, self.total)) if at_horizon else first
 
     def _is_beyond_window(self, pos: int) -> bool:
         return self.window is not None and pos >= self.window.stop

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -176,13 +177,13 @@ class TreeDestination:
 
     def _check_folder(self) -> None:
         """Raise DestinationError where the folder may not be written to."""
-        if self._folder.exists() and not self._folder.is_dir():
-            raise DestinationError(
-                self.label, "is no folder", hint="name another", code=errno.ENOTDIR
-            )
-        # A run that was cut short while it moved the members has left some of them there.
-        if not self._settings.force and not Ledger.path_for(self._staging.anchor).exists():
-            check_empty(self._folder)
+        with disk_errors(self._folder):
+            if os.path.lexists(self._folder) and not self._folder.is_dir():
+                raise DestinationError(
+                    self.label, "is no folder", hint="name another", code=errno.ENOTDIR
+                )
+            if not self._settings.force:
+                check_empty(self._folder)
 
     def _acquire(self) -> bool:
         """Take the folder for this run and see what is there; False where another has it."""
@@ -219,6 +220,8 @@ class TreeDestination:
         self._tenancy.ledger = None
         if subject is not None and subject.key == self._key:
             self.finished = subject.identity
+        elif not self._settings.force:
+            check_empty(self._folder)
 
     def _restore(self, ledger: Ledger) -> None:
         """Take over what an earlier run staged, if it is of the same object."""
@@ -262,12 +265,15 @@ class TreeDestination:
     def _clear(self) -> None:
         """What is staged is worth nothing."""
         self._staging.clear()
-        self._layout = self._layout or Layout(self._staging.layout)
+        self._layout = self._layout or self._staged_layout()
         self._layout.forget()
+
+    def _staged_layout(self) -> Layout:
+        return Layout(self._staging.layout, indexed=self._wish.algorithm is not None)
 
     def _staged_sink(self) -> ArchiveSink:
         self._staging.make()
-        self._layout = self._layout or Layout(self._staging.layout)
+        self._layout = self._layout or self._staged_layout()
         return ArchiveSink(
             self._staging.root,
             self._layout,

@@ -132,13 +132,16 @@ class ArchiveSink:
                 self._unpacking.write(pos, data)
 
     def mark(self, start: int, stop: int) -> None:
-        if self._tar is None:
-            self._marked.add(start, stop)
+        if self._unpacking is not None:
             return
+        with self._lock:
+            if self._tar is None:
+                self._marked.add(start, stop)
+                return
+            marked, self._marked = self._marked, Spans()
         self._tar.mark(start, stop)
-        for span in self._marked:
+        for span in marked:
             self._tar.mark(span.start, span.stop)
-        self._marked = Spans()
         for span in self._tar.settled():
             self._noted(span.start, span.stop)
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
+import shutil
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from pathlib import Path
 
 from pgetpy.core.members import Kind, Member
@@ -46,7 +48,12 @@ class MemberFile:
 
     def pin(self) -> None:
         """Keep the file readable: its name is about to go to another."""
-        if self.fd < 0 and self.pinned < 0:
+        if self.pinned >= 0:
+            return
+        if self.fd >= 0:
+            # It will be closed once it has got all its bytes.
+            self.pinned = os.dup(self.fd)
+        else:
             self.pinned = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def unpin(self) -> None:
@@ -74,8 +81,8 @@ class MemberFolder:
         self.written: list[str] = []
         self._root = os.fspath(root)
         self._fsync = fsync
-        # What the umask leaves of a new folder's permissions.
-        self._umask = 0o777 & ~stat.S_IMODE(os.stat(root).st_mode)
+        # An earlier run may have given the root itself other permissions than a new folder has.
+        self._umask = 0o777 & ~_mode_of_new(root)
         self._known: set[tuple[str, ...]] = {()}
 
     def make(self, entry: Entry, *, large: bool) -> MemberFile | None:
@@ -99,34 +106,51 @@ class MemberFolder:
             return self._made(path, entry, large=large)
         return None
 
-    def adopt(self, entry: Entry, *, whole: bool) -> tuple[bool, MemberFile | None]:
+    def adopt(self, entry: Entry, *, needed: int, whole: bool) -> tuple[bool, MemberFile | None]:
         """Take over what an earlier run made of `entry`, or make it.
 
+        Args:
+            needed: the size that the file has at least, if the bytes that it is said to hold are
+                there; `whole` says that these are all.
+
         Returns:
-            Whether the bytes that it is said to hold are there, and the file for those that are
-            missing, None where it is `whole`.
+            Whether they are there, and the file, if it is one; it is closed if it is `whole`.
         """
         path = self._at(entry.parts)
-        try:
-            there = os.lstat(path)
-        except FileNotFoundError:
-            return False, self.make(entry, large=True)
-        self._known.add(entry.parts[:-1])
+        for depth in range(1, len(entry.parts)):
+            self._adopt_folder(entry.parts[:depth])
         if entry.member.kind is Kind.FOLDER:
-            self._known.add(entry.parts)
+            self._adopt_folder(entry.parts)
             return True, None
+        there = self._size_of(path, entry, whole=whole)
+        most = entry.member.size if entry.member.kind is Kind.FILE else 0
+        if there is None or not needed <= there <= most:
+            remove_tree(path)
+            return False, self.make(entry, large=True)
         self.written.append("/".join(entry.parts))
         if entry.member.kind is not Kind.FILE:
             return True, None
-        if not stat.S_ISREG(there.st_mode) or (whole and there.st_size != entry.member.size):
-            os.unlink(path)
-            return False, self._made(path, entry, large=True)
+        os.chmod(path, 0o600)
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         file = MemberFile(path, entry, fd, large=True)
         if not whole:
+            self._stretch(file)
             return True, file
         self.finish(file)
-        return True, None
+        return True, file
+
+    def sweep(self, kept: Set[tuple[str, ...]]) -> None:
+        """Take away what an earlier run made, or others did, but what stands at `kept`."""
+        pending: list[tuple[str, ...]] = [()]
+        while pending:
+            folder = pending.pop()
+            with os.scandir(self._at(folder)) as entries:
+                for entry in list(entries):
+                    parts = (*folder, entry.name)
+                    if parts not in kept and parts not in self._known:
+                        remove_tree(entry.path)
+                    elif parts in self._known:
+                        pending.append(parts)
 
     def finish(self, file: MemberFile) -> None:
         """`file` has got all its bytes: give it its permissions and time, and close it."""
@@ -151,13 +175,43 @@ class MemberFolder:
             os.utime(path, ns=(member.mtime, member.mtime))
 
     def _made(self, path: str, entry: Entry, *, large: bool) -> MemberFile:
-        member = entry.member
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         file = MemberFile(path, entry, os.open(path, flags, 0o600), large=large)
-        sparse = file.wanted != member.size
-        if sparse or (large and member.size >= LARGE):
-            os.ftruncate(file.fd, member.size)
+        self._stretch(file)
         return file
+
+    def _stretch(self, file: MemberFile) -> None:
+        size = file.entry.member.size
+        if file.wanted != size or (file.large and size >= LARGE):
+            os.ftruncate(file.fd, size)
+
+    def _adopt_folder(self, parts: tuple[str, ...]) -> None:
+        """See that a folder stands at `parts`, in which members can be made."""
+        if parts in self._known:
+            return
+        path = self._at(parts)
+        mode = _mode_at(path)
+        if not stat.S_ISDIR(mode):
+            remove_tree(path)
+            os.mkdir(path, 0o777)
+        elif mode & 0o700 != 0o700:
+            os.chmod(path, stat.S_IMODE(mode) | 0o700)
+        self._known.add(parts)
+
+    def _size_of(self, path: str, entry: Entry, *, whole: bool) -> int | None:
+        """The size of what an earlier run made of `entry`, None where it did not."""
+        try:
+            there = os.lstat(path)
+            if entry.member.kind is Kind.SYMLINK:
+                return 0 if os.readlink(path) == entry.member.target else None
+            if entry.target is not None:
+                same = os.path.samestat(there, os.lstat(self._at(entry.target)))
+                return 0 if same else None
+        except OSError:
+            return None
+        # What has another name too would be written under that as well.
+        usable = stat.S_ISREG(there.st_mode) and (whole or there.st_nlink == 1)
+        return there.st_size if usable else None
 
     def _make_parents(self, parts: tuple[str, ...]) -> None:
         for depth in range(1, len(parts)):
@@ -178,3 +232,35 @@ class MemberFolder:
 
     def _at(self, parts: tuple[str, ...]) -> str:
         return "/".join((self._root, *parts))
+
+
+def remove_tree(path: str | Path) -> None:
+    """Take away what stands at `path`, whatever that is, also folders that may not be written."""
+    mode = _mode_at(path)
+    if stat.S_ISDIR(mode):
+        os.chmod(path, 0o700)
+        for folder, names, _ in os.walk(path):
+            for name in names:
+                below = os.path.join(folder, name)
+                if not os.path.islink(below):
+                    os.chmod(below, 0o700)
+        shutil.rmtree(path)
+    elif mode:
+        os.unlink(path)
+
+
+def _mode_at(path: str | Path) -> int:
+    try:
+        return os.lstat(path).st_mode
+    except FileNotFoundError:
+        return 0
+
+
+def _mode_of_new(root: Path) -> int:
+    """The permissions of a new folder in `root`: what the umask, or a default ACL, leaves."""
+    probe = root / f".{secrets.token_hex(8)}.pgetpy-probe"
+    os.mkdir(probe, 0o777)
+    try:
+        return stat.S_IMODE(os.stat(probe).st_mode)
+    finally:
+        os.rmdir(probe)

@@ -23,10 +23,12 @@ class Layout:
 
     Args:
         path: the file; what an earlier run left in it is read.
+        indexed: whether what is added will be read before the end of this run.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, indexed: bool) -> None:
         self.path = path
+        self._indexed = indexed
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self._fd = os.open(path, flags, 0o600)
         # Where each record's bytes are: position in the archive, size, place in the file.
@@ -39,7 +41,8 @@ class Layout:
     def add(self, pos: int, data: memoryview) -> None:
         """Note `data`, the archive's bytes from `pos` on."""
         head = _RECORD.pack(pos, len(data), zlib.crc32(data))
-        self._note(pos, len(data), self._size + len(self._buffer) + len(head))
+        if self._indexed:
+            self._note(pos, len(data), self._size + len(self._buffer) + len(head))
         self._buffer += head
         self._buffer += data
         if len(self._buffer) >= _FLUSH_AT:

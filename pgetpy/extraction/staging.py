@@ -12,14 +12,15 @@ import contextlib
 import errno
 import os
 import secrets
-import shutil
 import stat
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from pgetpy.core.names import layout_name, part_name
+from pgetpy.core.journal import parse_journal
+from pgetpy.core.names import journal_name, layout_name, part_name
 from pgetpy.errors import DestinationError
+from pgetpy.extraction.folder import remove_tree
 
 # What the staged members of an existing folder are called, and what a new file system has.
 _INSIDE = "members"
@@ -40,7 +41,11 @@ class Staging:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._inside = folder.is_dir()
+        # A run that was cut short as the folder appeared has left its journal beside it.
+        journal = folder.with_name(journal_name(folder.name))
+        staged = folder.with_name(part_name(folder.name))
+        appeared = os.path.lexists(journal) and not os.path.lexists(staged)
+        self._inside = folder.is_dir() and not appeared
         self.anchor = folder / _INSIDE if self._inside else folder
         self.root = self.anchor.with_name(part_name(self.anchor.name))
         self.layout = self.anchor.with_name(layout_name(self.anchor.name))
@@ -56,13 +61,18 @@ class Staging:
         with contextlib.suppress(FileExistsError):
             os.mkdir(self.root, 0o777)
         # A link that others have put there would lead elsewhere.
-        os.close(os.open(self.root, _OPEN_FOLDER))
+        fd = os.open(self.root, _OPEN_FOLDER)
+        try:
+            # An earlier run may have given it the permissions that the archive states.
+            mode = stat.S_IMODE(os.fstat(fd).st_mode)
+            if mode & 0o700 != 0o700:
+                os.fchmod(fd, mode | 0o700)
+        finally:
+            os.close(fd)
 
     def clear(self) -> None:
         """Take everything away that has been staged."""
-        if os.path.lexists(self.root):
-            _make_writable(self.root)
-            shutil.rmtree(self.root)
+        remove_tree(self.root)
 
     def check(self, passages: Iterable[tuple[str, ...]]) -> None:
         """Raise DestinationError where something stands in the way of a member.
@@ -81,12 +91,14 @@ class Staging:
 
     def publish(self) -> None:
         """Bring the members to their folder. Again, if an earlier try was cut short."""
+        if not os.path.lexists(self.root):
+            return
         if not self._inside:
             self._appear()
             return
-        if self.root.exists():
-            self._each_level(_merge_level)
-            os.rmdir(self.root)
+        self.make()
+        self._each_level(_merge_level)
+        os.rmdir(self.root)
 
     def sync(self) -> None:
         """Bring the names to stable storage."""
@@ -127,17 +139,28 @@ def check_empty(folder: Path, place: str = "") -> None:
     `place` says where it was named.
     """
     ours = f".{_INSIDE}."
+    lock = ".pgetpy-lock"
     try:
         names = os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return
-    if any(name not in _UNIMPORTANT and not name.startswith(ours) for name in names):
+    theirs = (name for name in names if not (name.startswith(ours) or name.endswith(lock)))
+    # A run that was cut short while it moved the members has left some of them there.
+    if any(name not in _UNIMPORTANT for name in theirs) and not _half_moved(folder):
         raise DestinationError(
             str(folder),
             f"already exists and is not empty{place}",
             hint="use -f to put the members into it",
             code=errno.EEXIST,
         )
+
+
+def _half_moved(folder: Path) -> bool:
+    try:
+        path = Staging(folder).anchor
+        return parse_journal(path.with_name(journal_name(path.name)).read_bytes()).moving
+    except OSError:
+        return False
 
 
 def fold_of(folder: Path) -> Callable[[str], str]:
@@ -190,12 +213,13 @@ def _merge_level(source: int, target: int, path: Path) -> None:
             os.rename(entry.name, entry.name, src_dir_fd=source, dst_dir_fd=target)
         elif not _moved_whole(entry.name, source, target):
             status = os.stat(entry.name, dir_fd=source, follow_symlinks=False)
-            os.chmod(entry.name, 0o700, dir_fd=source)
             _descend(_merge_level, entry.name, source, target, path)
             os.rmdir(entry.name, dir_fd=source)
-            os.chmod(entry.name, stat.S_IMODE(status.st_mode), dir_fd=target)
-            times = (status.st_atime_ns, status.st_mtime_ns)
-            os.utime(entry.name, ns=times, dir_fd=target)
+            # It may belong to another, who lets us write into it.
+            with contextlib.suppress(PermissionError):
+                os.chmod(entry.name, stat.S_IMODE(status.st_mode), dir_fd=target)
+                times = (status.st_atime_ns, status.st_mtime_ns)
+                os.utime(entry.name, ns=times, dir_fd=target)
 
 
 def _moved_whole(name: str, source: int, target: int) -> bool:
@@ -212,15 +236,26 @@ def _moved_whole(name: str, source: int, target: int) -> bool:
 
 
 def _descend(visit: _Visit, name: str, source: int, target: int, path: Path) -> None:
-    below = os.open(name, _OPEN_FOLDER, dir_fd=source)
+    with _opened(name, source) as below, _opened(name, target) as there:
+        visit(below, there, path / name)
+
+
+@contextlib.contextmanager
+def _opened(name: str, folder: int) -> Iterator[int]:
+    """A folder in `folder`, which may be read and written meanwhile, if it is ours."""
+    mode = stat.S_IMODE(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    closed = mode & 0o700 != 0o700
+    if closed:
+        with contextlib.suppress(PermissionError):
+            os.chmod(name, mode | 0o700, dir_fd=folder)
+    fd = os.open(name, _OPEN_FOLDER, dir_fd=folder)
     try:
-        beside = os.open(name, _OPEN_FOLDER, dir_fd=target)
-        try:
-            visit(below, beside, path / name)
-        finally:
-            os.close(beside)
+        yield fd
     finally:
-        os.close(below)
+        if closed:
+            with contextlib.suppress(PermissionError):
+                os.fchmod(fd, mode)
+        os.close(fd)
 
 
 def _kind_at(name: str, folder: int) -> int:
@@ -228,12 +263,3 @@ def _kind_at(name: str, folder: int) -> int:
         return os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
     except FileNotFoundError:
         return 0
-
-
-def _make_writable(root: Path) -> None:
-    """Folders that may not be written keep their contents."""
-    for folder, names, _ in os.walk(root):
-        for name in names:
-            path = os.path.join(folder, name)
-            if not os.path.islink(path):
-                os.chmod(path, 0o700)

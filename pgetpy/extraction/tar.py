@@ -24,7 +24,7 @@ from pgetpy.extraction.layout import Layout
 from pgetpy.sinks.base import Place
 
 # Bytes that may wait for the headers before them.
-AHEAD = 24 << 20
+AHEAD = 16 << 20
 # Files that may be open for their bytes at a time; the horizon waits for those before it then.
 _MOST_OPEN = 32
 _WORTH_SPLICING = 64 * 1024
@@ -96,6 +96,7 @@ class TarSink:
         """
         assert self._layout is not None
         lost = Spans()
+        kept: set[tuple[str, ...]] = set()
         while not self._reader.ended:
             wanted = self._reader.wanted
             data = self._recorded(wanted)
@@ -103,10 +104,12 @@ class TarSink:
                 break
             member = self._reader.feed(data)
             if member is not None:
-                self._adopt(member, held, lost)
+                kept |= self._adopt(member, held, lost)
+        # What was made of members whose headers have not been noted would stand in their way.
+        self._folder.sweep(kept)
         for span in held:
-            for kept in lost.missing(span.start, min(span.stop, self._known)):
-                self.held.add(kept.start, kept.stop)
+            for part in lost.missing(span.start, min(span.stop, self._known)):
+                self.held.add(part.start, part.stop)
         for span in self.held:
             self._landed.add(span.start, span.stop)
         self._move_horizon()
@@ -124,23 +127,26 @@ class TarSink:
             filled += count
         return bytes(data[:filled])
 
-    def _adopt(self, member: Member, held: Spans, lost: Spans) -> None:
+    def _adopt(self, member: Member, held: Spans, lost: Spans) -> set[tuple[str, ...]]:
         entry = self._roster.admit(member)
         if entry is None:
-            return
+            return set()
         if entry.replaces:
             raise ArchiveError("a member stands in it twice")
         whole = all(held.covers(extent.start, extent.stop) for extent in member.extents)
-        there, file = self._folder.adopt(entry, whole=whole)
+        needed = member.size if whole else _size_needed(member, held)
+        there, file = self._folder.adopt(entry, needed=needed, whole=whole)
         if not there:
             for extent in member.extents:
                 lost.add(extent.start, extent.stop)
-        if file is not None:
+        if file is not None and file.fd < 0:
+            if self._readable:
+                self._add_extents(member, file)
+        elif file is not None:
             self._add(member, file)
-            for extent in member.extents if there else ():
-                for span in held:
-                    start, stop = max(span.start, extent.start), min(span.stop, extent.stop)
-                    file.landed.add(start, stop)
+            if there:
+                file.landed = _held_of(member, held)
+        return {entry.parts}
 
     # ------------------------------------------------------------------ bytes as they come
 
@@ -158,6 +164,8 @@ class TarSink:
         while data:
             with self._lock:
                 count, extent = self._step(pos, data)
+                if extent is None:
+                    self._release()
             if extent is not None:
                 # Whoever writes here keeps the file from being closed, see `tidy`.
                 extent.file.write(extent.offset + pos - extent.start, data[:count])
@@ -184,13 +192,20 @@ class TarSink:
         return ready
 
     def tidy(self, busy: Iterable[Span]) -> None:
-        """Finish the files that have got all their bytes; nobody writes but to `busy` spans."""
+        """Finish the files that have got all their bytes; nobody writes but to `busy` spans.
+
+        Does nothing for now where others are at work: it never waits.
+        """
         spans = Spans(busy)
-        with self._lock:
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
             for file in [file for file in self._open if file.whole]:
                 extents = file.entry.member.extents
                 if not any(spans.overlaps(e.start, e.stop) for e in extents):
                     self._finish(file)
+        finally:
+            self._lock.release()
 
     def finish(self, total: int) -> None:
         """All `total` bytes have come: see that the archive is whole, and close its files.
@@ -224,7 +239,8 @@ class TarSink:
             offset = extent.offset + pos - extent.start
             if fd >= 0:
                 return os.preadv(fd, [buffer], offset)
-        fd = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            # Without the lock another member could take its name first.
+            fd = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             return os.preadv(fd, [buffer], offset)
         finally:
@@ -291,30 +307,40 @@ class TarSink:
             member = self._reader.feed(header)
             self._record(wanted.start, memoryview(header))
             if member is not None:
-                self._admit(member)
+                count += self._admit(member, data[count:])
         self._move_horizon()
-        self._release()
         return count
 
-    def _admit(self, member: Member) -> None:
+    def _admit(self, member: Member, data: memoryview) -> int:
+        """Make `member`; where `data`, which follows its header, holds all of it, write it too."""
         entry = self._roster.admit(member)
         if entry is None:
-            return
+            return 0
         if entry.replaces and self._readable:
             self._pin(entry.parts)
         large = self._parallel and member.kind is Kind.FILE and member.size >= LARGE
         file = self._folder.make(entry, large=large)
-        if file is not None and file.whole:
+        if file is None:
+            return 0
+        whole = len(member.extents) == 1 and len(data) >= member.extents[0].size
+        if file.whole or (whole and not large and not self._readable):
+            for extent in member.extents:
+                file.write(extent.offset, data[: extent.size])
+                self._landed.add(extent.start, extent.stop)
             self._folder.finish(file)
-        elif file is not None:
-            self._add(member, file)
+            return sum(extent.size for extent in member.extents)
+        self._add(member, file)
+        return 0
 
     def _add(self, member: Member, file: MemberFile) -> None:
+        self._add_extents(member, file)
+        self._open[file] = None
+
+    def _add_extents(self, member: Member, file: MemberFile) -> None:
         for extent in member.extents:
             if extent.size:
                 self._starts.append(extent.start)
                 self._extents.append(_Extent(extent.start, extent.stop, extent.offset, file))
-        self._open[file] = None
 
     def _pin(self, parts: tuple[str, ...]) -> None:
         """Another member takes the place of the one at `parts`, which is still to be read back."""
@@ -373,3 +399,22 @@ class TarSink:
         first = max(0, bisect_right(self._starts, start) - 1)
         last = bisect_right(self._starts, stop)
         return [e for e in self._extents[first:last] if e.start < stop and start < e.stop]
+
+
+def _held_of(member: Member, held: Spans) -> Spans:
+    """What of `held` are bytes of `member`."""
+    pairs = [(extent, span) for extent in member.extents for span in held]
+    parts = [(max(e.start, s.start), min(e.stop, s.stop)) for e, s in pairs]
+    return Spans(Span(start, stop) for start, stop in parts if start < stop)
+
+
+def _size_needed(member: Member, held: Spans) -> int:
+    """The least size of a file of `member` that holds what it has of `held`."""
+    there = _held_of(member, held)
+    ends = [
+        extent.offset + min(span.stop, extent.stop) - extent.start
+        for extent in member.extents
+        for span in there
+        if span.start < extent.stop and extent.start < span.stop
+    ]
+    return max(ends, default=0)

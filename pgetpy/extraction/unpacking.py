@@ -12,7 +12,7 @@ from pgetpy.decoders import Decoder
 from pgetpy.errors import LimitExceededError
 
 # Compressed bytes that may wait in memory.
-AHEAD = 24 << 20
+AHEAD = 16 << 20
 _SLICE = 0.05
 
 
