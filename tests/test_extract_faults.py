@@ -203,7 +203,6 @@ def test_a_plain_tar_goes_on_after_a_kill(
     again = asked_since(server, "/w.tar", 0)
     inner = {page for span in held for page in range(-(-span.start // PAGE), span.stop // PAGE)}
     assert not again & inner
-    assert server.sent("/w.tar") < len(archive_of()) - held.size + 4 * PAGE
     also = {"other": b"kept"} if place == "full" else {}
     assert tree(out) == {**expected(), **also}
     assert names_in(tmp_path) == ["out"]
