@@ -5,10 +5,18 @@ from __future__ import annotations
 # typing's own TYPE_CHECKING would import typing, a third of the time of `pgetpy --version`.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pgetpy.api import download, download_async, download_many, download_many_async
+    from pgetpy.api import (
+        download,
+        download_async,
+        download_many,
+        download_many_async,
+        extract,
+        extract_async,
+    )
     from pgetpy.core.digests import Checksum
     from pgetpy.core.jobs import Job
     from pgetpy.core.results import DownloadFailure, DownloadResult
+    from pgetpy.core.roster import Limits
     from pgetpy.errors import PgetError
     from pgetpy.settings import Settings
 
@@ -20,12 +28,15 @@ _HOMES = {
     "DownloadFailure": "pgetpy.core.results",
     "DownloadResult": "pgetpy.core.results",
     "Job": "pgetpy.core.jobs",
+    "Limits": "pgetpy.core.roster",
     "PgetError": "pgetpy.errors",
     "Settings": "pgetpy.settings",
     "download": "pgetpy.api",
     "download_async": "pgetpy.api",
     "download_many": "pgetpy.api",
     "download_many_async": "pgetpy.api",
+    "extract": "pgetpy.api",
+    "extract_async": "pgetpy.api",
 }
 
 __all__ = [
@@ -33,12 +44,15 @@ __all__ = [
     "DownloadFailure",
     "DownloadResult",
     "Job",
+    "Limits",
     "PgetError",
     "Settings",
     "download",
     "download_async",
     "download_many",
     "download_many_async",
+    "extract",
+    "extract_async",
 ]
 
 

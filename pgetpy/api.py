@@ -77,6 +77,60 @@ def download(
     return download_job(job, settings=_settings(settings, headers, force), progress=progress)
 
 
+async def extract_async(
+    url: str,
+    folder: str | PathLike,
+    *,
+    checksum: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    mirrors: Sequence[str] = (),
+    force: bool | None = None,
+    settings: Settings | None = None,
+    progress: Report | None = None,
+) -> DownloadResult:
+    """Extract the archive at `url` into `folder` while it arrives.
+
+    Args:
+        url: of a tar, plain or compressed by gzip, bzip2, xz, zstd, lz4 or LZMA, or of a single
+            file compressed by one of these.
+        folder: appears when all members are there; an existing one gets them then, which needs
+            `force` unless it is empty.
+        checksum: of the archive as it is sent.
+        force: put the members among what `folder` holds already.
+        settings: how; its `limits` are on what comes out.
+        headers, mirrors, progress: see `download_async`.
+
+    Returns:
+        What was done; `members` are the names of what was written.
+
+    Raises:
+        ArchiveError: it is no archive, is damaged or cut off, or one of its members is refused;
+            nothing has been written to `folder` then.
+        UsageError, TransferError, IntegrityError, DestinationError, DiskFullError: see
+            `download_async`.
+    """
+    job = replace(_job(url, folder, checksum, mirrors), extract=True)
+    chosen = _settings(settings, headers, force)
+    return await download_job_async(job, settings=chosen, progress=progress)
+
+
+def extract(
+    url: str,
+    folder: str | PathLike,
+    *,
+    checksum: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    mirrors: Sequence[str] = (),
+    force: bool | None = None,
+    settings: Settings | None = None,
+    progress: Report | None = None,
+) -> DownloadResult:
+    """Extract the archive at `url` into `folder`; see `extract_async`. From any thread."""
+    job = replace(_job(url, folder, checksum, mirrors), extract=True)
+    chosen = _settings(settings, headers, force)
+    return download_job(job, settings=chosen, progress=progress)
+
+
 async def download_many_async(
     files: Iterable[tuple[str, str | PathLike] | Job],
     *,

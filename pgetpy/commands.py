@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pgetpy import __version__, outcomes
@@ -72,6 +73,10 @@ class Call:
     @property
     def to_null(self) -> bool:
         return self.console.output == "null"
+
+    @property
+    def extracts(self) -> bool:
+        return self.console.output == "tar-extractor"
 
     @property
     def json(self) -> bool:
@@ -147,7 +152,6 @@ def _call(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> Call:
     console = Console.from_environment(environ).with_flags(
         {flag: text for flag, text in arguments.values.items() if flag in CONSOLE_FLAGS}
     )
-    _refuse_extraction(console, arguments.command)
     warnings = [
         f"Flag --{old} has been deprecated, use --{new} instead"
         for old, new in arguments.deprecated.items()
@@ -158,16 +162,6 @@ def _call(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> Call:
     call = Call(arguments, settings, console, api)
     _warn(call, warnings)
     return call
-
-
-def _refuse_extraction(console: Console, command: str) -> None:
-    if console.output != "tar-extractor":
-        return
-    if command == "multifile":
-        raise UsageError("cannot use --extract with multifile mode")
-    raise UsageError(
-        "cannot use --extract: extraction is not there yet; download the archive and untar it"
-    )
 
 
 def _settings(
@@ -227,7 +221,10 @@ def _job(call: Call) -> Job:
     dest = None if call.to_null else operands[1]
     if dest is not None and (not dest or "\0" in dest):
         raise UsageError("DEST is empty or holds a null character")
-    return Job(operands[0], dest, Checksum.parse(checksum) if checksum else None, mirrors)
+    if call.extracts and dest in STANDARD_OUTPUT:
+        raise UsageError("an archive is extracted into a folder, not to standard output")
+    parsed = Checksum.parse(checksum) if checksum else None
+    return Job(operands[0], dest, parsed, mirrors, extract=call.extracts)
 
 
 def _multifile(call: Call) -> int:
@@ -236,7 +233,9 @@ def _multifile(call: Call) -> int:
         raise UsageError(f"expected one MANIFEST or -, got {len(operands) or 'nothing'}")
     path = "standard input" if operands[0] == "-" else operands[0]
     text = _manifest_text(operands[0], path)
-    manifest = parse_manifest(text, path, to_null=call.to_null, is_folder=_is_folder)
+    manifest = parse_manifest(
+        text, path, to_null=call.to_null, extract=call.extracts, is_folder=_is_folder
+    )
     _warn(call, manifest.warnings)
     _check_all_free(manifest, path, call.settings)
     started = time.monotonic()
@@ -283,7 +282,12 @@ def _check_free(job: Job, place: str, settings: Settings) -> None:
     except (OSError, ValueError):
         # Nothing there, or nothing that can be seen: whoever writes it will say so.
         return
-    if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
+    if job.extract:
+        from pgetpy.extraction.staging import check_empty
+
+        if stat.S_ISDIR(mode):
+            check_empty(Path(os.path.realpath(job.dest)), place)
+    elif stat.S_ISREG(mode) or stat.S_ISBLK(mode):
         raise DestinationError(
             job.dest, f"already exists{place}", hint="use -f to overwrite it", code=errno.EEXIST
         )

@@ -1,27 +1,27 @@
-"""A digest of a file while it arrives: a thread reads behind the front, from the page cache."""
+"""A digest of an object while it arrives: a thread reads behind the front, from the page cache."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import threading
 
+from pgetpy.destinations.base import ReadBack
 from pgetpy.workers import Workers
 
 _BLOCK = 1 << 20
 
 
 class FileDigest:
-    """Hashes file `fd` from its beginning, as far as it is known to be written.
+    """Hashes what `read` reads back, from its beginning, as far as it is known to be written.
 
     Attributes:
         position: bytes hashed.
     """
 
-    def __init__(self, fd: int, algorithm: str, workers: Workers) -> None:
+    def __init__(self, read: ReadBack, algorithm: str, workers: Workers) -> None:
         self.position = 0
-        self._fd = fd
+        self._read = read
         self._hash = hashlib.new(algorithm, usedforsecurity=False)
         self._front = 0
         self._stopped = False
@@ -68,7 +68,7 @@ class FileDigest:
     def _hash_up_to(self, front: int, buffer: memoryview) -> None:
         while self.position < front and not self._stopped:
             want = min(_BLOCK, front - self.position)
-            count = os.preadv(self._fd, [buffer[:want]], self.position)
+            count = self._read(self.position, buffer[:want])
             if not count:
                 raise OSError(f"the file ended at byte {self.position}, before {front}")
             self._hash.update(buffer[:count])

@@ -14,7 +14,7 @@ from pgetpy.core.events import Failed, Finished, Queued, Report
 from pgetpy.core.jobs import Job
 from pgetpy.core.limits import Bucket
 from pgetpy.core.results import DownloadFailure, DownloadResult
-from pgetpy.destination import Claims
+from pgetpy.destinations.base import Claims
 from pgetpy.errors import PgetError
 from pgetpy.hosts import Hosts, descriptor_limit
 from pgetpy.metrics import Metrics

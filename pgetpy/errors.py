@@ -5,6 +5,7 @@
       TransferError                 ConnectionFailedError  StalledError  HttpStatusError
                                     RangeNotHonouredError  ObjectChangedError  NotAllowedError
       IntegrityError                SizeMismatchError  DigestMismatchError  NotWeightsError
+      ArchiveError                  UnsafeMemberError  TruncatedArchiveError  LimitExceededError
       DestinationError (OSError)    what stands at the destination, or cannot be made there
       DiskFullError (OSError)
       InterruptedTransferError      Ctrl-C or SIGTERM: what is held is kept
@@ -239,6 +240,61 @@ class NotWeightsError(IntegrityError):
 
     def sentence(self) -> str:
         return f"{self.url} is no weights file; it begins {self.words!r}"
+
+
+class ArchiveError(PgetError):
+    """What came is no archive that can be extracted. `.reason` is a clause."""
+
+    hint = "nothing was written at the destination"
+
+    def __init__(self, reason: str, *, hint: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        if hint:
+            self.hint = hint
+
+    def sentence(self) -> str:
+        return f"the archive cannot be extracted: {self.reason}"
+
+
+class UnsafeMemberError(ArchiveError):
+    """A member would reach beyond the folder, or cannot stand in it. `.member` is its name."""
+
+    def __init__(self, member: str, reason: str) -> None:
+        super().__init__(reason)
+        self.args = (member, reason)
+        self.member = member
+
+    def sentence(self) -> str:
+        return f"refused to extract member {self.member!r}: {self.reason}"
+
+
+class TruncatedArchiveError(ArchiveError):
+    """The archive ends before its end. `.position` is the byte where it does."""
+
+    def __init__(self, position: int, reason: str) -> None:
+        super().__init__(reason)
+        self.args = (position, reason)
+        self.position = position
+
+    def sentence(self) -> str:
+        return f"the archive is cut off at byte {self.position}: {self.reason}"
+
+
+class LimitExceededError(ArchiveError):
+    """The archive is larger than is allowed. `.limit` names the limit, `.allowed` its value."""
+
+    def __init__(self, limit: str, allowed: float, found: float, member: str = "") -> None:
+        super().__init__(limit)
+        self.args = (limit, allowed, found, member)
+        self.limit = limit
+        self.allowed = allowed
+        self.found = found
+        self.member = member
+
+    def sentence(self) -> str:
+        at = f" at member {self.member!r}" if self.member else ""
+        return f"the archive exceeds {self.limit} ({self.allowed}){at}: {self.found}"
 
 
 class DestinationError(PgetError, OSError):

@@ -68,7 +68,12 @@ FLAGS: tuple[Flag, ...] = (
         group="file",
         only="download",
     ),
-    Flag("extract", "x", help="extract a tar while it arrives (not there yet)", group="file"),
+    Flag(
+        "extract",
+        "x",
+        help="extract an archive into folder DEST while it arrives",
+        group="file",
+    ),
     Flag(
         "output",
         "o",

@@ -16,7 +16,7 @@ from pgetpy.core.pace import is_straggler
 from pgetpy.core.plan import Flight, Plan
 from pgetpy.core.ranges import Span, Spans
 from pgetpy.core.retry import OVERLOADED, Retries
-from pgetpy.destination import Claims
+from pgetpy.destinations.base import Claims
 from pgetpy.errors import (
     HttpStatusError,
     NotAllowedError,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from pgetpy.core.names import check_url
+from pgetpy.core.roster import Limits
 from pgetpy.core.values import (
     check_header,
     count_reader,
@@ -63,6 +64,7 @@ class Settings:
         headers: sent to the hosts of the URLs given, never to another after a redirect.
         authorization: value of the Authorization header for the same hosts.
         proxies: see `Proxies`.
+        limits: on what comes out of an archive.
         metrics_endpoint: URL that gets a POST per file, as pget's PGET_METRICS_ENDPOINT.
     """
 
@@ -86,6 +88,7 @@ class Settings:
     headers: Mapping[str, str] = field(default_factory=lambda: _NOTHING, repr=False)
     authorization: str | None = field(default=None, repr=False)
     proxies: Proxies = field(default_factory=Proxies)
+    limits: Limits = field(default_factory=Limits)
     metrics_endpoint: str | None = field(default=None, repr=False)
 
     @classmethod

@@ -26,7 +26,8 @@ from pgetpy.core.links import parse_link
 from pgetpy.core.plan import Plan
 from pgetpy.core.ranges import Span, Spans
 from pgetpy.core.results import DownloadResult
-from pgetpy.destination import BusyError, ResumeError, Wish, open_destination
+from pgetpy.destinations import open_destination
+from pgetpy.destinations.base import BusyError, ResumeError, Wish
 from pgetpy.digesting import FileDigest
 from pgetpy.errors import (
     DigestMismatchError,
@@ -69,7 +70,8 @@ class Transfer:
         self._started = self._loop.time()
         self._links = [parse_link(url) for url in (job.url, *job.mirrors)]
         algorithm = job.checksum.algorithm if job.checksum else None
-        wish = Wish(job.url, self._links[0].key, algorithm, services.claims)
+        names = self._links[0].key
+        wish = Wish(job.url, names, algorithm, services.claims, extract=job.extract)
         self._destination = open_destination(job.dest, wish, services.settings)
         self._tally = Tally()
         self._held = Spans()
@@ -92,6 +94,7 @@ class Transfer:
             while True:
                 source, shared = await self._from_any()
                 size = source.answer.identity.total or self._held.size
+                await self._settle(size)
                 actual = await self._hashed(size)
                 if actual is None or actual == str(self._job.checksum):
                     break
@@ -203,6 +206,12 @@ class Transfer:
         self._destination.discard()
         raise error
 
+    async def _settle(self, size: int) -> None:
+        """Wait for what the destination still does with the bytes that have come."""
+        if self._destination.blocks:
+            settling = self._services.workers.submit(lambda: self._destination.settle(size))
+            await seen_through(settling, self._destination.halt)
+
     async def _hashed(self, size: int) -> str | None:
         """Return the digest of the whole, None where none was asked for."""
         checksum = self._job.checksum
@@ -254,10 +263,10 @@ class Transfer:
     def _follow(self) -> FileDigest | None:
         """Return the digest that follows the file; None where the sink hashes by itself."""
         if self._digest is None and self._job.checksum is not None:
-            fd = self._destination.readable()
-            if fd is not None:
+            read = self._destination.readable()
+            if read is not None:
                 algorithm = self._job.checksum.algorithm
-                self._digest = FileDigest(fd, algorithm, self._services.workers)
+                self._digest = FileDigest(read, algorithm, self._services.workers)
         return self._digest
 
     async def _stop_digest(self) -> None:
@@ -269,15 +278,17 @@ class Transfer:
         if session.answer is None:
             return
         plan = session.plan
-        if not self._announced:
+        keeps = self._destination.keeps
+        if not self._announced and (last or keeps is not None):
             self._announced = True
             url = redact(self._job.url)
-            keeps = self._destination.keeps
+            keeps = bool(keeps)
             self._tell(Started(self._key, url, self._label, plan.total, self._resumed, keeps))
         # What comes in one answer may have to come again, and be another version then.
         digest = self._follow() if plan.ranged else None
         if digest is not None:
             digest.advance(plan.front)
+        self._destination.tidy(Span(f.pos, f.stop or sys.maxsize) for f in plan.flights)
         if last or now - self._reported_at >= _REPORT_EVERY:
             self._reported_at = now
             self._tell(Progressed(self._key, plan.done, plan.total, len(plan.flights)))
@@ -325,4 +336,5 @@ class Transfer:
             validator=validator if answer.ranged else "none",
             length_known=answer.delimited,
             shared=shared,
+            members=self._destination.members,
         )

@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -77,6 +78,24 @@ def manifest(stage: Stage) -> str:
     for name in names:
         _compare(folder / name, stage.digests[name])
     return f"{len(names)} files of {_SMALL // 1000} kB in {seconds:.2f} s; every sha256 right"
+
+
+def extract(stage: Stage) -> str:
+    """A tar of all of them, extracted while it arrives"""
+    packed = stage.served / "weights.tar"
+    with tarfile.open(packed, "w") as archive:
+        for name in stage.digests:
+            archive.add(stage.served / name, name)
+    folder = stage.place / "extracted"
+    with Origin(stage.served) as origin:
+        result = _run(["-x", origin.url(packed.name), str(folder)])
+    packed.unlink()
+    for name, digest in stage.digests.items():
+        _compare(folder / name, digest)
+    return (
+        f"{len(result['members'])} members, {_size(result['size'])} in {_seconds(result)} "
+        f"({_rate(result)}); every sha256 right"
+    )
 
 
 def kill_and_resume(stage: Stage) -> str:
@@ -224,6 +243,7 @@ def _count(number: int, noun: str) -> str:
 STEPS: tuple[Callable[[Stage], str], ...] = (
     download,
     manifest,
+    extract,
     kill_and_resume,
     refuse_wrong_bytes,
 )

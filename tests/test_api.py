@@ -88,12 +88,15 @@ def test_the_public_names_are_these_and_no_others() -> None:
         "DownloadFailure",
         "DownloadResult",
         "Job",
+        "Limits",
         "PgetError",
         "Settings",
         "download",
         "download_async",
         "download_many",
         "download_many_async",
+        "extract",
+        "extract_async",
     }
     assert set(pgetpy.__all__) == expected
     assert expected | {"__version__"} <= set(dir(pgetpy))

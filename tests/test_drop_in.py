@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from pathlib import Path
@@ -174,13 +176,23 @@ def test_the_file_has_the_mode_of_any_new_file(shell: Shell, url: str, tmp_path:
 
 
 @pytest.mark.parametrize("flags", [["-x"], ["-xf"], ["-o", "tar-extractor"], ["--extract"]])
-def test_extraction_is_refused_until_it_is_there(
-    shell: Shell, server: Server, url: str, tmp_path: Path, flags: list[str]
+def test_an_archive_is_extracted_into_dest(
+    shell: Shell, server: Server, tmp_path: Path, flags: list[str]
 ) -> None:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        member = tarfile.TarInfo("model/weights")
+        member.size = len(BODY)
+        archive.addfile(member, io.BytesIO(BODY))
+    url = server.add("/weights.tar", Resource(packed.getvalue()))
+    assert shell(*flags, url, "got") == 0
+    assert (tmp_path / "got" / "model" / "weights").read_bytes() == BODY
+
+
+def test_what_is_no_archive_is_not_extracted(shell: Shell, url: str, tmp_path: Path) -> None:
     with unchanged(tmp_path):
-        assert shell(*flags, url, "got") == 2
-    assert "extract" in shell.err
-    assert server.requests == []
+        assert shell("-x", url, "got") == 1
+    assert "no known format" in shell.err
 
 
 # ------------------------------------------------------------------- results
@@ -670,7 +682,7 @@ def test_many_files_arrive_whole(shell: Shell, server: Server, tmp_path: Path) -
         (["http://h:99999/", "a"], "ort"),
         (["multifile"], "MANIFEST"),
         (["multifile", "/no/such/manifest"], "/no/such/manifest"),
-        (["multifile", "-x", "/no/such/manifest"], "extract"),
+        (["multifile", "-x", "/no/such/manifest"], "/no/such/manifest"),
         (["multifile", "a", "b"], "MANIFEST"),
         (["completion", "csh"], "completion"),
     ],

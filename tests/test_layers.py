@@ -27,9 +27,11 @@ class Layer:
 LAYERS = (
     Layer(("__main__", "cli", "commands", "arguments", "completion", "flags", "process")),
     Layer(("", "api", "background", "progress", "bars", "outcomes")),
-    Layer(
-        ("engine", "transfer", "destination", "digesting", "hosts", "metrics", "route", "session")
-    ),
+    Layer(("engine", "transfer", "digesting", "hosts", "metrics", "route", "session")),
+    Layer(("destinations",)),
+    Layer(("destinations.*",), may_meet=False),
+    Layer(("destinations.base",)),
+    Layer(("extraction", "extraction.*")),
     Layer(("transports.*", "sinks.*"), may_meet=False),
     Layer(
         (
@@ -42,7 +44,7 @@ LAYERS = (
         )
     ),
     Layer(("transports.base", "sinks.base")),
-    Layer(("settings", "workers")),
+    Layer(("decoders", "settings", "workers")),
     Layer(("core.*",)),
     Layer(("errors",)),
     Layer(("redact",)),

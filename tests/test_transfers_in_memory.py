@@ -15,7 +15,7 @@ from pgetpy.core.digests import Checksum
 from pgetpy.core.events import StartedOver
 from pgetpy.core.jobs import Job
 from pgetpy.core.results import DownloadResult
-from pgetpy.destination import Claims
+from pgetpy.destinations.base import Claims
 from pgetpy.errors import HttpStatusError, ObjectChangedError, PgetError
 from pgetpy.hosts import Hosts
 from pgetpy.session import Services

@@ -17,9 +17,11 @@ class Job:
             takes the name from the URL or the answer; None throws the bytes away.
         checksum: what the bytes must hash to.
         mirrors: URLs of the same bytes elsewhere, tried in order when `url` fails.
+        extract: the object is an archive; `dest` is the folder that its members go to.
     """
 
     url: str
     dest: str | None
     checksum: Checksum | None = None
     mirrors: tuple[str, ...] = ()
+    extract: bool = False

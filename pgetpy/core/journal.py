@@ -6,6 +6,7 @@ power cut is seen and ignored. Facts are only ever appended:
     pgetpy 1 {"key": …, "total": …, "etag": …, "boot": …} CRC    which object, which boot
     w START STOP CRC                                             these bytes are written
     f START STOP CRC                                             … and on stable storage
+    m CRC                                                        its members are being moved
     p CRC                                                        the file was published
 """
 
@@ -49,6 +50,7 @@ class Journal:
     written: Spans = field(default_factory=Spans)
     flushed: Spans = field(default_factory=Spans)
     published: bool = False
+    moving: bool = False
     size: int = 0
 
     def trusted(self, boot: str) -> Spans:
@@ -71,6 +73,11 @@ def written_line(start: int, stop: int) -> bytes:
 def flushed_line(start: int, stop: int) -> bytes:
     """Return the line that says the bytes from `start` up to `stop` are on stable storage."""
     return _line(f"f {start} {stop}")
+
+
+def moving_line() -> bytes:
+    """Return the line that says an archive is whole and its members go to their places now."""
+    return _line("m")
 
 
 def published_line() -> bytes:
@@ -103,6 +110,8 @@ def _apply(journal: Journal, text: str) -> bool:
         spans.add(int(span[1]), int(span[2]))
     elif kind == "p":
         journal.published = True
+    elif kind == "m":
+        journal.moving = True
     return True
 
 

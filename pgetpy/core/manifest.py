@@ -1,6 +1,8 @@
 """The manifest: which objects go where, one a line. Only its text is looked at, never a disk.
 
-    URL DEST [ALGORITHM:HEX]    # and what follows a field that begins with a number sign
+    URL DEST [ALGORITHM:HEX] [-x]    # and what follows a field that begins with a number sign
+
+`-x` says that the object is an archive, whose members go to the folder DEST.
 
 Fields stand apart by any white space; one that holds blanks is quoted as a whole, by either quote.
 """
@@ -21,6 +23,7 @@ from pgetpy.redact import redact
 _FIELD = re.compile(
     r"""\s*(?:"(?P<double>(?:[^"\\]|\\.)*)"(?=\s|$)|'(?P<single>[^']*)'(?=\s|$)|(?P<bare>\S+))"""
 )
+_EXTRACT = "-x"
 _ESCAPED = re.compile(r'\\(["\\])')
 
 
@@ -46,17 +49,19 @@ def parse_manifest(
     path: str,
     *,
     to_null: bool = False,
+    extract: bool = False,
     is_folder: Callable[[str], bool] = _ends_with_slash,
 ) -> Manifest:
     """Read a manifest; `path` is what errors call it.
 
-    With `to_null` the bytes are thrown away and DEST may be left out. A DEST for which `is_folder`
+    With `to_null` the bytes are thrown away and DEST may be left out; with `extract` every line is
+    of an archive. A DEST for which `is_folder`
     holds may stand for several URLs, as each brings its own name.
 
     Raises:
         BadManifestError: a line is malformed, or one DEST has two URLs or two checksums.
     """
-    reading = _Reading(path, to_null, is_folder)
+    reading = _Reading(path, is_folder, to_null=to_null, extract=extract)
     # Not splitlines(), which takes characters for line ends that a path may hold.
     for line, content in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
         reading.take(line, content)
@@ -66,12 +71,15 @@ def parse_manifest(
 class _Reading:
     """A manifest half read."""
 
-    def __init__(self, path: str, to_null: bool, is_folder: Callable[[str], bool]) -> None:
+    def __init__(
+        self, path: str, is_folder: Callable[[str], bool], *, to_null: bool, extract: bool
+    ) -> None:
         self.jobs: list[Job] = []
         self.lines: list[int] = []
         self.warnings: list[str] = []
         self._path = path
         self._to_null = to_null
+        self._extract = extract
         self._is_folder = is_folder
         self._seen: dict[tuple[str, str], Job] = {}
 
@@ -86,9 +94,12 @@ class _Reading:
             raise BadManifestError(self._path, line, str(error)) from None
 
     def _job(self, fields: list[str]) -> Job:
+        extract = self._extract or (fields[-1] == _EXTRACT and not self._to_null)
+        if fields[-1] == _EXTRACT:
+            fields = fields[:-1]
         least = 1 if self._to_null else 2
         if not least <= len(fields) <= 3:
-            expected = "URL [DEST] [DIGEST]" if self._to_null else "URL DEST [DIGEST]"
+            expected = "URL [DEST] [DIGEST]" if self._to_null else "URL DEST [DIGEST] [-x]"
             raise UsageError(
                 f"expected {expected}, found {len(fields)} fields (quote a path with blanks)"
             )
@@ -97,13 +108,14 @@ class _Reading:
         checksum = Checksum.parse(fields[2], name="digest") if len(fields) == 3 else None
         if self._to_null:
             return Job(url, None, checksum)
-        return Job(url, _checked_dest(fields[1]), checksum)
+        return Job(url, _checked_dest(fields[1]), checksum, extract=extract)
 
     def _is_repeated(self, job: Job, line: int) -> bool:
         if job.dest is None:
             return False
         # Two spellings of one path are one destination; a folder is one for each URL.
-        key = (str(PurePosixPath(job.dest)), job.url if self._is_folder(job.dest) else "")
+        named = self._is_folder(job.dest) and not job.extract
+        key = (str(PurePosixPath(job.dest)), job.url if named else "")
         earlier = self._seen.setdefault(key, job)
         if earlier is job:
             return False

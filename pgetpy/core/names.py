@@ -78,6 +78,11 @@ def journal_name(name: str) -> str:
     return _beside(name, "pgetpy-journal")
 
 
+def layout_name(name: str) -> str:
+    """Return the name of the file that holds what of an archive is no member, for folder `name`."""
+    return _beside(name, "pgetpy-layout")
+
+
 def _safe_name(path: str) -> str | None:
     last = _SEPARATORS.split(path)[-1]
     wanted = "".join(

@@ -29,6 +29,25 @@ _HEDGE = 2.0
 _HEDGE_QUIET = 0.25
 
 
+@dataclass
+class Window:
+    """How far ahead bytes may come: a sink moves it, a plan keeps to it.
+
+    Attributes:
+        size: bytes that may come although they cannot be put anywhere yet.
+        horizon: the first byte of which it is not known yet where it goes; those before it may come
+            in any order, but this one is wanted most.
+    """
+
+    size: int
+    horizon: int = 0
+
+    @property
+    def stop(self) -> int:
+        """Nothing from here on may be asked for."""
+        return self.horizon + self.size
+
+
 @dataclass(eq=False)
 class Flight:
     """One range on its way: `pos` moves from `start` to `stop`.
@@ -67,12 +86,17 @@ class Plan:
     Args:
         chunk_size: the largest range to ask for.
         first: the size of the first range, which is also the probe.
-        window: how far ahead of the front a range may end; None for anywhere.
+        window: how far ahead a range may end; None for anywhere.
         held: what an earlier run left.
     """
 
     def __init__(
-        self, *, chunk_size: int, first: int, window: int | None = None, held: Spans | None = None
+        self,
+        *,
+        chunk_size: int,
+        first: int,
+        window: Window | None = None,
+        held: Spans | None = None,
     ) -> None:
         self.total: int | None = None
         self.ranged = True
@@ -160,16 +184,24 @@ class Plan:
         return landed
 
     def _gap(self) -> Span | None:
-        """The first bytes that are neither held nor on their way."""
+        """The bytes to ask for next, neither held nor under way: at the horizon, or the first."""
         assert self.total is not None
         taken = Spans(self.held)
         for flight in self.flights:
             stop = self.total if flight.stop is None else flight.stop
             taken.add(flight.start, flight.pos if flight.hedged else stop)
-        return next(taken.missing(0, self.total), None)
+        first = next(taken.missing(0, self.total), None)
+        if first is None or self.window is None or not self.window.size:
+            return first
+        horizon = self.window.horizon
+        # What is left a little before the horizon is fetched on the way to it.
+        if horizon - first.start < _SMALLEST or horizon >= self.total:
+            return first
+        at_horizon = not taken.covers(horizon, horizon + 1)
+        return next(taken.missing(horizon, self.total)) if at_horizon else first
 
     def _is_beyond_window(self, pos: int) -> bool:
-        return self.window is not None and pos >= self.front + self.window
+        return self.window is not None and pos >= self.window.stop
 
     def _piece(self, rate: float, lanes: int, gap: Span) -> int:
         assert self.total is not None
@@ -179,7 +211,7 @@ class Plan:
         if gap.size - size < _SMALLEST_SPLIT and gap.size <= self._chunk_size:
             size = gap.size
         if self.window is not None:
-            size = min(size, self.front + self.window - gap.start)
+            size = min(size, self.window.stop - gap.start)
         return size
 
     def _slowest(self) -> Flight | None:

@@ -101,6 +101,10 @@ class Spans:
         """Whether every byte from `start` up to `stop` is in the set."""
         return next(self.missing(start, stop), None) is None
 
+    def overlaps(self, start: int, stop: int) -> bool:
+        """Whether any byte from `start` up to `stop` is in the set."""
+        return start < stop and next(self.missing(start, stop), None) != Span(start, stop)
+
     def missing(self, start: int, stop: int) -> Iterator[Span]:
         """Yield the spans between `start` and `stop` that are not in the set, lowest first."""
         index = bisect_right(self._stops, start)

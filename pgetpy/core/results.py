@@ -14,8 +14,8 @@ class DownloadResult:
     Attributes:
         url: the URL as given, redacted.
         final_url: where the bytes came from after redirects, redacted.
-        dest: path of the file; `-` for standard output.
-        size: bytes of the file.
+        dest: path of the file, or of the folder of an archive's members; `-` for standard output.
+        size: bytes of the object.
         digest: `algorithm:hex` that was verified, or None where none was asked for.
         seconds: wall time from the call to the publishing of the file.
         bytes_per_second: bytes moved by this run over `seconds`.
@@ -28,6 +28,8 @@ class DownloadResult:
         length_known: False where the body ended by the connection closing, so that nothing but
             the server's good faith says that it was whole.
         shared: True where another process on the same destination did the work.
+        members: of an archive that was extracted, the names of the members written but for folders,
+            in the archive's order; empty where `shared`.
     """
 
     url: str
@@ -43,6 +45,7 @@ class DownloadResult:
     validator: str
     length_known: bool
     shared: bool
+    members: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

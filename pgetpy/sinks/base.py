@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from pgetpy.core.plan import Window
 from pgetpy.core.ranges import Spans
 
 
@@ -21,12 +22,14 @@ class Sink(Protocol):
     """Takes bytes from many threads at once. Positions are those of the object.
 
     Attributes:
-        window: how far ahead of the first missing byte one may write; None for anywhere.
         held: the bytes an earlier run left here.
     """
 
-    window: int | None
     held: Spans
+
+    @property
+    def window(self) -> Window | None:
+        """How far ahead one may write; None for anywhere."""
 
     def place(self, pos: int) -> Place | None:
         """Return where byte `pos` goes on disk, or None where only `write` will do."""

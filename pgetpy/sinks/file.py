@@ -36,7 +36,7 @@ class FileSink:
         held: what an earlier run left and this one trusts.
     """
 
-    window: int | None = None
+    window: None = None
 
     def __init__(self, dest: Path, ledger: Ledger | None) -> None:
         self.dest = dest

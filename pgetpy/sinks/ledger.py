@@ -22,6 +22,7 @@ from pgetpy.core.journal import (
     Journal,
     Subject,
     flushed_line,
+    moving_line,
     parse_journal,
     published_line,
     subject_line,
@@ -134,6 +135,12 @@ class Ledger:
                 journal.flushed.add(span.start, span.stop)
             self._append(b"".join(flushed_line(span.start, span.stop) for span in spans))
         os.fsync(self._fd)
+
+    def moving(self) -> None:
+        """Note, for a run that has to finish it, that an archive's members go to their places."""
+        with self._lock:
+            self._append(moving_line())
+            os.fsync(self._fd)
 
     def published(self) -> None:
         """Note, for those who wait for the lock, that the file stands at its destination."""

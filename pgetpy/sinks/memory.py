@@ -10,7 +10,7 @@ from pgetpy.core.ranges import Spans
 class MemorySink:
     """Collects an object in `data`."""
 
-    window: int | None = None
+    window: None = None
 
     def __init__(self) -> None:
         self.held = Spans()

@@ -8,7 +8,7 @@ from pgetpy.core.ranges import Spans
 class NullSink:
     """Takes everything and keeps nothing."""
 
-    window: int | None = None
+    window: None = None
 
     def __init__(self) -> None:
         self.held = Spans()

@@ -11,6 +11,7 @@ import stat
 import threading
 from typing import Protocol
 
+from pgetpy.core.plan import Window
 from pgetpy.core.ranges import Spans
 
 _SLICE_MS = 50
@@ -31,14 +32,11 @@ class OrderedSink:
         window: bytes that may wait in memory.
         digest: is given every byte that has been written.
 
-    Attributes:
-        front: bytes written so far.
     """
 
     def __init__(self, fd: int, window: int = 32 << 20, digest: Digest | None = None) -> None:
-        self.window: int | None = window
+        self.window = Window(window)
         self.held = Spans()
-        self.front = 0
         self._fd = fd
         self._digest = digest
         self._atom = select.PIPE_BUF if _may_block(fd) else 1 << 20
@@ -47,6 +45,11 @@ class OrderedSink:
         self._seen = Spans()
         self._lock = threading.Lock()
         self._stopped = False
+
+    @property
+    def front(self) -> int:
+        """Bytes written so far."""
+        return self.window.horizon
 
     def place(self, pos: int) -> None:
         return None
@@ -92,7 +95,7 @@ class OrderedSink:
             count = os.write(self._fd, data[: self._atom])
             if self._digest is not None:
                 self._digest.update(data[:count])
-            self.front += count
+            self.window.horizon += count
             data = data[count:]
 
 

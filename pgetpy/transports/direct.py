@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from pgetpy.core.answers import Head, words_of
 from pgetpy.errors import ConnectionFailedError
-from pgetpy.sinks.base import Sink
+from pgetpy.sinks.base import Place, Sink
 from pgetpy.transports.base import Call, NotForMeError, Request, seen_through, within
 from pgetpy.transports.connection import Connection, failed
 from pgetpy.transports.pipes import PIPES, Pipe
@@ -155,25 +155,23 @@ class DirectTransport:
         answer, sink = call.judge(head)
         early = rest[: flight.rest]
         call.store(sink, early)
-        if flight.rest and not connection.secure and PIPES.usable:
-            self._pour_spliced(call, connection, sink)
-        if _wanted(call):
-            self._pour_received(call, connection, sink)
+        with contextlib.ExitStack() as borrowed:
+            pipe = None
+            if flight.rest and not connection.secure and PIPES.usable:
+                pipe = borrowed.enter_context(PIPES.borrowed())
+            while _wanted(call):
+                place = sink.place(flight.pos) if pipe is not None else None
+                if pipe is None or place is None:
+                    self._receive_block(call, connection, sink)
+                elif not self._splice_block(call, connection, sink, place, pipe):
+                    pipe = None
         return len(rest) > len(early) or flight.stop != answer.stop
 
-    def _pour_spliced(self, call: Call, connection: Connection, sink: Sink) -> None:
-        """Move the body by splice as far as that is allowed; the rest is for recv."""
-        with PIPES.borrowed() as pipe:
-            if pipe is not None:
-                while _wanted(call) and self._splice_block(call, connection, sink, pipe):
-                    pass
-
-    def _splice_block(self, call: Call, connection: Connection, sink: Sink, pipe: Pipe) -> bool:
+    def _splice_block(
+        self, call: Call, connection: Connection, sink: Sink, place: Place, pipe: Pipe
+    ) -> bool:
         """Move one block; False where splice was refused and nothing is left in the pipe."""
         flight = call.flight
-        place = sink.place(flight.pos)
-        if place is None:
-            return False
         want = min(flight.rest, pipe.size, place.room, call.block)
         flight.waiting = True
         try:
@@ -197,17 +195,16 @@ class DirectTransport:
         call.store(sink, memoryview(pipe.rest()))
         return False
 
-    def _pour_received(self, call: Call, connection: Connection, sink: Sink) -> None:
-        """Move the body through a buffer of this thread's."""
+    def _receive_block(self, call: Call, connection: Connection, sink: Sink) -> None:
+        """Move one block through a buffer of this thread's."""
         buffer = self._buffer()
-        while _wanted(call):
-            size = min(len(buffer), call.flight.rest, call.block)
-            filled, ended = _fill(call, connection, buffer[:size])
-            if filled:
-                with self._writers:
-                    call.store(sink, buffer[:filled])
-            if ended and _wanted(call):
-                raise _ended_early(call)
+        size = min(len(buffer), call.flight.rest, call.block)
+        filled, ended = _fill(call, connection, buffer[:size])
+        if filled:
+            with self._writers:
+                call.store(sink, buffer[:filled])
+        if ended and _wanted(call):
+            raise _ended_early(call)
 
     def _buffer(self) -> memoryview:
         """A buffer of this thread's."""

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from pgetpy.core.answers import Identity
 from pgetpy.core.journal import Subject, parse_journal
-from pgetpy.core.plan import Plan
+from pgetpy.core.plan import Plan, Window
 from pgetpy.core.ranges import Span, Spans
 from pgetpy.errors import DestinationError, DiskFullError
 from pgetpy.sinks.base import Sink
@@ -275,7 +275,7 @@ def test_who_keeps_to_the_window_holds_no_more_than_that_in_memory() -> None:
 
 
 def test_a_plan_keeps_to_the_window_of_its_sink() -> None:
-    plan = Plan(chunk_size=64 * MIB, first=MIB, window=8 * MIB)
+    plan = Plan(chunk_size=64 * MIB, first=MIB, window=Window(8 * MIB))
     plan.total = 512 * MIB
     out = 0
     while (flight := plan.take(0.0, 0.0, 4)) is not None:
@@ -284,6 +284,38 @@ def test_a_plan_keeps_to_the_window_of_its_sink() -> None:
         assert flight.stop <= 8 * MIB
     assert out
     assert plan.front == 0
+
+
+def test_a_plan_asks_for_the_horizon_before_what_lies_far_behind_it() -> None:
+    window = Window(8 * MIB, horizon=100 * MIB)
+    plan = Plan(chunk_size=64 * MIB, first=MIB, window=window)
+    plan.total = 512 * MIB
+    at_horizon = plan.take(0.0, 0.0, 4)
+    behind = plan.take(0.0, 0.0, 4)
+    assert at_horizon is not None
+    assert behind is not None
+    assert (at_horizon.start, behind.start) == (100 * MIB, 0)
+
+
+def test_a_plan_fetches_what_is_left_shortly_before_the_horizon_on_the_way_to_it() -> None:
+    window = Window(8 * MIB, horizon=MIB + 2000)
+    plan = Plan(chunk_size=64 * MIB, first=MIB, window=window, held=Spans([Span(0, MIB)]))
+    plan.total = 512 * MIB
+    flight = plan.take(0.0, 0.0, 1)
+    assert flight is not None
+    assert flight.start == MIB
+    assert flight.stop is not None
+    assert flight.stop > MIB + 2000
+
+
+def test_a_plan_whose_horizon_is_closed_still_fetches_what_lies_before_it() -> None:
+    window = Window(0, horizon=100 * MIB)
+    plan = Plan(chunk_size=64 * MIB, first=MIB, window=window, held=Spans([Span(0, 99 * MIB)]))
+    plan.total = 512 * MIB
+    flight = plan.take(0.0, 0.0, 1)
+    assert flight is not None
+    assert (flight.start, flight.stop) == (99 * MIB, 100 * MIB)
+    assert plan.take(0.0, 0.0, 1) is None
 
 
 def test_a_reader_who_goes_away_is_an_error() -> None:

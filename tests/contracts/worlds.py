@@ -90,7 +90,7 @@ IN_MEMORY: dict[str, Callable[..., Turn]] = {
 class RecordingSink:
     """Keeps what it is given, and what it was told; `on_write` and `on_mark` may interfere."""
 
-    window: int | None = None
+    window: None = None
 
     def __init__(self) -> None:
         self.held = Spans()

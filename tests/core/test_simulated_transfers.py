@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgetpy.core.pace import Pace, is_straggler
-from pgetpy.core.plan import Flight, Plan
+from pgetpy.core.plan import Flight, Plan, Window
 from pgetpy.core.ranges import Span, Spans
 
 MB = 1_000_000
@@ -75,7 +75,8 @@ class Transfer:
     levels: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.plan = Plan(chunk_size=self.chunk_size, first=MIB, window=self.window)
+        window = Window(self.window) if self.window is not None else None
+        self.plan = Plan(chunk_size=self.chunk_size, first=MIB, window=window)
         self.pace = Pace(self.ceiling)
         self.carried: list[Carried] = []
         self._rate = 0.0
@@ -107,6 +108,8 @@ class Transfer:
         return self.moved - self.total
 
     def _launch(self) -> None:
+        if self.plan.window is not None:
+            self.plan.window.horizon = self.plan.front
         if not self._known:
             if not self.carried:
                 self._carry(self.plan.probe(self.now))

@@ -1,0 +1,57 @@
+"""What an archive holds: its members as values, whatever the format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Kind(Enum):
+    """What a member is."""
+
+    FILE = "file"
+    FOLDER = "folder"
+    SYMLINK = "symbolic link"
+    HARDLINK = "hard link"
+    CHARACTER_DEVICE = "character device"
+    BLOCK_DEVICE = "block device"
+    FIFO = "FIFO"
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The archive's bytes `start` up to `stop` are the file's bytes from `offset` on."""
+
+    start: int
+    stop: int
+    offset: int
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Member:
+    """One entry of an archive, as the archive states it; nothing in it is believed yet.
+
+    Attributes:
+        name: as stated, bytes that are no UTF-8 as surrogate escapes.
+        kind: what it is.
+        size: bytes of the file, holes of a sparse one included; 0 for all but files.
+        mode: permission bits as stated, set-user-ID and the like included.
+        mtime: time of the last change in nanoseconds since the epoch.
+        target: what a link points to, as stated; empty for all but links.
+        extents: where the bytes of a file are, in order; what lies between them in a sparse file is
+            zero.
+        position: where the member's header begins in the archive, for naming it in errors.
+    """
+
+    name: str
+    kind: Kind
+    size: int = 0
+    mode: int = 0o644
+    mtime: int = 0
+    target: str = ""
+    extents: tuple[Extent, ...] = ()
+    position: int = 0

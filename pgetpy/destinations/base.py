@@ -1,0 +1,202 @@
+"""What every destination is: where one transfer ends up, and what an earlier run left there."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pgetpy.core.answers import Answer, Identity
+from pgetpy.core.journal import Journal
+from pgetpy.core.ranges import Span, Spans
+from pgetpy.errors import DestinationError, PgetError
+from pgetpy.sinks.base import Sink
+from pgetpy.sinks.file import disk_error
+from pgetpy.sinks.ledger import Ledger, locks_exclude
+
+# Reads into a buffer from a position on: the bytes read.
+ReadBack = Callable[[int, memoryview], int]
+
+
+class Claims:
+    """The paths that the files of one call go to: one file each."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        self._lock = threading.Lock()
+
+    def take(self, path: Path) -> None:
+        """Claim `path`.
+
+        Raises:
+            DestinationError: another file of the call has it.
+        """
+        real = os.path.realpath(path)
+        with self._lock:
+            if real in self._taken:
+                raise DestinationError(
+                    str(path),
+                    "is the destination of another file of this call",
+                    hint="give each its own name",
+                    code=errno.EEXIST,
+                )
+            self._taken.add(real)
+
+
+class Tenancy:
+    """The ledger at `anchor`, taken for this run or waited for.
+
+    Attributes:
+        ledger: once it is ours; None where locks exclude nobody.
+        published: the journal of the run that was waited for, if that has published.
+    """
+
+    def __init__(self, anchor: Path) -> None:
+        self.ledger: Ledger | None = None
+        self.published: Journal | None = None
+        self._anchor = anchor
+        self._awaited: Ledger | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether another run was found to hold it."""
+        return self._awaited is not None
+
+    def take(self) -> bool:
+        """Take it; False where another run holds it, for which it waits."""
+        self.published = None
+        while self.published is None:
+            if self._awaited is None and not locks_exclude(self._anchor.parent):
+                break
+            ledger = self._awaited = self._awaited or Ledger(self._anchor)
+            if not ledger.acquire():
+                return False
+            self._awaited = None
+            if not ledger.orphaned:
+                self.ledger = ledger
+                break
+            self.published = ledger.journal if ledger.journal.published else None
+            ledger.close()
+        return True
+
+    def leave(self) -> None:
+        """Wait no more."""
+        if self._awaited is not None:
+            self._awaited.close()
+            self._awaited = None
+
+
+class BusyError(Exception):
+    """Another run works on this destination."""
+
+
+class ResumeError(Exception):
+    """An earlier run left something at this destination that was not known before: begin there."""
+
+
+class Destination(Protocol):
+    """One transfer's end. `begin` is called from any thread, the rest from the engine.
+
+    Attributes:
+        label: what to call it.
+        held: what an earlier run left, `expected` the version that it is of.
+        finished: the version that another run has published here while this one waited.
+        obstacle: what `prepare` waits for, a clause.
+        blocks: whether who writes may have to wait for a reader.
+    """
+
+    label: str
+    held: Spans
+    expected: Identity | None
+    finished: Identity | None
+    obstacle: str
+    blocks: bool
+
+    @property
+    def keeps(self) -> bool | None:
+        """Whether a later run could go on from what is written; None for not known yet."""
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The names of the members that have been extracted."""
+
+    @property
+    def slow(self) -> bool:
+        """Whether publishing may take its time."""
+
+    @property
+    def path(self) -> Path:
+        """The path to name in an error."""
+
+    def prepare(self) -> bool:
+        """Look for what an earlier run left; False where it has to wait, see `obstacle`."""
+
+    def begin(
+        self, answer: Answer, held: Spans, hold: Callable[[], int], *, resumable: bool
+    ) -> Sink:
+        """Return the sink for the object that `answer` began, of which `held` is there.
+
+        `hold` gives the first byte that will still be read back.
+        """
+
+    @property
+    def streamed_digest(self) -> str | None:
+        """The hex digest of what has been written, where that cannot be read back."""
+
+    def readable(self) -> ReadBack | None:
+        """Return what reads the bytes back, None where there is nothing yet."""
+
+    def tidy(self, busy: Iterable[Span]) -> None:
+        """Finish what is whole; of what follows nobody writes but to `busy` spans."""
+
+    def settle(self, size: int) -> None:
+        """All `size` bytes have come: wait for what is done behind them. Called in a thread."""
+
+    def halt(self) -> None:
+        """Wake a `settle` that is not wanted any more."""
+
+    def publish(self, size: int) -> None:
+        """The object is whole and verified: give it its name."""
+
+    def keep(self) -> None:
+        """Let go; leave what the next run can use."""
+
+    def discard(self) -> None:
+        """What has been written is worthless."""
+
+    def flush(self) -> None:
+        """Bring what has been written to stable storage."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a transfer wants of its destination.
+
+    Attributes:
+        url, key: the object, and the hash of what its URL names.
+        algorithm: of the digest that will be asked for.
+        extract: whether the object is an archive to be extracted.
+        claims: those of the call.
+    """
+
+    url: str
+    key: str
+    algorithm: str | None
+    claims: Claims
+    extract: bool = False
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """What the disk says of `path` becomes an error of ours."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, PgetError):
+            raise
+        raise disk_error(error, path) from error

@@ -1,0 +1,149 @@
+"""A stream that takes the bytes in order, or nothing at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from pgetpy.core.answers import Answer, Identity
+from pgetpy.core.ranges import Span, Spans
+from pgetpy.errors import DestinationError
+from pgetpy.sinks.base import Sink
+from pgetpy.sinks.file import disk_error
+from pgetpy.sinks.null import NullSink
+from pgetpy.sinks.ordered import OrderedSink
+
+
+class StreamDestination:
+    """A stream that takes the bytes in order, or (target None) nothing at all."""
+
+    obstacle = "nobody reads from it yet"
+    blocks = True
+
+    def __init__(self, target: Path | int | None, label: str, algorithm: str | None) -> None:
+        self.label = label
+        self.held = Spans()
+        self.expected: Identity | None = None
+        self.finished: Identity | None = None
+        self._algorithm = algorithm
+        self._digest = self._fresh_digest()
+        self._target = target
+        self._fd = -1
+        self._sink: OrderedSink | None = None
+        self._version: Identity | None = None
+
+    @property
+    def path(self) -> Path:
+        return Path(self.label)
+
+    @property
+    def keeps(self) -> bool:
+        return False
+
+    @property
+    def slow(self) -> bool:
+        return False
+
+    def prepare(self) -> bool:
+        """See `Destination.prepare`."""
+        if isinstance(self._target, Path) and self._fd < 0:
+            return self._open(self._target)
+        return True
+
+    @property
+    def streamed_digest(self) -> str | None:
+        return self._digest.hexdigest() if self._digest is not None else None
+
+    def readable(self) -> None:
+        """See `Destination.readable`."""
+        return
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return ()
+
+    def tidy(self, busy: Iterable[Span]) -> None:
+        """See `Destination.tidy`."""
+
+    def settle(self, size: int) -> None:
+        """See `Destination.settle`."""
+
+    def halt(self) -> None:
+        """See `Destination.halt`."""
+
+    def begin(
+        self, answer: Answer, held: Spans, hold: Callable[[], int], *, resumable: bool
+    ) -> Sink:
+        """See `Destination.begin`.
+
+        Raises:
+            DestinationError: what a reader has had cannot be taken back.
+        """
+        if self._target is None and self._digest is None:
+            return NullSink()
+        if self._sink is None:
+            if self._fd < 0:
+                self._fd = self._target if isinstance(self._target, int) else _nowhere()
+            self._sink = OrderedSink(self._fd, digest=self._digest)
+        elif self._target is None and not held:
+            self._digest = self._fresh_digest()
+            self._sink = OrderedSink(self._fd, digest=self._digest)
+        elif self._sink.front > 0 and not (held or self._is_same(answer)):
+            raise DestinationError(
+                self.label,
+                "has had the beginning of another version already and cannot be started over",
+                hint="download to a file",
+                code=errno.ESPIPE,
+            )
+        self._version = answer.identity
+        return self._sink
+
+    def _is_same(self, answer: Answer) -> bool:
+        """Whether `answer` brings again, from its beginning, what has been written before."""
+        known = self._version
+        return known is not None and known.strong and known.agrees(answer.identity)
+
+    def publish(self, size: int) -> None:
+        """See `Destination.publish`."""
+        self._close()
+
+    def keep(self) -> None:
+        """See `Destination.keep`."""
+        self._close()
+
+    def discard(self) -> None:
+        """See `Destination.discard`. What a reader has had cannot be taken back."""
+
+    def flush(self) -> None:
+        """See `Destination.flush`."""
+
+    def _open(self, target: Path) -> bool:
+        """Open the target; False as long as it is a FIFO that nobody reads."""
+        try:
+            fd = os.open(target, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno == errno.ENXIO and target.is_fifo():
+                return False
+            raise disk_error(error, target) from error
+        os.set_blocking(fd, True)
+        self._fd = fd
+        return True
+
+    def _fresh_digest(self) -> hashlib._Hash | None:
+        if self._algorithm is None:
+            return None
+        return hashlib.new(self._algorithm, usedforsecurity=False)
+
+    def _close(self) -> None:
+        if self._sink is not None:
+            self._sink.stop()
+        if self._fd > 2:
+            os.close(self._fd)
+        self._fd = -1
+
+
+def _nowhere() -> int:
+    return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)

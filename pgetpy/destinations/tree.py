@@ -1,0 +1,301 @@
+"""A folder that gets an archive's members: all of them, or none."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from pgetpy.core.answers import Answer, Identity
+from pgetpy.core.journal import Journal, Subject
+from pgetpy.core.names import name_from_url
+from pgetpy.core.ranges import Span, Spans
+from pgetpy.destinations.base import (
+    BusyError,
+    ReadBack,
+    ResumeError,
+    Tenancy,
+    Wish,
+    disk_errors,
+)
+from pgetpy.errors import ArchiveError, DestinationError
+from pgetpy.extraction.archive import ArchiveSink
+from pgetpy.extraction.layout import Layout
+from pgetpy.extraction.staging import Staging, check_empty, fold_of
+from pgetpy.settings import Settings
+from pgetpy.sinks.base import Sink
+from pgetpy.sinks.file import check_room
+from pgetpy.sinks.ledger import Ledger, boot_id
+
+
+class TreeDestination:
+    """Extracts into `folder`, which need not exist; links on the way to it are resolved already."""
+
+    obstacle = "another run works on this folder"
+    blocks = True
+    slow = True
+
+    def __init__(self, folder: Path, wish: Wish, settings: Settings) -> None:
+        self.label = str(folder)
+        self.held = Spans()
+        self.expected: Identity | None = None
+        self.finished: Identity | None = None
+        self._folder = folder
+        self._wish = wish
+        # A file of the same URL and name has a journal too.
+        self._key = f"{wish.key}+x"
+        self._settings = settings
+        self._staging = Staging(folder)
+        self._tenancy = Tenancy(self._staging.anchor)
+        self._sink: ArchiveSink | None = None
+        self._layout: Layout | None = None
+        self._resumable = False
+        self._check_folder()
+
+    @property
+    def path(self) -> Path:
+        return self._folder
+
+    @property
+    def keeps(self) -> bool | None:
+        if self._sink is None or not self._sink.decided:
+            return None
+        return self._sink.resumable and self._resumable
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return self._sink.members if self._sink is not None else ()
+
+    @property
+    def streamed_digest(self) -> str | None:
+        return self._sink.streamed_digest if self._sink is not None else None
+
+    def prepare(self) -> bool:
+        """See `Destination.prepare`."""
+        if self._sink is not None:
+            return True
+        if not self._tenancy.waits and not Ledger.path_for(self._staging.anchor).exists():
+            return True
+        return self._acquire()
+
+    def begin(
+        self, answer: Answer, held: Spans, hold: Callable[[], int], *, resumable: bool
+    ) -> Sink:
+        """See `Destination.begin`.
+
+        Raises:
+            BusyError, ResumeError: see there.
+            DestinationError, DiskFullError: the folder cannot be made.
+        """
+        with disk_errors(self._folder):
+            if self._sink is None:
+                self._open(answer)
+            elif not held:
+                self._start_over()
+            total = answer.identity.total or 0
+            check_room(self._folder, total - held.size, self._settings.min_free)
+            ledger = self._tenancy.ledger
+            self._resumable = resumable and answer.ranged and ledger is not None
+            if ledger is not None and self._resumable:
+                ledger.begin(Subject(self._key, answer.identity, boot_id()), held)
+        assert self._sink is not None
+        return self._sink
+
+    def readable(self) -> ReadBack | None:
+        """See `Destination.readable`."""
+        return self._sink.read if self._sink is not None and self._sink.resumable else None
+
+    def tidy(self, busy: Iterable[Span]) -> None:
+        """See `Destination.tidy`."""
+        if self._sink is not None:
+            with disk_errors(self._folder):
+                self._sink.tidy(busy)
+
+    def settle(self, size: int) -> None:
+        """See `Destination.settle`.
+
+        Raises:
+            ArchiveError: what came is no whole archive.
+        """
+        if self._sink is not None:
+            with disk_errors(self._folder):
+                self._sink.finish(size)
+
+    def halt(self) -> None:
+        """See `Destination.halt`."""
+        if self._sink is not None:
+            self._sink.halt()
+
+    def publish(self, size: int) -> None:
+        """See `Destination.publish`."""
+        assert self._sink is not None
+        with disk_errors(self._folder):
+            self._sink.close()
+            self._staging.check(self._sink.passages())
+            ledger = self._tenancy.ledger
+            if ledger is not None:
+                ledger.moving()
+            self._staging.publish()
+            if self._settings.fsync:
+                self._staging.sync()
+            self._forget_staged()
+            if ledger is not None:
+                ledger.published()
+                ledger.remove()
+        self._tenancy.ledger = None
+
+    def keep(self) -> None:
+        """See `Destination.keep`."""
+        if self._layout is not None and self._sink is not None:
+            self._sink.close()
+            if not (self.keeps and self._sink.sound):
+                return self.discard()
+            self._layout.close()
+            self._layout = None
+        if self._tenancy.ledger is not None:
+            self._tenancy.ledger.close()
+            self._tenancy.ledger = None
+        self._tenancy.leave()
+        return None
+
+    def discard(self) -> None:
+        """See `Destination.discard`."""
+        if self._sink is not None:
+            self._sink.close()
+        if self._layout is not None:
+            self._staging.clear()
+            self._forget_staged()
+        if self._tenancy.ledger is not None:
+            self._tenancy.ledger.remove()
+            self._tenancy.ledger = None
+        self._tenancy.leave()
+
+    def flush(self) -> None:
+        """See `Destination.flush`. After a power cut an extraction starts over."""
+
+    def _check_folder(self) -> None:
+        """Raise DestinationError where the folder may not be written to."""
+        with disk_errors(self._folder):
+            if os.path.lexists(self._folder) and not self._folder.is_dir():
+                raise DestinationError(
+                    self.label, "is no folder", hint="name another", code=errno.ENOTDIR
+                )
+            if not self._settings.force:
+                check_empty(self._folder)
+
+    def _acquire(self) -> bool:
+        """Take the folder for this run and see what is there; False where another has it."""
+        with disk_errors(self._folder):
+            if not self._tenancy.take():
+                return False
+            if self._tenancy.published is not None:
+                self.finished = self._published_by(self._tenancy.published)
+                return True if self.finished is not None else self._acquire()
+            ledger = self._tenancy.ledger
+            if ledger is None:
+                return True
+            if ledger.journal.moving and self._wish.algorithm is None:
+                self._finish_moving(ledger)
+                return True
+            self._restore(ledger)
+        return True
+
+    def _published_by(self, journal: Journal) -> Identity | None:
+        """The version whose members the run of `journal` has brought here."""
+        subject = journal.subject
+        if subject is None or subject.key != self._key or not self._folder.is_dir():
+            return None
+        # Nothing here tells what the archive's digest was.
+        return subject.identity if self._wish.algorithm is None else None
+
+    def _finish_moving(self, ledger: Ledger) -> None:
+        """An earlier run was cut short while it moved the members to their places."""
+        subject = ledger.journal.subject
+        self._staging.publish()
+        with contextlib.suppress(FileNotFoundError):
+            self._staging.layout.unlink()
+        ledger.remove()
+        self._tenancy.ledger = None
+        if subject is not None and subject.key == self._key:
+            self.finished = subject.identity
+        elif not self._settings.force:
+            check_empty(self._folder)
+
+    def _restore(self, ledger: Ledger) -> None:
+        """Take over what an earlier run staged, if it is of the same object."""
+        subject = ledger.journal.subject
+        held = ledger.journal.trusted(boot_id())
+        if subject is None or subject.key != self._key or not held or not self._settings.resume:
+            return
+        try:
+            self._sink = self._staged_sink()
+            self.held = self._sink.restore(held)
+        except ArchiveError:
+            self.held = Spans()
+        if self.held:
+            self.expected = subject.identity
+        elif self._sink is not None:
+            self._sink.close()
+            self._sink = None
+
+    def _open(self, answer: Answer) -> None:
+        if self._tenancy.ledger is None:
+            self._make_parent(answer.identity.total or 0)
+            if not self._acquire():
+                raise BusyError
+            if self.held or self.finished is not None:
+                raise ResumeError
+        if self._tenancy.ledger is None:
+            self._staging.make_private()
+        else:
+            self._tenancy.ledger.forget()
+        self._clear()
+        self._sink = self._staged_sink()
+
+    def _start_over(self) -> None:
+        assert self._sink is not None
+        self._sink.close()
+        if self._tenancy.ledger is not None:
+            self._tenancy.ledger.forget()
+        self._clear()
+        self._sink = self._staged_sink()
+
+    def _clear(self) -> None:
+        """What is staged is worth nothing."""
+        self._staging.clear()
+        self._layout = self._layout or self._staged_layout()
+        self._layout.forget()
+
+    def _staged_layout(self) -> Layout:
+        return Layout(self._staging.layout, indexed=self._wish.algorithm is not None)
+
+    def _staged_sink(self) -> ArchiveSink:
+        self._staging.make()
+        self._layout = self._layout or self._staged_layout()
+        return ArchiveSink(
+            self._staging.root,
+            self._layout,
+            name_from_url(self._wish.url) or "data",
+            limits=self._settings.limits,
+            fold=fold_of(self._staging.root),
+            algorithm=self._wish.algorithm,
+            fsync=self._settings.fsync,
+            noted=self._note,
+        )
+
+    def _note(self, start: int, stop: int) -> None:
+        if self._resumable and self._tenancy.ledger is not None:
+            self._tenancy.ledger.written(start, stop)
+
+    def _make_parent(self, needed: int) -> None:
+        parent = self._staging.anchor.parent
+        if not parent.is_dir():
+            check_room(self._folder, needed, self._settings.min_free)
+            parent.mkdir(parents=True, exist_ok=True)
+
+    def _forget_staged(self) -> None:
+        if self._layout is not None:
+            self._layout.remove()
+            self._layout = None

@@ -1,0 +1,1 @@
+"""Archives that become folders while they arrive."""

@@ -1,0 +1,266 @@
+"""Members of an archive, made in a folder that nothing else stands in.
+
+Where a member may stand has been decided (`core.roster`): no path here leads through a link, and
+nothing that was there before is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterable, Set
+from pathlib import Path
+
+from pgetpy.core.members import Kind, Member
+from pgetpy.core.ranges import Spans
+from pgetpy.core.roster import Entry, permissions
+
+# Written by the kernel from the connection; smaller files are better gathered in a buffer first.
+LARGE = 512 * 1024
+
+
+class MemberFile:
+    """A file under way: `landed` are the archive's bytes that it has got.
+
+    Attributes:
+        fd: -1 once it is closed.
+        large: whether bytes may be written to `fd` by others.
+        pinned: reads the file when it has lost its name; -1 where it has not.
+    """
+
+    __slots__ = ("entry", "fd", "landed", "large", "path", "pinned", "wanted")
+
+    def __init__(self, path: str, entry: Entry, fd: int, *, large: bool) -> None:
+        self.path = path
+        self.entry = entry
+        self.fd = fd
+        self.large = large
+        self.pinned = -1
+        self.landed = Spans()
+        self.wanted = sum(extent.size for extent in entry.member.extents)
+
+    @property
+    def whole(self) -> bool:
+        return self.landed.size >= self.wanted
+
+    def pin(self) -> None:
+        """Keep the file readable: its name is about to go to another."""
+        if self.pinned >= 0:
+            return
+        if self.fd >= 0:
+            # It will be closed once it has got all its bytes.
+            self.pinned = os.dup(self.fd)
+        else:
+            self.pinned = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def unpin(self) -> None:
+        """The file will not be read any more."""
+        if self.pinned >= 0:
+            os.close(self.pinned)
+            self.pinned = -1
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Write `data` at `offset` of the file."""
+        while data:
+            count = os.pwrite(self.fd, data, offset)
+            offset += count
+            data = data[count:]
+
+
+class MemberFolder:
+    """Makes members under `root`, which exists and is empty, or holds what an earlier run made.
+
+    Attributes:
+        written: the names of the members made, in the archive's order.
+    """
+
+    def __init__(self, root: Path, *, fsync: bool = False) -> None:
+        self.written: list[str] = []
+        self._root = os.fspath(root)
+        self._fsync = fsync
+        # An earlier run may have given the root itself other permissions than a new folder has.
+        self._umask = 0o777 & ~_mode_of_new(root)
+        self._known: set[tuple[str, ...]] = {()}
+
+    def make(self, entry: Entry, *, large: bool) -> MemberFile | None:
+        """Make `entry`; return the file, open, if it is one."""
+        path = self._at(entry.parts)
+        self._make_parents(entry.parts)
+        kind = entry.member.kind
+        if kind is not Kind.FOLDER:
+            self.written.append("/".join(entry.parts))
+        if entry.replaces and kind is not Kind.FOLDER:
+            os.unlink(path)
+        if kind is Kind.FOLDER:
+            self._make_folder(entry.parts)
+        elif kind is Kind.SYMLINK:
+            os.symlink(entry.member.target, path)
+            self._stamp(path, entry)
+        elif kind is Kind.HARDLINK:
+            assert entry.target is not None
+            os.link(self._at(entry.target), path, follow_symlinks=False)
+        else:
+            return self._made(path, entry, large=large)
+        return None
+
+    def adopt(self, entry: Entry, *, needed: int, whole: bool) -> tuple[bool, MemberFile | None]:
+        """Take over what an earlier run made of `entry`, or make it.
+
+        Args:
+            needed: the size that the file has at least, if the bytes that it is said to hold are
+                there; `whole` says that these are all.
+
+        Returns:
+            Whether they are there, and the file, if it is one; it is closed if it is `whole`.
+        """
+        path = self._at(entry.parts)
+        for depth in range(1, len(entry.parts)):
+            self._adopt_folder(entry.parts[:depth])
+        if entry.member.kind is Kind.FOLDER:
+            self._adopt_folder(entry.parts)
+            return True, None
+        there = self._size_of(path, entry, whole=whole)
+        most = entry.member.size if entry.member.kind is Kind.FILE else 0
+        if there is None or not needed <= there <= most:
+            remove_tree(path)
+            return False, self.make(entry, large=True)
+        self.written.append("/".join(entry.parts))
+        if entry.member.kind is not Kind.FILE:
+            return True, None
+        os.chmod(path, 0o600)
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        file = MemberFile(path, entry, fd, large=True)
+        if not whole:
+            self._stretch(file)
+            return True, file
+        self.finish(file)
+        return True, file
+
+    def sweep(self, kept: Set[tuple[str, ...]]) -> None:
+        """Take away what an earlier run made, or others did, but what stands at `kept`."""
+        pending: list[tuple[str, ...]] = [()]
+        while pending:
+            folder = pending.pop()
+            with os.scandir(self._at(folder)) as entries:
+                for entry in list(entries):
+                    parts = (*folder, entry.name)
+                    if parts not in kept and parts not in self._known:
+                        remove_tree(entry.path)
+                    elif parts in self._known:
+                        pending.append(parts)
+
+    def finish(self, file: MemberFile) -> None:
+        """`file` has got all its bytes: give it its permissions and time, and close it."""
+        member = file.entry.member
+        if self._fsync:
+            os.fsync(file.fd)
+        os.fchmod(file.fd, permissions(member.mode, self._umask))
+        os.utime(file.fd, ns=(member.mtime, member.mtime))
+        self.close(file)
+
+    def close(self, file: MemberFile) -> None:
+        """Close `file` as it is."""
+        if file.fd >= 0:
+            os.close(file.fd)
+            file.fd = -1
+
+    def seal(self, folders: Iterable[tuple[tuple[str, ...], Member]]) -> None:
+        """All members are there: give `folders` their permissions and times, in this order."""
+        for parts, member in folders:
+            path = self._at(parts)
+            os.chmod(path, permissions(member.mode, self._umask))
+            os.utime(path, ns=(member.mtime, member.mtime))
+
+    def _made(self, path: str, entry: Entry, *, large: bool) -> MemberFile:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = MemberFile(path, entry, os.open(path, flags, 0o600), large=large)
+        self._stretch(file)
+        return file
+
+    def _stretch(self, file: MemberFile) -> None:
+        size = file.entry.member.size
+        if file.wanted != size or (file.large and size >= LARGE):
+            os.ftruncate(file.fd, size)
+
+    def _adopt_folder(self, parts: tuple[str, ...]) -> None:
+        """See that a folder stands at `parts`, in which members can be made."""
+        if parts in self._known:
+            return
+        path = self._at(parts)
+        mode = _mode_at(path)
+        if not stat.S_ISDIR(mode):
+            remove_tree(path)
+            os.mkdir(path, 0o777)
+        elif mode & 0o700 != 0o700:
+            os.chmod(path, stat.S_IMODE(mode) | 0o700)
+        self._known.add(parts)
+
+    def _size_of(self, path: str, entry: Entry, *, whole: bool) -> int | None:
+        """The size of what an earlier run made of `entry`, None where it did not."""
+        try:
+            there = os.lstat(path)
+            if entry.member.kind is Kind.SYMLINK:
+                return 0 if os.readlink(path) == entry.member.target else None
+            if entry.target is not None:
+                same = os.path.samestat(there, os.lstat(self._at(entry.target)))
+                return 0 if same else None
+        except OSError:
+            return None
+        # What has another name too would be written under that as well.
+        usable = stat.S_ISREG(there.st_mode) and (whole or there.st_nlink == 1)
+        return there.st_size if usable else None
+
+    def _make_parents(self, parts: tuple[str, ...]) -> None:
+        for depth in range(1, len(parts)):
+            if parts[:depth] not in self._known:
+                self._make_folder(parts[:depth])
+
+    def _make_folder(self, parts: tuple[str, ...]) -> None:
+        if parts in self._known:
+            return
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self._at(parts), 0o777)
+        self._known.add(parts)
+
+    def _stamp(self, path: str, entry: Entry) -> None:
+        mtime = entry.member.mtime
+        if os.utime in os.supports_follow_symlinks:
+            os.utime(path, ns=(mtime, mtime), follow_symlinks=False)
+
+    def _at(self, parts: tuple[str, ...]) -> str:
+        return "/".join((self._root, *parts))
+
+
+def remove_tree(path: str | Path) -> None:
+    """Take away what stands at `path`, whatever that is, also folders that may not be written."""
+    mode = _mode_at(path)
+    if stat.S_ISDIR(mode):
+        os.chmod(path, 0o700)
+        for folder, names, _ in os.walk(path):
+            for name in names:
+                below = os.path.join(folder, name)
+                if not os.path.islink(below):
+                    os.chmod(below, 0o700)
+        shutil.rmtree(path)
+    elif mode:
+        os.unlink(path)
+
+
+def _mode_at(path: str | Path) -> int:
+    try:
+        return os.lstat(path).st_mode
+    except FileNotFoundError:
+        return 0
+
+
+def _mode_of_new(root: Path) -> int:
+    """The permissions of a new folder in `root`: what the umask, or a default ACL, leaves."""
+    probe = root / f".{secrets.token_hex(8)}.pgetpy-probe"
+    os.mkdir(probe, 0o777)
+    try:
+        return stat.S_IMODE(os.stat(probe).st_mode)
+    finally:
+        os.rmdir(probe)

@@ -1,0 +1,108 @@
+"""What an archive holds beside its members' bytes, kept on disk: headers and padding.
+
+With it a later run knows where everything goes without asking for it again, and a digest can be
+made of the whole as it was sent. Records are appended, each with a checksum, so that one that was
+cut off is seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import zlib
+from bisect import bisect_right
+from pathlib import Path
+
+_RECORD = struct.Struct("<QII")  # position, size, CRC-32 of the bytes
+_FLUSH_AT = 128 * 1024
+
+
+class Layout:
+    """The bytes between members' data, by their position in the archive.
+
+    Args:
+        path: the file; what an earlier run left in it is read.
+        indexed: whether what is added will be read before the end of this run.
+    """
+
+    def __init__(self, path: Path, *, indexed: bool) -> None:
+        self.path = path
+        self._indexed = indexed
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._fd = os.open(path, flags, 0o600)
+        # Where each record's bytes are: position in the archive, size, place in the file.
+        self._starts: list[int] = []
+        self._places: list[tuple[int, int, int]] = []
+        self._buffer = bytearray()
+        self._size = 0
+        self._read()
+
+    def add(self, pos: int, data: memoryview) -> None:
+        """Note `data`, the archive's bytes from `pos` on."""
+        head = _RECORD.pack(pos, len(data), zlib.crc32(data))
+        if self._indexed:
+            self._note(pos, len(data), self._size + len(self._buffer) + len(head))
+        self._buffer += head
+        self._buffer += data
+        if len(self._buffer) >= _FLUSH_AT:
+            self.write()
+
+    def write(self) -> None:
+        """Hand what was noted to the system: it survives this process now."""
+        view = memoryview(bytes(self._buffer))
+        self._buffer.clear()
+        while view:
+            count = os.pwrite(self._fd, view, self._size)
+            self._size += count
+            view = view[count:]
+
+    def read(self, pos: int, buffer: memoryview) -> int:
+        """Read into `buffer` from archive position `pos` on; 0 where nothing is known of it."""
+        index = bisect_right(self._starts, pos) - 1
+        if index < 0:
+            return 0
+        start, size, place = self._places[index]
+        if pos >= start + size:
+            return 0
+        if place + size > self._size:
+            self.write()
+        count = min(len(buffer), start + size - pos)
+        return os.preadv(self._fd, [buffer[:count]], place + pos - start)
+
+    def forget(self) -> None:
+        """Nothing that was noted is worth anything."""
+        os.ftruncate(self._fd, 0)
+        self._starts.clear()
+        self._places.clear()
+        self._buffer.clear()
+        self._size = 0
+
+    def close(self) -> None:
+        """Keep it for the next run."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def remove(self) -> None:
+        """It is of no use any more."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+        self.close()
+
+    def _note(self, pos: int, size: int, place: int) -> None:
+        index = bisect_right(self._starts, pos)
+        self._starts.insert(index, pos)
+        self._places.insert(index, (pos, size, place))
+
+    def _read(self) -> None:
+        """Take in the records of an earlier run, up to the first that was cut off."""
+        end = os.fstat(self._fd).st_size
+        while len(head := os.pread(self._fd, _RECORD.size, self._size)) == _RECORD.size:
+            pos, size, crc = _RECORD.unpack(head)
+            place = self._size + _RECORD.size
+            if place + size > end or zlib.crc32(os.pread(self._fd, size, place)) != crc:
+                break
+            self._note(pos, size, place)
+            self._size = place + size
+        os.ftruncate(self._fd, self._size)

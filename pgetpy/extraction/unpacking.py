@@ -1,0 +1,158 @@
+"""A compressed archive: what comes out of order waits, a thread of its own undoes it in order."""
+
+from __future__ import annotations
+
+import threading
+from typing import Protocol
+
+from pgetpy.core.plan import Window
+from pgetpy.core.ranges import Spans
+from pgetpy.core.roster import Limits
+from pgetpy.decoders import Decoder
+from pgetpy.errors import LimitExceededError
+
+# Compressed bytes that may wait in memory.
+AHEAD = 16 << 20
+_SLICE = 0.05
+
+
+class Output(Protocol):
+    """What takes the decoded bytes, in order."""
+
+    def write(self, pos: int, data: memoryview) -> None:
+        """Take `data`, the decoded bytes from `pos` on."""
+
+    def finish(self, total: int) -> None:
+        """All `total` decoded bytes have come."""
+
+
+class Digest(Protocol):
+    """What hashlib's objects are."""
+
+    def update(self, data: memoryview, /) -> object:
+        """Take `data` into account."""
+
+
+class Unpacking:
+    """Decodes the bytes of an object behind its ranges.
+
+    Args:
+        decoder: undoes the compression.
+        output: takes what it gives.
+        window: is moved as the front is decoded.
+        limits: how much larger than what came the output may be.
+        digest: is given every byte as it came, in order.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        output: Output,
+        window: Window,
+        limits: Limits,
+        digest: Digest | None = None,
+    ) -> None:
+        self.window = window
+        window.size = AHEAD
+        self._decoder = decoder
+        self._output = output
+        self._limits = limits
+        self._digest = digest
+        self._waiting: dict[int, bytes] = {}
+        self._seen = Spans()
+        self._changed = threading.Condition()
+        self._total: int | None = None
+        self._decoded = 0
+        self._stopped = False
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="pgetpy-decoder", daemon=True)
+        self._thread.start()
+
+    def write(self, pos: int, data: memoryview) -> None:
+        """Take `data`, the bytes from `pos` on; waits where they are too far ahead.
+
+        Raises:
+            ArchiveError: what came before cannot be decoded.
+            OSError: what came before cannot be written.
+        """
+        with self._changed:
+            while pos >= self.window.stop and self._works():
+                self._changed.wait(_SLICE)
+            if self._failure is not None:
+                raise self._failure
+            for span in list(self._seen.missing(pos, pos + len(data))):
+                self._waiting[span.start] = bytes(data[span.start - pos : span.stop - pos])
+                self._seen.add(span.start, span.stop)
+            self._changed.notify_all()
+
+    def finish(self, total: int) -> None:
+        """All `total` bytes have come: wait until they are decoded and written."""
+        with self._changed:
+            self._total = total
+            self._changed.notify_all()
+            while self._works():
+                self._changed.wait(_SLICE)
+            if self._failure is not None:
+                raise self._failure
+
+    def halt(self) -> None:
+        """Give up as soon as possible."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Give up; nothing is written any more when this returns."""
+        self.halt()
+        self._thread.join()
+
+    def _works(self) -> bool:
+        return self._failure is None and not self._stopped and self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            while (piece := self._next()) is not None:
+                self._decode(piece)
+                self._advance(len(piece))
+            if not self._stopped:
+                self._decoder.finish()
+                self._output.finish(self._decoded)
+        except BaseException as failure:
+            with self._changed:
+                self._failure = failure
+                self._waiting.clear()
+        finally:
+            with self._changed:
+                self._changed.notify_all()
+
+    def _next(self) -> bytes | None:
+        """Return the piece at the front, waiting for it; None at the end."""
+        with self._changed:
+            while not self._stopped:
+                piece = self._waiting.pop(self.window.horizon, None)
+                if piece is not None:
+                    return piece
+                if self._total == self.window.horizon:
+                    return None
+                self._changed.wait()
+        return None
+
+    def _decode(self, piece: bytes) -> None:
+        view = memoryview(piece)
+        if self._digest is not None:
+            self._digest.update(view)
+        for decoded in self._decoder.feed(view):
+            if self._stopped:
+                return
+            self._check_ratio(len(decoded), self.window.horizon + len(piece))
+            self._output.write(self._decoded, memoryview(decoded))
+            self._decoded += len(decoded)
+
+    def _check_ratio(self, size: int, consumed: int) -> None:
+        if self._limits.exceeds_ratio(self._decoded + size, consumed):
+            raise LimitExceededError("ratio", self._limits.ratio, (self._decoded + size) / consumed)
+
+    def _advance(self, count: int) -> None:
+        with self._changed:
+            self.window.horizon += count
+            self._changed.notify_all()
