@@ -15,6 +15,7 @@ import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ import pytest
 import zstandard
 
 import pgetpy
-from pgetpy.core.journal import parse_journal
+from pgetpy.core.journal import moving_line, parse_journal, subject_line
 from pgetpy.core.names import layout_name
 from pgetpy.core.ranges import Spans
 from pgetpy.errors import DestinationError, DiskFullError
@@ -380,6 +381,28 @@ def test_members_that_were_being_moved_are_not_mixed_with_those_of_another_versi
     ended = run("-x", "-f", url, out, "--checksum", f"sha256:{digest(archive_of('v2'))}")
     assert ended.code == 0, ended.err
     assert tree(out) == expected("v2")
+
+
+def test_members_that_were_being_moved_when_the_power_went_are_not_believed(
+    server: Server, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    url = serve(server)
+    first = run("-x", url, out, program=dying("rename", 1))
+    assert first.code == -signal.SIGKILL, first.err
+    journal = journal_of(out / "members")
+    told = parse_journal(journal.read_bytes())
+    assert told.moving
+    assert told.subject is not None
+    journal.write_bytes(subject_line(replace(told.subject, boot="before")) + moving_line())
+    # What had not been flushed: the names are there, the bytes are not.
+    for path in part_of(out / "members").rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.write_bytes(bytes(path.stat().st_size))
+    ended = run("-x", url, out)
+    assert ended.code == 0, ended.err
+    assert tree(out) == expected()
 
 
 @pytest.mark.soak

@@ -196,7 +196,10 @@ class TreeDestination:
             ledger = self._tenancy.ledger
             if ledger is None:
                 return True
-            if ledger.journal.moving and self._wish.algorithm is None:
+            subject = ledger.journal.subject
+            # After a power cut the staged members may be there by name alone.
+            certain = subject is not None and subject.boot == boot_id() != ""
+            if ledger.journal.moving and certain and self._wish.algorithm is None:
                 self._finish_moving(ledger)
                 return True
             self._restore(ledger)

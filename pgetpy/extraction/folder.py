@@ -6,7 +6,6 @@ nothing that was there before is opened.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import shutil
@@ -17,6 +16,7 @@ from pathlib import Path
 from pgetpy.core.members import Kind, Member
 from pgetpy.core.ranges import Spans
 from pgetpy.core.roster import Entry, permissions
+from pgetpy.errors import UnsafeMemberError
 
 # Written by the kernel from the connection; smaller files are better gathered in a buffer first.
 LARGE = 512 * 1024
@@ -221,8 +221,14 @@ class MemberFolder:
     def _make_folder(self, parts: tuple[str, ...]) -> None:
         if parts in self._known:
             return
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(self._at(parts), 0o777)
+        path = self._at(parts)
+        try:
+            os.mkdir(path, 0o777)
+        except FileExistsError:
+            # The file system may take more names for one than could be found out.
+            if not stat.S_ISDIR(_mode_at(path)):
+                reason = "its folder has the name of something else here"
+                raise UnsafeMemberError("/".join(parts), reason) from None
         self._known.add(parts)
 
     def _stamp(self, path: str, entry: Entry) -> None:
