@@ -217,9 +217,9 @@ def test_kills_at_random_moments_end_right(server: Server, tmp_path: Path) -> No
 
 @pytest.mark.soak
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(1))
 def test_many_kills_at_random_moments_end_right(server: Server, tmp_path: Path, seed: int) -> None:
-    for number in range(10):
+    for number in range(4):
         chance = random.Random(seed * 100 + number)
         (tmp_path / str(number)).mkdir()
         kill_until_done(server, tmp_path / str(number), chance, 12)
@@ -318,14 +318,10 @@ def check_death(server: Server, home: Path, call: str, nth: int, place: str) -> 
     ("place", "call", "nth"),
     [
         ("new", "rename", 1),
-        ("new", "fsync", 1),
         # The members have appeared, and what was of use until then is still there.
         ("new", "ftruncate", 2),
-        ("full", "rename", 1),
         ("full", "rename", 2),
-        ("full", "rename", 4),
         ("full", "rmdir", 1),
-        ("full", "rmdir", 2),
     ],
 )
 def test_a_run_that_dies_while_it_moves_the_members_is_finished_by_the_next(
@@ -408,30 +404,11 @@ def test_members_that_were_being_moved_when_the_power_went_are_not_believed(
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("place", ["new", "full"])
-@pytest.mark.parametrize(
-    "call",
-    [
-        "open",
-        "unlink",
-        "mkdir",
-        "chmod",
-        "utime",
-        "rename",
-        "rmdir",
-        "symlink",
-        "link",
-        "fchmod",
-        "ftruncate",
-        "fsync",
-        "replace",
-        "write",
-        "pwrite",
-    ],
-)
+@pytest.mark.parametrize("call", ["open", "mkdir", "rename", "pwrite"])
 def test_a_run_that_dies_at_any_call_is_finished_by_the_next(
     server: Server, tmp_path: Path, place: str, call: str
 ) -> None:
-    for nth in [1, 2, 3, 4, 5, 6, 8, 12, 20, 50, 120, 200, 300]:
+    for nth in [1, 4, 50]:
         home = tmp_path / str(nth)
         home.mkdir()
         if not check_death(server, home, call, nth, place):
@@ -853,9 +830,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.mark.judge("nginx")
 @pytest.mark.parametrize("name", ["large.tar", "large.tar.zst"])
-@pytest.mark.parametrize(
-    "way", [pytest.param("plain", marks=pytest.mark.soak), "TLS", pytest.param("hashed", marks=())]
-)
+@pytest.mark.parametrize("way", [pytest.param("plain", marks=pytest.mark.soak), "TLS", "hashed"])
 def test_a_large_archive_takes_little_memory(
     name: str, way: str, large: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

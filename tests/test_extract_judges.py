@@ -992,7 +992,7 @@ def test_a_damaged_archive_is_an_error_or_the_same_tree_in_any_order(kind: str, 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 @fuzzed
-@settings(max_examples=5000)
+@settings(max_examples=200)
 @given(seed=st.integers(0, 2**32))
-def test_thousands_of_damaged_archives_are_survived(kind: str, seed: int) -> None:
+def test_hundreds_of_damaged_archives_are_survived(kind: str, seed: int) -> None:
     assert_survived(kind, seed)
