@@ -268,14 +268,17 @@ def test_faults_of_any_kind_end_right_or_in_an_error(
         for _ in range(chance.choice([1, 1, 3])):
             began = time.monotonic()
             try:
-                fetch(url, dest, **options, **call)
+                result = fetch(url, dest, **options, **call)
             except PgetError as error:
                 run.count(type(error).__name__)
                 assert not dest.exists(), (wrong, call)
                 assert set(names_in(tmp_path)) <= own(dest), (wrong, call)
             else:
                 run.count("right")
-                assert dest.read_bytes() in (one, other), (wrong, call)
+                got = dest.read_bytes()
+                # Where only the connection's end ends a body, a clean cut cannot be told.
+                cut = not result.length_known and (one.startswith(got) or other.startswith(got))
+                assert cut or got in (one, other), (wrong, call)
                 assert names_in(tmp_path) == ["got"], (wrong, call)
                 if "checksum" in call:
                     assert dest.read_bytes() == one
