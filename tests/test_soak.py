@@ -22,7 +22,7 @@ from pgetpy.errors import PgetError
 
 from .children import MIB, after, journal_of, part_of
 from .fetching import fetch, names_in
-from .support import faults
+from .support import faults, judges
 from .support.authority import Authority
 from .support.bodies import body, digest
 from .support.faults import Fault, Pace, When
@@ -33,6 +33,7 @@ from .support.server import Server
 
 # A hang is a failure, and the slowest of all these is far from it.
 HANG = 60.0
+_SEED = 1382181185
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
 
@@ -63,7 +64,9 @@ def soak(
     request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[[float], Soak]]:
     """Makes a Soak of so many seconds; what it counted is printed at its end."""
-    seed = int(os.environ.get("PGETPY_SOAK_SEED") or random.SystemRandom().randrange(1 << 32))
+    # What decides over a change is the same each time; at home every run tries something else.
+    usual = _SEED if judges.required() else random.SystemRandom().randrange(1 << 32)
+    seed = int(os.environ.get("PGETPY_SOAK_SEED") or usual)
     factor = float(os.environ.get("PGETPY_SOAK_SECONDS") or 1)
     made: list[Soak] = []
 
