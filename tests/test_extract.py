@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import lzma
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -222,3 +223,19 @@ def test_a_transfer_that_failed_goes_on_where_it_was(server: Server, tmp_path: P
     assert result.resumed > MIB
     assert contents(tmp_path / "out") == WEIGHTS
     assert names_in(tmp_path) == ["out"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="nothing tells what is open")
+@pytest.mark.parametrize("name", ["weights.tar.gz", "weights.bin.gz", "weights.tar"])
+def test_a_failed_extraction_leaves_nothing_open(server: Server, tmp_path: Path, name: str) -> None:
+    plain = body(3 * MIB) if ".bin" in name else tar_of(WEIGHTS)[: 5 * MIB]
+    packed = gzip.compress(plain, 1)[:-2000] if name.endswith(".gz") else plain
+    url = server.add(f"/{name}", Resource(packed))
+    opened = []
+    for _ in range(3):
+        with pytest.raises(TruncatedArchiveError):
+            extract(url, tmp_path / "out")
+        opened.append(
+            {os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
+        )
+    assert not any(str(tmp_path) in target for targets in opened for target in targets)

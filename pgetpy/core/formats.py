@@ -13,9 +13,10 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from enum import Enum
 
+from pgetpy.core.tar import is_tar
+from pgetpy.core.tarfields import BLOCK
 from pgetpy.errors import ArchiveError
 
-BLOCK = 512
 # The window of earlier output that a decoder may keep: zstd's own limit without --long=28 and more,
 # and twice the dictionary of `xz -9`.
 WINDOW = 128 << 20
@@ -39,7 +40,6 @@ _GZIP_CHECKSUM, _GZIP_EXTRA, _GZIP_NAME, _GZIP_COMMENT, _GZIP_RESERVED = 2, 4, 8
 # Room for the longest extra field there can be and for any name.
 _GZIP_HEADER = 128 << 10
 
-_CHECKSUM = slice(148, 156)
 _LZMA_PROPERTIES = 9 * 5 * 5
 _LZMA_DICTIONARIES = frozenset(
     {2**n for n in range(32)} | {2**n + 2 ** (n - 1) for n in range(1, 32)} | {0xFFFFFFFF}
@@ -82,30 +82,12 @@ def recognise(beginning: bytes, name: str) -> Format:
         beginning: the first 512 bytes or more, or all of an object that is shorter.
         name: the last component of the URL's path.
     """
-    block = beginning[:BLOCK]
     # The name of a tar's first member may begin with any magic number.
-    if is_tar_header(block) or (len(block) == BLOCK and not any(block)):
+    if is_tar(beginning[:BLOCK]):
         return Format.TAR
     if beginning.startswith(_ZIP_MAGICS):
         return Format.ZIP
     return _compression(beginning, name.lower())
-
-
-def is_tar_header(block: bytes) -> bool:
-    """Whether the checksum of a tar header is right (POSIX.1, ustar Interchange Format).
-
-    The sum is taken over the block with the checksum itself as blanks; some old tars summed signed
-    bytes.
-    """
-    if len(block) != BLOCK:
-        return False
-    digits = block[_CHECKSUM].lstrip(b" ").partition(b"\0")[0].rstrip(b" ")
-    if not digits or digits.strip(b"01234567"):
-        return False
-    summed = block[: _CHECKSUM.start] + b" " * 8 + block[_CHECKSUM.stop :]
-    unsigned = sum(summed)
-    signed = unsigned - 256 * sum(byte >> 7 for byte in summed)
-    return int(digits, 8) in (unsigned, signed)
 
 
 def stem(name: str, format: Format) -> str:

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 from pgetpy.core.formats import Format, recognise, stem
 from pgetpy.core.members import Kind, Member
@@ -28,13 +27,6 @@ _TELLING = 512
 _FIRST = 1 << 20
 
 
-class Fold(Protocol):
-    """Says which names a file system takes for one."""
-
-    def __call__(self, name: str, /) -> str:
-        """Return what all names have in common that are taken for `name`."""
-
-
 class ArchiveSink:
     """Takes the bytes of an archive of any kind.
 
@@ -43,7 +35,7 @@ class ArchiveSink:
         layout: where the rest of a plain tar is kept.
         name: the last component of the object's path.
         limits: on what comes out.
-        fold: which names the file system takes for one.
+        fold: gives what all names have in common that the file system takes for one.
         algorithm: of the digest to be made of the archive as it was sent.
         noted: is given the spans that a later run can use.
 
@@ -60,7 +52,7 @@ class ArchiveSink:
         name: str,
         *,
         limits: Limits,
-        fold: Fold,
+        fold: Callable[[str], str],
         algorithm: str | None,
         fsync: bool = False,
         noted: Callable[[int, int], None],
@@ -270,6 +262,11 @@ class Decoded:
         assert self._output is not None
         self._output.finish(total)
 
+    def close(self) -> None:
+        """Let go of what is open."""
+        if self._output is not None:
+            self._output.close()
+
     def _start(self) -> None:
         beginning = bytes(self._beginning)
         self._output = self._choose(beginning)
@@ -297,3 +294,7 @@ class SingleFile:
     def finish(self, total: int) -> None:
         """All bytes have come."""
         self._folder.finish(self._file)
+
+    def close(self) -> None:
+        """Close the file as it is."""
+        self._folder.close(self._file)

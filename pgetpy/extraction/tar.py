@@ -18,6 +18,7 @@ from pgetpy.core.plan import Window
 from pgetpy.core.ranges import Span, Spans
 from pgetpy.core.roster import Roster
 from pgetpy.core.tar import TarReader
+from pgetpy.core.waiting import Waiting
 from pgetpy.errors import ArchiveError
 from pgetpy.extraction.folder import LARGE, MemberFile, MemberFolder
 from pgetpy.extraction.layout import Layout
@@ -75,8 +76,7 @@ class TarSink:
         self._readable = readable
         self._reader = TarReader(longest_header=roster.limits.header_bytes)
         self._partial = bytearray()
-        self._ahead: dict[int, bytes] = {}
-        self._seen = Spans()
+        self._ahead = Waiting()
         # Bytes that are where they belong, and those that `settled` has still to give out.
         self._landed = Spans()
         self._unsettled = Spans()
@@ -295,7 +295,7 @@ class TarSink:
         wanted = self._reader.wanted
         needed = wanted.start + len(self._partial)
         if pos > needed:
-            self._keep(pos, data)
+            self._ahead.keep(pos, data)
             return len(data)
         if pos < needed:
             return min(len(data), needed - pos)
@@ -324,10 +324,13 @@ class TarSink:
             return 0
         whole = len(member.extents) == 1 and len(data) >= member.extents[0].size
         if file.whole or (whole and not large and not self._readable):
+            # Should this fail, `close` finds it there.
+            self._open[file] = None
             for extent in member.extents:
                 file.write(extent.offset, data[: extent.size])
                 self._landed.add(extent.start, extent.stop)
             self._folder.finish(file)
+            del self._open[file]
             return sum(extent.size for extent in member.extents)
         self._add(member, file)
         return 0
@@ -359,25 +362,16 @@ class TarSink:
 
     def _move_horizon(self) -> None:
         if self._reader.ended:
-            self.window.horizon = self._reader.wanted.start
-            self.window.size = 1 << 62
+            # What follows the end marker is of no interest, but has to come.
+            self.window.horizon = self._known
             return
         self.window.horizon = self._reader.wanted.start + len(self._partial)
         self.window.size = AHEAD if len(self._open) < _MOST_OPEN else 0
 
-    def _keep(self, pos: int, data: memoryview) -> None:
-        """Hold what of `data` is not held already until the headers before it are there."""
-        for span in list(self._seen.missing(pos, pos + len(data))):
-            self._ahead[span.start] = bytes(data[span.start - pos : span.stop - pos])
-            self._seen.add(span.start, span.stop)
-
     def _release(self) -> None:
         """Put what has waited where it belongs, as far as that is known now."""
-        while self._ahead:
-            pos = min(self._ahead)
-            if pos > self.window.horizon and not self._reader.ended:
-                return
-            data = memoryview(self._ahead.pop(pos))
+        while (piece := self._ahead.take(self.window.horizon)) is not None:
+            pos, data = piece[0], memoryview(piece[1])
             while data:
                 count, extent = self._step(pos, data)
                 if extent is not None:

@@ -6,10 +6,11 @@ import threading
 from typing import Protocol
 
 from pgetpy.core.plan import Window
-from pgetpy.core.ranges import Spans
 from pgetpy.core.roster import Limits
+from pgetpy.core.waiting import Waiting
 from pgetpy.decoders import Decoder
 from pgetpy.errors import LimitExceededError
+from pgetpy.sinks.ordered import Digest
 
 # Compressed bytes that may wait in memory.
 AHEAD = 16 << 20
@@ -25,12 +26,8 @@ class Output(Protocol):
     def finish(self, total: int) -> None:
         """All `total` decoded bytes have come."""
 
-
-class Digest(Protocol):
-    """What hashlib's objects are."""
-
-    def update(self, data: memoryview, /) -> object:
-        """Take `data` into account."""
+    def close(self) -> None:
+        """Let go of what is open; nothing more will come."""
 
 
 class Unpacking:
@@ -58,8 +55,7 @@ class Unpacking:
         self._output = output
         self._limits = limits
         self._digest = digest
-        self._waiting: dict[int, bytes] = {}
-        self._seen = Spans()
+        self._waiting = Waiting()
         self._changed = threading.Condition()
         self._total: int | None = None
         self._decoded = 0
@@ -80,9 +76,7 @@ class Unpacking:
                 self._changed.wait(_SLICE)
             if self._failure is not None:
                 raise self._failure
-            for span in list(self._seen.missing(pos, pos + len(data))):
-                self._waiting[span.start] = bytes(data[span.start - pos : span.stop - pos])
-                self._seen.add(span.start, span.stop)
+            self._waiting.keep(pos, data)
             self._changed.notify_all()
 
     def finish(self, total: int) -> None:
@@ -105,6 +99,7 @@ class Unpacking:
         """Give up; nothing is written any more when this returns."""
         self.halt()
         self._thread.join()
+        self._output.close()
 
     def _works(self) -> bool:
         return self._failure is None and not self._stopped and self._thread.is_alive()
@@ -129,9 +124,9 @@ class Unpacking:
         """Return the piece at the front, waiting for it; None at the end."""
         with self._changed:
             while not self._stopped:
-                piece = self._waiting.pop(self.window.horizon, None)
+                piece = self._waiting.take(self.window.horizon)
                 if piece is not None:
-                    return piece
+                    return piece[1]
                 if self._total == self.window.horizon:
                     return None
                 self._changed.wait()

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from pgetpy.core.plan import Window
 from pgetpy.core.ranges import Spans
+from pgetpy.core.waiting import Waiting
 
 _SLICE_MS = 50
 
@@ -40,9 +41,7 @@ class OrderedSink:
         self._fd = fd
         self._digest = digest
         self._atom = select.PIPE_BUF if _may_block(fd) else 1 << 20
-        self._waiting: dict[int, bytes] = {}
-        # What has ever waited, so that a second copy does not wait as well.
-        self._seen = Spans()
+        self._waiting = Waiting()
         self._lock = threading.Lock()
         self._stopped = False
 
@@ -57,14 +56,11 @@ class OrderedSink:
     def write(self, pos: int, data: memoryview) -> None:
         with self._lock:
             if pos > self.front:
-                self._keep(pos, data)
+                self._waiting.keep(pos, data)
                 return
             self._put(pos, data)
-            while self._waiting:
-                lowest = min(self._waiting)
-                if lowest > self.front:
-                    break
-                self._put(lowest, memoryview(self._waiting.pop(lowest)))
+            while (piece := self._waiting.take(self.front)) is not None:
+                self._put(piece[0], memoryview(piece[1]))
 
     def mark(self, start: int, stop: int) -> None:
         pass
@@ -72,12 +68,6 @@ class OrderedSink:
     def stop(self) -> None:
         """Give up a write that nobody reads."""
         self._stopped = True
-
-    def _keep(self, pos: int, data: memoryview) -> None:
-        """Hold what of `data`, the bytes from `pos` on, is not held already."""
-        for span in list(self._seen.missing(pos, pos + len(data))):
-            self._waiting[span.start] = bytes(data[span.start - pos : span.stop - pos])
-            self._seen.add(span.start, span.stop)
 
     def _put(self, pos: int, data: memoryview) -> None:
         """Write what of `data`, the bytes from `pos` on, lies at the front."""

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgetpy.core.formats import BLOCK, Format, is_tar_header, recognise, stem
+from pgetpy.core.formats import Format, recognise, stem
+from pgetpy.core.tar import is_tar
+from pgetpy.core.tarfields import BLOCK
 
 MAGICS = {
     "gzip": b"\x1f\x8b\x08\x00",
@@ -68,7 +70,7 @@ def test_a_tar_whose_first_bytes_look_like_a_magic_number_is_a_tar(magic: bytes)
 def test_the_checksum_may_be_of_signed_or_unsigned_bytes(block: bytes, signed: bool) -> None:
     block = with_checksum(block, signed=signed)
     # A negative sum has no octal digits.
-    assert is_tar_header(block) == (block[148:149] != b"-")
+    assert is_tar(block) == (block[148:149] != b"-")
 
 
 @given(st.integers(0, BLOCK - 1), st.integers(1, 255))
@@ -77,19 +79,19 @@ def test_a_header_with_one_byte_changed_is_none(place: int, change: int) -> None
     block[place] ^= change
     # Blanks and zeros around the checksum's digits mean the same.
     if not 148 <= place < 156:
-        assert not is_tar_header(bytes(block))
+        assert not is_tar(bytes(block))
 
 
 @pytest.mark.parametrize("field", [b"%6o\0 ", b"%06o  ", b"%07o\0", b"%08o", b" %05o\0 "])
 def test_the_checksum_may_be_written_as_old_tars_did(field: bytes) -> None:
     block = tar_of("model")[:BLOCK]
     total = sum(block[:148] + b" " * 8 + block[156:])
-    assert is_tar_header(block[:148] + field % total + block[156:])
-    assert not is_tar_header(block[:148] + field % (total + 1) + block[156:])
+    assert is_tar(block[:148] + field % total + block[156:])
+    assert not is_tar(block[:148] + field % (total + 1) + block[156:])
 
 
 def test_a_part_of_a_header_is_no_header() -> None:
-    assert not is_tar_header(tar_of("model")[: BLOCK - 1])
+    assert not is_tar(tar_of("model")[: BLOCK - 1])
     assert recognise(b"", "weights.tar") is Format.UNKNOWN
 
 

@@ -1,0 +1,29 @@
+"""Bytes that came before their turn."""
+
+from __future__ import annotations
+
+from pgetpy.core.ranges import Spans
+
+
+class Waiting:
+    """Holds pieces of an object until those before them have been dealt with; none twice."""
+
+    def __init__(self) -> None:
+        self._pieces: dict[int, bytes] = {}
+        # What has ever waited, so that a second copy of it does not wait as well.
+        self._seen = Spans()
+
+    def keep(self, pos: int, data: memoryview) -> None:
+        """Hold a copy of what of `data`, the bytes from `pos` on, is new."""
+        for span in list(self._seen.missing(pos, pos + len(data))):
+            self._pieces[span.start] = bytes(data[span.start - pos : span.stop - pos])
+            self._seen.add(span.start, span.stop)
+
+    def take(self, front: int) -> tuple[int, bytes] | None:
+        """Return the lowest piece and where it begins, if that is not behind `front`."""
+        pos = min(self._pieces, default=front + 1)
+        return (pos, self._pieces.pop(pos)) if pos <= front else None
+
+    def clear(self) -> None:
+        """Hold nothing any more."""
+        self._pieces.clear()
