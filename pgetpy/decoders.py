@@ -70,6 +70,17 @@ def decoder_for(format: Format) -> Decoder:
     return _Streams(format, _CODECS[format])
 
 
+def crc32() -> Callable[[bytes | memoryview, int], int]:
+    """Return the fastest CRC-32 there is, called with data and the sum of what came before."""
+    try:
+        from isal import isal_zlib
+    except ImportError:
+        import zlib
+
+        return zlib.crc32
+    return isal_zlib.crc32
+
+
 class _Stream(Protocol):
     """One compressed stream: the interface of `bz2.BZ2Decompressor`."""
 
@@ -242,13 +253,13 @@ class _IsalMember:
         return self._inner.decompress(data, max_length)
 
 
-class _ZlibMember:
-    """A gzip member by the standard library, where isal is missing."""
+class _ZlibStream:
+    """A gzip member or a deflate stream by the standard library, where isal is missing."""
 
-    def __init__(self) -> None:
+    def __init__(self, wbits: int) -> None:
         import zlib
 
-        self._inner = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+        self._inner = zlib.decompressobj(wbits)
         self.needs_input = True
 
     @property
@@ -353,10 +364,18 @@ def _gzip() -> _Opener:
     try:
         from isal import igzip_lib
     except ImportError:
-        return lambda magic: _ZlibMember()
+        return lambda magic: _ZlibStream(wbits=31)
     # "VER" checks the trailer.
     flag = igzip_lib.DECOMP_GZIP_NO_HDR_VER
     return lambda magic: _IsalMember(igzip_lib.IgzipDecompressor(flag=flag))
+
+
+def _deflate() -> _Opener:
+    try:
+        from isal import igzip_lib
+    except ImportError:
+        return lambda magic: _ZlibStream(wbits=-15)
+    return lambda magic: igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_DEFLATE)
 
 
 def _bzip2() -> _Opener:
@@ -398,6 +417,7 @@ def _lz4() -> _Opener:
 
 _CODECS = {
     Format.GZIP: _Codec(_gzip, (formats.GZIP_MAGIC,), padding=1),
+    Format.DEFLATE: _Codec(_deflate, (b"",), repeats=False),
     Format.BZIP2: _Codec(_bzip2, (formats.BZIP2_MAGIC,), padding=1),
     Format.XZ: _Codec(_xz, (formats.XZ_MAGIC,), padding=4),
     Format.LZMA: _Codec(_lzma, (b"",), repeats=False),

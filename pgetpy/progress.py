@@ -22,6 +22,7 @@ from pgetpy.core.events import (
     Failed,
     Finished,
     Queued,
+    Remarked,
     Retrying,
     Started,
     StartedOver,
@@ -204,6 +205,8 @@ class _Notes:
         if isinstance(event, Waiting) and self._reasons.get(event.key) != event.reason:
             self._reasons[event.key] = event.reason
             return [f"{label(event.dest)}: {event.reason}"]
+        if isinstance(event, Remarked):
+            return [f"{label(event.dest)}: {event.remark}"]
         if isinstance(event, Failed) and tally.files > 1:
             return [f"{label(event.dest, event.url)}: failed: {event.error}"]
         return []
@@ -278,6 +281,7 @@ _EVENT_NAMES: Mapping[str, str] = {
     "StartedOver": "started_over",
     "Retrying": "retrying",
     "Waiting": "waiting",
+    "Remarked": "remarked",
     "Verifying": "verifying",
     "Finished": "finished",
     "Failed": "failed",

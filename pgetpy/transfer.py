@@ -14,6 +14,7 @@ from pgetpy.core.answers import Answer, Identity
 from pgetpy.core.events import (
     Event,
     Progressed,
+    Remarked,
     Report,
     Retrying,
     Started,
@@ -27,7 +28,7 @@ from pgetpy.core.plan import Plan
 from pgetpy.core.ranges import Span, Spans
 from pgetpy.core.results import DownloadResult
 from pgetpy.destinations import open_destination
-from pgetpy.destinations.base import BusyError, ResumeError, Wish
+from pgetpy.destinations.base import BusyError, ResumeError, Wish, disk_errors
 from pgetpy.digesting import FileDigest
 from pgetpy.errors import (
     DigestMismatchError,
@@ -40,7 +41,6 @@ from pgetpy.redact import redact
 from pgetpy.route import Route
 from pgetpy.session import Hooks, Services, Session, StartOverError, Tally
 from pgetpy.sinks.base import Sink
-from pgetpy.sinks.file import disk_error
 from pgetpy.sinks.null import NullSink
 from pgetpy.transports.base import seen_through
 
@@ -145,11 +145,8 @@ class Transfer:
         session.verified = self._job.checksum is not None
         session.blocking = self._destination.blocks
         try:
-            answer = await session.run()
-        except OSError as error:
-            if isinstance(error, PgetError):
-                raise
-            raise disk_error(error, self._destination.path) from error
+            with disk_errors(self._destination.path):
+                answer = await session.run()
         finally:
             # A mirror, or the same server after a change of mind, goes on from here.
             self._held = plan.held
@@ -225,7 +222,8 @@ class Transfer:
         while not finishing.done():
             self._tell(Verifying(self._key, self._label, digest.position, size))
             await asyncio.wait([finishing], timeout=_REPORT_EVERY)
-        return f"{checksum.algorithm}:{finishing.result()}"
+        with disk_errors(self._destination.path):
+            return f"{checksum.algorithm}:{finishing.result()}"
 
     async def _publish(self, size: int) -> None:
         await self._stop_digest()
@@ -284,6 +282,8 @@ class Transfer:
             url = redact(self._job.url)
             keeps = bool(keeps)
             self._tell(Started(self._key, url, self._label, plan.total, self._resumed, keeps))
+            if self._destination.remark:
+                self._tell(Remarked(self._key, self._label, self._destination.remark))
         # What comes in one answer may have to come again, and be another version then.
         digest = self._follow() if plan.ranged else None
         if digest is not None:

@@ -35,6 +35,7 @@ from pgetpy.core.roster import Limits
 from pgetpy.errors import ArchiveError, LimitExceededError, UnsafeMemberError
 from pgetpy.extraction.archive import ArchiveSink
 from pgetpy.extraction.layout import Layout
+from pgetpy.extraction.spool import Spool
 from pgetpy.extraction.staging import fold_of
 
 from .fetching import impatient
@@ -712,7 +713,7 @@ class Feed:
     def _allowed(self) -> Span | None:
         stop = self._sink.window.stop
         allowed = [index for index, span in enumerate(self._missing) if span.start < stop]
-        if not self._sink.decided:
+        if self._sink.resumable is None:
             allowed = [] if self._busy else allowed[:1]
         if not allowed:
             return None
@@ -765,7 +766,7 @@ def outcome(archive: bytes, home: Path, chance: random.Random | None) -> str | d
     root = home / "root"
     root.mkdir()
     checked = chance is not None and chance.random() < 0.5
-    layout = Layout(home / "layout", indexed=checked)
+    layout = Layout(home / "layout", Spool(home / "spool"), indexed=checked)
     sink = ArchiveSink(
         root,
         layout,
@@ -945,7 +946,7 @@ def test_more_files_may_be_under_way_than_can_be_open(tmp_path: Path) -> None:
 def test_many_threads_may_say_at_once_what_they_have_written(tmp_path: Path, kind: str) -> None:
     compress = FUZZED[kind]
     assert compress is not None
-    layout = Layout(tmp_path / "layout", indexed=False)
+    layout = Layout(tmp_path / "layout", Spool(tmp_path / "spool"), indexed=False)
     (tmp_path / "root").mkdir()
     sink = ArchiveSink(
         tmp_path / "root",

@@ -53,7 +53,19 @@ LAYERS = (
 FOLDERS = ("transports", "sinks")
 # What deciding may not touch.
 PURE = "core"
-IMPURE = frozenset({"os", "socket", "asyncio", "threading", "time", "random", "tarfile", "logging"})
+IMPURE = frozenset(
+    {
+        "asyncio",
+        "logging",
+        "os",
+        "random",
+        "socket",
+        "tarfile",
+        "threading",
+        "time",
+        "zipfile",
+    }
+)
 # A fact of the package that any module may state.
 ANYWHERE = "__version__"
 

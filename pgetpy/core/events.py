@@ -77,6 +77,15 @@ class Waiting:
 
 
 @dataclass(frozen=True)
+class Remarked:
+    """This transfer is done in another way than one would think (`remark`, a clause)."""
+
+    key: int
+    dest: str
+    remark: str
+
+
+@dataclass(frozen=True)
 class Verifying:
     """All bytes are there; a digest is being computed. `done` of `total` bytes are hashed."""
 
@@ -105,6 +114,15 @@ class Failed:
 
 
 Event: TypeAlias = (
-    Queued | Started | Progressed | StartedOver | Retrying | Waiting | Verifying | Finished | Failed
+    Queued
+    | Started
+    | Progressed
+    | StartedOver
+    | Retrying
+    | Waiting
+    | Remarked
+    | Verifying
+    | Finished
+    | Failed
 )
 Report = Callable[[Event], None]

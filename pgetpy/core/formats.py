@@ -50,7 +50,10 @@ _LZMA_LARGEST = 256 * 1024**3
 
 
 class Format(Enum):
-    """What an object is; all but TAR, ZIP and UNKNOWN are one compressed file."""
+    """What an object is; all but TAR, ZIP and UNKNOWN are one compressed file.
+
+    DEFLATE is the compression of a zip's members, which has no mark of its own.
+    """
 
     TAR = "tar"
     ZIP = "zip"
@@ -60,6 +63,7 @@ class Format(Enum):
     ZSTD = "zstd"
     LZ4 = "lz4"
     LZMA = "lzma"
+    DEFLATE = "deflate"
     UNKNOWN = "unknown"
 
 

@@ -44,6 +44,8 @@ class Member:
         target: what a link points to, as stated; empty for all but links.
         extents: where the bytes of a file are, in order; what lies between them in a sparse file is
             zero.
+        crc32: of the content, where the archive states it.
+        deflated: whether the extents hold a deflate stream (RFC 1951) of the content.
         position: where the member's header begins in the archive, for naming it in errors.
     """
 
@@ -55,3 +57,5 @@ class Member:
     target: str = ""
     extents: tuple[Extent, ...] = ()
     position: int = 0
+    crc32: int | None = None
+    deflated: bool = False

@@ -83,6 +83,11 @@ def layout_name(name: str) -> str:
     return _beside(name, "pgetpy-layout")
 
 
+def spool_name(name: str) -> str:
+    """Return the name of the file that holds what is still to be made into members of `name`."""
+    return _beside(name, "pgetpy-spool")
+
+
 def _safe_name(path: str) -> str | None:
     last = _SEPARATORS.split(path)[-1]
     wanted = "".join(

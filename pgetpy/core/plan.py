@@ -37,10 +37,12 @@ class Window:
         size: bytes that may come although they cannot be put anywhere yet.
         horizon: the first byte of which it is not known yet where it goes; those before it may come
             in any order, but this one is wanted most.
+        only: what has to come before anything else may be asked for, where that is so.
     """
 
     size: int
     horizon: int = 0
+    only: tuple[Span, ...] = ()
 
     @property
     def stop(self) -> int:
@@ -190,6 +192,11 @@ class Plan:
         for flight in self.flights:
             stop = self.total if flight.stop is None else flight.stop
             taken.add(flight.start, flight.pos if flight.hedged else stop)
+        if self.window is not None and self.window.only:
+            gaps = (
+                gap for span in self.window.only for gap in taken.missing(span.start, span.stop)
+            )
+            return next(gaps, None)
         first = next(taken.missing(0, self.total), None)
         if first is None or self.window is None or not self.window.size:
             return first
@@ -201,7 +208,7 @@ class Plan:
         return next(taken.missing(horizon, self.total)) if at_horizon else first
 
     def _is_beyond_window(self, pos: int) -> bool:
-        return self.window is not None and pos >= self.window.stop
+        return self.window is not None and not self.window.only and pos >= self.window.stop
 
     def _piece(self, rate: float, lanes: int, gap: Span) -> int:
         assert self.total is not None
@@ -210,7 +217,7 @@ class Plan:
         size = min(wanted, share, gap.size, self._chunk_size)
         if gap.size - size < _SMALLEST_SPLIT and gap.size <= self._chunk_size:
             size = gap.size
-        if self.window is not None:
+        if self.window is not None and not self.window.only:
             size = min(size, self.window.stop - gap.start)
         return size
 

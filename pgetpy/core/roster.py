@@ -28,7 +28,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _WINDOWS_ROOT = re.compile(r"(?:\./+)*(?:[A-Za-z]:(?:[/\\]|\Z)|\\\\)")
 # What a transfer keeps beside what it writes: staging folders, parts, journals, locks.
 _OWN_PREFIX = ".pgetpy-"
-_OWN_SUFFIXES = (".pgetpy-part", ".pgetpy-journal", ".pgetpy-lock")
+_OWN_SUFFIXES = tuple(f".pgetpy-{kind}" for kind in ("part", "journal", "lock", "layout", "spool"))
 _ADMITTED_KINDS = frozenset({Kind.FILE, Kind.FOLDER, Kind.SYMLINK, Kind.HARDLINK})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgetpy.core.ranges import Spans
+from pgetpy.core.ranges import Span, Spans
 
 
 class Waiting:
@@ -23,6 +23,17 @@ class Waiting:
         """Return the lowest piece and where it begins, if that is not behind `front`."""
         pos = min(self._pieces, default=front + 1)
         return (pos, self._pieces.pop(pos)) if pos <= front else None
+
+    def read(self, span: Span) -> bytes | None:
+        """Return the bytes of `span`, which go on waiting; None where one of them has not come."""
+        data = bytearray(span.size)
+        missing = span.size
+        for pos, piece in self._pieces.items():
+            start, stop = max(pos, span.start), min(pos + len(piece), span.stop)
+            if start < stop:
+                data[start - span.start : stop - span.start] = piece[start - pos : stop - pos]
+                missing -= stop - start
+        return bytes(data) if not missing else None
 
     def clear(self) -> None:
         """Hold nothing any more."""

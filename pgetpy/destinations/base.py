@@ -122,6 +122,10 @@ class Destination(Protocol):
         """Whether a later run could go on from what is written; None for not known yet."""
 
     @property
+    def remark(self) -> str:
+        """What should be known of how it is done, a clause; empty for nothing."""
+
+    @property
     def members(self) -> tuple[str, ...]:
         """The names of the members that have been extracted."""
 

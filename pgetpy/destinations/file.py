@@ -34,6 +34,7 @@ class FileDestination:
     """A file, which appears by rename; its part file and journal stand beside it until then."""
 
     obstacle = "another run works on this file"
+    remark = ""
     blocks = False
 
     def __init__(self, folder: Path, name: str | None, wish: Wish, settings: Settings) -> None:

@@ -21,6 +21,7 @@ class StreamDestination:
     """A stream that takes the bytes in order, or (target None) nothing at all."""
 
     obstacle = "nobody reads from it yet"
+    remark = ""
     blocks = True
 
     def __init__(self, target: Path | int | None, label: str, algorithm: str | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterable
@@ -23,6 +22,7 @@ from pgetpy.destinations.base import (
 from pgetpy.errors import ArchiveError, DestinationError
 from pgetpy.extraction.archive import ArchiveSink
 from pgetpy.extraction.layout import Layout
+from pgetpy.extraction.spool import Spool
 from pgetpy.extraction.staging import Staging, check_empty, fold_of
 from pgetpy.settings import Settings
 from pgetpy.sinks.base import Sink
@@ -60,9 +60,15 @@ class TreeDestination:
 
     @property
     def keeps(self) -> bool | None:
-        if self._sink is None or not self._sink.decided:
+        if self._sink is None or self._sink.resumable is None:
             return None
         return self._sink.resumable and self._resumable
+
+    @property
+    def remark(self) -> str:
+        if self._sink is not None and self._sink.spooled:
+            return "without ranges a zip's end comes last: it is put on disk before it is extracted"
+        return ""
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -101,6 +107,7 @@ class TreeDestination:
             if ledger is not None and self._resumable:
                 ledger.begin(Subject(self._key, answer.identity, boot_id()), held)
         assert self._sink is not None
+        self._sink.total = answer.identity.total if answer.ranged else None
         return self._sink
 
     def readable(self) -> ReadBack | None:
@@ -217,8 +224,7 @@ class TreeDestination:
         """An earlier run was cut short while it moved the members to their places."""
         subject = ledger.journal.subject
         self._staging.publish()
-        with contextlib.suppress(FileNotFoundError):
-            self._staging.layout.unlink()
+        self._staged_layout().remove()
         ledger.remove()
         self._tenancy.ledger = None
         if subject is not None and subject.key == self._key:
@@ -234,7 +240,7 @@ class TreeDestination:
             return
         try:
             self._sink = self._staged_sink()
-            self.held = self._sink.restore(held)
+            self.held = self._sink.restore(held, subject.identity.total)
         except ArchiveError:
             self.held = Spans()
         if self.held:
@@ -272,7 +278,8 @@ class TreeDestination:
         self._layout.forget()
 
     def _staged_layout(self) -> Layout:
-        return Layout(self._staging.layout, indexed=self._wish.algorithm is not None)
+        spool = Spool(self._staging.spool)
+        return Layout(self._staging.layout, spool, indexed=self._wish.algorithm is not None)
 
     def _staged_sink(self) -> ArchiveSink:
         self._staging.make()

@@ -14,12 +14,16 @@ from pgetpy.core.members import Kind, Member
 from pgetpy.core.plan import Window
 from pgetpy.core.ranges import Span, Spans
 from pgetpy.core.roster import Limits, Roster
+from pgetpy.core.tar import TarReader
 from pgetpy.decoders import decoder_for
 from pgetpy.errors import ArchiveError, LimitExceededError
+from pgetpy.extraction.base import Form, Restorable
 from pgetpy.extraction.folder import MemberFile, MemberFolder
 from pgetpy.extraction.layout import Layout
-from pgetpy.extraction.tar import TarSink
+from pgetpy.extraction.reading import Admit, Reader
+from pgetpy.extraction.scatter import Scatter
 from pgetpy.extraction.unpacking import Output, Unpacking
+from pgetpy.extraction.zip import Zip
 from pgetpy.sinks.base import Place
 
 # Enough to tell every format by.
@@ -32,7 +36,7 @@ class ArchiveSink:
 
     Args:
         root: the empty folder for its members.
-        layout: where the rest of a plain tar is kept.
+        layout: where the rest is kept.
         name: the last component of the object's path.
         limits: on what comes out.
         fold: gives what all names have in common that the file system takes for one.
@@ -43,6 +47,7 @@ class ArchiveSink:
         held: the bytes that an earlier run left.
         window: how far ahead bytes may come.
         sound: whether nothing was found yet for which the archive has to be refused.
+        total: the archive's bytes, where any of them can be asked for.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class ArchiveSink:
         self.held = Spans()
         self.window = Window(_FIRST)
         self.sound = True
+        self.total: int | None = None
         self._layout = layout
         self._name = name
         self._limits = limits
@@ -70,19 +76,18 @@ class ArchiveSink:
         self._digest: hashlib._Hash | None = None
         self._beginning = bytearray()
         self._marked = Spans()
-        self._tar: TarSink | None = None
-        self._unpacking: Unpacking | None = None
+        self._form: Form | None = None
         self._lock = threading.Lock()
 
     @property
-    def decided(self) -> bool:
-        """Whether it is known what kind of archive this is."""
-        return self._tar is not None or self._unpacking is not None
+    def resumable(self) -> bool | None:
+        """See `Form.resumable`."""
+        return self._form.resumable if self._form is not None else None
 
     @property
-    def resumable(self) -> bool:
-        """Whether a later run can go on from here: a plain tar's members stand for themselves."""
-        return self._tar is not None
+    def spooled(self) -> bool:
+        """Whether the archive has to be on disk before members can be made of it."""
+        return isinstance(self._form, Zip) and self._form.spooled
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -98,84 +103,74 @@ class ArchiveSink:
         """See `Roster.expected`."""
         return self._roster.expected()
 
-    def restore(self, held: Spans) -> Spans:
-        """Take over what an earlier run left; return what of `held` is there.
+    def restore(self, held: Spans, total: int | None) -> Spans:
+        """Take over what an earlier run left of `total` bytes; return what of `held` is there.
 
         Raises:
             ArchiveError: what was left makes no sense.
         """
-        self._tar = self._plain_tar()
-        self.held = self._tar.restore(held)
+        self.total = total
+        form = self._plain(recognise(self._layout.record(Span(0, _TELLING)), self._name))
+        if form is None:
+            raise ArchiveError("its beginning is not known")
+        self.held = form.restore(held)
+        self._form = form
         return self.held
 
     def place(self, pos: int) -> Place | None:
-        return self._tar.place(pos) if self._tar is not None else None
+        return self._form.place(pos) if self._form is not None else None
 
     def write(self, pos: int, data: memoryview) -> None:
         with self._judged():
-            if not self.decided:
+            if self._form is None:
                 with self._lock:
-                    if not self.decided:
-                        self._begin(pos, data)
-                        return
-            if self._tar is not None:
-                self._tar.write(pos, data)
-            elif self._unpacking is not None:
-                self._unpacking.write(pos, data)
+                    if self._form is None:
+                        return self._begin(pos, data)
+            return self._form.write(pos, data)
 
     def mark(self, start: int, stop: int) -> None:
-        if self._unpacking is not None:
-            return
         with self._lock:
-            if self._tar is None:
+            if self._form is None:
                 self._marked.add(start, stop)
                 return
             marked, self._marked = self._marked, Spans()
-        self._tar.mark(start, stop)
-        for span in marked:
-            self._tar.mark(span.start, span.stop)
-        for span in self._tar.settled():
+        for span in (Span(start, stop), *marked):
+            self._form.mark(span.start, span.stop)
+        for span in self._form.settled():
             self._noted(span.start, span.stop)
 
     def tidy(self, busy: Iterable[Span]) -> None:
-        """Finish what is whole; nobody writes but to `busy` spans."""
-        if self._tar is not None:
-            self._tar.tidy(busy)
+        """See `Form.tidy`."""
+        if self._form is not None:
+            with self._judged():
+                self._form.tidy(busy)
 
     def finish(self, total: int) -> None:
-        """All `total` bytes have come.
-
-        Raises:
-            ArchiveError: they are no whole archive.
-        """
+        """See `Form.finish`."""
         with self._judged():
-            if not self.decided:
+            if self._form is None:
                 self._decide()
-            if self._tar is not None:
-                self._tar.finish(total)
-            elif self._unpacking is not None:
-                self._unpacking.finish(total)
+            assert self._form is not None
+            self._form.finish(total)
             folders = [(entry.parts, entry.member) for entry in self._roster.folders()]
             if self._roster.top is not None:
                 folders.append(((), self._roster.top))
             self._folder.seal(folders)
 
     def halt(self) -> None:
-        """Wake a `finish` that is not wanted any more."""
-        if self._unpacking is not None:
-            self._unpacking.halt()
+        """See `Form.halt`."""
+        if self._form is not None:
+            self._form.halt()
 
     def read(self, pos: int, buffer: memoryview) -> int:
-        """Read a plain tar back, see `TarSink.read`."""
-        assert self._tar is not None
-        return self._tar.read(pos, buffer)
+        """See `Form.read`."""
+        assert self._form is not None
+        return self._form.read(pos, buffer)
 
     def close(self) -> None:
-        """Let go of everything; nothing is written any more."""
-        if self._unpacking is not None:
-            self._unpacking.stop()
-        if self._tar is not None:
-            self._tar.close()
+        """See `Form.close`."""
+        if self._form is not None:
+            self._form.close()
 
     @contextlib.contextmanager
     def _judged(self) -> Iterator[None]:
@@ -199,36 +194,39 @@ class ArchiveSink:
     def _decide(self) -> None:
         beginning = bytes(self._beginning)
         format_ = recognise(beginning, self._name)
-        if format_ is Format.TAR:
-            tar = self._plain_tar()
-            tar.write(0, memoryview(beginning))
-            self._tar = tar
-            return
-        if format_ is Format.ZIP:
-            raise ArchiveError("it is a zip, which cannot be extracted yet", hint="download it")
         if format_ is Format.UNKNOWN:
             start = beginning[:40].decode("ascii", "backslashreplace")
             raise ArchiveError(f"it is of no known format; it begins {start!r}")
+        form = self._plain(format_) or self._decoded(format_)
+        form.write(0, memoryview(beginning))
+        self._form = form
+
+    def _plain(self, format_: Format) -> Restorable | None:
+        """What takes a format whose bytes go to members as they are, or nearly so."""
+        if format_ is Format.TAR:
+            return self._scatter(
+                TarReader(longest_header=self._limits.header_bytes), self._roster.admit
+            )
+        if format_ is Format.ZIP:
+            return Zip(self.total, self._roster, self.window, self._layout, self._scatter)
+        return None
+
+    def _scatter(self, reader: Reader, admit: Admit) -> Scatter:
+        readable = self._algorithm is not None
+        return Scatter(self._folder, reader, admit, self.window, self._layout, readable=readable)
+
+    def _decoded(self, format_: Format) -> Form:
         decoder = decoder_for(format_)
         if self._algorithm is not None:
             self._digest = hashlib.new(self._algorithm, usedforsecurity=False)
         output = Decoded(self._decoded_output(format_))
-        self._unpacking = Unpacking(decoder, output, self.window, self._limits, self._digest)
-        self._unpacking.write(0, memoryview(beginning))
-
-    def _plain_tar(self) -> TarSink:
-        return TarSink(
-            self._folder,
-            self._roster,
-            self.window,
-            self._layout,
-            readable=self._algorithm is not None,
-        )
+        return Unpacking(decoder, output, self.window, self._limits, self._digest)
 
     def _decoded_output(self, format_: Format) -> Callable[[bytes], Output]:
         def choose(beginning: bytes) -> Output:
             if recognise(beginning, "") is Format.TAR:
-                return TarSink(self._folder, self._roster, Window(0), parallel=False)
+                reader = TarReader(longest_header=self._limits.header_bytes)
+                return Scatter(self._folder, reader, self._roster.admit, Window(0), parallel=False)
             return SingleFile(self._folder, self._roster, stem(self._name, format_))
 
         return choose

@@ -28,23 +28,69 @@ class MemberFile:
     Attributes:
         fd: -1 once it is closed.
         large: whether bytes may be written to `fd` by others.
+        spooled: whether its bytes are not yet its content, and `fd` is where they wait, at their
+            positions in the archive; `path` is made later.
+        front: all its bytes before this position in the archive have landed.
+        checked: whether the content is known to be right, as far as it can be known.
         pinned: reads the file when it has lost its name; -1 where it has not.
     """
 
-    __slots__ = ("entry", "fd", "landed", "large", "path", "pinned", "wanted")
+    __slots__ = (
+        "checked",
+        "entry",
+        "fd",
+        "front",
+        "landed",
+        "large",
+        "path",
+        "pinned",
+        "spooled",
+        "wanted",
+    )
 
-    def __init__(self, path: str, entry: Entry, fd: int, *, large: bool) -> None:
+    def __init__(
+        self, path: str, entry: Entry, fd: int, *, large: bool, spooled: bool = False
+    ) -> None:
         self.path = path
         self.entry = entry
         self.fd = fd
         self.large = large
+        self.spooled = spooled
+        self.checked = entry.member.crc32 is None
         self.pinned = -1
         self.landed = Spans()
         self.wanted = sum(extent.size for extent in entry.member.extents)
+        self.front = self.start
+
+    @property
+    def start(self) -> int:
+        extents = self.entry.member.extents
+        return extents[0].start if extents else 0
+
+    @property
+    def stop(self) -> int:
+        extents = self.entry.member.extents
+        return extents[-1].stop if extents else 0
 
     @property
     def whole(self) -> bool:
         return self.landed.size >= self.wanted
+
+    @property
+    def ready(self) -> bool:
+        """Whether nothing is left to be done but to close it."""
+        return self.checked and self.whole
+
+    def offset_of(self, pos: int) -> int:
+        """Where in `fd` byte `pos` of the archive is, for a file in one piece."""
+        return pos if self.spooled else pos - self.start
+
+    def land(self, start: int, stop: int) -> None:
+        """The archive's bytes from `start` up to `stop` have been written."""
+        self.landed.add(start, stop)
+        if not self.checked:
+            gap = next(self.landed.missing(self.front, self.stop), None)
+            self.front = gap.start if gap is not None else self.stop
 
     def pin(self) -> None:
         """Keep the file readable: its name is about to go to another."""
@@ -106,6 +152,36 @@ class MemberFolder:
             return self._made(path, entry, large=large)
         return None
 
+    def defer(self, entry: Entry, fd: int, *, large: bool) -> MemberFile:
+        """Return a file for `entry`, which is made when its content is.
+
+        Until then bytes go to `fd`, which is closed with the file.
+        """
+        self._make_parents(entry.parts)
+        self.written.append("/".join(entry.parts))
+        return MemberFile(self._at(entry.parts), entry, fd, large=large, spooled=True)
+
+    def make_output(self, file: MemberFile) -> MemberFile:
+        """Return a new file for the content of `file`, under a name that no member has."""
+        folder = os.path.dirname(file.path)
+        path = f"{folder}/.pgetpy-{secrets.token_hex(8)}.pgetpy-part"
+        return self._made(path, file.entry, large=False)
+
+    def deliver(self, output: MemberFile) -> None:
+        """Finish `output`, and give it its name."""
+        self.finish(output)
+        os.rename(output.path, self._at(output.entry.parts))
+
+    def adopt_delivered(self, entry: Entry) -> MemberFile | None:
+        """Return, closed, what an earlier run delivered for `entry`; None if that is not there."""
+        self._adopt_parents(entry.parts)
+        path = self._at(entry.parts)
+        if self._size_of(path, entry, whole=True) != entry.member.size:
+            remove_tree(path)
+            return None
+        self.written.append("/".join(entry.parts))
+        return MemberFile(path, entry, -1, large=False, spooled=True)
+
     def adopt(self, entry: Entry, *, needed: int, whole: bool) -> tuple[bool, MemberFile | None]:
         """Take over what an earlier run made of `entry`, or make it.
 
@@ -117,8 +193,7 @@ class MemberFolder:
             Whether they are there, and the file, if it is one; it is closed if it is `whole`.
         """
         path = self._at(entry.parts)
-        for depth in range(1, len(entry.parts)):
-            self._adopt_folder(entry.parts[:depth])
+        self._adopt_parents(entry.parts)
         if entry.member.kind is Kind.FOLDER:
             self._adopt_folder(entry.parts)
             return True, None
@@ -182,8 +257,14 @@ class MemberFolder:
 
     def _stretch(self, file: MemberFile) -> None:
         size = file.entry.member.size
+        if file.entry.member.deflated:
+            return
         if file.wanted != size or (file.large and size >= LARGE):
             os.ftruncate(file.fd, size)
+
+    def _adopt_parents(self, parts: tuple[str, ...]) -> None:
+        for depth in range(1, len(parts)):
+            self._adopt_folder(parts[:depth])
 
     def _adopt_folder(self, parts: tuple[str, ...]) -> None:
         """See that a folder stands at `parts`, in which members can be made."""

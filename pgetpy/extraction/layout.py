@@ -14,6 +14,9 @@ import zlib
 from bisect import bisect_right
 from pathlib import Path
 
+from pgetpy.core.ranges import Span, Spans
+from pgetpy.extraction.spool import Spool
+
 _RECORD = struct.Struct("<QII")  # position, size, CRC-32 of the bytes
 _FLUSH_AT = 128 * 1024
 
@@ -23,17 +26,20 @@ class Layout:
 
     Args:
         path: the file; what an earlier run left in it is read.
+        spool: holds what else has to be kept for a while; shares the layout's fate.
         indexed: whether what is added will be read before the end of this run.
     """
 
-    def __init__(self, path: Path, *, indexed: bool) -> None:
+    def __init__(self, path: Path, spool: Spool, *, indexed: bool) -> None:
         self.path = path
+        self.spool = spool
         self._indexed = indexed
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self._fd = os.open(path, flags, 0o600)
         # Where each record's bytes are: position in the archive, size, place in the file.
         self._starts: list[int] = []
         self._places: list[tuple[int, int, int]] = []
+        self._noted = Spans()
         self._buffer = bytearray()
         self._size = 0
         self._read()
@@ -70,9 +76,22 @@ class Layout:
         count = min(len(buffer), start + size - pos)
         return os.preadv(self._fd, [buffer[:count]], place + pos - start)
 
+    def record(self, span: Span) -> bytes:
+        """Return what is known of `span`, as far as that reaches without a gap."""
+        data = memoryview(bytearray(span.size))
+        filled = 0
+        while filled < span.size:
+            count = self.read(span.start + filled, data[filled:])
+            if not count:
+                break
+            filled += count
+        return bytes(data[:filled])
+
     def forget(self) -> None:
         """Nothing that was noted is worth anything."""
+        self.spool.forget()
         os.ftruncate(self._fd, 0)
+        self._noted = Spans()
         self._starts.clear()
         self._places.clear()
         self._buffer.clear()
@@ -80,20 +99,24 @@ class Layout:
 
     def close(self) -> None:
         """Keep it for the next run."""
+        self.spool.close()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def remove(self) -> None:
         """It is of no use any more."""
+        self.spool.remove()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
         self.close()
 
     def _note(self, pos: int, size: int, place: int) -> None:
-        index = bisect_right(self._starts, pos)
-        self._starts.insert(index, pos)
-        self._places.insert(index, (pos, size, place))
+        for gap in list(self._noted.missing(pos, pos + size)):
+            index = bisect_right(self._starts, gap.start)
+            self._starts.insert(index, gap.start)
+            self._places.insert(index, (gap.start, gap.size, place + gap.start - pos))
+        self._noted.add(pos, pos + size)
 
     def _read(self) -> None:
         """Take in the records of an earlier run, up to the first that was cut off."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from pgetpy.core.journal import parse_journal
-from pgetpy.core.names import journal_name, layout_name, part_name
+from pgetpy.core.names import journal_name, layout_name, part_name, spool_name
 from pgetpy.errors import DestinationError
 from pgetpy.extraction.folder import remove_tree
 
@@ -37,6 +37,7 @@ class Staging:
         anchor: the path by which the ledger of the extraction goes.
         root: the folder in which members are made.
         layout: the file for what is no member.
+        spool: the file for what is still to be made into members.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -49,12 +50,14 @@ class Staging:
         self.anchor = folder / _INSIDE if self._inside else folder
         self.root = self.anchor.with_name(part_name(self.anchor.name))
         self.layout = self.anchor.with_name(layout_name(self.anchor.name))
+        self.spool = self.anchor.with_name(spool_name(self.anchor.name))
 
     def make_private(self) -> None:
         """Stage under names of this run's own: another may be at work that cannot be seen."""
         mark = f"{self.anchor.name}.{secrets.token_hex(4)}"
         self.root = self.anchor.with_name(part_name(mark))
         self.layout = self.anchor.with_name(layout_name(mark))
+        self.spool = self.anchor.with_name(spool_name(mark))
 
     def make(self) -> None:
         """Make the root, where it is not there yet."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import threading
+from collections.abc import Iterable
 from typing import Protocol
 
 from pgetpy.core.plan import Window
+from pgetpy.core.ranges import Span
 from pgetpy.core.roster import Limits
 from pgetpy.core.waiting import Waiting
 from pgetpy.decoders import Decoder
@@ -31,7 +34,7 @@ class Output(Protocol):
 
 
 class Unpacking:
-    """Decodes the bytes of an object behind its ranges.
+    """Decodes the bytes of an object behind its ranges: a `Form` that starts over every time.
 
     Args:
         decoder: undoes the compression.
@@ -40,6 +43,8 @@ class Unpacking:
         limits: how much larger than what came the output may be.
         digest: is given every byte as it came, in order.
     """
+
+    resumable = False
 
     def __init__(
         self,
@@ -79,6 +84,23 @@ class Unpacking:
             self._waiting.keep(pos, data)
             self._changed.notify_all()
 
+    def place(self, pos: int) -> None:
+        return None
+
+    def mark(self, start: int, stop: int) -> None:
+        pass
+
+    def settled(self) -> list[Span]:
+        """See `Form.settled`: what has been decoded is worth nothing without the rest."""
+        return []
+
+    def tidy(self, busy: Iterable[Span]) -> None:
+        """See `Form.tidy`."""
+
+    def read(self, pos: int, buffer: memoryview) -> int:
+        """See `Form.read`."""
+        raise io.UnsupportedOperation("decoded bytes are gone")
+
     def finish(self, total: int) -> None:
         """All `total` bytes have come: wait until they are decoded and written."""
         with self._changed:
@@ -95,8 +117,8 @@ class Unpacking:
             self._stopped = True
             self._changed.notify_all()
 
-    def stop(self) -> None:
-        """Give up; nothing is written any more when this returns."""
+    def close(self) -> None:
+        """See `Form.close`."""
         self.halt()
         self._thread.join()
         self._output.close()

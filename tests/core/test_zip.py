@@ -17,16 +17,9 @@ from hypothesis import strategies as st
 
 from pgetpy.core.members import Kind
 from pgetpy.core.ranges import Span
-from pgetpy.core.zip import (
-    DEFLATE,
-    END_SEARCH,
-    STORED,
-    Directory,
-    ZipMember,
-    find_directory,
-    local_data_start,
-    read_directory,
-)
+from pgetpy.core.zip import local_data_start, read_directory
+from pgetpy.core.zipends import END_SEARCH, Directory, find_directory
+from pgetpy.core.zipentries import DEFLATE, STORED, ZipMember
 from pgetpy.errors import ArchiveError, TruncatedArchiveError
 
 UNIX, DOS, NTFS = 3 << 8 | 20, 20, 11 << 8 | 20

@@ -1,8 +1,8 @@
-"""A tar archive that becomes its members while it arrives, in any order.
+"""An archive whose headers say which byte is which member's, put into its files in any order.
 
-Headers say which byte of the archive is which byte of which file. What lies inside a known member
-goes straight to its place; the first byte of which nothing is known yet, the horizon, is what is
-wanted most, and what comes from behind it waits in memory until the headers between are there.
+What lies inside a known member goes straight to its place; the first byte of which nothing is known
+yet, the horizon, is what is wanted most, and what comes from behind it waits in memory until the
+headers between are there.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pgetpy.core.members import Kind, Member
+from pgetpy.core.members import Member
 from pgetpy.core.plan import Window
 from pgetpy.core.ranges import Span, Spans
-from pgetpy.core.roster import Roster
-from pgetpy.core.tar import TarReader
 from pgetpy.core.waiting import Waiting
-from pgetpy.errors import ArchiveError
+from pgetpy.extraction.checking import Checker, content_of
 from pgetpy.extraction.folder import LARGE, MemberFile, MemberFolder
 from pgetpy.extraction.layout import Layout
+from pgetpy.extraction.reading import Admit, Reader
+from pgetpy.extraction.restoring import Restored, Restorer
 from pgetpy.sinks.base import Place
 
 # Bytes that may wait for the headers before them.
@@ -33,7 +33,7 @@ _WORTH_SPLICING = 64 * 1024
 
 @dataclass(frozen=True)
 class _Extent:
-    """The archive's bytes `start` up to `stop` are those of `file` from `offset` on."""
+    """The archive's bytes `start` up to `stop` are those of `file.fd` from `offset` on."""
 
     start: int
     stop: int
@@ -41,40 +41,41 @@ class _Extent:
     file: MemberFile
 
 
-class TarSink:
-    """Takes a tar archive's bytes from many threads.
+class Scatter:
+    """Takes an archive's bytes from many threads.
 
     Args:
         folder: makes the members.
-        roster: says which may be made.
+        reader: reads the headers.
+        admit: says which members may be made.
         window: is moved as headers come.
         layout: keeps what is no member's data, for a later run or a digest; None to keep nothing.
         parallel: whether bytes come from several threads, in any order; `tidy` must be called then.
         readable: whether the archive will be read back, see `read`.
-
-    Attributes:
-        held: the bytes that an earlier run left.
     """
+
+    resumable = True
 
     def __init__(
         self,
         folder: MemberFolder,
-        roster: Roster,
+        reader: Reader,
+        admit: Admit,
         window: Window,
         layout: Layout | None = None,
         *,
         parallel: bool = True,
         readable: bool = False,
     ) -> None:
-        self.held = Spans()
         self.window = window
         window.size = AHEAD
         self._folder = folder
-        self._roster = roster
+        self._reader = reader
+        self._admit = admit
         self._layout = layout
         self._parallel = parallel
         self._readable = readable
-        self._reader = TarReader(longest_header=roster.limits.header_bytes)
+        self._checker: Checker | None = None
         self._partial = bytearray()
         self._ahead = Waiting()
         # Bytes that are where they belong, and those that `settled` has still to give out.
@@ -89,64 +90,40 @@ class TarSink:
     # ------------------------------------------------------------------ an earlier run's work
 
     def restore(self, held: Spans) -> Spans:
-        """Take over what an earlier run left; return what of `held` is there.
-
-        Raises:
-            ArchiveError: what was left makes no sense.
-        """
+        """See `Restorable.restore`."""
         assert self._layout is not None
+        there = Spans()
         lost = Spans()
-        kept: set[tuple[str, ...]] = set()
-        while not self._reader.ended:
-            wanted = self._reader.wanted
-            data = self._recorded(wanted)
-            if len(data) < wanted.size or not held.covers(wanted.start, wanted.stop):
-                break
-            member = self._reader.feed(data)
-            if member is not None:
-                kept |= self._adopt(member, held, lost)
-        # What was made of members whose headers have not been noted would stand in their way.
-        self._folder.sweep(kept)
+        restorer = Restorer(self._reader, self._admit, self._folder, self._layout, held)
+        for restored in restorer.members():
+            if restored.held is not None:
+                for extent in restored.entry.member.extents:
+                    for gap in restored.held.missing(extent.start, extent.stop):
+                        lost.add(gap.start, gap.stop)
+            self._take_over(restored)
         for span in held:
             for part in lost.missing(span.start, min(span.stop, self._known)):
-                self.held.add(part.start, part.stop)
-        for span in self.held:
-            self._landed.add(span.start, span.stop)
+                there.add(part.start, part.stop)
+                self._landed.add(part.start, part.stop)
         self._move_horizon()
-        return self.held
+        return there
 
-    def _recorded(self, wanted: Span) -> bytes:
-        assert self._layout is not None
-        data = bytearray(wanted.size)
-        filled = 0
-        while filled < wanted.size:
-            room = memoryview(data)[filled:]
-            count = self._layout.read(wanted.start + filled, room)
-            if not count:
-                break
-            filled += count
-        return bytes(data[:filled])
-
-    def _adopt(self, member: Member, held: Spans, lost: Spans) -> set[tuple[str, ...]]:
-        entry = self._roster.admit(member)
-        if entry is None:
-            return set()
-        if entry.replaces:
-            raise ArchiveError("a member stands in it twice")
-        whole = all(held.covers(extent.start, extent.stop) for extent in member.extents)
-        needed = member.size if whole else _size_needed(member, held)
-        there, file = self._folder.adopt(entry, needed=needed, whole=whole)
-        if not there:
-            for extent in member.extents:
-                lost.add(extent.start, extent.stop)
-        if file is not None and file.fd < 0:
+    def _take_over(self, restored: Restored) -> None:
+        file = restored.file
+        if file is None:
+            return
+        if restored.held is None:
             if self._readable:
-                self._add_extents(member, file)
-        elif file is not None:
-            self._add(member, file)
-            if there:
-                file.landed = _held_of(member, held)
-        return {entry.parts}
+                self._add_extents(file)
+        else:
+            for span in restored.held:
+                file.land(span.start, span.stop)
+            self._add(file)
+
+    def keep(self, pos: int, data: memoryview) -> None:
+        """Keep `data`, which is no member's, before it is known what precedes it."""
+        with self._lock:
+            self._record(pos, data)
 
     # ------------------------------------------------------------------ bytes as they come
 
@@ -177,11 +154,10 @@ class TarSink:
             self._unsettled.add(start, stop)
             for extent in self._extents_between(start, stop):
                 begin, end = max(start, extent.start), min(stop, extent.stop)
-                self._landed.add(begin, end)
-                extent.file.landed.add(begin, end)
+                self._land(extent.file, begin, end)
 
     def settled(self) -> list[Span]:
-        """Return, once each, the spans that a later run would find where they belong."""
+        """See `Form.settled`."""
         with self._lock:
             known = self._known
             ready = [Span(s.start, min(s.stop, known)) for s in self._unsettled if s.start < known]
@@ -192,34 +168,46 @@ class TarSink:
         return ready
 
     def tidy(self, busy: Iterable[Span]) -> None:
-        """Finish the files that have got all their bytes; nobody writes but to `busy` spans.
-
-        Does nothing for now where others are at work: it never waits.
-        """
+        """See `Form.tidy`. Does nothing for now where others are at work."""
+        if self._checker is not None:
+            self._checker.raise_failure()
         spans = Spans(busy)
         if not self._lock.acquire(blocking=False):
             return
         try:
-            for file in [file for file in self._open if file.whole]:
+            for file in [file for file in self._open if file.ready]:
                 extents = file.entry.member.extents
                 if not any(spans.overlaps(e.start, e.stop) for e in extents):
                     self._finish(file)
         finally:
             self._lock.release()
 
-    def finish(self, total: int) -> None:
-        """All `total` bytes have come: see that the archive is whole, and close its files.
+    def make_room(self) -> None:
+        """Wait until few files are open; nobody else may be writing."""
+        if len(self._open) >= _MOST_OPEN:
+            if self._checker is not None:
+                self._checker.wait()
+            self.tidy(())
 
-        Raises:
-            TruncatedArchiveError: its end is missing.
-        """
+    def finish(self, total: int) -> None:
+        """See `Form.finish`."""
         with self._lock:
             self._reader.finish(total)
+        if self._checker is not None:
+            self._checker.wait()
+        with self._lock:
             for file in list(self._open):
                 self._finish(file)
 
+    def halt(self) -> None:
+        """See `Form.halt`."""
+        if self._checker is not None:
+            self._checker.halt()
+
     def close(self) -> None:
-        """Close the files as they are."""
+        """See `Form.close`. The files stay as they are."""
+        if self._checker is not None:
+            self._checker.stop()
         with self._lock:
             for file in self._open:
                 self._folder.close(file)
@@ -227,13 +215,15 @@ class TarSink:
                 extent.file.unpin()
 
     def read(self, pos: int, buffer: memoryview) -> int:
-        """Read the archive back from `pos` on into `buffer`: bytes read, at least one."""
+        """See `Form.read`."""
+        assert self._layout is not None
         with self._lock:
             extent = self._extent_at(pos)
             if extent is None:
-                assert self._layout is not None
                 return self._layout.read(pos, buffer)
             file = extent.file
+            if file.spooled:
+                return self._layout.spool.read(pos, buffer[: extent.stop - pos])
             fd = file.fd if file.fd >= 0 else file.pinned
             buffer = buffer[: extent.stop - pos]
             offset = extent.offset + pos - extent.start
@@ -269,10 +259,15 @@ class TarSink:
     def _write_small(self, extent: _Extent, pos: int, data: memoryview) -> None:
         file = extent.file
         file.write(extent.offset + pos - extent.start, data)
-        file.landed.add(pos, pos + len(data))
-        self._landed.add(pos, pos + len(data))
-        if file.whole:
+        self._land(file, pos, pos + len(data))
+        if file.ready:
             self._finish(file)
+
+    def _land(self, file: MemberFile, start: int, stop: int) -> None:
+        self._landed.add(start, stop)
+        file.land(start, stop)
+        if self._checker is not None and not file.checked:
+            self._checker.advanced()
 
     def _note(self, pos: int, data: memoryview) -> int:
         """Note what is no member's data, and pass over what has landed before."""
@@ -307,43 +302,79 @@ class TarSink:
             member = self._reader.feed(header)
             self._record(wanted.start, memoryview(header))
             if member is not None:
-                count += self._admit(member, data[count:])
+                count += self._make(member, pos + count, data[count:])
         self._move_horizon()
         return count
 
-    def _admit(self, member: Member, data: memoryview) -> int:
-        """Make `member`; where `data`, which follows its header, holds all of it, write it too."""
-        entry = self._roster.admit(member)
+    def _make(self, member: Member, pos: int, data: memoryview) -> int:
+        """Make `member`; how much is used of `data`, the bytes from `pos` on.
+
+        What follows the header may hold all of the member, which is written at once then.
+        """
+        entry = self._admit(member)
         if entry is None:
             return 0
         if entry.replaces and self._readable:
             self._pin(entry.parts)
-        large = self._parallel and member.kind is Kind.FILE and member.size >= LARGE
-        file = self._folder.make(entry, large=large)
-        if file is None:
+        member = entry.member
+        at_once = self._is_within(member, pos + len(data))
+        size = sum(extent.size for extent in member.extents)
+        large = self._parallel and size >= LARGE and not at_once
+        if member.deflated and not at_once:
+            assert self._layout is not None
+            file = self._folder.defer(entry, os.dup(self._layout.spool.fd), large=large)
+        else:
+            made = self._folder.make(entry, large=large)
+            if made is None:
+                return 0
+            file = made
+        if not at_once:
+            self._add(file)
             return 0
-        whole = len(member.extents) == 1 and len(data) >= member.extents[0].size
-        if file.whole or (whole and not large and not self._readable):
-            # Should this fail, `close` finds it there.
-            self._open[file] = None
-            for extent in member.extents:
-                file.write(extent.offset, data[: extent.size])
-                self._landed.add(extent.start, extent.stop)
-            self._folder.finish(file)
-            del self._open[file]
-            return sum(extent.size for extent in member.extents)
-        self._add(member, file)
-        return 0
-
-    def _add(self, member: Member, file: MemberFile) -> None:
-        self._add_extents(member, file)
+        # Should this fail, `close` finds it there.
         self._open[file] = None
+        used = self._write_whole(file, pos, data)
+        self._folder.finish(file)
+        del self._open[file]
+        return used
 
-    def _add_extents(self, member: Member, file: MemberFile) -> None:
-        for extent in member.extents:
+    def _is_within(self, member: Member, stop: int) -> bool:
+        """Whether all of a member is in memory, up to `stop`, and may be written from there."""
+        if not member.extents:
+            return True
+        if self._readable or (self._parallel and member.size >= LARGE):
+            return False
+        return len(member.extents) == 1 and member.extents[0].stop <= stop
+
+    def _write_whole(self, file: MemberFile, pos: int, data: memoryview) -> int:
+        member = file.entry.member
+        if not member.extents:
+            content_of(member, data[:0])
+            return 0
+        (extent,) = member.extents
+        start, stop = extent.start - pos, extent.stop - pos
+        if start:
+            self._record(pos, data[:start])
+        file.write(extent.offset, content_of(member, data[start:stop]))
+        self._landed.add(extent.start, extent.stop)
+        return stop
+
+    def _add(self, file: MemberFile) -> None:
+        self._add_extents(file)
+        self._open[file] = None
+        if not file.checked:
+            if self._checker is None:
+                assert self._layout is not None
+                sparing = not self._readable
+                self._checker = Checker(self._folder, self._layout.spool, sparing=sparing)
+            self._checker.submit(file)
+
+    def _add_extents(self, file: MemberFile) -> None:
+        for extent in file.entry.member.extents:
             if extent.size:
+                offset = extent.start if file.spooled else extent.offset
                 self._starts.append(extent.start)
-                self._extents.append(_Extent(extent.start, extent.stop, extent.offset, file))
+                self._extents.append(_Extent(extent.start, extent.stop, offset, file))
 
     def _pin(self, parts: tuple[str, ...]) -> None:
         """Another member takes the place of the one at `parts`, which is still to be read back."""
@@ -352,7 +383,10 @@ class TarSink:
                 extent.file.pin()
 
     def _finish(self, file: MemberFile) -> None:
-        self._folder.finish(file)
+        if file.spooled:
+            self._folder.close(file)
+        else:
+            self._folder.finish(file)
         del self._open[file]
         if not self._readable:
             kept = [extent for extent in self._extents if extent.file is not file]
@@ -376,6 +410,7 @@ class TarSink:
                 count, extent = self._step(pos, data)
                 if extent is not None:
                     extent.file.write(extent.offset + pos - extent.start, data[:count])
+                    self._land(extent.file, pos, pos + count)
                 pos += count
                 data = data[count:]
 
@@ -393,22 +428,3 @@ class TarSink:
         first = max(0, bisect_right(self._starts, start) - 1)
         last = bisect_right(self._starts, stop)
         return [e for e in self._extents[first:last] if e.start < stop and start < e.stop]
-
-
-def _held_of(member: Member, held: Spans) -> Spans:
-    """What of `held` are bytes of `member`."""
-    pairs = [(extent, span) for extent in member.extents for span in held]
-    parts = [(max(e.start, s.start), min(e.stop, s.stop)) for e, s in pairs]
-    return Spans(Span(start, stop) for start, stop in parts if start < stop)
-
-
-def _size_needed(member: Member, held: Spans) -> int:
-    """The least size of a file of `member` that holds what it has of `held`."""
-    there = _held_of(member, held)
-    ends = [
-        extent.offset + min(span.stop, extent.stop) - extent.start
-        for extent in member.extents
-        for span in there
-        if span.start < extent.stop and extent.start < span.stop
-    ]
-    return max(ends, default=0)

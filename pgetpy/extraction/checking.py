@@ -1,0 +1,238 @@
+"""What is done behind the bytes of a zip's members: they are inflated, and their CRCs compared.
+
+Threads follow each member's bytes through the page cache while the rest of it still arrives.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Iterator
+
+from pgetpy.core.formats import Format
+from pgetpy.core.members import Member
+from pgetpy.decoders import crc32, decoder_for
+from pgetpy.errors import ArchiveError
+from pgetpy.extraction.folder import MemberFile, MemberFolder
+from pgetpy.extraction.spool import Spool
+
+_PIECE = 1 << 20
+_MOST_THREADS = 4
+_SLICE = 0.05
+
+
+class Checker:
+    """Makes the content of members, and sees that it is right.
+
+    Args:
+        folder: gets what is inflated.
+        spool: holds what is to be inflated.
+        sparing: whether to give back the spool's bytes when they have been inflated.
+    """
+
+    def __init__(self, folder: MemberFolder, spool: Spool, *, sparing: bool) -> None:
+        self._folder = folder
+        self._spool = spool
+        self._sparing = sparing
+        self._changed = threading.Condition()
+        self._due: deque[MemberFile] = deque()
+        self._busy = 0
+        self._threads: list[threading.Thread] = []
+        self._stopped = False
+        self._failure: BaseException | None = None
+
+    def submit(self, file: MemberFile) -> None:
+        """Follow the bytes of `file`, whose `checked` becomes true in the end."""
+        with self._changed:
+            self._due.append(file)
+            self._changed.notify_all()
+            most = min(_MOST_THREADS, os.cpu_count() or 1)
+            if len(self._threads) < min(most, len(self._due) + self._busy):
+                thread = threading.Thread(target=self._run, name="pgetpy-checker", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def advanced(self) -> None:
+        """Bytes of some file have landed."""
+        if self._threads:
+            with self._changed:
+                self._changed.notify_all()
+
+    def raise_failure(self) -> None:
+        """Raise what a thread has met with, if one has.
+
+        Raises:
+            ArchiveError: a member is damaged.
+            OSError: the disk failed.
+        """
+        if self._failure is not None:
+            raise self._failure
+
+    def wait(self) -> None:
+        """Wait until all files have been checked. Raises as `raise_failure` does."""
+        with self._changed:
+            while (self._due or self._busy) and not (self._stopped or self._failure):
+                self._changed.wait(_SLICE)
+        self.raise_failure()
+
+    def halt(self) -> None:
+        """Give up as soon as possible."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Give up; nothing is read or written any more when this returns."""
+        self.halt()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        while (file := self._next()) is not None:
+            try:
+                self._check(file)
+            except _StoppedError:
+                pass
+            except BaseException as failure:
+                with self._changed:
+                    self._failure = self._failure or failure
+                    self._stopped = True
+            finally:
+                with self._changed:
+                    self._busy -= 1
+                    self._changed.notify_all()
+
+    def _next(self) -> MemberFile | None:
+        with self._changed:
+            while not self._due and not self._stopped:
+                self._changed.wait()
+            if self._stopped:
+                return None
+            self._busy += 1
+            return self._due.popleft()
+
+    def _check(self, file: MemberFile) -> None:
+        sum_ = ContentSum(file.entry.member)
+        if file.spooled:
+            self._inflate(file, sum_)
+            if self._sparing:
+                self._spool.release(file.start, file.stop)
+        else:
+            for piece in self._pieces(file):
+                sum_.add(piece)
+            sum_.compare()
+        file.checked = True
+
+    def _inflate(self, file: MemberFile, sum_: ContentSum) -> None:
+        output = self._folder.make_output(file)
+        try:
+            at = 0
+            for piece in inflated(self._pieces(file), file.entry.member):
+                sum_.add(piece)
+                output.write(at, memoryview(piece))
+                at += len(piece)
+            sum_.compare()
+            self._folder.deliver(output)
+        finally:
+            self._folder.close(output)
+
+    def _pieces(self, file: MemberFile) -> Iterator[memoryview]:
+        """Yield the bytes of `file` in order as they land; each is good until the next."""
+        buffer = memoryview(bytearray(_PIECE))
+        pos = file.start
+        while pos < file.stop:
+            front = self._front(file, pos)
+            while pos < front:
+                count = os.preadv(file.fd, [buffer[: front - pos]], file.offset_of(pos))
+                if not count:
+                    raise ArchiveError(f"member {file.entry.member.name!r} was cut short meanwhile")
+                yield buffer[:count]
+                pos += count
+
+    def _front(self, file: MemberFile, pos: int) -> int:
+        """Wait until bytes from `pos` on have landed; return up to where."""
+        with self._changed:
+            while file.front <= pos and not self._stopped:
+                self._changed.wait(_SLICE)
+            if self._stopped:
+                raise _StoppedError
+            return file.front
+
+
+class ContentSum:
+    """The size and CRC of a member's content, to be compared with what the archive states."""
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+        self._crc32 = crc32()
+        self._sum = 0
+        self._size = 0
+
+    def add(self, piece: bytes | memoryview) -> None:
+        """Take `piece`, what follows of the content.
+
+        Raises:
+            ArchiveError: it is more than the archive states.
+        """
+        self._size += len(piece)
+        if self._size > self._member.size:
+            raise self._wrong(f"it has more than the {self._member.size} bytes that are stated")
+        self._sum = self._crc32(piece, self._sum)
+
+    def compare(self) -> None:
+        """The content is complete.
+
+        Raises:
+            ArchiveError: it is not what the archive states.
+        """
+        if self._size < self._member.size:
+            raise self._wrong(f"it has {self._size} bytes, {self._member.size} are stated")
+        if self._sum != self._member.crc32:
+            raise self._wrong(f"its CRC-32 is {self._sum:08x}, {self._member.crc32:08x} is stated")
+
+    def _wrong(self, how: str) -> ArchiveError:
+        return ArchiveError(f"member {self._member.name!r} is damaged: {how}")
+
+
+def inflated(pieces: Iterator[memoryview], member: Member) -> Iterator[bytes | memoryview]:
+    """Yield what a deflate stream that comes in `pieces` holds.
+
+    Raises:
+        ArchiveError: it is damaged, incomplete, or something follows it.
+    """
+    decoder = decoder_for(Format.DEFLATE)
+    try:
+        for piece in pieces:
+            yield from decoder.feed(piece)
+        decoder.finish()
+    except ArchiveError as error:
+        raise ArchiveError(f"member {member.name!r} is damaged: {error.reason}") from error
+
+
+def content_of(member: Member, data: memoryview) -> memoryview:
+    """Return the content of `member`, all of whose bytes in the archive are `data`.
+
+    Raises:
+        ArchiveError: it is not what the archive states.
+    """
+    content = data
+    if member.deflated:
+        parts = []
+        room = member.size
+        for piece in inflated(iter((data,)), member):
+            # A bomb is not to be held in memory.
+            room -= len(piece)
+            parts.append(bytes(piece))
+            if room < 0:
+                break
+        content = memoryview(b"".join(parts))
+    if member.crc32 is not None:
+        sum_ = ContentSum(member)
+        sum_.add(content)
+        sum_.compare()
+    return content
+
+
+class _StoppedError(Exception):
+    """The work is not wanted any more."""

@@ -1,0 +1,39 @@
+"""What reads an archive's headers, whatever the format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from pgetpy.core.members import Member
+from pgetpy.core.ranges import Span
+from pgetpy.core.roster import Entry
+
+# Says how to write a member; None where there is nothing to make.
+Admit = Callable[[Member], Entry | None]
+
+
+class Reader(Protocol):
+    """Says which bytes it wants, is fed exactly those, and moves on.
+
+    Attributes:
+        wanted: the bytes of the archive that `feed` takes next, never before earlier ones.
+        ended: whether it wants no more.
+    """
+
+    wanted: Span
+    ended: bool
+
+    def feed(self, data: bytes) -> Member | None:
+        """Take exactly the bytes of `wanted`; return the member that they complete, if they do.
+
+        Raises:
+            ArchiveError: they are no headers, or headers that cannot be believed.
+        """
+
+    def finish(self, total: int) -> None:
+        """Take note that the archive has `total` bytes.
+
+        Raises:
+            TruncatedArchiveError: its end is missing.
+        """

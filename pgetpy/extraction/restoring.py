@@ -1,0 +1,107 @@
+"""What an earlier run made of an archive, taken over member by member."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pgetpy.core.members import Member
+from pgetpy.core.ranges import Span, Spans
+from pgetpy.core.roster import Entry
+from pgetpy.errors import ArchiveError
+from pgetpy.extraction.folder import LARGE, MemberFile, MemberFolder
+from pgetpy.extraction.layout import Layout
+from pgetpy.extraction.reading import Admit, Reader
+
+
+@dataclass(frozen=True)
+class Restored:
+    """One member of an earlier run.
+
+    Attributes:
+        entry: the member.
+        file: if it is one; closed where nothing is left to be done with it.
+        held: which of its bytes are there; None for all of them and its content.
+    """
+
+    entry: Entry
+    file: MemberFile | None
+    held: Spans | None
+
+
+class Restorer:
+    """Reads an archive's headers from `layout`, as far as the bytes `held` go."""
+
+    def __init__(
+        self, reader: Reader, admit: Admit, folder: MemberFolder, layout: Layout, held: Spans
+    ) -> None:
+        self._reader = reader
+        self._admit = admit
+        self._folder = folder
+        self._layout = layout
+        self._held = held
+
+    def members(self) -> Iterator[Restored]:
+        """Yield the members whose headers are known, in the archive's order.
+
+        Raises:
+            ArchiveError: what was left makes no sense.
+        """
+        kept: set[tuple[str, ...]] = set()
+        while not self._reader.ended:
+            wanted = self._reader.wanted
+            data = self._layout.record(wanted)
+            if len(data) < wanted.size or not self._held.covers(wanted.start, wanted.stop):
+                break
+            member = self._reader.feed(data)
+            entry = self._admit(member) if member is not None else None
+            if entry is None:
+                continue
+            if entry.replaces:
+                raise ArchiveError("a member stands in it twice")
+            kept.add(entry.parts)
+            yield self._deflated(entry) if entry.member.deflated else self._plain(entry)
+        # What was made of members whose headers have not been noted would stand in their way.
+        self._folder.sweep(kept)
+
+    def _plain(self, entry: Entry) -> Restored:
+        member = entry.member
+        held = self._held_of(member)
+        whole = all(self._held.covers(extent.start, extent.stop) for extent in member.extents)
+        needed = member.size if whole else _size_needed(member, held)
+        # Content that can be checked is: the disk is not as trustworthy as that.
+        closed = whole and member.crc32 is None
+        there, file = self._folder.adopt(entry, needed=needed, whole=closed)
+        if there and (file is None or file.fd < 0):
+            return Restored(entry, file, None)
+        return Restored(entry, file, held if there else Spans())
+
+    def _deflated(self, entry: Entry) -> Restored:
+        member, spool = entry.member, self._layout.spool
+        held = self._held_of(member)
+        whole = self._held.covers(member.extents[0].start, member.extents[0].stop)
+        delivered = self._folder.adopt_delivered(entry) if whole else None
+        if delivered is not None:
+            return Restored(entry, delivered, None)
+        there = max((span.stop for span in held), default=0) <= spool.size
+        large = member.extents[0].size >= LARGE
+        file = self._folder.defer(entry, os.dup(spool.fd), large=large)
+        return Restored(entry, file, held if there else Spans())
+
+    def _held_of(self, member: Member) -> Spans:
+        """What of the bytes held are bytes of `member`."""
+        pairs = [(extent, span) for extent in member.extents for span in self._held]
+        parts = [(max(e.start, s.start), min(e.stop, s.stop)) for e, s in pairs]
+        return Spans(Span(start, stop) for start, stop in parts if start < stop)
+
+
+def _size_needed(member: Member, held: Spans) -> int:
+    """The least size of a file of `member` that holds what it has of `held`."""
+    ends = [
+        extent.offset + min(span.stop, extent.stop) - extent.start
+        for extent in member.extents
+        for span in held
+        if span.start < extent.stop and extent.start < span.stop
+    ]
+    return max(ends, default=0)

@@ -1,0 +1,83 @@
+"""Bytes of an archive that have to be on disk before they can be made into members.
+
+They keep their positions in the archive; what has been used up is given back to the file system,
+where that can be done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+# linux/falloc.h
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2
+
+
+class Spool:
+    """The file at `path`, which is made when it is needed; what an earlier run left is there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = -1
+
+    @property
+    def fd(self) -> int:
+        if self._fd < 0:
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._fd = os.open(self.path, flags, 0o600)
+        return self._fd
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self.fd).st_size
+
+    def write(self, pos: int, data: memoryview) -> None:
+        """Keep `data`, the archive's bytes from `pos` on."""
+        while data:
+            count = os.pwrite(self.fd, data, pos)
+            pos += count
+            data = data[count:]
+
+    def read(self, pos: int, buffer: memoryview) -> int:
+        """Read into `buffer` from archive position `pos` on; 0 where nothing was ever kept."""
+        return os.preadv(self.fd, [buffer], pos)
+
+    def release(self, start: int, stop: int) -> None:
+        """The bytes from `start` up to `stop` will not be read any more."""
+        punch = _fallocate()
+        if punch is not None:
+            punch(self.fd, _KEEP_SIZE | _PUNCH_HOLE, start, stop - start)
+
+    def forget(self) -> None:
+        """Nothing that was kept is worth anything."""
+        if self._fd >= 0 or self.path.exists():
+            os.ftruncate(self.fd, 0)
+
+    def close(self) -> None:
+        """Keep it for the next run."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def remove(self) -> None:
+        """It is of no use any more."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+        self.close()
+
+
+@lru_cache(maxsize=1)
+def _fallocate() -> Callable[[int, int, int, int], int] | None:
+    import ctypes
+
+    try:
+        function = ctypes.CDLL(None, use_errno=True).fallocate
+    except (AttributeError, OSError):
+        return None
+    function.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    function.restype = ctypes.c_int
+    result: Callable[[int, int, int, int], int] = function
+    return result
