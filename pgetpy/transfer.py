@@ -31,6 +31,7 @@ from pgetpy.destinations import open_destination
 from pgetpy.destinations.base import BusyError, ResumeError, Wish, disk_errors
 from pgetpy.digesting import FileDigest
 from pgetpy.errors import (
+    ArchiveError,
     DigestMismatchError,
     NotAllowedError,
     ObjectChangedError,
@@ -92,9 +93,15 @@ class Transfer:
         """
         try:
             while True:
-                source, shared = await self._from_any()
-                size = source.answer.identity.total or self._held.size
-                await self._settle(size)
+                try:
+                    source, shared = await self._from_any()
+                    size = source.answer.identity.total or self._held.size
+                    await self._settle(size)
+                except ArchiveError:
+                    if not self._may_restart():
+                        raise
+                    await self._start_over("what an earlier run left does not fit together")
+                    continue
                 actual = await self._hashed(size)
                 if actual is None or actual == str(self._job.checksum):
                     break
@@ -192,8 +199,7 @@ class Transfer:
 
     async def _mismatched(self, actual: str) -> None:
         """The digest is wrong: fetch everything anew if old bytes are to blame, else give up."""
-        if self._resumed and not self._restarts:
-            self._restarts += 1
+        if self._may_restart():
             await self._start_over("the checksum does not match what an earlier run left")
             return
         await self._stop_digest()
@@ -202,6 +208,13 @@ class Transfer:
             error.hint = "what has been written is not to be used; check the URL and the checksum"
         self._destination.discard()
         raise error
+
+    def _may_restart(self) -> bool:
+        """Whether bytes of an earlier run may be to blame for a failure: take note of it, once."""
+        if not self._resumed or self._restarts:
+            return False
+        self._restarts += 1
+        return True
 
     async def _settle(self, size: int) -> None:
         """Wait for what the destination still does with the bytes that have come."""

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pgetpy.core.journal import parse_journal
+from pgetpy.core.ranges import Spans
+
 from .support.processes import Ended, Run, missing
 from .support.server import Server
 
@@ -88,3 +91,19 @@ def killed_when(run: Run, condition: Callable[[], object]) -> None:
     """kill -9 `run` as soon as `condition` holds."""
     run.wait_until(condition)
     run.kill()
+
+
+def written(out: Path) -> Spans:
+    """What the journal of a run to `out` vouches for so far."""
+    for path in (journal_of(out), journal_of(out / "members")):
+        if path.exists():
+            return parse_journal(path.read_bytes()).written
+    return Spans()
+
+
+def last_line(ended: Ended) -> str:
+    """The one line in which a run that failed says why."""
+    assert "Traceback" not in ended.err
+    lines = [line for line in ended.err.splitlines() if line.startswith("pgetpy: ")]
+    assert len(lines) == 1, ended.err
+    return lines[0]

@@ -39,6 +39,12 @@ def server() -> Iterator[Server]:
     yield from _judged(Server())
 
 
+@pytest.fixture(scope="module")
+def shelf() -> Iterator[Server]:
+    """One strict server for all archives of a module, for properties with many examples."""
+    yield from _judged(Server())
+
+
 @pytest.fixture
 def other_server() -> Iterator[Server]:
     """A second server: another port, so another origin."""

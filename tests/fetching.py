@@ -31,6 +31,12 @@ def fetch(url: str, dest: Path | str, **options: Any) -> pgetpy.DownloadResult:
     return pgetpy.download(url, dest, settings=impatient(**options), **call)
 
 
+def extract(url: str, folder: Path | str, **options: Any) -> pgetpy.DownloadResult:
+    """Extract `url`; options are those of `pgetpy.extract` and fields of Settings."""
+    call = {name: options.pop(name) for name in _CALL_ARGUMENTS & options.keys()}
+    return pgetpy.extract(url, folder, settings=impatient(**options), **call)
+
+
 class Events:
     """A progress callback that keeps what it is told, and checks what must hold of all of it."""
 
@@ -60,6 +66,15 @@ class Events:
 def names_in(folder: Path) -> list[str]:
     """What stands in `folder`, hidden files included."""
     return sorted(path.name for path in folder.iterdir())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The bytes of all files below `folder`."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 @contextmanager

@@ -11,13 +11,11 @@ import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import lz4.frame
 import pytest
 import zstandard
 
-import pgetpy
 from pgetpy.errors import (
     ArchiveError,
     DestinationError,
@@ -27,20 +25,13 @@ from pgetpy.errors import (
     UnsafeMemberError,
 )
 
-from .fetching import impatient, names_in
+from .fetching import contents, extract, names_in
 from .support.bodies import body
 from .support.faults import IgnoreRange, ResetAfter
 from .support.resources import Resource
 from .support.server import Server
 
 MIB = 1 << 20
-
-
-def extract(url: str, folder: Path, **options: Any) -> pgetpy.DownloadResult:
-    """Extract `url`; options are those of `pgetpy.extract` and fields of Settings."""
-    names = {"checksum", "headers", "mirrors", "force", "progress"}
-    call = {name: options.pop(name) for name in names & options.keys()}
-    return pgetpy.extract(url, folder, settings=impatient(**options), **call)
 
 
 def tar_of(files: dict[str, bytes], format: int = tarfile.GNU_FORMAT) -> bytes:
@@ -52,14 +43,6 @@ def tar_of(files: dict[str, bytes], format: int = tarfile.GNU_FORMAT) -> bytes:
             member.mtime = 1_700_000_000
             archive.addfile(member, io.BytesIO(data))
     return made.getvalue()
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 WEIGHTS = {

@@ -23,7 +23,6 @@ from typing import Any
 import pytest
 import zstandard
 
-import pgetpy
 from pgetpy.core.journal import moving_line, parse_journal, subject_line
 from pgetpy.core.names import layout_name
 from pgetpy.core.ranges import Spans
@@ -36,12 +35,14 @@ from .children import (
     asked_since,
     journal_of,
     killed_when,
+    last_line,
     part_of,
     peak_of,
     result_of,
     telling_its_peak,
+    written,
 )
-from .fetching import impatient, names_in, unchanged
+from .fetching import extract, names_in, unchanged
 from .support.bodies import body, digest
 from .support.delivery import Gate
 from .support.faults import Fault, GateAfter, IgnoreRange, Pace, When, at_least
@@ -49,6 +50,7 @@ from .support.judges import Judge
 from .support.processes import Ended, Run, folder_of_nobody, limited_tmpfs, run
 from .support.resources import Resource
 from .support.server import Server
+from .trees import plain_tree as tree
 
 MB = 1_000_000
 MTIME = 1_700_000_000
@@ -102,18 +104,6 @@ def archive_of(seed: str = "v1") -> bytes:
     return packed(weights(seed))
 
 
-def tree(folder: Path) -> dict[str, Any]:
-    """What stands below `folder`: bytes of files, targets of links, None for folders."""
-    found: dict[str, Any] = {}
-    for path in folder.rglob("*"):
-        name = str(path.relative_to(folder))
-        if path.is_symlink():
-            found[name] = f"-> {path.readlink()}"
-        else:
-            found[name] = path.read_bytes() if path.is_file() else None
-    return found
-
-
 def tree_of(members: list[Member]) -> dict[str, Any]:
     """What `tree` says of the folder that an archive of `members` becomes."""
     found: dict[str, Any] = {}
@@ -140,19 +130,6 @@ def serve(
     return server.add(path, Resource(data, etag=f'"{etag}"', faults=faults))
 
 
-def extract(url: str, folder: Path, **options: Any) -> pgetpy.DownloadResult:
-    call = {name: options.pop(name) for name in {"checksum", "force"} & options.keys()}
-    return pgetpy.extract(url, folder, settings=impatient(**options), **call)
-
-
-def written(out: Path) -> Spans:
-    """What the journal of a run to `out` vouches for so far."""
-    for path in (journal_of(out), journal_of(out / "members")):
-        if path.exists():
-            return parse_journal(path.read_bytes()).written
-    return Spans()
-
-
 def layout_of(out: Path) -> Path:
     return out.with_name(layout_name(out.name))
 
@@ -170,14 +147,6 @@ def killed_midway(
     serve(server)
     server.requests.clear()
     return written(out)
-
-
-def last_line(ended: Ended) -> str:
-    """The one line in which a run that failed says why."""
-    assert "Traceback" not in ended.err
-    lines = [line for line in ended.err.splitlines() if line.startswith("pgetpy: ")]
-    assert len(lines) == 1, ended.err
-    return lines[0]
 
 
 CHECKSUM = ("--checksum", f"sha256:{digest(archive_of())}")

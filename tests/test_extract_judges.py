@@ -5,24 +5,20 @@ What they extract and what is extracted here must be the same in all that can be
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
 import io
 import os
-import posixpath
 import random
-import stat
 import subprocess
 import sys
 import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import zstandard
@@ -38,83 +34,34 @@ from pgetpy.extraction.layout import Layout
 from pgetpy.extraction.spool import Spool
 from pgetpy.extraction.staging import fold_of
 
+from .attacks import ATTACKS, FILE, FOLDER, HARDLINK, SECRET, SYMLINK, Attack, damaged
 from .fetching import impatient
 from .support.bodies import body
 from .support.judges import require_judge
 from .support.resources import Resource
 from .support.server import Server
+from .trees import (
+    SECOND,
+    THEN,
+    Drawn,
+    Node,
+    bare,
+    drawn_members,
+    on_disk,
+    ranges,
+    standing,
+    tree,
+    umask,
+)
 
 KIB, MIB = 1 << 10, 1 << 20
-SECOND = 10**9
 BLOCK = 512
-THEN = 1_700_000_000
 
 GNU_TAR = pytest.mark.judge("tar")
 BSD_TAR = pytest.mark.judge("bsdtar")
 
 
-@pytest.fixture(scope="module")
-def shelf() -> Iterator[Server]:
-    """One strict server for all archives of this module."""
-    with Server() as server:
-        yield server
-    assert server.violations == []
-    assert server.errors == []
-
-
 # ---------------------------------------------------------------------------- whole trees
-
-
-class Node(NamedTuple):
-    """All that is compared of one name."""
-
-    kind: str
-    mode: str
-    mtime: int | str
-    content: str
-    links: int
-    first_name: str
-
-
-def tree(root: Path, since: int) -> dict[str, Node]:
-    """Everything in `root`, itself included; a time after `since` is one that nobody set.
-
-    What may not be read is made readable, once it has been looked at.
-    """
-    now = time.time_ns() + SECOND
-    found: dict[str, Node] = {}
-    first_names: dict[int, str] = {}
-    contents: dict[int, str] = {}
-
-    def visit(path: Path, name: str) -> None:
-        status = path.lstat()
-        kind = stat.filemode(status.st_mode)[0]
-        first = first_names.setdefault(status.st_ino, name)
-        seen = found[first] if first != name else None
-        mode = seen.mode if seen is not None else f"{stat.S_IMODE(status.st_mode):04o}"
-        needed = {"d": 0o700, "-": 0o400}.get(kind, 0)
-        if status.st_mode & needed != needed:
-            path.chmod(needed)
-        if seen is None:
-            contents[status.st_ino] = _content(path, kind)
-        mtime = "now" if since <= status.st_mtime_ns <= now else status.st_mtime_ns
-        links = 1 if kind == "d" else status.st_nlink
-        found[name] = Node(kind, mode, mtime, contents[status.st_ino], links, first)
-        if kind == "d":
-            for below in sorted(os.listdir(path)):
-                visit(path / below, f"{name}/{below}")
-
-    visit(root, ".")
-    return found
-
-
-def _content(path: Path, kind: str) -> str:
-    if kind == "l":
-        return os.readlink(path)
-    if kind == "-":
-        data = path.read_bytes()
-        return f"{len(data)} {hashlib.blake2b(data, digest_size=8).hexdigest()}"
-    return ""
 
 
 def by_gnu_tar(archive: Path, folder: Path) -> None:
@@ -189,86 +136,6 @@ def _tame(node: Node) -> Node:
 
 # ---------------------------------------------------------------------------- any archive
 
-# No folder has the name of a leaf, so nothing is drawn that has to be refused.
-FOLDERS = ("d", "D", "\u00e9", "e\u0301", "folder" * 12)
-LEAVES = ("a", "A", "\u00fc", "\u65e5\u672c\u8a9e", "-x", "with space", "back\\slash", ".hidden",
-          "\udce9", "leaf" * 25)  # fmt: skip
-MTIMES = (0, 1, THEN, THEN + 0.5, 1_234_567_890.123456, -1, -1.75, 2**33)
-SIZES = (0, 1, 511, 512, 513, 5000, 70_001)
-MODES = (0o644, 0o755, 0o600, 0o777, 0o444, 0o000, 0o4755, 0o2711, 0o1777)
-
-Parts = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A member to be made; what is of no use to its kind is ignored."""
-
-    kind: bytes
-    parts: Parts
-    size: int
-    mode: int
-    mtime: float
-    target: Parts
-
-    @property
-    def name(self) -> str:
-        return "/".join(self.parts) or "."
-
-    @property
-    def data(self) -> bytes:
-        return body(self.size + len(self.parts))[len(self.parts) :]
-
-    @property
-    def way(self) -> str:
-        """From the link to its target."""
-        start = "/" + "/".join(self.parts[:-1])
-        return posixpath.relpath("/" + "/".join(self.target), start)
-
-    def shortened(self) -> Drawn:
-        """As it fits into the oldest formats."""
-
-        def short(parts: Parts) -> Parts:
-            return tuple(part[:8] for part in parts)
-
-        mtime = min(max(0, self.mtime), 2**33 - 1)
-        return replace(self, parts=short(self.parts), target=short(self.target), mtime=mtime)
-
-
-def _join(folders: list[str], leaf: str) -> Parts:
-    return (*folders, leaf)
-
-
-folders = st.lists(st.sampled_from(FOLDERS), max_size=2)
-leaves = st.builds(_join, folders, st.sampled_from(LEAVES))
-REST = {
-    "size": st.sampled_from(SIZES),
-    "mode": st.sampled_from(MODES),
-    "mtime": st.sampled_from(MTIMES),
-}
-FEW = st.sampled_from(LEAVES[:3]).map(lambda leaf: (leaf,))
-members = st.one_of(
-    st.builds(Drawn, st.just(tarfile.REGTYPE), FEW | leaves, target=st.just(()), **REST),
-    st.builds(Drawn, st.just(tarfile.DIRTYPE), folders.map(tuple), target=st.just(()), **REST),
-    st.builds(Drawn, st.just(tarfile.SYMTYPE), FEW | leaves, target=FEW | leaves, **REST),
-    st.builds(Drawn, st.just(tarfile.SYMTYPE), leaves, target=folders.map(tuple), **REST),
-    st.builds(Drawn, st.just(tarfile.LNKTYPE), FEW | leaves, target=FEW | leaves, **REST),
-)
-drawn_members = st.lists(members, max_size=12)
-ranges = st.sampled_from([4096, 50_000, 10**9])
-
-
-def standing(drawn: list[Drawn]) -> Iterator[Drawn]:
-    """Those that can be made in this order: hard links lead to files that stand."""
-    files: set[Parts] = set()
-    for member in drawn:
-        if member.kind == tarfile.LNKTYPE and member.target not in files:
-            continue
-        yield member
-        files.discard(member.parts)
-        if member.kind in (tarfile.REGTYPE, tarfile.LNKTYPE):
-            files.add(member.parts)
-
 
 def by_tarfile(drawn: list[Drawn], format: int) -> bytes:
     made = io.BytesIO()
@@ -288,47 +155,6 @@ def by_tarfile(drawn: list[Drawn], format: int) -> bytes:
                 info.linkname = "/".join(member.target)
             archive.addfile(info, io.BytesIO(member.data))
     return made.getvalue()
-
-
-def on_disk(drawn: list[Drawn], root: Path) -> None:
-    """Make the members; what is made later takes the place of what stands."""
-    root.mkdir()
-    made_folders: dict[Path, Drawn] = {}
-    for member in standing(drawn):
-        path = root.joinpath(*member.parts)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if member.kind == tarfile.DIRTYPE:
-            path.mkdir(exist_ok=True)
-            made_folders[path] = member
-            continue
-        if member.kind == tarfile.LNKTYPE and member.target == member.parts:
-            continue
-        path.unlink(missing_ok=True)
-        _make_leaf(member, path, root)
-    for path, member in sorted(made_folders.items(), key=lambda made: -len(made[0].parts)):
-        path.chmod(member.mode | 0o500)
-        _set_time(path, member)
-
-
-def _make_leaf(member: Drawn, path: Path, root: Path) -> None:
-    if member.kind == tarfile.LNKTYPE:
-        os.link(root.joinpath(*member.target), path, follow_symlinks=False)
-        return
-    if member.kind == tarfile.SYMTYPE:
-        path.symlink_to(member.way)
-    else:
-        with path.open("wb") as file:
-            # A hole before, between and after, wherever there is room for one.
-            for offset in range(member.size * 3 & ~4095, member.size * 20, 70_000):
-                os.pwrite(file.fileno(), member.data[:9000], offset)
-            os.truncate(path, member.size * 20 if member.mode & 0o100 else member.size)
-        path.chmod(member.mode | 0o400)
-    _set_time(path, member)
-
-
-def _set_time(path: Path, member: Drawn) -> None:
-    mtime = int(member.mtime * SECOND)
-    os.utime(path, ns=(mtime, mtime), follow_symlinks=False)
 
 
 def packed_by(command: list[str], drawn: list[Drawn], *, whole: bool) -> bytes:
@@ -446,15 +272,6 @@ def larger_archive() -> bytes:
     return made.getvalue()
 
 
-@contextlib.contextmanager
-def umask(mask: int) -> Iterator[None]:
-    before = os.umask(mask)
-    try:
-        yield
-    finally:
-        os.umask(before)
-
-
 @GNU_TAR
 @pytest.mark.parametrize(
     ("checksum", "mask"), [(False, 0o022), (True, 0o077)], ids=["unchecked", "checked"]
@@ -538,75 +355,6 @@ def test_the_rest_of_cpythons_archive_is_extracted_as_gnu_tar_does(
 # ---------------------------------------------------------------------------- hostile archives
 
 
-@dataclass(frozen=True)
-class Attack:
-    """Members of which the last one that is named has to be refused."""
-
-    members: tuple[tuple[str, bytes, str], ...]
-    error: type[ArchiveError] = UnsafeMemberError
-    refused: int = -1
-
-
-FILE, FOLDER, SYMLINK, HARDLINK = (
-    tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE,
-)  # fmt: skip
-SECRET = "secret"
-ATTACKS = {
-    "absolute": Attack((("/tmp/evil", FILE, ""),)),
-    "absolute by two slashes": Attack((("//tmp/evil", FILE, ""),)),
-    "up": Attack((("../evil", FILE, ""),)),
-    "up and down": Attack((("a/../b", FILE, ""),)),
-    "up from below": Attack((("a/b/../../../evil", FILE, ""),)),
-    "up to a folder": Attack((("..", FOLDER, ""),)),
-    "drive": Attack((("C:\\evil", FILE, ""),)),
-    "share": Attack((("\\\\server\\share", FILE, ""),)),
-    "symlink to the root": Attack((("link", SYMLINK, "/"),)),
-    "symlink up": Attack((("link", SYMLINK, ".."),)),
-    "symlink out from below": Attack((("a/link", SYMLINK, "../../secret"),)),
-    "symlink of nothing": Attack((("link", SYMLINK, ""),)),
-    "symlink chain": Attack(
-        (("a", FOLDER, ""), ("a/b", SYMLINK, "."), ("c", SYMLINK, "a/b/../.."),)
-    ),
-    "symlink chain the other way": Attack(
-        (("c", SYMLINK, "a/b/../secret"), ("a/b", SYMLINK, "."),)
-    ),
-    "under a link": Attack(
-        (("d", FOLDER, ""), ("link", SYMLINK, "d"), ("link/evil", FILE, ""))
-    ),
-    "folder under a link": Attack(
-        (("d", FOLDER, ""), ("link", SYMLINK, "d"), ("link/evil", FOLDER, ""))
-    ),
-    "folder over a link": Attack((("link", SYMLINK, "d"), ("link", FOLDER, ""))),
-    "under a file": Attack((("f", FILE, ""), ("f/evil", FILE, ""))),
-    "hard link up": Attack((("hard", HARDLINK, "../secret"),)),
-    "hard link to the root": Attack((("hard", HARDLINK, "/etc/passwd"),)),
-    "hard link to nothing": Attack((("hard", HARDLINK, "missing"),)),
-    "hard link to a symlink": Attack((("link", SYMLINK, "f"), ("hard", HARDLINK, "link"))),
-    "hard link to a folder": Attack((("d", FOLDER, ""), ("hard", HARDLINK, "d"))),
-    "hard link through a link": Attack(
-        (("d/f", FILE, ""), ("link", SYMLINK, "d"), ("hard", HARDLINK, "link/f"))
-    ),
-    "device": Attack((("dev", tarfile.CHRTYPE, ""),)),
-    "disk": Attack((("disk", tarfile.BLKTYPE, ""),)),
-    "fifo": Attack((("fifo", tarfile.FIFOTYPE, ""),)),
-    "file over a folder": Attack((("x", FOLDER, ""), ("x", FILE, ""))),
-    "file over a folder that is implied": Attack((("x/y", FILE, ""), ("x", FILE, ""))),
-    "link over a folder": Attack((("x/y", FILE, ""), ("x", SYMLINK, "y"))),
-    "folder over a file": Attack((("x", FILE, ""), ("x", FOLDER, ""))),
-    "NUL": Attack((("a\0b", FILE, ""),)),
-    "NUL in a target": Attack((("a", SYMLINK, "b\0c"),)),
-    "escape sequence": Attack((("a\x1b[2Jb", FILE, ""),)),
-    "new line": Attack((("a\nb", FILE, ""),)),
-    "C1 control": Attack((("a\x9bb", FILE, ""),)),
-    "staged by transfers": Attack(((".pgetpy-x", FILE, ""),)),
-    "part of a transfer": Attack(((".members.pgetpy-part", FILE, ""),)),
-    "too deep": Attack((("d/" * 256 + "f", FILE, ""),), LimitExceededError),
-    "too long": Attack((("c" * 256, FILE, ""),), LimitExceededError),
-    "too long in all": Attack((("/".join(["c" * 200] * 21), FILE, ""),), LimitExceededError),
-    "target too long": Attack((("a", SYMLINK, "c" * 5000),), LimitExceededError),
-}  # fmt: skip
-
-
 def hostile(attack: Attack) -> bytes:
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w", format=tarfile.PAX_FORMAT) as archive:
@@ -625,10 +373,6 @@ def hostile(attack: Attack) -> bytes:
             add(name, kind, target, 5 if kind == FILE else 0)
         add("fine/after", FILE, "", 2000)
     return made.getvalue()
-
-
-def bare(found: dict[str, Node]) -> dict[str, Node]:
-    return {name: node._replace(mtime=0) for name, node in found.items()}
 
 
 @pytest.mark.parametrize(
@@ -853,27 +597,6 @@ def tricked(archive: bytearray, chance: random.Random) -> None:
     block[148:156] = b" " * 8
     block[148:156] = b"%06o\0 " % sum(block)
     archive[start : start + BLOCK] = block
-
-
-def damaged(archive: bytes | bytearray, chance: random.Random, *, blocks: int) -> bytes:
-    """Flip, cut, duplicate or swap something of it."""
-    found = bytearray(archive)
-    for _ in range(chance.choice([1, 1, 2, 5])):
-        at, to = (chance.randrange(len(found) // blocks + 1) * blocks for _ in range(2))
-        count = chance.choice([1, 1, 2, 10, 1000]) * blocks
-        what = chance.randrange(5)
-        if what == 0 and found:
-            found[chance.randrange(len(found))] ^= 1 << chance.randrange(8)
-        elif what == 1:
-            del found[at:]
-        elif what == 2:
-            del found[at : at + count]
-        elif what == 3:
-            found[to:to] = found[at : at + count]
-        else:
-            one, other = bytes(found[at : at + blocks]), bytes(found[to : to + blocks])
-            found[at : at + len(one)], found[to : to + len(other)] = other, one
-    return bytes(found)
 
 
 def mutated(compress: Callable[[bytes], bytes] | None, chance: random.Random) -> bytes:

@@ -16,7 +16,7 @@ from pgetpy.core.ranges import Span, Spans
 from pgetpy.core.roster import Limits, Roster
 from pgetpy.core.tar import TarReader
 from pgetpy.decoders import decoder_for
-from pgetpy.errors import ArchiveError, LimitExceededError
+from pgetpy.errors import ArchiveError, LimitExceededError, TruncatedArchiveError
 from pgetpy.extraction.base import Form, Restorable
 from pgetpy.extraction.folder import MemberFile, MemberFolder
 from pgetpy.extraction.layout import Layout
@@ -29,6 +29,8 @@ from pgetpy.sinks.base import Place
 # Enough to tell every format by.
 _TELLING = 512
 _FIRST = 1 << 20
+# A zip's mark is at its end; what stands before it may be a program that extracts it.
+_ZIP_SUFFIX = ".zip"
 
 
 class ArchiveSink:
@@ -77,6 +79,8 @@ class ArchiveSink:
         self._beginning = bytearray()
         self._marked = Spans()
         self._form: Form | None = None
+        # What is to be said if it turns out to be no zip after all.
+        self._doubt: ArchiveError | None = None
         self._lock = threading.Lock()
 
     @property
@@ -110,11 +114,11 @@ class ArchiveSink:
             ArchiveError: what was left makes no sense.
         """
         self.total = total
-        form = self._plain(recognise(self._layout.record(Span(0, _TELLING)), self._name))
+        form = self._plain(self._recognised(self._layout.record(Span(0, _TELLING))))
         if form is None:
             raise ArchiveError("its beginning is not known")
-        self.held = form.restore(held)
         self._form = form
+        self.held = form.restore(held)
         return self.held
 
     def place(self, pos: int) -> Place | None:
@@ -176,6 +180,9 @@ class ArchiveSink:
     def _judged(self) -> Iterator[None]:
         try:
             yield
+        except TruncatedArchiveError as error:
+            self.sound = False
+            raise self._doubt or error from None
         except ArchiveError:
             self.sound = False
             raise
@@ -193,13 +200,21 @@ class ArchiveSink:
 
     def _decide(self) -> None:
         beginning = bytes(self._beginning)
-        format_ = recognise(beginning, self._name)
+        format_ = self._recognised(beginning)
         if format_ is Format.UNKNOWN:
-            start = beginning[:40].decode("ascii", "backslashreplace")
-            raise ArchiveError(f"it is of no known format; it begins {start!r}")
-        form = self._plain(format_) or self._decoded(format_)
-        form.write(0, memoryview(beginning))
-        self._form = form
+            assert self._doubt is not None
+            raise self._doubt
+        # Should what follows fail, `close` finds it there.
+        self._form = self._plain(format_) or self._decoded(format_)
+        self._form.write(0, memoryview(beginning))
+
+    def _recognised(self, beginning: bytes) -> Format:
+        format_ = recognise(beginning, self._name)
+        if format_ is not Format.UNKNOWN:
+            return format_
+        start = beginning[:40].decode("ascii", "backslashreplace")
+        self._doubt = ArchiveError(f"it is of no known format; it begins {start!r}")
+        return Format.ZIP if self._name.lower().endswith(_ZIP_SUFFIX) else Format.UNKNOWN
 
     def _plain(self, format_: Format) -> Restorable | None:
         """What takes a format whose bytes go to members as they are, or nearly so."""

@@ -69,10 +69,10 @@ class Checker:
         if self._failure is not None:
             raise self._failure
 
-    def wait(self) -> None:
-        """Wait until all files have been checked. Raises as `raise_failure` does."""
+    def wait(self, left: int = 0) -> None:
+        """Wait until all files but `left` have been checked. Raises as `raise_failure` does."""
         with self._changed:
-            while (self._due or self._busy) and not (self._stopped or self._failure):
+            while len(self._due) + self._busy > left and not (self._stopped or self._failure):
                 self._changed.wait(_SLICE)
         self.raise_failure()
 

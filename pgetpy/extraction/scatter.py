@@ -101,6 +101,8 @@ class Scatter:
                     for gap in restored.held.missing(extent.start, extent.stop):
                         lost.add(gap.start, gap.stop)
             self._take_over(restored)
+        for file in self._open:
+            self._check_behind(file)
         for span in held:
             for part in lost.missing(span.start, min(span.stop, self._known)):
                 there.add(part.start, part.stop)
@@ -183,10 +185,11 @@ class Scatter:
             self._lock.release()
 
     def make_room(self) -> None:
-        """Wait until few files are open; nobody else may be writing."""
+        """Wait until few files are open; bytes come in order, and nobody else may be writing."""
         if len(self._open) >= _MOST_OPEN:
             if self._checker is not None:
-                self._checker.wait()
+                # The last may still be incomplete.
+                self._checker.wait(left=1)
             self.tidy(())
 
     def finish(self, total: int) -> None:
@@ -330,6 +333,7 @@ class Scatter:
             file = made
         if not at_once:
             self._add(file)
+            self._check_behind(file)
             return 0
         # Should this fail, `close` finds it there.
         self._open[file] = None
@@ -362,12 +366,16 @@ class Scatter:
     def _add(self, file: MemberFile) -> None:
         self._add_extents(file)
         self._open[file] = None
-        if not file.checked:
-            if self._checker is None:
-                assert self._layout is not None
-                sparing = not self._readable
-                self._checker = Checker(self._folder, self._layout.spool, sparing=sparing)
-            self._checker.submit(file)
+
+    def _check_behind(self, file: MemberFile) -> None:
+        """Have the content of `file` made and checked as its bytes land, if that is to be done."""
+        if file.checked:
+            return
+        if self._checker is None:
+            assert self._layout is not None
+            sparing = not self._readable
+            self._checker = Checker(self._folder, self._layout.spool, sparing=sparing)
+        self._checker.submit(file)
 
     def _add_extents(self, file: MemberFile) -> None:
         for extent in file.entry.member.extents:

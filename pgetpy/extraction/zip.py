@@ -59,6 +59,7 @@ class Zip:
         self._waiting = Waiting()
         self._marked = Spans()
         self._scatter: Scatter | None = None
+        self._failure: ArchiveError | None = None
         self._halted = False
         self._lock = threading.Lock()
         if total is None:
@@ -86,7 +87,11 @@ class Zip:
             for part, span in zip(parts, self._wanted, strict=True):
                 self._waiting.keep(span.start, memoryview(part))
             scatter = self._advance(parts)
-        there = scatter.restore(held)
+        try:
+            there = scatter.restore(held)
+        except BaseException:
+            scatter.close()
+            raise
         self._begin(scatter)
         return there
 
@@ -158,6 +163,8 @@ class Zip:
 
     def _take(self, pos: int, data: memoryview) -> None:
         """Take `data` while it is not known yet what the archive holds."""
+        if self._failure is not None:
+            raise self._failure
         self._waiting.keep(pos, data)
         scatter = None
         while scatter is None:
@@ -173,21 +180,31 @@ class Zip:
     def _advance(self, parts: Sequence[bytes]) -> Scatter | None:
         """Go on with the survey, which gets the bytes it wanted; at its end, say what takes all."""
         try:
-            self._want(self._survey.send(parts))
-        except StopIteration as end:
-            self._members_stop = max((found.stop for found in end.value), default=0)
-            admit = _admitting(end.value, self._roster)
-            return self._make_scatter(ZipReader(end.value), admit)
-        return None
+            try:
+                self._want(self._survey.send(parts))
+                return None
+            except StopIteration as end:
+                members: tuple[ZipMember, ...] = end.value
+            self._members_stop = max((found.stop for found in members), default=0)
+            admit = _admitting(members, self._roster)
+            return self._make_scatter(ZipReader(members), admit)
+        except ArchiveError as error:
+            # Others may still be bringing bytes.
+            self._failure = error
+            raise
 
     def _begin(self, scatter: Scatter) -> None:
         """Give `scatter` what has come before it was there, and all that is still to come."""
-        while (piece := self._waiting.take(_ENDLESS)) is not None:
-            pos, data = piece[0], memoryview(piece[1])
-            room = max(0, self._members_stop - pos)
-            if data[room:]:
-                scatter.keep(pos + room, data[room:])
-            scatter.write(pos, data[:room])
+        try:
+            while (piece := self._waiting.take(_ENDLESS)) is not None:
+                pos, data = piece[0], memoryview(piece[1])
+                room = max(0, self._members_stop - pos)
+                if data[room:]:
+                    scatter.keep(pos + room, data[room:])
+                scatter.write(pos, data[:room])
+        except BaseException:
+            scatter.close()
+            raise
         self._scatter = scatter
         self.window.only = ()
 

@@ -7,7 +7,6 @@ import struct
 import subprocess
 import zipfile
 import zlib
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -21,8 +20,8 @@ from pgetpy.core.zip import local_data_start, read_directory
 from pgetpy.core.zipends import END_SEARCH, Directory, find_directory
 from pgetpy.core.zipentries import DEFLATE, STORED, ZipMember
 from pgetpy.errors import ArchiveError, TruncatedArchiveError
+from tests.support.zips import NTFS, UNIX, Entry, by_zipfile, end, end64, field, made, parts, zipped
 
-UNIX, DOS, NTFS = 3 << 8 | 20, 20, 11 << 8 | 20
 U32 = 0xFFFFFFFF
 
 needs_zip = pytest.mark.judge("zip")
@@ -64,90 +63,9 @@ def content_of(data: bytes, zip_member: ZipMember) -> bytes:
     return content
 
 
-@dataclass(frozen=True)
-class Entry:
-    """Fields for `made`, which believes them all."""
-
-    name: bytes = b"name"
-    data: bytes = b"data"
-    host: int = DOS
-    external: int = 0
-    extra: bytes = b""
-    flags: int = 0
-    method: int = STORED
-    date: int = 40 << 9 | 5 << 5 | 6
-    time: int = 0
-    size: int | None = None
-    compressed_size: int | None = None
-    disk: int = 0
-    position: int | None = None
-    local_name: bytes | None = None
-    local_method: int | None = None
-    local_flags: int | None = None
-    local_size: int | None = None
-    local_extra: bytes = b""
-
-
-def field(tag: int, content: bytes) -> bytes:
-    return struct.pack("<HH", tag, len(content)) + content
-
-
-def end(
-    count: int, size: int, offset: int, comment: bytes = b"", disk: int = 0, here: int | None = None
-) -> bytes:
-    here = count if here is None else here
-    fields = (disk, disk, here, count, size, offset, len(comment))
-    return struct.pack("<4s4H2IH", b"PK\5\6", *fields) + comment
-
-
-def end64(position: int, count: int, size: int, offset: int, **other: int) -> bytes:
-    """The zip64 end record and its locator."""
-    needed = other.get("needed", 45)
-    more = bytes(other.get("more", 0))
-    fields = (44 + len(more), 45, needed, 0, 0, count, count, size, offset)
-    record = struct.pack("<4sQ2H2I4Q", b"PK\6\6", *fields) + more
-    disks = other.get("disks", 1)
-    return record + struct.pack("<4sIQI", b"PK\6\7", 0, other.get("stated", position), disks)
-
-
-def parts(*entries: Entry) -> tuple[bytes, bytes]:
-    """Return the members' bytes and the central directory."""
-    body = directory = b""
-    for e in entries:
-        position = len(body) if e.position is None else e.position
-        compressed = len(e.data) if e.compressed_size is None else e.compressed_size
-        size = len(e.data) if e.size is None else e.size
-        crc = zlib.crc32(e.data)
-        name = e.name if e.local_name is None else e.local_name
-        method = e.method if e.local_method is None else e.local_method
-        flags = e.flags if e.local_flags is None else e.local_flags
-        local_size = size if e.local_size is None else e.local_size
-        local = (20, flags, method, e.time, e.date, crc, compressed, local_size)
-        body += struct.pack("<4s5H3I2H", b"PK\3\4", *local, len(name), len(e.local_extra))
-        body += name + e.local_extra + e.data
-        central = (e.host, 20, e.flags, e.method, e.time, e.date, crc, compressed, size)
-        rest = (len(e.name), len(e.extra), 0, e.disk, 0, e.external, position)
-        directory += struct.pack("<4s6H3I5H2I", b"PK\1\2", *central, *rest) + e.name + e.extra
-    return body, directory
-
-
-def made(*entries: Entry, comment: bytes = b"") -> bytes:
-    body, directory = parts(*entries)
-    return body + directory + end(len(entries), len(directory), len(body), comment)
-
-
 def only(entry: Entry) -> ZipMember:
     (zip_member,) = members_of(made(entry))
     return zip_member
-
-
-def by_zipfile(files: dict[str, bytes], method: int = STORED, comment: bytes = b"") -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", method) as archive:
-        archive.comment = comment
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
 
 
 # ------------------------------------------------------------------------------ zipfile's judgement
@@ -238,14 +156,6 @@ def folder(tmp_path: Path) -> Path:
     for name in ("plain.txt", "sub/run", "sub"):
         os.utime(tree / name, (1_600_000_000, 1_600_000_001))
     return tree
-
-
-def zipped(folder: Path, *arguments: str, stream: bool = False) -> bytes:
-    """What `zip` makes of the folder, as a file or through a pipe."""
-    target = folder.parent / "made.zip"
-    command = ["zip", "-qr", *arguments, "-" if stream else str(target), "."]
-    done = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE)
-    return done.stdout if stream else target.read_bytes()
 
 
 def tree_of(folder: Path) -> dict[str, tuple[object, ...]]:
