@@ -3,5 +3,6 @@
     python -m scripts.bench --help
 
 `cases` says what is compared, `peers` how each program is called, `servers` what they download
-from, `measure` how one run is timed, `report` how the figures are shown.
+from, `archives` what they extract, `measure` how one run is timed, `report` how the figures are
+shown.
 """

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from scripts.bench import peers
+from scripts.bench.archives import Files, Recipe
 from scripts.bench.measure import Sample
 from scripts.bench.peers import Peer
 from scripts.bench.servers import Stage, nginx, origin
-from scripts.bench.work import TMPFS, ManyFiles, OneFile, StartUp
+from scripts.bench.work import TMPFS, ManyFiles, OneArchive, OneFile, StartUp
 from scripts.origin import Behaviour
 
 GIB = 1 << 30
@@ -52,7 +53,7 @@ class Case:
     times: int = 1
 
 
-def _each(work: OneFile | ManyFiles, *who: Peer) -> tuple[Entrant, ...]:
+def _each(work: OneFile | ManyFiles | OneArchive, *who: Peer) -> tuple[Entrant, ...]:
     return tuple(Entrant(peer, work.attempt) for peer in who)
 
 
@@ -63,6 +64,25 @@ _PACE = 20_000_000
 _MEMORY = 96_000_000
 _PACED = origin(Behaviour(pace=_PACE))
 _EIGHT = ("-c", "8", "--json")
+_EXTRACTING = peers.pgetpy("pgetpy -x", "-x")
+_TAR = Recipe("tar", Files(2, 750_000_000), Files(300, 333_000))
+_PLAIN_TAR = OneArchive(_TAR, nginx("plain"))
+
+
+def _extracted(quantity: str, against: str | None, limit: float) -> Goal:
+    return Goal(quantity, against, limit, _EXTRACTING.name)
+
+
+def _compressed(kind: str, title: str, *theirs: Peer) -> Case:
+    """Extract 1 GB of weights from a compressed tar."""
+    recipe = Recipe(kind, Files(2, 450_000_000), Files(100, 1_000_000))
+    return Case(
+        f"extract-{kind.removeprefix('tar.')}",
+        title,
+        _each(OneArchive(recipe, nginx("plain")), _EXTRACTING, *theirs),
+        tuple(_extracted("wall", peer.name, 1.0) for peer in theirs),
+    )
+
 
 CASES = (
     Case(
@@ -165,5 +185,61 @@ CASES = (
             peers.PGET_64,
         ),
         (Goal("rss", None, _MEMORY, "pgetpy -c 64"),),
+    ),
+    Case(
+        "extract",
+        "1.6 GB tar of two large files and 300 small ones, extracted",
+        (
+            *_each(_PLAIN_TAR, _EXTRACTING),
+            Entrant(peers.pgetpy("pgetpy, one file"), _PLAIN_TAR.attempt_one_file),
+            *_each(_PLAIN_TAR, peers.PGET_16M_X, peers.PGET_X, peers.CURL_TAR),
+        ),
+        (
+            _extracted("wall", "pget -m 16M -x", 0.8),
+            _extracted("wall", "pget -x", 0.4),
+            _extracted("wall", "curl | tar", 0.5),
+            _extracted("wall", "pgetpy, one file", 1.15),
+            _extracted("rss", None, _MEMORY),
+        ),
+    ),
+    Case(
+        "extract-paced",
+        "1.6 GB tar, each connection held to 20 MB/s, extracted",
+        _each(
+            OneArchive(_TAR, _PACED),
+            peers.pgetpy(_EXTRACTING.name, "-x", "--json"),
+            peers.PGET_X,
+            peers.PGET_16M_X,
+        ),
+        (_extracted("wall", "pget -x", 0.15),),
+    ),
+    Case(
+        "extract-small",
+        "Tar of 50,000 files of 4 kB, extracted",
+        _each(
+            OneArchive(Recipe("tar", small=Files(50_000, 4_000)), nginx("plain"), keep=True),
+            _EXTRACTING,
+            peers.CURL_TAR,
+        ),
+        (_extracted("wall", "curl | tar", 1.3),),
+    ),
+    _compressed("tar.zst", "tar.zst of 1 GB of weights, extracted", peers.CURL_ZSTD_TAR),
+    # Whichever of these is installed, the fastest is among them.
+    _compressed(
+        "tar.gz",
+        "tar.gz of 1 GB of weights, extracted",
+        peers.CURL_IGZIP_TAR,
+        peers.CURL_PIGZ_TAR,
+        peers.CURL_GZIP_TAR,
+    ),
+    _compressed("tar.lz4", "tar.lz4 of 1 GB of weights, extracted", peers.CURL_LZ4_TAR),
+    Case(
+        "extract-zip",
+        "zip of 1 GB of weights, half stored and half deflated, extracted",
+        _each(
+            OneArchive(Recipe("zip", Files(8, 125_000_000)), nginx("plain")),
+            _EXTRACTING,
+            peers.CURL_UNZIP,
+        ),
     ),
 )

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scripts.bench.measure import Command
@@ -28,7 +29,10 @@ hf_transfer.download(sys.argv[1], sys.argv[2], max_files=int(sys.argv[3]), chunk
 
 @dataclass(frozen=True)
 class Fetch:
-    """One file to get, and the authorities to trust (None for plain HTTP)."""
+    """One file to get, and the authorities to trust (None for plain HTTP).
+
+    `dest` is a folder that is not there yet for peers that extract what they get.
+    """
 
     url: str
     dest: Path
@@ -135,15 +139,49 @@ def _aria2_batch(batch: Batch) -> list[str]:
     return [*_ARIA2, "-x16", "-j16", "-i", str(listed)]
 
 
-def _curl_fetch(fetch: Fetch) -> list[str]:
+def _curl_get(fetch: Fetch) -> list[str]:
     trust = ["--cacert", str(fetch.cafile)] if fetch.cafile else []
-    return ["-q", "-sSf", *trust, "-o", str(fetch.dest), fetch.url]
+    return ["-q", "-sSf", *trust, fetch.url]
+
+
+def _curl_fetch(fetch: Fetch) -> list[str]:
+    return [*_curl_get(fetch), "-o", str(fetch.dest)]
 
 
 def _curl_batch(batch: Batch) -> list[str]:
     listed = batch.scratch / "list"
     listed.write_text("".join(f'url = "{f.url}"\noutput = "{f.dest}"\n' for f in batch.files))
     return ["-q", "-sSf", "--parallel", "-K", str(listed)]
+
+
+def _shell_if(*programs: str) -> Callable[[], list[str] | None]:
+    """A shell, where all of `programs` are installed."""
+    return lambda: ["sh", "-c"] if all(map(shutil.which, programs)) else None
+
+
+def _curl_to_tar(*decompressor: str) -> Peer:
+    """curl piped to tar, through a decompressor or not; the version is that of what unpacks.
+
+    A pipe of three programs is faster than tar's -I, which hands the archive on through a process
+    of its own. Owners are not restored, as they are for root alone.
+    """
+
+    def fetch(what: Fetch) -> list[str]:
+        dest = shlex.quote(str(what.dest))
+        steps = [shlex.join(["curl", *_curl_get(what)])]
+        steps += [shlex.join(decompressor)] if decompressor else []
+        steps += [f"tar -x --no-same-owner -C {dest}"]
+        return [f"mkdir {dest} && {' | '.join(steps)}"]
+
+    programs = ("curl", *decompressor[:1], "tar")
+    unpacks = (*decompressor, "tar")[0]
+    return Peer(" | ".join(programs), _shell_if(*programs), (f"{unpacks} --version",), fetch)
+
+
+def _curl_then_unzip(fetch: Fetch) -> list[str]:
+    archive = replace(fetch, dest=fetch.dest.with_suffix(".zip"))
+    get = shlex.join(["curl", *_curl_fetch(archive)])
+    return [f"{get} && {shlex.join(['unzip', '-q', str(archive.dest), '-d', str(fetch.dest)])}"]
 
 
 def _hf_transfer_fetch(files: int) -> Callable[[Fetch], list[str]]:
@@ -164,7 +202,16 @@ def pgetpy(name: str = OURS, *options: str) -> Peer:
 PGET = Peer("pget", _PGET, ("version",), _pget_fetch(), _pget_batch)
 PGET_16M = Peer("pget -m 16M", _PGET, ("version",), _pget_fetch("-m", "16M"))
 PGET_64 = Peer("pget -c 64 -m 16M", _PGET, ("version",), _pget_fetch("-c", "64", "-m", "16M"))
+PGET_X = Peer("pget -x", _PGET, ("version",), _pget_fetch("-x"))
+PGET_16M_X = Peer("pget -m 16M -x", _PGET, ("version",), _pget_fetch("-m", "16M", "-x"))
 ARIA2 = Peer("aria2c -x16", _on_path("aria2c"), _VERSION, _aria2_fetch, _aria2_batch)
 CURL = Peer("curl", _on_path("curl"), _VERSION, _curl_fetch, _curl_batch)
+CURL_TAR = _curl_to_tar()
+CURL_ZSTD_TAR = _curl_to_tar("zstd", "-dcq")
+CURL_LZ4_TAR = _curl_to_tar("lz4", "-dcq")
+CURL_IGZIP_TAR = _curl_to_tar("igzip", "-dc")
+CURL_PIGZ_TAR = _curl_to_tar("pigz", "-dc")
+CURL_GZIP_TAR = _curl_to_tar("gzip", "-dc")
+CURL_UNZIP = Peer("curl && unzip", _shell_if("curl", "unzip"), ("unzip -v",), _curl_then_unzip)
 HF_TRANSFER = Peer("hf_transfer", _hf_transfer, _HF_PROBE, _hf_transfer_fetch(8))
 PYTHON = Peer("python -c pass", lambda: [sys.executable], _VERSION)

@@ -17,7 +17,7 @@ from scripts.bench.peers import OURS
 
 Result = Mapping[str, Any]
 _UNITS = {"wall": "wall", "cpu": "CPU", "rss": "peak memory"}
-_PICTURED = ("big-plain", "big-tls", "paced", "many")
+_PICTURED = ("big-plain", "big-tls", "paced", "many", "extract")
 
 
 def as_result(case: Case, series: Sequence[Series], rounds: int, scale: float, when: str) -> Result:
@@ -89,7 +89,8 @@ def megabytes(value: float) -> str:
 def _markdown_table(rows: Sequence[Sequence[str]]) -> str:
     header, *body = rows
     lines = [header, ["---"] * len(header), *body]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    escaped = ([cell.replace("|", r"\|") for cell in line] for line in lines)
+    return "\n".join("| " + " | ".join(line) + " |" for line in escaped)
 
 
 # ------------------------------------------------------------------------------------- goals
@@ -140,7 +141,8 @@ def page(results: Mapping[str, Result], machine: Mapping[str, str]) -> str:
         "Whole processes, started one after the other in alternating rounds (A B C A B C) after a "
         "trial round that is not timed and in which every byte is compared by sha256. Wall is from "
         "start to exit; CPU is user and system time of the program alone; peak memory is the "
-        "kernel's `ru_maxrss`. Medians, with the fastest and slowest run beside them; the ratio "
+        "kernel's `ru_maxrss`. Of several programs in a pipe, CPU is the sum and peak memory that "
+        "of the largest. Medians, with the fastest and slowest run beside them; the ratio "
         "is to the first line of each table. Files are deleted and the disk is synced between "
         "runs, outside the time. No program is asked to fsync. `make bench` makes this page.",
         "![Wall time of pgetpy and its peers](bench.svg)",
@@ -195,13 +197,13 @@ def _chart(title: str, timed: Sequence[Result], top: int) -> tuple[list[str], in
     """Return one case's elements and their height; ratios are to pgetpy, where it has a time."""
     medians = [(one["name"], statistics.median(one["wall"])) for one in timed]
     longest = max(wall for _, wall in medians)
-    ours = dict(medians).get(OURS)
+    ours = next((wall for name, wall in medians if _is_ours(name)), None)
     drawn = [f'<text class="title" x="0" y="{top + 14}">{escape(title)}</text>']
     for number, (name, wall) in enumerate(medians):
         y = top + 26 + number * _ROW
-        kind = "ours" if name == OURS else "theirs"
+        kind = "ours" if _is_ours(name) else "theirs"
         width = max(2.0, _BARS * wall / longest)
-        ratio = f"  ({wall / ours:.1f}\u00d7)" if ours and name != OURS else ""
+        ratio = f"  ({wall / ours:.1f}\u00d7)" if ours and kind == "theirs" else ""
         label = seconds(wall) + ratio
         drawn += [
             f'<text class="name-{kind}" x="{_LABELS - 10}" y="{y + 13}" text-anchor="end">'
@@ -212,3 +214,7 @@ def _chart(title: str, timed: Sequence[Result], top: int) -> tuple[list[str], in
             f"{escape(label)}</text>",
         ]
     return drawn, 26 + len(medians) * _ROW
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith(OURS)

@@ -1,4 +1,4 @@
-"""What is downloaded and where from: weights made once, nginx, the paced origin."""
+"""What is downloaded and where from: weights and archives made once, nginx, the paced origin."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import trustme
 
+from scripts.bench.archives import Recipe, sha256_of, write_archive
 from scripts.bench.measure import RunFailedError
 from scripts.origin import Behaviour, Origin, write_weights
 
@@ -63,6 +64,20 @@ class Weights:
 
 
 @dataclass(frozen=True)
+class Archive:
+    """An archive that the servers serve: its file, and the tree that extracting it leaves.
+
+    Attributes:
+        sizes: of the tree's files, by name.
+        tree: their digest, as `tree_digest` has it.
+    """
+
+    file: Weights
+    sizes: Mapping[str, int]
+    tree: str
+
+
+@dataclass(frozen=True)
 class Address:
     """A server's base URL, and the authorities that vouch for it (None for plain HTTP)."""
 
@@ -85,15 +100,26 @@ class Library:
     def one(self, size: int) -> Weights:
         """Return one file of `size` bytes, read once so that it lies in the page cache."""
         [made] = self._made([(f"{size}.safetensors", size)])
-        with (self.folder / made.name).open("rb", buffering=0) as file:
-            while file.read(1 << 20):
-                pass
+        _read(self.folder / made.name)
         return made
 
     def many(self, count: int, size: int) -> list[Weights]:
         """Return `count` files of `size` bytes each, all different."""
         (self.folder / f"many-{size}").mkdir(exist_ok=True)
         return self._made([(f"many-{size}/{number:05}.bin", size) for number in range(count)])
+
+    def archive(self, recipe: Recipe) -> Archive:
+        """Return the archive of `recipe`, read once so that it lies in the page cache."""
+        path = self.folder / recipe.name
+        tree_of = f"tree of {recipe.name}"
+        if tree_of not in self._digests or not path.exists():
+            self._digests[tree_of] = write_archive(path, recipe)
+            self._digests[recipe.name] = sha256_of(path)
+            self._save()
+        _read(path)
+        file = Weights(recipe.name, path.stat().st_size, self._digests[recipe.name])
+        sizes = {member.name: member.size for member in recipe.members()}
+        return Archive(file, sizes, self._digests[tree_of])
 
     def _made(self, wanted: list[tuple[str, int]]) -> list[Weights]:
         known = len(self._digests)
@@ -103,8 +129,17 @@ class Library:
                 self._digests[name] = write_weights(path, size, seed)
                 known = -1
         if known != len(self._digests):
-            self._digests_at.write_text(json.dumps(self._digests))
+            self._save()
         return [Weights(name, size, self._digests[name]) for name, size in wanted]
+
+    def _save(self) -> None:
+        self._digests_at.write_text(json.dumps(self._digests))
+
+
+def _read(path: Path) -> None:
+    with path.open("rb", buffering=0) as file:
+        while file.read(1 << 20):
+            pass
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
+import os
 import shutil
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts.bench.archives import Recipe, sha256_of, tree_digest
 from scripts.bench.measure import (
     Command,
     Outcome,
@@ -20,7 +22,7 @@ from scripts.bench.measure import (
     warm_memory,
 )
 from scripts.bench.peers import Batch, Fetch, Peer
-from scripts.bench.servers import Address, Site, Stage, Weights
+from scripts.bench.servers import Address, Archive, Site, Stage, Weights
 
 MIB = 1 << 20
 DISK = Path(".bench/runs").absolute()
@@ -41,13 +43,37 @@ class OneFile:
     def attempt(self, stage: Stage, peer: Peer, thorough: bool) -> tuple[Sample, str]:
         file = stage.library.one(stage.scaled(self.size))
         with self.site(stage) as address, scratch_folder(self.place) as folder:
-            _require_room(folder, file.size)
-            dest = folder / file.name
-            work = Fetch(f"{address.base}/{file.name}", dest, address.cafile)
-            warm_memory(file.size + _CACHES)
+            return _get_file(file, address, folder, peer, thorough)
+
+
+@dataclass(frozen=True)
+class OneArchive:
+    """Get one archive from `site` and leave what is in it in a fresh folder.
+
+    `keep` is for archives of many files; `scratch_folder` has the reason.
+    """
+
+    recipe: Recipe
+    site: Site
+    keep: bool = False
+
+    def attempt(self, stage: Stage, peer: Peer, thorough: bool) -> tuple[Sample, str]:
+        archive = stage.library.archive(self.recipe.scaled(stage.scaled))
+        with self.site(stage) as address, scratch_folder(DISK, keep=self.keep) as folder:
+            # Some peers keep the archive beside the tree.
+            room = archive.file.size + sum(archive.sizes.values())
+            _require_room(folder, room)
+            work = Fetch(f"{address.base}/{archive.file.name}", folder / "tree", address.cafile)
+            warm_memory(room + _CACHES)
             outcome = _succeeded(run(peer.command(work), folder, _LIMIT_S))
-            _verify(dest, file, thorough)
+            _verify_tree(work.dest, archive, thorough)
             return outcome.sample, _connections(outcome.stdout)
+
+    def attempt_one_file(self, stage: Stage, peer: Peer, thorough: bool) -> tuple[Sample, str]:
+        """Get the archive as it is."""
+        archive = stage.library.archive(self.recipe.scaled(stage.scaled))
+        with self.site(stage) as address, scratch_folder(DISK) as folder:
+            return _get_file(archive.file, address, folder, peer, thorough)
 
 
 @dataclass(frozen=True)
@@ -83,6 +109,18 @@ class StartUp:
             return _succeeded(run(command, folder, _LIMIT_S)).sample, ""
 
 
+def _get_file(
+    file: Weights, address: Address, folder: Path, peer: Peer, thorough: bool
+) -> tuple[Sample, str]:
+    _require_room(folder, file.size)
+    dest = folder / file.name
+    work = Fetch(f"{address.base}/{file.name}", dest, address.cafile)
+    warm_memory(file.size + _CACHES)
+    outcome = _succeeded(run(peer.command(work), folder, _LIMIT_S))
+    _verify(dest, file, thorough)
+    return outcome.sample, _connections(outcome.stdout)
+
+
 def _batch(files: Sequence[Weights], address: Address, folder: Path) -> Batch:
     dests = folder / "files"
     dests.mkdir()
@@ -108,16 +146,28 @@ def _verify(dest: Path, file: Weights, thorough: bool) -> None:
     size = dest.stat().st_size if dest.exists() else 0
     if size != file.size:
         raise RunFailedError(f"left {size} bytes of {file.size}")
-    if thorough and _sha256(dest) != file.sha256:
+    if thorough and sha256_of(dest) != file.sha256:
         raise RunFailedError("left wrong bytes and reported success")
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while block := file.read(MIB):
-            digest.update(block)
-    return digest.hexdigest()
+def _verify_tree(folder: Path, archive: Archive, thorough: bool) -> None:
+    found = _sizes_under(folder)
+    wrong = {name for name, _ in found.items() ^ archive.sizes.items()}
+    if wrong:
+        raise RunFailedError(f"left {len(wrong)} files wrong, one of them {min(wrong)}")
+    if thorough and tree_digest({n: sha256_of(folder / n) for n in found}) != archive.tree:
+        raise RunFailedError("left wrong bytes and reported success")
+
+
+def _sizes_under(folder: Path) -> dict[str, int]:
+    """Return all that is not a folder, by name; only a regular file has a size of its own."""
+    sizes = {}
+    for parent, _, names in os.walk(folder):
+        for path in (Path(parent, name) for name in names):
+            status = path.lstat()
+            size = status.st_size if stat.S_ISREG(status.st_mode) else -1
+            sizes[path.relative_to(folder).as_posix()] = size
+    return sizes
 
 
 def _connections(stdout: str) -> str:
