@@ -52,7 +52,12 @@ ATTACKS = {
     "hard link up": Attack((("hard", HARDLINK, "../secret"),)),
     "hard link to the root": Attack((("hard", HARDLINK, "/etc/passwd"),)),
     "hard link to nothing": Attack((("hard", HARDLINK, "missing"),)),
-    "hard link to a symlink": Attack((("link", SYMLINK, "f"), ("hard", HARDLINK, "link"))),
+    "hard link to a symlink that leads out from there": Attack(
+        (("d/link", SYMLINK, "../f"), ("hard", HARDLINK, "d/link"))
+    ),
+    "hard link to a symlink through one": Attack(
+        (("d/link", SYMLINK, "a/b"), ("a", SYMLINK, "."), ("hard", HARDLINK, "d/link"))
+    ),
     "hard link to a folder": Attack((("d", FOLDER, ""), ("hard", HARDLINK, "d"))),
     "hard link through a link": Attack(
         (("d/f", FILE, ""), ("link", SYMLINK, "d"), ("hard", HARDLINK, "link/f"))

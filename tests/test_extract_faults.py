@@ -5,6 +5,7 @@ right or there is one clear error, nothing is written elsewhere, and nothing is 
 from __future__ import annotations
 
 import bz2
+import errno
 import io
 import json
 import os
@@ -33,6 +34,7 @@ from .children import (
     PAGE,
     after,
     asked_since,
+    in_namespace,
     journal_of,
     killed_when,
     last_line,
@@ -261,6 +263,19 @@ os.{call} = dying
 """)
 
 
+def dying_at(call: str, name: str) -> tuple[str, ...]:
+    """The command line, which is killed as it calls `os.<call>` of `name`, in whatever folder."""
+    return after(f"""
+import os, signal
+real = os.{call}
+def dying(path, *args, **named):
+    if path == {name!r}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(path, *args, **named)
+os.{call} = dying
+""")
+
+
 def check_death(server: Server, home: Path, call: str, nth: int, place: str) -> bool:
     """Have a run die at a call and the next finish it; False where there are fewer calls."""
     out = home / "out"
@@ -327,6 +342,177 @@ os.unlink = dying
     assert tree(out) == expected()
     assert names_in(tmp_path) == ["out"]
     assert server.sent("/w.tar") < 2 * MIB
+
+
+def looks(out: Path) -> dict[str, tuple[int, int]]:
+    """Permissions and times of the folders in `out`, itself included: 0 for a time of today."""
+    found = {}
+    for path in (out, *out.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            status = path.stat()
+            old = status.st_mtime < MTIME + 1
+            found[str(path.relative_to(out))] = (
+                status.st_mode & 0o7777,
+                int(status.st_mtime) if old else 0,
+            )
+    return found
+
+
+FOLDERS = [
+    folder_member("./", 0o750),
+    folder_member("stated", 0o711),
+    file("stated/1", b"1"),
+    folder_member("stated/inner", 0o555),
+    file("stated/inner/2", b"2"),
+    file("implied/3", b"3"),
+    file("shut/4", b"4"),
+    folder_member("shut/inner", 0o700),
+    file("shut/inner/5", b"5"),
+]
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        *[("rename", name) for name in "12345"],
+        ("rmdir", "stated"),
+        ("rmdir", "inner"),
+        ("rmdir", "implied"),
+        ("rmdir", "shut"),
+    ],
+)
+def test_folders_look_the_same_after_a_kill_as_without_one(
+    server: Server, call: str, name: str
+) -> None:
+    with folder_of_nobody() as home:
+        url = serve(server, data=packed(FOLDERS))
+        found = []
+        for out in (home / "killed", home / "whole"):
+            for folder, mode in [
+                ("stated/inner", 0o777),
+                ("implied", 0o700),
+                ("shut/inner", 0o500),
+            ]:
+                (out / folder).mkdir(parents=True)
+                (out / folder).chmod(mode)
+            (out / "shut").chmod(0o555)
+            for path in (*out.rglob("*"), out):
+                if os.geteuid() == 0:
+                    os.chown(path, home.stat().st_uid, home.stat().st_gid)
+                os.utime(path, (1, 1))
+            options = ("-x", "-f", url, out)
+            if out.name == "killed":
+                first = run(*options, program=dying_at(call, name), unprivileged=True)
+                assert first.code == -signal.SIGKILL, first.err
+            ended = run(*options, unprivileged=True)
+            assert ended.code == 0, ended.err
+            assert tree(out) == tree_of(FOLDERS)
+            found.append(looks(out))
+        assert found[0] == found[1]
+        assert found[1] == {
+            ".": (0o750, MTIME),
+            "stated": (0o711, MTIME),
+            "stated/inner": (0o555, MTIME),
+            "implied": (0o700, 0),
+            "shut": (0o555, 0),
+            "shut/inner": (0o700, MTIME),
+        }
+
+
+def test_a_folder_of_another_keeps_its_looks(server: Server) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("there is no other here")
+    url = serve(server, data=packed(FOLDERS))
+    with folder_of_nobody() as home:
+        out = home / "out"
+        out.mkdir()
+        os.chown(out, 0, 0)
+        out.chmod(0o777)
+        ended = run("-x", url, out, unprivileged=True)
+        assert ended.code == 0, ended.err
+        assert tree(out) == tree_of(FOLDERS)
+        assert looks(out)["."] == (0o777, 0)
+        assert looks(out)["stated"] == (0o711, MTIME)
+
+
+@pytest.mark.parametrize("compress", [bytes, zstandard.compress], ids=["tar", "tar.zst"])
+def test_a_run_that_fails_while_it_moves_the_members_is_finished_by_the_next(
+    server: Server, tmp_path: Path, compress: Callable[[bytes], bytes]
+) -> None:
+    out = tmp_path / "out"
+    (out / "model").mkdir(parents=True)
+    url = serve(server, data=compress(archive_of()))
+    order = """
+import errno, os
+real = os.rename
+def failing(path, *args, **named):
+    if path == "same":
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    return real(path, *args, **named)
+os.rename = failing
+"""
+    first = run("-x", "-f", url, out, program=after(order))
+    assert first.code == 1
+    assert "input/output error" in last_line(first)
+    server.requests.clear()
+    ended = run("-x", url, out)
+    assert ended.code == 0, ended.err
+    assert tree(out) == expected()
+    # The server is asked what it has, not for all of it.
+    assert server.sent("/w.tar") < 2 * MIB
+
+
+@pytest.mark.parametrize(("place", "nth"), [("new", 1), ("full", 1), ("full", 3)])
+def test_members_that_were_being_moved_when_they_were_deleted_are_fetched_again(
+    server: Server, tmp_path: Path, place: str, nth: int
+) -> None:
+    out = tmp_path / "out"
+    if place == "full":
+        (out / "model").mkdir(parents=True)
+    url = serve(server)
+    first = run("-x", "-f", url, out, program=dying("rename", nth))
+    assert first.code == -signal.SIGKILL, first.err
+    anchor = out if place == "new" else out / "members"
+    assert parse_journal(journal_of(anchor).read_bytes()).moving
+    shutil.rmtree(part_of(anchor))
+    ended = run("-x", url, out)
+    assert ended.code == 0, ended.err
+    assert tree(out) == expected()
+    assert names_in(tmp_path) == ["out"]
+
+
+def test_members_that_were_being_moved_when_they_were_deleted_need_force_for_another_archive(
+    server: Server, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    (out / "model").mkdir(parents=True)
+    first = run("-x", "-f", serve(server), out, program=dying("rename", 3))
+    assert first.code == -signal.SIGKILL, first.err
+    shutil.rmtree(part_of(out / "members"))
+    other = serve(server, data=packed([file("a", b"a")]), path="/other.tar")
+    ended = run("-x", other, out)
+    assert ended.code == 1
+    assert "already exists and is not empty" in last_line(ended)
+    assert not (out / "a").exists()
+
+
+def test_a_run_that_cannot_finish_what_it_does_anew_leaves_nothing_half_to_be_moved(
+    server: Server, tmp_path: Path
+) -> None:
+    """What is fetched again after a deletion is not there yet when that run is killed in turn."""
+    out = tmp_path / "out"
+    (out / "model").mkdir(parents=True)
+    url = serve(server)
+    first = run("-x", "-f", url, out, program=dying("rename", 3))
+    assert first.code == -signal.SIGKILL, first.err
+    shutil.rmtree(part_of(out / "members"))
+    serve(server, SLOW)
+    with Run("-x", "-f", url, out) as running:
+        killed_when(running, part_of(out / "members").exists)
+    serve(server)
+    ended = run("-x", "-f", url, out)
+    assert ended.code == 0, ended.err
+    assert tree(out) == expected()
 
 
 def test_members_that_were_being_moved_are_not_mixed_with_those_of_another_version(
@@ -641,6 +827,123 @@ def test_a_folder_in_one_that_may_not_be_written_will_do(server: Server) -> None
         assert result_of(ended)["resumed"] > MIB
         assert tree(out) == expected()
         assert names_in(home) == ["out"]
+
+
+# ------------------------------------------------------------------- what cannot be moved
+
+
+@pytest.mark.parametrize("compress", [bytes, zstandard.compress], ids=["tar", "tar.zst"])
+@pytest.mark.parametrize(
+    ("mount", "at"),
+    [
+        ("mount --bind {elsewhere} {out}/model", "model"),
+        ("mount -t tmpfs tmpfs {out}/model", "model"),
+        # Nothing is amiss in the folder above it.
+        ("mount --bind {elsewhere} {out}/small/7", "small/7"),
+        ("mount --bind {elsewhere} '{out}/model/a folder'", "model/a folder"),
+        ("mount --bind {elsewhere} {out}/model && mount -o remount,bind,ro {out}/model", "model"),
+    ],
+    ids=["bound", "volume", "file", "odd name", "read-only"],
+)
+def test_a_mount_point_in_the_way_is_seen_before_anything_is_moved(
+    server: Server, tmp_path: Path, mount: str, at: str, compress: Callable[[bytes], bytes]
+) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    (out / "model").mkdir(parents=True)
+    (out / "small").mkdir()
+    members = [*weights(), file("model/a folder/file", b"1"), file("model/a folder/in/it", b"2")]
+    if at == "small/7":
+        (out / at).write_bytes(b"old")
+        elsewhere.write_bytes(b"old")
+    else:
+        elsewhere.mkdir()
+        (out / at).mkdir(exist_ok=True)
+    before = tree(out)
+    url = serve(server, data=compress(packed(members)))
+    order = mount.format(elsewhere=elsewhere, out=out)
+    for _ in range(2):
+        ended = run("-x", "-f", url, out, program=in_namespace(order))
+        assert ended.code == 1
+        assert f"destination {out / at} is a volume of its own" in last_line(ended)
+        left = {name: what for name, what in tree(out).items() if "pgetpy" not in name}
+        assert left == before
+        assert elsewhere.is_file() or not any(elsewhere.iterdir())
+    ended = run("-x", "-f", url, out)
+    assert ended.code == 0, ended.err
+    assert tree(out) == tree_of(members)
+
+
+def test_a_mount_point_into_which_nothing_goes_is_not_in_the_way(
+    server: Server, tmp_path: Path
+) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    (out / "cache" / "below").mkdir(parents=True)
+    elsewhere.mkdir()
+    members = [*weights(), folder_member("cache"), folder_member("model/cache")]
+    order = f"mount --bind {elsewhere} {out}/cache && mount -o remount,bind,ro {out}/cache"
+    url = serve(server, data=packed(members))
+    ended = run("-x", "-f", url, out, program=in_namespace(order))
+    assert ended.code == 0, ended.err
+    assert tree(out) == {**tree_of(members), "cache/below": None}
+
+
+@pytest.mark.parametrize("at", ["model", "model/deeper", "model/config.json"])
+def test_what_may_not_be_written_is_seen_before_anything_is_moved(server: Server, at: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("there is no other here")
+    members = [*weights(), file("model/deeper/still", b"1")]
+    url = serve(server, data=packed(members))
+    with folder_of_nobody() as home:
+        out = home / "out"
+        (out / "model" / "deeper").mkdir(parents=True)
+        (out / "model" / "config.json").write_bytes(b"old")
+        for path in (out, *out.rglob("*")):
+            os.chown(path, home.stat().st_uid, home.stat().st_gid)
+        if at.endswith(".json"):
+            # Who may write in the folder may not take from it what belongs to others.
+            os.chown(out / "model", 0, 0)
+            (out / "model").chmod(0o1777)
+        os.chown(out / at, 0, 0)
+        before = tree(out)
+        ended = run("-x", "-f", url, out, unprivileged=True)
+        assert ended.code == 1
+        assert f"destination {out / at} " in last_line(ended)
+        left = {name: what for name, what in tree(out).items() if "pgetpy" not in name}
+        assert left == before
+        os.chown(out / at, home.stat().st_uid, home.stat().st_gid)
+        ended = run("-x", "-f", url, out, unprivileged=True)
+        assert ended.code == 0, ended.err
+        assert tree(out) == tree_of(members)
+
+
+# ------------------------------------------------------------------- what cannot be made
+
+
+@pytest.mark.parametrize("compress", [bytes, zstandard.compress], ids=["tar", "tar.zst"])
+@pytest.mark.parametrize("size", [3 * MIB, 400_000], ids=["large", "small"])
+def test_a_member_that_is_too_large_for_the_disk_is_named(
+    server: Server, tmp_path: Path, size: int, compress: Callable[[bytes], bytes]
+) -> None:
+    data = packed([file("fine", b"1"), file("model/much", body(size))])
+    url = serve(server, data=compress(data))
+    ended = run("-x", url, tmp_path / "out", file_size=300_000)
+    assert ended.code == 1
+    assert "destination model/much (a member of the archive)" in last_line(ended)
+    assert "file too large" in last_line(ended)
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE])
+def test_a_member_whose_path_is_too_long_is_named(
+    server: Server, tmp_path: Path, kind: bytes
+) -> None:
+    name = "/".join(["d" * 200] * 20)
+    rest = {tarfile.REGTYPE: b"1", tarfile.SYMTYPE: "x"}.get(kind)
+    url = serve(server, data=packed([file("fine", b"1"), (name, kind, 0o755, rest)]))
+    with pytest.raises(DestinationError, match="file name too long") as caught:
+        extract(url, tmp_path / "out")
+    assert caught.value.dest == name
+    assert caught.value.errno == errno.ENAMETOOLONG
+    assert not (tmp_path / "out").exists()
 
 
 # ------------------------------------------------------------------- what nobody may write

@@ -305,6 +305,71 @@ def test_what_is_replaced_while_it_arrives_still_counts_for_the_checksum(shelf: 
     assert_judged_equal(shelf, made.getvalue(), chunk_size=300_000, concurrency=8, checksum=True)
 
 
+# ---------------------------------------------------------------------------- links and folders
+
+
+def packed_as(*members: tuple[str, bytes, dict[str, Any]]) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for name, kind, fields in members:
+            info = tarfile.TarInfo(name)
+            info.type, info.mtime = kind, THEN
+            for field, value in fields.items():
+                setattr(info, field, value)
+            archive.addfile(info)
+    return made.getvalue()
+
+
+@GNU_TAR
+def test_hard_links_to_symbolic_links_are_made_as_gnu_tar_does(shelf: Server) -> None:
+    archive = packed_as(
+        ("d/link", tarfile.SYMTYPE, {"linkname": "../file"}),
+        ("e/same", tarfile.LNKTYPE, {"linkname": "d/link"}),
+        ("e/f/third", tarfile.LNKTYPE, {"linkname": "e/same"}),
+        ("plain", tarfile.SYMTYPE, {"linkname": "file"}),
+        ("also", tarfile.LNKTYPE, {"linkname": "plain"}),
+        ("file", tarfile.REGTYPE, {}),
+        ("plain", tarfile.SYMTYPE, {"linkname": "d"}),
+    )
+    assert_judged_equal(shelf, archive)
+
+
+@GNU_TAR
+@pytest.mark.parametrize("top", [True, False], ids=["top stated", "top not stated"])
+@pytest.mark.parametrize("mode", [0o700, 0o777, 0o2775, 0o1777])
+def test_folders_that_were_there_look_afterwards_as_with_gnu_tar(
+    shelf: Server, tmp_path: Path, mode: int, top: bool
+) -> None:
+    """Their permissions and times, where the archive states them and where it does not."""
+    archive = packed_as(
+        *([("./", tarfile.DIRTYPE, {"mode": 0o750})] if top else []),
+        ("stated", tarfile.DIRTYPE, {"mode": 0o711}),
+        ("stated/file", tarfile.REGTYPE, {}),
+        ("implied/file", tarfile.REGTYPE, {}),
+        ("implied/below/file", tarfile.REGTYPE, {}),
+        ("untouched/below/file", tarfile.REGTYPE, {}),
+        ("new", tarfile.DIRTYPE, {"mode": 0o755}),
+    )
+    (tmp_path / "archive").write_bytes(archive)
+    found = {}
+    for name in ("ours", "theirs"):
+        home = tmp_path / name
+        for folder in ("stated", "implied/below", "untouched/below", "."):
+            (home / folder).mkdir(parents=True, exist_ok=True)
+        for folder in (*home.rglob("*"), home):
+            folder.chmod(mode)
+            os.utime(folder, (1, 1))
+        since = time.time_ns() - SECOND
+        if name == "ours":
+            url = shelf.add("/folders.tar", Resource(archive))
+            pgetpy.extract(url, home, force=True, settings=impatient())
+        else:
+            judge = ["tar", "--no-same-owner", "--no-same-permissions", "-xf"]
+            _judge([*judge, str(tmp_path / "archive"), "-C", str(home)])
+        found[name] = tree(home, since)
+    assert found["ours"] == found["theirs"]
+
+
 # ---------------------------------------------------------------------------- CPython's archive
 
 

@@ -174,15 +174,22 @@ ranges = st.sampled_from([4096, 50_000, 10**9])
 
 
 def standing(drawn: list[Drawn]) -> Iterator[Drawn]:
-    """Those that can be made in this order: hard links lead to files that stand."""
-    files: set[Parts] = set()
+    """Those that can be made in this order: hard links lead to files and symbolic links that stand,
+    and those to symbolic links stay in the folder."""
+    # How far up from its own folder a link leads.
+    files: dict[Parts, int] = {}
     for member in drawn:
-        if member.kind == tarfile.LNKTYPE and member.target not in files:
+        up = 0
+        if member.kind == tarfile.LNKTYPE:
+            up = files.get(member.target, len(member.parts))
+        elif member.kind == tarfile.SYMTYPE:
+            up = member.way.split("/").count("..")
+        if up >= len(member.parts) > 0:
             continue
         yield member
-        files.discard(member.parts)
-        if member.kind in (tarfile.REGTYPE, tarfile.LNKTYPE):
-            files.add(member.parts)
+        files.pop(member.parts, None)
+        if member.kind != tarfile.DIRTYPE:
+            files[member.parts] = up
 
 
 def on_disk(drawn: list[Drawn], root: Path) -> None:

@@ -73,8 +73,8 @@ class Entry:
     Attributes:
         parts: its path below the folder, never empty; folders missing on it are to be made.
         member: what the archive states of it.
-        target: for a hard link the path of the file to link to, as it stands when the members
-            before this one are made; None for all others.
+        target: for a hard link the path of the file or symbolic link to link to, as it stands when
+            the members before this one are made; None for all others.
         replaces: a file or link of an earlier member has that path and gives way. It has to be
             unlinked, not written into, as other names may lead to it; and bytes of it that are
             still to come belong to the file, not to the path.
@@ -121,6 +121,8 @@ class Roster:
         # By folded path. Whatever stands, all folders above it stand here too.
         self._nodes: dict[Parts, _Node] = {}
         self._folders: dict[Parts, Entry] = {}
+        # The targets of the symbolic links among them, as stated.
+        self._texts: dict[Parts, str] = {}
         # Folded paths that symbolic links lead through where no folder stands, with the link's
         # name.
         self._expected: dict[Parts, str] = {}
@@ -146,8 +148,10 @@ class Roster:
         self._refuse_own(member, parts)
         key = self._key(parts)
         stands = self._standing(member, parts, key)
-        expected = self._expectations(member, key)
-        target = self._linked(member) if member.kind is Kind.HARDLINK else None
+        linked = self._linked(member) if member.kind is Kind.HARDLINK else None
+        target = linked.parts if linked is not None else None
+        text = self._link_text(member, linked)
+        expected = self._expectations(member, key, text) if text is not None else {}
         added = self._missing_folders(member, parts, key)
         self._account(member, 1 + len(added) + len(expected))
         for folder in added:
@@ -156,7 +160,9 @@ class Roster:
         if target == parts:
             return None
         entry = Entry(parts, member, target, stands is not None and stands.kind is not Kind.FOLDER)
-        self._nodes[key] = _Node(parts, member.kind)
+        self._nodes[key] = _Node(parts, member.kind if text is None else Kind.SYMLINK)
+        if text is not None:
+            self._texts[key] = text
         if member.kind is Kind.FOLDER:
             self._folders[key] = entry
         return entry
@@ -245,26 +251,27 @@ class Roster:
             missing.append(key[:depth])
         return missing
 
-    def _expectations(self, member: Member, key: Parts) -> dict[Parts, str]:
-        """Return the paths that must not become symbolic links for the sake of this one."""
-        if member.kind is not Kind.SYMLINK:
-            return {}
+    def _expectations(self, member: Member, key: Parts, target: str) -> dict[Parts, str]:
+        """Return the paths that must not become symbolic links for the sake of this one.
+
+        `target` is where it leads, as stated.
+        """
         if key in self._expected:
             _refuse(member, f"the symbolic link {self._expected[key]!r} leads through it")
         expected = {}
-        for path in self._passages(member, key[:-1]):
+        for path in self._passages(member, key[:-1], target):
             if path == key or self._is(path, Kind.SYMLINK):
                 _refuse(member, f"its target leads through the symbolic link {'/'.join(path)!r}")
             if path not in self._expected and not self._is(path, Kind.FOLDER):
                 expected[path] = member.name
         return expected
 
-    def _passages(self, member: Member, folder: Parts) -> Iterator[Parts]:
+    def _passages(self, member: Member, folder: Parts, target: str) -> Iterator[Parts]:
         """Yield the folded paths that a symbolic link's target leads through.
 
         `folder` is the one that the link stands in.
         """
-        text = self._text(member, member.target, "its target")
+        text = self._text(member, target, "its target")
         parts = [part for part in text.split("/") if part not in ("", ".")]
         self._limit(member, "depth", self.limits.depth, len(parts))
         path = list(folder)
@@ -276,10 +283,20 @@ class Roster:
             elif path:
                 path.pop()
             else:
-                _refuse(member, f"its target {member.target!r} is outside the folder")
+                _refuse(member, f"its target {target!r} is outside the folder")
 
-    def _linked(self, member: Member) -> Parts:
-        """Return the path of the file that a hard link links to."""
+    def _link_text(self, member: Member, linked: _Node | None) -> str | None:
+        """Return where a member leads that is a symbolic link, None where it is none.
+
+        A hard link to one is the same link under another name, from where its target may lead
+        elsewhere.
+        """
+        if linked is not None and linked.kind is Kind.SYMLINK:
+            return self._texts[self._key(linked.parts)]
+        return member.target if member.kind is Kind.SYMLINK else None
+
+    def _linked(self, member: Member) -> _Node:
+        """Return the file or symbolic link that a hard link links to."""
         parts = self._path(member, member.target, "its target")
         key = self._key(parts)
         for depth in range(1, len(key)):
@@ -289,10 +306,9 @@ class Roster:
         node = self._nodes.get(key)
         if node is None and parts:
             _refuse(member, f"no member before it is its target {member.target!r}")
-        if node is None or node.kind not in (Kind.FILE, Kind.HARDLINK):
-            kind = Kind.FOLDER if node is None else node.kind
-            _refuse(member, f"its target {member.target!r} is a {kind.value}")
-        return node.parts
+        if node is None or node.kind is Kind.FOLDER:
+            _refuse(member, f"its target {member.target!r} is a folder")
+        return node
 
     def _account(self, member: Member, count: int) -> None:
         """Add a member to the sums, unless it exceeds a limit."""

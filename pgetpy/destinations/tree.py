@@ -52,6 +52,7 @@ class TreeDestination:
         self._sink: ArchiveSink | None = None
         self._layout: Layout | None = None
         self._resumable = False
+        self._moving = False
         self._check_folder()
 
     @property
@@ -141,23 +142,18 @@ class TreeDestination:
         with disk_errors(self._folder):
             self._sink.close()
             self._staging.check(self._sink.passages())
-            ledger = self._tenancy.ledger
-            if ledger is not None:
-                ledger.moving()
+            # Now what is staged is no more to be thrown away: the rest of it is in its place.
+            self._moving = True
+            if self._tenancy.ledger is not None:
+                self._tenancy.ledger.moving()
             self._staging.publish()
-            if self._settings.fsync:
-                self._staging.sync()
-            self._forget_staged()
-            if ledger is not None:
-                ledger.published()
-                ledger.remove()
-        self._tenancy.ledger = None
+            self._withdraw()
 
     def keep(self) -> None:
         """See `Destination.keep`."""
         if self._layout is not None and self._sink is not None:
             self._sink.close()
-            if not (self.keeps and self._sink.sound):
+            if not self._moving and not (self.keeps and self._sink.sound):
                 return self.discard()
             self._layout.close()
             self._layout = None
@@ -203,13 +199,10 @@ class TreeDestination:
             ledger = self._tenancy.ledger
             if ledger is None:
                 return True
-            subject = ledger.journal.subject
-            # After a power cut the staged members may be there by name alone.
-            certain = subject is not None and subject.boot == boot_id() != ""
-            if ledger.journal.moving and certain and self._wish.algorithm is None:
+            if ledger.journal.moving:
                 self._finish_moving(ledger)
-                return True
-            self._restore(ledger)
+            else:
+                self._restore(ledger)
         return True
 
     def _published_by(self, journal: Journal) -> Identity | None:
@@ -222,15 +215,45 @@ class TreeDestination:
 
     def _finish_moving(self, ledger: Ledger) -> None:
         """An earlier run was cut short while it moved the members to their places."""
-        subject = ledger.journal.subject
-        self._staging.publish()
-        self._staged_layout().remove()
-        ledger.remove()
-        self._tenancy.ledger = None
-        if subject is not None and subject.key == self._key:
-            self.finished = subject.identity
-        elif not self._settings.force:
+        journal = ledger.journal
+        subject = journal.subject
+        ours = subject is not None and subject.key == self._key
+        # After a power cut the staged members may be there by name alone.
+        certain = subject is not None and subject.boot == boot_id() != ""
+        staged = self._staging.ready
+        there = certain and (journal.published or staged or self._staging.appeared)
+        # Nothing here tells what the archive's digest was.
+        if there and not (ours and self._wish.algorithm is not None):
+            if staged:
+                self._staging.check(())
+                self._staging.publish()
+            self._withdraw()
+            if subject is not None and ours:
+                self.finished = subject.identity
+                return
+        else:
+            # From here on what is staged may change, and is not to be moved as it is.
+            held = journal.trusted(boot_id())
+            ledger.forget()
+            if subject is not None and ours:
+                ledger.begin(subject, held)
+                self._restore(ledger)
+                return
+        if not self._settings.force:
             check_empty(self._folder)
+
+    def _withdraw(self) -> None:
+        """The members are in their places: take away whatever else is there of ours."""
+        if self._settings.fsync:
+            self._staging.sync()
+        if self._tenancy.ledger is not None:
+            self._tenancy.ledger.published()
+        self._staging.clear()
+        self._forget_staged()
+        if self._tenancy.ledger is not None:
+            self._tenancy.ledger.remove()
+            self._tenancy.ledger = None
+        self._staging.seal()
 
     def _restore(self, ledger: Ledger) -> None:
         """Take over what an earlier run staged, if it is of the same object."""
@@ -307,5 +330,7 @@ class TreeDestination:
 
     def _forget_staged(self) -> None:
         if self._layout is not None:
-            self._layout.remove()
+            self._layout.close()
             self._layout = None
+        for path in (self._staging.layout, self._staging.spool):
+            path.unlink(missing_ok=True)

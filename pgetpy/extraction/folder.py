@@ -6,18 +6,32 @@ nothing that was there before is opened.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
-import shutil
 import stat
-from collections.abc import Iterable, Set
+from collections.abc import Sequence, Set
 from pathlib import Path
+from typing import NoReturn
 
 from pgetpy.core.members import Kind, Member
 from pgetpy.core.ranges import Spans
 from pgetpy.core.roster import Entry, permissions
-from pgetpy.errors import UnsafeMemberError
+from pgetpy.errors import DestinationError, UnsafeMemberError
+from pgetpy.extraction.attributes import (
+    RECORD,
+    Attributes,
+    has_record,
+    with_local_bits,
+    write_record,
+)
+from pgetpy.extraction.removal import mode_at, remove_tree
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_HINTS = {
+    errno.ENAMETOOLONG: "extract to a folder with a shorter path, or on another file system",
+    errno.EFBIG: "extract to a file system, or under a limit, that allows files of its size",
+}
 # Written by the kernel from the connection; smaller files are better gathered in a buffer first.
 LARGE = 512 * 1024
 
@@ -111,7 +125,10 @@ class MemberFile:
     def write(self, offset: int, data: memoryview) -> None:
         """Write `data` at `offset` of the file."""
         while data:
-            count = os.pwrite(self.fd, data, offset)
+            try:
+                count = os.pwrite(self.fd, data, offset)
+            except OSError as error:
+                _refuse(error, self.entry)
             offset += count
             data = data[count:]
 
@@ -132,7 +149,18 @@ class MemberFolder:
         self._known: set[tuple[str, ...]] = {()}
 
     def make(self, entry: Entry, *, large: bool) -> MemberFile | None:
-        """Make `entry`; return the file, open, if it is one."""
+        """Make `entry`; return the file, open, if it is one.
+
+        Raises:
+            DestinationError: it cannot be made here.
+            OSError: the disk is full.
+        """
+        try:
+            return self._make(entry, large=large)
+        except OSError as error:
+            _refuse(error, entry)
+
+    def _make(self, entry: Entry, *, large: bool) -> MemberFile | None:
         path = self._at(entry.parts)
         self._make_parents(entry.parts)
         kind = entry.member.kind
@@ -191,7 +219,16 @@ class MemberFolder:
 
         Returns:
             Whether they are there, and the file, if it is one; it is closed if it is `whole`.
+
+        Raises:
+            DestinationError, OSError: see `make`.
         """
+        try:
+            return self._adopt(entry, needed=needed, whole=whole)
+        except OSError as error:
+            _refuse(error, entry)
+
+    def _adopt(self, entry: Entry, *, needed: int, whole: bool) -> tuple[bool, MemberFile | None]:
         path = self._at(entry.parts)
         self._adopt_parents(entry.parts)
         if entry.member.kind is Kind.FOLDER:
@@ -222,18 +259,21 @@ class MemberFolder:
             with os.scandir(self._at(folder)) as entries:
                 for entry in list(entries):
                     parts = (*folder, entry.name)
-                    if parts not in kept and parts not in self._known:
-                        remove_tree(entry.path)
-                    elif parts in self._known:
+                    if parts in self._known:
                         pending.append(parts)
+                    elif parts not in kept and parts != (RECORD,):
+                        remove_tree(entry.path)
 
     def finish(self, file: MemberFile) -> None:
         """`file` has got all its bytes: give it its permissions and time, and close it."""
         member = file.entry.member
-        if self._fsync:
-            os.fsync(file.fd)
-        os.fchmod(file.fd, permissions(member.mode, self._umask))
-        os.utime(file.fd, ns=(member.mtime, member.mtime))
+        try:
+            if self._fsync:
+                os.fsync(file.fd)
+            os.fchmod(file.fd, permissions(member.mode, self._umask))
+            os.utime(file.fd, ns=(member.mtime, member.mtime))
+        except OSError as error:
+            _refuse(error, file.entry)
         self.close(file)
 
     def close(self, file: MemberFile) -> None:
@@ -242,11 +282,17 @@ class MemberFolder:
             os.close(file.fd)
             file.fd = -1
 
-    def seal(self, folders: Iterable[tuple[tuple[str, ...], Member]]) -> None:
+    def seal(self, folders: Sequence[tuple[tuple[str, ...], Member]]) -> None:
         """All members are there: give `folders` their permissions and times, in this order."""
+        stated = {
+            parts: Attributes(permissions(member.mode, self._umask), member.mtime)
+            for parts, member in folders
+        }
+        if has_record(self._root):
+            write_record(self._root, stated)
         for parts, member in folders:
             path = self._at(parts)
-            os.chmod(path, permissions(member.mode, self._umask))
+            os.chmod(path, with_local_bits(stated[parts].mode, os.lstat(path)))
             os.utime(path, ns=(member.mtime, member.mtime))
 
     def _made(self, path: str, entry: Entry, *, large: bool) -> MemberFile:
@@ -271,7 +317,7 @@ class MemberFolder:
         if parts in self._known:
             return
         path = self._at(parts)
-        mode = _mode_at(path)
+        mode = mode_at(path)
         if not stat.S_ISDIR(mode):
             remove_tree(path)
             os.mkdir(path, 0o777)
@@ -307,7 +353,7 @@ class MemberFolder:
             os.mkdir(path, 0o777)
         except FileExistsError:
             # The file system may take more names for one than could be found out.
-            if not stat.S_ISDIR(_mode_at(path)):
+            if not stat.S_ISDIR(mode_at(path)):
                 reason = "its folder has the name of something else here"
                 raise UnsafeMemberError("/".join(parts), reason) from None
         self._known.add(parts)
@@ -321,26 +367,14 @@ class MemberFolder:
         return "/".join((self._root, *parts))
 
 
-def remove_tree(path: str | Path) -> None:
-    """Take away what stands at `path`, whatever that is, also folders that may not be written."""
-    mode = _mode_at(path)
-    if stat.S_ISDIR(mode):
-        os.chmod(path, 0o700)
-        for folder, names, _ in os.walk(path):
-            for name in names:
-                below = os.path.join(folder, name)
-                if not os.path.islink(below):
-                    os.chmod(below, 0o700)
-        shutil.rmtree(path)
-    elif mode:
-        os.unlink(path)
-
-
-def _mode_at(path: str | Path) -> int:
-    try:
-        return os.lstat(path).st_mode
-    except FileNotFoundError:
-        return 0
+def _refuse(error: OSError, entry: Entry) -> NoReturn:
+    """Raise what says of which member the disk has said `error`."""
+    if isinstance(error, DestinationError) or error.errno in _FULL:
+        raise error
+    code = error.errno or 0
+    reason = f"(a member of the archive) cannot be made: {(error.strerror or str(error)).lower()}"
+    name = "/".join(entry.parts)
+    raise DestinationError(name, reason, hint=_HINTS.get(code, ""), code=code) from error
 
 
 def _mode_of_new(root: Path) -> int:

@@ -7,7 +7,6 @@ cut off is seen.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import struct
 import zlib
@@ -103,13 +102,6 @@ class Layout:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def remove(self) -> None:
-        """It is of no use any more."""
-        self.spool.remove()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
-        self.close()
 
     def _note(self, pos: int, size: int, place: int) -> None:
         for gap in list(self._noted.missing(pos, pos + size)):

@@ -6,7 +6,6 @@ where that can be done.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable
 from functools import lru_cache
@@ -61,12 +60,6 @@ class Spool:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def remove(self) -> None:
-        """It is of no use any more."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
-        self.close()
 
 
 @lru_cache(maxsize=1)

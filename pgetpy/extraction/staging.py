@@ -2,8 +2,8 @@
 
 A folder that does not exist yet is staged beside itself and appears by one rename. One that exists
 (it may be a volume, which cannot be renamed) is staged in a hidden folder inside it; from there the
-members go to their places one by one, by renames alone. Should that be cut short, the next run
-finishes it.
+members go to their places one by one (`merging`). Should that be cut short, the next run finishes
+it.
 """
 
 from __future__ import annotations
@@ -14,20 +14,19 @@ import os
 import secrets
 import stat
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pgetpy.core.journal import parse_journal
 from pgetpy.core.names import journal_name, layout_name, part_name, spool_name
 from pgetpy.errors import DestinationError
-from pgetpy.extraction.folder import remove_tree
+from pgetpy.extraction.attributes import Attributes, has_record, write_record
+from pgetpy.extraction.merging import OPEN_FOLDER, Merge
+from pgetpy.extraction.removal import remove_tree
 
 # What the staged members of an existing folder are called, and what a new file system has.
 _INSIDE = "members"
 _UNIMPORTANT = frozenset({"lost+found"})
-# A function of the staged folder's descriptor, the target's, and the target's path.
-_Visit = Callable[[int, int, Path], None]
-_OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Staging:
@@ -51,6 +50,7 @@ class Staging:
         self.root = self.anchor.with_name(part_name(self.anchor.name))
         self.layout = self.anchor.with_name(layout_name(self.anchor.name))
         self.spool = self.anchor.with_name(spool_name(self.anchor.name))
+        self._stated: Attributes | None = None
 
     def make_private(self) -> None:
         """Stage under names of this run's own: another may be at work that cannot be seen."""
@@ -63,19 +63,23 @@ class Staging:
         """Make the root, where it is not there yet."""
         with contextlib.suppress(FileExistsError):
             os.mkdir(self.root, 0o777)
-        # A link that others have put there would lead elsewhere.
-        fd = os.open(self.root, _OPEN_FOLDER)
-        try:
-            # An earlier run may have given it the permissions that the archive states.
-            mode = stat.S_IMODE(os.fstat(fd).st_mode)
-            if mode & 0o700 != 0o700:
-                os.fchmod(fd, mode | 0o700)
-        finally:
-            os.close(fd)
+        self._open_up()
+        if self._inside:
+            write_record(self.root, {})
 
     def clear(self) -> None:
         """Take everything away that has been staged."""
         remove_tree(self.root)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is anything to publish, an earlier run having begun with that."""
+        return has_record(self.root) if self._inside else os.path.lexists(self.root)
+
+    @property
+    def appeared(self) -> bool:
+        """Whether an earlier run has published by one rename."""
+        return not self._inside and not self.ready and _holds_something(self.folder)
 
     def check(self, passages: Iterable[tuple[str, ...]]) -> None:
         """Raise DestinationError where something stands in the way of a member.
@@ -85,7 +89,8 @@ class Staging:
         """
         if not self._inside:
             return
-        self._each_level(_check_level)
+        self._open_up()
+        Merge(self.root, self.folder).check()
         for parts in passages:
             path = self.folder.joinpath(*parts)
             if path.is_symlink():
@@ -94,23 +99,45 @@ class Staging:
 
     def publish(self) -> None:
         """Bring the members to their folder. Again, if an earlier try was cut short."""
-        if not os.path.lexists(self.root):
-            return
         if not self._inside:
             self._appear()
             return
-        self.make()
-        self._each_level(_merge_level)
-        os.rmdir(self.root)
+        self._open_up()
+        merge = Merge(self.root, self.folder)
+        merge.run()
+        self._stated = merge.attributes.get(())
+
+    def seal(self) -> None:
+        """Nothing of ours is in the folder any more: make it look as the archive says."""
+        if self._stated is None:
+            return
+        # What may not be read belongs to another.
+        with contextlib.suppress(PermissionError):
+            fd = os.open(self.folder, OPEN_FOLDER)
+            try:
+                self._stated.apply(fd)
+            finally:
+                os.close(fd)
 
     def sync(self) -> None:
         """Bring the names to stable storage."""
         for folder in (self.folder, self.folder.parent):
-            fd = os.open(folder, _OPEN_FOLDER)
+            fd = os.open(folder, OPEN_FOLDER)
             try:
                 os.fsync(fd)
             finally:
                 os.close(fd)
+
+    def _open_up(self) -> None:
+        """An earlier run may have given the root the permissions that the archive states."""
+        # A link that others have put there would lead elsewhere.
+        fd = os.open(self.root, OPEN_FOLDER)
+        try:
+            mode = stat.S_IMODE(os.fstat(fd).st_mode)
+            if mode & 0o700 != 0o700:
+                os.fchmod(fd, mode | 0o700)
+        finally:
+            os.close(fd)
 
     def _appear(self) -> None:
         try:
@@ -123,17 +150,6 @@ class Staging:
             raise DestinationError(
                 str(self.folder), reason, hint=hint, code=errno.EEXIST
             ) from error
-
-    def _each_level(self, visit: _Visit) -> None:
-        source = os.open(self.root, _OPEN_FOLDER)
-        try:
-            target = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                visit(source, target, self.folder)
-            finally:
-                os.close(target)
-        finally:
-            os.close(source)
 
 
 def check_empty(folder: Path, place: str = "") -> None:
@@ -166,6 +182,15 @@ def _half_moved(folder: Path) -> bool:
         return False
 
 
+def _holds_something(folder: Path) -> bool:
+    try:
+        return bool(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except PermissionError:
+        return True
+
+
 def fold_of(folder: Path) -> Callable[[str], str]:
     """Return what says which names the file system of `folder` takes for one.
 
@@ -185,84 +210,3 @@ def fold_of(folder: Path) -> Callable[[str], str]:
         return name.casefold() if cased else name
 
     return fold
-
-
-def _entries(folder: int) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        return list(entries)
-
-
-def _check_level(source: int, target: int, path: Path) -> None:
-    for entry in _entries(source):
-        there = _kind_at(entry.name, target)
-        if there == 0:
-            continue
-        is_folder = entry.is_dir(follow_symlinks=False)
-        if is_folder != stat.S_ISDIR(there):
-            reason = "is a folder" if stat.S_ISDIR(there) else "is no folder"
-            raise DestinationError(
-                str(path / entry.name),
-                f"{reason}, unlike the archive's member of that name",
-                hint="move it away and run it again: what has arrived is kept",
-                code=errno.EEXIST,
-            )
-        if is_folder:
-            _descend(_check_level, entry.name, source, target, path)
-
-
-def _merge_level(source: int, target: int, path: Path) -> None:
-    for entry in _entries(source):
-        if not entry.is_dir(follow_symlinks=False):
-            os.rename(entry.name, entry.name, src_dir_fd=source, dst_dir_fd=target)
-        elif not _moved_whole(entry.name, source, target):
-            status = os.stat(entry.name, dir_fd=source, follow_symlinks=False)
-            _descend(_merge_level, entry.name, source, target, path)
-            os.rmdir(entry.name, dir_fd=source)
-            # It may belong to another, who lets us write into it.
-            with contextlib.suppress(PermissionError):
-                os.chmod(entry.name, stat.S_IMODE(status.st_mode), dir_fd=target)
-                times = (status.st_atime_ns, status.st_mtime_ns)
-                os.utime(entry.name, ns=times, dir_fd=target)
-
-
-def _moved_whole(name: str, source: int, target: int) -> bool:
-    """Whether the folder could be moved as it is, nothing being there of that name."""
-    if _kind_at(name, target):
-        return False
-    try:
-        os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
-    except PermissionError:
-        # A folder that may not be written cannot be moved either.
-        os.mkdir(name, 0o700, dir_fd=target)
-        return False
-    return True
-
-
-def _descend(visit: _Visit, name: str, source: int, target: int, path: Path) -> None:
-    with _opened(name, source) as below, _opened(name, target) as there:
-        visit(below, there, path / name)
-
-
-@contextlib.contextmanager
-def _opened(name: str, folder: int) -> Iterator[int]:
-    """A folder in `folder`, which may be read and written meanwhile, if it is ours."""
-    mode = stat.S_IMODE(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
-    closed = mode & 0o700 != 0o700
-    if closed:
-        with contextlib.suppress(PermissionError):
-            os.chmod(name, mode | 0o700, dir_fd=folder)
-    fd = os.open(name, _OPEN_FOLDER, dir_fd=folder)
-    try:
-        yield fd
-    finally:
-        if closed:
-            with contextlib.suppress(PermissionError):
-                os.fchmod(fd, mode)
-        os.close(fd)
-
-
-def _kind_at(name: str, folder: int) -> int:
-    try:
-        return os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
-    except FileNotFoundError:
-        return 0

@@ -368,13 +368,67 @@ def test_a_hard_link_gets_the_spelling_of_its_target_that_was_made() -> None:
         ("d", "its target 'd' is a folder"),
         ("implied", "its target 'implied' is a folder"),
         (".", "its target '.' is a folder"),
-        ("s", "its target 's' is a symbolic link"),
         ("t/f", "its target leads through the symbolic link 't'"),
     ],
 )
 def test_a_hard_link_to_anything_but_an_earlier_file_is_refused(target: str, reason: str) -> None:
     before = (file("f"), folder("d"), file("implied/f"), symlink("s", "f"), symlink("t", "d"))
     assert refusal(*before, hardlink("a", target)) == reason
+
+
+@pytest.mark.parametrize(
+    ("name", "target"), [("h", "s"), ("d/h", "s"), ("e/f/h", "d/t"), ("h", "other")]
+)
+def test_a_hard_link_to_a_symbolic_link_is_that_link_under_another_name(
+    name: str, target: str
+) -> None:
+    before = [folder("d/x"), symlink("s", "x"), symlink("d/t", "../x"), hardlink("other", "s")]
+    roster = roster_of(*before)
+    entry = roster.admit(hardlink(name, target))
+    assert entry == Entry(
+        tuple(name.split("/")), hardlink(name, target), target=tuple(target.split("/"))
+    )
+    with pytest.raises(UnsafeMemberError, match="a symbolic link"):
+        roster.admit(file(f"{name}/below"))
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        # What stays inside from below leads out from here.
+        ([symlink("d/s", "../x"), hardlink("h", "d/s")], "its target '../x' is outside the folder"),
+        (
+            [symlink("d/s", "../x"), hardlink("d/h", "d/s"), hardlink("h", "d/h")],
+            "its target '../x' is outside the folder",
+        ),
+        (
+            [symlink("d/s", "a/b"), symlink("a", "."), hardlink("h", "d/s")],
+            "its target leads through the symbolic link 'a'",
+        ),
+        (
+            [symlink("s", "."), symlink("t", "h/x"), hardlink("h", "s")],
+            "the symbolic link 't' leads through it",
+        ),
+        ([symlink("d/s", "h/x"), hardlink("h", "d/s")],
+         "its target leads through the symbolic link 'h'"),
+        # The target of a link that was replaced since is not its own any more.
+        (
+            [symlink("d/s", "x"), symlink("d/s", "../x"), hardlink("h", "d/s")],
+            "its target '../x' is outside the folder",
+        ),
+    ],
+)  # fmt: skip
+def test_a_hard_link_to_a_symbolic_link_that_may_not_stand_there_is_refused(
+    members: list[Member], reason: str
+) -> None:
+    assert refusal(*members) == reason
+
+
+def test_what_a_hard_link_to_a_symbolic_link_leads_through_can_be_asked() -> None:
+    roster = roster_of(symlink("d/s", "old/x"), hardlink("e/h", "d/s"))
+    assert set(roster.expected()) == {("d", "old"), ("e", "old")}
+    with pytest.raises(UnsafeMemberError, match="leads through it"):
+        roster.admit(symlink("e/old", "."))
 
 
 # ------------------------------------------------------------------- attacks that are on record
@@ -521,7 +575,7 @@ def play(entry: Entry, top: Path) -> None:
     elif entry.member.kind is Kind.SYMLINK:
         path.symlink_to(entry.member.target)
     elif entry.target is not None:
-        path.hardlink_to(top.joinpath(*entry.target))
+        os.link(top.joinpath(*entry.target), path, follow_symlinks=False)
     else:
         with path.open("xb") as written:
             written.write(b"x" * entry.member.size)
@@ -559,6 +613,8 @@ def outside_of(top: Path) -> dict[str, tuple[int, ...]]:
 @example([symlink("b", "a/.."), symlink("a", "."), file("b/secret", 9)])
 @example([symlink("a/b", "../c"), hardlink("b", "a/b"), file("b", 9)])
 @example([symlink("a/b", ".."), symlink("c", "a/b/.."), hardlink("a/c", "c/secret")])
+@example([symlink("a/b", "../c"), hardlink("b", "a/b"), hardlink("c/a", "a/b")])
+@example([symlink("a/b", "c/.."), hardlink("b", "a/b"), symlink("c", "a")])
 def test_nothing_outside_is_changed_or_reached_by_what_is_admitted(members: list[Member]) -> None:
     with folder_among_others() as top:
         before = outside_of(top)
@@ -579,7 +635,7 @@ def test_what_is_made_is_what_the_entries_say(members: list[Member]) -> None:
         for _, entry in offered(Roster(Limits()), members):
             if entry is not None:
                 play(entry, top)
-                last[entry.parts] = entry.member
+                last[entry.parts] = last[entry.target] if entry.target else entry.member
         for parts, member in last.items():
             facts = top.joinpath(*parts).lstat()
             assert stat.S_ISLNK(facts.st_mode) == (member.kind is Kind.SYMLINK)

@@ -1,0 +1,244 @@
+"""How staged members come to a folder that exists: by renames alone, one by one.
+
+Whatever would keep one of them from its place is looked for before the first is moved. What was
+begun can be done again, and ends as if it had not been cut short.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from pgetpy.errors import DestinationError
+from pgetpy.extraction.attributes import (
+    RECORD,
+    Attributes,
+    Parts,
+    read_record,
+    write_record,
+)
+
+OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Linux: the fifth field of each line is a mount point, in which octal stands for white space.
+_MOUNTS = Path("/proc/self/mountinfo")
+_OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
+
+
+class _Level(NamedTuple):
+    """Two folders of one path, open: of the staged members, and of where they go."""
+
+    source: int
+    target: int
+    parts: Parts
+
+
+class Merge:
+    """The way of the members in `source` into `target`.
+
+    Attributes:
+        attributes: what the folders in `target` are to look like in the end. Those that the archive
+            states look as it says, as with GNU tar; the others keep their permissions.
+    """
+
+    def __init__(self, source: Path, target: Path) -> None:
+        self._source = source
+        self._target = target
+        self.attributes = read_record(source)
+
+    def check(self) -> None:
+        """Raise DestinationError where a member could not be moved to its place."""
+        known = len(self.attributes)
+        volume = os.stat(self._target).st_dev
+        obstacles = _Obstacles(volume, _mounts_below(self._target))
+        self._from_the_top(lambda level: self._check_level(level, obstacles))
+        if len(self.attributes) > known:
+            write_record(self._source, self.attributes)
+
+    def run(self) -> None:
+        """Move them. Again, if an earlier try was cut short."""
+        self._from_the_top(self._move_level)
+
+    def _check_level(self, level: _Level, obstacles: _Obstacles) -> None:
+        tried = False
+        for entry in _entries(level):
+            path = self._target.joinpath(*level.parts, entry.name)
+            there = _status_at(entry.name, level.target)
+            if there is not None:
+                _check_kind(entry, there, path)
+            if there is not None and stat.S_ISDIR(there.st_mode):
+                self._keep_closed(level, entry.name, there)
+                try:
+                    self._descend(
+                        level, entry.name, lambda below: self._check_level(below, obstacles)
+                    )
+                except PermissionError as error:
+                    raise _unwritable(path) from error
+                continue
+            if not tried:
+                obstacles.check_folder(level.target, path.parent)
+                tried = True
+            if there is not None:
+                obstacles.check_replaced(os.fstat(level.target), there, path)
+
+    def _keep_closed(self, level: _Level, name: str, there: os.stat_result) -> None:
+        """A folder that has to be opened is to be closed again, even by a later run."""
+        if there.st_mode & 0o700 != 0o700:
+            attributes = Attributes(there.st_mode & 0o777, None)
+            self.attributes.setdefault((*level.parts, name), attributes)
+
+    def _move_level(self, level: _Level) -> None:
+        for entry in _entries(level):
+            name = entry.name
+            if not entry.is_dir(follow_symlinks=False):
+                os.rename(name, name, src_dir_fd=level.source, dst_dir_fd=level.target)
+            elif not self._moved_whole(level, name):
+                attributes = self.attributes.get((*level.parts, name))
+                self._descend(level, name, self._move_level, attributes)
+                # It stands for what is still to be done here.
+                os.rmdir(name, dir_fd=level.source)
+
+    def _moved_whole(self, level: _Level, name: str) -> bool:
+        """Whether the folder could be moved as it is, nothing being there of that name."""
+        if _status_at(name, level.target) is not None:
+            return False
+        try:
+            os.rename(name, name, src_dir_fd=level.source, dst_dir_fd=level.target)
+        except PermissionError:
+            # A folder that may not be written cannot be moved either.
+            stated = (*level.parts, name) in self.attributes
+            os.mkdir(name, 0o700 if stated else 0o777, dir_fd=level.target)
+            return False
+        return True
+
+    def _from_the_top(self, visit: Callable[[_Level], None]) -> None:
+        source = os.open(self._source, OPEN_FOLDER)
+        try:
+            target = os.open(self._target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                visit(_Level(source, target, ()))
+            finally:
+                os.close(target)
+        finally:
+            os.close(source)
+
+    def _descend(
+        self,
+        level: _Level,
+        name: str,
+        visit: Callable[[_Level], None],
+        attributes: Attributes | None = None,
+    ) -> None:
+        """Visit the folder `name`, which looks as `attributes` say afterwards."""
+        with (
+            _opened(name, level.source) as source,
+            _opened(name, level.target, attributes) as target,
+        ):
+            visit(_Level(source, target, (*level.parts, name)))
+
+
+class _Obstacles(NamedTuple):
+    """What keeps a rename from a folder: `volume` is the device of the staged members."""
+
+    volume: int
+    mounts: frozenset[Path]
+
+    def check_folder(self, folder: int, path: Path) -> None:
+        """Raise DestinationError if nothing can be moved into `folder`."""
+        mount = next((mount for mount in self.mounts if mount in (path, *path.parents)), None)
+        if mount is not None or os.fstat(folder).st_dev != self.volume:
+            raise _other_volume(mount or path)
+        effective = os.access in os.supports_effective_ids
+        if not os.access(".", os.W_OK | os.X_OK, dir_fd=folder, effective_ids=effective):
+            raise _unwritable(path)
+
+    def check_replaced(self, folder: os.stat_result, there: os.stat_result, path: Path) -> None:
+        """Raise DestinationError if nothing can take the place of what is `there` in `folder`."""
+        if path in self.mounts:
+            raise _other_volume(path)
+        owners = (0, folder.st_uid, there.st_uid)
+        if folder.st_mode & stat.S_ISVTX and os.geteuid() not in owners:
+            reason = "belongs to another user, in a folder where only its owner may replace it"
+            raise DestinationError(str(path), reason, hint="have it moved away", code=errno.EPERM)
+
+
+def _check_kind(entry: os.DirEntry[str], there: os.stat_result, path: Path) -> None:
+    is_folder = stat.S_ISDIR(there.st_mode)
+    if entry.is_dir(follow_symlinks=False) != is_folder:
+        raise DestinationError(
+            str(path),
+            f"{'is a folder' if is_folder else 'is no folder'}, unlike the archive's member of "
+            "that name",
+            hint="move it away and run it again",
+            code=errno.EEXIST,
+        )
+
+
+def _other_volume(path: Path) -> DestinationError:
+    reason = "is a volume of its own, and members cannot be moved there from another"
+    hint = "unmount it, or extract to another folder"
+    return DestinationError(str(path), reason, hint=hint, code=errno.EXDEV)
+
+
+def _unwritable(path: Path) -> DestinationError:
+    reason = "may not be written, and members of the archive go there"
+    hint = "change its permissions or move it away, and run it again"
+    return DestinationError(str(path), reason, hint=hint, code=errno.EACCES)
+
+
+def _mounts_below(folder: Path) -> frozenset[Path]:
+    """Where in `folder` something is mounted, as far as the system tells.
+
+    The same volume may be, which cannot be told by its device.
+    """
+    try:
+        lines = _MOUNTS.read_bytes().splitlines()
+    except OSError:
+        return frozenset()
+    points = (_OCTAL.sub(_octal, line.split(b" ")[4]) for line in lines)
+    paths = (Path(os.fsdecode(point)) for point in points)
+    return frozenset(path for path in paths if folder in path.parents)
+
+
+def _octal(escaped: re.Match[bytes]) -> bytes:
+    return bytes([int(escaped[1], 8)])
+
+
+def _entries(level: _Level) -> list[os.DirEntry[str]]:
+    with os.scandir(level.source) as entries:
+        return [entry for entry in entries if level.parts or entry.name != RECORD]
+
+
+def _status_at(name: str, folder: int) -> os.stat_result | None:
+    try:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+@contextlib.contextmanager
+def _opened(name: str, folder: int, attributes: Attributes | None = None) -> Iterator[int]:
+    """A folder in `folder`, which may be read and written meanwhile, if it is ours.
+
+    Unless this fails it looks as `attributes` say afterwards, or as before.
+    """
+    mode = stat.S_IMODE(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    if mode & 0o700 != 0o700:
+        with contextlib.suppress(PermissionError):
+            os.chmod(name, mode | 0o700, dir_fd=folder)
+    fd = os.open(name, OPEN_FOLDER, dir_fd=folder)
+    try:
+        closed = Attributes(mode, None) if mode & 0o700 != 0o700 else None
+        try:
+            yield fd
+            closed = attributes or closed
+        finally:
+            if closed is not None:
+                closed.apply(fd)
+    finally:
+        os.close(fd)
