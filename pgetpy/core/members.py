@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 
 class Kind(Enum):
@@ -18,8 +19,7 @@ class Kind(Enum):
     FIFO = "FIFO"
 
 
-@dataclass(frozen=True)
-class Extent:
+class Extent(NamedTuple):
     """The archive's bytes `start` up to `stop` are the file's bytes from `offset` on."""
 
     start: int

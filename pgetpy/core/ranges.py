@@ -10,6 +10,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 _CONTENT_RANGE = re.compile(
     r"bytes[ \t]+(?:(?P<first>\d{1,19})-(?P<last>\d{1,19})|(?P<unsatisfied>\*))"
@@ -18,8 +19,7 @@ _CONTENT_RANGE = re.compile(
 )
 
 
-@dataclass(frozen=True, order=True)
-class Span:
+class Span(NamedTuple):
     """Bytes `start` up to but not including `stop`."""
 
     start: int
@@ -86,6 +86,11 @@ class Spans:
     def add(self, start: int, stop: int) -> None:
         """Add the bytes from `start` up to `stop`."""
         if start >= stop:
+            return
+        if self._stops and start == self._stops[-1]:
+            # What most often is added follows the rest.
+            self._stops[-1] = stop
+            self.size += stop - start
             return
         low = bisect_left(self._stops, start)
         high = bisect_right(self._starts, stop)

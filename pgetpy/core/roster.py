@@ -192,7 +192,9 @@ class Roster:
     def _path(self, member: Member, name: str, what: str) -> Parts:
         """Return the components of a member's name, or of a hard link's target, which is one."""
         text = self._text(member, name, what)
-        parts = tuple(part for part in text.split("/") if part not in ("", "."))
+        parts = tuple(text.split("/"))
+        if "" in parts or "." in parts:
+            parts = tuple(part for part in parts if part not in ("", "."))
         if ".." in parts:
             _refuse(member, f"{what} leads out of a folder by '..'")
         self._limit(member, "depth", self.limits.depth, len(parts))
@@ -210,7 +212,8 @@ class Roster:
             raw = text.encode(errors="surrogateescape")
         except UnicodeEncodeError:
             _refuse(member, f"{what} cannot be encoded")
-        text = raw.decode(errors="surrogateescape")
+        if not text.isascii():
+            text = raw.decode(errors="surrogateescape")
         if _CONTROL.search(text):
             _refuse(member, f"there are control characters in {what}")
         if text.startswith("/"):

@@ -18,8 +18,9 @@ from pgetpy.core.tar import TarReader
 from pgetpy.decoders import decoder_for
 from pgetpy.errors import ArchiveError, LimitExceededError, TruncatedArchiveError
 from pgetpy.extraction.base import Form, Restorable
-from pgetpy.extraction.folder import MemberFile, MemberFolder
+from pgetpy.extraction.folder import MemberFolder
 from pgetpy.extraction.layout import Layout
+from pgetpy.extraction.memberfile import MemberFile
 from pgetpy.extraction.reading import Admit, Reader
 from pgetpy.extraction.scatter import Scatter
 from pgetpy.extraction.unpacking import Output, Unpacking

@@ -14,7 +14,8 @@ from pgetpy.core.formats import Format
 from pgetpy.core.members import Member
 from pgetpy.decoders import crc32, decoder_for
 from pgetpy.errors import ArchiveError
-from pgetpy.extraction.folder import MemberFile, MemberFolder
+from pgetpy.extraction.folder import MemberFolder
+from pgetpy.extraction.memberfile import MemberFile
 from pgetpy.extraction.spool import Spool
 
 _PIECE = 1 << 20

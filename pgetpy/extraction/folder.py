@@ -6,18 +6,15 @@ nothing that was there before is opened.
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import stat
 from collections.abc import Sequence, Set
 from pathlib import Path
-from typing import NoReturn
 
 from pgetpy.core.members import Kind, Member
-from pgetpy.core.ranges import Spans
 from pgetpy.core.roster import Entry, permissions
-from pgetpy.errors import DestinationError, UnsafeMemberError
+from pgetpy.errors import UnsafeMemberError
 from pgetpy.extraction.attributes import (
     RECORD,
     Attributes,
@@ -25,112 +22,8 @@ from pgetpy.extraction.attributes import (
     with_local_bits,
     write_record,
 )
+from pgetpy.extraction.memberfile import LARGE, MemberFile, refuse
 from pgetpy.extraction.removal import mode_at, remove_tree
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_HINTS = {
-    errno.ENAMETOOLONG: "extract to a folder with a shorter path, or on another file system",
-    errno.EFBIG: "extract to a file system, or under a limit, that allows files of its size",
-}
-# Written by the kernel from the connection; smaller files are better gathered in a buffer first.
-LARGE = 512 * 1024
-
-
-class MemberFile:
-    """A file under way: `landed` are the archive's bytes that it has got.
-
-    Attributes:
-        fd: -1 once it is closed.
-        large: whether bytes may be written to `fd` by others.
-        spooled: whether its bytes are not yet its content, and `fd` is where they wait, at their
-            positions in the archive; `path` is made later.
-        front: all its bytes before this position in the archive have landed.
-        checked: whether the content is known to be right, as far as it can be known.
-        pinned: reads the file when it has lost its name; -1 where it has not.
-    """
-
-    __slots__ = (
-        "checked",
-        "entry",
-        "fd",
-        "front",
-        "landed",
-        "large",
-        "path",
-        "pinned",
-        "spooled",
-        "wanted",
-    )
-
-    def __init__(
-        self, path: str, entry: Entry, fd: int, *, large: bool, spooled: bool = False
-    ) -> None:
-        self.path = path
-        self.entry = entry
-        self.fd = fd
-        self.large = large
-        self.spooled = spooled
-        self.checked = entry.member.crc32 is None
-        self.pinned = -1
-        self.landed = Spans()
-        self.wanted = sum(extent.size for extent in entry.member.extents)
-        self.front = self.start
-
-    @property
-    def start(self) -> int:
-        extents = self.entry.member.extents
-        return extents[0].start if extents else 0
-
-    @property
-    def stop(self) -> int:
-        extents = self.entry.member.extents
-        return extents[-1].stop if extents else 0
-
-    @property
-    def whole(self) -> bool:
-        return self.landed.size >= self.wanted
-
-    @property
-    def ready(self) -> bool:
-        """Whether nothing is left to be done but to close it."""
-        return self.checked and self.whole
-
-    def offset_of(self, pos: int) -> int:
-        """Where in `fd` byte `pos` of the archive is, for a file in one piece."""
-        return pos if self.spooled else pos - self.start
-
-    def land(self, start: int, stop: int) -> None:
-        """The archive's bytes from `start` up to `stop` have been written."""
-        self.landed.add(start, stop)
-        if not self.checked:
-            gap = next(self.landed.missing(self.front, self.stop), None)
-            self.front = gap.start if gap is not None else self.stop
-
-    def pin(self) -> None:
-        """Keep the file readable: its name is about to go to another."""
-        if self.pinned >= 0:
-            return
-        if self.fd >= 0:
-            # It will be closed once it has got all its bytes.
-            self.pinned = os.dup(self.fd)
-        else:
-            self.pinned = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-
-    def unpin(self) -> None:
-        """The file will not be read any more."""
-        if self.pinned >= 0:
-            os.close(self.pinned)
-            self.pinned = -1
-
-    def write(self, offset: int, data: memoryview) -> None:
-        """Write `data` at `offset` of the file."""
-        while data:
-            try:
-                count = os.pwrite(self.fd, data, offset)
-            except OSError as error:
-                _refuse(error, self.entry)
-            offset += count
-            data = data[count:]
 
 
 class MemberFolder:
@@ -158,7 +51,7 @@ class MemberFolder:
         try:
             return self._make(entry, large=large)
         except OSError as error:
-            _refuse(error, entry)
+            refuse(error, entry)
 
     def _make(self, entry: Entry, *, large: bool) -> MemberFile | None:
         path = self._at(entry.parts)
@@ -179,6 +72,20 @@ class MemberFolder:
         else:
             return self._made(path, entry, large=large)
         return None
+
+    def put(self, entry: Entry, offset: int, content: memoryview) -> None:
+        """Make the file of `entry`, of which `content` from `offset` on is all there is.
+
+        Raises:
+            DestinationError, OSError: as `make`.
+        """
+        file = self.make(entry, large=False)
+        assert file is not None
+        try:
+            file.write(offset, content)
+            self.finish(file)
+        finally:
+            self.close(file)
 
     def defer(self, entry: Entry, fd: int, *, large: bool) -> MemberFile:
         """Return a file for `entry`, which is made when its content is.
@@ -226,7 +133,7 @@ class MemberFolder:
         try:
             return self._adopt(entry, needed=needed, whole=whole)
         except OSError as error:
-            _refuse(error, entry)
+            refuse(error, entry)
 
     def _adopt(self, entry: Entry, *, needed: int, whole: bool) -> tuple[bool, MemberFile | None]:
         path = self._at(entry.parts)
@@ -273,7 +180,7 @@ class MemberFolder:
             os.fchmod(file.fd, permissions(member.mode, self._umask))
             os.utime(file.fd, ns=(member.mtime, member.mtime))
         except OSError as error:
-            _refuse(error, file.entry)
+            refuse(error, file.entry)
         self.close(file)
 
     def close(self, file: MemberFile) -> None:
@@ -365,16 +272,6 @@ class MemberFolder:
 
     def _at(self, parts: tuple[str, ...]) -> str:
         return "/".join((self._root, *parts))
-
-
-def _refuse(error: OSError, entry: Entry) -> NoReturn:
-    """Raise what says of which member the disk has said `error`."""
-    if isinstance(error, DestinationError) or error.errno in _FULL:
-        raise error
-    code = error.errno or 0
-    reason = f"(a member of the archive) cannot be made: {(error.strerror or str(error)).lower()}"
-    name = "/".join(entry.parts)
-    raise DestinationError(name, reason, hint=_HINTS.get(code, ""), code=code) from error
 
 
 def _mode_of_new(root: Path) -> int:

@@ -10,8 +10,9 @@ from pgetpy.core.members import Member
 from pgetpy.core.ranges import Span, Spans
 from pgetpy.core.roster import Entry
 from pgetpy.errors import ArchiveError
-from pgetpy.extraction.folder import LARGE, MemberFile, MemberFolder
+from pgetpy.extraction.folder import MemberFolder
 from pgetpy.extraction.layout import Layout
+from pgetpy.extraction.memberfile import LARGE, MemberFile
 from pgetpy.extraction.reading import Admit, Reader
 
 

@@ -13,19 +13,23 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pgetpy.core.members import Member
+from pgetpy.core.members import Kind, Member
 from pgetpy.core.plan import Window
 from pgetpy.core.ranges import Span, Spans
+from pgetpy.core.roster import Entry
 from pgetpy.core.waiting import Waiting
 from pgetpy.extraction.checking import Checker, content_of
-from pgetpy.extraction.folder import LARGE, MemberFile, MemberFolder
+from pgetpy.extraction.folder import MemberFolder
 from pgetpy.extraction.layout import Layout
+from pgetpy.extraction.memberfile import LARGE, MemberFile
 from pgetpy.extraction.reading import Admit, Reader
 from pgetpy.extraction.restoring import Restored, Restorer
 from pgetpy.sinks.base import Place
 
-# Bytes that may wait for the headers before them.
-AHEAD = 16 << 20
+# Bytes that may wait for the headers before them: many where that is what keeps connections busy,
+# few where members are made more slowly than bytes come, for then they only wait.
+_MOST_AHEAD = 16 << 20
+_LEAST_AHEAD = 2 << 20
 # Files that may be open for their bytes at a time; the horizon waits for those before it then.
 _MOST_OPEN = 32
 _WORTH_SPLICING = 64 * 1024
@@ -68,7 +72,7 @@ class Scatter:
         readable: bool = False,
     ) -> None:
         self.window = window
-        window.size = AHEAD
+        window.size = self._room_ahead = _LEAST_AHEAD
         self._folder = folder
         self._reader = reader
         self._admit = admit
@@ -142,14 +146,13 @@ class Scatter:
     def write(self, pos: int, data: memoryview) -> None:
         while data:
             with self._lock:
-                count, extent = self._step(pos, data)
-                if extent is None:
-                    self._release()
+                count, extent = self._steps(pos, data)
             if extent is not None:
                 # Whoever writes here keeps the file from being closed, see `tidy`.
+                pos, data = pos + count, data[count:]
+                count = min(len(data), extent.stop - pos)
                 extent.file.write(extent.offset + pos - extent.start, data[:count])
-            pos += count
-            data = data[count:]
+            pos, data = pos + count, data[count:]
 
     def mark(self, start: int, stop: int) -> None:
         with self._lock:
@@ -173,6 +176,7 @@ class Scatter:
         """See `Form.tidy`. Does nothing for now where others are at work."""
         if self._checker is not None:
             self._checker.raise_failure()
+        self._adapt()
         spans = Spans(busy)
         if not self._lock.acquire(blocking=False):
             return
@@ -239,12 +243,31 @@ class Scatter:
         finally:
             os.close(fd)
 
+    def _adapt(self) -> None:
+        """Let more bytes come ahead of the headers, or fewer, by how many are waiting."""
+        if not self._ahead:
+            self._room_ahead = min(_MOST_AHEAD, 2 * self._room_ahead)
+        elif self._ahead.size > self._room_ahead // 2:
+            self._room_ahead = max(_LEAST_AHEAD, self._room_ahead // 2)
+
     # ------------------------------------------------------------------ with the lock held
 
     @property
     def _known(self) -> int:
         """Of every byte before this one it is known where it belongs."""
         return (1 << 63) if self._reader.ended else self._reader.wanted.start
+
+    def _steps(self, pos: int, data: memoryview) -> tuple[int, _Extent | None]:
+        """Take what of `data` comes before bytes of a large file: how much, and their extent."""
+        taken = 0
+        while taken < len(data):
+            count, extent = self._step(pos + taken, data[taken:])
+            if extent is not None:
+                return taken, extent
+            taken += count
+            if self._ahead:
+                self._release()
+        return taken, None
 
     def _step(self, pos: int, data: memoryview) -> tuple[int, _Extent | None]:
         """Take some of `data`: how much, and the extent of a large file that it is to go to."""
@@ -319,28 +342,21 @@ class Scatter:
             return 0
         if entry.replaces and self._readable:
             self._pin(entry.parts)
-        member = entry.member
-        at_once = self._is_within(member, pos + len(data))
-        size = sum(extent.size for extent in member.extents)
-        large = self._parallel and size >= LARGE and not at_once
-        if member.deflated and not at_once:
-            assert self._layout is not None
-            file = self._folder.defer(entry, os.dup(self._layout.spool.fd), large=large)
-        else:
-            made = self._folder.make(entry, large=large)
-            if made is None:
-                return 0
-            file = made
-        if not at_once:
+        if entry.member.kind is Kind.FILE and self._is_within(entry.member, pos + len(data)):
+            return self._put(entry, pos, data)
+        file = self._opened(entry)
+        if file is not None:
             self._add(file)
             self._check_behind(file)
-            return 0
-        # Should this fail, `close` finds it there.
-        self._open[file] = None
-        used = self._write_whole(file, pos, data)
-        self._folder.finish(file)
-        del self._open[file]
-        return used
+        return 0
+
+    def _opened(self, entry: Entry) -> MemberFile | None:
+        """Make `entry`, but for the content of a file."""
+        large = self._parallel and sum(part.size for part in entry.member.extents) >= LARGE
+        if entry.member.deflated:
+            assert self._layout is not None
+            return self._folder.defer(entry, os.dup(self._layout.spool.fd), large=large)
+        return self._folder.make(entry, large=large)
 
     def _is_within(self, member: Member, stop: int) -> bool:
         """Whether all of a member is in memory, up to `stop`, and may be written from there."""
@@ -350,16 +366,17 @@ class Scatter:
             return False
         return len(member.extents) == 1 and member.extents[0].stop <= stop
 
-    def _write_whole(self, file: MemberFile, pos: int, data: memoryview) -> int:
-        member = file.entry.member
+    def _put(self, entry: Entry, pos: int, data: memoryview) -> int:
+        """Make a file, all of it in `data`, the bytes from `pos` on; how much of that is used."""
+        member = entry.member
         if not member.extents:
-            content_of(member, data[:0])
+            self._folder.put(entry, 0, content_of(member, data[:0]))
             return 0
         (extent,) = member.extents
         start, stop = extent.start - pos, extent.stop - pos
         if start:
             self._record(pos, data[:start])
-        file.write(extent.offset, content_of(member, data[start:stop]))
+        self._folder.put(entry, extent.offset, content_of(member, data[start:stop]))
         self._landed.add(extent.start, extent.stop)
         return stop
 
@@ -408,7 +425,7 @@ class Scatter:
             self.window.horizon = self._known
             return
         self.window.horizon = self._reader.wanted.start + len(self._partial)
-        self.window.size = AHEAD if len(self._open) < _MOST_OPEN else 0
+        self.window.size = self._room_ahead if len(self._open) < _MOST_OPEN else 0
 
     def _release(self) -> None:
         """Put what has waited where it belongs, as far as that is known now."""
@@ -423,6 +440,8 @@ class Scatter:
                 data = data[count:]
 
     def _extent_at(self, pos: int) -> _Extent | None:
+        if not self._starts:
+            return None
         index = bisect_right(self._starts, pos) - 1
         if index >= 0 and pos < self._extents[index].stop:
             return self._extents[index]

@@ -204,6 +204,8 @@ def fold_of(folder: Path) -> Callable[[str], str]:
         normalised = os.path.lexists(folder / unicodedata.normalize("NFD", probe))
     finally:
         os.unlink(path)
+    if not (cased or normalised):
+        return str
 
     def fold(name: str) -> str:
         name = unicodedata.normalize("NFC", name) if normalised else name

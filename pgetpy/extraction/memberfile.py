@@ -1,0 +1,126 @@
+"""A member of an archive that is a file, while its bytes arrive."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import NoReturn
+
+from pgetpy.core.ranges import Spans
+from pgetpy.core.roster import Entry
+from pgetpy.errors import DestinationError
+
+# Written by the kernel from the connection; smaller files are better gathered in a buffer first.
+LARGE = 512 * 1024
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_HINTS = {
+    errno.ENAMETOOLONG: "extract to a folder with a shorter path, or on another file system",
+    errno.EFBIG: "extract to a file system, or under a limit, that allows files of its size",
+}
+
+
+class MemberFile:
+    """A file under way: `landed` are the archive's bytes that it has got.
+
+    Attributes:
+        fd: -1 once it is closed.
+        large: whether bytes may be written to `fd` by others.
+        spooled: whether its bytes are not yet its content, and `fd` is where they wait, at their
+            positions in the archive; `path` is made later.
+        front: all its bytes before this position in the archive have landed.
+        checked: whether the content is known to be right, as far as it can be known.
+        pinned: reads the file when it has lost its name; -1 where it has not.
+    """
+
+    __slots__ = (
+        "checked",
+        "entry",
+        "fd",
+        "front",
+        "landed",
+        "large",
+        "path",
+        "pinned",
+        "spooled",
+        "wanted",
+    )
+
+    def __init__(
+        self, path: str, entry: Entry, fd: int, *, large: bool, spooled: bool = False
+    ) -> None:
+        self.path = path
+        self.entry = entry
+        self.fd = fd
+        self.large = large
+        self.spooled = spooled
+        self.checked = entry.member.crc32 is None
+        self.pinned = -1
+        self.landed = Spans()
+        self.wanted = sum(extent.size for extent in entry.member.extents)
+        self.front = self.start
+
+    @property
+    def start(self) -> int:
+        extents = self.entry.member.extents
+        return extents[0].start if extents else 0
+
+    @property
+    def stop(self) -> int:
+        extents = self.entry.member.extents
+        return extents[-1].stop if extents else 0
+
+    @property
+    def whole(self) -> bool:
+        return self.landed.size >= self.wanted
+
+    @property
+    def ready(self) -> bool:
+        """Whether nothing is left to be done but to close it."""
+        return self.checked and self.whole
+
+    def offset_of(self, pos: int) -> int:
+        """Where in `fd` byte `pos` of the archive is, for a file in one piece."""
+        return pos if self.spooled else pos - self.start
+
+    def land(self, start: int, stop: int) -> None:
+        """The archive's bytes from `start` up to `stop` have been written."""
+        self.landed.add(start, stop)
+        if not self.checked:
+            gap = next(self.landed.missing(self.front, self.stop), None)
+            self.front = gap.start if gap is not None else self.stop
+
+    def pin(self) -> None:
+        """Keep the file readable: its name is about to go to another."""
+        if self.pinned >= 0:
+            return
+        if self.fd >= 0:
+            # It will be closed once it has got all its bytes.
+            self.pinned = os.dup(self.fd)
+        else:
+            self.pinned = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def unpin(self) -> None:
+        """The file will not be read any more."""
+        if self.pinned >= 0:
+            os.close(self.pinned)
+            self.pinned = -1
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Write `data` at `offset` of the file."""
+        while data:
+            try:
+                count = os.pwrite(self.fd, data, offset)
+            except OSError as error:
+                refuse(error, self.entry)
+            offset += count
+            data = data[count:]
+
+
+def refuse(error: OSError, entry: Entry) -> NoReturn:
+    """Raise what says of which member the disk has said `error`."""
+    if isinstance(error, DestinationError) or error.errno in _FULL:
+        raise error
+    code = error.errno or 0
+    reason = f"(a member of the archive) cannot be made: {(error.strerror or str(error)).lower()}"
+    name = "/".join(entry.parts)
+    raise DestinationError(name, reason, hint=_HINTS.get(code, ""), code=code) from error
