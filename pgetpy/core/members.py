@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
@@ -31,8 +30,7 @@ class Extent(NamedTuple):
         return self.stop - self.start
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """One entry of an archive, as the archive states it; nothing in it is believed yet.
 
     Attributes:

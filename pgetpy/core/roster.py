@@ -66,8 +66,7 @@ class Limits:
         return out > self.ratio_floor and out > self.ratio * consumed
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """A member that may be written.
 
     Attributes:

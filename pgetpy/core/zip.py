@@ -98,7 +98,7 @@ class ZipReader:
         stop = start + current.compressed_size
         extents = (Extent(start, stop, 0),) if current.compressed_size else ()
         deflated = current.method == DEFLATE
-        return replace(member, extents=extents, crc32=current.crc32, deflated=deflated)
+        return member._replace(extents=extents, crc32=current.crc32, deflated=deflated)
 
     def finish(self, total: int) -> None:
         """Take note that the archive has `total` bytes; the directory has told so before."""
@@ -262,7 +262,7 @@ def _with_targets(members: tuple[ZipMember, ...], limits: Limits) -> Survey:
                 targets[number] = found
                 del spans[number]
     return tuple(
-        replace(found, member=replace(found.member, target=targets[number]))
+        replace(found, member=found.member._replace(target=targets[number]))
         if number in targets
         else found
         for number, found in enumerate(members)

@@ -22,8 +22,10 @@ from pgetpy.extraction.attributes import (
     with_local_bits,
     write_record,
 )
-from pgetpy.extraction.memberfile import LARGE, MemberFile, refuse
+from pgetpy.extraction.memberfile import LARGE, MemberFile, refuse, write_all
 from pgetpy.extraction.removal import mode_at, remove_tree
+
+_NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class MemberFolder:
@@ -55,12 +57,8 @@ class MemberFolder:
 
     def _make(self, entry: Entry, *, large: bool) -> MemberFile | None:
         path = self._at(entry.parts)
-        self._make_parents(entry.parts)
+        self._make_way(path, entry)
         kind = entry.member.kind
-        if kind is not Kind.FOLDER:
-            self.written.append("/".join(entry.parts))
-        if entry.replaces and kind is not Kind.FOLDER:
-            os.unlink(path)
         if kind is Kind.FOLDER:
             self._make_folder(entry.parts)
         elif kind is Kind.SYMLINK:
@@ -79,13 +77,20 @@ class MemberFolder:
         Raises:
             DestinationError, OSError: as `make`.
         """
-        file = self.make(entry, large=False)
-        assert file is not None
+        member = entry.member
+        path = self._at(entry.parts)
         try:
-            file.write(offset, content)
-            self.finish(file)
-        finally:
-            self.close(file)
+            self._make_way(path, entry)
+            fd = os.open(path, _NEW_FILE, 0o600)
+            try:
+                write_all(fd, offset, content)
+                if member.size != offset + len(content):
+                    os.ftruncate(fd, member.size)
+                self._finish(fd, member)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            refuse(error, entry)
 
     def defer(self, entry: Entry, fd: int, *, large: bool) -> MemberFile:
         """Return a file for `entry`, which is made when its content is.
@@ -173,12 +178,8 @@ class MemberFolder:
 
     def finish(self, file: MemberFile) -> None:
         """`file` has got all its bytes: give it its permissions and time, and close it."""
-        member = file.entry.member
         try:
-            if self._fsync:
-                os.fsync(file.fd)
-            os.fchmod(file.fd, permissions(member.mode, self._umask))
-            os.utime(file.fd, ns=(member.mtime, member.mtime))
+            self._finish(file.fd, file.entry.member)
         except OSError as error:
             refuse(error, file.entry)
         self.close(file)
@@ -203,8 +204,7 @@ class MemberFolder:
             os.utime(path, ns=(member.mtime, member.mtime))
 
     def _made(self, path: str, entry: Entry, *, large: bool) -> MemberFile:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        file = MemberFile(path, entry, os.open(path, flags, 0o600), large=large)
+        file = MemberFile(path, entry, os.open(path, _NEW_FILE, 0o600), large=large)
         self._stretch(file)
         return file
 
@@ -246,6 +246,21 @@ class MemberFolder:
         # What has another name too would be written under that as well.
         usable = stat.S_ISREG(there.st_mode) and (whole or there.st_nlink == 1)
         return there.st_size if usable else None
+
+    def _finish(self, fd: int, member: Member) -> None:
+        if self._fsync:
+            os.fsync(fd)
+        os.fchmod(fd, permissions(member.mode, self._umask))
+        os.utime(fd, ns=(member.mtime, member.mtime))
+
+    def _make_way(self, path: str, entry: Entry) -> None:
+        """See that `entry` can be made at `path`."""
+        if entry.parts[:-1] not in self._known:
+            self._make_parents(entry.parts)
+        if entry.member.kind is not Kind.FOLDER:
+            self.written.append("/".join(entry.parts))
+            if entry.replaces:
+                os.unlink(path)
 
     def _make_parents(self, parts: tuple[str, ...]) -> None:
         for depth in range(1, len(parts)):

@@ -107,13 +107,18 @@ class MemberFile:
 
     def write(self, offset: int, data: memoryview) -> None:
         """Write `data` at `offset` of the file."""
-        while data:
-            try:
-                count = os.pwrite(self.fd, data, offset)
-            except OSError as error:
-                refuse(error, self.entry)
-            offset += count
-            data = data[count:]
+        try:
+            write_all(self.fd, offset, data)
+        except OSError as error:
+            refuse(error, self.entry)
+
+
+def write_all(fd: int, offset: int, data: memoryview) -> None:
+    """Write `data` to `fd` from `offset` on."""
+    while data:
+        count = os.pwrite(fd, data, offset)
+        offset += count
+        data = data[count:]
 
 
 def refuse(error: OSError, entry: Entry) -> NoReturn:

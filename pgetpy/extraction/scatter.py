@@ -322,7 +322,7 @@ class Scatter:
             return min(len(data), needed - pos)
         count = min(len(data), wanted.stop - needed)
         self._partial += data[:count]
-        if len(self._partial) == wanted.size:
+        if needed + count == wanted.stop:
             header = bytes(self._partial)
             self._partial.clear()
             member = self._reader.feed(header)
@@ -378,7 +378,10 @@ class Scatter:
             self._record(pos, data[:start])
         self._folder.put(entry, extent.offset, content_of(member, data[start:stop]))
         self._landed.add(extent.start, extent.stop)
-        return stop
+        padding = data[stop : max(stop, self._known - pos)]
+        if padding:
+            self._record(pos + stop, padding)
+        return stop + len(padding)
 
     def _add(self, file: MemberFile) -> None:
         self._add_extents(file)

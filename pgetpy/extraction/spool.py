@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+from pgetpy.extraction.memberfile import write_all
+
 # linux/falloc.h
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 
@@ -35,10 +37,7 @@ class Spool:
 
     def write(self, pos: int, data: memoryview) -> None:
         """Keep `data`, the archive's bytes from `pos` on."""
-        while data:
-            count = os.pwrite(self.fd, data, pos)
-            pos += count
-            data = data[count:]
+        write_all(self.fd, pos, data)
 
     def read(self, pos: int, buffer: memoryview) -> int:
         """Read into `buffer` from archive position `pos` on; 0 where nothing was ever kept."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 
 from pgetpy.core.members import Member
 from pgetpy.core.plan import Window
@@ -241,14 +240,14 @@ def _admitting(members: Sequence[ZipMember], roster: Roster) -> Admit:
     for found in members:
         entry = roster.admit(_localised(found))
         if entry is not None:
-            entries[entry.parts] = replace(entry, replaces=False)
+            entries[entry.parts] = entry._replace(replaces=False)
     by_position = {entry.member.position: entry for entry in entries.values()}
 
     def admit(member: Member) -> Entry | None:
         entry = by_position.get(member.position)
         if entry is None:
             return None
-        return replace(entry, member=replace(member, mtime=entry.member.mtime))
+        return entry._replace(member=member._replace(mtime=entry.member.mtime))
 
     return admit
 
@@ -259,4 +258,4 @@ def _localised(found: ZipMember) -> Member:
         return found.member
     moment = time.gmtime(found.member.mtime // 10**9)
     seconds = time.mktime((*moment[:8], -1))
-    return replace(found.member, mtime=int(seconds) * 10**9)
+    return found.member._replace(mtime=int(seconds) * 10**9)
