@@ -5,6 +5,9 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 ARGS :=
+# Tests wait more than they compute, so that more run at a time than there are processors; -n0 in
+# ARGS runs them one by one (for --pdb, and for what they print).
+SIDE_BY_SIDE := -n 3 --dist worksteal
 
 .PHONY: help setup demo test check soak bench dist clean
 
@@ -22,7 +25,7 @@ demo: $(READY) ## download made-up weights from a server of our own and say how 
 	@$(PY) -m scripts.demo $(ARGS)
 
 test: $(READY) ## run the tests but for the long ones (ARGS="-k name" for some)
-	@$(PY) -m pytest -m "not soak" $(ARGS)
+	@$(PY) -m pytest -m "not soak" $(SIDE_BY_SIDE) $(ARGS)
 
 check: $(READY) ## style, types, layers and tests: what CI runs
 	$(PY) -m ruff check .
@@ -30,8 +33,8 @@ check: $(READY) ## style, types, layers and tests: what CI runs
 	$(PY) -m mypy
 	@$(MAKE) --no-print-directory test
 
-soak: $(READY) ## run the long fault tests
-	@$(PY) -m pytest -m soak $(ARGS)
+soak: $(READY) ## run the long fault tests, and the properties with many examples
+	@$(PY) -m pytest -m "soak or hypothesis" --hypothesis-profile soak $(ARGS)
 
 bench: $(READY) ## time pgetpy against its peers and write docs/bench.md (ARGS="--list" for the cases)
 	@$(PY) -m scripts.bench $(if $(ARGS),$(ARGS),--docs)

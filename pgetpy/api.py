@@ -91,8 +91,8 @@ async def extract_async(
     """Extract the archive at `url` into `folder` while it arrives.
 
     Args:
-        url: of a tar, plain or compressed by gzip, bzip2, xz, zstd, lz4 or LZMA, or of a single
-            file compressed by one of these.
+        url: of a zip, of a tar, plain or compressed by gzip, bzip2, xz, zstd, lz4 or LZMA, or of a
+            single file compressed by one of these.
         folder: appears when all members are there; an existing one gets them then, which needs
             `force` unless it is empty.
         checksum: of the archive as it is sent.

@@ -20,7 +20,10 @@ class Terminated(BaseException):
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Raise Terminated in the main thread on SIGTERM, for as long as this lasts."""
+    """Raise Terminated in the main thread on SIGTERM, for as long as this lasts.
+
+    Once it was raised SIGTERM stays ignored: the process is about to end, and says so first.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -34,7 +37,8 @@ def terminable() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if signal.getsignal(signal.SIGTERM) is stop:
+            signal.signal(signal.SIGTERM, before)
 
 
 def silence_output() -> None:

@@ -110,7 +110,8 @@ def test_a_disk_that_fills_up_midway_is_one_error_and_a_rerun_goes_on(
         assert dest.read_bytes() == BODY
         assert names_in(folder) == ["got"]
         assert result.resumed == left
-        assert server.sent("/model") < len(BODY) - left + MIB
+        # On a busy machine a connection may look stuck, and another fetches some of its bytes.
+        assert server.sent("/model") < len(BODY) - left + 2 * MIB
 
 
 def test_a_rerun_that_comes_before_there_is_room_loses_nothing(

@@ -52,6 +52,7 @@ from .support.judges import Judge
 from .support.processes import Ended, Run, folder_of_nobody, limited_tmpfs, run
 from .support.resources import Resource
 from .support.server import Server
+from .support.waiting import eventually
 from .trees import plain_tree as tree
 
 MB = 1_000_000
@@ -291,10 +292,11 @@ def check_death(server: Server, home: Path, call: str, nth: int, place: str) -> 
     ended = run(*command)
     assert ended.code == 0, ended.err
     # A kill as locks are tried out leaves the empty file that they were tried on.
-    left = {name for name in tree(home) if name.endswith((".pgetpy-lock", ".pgetpy-probe"))}
+    found = tree(home)
+    left = {name for name in found if name.endswith((".pgetpy-lock", ".pgetpy-probe"))}
     assert len(left) <= 1
-    assert tree(home).keys() - left == {"out", *(f"out/{name}" for name in expected())}
-    assert {name: tree(out)[name] for name in expected()} == expected()
+    right = {"out": None, **{f"out/{name}": what for name, what in expected().items()}}
+    assert {name: what for name, what in found.items() if name not in left} == right
     return True
 
 
@@ -656,8 +658,9 @@ def test_what_was_tampered_with_between_the_runs_is_no_harm(
     server, home = left_by_a_kill
     with copy_of(home, tmp_path) as out:
         TAMPERINGS[tampering](out)
-        ended = the_next_run(server, out)
-        assert ended.code == 0, ended.err
+        extract(server.url("/w.tar"), out)
+        assert tree(out) == expected()
+        assert names_in(out.parent) == ["out"]
 
 
 def test_a_member_half_there_that_was_cut_short_is_fetched_again(
@@ -718,9 +721,12 @@ def test_several_processes_extract_the_same_archive_to_the_same_folder(
     out = tmp_path / "out"
     if place == "empty":
         out.mkdir()
-    url = serve(server, Pace(4 * MIB))
+    gate = Gate()
+    url = serve(server, GateAfter(200_000, gate))
     runs = [Run("-x", url, out) for _ in range(count)]
     try:
+        eventually(lambda: sum("another run" in one.err for one in runs) == count - 1)
+        gate.open()
         ends = [one.wait() for one in runs]
     finally:
         for one in runs:
@@ -969,13 +975,23 @@ def modes(out: Path) -> dict[str, int]:
 MODES = {name: mode for name, _, mode, _ in READ_ONLY if name != "./"}
 
 
-@pytest.mark.parametrize("hashed", [False, True], ids=["", "hashed"])
-@pytest.mark.parametrize("compress", [bytes, zstandard.compress], ids=["tar", "tar.zst"])
-@pytest.mark.parametrize("place", ["new", "empty", "again"])
+@pytest.mark.parametrize(
+    ("place", "kind", "hashed"),
+    [
+        ("new", "tar", False),
+        ("new", "tar.zst", True),
+        ("empty", "tar", True),
+        ("empty", "tar.zst", False),
+        ("again", "tar", False),
+        ("again", "tar.zst", True),
+    ],
+)
 def test_members_that_may_not_be_written_are_made_by_nobody(
-    server: Server, place: str, compress: Callable[[bytes], bytes], hashed: bool
+    server: Server, place: str, kind: str, hashed: bool
 ) -> None:
-    data = compress(packed(READ_ONLY))
+    data = packed(READ_ONLY)
+    if kind == "tar.zst":
+        data = zstandard.compress(data)
     url = serve(server, data=data)
     check = ("--checksum", f"sha256:{digest(data)}") if hashed else ()
     with folder_of_nobody() as home:
@@ -1043,8 +1059,16 @@ def test_members_that_may_not_be_written_are_taken_away_by_nobody(
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
-@pytest.mark.parametrize("number", list(CODES), ids=lambda number: number.name)
-@pytest.mark.parametrize("way", ["tar", "decoding", "limited", "no ranges"])
+@pytest.mark.parametrize(
+    ("way", "number"),
+    [
+        ("tar", signal.SIGINT),
+        ("tar", signal.SIGTERM),
+        ("decoding", signal.SIGTERM),
+        ("limited", signal.SIGINT),
+        ("no ranges", signal.SIGTERM),
+    ],
+)
 def test_a_signal_midway_is_one_line_and_the_same_command_ends_well(
     server: Server, tmp_path: Path, way: str, number: int
 ) -> None:
@@ -1087,13 +1111,6 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             archive.addfile(member, io.BytesIO(piece))
     with (folder / "large.tar").open("rb") as plain, (folder / "large.tar.zst").open("wb") as to:
         zstandard.ZstdCompressor(level=1).copy_stream(plain, to)
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w") as archive:
-        for n in range(20_000):
-            member = tarfile.TarInfo(f"{n % 100}/{n}")
-            member.size = 100
-            archive.addfile(member, io.BytesIO(b"%0100d" % n))
-    (folder / "many.tar").write_bytes(made.getvalue())
     for path in folder.iterdir():
         path.chmod(0o644)
     yield folder
@@ -1101,8 +1118,17 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.judge("nginx")
-@pytest.mark.parametrize("name", ["large.tar", "large.tar.zst"])
-@pytest.mark.parametrize("way", [pytest.param("plain", marks=pytest.mark.soak), "TLS", "hashed"])
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        ("large.tar", "hashed"),
+        ("large.tar.zst", "TLS"),
+        pytest.param("large.tar", "plain", marks=pytest.mark.soak),
+        pytest.param("large.tar", "TLS", marks=pytest.mark.soak),
+        pytest.param("large.tar.zst", "plain", marks=pytest.mark.soak),
+        pytest.param("large.tar.zst", "hashed", marks=pytest.mark.soak),
+    ],
+)
 def test_a_large_archive_takes_little_memory(
     name: str, way: str, large: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -1126,17 +1152,19 @@ def test_a_large_archive_takes_little_memory(
 
 
 @pytest.mark.judge("nginx")
+@pytest.mark.parametrize("count", [4_000, pytest.param(20_000, marks=pytest.mark.soak)])
 def test_many_small_members_take_little_memory_and_few_descriptors(
-    large: Path, tmp_path: Path, nginx: Judge
+    tmp_path: Path, nginx: Judge, count: int
 ) -> None:
-    url = nginx.put("many.tar", (large / "many.tar").read_bytes())
+    members = [file(f"{n % 100}/{n}", b"%0100d" % n) for n in range(count)]
+    url = nginx.put("many.tar", packed(members))
     out = tmp_path / "out"
     ended = run("-x", url, out, program=telling_its_peak(), descriptors=64)
     assert ended.code == 0, ended.err
     assert peak_of(ended.err) < 96 * MB
-    for n in range(0, 20_000, 97):
+    for n in range(0, count, 97):
         assert (out / str(n % 100) / str(n)).read_bytes() == b"%0100d" % n
-    assert sum(len(os.listdir(folder)) for folder in out.iterdir()) == 20_000
+    assert sum(len(os.listdir(folder)) for folder in out.iterdir()) == count
 
 
 @pytest.mark.judge("nginx")

@@ -45,6 +45,8 @@ LAYERS = (
     ),
     Layer(("transports.base", "sinks.base")),
     Layer(("decoders", "settings", "workers")),
+    Layer(("decoders.*",), may_meet=False),
+    Layer(("decoders.base",)),
     Layer(("core.*",)),
     Layer(("errors",)),
     Layer(("redact",)),

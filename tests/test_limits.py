@@ -167,7 +167,9 @@ def slow_tls_links(large: Path, ca: Authority) -> Iterator[Judge]:
 
 
 @pytest.mark.judge("nginx")
-@pytest.mark.parametrize("store", ["slow_links", "slow_tls_links"])
+@pytest.mark.parametrize(
+    "store", ["slow_links", pytest.param("slow_tls_links", marks=pytest.mark.soak)]
+)
 @pytest.mark.parametrize(
     "hashed", [pytest.param(False, marks=pytest.mark.soak), True], ids=["", "hashed"]
 )

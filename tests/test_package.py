@@ -25,7 +25,7 @@ NO_NETWORK = ("No matching distribution found", "ConnectionError", "ConnectTimeo
 BODY = hashlib.shake_256(b"weights").digest(3_000_001)
 
 # Building and installing fetch packages.
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.first]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Installed:
         return run(self.bin / "python", "-I", "-c", code, *arguments)
 
 
-@pytest.fixture(scope="module", params=["oldest", "newest"])
+@pytest.fixture(scope="module", params=["oldest", pytest.param("newest", marks=pytest.mark.soak)])
 def installed(
     request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Installed:

@@ -217,7 +217,7 @@ def test_verbose_is_a_log_level_and_extract_an_output() -> None:
     assert Console().with_flags({"output": "tar"}).output == "tar-extractor"
 
 
-@pytest.mark.parametrize("flag", CONSOLE_FLAGS.keys() - {"pid-file"})
+@pytest.mark.parametrize("flag", sorted(CONSOLE_FLAGS.keys() - {"pid-file"}))
 def test_a_bad_value_of_the_command_lines_own_is_refused(flag: str) -> None:
     with pytest.raises(BadSettingError, match=variable(flag)):
         Console.from_environment({variable(flag): "nonsense"})

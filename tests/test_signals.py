@@ -177,9 +177,10 @@ def test_a_json_result_is_not_printed_of_what_was_interrupted(
 @EITHER
 def test_while_it_waits_for_another_run(number: int, server: Server, tmp_path: Path) -> None:
     gate = Gate()
-    url = serve(server, GateAfter(600_000, gate, when=When(request=at_least(2))))
+    url = serve(server, GateAfter(600_000, gate))
     dest = tmp_path / "got"
     with Run(url, dest) as first:
+        gate.wait_reached()
         first.wait_until(part_of(dest).exists)
         with Run(url, dest) as second:
             second.wait_until(lambda: "another run" in second.err)

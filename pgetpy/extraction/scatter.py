@@ -72,7 +72,7 @@ class Scatter:
         readable: bool = False,
     ) -> None:
         self.window = window
-        window.size = self._room_ahead = _LEAST_AHEAD
+        self._room_ahead = _LEAST_AHEAD
         self._folder = folder
         self._reader = reader
         self._admit = admit
@@ -90,6 +90,7 @@ class Scatter:
         self._extents: list[_Extent] = []
         self._open: dict[MemberFile, None] = {}
         self._lock = threading.Lock()
+        self._move_horizon()
 
     # ------------------------------------------------------------------ an earlier run's work
 

@@ -11,6 +11,7 @@ from functools import lru_cache
 BLOCK = 65536
 
 
+@lru_cache(maxsize=512)
 def block(index: int, seed: str = "v1") -> bytes:
     """The 64 KiB that stand at ``index * BLOCK`` in every body of this seed."""
     return hashlib.shake_128(f"{seed}:{index}".encode()).digest(BLOCK)

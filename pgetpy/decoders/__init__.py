@@ -1,0 +1,60 @@
+"""Streaming decoders of the compressed formats, behind one interface.
+
+Bytes in, bytes out, in pieces of at most PIECE whatever the ratio, so that a bomb costs time and no
+memory. A decoder does no I/O and knows nothing of what it unpacks. Libraries are imported when a
+decoder is made; none of their exceptions gets out.
+"""
+
+from __future__ import annotations
+
+from pgetpy.core import formats
+from pgetpy.core.formats import WINDOW, Format
+from pgetpy.decoders.base import PIECE, Codec, Decoder, Opener, Streams
+from pgetpy.decoders.deflate import crc32, open_deflate, open_gzip
+from pgetpy.decoders.frames import open_lz4, open_zstd
+
+__all__ = ["PIECE", "Decoder", "crc32", "decoder_for"]
+
+# liblzma counts its own structures too.
+_MEMORY = WINDOW + (4 << 20)
+
+
+def decoder_for(format: Format) -> Decoder:
+    """Return a fresh decoder.
+
+    Raises:
+        ArchiveError: the library for it is not installed.
+        ValueError: `format` is no compression.
+    """
+    if format not in _CODECS:
+        raise ValueError(f"{format} is no compression")
+    return Streams(format, _CODECS[format])
+
+
+def _bzip2() -> Opener:
+    import bz2
+
+    return lambda magic: bz2.BZ2Decompressor()
+
+
+def _xz() -> Opener:
+    import lzma
+
+    return lambda magic: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MEMORY)
+
+
+def _lzma() -> Opener:
+    import lzma
+
+    return lambda magic: lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_MEMORY)
+
+
+_CODECS = {
+    Format.GZIP: Codec(open_gzip, (formats.GZIP_MAGIC,), padding=1),
+    Format.DEFLATE: Codec(open_deflate, (b"",), repeats=False),
+    Format.BZIP2: Codec(_bzip2, (formats.BZIP2_MAGIC,), padding=1),
+    Format.XZ: Codec(_xz, (formats.XZ_MAGIC,), padding=4),
+    Format.LZMA: Codec(_lzma, (b"",), repeats=False),
+    Format.ZSTD: Codec(open_zstd, (formats.ZSTD_MAGIC, *formats.SKIPPABLE_MAGICS), "zstandard"),
+    Format.LZ4: Codec(open_lz4, (formats.LZ4_MAGIC, *formats.SKIPPABLE_MAGICS), "lz4"),
+}

@@ -1,0 +1,96 @@
+"""Deflate, by itself and as gzip: isal where it is installed, else the standard library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pgetpy.core.formats import gzip_header_size
+from pgetpy.decoders.base import Opener
+
+if TYPE_CHECKING:
+    from isal.igzip_lib import IgzipDecompressor
+
+
+def open_gzip() -> Opener:
+    try:
+        from isal import igzip_lib
+    except ImportError:
+        return lambda magic: _ZlibStream(wbits=31)
+    # "VER" checks the trailer.
+    flag = igzip_lib.DECOMP_GZIP_NO_HDR_VER
+    return lambda magic: _IsalMember(igzip_lib.IgzipDecompressor(flag=flag))
+
+
+def open_deflate() -> Opener:
+    try:
+        from isal import igzip_lib
+    except ImportError:
+        return lambda magic: _ZlibStream(wbits=-15)
+    return lambda magic: igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_DEFLATE)
+
+
+def crc32() -> Callable[[bytes | memoryview, int], int]:
+    """Return the fastest CRC-32 there is, called with data and the sum of what came before."""
+    try:
+        from isal import isal_zlib
+    except ImportError:
+        import zlib
+
+        return zlib.crc32
+    return isal_zlib.crc32
+
+
+class _IsalMember:
+    """A gzip member by isal, which loses its place in a header that comes in two calls."""
+
+    def __init__(self, inner: IgzipDecompressor) -> None:
+        self._inner = inner
+        self._header: bytes | None = b""
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return self._inner.needs_input
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data
+
+    def decompress(self, data: bytes | memoryview, max_length: int = -1) -> bytes:
+        if self._header is not None:
+            self._header += bytes(data)
+            size = gzip_header_size(self._header)
+            if size is None:
+                return b""
+            data = self._header[size:]
+            self._header = None
+        return self._inner.decompress(data, max_length)
+
+
+class _ZlibStream:
+    """A gzip member or a deflate stream by the standard library, where isal is missing."""
+
+    def __init__(self, wbits: int) -> None:
+        import zlib
+
+        self._inner = zlib.decompressobj(wbits)
+        self.needs_input = True
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data
+
+    def decompress(self, data: bytes | memoryview, max_length: int = -1) -> bytes:
+        # Input is given only when asked for, so at any time it is either this or what was left.
+        piece = self._inner.decompress(data or self._inner.unconsumed_tail, max_length)
+        # A full piece may leave output behind when all input is taken.
+        self.needs_input = not self._inner.unconsumed_tail and len(piece) < max_length
+        return piece

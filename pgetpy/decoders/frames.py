@@ -1,0 +1,116 @@
+"""zstd and lz4, whose frames may be mixed with frames to be passed over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pgetpy.core import formats
+from pgetpy.core.formats import WINDOW, ZstdPart, zstd_parts
+from pgetpy.decoders.base import PIECE, Opener, Stream
+
+if TYPE_CHECKING:
+    from zstandard import ZstdDecompressionObj
+
+# RFC 8878, 3.1.1.2: no block has more decoded bytes than this.
+_ZSTD_BLOCK = 128 << 10
+
+
+def open_zstd() -> Opener:
+    import zstandard
+
+    decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW)
+
+    def opened(magic: bytes) -> Stream:
+        if magic != formats.ZSTD_MAGIC:
+            return Skippable()
+        return _ZstdFrame(decompressor.decompressobj(write_size=PIECE))
+
+    return opened
+
+
+def open_lz4() -> Opener:
+    from lz4.frame import LZ4FrameDecompressor
+
+    return lambda magic: LZ4FrameDecompressor() if magic == formats.LZ4_MAGIC else Skippable()
+
+
+class Skippable:
+    """A frame to be passed over (RFC 8878, 3.1.2): magic number, four bytes of size, that many."""
+
+    needs_input = True
+
+    def __init__(self) -> None:
+        self._header = b""
+        self._left = 0
+        self.eof = False
+        self.unused_data: bytes | memoryview = b""
+
+    def decompress(self, data: bytes | memoryview, max_length: int = -1) -> bytes:
+        if len(self._header) < 8:
+            taken = 8 - len(self._header)
+            self._header += bytes(data[:taken])
+            data = data[taken:]
+            self._left = int.from_bytes(self._header[4:], "little")
+        taken = min(self._left, len(data))
+        self._left -= taken
+        self.eof = len(self._header) == 8 and not self._left
+        self.unused_data = data[taken:]
+        return b""
+
+
+class _ZstdFrame:
+    """A frame by `zstandard`, whose decoder knows no bound to its output.
+
+    What is handed to it at once ends so few blocks that they make no more than a piece. For this
+    the sizes in the frame's header and in those of its blocks are read along.
+    """
+
+    def __init__(self, inner: ZstdDecompressionObj) -> None:
+        self._inner = inner
+        self._parts = zstd_parts()
+        self._part: ZstdPart | None = next(self._parts)
+        self._field = b""
+        self._seen = 0
+        self._rest: bytes | memoryview = b""
+
+    @property
+    def eof(self) -> bool:
+        return self._part is None
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._rest
+
+    @property
+    def unused_data(self) -> bytes | memoryview:
+        return self._rest
+
+    def decompress(self, data: bytes | memoryview, max_length: int = -1) -> bytes:
+        data = self._rest or data
+        size = self._measure(data, max_length // _ZSTD_BLOCK)
+        self._rest = data[size:]
+        return self._inner.decompress(data[:size])
+
+    def _measure(self, data: bytes | memoryview, blocks: int) -> int:
+        """Return how many bytes of `data` end so many blocks at most, and the frame at most."""
+        at = 0
+        while self._part is not None and at < len(data) and blocks:
+            taken = min(self._part.size - self._seen, len(data) - at)
+            if self._part.read:
+                self._field += bytes(data[at : at + taken])
+            at += taken
+            self._seen += taken
+            if self._seen == self._part.size:
+                blocks -= self._part.block
+                self._advance()
+        return at
+
+    def _advance(self) -> None:
+        try:
+            self._part = self._parts.send(self._field)
+            while not self._part.size:
+                self._part = next(self._parts)
+        except StopIteration:
+            self._part = None
+        self._field = b""
+        self._seen = 0
