@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pgetpy.core.roster import Limits
     from pgetpy.errors import PgetError
     from pgetpy.settings import Settings
+    from pgetpy.weights import WeightsDownloadCache
 
 __version__ = "0.1.0"
 
@@ -31,6 +32,7 @@ _HOMES = {
     "Limits": "pgetpy.core.roster",
     "PgetError": "pgetpy.errors",
     "Settings": "pgetpy.settings",
+    "WeightsDownloadCache": "pgetpy.weights",
     "download": "pgetpy.api",
     "download_async": "pgetpy.api",
     "download_many": "pgetpy.api",
@@ -47,6 +49,7 @@ __all__ = [
     "Limits",
     "PgetError",
     "Settings",
+    "WeightsDownloadCache",
     "download",
     "download_async",
     "download_many",

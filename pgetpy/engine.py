@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from pgetpy.core.answers import Identity
 from pgetpy.core.events import Failed, Finished, Queued, Report
 from pgetpy.core.jobs import Job
 from pgetpy.core.limits import Bucket
@@ -17,6 +18,7 @@ from pgetpy.core.results import DownloadFailure, DownloadResult
 from pgetpy.destinations.base import Claims
 from pgetpy.errors import PgetError
 from pgetpy.hosts import Hosts, descriptor_limit
+from pgetpy.identifying import identify
 from pgetpy.metrics import Metrics
 from pgetpy.redact import redact
 from pgetpy.session import Services
@@ -63,6 +65,14 @@ class Engine:
         self._metrics.finished(job.url, result)
         report(Finished(key, result))
         return result
+
+    async def identify(self, url: str) -> Identity:
+        """Return which version of an object the server has, by asking for its first byte.
+
+        Raises:
+            TransferError: it may not be had, or not be reached.
+        """
+        return await identify(self._services, url)
 
     async def download_all(
         self, jobs: Sequence[Job], report: Report, *, fail_fast: bool

@@ -5,9 +5,11 @@
       TransferError                 ConnectionFailedError  StalledError  HttpStatusError
                                     RangeNotHonouredError  ObjectChangedError  NotAllowedError
       IntegrityError                SizeMismatchError  DigestMismatchError  NotWeightsError
+                                    BadSafetensorsError
       ArchiveError                  UnsafeMemberError  TruncatedArchiveError  LimitExceededError
       DestinationError (OSError)    what stands at the destination, or cannot be made there
       DiskFullError (OSError)
+      CacheError (OSError)          CacheFullError
       InterruptedTransferError      Ctrl-C or SIGTERM: what is held is kept
 
 Errors carry fields; the sentence is made in `__str__`: what failed, where, and what to try. A URL
@@ -231,15 +233,32 @@ class DigestMismatchError(IntegrityError):
 
 
 class NotWeightsError(IntegrityError):
-    """What came is no weights file. `.words` is how it begins."""
+    """What came is no weights file but `.what`, a noun. `.words` is what it says."""
 
-    def __init__(self, url: str, words: str) -> None:
+    hint = "check the URL and what it needs to be opened"
+
+    def __init__(self, url: str, what: str, words: str = "", *, hint: str = "") -> None:
         self.url = redact(url)
+        self.what = what
         self.words = redact_text(words)
-        super().__init__(self.url, self.words)
+        super().__init__(self.url, what, self.words)
+        if hint:
+            self.hint = hint
 
     def sentence(self) -> str:
-        return f"{self.url} is no weights file; it begins {self.words!r}"
+        says = f", which says {self.words!r}" if self.words else ""
+        return f"{self.url} is no weights file but {self.what}{says}"
+
+
+class BadSafetensorsError(IntegrityError):
+    """A safetensors file whose header, offsets and size contradict one another. `.reason`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def sentence(self) -> str:
+        return f"the safetensors file is malformed: {self.reason}"
 
 
 class ArchiveError(PgetError):
@@ -331,6 +350,53 @@ class DiskFullError(PgetError, OSError):
         keep = f" with {self.keep} to stay free" if self.keep else ""
         return (
             f"not enough space for {self.dest}: {self.needed} bytes needed{keep}, {self.free} free"
+        )
+
+
+class CacheError(PgetError, OSError):
+    """The cache in folder `.root` cannot do what was asked of it. `.reason` is a clause."""
+
+    def __init__(self, root: str, reason: str, *, hint: str = "", code: int = _errno.EIO) -> None:
+        super().__init__(code, reason, root)
+        self.root = root
+        self.reason = reason
+        if hint:
+            self.hint = hint
+
+    def sentence(self) -> str:
+        return f"the cache at {self.root} {self.reason}"
+
+
+class CacheFullError(CacheError):
+    """What may leave the cache does not make enough room.
+
+    `.needed` bytes were asked for and `.free` could be had; `.held` names who keeps how many bytes,
+    the most first. `.cause` says why what left gave no room, where that is so.
+    """
+
+    hint = "release leases, unpin entries, or give the cache more room"
+
+    def __init__(
+        self,
+        root: str,
+        needed: int,
+        free: int,
+        held: tuple[tuple[str, int], ...] = (),
+        *,
+        cause: str = "",
+    ) -> None:
+        super().__init__(root, "is full", code=_errno.ENOSPC)
+        self.needed = needed
+        self.free = free
+        self.held = held
+        self.cause = cause
+
+    def sentence(self) -> str:
+        by = "".join(f", {who} {size}" for who, size in self.held[:5])
+        cause = f" ({self.cause})" if self.cause else ""
+        return (
+            f"the cache at {self.root} is full: {self.needed} bytes needed, {self.free} can be had"
+            f"{f'; held by{by[1:]}' if by else ''}{cause}"
         )
 
 

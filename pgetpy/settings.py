@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import MappingProxyType
 
 from pgetpy.core.names import check_url
@@ -28,6 +29,15 @@ from pgetpy.redact import HIDDEN, redact
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 Warn = Callable[[str], None]
+
+
+def default_cache_dir(environ: Mapping[str, str]) -> Path:
+    """Return where weights are kept: PGET_CACHE_DIR, else `pgetpy` in the user's cache folder."""
+    chosen = environ.get("PGET_CACHE_DIR")
+    if chosen:
+        return Path(chosen).expanduser()
+    base = environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path("~/.cache").expanduser()) / "pgetpy"
 
 
 @dataclass(frozen=True)

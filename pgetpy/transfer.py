@@ -258,6 +258,8 @@ class Transfer:
 
     def _begin(self, answer: Answer, held: Spans) -> Sink:
         """The first answer is believed: open the sink. Called in any thread."""
+        if self._job.admit is not None:
+            self._job.admit(answer.identity)
         resumable = self._job.checksum is not None or answer.identity.strong
         return self._destination.begin(answer, held, self._hold, resumable=resumable)
 

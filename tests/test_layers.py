@@ -26,8 +26,22 @@ class Layer:
 # From the top down.
 LAYERS = (
     Layer(("__main__", "cli", "commands", "arguments", "completion", "flags", "process")),
-    Layer(("", "api", "background", "progress", "bars", "outcomes")),
-    Layer(("engine", "transfer", "digesting", "hosts", "metrics", "route", "session")),
+    Layer(("", "api", "progress", "bars", "outcomes")),
+    Layer(("weights",)),
+    Layer(("filling", "settling")),
+    Layer(
+        (
+            "engine",
+            "transfer",
+            "identifying",
+            "digesting",
+            "hosts",
+            "metrics",
+            "route",
+            "session",
+            "background",
+        )
+    ),
     Layer(("destinations",)),
     Layer(("destinations.*",), may_meet=False),
     Layer(("destinations.base",)),
@@ -44,7 +58,8 @@ LAYERS = (
         )
     ),
     Layer(("transports.base", "sinks.base")),
-    Layer(("decoders", "settings", "workers")),
+    Layer(("cache", "cache.*")),
+    Layer(("decoders", "disk", "locks", "settings", "workers")),
     Layer(("decoders.*",), may_meet=False),
     Layer(("decoders.base",)),
     Layer(("core.*",)),
@@ -52,7 +67,7 @@ LAYERS = (
     Layer(("redact",)),
 )
 # Folders of implementations: from one to another only the interface may be imported.
-FOLDERS = ("transports", "sinks")
+FOLDERS = ("transports", "sinks", "cache")
 # What deciding may not touch.
 PURE = "core"
 IMPURE = frozenset(

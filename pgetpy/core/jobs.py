@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
+from pgetpy.core.answers import Identity
 from pgetpy.core.digests import Checksum
 
 
@@ -18,6 +20,8 @@ class Job:
         checksum: what the bytes must hash to.
         mirrors: URLs of the same bytes elsewhere, tried in order when `url` fails.
         extract: the object is an archive; `dest` is the folder that its members go to.
+        admit: is told which version comes, and its size, before a byte of it is kept; from any
+            thread. What it raises ends the transfer.
     """
 
     url: str
@@ -25,3 +29,4 @@ class Job:
     checksum: Checksum | None = None
     mirrors: tuple[str, ...] = ()
     extract: bool = False
+    admit: Callable[[Identity], object] | None = field(default=None, compare=False)

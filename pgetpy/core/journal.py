@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import json
 import re
-import zlib
 from dataclasses import asdict, dataclass, field
 
 from pgetpy.core.answers import Identity
+from pgetpy.core.lines import checked_line, text_of
 from pgetpy.core.ranges import Spans
 
 _MAGIC = "pgetpy 1"
@@ -62,34 +62,34 @@ class Journal:
 def subject_line(subject: Subject) -> bytes:
     """Return the first line of a journal about `subject`."""
     value = {"key": subject.key, "boot": subject.boot, **asdict(subject.identity)}
-    return _line(f"{_MAGIC} {json.dumps(value, sort_keys=True)}")
+    return checked_line(f"{_MAGIC} {json.dumps(value, sort_keys=True)}")
 
 
 def written_line(start: int, stop: int) -> bytes:
     """Return the line that says the bytes from `start` up to `stop` are written."""
-    return _line(f"w {start} {stop}")
+    return checked_line(f"w {start} {stop}")
 
 
 def flushed_line(start: int, stop: int) -> bytes:
     """Return the line that says the bytes from `start` up to `stop` are on stable storage."""
-    return _line(f"f {start} {stop}")
+    return checked_line(f"f {start} {stop}")
 
 
 def moving_line() -> bytes:
     """Return the line that says an archive is whole and its members go to their places now."""
-    return _line("m")
+    return checked_line("m")
 
 
 def published_line() -> bytes:
     """Return the line that says the file stands at its destination."""
-    return _line("p")
+    return checked_line("p")
 
 
 def parse_journal(data: bytes) -> Journal:
     """Return what `data` says up to its first line that is cut off or damaged."""
     journal = Journal()
     for raw in data.split(b"\n")[:-1]:
-        text = _checked(raw)
+        text = text_of(raw)
         if text is None or not _apply(journal, text):
             break
         journal.size += len(raw) + 1
@@ -124,14 +124,3 @@ def _subject(text: str) -> Subject | None:
         return Subject(key, Identity(**value), boot)
     except (AttributeError, KeyError, TypeError, ValueError):
         return None  # another release wrote it
-
-
-def _line(text: str) -> bytes:
-    return f"{text} {zlib.crc32(text.encode()):08x}\n".encode()
-
-
-def _checked(raw: bytes) -> str | None:
-    text, _, crc = raw.rpartition(b" ")
-    if crc != b"%08x" % zlib.crc32(text):
-        return None
-    return text.decode(errors="replace")

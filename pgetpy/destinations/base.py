@@ -15,9 +15,10 @@ from pgetpy.core.answers import Answer, Identity
 from pgetpy.core.journal import Journal
 from pgetpy.core.ranges import Span, Spans
 from pgetpy.errors import DestinationError, PgetError
+from pgetpy.locks import locks_exclude
 from pgetpy.sinks.base import Sink
 from pgetpy.sinks.file import disk_error
-from pgetpy.sinks.ledger import Ledger, locks_exclude
+from pgetpy.sinks.ledger import Ledger
 
 # Reads into a buffer from a position on: the bytes read.
 ReadBack = Callable[[int, memoryview], int]

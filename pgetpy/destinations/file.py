@@ -21,10 +21,11 @@ from pgetpy.destinations.base import (
     disk_errors,
 )
 from pgetpy.errors import DestinationError
+from pgetpy.locks import boot_id
 from pgetpy.settings import Settings
 from pgetpy.sinks.base import Sink
 from pgetpy.sinks.file import FileSink, check_room, disk_error
-from pgetpy.sinks.ledger import Ledger, boot_id
+from pgetpy.sinks.ledger import Ledger
 
 # Up to here an object comes in one answer, and going on from half of it would save nothing.
 SMALL = 1 << 20

@@ -24,10 +24,11 @@ from pgetpy.extraction.archive import ArchiveSink
 from pgetpy.extraction.layout import Layout
 from pgetpy.extraction.spool import Spool
 from pgetpy.extraction.staging import Staging, check_empty, fold_of
+from pgetpy.locks import boot_id
 from pgetpy.settings import Settings
 from pgetpy.sinks.base import Sink
 from pgetpy.sinks.file import check_room
-from pgetpy.sinks.ledger import Ledger, boot_id
+from pgetpy.sinks.ledger import Ledger
 
 
 class TreeDestination:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pgetpy.core.members import Kind, Member
 from pgetpy.core.roster import Entry, permissions
+from pgetpy.disk import mode_at, remove_tree
 from pgetpy.errors import UnsafeMemberError
 from pgetpy.extraction.attributes import (
     RECORD,
@@ -23,7 +24,6 @@ from pgetpy.extraction.attributes import (
     write_record,
 )
 from pgetpy.extraction.memberfile import LARGE, MemberFile, refuse, write_all
-from pgetpy.extraction.removal import mode_at, remove_tree
 
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 

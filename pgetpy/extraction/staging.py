@@ -19,10 +19,10 @@ from pathlib import Path
 
 from pgetpy.core.journal import parse_journal
 from pgetpy.core.names import journal_name, layout_name, part_name, spool_name
+from pgetpy.disk import remove_tree
 from pgetpy.errors import DestinationError
 from pgetpy.extraction.attributes import Attributes, has_record, write_record
 from pgetpy.extraction.merging import OPEN_FOLDER, Merge
-from pgetpy.extraction.removal import remove_tree
 
 # What the staged members of an existing folder are called, and what a new file system has.
 _INSIDE = "members"

@@ -12,9 +12,11 @@ from pathlib import Path
 from pgetpy.core.journal import Subject
 from pgetpy.core.names import part_name
 from pgetpy.core.ranges import Spans
+from pgetpy.disk import free_bytes, sync_folder
 from pgetpy.errors import DestinationError, DiskFullError
+from pgetpy.locks import boot_id
 from pgetpy.sinks.base import Place
-from pgetpy.sinks.ledger import Ledger, boot_id
+from pgetpy.sinks.ledger import Ledger
 from pgetpy.sinks.pagecache import WriteBack, memory_limit
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -136,7 +138,7 @@ class FileSink:
             os.fsync(self.fd)
         self._rename()
         if fsync:
-            _sync_folder(self.dest.parent)
+            sync_folder(self.dest.parent)
         if self.ledger is not None:
             self.ledger.published()
             self.ledger.remove()
@@ -204,15 +206,6 @@ def check_room(dest: Path, needed: int, min_free: int) -> None:
         raise DiskFullError(str(dest), needed, free, keep=min_free)
 
 
-def free_bytes(path: Path) -> int:
-    """Return the bytes that this user may still write on the file system of `path`."""
-    try:
-        status = os.statvfs(path.parent)
-    except (FileNotFoundError, NotADirectoryError):
-        status = os.statvfs(next(folder for folder in path.absolute().parents if folder.exists()))
-    return status.f_bavail * status.f_frsize
-
-
 def disk_error(error: OSError, dest: Path) -> DiskFullError | DestinationError:
     """Return `error`, which a sink raised, as one of ours."""
     if error.errno in _FULL:
@@ -222,11 +215,3 @@ def disk_error(error: OSError, dest: Path) -> DiskFullError | DestinationError:
             return DiskFullError(str(dest), None, 0)
     reason = os.strerror(error.errno).lower() if error.errno else str(error)
     return DestinationError(str(dest), f"cannot be written: {reason}", code=error.errno or 0)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

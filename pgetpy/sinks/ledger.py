@@ -9,13 +9,9 @@ see `FileSink` for why that is bearable.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
-import subprocess
-import sys
 import threading
-from functools import lru_cache
 from pathlib import Path
 
 from pgetpy.core.journal import (
@@ -30,6 +26,7 @@ from pgetpy.core.journal import (
 )
 from pgetpy.core.names import journal_name
 from pgetpy.core.ranges import Span, Spans
+from pgetpy.locks import try_lock
 
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -67,7 +64,7 @@ class Ledger:
         Raises:
             OSError: the file system has no locks, or none left.
         """
-        if not _locked(self._fd):
+        if not try_lock(self._fd):
             return False
         self.journal = parse_journal(_contents(self._fd))
         return True
@@ -165,7 +162,7 @@ class Ledger:
         path = self.path.with_name(f".{secrets.token_hex(8)}.pgetpy-lock")
         fd = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            _locked(fd)
+            try_lock(fd)
             os.replace(path, self.path)
             os.dup2(fd, self._fd, inheritable=False)
             self._fresh = True
@@ -188,22 +185,6 @@ class Ledger:
             self._broken = True
 
 
-@lru_cache(maxsize=1)
-def boot_id() -> str:
-    """Return what names this boot of the machine; empty where the system does not tell."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    except OSError:
-        pass
-    if sys.platform == "darwin":
-        command = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            return subprocess.run(  # noqa: S603  a fixed command
-                command, capture_output=True, text=True, check=True, timeout=5
-            ).stdout.strip()
-    return ""
-
-
 def _contents(fd: int) -> bytes:
     parts = []
     at = 0
@@ -211,33 +192,3 @@ def _contents(fd: int) -> bytes:
         parts.append(part)
         at += len(part)
     return b"".join(parts)
-
-
-def locks_exclude(folder: Path) -> bool:
-    """Whether a lock on a file in `folder` keeps others out, tried on a file of our own.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    path = folder / f".{secrets.token_hex(8)}.pgetpy-lock"
-    one = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        # As another process would open it.
-        two = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    finally:
-        os.unlink(path)
-    try:
-        return _locked(one) and not _locked(two)
-    except OSError:
-        return False
-    finally:
-        os.close(one)
-        os.close(two)
-
-
-def _locked(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -1,0 +1,1 @@
+"""Entries on disk: publishing, leases, single flight, eviction; nothing here knows the network."""

@@ -1,0 +1,105 @@
+"""What is learnt about content after it was published: its digest, and whether it still is that."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from enum import Enum
+
+from pgetpy.cache.contents import Entry, digest_of, look_up, read_all
+from pgetpy.cache.layout import Layout, discard
+from pgetpy.cache.publishing import Publisher, append
+from pgetpy.cache.removal import digest_path
+from pgetpy.core.entries import State, damaged_fact, digest_fact, parse_record
+
+
+class Verdict(Enum):
+    """What a look at all bytes of an entry says."""
+
+    SOUND = "sound"
+    DAMAGED = "damaged"
+    UNKNOWN = "unknown"  # there is no digest to compare with: it was never computed
+    MISSING = "missing"
+    STOPPED = "stopped"
+
+
+def _never() -> bool:
+    return False
+
+
+class Checker:
+    """Hashes content of one cache and notes what that says."""
+
+    def __init__(self, layout: Layout, publisher: Publisher) -> None:
+        self._layout = layout
+        self._publisher = publisher
+
+    def settle(self, key: str, stop: Callable[[], bool] = _never, *, fsync: bool) -> Entry | None:
+        """Compute the digest of `key` if it is not known, and bring the entry to stable storage.
+
+        Returns:
+            The entry as it is then; None where it is gone, or `stop` said so.
+        """
+        entry = look_up(self._layout, key)
+        if entry is None or entry.state is not State.SOUND:
+            return entry
+        try:
+            if not entry.record.digest:
+                digest = digest_of(entry.path, stop)
+                if digest is None or not self._append(entry, digest_fact(digest)):
+                    return None
+                if not entry.record.folder:
+                    self._publisher.share(entry.record, digest)
+            if fsync and not entry.record.flushed:
+                self._publisher.flush(entry.record)
+        except FileNotFoundError:
+            return None
+        return look_up(self._layout, key)
+
+    def verify(self, key: str, stop: Callable[[], bool] = _never) -> Verdict:
+        """Hash the content of `key` and compare; what is found is noted in the record."""
+        entry = look_up(self._layout, key)
+        if entry is None:
+            return Verdict.MISSING
+        wanted = entry.record.digest
+        if entry.state is State.DAMAGED:
+            return self._condemn(entry)
+        if not wanted:
+            return Verdict.UNKNOWN
+        try:
+            found = digest_of(entry.path, stop)
+        except FileNotFoundError:
+            return Verdict.MISSING
+        except OSError:
+            return self._condemn(entry)  # the disk cannot read it back
+        if found is None:
+            return Verdict.STOPPED
+        if found != wanted:
+            return self._condemn(entry)
+        if entry.state is State.UNFLUSHED:
+            self._publisher.flush(entry.record)
+        return Verdict.SOUND
+
+    def _condemn(self, entry: Entry) -> Verdict:
+        if not entry.record.damaged:
+            self._append(entry, damaged_fact())
+        if entry.record.digest and not entry.record.folder:
+            # What is fetched in its place must not be made one with it.
+            discard(digest_path(self._layout, entry.record.digest))
+        return Verdict.DAMAGED
+
+    def _append(self, entry: Entry, fact: bytes) -> bool:
+        """Append to the record of just this content; False where another stands there."""
+        try:
+            path = self._layout.record(entry.key)
+            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            standing = parse_record(read_all(fd))
+            if standing is None or standing.generation != entry.record.generation:
+                return False
+            append(fd, fact)
+            return True
+        finally:
+            os.close(fd)

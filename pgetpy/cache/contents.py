@@ -1,0 +1,238 @@
+"""What is in a cache: records read, content found, digests of files and folders."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pgetpy.cache.layout import KEY_LENGTH, Layout, names_in
+from pgetpy.core.entries import Record, State, parse_record
+from pgetpy.locks import boot_id
+
+# Read at once; asking for much more would make a buffer that costs more than all the rest.
+_USUAL_RECORD = 8192
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry whose content was there a moment ago.
+
+    Attributes:
+        state: hand it out as it is only if that is SOUND.
+        lower: whether it stands in a lower tier, which is only read.
+    """
+
+    record: Record
+    path: Path
+    state: State
+    lower: bool = False
+
+    @property
+    def key(self) -> str:
+        return self.record.key
+
+    @property
+    def size(self) -> int:
+        return self.record.size
+
+
+@dataclass(frozen=True)
+class Row:
+    """An entry as a scan finds it.
+
+    Attributes:
+        folded: when it was used, so far as its record tells.
+        mark: the inode of its record.
+        inode: what its bytes are counted by; `names` is how many names that has.
+    """
+
+    record: Record
+    folded: int
+    mark: int
+    size: int
+    inode: tuple[int, int]
+    names: int
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All of a cache.
+
+    Attributes:
+        orphans: content that no record names, with its keys.
+        broken: keys of records without content, or that make no sense.
+    """
+
+    rows: list[Row]
+    orphans: list[tuple[str, str]]
+    broken: list[str]
+
+
+def read_record(path: str) -> Record | None:
+    """Return the record at `path`; None where there is none that makes sense."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return parse_record(read_all(fd))
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def read_all(fd: int) -> bytes:
+    """Return what is in a small file."""
+    data = part = os.read(fd, _USUAL_RECORD)
+    while len(part) == _USUAL_RECORD:
+        part = os.read(fd, _USUAL_RECORD)
+        data += part
+    return data
+
+
+def content_path(layout: Layout, record: Record) -> str:
+    """Return where the content of `record` is."""
+    return layout.content(record.key, record.generation, record.name)
+
+
+def look_up(layout: Layout, key: str, *, lower: bool = False) -> Entry | None:
+    """Return the entry under `key` if its content is there and has its size."""
+    record = read_record(layout.record(key))
+    if record is None or record.key != key:
+        return None
+    path = content_path(layout, record)
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    if stat.S_ISDIR(status.st_mode) is not record.folder:
+        return None
+    state = record.state(boot_id())
+    if not record.folder and status.st_size != record.size:
+        state = State.DAMAGED
+    return Entry(record, Path(path), state, lower)
+
+
+def scan(layout: Layout, beginning: str = "") -> Contents:
+    """Return all entries, and what is left of entries that are gone.
+
+    Args:
+        beginning: two digits of the keys to look at; all where it is empty.
+    """
+    rows: list[Row] = []
+    orphans: list[tuple[str, str]] = []
+    broken: list[str] = []
+    for first, shard in layout.folders("entries"):
+        if beginning not in ("", first):
+            continue
+        names = names_in(shard)
+        named = set()
+        for key in names:
+            if len(key) != KEY_LENGTH:
+                continue
+            row = _row(layout, key)
+            if row is None:
+                broken.append(key)
+            else:
+                rows.append(row)
+                named.add(f"{key}.{row.record.generation}.{row.record.name}")
+        orphans += [
+            (name[:KEY_LENGTH], f"{shard}/{name}")
+            for name in names
+            if len(name) > KEY_LENGTH and name not in named
+        ]
+    return Contents(rows, orphans, broken)
+
+
+def _row(layout: Layout, key: str) -> Row | None:
+    path = layout.record(key)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        status = os.fstat(fd)
+        record = parse_record(read_all(fd))
+        if record is None:
+            return None
+        content = os.lstat(content_path(layout, record))
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    size, names = (record.size, 1) if record.folder else (content.st_size, content.st_nlink)
+    inode = (content.st_dev, content.st_ino)
+    return Row(record, status.st_mtime_ns, status.st_ino, size, inode, names)
+
+
+def size_of(path: Path) -> tuple[int, bool]:
+    """Return the bytes of a file, or of all files in a folder, and whether it is a folder."""
+    status = os.lstat(path)
+    if stat.S_ISREG(status.st_mode):
+        return status.st_size, False
+    seen: dict[tuple[int, int], int] = {}
+    for below in _files_in(path):
+        status = os.lstat(below)
+        seen[status.st_dev, status.st_ino] = status.st_size
+    return sum(seen.values()), True
+
+
+def digest_of(path: Path, stop: Callable[[], bool] = lambda: False) -> str | None:
+    """Return `sha256:HEX` of a file, or of a folder's names and files; None once `stop` says so.
+
+    A folder's is the hash of one line for each file and link in it, in the order of their paths.
+    """
+    if not path.is_dir():
+        found = _hash_of(path, stop)
+        return f"sha256:{found}" if found is not None else None
+    whole = hashlib.sha256()
+    for below in sorted(_files_in(path)):
+        if below.is_symlink():
+            found = hashlib.sha256(os.fsencode(os.readlink(below))).hexdigest()
+        else:
+            found = _hash_of(below, stop)
+        if found is None:
+            return None
+        kind = "l" if below.is_symlink() else "f"
+        name = os.fsencode(below.relative_to(path))
+        whole.update(b"%s %s %d %s\n" % (kind.encode(), found.encode(), len(name), name))
+    return f"sha256:{whole.hexdigest()}"
+
+
+def flush(path: Path) -> None:
+    """Bring a file, or all of a folder, to stable storage."""
+    for target in (path, *(_all_in(path) if path.is_dir() else ())):
+        if not target.is_symlink():
+            fd = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+
+def _hash_of(path: Path, stop: Callable[[], bool]) -> str | None:
+    found = hashlib.sha256()
+    block = memoryview(bytearray(_BLOCK))
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(block):
+            if stop():
+                return None
+            found.update(block[:count])
+    return found.hexdigest()
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    for here, folders, names in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(here, name))]
+        yield from (Path(here, name) for name in (*names, *links))
+
+
+def _all_in(folder: Path) -> Iterator[Path]:
+    for here, folders, names in os.walk(folder):
+        yield from (Path(here, name) for name in (*folders, *names))

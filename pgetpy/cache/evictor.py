@@ -1,0 +1,250 @@
+"""Room made before it is needed: entries leave in the order of core/eviction, or nothing does."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from pgetpy.cache.contents import Contents, Row, scan
+from pgetpy.cache.fills import Claim, Fills, allocated
+from pgetpy.cache.holders import Watch
+from pgetpy.cache.layout import Layout, names_in
+from pgetpy.cache.removal import SLICE_SECONDS, Remover
+from pgetpy.cache.uses import Clock
+from pgetpy.core.eviction import (
+    Candidate,
+    Gains,
+    Goal,
+    Group,
+    Standing,
+    batches,
+    most_gain,
+    pays,
+    total_size,
+    victims,
+)
+from pgetpy.disk import free_bytes
+from pgetpy.errors import CacheFullError
+
+# Nanoseconds for which what was handed out is likely to be loaded right now.
+JUST_NOW = 60_000_000_000
+# What is being handed out while room is made stays, and others have to go in its place.
+_ROUNDS = 4
+# Some file systems give room back a little after the file is gone.
+_GAIN_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a cache keeps to: bytes that stay free on its disk, and bytes it has at most."""
+
+    min_disk_free: int = 0
+    max_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The cache and its disk at one moment; `goal` is what is short."""
+
+    contents: Contents
+    candidates: list[Candidate]
+    uses: dict[str, int]
+    room: Goal
+    goal: Goal
+
+
+class Evictor:
+    """Makes room in one cache."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        bounds: Bounds,
+        remover: Remover,
+        watch: Watch,
+        fills: Fills,
+        clock: Clock,
+    ) -> None:
+        self._layout = layout
+        self._bounds = bounds
+        self._remover = remover
+        self._watch = watch
+        self._fills = fills
+        self._clock = clock
+
+    def make_room(
+        self, needed: int, claim: Claim | None = None, pause: Callable[[float], None] = time.sleep
+    ) -> int:
+        """See that `needed` bytes can be written; return the bytes of entries that had to leave.
+
+        Args:
+            claim: whose need it is: what it has already and has reserved is not counted twice.
+
+        Raises:
+            CacheFullError: that cannot be, and nothing has left; or what left gave no room.
+        """
+        if self._bounds.max_bytes is None and self._disk_short(needed, claim) <= 0:
+            return 0
+        with self._remover.alone(pause):
+            self._remover.recover()
+            self._remover.sweep()
+            return self._made_room(needed, claim, pause)
+
+    def candidates(self, contents: Contents) -> tuple[list[Candidate], dict[str, int]]:
+        """Return the entries as who decides sees them, and the uses by living processes."""
+        uses = self._remover.uses()
+        held = self._remover.pinned() | self._watch.leased().keys()
+        just = self._clock.now() - JUST_NOW
+
+        def standing(key: str) -> Standing:
+            if key in held:
+                return Standing.HELD
+            used = uses.get(key)
+            if used is None:
+                return Standing.IDLE
+            return Standing.JUST_HANDED_OUT if used >= just else Standing.HANDED_OUT
+
+        found = [
+            Candidate(
+                row.record.key,
+                row.size,
+                max(row.folded, uses.get(row.record.key, 0)),
+                standing(row.record.key),
+                row.inode,
+                row.names,
+            )
+            for row in contents.rows
+        ]
+        return found, uses
+
+    def _made_room(self, needed: int, claim: Claim | None, pause: Callable[[float], None]) -> int:
+        gains = Gains()
+        taken = 0
+        for rounds in count(1):
+            survey = self._survey(needed, claim)
+            if not survey.goal.met:
+                survey = self._tidied(survey, needed, claim)
+            if survey.goal.met:
+                return taken
+            chosen = victims(survey.candidates, survey.goal)
+            if chosen is None or rounds > _ROUNDS:
+                raise self._full(needed, survey)
+            taken += self._evict(chosen, survey, gains, pause)
+            if gains.hopeless and self._disk_short(needed, claim) > 0:
+                cause = "what left gave no room: it is still mapped, or others write"
+                raise self._full(needed, self._survey(needed, claim), cause)
+        raise AssertionError("unreachable")
+
+    def tidy(self, contents: Contents) -> int:
+        """Take away content that no record names, and records without; return how many."""
+        gained = 0
+        since = self._clock.now() - JUST_NOW
+        for key, path in contents.orphans:
+            if not self._fills.busy(key):
+                gained += self._remover.drop(key, path, since)
+        for key in contents.broken:
+            if not self._fills.busy(key):
+                self._remover.drop_record(key)
+        return gained
+
+    def _survey(self, needed: int, claim: Claim | None) -> Survey:
+        contents = scan(self._layout)
+        found, uses = self.candidates(contents)
+        room = Goal(1 << 62, needed - self._disk_short(needed, claim))
+        if self._bounds.max_bytes is not None:
+            used = total_size(found) + self._loose(contents) + self._reserved(claim)
+            room = Goal(self._bounds.max_bytes - used, room.disk)
+        goal = Goal(max(0, needed - room.budget), max(0, needed - room.disk))
+        return Survey(contents, found, uses, room, goal)
+
+    def _tidied(self, survey: Survey, needed: int, claim: Claim | None) -> Survey:
+        """Take away what nobody has a name for, before any entry has to go."""
+        gained = self._fills.sweep()
+        gained += self.tidy(survey.contents)
+        return self._survey(needed, claim) if gained else survey
+
+    def _evict(
+        self,
+        chosen: list[Group],
+        survey: Survey,
+        gains: Gains,
+        pause: Callable[[float], None],
+    ) -> int:
+        """Take `chosen` away until that is seen to be no use; return their bytes."""
+        rows = {row.record.key: row for row in survey.contents.rows}
+        budget = survey.goal.budget
+        taken = 0
+        for batch in batches(chosen):
+            if gains.hopeless and budget <= 0:
+                break
+            members = [rows[member.key] for group in batch for member in group.members]
+            before = free_bytes(self._layout.root / "entries")
+            left = {row.record.key for row in self._remover.take(members, survey.uses)}
+            gone = [group for group in batch if left.issuperset(m.key for m in group.members)]
+            size = sum(group.size for group in gone)
+            if survey.goal.disk > 0:
+                expected = sum(group.gain for group in gone)
+                gains.took(expected, self._gained(before, expected, pause))
+            budget -= size
+            taken += size
+        return taken
+
+    def _gained(self, before: int, expected: int, pause: Callable[[float], None]) -> int:
+        """Return by how much the disk's free bytes rose, once that is what was expected."""
+        waited = 0.0
+        while True:
+            gained = free_bytes(self._layout.root / "entries") - before
+            if pays(expected, gained) or waited >= _GAIN_SECONDS:
+                return gained
+            pause(SLICE_SECONDS)
+            waited += SLICE_SECONDS
+
+    def _disk_short(self, needed: int, claim: Claim | None) -> int:
+        free = free_bytes(self._layout.root / "entries")
+        return needed + self._bounds.min_disk_free + self._reserved(claim) - free
+
+    def _reserved(self, claim: Claim | None) -> int:
+        """Return the bytes that others were promised room for and have still to write."""
+        return sum(
+            max(0, progress.reserved - _size_of(os.fspath(folder)))
+            for progress, folder in self._fills.others(claim)
+        )
+
+    def _loose(self, contents: Contents) -> int:
+        """Return the bytes that are no entry's: on their way, or left over."""
+        partial = self._layout.at("partial")
+        loose = [self._layout.at("partial", name) for name in names_in(partial)]
+        loose += [path for _, path in contents.orphans]
+        return sum(map(_size_of, loose))
+
+    def _full(self, needed: int, survey: Survey, cause: str = "") -> CacheFullError:
+        most = most_gain(survey.candidates)
+        room = min(survey.room.budget + most.budget, survey.room.disk + most.disk)
+        held = self._held(survey.contents.rows)
+        root = str(self._layout.root)
+        return CacheFullError(root, needed, max(0, room), held, cause=cause)
+
+    def _held(self, rows: list[Row]) -> tuple[tuple[str, int], ...]:
+        """Return who holds how many bytes, the most first."""
+        leased, pinned = self._watch.leased(), self._remover.pinned()
+        found: dict[str, dict[tuple[int, int], int]] = {}
+        for row in rows:
+            holders = [str(process) for process in leased.get(row.record.key, ())]
+            for who in [*holders, *(["pins"] if row.record.key in pinned else [])]:
+                found.setdefault(who, {})[row.inode] = row.size
+        held = {who: sum(sizes.values()) for who, sizes in found.items()}
+        under_way = self._reserved(None)
+        if under_way:
+            held["downloads under way"] = under_way
+        return tuple(sorted(held.items(), key=lambda item: -item[1]))
+
+
+def _size_of(path: str) -> int:
+    try:
+        return allocated(Path(path))[0]
+    except OSError:
+        return 0

@@ -1,0 +1,151 @@
+"""Where things stand under the root of a cache, and that the root is one.
+
+    layout                 which layout this is
+    clock                  its time of change is the latest use of any entry
+    evictor                the lock of who makes room
+    entries/KE/KEY         the record of an entry (core/entries); its appearance publishes it
+    entries/KE/KEY.GENERATION.NAME  the content that it names, a file or a folder
+    evicting/KEY.OWNER     the record of an entry that is about to go: the mark of its evictor
+    holders/OWNER          the leases of one process, and the lock that shows that it lives
+    uses/OWNER             what that process was handed out, and when
+    fills/KEY              the lock, progress and reservation of who fetches an entry
+    partial/KEY/           what has been fetched
+    pins/KEY  digests/DI/DIGEST  tmp/OWNER.TOKEN
+
+A name's OWNER is the id of a holder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pgetpy.errors import CacheError
+
+_LAYOUT = b"pgetpy cache 1\n"
+_FOLDERS = ("digests", "entries", "evicting", "fills", "holders", "partial", "pins", "tmp", "uses")
+KEY_LENGTH = 64
+
+
+class Layout:
+    """The paths below one root, as text: making a Path costs as much as opening the file."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._entries = f"{root}/entries/"
+        self._base = f"{root}/"
+
+    def record(self, key: str) -> str:
+        """Return where the record of `key` is."""
+        return f"{self._entries}{key[:2]}/{key}"
+
+    def content(self, key: str, generation: str, name: str) -> str:
+        """Return where one content of `key` is.
+
+        A folder around each would let it have just `name`; making and removing that took ten times
+        as long on ext4 as all the rest.
+        """
+        return f"{self._entries}{key[:2]}/{key}.{generation}.{name}"
+
+    def at(self, *parts: str) -> str:
+        """Return the path of `parts` below the root."""
+        return self._base + "/".join(parts)
+
+    def scratch(self, owner: str) -> str:
+        """Return a new name for what `owner` is about to rename."""
+        return self.at("tmp", f"{owner}.{token()}")
+
+    def open(self) -> bool:
+        """See that the root is a cache, or make it one; return whether it can be written.
+
+        Raises:
+            CacheError: it is no cache, one of another layout, or cannot be made.
+        """
+        if not self.check():
+            self.make()
+            return True
+        with contextlib.suppress(CacheError):
+            self.make()
+        needed = [str(self.root), *(self.at(name) for name in _FOLDERS)]
+        return all(os.access(folder, os.R_OK | os.W_OK | os.X_OK) for folder in needed)
+
+    def check(self) -> bool:
+        """Whether a cache is there.
+
+        Raises:
+            CacheError: it is one of another layout, or cannot be read.
+        """
+        try:
+            found = Path(self.at("layout")).read_bytes()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise CacheError(str(self.root), f"cannot be opened: {_words(error)}") from None
+        if found != _LAYOUT:
+            said = found[:40].decode(errors="replace").strip()
+            reason = f"has another layout ({said!r})"
+            hint = "it belongs to another release of pgetpy; choose another folder"
+            raise CacheError(str(self.root), reason, hint=hint)
+        return True
+
+    def make(self) -> None:
+        """Make what is missing of the cache.
+
+        Raises:
+            CacheError: it cannot be made.
+        """
+        try:
+            os.makedirs(self.root, exist_ok=True)
+            self._declare()
+            for name in _FOLDERS:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(self.at(name))
+            for name in ("clock", "evictor"):
+                os.close(os.open(self.at(name), os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
+        except OSError as error:
+            reason = f"cannot be made: {_words(error)}"
+            hint = "choose another folder for it, or make this one writable"
+            raise CacheError(str(self.root), reason, hint=hint, code=error.errno or 0) from None
+
+    def folders(self, kind: str) -> Iterator[tuple[str, str]]:
+        """Yield name and path of each folder that spreads the entries of `kind`."""
+        for name in names_in(self.at(kind)):
+            if len(name) == 2:
+                yield name, self.at(kind, name)
+
+    def _declare(self) -> None:
+        path = self.at("layout")
+        if os.path.exists(path):
+            return
+        own = f"{path}.{token()}"
+        Path(own).write_bytes(_LAYOUT)
+        # What another release has put there meanwhile is seen by whoever opens it next.
+        os.replace(own, path)
+
+
+def token() -> str:
+    """Return 16 hex digits that nobody else has."""
+    return os.urandom(8).hex()
+
+
+def names_in(folder: str) -> list[str]:
+    """Return the names in `folder`, none where there is no such folder."""
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def discard(path: str) -> bool:
+    """Take the name of a file away; False where it was gone already."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _words(error: OSError) -> str:
+    return os.strerror(error.errno).lower() if error.errno else str(error)

@@ -1,0 +1,98 @@
+"""Entries as people look at them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pgetpy.cache.contents import Contents
+from pgetpy.cache.holders import Process
+from pgetpy.core.entries import Record, State
+from pgetpy.core.eviction import Candidate, Standing, total_size
+from pgetpy.disk import free_bytes
+from pgetpy.locks import boot_id
+
+
+@dataclass(frozen=True)
+class Listing:
+    """An entry with its use.
+
+    Attributes:
+        used: seconds since the epoch.
+        leased_by: the processes that hold it, once each.
+        candidate: the entry as who evicts sees it.
+    """
+
+    record: Record
+    state: State
+    used: float
+    pinned: bool
+    leased_by: tuple[str, ...]
+    candidate: Candidate
+
+    @property
+    def in_use(self) -> bool:
+        """Whether it was handed out to a process that lives."""
+        return self.candidate.standing is not Standing.IDLE
+
+    @property
+    def digest_pending(self) -> bool:
+        return not self.record.digest
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What a cache takes; each inode's bytes count once.
+
+    Attributes:
+        stored: bytes of all entries.
+        pinned: bytes of those that are pinned.
+        leased: bytes of those that are leased.
+        partial: bytes on their way, or left by those who died on the way.
+        pending: entries whose digest is still to be computed.
+        free: bytes free on the disk.
+    """
+
+    entries: int
+    stored: int
+    pinned: int
+    leased: int
+    partial: int
+    pending: int
+    free: int
+
+
+def listings(
+    contents: Contents,
+    candidates: Iterable[Candidate],
+    leased: Mapping[str, list[Process]],
+    pinned: set[str],
+) -> list[Listing]:
+    """Return the entries of `contents`, the one used last first."""
+    boot = boot_id()
+    found = [
+        Listing(
+            row.record,
+            row.record.state(boot),
+            candidate.used / 1e9,
+            row.record.key in pinned,
+            tuple(dict.fromkeys(map(str, leased.get(row.record.key, ())))),
+            candidate,
+        )
+        for row, candidate in zip(contents.rows, candidates, strict=True)
+    ]
+    return sorted(found, key=lambda listing: -listing.candidate.used)
+
+
+def totals(root: Path, entries: list[Listing], partial: int) -> Totals:
+    """Return the sums of `entries`."""
+    return Totals(
+        entries=len(entries),
+        stored=total_size(entry.candidate for entry in entries),
+        pinned=total_size(entry.candidate for entry in entries if entry.pinned),
+        leased=total_size(entry.candidate for entry in entries if entry.leased_by),
+        partial=partial,
+        pending=sum(entry.digest_pending for entry in entries),
+        free=free_bytes(root / "entries"),
+    )

@@ -1,0 +1,207 @@
+"""Content given its place: whole, checked by whoever brings it, and stored once where it is equal.
+
+The record appears by rename, also where
+there is one already: who has the old content open or mapped, or leased, keeps that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from pgetpy.cache.contents import Entry, content_path, flush, look_up, read_record, size_of
+from pgetpy.cache.evictor import JUST_NOW
+from pgetpy.cache.layout import KEY_LENGTH, Layout, discard, token
+from pgetpy.cache.removal import Remover, digest_path
+from pgetpy.cache.uses import Clock
+from pgetpy.core.entries import About, Record, State, flushed_fact, record_lines
+from pgetpy.core.names import LONGEST_NAME
+from pgetpy.disk import sync_folder
+from pgetpy.errors import CacheError
+from pgetpy.locks import boot_id
+
+# Hex digits that tell one content of a key from the next.
+_GENERATION = 8
+# What is left of a name behind key and generation.
+_LONGEST_NAME = LONGEST_NAME - KEY_LENGTH - _GENERATION - 2
+
+
+class Publisher:
+    """Puts content into one cache."""
+
+    def __init__(self, layout: Layout, owner: str, remover: Remover, clock: Clock) -> None:
+        self._layout = layout
+        self._owner = owner
+        self._remover = remover
+        self._clock = clock
+
+    def publish(
+        self, key: str, source: Path, name: str, about: About, *, digest: str, fsync: bool
+    ) -> Entry:
+        """Move `source` into the cache as the content of `key`; call it with the key's claim.
+
+        Raises:
+            OSError: it could not be moved; a file system's own.
+        """
+        check_name(self._layout, name)
+        size, folder = size_of(source)
+        record = self._new(key, name, size, about, digest=digest, folder=folder)
+        twin = self.twin(digest, size) if digest and not folder else None
+        content = self._place(record)
+        if twin is None or not _linked(twin, content):
+            os.rename(source, content)
+        try:
+            entry = self._appear(record, fsync=fsync)
+        except BaseException:
+            self._undo(record, source)
+            raise
+        if twin is not None:
+            source.unlink(missing_ok=True)
+        return entry
+
+    def adopt(self, key: str, name: str, about: About, digest: str) -> Entry | None:
+        """Publish what another entry has already; None where none has this digest.
+
+        Raises:
+            OSError: a file system's own.
+        """
+        check_name(self._layout, name)
+        twin = self.twin(digest)
+        if twin is None:
+            return None
+        try:
+            size = os.stat(twin).st_size
+        except FileNotFoundError:
+            return None
+        record = self._new(key, name, size, about, digest=digest, folder=False)
+        if not _linked(twin, self._place(record)):
+            return None
+        return self._appear(record, fsync=False)
+
+    def twin(self, digest: str, size: int | None = None) -> str | None:
+        """Return the file of an entry that has `digest`, if there is one."""
+        try:
+            key = os.readlink(digest_path(self._layout, digest))
+        except OSError:
+            return None
+        entry = look_up(self._layout, key)
+        if entry is None or entry.record.folder or entry.record.digest != digest:
+            return None
+        if entry.state is not State.SOUND or size not in (None, entry.size):
+            return None
+        return os.fspath(entry.path)
+
+    def share(self, record: Record, digest: str) -> None:
+        """Store the content of `record`, whose digest has become known, once with its equals."""
+        twin = self.twin(digest, record.size)
+        own = content_path(self._layout, record)
+        if twin is None or twin == own:
+            self.note_digest(record.key, digest)
+            return
+        with contextlib.suppress(OSError):
+            if not os.path.samefile(twin, own):
+                self._rename_to(own, lambda scratch: os.link(twin, scratch))
+
+    def note_digest(self, key: str, digest: str) -> None:
+        """Let those who have the same content find that of `key`."""
+        path = digest_path(self._layout, digest)
+        # Without it equal content is stored twice, no more.
+        with contextlib.suppress(OSError):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            self._rename_to(path, lambda scratch: os.symlink(key, scratch))
+
+    def flush(self, record: Record) -> None:
+        """Bring an entry to stable storage, and note that."""
+        path = self._layout.record(record.key)
+        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            flush(Path(content_path(self._layout, record)))
+            shard = Path(path).parent
+            for changed in (shard, shard.parent):
+                sync_folder(changed)
+            append(fd, flushed_fact())
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def _new(
+        self, key: str, name: str, size: int, about: About, *, digest: str, folder: bool
+    ) -> Record:
+        created = self._clock.now() / 1e9
+        return Record(
+            key, token()[:_GENERATION], name, size, folder, boot_id(), created, about, digest
+        )
+
+    def _place(self, record: Record) -> str:
+        """Return where content goes, which nobody looks for there yet."""
+        content = content_path(self._layout, record)
+        os.makedirs(os.path.dirname(content), exist_ok=True)
+        return content
+
+    def _undo(self, record: Record, source: Path) -> None:
+        """Give `source` back what has not appeared: it need not be fetched again."""
+        standing = read_record(self._layout.record(record.key))
+        if standing is None or standing.generation != record.generation:
+            with contextlib.suppress(OSError):
+                if not source.exists():
+                    os.rename(content_path(self._layout, record), source)
+                else:
+                    discard(content_path(self._layout, record))
+
+    def _rename_to(self, path: str, make: Callable[[str], object]) -> None:
+        """Put what `make` makes, under the name that it is given, at `path`."""
+        scratch = self._layout.scratch(self._owner)
+        try:
+            make(scratch)
+            os.replace(scratch, path)
+        finally:
+            # Of two names of one file the one that was to go stays.
+            with contextlib.suppress(OSError):
+                discard(scratch)
+
+    def _appear(self, record: Record, *, fsync: bool) -> Entry:
+        before = read_record(self._layout.record(record.key))
+        now = self._clock.now()
+
+        def write(scratch: str) -> None:
+            Path(scratch).write_bytes(record_lines(record))
+            os.utime(scratch, ns=(now, now))
+
+        self._rename_to(self._layout.record(record.key), write)
+        if record.digest and not record.folder:
+            self.note_digest(record.key, record.digest)
+        if fsync:
+            self.flush(record)
+        if before is not None:
+            # Where it is leased it stays until someone who makes room finds it.
+            with contextlib.suppress(OSError):
+                self._remover.drop(before.key, content_path(self._layout, before), now - JUST_NOW)
+        entry = look_up(self._layout, record.key)
+        if entry is None:
+            raise CacheError(str(self._layout.root), f"lost {record.name} while it was published")
+        return entry
+
+
+def append(fd: int, fact: bytes) -> None:
+    """Append to the record open at `fd`, whose time of change is that of its entry's last use."""
+    used = os.fstat(fd).st_mtime_ns
+    os.write(fd, fact)
+    os.utime(fd, ns=(used, used))
+
+
+def check_name(layout: Layout, name: str) -> None:
+    """Raise CacheError where `name` cannot be the end of the name of a file in the cache."""
+    raw = os.fsencode(name)
+    if not raw or b"/" in raw or b"\0" in raw or len(raw) > _LONGEST_NAME:
+        raise CacheError(str(layout.root), f"cannot give an entry the name {name!r}")
+
+
+def _linked(source: str, target: str) -> bool:
+    """Make `target` another name of `source`; False where that cannot be."""
+    try:
+        os.link(source, target)
+    except OSError:  # the source is gone, or has all the names that the file system allows
+        return False
+    return True

@@ -1,0 +1,352 @@
+"""A cache on disk: what is in it, who uses it, who may fill it, and how it stays small enough.
+
+It moves no bytes over the network and starts no thread but the heartbeat of its holder. Every call
+may be made from any thread; none waits for another key, and those that wait do so in slices of at
+most 0.05 s. What is published is whole, and was checked by whoever published it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import errno
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from pgetpy.cache.checking import Checker, Verdict
+from pgetpy.cache.contents import Entry, look_up, scan
+from pgetpy.cache.evictor import Bounds, Evictor
+from pgetpy.cache.fills import Fills, Progress, allocated
+from pgetpy.cache.holders import Holder, Watch
+from pgetpy.cache.layout import Layout, discard, names_in, token
+from pgetpy.cache.listing import Listing, Totals, listings, totals
+from pgetpy.cache.publishing import Publisher
+from pgetpy.cache.removal import Remover
+from pgetpy.cache.tickets import Fill, Lease
+from pgetpy.cache.uses import Clock, Uses
+from pgetpy.errors import CacheError, CacheFullError, PgetError
+from pgetpy.locks import locks_exclude
+
+T = TypeVar("T")
+
+# What a dead filler has left is kept for the next one, unless room is needed.
+PARTIAL_SECONDS = 24 * 3600.0
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+# What the files of a holder and of a claim take.
+_OWN_NEEDS = 64 * 1024
+
+
+class Store:
+    """The cache in one folder.
+
+    Args:
+        root: made if it is not there; where it cannot be written it is used for hits only.
+        min_disk_free: bytes that stay free on its disk.
+        max_bytes: bytes that it has at most.
+        lower: caches that are looked at first and only read.
+        locks: whether locks on its files exclude other processes; None to find out.
+        now: nanoseconds since the epoch.
+
+    Raises:
+        CacheError: the folder is no cache and cannot become one.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        min_disk_free: int = 0,
+        max_bytes: int | None = None,
+        lower: Iterable[str | os.PathLike[str]] = (),
+        locks: bool | None = None,
+        now: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.root = Path(root).absolute()
+        self._layout = Layout(self.root)
+        self.writable = self._layout.open()
+        self._lower = [layout for path in lower if (layout := _lower_layout(path)) is not None]
+        self._bounds = Bounds(min_disk_free, max_bytes)
+        self._now = now
+        self._locks = self._probed() if locks is None else locks
+        self._begin()
+        _STORES.add(self)
+
+    # ------------------------------------------------------------------------------- what is there
+
+    def lookup(self, key: str) -> Entry | None:
+        """Return the entry under `key`, which counts as handed out to this process; None for a
+        miss.
+
+        Only an entry whose `state` is SOUND is a hit as it is.
+        """
+        for layout in self._lower:
+            entry = look_up(layout, key, lower=True)
+            if entry is not None:
+                return entry
+        if self.writable:
+            self._uses.note(key)
+        return look_up(self._layout, key)
+
+    def peek(self, key: str) -> Entry | None:
+        """Return the entry under `key`, which counts as no use."""
+        tiers = [(layout, True) for layout in self._lower] + [(self._layout, False)]
+        found = (look_up(layout, key, lower=lower) for layout, lower in tiers)
+        return next((entry for entry in found if entry is not None), None)
+
+    def lease(self, key: str) -> Lease:
+        """Keep what is under `key`, now or later, where it is until the lease is released.
+
+        Raises:
+            CacheError: the lease cannot be written.
+        """
+        if not self.writable:
+            return Lease(key, self.lookup(key), lambda: None)
+        with self._mapped():
+            self._with_room(lambda: self._holder.lease(key))
+        holder = self._holder
+        lease = Lease(key, None, lambda: holder.release(key))
+        lease.entry = self.lookup(key)
+        return lease
+
+    def entries(self) -> list[Listing]:
+        """Return every entry with its use, for people to read; lower tiers are not among them."""
+        contents = scan(self._layout)
+        found, _ = self._evictor.candidates(contents)
+        return listings(contents, found, self._watch.leased(), self._remover.pinned())
+
+    def totals(self) -> Totals:
+        """Return what the cache takes and holds, each inode's bytes once."""
+        return totals(self.root, self.entries(), self._partial_bytes())
+
+    # ------------------------------------------------------------------------------------- filling
+
+    def try_fill(self, key: str) -> Fill | None:
+        """Take the right to fetch what belongs under `key`; None while another has it.
+
+        Who gets None looks up again after at most 0.05 s, then tries again; `progress` tells how
+        far the other has come. Who gets a fill looks at its `entry`: it may have come meanwhile.
+
+        Raises:
+            CacheError: the cache cannot be written.
+            CacheFullError: there is no room even for the claim.
+        """
+        self._need_writable()
+        with self._mapped():
+            claim = self._with_room(lambda: self._fills.claim(key))
+            if claim is None:
+                return None
+            # An evictor who found it leased puts it back within moments.
+            marked = self.peek(key) is None and self._remover.marked(key)
+            if marked and not self._remover.try_recover(key):
+                claim.release(keep=True)
+                return None
+            return Fill(claim, self.peek(key), self._evictor, self._publisher, self._mapped)
+
+    def progress(self, key: str) -> Progress | None:
+        """Return how far whoever fills `key` says to have come; None where nobody does."""
+        return self._fills.progress(key)
+
+    def make_room(self, needed: int) -> int:
+        """See that `needed` bytes can be written; return the bytes of entries that had to leave.
+
+        With 0 it brings the cache back to its bounds.
+
+        Raises:
+            CacheFullError: that cannot be.
+        """
+        self._need_writable()
+        with self._mapped():
+            self._layout.make()
+            return self._evictor.make_room(needed)
+
+    # -------------------------------------------------------------------------------------- upkeep
+
+    def pin(self, key: str) -> None:
+        """Keep what is under `key`, now or later, until it is unpinned.
+
+        What was about to leave may be gone: look it up afterwards.
+        """
+        self._need_writable()
+        with self._mapped():
+            self._layout.make()
+            os.close(os.open(self._layout.at("pins", key), os.O_WRONLY | os.O_CREAT, 0o666))
+
+    def unpin(self, key: str) -> bool:
+        """Take a pin back; False where there was none."""
+        self._need_writable()
+        with self._mapped():
+            return discard(self._layout.at("pins", key))
+
+    def remove(self, key: str) -> int | None:
+        """Take an entry away and return its bytes; None where there is none.
+
+        Raises:
+            CacheError: it is pinned or leased.
+        """
+        self._need_writable()
+        with self._mapped(), self._alone():
+            self._remover.recover()
+            found = [row for row in scan(self._layout, key[:2]).rows if row.record.key == key]
+            if not found:
+                return None
+            if self._remover.take(found, None):
+                return found[0].size
+            who = ", ".join(map(str, self._watch.leased().get(key, ()))) or "a pin"
+            reason = f"cannot remove {found[0].record.about.reference}: it is held by {who}"
+            raise CacheError(str(self.root), reason, hint="release or unpin it first")
+
+    def settle(
+        self, key: str, *, stop: Callable[[], bool] = lambda: False, fsync: bool = True
+    ) -> Entry | None:
+        """Compute the digest of `key` if it is pending, and bring the entry to stable storage.
+
+        It takes as long as reading all of it: for a thread in the background.
+
+        Returns:
+            The entry as it is then; None where it is gone or `stop` said so, asked every 1 MiB.
+        """
+        self._need_writable()
+        with self._mapped():
+            return self._checker.settle(key, stop, fsync=fsync)
+
+    def verify(self, key: str, *, stop: Callable[[], bool] = lambda: False) -> Verdict:
+        """Hash the content of `key` and compare; what is found is noted.
+
+        An entry found DAMAGED is one no more for `lookup`, whose state says so; filling it again
+        repairs it.
+        """
+        self._need_writable()
+        with self._mapped():
+            return self._checker.verify(key, stop)
+
+    def sweep(self, *, partial_seconds: float = PARTIAL_SECONDS) -> None:
+        """Take away what dead processes have left, and what no record names any more."""
+        self._need_writable()
+        with self._mapped(), self._alone():
+            self._remover.recover()
+            self._remover.sweep()
+            self._fills.sweep(time.time() - partial_seconds)
+            self._evictor.tidy(scan(self._layout))
+
+    def beat(self) -> None:
+        """Show that this process lives, and write its leases anew if the cache was deleted.
+
+        A thread does so every few seconds; this is for those that do not want to wait for it.
+        """
+        self._need_writable()
+        self._holder.beat()
+
+    def close(self) -> None:
+        """This process uses nothing any more: its leases end, its uses count as past."""
+        with contextlib.suppress(OSError):
+            self._uses.close()
+        self._holder.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------------------------- innards
+
+    def _begin(self) -> None:
+        layout, locks = self._layout, self._locks
+        owner = token()
+        self._clock = Clock(layout, self._now)
+        self._holder = Holder(layout, owner)
+        self._uses = Uses(layout, self._holder, self._clock)
+        self._watch = Watch(layout, locks=locks)
+        self._fills = Fills(layout, self._holder, self._watch, locks=locks)
+        self._remover = Remover(layout, owner, self._watch, locks=locks)
+        self._evictor = Evictor(
+            layout, self._bounds, self._remover, self._watch, self._fills, self._clock
+        )
+        self._publisher = Publisher(layout, owner, self._remover, self._clock)
+        self._checker = Checker(layout, self._publisher)
+
+    def _forked(self) -> None:
+        """This is the copy of a process that lives on: hold nothing of what that holds."""
+        self._holder.abandon()
+        self._uses.abandon()
+        self._fills.abandon()
+        self._begin()
+
+    def _probed(self) -> bool:
+        with contextlib.suppress(OSError):
+            return self.writable and locks_exclude(Path(self._layout.at("tmp")))
+        return False
+
+    def _partial_bytes(self) -> int:
+        size = 0
+        for name in names_in(self._layout.at("partial")):
+            with contextlib.suppress(OSError):
+                size += allocated(Path(self._layout.at("partial", name)))[0]
+        return size
+
+    def _alone(self) -> AbstractContextManager[None]:
+        self._layout.make()
+        return self._remover.alone()
+
+    def _need_writable(self) -> None:
+        if not self.writable:
+            hint = "choose another folder for it, or make this one writable"
+            raise CacheError(str(self.root), "cannot be written", hint=hint, code=errno.EROFS)
+
+    @contextmanager
+    def _mapped(self) -> Iterator[None]:
+        """Raise what the system says as an error of ours."""
+        try:
+            yield
+        except PgetError:
+            raise
+        except OSError as error:
+            code = error.errno or errno.EIO
+            at = f" at {error.filename}" if error.filename else ""
+            reason = f"cannot be used{at}: {os.strerror(code).lower()}"
+            raise CacheError(str(self.root), reason, code=code) from error
+
+    def _with_room(self, work: Callable[[], T]) -> T:
+        """Do `work`, on a full disk once more after some entries have left."""
+        try:
+            return work()
+        except OSError as error:
+            if error.errno not in _FULL or isinstance(error, CacheFullError):
+                raise
+        self._evictor.make_room(_OWN_NEEDS)
+        return work()
+
+
+def _lower_layout(path: str | os.PathLike[str]) -> Layout | None:
+    """Return the lower tier at `path`; None where nothing is there."""
+    layout = Layout(Path(path).absolute())
+    return layout if layout.check() else None
+
+
+# The stores of this process, for those moments that concern them all.
+_STORES: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for store in list(_STORES):
+        store.close()
+
+
+def _forked() -> None:
+    for store in list(_STORES):
+        store._forked()
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_forked)

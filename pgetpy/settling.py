@@ -1,0 +1,59 @@
+"""What is done with a cache's entries after they have been handed out: digests, stable storage."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+
+from pgetpy.cache.store import Store
+from pgetpy.errors import CacheError
+
+
+class Settler:
+    """Computes digests that nobody has told, and flushes entries, in a thread of its own."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._keys: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._pid = os.getpid()
+        self._unfinished = 0
+        self._done = threading.Condition(self._lock)
+        self._stopped = False
+
+    def put(self, key: str) -> None:
+        """See to the entry `key` when there is time."""
+        with self._lock:
+            if self._pid != os.getpid():
+                # A fork has none of its parent's threads.
+                self._pid, self._thread, self._unfinished = os.getpid(), None, 0
+            self._unfinished += 1
+            self._keys.put(key)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="pgetpy-settler", daemon=True
+                )
+                self._thread.start()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until all has been seen to; False where that takes longer than `seconds`."""
+        with self._done:
+            return self._done.wait_for(lambda: self._unfinished == 0, seconds)
+
+    def stop(self) -> None:
+        """Leave the rest to who asks for it next."""
+        self._stopped = True
+
+    def _run(self) -> None:
+        while True:
+            key = self._keys.get()
+            # What cannot be settled shows in the listing as pending; nobody waits here to be told.
+            with contextlib.suppress(CacheError, OSError):
+                if not self._stopped:
+                    self._store.settle(key, stop=lambda: self._stopped)
+            with self._done:
+                self._unfinished -= 1
+                self._done.notify_all()

@@ -1,0 +1,312 @@
+"""WeightsDownloadCache: a URL in, a path that can be trusted out.
+
+The plain calls work in any thread, inside a running loop too, and end when their caller is
+interrupted. A hit looks at the disk and at nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeVar
+
+from pgetpy.background import EngineThread, wait_for
+from pgetpy.cache.checking import Verdict
+from pgetpy.cache.listing import Listing, Totals
+from pgetpy.cache.store import Store
+from pgetpy.core.digests import Checksum
+from pgetpy.core.events import Event, Report
+from pgetpy.core.references import Reference, parse_reference
+from pgetpy.errors import BadSettingError
+from pgetpy.filling import Demand, Filler
+from pgetpy.settings import Settings, default_cache_dir
+from pgetpy.settling import Settler
+
+T = TypeVar("T")
+GIB = 1 << 30
+PathLike = os.PathLike[str]
+
+
+class Secret(Protocol):
+    """What pydantic's and Cog's secrets are."""
+
+    def get_secret_value(self) -> str | None:
+        """Return the secret itself."""
+
+
+class CacheInfo(NamedTuple):
+    """What this object has done: counts of `ensure`, and the bytes that were fetched for it."""
+
+    hits: int
+    misses: int
+    bytes: int
+
+
+class WeightsDownloadCache:
+    """Weights on disk, shared by all processes that name the same folder.
+
+    Args:
+        cache_dir: the folder; by default `pgetpy` in the user's cache folder, or what
+            PGET_CACHE_DIR names. `base_dir` is another name for it.
+        min_disk_free: bytes that have to stay free on its disk; `min_disk_free_gb` gives them in
+            GiB. Entries used longest ago leave when it is less.
+        max_bytes: bytes that the entries may take, None for any.
+        lower: caches that are looked at first and only read, baked into an image for example.
+        refresh: `never` asks nobody about what is there; `check` asks the server each time whether
+            it still has the same version.
+        any_file: take files that are no weights (JSON, text, pickles) as well.
+        settings: how to fetch; by default from the environment.
+        progress: is given the events of what is fetched.
+
+    Raises:
+        CacheError: the folder is no cache, and cannot become one.
+        BadSettingError: an argument that makes no sense.
+    """
+
+    def __init__(  # noqa: PLR0913  two spellings are in use
+        self,
+        cache_dir: str | PathLike | None = None,
+        min_disk_free: int | None = None,
+        max_bytes: int | None = None,
+        *,
+        base_dir: str | PathLike | None = None,
+        min_disk_free_gb: float | None = None,
+        lower: Sequence[str | PathLike] = (),
+        refresh: str = "never",
+        any_file: bool = False,
+        settings: Settings | None = None,
+        progress: Report | None = None,
+    ) -> None:
+        folder: str | PathLike | None = _one_of("cache_dir", cache_dir, "base_dir", base_dir)
+        in_bytes = None if min_disk_free_gb is None else int(min_disk_free_gb * GIB)
+        free = _one_of("min_disk_free", min_disk_free, "min_disk_free_gb", in_bytes)
+        if refresh not in ("never", "check"):
+            raise BadSettingError("refresh", refresh, "is neither never nor check")
+        chosen = settings if settings is not None else Settings.from_environment(os.environ)
+        self._store = Store(
+            folder if folder is not None else default_cache_dir(os.environ),
+            min_disk_free=10 * GIB if free is None else free,
+            max_bytes=max_bytes,
+            lower=lower,
+        )
+        self._fresh = refresh == "check"
+        self._any_file = any_file
+        self._progress = progress or _ignore
+        self._settler = Settler(self._store)
+        self._filler = Filler(self._store, chosen, self._settler)
+        self._lock = threading.Lock()
+        self._info = CacheInfo(0, 0, 0)
+
+    @property
+    def path(self) -> Path:
+        """The cache's folder."""
+        return self._store.root
+
+    # ------------------------------------------------------------------------------------ weights
+
+    def ensure(
+        self,
+        url: str,
+        *,
+        hf_api_token: str | Secret | None = None,
+        civitai_api_token: str | Secret | None = None,
+        digest: str | None = None,
+        wanted: str = "auto",
+    ) -> Path:
+        """Return a path at which the object that `url` names is, whole and checked.
+
+        It stays there for as long as it can: what was returned to a process that lives leaves after
+        all else. Where it must stay, hold a `lease`.
+
+        Args:
+            url: an http, https or file URL. Of one that is called like an archive the path is that
+                of the one .safetensors in it.
+            hf_api_token, civitai_api_token: for references to these services.
+            digest: `sha256:HEX`, or HEX alone: what the object must hash to.
+            wanted: `file`: the object as it is, whatever it is called; `weights`: the one
+                .safetensors of an archive; `folder`: all of an archive, in a folder.
+
+        Raises:
+            NotWeightsError: what the server gave are no weights.
+            CacheFullError: there is no room for it, and nothing that may leave.
+            TransferError, IntegrityError, ArchiveError, CacheError, UsageError: it cannot be had.
+        """
+        reference, demand = _reference(url, wanted), self._demand(digest)
+        entry = self._filler.at_hand(reference, demand)
+        if entry is not None:
+            self._count(hit=True)
+            return entry.path
+        return wait_for(self._obtained(reference, demand))
+
+    async def ensure_async(
+        self,
+        url: str,
+        *,
+        hf_api_token: str | Secret | None = None,
+        civitai_api_token: str | Secret | None = None,
+        digest: str | None = None,
+        wanted: str = "auto",
+    ) -> Path:
+        """Return a path at which the object that `url` names is; see `ensure`."""
+        reference, demand = _reference(url, wanted), self._demand(digest)
+        entry = self._filler.at_hand(reference, demand)
+        if entry is not None:
+            self._count(hit=True)
+            return entry.path
+        obtaining = EngineThread.get().start(self._obtained(reference, demand))
+        return await asyncio.wrap_future(obtaining)
+
+    def ensure_many(self, urls: Iterable[str], *, wanted: str = "auto") -> list[Path]:
+        """Return the paths of several, fetched side by side; none leaves until all are there.
+
+        Raises:
+            PgetError: the first failure; the others are stopped.
+        """
+        return wait_for(self._obtained_all([_reference(url, wanted) for url in urls]))
+
+    async def ensure_many_async(self, urls: Iterable[str], *, wanted: str = "auto") -> list[Path]:
+        """Return the paths of several; see `ensure_many`."""
+        references = [_reference(url, wanted) for url in urls]
+        obtaining = EngineThread.get().start(self._obtained_all(references))
+        return await asyncio.wrap_future(obtaining)
+
+    @contextlib.contextmanager
+    def lease(self, url: str, *, digest: str | None = None, wanted: str = "auto") -> Iterator[Path]:
+        """Ensure `url`, and keep it where it is for as long as the block lasts."""
+        with self._store.lease(_reference(url, wanted).key):
+            yield self.ensure(url, digest=digest, wanted=wanted)
+
+    # ------------------------------------------------------------------------------------ upkeep
+
+    def pin(self, url: str, *, wanted: str = "auto") -> None:
+        """Keep what `url` names, now or later, until it is unpinned."""
+        self._store.pin(_reference(url, wanted).key)
+
+    def unpin(self, url: str, *, wanted: str = "auto") -> bool:
+        """Take a pin back; False where there was none."""
+        return self._store.unpin(_reference(url, wanted).key)
+
+    def remove(self, url: str, *, wanted: str = "auto") -> int | None:
+        """Take an entry away; return its bytes, None where there is none.
+
+        Raises:
+            CacheError: it is pinned or leased.
+        """
+        return self._store.remove(_reference(url, wanted).key)
+
+    def verify(self, url: str, *, wanted: str = "auto", repair: bool = True) -> Verdict:
+        """Hash what is kept of `url` and compare; what is damaged is fetched anew.
+
+        Returns:
+            What was found, before it was repaired.
+        """
+        reference = _reference(url, wanted)
+        self._store.settle(reference.key)
+        verdict = self._store.verify(reference.key)
+        if verdict is Verdict.DAMAGED and repair:
+            self.ensure(url, wanted=wanted)
+        return verdict
+
+    def verify_all(self) -> dict[str, Verdict]:
+        """Hash every entry; return what was found, by key. Who asks next repairs the damaged."""
+        keys = [row.record.key for row in self._store.entries()]
+        return {key: self._store.verify(key) for key in keys}
+
+    def evict(self, needed: int = 0) -> int:
+        """Make room for `needed` bytes more; return the bytes of entries that left.
+
+        Raises:
+            CacheFullError: that cannot be.
+        """
+        return self._store.make_room(needed)
+
+    def entries(self) -> list[Listing]:
+        """Return all entries, the one used last first."""
+        return self._store.entries()
+
+    def totals(self) -> Totals:
+        """Return what the cache takes; it looks at every entry."""
+        return self._store.totals()
+
+    def cache_info(self) -> CacheInfo:
+        """Return what `ensure` has done so far."""
+        return self._info
+
+    def sweep(self) -> None:
+        """Take away what processes that died have left."""
+        self._store.sweep()
+
+    def settle(self, seconds: float | None = None) -> bool:
+        """Wait until the digests of what was fetched are known; False after `seconds`."""
+        return self._settler.wait(seconds)
+
+    def close(self) -> None:
+        """This process uses nothing of it any more."""
+        self._settler.stop()
+        self._store.close()
+
+    def __enter__(self) -> WeightsDownloadCache:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------------------------ innards
+
+    async def _obtained(self, reference: Reference, demand: Demand) -> Path:
+        entry, fetched = await self._filler.obtain(reference, demand, self._progress)
+        self._count(hit=not fetched, size=entry.size if fetched else 0)
+        return entry.path
+
+    async def _obtained_all(self, references: Sequence[Reference]) -> list[Path]:
+        demand = self._demand(None)
+        with ExitStack() as leases:
+            for reference in references:
+                leases.enter_context(self._store.lease(reference.key))
+            tasks = [asyncio.ensure_future(self._obtained(each, demand)) for each in references]
+            try:
+                return list(await asyncio.gather(*tasks))
+            finally:
+                for task in tasks:
+                    task.cancel()
+                if tasks:
+                    await asyncio.wait(tasks)
+
+    def _demand(self, digest: str | None) -> Demand:
+        return Demand(_checksum(digest), self._fresh, self._any_file)
+
+    def _count(self, *, hit: bool, size: int = 0) -> None:
+        with self._lock:
+            info = self._info
+            self._info = CacheInfo(info.hits + hit, info.misses + (not hit), info.bytes + size)
+
+
+@lru_cache(maxsize=4096)
+def _reference(url: str, wanted: str) -> Reference:
+    return parse_reference(url, wanted)
+
+
+@lru_cache(maxsize=4096)
+def _checksum(digest: str | None) -> Checksum | None:
+    if digest is None:
+        return None
+    checksum = Checksum.parse(digest if ":" in digest else f"sha256:{digest}", name="digest")
+    if checksum.algorithm != "sha256":
+        raise BadSettingError("digest", digest, "is no sha256")
+    return checksum
+
+
+def _one_of(name: str, value: T | None, other_name: str, other: T | None) -> T | None:
+    if value is not None and other is not None:
+        raise BadSettingError(other_name, str(other), f"is given together with {name}")
+    return value if value is not None else other
+
+
+def _ignore(event: Event) -> None:
+    """No progress is wanted."""

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgetpy.core.safetensors import DTYPE_BITS, head_size, parse_head
+from pgetpy.errors import BadSafetensorsError
+
+
+def head(header: object, padding: int = 0) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    text += b" " * padding
+    return struct.pack("<Q", len(text)) + text
+
+
+def tensor(start: int, stop: int, dtype: str = "U8", shape: list[Any] | None = None) -> Any:
+    return {
+        "dtype": dtype,
+        "shape": [stop - start] if shape is None else shape,
+        "data_offsets": [start, stop],
+    }
+
+
+def test_a_file_is_told_by_its_head_and_size() -> None:
+    raw = head(
+        {"__metadata__": {"format": "pt"}, "b": tensor(4, 12, "F16", [2, 2]), "a": tensor(0, 4)}
+    )
+    found = parse_head(raw, len(raw) + 12)
+    assert [t.name for t in found.tensors] == ["a", "b"]
+    assert [(t.start - len(raw), t.stop - len(raw)) for t in found.tensors] == [(0, 4), (4, 12)]
+    assert found.tensors[1].shape == (2, 2)
+    assert (found.metadata, found.size) == ({"format": "pt"}, len(raw) + 12)
+
+
+def test_a_file_without_tensors_is_one() -> None:
+    assert parse_head(head({}), 10).tensors == ()
+
+
+def test_scalars_empty_tensors_and_padding_are_allowed() -> None:
+    raw = head(
+        {"e": tensor(4, 4, "F32", [0, 3]), "s": tensor(0, 4, "F32", []), "x": tensor(4, 5)}, 7
+    )
+    assert [t.name for t in parse_head(raw, len(raw) + 5).tensors] == ["s", "e", "x"]
+
+
+def test_bytes_behind_the_head_are_no_concern() -> None:
+    raw = head({"a": tensor(0, 3)})
+    assert parse_head(raw + b"abc", len(raw) + 3) == parse_head(raw, len(raw) + 3)
+
+
+def test_a_dtype_that_is_not_known_is_believed() -> None:
+    raw = head({"a": tensor(0, 3, "F3_NEW", [8])})
+    assert parse_head(raw, len(raw) + 3).tensors[0].dtype == "F3_NEW"
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(sorted(DTYPE_BITS)), st.lists(st.integers(0, 4), max_size=3))
+    )
+)
+def test_whatever_is_written_by_the_rules_is_read(drawn: list[tuple[str, list[int]]]) -> None:
+    at, header = 0, {}
+    for number, (dtype, shape) in enumerate(drawn):
+        elements = 8
+        for length in shape:
+            elements *= length
+        stop = at + DTYPE_BITS[dtype] * elements // 8
+        header[f"t{number}"] = tensor(at, stop, dtype, [8, *shape])
+        at = stop
+    raw = head(header)
+    assert parse_head(raw, len(raw) + at).size == len(raw) + at
+    if at:
+        with pytest.raises(BadSafetensorsError):
+            parse_head(raw, len(raw) + at - 1)
+
+
+@pytest.mark.parametrize(
+    ("header", "data", "reason"),
+    [
+        ({"a": tensor(0, 4)}, 3, "tells of"),
+        ({"a": tensor(0, 4)}, 5, "tells of"),
+        ({"a": tensor(1, 4)}, 4, "a gap before tensor 'a'"),
+        ({"a": tensor(0, 2), "b": tensor(3, 4)}, 4, "a gap before tensor 'b'"),
+        ({"a": tensor(0, 3), "b": tensor(2, 4)}, 4, "an overlap before tensor 'b'"),
+        ({"a": tensor(0, 4, "F32", [2])}, 4, "not its shape's"),
+        ({"a": tensor(0, 4, shape=[-4])}, 4, "malformed"),
+        ({"a": tensor(0, 4, shape=[4.0])}, 4, "malformed"),
+        ({"a": tensor(0, 1, shape=[True])}, 1, "malformed"),
+        ({"a": {"dtype": "U8", "shape": [1]}}, 1, "malformed"),
+        ({"a": {"dtype": "U8", "shape": [1], "data_offsets": [1, 0]}}, 1, "ends before"),
+        ({"a": {"dtype": 8, "shape": [1], "data_offsets": [0, 1]}}, 1, "no dtype"),
+        ({"a": []}, 0, "not described"),
+        ({"__metadata__": {"n": 1}}, 0, "__metadata__"),
+        ({"__metadata__": None}, 0, "__metadata__"),
+        (b"[]", 0, "brace"),
+        (b" {}", 0, "brace"),
+        (b"", 0, "brace"),
+        (b'{"a": ', 0, "no JSON"),
+        (b'{"a": "\xff"}', 0, "no JSON"),
+        (b'{"__metadata__": {}, "__metadata__": {}}', 0, "no JSON"),
+        (b'{"a":' + b"[" * 100_000, 0, "no JSON"),
+        (b"{}x", 0, "no JSON"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(header: object, data: int, reason: str) -> None:
+    raw = head(header)
+    with pytest.raises(BadSafetensorsError, match=reason):
+        parse_head(raw, len(raw) + data)
+
+
+@pytest.mark.parametrize("raw", [b"", b"\x02\0\0\0\0\0\0", b"<!DOCTYPE html><html>", b"PK\3\4" * 4])
+def test_what_is_something_else_is_refused(raw: bytes) -> None:
+    with pytest.raises(BadSafetensorsError):
+        parse_head(raw, 10**6)
+
+
+def test_how_much_to_read_is_known_from_eight_bytes() -> None:
+    raw = head({"a": tensor(0, 1)})
+    assert head_size(raw[:8]) == len(raw)
+    with pytest.raises(BadSafetensorsError, match="cut off"):
+        head_size(raw[:8], len(raw) - 1)
+    with pytest.raises(BadSafetensorsError, match="cut off"):
+        parse_head(raw[:-1], len(raw) + 1)
