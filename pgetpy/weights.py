@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 from pgetpy.background import EngineThread, wait_for
 from pgetpy.cache.checking import Verdict
@@ -28,7 +28,6 @@ from pgetpy.filling import Demand, Filler
 from pgetpy.settings import Settings, default_cache_dir
 from pgetpy.settling import Settler
 
-T = TypeVar("T")
 GIB = 1 << 30
 PathLike = os.PathLike[str]
 
@@ -83,15 +82,18 @@ class WeightsDownloadCache:
         settings: Settings | None = None,
         progress: Report | None = None,
     ) -> None:
-        folder: str | PathLike | None = _one_of("cache_dir", cache_dir, "base_dir", base_dir)
-        in_bytes = None if min_disk_free_gb is None else int(min_disk_free_gb * GIB)
-        free = _one_of("min_disk_free", min_disk_free, "min_disk_free_gb", in_bytes)
+        _refuse_both("cache_dir", cache_dir, "base_dir", base_dir)
+        _refuse_both("min_disk_free", min_disk_free, "min_disk_free_gb", min_disk_free_gb)
+        folder = base_dir if cache_dir is None else cache_dir
+        free = 10 * GIB if min_disk_free is None else min_disk_free
+        if min_disk_free_gb is not None:
+            free = int(min_disk_free_gb * GIB)
         if refresh not in ("never", "check"):
             raise BadSettingError("refresh", refresh, "is neither never nor check")
         chosen = settings if settings is not None else Settings.from_environment(os.environ)
         self._store = Store(
             folder if folder is not None else default_cache_dir(os.environ),
-            min_disk_free=10 * GIB if free is None else free,
+            min_disk_free=free,
             max_bytes=max_bytes,
             lower=lower,
         )
@@ -302,10 +304,9 @@ def _checksum(digest: str | None) -> Checksum | None:
     return checksum
 
 
-def _one_of(name: str, value: T | None, other_name: str, other: T | None) -> T | None:
+def _refuse_both(name: str, value: object, other_name: str, other: object) -> None:
     if value is not None and other is not None:
         raise BadSettingError(other_name, str(other), f"is given together with {name}")
-    return value if value is not None else other
 
 
 def _ignore(event: Event) -> None:
