@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scripts.bench import peers
 from scripts.bench.archives import Files, Recipe
 from scripts.bench.measure import Sample
 from scripts.bench.peers import Peer
 from scripts.bench.servers import Stage, nginx, origin
-from scripts.bench.work import TMPFS, ManyFiles, OneArchive, OneFile, StartUp
+from scripts.bench.work import TMPFS, Called, ManyFiles, OneArchive, OneFile, SelfTimed, StartUp
 from scripts.origin import Behaviour
 
 GIB = 1 << 30
@@ -82,6 +82,19 @@ def _compressed(kind: str, title: str, *theirs: Peer) -> Case:
         _each(OneArchive(recipe, nginx("plain")), _EXTRACTING, *theirs),
         tuple(_extracted("wall", peer.name, 1.0) for peer in theirs),
     )
+
+
+def _python(name: str) -> Peer:
+    return replace(peers.PYTHON, name=name)
+
+
+def _self_timed(name: str, *arguments: str) -> Entrant:
+    kept = f"cache-{arguments[1]}" if arguments[0] == "hits" else ""
+    return Entrant(_python(name), SelfTimed(arguments, kept).attempt)
+
+
+def _called(name: str, task: str, *, digest: bool = False) -> Entrant:
+    return Entrant(_python(name), Called(task, GIB, nginx("plain"), digest).attempt)
 
 
 CASES = (
@@ -241,5 +254,45 @@ CASES = (
             _EXTRACTING,
             peers.CURL_UNZIP,
         ),
+    ),
+    Case(
+        "cache-hit",
+        "A hit of the weights cache, median",
+        (
+            _self_timed("100 entries", "hits", "100"),
+            _self_timed("100,000 entries", "hits", "100000"),
+        ),
+        (
+            Goal("wall", None, 150e-6, "100 entries"),
+            Goal("wall", None, 150e-6, "100,000 entries"),
+            Goal("wall", "100 entries", 2.0, "100,000 entries"),
+        ),
+    ),
+    Case(
+        "cache-cold",
+        "1 GiB over HTTP into the weights cache",
+        (
+            _called("ensure", "ensure"),
+            _called("download", "download"),
+            _called("ensure, digest", "ensure", digest=True),
+            _called("download, checksum", "download", digest=True),
+        ),
+        (
+            Goal("wall", "download", 1.05, "ensure"),
+            Goal("wall", "download, checksum", 1.05, "ensure, digest"),
+        ),
+    ),
+    Case(
+        "cache-evict",
+        "10,000 entries leave the weights cache",
+        (_self_timed("evict", "evict", "10000"), _self_timed("evict 1,000", "evict", "1000")),
+        (Goal("wall", None, 2.0, "evict"), Goal("wall", "evict 1,000", 12.0, "evict")),
+    ),
+    Case(
+        "cache-import",
+        "Import the weights cache",
+        (_self_timed("import", "import"),),
+        (Goal("wall", None, 0.15, "import"),),
+        times=3,
     ),
 )

@@ -15,7 +15,14 @@ from pathlib import Path
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
 # What a user's environment could change about a peer, so that every machine measures the same.
-_STRIPPED = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+_STRIPPED = (
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    # Whoever installs a package has its modules compiled.
+    "pythondontwritebytecode",
+)
 
 
 @dataclass(frozen=True)

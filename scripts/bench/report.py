@@ -79,6 +79,8 @@ def terminal(result: Result) -> str:
 
 
 def seconds(value: float) -> str:
+    if value < 0.001:
+        return f"{value * 1e6:.0f} µs"
     return f"{value:.2f} s" if value >= 0.9995 else f"{value * 1000:.0f} ms"
 
 
@@ -103,9 +105,10 @@ def goal_rows(results: Mapping[str, Result]) -> Iterator[list[str]]:
             measured = _measured(goal, results.get(case.name))
             if measured is None:
                 continue
-            absolute = goal.against is None
-            shown = megabytes(measured) if absolute else f"{measured:.2f}"
-            limit = megabytes(goal.limit) if absolute else f"{goal.limit:g}"
+            shown, limit = f"{measured:.2f}", f"{goal.limit:g}"
+            if goal.against is None:
+                unit = megabytes if goal.quantity == "rss" else seconds
+                shown, limit = unit(measured), unit(goal.limit)
             yield [
                 case.title,
                 f"{goal.entrant}: {_UNITS[goal.quantity]}",

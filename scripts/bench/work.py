@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scripts.bench.archives import Recipe, sha256_of, tree_digest
@@ -96,6 +96,52 @@ class ManyFiles:
 
 
 @dataclass(frozen=True)
+class Called:
+    """Get one file of `size` bytes by a Python call: `ensure` or `download` (see `cached`).
+
+    `digest` is whether the call is told what the file has to hash to.
+    """
+
+    task: str
+    size: int
+    site: Site
+    digest: bool = False
+
+    def attempt(self, stage: Stage, peer: Peer, thorough: bool) -> tuple[Sample, str]:
+        file = stage.library.one(stage.scaled(self.size))
+        with self.site(stage) as address, scratch_folder(DISK) as folder:
+            _require_room(folder, file.size)
+            dest = folder / ("cache" if self.task == "ensure" else file.name)
+            digest = [f"sha256:{file.sha256}"] if self.digest else []
+            url = f"{address.base}/{file.name}"
+            warm_memory(file.size + _CACHES)
+            command = Command([*_cached(peer), self.task, url, str(dest), *digest])
+            outcome = _succeeded(run(command, folder, _LIMIT_S))
+            _verify(Path(json.loads(outcome.stdout)), file, thorough)
+            return outcome.sample, ""
+
+
+@dataclass(frozen=True)
+class SelfTimed:
+    """Do a task of `cached` that says itself how long what counts has taken.
+
+    `kept` is the name of the folder it works in, where that is kept for the next time.
+    """
+
+    arguments: tuple[str, ...]
+    kept: str = ""
+
+    def attempt(self, stage: Stage, peer: Peer, thorough: bool) -> tuple[Sample, str]:
+        with scratch_folder(DISK) as folder:
+            place = stage.library.folder / self.kept if self.kept else folder / "cache"
+            task, *rest = self.arguments
+            where = [str(place)] if rest else []
+            command = Command([*_cached(peer), task, *where, *rest])
+            outcome = _succeeded(run(command, folder, _LIMIT_S))
+            return replace(outcome.sample, wall=float(outcome.stdout)), ""
+
+
+@dataclass(frozen=True)
 class StartUp:
     """Start and end; `arguments` instead of the peer's own way to say its version."""
 
@@ -107,6 +153,12 @@ class StartUp:
         command = Command([*located, *(self.arguments or peer.probe)])
         with scratch_folder(DISK) as folder:
             return _succeeded(run(command, folder, _LIMIT_S)).sample, ""
+
+
+def _cached(peer: Peer) -> list[str]:
+    located = peer.locate()
+    assert located is not None
+    return [*located, "-m", "scripts.bench.cached"]
 
 
 def _get_file(
