@@ -164,5 +164,5 @@ def alternate(
             series.note = note
             if number:
                 series.samples.append(sample)
-                say(f"    {number}/{rounds} {name}: {sample.wall:.2f} s")
+                say(f"    {number}/{rounds} {name}: {seconds(sample.wall)}")
     return list(field_of.values())
