@@ -7,8 +7,9 @@ from pgetpy.core.links import parse_link
 from pgetpy.core.plan import Plan
 from pgetpy.core.ranges import Spans
 from pgetpy.route import Route
-from pgetpy.session import Hooks, Services, Session, Tally
+from pgetpy.session import Hooks, Services, Session
 from pgetpy.sinks.base import Sink
+from pgetpy.watch import Tally
 
 
 class _KnownError(Exception):

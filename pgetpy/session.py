@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from pgetpy.core.answers import Answer, AskWhole, Head, Identity, Redirected, judge, may_continue
-from pgetpy.core.pace import is_straggler
 from pgetpy.core.plan import Flight, Plan
 from pgetpy.core.ranges import Span, Spans
 from pgetpy.core.retry import OVERLOADED, Retries
@@ -22,19 +21,17 @@ from pgetpy.errors import (
     NotAllowedError,
     PgetError,
     RangeNotHonouredError,
-    StalledError,
     TransferError,
 )
 from pgetpy.hosts import Host, Hosts
 from pgetpy.route import Route
 from pgetpy.settings import Settings
 from pgetpy.sinks.base import Sink
-from pgetpy.transports.base import Call, NotForMeError, Transport, seen_through
+from pgetpy.transports.base import Call, NotForMeError, Transport
+from pgetpy.watch import Tally, Watch
 from pgetpy.workers import Workers
 
 TICK = 0.025
-# Slower than a tenth of the others for so long, and a new connection is tried.
-_STRAGGLER_PATIENCE = 3.0
 
 
 @dataclass(frozen=True)
@@ -57,15 +54,6 @@ class StartOverError(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
-
-
-@dataclass
-class Tally:
-    """What is counted for the result."""
-
-    retries: int = 0
-    connections: int = 0
-    moved: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,10 +95,6 @@ class Session:
     answer: Answer | None = None
     _host: Host | None = None
     _sink: Sink | None = None
-    _calls: dict[asyncio.Task[None], Call] = field(default_factory=dict)
-    # Calls to an expired target may still be under way when the next host is asked already.
-    _hosts: dict[Call, Host] = field(default_factory=dict)
-    _doomed: dict[asyncio.Task[None], PgetError | None] = field(default_factory=dict)
     _whole: bool = False
     _resume_at: float = 0.0
     _failed_at: float = -1.0
@@ -118,12 +102,12 @@ class Session:
     _scouting: bool = True
     _proven: bool = True
     _untied: bool = False
-    _delivering: int = 0
     _ticked_at: float = 0.0
 
     def __post_init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._retries = Retries(self.services.settings.retries)
+        self._watch = Watch(self.plan, self.tally, self.services.settings.stall_timeout)
         self._sleeper: asyncio.Future[None] | None = None
         self._roused = False
 
@@ -136,13 +120,16 @@ class Session:
             Exception: whatever `hooks.begin` raises.
         """
         try:
-            while self.answer is None or not self.plan.complete or self._calls:
+            while self.answer is None or not self.plan.complete or self._watch:
                 await self._launch_due()
                 await self._pause()
                 self._collect()
                 self._tick()
         finally:
-            await self._end_all()
+            try:
+                await self._watch.end_all()
+            finally:
+                self._watch.leave(self._host)
         return self.answer
 
     async def _launch_due(self) -> None:
@@ -158,28 +145,27 @@ class Session:
         if now < host.not_before:
             return
         if self.answer is None:
-            if not self._calls and host.busy < host.pace.level:
+            if not self._watch and host.busy < host.pace.level:
                 total = self.expected.total if self.expected and self.plan.held else None
                 self._launch(host, self.plan.probe(now, total))
             return
         while self._has_room(host):
-            flight = self.plan.take(now, host.rate, max(host.pace.level, len(self._calls)))
+            flight = self.plan.take(now, host.rate, max(host.pace.level, len(self._watch)))
             if flight is None:
                 break
             self._launch(host, flight)
 
     def _turn_to(self, host: Host) -> None:
         """Ask `host` from now on."""
-        if self._host is not None and self._host is not host:
-            self._host.delivering -= self._delivering
-            self._delivering = 0
+        if self._host is not host:
+            self._watch.leave(self._host)
         self._host = host
 
     def _has_room(self, host: Host) -> bool:
-        if self._scouting and self._calls:
+        if self._scouting and self._watch:
             return False
         limit = self.services.settings.concurrency or self.services.hosts.ceiling
-        return len(self._calls) < limit and host.busy < host.pace.level
+        return len(self._watch) < limit and host.busy < host.pace.level
 
     def _launch(self, host: Host, flight: Flight) -> None:
         asked = None if self._whole or flight.stop is None else Span(flight.start, flight.stop)
@@ -193,10 +179,7 @@ class Session:
         call.blocking |= self.blocking
         task = self._loop.create_task(self._carry(host, call))
         task.add_done_callback(self._rouse)
-        self._calls[task] = call
-        self._hosts[call] = host
-        host.busy += 1
-        self.tally.connections = max(self.tally.connections, len(self._calls))
+        self._watch.add(task, call, host)
 
     async def _carry(self, host: Host, call: Call) -> None:
         if host.plain:
@@ -268,37 +251,15 @@ class Session:
 
     def _collect(self) -> None:
         """Take back the calls that have ended."""
-        for task in [task for task in self._calls if task.done()]:
-            call = self._retired(task)
-            doom = self._doomed.pop(task, None)
-            error = doom if task.cancelled() else task.exception()
+        for task, call, error in self._watch.ended():
+            if call.flight.pos > call.flight.start and self.plan.ranged:
+                self._retries.progressed()
             if error is not None:
                 self._failed(call, error)
             elif call.flight.stop is None and not task.cancelled():
                 # The end of the body was all that could tell the size.
                 self.plan.total = call.flight.pos
                 self._check_size(call.request.url, self.plan.total)
-
-    def _retired(self, task: asyncio.Task[None]) -> Call:
-        call = self._calls.pop(task)
-        flight = call.flight
-        self._count(call)
-        host = self._hosts.pop(call)
-        host.busy -= 1
-        host.ended += 1
-        self.plan.end(flight)
-        if flight.pos > flight.start and self.plan.ranged:
-            self._retries.progressed()
-        return call
-
-    def _count(self, call: Call) -> None:
-        """Add what has come since the last look to the host's and the transfer's sums."""
-        flight = call.flight
-        moved = flight.pos - flight.counted
-        if moved > 0:
-            flight.counted = flight.pos
-            self._hosts[call].moved += moved
-            self.tally.moved += moved
 
     def _failed(self, call: Call | None, error: BaseException) -> None:
         """Decide what follows from `error`; raise it when it is the end."""
@@ -368,58 +329,8 @@ class Session:
             return
         self._ticked_at = now
         if self._host is not None:
-            self._look_after_flights(now)
+            self._watch.look_after(now, self._host)
             self._host.observe(now)
         if self.plan.total is None and self.answer is not None:
             self._check_size(self.route.target.url, self.plan.done)
         self.hooks.tick(now)
-
-    def _look_after_flights(self, now: float) -> None:
-        assert self._host is not None
-        delivering = 0
-        for task, call in self._calls.items():
-            flight = call.flight
-            delivering += flight.pos > flight.start
-            flight.pulse.observe(now, flight.pos, waiting=flight.waiting)
-            self._count(call)
-            if task not in self._doomed:
-                self._end_if_stuck(task, call, now)
-        self._host.delivering += delivering - self._delivering
-        self._delivering = delivering
-        superfluous = self.plan.superfluous()
-        for task, call in self._calls.items():
-            if call.flight in superfluous and task not in self._doomed:
-                self._doom(task, None)
-
-    def _end_if_stuck(self, task: asyncio.Task[None], call: Call, now: float) -> None:
-        pulse = call.flight.pulse
-        patience = self.services.settings.stall_timeout
-        if pulse.quiet(now) > patience:
-            return self._doom(task, StalledError(call.request.url, patience))
-        if now - pulse.born > _STRAGGLER_PATIENCE:
-            others = [c.flight.pulse.rate for c in self._calls.values() if c is not call]
-            if is_straggler(pulse.rate, others):
-                self._doom(task, None)
-        return None
-
-    def _doom(self, task: asyncio.Task[None], error: PgetError | None) -> None:
-        """End a call; `error` is what it counts as, None for no failure."""
-        self._doomed[task] = error
-        task.cancel()
-
-    async def _end_all(self) -> None:
-        """End all calls and wait for them: afterwards nothing is written."""
-        for task in self._calls:
-            task.cancel()
-        try:
-            if self._calls:
-                ending = asyncio.ensure_future(asyncio.wait(self._calls))
-                await seen_through(ending, lambda: None)
-        finally:
-            for task in list(self._calls):
-                self._retired(task)
-                if not task.cancelled():
-                    task.exception()
-            if self._host is not None:
-                self._host.delivering -= self._delivering
-                self._delivering = 0

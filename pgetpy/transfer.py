@@ -40,10 +40,11 @@ from pgetpy.errors import (
 )
 from pgetpy.redact import redact
 from pgetpy.route import Route
-from pgetpy.session import Hooks, Services, Session, StartOverError, Tally
+from pgetpy.session import Hooks, Services, Session, StartOverError
 from pgetpy.sinks.base import Sink
 from pgetpy.sinks.null import NullSink
 from pgetpy.transports.base import seen_through
+from pgetpy.watch import Tally
 
 FIRST_RANGE = 1 << 20
 _REPORT_EVERY = 0.1

@@ -91,6 +91,7 @@ def test_the_public_names_are_these_and_no_others() -> None:
         "Limits",
         "PgetError",
         "Settings",
+        "WeightsDownloadCache",
         "download",
         "download_async",
         "download_many",

@@ -39,6 +39,7 @@ LAYERS = (
             "metrics",
             "route",
             "session",
+            "watch",
             "background",
         )
     ),

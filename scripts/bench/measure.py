@@ -164,5 +164,5 @@ def alternate(
             series.note = note
             if number:
                 series.samples.append(sample)
-                say(f"    {number}/{rounds} {name}: {seconds(sample.wall)}")
+                say(f"    {number}/{rounds} {name}: {sample.wall:.3g} s")
     return list(field_of.values())

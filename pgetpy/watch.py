@@ -1,0 +1,132 @@
+"""The calls of one session that are under way, and the watch over them: stalls, stragglers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pgetpy.core.pace import is_straggler
+from pgetpy.core.plan import Plan
+from pgetpy.errors import PgetError, StalledError
+from pgetpy.hosts import Host
+from pgetpy.transports.base import Call, seen_through
+
+# Slower than a tenth of the others for so long, and a new connection is tried.
+_STRAGGLER_PATIENCE = 3.0
+
+Task = asyncio.Task[None]
+
+
+@dataclass
+class Tally:
+    """What is counted for the result."""
+
+    retries: int = 0
+    connections: int = 0
+    moved: int = 0
+
+
+class Watch:
+    """Knows the calls under way, counts what they bring and ends those that are stuck.
+
+    `patience` is how many seconds a call may bring nothing.
+    """
+
+    def __init__(self, plan: Plan, tally: Tally, patience: float) -> None:
+        self._plan = plan
+        self._tally = tally
+        self._patience = patience
+        self._calls: dict[Task, Call] = {}
+        # Calls to an expired target may still be under way when the next host is asked already.
+        self._hosts: dict[Call, Host] = {}
+        # What a call that was ended counts as, None for no failure.
+        self._doomed: dict[Task, PgetError | None] = {}
+        self._delivering = 0
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def add(self, task: Task, call: Call, host: Host) -> None:
+        """`task` carries `call` to `host` from now on."""
+        self._calls[task] = call
+        self._hosts[call] = host
+        host.busy += 1
+        self._tally.connections = max(self._tally.connections, len(self._calls))
+
+    def ended(self) -> Iterator[tuple[Task, Call, BaseException | None]]:
+        """Yield the calls that have ended, each with what it failed of; they are forgotten."""
+        for task in [task for task in self._calls if task.done()]:
+            call = self._forget(task)
+            doom = self._doomed.pop(task, None)
+            yield task, call, doom if task.cancelled() else task.exception()
+
+    def look_after(self, now: float, host: Host) -> None:
+        """Take note of what has come to `now`, and end what is stuck or superfluous."""
+        delivering = 0
+        for task, call in self._calls.items():
+            flight = call.flight
+            delivering += flight.pos > flight.start
+            flight.pulse.observe(now, flight.pos, waiting=flight.waiting)
+            self._count(call)
+            if task not in self._doomed:
+                self._end_if_stuck(task, call, now)
+        host.delivering += delivering - self._delivering
+        self._delivering = delivering
+        superfluous = self._plan.superfluous()
+        for task, call in self._calls.items():
+            if call.flight in superfluous and task not in self._doomed:
+                self._doom(task, None)
+
+    def leave(self, host: Host | None) -> None:
+        """`host` is asked no more."""
+        if host is not None:
+            host.delivering -= self._delivering
+        self._delivering = 0
+
+    async def end_all(self) -> None:
+        """End all calls and wait for them: afterwards nothing is written."""
+        for task in self._calls:
+            task.cancel()
+        try:
+            if self._calls:
+                ending = asyncio.ensure_future(asyncio.wait(self._calls))
+                await seen_through(ending, lambda: None)
+        finally:
+            for task in list(self._calls):
+                self._forget(task)
+                if not task.cancelled():
+                    task.exception()
+
+    def _forget(self, task: Task) -> Call:
+        call = self._calls.pop(task)
+        self._count(call)
+        host = self._hosts.pop(call)
+        host.busy -= 1
+        host.ended += 1
+        self._plan.end(call.flight)
+        return call
+
+    def _count(self, call: Call) -> None:
+        """Add what has come since the last look to the host's and the transfer's sums."""
+        flight = call.flight
+        moved = flight.pos - flight.counted
+        if moved > 0:
+            flight.counted = flight.pos
+            self._hosts[call].moved += moved
+            self._tally.moved += moved
+
+    def _end_if_stuck(self, task: Task, call: Call, now: float) -> None:
+        pulse = call.flight.pulse
+        if pulse.quiet(now) > self._patience:
+            return self._doom(task, StalledError(call.request.url, self._patience))
+        if now - pulse.born > _STRAGGLER_PATIENCE:
+            others = [c.flight.pulse.rate for c in self._calls.values() if c is not call]
+            if is_straggler(pulse.rate, others):
+                self._doom(task, None)
+        return None
+
+    def _doom(self, task: Task, error: PgetError | None) -> None:
+        """End a call; `error` is what it counts as, None for no failure."""
+        self._doomed[task] = error
+        task.cancel()
