@@ -304,7 +304,10 @@ class Transfer:
         digest = self._follow() if plan.ranged else None
         if digest is not None:
             digest.advance(plan.front)
-        self._destination.tidy(Span(f.pos, f.stop or sys.maxsize) for f in plan.flights)
+        # Where a flight was cut short a block may still be on its way behind its end.
+        self._destination.tidy(
+            Span(f.pos, max(f.stop or sys.maxsize, f.pos + 1)) for f in plan.flights
+        )
         if last or now - self._reported_at >= _REPORT_EVERY:
             self._reported_at = now
             self._tell(Progressed(self._key, plan.done, plan.total, len(plan.flights)))

@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,9 @@ from pgetpy.errors import (
     TruncatedArchiveError,
     UnsafeMemberError,
 )
+from pgetpy.extraction.archive import ArchiveSink
+from pgetpy.extraction.layout import Layout
+from pgetpy.extraction.spool import Spool
 
 from .attacks import ATTACKS, FILE, FOLDER, SECRET, SYMLINK, Attack
 from .children import last_line, result_of
@@ -35,6 +39,7 @@ from .support.faults import Fault, GateAfter, IgnoreRange, When
 from .support.processes import run
 from .support.resources import Resource
 from .support.server import Server
+from .support.waiting import eventually
 from .support.zips import (
     DOS,
     UNIX,
@@ -384,6 +389,14 @@ def test_thousands_of_small_members_take_few_requests(
     assert len(server.requests) < 40
 
 
+def test_links_close_to_one_another_take_few_requests(server: Server, tmp_path: Path) -> None:
+    files = {f"file {n}": body(3000 + n) for n in range(400)}
+    members = [m for name in files for m in (link(f"to {name}", name), Member(name, files[name]))]
+    extract(serve(server, packed(members)), tmp_path / "out")
+    assert (tmp_path / "out" / "to file 399").readlink() == Path("file 399")
+    assert len(server.asked("/weights.zip")) < 40
+
+
 def test_nothing_is_asked_for_twice(server: Server, tmp_path: Path) -> None:
     archive = by_zipfile(WEIGHTS)
     extract(serve(server, archive), tmp_path / "out", concurrency=1)
@@ -700,6 +713,65 @@ def test_the_target_of_a_link_is_no_longer_than_a_name_may_be(
     with pytest.raises(ArchiveError, match="wrong"):
         extract(serve(server, made(RIGHT, bomb)), tmp_path / "out")
     assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("end_records", [1, 2])
+def test_a_directory_that_no_archive_needs_is_not_fetched(
+    server: Server, tmp_path: Path, end_records: int
+) -> None:
+    size = 160 * MIB
+    ends = end(4000, size, 0)
+    if end_records == 2:
+        # The second is the comment of the first.
+        ends = end(4000, size, 0, ends)
+    archive = b"PK\3\4".ljust(size, b"\0") + ends
+    with pytest.raises(ArchiveError, match="central directory"):
+        extracted(server, tmp_path / "out", archive)
+    assert server.sent("/weights.zip") < 16 * MIB
+
+
+@contextmanager
+def sink_for(archive: bytes, home: Path) -> Iterator[ArchiveSink]:
+    (home / "root").mkdir()
+    layout = Layout(home / "layout", Spool(home / "spool"), indexed=False)
+    sink = ArchiveSink(
+        home / "root",
+        layout,
+        "a.zip",
+        limits=Limits(),
+        fold=str,
+        algorithm=None,
+        noted=lambda start, stop: None,
+    )
+    sink.total = len(archive)
+    try:
+        yield sink
+    finally:
+        sink.close()
+        layout.close()
+
+
+def test_all_who_bring_bytes_are_told_the_same_of_a_wrong_archive(tmp_path: Path) -> None:
+    archive = bytearray(packed([Member("a", body(700_000))]))
+    archive[8] ^= 1
+    view = memoryview(bytes(archive))
+    with sink_for(bytes(archive), tmp_path) as sink:
+        sink.write(0, view[:1000])
+        for start, stop in ((len(archive) - 66_000, len(archive)), (1000, 2000)):
+            with pytest.raises(ArchiveError, match="disagrees with the directory"):
+                sink.write(start, view[start:stop])
+
+
+def test_inflating_ends_midway_when_it_is_not_wanted_any_more(tmp_path: Path) -> None:
+    size = 1 << 30
+    archive = packed([Member("zeros", bytes(size), method=DEFLATED)])
+    with sink_for(archive, tmp_path) as sink:
+        for start, stop in ((0, 1000), (len(archive) - 66_000, len(archive)), (0, len(archive))):
+            sink.write(start, memoryview(archive)[start:stop])
+        sink.mark(0, len(archive))
+        eventually(lambda: any((tmp_path / "root").iterdir()), 10, "the file")
+    (half,) = (tmp_path / "root").iterdir()
+    assert half.stat().st_size < size
 
 
 def test_every_member_has_a_span_of_its_own() -> None:

@@ -401,6 +401,93 @@ def test_a_transfer_that_failed_goes_on_where_it_was(server: Server, tmp_path: P
     assert names_in(tmp_path) == ["out"]
 
 
+@pytest.mark.parametrize("hashed", [False, True], ids=["", "hashed"])
+def test_what_was_inflated_before_it_was_noted_is_no_harm(
+    server: Server, tmp_path: Path, hashed: bool
+) -> None:
+    out = tmp_path / "out"
+    members = [Member(f"{n:02}", body(300_000 + n), method=DEFLATED) for n in range(12)]
+    data = packed(members)
+
+    def delivered_unnoted() -> bool:
+        held = written(out)
+        for name, (start, stop) in spans_of(data).items():
+            noted = held.overlaps(start, stop), held.covers(start, stop)
+            if staged(out, name).exists() and noted == (True, False):
+                return True
+        return False
+
+    url = serve(server, Pace(MIB), data=data)
+    with Run("-x", url, out, "-c", "1") as running:
+        killed_when(running, delivered_unnoted)
+    serve(server, data=data)
+    server.requests.clear()
+    options = ("--checksum", f"sha256:{digest(data)}") if hashed else ()
+    ended = run("-x", url, out, "--json", *options)
+    assert result_of(ended)["resumed"] > 0
+    assert server.sent(PATH) < len(data)
+    assert contents(out) == {member.name: member.data for member in members}
+
+
+def test_a_checksum_may_be_asked_for_by_the_second_run_alone(
+    server: Server, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    members = [
+        *(Member(f"small/{n}", body(700 + n), method=DEFLATED) for n in range(300)),
+        *(Member(f"large/{n}", body(MIB + n), method=DEFLATED) for n in range(3)),
+        *(Member(f"stored/{n}", body(MIB + n)) for n in range(3)),
+    ]
+    data = packed(members)
+    url = serve(server, SLOW, data=data)
+    with Run("-x", url, out, "-c", "1") as running:
+        killed_when(running, lambda: written(out).size > 4 * MIB)
+    serve(server, data=data)
+    result = result_of(run("-x", url, out, "--json", "--checksum", f"sha256:{digest(data)}"))
+    # What was stored is there as it was sent.
+    assert result["resumed"] > 0
+    assert contents(out) == {member.name: member.data for member in members}
+
+
+def many(size: int, count: int, method: int = zipfile.ZIP_STORED) -> list[Member]:
+    content = body(size) if size < 100_000 else bytes(size)
+    return [Member(f"{n:04}", content, method=method) for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("members", "hashed"),
+    [
+        (many(50, 1500), True),
+        (many(50, 1500, DEFLATED), True),
+        (many(600_000, 400, DEFLATED), False),
+        (many(600_000, 400, DEFLATED), True),
+    ],
+    ids=["stored hashed", "deflated hashed", "much deflated", "much deflated hashed"],
+)
+def test_members_take_few_descriptors(
+    server: Server, tmp_path: Path, members: list[Member], hashed: bool
+) -> None:
+    data = packed(members)
+    options = ("--checksum", f"sha256:{digest(data)}") if hashed else ()
+    ended = run("-x", serve(server, data=data), tmp_path / "out", *options, descriptors=200)
+    assert ended.code == 0, ended.err
+    assert len(names_in(tmp_path / "out")) == len(members)
+
+
+def test_members_that_are_checked_again_take_few_descriptors(
+    server: Server, tmp_path: Path
+) -> None:
+    members = many(2000, 2000)
+    data = packed(members)
+    url = serve(server, SLOW, data=data)
+    with Run("-x", url, tmp_path / "out", "-c", "1") as running:
+        killed_when(running, lambda: written(tmp_path / "out").size > 2 * MIB)
+    serve(server, data=data)
+    ended = run("-x", url, tmp_path / "out", "--json", descriptors=200)
+    assert result_of(ended)["resumed"] > MIB
+    assert contents(tmp_path / "out") == {member.name: member.data for member in members}
+
+
 def test_a_run_that_is_not_to_resume_starts_anew(server: Server, tmp_path: Path) -> None:
     out = tmp_path / "out"
     killed_midway(server, out)

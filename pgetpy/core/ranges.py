@@ -57,6 +57,17 @@ def parse_content_range(value: str) -> ContentRange | None:
     return ContentRange(Span(first, last + 1), total)
 
 
+def joined(spans: Iterable[Span], gap: int) -> tuple[Span, ...]:
+    """Return what covers `spans`, lowest first, those no more than `gap` bytes apart as one."""
+    found: list[Span] = []
+    for span in sorted(spans):
+        if found and span.start - found[-1].stop <= gap:
+            found[-1] = Span(found[-1].start, max(found[-1].stop, span.stop))
+        else:
+            found.append(span)
+    return tuple(found)
+
+
 class Spans:
     """A set of bytes, kept as sorted spans that neither touch nor overlap."""
 

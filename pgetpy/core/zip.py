@@ -36,6 +36,9 @@ _LOCAL_MAGIC, _SIGNATURE_MAGIC = b"PK\x03\x04", b"PK\x05\x05"
 # Local headers mostly have extra fields of less than this.
 _EXTRA = 64
 
+# A million members with names of a hundred bytes.
+_MOST_DIRECTORY = 128 << 20
+
 # Asks for spans of the archive, and is sent their bytes.
 Survey = Generator[Sequence[Span], Sequence[bytes], tuple[ZipMember, ...]]
 
@@ -51,6 +54,7 @@ def survey(total: int, limits: Limits) -> Survey:
     found: Directory | Span = first_look(total)
     tail = b""
     while isinstance(found, Span):
+        _keep_small(found.size)
         (more,) = yield (found,)
         tail = more + tail
         found = find_directory(tail, total)
@@ -235,6 +239,15 @@ def _keep_within(limits: Limits, directory: Directory, total: int) -> None:
     if directory.size > limits.header_bytes * max(1, directory.count):
         average = directory.size // max(1, directory.count)
         raise LimitExceededError("header_bytes", limits.header_bytes, average)
+    _keep_small(directory.size)
+
+
+def _keep_small(size: int) -> None:
+    """Raise where what is to be held in memory is more than an honest directory."""
+    if size > _MOST_DIRECTORY:
+        raise ArchiveError(
+            f"its central directory of {size} bytes is larger than {_MOST_DIRECTORY >> 20} MiB"
+        )
 
 
 def _expect_ratio(limits: Limits, members: Sequence[ZipMember], total: int) -> None:

@@ -5,31 +5,30 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from pgetpy.core.formats import Format, recognise, stem
-from pgetpy.core.members import Kind, Member
 from pgetpy.core.plan import Window
 from pgetpy.core.ranges import Span, Spans
 from pgetpy.core.roster import Limits, Roster
 from pgetpy.core.tar import TarReader
+from pgetpy.core.waiting import Waiting
 from pgetpy.decoders import decoder_for
-from pgetpy.errors import ArchiveError, LimitExceededError, TruncatedArchiveError
+from pgetpy.errors import ArchiveError, TruncatedArchiveError
 from pgetpy.extraction.base import Form, Restorable
 from pgetpy.extraction.folder import MemberFolder
 from pgetpy.extraction.layout import Layout
-from pgetpy.extraction.memberfile import MemberFile
 from pgetpy.extraction.reading import Admit, Reader
 from pgetpy.extraction.scatter import Scatter
-from pgetpy.extraction.unpacking import Output, Unpacking
+from pgetpy.extraction.unpacking import Decoded, Output, SingleFile, Unpacking
 from pgetpy.extraction.zip import Zip
 from pgetpy.sinks.base import Place
 
 # Enough to tell every format by.
 _TELLING = 512
 _FIRST = 1 << 20
+_ENDLESS = 1 << 62
 # A zip's mark is at its end; what stands before it may be a program that extracts it.
 _ZIP_SUFFIX = ".zip"
 
@@ -77,7 +76,7 @@ class ArchiveSink:
         self._algorithm = algorithm
         self._noted = noted
         self._digest: hashlib._Hash | None = None
-        self._beginning = bytearray()
+        self._beginning = Waiting()
         self._marked = Spans()
         self._form: Form | None = None
         # What is to be said if it turns out to be no zip after all.
@@ -154,7 +153,7 @@ class ArchiveSink:
         """See `Form.finish`."""
         with self._judged():
             if self._form is None:
-                self._decide()
+                self._decide(self._beginning.read(Span(0, total)) or b"")
             assert self._form is not None
             self._form.finish(total)
             folders = [(entry.parts, entry.member) for entry in self._roster.folders()]
@@ -190,24 +189,20 @@ class ArchiveSink:
 
     def _begin(self, pos: int, data: memoryview) -> None:
         """Take part of the beginning, and decide once it says enough."""
-        # Until it is decided nothing is asked for but the beginning, in order; a second copy of it
-        # may come by another way.
-        known = len(self._beginning)
-        if pos > known:
-            raise ArchiveError(f"its beginning is missing, bytes {known} to {pos}")
-        self._beginning += data[known - pos :]
-        if len(self._beginning) >= _TELLING:
-            self._decide()
+        self._beginning.keep(pos, data)
+        beginning = self._beginning.read(Span(0, _TELLING))
+        if beginning is not None:
+            self._decide(beginning)
 
-    def _decide(self) -> None:
-        beginning = bytes(self._beginning)
+    def _decide(self, beginning: bytes) -> None:
         format_ = self._recognised(beginning)
         if format_ is Format.UNKNOWN:
             assert self._doubt is not None
             raise self._doubt
         # Should what follows fail, `close` finds it there.
-        self._form = self._plain(format_) or self._decoded(format_)
-        self._form.write(0, memoryview(beginning))
+        form = self._form = self._plain(format_) or self._decoded(format_)
+        while (piece := self._beginning.take(_ENDLESS)) is not None:
+            form.write(piece[0], memoryview(piece[1]))
 
     def _recognised(self, beginning: bytes) -> Format:
         format_ = recognise(beginning, self._name)
@@ -246,69 +241,3 @@ class ArchiveSink:
             return SingleFile(self._folder, self._roster, stem(self._name, format_))
 
         return choose
-
-
-class Decoded:
-    """What comes out of a decoder, which is a tar or a single file.
-
-    Args:
-        choose: gives, from the first bytes, what takes them all.
-    """
-
-    def __init__(self, choose: Callable[[bytes], Output]) -> None:
-        self._choose = choose
-        self._beginning = bytearray()
-        self._output: Output | None = None
-
-    def write(self, pos: int, data: memoryview) -> None:
-        """Take `data`, the decoded bytes from `pos` on."""
-        if self._output is not None:
-            self._output.write(pos, data)
-            return
-        self._beginning += data
-        if len(self._beginning) >= _TELLING:
-            self._start()
-
-    def finish(self, total: int) -> None:
-        """All `total` bytes have come."""
-        if self._output is None:
-            self._start()
-        assert self._output is not None
-        self._output.finish(total)
-
-    def close(self) -> None:
-        """Let go of what is open."""
-        if self._output is not None:
-            self._output.close()
-
-    def _start(self) -> None:
-        beginning = bytes(self._beginning)
-        self._output = self._choose(beginning)
-        self._output.write(0, memoryview(beginning))
-
-
-class SingleFile:
-    """One file that was compressed by itself."""
-
-    def __init__(self, folder: MemberFolder, roster: Roster, name: str) -> None:
-        self._folder = folder
-        entry = roster.admit(Member(name, Kind.FILE, mode=0o666, mtime=time.time_ns()))
-        assert entry is not None
-        file = folder.make(entry, large=False)
-        assert file is not None
-        self._file: MemberFile = file
-        self._most = roster.limits.total_bytes
-
-    def write(self, pos: int, data: memoryview) -> None:
-        """Take `data`, the file's bytes from `pos` on."""
-        if self._most is not None and pos + len(data) > self._most:
-            raise LimitExceededError("total_bytes", self._most, pos + len(data))
-        self._file.write(pos, data)
-
-    def finish(self, total: int) -> None:
-        """All bytes have come."""
-        self._folder.finish(self._file)
-
-    def close(self) -> None:
-        """Close the file as it is."""
-        self._folder.close(self._file)

@@ -15,7 +15,7 @@ from pgetpy.core.members import Member
 from pgetpy.decoders import crc32, decoder_for
 from pgetpy.errors import ArchiveError
 from pgetpy.extraction.folder import MemberFolder
-from pgetpy.extraction.memberfile import MemberFile
+from pgetpy.extraction.memberfile import MemberFile, reading
 from pgetpy.extraction.spool import Spool
 
 _PIECE = 1 << 20
@@ -130,6 +130,8 @@ class Checker:
         try:
             at = 0
             for piece in inflated(self._pieces(file), file.entry.member):
+                if self._stopped:
+                    raise _StoppedError
                 sum_.add(piece)
                 output.write(at, memoryview(piece))
                 at += len(piece)
@@ -142,10 +144,10 @@ class Checker:
         """Yield the bytes of `file` in order as they land; each is good until the next."""
         buffer = memoryview(bytearray(_PIECE))
         pos = file.start
-        while pos < file.stop:
-            front = self._front(file, pos)
-            while pos < front:
-                count = os.preadv(file.fd, [buffer[: front - pos]], file.offset_of(pos))
+        with reading(file) as fd:
+            while pos < file.stop:
+                front = self._front(file, pos)
+                count = os.preadv(fd, [buffer[: front - pos]], file.offset_of(pos))
                 if not count:
                     raise ArchiveError(f"member {file.entry.member.name!r} was cut short meanwhile")
                 yield buffer[:count]

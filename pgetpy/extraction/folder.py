@@ -23,7 +23,7 @@ from pgetpy.extraction.attributes import (
     with_local_bits,
     write_record,
 )
-from pgetpy.extraction.memberfile import LARGE, MemberFile, refuse, write_all
+from pgetpy.extraction.memberfile import LARGE, MemberFile, reading, refuse, write_all
 
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -92,10 +92,15 @@ class MemberFolder:
         except OSError as error:
             refuse(error, entry)
 
+    def made(self, entry: Entry) -> MemberFile:
+        """Return, closed, the file that has been made of `entry`."""
+        deflated = entry.member.deflated
+        return MemberFile(self._at(entry.parts), entry, -1, large=False, spooled=deflated)
+
     def defer(self, entry: Entry, fd: int, *, large: bool) -> MemberFile:
         """Return a file for `entry`, which is made when its content is.
 
-        Until then bytes go to `fd`, which is closed with the file.
+        Until then bytes go to `fd`, the spool's, which stays open when the file is closed.
         """
         self._make_parents(entry.parts)
         self.written.append("/".join(entry.parts))
@@ -112,15 +117,23 @@ class MemberFolder:
         self.finish(output)
         os.rename(output.path, self._at(output.entry.parts))
 
-    def adopt_delivered(self, entry: Entry) -> MemberFile | None:
-        """Return, closed, what an earlier run delivered for `entry`; None if that is not there."""
+    def delivered(self, entry: Entry) -> bool:
+        """Whether an earlier run made the content of `entry`; what else stands there goes."""
         self._adopt_parents(entry.parts)
         path = self._at(entry.parts)
-        if self._size_of(path, entry, whole=True) != entry.member.size:
-            remove_tree(path)
-            return None
+        if self._size_of(path, entry, whole=True) == entry.member.size:
+            return True
+        remove_tree(path)
+        return False
+
+    def adopt_delivered(self, entry: Entry) -> MemberFile:
+        """Return, closed, what an earlier run delivered for `entry`."""
+        path = self._at(entry.parts)
         self.written.append("/".join(entry.parts))
-        return MemberFile(path, entry, -1, large=False, spooled=True)
+        # It may have been cut short right after the last byte.
+        os.chmod(path, 0o600)
+        self.finish(MemberFile(path, entry, -1, large=False))
+        return self.made(entry)
 
     def adopt(self, entry: Entry, *, needed: int, whole: bool) -> tuple[bool, MemberFile | None]:
         """Take over what an earlier run made of `entry`, or make it.
@@ -179,16 +192,17 @@ class MemberFolder:
     def finish(self, file: MemberFile) -> None:
         """`file` has got all its bytes: give it its permissions and time, and close it."""
         try:
-            self._finish(file.fd, file.entry.member)
+            with reading(file) as fd:
+                self._finish(fd, file.entry.member)
         except OSError as error:
             refuse(error, file.entry)
         self.close(file)
 
     def close(self, file: MemberFile) -> None:
         """Close `file` as it is."""
-        if file.fd >= 0:
+        if file.fd >= 0 and not file.spooled:
             os.close(file.fd)
-            file.fd = -1
+        file.fd = -1
 
     def seal(self, folders: Sequence[tuple[tuple[str, ...], Member]]) -> None:
         """All members are there: give `folders` their permissions and times, in this order."""

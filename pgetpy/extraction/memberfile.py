@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from typing import NoReturn
 
 from pgetpy.core.ranges import Spans
@@ -25,8 +27,8 @@ class MemberFile:
     Attributes:
         fd: -1 once it is closed.
         large: whether bytes may be written to `fd` by others.
-        spooled: whether its bytes are not yet its content, and `fd` is where they wait, at their
-            positions in the archive; `path` is made later.
+        spooled: whether its bytes are not yet its content, and `fd` is the spool's, where they
+            wait, at their positions in the archive; `path` is made later.
         front: all its bytes before this position in the archive have landed.
         checked: whether the content is known to be right, as far as it can be known.
         pinned: reads the file when it has lost its name; -1 where it has not.
@@ -111,6 +113,19 @@ class MemberFile:
             write_all(self.fd, offset, data)
         except OSError as error:
             refuse(error, self.entry)
+
+
+@contextlib.contextmanager
+def reading(file: MemberFile) -> Iterator[int]:
+    """A descriptor that reads `file`, whether it is open or closed."""
+    if file.fd >= 0:
+        yield file.fd
+        return
+    fd = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def write_all(fd: int, offset: int, data: memoryview) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,7 +22,7 @@ class Restored:
     Attributes:
         entry: the member.
         file: if it is one; closed where nothing is left to be done with it.
-        held: which of its bytes are there; None for all of them and its content.
+        held: which of its bytes are there; None where its content is, and none of them is needed.
     """
 
     entry: Entry
@@ -32,16 +31,27 @@ class Restored:
 
 
 class Restorer:
-    """Reads an archive's headers from `layout`, as far as the bytes `held` go."""
+    """Reads an archive's headers from `layout`, as far as the bytes `held` go.
+
+    What is to be `readable` has to be there as it was sent, too.
+    """
 
     def __init__(
-        self, reader: Reader, admit: Admit, folder: MemberFolder, layout: Layout, held: Spans
+        self,
+        reader: Reader,
+        admit: Admit,
+        folder: MemberFolder,
+        layout: Layout,
+        held: Spans,
+        *,
+        readable: bool,
     ) -> None:
         self._reader = reader
         self._admit = admit
         self._folder = folder
         self._layout = layout
         self._held = held
+        self._readable = readable
 
     def members(self) -> Iterator[Restored]:
         """Yield the members whose headers are known, in the archive's order.
@@ -76,19 +86,24 @@ class Restorer:
         there, file = self._folder.adopt(entry, needed=needed, whole=closed)
         if there and (file is None or file.fd < 0):
             return Restored(entry, file, None)
+        if whole and there and file is not None:
+            # There may be more of these than files can be open; they are only to be read.
+            self._folder.close(file)
         return Restored(entry, file, held if there else Spans())
 
     def _deflated(self, entry: Entry) -> Restored:
         member, spool = entry.member, self._layout.spool
-        held = self._held_of(member)
-        whole = self._held.covers(member.extents[0].start, member.extents[0].stop)
-        delivered = self._folder.adopt_delivered(entry) if whole else None
-        if delivered is not None:
-            return Restored(entry, delivered, None)
+        extent, held = member.extents[0], self._held_of(member)
+        delivered = self._folder.delivered(entry)
         there = max((span.stop for span in held), default=0) <= spool.size
-        large = member.extents[0].size >= LARGE
-        file = self._folder.defer(entry, os.dup(spool.fd), large=large)
-        return Restored(entry, file, held if there else Spans())
+        if delivered or held.covers(extent.start, extent.start + 1):
+            # What was delivered may have been given back before it was noted that it had come.
+            there = there and spool.holds(extent.start, extent.stop)
+        held = held if there else Spans()
+        if delivered and (not self._readable or held.covers(extent.start, extent.stop)):
+            return Restored(entry, self._folder.adopt_delivered(entry), None)
+        file = self._folder.defer(entry, spool.fd, large=extent.size >= LARGE)
+        return Restored(entry, file, held)
 
     def _held_of(self, member: Member) -> Spans:
         """What of the bytes held are bytes of `member`."""

@@ -99,19 +99,24 @@ class Scatter:
         assert self._layout is not None
         there = Spans()
         lost = Spans()
-        restorer = Restorer(self._reader, self._admit, self._folder, self._layout, held)
+        restorer = Restorer(
+            self._reader, self._admit, self._folder, self._layout, held, readable=self._readable
+        )
         for restored in restorer.members():
-            if restored.held is not None:
-                for extent in restored.entry.member.extents:
-                    for gap in restored.held.missing(extent.start, extent.stop):
-                        lost.add(gap.start, gap.stop)
+            for extent in restored.entry.member.extents:
+                if restored.held is None:
+                    there.add(extent.start, extent.stop)
+                    continue
+                for gap in restored.held.missing(extent.start, extent.stop):
+                    lost.add(gap.start, gap.stop)
             self._take_over(restored)
         for file in self._open:
             self._check_behind(file)
         for span in held:
             for part in lost.missing(span.start, min(span.stop, self._known)):
                 there.add(part.start, part.stop)
-                self._landed.add(part.start, part.stop)
+        for part in there:
+            self._landed.add(part.start, part.stop)
         self._move_horizon()
         return there
 
@@ -356,14 +361,14 @@ class Scatter:
         large = self._parallel and sum(part.size for part in entry.member.extents) >= LARGE
         if entry.member.deflated:
             assert self._layout is not None
-            return self._folder.defer(entry, os.dup(self._layout.spool.fd), large=large)
+            return self._folder.defer(entry, self._layout.spool.fd, large=large)
         return self._folder.make(entry, large=large)
 
     def _is_within(self, member: Member, stop: int) -> bool:
         """Whether all of a member is in memory, up to `stop`, and may be written from there."""
         if not member.extents:
             return True
-        if self._readable or (self._parallel and member.size >= LARGE):
+        if self._parallel and member.size >= LARGE:
             return False
         return len(member.extents) == 1 and member.extents[0].stop <= stop
 
@@ -378,6 +383,11 @@ class Scatter:
         if start:
             self._record(pos, data[:start])
         self._folder.put(entry, extent.offset, content_of(member, data[start:stop]))
+        if self._readable:
+            if member.deflated:
+                assert self._layout is not None
+                self._layout.spool.write(extent.start, data[start:stop])
+            self._add_extents(self._folder.made(entry))
         self._landed.add(extent.start, extent.stop)
         padding = data[stop : max(stop, self._known - pos)]
         if padding:

@@ -15,6 +15,8 @@ from pgetpy.extraction.memberfile import write_all
 
 # linux/falloc.h
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
+# A stored block's header and length; the length is followed by its complement.
+_TELLING = 5
 
 
 class Spool:
@@ -42,6 +44,13 @@ class Spool:
     def read(self, pos: int, buffer: memoryview) -> int:
         """Read into `buffer` from archive position `pos` on; 0 where nothing was ever kept."""
         return os.preadv(self.fd, [buffer], pos)
+
+    def holds(self, start: int, stop: int) -> bool:
+        """Whether the deflate stream from `start` up to `stop` is there, if all of it was kept.
+
+        What was given back is zeros, with which none can begin (RFC 1951, 3.2.4).
+        """
+        return any(os.pread(self.fd, min(_TELLING, stop - start), start))
 
     def release(self, start: int, stop: int) -> None:
         """The bytes from `start` up to `stop` will not be read any more."""

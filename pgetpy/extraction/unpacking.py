@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from pgetpy.core.members import Kind, Member
 from pgetpy.core.plan import Window
 from pgetpy.core.ranges import Span
-from pgetpy.core.roster import Limits
+from pgetpy.core.roster import Limits, Roster
 from pgetpy.core.waiting import Waiting
 from pgetpy.decoders import Decoder
 from pgetpy.errors import LimitExceededError
+from pgetpy.extraction.folder import MemberFolder
+from pgetpy.extraction.memberfile import MemberFile
 from pgetpy.sinks.ordered import Digest
 
 # Compressed bytes that may wait in memory.
 AHEAD = 16 << 20
+# Decoded bytes by which a tar is told from a single file.
+_TELLING = 512
 _SLICE = 0.05
 
 
@@ -173,3 +179,69 @@ class Unpacking:
         with self._changed:
             self.window.horizon += count
             self._changed.notify_all()
+
+
+class Decoded:
+    """What comes out of a decoder, which is a tar or a single file.
+
+    Args:
+        choose: gives, from the first bytes, what takes them all.
+    """
+
+    def __init__(self, choose: Callable[[bytes], Output]) -> None:
+        self._choose = choose
+        self._beginning = bytearray()
+        self._output: Output | None = None
+
+    def write(self, pos: int, data: memoryview) -> None:
+        """Take `data`, the decoded bytes from `pos` on."""
+        if self._output is not None:
+            self._output.write(pos, data)
+            return
+        self._beginning += data
+        if len(self._beginning) >= _TELLING:
+            self._start()
+
+    def finish(self, total: int) -> None:
+        """All `total` bytes have come."""
+        if self._output is None:
+            self._start()
+        assert self._output is not None
+        self._output.finish(total)
+
+    def close(self) -> None:
+        """Let go of what is open."""
+        if self._output is not None:
+            self._output.close()
+
+    def _start(self) -> None:
+        beginning = bytes(self._beginning)
+        self._output = self._choose(beginning)
+        self._output.write(0, memoryview(beginning))
+
+
+class SingleFile:
+    """One file that was compressed by itself."""
+
+    def __init__(self, folder: MemberFolder, roster: Roster, name: str) -> None:
+        self._folder = folder
+        entry = roster.admit(Member(name, Kind.FILE, mode=0o666, mtime=time.time_ns()))
+        assert entry is not None
+        file = folder.make(entry, large=False)
+        assert file is not None
+        self._file: MemberFile = file
+        self._most = roster.limits.total_bytes
+
+    def write(self, pos: int, data: memoryview) -> None:
+        """Take `data`, the file's bytes from `pos` on."""
+        if self._most is not None and pos + len(data) > self._most:
+            raise LimitExceededError("total_bytes", self._most, pos + len(data))
+        self._file.write(pos, data)
+
+    def finish(self, total: int) -> None:
+        """All bytes have come."""
+        self._folder.finish(self._file)
+
+    def close(self) -> None:
+        """Close the file as it is."""
+        self._folder.close(self._file)

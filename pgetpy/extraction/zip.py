@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from pgetpy.core.members import Member
 from pgetpy.core.plan import Window
-from pgetpy.core.ranges import Span, Spans
+from pgetpy.core.ranges import Span, Spans, joined
 from pgetpy.core.roster import Entry, Roster
 from pgetpy.core.waiting import Waiting
 from pgetpy.core.zip import ZipReader, survey
@@ -26,6 +26,8 @@ from pgetpy.sinks.base import Place
 
 _PIECE = 1 << 20
 _ENDLESS = 1 << 62
+# Bytes that may wait for the sake of asking less often.
+_BETWEEN = 16 << 20
 
 # Makes what takes the bytes once it is known where they go.
 MakeScatter = Callable[[Reader, Admit], Scatter]
@@ -58,7 +60,7 @@ class Zip:
         self._waiting = Waiting()
         self._marked = Spans()
         self._scatter: Scatter | None = None
-        self._failure: ArchiveError | None = None
+        self._failure: BaseException | None = None
         self._halted = False
         self._lock = threading.Lock()
         if total is None:
@@ -158,7 +160,8 @@ class Zip:
 
     def _want(self, spans: Sequence[Span]) -> None:
         self._wanted = tuple(spans)
-        self.window.only = self._wanted
+        self._missing = list(self._wanted)
+        self.window.only = joined(self._wanted, _BETWEEN // max(1, len(self._wanted)))
 
     def _take(self, pos: int, data: memoryview) -> None:
         """Take `data` while it is not known yet what the archive holds."""
@@ -167,10 +170,13 @@ class Zip:
         self._waiting.keep(pos, data)
         scatter = None
         while scatter is None:
-            found = [self._waiting.read(span) for span in self._wanted]
-            parts = [part for part in found if part is not None]
-            if len(parts) < len(found):
+            # As many as there are links: each is looked for until it has come, and no more.
+            while self._missing and self._waiting.has_seen(self._missing[-1]):
+                self._missing.pop()
+            if self._missing:
                 return
+            found = (self._waiting.read(span) for span in self._wanted)
+            parts = [part for part in found if part is not None]
             for span, part in zip(self._wanted, parts, strict=True):
                 self._layout.add(span.start, memoryview(part))
             scatter = self._advance(parts)
@@ -201,7 +207,8 @@ class Zip:
                 if data[room:]:
                     scatter.keep(pos + room, data[room:])
                 scatter.write(pos, data[:room])
-        except BaseException:
+        except BaseException as error:
+            self._failure = error
             scatter.close()
             raise
         self._scatter = scatter
