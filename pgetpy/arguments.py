@@ -7,27 +7,45 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
 from pgetpy.core.values import read_bool
 from pgetpy.errors import UsageError
-from pgetpy.flags import COMMANDS, FLAGS, SHELLS, Flag
+from pgetpy.flags import CACHE_COMMANDS, COMMANDS, FLAGS, SHELLS, Flag, belongs
 
 _GROUPS = {
     "transfer": "transfer",
     "file": "files",
+    "cache": "cache",
     "report": "reports",
     "pget": "accepted for pget's sake",
 }
 _USAGE = {
     "download": "pgetpy [flags] URL DEST\n       pgetpy COMMAND [flags] ...",
     "multifile": "pgetpy multifile [flags] MANIFEST|-",
+    "ensure": "pgetpy ensure [flags] REF...",
+    "cache": "pgetpy cache COMMAND [flags] ...",
+    "cache ls": "pgetpy cache ls [flags]",
+    "cache info": "pgetpy cache info [flags]",
+    "cache path": "pgetpy cache path [flags] REF...",
+    "cache ensure": "pgetpy cache ensure [flags] REF...",
+    "cache rm": "pgetpy cache rm [flags] REF...",
+    "cache verify": "pgetpy cache verify [flags] [REF...]",
+    "cache gc": "pgetpy cache gc [flags]",
+    "cache pin": "pgetpy cache pin [flags] REF...",
+    "cache unpin": "pgetpy cache unpin [flags] REF...",
+    "cache prune": "pgetpy cache prune --older-than TIME [flags]",
     "version": "pgetpy version",
     "completion": f"pgetpy completion {'|'.join(SHELLS)}",
     "help": "pgetpy help [COMMAND]",
 }
+_REF = "REF is a URL, or the first 8 digits or more of a key that `pgetpy cache ls` shows."
+_ENSURE = """\
+Print a path for each REF at which it stands, whole and checked, one a line in the
+order given. What is not in the cache is downloaded first, side by side. REF is an
+http, https or file URL; of an archive the path is that of its one .safetensors."""
 _ABOUT = {
     "download": """\
 Download URL to DEST over as many connections as pay. DEST is a file, a folder
@@ -35,6 +53,24 @@ Download URL to DEST over as many connections as pay. DEST is a file, a folder
     "multifile": """\
 Download the files of a manifest, one `URL DEST [ALGO:HEX]` a line; blank lines
 and # comments are passed over. Other files go on when one fails.""",
+    "ensure": _ENSURE,
+    "cache": "Look after the cache of weights that `pgetpy ensure` and the Python package share.",
+    "cache ls": "List what is in the cache, what was used last first.",
+    "cache info": "Show what the cache takes, what it holds, and its bounds.",
+    "cache path": f"Print the path of each REF that is there; no server is asked.\n{_REF}",
+    "cache ensure": _ENSURE,
+    "cache rm": f"Remove entries, unless they are pinned or leased.\n{_REF}",
+    "cache verify": f"""\
+Hash entries, all of them without REF, and compare. What is damaged is fetched anew;
+the exit status is 1 where something was.
+{_REF}""",
+    "cache gc": """\
+Bring the cache back to its bounds: what was used longest ago leaves. What dead
+processes left is swept; their unfinished downloads are kept for a day (or as long
+as --older-than says) for the next one to go on from.""",
+    "cache pin": f"Keep entries, also those still to come, until they are unpinned.\n{_REF}",
+    "cache unpin": f"Take pins back.\n{_REF}",
+    "cache prune": "Remove entries that were not used for long and are not pinned or leased.",
     "version": "Show the version.",
     "completion": "Print a completion script, as in: source <(pgetpy completion bash)",
     "help": "Show help on a command.",
@@ -53,7 +89,7 @@ class Arguments:
     """What was asked for.
 
     Attributes:
-        command: download or a key of COMMANDS.
+        command: download, a key of COMMANDS, or `cache` and a key of CACHE_COMMANDS.
         operands: what is no flag, without the command.
         values: the text of each flag given, `true` or `false` for a switch.
         lists: the texts of each flag given that adds up.
@@ -78,12 +114,13 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     """
     arguments = list(argv)
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    namespace, rest = _parser("download").parse_known_args(_without_values(arguments[:end]))
+    everything = _parser("download", FLAGS)
+    namespace, rest = everything.parse_known_args(_without_values(arguments[:end]))
     unknown = next((text for text in rest if text.startswith("-") and text != "-"), None)
     if unknown is not None:
         raise UsageError(_unknown(unknown))
     operands = [*rest, *arguments[end + 1 :]]
-    command = operands.pop(0) if operands and operands[0] in COMMANDS else "download"
+    command = _command(operands)
     given = vars(namespace)
     _check_belonging(command, given)
     values, lists = _sorted_out(given)
@@ -94,10 +131,21 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
 
 
 def help_text(command: str) -> str:
-    """Return the help of a command: `download` or a key of COMMANDS."""
+    """Return the help of a command, as `Arguments.command` has it."""
     if command not in _USAGE:
         raise UsageError(f"there is no command {command!r}")
-    return _parser(command).format_help().rstrip()
+    flags = [flag for flag in FLAGS if belongs(flag, command)]
+    return _parser(command, flags).format_help().rstrip()
+
+
+def _command(operands: list[str]) -> str:
+    """Take the command from the front of `operands`."""
+    if not operands or operands[0] not in COMMANDS:
+        return "download"
+    command = operands.pop(0)
+    if command == "cache" and operands and operands[0] in CACHE_COMMANDS:
+        command = f"cache {operands.pop(0)}"
+    return command
 
 
 class _Parser(argparse.ArgumentParser):
@@ -112,47 +160,40 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=32)
 
 
-def _parser(command: str) -> argparse.ArgumentParser:
+def _parser(command: str, flags: Iterable[Flag]) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="pgetpy",
         usage=_USAGE[command],
         description=_described(command),
-        epilog=_EPILOG if command in {"download", "multifile"} else None,
+        epilog=_EPILOG if command in {"download", "multifile", "ensure"} else None,
         formatter_class=_Formatter,
         argument_default=argparse.SUPPRESS,
         add_help=False,
         allow_abbrev=False,
     )
     groups = {key: parser.add_argument_group(title) for key, title in _GROUPS.items()}
-    for flag in FLAGS:
-        if command == "download" or _belongs(flag, command):
-            _add(
-                groups[flag.group], flag, hidden=command == "download" and flag.only == "multifile"
-            )
+    for flag in flags:
+        _add(groups[flag.group], flag)
     return parser
 
 
 def _described(command: str) -> str:
-    if command != "download":
+    commands = {"download": COMMANDS, "cache": CACHE_COMMANDS}.get(command)
+    if commands is None:
         return _ABOUT[command]
-    commands = "\n".join(f"  {name:<12} {about}" for name, about in COMMANDS.items())
-    return f"{_ABOUT['download']}\n\ncommands:\n{commands}"
+    lines = "\n".join(f"  {name:<12} {about}" for name, about in commands.items())
+    return f"{_ABOUT[command]}\n\ncommands:\n{lines}"
 
 
-def _belongs(flag: Flag, command: str) -> bool:
-    if command in {"download", "multifile"}:
-        return flag.only in {"", command}
-    return flag.name == "help"
-
-
-def _add(group: argparse._ArgumentGroup, flag: Flag, *, hidden: bool) -> None:
+def _add(group: argparse._ArgumentGroup, flag: Flag) -> None:
     names = ([f"-{flag.short}"] if flag.short else []) + [f"--{flag.name}"]
-    about = argparse.SUPPRESS if hidden else flag.help
     if flag.value:
         action = "append" if flag.many else "store"
-        group.add_argument(*names, action=action, dest=flag.dest, metavar=flag.value, help=about)
+        group.add_argument(
+            *names, action=action, dest=flag.dest, metavar=flag.value, help=flag.help
+        )
         return
-    group.add_argument(*names, action="store_const", const="true", dest=flag.dest, help=about)
+    group.add_argument(*names, action="store_const", const="true", dest=flag.dest, help=flag.help)
     group.add_argument(
         f"--no-{flag.name}",
         action="store_const",
@@ -185,12 +226,14 @@ def _unknown(text: str) -> str:
 
 
 def _check_belonging(command: str, given: Mapping[str, object]) -> None:
-    if command not in {"download", "multifile"}:
+    places = {"download": "a single URL", "multifile": "multifile mode"}
+    cached = command == "ensure" or command.startswith("cache ")
+    if command not in places and not cached:
         return
     for flag in FLAGS:
-        if flag.only not in {"", command} and flag.dest in given:
-            where = "multifile mode" if command == "multifile" else "a single URL"
-            raise UsageError(f"cannot use --{flag.name} with {where}")
+        if flag.dest in given and flag.name != "version" and not belongs(flag, command):
+            place = places.get(command, f"pgetpy {command}")
+            raise UsageError(f"cannot use --{flag.name} with {place}")
     if "chunk_size" in given and "minimum_chunk_size" in given:
         raise UsageError(
             "--minimum-chunk-size and --chunk-size cannot be used at the same time, "

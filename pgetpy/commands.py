@@ -5,21 +5,29 @@ Everything that is printed is one line of printable characters with redacted URL
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import logging
 import os
-import shutil
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pgetpy import __version__, outcomes
 from pgetpy.arguments import Arguments, help_text, parse_arguments
+from pgetpy.calls import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    MISUSED,
+    PIPE_CLOSED,
+    Call,
+    Stopped,
+    progress_of,
+    status_of,
+)
 from pgetpy.completion import completion_script
 from pgetpy.core.digests import Checksum
 from pgetpy.core.jobs import Job
@@ -29,12 +37,13 @@ from pgetpy.core.results import DownloadFailure, DownloadResult
 from pgetpy.errors import (
     BadManifestError,
     BadSettingError,
+    CacheError,
     DestinationError,
     InterruptedTransferError,
     PgetError,
     UsageError,
 )
-from pgetpy.flags import SHELLS
+from pgetpy.flags import CACHE_COMMANDS, SHELLS
 from pgetpy.process import (
     STANDARD_OUTPUT,
     Terminated,
@@ -45,55 +54,8 @@ from pgetpy.process import (
     silence_output,
     terminable,
 )
-from pgetpy.progress import LogLines, Progress, open_progress
 from pgetpy.redact import redact_text
-from pgetpy.settings import CONSOLE_FLAGS, FLAGS, Console, Settings
-
-DONE, FAILED, MISUSED = 0, 1, 2
-# 128 and the number of the signal, as shells have it.
-INTERRUPTED, PIPE_CLOSED, TERMINATED = 130, 141, 143
-
-_LEVELS = {
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warn": logging.WARNING,
-    "error": logging.ERROR,
-}
-
-
-@dataclass(frozen=True)
-class Call:
-    """One run of a command that downloads."""
-
-    arguments: Arguments
-    settings: Settings
-    console: Console
-    api: Any
-
-    @property
-    def to_null(self) -> bool:
-        return self.console.output == "null"
-
-    @property
-    def extracts(self) -> bool:
-        return self.console.output == "tar-extractor"
-
-    @property
-    def json(self) -> bool:
-        return self.arguments.has("json")
-
-    def shows(self, level: str) -> bool:
-        """Whether a line of `level` is to be printed."""
-        return _LEVELS[self.console.log_level] <= _LEVELS[level]
-
-
-class Stopped(BaseException):
-    """A download was interrupted; `sentence` says what is left of it."""
-
-    def __init__(self, sentence: str, status: int) -> None:
-        super().__init__(sentence, status)
-        self.sentence = sentence
-        self.status = status
+from pgetpy.settings import CACHE_FLAGS, CONSOLE_FLAGS, FLAGS, CacheSettings, Console, Settings
 
 
 def run(arguments: Sequence[str], *, api: Any, environ: Mapping[str, str] | None) -> int:
@@ -107,7 +69,7 @@ def run(arguments: Sequence[str], *, api: Any, environ: Mapping[str, str] | None
         return stop.status
     except (KeyboardInterrupt, Terminated) as signal:
         say("interrupted")
-        return _status_of(signal)
+        return status_of(signal)
     except BrokenPipeError:
         silence_output()
         return PIPE_CLOSED
@@ -126,14 +88,10 @@ def _failed(error: PgetError) -> int:
     return MISUSED if isinstance(error, UsageError) else FAILED
 
 
-def _status_of(signal: BaseException) -> int:
-    return TERMINATED if isinstance(signal, Terminated) else INTERRUPTED
-
-
 def _run_command(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> int:
     command, operands = arguments.command, arguments.operands
     if command == "help":
-        print_line(help_text(operands[0] if operands else "download"))
+        print_line(help_text(_topic(operands)))
     elif arguments.has("help"):
         print_line(help_text(command))
     elif arguments.has("version") or command == "version":
@@ -144,8 +102,38 @@ def _run_command(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> 
         print_line(completion_script(operands[0]))
     else:
         call = _call(arguments, api, environ)
+        if command == "ensure" or command.partition(" ")[0] == "cache":
+            return _cached(call, environ)
         return _multifile(call) if command == "multifile" else _download(call)
     return DONE
+
+
+def _topic(operands: Sequence[str]) -> str:
+    command, *rest = operands or ["download"]
+    return f"cache {rest[0]}" if command == "cache" and rest else command
+
+
+def _cached(call: Call, environ: Mapping[str, str]) -> int:
+    """Carry out a command on the cache, whose modules nothing else needs."""
+    command, values = call.arguments.command, call.arguments.values
+    if command == "cache":
+        found = next(iter(call.arguments.operands), "nothing")
+        raise UsageError(f"expected one of {', '.join(CACHE_COMMANDS)}, got {found}")
+    given = {flag: text for flag, text in values.items() if flag in CACHE_FLAGS}
+    settings = CacheSettings.from_environment(environ).with_flags(given)
+    settings = replace(settings, folder=settings.folder.absolute())
+    try:
+        if command in {"ensure", "cache ensure", "cache verify"}:
+            from pgetpy.cachefilling import run_filling
+
+            return run_filling(call, settings)
+        from pgetpy.cachecommands import run_upkeep
+
+        return run_upkeep(call, settings)
+    except OSError as error:
+        if isinstance(error, (PgetError, BrokenPipeError)):
+            raise
+        raise CacheError(str(settings.folder), f"cannot be used: {error}") from error
 
 
 def _call(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> Call:
@@ -191,7 +179,7 @@ def _download(call: Call) -> int:
     job = _job(call)
     try:
         _check_free(job, "", call.settings)
-        with _progress(call, keeps=job.dest not in STANDARD_OUTPUT) as progress:
+        with progress_of(call, keeps=job.dest not in STANDARD_OUTPUT) as progress:
             result: DownloadResult = _api(call).download_job(
                 job, settings=call.settings, progress=progress
             )
@@ -239,7 +227,7 @@ def _multifile(call: Call) -> int:
     _warn(call, manifest.warnings)
     _check_all_free(manifest, path, call.settings)
     started = time.monotonic()
-    with _progress(call, keeps=True) as progress:
+    with progress_of(call, keeps=True) as progress:
         found: Sequence[DownloadResult | DownloadFailure] = _api(call).download_jobs(
             manifest.jobs,
             settings=call.settings,
@@ -303,46 +291,3 @@ def _api(call: Call) -> Any:
     from pgetpy import api
 
     return api
-
-
-@contextlib.contextmanager
-def _progress(call: Call, *, keeps: bool) -> Iterator[Progress]:
-    """A Progress that also carries the log lines while it lasts.
-
-    Raises Stopped on an interruption; `keeps` says whether what has arrived is of use to a rerun.
-    """
-    mode = call.console.progress
-    if mode == "auto" and not call.shows("info"):
-        mode = "none"
-    progress = open_progress(
-        mode,
-        stream=sys.stderr,
-        is_terminal=bool(sys.stderr and sys.stderr.isatty()),
-        rows=shutil.get_terminal_size().lines,
-        endings=not call.shows("info"),
-    )
-    try:
-        with progress, _logging_to(progress, _LEVELS[call.console.log_level]):
-            yield progress
-    except (KeyboardInterrupt, Terminated) as signal:
-        keeps = keeps and call.settings.resume and not call.to_null
-        sentence = outcomes.interrupted_line(
-            progress.tally, keeps=keeps, overwrites=call.settings.force
-        )
-        raise Stopped(sentence, _status_of(signal)) from None
-
-
-@contextlib.contextmanager
-def _logging_to(progress: Progress, level: int) -> Iterator[None]:
-    logger = logging.getLogger("pgetpy")
-    handler = LogLines(progress)
-    before = (logger.level, logger.propagate)
-    logger.addHandler(handler)
-    logger.setLevel(level)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before[0])
-        logger.propagate = before[1]

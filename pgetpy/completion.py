@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pgetpy.flags import COMMANDS, FLAGS, SHELLS, Flag
+from pgetpy.flags import CACHE_COMMANDS, COMMANDS, FLAGS, SHELLS, Flag
 
 _SHOWN = tuple(flag for flag in FLAGS if not flag.deprecated)
-_FILE_FLAGS = tuple(flag for flag in _SHOWN if flag.value in {"FILE", "PATH"})
+_FILE_FLAGS = tuple(flag for flag in _SHOWN if flag.value in {"FILE", "PATH", "DIR"})
 
 
 def completion_script(shell: str) -> str:
@@ -48,6 +48,8 @@ _pgetpy() {{
     COMPREPLY=($(compgen -W "{flags}" -- "$current"))
   elif [[ "$COMP_CWORD" -eq 1 ]]; then
     COMPREPLY=($(compgen -W "{" ".join(COMMANDS)}" -- "$current"))
+  elif [[ "$COMP_CWORD" -eq 2 && "$previous" == cache ]]; then
+    COMPREPLY=($(compgen -W "{" ".join(CACHE_COMMANDS)}" -- "$current"))
   else
     COMPREPLY=($(compgen -f -- "$current"))
   fi
@@ -62,10 +64,19 @@ def _zsh() -> str:
     return f"""\
 #compdef pgetpy
 # zsh completion for pgetpy: source <(pgetpy completion zsh)
+_pgetpy_second() {{
+  if [ "$line[1]" = cache ]; then
+    compadd {" ".join(CACHE_COMMANDS)}
+  else
+    _files
+  fi
+}}
 _pgetpy() {{
+  local line
   _arguments -s \\
 {specs}
     '1:command or URL:({commands})' \\
+    '2: :_pgetpy_second' \\
     '*:file:_files'
 }}
 if [ "$funcstack[1]" = "_pgetpy" ]; then
@@ -99,6 +110,11 @@ def _fish() -> str:
         )
     shells = " ".join(SHELLS)
     lines.append(f"complete -c pgetpy -n '__fish_seen_subcommand_from completion' -x -a '{shells}'")
+    lines += [
+        f"complete -c pgetpy -n '__fish_seen_subcommand_from cache' -a {name} "
+        f"-d {_fish_quoted(about)}"
+        for name, about in CACHE_COMMANDS.items()
+    ]
     for flag in _SHOWN:
         parts = [f"complete -c pgetpy -l {flag.name}"]
         if flag.short:
@@ -113,7 +129,7 @@ def _fish() -> str:
 
 
 def _powershell() -> str:
-    words = [(name, about) for name, about in COMMANDS.items()]
+    words = [*COMMANDS.items(), *CACHE_COMMANDS.items()]
     words += [(name, flag.help) for flag in _SHOWN for name in _names(flag)]
     rows = "\n".join(f"        @({_ps_quoted(name)}, {_ps_quoted(help_)})" for name, help_ in words)
     return f"""\

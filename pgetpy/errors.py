@@ -394,9 +394,11 @@ class CacheFullError(CacheError):
     def sentence(self) -> str:
         by = "".join(f", {who} {size}" for who, size in self.held[:5])
         cause = f" ({self.cause})" if self.cause else ""
+        what = f"{self.needed} bytes needed, {self.free} can be had"
+        if not self.needed:
+            what = "what may leave does not bring it back to its bounds"
         return (
-            f"the cache at {self.root} is full: {self.needed} bytes needed, {self.free} can be had"
-            f"{f'; held by{by[1:]}' if by else ''}{cause}"
+            f"the cache at {self.root} is full: {what}{f'; held by{by[1:]}' if by else ''}{cause}"
         )
 
 

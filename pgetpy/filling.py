@@ -287,7 +287,7 @@ def _content(folder: Path, reference: Reference) -> Path:
         f"it holds {len(found)} {_SUFFIX} files ({names}), and one is needed"
         if found
         else f"it holds no {_SUFFIX} file",
-        hint='ask for all of it with wanted="folder"',
+        hint='ask for all of it with wanted="folder" (--wanted folder)',
     )
 
 
@@ -332,7 +332,7 @@ def _examined(source: Path, reference: Reference, demand: Demand) -> str:
 
 def _hint(likeness: Likeness) -> str:
     if likeness in (Likeness.PICKLE, Likeness.JSON, Likeness.TEXT):
-        return "pass any_file=True if that is what you want"
+        return "pass any_file=True (--any-file) if that is what you want"
     return ""
 
 

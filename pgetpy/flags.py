@@ -5,6 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+CACHE_COMMANDS: Mapping[str, str] = {
+    "ls": "list what is there, what was used last first",
+    "info": "show what it takes, what it holds, and its bounds",
+    "path": "print where something is, without asking any server",
+    "ensure": "the same as pgetpy ensure",
+    "rm": "remove entries",
+    "verify": "hash entries (all of them without REF) and fetch anew what is damaged",
+    "gc": "bring it back to its bounds and sweep what dead processes left",
+    "pin": "keep entries until they are unpinned",
+    "unpin": "take pins back",
+    "prune": "remove entries that were not used for long",
+}
+
 
 @dataclass(frozen=True)
 class Flag:
@@ -12,7 +25,7 @@ class Flag:
 
     Attributes:
         value: what its value is called; empty for a switch, which also has a --no- twin.
-        only: the command it belongs to, where it is one.
+        only: the commands it belongs to; where there is none, all that download.
         words: the values it can have, for completion.
         deprecated: what to use instead.
         many: it may be given again, and adds up.
@@ -23,7 +36,7 @@ class Flag:
     value: str = ""
     help: str = ""
     group: str = "transfer"
-    only: str = ""
+    only: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     deprecated: str = ""
     many: bool = False
@@ -32,6 +45,11 @@ class Flag:
     def dest(self) -> str:
         return self.name.replace("-", "_")
 
+
+# The commands that bring things into the cache, and those about entries that are there.
+_FILLING = ("ensure", "cache ensure", "cache verify")
+_NAMING = ("cache path", "cache rm", "cache pin", "cache unpin")
+_BOUNDED = (*_FILLING, "cache info", "cache gc")
 
 FLAGS: tuple[Flag, ...] = (
     Flag("concurrency", "c", "N", "most ranges in flight for one file (default: by measurement)"),
@@ -53,7 +71,7 @@ FLAGS: tuple[Flag, ...] = (
         "mirror",
         value="URL",
         help="the same bytes elsewhere; may repeat",
-        only="download",
+        only=("download",),
         many=True,
     ),
     Flag("header", "H", "LINE", "header to send, as 'Name: value'; may repeat", many=True),
@@ -66,7 +84,7 @@ FLAGS: tuple[Flag, ...] = (
         value="ALGO:HEX",
         help="what the bytes must hash to: sha256, sha1, md5 or blake2b",
         group="file",
-        only="download",
+        only=("download",),
     ),
     Flag(
         "extract",
@@ -85,7 +103,62 @@ FLAGS: tuple[Flag, ...] = (
     Flag("max-size", value="SIZE", help="refuse files larger than this", group="file"),
     Flag("min-free", value="SIZE", help="space that must stay free on the disk", group="file"),
     Flag("fsync", help="be done only when the file is on stable storage", group="file"),
-    Flag("fail-fast", help="stop all files when one fails", group="file", only="multifile"),
+    Flag("fail-fast", help="stop all files when one fails", group="file", only=("multifile",)),
+    Flag(
+        "cache-dir",
+        value="DIR",
+        help="folder of the cache (default ~/.cache/pgetpy)",
+        group="cache",
+        only=("ensure", *(f"cache {name}" for name in CACHE_COMMANDS)),
+    ),
+    Flag(
+        "min-disk-free",
+        value="SIZE",
+        help="space that must stay free on its disk (default 10Gi)",
+        group="cache",
+        only=_BOUNDED,
+    ),
+    Flag(
+        "max-bytes",
+        value="SIZE",
+        help="most that the cache may take (default: any)",
+        group="cache",
+        only=_BOUNDED,
+    ),
+    Flag(
+        "wanted",
+        value="KIND",
+        help="auto, file, weights or folder: what of an archive is kept (default auto)",
+        group="cache",
+        only=(*_FILLING, *_NAMING),
+        words=("auto", "file", "weights", "folder"),
+    ),
+    Flag(
+        "digest",
+        value="HEX",
+        help="sha256 that the object must have",
+        group="cache",
+        only=("ensure", "cache ensure"),
+    ),
+    Flag(
+        "refresh",
+        help="ask the server whether it still has the same version",
+        group="cache",
+        only=("ensure", "cache ensure"),
+    ),
+    Flag(
+        "any-file",
+        help="take files that are no weights (JSON, text, pickles) as well",
+        group="cache",
+        only=("ensure", "cache ensure"),
+    ),
+    Flag(
+        "older-than",
+        value="TIME",
+        help="not used for so long, as 30d or 12h",
+        group="cache",
+        only=("cache prune", "cache gc"),
+    ),
     Flag(
         "progress",
         value="KIND",
@@ -127,8 +200,26 @@ FLAGS: tuple[Flag, ...] = (
 
 COMMANDS: Mapping[str, str] = {
     "multifile": "download the files of a manifest",
+    "ensure": "bring weights into the cache and print where they are",
+    "cache": "look after the cache: ls, info, verify, gc and more",
     "version": "show the version",
     "completion": "print a completion script for bash, zsh, fish or powershell",
     "help": "show help on a command",
 }
 SHELLS = ("bash", "zsh", "fish", "powershell")
+
+# Of the flags for all that download, those that mean something where the cache is filled.
+_FOR_CACHE = frozenset({"transfer", "report"})
+
+
+def belongs(flag: Flag, command: str) -> bool:
+    """Whether `flag` is one of `command`: `download`, a key of COMMANDS, or `cache ls` and such."""
+    if flag.only:
+        return command in flag.only
+    if command in {"download", "multifile"}:
+        return True
+    if command in _FILLING:
+        return flag.group in _FOR_CACHE or flag.name == "max-size"
+    if command.startswith("cache "):
+        return flag.name in {"json", "help", "log-level", "verbose"}
+    return flag.name == "help"

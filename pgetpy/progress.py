@@ -250,7 +250,8 @@ def open_progress(
 
 def finish_line(result: DownloadResult) -> str:
     """Return one line on a file that stands."""
-    rate = "" if result.shared else f", {format_rate(result.bytes_per_second)}"
+    rate = f", {format_rate(result.bytes_per_second)}" if result.bytes_per_second else ""
+    rate = "" if result.shared else rate
     by = " by another process" if result.shared else ""
     size, seconds = format_size(result.size), format_duration(result.seconds)
     return f"{label(result.dest, result.url)}: done{by}, {size} in {seconds}{rate}"

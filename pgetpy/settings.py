@@ -41,6 +41,39 @@ def default_cache_dir(environ: Mapping[str, str]) -> Path:
 
 
 @dataclass(frozen=True)
+class CacheSettings:
+    """Where the cache of weights is, and what it keeps to.
+
+    Attributes:
+        folder: where it is, or is to be.
+        min_disk_free: bytes that stay free on its disk.
+        max_bytes: bytes that it takes at most, None for any.
+    """
+
+    folder: Path
+    min_disk_free: int = 10 << 30
+    max_bytes: int | None = None
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> CacheSettings:
+        """Read PGET_CACHE_DIR, PGET_MIN_DISK_FREE and PGET_MAX_BYTES; empty ones count as unset."""
+        names = {flag: variable(flag) for flag in CACHE_FLAGS if flag != "cache-dir"}
+        given = {flag: environ[name] for flag, name in names.items() if environ.get(name)}
+        return cls(default_cache_dir(environ)).with_flags(given, name=variable)
+
+    def with_flags(
+        self, values: Mapping[str, str], *, name: Callable[[str], str] = "--{}".format
+    ) -> CacheSettings:
+        """Return these settings changed by flags: the name of each (a key of CACHE_FLAGS) to its
+        text."""
+        changes = {
+            CACHE_FLAGS[flag].field: CACHE_FLAGS[flag].read(text, name(flag))
+            for flag, text in values.items()
+        }
+        return replace(self, **changes)  # type: ignore[arg-type]  # the table pairs field and reader
+
+
+@dataclass(frozen=True)
 class Proxies:
     """Proxy URLs (with user and password where given) and the hosts that need none."""
 
@@ -224,6 +257,12 @@ FLAGS: Mapping[str, FlagRule] = {
     "cacert": FlagRule("cacert", read_text),
     "netrc": FlagRule("use_netrc", read_bool),
     "resolve": FlagRule("resolve", read_resolve),
+}
+
+CACHE_FLAGS: Mapping[str, FlagRule] = {
+    "cache-dir": FlagRule("folder", lambda text, _: Path(text).expanduser()),
+    "min-disk-free": FlagRule("min_disk_free", size_reader(0)),
+    "max-bytes": FlagRule("max_bytes", size_reader(1)),
 }
 
 # pget's --pid-file and --force-http2 are read and have no effect.

@@ -21,11 +21,12 @@ from pgetpy.cache.checking import Verdict
 from pgetpy.cache.listing import Listing, Totals
 from pgetpy.cache.store import Store
 from pgetpy.core.digests import Checksum
-from pgetpy.core.events import Event, Report
+from pgetpy.core.events import Event, Queued, Report
 from pgetpy.core.references import Reference, parse_reference
-from pgetpy.errors import BadSettingError
+from pgetpy.errors import BadSettingError, PgetError
 from pgetpy.filling import Demand, Filler
-from pgetpy.settings import Settings, default_cache_dir
+from pgetpy.relaying import Relay
+from pgetpy.settings import CacheSettings, Settings
 from pgetpy.settling import Settler
 
 GIB = 1 << 30
@@ -54,8 +55,9 @@ class WeightsDownloadCache:
         cache_dir: the folder; by default `pgetpy` in the user's cache folder, or what
             PGET_CACHE_DIR names. `base_dir` is another name for it.
         min_disk_free: bytes that have to stay free on its disk; `min_disk_free_gb` gives them in
-            GiB. Entries used longest ago leave when it is less.
-        max_bytes: bytes that the entries may take, None for any.
+            GiB; by default what PGET_MIN_DISK_FREE says, else 10 GiB. Entries used longest ago
+            leave when it is less.
+        max_bytes: bytes that the entries may take; by default what PGET_MAX_BYTES says, else any.
         lower: caches that are looked at first and only read, baked into an image for example.
         refresh: `never` asks nobody about what is there; `check` asks the server each time whether
             it still has the same version.
@@ -84,21 +86,23 @@ class WeightsDownloadCache:
     ) -> None:
         _refuse_both("cache_dir", cache_dir, "base_dir", base_dir)
         _refuse_both("min_disk_free", min_disk_free, "min_disk_free_gb", min_disk_free_gb)
+        usual = CacheSettings.from_environment(os.environ)
         folder = base_dir if cache_dir is None else cache_dir
-        free = 10 * GIB if min_disk_free is None else min_disk_free
+        free = usual.min_disk_free if min_disk_free is None else min_disk_free
         if min_disk_free_gb is not None:
             free = int(min_disk_free_gb * GIB)
         if refresh not in ("never", "check"):
             raise BadSettingError("refresh", refresh, "is neither never nor check")
         chosen = settings if settings is not None else Settings.from_environment(os.environ)
         self._store = Store(
-            folder if folder is not None else default_cache_dir(os.environ),
+            folder if folder is not None else usual.folder,
             min_disk_free=free,
-            max_bytes=max_bytes,
+            max_bytes=usual.max_bytes if max_bytes is None else max_bytes,
             lower=lower,
         )
         self._fresh = refresh == "check"
         self._any_file = any_file
+        self._most_at_once = chosen.max_concurrent_files
         self._progress = progress or _ignore
         self._settler = Settler(self._store)
         self._filler = Filler(self._store, chosen, self._settler)
@@ -178,6 +182,11 @@ class WeightsDownloadCache:
         obtaining = EngineThread.get().start(self._obtained_all(references))
         return await asyncio.wrap_future(obtaining)
 
+    def lookup(self, url: str, *, wanted: str = "auto") -> Path | None:
+        """Return the path of what is there of `url`, None for a miss; asks no server."""
+        entry = self._filler.at_hand(_reference(url, wanted), Demand())
+        return entry.path if entry is not None else None
+
     @contextlib.contextmanager
     def lease(self, url: str, *, digest: str | None = None, wanted: str = "auto") -> Iterator[Path]:
         """Ensure `url`, and keep it where it is for as long as the block lasts."""
@@ -240,9 +249,9 @@ class WeightsDownloadCache:
         """Return what `ensure` has done so far."""
         return self._info
 
-    def sweep(self) -> None:
-        """Take away what processes that died have left."""
-        self._store.sweep()
+    def sweep(self) -> int:
+        """Take away what processes that died have left; return the bytes gained."""
+        return self._store.sweep()
 
     def settle(self, seconds: float | None = None) -> bool:
         """Wait until the digests of what was fetched are known; False after `seconds`."""
@@ -261,8 +270,14 @@ class WeightsDownloadCache:
 
     # ------------------------------------------------------------------------------------ innards
 
-    async def _obtained(self, reference: Reference, demand: Demand) -> Path:
-        entry, fetched = await self._filler.obtain(reference, demand, self._progress)
+    async def _obtained(self, reference: Reference, demand: Demand, number: int = 0) -> Path:
+        relay = Relay(self._progress, number, reference)
+        try:
+            entry, fetched = await self._filler.obtain(reference, demand, relay)
+        except PgetError as error:
+            relay.failed(error)
+            raise
+        relay.finished(entry, fetched=fetched)
         self._count(hit=not fetched, size=entry.size if fetched else 0)
         return entry.path
 
@@ -271,7 +286,21 @@ class WeightsDownloadCache:
         with ExitStack() as leases:
             for reference in references:
                 leases.enter_context(self._store.lease(reference.key))
-            tasks = [asyncio.ensure_future(self._obtained(each, demand)) for each in references]
+            here = [self._filler.at_hand(each, demand) for each in references]
+            missing = [number for number, entry in enumerate(here) if entry is None]
+            if len(missing) > 1:
+                self._progress(Queued(len(missing)))
+            limit = asyncio.Semaphore(self._most_at_once)
+
+            async def had(number: int, reference: Reference) -> Path:
+                entry = here[number]
+                if entry is not None:
+                    self._count(hit=True)
+                    return entry.path
+                async with limit:
+                    return await self._obtained(reference, demand, number)
+
+            tasks = [asyncio.ensure_future(had(*each)) for each in enumerate(references)]
             try:
                 return list(await asyncio.gather(*tasks))
             finally:
@@ -281,7 +310,7 @@ class WeightsDownloadCache:
                     await asyncio.wait(tasks)
 
     def _demand(self, digest: str | None) -> Demand:
-        return Demand(_checksum(digest), self._fresh, self._any_file)
+        return Demand(parse_digest(digest), self._fresh, self._any_file)
 
     def _count(self, *, hit: bool, size: int = 0) -> None:
         with self._lock:
@@ -295,7 +324,12 @@ def _reference(url: str, wanted: str) -> Reference:
 
 
 @lru_cache(maxsize=4096)
-def _checksum(digest: str | None) -> Checksum | None:
+def parse_digest(digest: str | None) -> Checksum | None:
+    """Return `sha256:HEX`, or HEX alone, as a checksum.
+
+    Raises:
+        BadSettingError: it is something else.
+    """
     if digest is None:
         return None
     checksum = Checksum.parse(digest if ":" in digest else f"sha256:{digest}", name="digest")

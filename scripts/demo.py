@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tarfile
@@ -23,10 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.origin import MIB, Behaviour, Origin, parse_size, write_weights
+from scripts.origin import MIB, Behaviour, Origin, parse_size, weights, write_weights
 
 _PGETPY = (sys.executable, "-m", "pgetpy")
 _SMALL_FILES, _SMALL = 200, 100_000
+_ADAPTER = 32 * MIB
 # With eight connections 200 MB/s: slow enough to be killed in the middle.
 _KILL_PACE = 25_000_000
 _LIMIT_S = 55.0
@@ -134,6 +136,34 @@ def refuse_wrong_bytes(stage: Stage) -> str:
     return f"refused, nothing under the finished name, exit {refused.returncode}"
 
 
+def cache(stage: Stage) -> str:
+    """The cache with room for two adapters: a miss, a hit, an eviction"""
+    folder, names = stage.place / "cache", [f"adapter-{letter}.safetensors" for letter in "abc"]
+    digests = [_write_adapter(stage.served / name, seed) for seed, name in enumerate(names)]
+    bounds = ["--min-disk-free", "0", "--max-bytes", str(_ADAPTER * 5 // 2)]
+    where = ["--cache-dir", str(folder)]
+    with Origin(stage.served) as origin:
+        urls = [origin.url(name) for name in names]
+        begin = time.perf_counter()
+        first, _ = _ensure([*urls[:2], *where, *bounds])
+        missed = time.perf_counter() - begin
+        hit = _hit_seconds(folder, urls[0], first)
+        print("    one more than there is room for; what was used longest ago leaves:", flush=True)
+        (third,) = _ensure([urls[2], *where, *bounds])
+        print(*(f"    {line}" for line in _list(where)), sep="\n", flush=True)
+        gone = _start(["cache", "path", urls[1], *where], stderr=subprocess.DEVNULL)
+        if gone.communicate()[0] or gone.returncode != 1:
+            raise DemoError("what was used longest ago is still there")
+    for name, path, digest in ((names[0], first, digests[0]), (names[2], third, digests[2])):
+        (stage.served / name).unlink()
+        _compare(path, digest)
+    shutil.rmtree(folder)
+    return (
+        f"two misses in {missed:.2f} s, a hit in {hit * 1e6:.0f} µs without asking the server; "
+        "every sha256 right"
+    )
+
+
 # ------------------------------------------------------------------------- running the program
 
 
@@ -166,6 +196,43 @@ def _run(arguments: Sequence[str]) -> dict[str, Any]:
     """Run one download to its end, its bar on our terminal; return its --json result."""
     result: dict[str, Any] = json.loads(_finish(_start([*arguments, "--json"])))
     return result
+
+
+def _ensure(arguments: Sequence[str]) -> list[Path]:
+    """Run `pgetpy ensure`, its bars on our terminal; return the paths it prints."""
+    return [Path(line) for line in _finish(_start(["ensure", *arguments])).splitlines()]
+
+
+def _list(arguments: Sequence[str]) -> list[str]:
+    """Return the table of `pgetpy cache ls`."""
+    return [line for line in _finish(_start(["cache", "ls", *arguments])).splitlines() if line]
+
+
+def _hit_seconds(folder: Path, url: str, expected: Path) -> float:
+    """Return the median time of a hit in a process that has the cache open: this one."""
+    from pgetpy import WeightsDownloadCache
+
+    times = []
+    with WeightsDownloadCache(folder, min_disk_free=0) as opened:
+        for _ in range(1000):
+            begin = time.perf_counter()
+            path = opened.ensure(url)
+            times.append(time.perf_counter() - begin)
+            if path != expected:
+                raise DemoError(f"a hit led to {path}")
+    return sorted(times)[len(times) // 2]
+
+
+def _write_adapter(path: Path, seed: int) -> str:
+    """Write a safetensors file with one tensor to `path`; return its sha256 in hex."""
+    tensor = {"dtype": "U8", "shape": [_ADAPTER], "data_offsets": [0, _ADAPTER]}
+    head = json.dumps({"adapter": tensor}).encode()
+    digest = hashlib.sha256()
+    with path.open("wb", buffering=0) as file:
+        for block in (struct.pack("<Q", len(head)), head, *weights(_ADAPTER, seed)):
+            file.write(block)
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _kill_at_half(arguments: Sequence[str], size: int) -> int:
@@ -246,6 +313,7 @@ STEPS: tuple[Callable[[Stage], str], ...] = (
     extract,
     kill_and_resume,
     refuse_wrong_bytes,
+    cache,
 )
 
 

@@ -25,10 +25,24 @@ class Layer:
 
 # From the top down.
 LAYERS = (
-    Layer(("__main__", "cli", "commands", "arguments", "completion", "flags", "process")),
+    Layer(
+        (
+            "__main__",
+            "cli",
+            "commands",
+            "arguments",
+            "completion",
+            "flags",
+            "process",
+            "calls",
+            "cachecommands",
+            "cachefilling",
+            "cachetables",
+        )
+    ),
     Layer(("", "api", "progress", "bars", "outcomes")),
     Layer(("weights",)),
-    Layer(("filling", "settling")),
+    Layer(("filling", "relaying", "settling")),
     Layer(
         (
             "engine",

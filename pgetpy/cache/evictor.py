@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 
 from pgetpy.cache.contents import Contents, Row, scan
-from pgetpy.cache.fills import Claim, Fills, allocated
+from pgetpy.cache.fills import Claim, Fills, bytes_at
 from pgetpy.cache.holders import Watch
 from pgetpy.cache.layout import Layout, names_in
 from pgetpy.cache.removal import SLICE_SECONDS, Remover
@@ -132,11 +131,11 @@ class Evictor:
                 return taken
             chosen = victims(survey.candidates, survey.goal)
             if chosen is None or rounds > _ROUNDS:
-                raise self._full(needed, survey)
+                raise self._full(needed, survey, claim)
             taken += self._evict(chosen, survey, gains, pause)
             if gains.hopeless and self._disk_short(needed, claim) > 0:
                 cause = "what left gave no room: it is still mapped, or others write"
-                raise self._full(needed, self._survey(needed, claim), cause)
+                raise self._full(needed, self._survey(needed, claim), claim, cause)
         raise AssertionError("unreachable")
 
     def tidy(self, contents: Contents) -> int:
@@ -210,7 +209,7 @@ class Evictor:
     def _reserved(self, claim: Claim | None) -> int:
         """Return the bytes that others were promised room for and have still to write."""
         return sum(
-            max(0, progress.reserved - _size_of(os.fspath(folder)))
+            max(0, progress.reserved - bytes_at(os.fspath(folder)))
             for progress, folder in self._fills.others(claim)
         )
 
@@ -219,16 +218,18 @@ class Evictor:
         partial = self._layout.at("partial")
         loose = [self._layout.at("partial", name) for name in names_in(partial)]
         loose += [path for _, path in contents.orphans]
-        return sum(map(_size_of, loose))
+        return sum(map(bytes_at, loose))
 
-    def _full(self, needed: int, survey: Survey, cause: str = "") -> CacheFullError:
+    def _full(
+        self, needed: int, survey: Survey, claim: Claim | None, cause: str = ""
+    ) -> CacheFullError:
         most = most_gain(survey.candidates)
         room = min(survey.room.budget + most.budget, survey.room.disk + most.disk)
-        held = self._held(survey.contents.rows)
+        held = self._held(survey.contents.rows, claim)
         root = str(self._layout.root)
         return CacheFullError(root, needed, max(0, room), held, cause=cause)
 
-    def _held(self, rows: list[Row]) -> tuple[tuple[str, int], ...]:
+    def _held(self, rows: list[Row], claim: Claim | None) -> tuple[tuple[str, int], ...]:
         """Return who holds how many bytes, the most first."""
         leased, pinned = self._watch.leased(), self._remover.pinned()
         found: dict[str, dict[tuple[int, int], int]] = {}
@@ -237,14 +238,7 @@ class Evictor:
             for who in [*holders, *(["pins"] if row.record.key in pinned else [])]:
                 found.setdefault(who, {})[row.inode] = row.size
         held = {who: sum(sizes.values()) for who, sizes in found.items()}
-        under_way = self._reserved(None)
+        under_way = self._reserved(claim)
         if under_way:
             held["downloads under way"] = under_way
         return tuple(sorted(held.items(), key=lambda item: -item[1]))
-
-
-def _size_of(path: str) -> int:
-    try:
-        return allocated(Path(path))[0]
-    except OSError:
-        return 0

@@ -276,6 +276,14 @@ def allocated(path: Path) -> tuple[int, float]:
     return size, latest
 
 
+def bytes_at(path: str) -> int:
+    """Return the bytes that what stands at `path` takes on the disk; 0 where nothing does."""
+    try:
+        return allocated(Path(path))[0]
+    except OSError:
+        return 0
+
+
 def _statuses(folder: Path) -> Iterator[os.stat_result]:
     for here, folders, names in os.walk(folder):
         for name in (*folders, *names):

@@ -20,9 +20,9 @@ from types import TracebackType
 from typing import TypeVar
 
 from pgetpy.cache.checking import Checker, Verdict
-from pgetpy.cache.contents import Entry, look_up, scan
+from pgetpy.cache.contents import Entry, Row, look_up, scan
 from pgetpy.cache.evictor import Bounds, Evictor
-from pgetpy.cache.fills import Fills, Progress, allocated
+from pgetpy.cache.fills import Fills, Progress, bytes_at
 from pgetpy.cache.holders import Holder, Watch
 from pgetpy.cache.layout import Layout, discard, names_in, token
 from pgetpy.cache.listing import Listing, Totals, listings, totals
@@ -30,6 +30,7 @@ from pgetpy.cache.publishing import Publisher
 from pgetpy.cache.removal import Remover
 from pgetpy.cache.tickets import Fill, Lease
 from pgetpy.cache.uses import Clock, Uses
+from pgetpy.core.eviction import Standing
 from pgetpy.errors import CacheError, CacheFullError, PgetError
 from pgetpy.locks import locks_exclude
 
@@ -116,13 +117,15 @@ class Store:
 
     def entries(self) -> list[Listing]:
         """Return every entry with its use, for people to read; lower tiers are not among them."""
-        contents = scan(self._layout)
-        found, _ = self._evictor.candidates(contents)
-        return listings(contents, found, self._watch.leased(), self._remover.pinned())
+        with self._mapped():
+            contents = scan(self._layout)
+            found, _ = self._evictor.candidates(contents)
+            return listings(contents, found, self._watch.leased(), self._remover.pinned())
 
     def totals(self) -> Totals:
         """Return what the cache takes and holds, each inode's bytes once."""
-        return totals(self.root, self.entries(), self._partial_bytes())
+        with self._mapped():
+            return totals(self.root, self.entries(), self._partial_bytes())
 
     # ------------------------------------------------------------------------------------- filling
 
@@ -201,6 +204,27 @@ class Store:
             reason = f"cannot remove {found[0].record.about.reference}: it is held by {who}"
             raise CacheError(str(self.root), reason, hint="release or unpin it first")
 
+    def prune(self, used_before: float) -> list[Row]:
+        """Take away what was used last before that time, and is neither pinned nor leased.
+
+        Args:
+            used_before: seconds since the epoch.
+
+        Returns:
+            What has left.
+        """
+        self._need_writable()
+        with self._mapped(), self._alone():
+            self._remover.recover()
+            contents = scan(self._layout)
+            found, uses = self._evictor.candidates(contents)
+            old = [
+                row
+                for row, candidate in zip(contents.rows, found, strict=True)
+                if candidate.used < used_before * 1e9 and candidate.standing is not Standing.HELD
+            ]
+            return self._remover.take(old, uses)
+
     def settle(
         self, key: str, *, stop: Callable[[], bool] = lambda: False, fsync: bool = True
     ) -> Entry | None:
@@ -225,14 +249,22 @@ class Store:
         with self._mapped():
             return self._checker.verify(key, stop)
 
-    def sweep(self, *, partial_seconds: float = PARTIAL_SECONDS) -> None:
-        """Take away what dead processes have left, and what no record names any more."""
+    def sweep(self, *, partial_seconds: float = PARTIAL_SECONDS) -> int:
+        """Take away what dead processes have left, and what no record names any more.
+
+        Returns:
+            The bytes gained.
+        """
         self._need_writable()
         with self._mapped(), self._alone():
             self._remover.recover()
+            loose = self._loose_bytes("partial", "tmp")
             self._remover.sweep()
             self._fills.sweep(time.time() - partial_seconds)
-            self._evictor.tidy(scan(self._layout))
+            contents = scan(self._layout)
+            loose |= {path: bytes_at(path) for _, path in contents.orphans}
+            self._evictor.tidy(contents)
+            return sum(size for path, size in loose.items() if not os.path.lexists(path))
 
     def beat(self) -> None:
         """Show that this process lives, and write its leases anew if the cache was deleted.
@@ -289,11 +321,13 @@ class Store:
         return False
 
     def _partial_bytes(self) -> int:
-        size = 0
-        for name in names_in(self._layout.at("partial")):
-            with contextlib.suppress(OSError):
-                size += allocated(Path(self._layout.at("partial", name)))[0]
-        return size
+        return sum(self._loose_bytes("partial").values())
+
+    def _loose_bytes(self, *folders: str) -> dict[str, int]:
+        """Return what stands in `folders`, with the bytes that it takes."""
+        at = self._layout.at
+        paths = [at(folder, name) for folder in folders for name in names_in(at(folder))]
+        return {path: bytes_at(path) for path in paths}
 
     def _alone(self) -> AbstractContextManager[None]:
         self._layout.make()

@@ -21,6 +21,8 @@ _NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
 _STEP = re.compile(rf"({_NUMBER})(ns|us|µs|μs|ms|s|m|h)")
 _DURATION = re.compile(rf"(?:{_STEP.pattern})+")
 _PLAIN_SECONDS = re.compile(_NUMBER)
+# In this order, one of the two at least.
+_DAYS = re.compile(rf"(?=[0-9]+[wd])(?:([0-9]+)w)?(?:([0-9]+)d)?((?:{_STEP.pattern})*)")
 
 
 def parse_size(text: str, *, name: str) -> int:
@@ -55,6 +57,18 @@ def parse_duration(text: str, *, name: str) -> float:
     return float(sum(float(number) * _SECONDS[unit] for number, unit in _STEP.findall(stripped)))
 
 
+def parse_age(text: str, *, name: str) -> float:
+    """Return the seconds of `30d`, `2w`, `1d12h` or whatever `parse_duration` takes.
+
+    Raises BadSettingError with `name`, the flag or variable it came from.
+    """
+    match = _DAYS.fullmatch(text.strip())
+    if match is None:
+        return parse_duration(text, name=name)
+    days = 7 * int(match[1] or 0) + int(match[2] or 0)
+    return 86400.0 * days + (parse_duration(match[3], name=name) if match[3] else 0.0)
+
+
 def format_size(size: float) -> str:
     """Return `2.1 GB`: thousands, one decimal below ten."""
     value, unit = float(size), 0
@@ -85,3 +99,12 @@ def format_duration(seconds: float) -> str:
     if whole < 86400:
         return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
     return f"{whole // 86400}d {whole % 86400 // 3600}h"
+
+
+def format_age(seconds: float) -> str:
+    """Return `5s`, `12m`, `3h` or `40d`, cut off."""
+    whole = max(0, int(seconds))
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if whole >= length:
+            return f"{whole // length}{unit}"
+    return f"{whole}s"

@@ -1,0 +1,312 @@
+"""The commands below `pgetpy cache`. They are imported when one of them runs.
+
+Looking at a cache makes none, and knows no network; what is damaged is fetched by cachefilling.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pgetpy.cache.contents import Entry, scan
+from pgetpy.cache.layout import KEY_LENGTH, Layout
+from pgetpy.cache.listing import Totals, totals
+from pgetpy.cache.store import PARTIAL_SECONDS, Store
+from pgetpy.cachetables import (
+    KEY_DIGITS,
+    counted,
+    info_lines,
+    info_record,
+    listing_record,
+    sums_line,
+    table,
+)
+from pgetpy.calls import DONE, FAILED, Call
+from pgetpy.core.entries import State
+from pgetpy.core.references import Wanted, parse_reference
+from pgetpy.core.units import format_size, parse_age
+from pgetpy.core.values import word_reader
+from pgetpy.disk import free_bytes
+from pgetpy.errors import CacheError, PgetError, UsageError
+from pgetpy.process import print_line, say
+from pgetpy.settings import CacheSettings
+
+_read_wanted = word_reader("auto", *(wanted.value for wanted in Wanted))
+_KEY = re.compile(rf"[0-9a-fA-F]{{1,{KEY_LENGTH}}}")
+
+
+@dataclass(frozen=True)
+class Target:
+    """An entry that a command is about.
+
+    Attributes:
+        reference: what it was named by, without secrets.
+        url: what it was named by; empty where that was its key.
+        scope: see `Reference.scope`; None where it was named by its key.
+    """
+
+    key: str
+    reference: str
+    url: str = ""
+    scope: str | None = None
+
+
+@dataclass(frozen=True)
+class Upkeep:
+    """One run of a command on the cache; `closing` lasts as long as it does."""
+
+    call: Call
+    settings: CacheSettings
+    closing: ExitStack
+
+    @property
+    def wanted(self) -> str:
+        return _read_wanted(self.call.arguments.values.get("wanted", "auto"), "--wanted")
+
+    def opened(self) -> Store | None:
+        """Return the cache; None where there is none yet."""
+        return self.made() if Layout(self.settings.folder).check() else None
+
+    def made(self) -> Store:
+        """Return the cache, made if it was not there."""
+        store = Store(
+            self.settings.folder,
+            min_disk_free=self.settings.min_disk_free,
+            max_bytes=self.settings.max_bytes,
+        )
+        return self.closing.enter_context(store)
+
+    def tell(self, words: str, record: Mapping[str, Any]) -> None:
+        """Print `words` for people, or `record` for programs."""
+        print_line(json.dumps(record) if self.call.json else words)
+
+    def fail(self, target: Target, error: PgetError) -> None:
+        """Say what cannot be done about `target`; the others are still seen to."""
+        if self.call.json:
+            print_line(json.dumps({**_named(target), **failure(error)}))
+        say(str(error))
+
+    def targets(self) -> list[Target]:
+        """Return what the operands name.
+
+        Raises:
+            UsageError: one is neither a URL nor a key.
+            CacheError: no entry has such a key.
+        """
+        operands = self.call.arguments.operands
+        if not operands:
+            command = self.call.arguments.command
+            raise UsageError(f"expected REF..., got nothing; see pgetpy {command} --help")
+        return [self._target(operand) for operand in operands]
+
+    def each(self, work: Callable[[Target], None]) -> int:
+        """Do `work` for all targets; return the status."""
+        status = DONE
+        for target in self.targets():
+            try:
+                work(target)
+            except CacheError as error:
+                status = FAILED
+                self.fail(target, error)
+        return status
+
+    def absent(self, target: Target, hint: str = "pgetpy ensure fetches it") -> CacheError:
+        """Return the error that `target` is not there."""
+        return CacheError(str(self.settings.folder), f"has no {target.reference}", hint=hint)
+
+    def _target(self, operand: str) -> Target:
+        if not _KEY.fullmatch(operand):
+            reference = parse_reference(operand, self.wanted)
+            return Target(reference.key, str(reference), operand, reference.scope)
+        if len(operand) < KEY_DIGITS:
+            raise UsageError(f"{operand!r} is too little of a key: give {KEY_DIGITS} digits of it")
+        prefix = operand.lower()
+        rows = scan(Layout(self.settings.folder), prefix[:2]).rows
+        found = [row.record for row in rows if row.record.key.startswith(prefix)]
+        if not found:
+            hint = "pgetpy cache ls shows the keys"
+            raise CacheError(str(self.settings.folder), f"has no key {operand}...", hint=hint)
+        if len(found) > 1:
+            raise UsageError(f"{operand!r} begins {len(found)} keys: give more of it")
+        return Target(found[0].key, found[0].about.reference)
+
+
+def run_upkeep(call: Call, settings: CacheSettings) -> int:
+    """Carry out a command below `cache` that needs no network; return the exit status."""
+    name = call.arguments.command.removeprefix("cache ")
+    takes_none = name in {"ls", "info", "gc", "prune"}
+    if takes_none and call.arguments.operands:
+        raise UsageError(f"pgetpy cache {name} takes no REF; see pgetpy cache {name} --help")
+    try:
+        with ExitStack() as closing:
+            return _COMMANDS[name](Upkeep(call, settings, closing))
+    except PgetError as error:
+        if call.json and not isinstance(error, UsageError):
+            print_line(json.dumps(failure(error)))
+        raise
+
+
+def failure(error: PgetError) -> dict[str, str]:
+    """Return an error for programs."""
+    return {"error": str(error), "error_type": type(error).__name__}
+
+
+def _ls(upkeep: Upkeep) -> int:
+    store = upkeep.opened()
+    found = store.entries() if store is not None else []
+    if upkeep.call.json:
+        layout = Layout(upkeep.settings.folder)
+        for each in found:
+            record = each.record
+            path = layout.content(record.key, record.generation, record.name)
+            print_line(json.dumps(listing_record(each, path)))
+    elif store is None or not found:
+        print_line(_empty(upkeep))
+    else:
+        is_terminal = sys.stdout.isatty()
+        width = shutil.get_terminal_size().columns if is_terminal else None
+        for line in table(found, totals(store.root, found, 0), time.time(), width):
+            print_line(line)
+    return DONE
+
+
+def _info(upkeep: Upkeep) -> int:
+    store = upkeep.opened()
+    sums = store.totals() if store is not None else _nothing(upkeep.settings.folder)
+    if upkeep.call.json:
+        print_line(json.dumps(info_record(sums, upkeep.settings)))
+    else:
+        for line in info_lines(sums, upkeep.settings):
+            print_line(line)
+    return DONE
+
+
+def _path(upkeep: Upkeep) -> int:
+    store = upkeep.opened()
+
+    def show(target: Target) -> None:
+        entry = store.lookup(target.key) if store is not None else None
+        if entry is None or not _open_to(entry, target):
+            raise upkeep.absent(target)
+        if entry.state is not State.SOUND:
+            hint = "pgetpy cache verify looks into it"
+            reason = f"has {target.reference}, which is {entry.state.value}"
+            raise CacheError(str(upkeep.settings.folder), reason, hint=hint)
+        upkeep.tell(str(entry.path), {**_named(target), "path": str(entry.path)})
+
+    return upkeep.each(show)
+
+
+def _rm(upkeep: Upkeep) -> int:
+    store = upkeep.opened()
+
+    def remove(target: Target) -> None:
+        size = store.remove(target.key) if store is not None else None
+        if size is None:
+            raise upkeep.absent(target, hint="pgetpy cache ls shows what is there")
+        words = f"removed {target.reference}, {format_size(size)}"
+        upkeep.tell(words, {**_named(target), "size": size})
+
+    return upkeep.each(remove)
+
+
+def _pin(upkeep: Upkeep) -> int:
+    upkeep.targets()  # nonsense makes no cache
+    store = upkeep.made()
+
+    def pin(target: Target) -> None:
+        store.pin(target.key)
+        there = store.peek(target.key) is not None
+        later = "" if there else "; it is not there yet, and stays once it is"
+        upkeep.tell(f"pinned {target.reference}{later}", {**_named(target), "present": there})
+
+    return upkeep.each(pin)
+
+
+def _unpin(upkeep: Upkeep) -> int:
+    store = upkeep.opened()
+
+    def unpin(target: Target) -> None:
+        was = store is not None and store.unpin(target.key)
+        words = f"unpinned {target.reference}" if was else f"{target.reference} was not pinned"
+        upkeep.tell(words, {**_named(target), "was_pinned": was})
+
+    return upkeep.each(unpin)
+
+
+def _gc(upkeep: Upkeep) -> int:
+    store = upkeep.opened()
+    if store is None:
+        upkeep.tell(_empty(upkeep), {"swept": 0, "evicted": 0})
+        return DONE
+    age = upkeep.call.arguments.values.get("older-than")
+    seconds = PARTIAL_SECONDS if age is None else parse_age(age, name="--older-than")
+    swept = store.sweep(partial_seconds=seconds)
+    if swept and not upkeep.call.json:
+        print_line(f"swept    {format_size(swept)} that was left over")
+    evicted = store.make_room(0)
+    sums = store.totals()
+    record = {"swept": swept, "evicted": evicted, **info_record(sums, upkeep.settings)}
+    lines = [f"evicted  {format_size(evicted)}, what was used longest ago"] if evicted else []
+    if sums.partial:
+        lines.append(f"kept     {format_size(sums.partial)} of unfinished downloads to go on from")
+    if not swept and not evicted:
+        lines.append("nothing to gain: the cache keeps to its bounds")
+    upkeep.tell("\n".join([*lines, f"now      {sums_line(sums)}"]), record)
+    return DONE
+
+
+def _prune(upkeep: Upkeep) -> int:
+    age = upkeep.call.arguments.values.get("older-than")
+    if age is None:
+        raise UsageError("expected --older-than TIME, as 30d or 12h")
+    seconds = parse_age(age, name="--older-than")
+    store = upkeep.opened()
+    gone = store.prune(time.time() - seconds) if store is not None else []
+    size = sum({row.inode: row.size for row in gone}.values())
+    if upkeep.call.json:
+        for row in gone:
+            target = Target(row.record.key, row.record.about.reference)
+            print_line(json.dumps({**_named(target), "size": row.size}))
+    elif gone:
+        print_line(f"removed {counted(len(gone))}, {format_size(size)}: not used for {age}")
+    else:
+        print_line(f"nothing to remove: all was used within {age}, or is pinned or leased")
+    return DONE
+
+
+def _empty(upkeep: Upkeep) -> str:
+    return f"The cache at {upkeep.settings.folder} is empty: pgetpy ensure URL puts weights there."
+
+
+def _nothing(folder: Path) -> Totals:
+    return Totals(0, 0, 0, 0, 0, 0, free_bytes(folder / "entries"))
+
+
+def _open_to(entry: Entry, target: Target) -> bool:
+    # What another signature fetched needs a server's word, which is not asked for here.
+    return target.scope is None or entry.record.about.scope in ("", target.scope)
+
+
+def _named(target: Target) -> dict[str, str]:
+    return {"reference": target.reference, "key": target.key}
+
+
+_COMMANDS: Mapping[str, Callable[[Upkeep], int]] = {
+    "ls": _ls,
+    "info": _info,
+    "path": _path,
+    "rm": _rm,
+    "gc": _gc,
+    "pin": _pin,
+    "unpin": _unpin,
+    "prune": _prune,
+}

@@ -1,0 +1,204 @@
+"""The commands that fetch for the cache: `ensure`, and `cache verify`, which repairs."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from contextlib import ExitStack
+from typing import Any
+
+from pgetpy.cache.checking import Verdict
+from pgetpy.cache.store import Store
+from pgetpy.cachecommands import Target, Upkeep, failure
+from pgetpy.cachetables import KEY_DIGITS, counted
+from pgetpy.calls import DONE, FAILED, Call, progress_of
+from pgetpy.core.entries import Record
+from pgetpy.core.events import Event, Failed, Report
+from pgetpy.core.references import Reference, Wanted, parse_reference
+from pgetpy.errors import CacheError, PgetError, UsageError
+from pgetpy.process import print_line
+from pgetpy.settings import CacheSettings
+from pgetpy.weights import WeightsDownloadCache, parse_digest
+
+_WIDEST = max(len(verdict.value) for verdict in Verdict)
+
+
+def run_filling(call: Call, settings: CacheSettings) -> int:
+    """Carry out `ensure`, `cache ensure` or `cache verify`; return the exit status."""
+    work = _verify if call.arguments.command == "cache verify" else _ensure
+    with ExitStack() as closing:
+        return work(Upkeep(call, settings, closing))
+
+
+# ----------------------------------------------------------------------------------------- ensure
+
+
+def _ensure(upkeep: Upkeep) -> int:
+    operands = upkeep.call.arguments.operands
+    digest = upkeep.call.arguments.values.get("digest")
+    if not operands:
+        raise UsageError("expected REF..., got nothing; see pgetpy ensure --help")
+    if digest is not None and len(operands) > 1:
+        raise UsageError("--digest is for one REF")
+    parse_digest(digest)
+    # Nonsense makes no cache, and what is named twice is fetched once.
+    references = {url: parse_reference(url, upkeep.wanted) for url in operands}
+    failed: dict[int, PgetError] = {}
+    cache = None
+    try:
+        with progress_of(upkeep.call, keeps=True, endings=True, again=True) as progress:
+
+            def heard(event: Event) -> None:
+                if isinstance(event, Failed):
+                    failed[event.key] = event.error
+                progress(event)
+
+            cache = upkeep.closing.enter_context(_cache(upkeep, heard))
+            found = _found(cache, list(references), upkeep.wanted, digest)
+    except PgetError as error:
+        _tell_failure(upkeep, cache, references, failed, error)
+        raise
+    paths = dict(zip(references, found, strict=True))
+    for url in operands:
+        _tell_path(upkeep, references[url], paths[url])
+    # Nobody else would compute the digests: this process is all that knows of them.
+    cache.settle()
+    return DONE
+
+
+def _cache(upkeep: Upkeep, report: Report, *, any_file: bool = False) -> WeightsDownloadCache:
+    arguments, settings = upkeep.call.arguments, upkeep.settings
+    return WeightsDownloadCache(
+        settings.folder,
+        settings.min_disk_free,
+        settings.max_bytes,
+        refresh="check" if arguments.has("refresh") else "never",
+        any_file=any_file or arguments.has("any-file"),
+        settings=upkeep.call.settings,
+        progress=report,
+    )
+
+
+def _found(
+    cache: WeightsDownloadCache, urls: list[str], wanted: str, digest: str | None
+) -> list[str]:
+    if digest is not None:
+        return [str(cache.ensure(urls[0], digest=digest, wanted=wanted))]
+    return [str(path) for path in cache.ensure_many(urls, wanted=wanted)]
+
+
+def _tell_path(upkeep: Upkeep, reference: Reference, path: str) -> None:
+    record = {"reference": str(reference), "key": reference.key, "path": path}
+    upkeep.tell(path, record)
+
+
+def _tell_failure(
+    upkeep: Upkeep,
+    cache: WeightsDownloadCache | None,
+    references: dict[str, Reference],
+    failed: dict[int, PgetError],
+    error: PgetError,
+) -> None:
+    """Tell programs of each reference where it is or why not; people get the error alone."""
+    if not upkeep.call.json or isinstance(error, UsageError):
+        return
+    whole = error if len(references) == 1 or cache is None else None
+    for number, (url, reference) in enumerate(references.items()):
+        cause = failed.get(number, whole)
+        path = cache.lookup(url, wanted=upkeep.wanted) if cache and cause is None else None
+        record: dict[str, Any] = {"reference": str(reference), "key": reference.key}
+        if path is not None:
+            record["path"] = str(path)
+        elif cause is not None:
+            record |= failure(cause)
+        else:
+            record |= {"error": "stopped when another failed", "error_type": "Stopped"}
+        print_line(json.dumps(record))
+
+
+# ----------------------------------------------------------------------------------------- verify
+
+
+def _verify(upkeep: Upkeep) -> int:
+    store = upkeep.opened()
+    if upkeep.call.arguments.operands:
+        targets = upkeep.targets()
+    elif store is not None:
+        targets = [Target(each.record.key, each.record.about.reference) for each in store.entries()]
+    else:
+        targets = []
+    found: Counter[Verdict] = Counter()
+    repaired = 0
+    for target in targets:
+        verdict, error = _verified(upkeep, store, target)
+        found[verdict] += 1
+        repaired += verdict is not Verdict.SOUND and error is None
+    if not upkeep.call.json:
+        print_line(_sums(found, repaired))
+    return DONE if found.total() == found[Verdict.SOUND] else FAILED
+
+
+def _verified(
+    upkeep: Upkeep, store: Store | None, target: Target
+) -> tuple[Verdict, PgetError | None]:
+    """Look at one entry, repair it if need be, and tell; return what it was, and what kept it from
+    being repaired."""
+    if store is None or (before := store.peek(target.key)) is None:
+        missing = upkeep.absent(target)
+        upkeep.fail(target, missing)
+        return Verdict.MISSING, missing
+    store.settle(target.key)
+    verdict = store.verify(target.key)
+    error = None
+    words = ""
+    if verdict is not Verdict.SOUND:
+        error = _repair(upkeep, store, target, before.record)
+        words = "  fetched anew" if error is None else f"  not repaired: {error}"
+    record: dict[str, Any] = {"reference": target.reference, "key": target.key}
+    record["verdict"] = verdict.value
+    if verdict is not Verdict.SOUND:
+        record |= {"repaired": error is None, **(failure(error) if error is not None else {})}
+    name = f"{target.key[:KEY_DIGITS]}  {target.reference}"
+    upkeep.tell(f"{verdict.value:<{_WIDEST}}  {name}{words}", record)
+    return verdict, error
+
+
+def _repair(upkeep: Upkeep, store: Store, target: Target, record: Record) -> PgetError | None:
+    """Fetch an entry anew; return why that cannot be."""
+    source = _source(target, record, upkeep.wanted)
+    if source is None:
+        hint = f"pgetpy cache verify URL repairs it, pgetpy cache rm {target.key[:KEY_DIGITS]} ..."
+        reason = "does not keep the secrets of its URL"
+        return CacheError(str(store.root), reason, hint=hint)
+    try:
+        with (
+            progress_of(upkeep.call, keeps=True, endings=True, again=True) as progress,
+            # What was taken once is what was wanted.
+            _cache(upkeep, progress, any_file=True) as cache,
+        ):
+            cache.ensure(source[0], wanted=source[1])
+            cache.settle()
+    except PgetError as error:
+        return error
+    return None
+
+
+def _source(target: Target, record: Record, wanted: str) -> tuple[str, str] | None:
+    """Return the URL of an entry, and what of it is kept; None where that is not known."""
+    if target.url:
+        return target.url, wanted
+    for kind in Wanted:
+        reference = parse_reference(record.about.reference, kind.value)
+        # Of a URL with a secret the record has another, which opens nothing.
+        if (reference.key, reference.scope) == (record.key, record.about.scope):
+            return reference.url, kind.value
+    return None
+
+
+def _sums(found: Counter[Verdict], repaired: int) -> str:
+    if not found:
+        return "nothing to verify: the cache is empty"
+    parts = [f"{found[verdict]} {verdict.value}" for verdict in Verdict if found[verdict]]
+    wrong = found.total() - found[Verdict.SOUND]
+    how = f"; {repaired} of {wrong} repaired" if wrong else ""
+    return f"{counted(found.total())}: {', '.join(parts)}{how}"

@@ -1,0 +1,156 @@
+"""What is in a cache as people read it, and as programs do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pgetpy.cache.listing import Listing, Totals
+from pgetpy.core.entries import State
+from pgetpy.core.text import one_line, shortened
+from pgetpy.core.units import format_age, format_size
+from pgetpy.settings import CacheSettings
+
+# Enough of a key to tell it from others, and what the commands take for one.
+KEY_DIGITS = 8
+# A reference is not made shorter than this, however narrow the terminal.
+_LEAST_REFERENCE = 24
+_HEADINGS = ("KEY", "REFERENCE", "SIZE", "AGE", "LAST USE", "STATE")
+_GAP = "  "
+
+
+def table(listings: Sequence[Listing], sums: Totals, now: float, width: int | None) -> list[str]:
+    """Return a heading, a line for each of `listings`, and one of sums.
+
+    Args:
+        now: seconds since the epoch.
+        width: columns of the terminal; None where lines may be of any length.
+    """
+    rows = [_HEADINGS, *(_cells(listing, now) for listing in listings)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+    if width is not None:
+        others = sum(widths) - widths[1] + len(_GAP) * (len(widths) - 1)
+        widths[1] = min(widths[1], max(_LEAST_REFERENCE, width - others))
+    once = sum(each.record.size for each in listings) > sums.stored
+    note = "; what is equal is stored once" if once else ""
+    return [*(_line(row, widths) for row in rows), "", sums_line(sums) + note]
+
+
+def sums_line(sums: Totals) -> str:
+    """Return how much is there, of it held, and what is left of the disk."""
+    held = [
+        f"{format_size(size)} {how}"
+        for how, size in (("pinned", sums.pinned), ("leased", sums.leased))
+        if size
+    ]
+    of_it = f" ({', '.join(held)})" if held else ""
+    there = f"{counted(sums.entries)}, {format_size(sums.stored)}{of_it}"
+    return f"{there}; {format_size(sums.free)} free on the disk"
+
+
+def counted(entries: int) -> str:
+    """Return `1 entry` or `5 entries`."""
+    return f"{entries} {'entry' if entries == 1 else 'entries'}"
+
+
+def state_of(listing: Listing) -> str:
+    """Return whether an entry may be handed out, and what keeps it where it is."""
+    words = []
+    if listing.state is not State.SOUND:
+        words.append(listing.state.value)
+    if listing.digest_pending:
+        words.append("pending")
+    if listing.pinned:
+        words.append("pinned")
+    if listing.leased_by:
+        words.append("leased")
+    elif listing.in_use and not listing.pinned:
+        words.append("in use")
+    return ", ".join(words) or State.SOUND.value
+
+
+def reference_of(listing: Listing) -> str:
+    """Return what an entry was asked for by."""
+    kind = " (folder)" if listing.record.folder else ""
+    return one_line(listing.record.about.reference) + kind
+
+
+def info_lines(sums: Totals, settings: CacheSettings) -> list[str]:
+    """Return what a cache takes and keeps to, one line a fact."""
+    pending = f"{sums.pending} to be computed" if sums.pending else "all known"
+    facts = {
+        "folder": str(settings.folder),
+        "entries": str(sums.entries),
+        "stored": format_size(sums.stored),
+        "pinned": format_size(sums.pinned),
+        "leased": format_size(sums.leased),
+        "partial": format_size(sums.partial),
+        "digests": pending if sums.entries else "none",
+        "disk": f"{format_size(sums.free)} free",
+        "bounds": _bounds(sums, settings),
+    }
+    return [f"{name:<9}{value}" for name, value in facts.items()]
+
+
+def listing_record(listing: Listing, path: str) -> dict[str, Any]:
+    """Return an entry for programs."""
+    record = listing.record
+    return {
+        "key": record.key,
+        "reference": record.about.reference,
+        "path": path,
+        "size": record.size,
+        "folder": record.folder,
+        "digest": record.digest or None,
+        "created": record.created,
+        "used": listing.used,
+        "state": listing.state.value,
+        "pending": listing.digest_pending,
+        "pinned": listing.pinned,
+        "leased_by": list(listing.leased_by),
+        "in_use": listing.in_use,
+    }
+
+
+def info_record(sums: Totals, settings: CacheSettings) -> dict[str, Any]:
+    """Return what `info_lines` says for programs; sizes are bytes."""
+    bounds = {"min_disk_free": settings.min_disk_free, "max_bytes": settings.max_bytes}
+    return {"folder": str(settings.folder), **asdict(sums), **bounds}
+
+
+def _cells(listing: Listing, now: float) -> tuple[str, ...]:
+    return (
+        listing.record.key[:KEY_DIGITS],
+        reference_of(listing),
+        format_size(listing.record.size),
+        format_age(now - listing.record.created),
+        f"{format_age(now - listing.used)} ago" if now - listing.used >= 1 else "now",
+        state_of(listing),
+    )
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    key, reference, size, age, used, state = cells
+    return _GAP.join(
+        (
+            f"{key:<{widths[0]}}",
+            f"{shortened(reference, widths[1]):<{widths[1]}}",
+            f"{size:>{widths[2]}}",
+            f"{age:>{widths[3]}}",
+            f"{used:>{widths[4]}}",
+            state,
+        )
+    )
+
+
+def _bounds(sums: Totals, settings: CacheSettings) -> str:
+    free = f"at least {format_size(settings.min_disk_free)} free on the disk"
+    if sums.free < settings.min_disk_free:
+        free += f" ({format_size(settings.min_disk_free - sums.free)} short)"
+    if settings.max_bytes is None:
+        return free
+    most = f"at most {format_size(settings.max_bytes)} stored"
+    if sums.stored > settings.max_bytes:
+        most += f" ({format_size(sums.stored - settings.max_bytes)} over)"
+    return f"{free}, {most}"
