@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from pgetpy.core.members import Kind, Member
 from pgetpy.core.plan import Window
@@ -19,6 +17,7 @@ from pgetpy.core.ranges import Span, Spans
 from pgetpy.core.roster import Entry
 from pgetpy.core.waiting import Waiting
 from pgetpy.extraction.checking import Checker, content_of
+from pgetpy.extraction.extents import Extent, Extents
 from pgetpy.extraction.folder import MemberFolder
 from pgetpy.extraction.layout import Layout
 from pgetpy.extraction.memberfile import LARGE, MemberFile
@@ -33,16 +32,6 @@ _LEAST_AHEAD = 2 << 20
 # Files that may be open for their bytes at a time; the horizon waits for those before it then.
 _MOST_OPEN = 32
 _WORTH_SPLICING = 64 * 1024
-
-
-@dataclass(frozen=True)
-class _Extent:
-    """The archive's bytes `start` up to `stop` are those of `file.fd` from `offset` on."""
-
-    start: int
-    stop: int
-    offset: int
-    file: MemberFile
 
 
 class Scatter:
@@ -86,8 +75,7 @@ class Scatter:
         self._landed = Spans()
         self._unsettled = Spans()
         # Of the files under way, in the archive's order; of all where it will be read back.
-        self._starts: list[int] = []
-        self._extents: list[_Extent] = []
+        self._extents = Extents()
         self._open: dict[MemberFile, None] = {}
         self._lock = threading.Lock()
         self._move_horizon()
@@ -126,7 +114,7 @@ class Scatter:
             return
         if restored.held is None:
             if self._readable:
-                self._add_extents(file)
+                self._extents.add(file)
         else:
             for span in restored.held:
                 file.land(span.start, span.stop)
@@ -141,13 +129,13 @@ class Scatter:
 
     def place(self, pos: int) -> Place | None:
         with self._lock:
-            extent = self._extent_at(pos)
+            extent = self._extents.at(pos)
             if extent is None or not extent.file.large or extent.file.fd < 0:
                 return None
             room = extent.stop - pos
             if room < _WORTH_SPLICING:
                 return None
-            return Place(extent.file.fd, extent.offset + pos - extent.start, room)
+            return Place(extent.file.fd, extent.offset_of(pos), room)
 
     def write(self, pos: int, data: memoryview) -> None:
         while data:
@@ -157,13 +145,13 @@ class Scatter:
                 # Whoever writes here keeps the file from being closed, see `tidy`.
                 pos, data = pos + count, data[count:]
                 count = min(len(data), extent.stop - pos)
-                extent.file.write(extent.offset + pos - extent.start, data[:count])
+                extent.file.write(extent.offset_of(pos), data[:count])
             pos, data = pos + count, data[count:]
 
     def mark(self, start: int, stop: int) -> None:
         with self._lock:
             self._unsettled.add(start, stop)
-            for extent in self._extents_between(start, stop):
+            for extent in self._extents.between(start, stop):
                 begin, end = max(start, extent.start), min(stop, extent.stop)
                 self._land(extent.file, begin, end)
 
@@ -231,7 +219,7 @@ class Scatter:
         """See `Form.read`."""
         assert self._layout is not None
         with self._lock:
-            extent = self._extent_at(pos)
+            extent = self._extents.at(pos)
             if extent is None:
                 return self._layout.read(pos, buffer)
             file = extent.file
@@ -239,7 +227,7 @@ class Scatter:
                 return self._layout.spool.read(pos, buffer[: extent.stop - pos])
             fd = file.fd if file.fd >= 0 else file.pinned
             buffer = buffer[: extent.stop - pos]
-            offset = extent.offset + pos - extent.start
+            offset = extent.offset_of(pos)
             if fd >= 0:
                 return os.preadv(fd, [buffer], offset)
             # Without the lock another member could take its name first.
@@ -263,7 +251,7 @@ class Scatter:
         """Of every byte before this one it is known where it belongs."""
         return (1 << 63) if self._reader.ended else self._reader.wanted.start
 
-    def _steps(self, pos: int, data: memoryview) -> tuple[int, _Extent | None]:
+    def _steps(self, pos: int, data: memoryview) -> tuple[int, Extent | None]:
         """Take what of `data` comes before bytes of a large file: how much, and their extent."""
         taken = 0
         while taken < len(data):
@@ -275,9 +263,9 @@ class Scatter:
                 self._release()
         return taken, None
 
-    def _step(self, pos: int, data: memoryview) -> tuple[int, _Extent | None]:
+    def _step(self, pos: int, data: memoryview) -> tuple[int, Extent | None]:
         """Take some of `data`: how much, and the extent of a large file that it is to go to."""
-        extent = self._extent_at(pos)
+        extent = self._extents.at(pos)
         if extent is not None and extent.file.fd >= 0:
             count = min(len(data), extent.stop - pos)
             if extent.file.large:
@@ -288,9 +276,9 @@ class Scatter:
             return self._note(pos, data), None
         return self._read_header(pos, data), None
 
-    def _write_small(self, extent: _Extent, pos: int, data: memoryview) -> None:
+    def _write_small(self, extent: Extent, pos: int, data: memoryview) -> None:
         file = extent.file
-        file.write(extent.offset + pos - extent.start, data)
+        file.write(extent.offset_of(pos), data)
         self._land(file, pos, pos + len(data))
         if file.ready:
             self._finish(file)
@@ -309,7 +297,7 @@ class Scatter:
             return end - pos
         if gap.start > pos:
             return gap.start - pos
-        stop = min(gap.stop, self._next_extent(pos))
+        stop = min(gap.stop, self._extents.next_start(pos))
         self._record(pos, data[: stop - pos])
         return stop - pos
 
@@ -387,7 +375,7 @@ class Scatter:
             if member.deflated:
                 assert self._layout is not None
                 self._layout.spool.write(extent.start, data[start:stop])
-            self._add_extents(self._folder.made(entry))
+            self._extents.add(self._folder.made(entry))
         self._landed.add(extent.start, extent.stop)
         padding = data[stop : max(stop, self._known - pos)]
         if padding:
@@ -395,7 +383,7 @@ class Scatter:
         return stop + len(padding)
 
     def _add(self, file: MemberFile) -> None:
-        self._add_extents(file)
+        self._extents.add(file)
         self._open[file] = None
 
     def _check_behind(self, file: MemberFile) -> None:
@@ -407,13 +395,6 @@ class Scatter:
             sparing = not self._readable
             self._checker = Checker(self._folder, self._layout.spool, sparing=sparing)
         self._checker.submit(file)
-
-    def _add_extents(self, file: MemberFile) -> None:
-        for extent in file.entry.member.extents:
-            if extent.size:
-                offset = extent.start if file.spooled else extent.offset
-                self._starts.append(extent.start)
-                self._extents.append(_Extent(extent.start, extent.stop, offset, file))
 
     def _pin(self, parts: tuple[str, ...]) -> None:
         """Another member takes the place of the one at `parts`, which is still to be read back."""
@@ -428,9 +409,7 @@ class Scatter:
             self._folder.finish(file)
         del self._open[file]
         if not self._readable:
-            kept = [extent for extent in self._extents if extent.file is not file]
-            self._extents = kept
-            self._starts = [extent.start for extent in kept]
+            self._extents.drop(file)
         self._move_horizon()
 
     def _move_horizon(self) -> None:
@@ -448,24 +427,7 @@ class Scatter:
             while data:
                 count, extent = self._step(pos, data)
                 if extent is not None:
-                    extent.file.write(extent.offset + pos - extent.start, data[:count])
+                    extent.file.write(extent.offset_of(pos), data[:count])
                     self._land(extent.file, pos, pos + count)
                 pos += count
                 data = data[count:]
-
-    def _extent_at(self, pos: int) -> _Extent | None:
-        if not self._starts:
-            return None
-        index = bisect_right(self._starts, pos) - 1
-        if index >= 0 and pos < self._extents[index].stop:
-            return self._extents[index]
-        return None
-
-    def _next_extent(self, pos: int) -> int:
-        index = bisect_right(self._starts, pos)
-        return self._starts[index] if index < len(self._starts) else 1 << 63
-
-    def _extents_between(self, start: int, stop: int) -> list[_Extent]:
-        first = max(0, bisect_right(self._starts, start) - 1)
-        last = bisect_right(self._starts, stop)
-        return [e for e in self._extents[first:last] if e.start < stop and start < e.stop]
