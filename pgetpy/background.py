@@ -100,8 +100,9 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
             try:
                 return future.result(timeout=_SLICE)
             except concurrent.futures.TimeoutError:
+                # It may have ended since, or with a TimeoutError of its own.
                 if future.done():
-                    raise
+                    return future.result()
     finally:
         # Only an exception that is the caller's own finds it unfinished.
         future.cancel()

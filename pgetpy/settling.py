@@ -16,20 +16,22 @@ class Settler:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._keys: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._pid = os.getpid()
-        self._unfinished = 0
-        self._done = threading.Condition(self._lock)
         self._stopped = False
+        self._begin()
+
+    def _begin(self) -> None:
+        """Know of nothing; a fork has none of its parent's threads, nor who holds their locks."""
+        self._keys: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._done = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._unfinished = 0
+        self._pid = os.getpid()
 
     def put(self, key: str) -> None:
         """See to the entry `key` when there is time."""
-        with self._lock:
-            if self._pid != os.getpid():
-                # A fork has none of its parent's threads.
-                self._pid, self._thread, self._unfinished = os.getpid(), None, 0
+        if self._pid != os.getpid():
+            self._begin()
+        with self._done:
             self._unfinished += 1
             self._keys.put(key)
             if self._thread is None:
@@ -40,6 +42,8 @@ class Settler:
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until all has been seen to; False where that takes longer than `seconds`."""
+        if self._pid != os.getpid():
+            self._begin()
         with self._done:
             return self._done.wait_for(lambda: self._unfinished == 0, seconds)
 

@@ -60,7 +60,7 @@ class WeightsDownloadCache:
         max_bytes: bytes that the entries may take; by default what PGET_MAX_BYTES says, else any.
         lower: caches that are looked at first and only read, baked into an image for example.
         refresh: `never` asks nobody about what is there; `check` asks the server each time whether
-            it still has the same version.
+            it still has the same version, and fetches anew what it names no version of.
         any_file: take files that are no weights (JSON, text, pickles) as well.
         settings: how to fetch; by default from the environment.
         progress: is given the events of what is fetched.

@@ -86,18 +86,20 @@ class Store:
 
         Only an entry whose `state` is SOUND is a hit as it is.
         """
-        for layout in self._lower:
-            entry = look_up(layout, key, lower=True)
-            if entry is not None:
-                return entry
+        below = self._below(key)
+        if below is not None and look_up(self._layout, key) is None:
+            return below
         if self.writable:
             self._uses.note(key)
-        return look_up(self._layout, key)
+        return look_up(self._layout, key) or below
 
     def peek(self, key: str) -> Entry | None:
         """Return the entry under `key`, which counts as no use."""
-        tiers = [(layout, True) for layout in self._lower] + [(self._layout, False)]
-        found = (look_up(layout, key, lower=lower) for layout, lower in tiers)
+        return look_up(self._layout, key) or self._below(key)
+
+    def _below(self, key: str) -> Entry | None:
+        """Return what a lower tier has; what was fetched in its place stands above it."""
+        found = (look_up(layout, key, lower=True) for layout in self._lower)
         return next((entry for entry in found if entry is not None), None)
 
     def lease(self, key: str) -> Lease:

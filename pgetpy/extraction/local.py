@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from pgetpy.core.roster import Limits
+from pgetpy.errors import InterruptedTransferError
 from pgetpy.extraction.archive import ArchiveSink
 from pgetpy.extraction.layout import Layout
 from pgetpy.extraction.spool import Spool
@@ -13,14 +15,20 @@ from pgetpy.extraction.staging import fold_of
 _PIECE = 1 << 20
 
 
-def unpack(source: Path, root: Path, limits: Limits) -> tuple[str, ...]:
+def unpack(
+    source: Path, root: Path, limits: Limits, stop: Callable[[], bool] = lambda: False
+) -> tuple[str, ...]:
     """Extract `source` into the empty folder `root`, beside which there is room for more files.
+
+    Args:
+        stop: is asked every 1 MiB whether to give up.
 
     Returns:
         The names of the members written.
 
     Raises:
         ArchiveError: it is no whole archive, or one that has to be refused.
+        InterruptedTransferError: `stop` said so.
         OSError: it cannot be read, or the members not be written.
     """
     layout_path, spool_path = root.with_name("layout"), root.with_name("spool")
@@ -39,6 +47,8 @@ def unpack(source: Path, root: Path, limits: Limits) -> tuple[str, ...]:
         buffer = memoryview(bytearray(_PIECE))
         with source.open("rb") as file:
             while count := file.readinto(buffer):
+                if stop():
+                    raise InterruptedTransferError(str(root), pos, None)
                 sink.write(pos, buffer[:count])
                 sink.mark(pos, pos + count)
                 sink.tidy(())
