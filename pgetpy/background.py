@@ -106,3 +106,8 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
     finally:
         # Only an exception that is the caller's own finds it unfinished.
         future.cancel()
+
+
+async def in_engine(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` on the engine thread for a caller on another loop."""
+    return await asyncio.wrap_future(EngineThread.get().start(work))

@@ -6,17 +6,15 @@ interrupted. A hit looks at the disk and at nothing else.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from pgetpy.background import EngineThread, wait_for
 from pgetpy.cache.checking import Verdict
 from pgetpy.cache.listing import Listing, Totals
 from pgetpy.cache.store import Store
@@ -24,10 +22,13 @@ from pgetpy.core.digests import Checksum
 from pgetpy.core.events import Event, Queued, Report
 from pgetpy.core.references import Reference, parse_reference
 from pgetpy.errors import BadSettingError, PgetError
-from pgetpy.filling import Demand, Filler
+from pgetpy.hits import Demand, Hits
 from pgetpy.relaying import Relay
 from pgetpy.settings import CacheSettings, Settings
 from pgetpy.settling import Settler
+
+if TYPE_CHECKING:
+    from pgetpy.filling import Filler
 
 GIB = 1 << 30
 PathLike = os.PathLike[str]
@@ -105,7 +106,9 @@ class WeightsDownloadCache:
         self._most_at_once = chosen.max_concurrent_files
         self._progress = progress or _ignore
         self._settler = Settler(self._store)
-        self._filler = Filler(self._store, chosen, self._settler)
+        self._settings = chosen
+        self._hits = Hits(self._store, self._settler)
+        self._fetching: Filler | None = None
         self._lock = threading.Lock()
         self._info = CacheInfo(0, 0, 0)
 
@@ -144,10 +147,12 @@ class WeightsDownloadCache:
             TransferError, IntegrityError, ArchiveError, CacheError, UsageError: it cannot be had.
         """
         reference, demand = _reference(url, wanted), self._demand(digest)
-        entry = self._filler.at_hand(reference, demand)
+        entry = self._hits.at_hand(reference, demand)
         if entry is not None:
-            self._count(hit=True)
+            self._count_hits(1)
             return entry.path
+        from pgetpy.background import wait_for
+
         return wait_for(self._obtained(reference, demand))
 
     async def ensure_async(
@@ -161,12 +166,13 @@ class WeightsDownloadCache:
     ) -> Path:
         """Return a path at which the object that `url` names is; see `ensure`."""
         reference, demand = _reference(url, wanted), self._demand(digest)
-        entry = self._filler.at_hand(reference, demand)
+        entry = self._hits.at_hand(reference, demand)
         if entry is not None:
-            self._count(hit=True)
+            self._count_hits(1)
             return entry.path
-        obtaining = EngineThread.get().start(self._obtained(reference, demand))
-        return await asyncio.wrap_future(obtaining)
+        from pgetpy.background import in_engine
+
+        return await in_engine(self._obtained(reference, demand))
 
     def ensure_many(self, urls: Iterable[str], *, wanted: str = "auto") -> list[Path]:
         """Return the paths of several, fetched side by side; none leaves until all are there.
@@ -174,17 +180,20 @@ class WeightsDownloadCache:
         Raises:
             PgetError: the first failure; the others are stopped.
         """
+        from pgetpy.background import wait_for
+
         return wait_for(self._obtained_all([_reference(url, wanted) for url in urls]))
 
     async def ensure_many_async(self, urls: Iterable[str], *, wanted: str = "auto") -> list[Path]:
         """Return the paths of several; see `ensure_many`."""
         references = [_reference(url, wanted) for url in urls]
-        obtaining = EngineThread.get().start(self._obtained_all(references))
-        return await asyncio.wrap_future(obtaining)
+        from pgetpy.background import in_engine
+
+        return await in_engine(self._obtained_all(references))
 
     def lookup(self, url: str, *, wanted: str = "auto") -> Path | None:
         """Return the path of what is there of `url`, None for a miss; asks no server."""
-        entry = self._filler.at_hand(_reference(url, wanted), Demand())
+        entry = self._hits.at_hand(_reference(url, wanted), Demand())
         return entry.path if entry is not None else None
 
     @contextlib.contextmanager
@@ -273,49 +282,53 @@ class WeightsDownloadCache:
     async def _obtained(self, reference: Reference, demand: Demand, number: int = 0) -> Path:
         relay = Relay(self._progress, number, reference)
         try:
-            entry, fetched = await self._filler.obtain(reference, demand, relay)
+            entry, fetched = await self._filler().obtain(reference, demand, relay)
         except PgetError as error:
             relay.failed(error)
             raise
         relay.finished(entry, fetched=fetched)
-        self._count(hit=not fetched, size=entry.size if fetched else 0)
+        if fetched:
+            self._count_miss(entry.size)
+        else:
+            self._count_hits(1)
         return entry.path
 
     async def _obtained_all(self, references: Sequence[Reference]) -> list[Path]:
+        from pgetpy.filling import side_by_side
+
         demand = self._demand(None)
         with ExitStack() as leases:
             for reference in references:
                 leases.enter_context(self._store.lease(reference.key))
-            here = [self._filler.at_hand(each, demand) for each in references]
+            here = [self._hits.at_hand(each, demand) for each in references]
             missing = [number for number, entry in enumerate(here) if entry is None]
             if len(missing) > 1:
                 self._progress(Queued(len(missing)))
-            limit = asyncio.Semaphore(self._most_at_once)
+            works = [partial(self._obtained, references[at], demand, at) for at in missing]
+            fetched = iter(await side_by_side(works, self._most_at_once))
+            self._count_hits(len(here) - len(missing))
+            return [entry.path if entry is not None else next(fetched) for entry in here]
 
-            async def had(number: int, reference: Reference) -> Path:
-                entry = here[number]
-                if entry is not None:
-                    self._count(hit=True)
-                    return entry.path
-                async with limit:
-                    return await self._obtained(reference, demand, number)
+    def _filler(self) -> Filler:
+        # Most calls are hits, and need none of what fetches.
+        from pgetpy.filling import Filler
 
-            tasks = [asyncio.ensure_future(had(*each)) for each in enumerate(references)]
-            try:
-                return list(await asyncio.gather(*tasks))
-            finally:
-                for task in tasks:
-                    task.cancel()
-                if tasks:
-                    await asyncio.wait(tasks)
+        with self._lock:
+            if self._fetching is None:
+                self._fetching = Filler(self._store, self._settings, self._settler, self._hits)
+            return self._fetching
 
     def _demand(self, digest: str | None) -> Demand:
         return Demand(parse_digest(digest), self._fresh, self._any_file)
 
-    def _count(self, *, hit: bool, size: int = 0) -> None:
+    def _count_hits(self, count: int) -> None:
         with self._lock:
-            info = self._info
-            self._info = CacheInfo(info.hits + hit, info.misses + (not hit), info.bytes + size)
+            self._info = self._info._replace(hits=self._info.hits + count)
+
+    def _count_miss(self, size: int) -> None:
+        with self._lock:
+            hits, misses, fetched = self._info
+            self._info = CacheInfo(hits, misses + 1, fetched + size)
 
 
 @lru_cache(maxsize=4096)

@@ -42,7 +42,7 @@ LAYERS = (
     ),
     Layer(("", "api", "progress", "bars", "outcomes")),
     Layer(("weights",)),
-    Layer(("filling", "relaying", "settling")),
+    Layer(("filling", "examining", "copying", "hits", "relaying", "settling")),
     Layer(
         (
             "engine",

@@ -1,0 +1,93 @@
+"""Whether what was fetched is what it was taken for, and what loaders are to call it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pgetpy.core.names import name_from_url
+from pgetpy.core.references import Reference, Wanted
+from pgetpy.core.safetensors import head_size, parse_head
+from pgetpy.core.weightfiles import REFUSED, TELLING, Likeness, look_at
+from pgetpy.errors import ArchiveError, BadSafetensorsError, NotWeightsError
+
+# Room for a mark and a suffix in a file's name.
+_LONGEST_STEM = 80
+_SUFFIX = ".safetensors"
+
+
+def chosen_content(folder: Path, reference: Reference) -> Path:
+    """Return what of the fetched object is to be kept.
+
+    Raises:
+        ArchiveError: it does not hold exactly one .safetensors.
+    """
+    if reference.wanted is Wanted.FILE:
+        return folder / "object"
+    members = folder / "members"
+    if reference.wanted is Wanted.FOLDER:
+        return members
+    found = sorted(path for path in _files(members) if path.name.lower().endswith(_SUFFIX))
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(str(path.relative_to(members)) for path in found[:5])
+    raise ArchiveError(
+        f"it holds {len(found)} {_SUFFIX} files ({names}), and one is needed"
+        if found
+        else f"it holds no {_SUFFIX} file",
+        hint='ask for all of it with wanted="folder" (--wanted folder)',
+    )
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for here, _, names in os.walk(folder):
+        for name in names:
+            path = Path(here, name)
+            if path.is_file() and not path.is_symlink():
+                yield path
+
+
+def examined(source: Path, reference: Reference, *, any_file: bool) -> str:
+    """Return the name that loaders are to see, if `source` is what it should be.
+
+    Raises:
+        NotWeightsError: it is no weights file, or a broken one.
+    """
+    stem, suffix = _stem(reference, source)
+    if source.is_dir():
+        return stem
+    size = source.stat().st_size
+    with source.open("rb") as file:
+        look = look_at(file.read(TELLING))
+        if look.likeness is Likeness.SAFETENSORS:
+            try:
+                file.seek(0)
+                length = head_size(file.read(8), size)
+                file.seek(0)
+                parse_head(file.read(length), size)
+            except BadSafetensorsError as error:
+                what = f"a broken safetensors file: {error.reason}"
+                raise NotWeightsError(reference.url, what) from error
+            return stem + _SUFFIX
+    if any_file:
+        return stem + suffix
+    if look.likeness in REFUSED or suffix.lower() == _SUFFIX:
+        raise NotWeightsError(
+            reference.url, look.likeness.value, look.words, hint=_hint(look.likeness)
+        )
+    return stem + suffix
+
+
+def _hint(likeness: Likeness) -> str:
+    if likeness in (Likeness.PICKLE, Likeness.JSON, Likeness.TEXT):
+        return "pass any_file=True (--any-file) if that is what you want"
+    return ""
+
+
+def _stem(reference: Reference, source: Path) -> tuple[str, str]:
+    """Return the beginning of an entry's name and its suffix."""
+    named = source.name if reference.wanted is Wanted.WEIGHTS else name_from_url(reference.url)
+    stem, suffix = os.path.splitext(named or "weights")
+    short = stem.encode(errors="replace")[:_LONGEST_STEM].decode(errors="ignore")
+    return short or "weights", suffix[:16].encode(errors="replace").decode()

@@ -1,0 +1,90 @@
+"""What of a cache may be given to its caller as it is, without asking anybody."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from pgetpy.cache.contents import Entry
+from pgetpy.cache.store import Store
+from pgetpy.core.digests import Checksum
+from pgetpy.core.entries import State
+from pgetpy.core.references import Reference
+from pgetpy.settling import Settler
+
+# How long a caller who was shown to have access to what another fetched need not show it again.
+_TRUSTED_SECONDS = 600.0
+_MOST_TRUSTED = 4096
+# Whoever fetched an entry has computed its digest and flushed it by then, or has ended.
+_OVERDUE_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a caller asks of an entry.
+
+    Attributes:
+        digest: what the object must hash to.
+        fresh: whether the server is to be asked if it still has the same version.
+        any_file: whether it need not be weights.
+    """
+
+    digest: Checksum | None = None
+    fresh: bool = False
+    any_file: bool = False
+
+
+class Hits:
+    """Judges the entries of `store`; remembers what has been shown of them."""
+
+    def __init__(self, store: Store, settler: Settler) -> None:
+        self._store = store
+        self._settler = settler
+        # Until when a scope may have a key's content.
+        self._trusted: dict[tuple[str, str], float] = {}
+        # Generations of lower entries, which cannot be noted as flushed, that were verified here.
+        self._verified: set[str] = set()
+        self._overdue: set[str] = set()
+
+    def at_hand(self, reference: Reference, demand: Demand) -> Entry | None:
+        """Return the entry if it may be given out as it is, without asking anybody."""
+        entry = self._store.lookup(reference.key)
+        if entry is None or not self.is_sound(entry):
+            return None
+        if demand.digest is not None or demand.fresh or reference.local:
+            return None
+        if not self.is_open_to(entry, reference):
+            return None
+        self.see_to(entry)
+        return entry
+
+    def is_sound(self, entry: Entry) -> bool:
+        """Whether the content is known to be what it was."""
+        return entry.state is State.SOUND or entry.record.generation in self._verified
+
+    def verified(self, entry: Entry) -> None:
+        """Its content was compared with its digest just now."""
+        self._verified.add(entry.record.generation)
+
+    def see_to(self, entry: Entry) -> None:
+        """Have the digest of an entry computed whose fetcher has ended before he came to that."""
+        record = entry.record
+        if entry.lower or (record.digest and record.flushed) or record.generation in self._overdue:
+            return
+        if time.time() - record.created > _OVERDUE_SECONDS:
+            self._overdue.add(record.generation)
+            self._settler.put(entry.key)
+
+    def trust(self, entry: Entry, reference: Reference) -> None:
+        """Who gives `reference` was shown just now to have access to what it names."""
+        now = time.monotonic()
+        if len(self._trusted) >= _MOST_TRUSTED:
+            # Links may be signed anew for each call.
+            self._trusted = {who: until for who, until in self._trusted.items() if until > now}
+        self._trusted[entry.key, reference.scope] = now + _TRUSTED_SECONDS
+
+    def is_open_to(self, entry: Entry, reference: Reference) -> bool:
+        """Whether who gives `reference` may have the entry: it is anybody's, or was his before."""
+        if entry.record.about.scope in ("", reference.scope):
+            return True
+        return self._trusted.get((entry.key, reference.scope), 0.0) > time.monotonic()
