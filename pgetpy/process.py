@@ -22,23 +22,38 @@ class Terminated(BaseException):
 def terminable() -> Iterator[None]:
     """Raise Terminated in the main thread on SIGTERM, for as long as this lasts.
 
-    Once it was raised SIGTERM stays ignored: the process is about to end, and says so first.
+    Once it, or Ctrl-C, was raised both signals stay ignored: the process is about to end, and says
+    so first.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    stopped = False
 
     def stop(number: int, _frame: object) -> None:
+        nonlocal stopped
+        stopped = True
         # Supervisors often send it twice; the second may not break into what the first set off.
-        signal.signal(number, signal.SIG_IGN)
-        raise Terminated
+        # The interpreter complains of one that is ignored when it is already on its way.
+        for each in before:
+            signal.signal(each, _pass_over)
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
-    before = signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGTERM, stop)
+    # Who starts us in the background has it ignored, and who runs us may see to it himself.
+    if before[signal.SIGINT] is signal.default_int_handler:
+        signal.signal(signal.SIGINT, stop)
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGTERM) is stop:
-            signal.signal(signal.SIGTERM, before)
+        # The interpreter's own end gives up handlers, but leaves alone what is ignored.
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_IGN if stopped else handler)
+
+
+def _pass_over(_number: int, _frame: object) -> None:
+    """Do nothing about a signal."""
 
 
 def silence_output() -> None:
