@@ -785,3 +785,34 @@ def test_a_damaged_archive_is_an_error_or_the_same_tree_in_any_order(kind: str, 
 @given(seed=st.integers(0, 2**32))
 def test_hundreds_of_damaged_archives_are_survived(kind: str, seed: int) -> None:
     assert_survived(kind, seed)
+
+
+@pytest.mark.parametrize("step", [34, 511, 700])
+def test_what_has_come_can_be_read_back_wherever_it_ends(tmp_path: Path, step: int) -> None:
+    """A digest follows the bytes; they may stop in the middle of a header."""
+    layout = Layout(tmp_path / "layout", Spool(tmp_path / "spool"), indexed=True)
+    (tmp_path / "root").mkdir()
+    sink = ArchiveSink(
+        tmp_path / "root",
+        layout,
+        "archive.tar",
+        limits=TIGHT,
+        fold=str,
+        algorithm="sha256",
+        noted=lambda start, stop: None,
+    )
+    read = 0
+    buffer = memoryview(bytearray(4096))
+    for start in range(0, len(HEALTHY), step):
+        stop = min(len(HEALTHY), start + step)
+        sink.write(start, memoryview(HEALTHY)[start:stop])
+        sink.mark(start, stop)
+        while sink.resumable and read < stop:
+            count = sink.read(read, buffer[: stop - read])
+            assert count > 0
+            assert buffer[:count] == HEALTHY[read : read + count]
+            read += count
+    assert read == len(HEALTHY)
+    sink.finish(len(HEALTHY))
+    sink.close()
+    layout.close()

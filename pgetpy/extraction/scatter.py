@@ -221,7 +221,7 @@ class Scatter:
         with self._lock:
             extent = self._extents.at(pos)
             if extent is None:
-                return self._layout.read(pos, buffer)
+                return self._layout.read(pos, buffer) or self._read_partial(pos, buffer)
             file = extent.file
             if file.spooled:
                 return self._layout.spool.read(pos, buffer[: extent.stop - pos])
@@ -250,6 +250,13 @@ class Scatter:
     def _known(self) -> int:
         """Of every byte before this one it is known where it belongs."""
         return (1 << 63) if self._reader.ended else self._reader.wanted.start
+
+    def _read_partial(self, pos: int, buffer: memoryview) -> int:
+        """Read what has come of the next header."""
+        start = pos - self._reader.wanted.start
+        part = self._partial[start : start + len(buffer)] if start >= 0 else b""
+        buffer[: len(part)] = part
+        return len(part)
 
     def _steps(self, pos: int, data: memoryview) -> tuple[int, Extent | None]:
         """Take what of `data` comes before bytes of a large file: how much, and their extent."""
