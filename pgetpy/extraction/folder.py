@@ -15,7 +15,7 @@ from pathlib import Path
 from pgetpy.core.members import Kind, Member
 from pgetpy.core.roster import Entry, permissions
 from pgetpy.disk import mode_at, remove_tree
-from pgetpy.errors import UnsafeMemberError
+from pgetpy.errors import ArchiveError, UnsafeMemberError
 from pgetpy.extraction.attributes import (
     RECORD,
     Attributes,
@@ -55,7 +55,7 @@ class MemberFolder:
         except OSError as error:
             refuse(error, entry)
 
-    def _make(self, entry: Entry, *, large: bool) -> MemberFile | None:
+    def _make(self, entry: Entry, *, large: bool, stretched: bool = True) -> MemberFile | None:
         path = self._at(entry.parts)
         self._make_way(path, entry)
         kind = entry.member.kind
@@ -68,7 +68,7 @@ class MemberFolder:
             assert entry.target is not None
             os.link(self._at(entry.target), path, follow_symlinks=False)
         else:
-            return self._made(path, entry, large=large)
+            return self._made(path, entry, large=large, stretched=stretched)
         return None
 
     def put(self, entry: Entry, offset: int, content: memoryview) -> None:
@@ -163,7 +163,8 @@ class MemberFolder:
         most = entry.member.size if entry.member.kind is Kind.FILE else 0
         if there is None or not needed <= there <= most:
             remove_tree(path)
-            return False, self.make(entry, large=True)
+            # It stays short until it is written: the journal may still say that its bytes are here.
+            return False, self._make(entry, large=True, stretched=False)
         self.written.append("/".join(entry.parts))
         if entry.member.kind is not Kind.FILE:
             return True, None
@@ -192,6 +193,8 @@ class MemberFolder:
     def finish(self, file: MemberFile) -> None:
         """`file` has got all its bytes: give it its permissions and time, and close it."""
         try:
+            if file.fd >= 0 and not file.spooled:
+                self._complete(file)
             with reading(file) as fd:
                 self._finish(fd, file.entry.member)
         except OSError as error:
@@ -217,9 +220,10 @@ class MemberFolder:
             os.chmod(path, with_local_bits(stated[parts].mode, os.lstat(path)))
             os.utime(path, ns=(member.mtime, member.mtime))
 
-    def _made(self, path: str, entry: Entry, *, large: bool) -> MemberFile:
+    def _made(self, path: str, entry: Entry, *, large: bool, stretched: bool = True) -> MemberFile:
         file = MemberFile(path, entry, os.open(path, _NEW_FILE, 0o600), large=large)
-        self._stretch(file)
+        if stretched:
+            self._stretch(file)
         return file
 
     def _stretch(self, file: MemberFile) -> None:
@@ -228,6 +232,16 @@ class MemberFolder:
             return
         if file.wanted != size or (file.large and size >= LARGE):
             os.ftruncate(file.fd, size)
+
+    def _complete(self, file: MemberFile) -> None:
+        """See that `file` has its size, to which the last of its holes may be missing."""
+        member = file.entry.member
+        if not member.extents:
+            return
+        if not member.deflated and file.wanted != member.size:
+            os.ftruncate(file.fd, member.size)
+        elif os.fstat(file.fd).st_size != member.size:
+            raise ArchiveError(f"member {member.name!r} was cut short meanwhile")
 
     def _adopt_parents(self, parts: tuple[str, ...]) -> None:
         for depth in range(1, len(parts)):
