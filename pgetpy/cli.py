@@ -27,4 +27,9 @@ def main(
     except KeyboardInterrupt:
         return 130  # nothing has begun, so there is nothing to say
 
-    return run(arguments, api=api, environ=environ)
+    status = run(arguments, api=api, environ=environ)
+    if argv is None and status in (130, 143):
+        from pgetpy.process import ignore_signals
+
+        ignore_signals()
+    return status

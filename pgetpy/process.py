@@ -47,9 +47,15 @@ def terminable() -> Iterator[None]:
     try:
         yield
     finally:
-        # The interpreter's own end gives up handlers, but leaves alone what is ignored.
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_IGN if stopped else handler)
+        if not stopped:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def ignore_signals() -> None:
+    """The process ends now; the interpreter gives up handlers then, but not what is ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _pass_over(_number: int, _frame: object) -> None:
