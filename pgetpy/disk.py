@@ -1,10 +1,13 @@
-"""What several parts do to a disk: its free bytes, trees taken away, names made stable."""
+"""What several parts do to a disk: free bytes, trees taken away, names made stable, all written."""
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 
 def free_bytes(path: Path) -> int:
@@ -48,3 +51,29 @@ def mode_at(path: str | Path) -> int:
         return os.lstat(path).st_mode
     except FileNotFoundError:
         return 0
+
+
+def write_all(fd: int, offset: int, data: memoryview) -> None:
+    """Write `data` to `fd` from `offset` on."""
+    while data:
+        count = os.pwrite(fd, data, offset)
+        offset += count
+        data = data[count:]
+
+
+@lru_cache(maxsize=4)
+def system_call(name: str, *sizes: int) -> Callable[..., int] | None:
+    """Return a call of the C library that Python lacks, None where there is none.
+
+    `sizes` are the bits of its arguments, integers all; it returns an int.
+    """
+    import ctypes
+
+    try:
+        function: Any = getattr(ctypes.CDLL(None, use_errno=True), name)
+    except (AttributeError, OSError):
+        return None
+    function.argtypes = [ctypes.c_int64 if bits == 64 else ctypes.c_int for bits in sizes]
+    function.restype = ctypes.c_int
+    call: Callable[..., int] = function
+    return call

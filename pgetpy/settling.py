@@ -10,6 +10,9 @@ import threading
 from pgetpy.cache.store import Store
 from pgetpy.errors import CacheError
 
+# A disk may take minutes to make much data stable; nobody who ends is to wait for that.
+_LAST_SECONDS = 1.0
+
 
 class Settler:
     """Computes digests that nobody has told, and flushes entries, in a thread of its own."""
@@ -48,8 +51,9 @@ class Settler:
             return self._done.wait_for(lambda: self._unfinished == 0, seconds)
 
     def stop(self) -> None:
-        """Leave the rest to who asks for it next."""
+        """Leave the rest to who asks for it next; what is being written is written, if it can."""
         self._stopped = True
+        self.wait(_LAST_SECONDS)
 
     def _run(self) -> None:
         while True:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from pgetpy.errors import (
 from .children import (
     MIB,
     PAGE,
+    after,
     asked_since,
     in_namespace,
     journal_of,
@@ -412,6 +414,32 @@ def test_what_a_part_file_lacks_is_fetched_whatever_the_journal_says(
     fetch(url, dest, checksum=checksum)
     assert dest.read_bytes() == BODY
     assert names_in(tmp_path) == ["got"]
+
+
+def test_what_a_part_file_lacks_is_not_believed_after_another_kill_either(
+    server: Server, tmp_path: Path
+) -> None:
+    dest = tmp_path / "got"
+    url = serve(server)
+    stop_half_way(url, server, dest)
+    journal = parse_journal(journal_of(dest).read_bytes())
+    assert journal.subject is not None
+    assert journal.written.size >= 1_500_000
+    # Two stretches, of which the file will have the first.
+    pieces = [written_line(0, 500_000), written_line(600_000, 1_500_000)]
+    journal_of(dest).write_bytes(b"".join([subject_line(journal.subject), *pieces]))
+    cut_short(dest)
+    dying = """
+import os, signal
+stretch = os.ftruncate
+def stretched(fd, size):
+    stretch(fd, size)
+    os.kill(os.getpid(), signal.SIGKILL)
+os.ftruncate = stretched
+"""
+    assert run(url, dest, program=after(dying)).code == -signal.SIGKILL
+    fetch(url, dest)
+    assert dest.read_bytes() == BODY
 
 
 def test_a_part_file_without_a_journal_is_not_believed(server: Server, tmp_path: Path) -> None:

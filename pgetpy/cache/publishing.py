@@ -61,26 +61,7 @@ class Publisher:
             source.unlink(missing_ok=True)
         return entry
 
-    def adopt(self, key: str, name: str, about: About, digest: str) -> Entry | None:
-        """Publish what another entry has already; None where none has this digest.
-
-        Raises:
-            OSError: a file system's own.
-        """
-        check_name(self._layout, name)
-        twin = self.twin(digest)
-        if twin is None:
-            return None
-        try:
-            size = os.stat(twin).st_size
-        except FileNotFoundError:
-            return None
-        record = self._new(key, name, size, about, digest=digest, folder=False)
-        if not _linked(twin, self._place(record)):
-            return None
-        return self._appear(record, fsync=False)
-
-    def twin(self, digest: str, size: int | None = None) -> str | None:
+    def twin(self, digest: str, size: int) -> str | None:
         """Return the file of an entry that has `digest`, if there is one."""
         try:
             key = os.readlink(digest_path(self._layout, digest))
@@ -89,7 +70,7 @@ class Publisher:
         entry = look_up(self._layout, key)
         if entry is None or entry.record.folder or entry.record.digest != digest:
             return None
-        if entry.state is not State.SOUND or size not in (None, entry.size):
+        if entry.state is not State.SOUND or size != entry.size:
             return None
         return os.fspath(entry.path)
 

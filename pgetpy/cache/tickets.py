@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 
 from pgetpy.cache.contents import Entry
 from pgetpy.cache.evictor import Evictor
@@ -38,12 +37,7 @@ class Lease:
     def __enter__(self) -> Lease:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
     def __del__(self) -> None:
@@ -131,18 +125,6 @@ class Fill:
             self.release(keep=False)
             return entry
 
-    def adopt(self, name: str, about: About, digest: str) -> Entry | None:
-        """Publish what another entry has already under its `digest`, which ends this fill.
-
-        Returns:
-            None where no entry has it: it is to be fetched.
-        """
-        with self._mapped():
-            entry = self._publisher.adopt(self.key, name, about, digest)
-            if entry is not None:
-                self.release(keep=False)
-            return entry
-
     def release(self, *, keep: bool = True) -> None:
         """Let the next one in; `keep` what was fetched for it. Again, to no effect."""
         with self._mapped():
@@ -151,10 +133,5 @@ class Fill:
     def __enter__(self) -> Fill:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()

@@ -27,6 +27,7 @@ _WORTHWHILE_SECONDS = 0.1
 # A rest that would take this many times longer than another connection needs is asked for twice.
 _HEDGE = 2.0
 _HEDGE_QUIET = 0.25
+_ENDLESS = 1 << 62
 
 
 @dataclass
@@ -46,8 +47,8 @@ class Window:
 
     @property
     def stop(self) -> int:
-        """Nothing from here on may be asked for."""
-        return self.horizon + self.size
+        """Nothing from here on may be asked for; where there is an `only`, that alone says what."""
+        return _ENDLESS if self.only else self.horizon + self.size
 
 
 @dataclass(eq=False)
@@ -208,7 +209,7 @@ class Plan:
         return next(taken.missing(horizon, self.total)) if at_horizon else first
 
     def _is_beyond_window(self, pos: int) -> bool:
-        return self.window is not None and not self.window.only and pos >= self.window.stop
+        return self.window is not None and pos >= self.window.stop
 
     def _piece(self, rate: float, lanes: int, gap: Span) -> int:
         assert self.total is not None
@@ -217,7 +218,7 @@ class Plan:
         size = min(wanted, share, gap.size, self._chunk_size)
         if gap.size - size < _SMALLEST_SPLIT and gap.size <= self._chunk_size:
             size = gap.size
-        if self.window is not None and not self.window.only:
+        if self.window is not None:
             size = min(size, self.window.stop - gap.start)
         return size
 

@@ -58,7 +58,7 @@ def survey(total: int, limits: Limits) -> Survey:
         (more,) = yield (found,)
         tail = more + tail
         found = find_directory(tail, total)
-    _keep_within(limits, found, total)
+    _keep_within(limits, found)
     start = found.offset + len(tail) - total
     if start >= 0:
         data = tail[start : start + found.size]
@@ -232,7 +232,7 @@ def _disagreement(zip_member: ZipMember, how: str) -> ArchiveError:
 # ------------------------------------------------------------------------- limits and links
 
 
-def _keep_within(limits: Limits, directory: Directory, total: int) -> None:
+def _keep_within(limits: Limits, directory: Directory) -> None:
     """Raise unless the directory may be fetched: it will be held in memory."""
     if directory.count > limits.members:
         raise LimitExceededError("members", limits.members, directory.count)

@@ -14,6 +14,7 @@ from bisect import bisect_right
 from pathlib import Path
 
 from pgetpy.core.ranges import Span, Spans
+from pgetpy.disk import write_all
 from pgetpy.extraction.spool import Spool
 
 _RECORD = struct.Struct("<QII")  # position, size, CRC-32 of the bytes
@@ -55,12 +56,10 @@ class Layout:
 
     def write(self) -> None:
         """Hand what was noted to the system: it survives this process now."""
-        view = memoryview(bytes(self._buffer))
-        self._buffer.clear()
-        while view:
-            count = os.pwrite(self._fd, view, self._size)
-            self._size += count
-            view = view[count:]
+        data, self._buffer = self._buffer, bytearray()
+        # What a full disk has cut off is written over.
+        write_all(self._fd, self._size, memoryview(data))
+        self._size += len(data)
 
     def read(self, pos: int, buffer: memoryview) -> int:
         """Read into `buffer` from archive position `pos` on; 0 where nothing is known of it."""

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from pgetpy.core.ranges import Spans
 from pgetpy.core.roster import Entry
+from pgetpy.disk import write_all
 from pgetpy.errors import DestinationError
 
 # Written by the kernel from the connection; smaller files are better gathered in a buffer first.
@@ -126,14 +127,6 @@ def reading(file: MemberFile) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
-
-
-def write_all(fd: int, offset: int, data: memoryview) -> None:
-    """Write `data` to `fd` from `offset` on."""
-    while data:
-        count = os.pwrite(fd, data, offset)
-        offset += count
-        data = data[count:]
 
 
 def refuse(error: OSError, entry: Entry) -> NoReturn:

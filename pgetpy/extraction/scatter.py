@@ -120,10 +120,10 @@ class Scatter:
                 file.land(span.start, span.stop)
             self._add(file)
 
-    def keep(self, pos: int, data: memoryview) -> None:
-        """Keep `data`, which is no member's, before it is known what precedes it."""
+    def pass_over(self, start: int, stop: int) -> None:
+        """The bytes from `start` up to `stop` are no member's, and in the layout already."""
         with self._lock:
-            self._record(pos, data)
+            self._landed.add(start, stop)
 
     # ------------------------------------------------------------------ bytes as they come
 

@@ -7,11 +7,9 @@ where that can be done.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 
-from pgetpy.extraction.memberfile import write_all
+from pgetpy.disk import system_call, write_all
 
 # linux/falloc.h
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
@@ -54,7 +52,7 @@ class Spool:
 
     def release(self, start: int, stop: int) -> None:
         """The bytes from `start` up to `stop` will not be read any more."""
-        punch = _fallocate()
+        punch = system_call("fallocate", 32, 32, 64, 64)
         if punch is not None:
             punch(self.fd, _KEEP_SIZE | _PUNCH_HOLE, start, stop - start)
 
@@ -68,17 +66,3 @@ class Spool:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-
-@lru_cache(maxsize=1)
-def _fallocate() -> Callable[[int, int, int, int], int] | None:
-    import ctypes
-
-    try:
-        function = ctypes.CDLL(None, use_errno=True).fallocate
-    except (AttributeError, OSError):
-        return None
-    function.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-    function.restype = ctypes.c_int
-    result: Callable[[int, int, int, int], int] = function
-    return result

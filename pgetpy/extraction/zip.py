@@ -204,8 +204,8 @@ class Zip:
             while (piece := self._waiting.take(_ENDLESS)) is not None:
                 pos, data = piece[0], memoryview(piece[1])
                 room = max(0, self._members_stop - pos)
-                if data[room:]:
-                    scatter.keep(pos + room, data[room:])
+                # The directory and what follows it have been kept as they were wanted.
+                scatter.pass_over(pos + room, pos + len(data))
                 scatter.write(pos, data[:room])
         except BaseException as error:
             self._failure = error

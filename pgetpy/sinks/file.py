@@ -12,7 +12,7 @@ from pathlib import Path
 from pgetpy.core.journal import Subject
 from pgetpy.core.names import part_name
 from pgetpy.core.ranges import Spans
-from pgetpy.disk import free_bytes, sync_folder
+from pgetpy.disk import free_bytes, sync_folder, write_all
 from pgetpy.errors import DestinationError, DiskFullError
 from pgetpy.locks import boot_id
 from pgetpy.sinks.base import Place
@@ -95,23 +95,21 @@ class FileSink:
             self._forget()
         if total is not None:
             self._check_room(total, min_free)
-            if self.ledger is not None:
-                os.ftruncate(self.fd, total)
             if memory_limit() < total:
                 self._write_back = WriteBack(self.fd, hold)
         self._fresh = False
         self._resumable = resumable and self.ledger is not None
         if self._resumable and self.ledger is not None:
             self.ledger.begin(subject, held)
+        if total is not None and self.ledger is not None:
+            # Now that the journal says no more than is there: a file of full size is believed.
+            os.ftruncate(self.fd, total)
 
     def place(self, pos: int) -> Place:
         return Place(self.fd, pos, _ENDLESS)
 
     def write(self, pos: int, data: memoryview) -> None:
-        while data:
-            count = os.pwrite(self.fd, data, pos)
-            pos += count
-            data = data[count:]
+        write_all(self.fd, pos, data)
 
     def mark(self, start: int, stop: int) -> None:
         if self._resumable and self.ledger is not None:

@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from pgetpy.core.ranges import Span
+from pgetpy.disk import system_call
 
 _SYNC_WAIT_BEFORE, _SYNC_WRITE, _SYNC_WAIT_AFTER = 1, 2, 4
 # Stretches on their way at one time: enough to keep the disk busy, few enough to fit.
@@ -66,23 +67,9 @@ class WriteBack:
 
 def sync_range(fd: int, start: int, count: int, flags: int) -> None:
     """Call sync_file_range(2) where there is one; it is advice, so failures do not matter."""
-    call = _sync_file_range()
+    call = system_call("sync_file_range", 32, 64, 64, 32)
     if call is not None:
         call(fd, start, count, flags)
-
-
-@lru_cache(maxsize=1)
-def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
-    import ctypes
-
-    try:
-        function = ctypes.CDLL(None, use_errno=True).sync_file_range
-    except (AttributeError, OSError):
-        return None
-    function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
-    function.restype = ctypes.c_int
-    result: Callable[[int, int, int, int], int] = function
-    return result
 
 
 @lru_cache(maxsize=1)

@@ -121,19 +121,6 @@ def test_equal_content_is_stored_once_when_its_digest_is_known(store: Store) -> 
     assert put(store, "c", b"x" * 1000).path.stat().st_nlink == 1
 
 
-def test_content_that_another_entry_has_need_not_be_fetched(store: Store) -> None:
-    data = content_of("same")
-    digest = sha256(data)
-    fill = store.try_fill(key_of("b"))
-    assert fill is not None
-    assert fill.adopt(NAME, About("https://host/b"), digest) is None
-    first = put(store, "a", data, digest=digest)
-    entry = fill.adopt(NAME, About("https://host/b"), digest)
-    assert entry is not None
-    assert os.path.samefile(entry.path, first.path)
-    assert store.try_fill(key_of("b")) is not None
-
-
 def test_equal_content_is_stored_once_when_its_digest_becomes_known(store: Store) -> None:
     data = content_of("same")
     first, second = put(store, "a", data), put(store, "b", data)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import re
+import threading
+import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,6 +208,26 @@ def test_every_entry_gets_its_digest_in_the_background(
     (listing,) = cache.entries()
     assert (listing.record.digest, listing.digest_pending) == (RIGHT, False)
     assert only_record(cache).flushed
+
+
+def test_a_closed_cache_writes_nothing_more(
+    server: Server, cache: WeightsDownloadCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    midway, done = threading.Event(), threading.Event()
+    link = os.symlink
+
+    def slow(target: str, path: str) -> None:  # how a digest is noted
+        link(target, path)
+        midway.set()
+        time.sleep(0.2)
+        done.set()
+
+    monkeypatch.setattr(os, "symlink", slow)
+    cache.ensure(serve(server))
+    assert midway.wait(10)
+    cache.close()
+    assert done.is_set()
+    assert_nothing_left(cache.path)
 
 
 def test_a_digest_that_was_left_pending_is_computed_when_the_entry_is_used(
