@@ -98,12 +98,13 @@ class FileSink:
             if memory_limit() < total:
                 self._write_back = WriteBack(self.fd, hold)
         self._fresh = False
-        self._resumable = resumable and self.ledger is not None
-        if self._resumable and self.ledger is not None:
+        wanted = resumable and self.ledger is not None
+        if wanted and self.ledger is not None:
             self.ledger.begin(subject, held)
         if total is not None and self.ledger is not None:
             # Now that the journal says no more than is there: a file of full size is believed.
             os.ftruncate(self.fd, total)
+        self._resumable = wanted
 
     def place(self, pos: int) -> Place:
         return Place(self.fd, pos, _ENDLESS)
