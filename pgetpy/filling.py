@@ -44,6 +44,7 @@ from pgetpy.transports.base import seen_through
 from pgetpy.workers import Workers
 
 _SLICE = 0.05
+_TELL_EVERY = 0.5
 T = TypeVar("T")
 
 
@@ -55,8 +56,7 @@ class Filler:
         self._hits = hits
         self._settings = replace(settings, force=True, fsync=False, min_free=0)
         self._settler = settler
-        self._workers = Workers()
-        self._pid = os.getpid()
+        self._begin()
 
     async def obtain(
         self, reference: Reference, demand: Demand, report: Report
@@ -66,31 +66,44 @@ class Filler:
         Raises:
             PgetError: it cannot be had.
         """
+        told = ""
+        while (other := self._under_way().get(reference.key)) is not None:
+            told = self._tell_waiting(reference, report, told)
+            await asyncio.wait([other], timeout=_TELL_EVERY)
+        ended = self._under_way()[reference.key] = asyncio.get_running_loop().create_future()
         engine = Engine(self._settings)
+        try:
+            return await self._obtained(reference, demand, engine, report)
+        finally:
+            del self._under_way()[reference.key]
+            ended.set_result(None)
+            await engine.close()
+
+    async def _obtained(
+        self, reference: Reference, demand: Demand, engine: Engine, report: Report
+    ) -> tuple[Entry, bool]:
+        """As `obtain`, for the one caller of this process that looks after the key."""
         told = ""
         rejected = ""
-        try:
-            while True:
-                entry = self._store.lookup(reference.key)
-                if entry is not None and entry.record.generation != rejected:
-                    if await self._acceptable(entry, reference, demand, engine):
-                        self._hits.see_to(entry)
-                        return entry, False
-                    rejected = entry.record.generation
-                fill = self._store.try_fill(reference.key)
-                if fill is None:
-                    told = self._tell_waiting(reference, report, told)
-                    await asyncio.sleep(_SLICE)
-                    continue
-                with fill:
-                    there = fill.entry.record.generation if fill.entry is not None else rejected
-                    if there == rejected:
-                        entry = await self._fetch(fill, reference, demand, engine, report)
-                        # Under pressure it may have left already.
-                        if entry.path.exists():
-                            return entry, True
-        finally:
-            await engine.close()
+        while True:
+            entry = self._store.lookup(reference.key)
+            if entry is not None and entry.record.generation != rejected:
+                if await self._acceptable(entry, reference, demand, engine):
+                    self._hits.see_to(entry)
+                    return entry, False
+                rejected = entry.record.generation
+            fill = self._store.try_fill(reference.key)
+            if fill is None:
+                told = self._tell_waiting(reference, report, told)
+                await asyncio.sleep(_SLICE)
+                continue
+            with fill:
+                there = fill.entry.record.generation if fill.entry is not None else rejected
+                if there == rejected:
+                    entry = await self._fetch(fill, reference, demand, engine, report)
+                    # Under pressure it may have left already.
+                    if entry.path.exists():
+                        return entry, True
 
     # ------------------------------------------------------------------- what is there already
 
@@ -128,11 +141,25 @@ class Filler:
         self._hits.verified(entry)
         return True
 
+    def _under_way(self) -> dict[str, asyncio.Future[None]]:
+        """The keys that callers of this process look after now; the others need not poll."""
+        self._renew()
+        return self._keys
+
     def _in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """Do `work`, which blocks; a fork has none of its parent's threads."""
-        if self._pid != os.getpid():
-            self._pid, self._workers = os.getpid(), Workers()
+        """Do `work`, which blocks."""
+        self._renew()
         return self._workers.submit(work)
+
+    def _renew(self) -> None:
+        """Know of nothing that another process does: a fork has none of its parent's threads."""
+        if self._pid != os.getpid():
+            self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._workers = Workers()
+        self._keys: dict[str, asyncio.Future[None]] = {}
 
     async def _has_digest(self, entry: Entry, reference: Reference, wanted: Checksum) -> bool:
         if reference.wanted is not Wanted.FILE:

@@ -13,6 +13,7 @@ from pgetpy.core.links import Link, Origin, basic_authorization, parse_link
 from pgetpy.core.pace import Pace
 from pgetpy.core.proxying import bypasses_proxy
 from pgetpy.errors import BadReferenceError, BadSettingError, ConnectionFailedError
+from pgetpy.load import machine_load
 from pgetpy.settings import Settings
 from pgetpy.transports.base import Address
 from pgetpy.workers import Workers
@@ -101,7 +102,7 @@ class Hosts:
             return known
         proxy = self._proxy_for(link.origin)
         addresses = await self._addresses(link, proxy)
-        pace = Pace(self.ceiling, self.start)
+        pace = Pace(self.ceiling, self.start, machine_load)
         host = Host(link.origin, addresses, proxy, pace, plain=proxy is None)
         return self._hosts.setdefault(link.origin, host)
 

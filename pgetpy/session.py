@@ -150,7 +150,7 @@ class Session:
                 self._launch(host, self.plan.probe(now, total))
             return
         while self._has_room(host):
-            flight = self.plan.take(now, host.rate, max(host.pace.level, len(self._watch)))
+            flight = self.plan.take(now, host.rate, self._lanes(host))
             if flight is None:
                 break
             self._launch(host, flight)
@@ -161,11 +161,18 @@ class Session:
             self._watch.leave(self._host)
         self._host = host
 
+    @property
+    def _limit(self) -> int:
+        return self.services.settings.concurrency or self.services.hosts.ceiling
+
+    def _lanes(self, host: Host) -> int:
+        """Between how many connections the rest is to be divided."""
+        return min(self._limit, max(host.pace.level, len(self._watch)))
+
     def _has_room(self, host: Host) -> bool:
         if self._scouting and self._watch:
             return False
-        limit = self.services.settings.concurrency or self.services.hosts.ceiling
-        return len(self._watch) < limit and host.busy < host.pace.level
+        return len(self._watch) < self._limit and host.busy < host.pace.level
 
     def _launch(self, host: Host, flight: Flight) -> None:
         asked = None if self._whole or flight.stop is None else Span(flight.start, flight.stop)

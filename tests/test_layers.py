@@ -74,7 +74,7 @@ LAYERS = (
     ),
     Layer(("transports.base", "sinks.base")),
     Layer(("cache", "cache.*")),
-    Layer(("decoders", "disk", "locks", "settings", "workers")),
+    Layer(("decoders", "disk", "load", "locks", "settings", "workers")),
     Layer(("decoders.*",), may_meet=False),
     Layer(("decoders.base",)),
     Layer(("core.*",)),

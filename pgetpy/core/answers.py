@@ -6,11 +6,9 @@ to break them in a harmless way the comment names the habit.
 
 from __future__ import annotations
 
-import email.utils
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from datetime import timezone
 
 from pgetpy.core.ranges import Span, format_range, parse_content_range
 from pgetpy.errors import (
@@ -338,6 +336,10 @@ def _media_type(head: Head) -> str:
 
 
 def _http_date(value: str) -> float | None:
+    # Seldom seen, and slow to import.
+    import email.utils
+    from datetime import timezone
+
     try:
         moment = email.utils.parsedate_to_datetime(value)
         if moment.tzinfo is None:

@@ -8,9 +8,8 @@ already fills the machine is left nearly alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 # A period long enough to average over scheduling, short enough to climb in a cold start.
 PERIOD = 0.06
@@ -24,6 +23,8 @@ _BOLD, _CAREFUL = 4, 2
 _DELIVERING = 0.7
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 16.0
+# Less of a processor than this is no sign that a connection is held back by it.
+_BUSY = 0.4
 # When no connection has been answered for so long, one more is tried: others may wait behind it.
 _SILENCE = 0.5
 # A connection this much slower than the others' median is better replaced.
@@ -32,19 +33,48 @@ _STRAGGLER = 0.1
 _QUORUM = 3
 
 
+@dataclass(frozen=True)
+class Load:
+    """Seconds of processor time since some moment: `used` by this process, and left `idle`.
+
+    `idle` is None where that is not known.
+    """
+
+    used: float
+    idle: float | None = None
+
+    def crowds(self, before: Load, elapsed: float, connections: int) -> bool:
+        """Whether processors, not the network, have held `connections` back since `before`.
+
+        Then one more would only take from the others: they use most of a processor each, and less
+        than half of what one uses was left.
+        """
+        if self.idle is None or before.idle is None or elapsed <= 0:
+            return False
+        each = (self.used - before.used) / elapsed / connections
+        return each >= _BUSY and (self.idle - before.idle) / elapsed < each / 2
+
+
+def _unknown() -> Load:
+    return Load(0.0)
+
+
 class Pace:
     """The number of connections to one host.
 
     Args:
         ceiling: the most connections ever.
         start: the level to begin with.
+        load: tells how busy the processors have been.
     """
 
-    def __init__(self, ceiling: int, start: int = 1) -> None:
+    def __init__(self, ceiling: int, start: int = 1, load: Callable[[], Load] = _unknown) -> None:
         self.ceiling = max(1, ceiling)
         self.level = min(max(1, start), self.ceiling)
         self._factor = _BOLD
         self._best: tuple[int, float] | None = None
+        self._load = load
+        self._load_then = Load(0.0)
         self._since: float | None = None
         self._moved_then = 0
         self._ended_then = 0
@@ -68,8 +98,11 @@ class Pace:
         if self._since is None:
             if delivering >= _DELIVERING * self.level or ended != self._ended_then:
                 self._since, self._moved_then, self._ended_then = now, moved, ended
+                self._load_then = self._load()
         elif self._is_over(now - self._since, ended - self._ended_then):
-            self._judge(now, (moved - self._moved_then) / (now - self._since))
+            elapsed = now - self._since
+            crowded = self._load().crowds(self._load_then, elapsed, self.level)
+            self._judge(now, (moved - self._moved_then) / elapsed, crowded=crowded)
             self._since, self._ended_then = None, ended
         return self.level
 
@@ -88,10 +121,10 @@ class Pace:
             return False
         return ended == 0 or ended >= 2 * self.level or elapsed >= _LONGEST_PERIOD
 
-    def _judge(self, now: float, goodput: float) -> None:
+    def _judge(self, now: float, goodput: float, *, crowded: bool) -> None:
         if self._best is None or self._best[0] >= self.level:
             self._best = (self.level, goodput)
-            self._raise()
+            self._rest(now) if crowded else self._raise()
             return
         level, before = self._best
         gained = (goodput / before - 1) / (self.level / level - 1) if before else 1.0
@@ -99,11 +132,15 @@ class Pace:
         if gained >= _PAYS:
             self._best = (self.level, goodput)
             self._pause = _FIRST_PAUSE
-            self._raise()
+            self._rest(now) if crowded else self._raise()
         else:
             self.level = level
-            self._resting_until = now + self._pause
-            self._pause = min(_LONGEST_PAUSE, self._pause * 2)
+            self._rest(now)
+
+    def _rest(self, now: float) -> None:
+        """Stay at this level for a while, each time longer."""
+        self._resting_until = now + self._pause
+        self._pause = min(_LONGEST_PAUSE, self._pause * 2)
 
     def _raise(self) -> None:
         self.level = min(self.ceiling, self.level * self._factor)
@@ -114,8 +151,7 @@ class Pace:
         self.ceiling = max(1, min(self.ceiling, self.level * 2))
         self._best = None
         self._since = None
-        self._resting_until = now + self._pause
-        self._pause = min(_LONGEST_PAUSE, self._pause * 2)
+        self._rest(now)
 
 
 @dataclass
@@ -157,4 +193,11 @@ class Pulse:
 
 def is_straggler(rate: float, others: Sequence[float]) -> bool:
     """Whether a connection at `rate` bytes a second is far behind the `others`' rates."""
-    return len(others) >= _QUORUM and rate < median(others) * _STRAGGLER
+    return len(others) >= _QUORUM and rate < _median(others) * _STRAGGLER
+
+
+def _median(values: Sequence[float]) -> float:
+    """The middle of `values`; importing statistics would cost each run 8 ms."""
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2

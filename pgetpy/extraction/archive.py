@@ -7,6 +7,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pgetpy.core.formats import Format, recognise, stem
 from pgetpy.core.plan import Window
@@ -14,16 +15,17 @@ from pgetpy.core.ranges import Span, Spans
 from pgetpy.core.roster import Limits, Roster
 from pgetpy.core.tar import TarReader
 from pgetpy.core.waiting import Waiting
-from pgetpy.decoders import decoder_for
 from pgetpy.errors import ArchiveError, TruncatedArchiveError
 from pgetpy.extraction.base import Form, Restorable
 from pgetpy.extraction.folder import MemberFolder
 from pgetpy.extraction.layout import Layout
 from pgetpy.extraction.reading import Admit, Reader
 from pgetpy.extraction.scatter import Scatter
-from pgetpy.extraction.unpacking import Decoded, Output, SingleFile, Unpacking
-from pgetpy.extraction.zip import Zip
 from pgetpy.sinks.base import Place
+
+if TYPE_CHECKING:
+    from pgetpy.extraction.unpacking import Output
+    from pgetpy.extraction.zip import Zip
 
 # Enough to tell every format by.
 _TELLING = 512
@@ -79,6 +81,7 @@ class ArchiveSink:
         self._beginning = Waiting()
         self._marked = Spans()
         self._form: Form | None = None
+        self._zip: Zip | None = None
         # What is to be said if it turns out to be no zip after all.
         self._doubt: ArchiveError | None = None
         self._lock = threading.Lock()
@@ -91,7 +94,7 @@ class ArchiveSink:
     @property
     def spooled(self) -> bool:
         """Whether the archive has to be on disk before members can be made of it."""
-        return isinstance(self._form, Zip) and self._form.spooled
+        return self._zip is not None and self._zip.spooled
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -219,7 +222,12 @@ class ArchiveSink:
                 TarReader(longest_header=self._limits.header_bytes), self._roster.admit
             )
         if format_ is Format.ZIP:
-            return Zip(self.total, self._roster, self.window, self._layout, self._scatter)
+            # What a plain tar does not need is not waited for.
+            from pgetpy.extraction.zip import Zip
+
+            about = (self._roster, self.window, self._layout)
+            self._zip = Zip(self.total, *about, self._scatter)
+            return self._zip
         return None
 
     def _scatter(self, reader: Reader, admit: Admit) -> Scatter:
@@ -227,6 +235,9 @@ class ArchiveSink:
         return Scatter(self._folder, reader, admit, self.window, self._layout, readable=readable)
 
     def _decoded(self, format_: Format) -> Form:
+        from pgetpy.decoders import decoder_for
+        from pgetpy.extraction.unpacking import Decoded, Unpacking
+
         decoder = decoder_for(format_)
         if self._algorithm is not None:
             self._digest = hashlib.new(self._algorithm, usedforsecurity=False)
@@ -234,6 +245,8 @@ class ArchiveSink:
         return Unpacking(decoder, output, self.window, self._limits, self._digest)
 
     def _decoded_output(self, format_: Format) -> Callable[[bytes], Output]:
+        from pgetpy.extraction.unpacking import SingleFile
+
         def choose(beginning: bytes) -> Output:
             if recognise(beginning, "") is Format.TAR:
                 reader = TarReader(longest_header=self._limits.header_bytes)

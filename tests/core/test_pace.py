@@ -1,0 +1,86 @@
+"""The number of connections follows goodput, and no further than processors carry it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from pgetpy.core.pace import Load, Pace, is_straggler
+
+TICK = 0.02
+
+
+class Machine:
+    """Two processors; each connection uses `each` of one, as far as there is some left."""
+
+    def __init__(self, each: float, others: float = 0.0) -> None:
+        self.now = 0.0
+        self.moved = 0.0
+        self.used = self.idle = 0.0
+        self._each = each
+        self._others = others
+
+    def run(self, connections: int, rate: float) -> None:
+        """Let a tick pass; `rate` is what a connection that is not held up moves in a second."""
+        wanted = connections * self._each
+        had = min(wanted, 2.0 - self._others)
+        self.now += TICK
+        self.moved += rate * connections * TICK * (had / wanted if wanted else 1.0)
+        self.used += had * TICK
+        self.idle += (2.0 - self._others - had) * TICK
+
+    def load(self) -> Load:
+        return Load(self.used, self.idle)
+
+
+def most(machine: Machine, load: Callable[[], Load], seconds: float = 1.0) -> int:
+    """The highest level within `seconds`."""
+    pace = Pace(64, 1, load)
+    levels = []
+    while machine.now < seconds:
+        machine.run(pace.level, 100e6)
+        pace.observe(machine.now, int(machine.moved), 0, pace.level, pace.level)
+        levels.append(pace.level)
+    return max(levels)
+
+
+def test_connections_that_need_little_of_a_processor_become_many() -> None:
+    machine = Machine(each=0.02)
+    assert most(machine, machine.load) == 64
+
+
+def test_a_connection_that_leaves_no_processor_for_another_stays_alone() -> None:
+    machine = Machine(each=1.0, others=0.8)
+    assert most(machine, machine.load) == 1
+
+
+def test_connections_become_more_where_a_processor_is_left() -> None:
+    machine = Machine(each=1.0)
+    assert most(machine, machine.load) == 4
+
+
+def test_a_machine_that_others_keep_busy_does_not_hold_back_slow_connections() -> None:
+    machine = Machine(each=0.001, others=2.0 - 0.07)
+    assert most(machine, machine.load) == 64
+
+
+def test_where_nobody_knows_what_is_idle_goodput_alone_decides() -> None:
+    machine = Machine(each=0.02)
+    assert most(machine, lambda: Load(machine.used)) == 64
+
+
+@pytest.mark.parametrize(
+    ("rate", "others", "expected"),
+    [
+        (0.9, [10.0, 10.0, 10.0], True),
+        (1.1, [10.0, 10.0, 10.0], False),
+        (0.5, [1.0, 10.0, 10.0, 1.0], True),
+        (0.6, [1.0, 10.0, 10.0, 1.0], False),
+        (0.0, [10.0, 10.0], False),
+    ],
+)
+def test_a_straggler_has_a_tenth_of_the_median_of_at_least_three(
+    rate: float, others: list[float], expected: bool
+) -> None:
+    assert is_straggler(rate, others) == expected
