@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Mapping, Sequence
+
+_COLLECT_AFTER = 50_000
 
 
 def main(
@@ -22,6 +25,8 @@ def main(
 
         sys.stdout.write(f"pgetpy {__version__}\n")
         return 0
+    # What is imported lives for ever: looking through it again and again is a tenth of the start.
+    gc.set_threshold(_COLLECT_AFTER)
     try:
         from pgetpy.commands import run
     except KeyboardInterrupt:

@@ -23,8 +23,8 @@ _BOLD, _CAREFUL = 4, 2
 _DELIVERING = 0.7
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 16.0
-# Less of a processor than this is no sign that a connection is held back by it.
-_BUSY = 0.4
+# Processors: who uses less is not held back by them, and what is left carries no other connection.
+_BUSY, _LITTLE = 0.5, 0.3
 # When no connection has been answered for so long, one more is tried: others may wait behind it.
 _SILENCE = 0.5
 # A connection this much slower than the others' median is better replaced.
@@ -43,16 +43,15 @@ class Load:
     used: float
     idle: float | None = None
 
-    def crowds(self, before: Load, elapsed: float, connections: int) -> bool:
-        """Whether processors, not the network, have held `connections` back since `before`.
+    def crowded_since(self, before: Load, elapsed: float) -> bool:
+        """Whether processors, not the network, have held this process back since `before`.
 
-        Then one more would only take from the others: they use most of a processor each, and less
-        than half of what one uses was left.
+        Then another connection would only take from the others.
         """
         if self.idle is None or before.idle is None or elapsed <= 0:
             return False
-        each = (self.used - before.used) / elapsed / connections
-        return each >= _BUSY and (self.idle - before.idle) / elapsed < each / 2
+        used, idle = (self.used - before.used) / elapsed, (self.idle - before.idle) / elapsed
+        return used >= _BUSY and idle < _LITTLE
 
 
 def _unknown() -> Load:
@@ -101,7 +100,7 @@ class Pace:
                 self._load_then = self._load()
         elif self._is_over(now - self._since, ended - self._ended_then):
             elapsed = now - self._since
-            crowded = self._load().crowds(self._load_then, elapsed, self.level)
+            crowded = self._load().crowded_since(self._load_then, elapsed)
             self._judge(now, (moved - self._moved_then) / elapsed, crowded=crowded)
             self._since, self._ended_then = None, ended
         return self.level
