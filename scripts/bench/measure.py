@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import statistics
 import subprocess
@@ -146,12 +147,17 @@ def alternate(
 ) -> list[Series]:
     """Run all attempts in turn, `rounds` times over, after one trial round that is not timed.
 
+    Their order is another one in each round: what one leaves to the disk or its file system falls
+    to whoever comes next.
+
     An attempt is called with whether to verify every byte (the trial round) or sizes alone; one
     that fails, in whichever round, loses its timings and takes no further part.
     """
     field_of = {name: Series(name, version) for name, (version, _) in attempts.items()}
     for number in range(rounds + 1):
-        for name, series in field_of.items():
+        order = list(field_of.items())
+        random.Random(number).shuffle(order)
+        for name, series in order:
             if series.error:
                 continue
             try:

@@ -141,7 +141,7 @@ def page(results: Mapping[str, Result], machine: Mapping[str, str]) -> str:
     header = ["work", "figure", "against", "at most", "measured", "met"]
     parts = [
         "# Benchmark",
-        "Whole processes, started one after the other in alternating rounds (A B C A B C) after a "
+        "Whole processes, started one after the other in rounds, each in another order, after a "
         "trial round that is not timed and in which every byte is compared by sha256. Wall is from "
         "start to exit; CPU is user and system time of the program alone; peak memory is the "
         "kernel's `ru_maxrss`. Of several programs in a pipe, CPU is the sum and peak memory that "
