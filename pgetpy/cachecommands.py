@@ -31,13 +31,14 @@ from pgetpy.cachetables import (
 )
 from pgetpy.calls import DONE, FAILED, Call
 from pgetpy.core.entries import State
-from pgetpy.core.references import Wanted, parse_reference
+from pgetpy.core.references import Wanted
 from pgetpy.core.units import format_size, parse_age
 from pgetpy.core.values import word_reader
 from pgetpy.disk import free_bytes
 from pgetpy.errors import CacheError, PgetError, UsageError
 from pgetpy.process import print_line, say
 from pgetpy.settings import CacheSettings
+from pgetpy.sources.table import parse_reference
 
 _read_wanted = word_reader("auto", *(wanted.value for wanted in Wanted))
 _KEY = re.compile(rf"[0-9a-fA-F]{{1,{KEY_LENGTH}}}")
@@ -124,7 +125,7 @@ class Upkeep:
 
     def _target(self, operand: str) -> Target:
         if not _KEY.fullmatch(operand):
-            reference = parse_reference(operand, self.wanted)
+            reference = parse_reference(operand, self.wanted, self.call.settings.sources)
             return Target(reference.key, str(reference), operand, reference.scope)
         if len(operand) < KEY_DIGITS:
             raise UsageError(f"{operand!r} is too little of a key: give {KEY_DIGITS} digits of it")

@@ -14,10 +14,11 @@ from pgetpy.cachetables import KEY_DIGITS, counted
 from pgetpy.calls import DONE, FAILED, Call, progress_of
 from pgetpy.core.entries import Record
 from pgetpy.core.events import Event, Failed, Report
-from pgetpy.core.references import Reference, Wanted, parse_reference
+from pgetpy.core.references import Reference, Wanted
 from pgetpy.errors import CacheError, PgetError, UsageError
 from pgetpy.process import print_line
 from pgetpy.settings import CacheSettings
+from pgetpy.sources.table import parse_reference
 from pgetpy.weights import WeightsDownloadCache, parse_digest
 
 _WIDEST = max(len(verdict.value) for verdict in Verdict)
@@ -42,7 +43,9 @@ def _ensure(upkeep: Upkeep) -> int:
         raise UsageError("--digest is for one REF")
     parse_digest(digest)
     # Nonsense makes no cache, and what is named twice is fetched once.
-    references = {url: parse_reference(url, upkeep.wanted) for url in operands}
+    references = {
+        url: parse_reference(url, upkeep.wanted, upkeep.call.settings.sources) for url in operands
+    }
     failed: dict[int, PgetError] = {}
     cache = None
     try:
@@ -165,7 +168,7 @@ def _verified(
 
 def _repair(upkeep: Upkeep, store: Store, target: Target, record: Record) -> PgetError | None:
     """Fetch an entry anew; return why that cannot be."""
-    source = _source(target, record, upkeep.wanted)
+    source = _source(upkeep, target, record)
     if source is None:
         hint = f"pgetpy cache verify URL repairs it, pgetpy cache rm {target.key[:KEY_DIGITS]} ..."
         reason = "does not keep the secrets of its URL"
@@ -183,15 +186,17 @@ def _repair(upkeep: Upkeep, store: Store, target: Target, record: Record) -> Pge
     return None
 
 
-def _source(target: Target, record: Record, wanted: str) -> tuple[str, str] | None:
-    """Return the URL of an entry, and what of it is kept; None where that is not known."""
+def _source(upkeep: Upkeep, target: Target, record: Record) -> tuple[str, str] | None:
+    """Return the reference of an entry, and what of it is kept; None where that is not known."""
     if target.url:
-        return target.url, wanted
+        return target.url, upkeep.wanted
     for kind in Wanted:
-        reference = parse_reference(record.about.reference, kind.value)
+        reference = parse_reference(
+            record.about.reference, kind.value, upkeep.call.settings.sources
+        )
         # Of a URL with a secret the record has another, which opens nothing.
         if (reference.key, reference.scope) == (record.key, record.about.scope):
-            return reference.url, kind.value
+            return record.about.reference, kind.value
     return None
 
 

@@ -26,7 +26,7 @@ _BLOCK = 1 << 20
 
 
 def _local_path(reference: Reference) -> Path:
-    return Path(unquote(urlsplit(reference.url).path, errors="surrogateescape"))
+    return Path(unquote(urlsplit(reference.text).path, errors="surrogateescape"))
 
 
 def local_identity(reference: Reference) -> Identity | None:
@@ -50,7 +50,7 @@ def copied(
     source = _local_path(reference)
     identity = local_identity(reference)
     if identity is None or not source.is_file():
-        raise BadReferenceError(reference.url, "there is no such file")
+        raise BadReferenceError(str(reference), "there is no such file")
     admit(identity)
     try:
         found = digest_of(source, stop) if digest is not None else None
@@ -65,10 +65,10 @@ def copied(
             raise
         raise disk_error(error, Path(error.filename or source)) from error
     if digest is not None and found != str(digest):
-        raise DigestMismatchError(reference.url, str(digest), found or "")
+        raise DigestMismatchError(str(reference), str(digest), found or "")
     now = local_identity(reference)
     if now is not None and not now.agrees(identity):
-        raise ObjectChangedError(reference.url, str(identity), str(now))
+        raise ObjectChangedError(str(reference), str(identity), str(now))
     return identity
 
 

@@ -8,21 +8,26 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 
+from pgetpy.asking import Asking
 from pgetpy.core.answers import Identity
 from pgetpy.core.events import Failed, Finished, Queued, Report
 from pgetpy.core.jobs import Job
 from pgetpy.core.limits import Bucket
+from pgetpy.core.references import Reference
 from pgetpy.core.results import DownloadFailure, DownloadResult
 from pgetpy.destinations.base import Claims
-from pgetpy.errors import PgetError
+from pgetpy.errors import BadReferenceError, HttpStatusError, PgetError
 from pgetpy.hosts import Hosts, descriptor_limit
-from pgetpy.identifying import identify
 from pgetpy.metrics import Metrics
 from pgetpy.redact import redact
 from pgetpy.session import Services
 from pgetpy.settings import Settings
+from pgetpy.sources.base import Located, Object
+from pgetpy.sources.table import parse_reference, source_of
 from pgetpy.transfer import Transfer
 from pgetpy.transports.aio import AioTransport
 from pgetpy.transports.direct import DirectTransport
@@ -48,31 +53,74 @@ class Engine:
             throttle=_throttle(settings.limit_rate),
             claims=Claims(),
         )
+        self._asking = Asking(self._services)
         self._metrics = Metrics(settings.metrics_endpoint, workers, hosts.tls)
 
-    async def download(self, job: Job, report: Report, key: int = 0) -> DownloadResult:
-        """Run one job.
+    async def locate(self, reference: Reference) -> Located:
+        """Return where the bytes of `reference` are.
 
         Raises:
-            PgetError: it failed.
+            TransferError: its source does not say.
         """
+        sources = self._settings.sources
+        with self.explaining(reference):
+            return await source_of(reference).locate(reference, sources, self._asking)
+
+    @contextmanager
+    def _told(self, job: Job, report: Report, key: int) -> Iterator[None]:
+        """Have failures within the block told to those who want to know."""
         try:
-            result = await Transfer(self._services, job, key, report).run()
+            yield
         except PgetError as error:
             self._metrics.failed(job.url, error)
             report(Failed(key, redact(job.url), job.dest or "", error))
             raise
-        self._metrics.finished(job.url, result)
-        report(Finished(key, result))
-        return result
 
-    async def identify(self, url: str) -> Identity:
+    @contextmanager
+    def explaining(self, reference: Reference) -> Iterator[None]:
+        """Have what a service answers within the block explained by who knows it."""
+        try:
+            yield
+        except HttpStatusError as error:
+            explained = source_of(reference).explained(reference, error, self._settings.sources)
+            if explained is error:
+                raise
+            raise explained from error
+
+    async def identify(self, question: Object) -> Identity:
         """Return which version of an object the server has, by asking for its first byte.
 
         Raises:
             TransferError: it may not be had, or not be reached.
         """
-        return await identify(self._services, url)
+        return await self._asking.identify(question)
+
+    async def download(self, job: Job, report: Report, key: int = 0) -> DownloadResult:
+        """Run one job, whose URL may be a reference that a source knows.
+
+        Raises:
+            PgetError: it failed.
+        """
+        with self._told(job, report, key):
+            reference = parse_reference(job.url, settings=self._settings.sources)
+            if reference.source == "plain":
+                result = await Transfer(self._services, job, key, report).run()
+            else:
+                with self.explaining(reference):
+                    pointed = _pointed(job, reference, await self.locate(reference))
+                    result = await Transfer(self._services, pointed, key, report).run()
+        self._metrics.finished(job.url, result)
+        report(Finished(key, result))
+        return result
+
+    async def fetch(self, question: Object, job: Job, report: Report, key: int = 0) -> None:
+        """Run `job` for an object that has been located.
+
+        Raises:
+            PgetError: it failed.
+        """
+        with self._told(job, report, key):
+            await Transfer(self._services, _of(question, job), key, report).run()
 
     async def download_all(
         self, jobs: Sequence[Job], report: Report, *, fail_fast: bool
@@ -105,6 +153,24 @@ class Engine:
         await self._services.direct.close()
         await self._services.full.close()
         await self._metrics.close()
+
+
+def _pointed(job: Job, reference: Reference, located: Located) -> Job:
+    """Return `job` for the one object that its reference stands for."""
+    if located.folder:
+        hint = "name one file of it, or have pgetpy ensure --wanted folder keep all"
+        raise BadReferenceError(str(reference), f"it is {len(located.objects)} files; {hint}")
+    return _of(located.objects[0], job)
+
+
+def _of(question: Object, job: Job) -> Job:
+    return replace(
+        job,
+        url=question.url,
+        checksum=job.checksum or question.digest,
+        authorization=question.authorization,
+        trusted=question.trusted,
+    )
 
 
 async def _all_or_none(tasks: list[asyncio.Task[None]]) -> None:

@@ -4,6 +4,7 @@
       UsageError (ValueError)       BadReferenceError  BadSettingError  BadManifestError
       TransferError                 ConnectionFailedError  StalledError  HttpStatusError
                                     RangeNotHonouredError  ObjectChangedError  NotAllowedError
+                                    ServiceError: UnauthorizedError  GatedError  NotFoundError
       IntegrityError                SizeMismatchError  DigestMismatchError  NotWeightsError
                                     BadSafetensorsError
       ArchiveError                  UnsafeMemberError  TruncatedArchiveError  LimitExceededError
@@ -140,7 +141,8 @@ class HttpStatusError(TransferError):
     """The server answered with a status that is no success.
 
     `.status` is the number, `.retry_after` seconds or None, `.words` what the server said (the
-    first 200 characters of its reason and body).
+    first 200 characters of its reason and body), `.code` its own name for the failure, as the
+    Hub's X-Error-Code.
     """
 
     _HINTS = {  # noqa: RUF012  a table, never written
@@ -153,9 +155,16 @@ class HttpStatusError(TransferError):
     }
 
     def __init__(
-        self, url: str, status: int, words: str = "", *, retry_after: float | None = None
+        self,
+        url: str,
+        status: int,
+        words: str = "",
+        *,
+        retry_after: float | None = None,
+        code: str = "",
     ) -> None:
         super().__init__(url, hint=self._HINTS.get(status, ""))
+        self.code = code
         self.status = status
         self.words = redact_text(words)
         self.retry_after = retry_after
@@ -163,6 +172,46 @@ class HttpStatusError(TransferError):
     def what(self) -> str:
         words = f" ({self.words})" if self.words else ""
         return f"HTTP status {self.status}{words}"
+
+
+class ServiceError(TransferError):
+    """A service such as the Hub said no, for a reason that it is known for.
+
+    `.url` is the reference without its secrets, `.service` is what people call the service,
+    `.status` what it answered with and `.words` what it said.
+    """
+
+    saying = "refused"
+
+    def __init__(
+        self, reference: str, service: str, status: int, words: str = "", *, hint: str = ""
+    ) -> None:
+        super().__init__(reference, hint=hint)
+        self.service = service
+        self.status = status
+        self.words = redact_text(words)
+
+    def what(self) -> str:
+        words = f": {self.words}" if self.words else ""
+        return f"{self.service} {self.saying} (HTTP status {self.status}{words})"
+
+
+class UnauthorizedError(ServiceError):
+    """It wants to know who asks, or does not accept what it was told."""
+
+    saying = "did not accept the token, or wants one,"
+
+
+class GatedError(ServiceError):
+    """Who asks has to be let in by the owner, or to accept his conditions, first."""
+
+    saying = "has not given access, which has to be asked for,"
+
+
+class NotFoundError(ServiceError):
+    """There is no such thing, or it is not shown to who asks."""
+
+    saying = "knows of no such thing"
 
 
 class RangeNotHonouredError(TransferError):

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from pgetpy.core.names import name_from_url
 from pgetpy.core.references import Reference, Wanted
 from pgetpy.core.safetensors import head_size, parse_head
 from pgetpy.core.weightfiles import REFUSED, TELLING, Likeness, look_at
@@ -17,20 +16,20 @@ _LONGEST_STEM = 80
 _SUFFIX = ".safetensors"
 
 
-def chosen_content(folder: Path, reference: Reference) -> Path:
-    """Return what of the fetched object is to be kept.
+def chosen_content(folder: Path, wanted: Wanted, name: str) -> tuple[Path, str]:
+    """Return what of the fetched object, called `name`, is to be kept, and what that is called.
 
     Raises:
         ArchiveError: it does not hold exactly one .safetensors.
     """
-    if reference.wanted is Wanted.FILE:
-        return folder / "object"
     members = folder / "members"
-    if reference.wanted is Wanted.FOLDER:
-        return members
+    if not members.exists():
+        return folder / "object", name
+    if wanted is Wanted.FOLDER:
+        return members, name
     found = sorted(path for path in _files(members) if path.name.lower().endswith(_SUFFIX))
     if len(found) == 1:
-        return found[0]
+        return found[0], found[0].name
     names = ", ".join(str(path.relative_to(members)) for path in found[:5])
     raise ArchiveError(
         f"it holds {len(found)} {_SUFFIX} files ({names}), and one is needed"
@@ -48,13 +47,16 @@ def _files(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def examined(source: Path, reference: Reference, *, any_file: bool) -> str:
+def examined(source: Path, reference: Reference, name: str, *, any_file: bool) -> str:
     """Return the name that loaders are to see, if `source` is what it should be.
+
+    Args:
+        name: what the object is called.
 
     Raises:
         NotWeightsError: it is no weights file, or a broken one.
     """
-    stem, suffix = _stem(reference, source)
+    stem, suffix = _stem(name)
     if source.is_dir():
         return stem
     size = source.stat().st_size
@@ -68,13 +70,13 @@ def examined(source: Path, reference: Reference, *, any_file: bool) -> str:
                 parse_head(file.read(length), size)
             except BadSafetensorsError as error:
                 what = f"a broken safetensors file: {error.reason}"
-                raise NotWeightsError(reference.url, what) from error
+                raise NotWeightsError(str(reference), what) from error
             return stem + _SUFFIX
     if any_file:
         return stem + suffix
     if look.likeness in REFUSED or suffix.lower() == _SUFFIX:
         raise NotWeightsError(
-            reference.url, look.likeness.value, look.words, hint=_hint(look.likeness)
+            str(reference), look.likeness.value, look.words, hint=_hint(look.likeness)
         )
     return stem + suffix
 
@@ -85,9 +87,8 @@ def _hint(likeness: Likeness) -> str:
     return ""
 
 
-def _stem(reference: Reference, source: Path) -> tuple[str, str]:
+def _stem(name: str) -> tuple[str, str]:
     """Return the beginning of an entry's name and its suffix."""
-    named = source.name if reference.wanted is Wanted.WEIGHTS else name_from_url(reference.url)
-    stem, suffix = os.path.splitext(named or "weights")
+    stem, suffix = os.path.splitext(name or "weights")
     short = stem.encode(errors="replace")[:_LONGEST_STEM].decode(errors="ignore")
     return short or "weights", suffix[:16].encode(errors="replace").decode()

@@ -11,7 +11,8 @@ import json
 import os
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,12 +41,22 @@ from pgetpy.examining import chosen_content, examined
 from pgetpy.hits import Demand, Hits
 from pgetpy.settings import Settings
 from pgetpy.settling import Settler
+from pgetpy.sources.base import Located, Object
 from pgetpy.transports.base import seen_through
 from pgetpy.workers import Workers
 
 _SLICE = 0.05
 _TELL_EVERY = 0.5
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Brought:
+    """What has come: its version, what it is called, and what it was found to hash to."""
+
+    identity: Identity
+    name: str
+    digest: Checksum | None = None
 
 
 class Filler:
@@ -120,7 +131,11 @@ class Filler:
             now = local_identity(reference)
             return now is None or now.agrees(_identity_of(entry))
         if demand.fresh or not self._hits.is_open_to(entry, reference):
-            now = await engine.identify(reference.url)
+            located = await engine.locate(reference)
+            with engine.explaining(reference):
+                now = await engine.identify(located.objects[0])
+            if located.folder:
+                now = _version_of(located)
             if not now.agrees(_identity_of(entry)):
                 return False
             if demand.fresh and not (now.etag or now.last_modified):
@@ -186,24 +201,32 @@ class Filler:
         self, fill: Fill, reference: Reference, demand: Demand, engine: Engine, report: Report
     ) -> Entry:
         try:
-            identity = await self._brought(fill, reference, demand, engine, report)
-            source = await self._in_thread(lambda: chosen_content(fill.folder, reference))
+            brought = await self._brought(fill, reference, demand, engine, report)
+            source, called = await self._in_thread(
+                lambda: chosen_content(fill.folder, reference.wanted, brought.name)
+            )
             name = await self._in_thread(
-                lambda: examined(source, reference, any_file=demand.any_file)
+                lambda: examined(source, reference, called, any_file=demand.any_file)
             )
         except (NotWeightsError, ArchiveError, DigestMismatchError):
             # The next try is not to begin with what has just been refused.
             fill.release(keep=False)
             raise
-        if identity.total is None or reference.wanted is not Wanted.FILE:
+        identity = brought.identity
+        as_it_came = source.name == "object"
+        if identity.total is None or not as_it_came:
             await self._paid_for(fill)
+        details = {"identity": json.dumps(asdict(identity))}
+        digest = str(brought.digest or "")
+        if digest and not as_it_came:
+            details["archive"] = digest
+            digest = ""
         about = About(
             reference=str(reference),
             validator=identity.etag or identity.last_modified or "",
             scope=reference.scope,
-            details=_details(identity, reference, demand),
+            details=details,
         )
-        digest = str(demand.digest) if demand.digest and reference.wanted is Wanted.FILE else ""
         entry = fill.publish(source, about, name=name, digest=digest)
         self._settler.put(reference.key)
         self._store.lookup(reference.key)  # from now on it is in use
@@ -223,8 +246,8 @@ class Filler:
 
     async def _brought(
         self, fill: Fill, reference: Reference, demand: Demand, engine: Engine, report: Report
-    ) -> Identity:
-        """Bring the object to the fill's folder; return its version."""
+    ) -> Brought:
+        """Bring the object to the fill's folder."""
         found: list[Identity] = []
 
         def admit(identity: Identity) -> None:
@@ -237,21 +260,47 @@ class Filler:
                 fill.progress(event.done, event.total or 0)
             report(event)
 
-        archive = reference.wanted is not Wanted.FILE
-        dest = fill.folder / ("members" if archive else "object")
         if reference.local:
+            archive = reference.wanted is not Wanted.FILE
+            dest = fill.folder / ("members" if archive else "object")
             limits = self._settings.limits
             stop = threading.Event()
             copying = self._in_thread(
                 lambda: copied(reference, dest, admit, demand.digest, limits, stop.is_set)
             )
-            return await seen_through(copying, stop.set)
-        if archive:
-            await seen_through(self._in_thread(lambda: _begin_anew(dest)), lambda: None)
-        job = Job(reference.url, str(dest), demand.digest, extract=archive, admit=admit)
-        await engine.download(job, heard)
-        # Whoever died just before he could publish it has fetched all of it.
-        return found[-1] if found else await engine.identify(reference.url)
+            identity = await seen_through(copying, stop.set)
+            return Brought(identity, reference.name, demand.digest)
+        located = await engine.locate(reference)
+        with engine.explaining(reference):
+            if located.folder:
+                return await self._brought_all(fill, located, engine, heard, reference)
+            question = located.objects[0]
+            dest = fill.folder / ("members" if located.extract else "object")
+            if located.extract:
+                await seen_through(self._in_thread(lambda: _begin_anew(dest)), lambda: None)
+            checksum = _agreed(question, demand.digest)
+            job = Job(question.url, str(dest), checksum, extract=located.extract, admit=admit)
+            await engine.fetch(question, job, heard)
+            # Whoever died just before he could publish it has fetched all of it.
+            identity = found[-1] if found else await engine.identify(question)
+        return Brought(identity, question.name or reference.name, checksum)
+
+    async def _brought_all(
+        self, fill: Fill, located: Located, engine: Engine, report: Report, reference: Reference
+    ) -> Brought:
+        """Bring the files of a folder, several at a time."""
+        sizes = [question.size for question in located.objects if question.size is not None]
+        await self._in_thread(lambda: fill.reserve(sum(sizes)))
+        members = fill.folder / "members"
+
+        async def bring(key: int, question: Object) -> None:
+            dest = members / question.name
+            await self._in_thread(lambda: dest.parent.mkdir(parents=True, exist_ok=True))
+            await engine.fetch(question, Job(question.url, str(dest)), report, key)
+
+        works = [partial(bring, *each) for each in enumerate(located.objects)]
+        await side_by_side(works, self._settings.max_concurrent_files)
+        return Brought(_version_of(located), reference.name)
 
 
 async def side_by_side(works: Sequence[Callable[[], Awaitable[T]]], most: int) -> list[T]:
@@ -280,11 +329,23 @@ def _begin_anew(members: Path) -> None:
             remove_tree(path)
 
 
-def _details(identity: Identity, reference: Reference, demand: Demand) -> dict[str, str]:
-    details = {"identity": json.dumps(asdict(identity))}
-    if demand.digest is not None and reference.wanted is not Wanted.FILE:
-        details["archive"] = str(demand.digest)
-    return details
+def _agreed(question: Object, wanted: Checksum | None) -> Checksum | None:
+    """Return what an object has to hash to.
+
+    Raises:
+        DigestMismatchError: the service knows already that it does not.
+    """
+    known = question.digest
+    if wanted is not None and known is not None and wanted != known:
+        raise DigestMismatchError(question.url, str(wanted), str(known))
+    return wanted or known
+
+
+def _version_of(located: Located) -> Identity:
+    """Return the version of a folder."""
+    sizes = [question.size for question in located.objects]
+    total = None if None in sizes else sum(size or 0 for size in sizes)
+    return Identity(total, f'"{located.version}"' if located.version else None)
 
 
 def _identity_of(entry: Entry) -> Identity:

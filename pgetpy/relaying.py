@@ -12,7 +12,6 @@ from typing import Any
 
 from pgetpy.cache.contents import Entry
 from pgetpy.core.events import Event, Failed, Finished, Report, Waiting
-from pgetpy.core.names import name_from_url
 from pgetpy.core.references import Reference
 from pgetpy.core.results import DownloadResult
 from pgetpy.errors import PgetError
@@ -25,7 +24,7 @@ class Relay:
         self._report = report
         self._key = key
         self._url = str(reference)
-        self._name = name_from_url(reference.url) or "weights"
+        self._name = reference.name or "weights"
         self._begun = time.monotonic()
         self._result: DownloadResult | None = None
         self._waited = False

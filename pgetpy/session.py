@@ -81,6 +81,7 @@ class Session:
         expected: the version of which `plan` holds bytes, if it does.
         verified: whether the whole will be checked against a checksum.
         blocking: whether who writes to the sink may have to wait for its reader.
+        whole: whether the object is asked for as a whole, without a range.
         answer: the first answer that was believed.
     """
 
@@ -92,10 +93,10 @@ class Session:
     expected: Identity | None = None
     verified: bool = False
     blocking: bool = False
+    whole: bool = False
     answer: Answer | None = None
     _host: Host | None = None
     _sink: Sink | None = None
-    _whole: bool = False
     _resume_at: float = 0.0
     _failed_at: float = -1.0
     _moved_then: int = 0
@@ -175,7 +176,7 @@ class Session:
         return len(self._watch) < self._limit and host.busy < host.pace.level
 
     def _launch(self, host: Host, flight: Flight) -> None:
-        asked = None if self._whole or flight.stop is None else Span(flight.start, flight.stop)
+        asked = None if self.whole or flight.stop is None else Span(flight.start, flight.stop)
         known = self.answer.identity if self.answer else None
         tie = known or (self.expected if self.plan.held and not self.verified else None)
         if known is not None and self._untied:
@@ -273,8 +274,8 @@ class Session:
         if isinstance(error, Redirected):
             assert call is not None
             return self.route.redirected(error, call.request.url)
-        if isinstance(error, AskWhole) and not self._whole:
-            self._whole = True
+        if isinstance(error, AskWhole) and not self.whole:
+            self.whole = True
             return None
         if not isinstance(error, PgetError):
             raise error

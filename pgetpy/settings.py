@@ -74,6 +74,62 @@ class CacheSettings:
 
 
 @dataclass(frozen=True)
+class SourceSettings:
+    """Where the services are, and what opens them.
+
+    Attributes:
+        hf_endpoint, civitai_endpoint, replicate_endpoint: URLs without a slash at their ends.
+        hf_token, civitai_token, replicate_token: sent to these services alone.
+        hf_offline: ask no Hub.
+        hf_transfer: fetch files of the Hub whose sha256 is known by hf_transfer.
+    """
+
+    hf_endpoint: str = "https://huggingface.co"
+    hf_token: str | None = field(default=None, repr=False)
+    hf_offline: bool = False
+    hf_transfer: bool = False
+    civitai_endpoint: str = "https://civitai.com"
+    civitai_token: str | None = field(default=None, repr=False)
+    replicate_endpoint: str = "https://replicate.com"
+    replicate_token: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> SourceSettings:
+        """Read the variables of huggingface_hub (HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE,
+        HF_HUB_ENABLE_HF_TRANSFER), CIVITAI_API_TOKEN, REPLICATE_API_TOKEN, PGET_CIVITAI_ENDPOINT
+        and PGET_REPLICATE_ENDPOINT; empty ones count as unset."""
+        found: dict[str, object] = {}
+        for name, place in _ENDPOINTS.items():
+            if url := environ.get(name):
+                try:
+                    check_url(url)
+                except BadReferenceError as error:
+                    raise BadSettingError(name, redact(url), error.reason) from None
+                found[place] = url.rstrip("/")
+        for name, place in _TOKENS.items():
+            if token := environ.get(name, "").strip():
+                found[place] = token
+        for name, place in _SWITCHES.items():
+            found[place] = environ.get(name, "").strip().upper() in _ON
+        return cls(**found)  # type: ignore[arg-type]  # the tables pair variable and field
+
+
+_ENDPOINTS = {
+    "HF_ENDPOINT": "hf_endpoint",
+    "PGET_CIVITAI_ENDPOINT": "civitai_endpoint",
+    "PGET_REPLICATE_ENDPOINT": "replicate_endpoint",
+}
+_TOKENS = {
+    "HF_TOKEN": "hf_token",
+    "CIVITAI_API_TOKEN": "civitai_token",
+    "REPLICATE_API_TOKEN": "replicate_token",
+}
+_SWITCHES = {"HF_HUB_OFFLINE": "hf_offline", "HF_HUB_ENABLE_HF_TRANSFER": "hf_transfer"}
+# What huggingface_hub takes for yes.
+_ON = frozenset({"1", "ON", "YES", "TRUE"})
+
+
+@dataclass(frozen=True)
 class Proxies:
     """Proxy URLs (with user and password where given) and the hosts that need none."""
 
@@ -108,6 +164,7 @@ class Settings:
         authorization: value of the Authorization header for the same hosts.
         proxies: see `Proxies`.
         limits: on what comes out of an archive.
+        sources: see `SourceSettings`.
         metrics_endpoint: URL that gets a POST per file, as pget's PGET_METRICS_ENDPOINT.
     """
 
@@ -132,6 +189,7 @@ class Settings:
     authorization: str | None = field(default=None, repr=False)
     proxies: Proxies = field(default_factory=Proxies)
     limits: Limits = field(default_factory=Limits)
+    sources: SourceSettings = field(default_factory=SourceSettings)
     metrics_endpoint: str | None = field(default=None, repr=False)
 
     @classmethod
@@ -145,7 +203,11 @@ class Settings:
         Raises:
             BadSettingError: a value that cannot be used; `.name` is the variable's.
         """
-        settings = cls(proxies=_proxies(environ), cacert=environ.get("SSL_CERT_FILE") or None)
+        settings = cls(
+            proxies=_proxies(environ),
+            cacert=environ.get("SSL_CERT_FILE") or None,
+            sources=SourceSettings.from_environment(environ),
+        )
         names = {flag: variable(flag) for flag in FLAGS} | _deprecated_names(environ, warn)
         given = {flag: environ[name] for flag, name in names.items() if environ.get(name)}
         settings = settings.with_flags(given, name=names.__getitem__)

@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -20,12 +21,13 @@ from pgetpy.cache.listing import Listing, Totals
 from pgetpy.cache.store import Store
 from pgetpy.core.digests import Checksum
 from pgetpy.core.events import Event, Queued, Report
-from pgetpy.core.references import Reference, parse_reference
+from pgetpy.core.references import Reference
 from pgetpy.errors import BadSettingError, PgetError
 from pgetpy.hits import Demand, Hits
 from pgetpy.relaying import Relay
 from pgetpy.settings import CacheSettings, Settings
 from pgetpy.settling import Settler
+from pgetpy.sources.table import parse_reference
 
 if TYPE_CHECKING:
     from pgetpy.filling import Filler
@@ -146,7 +148,8 @@ class WeightsDownloadCache:
             CacheFullError: there is no room for it, and nothing that may leave.
             TransferError, IntegrityError, ArchiveError, CacheError, UsageError: it cannot be had.
         """
-        reference, demand = _reference(url, wanted), self._demand(digest)
+        reference = self._reference(url, wanted, hf_api_token, civitai_api_token)
+        demand = self._demand(digest)
         entry = self._hits.at_hand(reference, demand)
         if entry is not None:
             self._count_hits(1)
@@ -165,7 +168,8 @@ class WeightsDownloadCache:
         wanted: str = "auto",
     ) -> Path:
         """Return a path at which the object that `url` names is; see `ensure`."""
-        reference, demand = _reference(url, wanted), self._demand(digest)
+        reference = self._reference(url, wanted, hf_api_token, civitai_api_token)
+        demand = self._demand(digest)
         entry = self._hits.at_hand(reference, demand)
         if entry is not None:
             self._count_hits(1)
@@ -182,35 +186,35 @@ class WeightsDownloadCache:
         """
         from pgetpy.background import wait_for
 
-        return wait_for(self._obtained_all([_reference(url, wanted) for url in urls]))
+        return wait_for(self._obtained_all([self._reference(url, wanted) for url in urls]))
 
     async def ensure_many_async(self, urls: Iterable[str], *, wanted: str = "auto") -> list[Path]:
         """Return the paths of several; see `ensure_many`."""
-        references = [_reference(url, wanted) for url in urls]
+        references = [self._reference(url, wanted) for url in urls]
         from pgetpy.background import in_engine
 
         return await in_engine(self._obtained_all(references))
 
     def lookup(self, url: str, *, wanted: str = "auto") -> Path | None:
         """Return the path of what is there of `url`, None for a miss; asks no server."""
-        entry = self._hits.at_hand(_reference(url, wanted), Demand())
+        entry = self._hits.at_hand(self._reference(url, wanted), Demand())
         return entry.path if entry is not None else None
 
     @contextlib.contextmanager
     def lease(self, url: str, *, digest: str | None = None, wanted: str = "auto") -> Iterator[Path]:
         """Ensure `url`, and keep it where it is for as long as the block lasts."""
-        with self._store.lease(_reference(url, wanted).key):
+        with self._store.lease(self._reference(url, wanted).key):
             yield self.ensure(url, digest=digest, wanted=wanted)
 
     # ------------------------------------------------------------------------------------ upkeep
 
     def pin(self, url: str, *, wanted: str = "auto") -> None:
         """Keep what `url` names, now or later, until it is unpinned."""
-        self._store.pin(_reference(url, wanted).key)
+        self._store.pin(self._reference(url, wanted).key)
 
     def unpin(self, url: str, *, wanted: str = "auto") -> bool:
         """Take a pin back; False where there was none."""
-        return self._store.unpin(_reference(url, wanted).key)
+        return self._store.unpin(self._reference(url, wanted).key)
 
     def remove(self, url: str, *, wanted: str = "auto") -> int | None:
         """Take an entry away; return its bytes, None where there is none.
@@ -218,7 +222,7 @@ class WeightsDownloadCache:
         Raises:
             CacheError: it is pinned or leased.
         """
-        return self._store.remove(_reference(url, wanted).key)
+        return self._store.remove(self._reference(url, wanted).key)
 
     def verify(self, url: str, *, wanted: str = "auto", repair: bool = True) -> Verdict:
         """Hash what is kept of `url` and compare; what is damaged is fetched anew.
@@ -226,7 +230,7 @@ class WeightsDownloadCache:
         Returns:
             What was found, before it was repaired.
         """
-        reference = _reference(url, wanted)
+        reference = self._reference(url, wanted)
         self._store.settle(reference.key)
         verdict = self._store.verify(reference.key)
         if verdict is Verdict.DAMAGED and repair:
@@ -318,6 +322,20 @@ class WeightsDownloadCache:
                 self._fetching = Filler(self._store, self._settings, self._settler, self._hits)
             return self._fetching
 
+    def _reference(
+        self,
+        url: str,
+        wanted: str,
+        hf_api_token: str | Secret | None = None,
+        civitai_api_token: str | Secret | None = None,
+    ) -> Reference:
+        sources = self._settings.sources
+        if hf_api_token is not None:
+            sources = replace(sources, hf_token=_revealed(hf_api_token))
+        if civitai_api_token is not None:
+            sources = replace(sources, civitai_token=_revealed(civitai_api_token))
+        return parse_reference(url, wanted, sources)
+
     def _demand(self, digest: str | None) -> Demand:
         return Demand(parse_digest(digest), self._fresh, self._any_file)
 
@@ -329,11 +347,6 @@ class WeightsDownloadCache:
         with self._lock:
             hits, misses, fetched = self._info
             self._info = CacheInfo(hits, misses + 1, fetched + size)
-
-
-@lru_cache(maxsize=4096)
-def _reference(url: str, wanted: str) -> Reference:
-    return parse_reference(url, wanted)
 
 
 @lru_cache(maxsize=4096)
@@ -349,6 +362,11 @@ def parse_digest(digest: str | None) -> Checksum | None:
     if checksum.algorithm != "sha256":
         raise BadSettingError("digest", digest, "is no sha256")
     return checksum
+
+
+def _revealed(token: str | Secret) -> str | None:
+    secret = token if isinstance(token, str) else token.get_secret_value()
+    return secret.strip() if secret and secret.strip() else None
 
 
 def _refuse_both(name: str, value: object, other_name: str, other: object) -> None:

@@ -47,7 +47,7 @@ LAYERS = (
         (
             "engine",
             "transfer",
-            "identifying",
+            "asking",
             "digesting",
             "hosts",
             "metrics",
@@ -57,6 +57,9 @@ LAYERS = (
             "background",
         )
     ),
+    Layer(("sources.table",)),
+    Layer(("sources", "sources.*"), may_meet=False),
+    Layer(("sources.base",)),
     Layer(("destinations",)),
     Layer(("destinations.*",), may_meet=False),
     Layer(("destinations.base",)),

@@ -109,12 +109,12 @@ class Answer:
 
 
 class Redirected(Exception):  # noqa: N818  no error: the server said where to ask
-    """The answer points elsewhere: `.location` as sent, `.status`."""
+    """The answer points elsewhere: `.location` as sent, `.head` all that was said."""
 
-    def __init__(self, location: str, status: int) -> None:
-        super().__init__(location, status)
+    def __init__(self, location: str, head: Head) -> None:
+        super().__init__(location, head.status)
         self.location = location
-        self.status = status
+        self.head = head
 
 
 class AskWhole(Exception):  # noqa: N818  no error: the question was wrong
@@ -134,7 +134,7 @@ def judge(url: str, asked: Span | None, head: Head, known: Identity | None) -> A
         ObjectChangedError: another version than `known`.
     """
     if head.status in REDIRECTS and "location" in head.headers:
-        raise Redirected(head.headers["location"], head.status)
+        raise Redirected(head.headers["location"], head)
     if head.status == 416:
         return _unsatisfied(url, asked, head, known)
     if head.status not in (200, 206):
@@ -165,7 +165,13 @@ def status_error(url: str, head: Head) -> HttpStatusError:
     if head.reason.lower() not in words.lower():
         words = f"{head.reason}: {words}" if words else head.reason
     words = " ".join(words.split())[:200]
-    return HttpStatusError(url, head.status, words, retry_after=parse_retry_after(head.headers))
+    return HttpStatusError(
+        url,
+        head.status,
+        words,
+        retry_after=parse_retry_after(head.headers),
+        code=head.headers.get("x-error-code", ""),
+    )
 
 
 def may_continue(before: Identity, now: Identity, *, verified: bool) -> bool:

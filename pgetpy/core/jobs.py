@@ -20,6 +20,8 @@ class Job:
         checksum: what the bytes must hash to.
         mirrors: URLs of the same bytes elsewhere, tried in order when `url` fails.
         extract: the object is an archive; `dest` is the folder that its members go to.
+        authorization: value of that header, for the origin of `url` alone.
+        trusted: whether the operator has named the origin of `url`: no policy concerns it.
         admit: is told which version comes, and its size, before a byte of it is kept; from any
             thread. What it raises ends the transfer.
     """
@@ -29,4 +31,6 @@ class Job:
     checksum: Checksum | None = None
     mirrors: tuple[str, ...] = ()
     extract: bool = False
+    authorization: str | None = field(default=None, repr=False)
+    trusted: bool = False
     admit: Callable[[Identity], object] | None = field(default=None, compare=False)

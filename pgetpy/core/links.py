@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 from pgetpy.errors import BadReferenceError, TransferError
@@ -30,12 +30,18 @@ class Origin:
 
 @dataclass(frozen=True)
 class Link:
-    """A URL that can be asked: `url` has no user, password or fragment; `authorization` may stem
-    from them."""
+    """A URL that can be asked.
+
+    Attributes:
+        url: without user, password and fragment.
+        authorization: value of that header; it may stem from the URL's user and password.
+        trusted: whether the operator has named this origin, so that no policy concerns it.
+    """
 
     url: str
     origin: Origin
-    authorization: str | None = None
+    authorization: str | None = field(default=None, repr=False)
+    trusted: bool = False
 
     def __str__(self) -> str:
         return redact(self.url)
@@ -72,6 +78,16 @@ def parse_link(url: str) -> Link:
     query = quote(parts.query, safe=_QUERY_SAFE)
     whole = urlunsplit((scheme, _netloc(origin), path, query, ""))
     return Link(whole, origin, _basic(parts.username, parts.password))
+
+
+def opened_link(url: str, authorization: str | None, *, trusted: bool) -> Link:
+    """Return `url` as a link that `authorization`, where there is one, opens.
+
+    Raises:
+        BadReferenceError: it is no http or https URL with a host.
+    """
+    link = parse_link(url)
+    return replace(link, authorization=authorization or link.authorization, trusted=trusted)
 
 
 def follow(link: Link, location: str) -> Link:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from urllib.parse import urlsplit
 
-from pgetpy.core.cachekeys import cache_key
 from pgetpy.errors import BadSettingError
-from pgetpy.redact import redact
 
 # Names of archives that hold files; a compressed single file has its own name before the suffix.
 _ARCHIVES = (".tar", ".zip", ".tgz", ".tbz2", ".txz", ".tzst", ".tlz4", ".tlz",
@@ -20,57 +18,78 @@ class Wanted(Enum):
     """What is wanted of an object."""
 
     FILE = "file"  # the object itself
-    WEIGHTS = "weights"  # of an archive the one .safetensors that it holds
-    FOLDER = "folder"  # of an archive all members
+    WEIGHTS = "weights"  # of an archive or a repository the one .safetensors that it holds
+    FOLDER = "folder"  # all members
 
 
 @dataclass(frozen=True)
 class Reference:
-    """One object, or what is wanted of it.
+    """One object of a source, or what is wanted of it.
 
     Attributes:
-        url: where it is; an http, https or file URL.
+        source: the name of the source that knows where it is.
+        text: the object as that source spells it; it may bear a signature or a password.
+        name: what the object is called, as far as the reference tells.
+        shown: `text` without secrets: what is printed and recorded. A source recognises it.
         key: 64 hex digits, by which the cache knows it.
-        scope: whose it is, as a hash of the signature or password in the URL; empty for anybody's.
+        scope: whose it is, as a hash of the secrets that open it; empty for anybody's.
         wanted: what of it is kept.
+        token: opens it at its source; None where there is none.
+        local: whether it is on this machine, so that no network is asked.
     """
 
-    url: str
+    source: str
+    text: str = field(repr=False)
+    shown: str
+    name: str
     key: str
-    scope: str
-    wanted: Wanted
-
-    @property
-    def local(self) -> bool:
-        """Whether it is a file of this machine."""
-        return self.url[:5].lower() == "file:"
+    scope: str = ""
+    wanted: Wanted = Wanted.FILE
+    token: str | None = field(default=None, repr=False)
+    local: bool = False
 
     def __str__(self) -> str:
-        return redact(self.url)
+        return self.shown
 
 
-def parse_reference(url: str, wanted: str = "auto") -> Reference:
-    """Return what `url` refers to.
+def wanted_of(name: str, wanted: str) -> Wanted:
+    """Return what is wanted of an object called `name`.
 
     Args:
-        wanted: `file`, `weights`, `folder`, or `auto`: `weights` where the URL's path is called
-            like an archive, else `file`.
+        wanted: `file`, `weights`, `folder`, or `auto`: `weights` where it is called like an
+            archive, else `file`.
 
     Raises:
-        BadReferenceError: `url` is no URL that can be fetched.
         BadSettingError: `wanted` is none of these.
     """
-    found = cache_key(url)
     if wanted == "auto":
-        archive = urlsplit(url).path.lower().endswith(_ARCHIVES)
-        chosen = Wanted.WEIGHTS if archive else Wanted.FILE
-    else:
-        try:
-            chosen = Wanted(wanted)
-        except ValueError:
-            allowed = ", ".join(["auto", *(each.value for each in Wanted)])
-            raise BadSettingError("wanted", wanted, f"is not one of {allowed}") from None
-    key = found.key
-    if chosen is not Wanted.FILE:
-        key = hashlib.sha256(f"{found.key}+{chosen.value}".encode()).hexdigest()
-    return Reference(url, key, found.signature, chosen)
+        return Wanted.WEIGHTS if is_archive_name(name) else Wanted.FILE
+    try:
+        return Wanted(wanted)
+    except ValueError:
+        allowed = ", ".join(["auto", *(each.value for each in Wanted)])
+        raise BadSettingError("wanted", wanted, f"is not one of {allowed}") from None
+
+
+def is_archive_name(name: str) -> bool:
+    """Whether `name`, of a file or the path of a URL, is that of an archive."""
+    return name.lower().endswith(_ARCHIVES)
+
+
+def path_of(url: str) -> str:
+    """Return the path of a URL, still quoted."""
+    return urlsplit(url).path
+
+
+def key_for(named: str, wanted: Wanted) -> str:
+    """Return the key of what is wanted of the object that hashes to, or is called, `named`."""
+    text = named if wanted is Wanted.FILE else f"{named}+{wanted.value}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def scope_for(*secrets: str | None) -> str:
+    """Return whose an object is that `secrets` open; empty where there are none."""
+    given = [secret for secret in secrets if secret]
+    if not given:
+        return ""
+    return hashlib.sha256("\0".join(["scope", *given]).encode()).hexdigest()

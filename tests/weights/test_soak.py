@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pgetpy.core.references import parse_reference
+from pgetpy.sources.table import parse_reference
 
 from ..cache.made import child, disk_size, left_over, said
 from ..support.faults import ResetAfter, When

@@ -1,0 +1,116 @@
+"""Questions put to servers: which version of an object is there, what a service says.
+
+They are retried, paced and kept within the policy like any transfer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from pgetpy.core.answers import REDIRECTS, Answer, Head, Identity
+from pgetpy.core.links import opened_link
+from pgetpy.core.plan import Plan
+from pgetpy.core.ranges import Spans
+from pgetpy.errors import TransferError
+from pgetpy.route import Route
+from pgetpy.session import Hooks, Services, Session
+from pgetpy.sinks.base import Sink
+from pgetpy.sinks.memory import MemorySink
+from pgetpy.sources.base import Object
+from pgetpy.transports.base import Call
+from pgetpy.watch import Tally
+
+T = TypeVar("T")
+
+
+class _KnownError(Exception):
+    """The answer has been believed: nothing more is wanted."""
+
+    def __init__(self, identity: Identity) -> None:
+        super().__init__(identity)
+        self.identity = identity
+
+
+class _AnsweredError(Exception):
+    """There is an answer, wherever it leads."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__(head)
+        self.head = head
+
+
+class _FirstAnswer(Session):
+    """Ends at the first answer that is no error."""
+
+    def _judge(self, call: Call, head: Head) -> tuple[Answer, Sink]:
+        if head.status in REDIRECTS or head.status in (200, 206):
+            raise _AnsweredError(head)
+        return super()._judge(call, head)
+
+
+class _Bounded(MemorySink):
+    """An answer in memory, of `most` bytes."""
+
+    def __init__(self, url: str, most: int) -> None:
+        super().__init__()
+        self._url = url
+        self._most = most
+
+    def write(self, pos: int, data: memoryview) -> None:
+        if pos + len(data) > self._most:
+            raise TransferError(self._url, f"the answer has more than {self._most} bytes")
+        super().write(pos, data)
+
+
+class Asking:
+    """The questions of the sources, by the means of an engine."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def identify(self, question: Object) -> Identity:
+        """Ask for the first byte of an object and return which version it is of.
+
+        Raises:
+            TransferError: it may not be had, or not be reached.
+        """
+
+        def begin(answer: Answer, _: Spans) -> Sink:
+            raise _KnownError(answer.identity)
+
+        session = Session(*self._about(question, begin, first=1))
+        try:
+            answer = await session.run()
+        except _KnownError as known:
+            return known.identity
+        return answer.identity
+
+    async def head(self, question: Object) -> Mapping[str, str]:
+        """Return the fields of the first answer; see `sources.base.Asker`."""
+        session = _FirstAnswer(*self._about(question, lambda *_: MemorySink(), first=1))
+        try:
+            await session.run()
+        except _AnsweredError as answered:
+            return answered.head.headers
+        raise AssertionError("unreachable")
+
+    async def read(self, question: Object, *, most: int = 4 << 20) -> bytes:
+        """Return the whole answer; see `sources.base.Asker`."""
+        sink = _Bounded(question.url, most)
+        about = self._about(question, lambda *_: sink, first=most)
+        session = Session(*about, whole=True)
+        await session.run()
+        return bytes(sink.data)
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Return what `work` returns, which blocks."""
+        return await self._services.workers.submit(work)
+
+    def _about(
+        self, question: Object, begin: Callable[[Answer, Spans], Sink], *, first: int
+    ) -> tuple[Services, Route, Plan, Hooks, Tally]:
+        link = opened_link(question.url, question.authorization, trusted=question.trusted)
+        route = Route(link, self._services.hosts, self._services.settings)
+        hooks = Hooks(begin, lambda _: None, lambda *_: None, lambda _: None)
+        return self._services, route, Plan(chunk_size=first, first=first), hooks, Tally()

@@ -1,0 +1,108 @@
+"""What a source is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from pgetpy.core.digests import Checksum
+from pgetpy.core.references import Reference
+from pgetpy.errors import HttpStatusError, PgetError
+from pgetpy.settings import SourceSettings
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Object:
+    """One file that can be fetched.
+
+    Attributes:
+        url: an http or https URL.
+        name: what it is called: a relative POSIX path where there are several.
+        digest: what its bytes hash to, where the service says so.
+        size: in bytes, where the service says so.
+        authorization: value of the header; it goes to the URL's own origin alone.
+        trusted: whether the operator has named this origin, so that no policy concerns it. Where
+            it redirects to is somebody else's again.
+    """
+
+    url: str
+    name: str = ""
+    digest: Checksum | None = None
+    size: int | None = None
+    authorization: str | None = field(default=None, repr=False)
+    trusted: bool = False
+
+
+@dataclass(frozen=True)
+class Located:
+    """What a reference stands for at this moment.
+
+    Attributes:
+        objects: exactly one unless it is a `folder`.
+        folder: the objects are the files of a folder, under their names.
+        extract: the one object is an archive of what is wanted.
+        version: which version it is, where the service says so.
+    """
+
+    objects: tuple[Object, ...]
+    folder: bool = False
+    extract: bool = False
+    version: str = ""
+
+
+class Asker(Protocol):
+    """Puts a source's questions to its service; settings, retries and policy are the engine's."""
+
+    async def read(self, question: Object, *, most: int = 4 << 20) -> bytes:
+        """Return the whole answer to a GET, of at most so many bytes; redirects are followed.
+
+        Raises:
+            TransferError: there is none.
+        """
+
+    async def head(self, question: Object) -> Mapping[str, str]:
+        """Return the fields of the first answer to a GET of one byte, names in lower case.
+
+        A redirect is an answer like any other, and is not followed.
+
+        Raises:
+            TransferError: it is none that could be believed.
+        """
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Return what `work` returns, which blocks."""
+
+
+class Source(Protocol):
+    """One service, or one kind of reference."""
+
+    @property
+    def name(self) -> str:
+        """What references bear that are its own."""
+
+    def recognise(self, text: str, wanted: str, settings: SourceSettings) -> Reference | None:
+        """Return the reference that `text` is; None where it is another source's.
+
+        It is asked for each hit: it touches neither network nor disk, and imports nothing heavy.
+
+        Args:
+            wanted: `auto` or the value of a `Wanted`.
+
+        Raises:
+            BadReferenceError: it is this source's, and makes no sense.
+        """
+
+    async def locate(self, reference: Reference, settings: SourceSettings, asker: Asker) -> Located:
+        """Return where the bytes are.
+
+        Raises:
+            TransferError: the service does not say.
+        """
+
+    def explained(
+        self, reference: Reference, error: HttpStatusError, settings: SourceSettings
+    ) -> PgetError:
+        """Return what `error`, an answer on the way to the bytes, means at this service."""

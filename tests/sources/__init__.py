@@ -1,0 +1,1 @@
+"""Services played by loopback servers, and references that strangers give."""

@@ -1,0 +1,82 @@
+"""A cache of each test's own, and a guard over every test here: no token is to be seen anywhere."""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pgetpy.errors import PgetError
+from tests.support.server import Server
+
+# Every token that a test here uses begins so.
+MARK = "tokenmarkthatmustneverleak"
+TOKEN = MARK + "0"
+OTHER_TOKEN = MARK + "1"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The folder of the cache that is to be opened."""
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def owners() -> set[int]:
+    """The ports of the servers that may be sent a token; a test adds to them."""
+    return set()
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(
+    tmp_path: Path,
+    owners: set[int],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> Iterator[None]:
+    """No token in any error, log, output, file, file's name, or request to another host."""
+    errors: list[PgetError] = []
+    servers: list[Server] = []
+    made, started = PgetError.__new__, Server.start
+
+    def new(kind: type[PgetError], *args: object, **named: object) -> PgetError:
+        error = made(kind, *args)
+        errors.append(error)
+        return error
+
+    def start(server: Server) -> None:
+        servers.append(server)
+        started(server)
+
+    monkeypatch.setattr(PgetError, "__new__", new)
+    monkeypatch.setattr(Server, "start", start)
+    caplog.set_level(0)
+    yield
+    monkeypatch.undo()
+    said = [part for error in errors for part in _told_by(error)]
+    output = capfd.readouterr()
+    said += [output.out, output.err, caplog.text]
+    said += [str(path) for path in tmp_path.rglob("*")]
+    leaks = [text[:200] for text in said if MARK in text]
+    leaks += [
+        str(path)
+        for path in tmp_path.rglob("*")
+        if path.is_file() and MARK.encode() in path.read_bytes()
+    ]
+    leaks += [
+        f"{server.port} {seen.path}"
+        for server in servers
+        if server.port not in owners
+        for seen in server.requests
+        if MARK in str(vars(seen))
+    ]
+    assert leaks == []
+
+
+def _told_by(error: PgetError) -> list[str]:
+    pickled = pickle.dumps(error).decode("latin-1")
+    return [str(error), repr(error), pickled, "".join(traceback.format_exception(error))]

@@ -1,0 +1,27 @@
+"""The sources take what is theirs, and leave the rest to each other."""
+
+from __future__ import annotations
+
+import pytest
+
+from pgetpy.core.references import Wanted
+from pgetpy.errors import BadReferenceError
+from pgetpy.sources.table import SOURCES, parse_reference
+
+
+@pytest.mark.parametrize("url", ["http://host/a", "https://host/a.safetensors", "file:///tmp/a"])
+def test_a_url_is_its_own_reference(url: str) -> None:
+    found = parse_reference(url)
+    assert (found.source, found.text, str(found), found.wanted) == ("plain", url, url, Wanted.FILE)
+    assert found.local == url.startswith("file:")
+
+
+@pytest.mark.parametrize("text", ["", "model", "ftp://host/a", "gopher:x", "s4://bucket/key"])
+def test_what_nobody_knows_is_no_reference(text: str) -> None:
+    with pytest.raises(BadReferenceError):
+        parse_reference(text)
+
+
+def test_no_two_sources_have_one_name() -> None:
+    names = [source.name for source in SOURCES]
+    assert len(set(names)) == len(names)
