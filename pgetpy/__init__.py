@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     )
     from pgetpy.core.digests import Checksum
     from pgetpy.core.jobs import Job
+    from pgetpy.core.policy import Policy
     from pgetpy.core.results import DownloadFailure, DownloadResult
     from pgetpy.core.roster import Limits
     from pgetpy.errors import PgetError
@@ -31,6 +32,7 @@ _HOMES = {
     "Job": "pgetpy.core.jobs",
     "Limits": "pgetpy.core.roster",
     "PgetError": "pgetpy.errors",
+    "Policy": "pgetpy.core.policy",
     "Settings": "pgetpy.settings",
     "WeightsDownloadCache": "pgetpy.weights",
     "download": "pgetpy.api",
@@ -48,6 +50,7 @@ __all__ = [
     "Job",
     "Limits",
     "PgetError",
+    "Policy",
     "Settings",
     "WeightsDownloadCache",
     "download",

@@ -15,7 +15,7 @@ from pgetpy.calls import DONE, FAILED, Call, progress_of
 from pgetpy.core.entries import Record
 from pgetpy.core.events import Event, Failed, Report
 from pgetpy.core.references import Reference, Wanted
-from pgetpy.errors import CacheError, PgetError, UsageError
+from pgetpy.errors import CacheError, NotAllowedError, PgetError, UsageError
 from pgetpy.process import print_line
 from pgetpy.settings import CacheSettings
 from pgetpy.sources.table import parse_reference
@@ -108,7 +108,12 @@ def _tell_failure(
     whole = error if len(references) == 1 or cache is None else None
     for number, (url, reference) in enumerate(references.items()):
         cause = failed.get(number, whole)
-        path = cache.lookup(url, wanted=upkeep.wanted) if cache and cause is None else None
+        path = None
+        if cache is not None and cause is None:
+            try:
+                path = cache.lookup(url, wanted=upkeep.wanted)
+            except NotAllowedError as refused:
+                cause = refused
         record: dict[str, Any] = {"reference": str(reference), "key": reference.key}
         if path is not None:
             record["path"] = str(path)

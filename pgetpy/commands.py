@@ -147,6 +147,8 @@ def _call(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> Call:
     if arguments.has("force-http2"):
         warnings.append("--force-http2 has no effect: ranges go over several HTTP/1.1 connections")
     settings = _settings(arguments, environ, warnings.append)
+    if settings.policy is not None and (settings.headers or settings.authorization):
+        warnings.append("headers and Authorization are not sent under --policy")
     call = Call(arguments, settings, console, api)
     _warn(call, warnings)
     return call

@@ -41,6 +41,7 @@ class Engine:
     """Runs transfers with one set of settings. Close it when done."""
 
     def __init__(self, settings: Settings) -> None:
+        settings = settings.under_policy()
         self._settings = settings
         workers = Workers()
         hosts = Hosts(settings, workers)
@@ -103,12 +104,15 @@ class Engine:
         """
         with self._told(job, report, key):
             reference = parse_reference(job.url, settings=self._settings.sources)
+            if self._settings.policy is not None and not job.trusted:
+                self._settings.policy.check_reference(reference)
             if reference.source == "plain":
-                result = await Transfer(self._services, job, key, report).run()
+                result = await Transfer(self._services, job, key, report, vetted=True).run()
             else:
                 with self.explaining(reference):
                     pointed = _pointed(job, reference, await self.locate(reference))
-                    result = await Transfer(self._services, pointed, key, report).run()
+                    transfer = Transfer(self._services, pointed, key, report, vetted=True)
+                    result = await transfer.run()
         self._metrics.finished(job.url, result)
         report(Finished(key, result))
         return result

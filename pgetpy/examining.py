@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from pgetpy.core.references import Reference, Wanted
-from pgetpy.core.safetensors import head_size, parse_head
+from pgetpy.core.safetensors import LONGEST_FOR_STRANGERS, check_whole
 from pgetpy.core.weightfiles import REFUSED, TELLING, Likeness, look_at
-from pgetpy.errors import ArchiveError, BadSafetensorsError, NotWeightsError
+from pgetpy.errors import ArchiveError, BadSafetensorsError, NotAllowedError, NotWeightsError
 
 # Room for a mark and a suffix in a file's name.
 _LONGEST_STEM = 80
@@ -64,10 +66,7 @@ def examined(source: Path, reference: Reference, name: str, *, any_file: bool) -
         look = look_at(file.read(TELLING))
         if look.likeness is Likeness.SAFETENSORS:
             try:
-                file.seek(0)
-                length = head_size(file.read(8), size)
-                file.seek(0)
-                parse_head(file.read(length), size)
+                check_whole(partial(_beginning, file), size)
             except BadSafetensorsError as error:
                 what = f"a broken safetensors file: {error.reason}"
                 raise NotWeightsError(str(reference), what) from error
@@ -79,6 +78,50 @@ def examined(source: Path, reference: Reference, name: str, *, any_file: bool) -
             str(reference), look.likeness.value, look.words, hint=_hint(look.likeness)
         )
     return stem + suffix
+
+
+def check_safetensors(source: Path, reference: Reference) -> None:
+    """Check that `source`, a file or all files of a folder, is safetensors and nothing else.
+
+    What it is instead is not told: who has asked for it is a stranger.
+
+    Raises:
+        NotAllowedError: it is not.
+    """
+    reason = ""
+    if not source.is_dir():
+        reason = "" if _is_safetensors(source) else "it is no safetensors file"
+    elif not all(_is_safetensors(path, named=True) for path in _members(source)):
+        reason = "not all of its files are safetensors"
+    elif not any(_members(source)):
+        reason = "it holds no file"
+    if reason:
+        raise NotAllowedError(str(reference), "only_safetensors", reason)
+
+
+def _is_safetensors(path: Path, *, named: bool = False) -> bool:
+    """Whether `path` is a safetensors file, and where it is to be `named` so, is."""
+    if path.is_symlink() or not path.is_file() or (named and path.suffix.lower() != _SUFFIX):
+        return False
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            check_whole(partial(_beginning, file), size, longest=LONGEST_FOR_STRANGERS)
+    except BadSafetensorsError:
+        return False
+    return True
+
+
+def _members(folder: Path) -> Iterator[Path]:
+    """Yield all below `folder` that is no folder; a link to one is none."""
+    for here, folders, names in os.walk(folder):
+        yield from (Path(here, name) for name in names)
+        yield from (Path(here, name) for name in folders if Path(here, name).is_symlink())
+
+
+def _beginning(file: BinaryIO, count: int) -> bytes:
+    file.seek(0)
+    return file.read(count)
 
 
 def _hint(likeness: Likeness) -> str:

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from pgetpy.allowance import Allowance
 from pgetpy.cache.checking import Verdict
 from pgetpy.cache.contents import Entry, digest_of
 from pgetpy.cache.fills import allocated
@@ -35,9 +36,10 @@ from pgetpy.errors import (
     ArchiveError,
     CacheFullError,
     DigestMismatchError,
+    NotAllowedError,
     NotWeightsError,
 )
-from pgetpy.examining import chosen_content, examined
+from pgetpy.examining import check_safetensors, chosen_content, examined
 from pgetpy.hits import Demand, Hits
 from pgetpy.settings import Settings
 from pgetpy.settling import Settler
@@ -100,6 +102,8 @@ class Filler:
             entry = self._store.lookup(reference.key)
             if entry is not None and entry.record.generation != rejected:
                 if await self._acceptable(entry, reference, demand, engine):
+                    checking = partial(self._hits.check_content, entry, reference)
+                    await self._in_thread(checking)
                     self._hits.see_to(entry)
                     return entry, False
                 rejected = entry.record.generation
@@ -200,15 +204,18 @@ class Filler:
     async def _fetch(
         self, fill: Fill, reference: Reference, demand: Demand, engine: Engine, report: Report
     ) -> Entry:
+        policy = self._settings.policy
         try:
             brought = await self._brought(fill, reference, demand, engine, report)
             source, called = await self._in_thread(
                 lambda: chosen_content(fill.folder, reference.wanted, brought.name)
             )
+            if policy is not None and policy.only_safetensors:
+                await self._in_thread(lambda: check_safetensors(source, reference))
             name = await self._in_thread(
                 lambda: examined(source, reference, called, any_file=demand.any_file)
             )
-        except (NotWeightsError, ArchiveError, DigestMismatchError):
+        except (NotAllowedError, NotWeightsError, ArchiveError, DigestMismatchError):
             # The next try is not to begin with what has just been refused.
             fill.release(keep=False)
             raise
@@ -217,6 +224,8 @@ class Filler:
         if identity.total is None or not as_it_came:
             await self._paid_for(fill)
         details = {"identity": json.dumps(asdict(identity))}
+        if policy is not None:
+            details["policy"] = policy.mark
         digest = str(brought.digest or "")
         if digest and not as_it_came:
             details["archive"] = digest
@@ -249,9 +258,11 @@ class Filler:
     ) -> Brought:
         """Bring the object to the fill's folder."""
         found: list[Identity] = []
+        allowance = Allowance(reference, self._settings.largest)
 
         def admit(identity: Identity) -> None:
             found.append(identity)
+            allowance.note(0, identity.total)
             if identity.total is not None:
                 fill.reserve(identity.total)
 
@@ -289,6 +300,9 @@ class Filler:
         self, fill: Fill, located: Located, engine: Engine, report: Report, reference: Reference
     ) -> Brought:
         """Bring the files of a folder, several at a time."""
+        allowance = Allowance(reference, self._settings.largest)
+        for key, question in enumerate(located.objects):
+            allowance.note(key, question.size)
         sizes = [question.size for question in located.objects if question.size is not None]
         await self._in_thread(lambda: fill.reserve(sum(sizes)))
         members = fill.folder / "members"
@@ -296,7 +310,8 @@ class Filler:
         async def bring(key: int, question: Object) -> None:
             dest = members / question.name
             await self._in_thread(lambda: dest.parent.mkdir(parents=True, exist_ok=True))
-            await engine.fetch(question, Job(question.url, str(dest)), report, key)
+            job = Job(question.url, str(dest), admit=allowance.admitting(key))
+            await engine.fetch(question, job, allowance.hearing(report), key)
 
         works = [partial(bring, *each) for each in enumerate(located.objects)]
         await side_by_side(works, self._settings.max_concurrent_files)

@@ -78,6 +78,13 @@ FLAGS: tuple[Flag, ...] = (
     Flag("netrc", help="take credentials from ~/.netrc"),
     Flag("cacert", value="FILE", help="certificate authorities to trust (PEM)"),
     Flag("resolve", value="HOST:PORT:IP", help="address of a host; may repeat", many=True),
+    Flag(
+        "policy",
+        value="NAME",
+        help="public, for URLs from strangers: https to public hosts, safetensors alone, and none "
+        "of your tokens, headers and proxies; or none (the default)",
+        words=("public", "none"),
+    ),
     Flag("force", "f", help="overwrite what stands at the destination", group="file"),
     Flag(
         "checksum",

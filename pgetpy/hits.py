@@ -9,7 +9,9 @@ from pgetpy.cache.contents import Entry
 from pgetpy.cache.store import Store
 from pgetpy.core.digests import Checksum
 from pgetpy.core.entries import State
+from pgetpy.core.policy import Policy
 from pgetpy.core.references import Reference
+from pgetpy.examining import check_safetensors
 from pgetpy.settling import Settler
 
 # How long a caller who was shown to have access to what another fetched need not show it again.
@@ -37,9 +39,12 @@ class Demand:
 class Hits:
     """Judges the entries of `store`; remembers what has been shown of them."""
 
-    def __init__(self, store: Store, settler: Settler) -> None:
+    def __init__(self, store: Store, settler: Settler, policy: Policy | None = None) -> None:
         self._store = store
         self._settler = settler
+        self._policy = policy
+        # Generations that were found to be safetensors.
+        self._vetted: set[str] = set()
         # Until when a scope may have a key's content.
         self._trusted: dict[tuple[str, str], float] = {}
         # Generations of lower entries, which cannot be noted as flushed, that were verified here.
@@ -55,8 +60,22 @@ class Hits:
             return None
         if not self.is_open_to(entry, reference):
             return None
+        self.check_content(entry, reference)
         self.see_to(entry)
         return entry
+
+    def check_content(self, entry: Entry, reference: Reference) -> None:
+        """Check that the policy lets the content be given out, whoever has fetched it.
+
+        Raises:
+            NotAllowedError: it does not.
+        """
+        if self._policy is None or not self._policy.only_safetensors:
+            return
+        generation = entry.record.generation
+        if generation not in self._vetted:
+            check_safetensors(entry.path, reference)
+            self._vetted.add(generation)
 
     def is_sound(self, entry: Entry) -> bool:
         """Whether the content is known to be what it was."""
@@ -84,7 +103,16 @@ class Hits:
         self._trusted[entry.key, reference.scope] = now + _TRUSTED_SECONDS
 
     def is_open_to(self, entry: Entry, reference: Reference) -> bool:
-        """Whether who gives `reference` may have the entry: it is anybody's, or was his before."""
-        if entry.record.about.scope in ("", reference.scope):
+        """Whether who gives `reference` may have the entry: it is anybody's, or was his before.
+
+        What was not fetched under the policy may come from a host whose name leads inside.
+        """
+        about = entry.record.about
+        alike = (
+            self._policy is None
+            or reference.source != "plain"
+            or about.details.get("policy") == self._policy.mark
+        )
+        if alike and about.scope in ("", reference.scope):
             return True
         return self._trusted.get((entry.key, reference.scope), 0.0) > time.monotonic()

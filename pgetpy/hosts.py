@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from pgetpy.core.links import Link, Origin, basic_authorization, parse_link
 from pgetpy.core.pace import Pace
+from pgetpy.core.policy import Policy
 from pgetpy.core.proxying import bypasses_proxy
 from pgetpy.errors import BadReferenceError, BadSettingError, ConnectionFailedError
 from pgetpy.load import machine_load
@@ -85,7 +86,8 @@ class Hosts:
     def __init__(self, settings: Settings, workers: Workers) -> None:
         self._settings = settings
         self._workers = workers
-        self._hosts: dict[Origin, Host] = {}
+        # What the operator has named himself is judged otherwise than what a stranger did.
+        self._hosts: dict[tuple[Origin, bool], Host] = {}
         self._tls: ssl.SSLContext | None = None
         self._netrc: netrc.netrc | None = None
         self.ceiling = min(settings.max_conn_per_host, descriptor_limit())
@@ -95,16 +97,23 @@ class Hosts:
         """Return the host of `link`.
 
         Raises:
+            NotAllowedError: the policy forbids to ask it.
             ConnectionFailedError: its name cannot be resolved.
         """
-        known = self._hosts.get(link.origin)
+        known = self._hosts.get((link.origin, link.trusted))
         if known is not None:
             return known
+        policy = None if link.trusted else self._settings.policy
+        if policy is not None:
+            policy.check_origin(link.origin, link.url)
         proxy = self._proxy_for(link.origin)
-        addresses = await self._addresses(link, proxy)
+        if policy is None or proxy is not None:
+            addresses = await self._addresses(link, proxy)
+        else:
+            addresses = await self._admitted(link, policy)
         pace = Pace(self.ceiling, self.start, machine_load)
         host = Host(link.origin, addresses, proxy, pace, plain=proxy is None)
-        return self._hosts.setdefault(link.origin, host)
+        return self._hosts.setdefault((link.origin, link.trusted), host)
 
     def tls(self) -> ssl.SSLContext:
         """Return the context for https; made when first needed, for it reads many certificates.
@@ -148,22 +157,50 @@ class Hosts:
                 origin = parse_link(proxy).origin
             except BadReferenceError as error:
                 raise BadSettingError("HTTP_PROXY", str(error.reference), error.reason) from None
-        name = self._settings.resolve.get((origin.host, origin.port), origin.host)
         try:
-            found = await self._workers.submit(
-                lambda: socket.getaddrinfo(name, origin.port, type=socket.SOCK_STREAM)
-            )
+            return await self._resolved(origin)
         except (OSError, UnicodeError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise ConnectionFailedError(
-                link.url,
-                f"host {origin.host} cannot be resolved ({reason.lower()})",
-                hint="check the host's name and the network",
-            ) from None
+            raise _unresolved(link, origin, error) from None
+
+    async def _admitted(self, link: Link, policy: Policy) -> tuple[Address, ...]:
+        """Return those addresses of `link` that `policy` lets be asked; --resolve's are judged too.
+
+        Some hosts have, beside their public addresses, others for those who are in their network.
+        Leaving these out is as safe as refusing the host: no other is connected to.
+
+        Raises:
+            NotAllowedError: there is none.
+            ConnectionFailedError: the resolver cannot tell for the moment.
+        """
+        try:
+            found = await self._resolved(link.origin)
+        except (OSError, UnicodeError) as error:
+            if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
+                raise _unresolved(link, link.origin, error) from None
+            found = ()
+        admitted = tuple(each for each in found if policy.admits(str(each.sockaddr[0])))
+        if not admitted:
+            raise policy.no_address(link.url)
+        return admitted
+
+    async def _resolved(self, origin: Origin) -> tuple[Address, ...]:
+        name = self._settings.resolve.get((origin.host, origin.port), origin.host)
+        found = await self._workers.submit(
+            lambda: socket.getaddrinfo(name, origin.port, type=socket.SOCK_STREAM)
+        )
         return tuple(
             Address(family, (str(sockaddr[0]), *sockaddr[1:]))
             for family, _, _, _, sockaddr in found
         )
+
+
+def _unresolved(link: Link, origin: Origin, error: Exception) -> ConnectionFailedError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return ConnectionFailedError(
+        link.url,
+        f"host {origin.host} cannot be resolved ({reason.lower()})",
+        hint="check the host's name and the network",
+    )
 
 
 def descriptor_limit() -> int:

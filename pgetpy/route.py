@@ -10,7 +10,7 @@ from pgetpy.core.answers import Identity, Redirected
 from pgetpy.core.links import MOST_REDIRECTS, Link, follow, headers_for, may_see_credentials
 from pgetpy.core.ranges import Span, format_range
 from pgetpy.core.retry import EXPIRED_STATUSES
-from pgetpy.errors import HttpStatusError, TransferError
+from pgetpy.errors import HttpStatusError, NotAllowedError, TransferError
 from pgetpy.hosts import Host, Hosts
 from pgetpy.settings import Settings
 from pgetpy.transports.base import USER_AGENT, Request
@@ -29,8 +29,21 @@ class Route:
         self._downgraded = False
 
     async def host(self) -> Host:
-        """Return the host of the target."""
-        return await self._hosts.get(self.target)
+        """Return the host of the target.
+
+        Raises:
+            NotAllowedError: a policy forbids to ask it.
+            ConnectionFailedError: its name cannot be resolved.
+        """
+        try:
+            return await self._hosts.get(self.target)
+        except NotAllowedError as error:
+            if self.target is self.link:
+                raise
+            # The service that led there may be the operator's, and its hosts nobody's business.
+            raise NotAllowedError(
+                self.link.url, error.rule, f"it redirects, and {error.reason}", hint=error.hint
+            ) from None
 
     def request(self, host: Host, asked: Span | None, known: Identity | None) -> Request:
         """Return the request for `asked` (None: all), tied to version `known` where it can be."""
@@ -52,6 +65,7 @@ class Route:
             proxy=host.proxy,
             tls=self._hosts.tls() if self.target.origin.scheme == "https" else None,
             connect_timeout=self._settings.connect_timeout,
+            trusted=self.target.trusted,
         )
 
     def redirected(self, redirect: Redirected, asked_of: str) -> None:

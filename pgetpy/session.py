@@ -233,11 +233,10 @@ class Session:
         return self.hooks.begin(answer, self.plan.held)
 
     def _check_size(self, url: str, size: int | None) -> None:
-        most = self.services.settings.max_size
-        if most is not None and size is not None and size > most:
-            raise NotAllowedError(
-                url, "--max-size", f"the object has {size} bytes, {most} are allowed"
-            )
+        largest = self.services.settings.largest
+        if largest is not None and size is not None and size > largest[0]:
+            most, rule = largest
+            raise NotAllowedError(url, rule, f"the object has {size} bytes, {most} are allowed")
 
     async def _pause(self) -> None:
         """Wait until a call ends, the first answer is believed, or the next tick is due."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from pgetpy.core.names import check_url
+from pgetpy.core.policy import Policy
 from pgetpy.core.roster import Limits
 from pgetpy.core.values import (
     check_header,
@@ -166,6 +167,7 @@ class Settings:
         limits: on what comes out of an archive.
         sources: see `SourceSettings`.
         metrics_endpoint: URL that gets a POST per file, as pget's PGET_METRICS_ENDPOINT.
+        policy: what may be fetched where strangers give the references; None for everything.
     """
 
     concurrency: int | None = None
@@ -191,6 +193,41 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     sources: SourceSettings = field(default_factory=SourceSettings)
     metrics_endpoint: str | None = field(default=None, repr=False)
+    policy: Policy | None = None
+
+    @property
+    def largest(self) -> tuple[int, str] | None:
+        """How large an object may be, and what says so."""
+        rules = [] if self.max_size is None else [(self.max_size, "--max-size")]
+        if self.policy is not None and self.policy.max_bytes is not None:
+            rules.append((self.policy.max_bytes, "max_bytes"))
+        return min(rules, default=None)
+
+    def under_policy(self) -> Settings:
+        """Return these settings without what their policy takes away.
+
+        A stranger chooses the URL that headers and Authorization would be sent to, and would be
+        given what a login of the operator's opens. hf_transfer looks names up by itself.
+        """
+        policy = self.policy
+        if policy is None:
+            return self
+        sources = replace(self.sources, hf_transfer=False)
+        if not policy.own_tokens:
+            sources = replace(sources, hf_token=None, civitai_token=None, replicate_token=None)
+        limits = self.limits
+        if policy.max_bytes is not None:
+            most = policy.max_bytes if limits.total_bytes is None else limits.total_bytes
+            limits = replace(limits, total_bytes=min(most, policy.max_bytes))
+        return replace(
+            self,
+            headers=_NOTHING,
+            authorization=None,
+            use_netrc=False,
+            proxies=self.proxies if policy.trust_proxy else Proxies(),
+            sources=sources,
+            limits=limits,
+        )
 
     @classmethod
     def from_environment(
@@ -302,6 +339,10 @@ def _files(text: str, name: str) -> int:
     return count_reader(0)(text, name) or Settings.max_concurrent_files
 
 
+def _policy(text: str, name: str) -> Policy | None:
+    return Policy.public() if word_reader("public", "none")(text, name) == "public" else None
+
+
 FLAGS: Mapping[str, FlagRule] = {
     "concurrency": FlagRule("concurrency", count_reader(1)),
     "chunk-size": FlagRule("chunk_size", size_reader(1)),
@@ -319,6 +360,7 @@ FLAGS: Mapping[str, FlagRule] = {
     "cacert": FlagRule("cacert", read_text),
     "netrc": FlagRule("use_netrc", read_bool),
     "resolve": FlagRule("resolve", read_resolve),
+    "policy": FlagRule("policy", _policy),
 }
 
 CACHE_FLAGS: Mapping[str, FlagRule] = {

@@ -44,6 +44,7 @@ from pgetpy.session import Hooks, Services, Session, StartOverError
 from pgetpy.sinks.base import Sink
 from pgetpy.sinks.null import NullSink
 from pgetpy.transports.base import seen_through
+from pgetpy.vetting import check_content, check_destination
 from pgetpy.watch import Tally
 
 FIRST_RANGE = 1 << 20
@@ -61,9 +62,15 @@ class _Source:
 
 
 class Transfer:
-    """Fetches `job`; events go to `report` under `key`."""
+    """Fetches `job`; events go to `report` under `key`.
 
-    def __init__(self, services: Services, job: Job, key: int, report: Report) -> None:
+    Args:
+        vetted: whether a policy on what may be had is kept here, and not by who takes over.
+    """
+
+    def __init__(
+        self, services: Services, job: Job, key: int, report: Report, *, vetted: bool = False
+    ) -> None:
         self._services = services
         self._job = job
         self._key = key
@@ -76,6 +83,9 @@ class Transfer:
         names = self._links[0].key
         wish = Wish(job.url, names, algorithm, services.claims, extract=job.extract)
         self._destination = open_destination(job.dest, wish, services.settings)
+        self._policy = services.settings.policy if vetted else None
+        if self._policy is not None:
+            check_destination(self._policy, job, self._destination)
         self._tally = Tally()
         self._held = Spans()
         self._expected: Identity | None = None
@@ -108,6 +118,7 @@ class Transfer:
                 if actual is None or actual == str(self._job.checksum):
                     break
                 await self._mismatched(actual)
+            await self._vetted(size)
             if not shared:
                 await self._publish(size)
             return self._result(source, size, actual, shared)
@@ -239,6 +250,25 @@ class Transfer:
             await asyncio.wait([finishing], timeout=_REPORT_EVERY)
         with disk_errors(self._destination.path):
             return f"{checksum.algorithm}:{finishing.result()}"
+
+    async def _vetted(self, size: int) -> None:
+        """Check that what has come may be had.
+
+        Raises:
+            NotAllowedError: the policy says no.
+        """
+        policy = self._policy
+        if policy is None:
+            return
+        looking = self._services.workers.submit(
+            lambda: check_content(policy, self._job, self._destination, size)
+        )
+        try:
+            await seen_through(looking, lambda: None)
+        except NotAllowedError:
+            await self._stop_digest()
+            self._destination.discard()
+            raise
 
     async def _publish(self, size: int) -> None:
         await self._stop_digest()

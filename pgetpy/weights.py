@@ -21,6 +21,7 @@ from pgetpy.cache.listing import Listing, Totals
 from pgetpy.cache.store import Store
 from pgetpy.core.digests import Checksum
 from pgetpy.core.events import Event, Queued, Report
+from pgetpy.core.policy import Policy
 from pgetpy.core.references import Reference
 from pgetpy.errors import BadSettingError, PgetError
 from pgetpy.hits import Demand, Hits
@@ -65,6 +66,9 @@ class WeightsDownloadCache:
         refresh: `never` asks nobody about what is there; `check` asks the server each time whether
             it still has the same version, and fetches anew what it names no version of.
         any_file: take files that are no weights (JSON, text, pickles) as well.
+        policy: what may be fetched, and given out, where strangers give the references, as
+            `Policy.public()`; by default that of the settings, which is none unless PGET_POLICY
+            names one.
         settings: how to fetch; by default from the environment.
         progress: is given the events of what is fetched.
 
@@ -84,6 +88,7 @@ class WeightsDownloadCache:
         lower: Sequence[str | PathLike] = (),
         refresh: str = "never",
         any_file: bool = False,
+        policy: Policy | None = None,
         settings: Settings | None = None,
         progress: Report | None = None,
     ) -> None:
@@ -97,6 +102,7 @@ class WeightsDownloadCache:
         if refresh not in ("never", "check"):
             raise BadSettingError("refresh", refresh, "is neither never nor check")
         chosen = settings if settings is not None else Settings.from_environment(os.environ)
+        chosen = replace(chosen, policy=policy or chosen.policy).under_policy()
         self._store = Store(
             folder if folder is not None else usual.folder,
             min_disk_free=free,
@@ -109,7 +115,7 @@ class WeightsDownloadCache:
         self._progress = progress or _ignore
         self._settler = Settler(self._store)
         self._settings = chosen
-        self._hits = Hits(self._store, self._settler)
+        self._hits = Hits(self._store, self._settler, chosen.policy)
         self._fetching: Filler | None = None
         self._lock = threading.Lock()
         self._info = CacheInfo(0, 0, 0)
@@ -146,9 +152,10 @@ class WeightsDownloadCache:
         Raises:
             NotWeightsError: what the server gave are no weights.
             CacheFullError: there is no room for it, and nothing that may leave.
+            NotAllowedError: the policy forbids it.
             TransferError, IntegrityError, ArchiveError, CacheError, UsageError: it cannot be had.
         """
-        reference = self._reference(url, wanted, hf_api_token, civitai_api_token)
+        reference = self._allowed(url, wanted, hf_api_token, civitai_api_token)
         demand = self._demand(digest)
         entry = self._hits.at_hand(reference, demand)
         if entry is not None:
@@ -168,7 +175,7 @@ class WeightsDownloadCache:
         wanted: str = "auto",
     ) -> Path:
         """Return a path at which the object that `url` names is; see `ensure`."""
-        reference = self._reference(url, wanted, hf_api_token, civitai_api_token)
+        reference = self._allowed(url, wanted, hf_api_token, civitai_api_token)
         demand = self._demand(digest)
         entry = self._hits.at_hand(reference, demand)
         if entry is not None:
@@ -186,18 +193,22 @@ class WeightsDownloadCache:
         """
         from pgetpy.background import wait_for
 
-        return wait_for(self._obtained_all([self._reference(url, wanted) for url in urls]))
+        return wait_for(self._obtained_all([self._allowed(url, wanted) for url in urls]))
 
     async def ensure_many_async(self, urls: Iterable[str], *, wanted: str = "auto") -> list[Path]:
         """Return the paths of several; see `ensure_many`."""
-        references = [self._reference(url, wanted) for url in urls]
+        references = [self._allowed(url, wanted) for url in urls]
         from pgetpy.background import in_engine
 
         return await in_engine(self._obtained_all(references))
 
     def lookup(self, url: str, *, wanted: str = "auto") -> Path | None:
-        """Return the path of what is there of `url`, None for a miss; asks no server."""
-        entry = self._hits.at_hand(self._reference(url, wanted), Demand())
+        """Return the path of what is there of `url`, None for a miss; asks no server.
+
+        Raises:
+            NotAllowedError: the policy forbids to give it out.
+        """
+        entry = self._hits.at_hand(self._allowed(url, wanted), Demand())
         return entry.path if entry is not None else None
 
     @contextlib.contextmanager
@@ -321,6 +332,23 @@ class WeightsDownloadCache:
             if self._fetching is None:
                 self._fetching = Filler(self._store, self._settings, self._settler, self._hits)
             return self._fetching
+
+    def _allowed(
+        self,
+        url: str,
+        wanted: str,
+        hf_api_token: str | Secret | None = None,
+        civitai_api_token: str | Secret | None = None,
+    ) -> Reference:
+        """Return the reference of what may be given out.
+
+        Raises:
+            NotAllowedError: the policy forbids it.
+        """
+        reference = self._reference(url, wanted, hf_api_token, civitai_api_token)
+        if self._settings.policy is not None:
+            self._settings.policy.check_reference(reference)
+        return reference
 
     def _reference(
         self,

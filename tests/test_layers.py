@@ -42,7 +42,7 @@ LAYERS = (
     ),
     Layer(("", "api", "progress", "bars", "outcomes")),
     Layer(("weights",)),
-    Layer(("filling", "examining", "copying", "hits", "relaying", "settling")),
+    Layer(("filling", "allowance", "examining", "copying", "hits", "relaying", "settling")),
     Layer(
         (
             "engine",
@@ -53,6 +53,7 @@ LAYERS = (
             "metrics",
             "route",
             "session",
+            "vetting",
             "watch",
             "background",
         )

@@ -11,7 +11,7 @@ added to the format now and then: of one not known here the size is left uncheck
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,8 @@ from pgetpy.errors import BadSafetensorsError
 
 # The format allows no longer header.
 LONGEST_HEADER = 100_000_000
+# What a stranger sends is not to take gigabytes to parse; a thousand tensors need 100 kB.
+LONGEST_FOR_STRANGERS = 4 << 20
 _PREFIX = 8
 
 # Bits of one element.
@@ -53,6 +55,22 @@ class SafetensorsHeader:
     tensors: tuple[Tensor, ...]
     size: int
     metadata: dict[str, str] = field(default_factory=dict)
+
+
+def check_whole(read: Callable[[int], bytes], size: int, *, longest: int = LONGEST_HEADER) -> None:
+    """Check that a file of `size` bytes is a safetensors file.
+
+    Args:
+        read: returns the first so many bytes of the file, fewer where it is shorter.
+        longest: bytes of the longest header to be read.
+
+    Raises:
+        BadSafetensorsError: it is none.
+    """
+    length = head_size(read(_PREFIX), size)
+    if length - _PREFIX > longest:
+        raise BadSafetensorsError(f"its header has {length - _PREFIX} bytes")
+    parse_head(read(length), size)
 
 
 def head_size(prefix: bytes, size: int | None = None) -> int:

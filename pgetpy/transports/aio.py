@@ -36,16 +36,19 @@ if TYPE_CHECKING:
 _GATHER = 256 * 1024
 _GATHER_SECONDS = 0.1
 
+_Known = dict[tuple[str, int], tuple[Address, ...]]
+
 
 class AioTransport:
     """Carries calls with aiohttp. Sessions are made when first needed: importing it takes long."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._session: aiohttp.ClientSession | None = None
+        # One for requests that are trusted, one for those that are not; see `Request.trusted`.
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._distrusted: list[aiohttp.ClientSession] = []
-        # Where hosts and proxies answer, as the engine has resolved them.
-        self._known: dict[tuple[str, int], tuple[Address, ...]] = {}
+        # Where hosts and proxies answer, as the engine has resolved them, for each of the two.
+        self._known: dict[bool, _Known] = {False: {}, True: {}}
 
     async def carry(self, call: Call) -> None:
         """See `Transport.carry`."""
@@ -56,11 +59,10 @@ class AioTransport:
 
     async def close(self) -> None:
         """Close all connections."""
-        sessions = [*self._distrusted, self._session]
-        self._session, self._distrusted = None, []
+        sessions = [*self._distrusted, *self._sessions.values()]
+        self._sessions, self._distrusted = {}, []
         for session in sessions:
-            if session is not None:
-                await session.close()
+            await session.close()
 
     async def _carry(self, call: Call) -> None:
         import aiohttp
@@ -92,9 +94,10 @@ class AioTransport:
 
     def _distrust(self, session: aiohttp.ClientSession) -> None:
         """Lend no kept connection of `session` again: each may hold what nobody asked for."""
-        if session is self._session:
-            self._session = None
-            self._distrusted.append(session)
+        for trusted, current in list(self._sessions.items()):
+            if session is current:
+                del self._sessions[trusted]
+                self._distrusted.append(session)
 
     async def _receive(self, call: Call, response: aiohttp.ClientResponse) -> None:
         version = response.version or (1, 1)
@@ -115,9 +118,10 @@ class AioTransport:
     def _opened(self, request: Request) -> aiohttp.ClientSession:
         import aiohttp
 
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=_connector(self._limit, _resolver(self._known)),
+        known = self._known[request.trusted]
+        if request.trusted not in self._sessions:
+            self._sessions[request.trusted] = aiohttp.ClientSession(
+                connector=_connector(self._limit, _resolver(known)),
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
@@ -126,8 +130,8 @@ class AioTransport:
         target = request.proxy or request.url
         parts = urlsplit(target)
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        self._known[parts.hostname or "", port] = request.addresses
-        return self._session
+        known[parts.hostname or "", port] = request.addresses
+        return self._sessions[request.trusted]
 
 
 def _connector(limit: int, resolver: aiohttp.abc.AbstractResolver) -> aiohttp.TCPConnector:
@@ -149,9 +153,7 @@ def _connector(limit: int, resolver: aiohttp.abc.AbstractResolver) -> aiohttp.TC
     return Connector(limit=limit, resolver=resolver, use_dns_cache=False)
 
 
-def _resolver(
-    known: dict[tuple[str, int], tuple[Address, ...]],
-) -> aiohttp.abc.AbstractResolver:
+def _resolver(known: _Known) -> aiohttp.abc.AbstractResolver:
     """Return a resolver that gives aiohttp the addresses of `known` and looks nothing up."""
     from aiohttp.abc import AbstractResolver
 

@@ -50,6 +50,8 @@ class Request:
         proxy: URL of the proxy to go through, or None.
         tls: the context for https.
         connect_timeout: seconds for the connection and its TLS handshake.
+        trusted: whether no policy has judged the addresses. What is connected for one that is
+            trusted is not lent to one that is not.
     """
 
     url: str
@@ -58,6 +60,7 @@ class Request:
     proxy: str | None
     tls: ssl.SSLContext | None
     connect_timeout: float
+    trusted: bool = False
 
 
 class Call:

@@ -34,7 +34,7 @@ _IDLE_SECONDS = 15.0
 _WORDS_SECONDS = 1.0
 _REFUSED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.ENOMEM})
 
-_Key = tuple[str, str, int]
+_Key = tuple[str, str, int, bool]
 
 
 class DirectTransport:
@@ -258,7 +258,7 @@ def _fill(call: Call, connection: Connection, buffer: memoryview) -> tuple[int, 
 
 def _key(request: Request) -> _Key:
     parts = urlsplit(request.url)
-    return parts.scheme, parts.netloc, id(request.tls)
+    return parts.scheme, parts.netloc, id(request.tls), request.trusted
 
 
 async def _with_words(head: Head, rest: memoryview, connection: Connection) -> Head:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import socket
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pgetpy.errors import PgetError
+from tests.support.names import Names
 from tests.support.server import Server
 
 # Every token that a test here uses begins so.
@@ -41,18 +43,17 @@ def no_leaks(
     """No token in any error, log, output, file, file's name, or request to another host."""
     errors: list[PgetError] = []
     servers: list[Server] = []
-    made, started = PgetError.__new__, Server.start
+    started = Server.start
 
-    def new(kind: type[PgetError], *args: object, **named: object) -> PgetError:
-        error = made(kind, *args)
-        errors.append(error)
-        return error
+    def init(self: PgetError, *args: object) -> None:
+        errors.append(self)
+        super(PgetError, self).__init__(*args)
 
     def start(server: Server) -> None:
         servers.append(server)
         started(server)
 
-    monkeypatch.setattr(PgetError, "__new__", new)
+    monkeypatch.setattr(PgetError, "__init__", init)
     monkeypatch.setattr(Server, "start", start)
     caplog.set_level(0)
     yield
@@ -80,3 +81,22 @@ def no_leaks(
 def _told_by(error: PgetError) -> list[str]:
     pickled = pickle.dumps(error).decode("latin-1")
     return [str(error), repr(error), pickled, "".join(traceback.format_exception(error))]
+
+
+@pytest.fixture
+def inside(server: Server) -> Iterator[Server]:
+    """A server that no stranger may reach, on the same port as `server`."""
+    inside = Server(port=server.port)
+    inside.host = "127.0.0.2"
+    with inside:
+        yield inside
+    assert inside.violations == []
+    assert inside.errors == []
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Names:
+    """What the resolver answers to names that exist nowhere."""
+    names = Names()
+    monkeypatch.setattr(socket, "getaddrinfo", names)
+    return names

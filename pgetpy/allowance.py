@@ -1,0 +1,57 @@
+"""How much the objects of one reference may take together."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from pgetpy.core.answers import Identity
+from pgetpy.core.events import Event, Progressed, Report
+from pgetpy.core.references import Reference
+from pgetpy.errors import NotAllowedError
+
+
+class Allowance:
+    """Adds up what is known of the objects of `reference`, and says no to too much.
+
+    Args:
+        largest: the bytes that are allowed, and what says so; None for any.
+    """
+
+    def __init__(self, reference: Reference, largest: tuple[int, str] | None) -> None:
+        self._reference = reference
+        self._largest = largest
+        self._sizes: dict[int, int] = {}
+        self._sum = 0
+        self._lock = threading.Lock()
+
+    def note(self, key: int, size: int | None) -> None:
+        """Object `key` has `size` bytes, or at least so many; called from any thread.
+
+        Raises:
+            NotAllowedError: together they are too many.
+        """
+        if self._largest is None or size is None:
+            return
+        most, rule = self._largest
+        with self._lock:
+            self._sum += max(0, size - self._sizes.get(key, 0))
+            self._sizes[key] = max(size, self._sizes.get(key, 0))
+            found = self._sum
+        if found > most:
+            reason = f"it has {found} bytes or more, {most} are allowed"
+            raise NotAllowedError(str(self._reference), rule, reason)
+
+    def admitting(self, key: int) -> Callable[[Identity], None]:
+        """Return what takes note of the version that comes of object `key`."""
+        return lambda identity: self.note(key, identity.total)
+
+    def hearing(self, report: Report) -> Report:
+        """Return a report that takes note of what has come, before `report` is told."""
+
+        def heard(event: Event) -> None:
+            if isinstance(event, Progressed):
+                self.note(event.key, event.done)
+            report(event)
+
+        return heard

@@ -1,0 +1,54 @@
+"""Whether a download may get its name where a policy lets nothing be had but safetensors."""
+
+from __future__ import annotations
+
+from pgetpy.core.jobs import Job
+from pgetpy.core.policy import Policy
+from pgetpy.core.safetensors import LONGEST_FOR_STRANGERS, check_whole
+from pgetpy.destinations.base import Destination, ReadBack
+from pgetpy.destinations.file import FileDestination
+from pgetpy.errors import BadSafetensorsError, NotAllowedError
+
+_RULE = "only_safetensors"
+
+
+def check_destination(policy: Policy, job: Job, destination: Destination) -> None:
+    """Check that what goes to `destination` can be looked at before anybody else sees it.
+
+    Raises:
+        NotAllowedError: it is not so.
+    """
+    if not policy.only_safetensors or isinstance(destination, FileDestination):
+        return
+    if job.extract:
+        reason = "an archive may hold anything"
+        hint = "pgetpy ensure keeps the one safetensors file of an archive"
+        raise NotAllowedError(job.url, _RULE, reason, hint=hint)
+    if job.dest is not None:
+        reason = "what is written to a stream has left before it can be checked"
+        raise NotAllowedError(job.url, _RULE, reason, hint="download to a file")
+
+
+def check_content(policy: Policy, job: Job, destination: Destination, size: int) -> None:
+    """Check the `size` bytes that have come to `destination`, which have no name yet.
+
+    Raises:
+        NotAllowedError: they are no safetensors file.
+    """
+    if not policy.only_safetensors or job.dest is None:
+        return
+    read = destination.readable()
+    try:
+        if read is None:
+            raise BadSafetensorsError("there is nothing to look at")
+        check_whole(lambda count: _beginning(read, count), size, longest=LONGEST_FOR_STRANGERS)
+    except BadSafetensorsError:
+        raise NotAllowedError(job.url, _RULE, "it is no safetensors file") from None
+
+
+def _beginning(read: ReadBack, count: int) -> bytes:
+    data = bytearray(count)
+    done = 0
+    while done < count and (got := read(done, memoryview(data)[done:])):
+        done += got
+    return bytes(data[:done])
