@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
-from pgetpy.core.answers import Identity
 from pgetpy.core.events import Event, Progressed, Report
 from pgetpy.core.references import Reference
 from pgetpy.errors import NotAllowedError
@@ -41,10 +39,6 @@ class Allowance:
         if found > most:
             reason = f"it has {found} bytes or more, {most} are allowed"
             raise NotAllowedError(str(self._reference), rule, reason)
-
-    def admitting(self, key: int) -> Callable[[Identity], None]:
-        """Return what takes note of the version that comes of object `key`."""
-        return lambda identity: self.note(key, identity.total)
 
     def hearing(self, report: Report) -> Report:
         """Return a report that takes note of what has come, before `report` is told."""

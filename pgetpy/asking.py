@@ -44,9 +44,9 @@ class _FirstAnswer(Session):
     """Ends at the first answer that is no error."""
 
     def _judge(self, call: Call, head: Head) -> tuple[Answer, Sink]:
-        if head.status in REDIRECTS or head.status in (200, 206):
-            raise _AnsweredError(head)
-        return super()._judge(call, head)
+        if head.status not in REDIRECTS:
+            super()._judge(call, head)
+        raise _AnsweredError(head)
 
 
 class _Bounded(MemorySink):

@@ -14,8 +14,15 @@ from pgetpy.cachetables import KEY_DIGITS, counted
 from pgetpy.calls import DONE, FAILED, Call, progress_of
 from pgetpy.core.entries import Record
 from pgetpy.core.events import Event, Failed, Report
+from pgetpy.core.patterns import Patterns
 from pgetpy.core.references import Reference, Wanted
-from pgetpy.errors import CacheError, NotAllowedError, PgetError, UsageError
+from pgetpy.errors import (
+    BadReferenceError,
+    CacheError,
+    NotAllowedError,
+    PgetError,
+    UsageError,
+)
 from pgetpy.process import print_line
 from pgetpy.settings import CacheSettings
 from pgetpy.sources.table import parse_reference
@@ -43,9 +50,10 @@ def _ensure(upkeep: Upkeep) -> int:
         raise UsageError("--digest is for one REF")
     parse_digest(digest)
     # Nonsense makes no cache, and what is named twice is fetched once.
-    references = {
-        url: parse_reference(url, upkeep.wanted, upkeep.call.settings.sources) for url in operands
-    }
+    choice = _choice(upkeep)
+    patterns = Patterns.of(choice["allow_patterns"], choice["ignore_patterns"])
+    sources = upkeep.call.settings.sources
+    references = {url: parse_reference(url, upkeep.wanted, sources, patterns) for url in operands}
     failed: dict[int, PgetError] = {}
     cache = None
     try:
@@ -57,7 +65,7 @@ def _ensure(upkeep: Upkeep) -> int:
                 progress(event)
 
             cache = upkeep.closing.enter_context(_cache(upkeep, heard))
-            found = _found(cache, list(references), upkeep.wanted, digest)
+            found = _found(cache, list(references), digest, choice)
     except PgetError as error:
         _tell_failure(upkeep, cache, references, failed, error)
         raise
@@ -82,12 +90,22 @@ def _cache(upkeep: Upkeep, report: Report, *, any_file: bool = False) -> Weights
     )
 
 
+def _choice(upkeep: Upkeep) -> dict[str, Any]:
+    """Return what of each reference is to be kept, as the cache's calls take it."""
+    lists = upkeep.call.arguments.lists
+    return {
+        "wanted": upkeep.wanted,
+        "allow_patterns": lists.get("include"),
+        "ignore_patterns": lists.get("exclude"),
+    }
+
+
 def _found(
-    cache: WeightsDownloadCache, urls: list[str], wanted: str, digest: str | None
+    cache: WeightsDownloadCache, urls: list[str], digest: str | None, choice: dict[str, Any]
 ) -> list[str]:
     if digest is not None:
-        return [str(cache.ensure(urls[0], digest=digest, wanted=wanted))]
-    return [str(path) for path in cache.ensure_many(urls, wanted=wanted)]
+        return [str(cache.ensure(urls[0], digest=digest, **choice))]
+    return [str(path) for path in cache.ensure_many(urls, **choice)]
 
 
 def _tell_path(upkeep: Upkeep, reference: Reference, path: str) -> None:
@@ -111,7 +129,7 @@ def _tell_failure(
         path = None
         if cache is not None and cause is None:
             try:
-                path = cache.lookup(url, wanted=upkeep.wanted)
+                path = cache.lookup(url, **_choice(upkeep))
             except NotAllowedError as refused:
                 cause = refused
         record: dict[str, Any] = {"reference": str(reference), "key": reference.key}
@@ -196,9 +214,12 @@ def _source(upkeep: Upkeep, target: Target, record: Record) -> tuple[str, str] |
     if target.url:
         return target.url, upkeep.wanted
     for kind in Wanted:
-        reference = parse_reference(
-            record.about.reference, kind.value, upkeep.call.settings.sources
-        )
+        try:
+            reference = parse_reference(
+                record.about.reference, kind.value, upkeep.call.settings.sources
+            )
+        except BadReferenceError:
+            continue  # a repository is no file
         # Of a URL with a secret the record has another, which opens nothing.
         if (reference.key, reference.scope) == (record.key, record.about.scope):
             return record.about.reference, kind.value

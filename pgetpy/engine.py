@@ -126,6 +126,10 @@ class Engine:
         with self._told(job, report, key):
             await Transfer(self._services, _of(question, job), key, report).run()
 
+    def expect(self, count: int) -> None:
+        """So many files are about to be fetched: begin with several of a host at once."""
+        self._services.hosts.start = max(1, min(count, _SIDE_BY_SIDE))
+
     async def download_all(
         self, jobs: Sequence[Job], report: Report, *, fail_fast: bool
     ) -> tuple[DownloadResult | DownloadFailure, ...]:
@@ -147,7 +151,7 @@ class Engine:
                         raise
                     outcomes[key] = DownloadFailure(redact(job.url), job.dest or "", error)
 
-        self._services.hosts.start = min(len(jobs), _SIDE_BY_SIDE)
+        self.expect(len(jobs))
         count = min(self._settings.max_concurrent_files, self._services.hosts.ceiling, len(jobs))
         await _all_or_none([asyncio.ensure_future(work()) for _ in range(count)])
         return tuple(outcome for outcome in outcomes if outcome is not None)

@@ -8,6 +8,7 @@
       IntegrityError                SizeMismatchError  DigestMismatchError  NotWeightsError
                                     BadSafetensorsError
       ArchiveError                  UnsafeMemberError  TruncatedArchiveError  LimitExceededError
+                                    NotOneFileError
       DestinationError (OSError)    what stands at the destination, or cannot be made there
       DiskFullError (OSError)
       CacheError (OSError)          CacheFullError
@@ -363,6 +364,28 @@ class LimitExceededError(ArchiveError):
     def sentence(self) -> str:
         at = f" at member {self.member!r}" if self.member else ""
         return f"the archive exceeds {self.limit} ({self.allowed}){at}: {self.found}"
+
+
+class NotOneFileError(ArchiveError):
+    """Of a repository one file is wanted, and it has none or several such: `.found`, their names.
+
+    `.reference` is the repository's, `.suffix` what the name of the file would end with.
+    """
+
+    def __init__(
+        self, reference: str, suffix: str, found: tuple[str, ...] = (), *, hint: str = ""
+    ) -> None:
+        super().__init__(f"there are {len(found)} {suffix} files", hint=hint)
+        self.reference = redact(reference)
+        self.args = (self.reference, suffix, found)
+        self.suffix = suffix
+        self.found = found
+
+    def sentence(self) -> str:
+        if not self.found:
+            return f"{self.reference} holds no {self.suffix} file"
+        names = ", ".join(self.found[:5]) + (", ..." if len(self.found) > 5 else "")
+        return f"{self.reference} holds {len(self.found)} {self.suffix} files: {names}"
 
 
 class DestinationError(PgetError, OSError):

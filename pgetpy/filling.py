@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,12 +34,14 @@ from pgetpy.disk import remove_tree
 from pgetpy.engine import Engine
 from pgetpy.errors import (
     ArchiveError,
+    BadSettingError,
     CacheFullError,
     DigestMismatchError,
     NotAllowedError,
     NotWeightsError,
 )
 from pgetpy.examining import check_safetensors, chosen_content, examined
+from pgetpy.gathering import gather
 from pgetpy.hits import Demand, Hits
 from pgetpy.settings import Settings
 from pgetpy.settling import Settler
@@ -181,9 +183,10 @@ class Filler:
         self._keys: dict[str, asyncio.Future[None]] = {}
 
     async def _has_digest(self, entry: Entry, reference: Reference, wanted: Checksum) -> bool:
-        if reference.wanted is not Wanted.FILE:
+        archive = entry.record.about.details.get("archive")
+        if archive is not None or entry.path.is_dir():
             # What an archive hashed to was noted when it came, if it was asked for.
-            return entry.record.about.details.get("archive") == str(wanted)
+            return archive == str(wanted)
         known: str | None = entry.record.digest
         if not known:
             known = await self._in_thread(lambda: digest_of(entry.path))
@@ -227,7 +230,7 @@ class Filler:
         if policy is not None:
             details["policy"] = policy.mark
         digest = str(brought.digest or "")
-        if digest and not as_it_came:
+        if not as_it_came:
             details["archive"] = digest
             digest = ""
         about = About(
@@ -284,7 +287,9 @@ class Filler:
         located = await engine.locate(reference)
         with engine.explaining(reference):
             if located.folder:
-                return await self._brought_all(fill, located, engine, heard, reference)
+                _refuse_digest(reference, demand.digest)
+                await gather(fill, located, engine, heard, self._settings, allowance)
+                return Brought(_version_of(located), reference.name)
             question = located.objects[0]
             dest = fill.folder / ("members" if located.extract else "object")
             if located.extract:
@@ -296,45 +301,6 @@ class Filler:
             identity = found[-1] if found else await engine.identify(question)
         return Brought(identity, question.name or reference.name, checksum)
 
-    async def _brought_all(
-        self, fill: Fill, located: Located, engine: Engine, report: Report, reference: Reference
-    ) -> Brought:
-        """Bring the files of a folder, several at a time."""
-        allowance = Allowance(reference, self._settings.largest)
-        for key, question in enumerate(located.objects):
-            allowance.note(key, question.size)
-        sizes = [question.size for question in located.objects if question.size is not None]
-        await self._in_thread(lambda: fill.reserve(sum(sizes)))
-        members = fill.folder / "members"
-
-        async def bring(key: int, question: Object) -> None:
-            dest = members / question.name
-            await self._in_thread(lambda: dest.parent.mkdir(parents=True, exist_ok=True))
-            job = Job(question.url, str(dest), admit=allowance.admitting(key))
-            await engine.fetch(question, job, allowance.hearing(report), key)
-
-        works = [partial(bring, *each) for each in enumerate(located.objects)]
-        await side_by_side(works, self._settings.max_concurrent_files)
-        return Brought(_version_of(located), reference.name)
-
-
-async def side_by_side(works: Sequence[Callable[[], Awaitable[T]]], most: int) -> list[T]:
-    """Do `works`, `most` at a time; where one fails, or we are cancelled, the others end first."""
-    limit = asyncio.Semaphore(most)
-
-    async def done(work: Callable[[], Awaitable[T]]) -> T:
-        async with limit:
-            return await work()
-
-    tasks = [asyncio.ensure_future(done(work)) for work in works]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-
 
 def _begin_anew(members: Path) -> None:
     """Where members have been extracted but not published, take away all that is there: they may
@@ -342,6 +308,11 @@ def _begin_anew(members: Path) -> None:
     if members.exists():
         for path in list(members.parent.iterdir()):
             remove_tree(path)
+
+
+def _refuse_digest(reference: Reference, digest: Checksum | None) -> None:
+    if digest is not None:
+        raise BadSettingError("digest", str(digest), f"is for one file, and {reference} is many")
 
 
 def _agreed(question: Object, wanted: Checksum | None) -> Checksum | None:

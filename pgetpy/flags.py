@@ -135,10 +135,27 @@ FLAGS: tuple[Flag, ...] = (
     Flag(
         "wanted",
         value="KIND",
-        help="auto, file, weights or folder: what of an archive is kept (default auto)",
+        help="auto, file, weights or folder: what of an archive or repository is kept "
+        "(default auto)",
         group="cache",
         only=(*_FILLING, *_NAMING),
         words=("auto", "file", "weights", "folder"),
+    ),
+    Flag(
+        "include",
+        value="PATTERN",
+        help="files of a repository to take, as '*.json'; may repeat",
+        group="cache",
+        only=("ensure", "cache ensure"),
+        many=True,
+    ),
+    Flag(
+        "exclude",
+        value="PATTERN",
+        help="files of a repository to leave; may repeat",
+        group="cache",
+        only=("ensure", "cache ensure"),
+        many=True,
     ),
     Flag(
         "digest",

@@ -38,6 +38,8 @@ def redact(url: str) -> str:
     except ValueError:
         return "(unparsable URL)"
     netloc = f"{HIDDEN}@{host}" if "@" in parts.netloc else host
+    if parts.scheme == "hf" and ":" not in parts.netloc:
+        netloc = parts.netloc  # hf://NAME@REVISION
     query = "&".join(_redacted_field(field) for field in parts.query.split("&"))
     return urlunsplit((parts.scheme, netloc, parts.path, query, ""))
 

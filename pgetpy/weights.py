@@ -21,6 +21,7 @@ from pgetpy.cache.listing import Listing, Totals
 from pgetpy.cache.store import Store
 from pgetpy.core.digests import Checksum
 from pgetpy.core.events import Event, Queued, Report
+from pgetpy.core.patterns import EVERYTHING, Patterns
 from pgetpy.core.policy import Policy
 from pgetpy.core.references import Reference
 from pgetpy.errors import BadSettingError, PgetError
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 GIB = 1 << 30
 PathLike = os.PathLike[str]
+Chosen = str | Sequence[str] | None
 
 
 class Secret(Protocol):
@@ -135,6 +137,8 @@ class WeightsDownloadCache:
         civitai_api_token: str | Secret | None = None,
         digest: str | None = None,
         wanted: str = "auto",
+        allow_patterns: Chosen = None,
+        ignore_patterns: Chosen = None,
     ) -> Path:
         """Return a path at which the object that `url` names is, whole and checked.
 
@@ -142,12 +146,15 @@ class WeightsDownloadCache:
         all else. Where it must stay, hold a `lease`.
 
         Args:
-            url: an http, https or file URL. Of one that is called like an archive the path is that
-                of the one .safetensors in it.
+            url: an http, https or file URL, or a file or repository of a service, as
+                hf://OWNER/NAME@REVISION/FILE. Of a repository, and of what is called like an
+                archive, the path is that of the one .safetensors in it.
             hf_api_token, civitai_api_token: for references to these services.
             digest: `sha256:HEX`, or HEX alone: what the object must hash to.
             wanted: `file`: the object as it is, whatever it is called; `weights`: the one
-                .safetensors of an archive; `folder`: all of an archive, in a folder.
+                .safetensors of an archive or repository; `folder`: all of it, in a folder.
+            allow_patterns, ignore_patterns: which files of a repository are meant: a file has to
+                match one of the first and none of the second (`*.json`, `unet/*`).
 
         Raises:
             NotWeightsError: what the server gave are no weights.
@@ -155,7 +162,8 @@ class WeightsDownloadCache:
             NotAllowedError: the policy forbids it.
             TransferError, IntegrityError, ArchiveError, CacheError, UsageError: it cannot be had.
         """
-        reference = self._allowed(url, wanted, hf_api_token, civitai_api_token)
+        patterns = _patterns(allow_patterns, ignore_patterns)
+        reference = self._allowed(url, wanted, patterns, hf_api_token, civitai_api_token)
         demand = self._demand(digest)
         entry = self._hits.at_hand(reference, demand)
         if entry is not None:
@@ -173,9 +181,12 @@ class WeightsDownloadCache:
         civitai_api_token: str | Secret | None = None,
         digest: str | None = None,
         wanted: str = "auto",
+        allow_patterns: Chosen = None,
+        ignore_patterns: Chosen = None,
     ) -> Path:
         """Return a path at which the object that `url` names is; see `ensure`."""
-        reference = self._allowed(url, wanted, hf_api_token, civitai_api_token)
+        patterns = _patterns(allow_patterns, ignore_patterns)
+        reference = self._allowed(url, wanted, patterns, hf_api_token, civitai_api_token)
         demand = self._demand(digest)
         entry = self._hits.at_hand(reference, demand)
         if entry is not None:
@@ -185,37 +196,77 @@ class WeightsDownloadCache:
 
         return await in_engine(self._obtained(reference, demand))
 
-    def ensure_many(self, urls: Iterable[str], *, wanted: str = "auto") -> list[Path]:
+    def ensure_many(
+        self,
+        urls: Iterable[str],
+        *,
+        wanted: str = "auto",
+        allow_patterns: Chosen = None,
+        ignore_patterns: Chosen = None,
+    ) -> list[Path]:
         """Return the paths of several, fetched side by side; none leaves until all are there.
 
         Raises:
             PgetError: the first failure; the others are stopped.
         """
+        patterns = _patterns(allow_patterns, ignore_patterns)
+        references = [self._allowed(url, wanted, patterns) for url in urls]
         from pgetpy.background import wait_for
 
-        return wait_for(self._obtained_all([self._allowed(url, wanted) for url in urls]))
+        return wait_for(self._obtained_all(references))
 
-    async def ensure_many_async(self, urls: Iterable[str], *, wanted: str = "auto") -> list[Path]:
+    async def ensure_many_async(
+        self,
+        urls: Iterable[str],
+        *,
+        wanted: str = "auto",
+        allow_patterns: Chosen = None,
+        ignore_patterns: Chosen = None,
+    ) -> list[Path]:
         """Return the paths of several; see `ensure_many`."""
-        references = [self._allowed(url, wanted) for url in urls]
+        patterns = _patterns(allow_patterns, ignore_patterns)
+        references = [self._allowed(url, wanted, patterns) for url in urls]
         from pgetpy.background import in_engine
 
         return await in_engine(self._obtained_all(references))
 
-    def lookup(self, url: str, *, wanted: str = "auto") -> Path | None:
+    def lookup(
+        self,
+        url: str,
+        *,
+        wanted: str = "auto",
+        allow_patterns: Chosen = None,
+        ignore_patterns: Chosen = None,
+    ) -> Path | None:
         """Return the path of what is there of `url`, None for a miss; asks no server.
 
         Raises:
             NotAllowedError: the policy forbids to give it out.
         """
-        entry = self._hits.at_hand(self._allowed(url, wanted), Demand())
+        patterns = _patterns(allow_patterns, ignore_patterns)
+        entry = self._hits.at_hand(self._allowed(url, wanted, patterns), Demand())
         return entry.path if entry is not None else None
 
     @contextlib.contextmanager
-    def lease(self, url: str, *, digest: str | None = None, wanted: str = "auto") -> Iterator[Path]:
+    def lease(
+        self,
+        url: str,
+        *,
+        digest: str | None = None,
+        wanted: str = "auto",
+        allow_patterns: Chosen = None,
+        ignore_patterns: Chosen = None,
+    ) -> Iterator[Path]:
         """Ensure `url`, and keep it where it is for as long as the block lasts."""
-        with self._store.lease(self._reference(url, wanted).key):
-            yield self.ensure(url, digest=digest, wanted=wanted)
+        patterns = _patterns(allow_patterns, ignore_patterns)
+        with self._store.lease(self._reference(url, wanted, patterns).key):
+            yield self.ensure(
+                url,
+                digest=digest,
+                wanted=wanted,
+                allow_patterns=allow_patterns,
+                ignore_patterns=ignore_patterns,
+            )
 
     # ------------------------------------------------------------------------------------ upkeep
 
@@ -309,7 +360,7 @@ class WeightsDownloadCache:
         return entry.path
 
     async def _obtained_all(self, references: Sequence[Reference]) -> list[Path]:
-        from pgetpy.filling import side_by_side
+        from pgetpy.gathering import side_by_side
 
         demand = self._demand(None)
         with ExitStack() as leases:
@@ -337,6 +388,7 @@ class WeightsDownloadCache:
         self,
         url: str,
         wanted: str,
+        patterns: Patterns = EVERYTHING,
         hf_api_token: str | Secret | None = None,
         civitai_api_token: str | Secret | None = None,
     ) -> Reference:
@@ -345,7 +397,7 @@ class WeightsDownloadCache:
         Raises:
             NotAllowedError: the policy forbids it.
         """
-        reference = self._reference(url, wanted, hf_api_token, civitai_api_token)
+        reference = self._reference(url, wanted, patterns, hf_api_token, civitai_api_token)
         if self._settings.policy is not None:
             self._settings.policy.check_reference(reference)
         return reference
@@ -354,6 +406,7 @@ class WeightsDownloadCache:
         self,
         url: str,
         wanted: str,
+        patterns: Patterns = EVERYTHING,
         hf_api_token: str | Secret | None = None,
         civitai_api_token: str | Secret | None = None,
     ) -> Reference:
@@ -362,7 +415,7 @@ class WeightsDownloadCache:
             sources = replace(sources, hf_token=_revealed(hf_api_token))
         if civitai_api_token is not None:
             sources = replace(sources, civitai_token=_revealed(civitai_api_token))
-        return parse_reference(url, wanted, sources)
+        return parse_reference(url, wanted, sources, patterns)
 
     def _demand(self, digest: str | None) -> Demand:
         return Demand(parse_digest(digest), self._fresh, self._any_file)
@@ -390,6 +443,12 @@ def parse_digest(digest: str | None) -> Checksum | None:
     if checksum.algorithm != "sha256":
         raise BadSettingError("digest", digest, "is no sha256")
     return checksum
+
+
+def _patterns(allow: Chosen, ignore: Chosen) -> Patterns:
+    if allow is None and ignore is None:
+        return EVERYTHING
+    return Patterns.of(allow, ignore)
 
 
 def _revealed(token: str | Secret) -> str | None:

@@ -42,7 +42,18 @@ LAYERS = (
     ),
     Layer(("", "api", "progress", "bars", "outcomes")),
     Layer(("weights",)),
-    Layer(("filling", "allowance", "examining", "copying", "hits", "relaying", "settling")),
+    Layer(
+        (
+            "filling",
+            "gathering",
+            "allowance",
+            "examining",
+            "copying",
+            "hits",
+            "relaying",
+            "settling",
+        )
+    ),
     Layer(
         (
             "engine",
@@ -60,6 +71,7 @@ LAYERS = (
     ),
     Layer(("sources.table",)),
     Layer(("sources", "sources.*"), may_meet=False),
+    Layer(("sources.hublisting",)),
     Layer(("sources.base",)),
     Layer(("destinations",)),
     Layer(("destinations.*",), may_meet=False),

@@ -161,7 +161,9 @@ def words_of(head: Head, body: bytes) -> Head:
 
 def status_error(url: str, head: Head) -> HttpStatusError:
     """Return the error for a status that is no success, with the server's own words."""
-    words = head.words.removeprefix(str(head.status)).strip()
+    # The Hub says in this field what its body wraps in JSON.
+    said = _NOISE.sub(" ", head.headers.get("x-error-message", "")).strip() or head.words
+    words = said.removeprefix(str(head.status)).strip()
     if head.reason.lower() not in words.lower():
         words = f"{head.reason}: {words}" if words else head.reason
     words = " ".join(words.split())[:200]

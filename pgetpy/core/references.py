@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from urllib.parse import urlsplit
 
-from pgetpy.errors import BadSettingError
+from pgetpy.core.patterns import EVERYTHING, Patterns
+from pgetpy.errors import BadReferenceError, BadSettingError
 
 # Names of archives that hold files; a compressed single file has its own name before the suffix.
 _ARCHIVES = (".tar", ".zip", ".tgz", ".tbz2", ".txz", ".tzst", ".tlz4", ".tlz",
@@ -36,6 +37,8 @@ class Reference:
         wanted: what of it is kept.
         token: opens it at its source; None where there is none.
         local: whether it is on this machine, so that no network is asked.
+        several: whether it is several files, of which patterns may choose.
+        patterns: those that choose.
     """
 
     source: str
@@ -47,6 +50,8 @@ class Reference:
     wanted: Wanted = Wanted.FILE
     token: str | None = field(default=None, repr=False)
     local: bool = False
+    several: bool = False
+    patterns: Patterns = EVERYTHING
 
     def __str__(self) -> str:
         return self.shown
@@ -79,6 +84,24 @@ def is_archive_name(name: str) -> bool:
 def path_of(url: str) -> str:
     """Return the path of a URL, still quoted."""
     return urlsplit(url).path
+
+
+def choosing(reference: Reference, patterns: Patterns) -> Reference:
+    """Return those files of `reference` that `patterns` choose.
+
+    Raises:
+        BadReferenceError: it is one file, or has patterns already.
+    """
+    if not patterns:
+        return reference
+    if not reference.several:
+        reason = "patterns choose files of a repository, and it is none"
+        raise BadReferenceError(reference.shown, reason)
+    if reference.patterns:
+        raise BadReferenceError(reference.shown, "it bears patterns of its own")
+    shown = f"{reference.shown}?{patterns.query}"
+    key = hashlib.sha256(f"{reference.key}+{patterns.query}".encode()).hexdigest()
+    return replace(reference, shown=shown, key=key, patterns=patterns)
 
 
 def key_for(named: str, wanted: Wanted) -> str:

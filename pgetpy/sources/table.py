@@ -5,13 +5,14 @@ from __future__ import annotations
 from functools import lru_cache
 
 from pgetpy.core.links import parse_link
-from pgetpy.core.references import Reference
+from pgetpy.core.patterns import EVERYTHING, Patterns
+from pgetpy.core.references import Reference, choosing
 from pgetpy.settings import SourceSettings
 from pgetpy.sources.base import Source
+from pgetpy.sources.huggingface import HuggingFace
 from pgetpy.sources.plain import Plain
 
-_PLAIN = Plain()
-SOURCES: tuple[Source, ...] = (_PLAIN,)
+SOURCES: tuple[Source, ...] = (HuggingFace(), Plain())
 
 _USUAL = SourceSettings()
 _GROUP = "pgetpy.sources"
@@ -19,7 +20,10 @@ _GROUP = "pgetpy.sources"
 
 @lru_cache(maxsize=4096)
 def parse_reference(
-    text: str, wanted: str = "auto", settings: SourceSettings = _USUAL
+    text: str,
+    wanted: str = "auto",
+    settings: SourceSettings = _USUAL,
+    patterns: Patterns = EVERYTHING,
 ) -> Reference:
     """Return what `text` refers to.
 
@@ -27,19 +31,20 @@ def parse_reference(
         wanted: `file`, `weights`, `folder`, or `auto`: `weights` of what is called like an archive
             and of a repository, else `file`.
         settings: bear the tokens to open it with.
+        patterns: which files of a repository are meant.
 
     Raises:
-        BadReferenceError: no source knows what it is.
+        BadReferenceError: no source knows what it is, or patterns make no sense for it.
         BadSettingError: `wanted` is none of these.
     """
     for source in SOURCES:
         found = source.recognise(text, wanted, settings)
         if found is not None:
-            return found
+            return choosing(found, patterns)
     for source in _registered().values():
         found = source.recognise(text, wanted, settings)
         if found is not None:
-            return found
+            return choosing(found, patterns)
     parse_link(text)  # raises, for it is no URL
     raise AssertionError("unreachable")
 

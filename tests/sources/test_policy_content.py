@@ -15,7 +15,6 @@ import pytest
 
 from pgetpy import Policy, WeightsDownloadCache
 from pgetpy.allowance import Allowance
-from pgetpy.core.answers import Identity
 from pgetpy.core.cachekeys import cache_key
 from pgetpy.core.references import Reference, Wanted, key_for
 from pgetpy.errors import (
@@ -166,12 +165,12 @@ def test_the_files_of_a_folder_are_bounded_together(
 
 def test_a_folder_is_refused_as_soon_as_its_answers_say_that_it_is_too_large() -> None:
     allowance = Allowance(table.parse_reference("http://host/a"), (10, "max_bytes"))
-    allowance.admitting(0)(Identity(4))
-    allowance.admitting(1)(Identity(None))
+    allowance.note(0, 4)
+    allowance.note(1, None)
     allowance.note(0, 4)  # it has come by now
-    allowance.admitting(2)(Identity(6))
+    allowance.note(2, 6)
     with pytest.raises(NotAllowedError, match="max_bytes: it has 11 bytes or more, 10"):
-        allowance.admitting(3)(Identity(1))
+        allowance.note(3, 1)
 
 
 # ----------------------------------------------------------------------------------------- kinds

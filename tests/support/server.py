@@ -73,6 +73,9 @@ class Server:
     def remove(self, path: str) -> None:
         del self._resources[path]
 
+    def has(self, path: str) -> bool:
+        return path in self._resources
+
     def refuse(self, times: int) -> None:
         """Reset the next so many connections as soon as they are accepted."""
         self._refusals = times

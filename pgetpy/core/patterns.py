@@ -1,0 +1,84 @@
+"""Patterns that choose files of a repository, as `filter_repo_objects` of huggingface_hub does.
+
+They are fnmatch's, with regard to case; a star crosses slashes, and `folder/` stands for all in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from urllib.parse import parse_qsl, quote
+
+from pgetpy.errors import BadSettingError
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_INCLUDE, _EXCLUDE = "include", "exclude"
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """Which files are wanted. It is false where all are.
+
+    Attributes:
+        allow: a file has to match one of these; none for any file.
+        ignore: it may match none of these.
+    """
+
+    allow: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, allow: str | Iterable[str] | None = None, ignore: str | Iterable[str] | None = None
+    ) -> Patterns:
+        """Return the patterns of two arguments; their order and repetitions mean nothing.
+
+        Raises:
+            BadSettingError: one is no pattern, or nothing is allowed.
+        """
+        allowed = _listed("allow_patterns", allow)
+        if allow is not None and not allowed:
+            raise BadSettingError("allow_patterns", allow, "allows no file at all")
+        return cls(allowed, _listed("ignore_patterns", ignore))
+
+    @classmethod
+    def parse(cls, query: str) -> Patterns:
+        """Read what `query` has printed; other parameters mean nothing here."""
+        fields = parse_qsl(query, keep_blank_values=True)
+        allow = [value for name, value in fields if name == _INCLUDE]
+        return cls.of(allow or None, [value for name, value in fields if name == _EXCLUDE])
+
+    def admits(self, name: str) -> bool:
+        """Whether the file `name`, a relative path, is wanted."""
+        path = name.replace("\\", "/")
+        if self.allow and not any(fnmatchcase(path, _whole(each)) for each in self.allow):
+            return False
+        return not any(fnmatchcase(path, _whole(each)) for each in self.ignore)
+
+    @property
+    def query(self) -> str:
+        """These patterns as the query of a URL."""
+        named = [(_INCLUDE, each) for each in self.allow]
+        named += [(_EXCLUDE, each) for each in self.ignore]
+        return "&".join(f"{name}={quote(each, safe='/*!,')}" for name, each in named)
+
+    def __bool__(self) -> bool:
+        return bool(self.allow or self.ignore)
+
+
+EVERYTHING = Patterns()
+
+
+def _listed(name: str, given: str | Iterable[str] | None) -> tuple[str, ...]:
+    each = [given] if isinstance(given, str) else list(given or ())
+    for pattern in each:
+        if not isinstance(pattern, str) or not pattern or _CONTROL.search(pattern):
+            raise BadSettingError(name, pattern, "is no pattern, as *.safetensors is one")
+    return tuple(sorted(set(each)))
+
+
+def _whole(pattern: str) -> str:
+    pattern = pattern.replace("\\", "/")
+    return f"{pattern}*" if pattern.endswith("/") else pattern

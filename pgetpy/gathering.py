@@ -1,0 +1,212 @@
+"""The files of a folder that a service lists, brought several at a time.
+
+Their names are somebody else's: they are judged like those of an archive before anything is
+written. What an earlier run, which died, has brought of the same version is not brought again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from pgetpy.allowance import Allowance
+from pgetpy.cache.contents import digest_of
+from pgetpy.cache.tickets import Fill
+from pgetpy.core.answers import Identity
+from pgetpy.core.events import (
+    Event,
+    Failed,
+    Finished,
+    Progressed,
+    Report,
+    Started,
+    StartedOver,
+    Verifying,
+)
+from pgetpy.core.jobs import Job
+from pgetpy.core.members import Kind, Member
+from pgetpy.core.roster import Limits, Roster
+from pgetpy.disk import remove_tree
+from pgetpy.engine import Engine
+from pgetpy.errors import SizeMismatchError, UnsafeMemberError
+from pgetpy.extraction.staging import fold_of
+from pgetpy.locks import boot_id
+from pgetpy.settings import Settings
+from pgetpy.sources.base import Located, Object
+from pgetpy.transports.base import seen_through
+from pgetpy.workers import Workers
+
+T = TypeVar("T")
+# Beside the folder: which version it is of, and in which boot it was written.
+_MARK = "version"
+
+
+class Place(NamedTuple):
+    """Where a file goes, and whether it is there already."""
+
+    path: Path
+    question: Object
+    whole: bool
+
+
+async def gather(
+    fill: Fill,
+    located: Located,
+    engine: Engine,
+    report: Report,
+    settings: Settings,
+    allowance: Allowance,
+) -> None:
+    """Bring the files of `located` to the folder `members` of a fill, and tell of them as of one.
+
+    Raises:
+        PgetError: one of them cannot be had, or they are too much; the others are stopped.
+    """
+    for key, question in enumerate(located.objects):
+        allowance.note(key, question.size)
+    workers = Workers()
+    folder = fill.folder / "members"
+    preparing = workers.submit(lambda: _prepared(folder, located, settings.limits))
+    places = await seen_through(preparing, lambda: None)
+    sizes = [place.question.size for place in places]
+    await workers.submit(lambda: fill.reserve(sum(size or 0 for size in sizes)))
+    held = sum(place.question.size or 0 for place in places if place.whole)
+    total = None if None in sizes else sum(size or 0 for size in sizes)
+    progress = _Sum(report, total, held)
+    missing = [(key, place) for key, place in enumerate(places) if not place.whole]
+    engine.expect(len(missing))
+
+    async def bring(key: int, place: Place) -> None:
+        def admit(identity: Identity) -> None:
+            _check_size(place.question, identity.total)
+            allowance.note(key, identity.total)
+
+        job = Job(place.question.url, str(place.path), admit=admit)
+        await engine.fetch(place.question, job, allowance.hearing(progress.heard), key)
+
+    works = [partial(bring, key, place) for key, place in missing]
+    await side_by_side(works, settings.max_concurrent_files)
+    await workers.submit(lambda: _tidy(folder, {place.path for place in places}))
+
+
+async def side_by_side(works: Sequence[Callable[[], Awaitable[T]]], most: int) -> list[T]:
+    """Do `works`, `most` at a time; where one fails, or we are cancelled, the others end first."""
+    limit = asyncio.Semaphore(most)
+
+    async def done(work: Callable[[], Awaitable[T]]) -> T:
+        async with limit:
+            return await work()
+
+    tasks = [asyncio.ensure_future(done(work)) for work in works]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+class _Sum:
+    """Tells of many files as of one."""
+
+    def __init__(self, report: Report, total: int | None, held: int) -> None:
+        self._report = report
+        self._total = total
+        self._done = held
+        self._files: Counter[int] = Counter()
+        self._connections: Counter[int] = Counter()
+        report(Started(0, "", "", total, held))
+
+    def heard(self, event: Event) -> None:
+        """Take an event of the file `event.key`."""
+        if isinstance(event, (Progressed, StartedOver)):
+            done = event.done if isinstance(event, Progressed) else 0
+            self._done += done - self._files[event.key]
+            self._files[event.key] = done
+        if isinstance(event, Progressed):
+            at_work = event.connections if event.done != event.total else 0
+            self._connections[event.key] = at_work
+            busy = self._connections.total()
+            self._report(Progressed(0, self._done, self._total, busy))
+        elif not isinstance(event, (Started, Verifying, Finished, Failed)):
+            self._report(event)
+
+
+def _check_size(question: Object, size: int | None) -> None:
+    """Raise SizeMismatchError where a server has another file than its service has listed."""
+    if size is not None and question.size not in (None, size):
+        raise SizeMismatchError(question.url, question.size or 0, size)
+
+
+def _prepared(folder: Path, located: Located, limits: Limits) -> list[Place]:
+    """Judge the names, and see what is there of this version; all else goes.
+
+    Raises:
+        UnsafeMemberError, LimitExceededError: a file cannot be in the folder.
+    """
+    paths = _paths(folder, located, limits)
+    mark = folder.with_name(_MARK)
+    version, _, boot = _read(mark).partition("\n")
+    now = boot_id()
+    if not located.version or version != located.version:
+        for path in list(folder.parent.iterdir()):
+            remove_tree(path)
+    folder.mkdir(exist_ok=True)
+    for path in {path.parent for path in paths}:
+        path.mkdir(parents=True, exist_ok=True)
+    # What was written before the machine went down may be there by its name alone.
+    safe = bool(now) and boot == now
+    places = [
+        Place(path, question, _is_whole(path, question, safe=safe))
+        for path, question in zip(paths, located.objects, strict=True)
+    ]
+    for place in places:
+        if not place.whole:
+            place.path.unlink(missing_ok=True)
+    mark.write_text(f"{located.version}\n{now}")
+    return places
+
+
+def _paths(folder: Path, located: Located, limits: Limits) -> list[Path]:
+    roster = Roster(limits, fold_of(folder.parent))
+    paths = []
+    for question in located.objects:
+        entry = roster.admit(Member(question.name, Kind.FILE, question.size or 0))
+        if entry is None or entry.replaces:
+            raise UnsafeMemberError(question.name, "it is listed twice")
+        paths.append(folder.joinpath(*entry.parts))
+    return paths
+
+
+def _read(mark: Path) -> str:
+    try:
+        return mark.read_text()
+    except (OSError, ValueError):
+        return ""
+
+
+def _is_whole(path: Path, question: Object, *, safe: bool) -> bool:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    if not stat.S_ISREG(status.st_mode) or status.st_size != question.size:
+        return False
+    # It got its name when its digest had been verified.
+    return safe or (question.digest is not None and digest_of(path) == str(question.digest))
+
+
+def _tidy(folder: Path, wanted: set[Path]) -> None:
+    """Take away what a run that died has left half done."""
+    for here, _, names in os.walk(folder):
+        for name in names:
+            path = Path(here, name)
+            if path not in wanted:
+                path.unlink()

@@ -1,0 +1,137 @@
+"""What is in a repository of the Hugging Face Hub, asked by huggingface_hub's own `HfApi`.
+
+It is imported here alone, and when it is needed: that takes longer than the question. None of its
+errors, nor of those of what it asks by, leaves this module as itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from pgetpy.core.hubnames import HubName
+from pgetpy.core.retry import Retries
+from pgetpy.errors import ConnectionFailedError, NotAllowedError, PgetError, TransferError
+from pgetpy.sources.base import Asker
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+_LISTING_SECONDS = 30.0
+_LISTING_RETRIES = 3
+
+
+class File(NamedTuple):
+    """A file as the Hub lists it."""
+
+    path: str
+    size: int | None
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What is in a repository at one commit."""
+
+    commit: str
+    files: tuple[File, ...]
+
+
+def offline(reference: str) -> NotAllowedError:
+    """Return the error for `reference` where nobody may be asked about it."""
+    reason = "it is not at hand, and no Hub may be asked"
+    return NotAllowedError(reference, "HF_HUB_OFFLINE", reason, hint="unset HF_HUB_OFFLINE")
+
+
+async def listed(named: HubName, endpoint: str, token: str | None, asker: Asker) -> Listing:
+    """Return what is in the repository of `named`; without a token as anybody sees it.
+
+    Raises:
+        TransferError: the Hub does not say.
+    """
+    import asyncio
+    import random
+
+    retries = Retries(_LISTING_RETRIES)
+    while True:
+        try:
+            return await asker.in_thread(lambda: _listing(named, endpoint, token))
+        except TransferError as error:
+            delay = retries.delay(error, random.random())
+            if delay is None:
+                error.attempts = retries.attempts
+                raise
+        await asyncio.sleep(delay)
+
+
+def _listing(named: HubName, endpoint: str, token: str | None) -> Listing:
+    """Ask what is in a repository, by one request."""
+    try:
+        info = _api(endpoint, token).repo_info(
+            named.repo,
+            repo_type=named.type,
+            revision=named.revision,
+            files_metadata=True,
+            timeout=_LISTING_SECONDS,
+        )
+        files = tuple(_file_of(each) for each in getattr(info, "siblings", None) or ())
+        return Listing(str(info.sha or ""), files)
+    except Exception as error:
+        raise _translated(named, endpoint, error) from None
+
+
+def _api(endpoint: str, token: str | None) -> HfApi:
+    from huggingface_hub import HfApi
+
+    from pgetpy import __version__
+
+    headers = {"user-agent": f"pgetpy/{__version__}"}
+    if token is not None:
+        headers["authorization"] = f"Bearer {token}"
+
+    class Api(HfApi):
+        """Sends what it is told to; by itself it asks the Hub first what else to tell of us."""
+
+        def _build_hf_headers(self, **_: object) -> dict[str, str]:  # type: ignore[override]
+            return dict(headers)
+
+    # Without a token it would look for the stored login, but for False.
+    return Api(endpoint=endpoint, token=token or False)
+
+
+def _file_of(sibling: object) -> File:
+    """Return what a RepoSibling says."""
+    size, lfs = getattr(sibling, "size", None), getattr(sibling, "lfs", None)
+    sha256 = str(getattr(lfs, "sha256", "")) or None
+    path: str = sibling.rfilename  # type: ignore[attr-defined]
+    if not isinstance(path, str) or not path or (size is not None and not 0 <= size < 1 << 63):
+        raise ValueError("a file without a name or with a strange size")
+    return File(path, size, sha256)
+
+
+def _translated(named: HubName, endpoint: str, error: Exception) -> PgetError:
+    """Return an exception of huggingface_hub, or of what it asks by, as one of our own."""
+    from pgetpy.core.answers import Head, status_error, words_of
+
+    if type(error).__name__ == "OfflineModeIsEnabled":
+        return offline(str(named))
+    url = named.listing(endpoint)
+    response = getattr(error, "response", None)
+    status = getattr(response, "status_code", None)
+    if response is not None and isinstance(status, int):
+        fields = [(str(name), str(value)) for name, value in response.headers.items()]
+        head = Head.of(status, "", fields, (1, 1))
+        if not head.headers.get("x-error-message"):
+            head = words_of(head, _content(response))
+        return status_error(url, head)
+    if isinstance(error, (ValueError, TypeError, LookupError, AttributeError)):
+        return TransferError(url, f"the Hub's listing makes no sense ({type(error).__name__})")
+    return ConnectionFailedError(url, str(error).partition("\n")[0][:200] or type(error).__name__)
+
+
+def _content(response: object) -> bytes:
+    try:
+        content = response.content  # type: ignore[attr-defined]
+    except Exception:
+        return b""
+    return content[:2000] if isinstance(content, bytes) else b""

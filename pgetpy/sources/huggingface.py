@@ -1,0 +1,224 @@
+"""Files and repositories of the Hugging Face Hub.
+
+Where one file is says the first answer at its own URL (`X-Linked-Etag`, `X-Linked-Size` and
+`X-Repo-Commit`, as huggingface_hub's `get_hf_file_metadata` reads them), without huggingface_hub,
+whose import takes longer than the request. What is in a repository `hublisting` asks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from urllib.parse import urljoin
+
+from pgetpy.core.digests import Checksum
+from pgetpy.core.huberrors import meaning_at_hub
+from pgetpy.core.hubnames import HubName, parse_hub_name
+from pgetpy.core.links import may_see_credentials, parse_link
+from pgetpy.core.references import Reference, Wanted, choosing, key_for, scope_for, wanted_of
+from pgetpy.errors import (
+    BadReferenceError,
+    BadSettingError,
+    HttpStatusError,
+    NotOneFileError,
+    PgetError,
+)
+from pgetpy.redact import HIDDEN
+from pgetpy.settings import SourceSettings
+from pgetpy.sources.base import Asker, Located, Object
+from pgetpy.sources.hublisting import File, Listing, listed, offline
+
+_SUFFIX = ".safetensors"
+_TOKEN = re.compile(r"[\x21-\x7e]+")
+# An ETag that is no sha256 is a git object's sha1, which hashes more than the bytes.
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+# A renamed repository leads to its new name, and small files to a cache: all within the Hub.
+_MOST_STEPS = 5
+
+
+class HuggingFace:
+    """hf:// and the URLs of the Hub's pages."""
+
+    name = "huggingface"
+
+    def recognise(self, text: str, wanted: str, settings: SourceSettings) -> Reference | None:
+        named = parse_hub_name(text, settings.hf_endpoint)
+        if named is None:
+            return None
+        token = settings.hf_token
+        if token is not None and not _TOKEN.fullmatch(token):
+            raise BadSettingError("hf_api_token", HIDDEN, "holds what no token can hold")
+        chosen = _chosen(named, wanted)
+        # The page tells OWNER/NAME of one type from that of another.
+        canonical = str(named)
+        reference = Reference(
+            source=self.name,
+            text=canonical,
+            shown=canonical,
+            name=PurePosixPath(named.path or named.repo).name,
+            key=key_for(f"hub {settings.hf_endpoint} {canonical}", chosen),
+            scope=scope_for(token),
+            wanted=chosen,
+            token=token,
+            several=named.is_folder,
+        )
+        return choosing(reference, named.patterns)
+
+    async def locate(self, reference: Reference, settings: SourceSettings, asker: Asker) -> Located:
+        if settings.hf_offline:
+            raise offline(str(reference))
+        place = _Place(reference, _name_of(reference, settings), settings.hf_endpoint)
+        if not place.named.is_folder:
+            extract = reference.wanted is not Wanted.FILE
+            return Located((await _one_file(place, asker),), extract=extract)
+        listing = await listed(place.named, place.endpoint, reference.token, asker)
+        files = _files_of(place, listing)
+        if reference.wanted is Wanted.WEIGHTS:
+            files = _only_weights(place, files)
+        objects = tuple(place.object(file, listing.commit) for file in files)
+        return Located(objects, reference.wanted is Wanted.FOLDER, version=listing.commit)
+
+    def explained(
+        self, reference: Reference, error: HttpStatusError, settings: SourceSettings
+    ) -> PgetError:
+        asked, own = parse_link(error.url).origin, parse_link(settings.hf_endpoint).origin
+        if asked != own:
+            return error  # a store's, which knows nothing of repositories
+        page = _name_of(reference, settings).page(settings.hf_endpoint)
+        return meaning_at_hub(reference, error, page)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where `reference`, the name `named`, is asked for."""
+
+    reference: Reference
+    named: HubName
+    endpoint: str
+
+    def question(self, url: str) -> Object:
+        token = self.reference.token
+        bearer = f"Bearer {token}" if token is not None else None
+        return Object(url, authorization=bearer, trusted=True)
+
+    def object(self, file: File, commit: str) -> Object:
+        """Return a listed file as an object, called as it is below the folder that was named."""
+        folder = f"{self.named.path}/" if self.named.path else ""
+        url = self.named.file(self.endpoint, folder + file.path, commit)
+        name = file.path
+        if self.reference.wanted is not Wanted.FOLDER:
+            name = PurePosixPath(name).name
+        return _described(self.question(url), name, file.size, file.sha256)
+
+
+def _described(question: Object, name: str, size: int | None, sha256: str | None) -> Object:
+    digest = Checksum("sha256", sha256) if sha256 and _SHA256.fullmatch(sha256) else None
+    return Object(
+        question.url, name, digest, size, authorization=question.authorization, trusted=True
+    )
+
+
+def _name_of(reference: Reference, settings: SourceSettings) -> HubName:
+    named = parse_hub_name(reference.text, settings.hf_endpoint)
+    assert named is not None
+    return named
+
+
+def _chosen(named: HubName, wanted: str) -> Wanted:
+    """Return what is wanted of a file or repository.
+
+    Raises:
+        BadReferenceError: a file is, and none is named.
+    """
+    if not named.is_folder:
+        chosen = wanted_of(named.path, wanted)
+        is_weights = chosen is Wanted.WEIGHTS and named.path.lower().endswith(_SUFFIX)
+        return Wanted.FILE if is_weights else chosen
+    chosen = wanted_of("", "weights" if wanted == "auto" else wanted)
+    if chosen is Wanted.FILE:
+        raise BadReferenceError(str(named), "it is a repository, and a file is wanted of it")
+    return chosen
+
+
+# --------------------------------------------------------------------------------------- one file
+
+
+async def _one_file(place: _Place, asker: Asker) -> Object:
+    """Return where a named file is, at the commit that its revision stands for now."""
+    named = place.named
+    question = place.question(named.file(place.endpoint, named.path))
+    commit = ""
+    for _ in range(_MOST_STEPS):
+        fields = await asker.head(question)
+        commit = commit or fields.get("x-repo-commit", "")
+        onward = _within_hub(question.url, fields)
+        if onward is None:
+            break
+        question = place.question(onward)
+    if _COMMIT.fullmatch(commit):
+        question = place.question(named.file(place.endpoint, named.path, commit))
+    else:
+        question = place.question(named.file(place.endpoint, named.path))
+    name = PurePosixPath(named.path).name
+    return _described(question, name, _size_in(fields), _etag_in(fields))
+
+
+def _within_hub(url: str, fields: Mapping[str, str]) -> str | None:
+    """Return where an answer leads that says nothing of the file yet, if it is the Hub itself."""
+    location = fields.get("location")
+    if location is None or "x-linked-etag" in fields:
+        return None
+    onward = urljoin(url, location)
+    asked = parse_link(url).origin
+    return onward if may_see_credentials(asked, parse_link(onward).origin) else None
+
+
+def _etag_in(fields: Mapping[str, str]) -> str:
+    etag = fields.get("x-linked-etag") or fields.get("etag", "")
+    return etag.removeprefix("W/").strip('"').lower()
+
+
+def _size_in(fields: Mapping[str, str]) -> int | None:
+    text = fields.get("x-linked-size", "")
+    if not text and "location" not in fields:
+        text = fields.get("content-range", "").rpartition("/")[2]
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+# ------------------------------------------------------------------------------------ repositories
+
+
+def _files_of(place: _Place, listing: Listing) -> list[File]:
+    """Return the files that are meant, called as they are below the folder that was named.
+
+    Raises:
+        NotOneFileError: there is none.
+    """
+    folder = f"{place.named.path}/" if place.named.path else ""
+    below = [
+        file._replace(path=file.path[len(folder) :])
+        for file in listing.files
+        if file.path.startswith(folder)
+    ]
+    files = [file for file in below if place.reference.patterns.admits(file.path)]
+    if not files:
+        hint = f"{place.named.page(place.endpoint)} shows what there is"
+        raise NotOneFileError(str(place.reference), "such", hint=hint)
+    return files
+
+
+def _only_weights(place: _Place, files: list[File]) -> list[File]:
+    found = [file for file in files if file.path.lower().endswith(_SUFFIX)]
+    if len(found) == 1:
+        return found
+    names = tuple(file.path for file in found)
+    hint = 'ask for all of it with wanted="folder" (--wanted folder)'
+    if names:
+        named = place.named
+        path = f"{named.path}/{names[0]}" if named.path else names[0]
+        one = HubName(named.repo, named.type, named.revision, path, is_folder=False)
+        hint = f"name one of them, as {one}, or {hint}"
+    raise NotOneFileError(str(place.reference), _SUFFIX, names, hint=hint)
