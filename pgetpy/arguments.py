@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 from pgetpy.core.values import read_bool
@@ -41,15 +41,20 @@ _USAGE = {
     "completion": f"pgetpy completion {'|'.join(SHELLS)}",
     "help": "pgetpy help [COMMAND]",
 }
-_REF = "REF is a URL, or the first 8 digits or more of a key that `pgetpy cache ls` shows."
-_ENSURE = """\
+_KINDS = """\
+an http, https, file or data URL, huggingface.co/OWNER/NAME[/FILE], civitai.com/models/ID,
+an AIR name, or OWNER/NAME[:VERSION] of Replicate"""
+_REF = "REF is a reference, or the first 8 digits or more of a key that `pgetpy cache ls` shows."
+_ENSURE = f"""\
 Print a path for each REF at which it stands, whole and checked, one a line in the
-order given. What is not in the cache is downloaded first, side by side. REF is an
-http, https or file URL; of an archive the path is that of its one .safetensors."""
+order given. What is not in the cache is downloaded first, side by side. REF is
+{_KINDS}.
+Of an archive the path is that of its one .safetensors."""
 _ABOUT = {
-    "download": """\
-Download URL to DEST over as many connections as pay. DEST is a file, a folder
-(which takes the name from the URL), or - for standard output.""",
+    "download": f"""\
+Download URL to DEST over as many connections as pay. URL is
+{_KINDS}.
+DEST is a file, a folder (which takes the name from the URL), or - for standard output.""",
     "multifile": """\
 Download the files of a manifest, one `URL DEST [ALGO:HEX]` a line; blank lines
 and # comments are passed over. Other files go on when one fails.""",
@@ -98,8 +103,8 @@ class Arguments:
 
     command: str
     operands: tuple[str, ...]
-    values: Mapping[str, str]
-    lists: Mapping[str, tuple[str, ...]]
+    values: Mapping[str, str] = field(repr=False)
+    lists: Mapping[str, tuple[str, ...]] = field(repr=False)
     deprecated: Mapping[str, str]
 
     def has(self, switch: str) -> bool:

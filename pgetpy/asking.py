@@ -92,7 +92,7 @@ class Asking:
         try:
             await session.run()
         except _AnsweredError as answered:
-            return answered.head.headers
+            return {**answered.head.headers, ":status": str(answered.head.status)}
         raise AssertionError("unreachable")
 
     async def read(self, question: Object, *, most: int = 4 << 20) -> bytes:

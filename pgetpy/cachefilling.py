@@ -14,6 +14,7 @@ from pgetpy.cachetables import KEY_DIGITS, counted
 from pgetpy.calls import DONE, FAILED, Call, progress_of
 from pgetpy.core.entries import Record
 from pgetpy.core.events import Event, Failed, Report
+from pgetpy.core.local import is_data
 from pgetpy.core.patterns import Patterns
 from pgetpy.core.references import Reference, Wanted
 from pgetpy.errors import (
@@ -194,8 +195,9 @@ def _repair(upkeep: Upkeep, store: Store, target: Target, record: Record) -> Pge
     source = _source(upkeep, target, record)
     if source is None:
         hint = f"pgetpy cache verify URL repairs it, pgetpy cache rm {target.key[:KEY_DIGITS]} ..."
-        reason = "does not keep the secrets of its URL"
-        return CacheError(str(store.root), reason, hint=hint)
+        given = is_data(record.about.reference)
+        lost = "bytes of data: URIs" if given else "secrets that open what it holds"
+        return CacheError(str(store.root), f"does not keep the {lost}", hint=hint)
     try:
         with (
             progress_of(upkeep.call, keeps=True, endings=True, again=True) as progress,
@@ -219,7 +221,7 @@ def _source(upkeep: Upkeep, target: Target, record: Record) -> tuple[str, str] |
                 record.about.reference, kind.value, upkeep.call.settings.sources
             )
         except BadReferenceError:
-            continue  # a repository is no file
+            continue  # a repository is no file; or its source is not installed any more
         # Of a URL with a secret the record has another, which opens nothing.
         if (reference.key, reference.scope) == (record.key, record.about.scope):
             return record.about.reference, kind.value

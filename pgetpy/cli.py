@@ -25,16 +25,18 @@ def main(
 
         sys.stdout.write(f"pgetpy {__version__}\n")
         return 0
-    # What is imported lives for ever: looking through it again and again is a tenth of the start.
-    gc.set_threshold(_COLLECT_AFTER)
+    if argv is None:
+        # What is imported lives for ever: looking through it again and again is a tenth of the
+        # start.
+        gc.set_threshold(_COLLECT_AFTER)
     try:
         from pgetpy.commands import run
+        from pgetpy.process import ignore_signals, terminable
     except KeyboardInterrupt:
         return 130  # nothing has begun, so there is nothing to say
 
-    status = run(arguments, api=api, environ=environ)
-    if argv is None and status in (130, 143):
-        from pgetpy.process import ignore_signals
-
-        ignore_signals()
+    with terminable():
+        status = run(arguments, api=api, environ=environ)
+        if argv is None and status in (130, 143):
+            ignore_signals()
     return status

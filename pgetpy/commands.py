@@ -52,18 +52,26 @@ from pgetpy.process import (
     say,
     say_raw,
     silence_output,
-    terminable,
 )
 from pgetpy.redact import redact_text
-from pgetpy.settings import CACHE_FLAGS, CONSOLE_FLAGS, FLAGS, CacheSettings, Console, Settings
+from pgetpy.settings import (
+    CACHE_FLAGS,
+    CONSOLE_FLAGS,
+    FLAGS,
+    SOURCE_FLAGS,
+    CacheSettings,
+    Console,
+    Settings,
+    SourceSettings,
+)
+from pgetpy.sources.table import parse_reference
 
 
 def run(arguments: Sequence[str], *, api: Any, environ: Mapping[str, str] | None) -> int:
     """Carry out what `arguments` ask for and return the exit status."""
     try:
-        with terminable():
-            parsed = parse_arguments(arguments)
-            return _run_command(parsed, api, os.environ if environ is None else environ)
+        parsed = parse_arguments(arguments)
+        return _run_command(parsed, api, os.environ if environ is None else environ)
     except Stopped as stop:
         say(stop.sentence)
         return stop.status
@@ -161,6 +169,8 @@ def _settings(
     given |= {flag: ",".join(texts) for flag, texts in arguments.lists.items() if flag in FLAGS}
     headers = [_header(line) for line in arguments.lists.get("header", ())]
     settings = Settings.from_environment(environ, warn=warn).with_flags(given)
+    opening = {flag: text for flag, text in arguments.values.items() if flag in SOURCE_FLAGS}
+    settings = replace(settings, sources=settings.sources.with_flags(opening))
     if settings.cacert is not None and not os.access(settings.cacert, os.R_OK):
         name = "--cacert" if "cacert" in given else "certificate file"
         raise BadSettingError(name, settings.cacert, "there is no such file, or it is unreadable")
@@ -205,7 +215,8 @@ def _job(call: Call) -> Job:
             f"got {len(operands) or 'nothing'}; see pgetpy --help"
         )
     mirrors = call.arguments.lists.get("mirror", ())
-    for url in (operands[0], *mirrors):
+    _check_reference(operands[0], call.settings.sources)
+    for url in mirrors:
         check_url(url)
     checksum = call.arguments.values.get("checksum")
     dest = None if call.to_null else operands[1]
@@ -217,6 +228,13 @@ def _job(call: Call) -> Job:
     return Job(operands[0], dest, parsed, mirrors, extract=call.extracts)
 
 
+def _check_reference(text: str, settings: SourceSettings) -> None:
+    """Raise BadReferenceError unless `text` is a reference that some source knows."""
+    reference = parse_reference(text, settings=settings)
+    if reference.source == "plain" and not reference.local:
+        check_url(text)
+
+
 def _multifile(call: Call) -> int:
     operands = call.arguments.operands
     if len(operands) != 1:
@@ -224,7 +242,12 @@ def _multifile(call: Call) -> int:
     path = "standard input" if operands[0] == "-" else operands[0]
     text = _manifest_text(operands[0], path)
     manifest = parse_manifest(
-        text, path, to_null=call.to_null, extract=call.extracts, is_folder=_is_folder
+        text,
+        path,
+        to_null=call.to_null,
+        extract=call.extracts,
+        is_folder=_is_folder,
+        check=lambda reference: _check_reference(reference, call.settings.sources),
     )
     _warn(call, manifest.warnings)
     _check_all_free(manifest, path, call.settings)

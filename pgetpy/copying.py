@@ -1,14 +1,14 @@
-"""A file of this machine, brought to where a cache can take it over."""
+"""What is on this machine already, brought to where a cache can take it over."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from pgetpy.cache.contents import digest_of
 from pgetpy.core.answers import Identity
 from pgetpy.core.digests import Checksum
+from pgetpy.core.local import file_path, is_data, parse_data
 from pgetpy.core.references import Reference, Wanted
 from pgetpy.core.roster import Limits
 from pgetpy.disk import remove_tree
@@ -25,14 +25,13 @@ from pgetpy.sinks.file import disk_error
 _BLOCK = 1 << 20
 
 
-def _local_path(reference: Reference) -> Path:
-    return Path(unquote(urlsplit(reference.text).path, errors="surrogateescape"))
-
-
 def local_identity(reference: Reference) -> Identity | None:
-    """Return which version of a local file is there; None where there is none."""
+    """Return which version is there of what is on this machine; None where there is none."""
+    if is_data(reference.text):
+        data = parse_data(reference.text)
+        return Identity(len(data.content), f'"{data.sha256}"')
     try:
-        status = _local_path(reference).stat()
+        status = Path(file_path(reference.text)).stat()
     except OSError:
         return None
     return Identity(status.st_size, f'"{status.st_ino:x}-{status.st_mtime_ns:x}"')
@@ -46,13 +45,16 @@ def copied(
     limits: Limits,
     stop: Callable[[], bool],
 ) -> Identity:
-    """Bring a local file, or what is in it, to `dest`; return its version."""
-    source = _local_path(reference)
+    """Bring what is on this machine, or what is in it, to `dest`; return its version."""
     identity = local_identity(reference)
-    if identity is None or not source.is_file():
+    given = is_data(reference.text)
+    source = dest.with_name("given") if given else Path(file_path(reference.text))
+    if identity is None or not (given or source.is_file()):
         raise BadReferenceError(str(reference), "there is no such file")
     admit(identity)
     try:
+        if given:
+            source.write_bytes(parse_data(reference.text).content)
         found = digest_of(source, stop) if digest is not None else None
         if reference.wanted is Wanted.FILE:
             _copy(source, dest, stop)
@@ -64,6 +66,9 @@ def copied(
         if isinstance(error, PgetError):
             raise
         raise disk_error(error, Path(error.filename or source)) from error
+    finally:
+        if given:
+            source.unlink(missing_ok=True)
     if digest is not None and found != str(digest):
         raise DigestMismatchError(str(reference), str(digest), found or "")
     now = local_identity(reference)

@@ -31,6 +31,7 @@ from pgetpy.sources.table import parse_reference, source_of
 from pgetpy.transfer import Transfer
 from pgetpy.transports.aio import AioTransport
 from pgetpy.transports.direct import DirectTransport
+from pgetpy.transports.local import LocalTransport
 from pgetpy.workers import Workers
 
 # Of several files so many are begun at once: while one waits for its answer another is written.
@@ -53,6 +54,7 @@ class Engine:
             full=AioTransport(descriptor_limit()),
             throttle=_throttle(settings.limit_rate),
             claims=Claims(),
+            local=LocalTransport(workers),
         )
         self._asking = Asking(self._services)
         self._metrics = Metrics(settings.metrics_endpoint, workers, hosts.tls)
@@ -106,7 +108,10 @@ class Engine:
             reference = parse_reference(job.url, settings=self._settings.sources)
             if self._settings.policy is not None and not job.trusted:
                 self._settings.policy.check_reference(reference)
-            if reference.source == "plain":
+            if reference.local:
+                local = replace(job, url=reference.text, local=True, name=reference.name)
+                result = await Transfer(self._services, local, key, report, vetted=True).run()
+            elif reference.source == "plain":
                 result = await Transfer(self._services, job, key, report, vetted=True).run()
             else:
                 with self.explaining(reference):
@@ -178,6 +183,7 @@ def _of(question: Object, job: Job) -> Job:
         checksum=job.checksum or question.digest,
         authorization=question.authorization,
         trusted=question.trusted,
+        name=question.name,
     )
 
 

@@ -292,8 +292,8 @@ class Filler:
                 return Brought(_version_of(located), reference.name)
             question = located.objects[0]
             dest = fill.folder / ("members" if located.extract else "object")
-            if located.extract:
-                await seen_through(self._in_thread(lambda: _begin_anew(dest)), lambda: None)
+            members = fill.folder / "members"
+            await seen_through(self._in_thread(lambda: _begin_anew(members)), lambda: None)
             checksum = _agreed(question, demand.digest)
             job = Job(question.url, str(dest), checksum, extract=located.extract, admit=admit)
             await engine.fetch(question, job, heard)

@@ -49,6 +49,7 @@ class Flag:
 # The commands that bring things into the cache, and those about entries that are there.
 _FILLING = ("ensure", "cache ensure", "cache verify")
 _NAMING = ("cache path", "cache rm", "cache pin", "cache unpin")
+_REFERRING = ("download", "multifile", *_FILLING, *_NAMING)
 _BOUNDED = (*_FILLING, "cache info", "cache gc")
 
 FLAGS: tuple[Flag, ...] = (
@@ -75,6 +76,19 @@ FLAGS: tuple[Flag, ...] = (
         many=True,
     ),
     Flag("header", "H", "LINE", "header to send, as 'Name: value'; may repeat", many=True),
+    Flag(
+        "hf-token",
+        value="TOKEN",
+        help="opens what is gated on Hugging Face; HF_TOKEN is the better place: other users of a "
+        "machine see the flags of its processes",
+        only=_REFERRING,
+    ),
+    Flag(
+        "civitai-token",
+        value="TOKEN",
+        help="opens what CivitAI shows to its users; CIVITAI_API_TOKEN is the better place",
+        only=_REFERRING,
+    ),
     Flag("netrc", help="take credentials from ~/.netrc"),
     Flag("cacert", value="FILE", help="certificate authorities to trust (PEM)"),
     Flag("resolve", value="HOST:PORT:IP", help="address of a host; may repeat", many=True),

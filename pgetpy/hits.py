@@ -56,7 +56,9 @@ class Hits:
         entry = self._store.lookup(reference.key)
         if entry is None or not self.is_sound(entry):
             return None
-        if demand.digest is not None or demand.fresh or reference.local:
+        if demand.digest is not None or demand.fresh:
+            return None
+        if reference.local and not reference.by_content:
             return None
         if not self.is_open_to(entry, reference):
             return None

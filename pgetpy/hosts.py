@@ -57,6 +57,11 @@ class Host:
     _rated_at: float = field(default=0.0, repr=False)
     _rated_moved: int = field(default=0, repr=False)
 
+    @property
+    def local(self) -> bool:
+        """Whether it stands for this machine's own files, which no connection leads to."""
+        return not self.origin.host
+
     def refused_direct(self) -> None:
         """The direct transport could not do with an answer; after a few it is not tried again."""
         self._refusals += 1
@@ -103,6 +108,10 @@ class Hosts:
         known = self._hosts.get((link.origin, link.trusted))
         if known is not None:
             return known
+        if not link.origin.host:
+            # A file or data URL: one reader is as fast as several.
+            here = Host(link.origin, (), None, Pace(1, 1), plain=False)
+            return self._hosts.setdefault((link.origin, link.trusted), here)
         policy = None if link.trusted else self._settings.policy
         if policy is not None:
             policy.check_origin(link.origin, link.url)

@@ -22,18 +22,15 @@ class Terminated(BaseException):
 def terminable() -> Iterator[None]:
     """Raise Terminated in the main thread on SIGTERM, for as long as this lasts.
 
-    Once it, or Ctrl-C, was raised both signals stay ignored: the process is about to end, and says
+    Once it, or Ctrl-C, was raised both signals are ignored until the end: who was told to stop says
     so first.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    stopped = False
 
     def stop(number: int, _frame: object) -> None:
-        nonlocal stopped
-        stopped = True
         # Supervisors often send it twice; the second may not break into what the first set off.
         # The interpreter complains of one that is ignored when it is already on its way.
         for each in before:
@@ -47,8 +44,8 @@ def terminable() -> Iterator[None]:
     try:
         yield
     finally:
-        if not stopped:
-            for number, handler in before.items():
+        for number, handler in before.items():
+            if signal.getsignal(number) in (stop, _pass_over):
                 signal.signal(number, handler)
 
 

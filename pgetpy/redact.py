@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote_to_bytes, urlsplit, urlunsplit
 
 HIDDEN = "***"
 
@@ -27,11 +27,21 @@ _CREDENTIAL_NAMES = frozenset(
 )  # fmt: skip
 # Azure's names are two letters, too common to be taken for a signature on their own.
 _AZURE_MARKS = frozenset({"sig", "sv"})
-_ANY_URL = re.compile(r"https?://[^\s'\"<>]*[^\s'\"<>;,.:)]")
+_ANY_URL = re.compile(
+    r"https?://[^\s'\"<>]*[^\s'\"<>;,.:)]|data:[^\s'\"<>,]*,(?!\.\.\. \()[^\s'\"<>]*", re.IGNORECASE
+)
+# What is shown of a data: URI in place of all of it.
+ELIDED_DATA = re.compile(r"data:[^,]{0,100},\.\.\. \(\d+ bytes\)", re.IGNORECASE)
+_MOST_OF_A_MEDIA_TYPE = 80
 
 
 def redact(url: str) -> str:
-    """Return `url` with user, password, credentials and signatures replaced by `***`."""
+    """Return `url` with user, password, credentials and signatures replaced by `***`.
+
+    Of a data: URI, whose bytes may be private and are many, the beginning and the size are left.
+    """
+    if url[:5].lower() == "data:":
+        return _elided(url)
     try:
         parts = urlsplit(url)
         host = parts.netloc.rpartition("@")[2]
@@ -47,6 +57,21 @@ def redact(url: str) -> str:
 def redact_text(text: str) -> str:
     """Return `text` (a server's words, say) with every http URL in it redacted."""
     return _ANY_URL.sub(lambda match: redact(match.group()), text)
+
+
+def _elided(uri: str) -> str:
+    """Return a data: URI (RFC 2397) without its bytes; one that was treated so stays as it is."""
+    if ELIDED_DATA.fullmatch(uri):
+        return uri
+    head, comma, payload = uri[5:].partition(",")
+    if not comma:
+        head, payload = "", head
+    size = len(unquote_to_bytes(payload.encode(errors="replace")) if "%" in payload else payload)
+    if head.lower().endswith(";base64"):
+        size = (size - payload.count("=") - payload.upper().count("%3D")) * 3 // 4
+    if len(head) > _MOST_OF_A_MEDIA_TYPE:
+        head = ""
+    return f"data:{head},... ({size} bytes)"
 
 
 def is_signature(name: str, names: frozenset[str]) -> bool:

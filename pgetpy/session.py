@@ -45,6 +45,7 @@ class Services:
     full: Transport
     throttle: Callable[[int], float] | None
     claims: Claims
+    local: Transport
     jitter: Callable[[], float] = random.random
 
 
@@ -190,6 +191,9 @@ class Session:
         self._watch.add(task, call, host)
 
     async def _carry(self, host: Host, call: Call) -> None:
+        if host.local:
+            await self.services.local.carry(call)
+            return
         if host.plain:
             try:
                 await self.services.direct.carry(call)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
+from urllib.parse import urlsplit
 
 from pgetpy.core.names import check_url
 from pgetpy.core.policy import Policy
@@ -22,6 +23,7 @@ from pgetpy.core.values import (
     read_duration,
     read_resolve,
     read_text,
+    read_token,
     size_reader,
     word_reader,
 )
@@ -80,9 +82,10 @@ class SourceSettings:
 
     Attributes:
         hf_endpoint, civitai_endpoint, replicate_endpoint: URLs without a slash at their ends.
-        hf_token, civitai_token, replicate_token: sent to these services alone.
+        hf_token, civitai_token: sent to these services alone.
         hf_offline: ask no Hub.
         hf_transfer: fetch files of the Hub whose sha256 is known by hf_transfer.
+        max_data_size: bytes that a data: URI may bear.
     """
 
     hf_endpoint: str = "https://huggingface.co"
@@ -92,13 +95,18 @@ class SourceSettings:
     civitai_endpoint: str = "https://civitai.com"
     civitai_token: str | None = field(default=None, repr=False)
     replicate_endpoint: str = "https://replicate.com"
-    replicate_token: str | None = field(default=None, repr=False)
+    max_data_size: int = 64 << 20
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> SourceSettings:
         """Read the variables of huggingface_hub (HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE,
-        HF_HUB_ENABLE_HF_TRANSFER), CIVITAI_API_TOKEN, REPLICATE_API_TOKEN, PGET_CIVITAI_ENDPOINT
-        and PGET_REPLICATE_ENDPOINT; empty ones count as unset."""
+        HF_HUB_ENABLE_HF_TRANSFER), CIVITAI_API_TOKEN, PGET_CIVITAI_ENDPOINT,
+        PGET_REPLICATE_ENDPOINT, PGET_MAX_DATA_SIZE and those of SOURCE_FLAGS, which go before the
+        services' own; empty ones count as unset.
+
+        Raises:
+            BadSettingError: a value that cannot be used; `.name` is the variable's.
+        """
         found: dict[str, object] = {}
         for name, place in _ENDPOINTS.items():
             if url := environ.get(name):
@@ -106,13 +114,31 @@ class SourceSettings:
                     check_url(url)
                 except BadReferenceError as error:
                     raise BadSettingError(name, redact(url), error.reason) from None
+                if "@" in urlsplit(url).netloc:
+                    # It is a part of what is shown and recorded.
+                    raise BadSettingError(name, redact(url), "may bear no user and password")
                 found[place] = url.rstrip("/")
         for name, place in _TOKENS.items():
-            if token := environ.get(name, "").strip():
-                found[place] = token
+            found[place] = read_token(environ.get(name, ""), name)
         for name, place in _SWITCHES.items():
             found[place] = environ.get(name, "").strip().upper() in _ON
-        return cls(**found)  # type: ignore[arg-type]  # the tables pair variable and field
+        if size := environ.get("PGET_MAX_DATA_SIZE"):
+            found["max_data_size"] = size_reader(0)(size, "PGET_MAX_DATA_SIZE")
+        settings = cls(**found)  # type: ignore[arg-type]  # the tables pair variable and field
+        names = {flag: variable(flag) for flag in SOURCE_FLAGS}
+        given = {flag: environ[name] for flag, name in names.items() if environ.get(name)}
+        return settings.with_flags(given, name=variable)
+
+    def with_flags(
+        self, values: Mapping[str, str], *, name: Callable[[str], str] = "--{}".format
+    ) -> SourceSettings:
+        """Return these settings changed by flags: the name of each (a key of SOURCE_FLAGS) to its
+        text."""
+        changes = {
+            SOURCE_FLAGS[flag].field: SOURCE_FLAGS[flag].read(text, name(flag))
+            for flag, text in values.items()
+        }
+        return replace(self, **changes)  # type: ignore[arg-type]  # the table pairs field and reader
 
 
 _ENDPOINTS = {
@@ -123,7 +149,6 @@ _ENDPOINTS = {
 _TOKENS = {
     "HF_TOKEN": "hf_token",
     "CIVITAI_API_TOKEN": "civitai_token",
-    "REPLICATE_API_TOKEN": "replicate_token",
 }
 _SWITCHES = {"HF_HUB_OFFLINE": "hf_offline", "HF_HUB_ENABLE_HF_TRANSFER": "hf_transfer"}
 # What huggingface_hub takes for yes.
@@ -214,7 +239,7 @@ class Settings:
             return self
         sources = replace(self.sources, hf_transfer=False)
         if not policy.own_tokens:
-            sources = replace(sources, hf_token=None, civitai_token=None, replicate_token=None)
+            sources = replace(sources, hf_token=None, civitai_token=None)
         limits = self.limits
         if policy.max_bytes is not None:
             most = policy.max_bytes if limits.total_bytes is None else limits.total_bytes
@@ -361,6 +386,12 @@ FLAGS: Mapping[str, FlagRule] = {
     "netrc": FlagRule("use_netrc", read_bool),
     "resolve": FlagRule("resolve", read_resolve),
     "policy": FlagRule("policy", _policy),
+}
+
+# An empty text takes back what the environment gives.
+SOURCE_FLAGS: Mapping[str, FlagRule] = {
+    "hf-token": FlagRule("hf_token", read_token),
+    "civitai-token": FlagRule("civitai_token", read_token),
 }
 
 CACHE_FLAGS: Mapping[str, FlagRule] = {

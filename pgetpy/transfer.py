@@ -23,7 +23,7 @@ from pgetpy.core.events import (
     Waiting,
 )
 from pgetpy.core.jobs import Job
-from pgetpy.core.links import opened_link, parse_link
+from pgetpy.core.links import local_link, opened_link, parse_link
 from pgetpy.core.plan import Plan
 from pgetpy.core.ranges import Span, Spans
 from pgetpy.core.results import DownloadResult
@@ -77,11 +77,15 @@ class Transfer:
         self._report = report
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
-        first = opened_link(job.url, job.authorization, trusted=job.trusted)
+        first = (
+            local_link(job.url)
+            if job.local
+            else opened_link(job.url, job.authorization, trusted=job.trusted)
+        )
         self._links = [first, *map(parse_link, job.mirrors)]
         algorithm = job.checksum.algorithm if job.checksum else None
         names = self._links[0].key
-        wish = Wish(job.url, names, algorithm, services.claims, extract=job.extract)
+        wish = Wish(job.url, names, algorithm, services.claims, job.extract, job.name)
         self._destination = open_destination(job.dest, wish, services.settings)
         self._policy = services.settings.policy if vetted else None
         if self._policy is not None:

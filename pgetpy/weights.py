@@ -24,6 +24,7 @@ from pgetpy.core.events import Event, Queued, Report
 from pgetpy.core.patterns import EVERYTHING, Patterns
 from pgetpy.core.policy import Policy
 from pgetpy.core.references import Reference
+from pgetpy.core.values import read_token
 from pgetpy.errors import BadSettingError, PgetError
 from pgetpy.hits import Demand, Hits
 from pgetpy.relaying import Relay
@@ -146,8 +147,8 @@ class WeightsDownloadCache:
         all else. Where it must stay, hold a `lease`.
 
         Args:
-            url: an http, https or file URL, or a file or repository of a service, as
-                hf://OWNER/NAME@REVISION/FILE. Of a repository, and of what is called like an
+            url: an http, https, file or data URL, or a reference to a service, as
+                hf://OWNER/NAME@REVISION/FILE (see README.md). Of a repository, and of what is an
                 archive, the path is that of the one .safetensors in it.
             hf_api_token, civitai_api_token: for references to these services.
             digest: `sha256:HEX`, or HEX alone: what the object must hash to.
@@ -412,9 +413,10 @@ class WeightsDownloadCache:
     ) -> Reference:
         sources = self._settings.sources
         if hf_api_token is not None:
-            sources = replace(sources, hf_token=_revealed(hf_api_token))
+            sources = replace(sources, hf_token=_revealed(hf_api_token, "hf_api_token"))
         if civitai_api_token is not None:
-            sources = replace(sources, civitai_token=_revealed(civitai_api_token))
+            token = _revealed(civitai_api_token, "civitai_api_token")
+            sources = replace(sources, civitai_token=token)
         return parse_reference(url, wanted, sources, patterns)
 
     def _demand(self, digest: str | None) -> Demand:
@@ -451,9 +453,9 @@ def _patterns(allow: Chosen, ignore: Chosen) -> Patterns:
     return Patterns.of(allow, ignore)
 
 
-def _revealed(token: str | Secret) -> str | None:
+def _revealed(token: str | Secret, name: str) -> str | None:
     secret = token if isinstance(token, str) else token.get_secret_value()
-    return secret.strip() if secret and secret.strip() else None
+    return read_token(secret or "", name)
 
 
 def _refuse_both(name: str, value: object, other_name: str, other: object) -> None:

@@ -212,7 +212,7 @@ def test_bytes_that_are_thrown_away_need_no_destination(shell: Shell, argv: list
         ([URL, "d", "e"], "got 3"),
         (["-o", "null"], "expected URL [DEST]"),
         ([URL, ""], "DEST is empty"),
-        (["model.bin", "d"], "does not begin with http://"),
+        (["model.bin", "d"], "it has no scheme"),
         (["ftp://h/x", "d"], "scheme 'ftp' is not supported"),
         (["http://h:x/", "d"], "http://h:x/"),
         ([URL, "d", "--mirror", "ftp://h/x"], "ftp://h/x"),

@@ -677,7 +677,7 @@ def test_many_files_arrive_whole(shell: Shell, server: Server, tmp_path: Path) -
         (["{url}", "a", "--cacert", "/no/such/file"], "/no/such/file"),
         (["{url}", ""], "DEST"),
         (["ftp://host/x", "a"], "ftp"),
-        (["host/x", "a"], "http"),
+        (["host.example/x", "a"], "http"),
         (["http://", "a"], "host"),
         (["http://h:99999/", "a"], "ort"),
         (["multifile"], "MANIFEST"),

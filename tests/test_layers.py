@@ -71,7 +71,7 @@ LAYERS = (
     ),
     Layer(("sources.table",)),
     Layer(("sources", "sources.*"), may_meet=False),
-    Layer(("sources.hublisting",)),
+    Layer(("sources.hublisting", "sources.civitaianswers"), may_meet=False),
     Layer(("sources.base",)),
     Layer(("destinations",)),
     Layer(("destinations.*",), may_meet=False),

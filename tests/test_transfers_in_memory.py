@@ -22,6 +22,7 @@ from pgetpy.session import Services
 from pgetpy.settings import Settings
 from pgetpy.transfer import Transfer
 from pgetpy.transports.base import Call, NotForMeError, Transport, seen_through
+from pgetpy.transports.local import LocalTransport
 from pgetpy.transports.memory import MemoryTransport, Stored, Turn
 from pgetpy.workers import Workers
 
@@ -47,7 +48,8 @@ class Refusing:
 def services(direct: Transport, full: Transport, chosen: Settings) -> Services:
     workers = Workers()
     hosts = Hosts(chosen, workers)
-    return Services(chosen, hosts, workers, direct, full, None, Claims(), jitter=lambda: 0.0)
+    local = LocalTransport(workers)
+    return Services(chosen, hosts, workers, direct, full, None, Claims(), local, lambda: 0.0)
 
 
 def fetch(

@@ -22,6 +22,8 @@ class Job:
         extract: the object is an archive; `dest` is the folder that its members go to.
         authorization: value of that header, for the origin of `url` alone.
         trusted: whether the operator has named the origin of `url`: no policy concerns it.
+        local: `url` is a file or data URL, and its bytes may be read.
+        name: what a service calls the file, for a `dest` that is a folder.
         admit: is told which version comes, and its size, before a byte of it is kept; from any
             thread. What it raises ends the transfer.
     """
@@ -33,4 +35,6 @@ class Job:
     extract: bool = False
     authorization: str | None = field(default=None, repr=False)
     trusted: bool = False
+    local: bool = False
+    name: str = ""
     admit: Callable[[Identity], object] | None = field(default=None, compare=False)

@@ -49,6 +49,8 @@ class Link:
     @property
     def key(self) -> str:
         """A hash of what the URL names, whoever signed it."""
+        if not self.origin.host:
+            return hashlib.sha256(self.url.encode(errors="surrogateescape")).hexdigest()
         return hashlib.sha256(without_signature(self.url).encode()).hexdigest()
 
 
@@ -88,6 +90,14 @@ def opened_link(url: str, authorization: str | None, *, trusted: bool) -> Link:
     """
     link = parse_link(url)
     return replace(link, authorization=authorization or link.authorization, trusted=trusted)
+
+
+def local_link(url: str) -> Link:
+    """Return a file or data URL as a link: who calls this lets its bytes be read.
+
+    Nothing else makes one, so that no redirect and no service's answer leads to this machine.
+    """
+    return Link(url, Origin(url[:4].lower(), "", 0))
 
 
 def follow(link: Link, location: str) -> Link:

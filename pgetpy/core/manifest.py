@@ -51,17 +51,19 @@ def parse_manifest(
     to_null: bool = False,
     extract: bool = False,
     is_folder: Callable[[str], bool] = _ends_with_slash,
+    check: Callable[[str], object] = check_url,
 ) -> Manifest:
     """Read a manifest; `path` is what errors call it.
 
     With `to_null` the bytes are thrown away and DEST may be left out; with `extract` every line is
     of an archive. A DEST for which `is_folder`
-    holds may stand for several URLs, as each brings its own name.
+    holds may stand for several URLs, as each brings its own name. `check` raises BadReferenceError
+    for what is no URL.
 
     Raises:
         BadManifestError: a line is malformed, or one DEST has two URLs or two checksums.
     """
-    reading = _Reading(path, is_folder, to_null=to_null, extract=extract)
+    reading = _Reading(path, is_folder, check, to_null=to_null, extract=extract)
     # Not splitlines(), which takes characters for line ends that a path may hold.
     for line, content in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
         reading.take(line, content)
@@ -72,7 +74,13 @@ class _Reading:
     """A manifest half read."""
 
     def __init__(
-        self, path: str, is_folder: Callable[[str], bool], *, to_null: bool, extract: bool
+        self,
+        path: str,
+        is_folder: Callable[[str], bool],
+        check: Callable[[str], object],
+        *,
+        to_null: bool,
+        extract: bool,
     ) -> None:
         self.jobs: list[Job] = []
         self.lines: list[int] = []
@@ -81,6 +89,7 @@ class _Reading:
         self._to_null = to_null
         self._extract = extract
         self._is_folder = is_folder
+        self._check = check
         self._seen: dict[tuple[str, str], Job] = {}
 
     def take(self, line: int, content: str) -> None:
@@ -104,7 +113,7 @@ class _Reading:
                 f"expected {expected}, found {len(fields)} fields (quote a path with blanks)"
             )
         url = fields[0]
-        check_url(url)
+        self._check(url)
         checksum = Checksum.parse(fields[2], name="digest") if len(fields) == 3 else None
         if self._to_null:
             return Job(url, None, checksum)

@@ -48,6 +48,8 @@ def check_url(url: str) -> None:
 
 def name_from_url(url: str) -> str | None:
     """Return the safe form of the last component of the URL's path; None where there is none."""
+    if url[:5].lower() == "data:":
+        return None
     return _safe_name(unquote(urlsplit(url).path, errors="replace"))
 
 
@@ -61,11 +63,17 @@ def name_from_disposition(header: str) -> str | None:
     extended = _extended_value(found["filename*"]) if "filename*" in found else None
     plain = _as_utf8(found["filename"]) if "filename" in found else None
     for candidate in (extended, plain):
-        name = _safe_name(candidate) if candidate else None
+        name = name_from_service(candidate) if candidate else None
         if name:
-            # A server may not plant a hidden file, which programs read unasked.
-            return f"_{name[1:]}" if name.startswith(".") else name
+            return name
     return None
+
+
+def name_from_service(said: str) -> str | None:
+    """Return the safe form of what a service says that a file is called; None where it has none."""
+    name = _safe_name(said)
+    # A server may not plant a hidden file, which programs read unasked.
+    return f"_{name[1:]}" if name is not None and name.startswith(".") else name
 
 
 def part_name(name: str) -> str:

@@ -39,6 +39,7 @@ class Reference:
         local: whether it is on this machine, so that no network is asked.
         several: whether it is several files, of which patterns may choose.
         patterns: those that choose.
+        by_content: whether the key is that of its bytes, which cannot become others.
     """
 
     source: str
@@ -52,6 +53,7 @@ class Reference:
     local: bool = False
     several: bool = False
     patterns: Patterns = EVERYTHING
+    by_content: bool = False
 
     def __str__(self) -> str:
         return self.shown

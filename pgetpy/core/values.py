@@ -19,6 +19,7 @@ _OWN_HEADERS = frozenset(
     {"range", "if-range", "content-length", "transfer-encoding", "connection", "upgrade", "te"}
 )
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_TOKEN = re.compile(r"[!-~]*")
 _HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]*")
 
 
@@ -64,6 +65,14 @@ def word_reader(*words: str, **others: str) -> Callable[[str, str], str]:
 
 def read_text(text: str, _name: str) -> str:
     return text
+
+
+def read_token(text: str, name: str) -> str | None:
+    """Read a token, which becomes a part of a header; None for an empty one. It is never shown."""
+    token = text.strip()
+    if not _TOKEN.fullmatch(token):
+        raise BadSettingError(name, HIDDEN, "there are characters in it that no token has")
+    return token or None
 
 
 def read_bool(text: str, name: str) -> bool:

@@ -186,6 +186,7 @@ class Wish:
         url, key: the object, and the hash of what its URL names.
         algorithm: of the digest that will be asked for.
         extract: whether the object is an archive to be extracted.
+        name: what a service calls it.
         claims: those of the call.
     """
 
@@ -194,6 +195,7 @@ class Wish:
     algorithm: str | None
     claims: Claims
     extract: bool = False
+    name: str = ""
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pgetpy.core.answers import Answer, Identity
 from pgetpy.core.journal import Journal, Subject
-from pgetpy.core.names import name_from_disposition, name_from_url
+from pgetpy.core.names import name_from_disposition, name_from_service, name_from_url
 from pgetpy.core.ranges import Span, Spans
 from pgetpy.destinations.base import (
     BusyError,
@@ -206,7 +206,9 @@ class FileDestination:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
 
     def _choose_name(self, answer: Answer) -> None:
-        name = name_from_disposition(answer.name) if answer.name else None
+        name = name_from_service(self._wish.name)
+        if name is None and answer.name:
+            name = name_from_disposition(answer.name)
         name = name or name_from_url(self._wish.url)
         if name is None:
             raise DestinationError(

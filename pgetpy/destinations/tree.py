@@ -311,7 +311,7 @@ class TreeDestination:
         return ArchiveSink(
             self._staging.root,
             self._layout,
-            name_from_url(self._wish.url) or "data",
+            self._wish.name or name_from_url(self._wish.url) or "data",
             limits=self._settings.limits,
             fold=fold_of(self._staging.root),
             algorithm=self._wish.algorithm,

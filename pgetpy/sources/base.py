@@ -66,7 +66,7 @@ class Asker(Protocol):
     async def head(self, question: Object) -> Mapping[str, str]:
         """Return the fields of the first answer to a GET of one byte, names in lower case.
 
-        A redirect is an answer like any other, and is not followed.
+        A redirect is an answer like any other, and is not followed. `:status` is its status.
 
         Raises:
             TransferError: it is none that could be believed.
@@ -77,7 +77,21 @@ class Asker(Protocol):
 
 
 class Source(Protocol):
-    """One service, or one kind of reference."""
+    """One service, or one kind of reference.
+
+    Other packages add theirs by an entry point of the group `pgetpy.sources`:
+
+        [project.entry-points."pgetpy.sources"]
+        hub = "their_package:Hub"
+
+    `their_package.Hub()`, without arguments, is the source. It is asked for what none of this
+    package's sources knows, so it has a scheme of its own, as `hub:NAME@VERSION`: http and https
+    URLs never reach it. `recognise` has to make the key of a reference by
+    `core.references.key_for` from a text that begins with the source's name, and to leave secrets
+    out of `shown`, `text` and the key; they belong to `token`, and `scope_for(token)` to `scope`.
+    One that cannot be loaded, or bears a name that is taken, harms no reference that is not its
+    own.
+    """
 
     @property
     def name(self) -> str:

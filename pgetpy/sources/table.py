@@ -1,24 +1,34 @@
-"""The sources, in the order in which they are asked whether a reference is theirs."""
+"""The sources, in the order in which they are asked whether a reference is theirs.
+
+This package's own come first, then those of other packages (see `sources.base.Source`).
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 from pgetpy.core.links import parse_link
 from pgetpy.core.patterns import EVERYTHING, Patterns
 from pgetpy.core.references import Reference, choosing
+from pgetpy.errors import BadReferenceError, PgetError
+from pgetpy.redact import redact_text
 from pgetpy.settings import SourceSettings
 from pgetpy.sources.base import Source
+from pgetpy.sources.civitai import Civitai
+from pgetpy.sources.data import Data
 from pgetpy.sources.huggingface import HuggingFace
 from pgetpy.sources.plain import Plain
+from pgetpy.sources.replicate import Replicate
 
-SOURCES: tuple[Source, ...] = (HuggingFace(), Plain())
+SOURCES: tuple[Source, ...] = (Data(), HuggingFace(), Civitai(), Replicate(), Plain())
 
 _USUAL = SourceSettings()
 _GROUP = "pgetpy.sources"
+# Longer ones (data: URIs bear megabytes) are read anew each time instead of being kept.
+_LONGEST_KEPT = 4096
 
 
-@lru_cache(maxsize=4096)
 def parse_reference(
     text: str,
     wanted: str = "auto",
@@ -37,16 +47,9 @@ def parse_reference(
         BadReferenceError: no source knows what it is, or patterns make no sense for it.
         BadSettingError: `wanted` is none of these.
     """
-    for source in SOURCES:
-        found = source.recognise(text, wanted, settings)
-        if found is not None:
-            return choosing(found, patterns)
-    for source in _registered().values():
-        found = source.recognise(text, wanted, settings)
-        if found is not None:
-            return choosing(found, patterns)
-    parse_link(text)  # raises, for it is no URL
-    raise AssertionError("unreachable")
+    parse = _remembered if len(text) <= _LONGEST_KEPT else _parsed
+    found = parse(text, wanted, settings)
+    return choosing(found, patterns)
 
 
 def source_of(reference: Reference) -> Source:
@@ -54,13 +57,66 @@ def source_of(reference: Reference) -> Source:
     for source in SOURCES:
         if source.name == reference.source:
             return source
-    return _registered()[reference.source]
+    return _registered().sources[reference.source]
+
+
+def _parsed(text: str, wanted: str, settings: SourceSettings) -> Reference:
+    for source in SOURCES:
+        found = source.recognise(text, wanted, settings)
+        if found is not None:
+            return found
+    registered = _registered()
+    failures = list(registered.failures)
+    for name, source in registered.sources.items():
+        try:
+            found = source.recognise(text, wanted, settings)
+        except PgetError:
+            raise
+        except Exception as error:
+            failures.append(f"{name} ({_words(error)})")
+            continue
+        if found is not None:
+            return found
+    if failures:
+        reason = f"no source knows it, and these do not work: {', '.join(failures)}"
+        raise BadReferenceError(text, reason)
+    parse_link(text)  # raises, for it is no URL
+    raise AssertionError("unreachable")
+
+
+_remembered = lru_cache(maxsize=4096)(_parsed)
+
+
+@dataclass(frozen=True)
+class _Registered:
+    """Sources of other packages, by name, and why some of them are none."""
+
+    sources: dict[str, Source]
+    failures: tuple[str, ...]
 
 
 @lru_cache(maxsize=1)
-def _registered() -> dict[str, Source]:
-    """Sources of other packages: the entry points of group `pgetpy.sources`, each a class."""
+def _registered() -> _Registered:
+    """Load the entry points, each a class."""
     from importlib.metadata import entry_points
 
-    sources = [point.load()() for point in sorted(entry_points(group=_GROUP))]
-    return {source.name: source for source in sources}
+    sources: dict[str, Source] = {}
+    failures = []
+    taken = {source.name for source in SOURCES}
+    for point in sorted(entry_points(group=_GROUP), key=lambda point: (point.name, point.value)):
+        try:
+            source: Source = point.load()()
+            name = source.name
+        except Exception as error:
+            failures.append(f"{point.name} of {point.value} ({_words(error)})")
+            continue
+        if name in taken:
+            failures.append(f"{point.name} of {point.value} (the name {name!r} is taken)")
+            continue
+        taken.add(name)
+        sources[name] = source
+    return _Registered(sources, tuple(failures))
+
+
+def _words(error: Exception) -> str:
+    return redact_text(f"{type(error).__name__}: {error}")

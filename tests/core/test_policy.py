@@ -200,7 +200,7 @@ OWN = Settings(
     authorization="Bearer mine",
     use_netrc=True,
     proxies=Proxies(http="http://proxy:3128", https="http://proxy:3128"),
-    sources=SourceSettings(hf_token="a", civitai_token="b", replicate_token="c", hf_transfer=True),
+    sources=SourceSettings(hf_token="a", civitai_token="b", hf_transfer=True),
 )
 
 
@@ -214,8 +214,8 @@ def test_a_policy_takes_away_what_is_the_operators_own(trusting: bool) -> None:
     left = replace(OWN, policy=policy).under_policy()
     assert (dict(left.headers), left.authorization, left.use_netrc) == ({}, None, False)
     assert left.proxies == (OWN.proxies if trusting else Proxies())
-    found = (left.sources.hf_token, left.sources.civitai_token, left.sources.replicate_token)
-    assert found == (("a", "b", "c") if trusting else (None, None, None))
+    found = (left.sources.hf_token, left.sources.civitai_token)
+    assert found == (("a", "b") if trusting else (None, None))
     assert not left.sources.hf_transfer
     assert left.under_policy() == left
 

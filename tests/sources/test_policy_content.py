@@ -160,7 +160,6 @@ def test_the_files_of_a_folder_are_bounded_together(
     assert error.rule == "max_bytes"
     path = opening(replace(SAFE, max_bytes=two)).ensure(reference)
     assert names_in(path) == ["0.safetensors", "1.safetensors"]
-    table.parse_reference.cache_clear()
 
 
 def test_a_folder_is_refused_as_soon_as_its_answers_say_that_it_is_too_large() -> None:

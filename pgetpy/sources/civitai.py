@@ -1,0 +1,166 @@
+"""CivitAI: models by page, version or AIR name, through its public REST API.
+
+    civitai.com/models/MODEL[/slug][?modelVersionId=VERSION]
+    civitai.com/api/download/models/VERSION[?type=..&format=..&size=..&fp=..]
+    [urn:air:ECOSYSTEM:TYPE:]civitai:MODEL[@VERSION]
+
+A model's number is no version's: the model's first published version is looked up. Where both are
+given the version decides. The pages at civitai.green and civitai.red have the same numbers; all
+are asked of the one endpoint, so that a token has one place to go to.
+
+The API (developer.civitai.com/site/reference) gives a file's name, SHA256 and `downloadUrl`, which
+leads to signed storage that refuses an Authorization header. `sizeKB` is rounded, and not believed.
+Who is not let in is sent to a page for people, or told so in JSON.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from pgetpy.core.references import Reference, Wanted, key_for, scope_for, wanted_of
+from pgetpy.errors import BadReferenceError, HttpStatusError, NotFoundError, PgetError
+from pgetpy.settings import SourceSettings
+from pgetpy.sources.base import Asker, Located, Object
+from pgetpy.sources.civitaianswers import (
+    HOSTS,
+    SERVICE,
+    chosen_file,
+    described,
+    gated,
+    refused,
+    unauthorized,
+)
+
+# The query parameters of a download that choose among a version's files.
+FILTERS = ("type", "format", "size", "fp", "fileId")
+
+_PATH = re.compile(
+    r"/models/(?P<model>[0-9]{1,18})(?:/[^/]*)?/?"
+    r"|/api/v1/models/(?P<api_model>[0-9]{1,18})/?"
+    r"|(?:/api/download/models|(?:/api/v1)?/model-versions)/(?P<version>[0-9]{1,18})/?"
+)
+_OWN_PATHS = ("/models/", "/api/download/", "/api/v1/model", "/model-versions/")
+_AIR = re.compile(
+    r"(?:(?:urn:)?(?:air:)?[\w.-]+:[\w.-]+:)?civitai:"
+    r"(?P<model>[0-9]{1,18})(?:@(?P<version>[0-9]{1,18}))?(?:\.safetensors?)?",
+    re.IGNORECASE | re.ASCII,
+)
+_AIR_BEGINNING = re.compile(r"(?:[\w.-]+:){0,4}civitai:", re.IGNORECASE | re.ASCII)
+_NUMBER = re.compile(r"[0-9]{1,18}")
+_LONGEST = 4096
+_SAID = re.compile(r'"(?:message|error)"\s*:\s*"((?:[^"\\]|\\.)*)')
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a reference names: a version, or the first of a model."""
+
+    model: str = ""
+    version: str = ""
+    filters: tuple[tuple[str, str], ...] = ()
+    token: str | None = field(default=None, repr=False)
+
+    def url(self, endpoint: str) -> str:
+        """Return it as a URL without its token."""
+        path = f"/api/download/models/{self.version}" if self.version else f"/models/{self.model}"
+        query = f"?{urlencode(self.filters)}" if self.filters else ""
+        return f"{endpoint}{path}{query}"
+
+
+class Civitai:
+    """Takes the pages and downloads of CivitAI, and AIR names of it."""
+
+    name = "civitai"
+
+    def recognise(self, text: str, wanted: str, settings: SourceSettings) -> Reference | None:
+        asked = parse_civitai(text, settings.civitai_endpoint)
+        if asked is None:
+            return None
+        chosen = Wanted.WEIGHTS if wanted == "auto" else wanted_of("", wanted)
+        token = asked.token or settings.civitai_token
+        url = asked.url(settings.civitai_endpoint)
+        key = key_for(f"civitai:{url}", chosen)
+        return Reference(self.name, url, url, "", key, scope_for(token), chosen, token)
+
+    async def locate(self, reference: Reference, settings: SourceSettings, asker: Asker) -> Located:
+        endpoint = settings.civitai_endpoint
+        asked = parse_civitai(reference.text, endpoint)
+        assert asked is not None
+        authorization = f"Bearer {reference.token}" if reference.token else None
+        kind = f"model-versions/{asked.version}" if asked.version else f"models/{asked.model}"
+        url = f"{endpoint}/api/v1/{kind}"
+        question = Object(url, authorization=authorization, trusted=True)
+        # The answer on a model lists all its versions, with their pictures.
+        version = described(reference, await asker.read(question, most=32 << 20))
+        file = chosen_file(reference, version, asked.filters)
+        found = file.located(endpoint, authorization)
+        first = await asker.head(found)
+        if (refusal := refused(reference, first, found.url, endpoint)) is not None:
+            raise refusal
+        extract = reference.wanted is not Wanted.FILE and file.archive
+        return Located((found,), extract=extract, version=file.version)
+
+    def explained(
+        self, reference: Reference, error: HttpStatusError, settings: SourceSettings
+    ) -> PgetError:
+        if urlsplit(error.url).netloc != urlsplit(settings.civitai_endpoint).netloc:
+            return error  # its storage, or where else it has sent us
+        said = _SAID.findall(error.words)
+        words = ": ".join(said) if said else error.words
+        if error.status == 401:
+            return unauthorized(reference, error.status, words)
+        if error.status == 403:
+            return gated(reference, error.status, words)
+        if error.status in (404, 410):
+            hint = "check the number: a model's and a version's are not the same"
+            return NotFoundError(str(reference), SERVICE, error.status, words, hint=hint)
+        return error
+
+
+def parse_civitai(text: str, endpoint: str) -> Asked | None:
+    """Return what `text` names at CivitAI; None where it is something else.
+
+    Raises:
+        BadReferenceError: it is CivitAI's, and names no model.
+    """
+    if len(text) > _LONGEST:
+        return None
+    if found := _AIR.fullmatch(text):
+        return Asked(_plain(found["model"]), _plain(found["version"]))
+    if _AIR_BEGINNING.match(text) and "//" not in text:
+        hint = "an AIR name of CivitAI is urn:air:sdxl:lora:civitai:MODEL@VERSION"
+        raise BadReferenceError(text, f"it names no model by its number; {hint}")
+    return _of_url(text, endpoint)
+
+
+def _of_url(text: str, endpoint: str) -> Asked | None:
+    if not any(path in text for path in _OWN_PATHS):
+        return None
+    try:
+        parts = urlsplit(text if "://" in text else f"https://{text}")
+    except ValueError:
+        return None
+    own = urlsplit(endpoint)
+    host = parts.netloc.rpartition("@")[2].lower()
+    if parts.scheme not in ("http", "https") or host not in HOSTS | {own.netloc.lower()}:
+        return None
+    path = parts.path.removeprefix(own.path)
+    if not path.startswith(_OWN_PATHS):
+        return None
+    found = _PATH.fullmatch(path)
+    query = {name.lower(): value for name, value in parse_qsl(parts.query)}
+    version = query.get("modelversionid", "")
+    if found is None or (version and not _NUMBER.fullmatch(version)):
+        raise BadReferenceError(text, "it names no model or version of CivitAI by its number")
+    return Asked(
+        _plain(found["model"] or found["api_model"]),
+        _plain(found["version"] or version),
+        tuple((name, query[name.lower()]) for name in FILTERS if query.get(name.lower())),
+        query.get("token", "").strip() or None,
+    )
+
+
+def _plain(number: str | None) -> str:
+    return str(int(number)) if number else ""

@@ -1,0 +1,208 @@
+"""What CivitAI's API answers, read with care: which file is meant, and where it is."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs, urljoin, urlsplit
+
+from pgetpy.core.digests import Checksum
+from pgetpy.core.links import parse_link
+from pgetpy.core.names import name_from_service
+from pgetpy.core.references import Reference, Wanted, is_archive_name
+from pgetpy.errors import (
+    BadReferenceError,
+    GatedError,
+    NotFoundError,
+    PgetError,
+    TransferError,
+    UnauthorizedError,
+)
+from pgetpy.sources.base import Object
+
+SERVICE = "CivitAI"
+HOSTS = frozenset(
+    f"{www}civitai.{domain}" for www in ("", "www.") for domain in ("com", "green", "red")
+)
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_DOWNLOADS = "/api/download/"
+# The types of files that are the model itself, beside VAEs, configurations and training data.
+_MODELS = frozenset({"Model", "Pruned Model"})
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a version, whose number `version` is."""
+
+    fields: Mapping[str, Any]
+    version: str
+    name: str
+
+    @property
+    def archive(self) -> bool:
+        return is_archive_name(self.name)
+
+    @property
+    def safetensors(self) -> bool:
+        return self._is("format", "SafeTensor") or self.name.lower().endswith(".safetensors")
+
+    @property
+    def primary(self) -> bool:
+        return self.fields.get("primary") is True
+
+    @property
+    def model(self) -> bool:
+        return self.fields.get("type") in _MODELS
+
+    def fits(self, filters: Sequence[tuple[str, str]]) -> bool:
+        return all(self._is(name, value) for name, value in filters)
+
+    def located(self, endpoint: str, authorization: str | None) -> Object:
+        """Return where it is. The token goes to `endpoint` alone, wherever the API points."""
+        said = self.fields.get("downloadUrl")
+        own = f"{endpoint}{_DOWNLOADS}models/{self.version}"
+        url, trusted = _pointed(own, said if isinstance(said, str) else own, endpoint)
+        hashes = self.fields.get("hashes")
+        digest = str(hashes.get("SHA256", "")) if isinstance(hashes, dict) else ""
+        return Object(
+            url,
+            self.name,
+            Checksum("sha256", digest.lower()) if _SHA256.fullmatch(digest) else None,
+            authorization=authorization if trusted else None,
+            trusted=trusted,
+        )
+
+    def _is(self, name: str, value: str) -> bool:
+        """Whether what the API says under `name`, a parameter of a download, is `value`."""
+        metadata = self.fields.get("metadata")
+        about = metadata if isinstance(metadata, dict) else {}
+        place = {"type": self.fields.get("type"), "fileId": self.fields.get("id")}
+        return str(place.get(name, about.get(name))).lower() == value.lower()
+
+
+def described(reference: Reference, answer: bytes) -> Mapping[str, Any]:
+    """Return the version that the API's answer, on a version or on a model, is about.
+
+    Raises:
+        TransferError: it is no such answer.
+        NotFoundError: the model has no published version.
+    """
+    try:
+        found = json.loads(answer)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise TransferError(str(reference), f"{SERVICE} gave no answer that could be read")
+    if "modelVersions" not in found:
+        return found
+    for version in _dicts(found["modelVersions"]):
+        if version.get("status", "Published") == "Published":
+            return version
+    raise _not_there(reference, "the model has no published version")
+
+
+def chosen_file(
+    reference: Reference, version: Mapping[str, Any], filters: Sequence[tuple[str, str]]
+) -> File:
+    """Return the file of `version` that is meant: the primary one, unless another is asked for.
+
+    Where weights are wanted and the primary one is no .safetensors, another form of the model is.
+
+    Raises:
+        NotFoundError: there is none.
+        BadReferenceError: all of an archive is wanted, and it is none.
+    """
+    number = str(version.get("id", ""))
+    files = [File(each, number, _name(each, number)) for each in _dicts(version.get("files"))]
+    fitting = [file for file in files if file.fits(filters)]
+    if not fitting:
+        names = ", ".join(file.name for file in files[:10]) or "none"
+        raise _not_there(reference, f"no such file in version {number}; there are: {names}")
+    found = next((file for file in fitting if file.primary), fitting[0])
+    if reference.wanted is Wanted.WEIGHTS and not found.safetensors:
+        others = (file for file in fitting if file.safetensors and file.model)
+        found = next(others, found)
+    if reference.wanted is Wanted.FOLDER and not found.archive:
+        reason = f"it is one file, {found.name}, and no archive; do not ask for a folder"
+        raise BadReferenceError(str(reference), reason)
+    return found
+
+
+def refused(
+    reference: Reference, first: Mapping[str, str], asked: str, endpoint: str
+) -> PgetError | None:
+    """Return the error that the answer to a download is; None where it leads to the bytes.
+
+    A browser that may not have them is sent to a page: to log in, or to buy early access.
+    """
+    target = first.get("location")
+    if target is None:
+        return None
+    try:
+        parts = urlsplit(urljoin(asked, target))
+    except ValueError:
+        return None  # whoever follows it will say so
+    host = parts.hostname or ""
+    own = parts.netloc == urlsplit(endpoint).netloc or parts.netloc in HOSTS
+    login = parts.path.rstrip("/").endswith(("/login", "/signin"))
+    page = own and _DOWNLOADS not in parts.path
+    if not page and not (login and host.endswith(".civitai.com")):
+        return None
+    reason = (parse_qs(parts.query).get("reason") or ["download-auth"])[0]
+    status = int(first.get(":status", "302"))
+    words = f"it leads to its page {parts.path} ({reason})"
+    early = "early-access" in reason or parts.path.startswith(("/pricing", "/purchase"))
+    return (gated if early else unauthorized)(reference, status, words)
+
+
+def unauthorized(reference: Reference, status: int, words: str) -> UnauthorizedError:
+    """Return the error for a file that is not for who asked."""
+    setting = "CIVITAI_API_TOKEN, --civitai-token or civitai_api_token"
+    hint = f"give an API token of your account's settings by {setting}"
+    if reference.token:
+        hint = f"check the token that was given by {setting}"
+    return UnauthorizedError(str(reference), SERVICE, status, words, hint=hint)
+
+
+def gated(reference: Reference, status: int, words: str) -> GatedError:
+    """Return the error for a file that is not for everybody yet."""
+    hint = "ask for access on its page, and give the token of that account (CIVITAI_API_TOKEN, "
+    hint += "--civitai-token or civitai_api_token)"
+    return GatedError(str(reference), SERVICE, status, words, hint=hint)
+
+
+def _pointed(own: str, said: str, endpoint: str) -> tuple[str, bool]:
+    """Return where a download is to be asked for, and whether that is the endpoint itself.
+
+    Raises:
+        TransferError: the API says that it is where nothing can be asked for.
+    """
+    try:
+        link = parse_link(urljoin(own, said))
+    except ValueError as error:
+        raise TransferError(own, f"{SERVICE} points to something unusable: {error}") from None
+    if link.origin == parse_link(endpoint).origin:
+        return link.url, True
+    parts = urlsplit(link.url)
+    if link.origin.host in HOSTS and parts.path.startswith(_DOWNLOADS):
+        # A mirror hands on what CivitAI says of itself.
+        query = f"?{parts.query}" if parts.query else ""
+        return f"{endpoint}{parts.path}{query}", True
+    return link.url, False
+
+
+def _name(file: Mapping[str, Any], version: str) -> str:
+    said = file.get("name")
+    return (name_from_service(said) if isinstance(said, str) else None) or f"civitai-{version}"
+
+
+def _dicts(value: object) -> list[dict[str, Any]]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def _not_there(reference: Reference, words: str) -> NotFoundError:
+    hint = "look at its page for what there is"
+    return NotFoundError(str(reference), SERVICE, 200, words, hint=hint)

@@ -1,0 +1,44 @@
+"""data: URIs (RFC 2397), which bear the weights themselves: a tar or zip, or a .safetensors."""
+
+from __future__ import annotations
+
+from pgetpy.core.local import is_data, parse_data
+from pgetpy.core.references import Reference, Wanted, key_for, wanted_of
+from pgetpy.errors import HttpStatusError, PgetError
+from pgetpy.redact import redact
+from pgetpy.settings import SourceSettings
+from pgetpy.sources.base import Asker, Located, Object
+
+
+class Data:
+    """Takes what begins with `data:`. The bytes are the name: equal ones are one object."""
+
+    name = "data"
+
+    def recognise(self, text: str, wanted: str, settings: SourceSettings) -> Reference | None:
+        if not is_data(text):
+            return None
+        data = parse_data(text, settings.max_data_size)
+        # The bytes tell what a name tells elsewhere.
+        chosen = wanted_of(".tar" if data.archive else "", wanted)
+        if chosen is Wanted.WEIGHTS and not data.archive:
+            chosen = Wanted.FILE
+        return Reference(
+            self.name,
+            text,
+            redact(text),
+            data.name,
+            key_for(f"data:{data.sha256}", chosen),
+            wanted=chosen,
+            local=True,
+            by_content=True,
+        )
+
+    async def locate(self, reference: Reference, settings: SourceSettings, asker: Asker) -> Located:
+        question = Object(reference.text, reference.name)
+        return Located((question,), extract=reference.wanted is not Wanted.FILE)
+
+    def explained(
+        self, reference: Reference, error: HttpStatusError, settings: SourceSettings
+    ) -> PgetError:
+        return error

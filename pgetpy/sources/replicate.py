@@ -1,0 +1,84 @@
+"""Replicate: the weights of a trained model, a tar that holds one .safetensors.
+
+    OWNER/NAME[:VERSION] or OWNER/NAME/VERSION
+    replicate.com/OWNER/NAME[/versions/VERSION][/_weights]
+
+VERSION is 64 hex digits, or the first 8 or more of them, as Replicate's pages show them. The
+weights of public models need no token. What is at replicate.delivery is plain: its URL says all.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+from pgetpy.core.references import Reference, Wanted, is_archive_name, key_for, wanted_of
+from pgetpy.errors import HttpStatusError, NotFoundError, PgetError, UnauthorizedError
+from pgetpy.settings import SourceSettings
+from pgetpy.sources.base import Asker, Located, Object
+
+SERVICE = "Replicate"
+_HOSTS = frozenset({"replicate.com", "www.replicate.com"})
+_VERSION = r"(?P<version>[0-9a-f]{8,64})"
+_MODEL = r"(?P<owner>[A-Za-z0-9][\w-]{0,63})/(?P<name>[A-Za-z0-9][\w.-]{0,127})"
+_BARE = re.compile(rf"{_MODEL}(?:[:/]{_VERSION})?", re.ASCII)
+_PATH = re.compile(rf"/{_MODEL}(?:/versions/{_VERSION})?(?:/_weights)?/?", re.ASCII)
+# First parts of paths that are no owner's.
+_RESERVED = frozenset(
+    {"p", "account", "about", "blog", "changelog", "collections", "deployments", "docs", "explore",
+     "guides", "home", "playground", "predictions", "pricing", "signin", "trainings"}
+)  # fmt: skip
+_LONGEST = 1024
+
+
+class Replicate:
+    """Takes models of Replicate, whose weights it has."""
+
+    name = "replicate"
+
+    def recognise(self, text: str, wanted: str, settings: SourceSettings) -> Reference | None:
+        found = _found(text, settings.replicate_endpoint)
+        if found is None or found["owner"].lower() in _RESERVED:
+            return None
+        owner, name, version = found["owner"], found["name"], found["version"]
+        chosen = Wanted.WEIGHTS if wanted == "auto" else wanted_of("", wanted)
+        part = f"/versions/{version}" if version else ""
+        url = f"{settings.replicate_endpoint}/{owner}/{name}{part}/_weights"
+        key = key_for(f"replicate:{url}", chosen)
+        return Reference(self.name, url, url, name, key, wanted=chosen)
+
+    async def locate(self, reference: Reference, settings: SourceSettings, asker: Asker) -> Located:
+        question = Object(reference.text, f"{reference.name}.tar", trusted=True)
+        return Located((question,), extract=reference.wanted is not Wanted.FILE)
+
+    def explained(
+        self, reference: Reference, error: HttpStatusError, settings: SourceSettings
+    ) -> PgetError:
+        if urlsplit(error.url).netloc != urlsplit(settings.replicate_endpoint).netloc:
+            return error  # where the bytes are
+        if error.status in (401, 403):
+            hint = "only the weights of public models can be had; give a URL of the file itself"
+            return UnauthorizedError(str(reference), SERVICE, error.status, error.words, hint=hint)
+        if error.status in (404, 410):
+            hint = "check OWNER/NAME and VERSION, that it is public, and that it was trained"
+            return NotFoundError(str(reference), SERVICE, error.status, error.words, hint=hint)
+        return error
+
+
+def _found(text: str, endpoint: str) -> re.Match[str] | None:
+    """Return the parts of a name or a URL; None where it is neither."""
+    if len(text) > _LONGEST or "/" not in text:
+        return None
+    if bare := _BARE.fullmatch(text):
+        # A relative path is no model.
+        is_file = text.lower().endswith(".safetensors") or is_archive_name(text)
+        return None if is_file else bare
+    try:
+        parts = urlsplit(text if "://" in text else f"https://{text}")
+    except ValueError:
+        return None
+    own = urlsplit(endpoint)
+    host = parts.netloc.rpartition("@")[2].lower()
+    if parts.scheme not in ("http", "https") or host not in _HOSTS | {own.netloc.lower()}:
+        return None
+    return _PATH.fullmatch(parts.path.removeprefix(own.path))

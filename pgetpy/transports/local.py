@@ -1,0 +1,125 @@
+"""Files of this machine, and data: URIs, carried as if a server had them.
+
+So a destination, an archive and a checksum are what they are for any other URL. It reads whatever
+file it is asked for: whether that may be is decided where a `local_link` is made.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from pgetpy.core.answers import Head
+from pgetpy.core.local import file_path, is_data, parse_data
+from pgetpy.core.ranges import Span
+from pgetpy.errors import BadReferenceError, ConnectionFailedError, ObjectChangedError
+from pgetpy.transports.base import BLOCK, Call, seen_through
+from pgetpy.workers import Workers
+
+# Reads into a buffer from a position on: the bytes read.
+_Read = Callable[[int, memoryview], int]
+
+
+class LocalTransport:
+    """Carries calls for file and data URLs, each in a thread."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+
+    async def carry(self, call: Call) -> None:
+        """See `Transport.carry`."""
+
+        def stop() -> None:
+            call.cancelled = True
+
+        work = _carry_data if is_data(call.request.url) else _carry_file
+        call.flight.waiting = False
+        await seen_through(self._workers.submit(lambda: work(call)), stop)
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+
+def _carry_file(call: Call) -> None:
+    url = call.request.url
+    with _opened(url) as (fd, before):
+        headers = {"etag": _etag(before)}
+        _pour(call, headers, before.st_size, lambda pos, buffer: os.preadv(fd, [buffer], pos))
+        now = os.fstat(fd)
+        if _etag(now) != _etag(before):
+            raise ObjectChangedError(url, headers["etag"], _etag(now))
+
+
+def _carry_data(call: Call) -> None:
+    data = parse_data(call.request.url)
+    content = memoryview(data.content)
+
+    def read(pos: int, buffer: memoryview) -> int:
+        piece = content[pos : pos + len(buffer)]
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    _pour(call, {"etag": f'"{data.sha256}"'}, len(content), read)
+
+
+def _pour(call: Call, headers: dict[str, str], size: int, read: _Read) -> None:
+    """Have the head judged and the bytes moved."""
+    _, sink = call.judge(_head(headers, call.asked, size))
+    flight = call.flight
+    buffer = memoryview(bytearray(min(call.block, BLOCK, max(flight.rest, 1))))
+    try:
+        while flight.rest and not call.cancelled:
+            count = read(flight.pos, buffer[: flight.rest])
+            if not count:
+                reason = f"the file ends {flight.rest} bytes before it should"
+                raise ConnectionFailedError(call.request.url, reason)
+            call.store(sink, buffer[:count])
+    finally:
+        call.mark()
+
+
+def _head(headers: dict[str, str], asked: Span | None, size: int) -> Head:
+    """Return the answer to a GET of `asked` as RFC 9110 has it."""
+    if asked is None:
+        return Head(200, {**headers, "content-length": str(size)})
+    if asked.start >= size:
+        return Head(416, {**headers, "content-range": f"bytes */{size}"})
+    stop = min(asked.stop, size)
+    content_range = f"bytes {asked.start}-{stop - 1}/{size}"
+    length = str(stop - asked.start)
+    return Head(206, {**headers, "content-range": content_range, "content-length": length})
+
+
+@contextmanager
+def _opened(url: str) -> Iterator[tuple[int, os.stat_result]]:
+    """Open the file of a URL; a FIFO or a device, which may never end, is none.
+
+    Raises:
+        BadReferenceError: there is no such file, or it cannot be read.
+    """
+    try:
+        # Opening a FIFO would wait for whoever writes to it.
+        fd = os.open(file_path(url), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadReferenceError(url, "there is no such file") from None
+    except (OSError, ValueError) as error:
+        raise BadReferenceError(url, f"it cannot be read: {_reason(error)}") from None
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise BadReferenceError(url, "it is no regular file")
+        yield fd, status
+    finally:
+        os.close(fd)
+
+
+def _reason(error: Exception) -> str:
+    words = error.strerror if isinstance(error, OSError) else None
+    return (words or str(error)).lower()
+
+
+def _etag(status: os.stat_result) -> str:
+    """Return which version of a file is there; every write changes its time."""
+    return f'"{status.st_dev:x}-{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"'
