@@ -10,7 +10,7 @@ import threading
 from pgetpy.cache.store import Store
 from pgetpy.errors import CacheError
 
-# A disk may take minutes to make much data stable; nobody who ends is to wait for that.
+# Noting a digest takes moments, unless the disk hangs.
 _LAST_SECONDS = 1.0
 
 
@@ -28,6 +28,7 @@ class Settler:
         self._done = threading.Condition()
         self._thread: threading.Thread | None = None
         self._unfinished = 0
+        self._noting = False
         self._pid = os.getpid()
 
     def put(self, key: str) -> None:
@@ -51,17 +52,32 @@ class Settler:
             return self._done.wait_for(lambda: self._unfinished == 0, seconds)
 
     def stop(self) -> None:
-        """Leave the rest to who asks for it next; what is being written is written, if it can."""
+        """Leave the rest to who asks for it next; a digest that is being noted is, if it can be."""
         self._stopped = True
-        self.wait(_LAST_SECONDS)
+        with self._done:
+            self._done.wait_for(lambda: not self._noting, _LAST_SECONDS)
 
     def _run(self) -> None:
         while True:
             key = self._keys.get()
             # What cannot be settled shows in the listing as pending; nobody waits here to be told.
             with contextlib.suppress(CacheError, OSError):
-                if not self._stopped:
-                    self._store.settle(key, stop=lambda: self._stopped)
+                self._settle(key)
             with self._done:
                 self._unfinished -= 1
                 self._done.notify_all()
+
+    def _settle(self, key: str) -> None:
+        with self._done:
+            if self._stopped:
+                return
+            self._noting = True
+        try:
+            self._store.settle(key, stop=lambda: self._stopped, fsync=False)
+        finally:
+            with self._done:
+                self._noting = False
+                self._done.notify_all()
+        if not self._stopped:
+            # It may take minutes, and nobody who ends is to wait for it.
+            self._store.settle(key, stop=lambda: self._stopped)
