@@ -207,7 +207,7 @@ def test_a_redirect_is_handed_on_as_it_was_sent(world: World) -> None:
     url = world.add("/x", SMALL, trouble("redirected", "../y?z=%20"))
     with pytest.raises(Redirected) as caught:
         run(world, Asking(world, url, 0, 1000).carry())
-    assert (caught.value.status, caught.value.location) == (307, "../y?z=%20")
+    assert (caught.value.head.status, caught.value.location) == (307, "../y?z=%20")
 
 
 def test_what_is_not_there_is_a_status(world: World) -> None:

@@ -89,7 +89,7 @@ _FORK_MIDWAY = """
 import signal, threading
 from tests.weights.made import *
 root, url, other = sys.argv[1:]
-cache = opened(root)
+cache = opened(root, concurrency=1)
 fetching = threading.Thread(target=cache.ensure, args=[url])
 fetching.start()
 input()  # the first part is there
