@@ -10,6 +10,10 @@ import threading
 from pgetpy.cache.store import Store
 from pgetpy.errors import CacheError
 
+# Until then the system has written most of it by itself; a process whose thread waits for the disk
+# cannot end, and what was not flushed is only verified once after a power cut.
+_FLUSH_AFTER = 5.0
+_FLUSH = ""
 # Noting a digest takes moments, unless the disk hangs.
 _LAST_SECONDS = 1.0
 
@@ -27,7 +31,8 @@ class Settler:
         self._keys: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._done = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._unfinished = 0
+        self._unknown = 0
+        self._unflushed: list[str] = []
         self._noting = False
         self._pid = os.getpid()
 
@@ -36,7 +41,7 @@ class Settler:
         if self._pid != os.getpid():
             self._begin()
         with self._done:
-            self._unfinished += 1
+            self._unknown += 1
             self._keys.put(key)
             if self._thread is None:
                 self._thread = threading.Thread(
@@ -44,12 +49,19 @@ class Settler:
                 )
                 self._thread.start()
 
-    def wait(self, seconds: float | None = None) -> bool:
-        """Wait until all has been seen to; False where that takes longer than `seconds`."""
+    def wait(self, seconds: float | None = None, *, flush: bool = False) -> bool:
+        """Wait until all digests are known, and all is on stable storage if it is to be flushed.
+
+        False where that takes longer than `seconds`.
+        """
         if self._pid != os.getpid():
             self._begin()
+        if flush:
+            self._keys.put(_FLUSH)
         with self._done:
-            return self._done.wait_for(lambda: self._unfinished == 0, seconds)
+            return self._done.wait_for(
+                lambda: not self._unknown and not (flush and self._unflushed), seconds
+            )
 
     def stop(self) -> None:
         """Leave the rest to who asks for it next; a digest that is being noted is, if it can be."""
@@ -59,25 +71,33 @@ class Settler:
 
     def _run(self) -> None:
         while True:
-            key = self._keys.get()
-            # What cannot be settled shows in the listing as pending; nobody waits here to be told.
-            with contextlib.suppress(CacheError, OSError):
-                self._settle(key)
-            with self._done:
-                self._unfinished -= 1
-                self._done.notify_all()
+            try:
+                key = self._keys.get(timeout=_FLUSH_AFTER if self._unflushed else None)
+            except queue.Empty:
+                key = _FLUSH
+            if key == _FLUSH:
+                self._flush()
+            else:
+                self._note(key)
 
-    def _settle(self, key: str) -> None:
+    def _note(self, key: str) -> None:
         with self._done:
-            if self._stopped:
-                return
             self._noting = True
-        try:
-            self._store.settle(key, stop=lambda: self._stopped, fsync=False)
-        finally:
+        # What cannot be settled shows in the listing as pending; nobody waits here to be told.
+        with contextlib.suppress(CacheError, OSError):
+            if not self._stopped:
+                self._store.settle(key, stop=lambda: self._stopped, fsync=False)
+        with self._done:
+            self._noting = False
+            self._unknown -= 1
+            self._unflushed.append(key)
+            self._done.notify_all()
+
+    def _flush(self) -> None:
+        for key in list(self._unflushed):
+            with contextlib.suppress(CacheError, OSError):
+                if not self._stopped:
+                    self._store.settle(key, stop=lambda: self._stopped)
             with self._done:
-                self._noting = False
+                self._unflushed.remove(key)
                 self._done.notify_all()
-        if not self._stopped:
-            # It may take minutes, and nobody who ends is to wait for it.
-            self._store.settle(key, stop=lambda: self._stopped)

@@ -329,9 +329,13 @@ class WeightsDownloadCache:
         """Take away what processes that died have left; return the bytes gained."""
         return self._store.sweep()
 
-    def settle(self, seconds: float | None = None) -> bool:
-        """Wait until the digests of what was fetched are known; False after `seconds`."""
-        return self._settler.wait(seconds)
+    def settle(self, seconds: float | None = None, *, flush: bool = False) -> bool:
+        """Wait until the digests of what was fetched are known; False after `seconds`.
+
+        Args:
+            flush: until it is on stable storage, too.
+        """
+        return self._settler.wait(seconds, flush=flush)
 
     def close(self) -> None:
         """This process uses nothing of it any more."""
