@@ -49,7 +49,7 @@ _ENSURE = f"""\
 Print a path for each REF at which it stands, whole and checked, one a line in the
 order given. What is not in the cache is downloaded first, side by side. REF is
 {_KINDS}.
-Of an archive the path is that of its one .safetensors."""
+Of an archive or repository the path is that of its one .safetensors."""
 _ABOUT = {
     "download": f"""\
 Download URL to DEST over as many connections as pay. URL is

@@ -103,6 +103,12 @@ class Asking:
         await session.run()
         return bytes(sink.data)
 
+    @property
+    def exclusive(self) -> bool:
+        """See `sources.base.Asker`: of these settings the environment tells nobody else."""
+        settings = self._services.settings
+        return settings.policy is not None or bool(settings.cacert or settings.resolve)
+
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Return what `work` returns, which blocks."""
         return await self._services.workers.submit(work)

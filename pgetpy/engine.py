@@ -112,7 +112,8 @@ class Engine:
                 local = replace(job, url=reference.text, local=True, name=reference.name)
                 result = await Transfer(self._services, local, key, report, vetted=True).run()
             elif reference.source == "plain":
-                result = await Transfer(self._services, job, key, report, vetted=True).run()
+                plain = replace(job, url=reference.text)
+                result = await Transfer(self._services, plain, key, report, vetted=True).run()
             else:
                 with self.explaining(reference):
                     pointed = _pointed(job, reference, await self.locate(reference))

@@ -24,6 +24,8 @@ import errno as _errno
 
 from pgetpy.redact import redact, redact_text
 
+ALL_OF_IT = 'ask for all of it with wanted="folder" (pgetpy ensure --wanted folder)'
+
 
 class PgetError(Exception):
     """Root of the tree. `hint` is what to try, one clause without a full stop."""
@@ -367,9 +369,10 @@ class LimitExceededError(ArchiveError):
 
 
 class NotOneFileError(ArchiveError):
-    """Of a repository one file is wanted, and it has none or several such: `.found`, their names.
+    """Of a repository or archive one file is wanted, and it has none or several such: `.found`,
+    their names.
 
-    `.reference` is the repository's, `.suffix` what the name of the file would end with.
+    `.reference` is the whole's, `.suffix` what the name of the file would end with.
     """
 
     def __init__(

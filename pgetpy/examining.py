@@ -11,34 +11,35 @@ from typing import BinaryIO
 from pgetpy.core.references import Reference, Wanted
 from pgetpy.core.safetensors import LONGEST_FOR_STRANGERS, check_whole
 from pgetpy.core.weightfiles import REFUSED, TELLING, Likeness, look_at
-from pgetpy.errors import ArchiveError, BadSafetensorsError, NotAllowedError, NotWeightsError
+from pgetpy.errors import (
+    ALL_OF_IT,
+    BadSafetensorsError,
+    NotAllowedError,
+    NotOneFileError,
+    NotWeightsError,
+)
 
 # Room for a mark and a suffix in a file's name.
 _LONGEST_STEM = 80
 _SUFFIX = ".safetensors"
 
 
-def chosen_content(folder: Path, wanted: Wanted, name: str) -> tuple[Path, str]:
+def chosen_content(folder: Path, reference: Reference, name: str) -> tuple[Path, str]:
     """Return what of the fetched object, called `name`, is to be kept, and what that is called.
 
     Raises:
-        ArchiveError: it does not hold exactly one .safetensors.
+        NotOneFileError: it does not hold exactly one .safetensors.
     """
     members = folder / "members"
     if not members.exists():
         return folder / "object", name
-    if wanted is Wanted.FOLDER:
+    if reference.wanted is Wanted.FOLDER:
         return members, name
     found = sorted(path for path in _files(members) if path.name.lower().endswith(_SUFFIX))
     if len(found) == 1:
         return found[0], found[0].name
-    names = ", ".join(str(path.relative_to(members)) for path in found[:5])
-    raise ArchiveError(
-        f"it holds {len(found)} {_SUFFIX} files ({names}), and one is needed"
-        if found
-        else f"it holds no {_SUFFIX} file",
-        hint='ask for all of it with wanted="folder" (--wanted folder)',
-    )
+    names = tuple(str(path.relative_to(members)) for path in found)
+    raise NotOneFileError(str(reference), _SUFFIX, names, hint=ALL_OF_IT)
 
 
 def _files(folder: Path) -> Iterator[Path]:

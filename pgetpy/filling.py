@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from pgetpy.allowance import Allowance
 from pgetpy.cache.checking import Verdict
@@ -139,9 +140,8 @@ class Filler:
         if demand.fresh or not self._hits.is_open_to(entry, reference):
             located = await engine.locate(reference)
             with engine.explaining(reference):
-                now = await engine.identify(located.objects[0])
-            if located.folder:
-                now = _version_of(located)
+                shown = [await engine.identify(each) for each in _most_telling(located)]
+            now = _version_of(located) if located.folder else shown[0]
             if not now.agrees(_identity_of(entry)):
                 return False
             if demand.fresh and not (now.etag or now.last_modified):
@@ -211,7 +211,7 @@ class Filler:
         try:
             brought = await self._brought(fill, reference, demand, engine, report)
             source, called = await self._in_thread(
-                lambda: chosen_content(fill.folder, reference.wanted, brought.name)
+                lambda: chosen_content(fill.folder, reference, brought.name)
             )
             if policy is not None and policy.only_safetensors:
                 await self._in_thread(lambda: check_safetensors(source, reference))
@@ -288,7 +288,8 @@ class Filler:
         with engine.explaining(reference):
             if located.folder:
                 _refuse_digest(reference, demand.digest)
-                await gather(fill, located, engine, heard, self._settings, allowance)
+                scope = reference.scope
+                await gather(fill, located, engine, heard, self._settings, allowance, scope)
                 return Brought(_version_of(located), reference.name)
             question = located.objects[0]
             dest = fill.folder / ("members" if located.extract else "object")
@@ -325,6 +326,17 @@ def _agreed(question: Object, wanted: Checksum | None) -> Checksum | None:
     if wanted is not None and known is not None and wanted != known:
         raise DigestMismatchError(question.url, str(wanted), str(known))
     return wanted or known
+
+
+def _most_telling(located: Located) -> list[Object]:
+    """Return, for each host, the object whose reader may have all the others that are there.
+
+    Services show a page about a repository, or its licence, to those who may not have the weights.
+    """
+    largest: dict[str, Object] = {}
+    for question in sorted(located.objects, key=lambda question: question.size or 0):
+        largest[urlsplit(question.url).netloc] = question
+    return list(largest.values())
 
 
 def _version_of(located: Located) -> Identity:

@@ -1,7 +1,8 @@
 """The files of a folder that a service lists, brought several at a time.
 
 Their names are somebody else's: they are judged like those of an archive before anything is
-written. What an earlier run, which died, has brought of the same version is not brought again.
+written. What an earlier run, which died, has brought of the same version is not brought again, but
+for callers with another token: what is in a repository may be told to those who may not have it.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from pgetpy.transports.base import seen_through
 from pgetpy.workers import Workers
 
 T = TypeVar("T")
-# Beside the folder: which version it is of, and in which boot it was written.
+# Beside the folder: which version it is of, whose it is, and in which boot it was written.
 _MARK = "version"
 
 
@@ -62,8 +63,12 @@ async def gather(
     report: Report,
     settings: Settings,
     allowance: Allowance,
+    scope: str,
 ) -> None:
     """Bring the files of `located` to the folder `members` of a fill, and tell of them as of one.
+
+    Args:
+        scope: whose they are; see `Reference.scope`.
 
     Raises:
         PgetError: one of them cannot be had, or they are too much; the others are stopped.
@@ -72,7 +77,7 @@ async def gather(
         allowance.note(key, question.size)
     workers = Workers()
     folder = fill.folder / "members"
-    preparing = workers.submit(lambda: _prepared(folder, located, settings.limits))
+    preparing = workers.submit(lambda: _prepared(folder, located, settings.limits, scope))
     places = await seen_through(preparing, lambda: None)
     sizes = [place.question.size for place in places]
     await workers.submit(lambda: fill.reserve(sum(size or 0 for size in sizes)))
@@ -145,17 +150,18 @@ def _check_size(question: Object, size: int | None) -> None:
         raise SizeMismatchError(question.url, question.size or 0, size)
 
 
-def _prepared(folder: Path, located: Located, limits: Limits) -> list[Place]:
-    """Judge the names, and see what is there of this version; all else goes.
+def _prepared(folder: Path, located: Located, limits: Limits, scope: str) -> list[Place]:
+    """Judge the names, and see what is there of this version and caller; all else goes.
 
     Raises:
         UnsafeMemberError, LimitExceededError: a file cannot be in the folder.
     """
     paths = _paths(folder, located, limits)
     mark = folder.with_name(_MARK)
-    version, _, boot = _read(mark).partition("\n")
+    found, _, boot = _read(mark).partition("\n")
     now = boot_id()
-    if not located.version or version != located.version:
+    wanted = f"{located.version} {scope}"
+    if not located.version or found != wanted:
         for path in list(folder.parent.iterdir()):
             remove_tree(path)
     folder.mkdir(exist_ok=True)
@@ -170,7 +176,7 @@ def _prepared(folder: Path, located: Located, limits: Limits) -> list[Place]:
     for place in places:
         if not place.whole:
             place.path.unlink(missing_ok=True)
-    mark.write_text(f"{located.version}\n{now}")
+    mark.write_text(f"{wanted}\n{now}")
     return places
 
 

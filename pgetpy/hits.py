@@ -45,7 +45,7 @@ class Hits:
         self._policy = policy
         # Generations that were found to be safetensors.
         self._vetted: set[str] = set()
-        # Until when a scope may have a key's content.
+        # Until when a scope may have the content of a generation.
         self._trusted: dict[tuple[str, str], float] = {}
         # Generations of lower entries, which cannot be noted as flushed, that were verified here.
         self._verified: set[str] = set()
@@ -102,7 +102,7 @@ class Hits:
         if len(self._trusted) >= _MOST_TRUSTED:
             # Links may be signed anew for each call.
             self._trusted = {who: until for who, until in self._trusted.items() if until > now}
-        self._trusted[entry.key, reference.scope] = now + _TRUSTED_SECONDS
+        self._trusted[entry.record.generation, reference.scope] = now + _TRUSTED_SECONDS
 
     def is_open_to(self, entry: Entry, reference: Reference) -> bool:
         """Whether who gives `reference` may have the entry: it is anybody's, or was his before.
@@ -112,9 +112,10 @@ class Hits:
         about = entry.record.about
         alike = (
             self._policy is None
-            or reference.source != "plain"
+            or reference.local
+            or bool(reference.service)
             or about.details.get("policy") == self._policy.mark
         )
         if alike and about.scope in ("", reference.scope):
             return True
-        return self._trusted.get((entry.key, reference.scope), 0.0) > time.monotonic()
+        return self._trusted.get((entry.record.generation, reference.scope), 0.0) > time.monotonic()

@@ -44,7 +44,7 @@ class Host:
 
     origin: Origin
     addresses: tuple[Address, ...]
-    proxy: str | None
+    proxy: str | None = field(repr=False)
     pace: Pace
     plain: bool
     busy: int = 0

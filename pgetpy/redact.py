@@ -33,6 +33,8 @@ _ANY_URL = re.compile(
 # What is shown of a data: URI in place of all of it.
 ELIDED_DATA = re.compile(r"data:[^,]{0,100},\.\.\. \(\d+ bytes\)", re.IGNORECASE)
 _MOST_OF_A_MEDIA_TYPE = 80
+# Servers repeat what they were sent. No word that may follow there is so long.
+_TOKEN = re.compile(r"\b((?:bearer|basic) +)[\w.~+/=-]{16,}|\bhf_\w{16,}", re.IGNORECASE)
 
 
 def redact(url: str) -> str:
@@ -55,7 +57,8 @@ def redact(url: str) -> str:
 
 
 def redact_text(text: str) -> str:
-    """Return `text` (a server's words, say) with every http URL in it redacted."""
+    """Return `text` (a server's words, say) with every http URL and credential in it redacted."""
+    text = _TOKEN.sub(lambda match: f"{match[1] or ''}{HIDDEN}", text)
     return _ANY_URL.sub(lambda match: redact(match.group()), text)
 
 

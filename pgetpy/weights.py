@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict
 
 from pgetpy.cache.checking import Verdict
 from pgetpy.cache.listing import Listing, Totals
@@ -33,6 +33,9 @@ from pgetpy.settling import Settler
 from pgetpy.sources.table import parse_reference
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from pgetpy.cache.contents import Entry
     from pgetpy.filling import Filler
 
 GIB = 1 << 30
@@ -45,6 +48,16 @@ class Secret(Protocol):
 
     def get_secret_value(self) -> str | None:
         """Return the secret itself."""
+
+
+class Naming(TypedDict, total=False):
+    """What tells, beside a URL, what is meant and what opens it; see `ensure`."""
+
+    wanted: str
+    allow_patterns: Chosen
+    ignore_patterns: Chosen
+    hf_api_token: str | Secret | None
+    civitai_api_token: str | Secret | None
 
 
 class CacheInfo(NamedTuple):
@@ -134,12 +147,12 @@ class WeightsDownloadCache:
         self,
         url: str,
         *,
-        hf_api_token: str | Secret | None = None,
-        civitai_api_token: str | Secret | None = None,
         digest: str | None = None,
         wanted: str = "auto",
         allow_patterns: Chosen = None,
         ignore_patterns: Chosen = None,
+        hf_api_token: str | Secret | None = None,
+        civitai_api_token: str | Secret | None = None,
     ) -> Path:
         """Return a path at which the object that `url` names is, whole and checked.
 
@@ -150,12 +163,12 @@ class WeightsDownloadCache:
             url: an http, https, file or data URL, or a reference to a service, as
                 hf://OWNER/NAME@REVISION/FILE (see README.md). Of a repository, and of what is an
                 archive, the path is that of the one .safetensors in it.
-            hf_api_token, civitai_api_token: for references to these services.
             digest: `sha256:HEX`, or HEX alone: what the object must hash to.
             wanted: `file`: the object as it is, whatever it is called; `weights`: the one
                 .safetensors of an archive or repository; `folder`: all of it, in a folder.
             allow_patterns, ignore_patterns: which files of a repository are meant: a file has to
                 match one of the first and none of the second (`*.json`, `unet/*`).
+            hf_api_token, civitai_api_token: for references to these services.
 
         Raises:
             NotWeightsError: what the server gave are no weights.
@@ -163,141 +176,107 @@ class WeightsDownloadCache:
             NotAllowedError: the policy forbids it.
             TransferError, IntegrityError, ArchiveError, CacheError, UsageError: it cannot be had.
         """
-        patterns = _patterns(allow_patterns, ignore_patterns)
-        reference = self._allowed(url, wanted, patterns, hf_api_token, civitai_api_token)
+        reference = self._allowed(
+            url,
+            wanted=wanted,
+            allow_patterns=allow_patterns,
+            ignore_patterns=ignore_patterns,
+            hf_api_token=hf_api_token,
+            civitai_api_token=civitai_api_token,
+        )
         demand = self._demand(digest)
-        entry = self._hits.at_hand(reference, demand)
+        entry = self._hit(reference, demand)
         if entry is not None:
-            self._count_hits(1)
             return entry.path
         from pgetpy.background import wait_for
 
         return wait_for(self._obtained(reference, demand))
 
     async def ensure_async(
-        self,
-        url: str,
-        *,
-        hf_api_token: str | Secret | None = None,
-        civitai_api_token: str | Secret | None = None,
-        digest: str | None = None,
-        wanted: str = "auto",
-        allow_patterns: Chosen = None,
-        ignore_patterns: Chosen = None,
+        self, url: str, *, digest: str | None = None, **naming: Unpack[Naming]
     ) -> Path:
         """Return a path at which the object that `url` names is; see `ensure`."""
-        patterns = _patterns(allow_patterns, ignore_patterns)
-        reference = self._allowed(url, wanted, patterns, hf_api_token, civitai_api_token)
+        reference = self._allowed(url, **naming)
         demand = self._demand(digest)
-        entry = self._hits.at_hand(reference, demand)
+        entry = self._hit(reference, demand)
         if entry is not None:
-            self._count_hits(1)
             return entry.path
         from pgetpy.background import in_engine
 
         return await in_engine(self._obtained(reference, demand))
 
-    def ensure_many(
-        self,
-        urls: Iterable[str],
-        *,
-        wanted: str = "auto",
-        allow_patterns: Chosen = None,
-        ignore_patterns: Chosen = None,
-    ) -> list[Path]:
+    def ensure_many(self, urls: Iterable[str], **naming: Unpack[Naming]) -> list[Path]:
         """Return the paths of several, fetched side by side; none leaves until all are there.
+
+        Args:
+            naming: `wanted`, patterns and tokens, as `ensure` takes them, for all of them.
 
         Raises:
             PgetError: the first failure; the others are stopped.
         """
-        patterns = _patterns(allow_patterns, ignore_patterns)
-        references = [self._allowed(url, wanted, patterns) for url in urls]
+        references = [self._allowed(url, **naming) for url in urls]
         from pgetpy.background import wait_for
 
         return wait_for(self._obtained_all(references))
 
-    async def ensure_many_async(
-        self,
-        urls: Iterable[str],
-        *,
-        wanted: str = "auto",
-        allow_patterns: Chosen = None,
-        ignore_patterns: Chosen = None,
-    ) -> list[Path]:
+    async def ensure_many_async(self, urls: Iterable[str], **naming: Unpack[Naming]) -> list[Path]:
         """Return the paths of several; see `ensure_many`."""
-        patterns = _patterns(allow_patterns, ignore_patterns)
-        references = [self._allowed(url, wanted, patterns) for url in urls]
+        references = [self._allowed(url, **naming) for url in urls]
         from pgetpy.background import in_engine
 
         return await in_engine(self._obtained_all(references))
 
-    def lookup(
-        self,
-        url: str,
-        *,
-        wanted: str = "auto",
-        allow_patterns: Chosen = None,
-        ignore_patterns: Chosen = None,
-    ) -> Path | None:
+    def lookup(self, url: str, **naming: Unpack[Naming]) -> Path | None:
         """Return the path of what is there of `url`, None for a miss; asks no server.
+
+        What another's token has fetched is a miss until `ensure` has shown that this one opens it.
+
+        Args:
+            naming: `wanted`, patterns and tokens, as `ensure` takes them.
 
         Raises:
             NotAllowedError: the policy forbids to give it out.
         """
-        patterns = _patterns(allow_patterns, ignore_patterns)
-        entry = self._hits.at_hand(self._allowed(url, wanted, patterns), Demand())
+        entry = self._hits.at_hand(self._allowed(url, **naming), Demand())
         return entry.path if entry is not None else None
 
     @contextlib.contextmanager
     def lease(
-        self,
-        url: str,
-        *,
-        digest: str | None = None,
-        wanted: str = "auto",
-        allow_patterns: Chosen = None,
-        ignore_patterns: Chosen = None,
+        self, url: str, *, digest: str | None = None, **naming: Unpack[Naming]
     ) -> Iterator[Path]:
-        """Ensure `url`, and keep it where it is for as long as the block lasts."""
-        patterns = _patterns(allow_patterns, ignore_patterns)
-        with self._store.lease(self._reference(url, wanted, patterns).key):
-            yield self.ensure(
-                url,
-                digest=digest,
-                wanted=wanted,
-                allow_patterns=allow_patterns,
-                ignore_patterns=ignore_patterns,
-            )
+        """Ensure `url`, and keep it where it is for as long as the block lasts; see `ensure`."""
+        with self._store.lease(self._reference(url, **naming).key):
+            yield self.ensure(url, digest=digest, **naming)
 
     # ------------------------------------------------------------------------------------ upkeep
 
-    def pin(self, url: str, *, wanted: str = "auto") -> None:
-        """Keep what `url` names, now or later, until it is unpinned."""
-        self._store.pin(self._reference(url, wanted).key)
+    def pin(self, url: str, **naming: Unpack[Naming]) -> None:
+        """Keep what `url` names (see `ensure`), now or later, until it is unpinned."""
+        self._store.pin(self._reference(url, **naming).key)
 
-    def unpin(self, url: str, *, wanted: str = "auto") -> bool:
+    def unpin(self, url: str, **naming: Unpack[Naming]) -> bool:
         """Take a pin back; False where there was none."""
-        return self._store.unpin(self._reference(url, wanted).key)
+        return self._store.unpin(self._reference(url, **naming).key)
 
-    def remove(self, url: str, *, wanted: str = "auto") -> int | None:
+    def remove(self, url: str, **naming: Unpack[Naming]) -> int | None:
         """Take an entry away; return its bytes, None where there is none.
 
         Raises:
             CacheError: it is pinned or leased.
         """
-        return self._store.remove(self._reference(url, wanted).key)
+        return self._store.remove(self._reference(url, **naming).key)
 
-    def verify(self, url: str, *, wanted: str = "auto", repair: bool = True) -> Verdict:
+    def verify(self, url: str, *, repair: bool = True, **naming: Unpack[Naming]) -> Verdict:
         """Hash what is kept of `url` and compare; what is damaged is fetched anew.
 
         Returns:
             What was found, before it was repaired.
         """
-        reference = self._reference(url, wanted)
+        reference = self._reference(url, **naming)
         self._store.settle(reference.key)
         verdict = self._store.verify(reference.key)
         if verdict is Verdict.DAMAGED and repair:
-            self.ensure(url, wanted=wanted)
+            self.ensure(url, **naming)
         return verdict
 
     def verify_all(self) -> dict[str, Verdict]:
@@ -389,20 +368,20 @@ class WeightsDownloadCache:
                 self._fetching = Filler(self._store, self._settings, self._settler, self._hits)
             return self._fetching
 
-    def _allowed(
-        self,
-        url: str,
-        wanted: str,
-        patterns: Patterns = EVERYTHING,
-        hf_api_token: str | Secret | None = None,
-        civitai_api_token: str | Secret | None = None,
-    ) -> Reference:
+    def _hit(self, reference: Reference, demand: Demand) -> Entry | None:
+        """Return the entry if nobody needs to be asked, and count it."""
+        entry = self._hits.at_hand(reference, demand)
+        if entry is not None:
+            self._count_hits(1)
+        return entry
+
+    def _allowed(self, url: str, **naming: Unpack[Naming]) -> Reference:
         """Return the reference of what may be given out.
 
         Raises:
             NotAllowedError: the policy forbids it.
         """
-        reference = self._reference(url, wanted, patterns, hf_api_token, civitai_api_token)
+        reference = self._reference(url, **naming)
         if self._settings.policy is not None:
             self._settings.policy.check_reference(reference)
         return reference
@@ -410,8 +389,10 @@ class WeightsDownloadCache:
     def _reference(
         self,
         url: str,
-        wanted: str,
-        patterns: Patterns = EVERYTHING,
+        *,
+        wanted: str = "auto",
+        allow_patterns: Chosen = None,
+        ignore_patterns: Chosen = None,
         hf_api_token: str | Secret | None = None,
         civitai_api_token: str | Secret | None = None,
     ) -> Reference:
@@ -421,6 +402,7 @@ class WeightsDownloadCache:
         if civitai_api_token is not None:
             token = _revealed(civitai_api_token, "civitai_api_token")
             sources = replace(sources, civitai_token=token)
+        patterns = _patterns(allow_patterns, ignore_patterns)
         return parse_reference(url, wanted, sources, patterns)
 
     def _demand(self, digest: str | None) -> Demand:

@@ -28,10 +28,10 @@ class Job:
             thread. What it raises ends the transfer.
     """
 
-    url: str
+    url: str = field(repr=False)
     dest: str | None
     checksum: Checksum | None = None
-    mirrors: tuple[str, ...] = ()
+    mirrors: tuple[str, ...] = field(default=(), repr=False)
     extract: bool = False
     authorization: str | None = field(default=None, repr=False)
     trusted: bool = False

@@ -38,7 +38,7 @@ class Link:
         trusted: whether the operator has named this origin, so that no policy concerns it.
     """
 
-    url: str
+    url: str = field(repr=False)
     origin: Origin
     authorization: str | None = field(default=None, repr=False)
     trusted: bool = False

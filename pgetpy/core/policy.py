@@ -2,7 +2,8 @@
 
 A policy decides; asking about each URL before it is requested, and connecting to no address but
 those that were judged, is done where hosts are looked up. What the operator has named himself (a
-service's endpoint, a proxy that he trusts) is judged by no rule about hosts.
+service's endpoint, a proxy that he trusts) is judged by no rule about addresses; whether references
+to a service may be had, the lists of hosts say.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class Policy:
     Attributes:
         schemes: of http, https and file. Data URIs ask nobody, and are always allowed.
         allow_hosts: names of the only hosts that may be asked, any where there are none;
-            `*.example.com` stands for all names below example.com.
+            `*.example.com` stands for all names below example.com. References to a service
+            (hf://OWNER/NAME) need the host of its endpoint, and those where its files are.
         deny_hosts: names of hosts that may not be asked, whatever is allowed.
         allow_networks: networks (`10.1.0.0/16`) that may be asked although they are not public.
         ports: those below 1024 that may be asked; all others may.
@@ -105,7 +107,7 @@ class Policy:
     def check_reference(self, reference: Reference) -> None:
         """Judge what a stranger has given, as far as that can be done without asking anybody.
 
-        A reference to a service is the business of its source, whose URLs are judged as they come.
+        Of a service the lists of hosts judge the endpoint; where it leads is judged as it comes.
 
         Raises:
             NotAllowedError: it may not be had.
@@ -114,7 +116,11 @@ class Policy:
             return
         if reference.local and "file" not in self.schemes:
             raise NotAllowedError(str(reference), "schemes", "files of this machine are not given")
-        if reference.source == "plain" and not reference.local:
+        if reference.service:
+            found = _refusal_of(self, reference.service, names_only=True)
+            if found is not None:
+                raise NotAllowedError(str(reference), *found)
+        elif reference.source == "plain" and not reference.local:
             self.check_url(reference.text)
 
     def check_url(self, url: str) -> None:
@@ -152,21 +158,30 @@ class Policy:
             return "schemes", f"{origin.scheme} is not one of {', '.join(self.schemes)}"
         if origin.port < _FIRST_FREE_PORT and origin.port not in self.ports:
             return "ports", f"port {origin.port} may not be asked"
+        found = self._refusal_of_name(origin)
+        if found is not None:
+            return found
+        address = literal(origin.host)
+        if address is not None and not self.admits(str(address)):
+            return "allow_networks", _RESERVED
+        return None
+
+    def _refusal_of_name(self, origin: Origin) -> tuple[str, str] | None:
+        """Return the list that forbids the host of `origin`, and why."""
         address = literal(origin.host)
         host = _spelt(address) if address is not None else origin.host.lower().rstrip(".")
         if any(_names(pattern, host) for pattern in self.deny_hosts):
             return "deny_hosts", "its host may not be asked"
         if self.allow_hosts and not any(_names(pattern, host) for pattern in self.allow_hosts):
             return "allow_hosts", "its host is none of those that may be asked"
-        if address is not None and not self.admits(str(address)):
-            return "allow_networks", _RESERVED
         return None
 
 
 # It runs at every cache hit.
 @lru_cache(maxsize=1024)
-def _refusal_of(policy: Policy, url: str) -> tuple[str, str] | None:
-    return policy._refusal(parse_link(url).origin)
+def _refusal_of(policy: Policy, url: str, *, names_only: bool = False) -> tuple[str, str] | None:
+    origin = parse_link(url).origin
+    return policy._refusal_of_name(origin) if names_only else policy._refusal(origin)
 
 
 def _spelt(address: Address) -> str:

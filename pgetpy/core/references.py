@@ -40,6 +40,8 @@ class Reference:
         several: whether it is several files, of which patterns may choose.
         patterns: those that choose.
         by_content: whether the key is that of its bytes, which cannot become others.
+        service: URL of the operator's endpoint that is asked for it; empty where the reference
+            itself says who is asked.
     """
 
     source: str
@@ -54,6 +56,7 @@ class Reference:
     several: bool = False
     patterns: Patterns = EVERYTHING
     by_content: bool = False
+    service: str = ""
 
     def __str__(self) -> str:
         return self.shown

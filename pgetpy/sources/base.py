@@ -28,7 +28,7 @@ class Object:
             it redirects to is somebody else's again.
     """
 
-    url: str
+    url: str = field(repr=False)
     name: str = ""
     digest: Checksum | None = None
     size: int | None = None
@@ -72,6 +72,10 @@ class Asker(Protocol):
             TransferError: it is none that could be believed.
         """
 
+    @property
+    def exclusive(self) -> bool:
+        """Whether nothing else may ask: there are rules on how to which no other client keeps."""
+
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Return what `work` returns, which blocks."""
 
@@ -89,6 +93,7 @@ class Source(Protocol):
     URLs never reach it. `recognise` has to make the key of a reference by
     `core.references.key_for` from a text that begins with the source's name, and to leave secrets
     out of `shown`, `text` and the key; they belong to `token`, and `scope_for(token)` to `scope`.
+    Where the operator's settings say who is asked, that is the reference's `service`.
     One that cannot be loaded, or bears a name that is taken, harms no reference that is not its
     own.
     """

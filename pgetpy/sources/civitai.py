@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from pgetpy.core.references import Reference, Wanted, key_for, scope_for, wanted_of
+from pgetpy.core.values import read_token
 from pgetpy.errors import BadReferenceError, HttpStatusError, NotFoundError, PgetError
 from pgetpy.settings import SourceSettings
 from pgetpy.sources.base import Asker, Located, Object
@@ -79,10 +80,12 @@ class Civitai:
         if asked is None:
             return None
         chosen = Wanted.WEIGHTS if wanted == "auto" else wanted_of("", wanted)
-        token = asked.token or settings.civitai_token
-        url = asked.url(settings.civitai_endpoint)
+        token = read_token(asked.token or "", "token") or settings.civitai_token
+        service = settings.civitai_endpoint
+        url = asked.url(service)
         key = key_for(f"civitai:{url}", chosen)
-        return Reference(self.name, url, url, "", key, scope_for(token), chosen, token)
+        scope = scope_for(token)
+        return Reference(self.name, url, url, "", key, scope, chosen, token, service=service)
 
     async def locate(self, reference: Reference, settings: SourceSettings, asker: Asker) -> Located:
         endpoint = settings.civitai_endpoint

@@ -2,6 +2,10 @@
 
 It is imported here alone, and when it is needed: that takes longer than the question. None of its
 errors, nor of those of what it asks by, leaves this module as itself.
+
+Its client looks names up by itself, goes by the environment's proxies and follows redirects
+anywhere, and cannot be told otherwise but for the whole process. Where a policy holds, or addresses
+and certificates are given, the same question (`HfApi.repo_info`) is put by the engine.
 """
 
 from __future__ import annotations
@@ -12,13 +16,17 @@ from typing import TYPE_CHECKING, NamedTuple
 from pgetpy.core.hubnames import HubName
 from pgetpy.core.retry import Retries
 from pgetpy.errors import ConnectionFailedError, NotAllowedError, PgetError, TransferError
-from pgetpy.sources.base import Asker
+from pgetpy.sources.base import Asker, Object
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 _LISTING_SECONDS = 30.0
 _LISTING_RETRIES = 3
+# Of a hundred thousand files it takes some thirty megabytes.
+_LONGEST_LISTING = 64 << 20
+# What comes of reading an answer of another shape.
+_SENSELESS = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 
 class File(NamedTuple):
@@ -52,6 +60,8 @@ async def listed(named: HubName, endpoint: str, token: str | None, asker: Asker)
     import asyncio
     import random
 
+    if asker.exclusive:
+        return await _listed_by_engine(named, endpoint, token, asker)
     retries = Retries(_LISTING_RETRIES)
     while True:
         try:
@@ -64,6 +74,31 @@ async def listed(named: HubName, endpoint: str, token: str | None, asker: Asker)
         await asyncio.sleep(delay)
 
 
+async def _listed_by_engine(
+    named: HubName, endpoint: str, token: str | None, asker: Asker
+) -> Listing:
+    url = f"{named.listing(endpoint)}?blobs=true"
+    bearer = f"Bearer {token}" if token is not None else None
+    question = Object(url, authorization=bearer, trusted=True)
+    answer = await asker.read(question, most=_LONGEST_LISTING)
+    return await asker.in_thread(lambda: _read(url, answer))
+
+
+def _read(url: str, answer: bytes) -> Listing:
+    """Return what the Hub has answered."""
+    import json
+
+    try:
+        info = json.loads(answer)
+        files = tuple(
+            _file_of(each["rfilename"], each.get("size"), (each.get("lfs") or {}).get("sha256"))
+            for each in info["siblings"]
+        )
+        return Listing(str(info.get("sha") or ""), files)
+    except _SENSELESS as error:
+        raise _senseless(url, error) from None
+
+
 def _listing(named: HubName, endpoint: str, token: str | None) -> Listing:
     """Ask what is in a repository, by one request."""
     try:
@@ -74,7 +109,10 @@ def _listing(named: HubName, endpoint: str, token: str | None) -> Listing:
             files_metadata=True,
             timeout=_LISTING_SECONDS,
         )
-        files = tuple(_file_of(each) for each in getattr(info, "siblings", None) or ())
+        files = tuple(
+            _file_of(each.rfilename, each.size, getattr(each.lfs, "sha256", None))
+            for each in getattr(info, "siblings", None) or ()
+        )
         return Listing(str(info.sha or ""), files)
     except Exception as error:
         raise _translated(named, endpoint, error) from None
@@ -99,14 +137,16 @@ def _api(endpoint: str, token: str | None) -> HfApi:
     return Api(endpoint=endpoint, token=token or False)
 
 
-def _file_of(sibling: object) -> File:
-    """Return what a RepoSibling says."""
-    size, lfs = getattr(sibling, "size", None), getattr(sibling, "lfs", None)
-    sha256 = str(getattr(lfs, "sha256", "")) or None
-    path: str = sibling.rfilename  # type: ignore[attr-defined]
-    if not isinstance(path, str) or not path or (size is not None and not 0 <= size < 1 << 63):
-        raise ValueError("a file without a name or with a strange size")
-    return File(path, size, sha256)
+def _file_of(path: object, size: int | None, sha256: object) -> File:
+    if not isinstance(path, str) or not path:
+        raise ValueError("a file without a name")
+    if not (size is None or (isinstance(size, int) and 0 <= size < 1 << 63)):
+        raise ValueError("a file with a strange size")
+    return File(path, size, str(sha256 or "") or None)
+
+
+def _senseless(url: str, error: Exception) -> TransferError:
+    return TransferError(url, f"the Hub's listing makes no sense ({type(error).__name__})")
 
 
 def _translated(named: HubName, endpoint: str, error: Exception) -> PgetError:
@@ -124,8 +164,8 @@ def _translated(named: HubName, endpoint: str, error: Exception) -> PgetError:
         if not head.headers.get("x-error-message"):
             head = words_of(head, _content(response))
         return status_error(url, head)
-    if isinstance(error, (ValueError, TypeError, LookupError, AttributeError)):
-        return TransferError(url, f"the Hub's listing makes no sense ({type(error).__name__})")
+    if isinstance(error, _SENSELESS):
+        return _senseless(url, error)
     return ConnectionFailedError(url, str(error).partition("\n")[0][:200] or type(error).__name__)
 
 

@@ -19,6 +19,7 @@ from pgetpy.core.hubnames import HubName, parse_hub_name
 from pgetpy.core.links import may_see_credentials, parse_link
 from pgetpy.core.references import Reference, Wanted, choosing, key_for, scope_for, wanted_of
 from pgetpy.errors import (
+    ALL_OF_IT,
     BadReferenceError,
     BadSettingError,
     HttpStatusError,
@@ -64,6 +65,7 @@ class HuggingFace:
             wanted=chosen,
             token=token,
             several=named.is_folder,
+            service=settings.hf_endpoint,
         )
         return choosing(reference, named.patterns)
 
@@ -215,7 +217,7 @@ def _only_weights(place: _Place, files: list[File]) -> list[File]:
     if len(found) == 1:
         return found
     names = tuple(file.path for file in found)
-    hint = 'ask for all of it with wanted="folder" (--wanted folder)'
+    hint = ALL_OF_IT
     if names:
         named = place.named
         path = f"{named.path}/{names[0]}" if named.path else names[0]

@@ -45,7 +45,8 @@ class Replicate:
         part = f"/versions/{version}" if version else ""
         url = f"{settings.replicate_endpoint}/{owner}/{name}{part}/_weights"
         key = key_for(f"replicate:{url}", chosen)
-        return Reference(self.name, url, url, name, key, wanted=chosen)
+        service = settings.replicate_endpoint
+        return Reference(self.name, url, url, name, key, wanted=chosen, service=service)
 
     async def locate(self, reference: Reference, settings: SourceSettings, asker: Asker) -> Located:
         question = Object(reference.text, f"{reference.name}.tar", trusted=True)
@@ -60,7 +61,8 @@ class Replicate:
             hint = "only the weights of public models can be had; give a URL of the file itself"
             return UnauthorizedError(str(reference), SERVICE, error.status, error.words, hint=hint)
         if error.status in (404, 410):
-            hint = "check OWNER/NAME and VERSION, that it is public, and that it was trained"
+            hint = "check OWNER/NAME and VERSION, that it is public, and that it was trained; a "
+            hint += "repository of Hugging Face is hf://OWNER/NAME"
             return NotFoundError(str(reference), SERVICE, error.status, error.words, hint=hint)
         return error
 

@@ -5,8 +5,10 @@ This package's own come first, then those of other packages (see `sources.base.S
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
+from urllib.parse import quote
 
 from pgetpy.core.links import parse_link
 from pgetpy.core.patterns import EVERYTHING, Patterns
@@ -27,6 +29,8 @@ _USUAL = SourceSettings()
 _GROUP = "pgetpy.sources"
 # Longer ones (data: URIs bear megabytes) are read anew each time instead of being kept.
 _LONGEST_KEPT = 4096
+# What is meant for a path, on any system.
+_PATH = re.compile(r"[/.~\\]|[A-Za-z]:[/\\]|[^:]*\.safetensors\Z", re.IGNORECASE | re.DOTALL)
 
 
 def parse_reference(
@@ -35,7 +39,7 @@ def parse_reference(
     settings: SourceSettings = _USUAL,
     patterns: Patterns = EVERYTHING,
 ) -> Reference:
-    """Return what `text` refers to.
+    """Return what `text` refers to; blanks around it, pasted with it, mean nothing.
 
     Args:
         wanted: `file`, `weights`, `folder`, or `auto`: `weights` of what is called like an archive
@@ -47,6 +51,7 @@ def parse_reference(
         BadReferenceError: no source knows what it is, or patterns make no sense for it.
         BadSettingError: `wanted` is none of these.
     """
+    text = text.strip()
     parse = _remembered if len(text) <= _LONGEST_KEPT else _parsed
     found = parse(text, wanted, settings)
     return choosing(found, patterns)
@@ -80,8 +85,15 @@ def _parsed(text: str, wanted: str, settings: SourceSettings) -> Reference:
     if failures:
         reason = f"no source knows it, and these do not work: {', '.join(failures)}"
         raise BadReferenceError(text, reason)
+    if _PATH.match(text):
+        reason = f"it is no URL; a file of this machine is {_file_url(text)}"
+        raise BadReferenceError(text, reason)
     parse_link(text)  # raises, for it is no URL
     raise AssertionError("unreachable")
+
+
+def _file_url(path: str) -> str:
+    return f"file://{quote(path)}" if path.startswith("/") else "file:// and its whole path"
 
 
 _remembered = lru_cache(maxsize=4096)(_parsed)

@@ -8,7 +8,7 @@ import os
 import ssl
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from pgetpy.core.answers import Answer, Head
@@ -54,10 +54,10 @@ class Request:
             trusted is not lent to one that is not.
     """
 
-    url: str
-    headers: tuple[tuple[str, str], ...]
+    url: str = field(repr=False)
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
     addresses: tuple[Address, ...]
-    proxy: str | None
+    proxy: str | None = field(repr=False)
     tls: ssl.SSLContext | None
     connect_timeout: float
     trusted: bool = False

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pgetpy.core.jobs import Job
+from pgetpy.core.links import parse_link
+from pgetpy.core.pace import Pace
 from pgetpy.errors import GatedError, NotFoundError, PgetError, ServiceError, UnauthorizedError
+from pgetpy.hosts import Host
+from pgetpy.settings import Proxies, Settings, SourceSettings
+from pgetpy.sources.base import Located, Object
+from pgetpy.sources.table import parse_reference
+from pgetpy.transports.base import Address, Request
 
 from ..fetching import contents
+from ..support.faults import Status
 from ..support.hub import Hub
-from ..weights.made import only_record, weights
+from ..support.resources import Resource
+from ..weights.made import flip, only_record, partials, weights
 from .conftest import OTHER_TOKEN, TOKEN
 from .hubs import opened_at, others
 
@@ -130,3 +141,115 @@ def test_a_new_version_is_fetched_where_that_is_asked_for(
         assert cache.ensure("hf://o/n", wanted=wanted) == first
         repo.revisions["main"] = {**FILES, "lora.safetensors": weights(seed="new")}
         assert found(cache.ensure("hf://o/n", wanted=wanted)) == weights(seed="new")
+
+
+# ------------------------------------------------------------------ what is told to everybody
+
+
+def test_what_another_has_begun_is_no_way_around_the_gate(hub: Hub, root: Path) -> None:
+    files = {"a.safetensors": LORA, "z": b"3"}
+    repo = hub.repo("o/n", files, gated=True, readers={TOKEN, OTHER_TOKEN})
+    # The last file fails, and is one that the gate lets through: all others are there then.
+    last = f"/o/n/resolve/{repo.commit('main')}/z"
+    hub.add(last, Resource(faults=[Status(500, "trouble")]))
+    with opened_at(hub, root, retries=0, max_concurrent_files=1) as cache:
+        with pytest.raises(PgetError, match="trouble"):
+            cache.ensure("hf://o/n", wanted="folder", hf_api_token=TOKEN)
+        assert any(path.name == "a.safetensors" for path in partials(root))
+        hub.remove(last)
+        hub.add(last, Resource(files["z"]))
+        for token, error in [(None, GatedError), (STRANGER, GatedError)]:
+            with pytest.raises(error):
+                cache.ensure("hf://o/n", wanted="folder", hf_api_token=token)
+        assert cache.entries() == []
+        folder = cache.ensure("hf://o/n", wanted="folder", hf_api_token=OTHER_TOKEN)
+        assert contents(folder) == files
+
+
+def test_a_page_that_anybody_may_read_opens_no_weights(hub: Hub, root: Path) -> None:
+    files = {"README.md": b"# A model", "lora.safetensors": LORA}
+    repo = hub.repo("o/n", files, gated=True, readers={TOKEN, OTHER_TOKEN})
+    hub.add(f"/o/n/resolve/{repo.commit('main')}/README.md", Resource(files["README.md"]))
+    with opened_at(hub, root) as cache:
+        path = cache.ensure("hf://o/n", wanted="folder", hf_api_token=TOKEN)
+        for token in (None, STRANGER):
+            with pytest.raises(GatedError):
+                cache.ensure("hf://o/n", wanted="folder", hf_api_token=token)
+        assert cache.ensure("hf://o/n", wanted="folder", hf_api_token=OTHER_TOKEN) == path
+
+
+def test_who_was_shown_one_version_has_to_show_it_for_the_next(hub: Hub, root: Path) -> None:
+    repo = hub.repo("o/n", FILES)
+    hub.tokens.add(TOKEN)
+    text = "hf://o/n/lora.safetensors"
+    with opened_at(hub, root) as cache, opened_at(hub, root, TOKEN, refresh="check") as owner:
+        path = owner.ensure(text)
+        assert cache.ensure(text) == path == cache.lookup(text)
+        repo.revisions["main"] = {"lora.safetensors": weights(seed="secret")}
+        repo.private, repo.readers = True, {TOKEN}
+        assert owner.ensure(text) != path
+        assert cache.lookup(text) is None
+        with pytest.raises(NotFoundError):
+            cache.ensure(text)
+
+
+# ------------------------------------------------------------------------------- every call
+
+
+def test_every_call_takes_a_token(hub: Hub, root: Path) -> None:
+    hub.repo("o/n", FILES, private=True, readers={TOKEN, OTHER_TOKEN})
+    text = "hf://o/n/lora.safetensors"
+    with opened_at(hub, root) as cache:
+        (path,) = cache.ensure_many([text], hf_api_token=TOKEN)
+        assert cache.lookup(text, hf_api_token=TOKEN) == path
+        assert cache.lookup(text) is None
+        assert cache.lookup(text, hf_api_token=OTHER_TOKEN) is None  # not shown yet
+        with cache.lease(text, hf_api_token=OTHER_TOKEN) as leased:
+            assert leased == path == cache.lookup(text, hf_api_token=OTHER_TOKEN)
+        flip(path)
+        with pytest.raises(NotFoundError):
+            cache.verify(text)
+        cache.verify(text, hf_api_token=TOKEN)
+        mended = cache.lookup(text, hf_api_token=TOKEN)
+        assert mended is not None
+        assert mended.read_bytes() == LORA
+        found = asyncio.run(cache.ensure_many_async([text], hf_api_token=TOKEN))
+        assert found == [mended]
+        cache.pin(text, hf_api_token=TOKEN)
+        assert cache.unpin(text)
+        assert cache.remove(text) is not None
+
+
+def test_a_server_that_repeats_a_token_does_not_show_it(hub: Hub, root: Path) -> None:
+    hub.tokens.add(TOKEN)
+    said = f"no such thing for Authorization: Bearer {TOKEN}"
+    hub.add("/o/n/resolve/main/lora.safetensors", Resource(faults=[Status(403, said)]))
+    with opened_at(hub, root, TOKEN) as cache, pytest.raises(PgetError, match="no such thing"):
+        cache.ensure("hf://o/n/lora.safetensors")
+
+
+def test_no_value_shows_what_opens_something() -> None:
+    signed = f"https://user:{TOKEN}@host/a?X-Amz-Signature={TOKEN}"
+    address = Address(2, ("127.0.0.1", 80))
+    header = ("Authorization", f"Bearer {TOKEN}")
+    proxy = f"http://user:{TOKEN}@proxy"
+    settings = Settings(
+        headers=dict([header]),
+        authorization=header[1],
+        proxies=Proxies(proxy, proxy),
+        sources=SourceSettings(hf_token=TOKEN, civitai_token=TOKEN),
+        metrics_endpoint=signed,
+    )
+    link = parse_link(signed)
+    values = [
+        settings,
+        link,
+        parse_reference(signed),
+        parse_reference("hf://o/n", settings=settings.sources),
+        Job(signed, "a", mirrors=(signed,), authorization=header[1]),
+        Object(signed, authorization=header[1]),
+        Located((Object(signed),)),
+        Request(signed, (header,), (address,), proxy, None, 1.0),
+        Host(link.origin, (address,), proxy, Pace(1, 1), plain=False),
+    ]
+    assert [value for value in values if TOKEN in repr(value)] == []

@@ -14,6 +14,7 @@ from pgetpy.core.references import Wanted
 from pgetpy.errors import (
     ArchiveError,
     BadReferenceError,
+    BadSettingError,
     DigestMismatchError,
     GatedError,
     HttpStatusError,
@@ -426,3 +427,9 @@ def test_a_reference_can_be_downloaded_to_a_folder(civitai: Civitai, tmp_path: P
     civitai.add(3, Version(7, (lora(zip_of({"a.txt": b"x"}), "pack.zip"),)))
     with cache_of(civitai, tmp_path / "cache") as cache, pytest.raises(ArchiveError):
         cache.ensure("civitai:3")
+
+
+@pytest.mark.parametrize("mark", ["%0d%0aX:%20y", "%00", "%20", "%c3%a9"])
+def test_a_token_in_the_url_adds_no_header(mark: str) -> None:
+    with pytest.raises(BadSettingError):
+        parse_reference(f"https://civitai.com/models/1?token={TOKEN}{mark}{TOKEN}")

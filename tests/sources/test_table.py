@@ -25,3 +25,21 @@ def test_what_nobody_knows_is_no_reference(text: str) -> None:
 def test_no_two_sources_have_one_name() -> None:
     names = [source.name for source in SOURCES]
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/models/a b.safetensors", "./a.tar", "../a", "~/a", "a.safetensors", "loras/a.SAFETENSORS",
+     "C:\\models\\a.bin", "c:/models/a"],
+)  # fmt: skip
+def test_a_path_is_told_how_it_is_written(path: str) -> None:
+    with pytest.raises(BadReferenceError, match="a file of this machine is file://") as caught:
+        parse_reference(path)
+    assert path[0] != "/" or "file:///models/a%20b.safetensors" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["https://host/a.safetensors", "hf://o/n/a.safetensors", "civitai:1@5", "owner/model"]
+)
+def test_blanks_that_were_pasted_with_a_reference_mean_nothing(text: str) -> None:
+    assert parse_reference(f" \t{text}\r\n") == parse_reference(text)

@@ -20,6 +20,7 @@ from pgetpy.errors import (
     BadReferenceError,
     DigestMismatchError,
     HttpStatusError,
+    NotOneFileError,
     NotWeightsError,
     PgetError,
     UnsafeMemberError,
@@ -488,3 +489,13 @@ def test_a_process_that_ensured_an_archive_shares_it(
         assert other.wait(10) == 0
     with child("say(len(Store(sys.argv[1]).entries()))", cache.path) as other:
         assert said(other) == "1"
+
+
+def test_an_archive_of_several_is_named_with_what_it_holds(root: Path, server: Server) -> None:
+    members = {f"{name}.safetensors": weights(seed=name) for name in "ab"}
+    url = serve(server, tar_of(members), "/two.tar")
+    with opened(root) as cache, pytest.raises(NotOneFileError) as caught:
+        cache.ensure(url)
+    assert caught.value.reference == url
+    assert caught.value.found == ("a.safetensors", "b.safetensors")
+    assert "wanted=" in caught.value.hint
