@@ -12,6 +12,8 @@ if TYPE_CHECKING:
         download_many_async,
         extract,
         extract_async,
+        snapshot,
+        snapshot_async,
     )
     from pgetpy.core.digests import Checksum
     from pgetpy.core.jobs import Job
@@ -41,6 +43,8 @@ _HOMES = {
     "download_many_async": "pgetpy.api",
     "extract": "pgetpy.api",
     "extract_async": "pgetpy.api",
+    "snapshot": "pgetpy.api",
+    "snapshot_async": "pgetpy.api",
 }
 
 __all__ = [
@@ -59,6 +63,8 @@ __all__ = [
     "download_many_async",
     "extract",
     "extract_async",
+    "snapshot",
+    "snapshot_async",
 ]
 
 

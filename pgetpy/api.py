@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pgetpy.background import wait_for
 from pgetpy.core.digests import Checksum
@@ -16,9 +18,13 @@ from pgetpy.core.events import Event, Report
 from pgetpy.core.jobs import Job
 from pgetpy.core.results import DownloadFailure, DownloadResult
 from pgetpy.engine import Engine
-from pgetpy.settings import Settings
+from pgetpy.settings import Settings, hub_cache_dir
+
+if TYPE_CHECKING:
+    from pgetpy.weights import Secret
 
 PathLike = os.PathLike[str]
+Chosen = str | Sequence[str] | None
 
 
 async def download_async(
@@ -168,6 +174,76 @@ def download_many(
     """Download several files side by side; see `download_many_async`. From any thread."""
     chosen = _settings(settings, headers, force)
     return download_jobs(_jobs(files), settings=chosen, progress=progress, fail_fast=fail_fast)
+
+
+async def snapshot_async(
+    reference: str,
+    *,
+    allow_patterns: Chosen = None,
+    ignore_patterns: Chosen = None,
+    hf_api_token: str | Secret | None = None,
+    cache_dir: str | PathLike | None = None,
+    settings: Settings | None = None,
+    progress: Report | None = None,
+) -> Path:
+    """Bring a repository of the Hugging Face Hub into huggingface_hub's own cache.
+
+    Args:
+        reference: `hf://OWNER/NAME[@REVISION]`, the URL of its page, or a folder of it.
+        allow_patterns: only files that match one of these, as `*.safetensors`.
+        ignore_patterns: no file that matches one of these.
+        hf_api_token: opens it, instead of the settings' own; empty for none.
+        cache_dir: the Hub's cache; by default where huggingface_hub has it (HF_HUB_CACHE, HF_HOME).
+        settings, progress: see `download_async`.
+
+    Returns:
+        The folder of the snapshot, which `from_pretrained` takes; by `OWNER/NAME` the same is found
+        without asking anybody.
+
+    Raises:
+        UsageError: it is no repository of the Hub, or a pattern makes no sense.
+        ServiceError, TransferError: the Hub or the network failed.
+        IntegrityError: the bytes are not those that the Hub lists.
+        DestinationError, DiskFullError: the cache cannot be written.
+    """
+    from pgetpy.core.patterns import Patterns
+    from pgetpy.hubcache import snapshot as brought
+    from pgetpy.sources.table import parse_reference
+    from pgetpy.weights import revealed
+
+    # The policy takes away the operator's tokens, and not those of the caller.
+    chosen = _settings(settings, None, None).under_policy()
+    sources = chosen.sources
+    if hf_api_token is not None:
+        sources = replace(sources, hf_token=revealed(hf_api_token, "hf_api_token"))
+    patterns = Patterns.of(allow_patterns, ignore_patterns)
+    found = parse_reference(reference, "folder", sources, patterns)
+    folder = Path(cache_dir) if cache_dir is not None else hub_cache_dir(os.environ)
+    return await brought(found, folder.expanduser().absolute(), chosen, progress or _ignore)
+
+
+def snapshot(
+    reference: str,
+    *,
+    allow_patterns: Chosen = None,
+    ignore_patterns: Chosen = None,
+    hf_api_token: str | Secret | None = None,
+    cache_dir: str | PathLike | None = None,
+    settings: Settings | None = None,
+    progress: Report | None = None,
+) -> Path:
+    """Bring a repository of the Hub into its own cache; see `snapshot_async`. From any thread."""
+    return wait_for(
+        snapshot_async(
+            reference,
+            allow_patterns=allow_patterns,
+            ignore_patterns=ignore_patterns,
+            hf_api_token=hf_api_token,
+            cache_dir=cache_dir,
+            settings=settings,
+            progress=progress,
+        )
+    )
 
 
 async def download_job_async(

@@ -26,6 +26,7 @@ _USAGE = {
     "download": "pgetpy [flags] URL DEST\n       pgetpy COMMAND [flags] ...",
     "multifile": "pgetpy multifile [flags] MANIFEST|-",
     "ensure": "pgetpy ensure [flags] REF...",
+    "snapshot": "pgetpy snapshot [flags] REPOSITORY",
     "cache": "pgetpy cache COMMAND [flags] ...",
     "cache ls": "pgetpy cache ls [flags]",
     "cache info": "pgetpy cache info [flags]",
@@ -59,6 +60,10 @@ DEST is a file, a folder (which takes the name from the URL), or - for standard 
 Download the files of a manifest, one `URL DEST [ALGO:HEX]` a line; blank lines
 and # comments are passed over. Other files go on when one fails.""",
     "ensure": _ENSURE,
+    "snapshot": """\
+Bring a repository of Hugging Face (hf://OWNER/NAME[@REVISION], OWNER/NAME's page, or
+one of its folders) into the cache of huggingface_hub, where from_pretrained finds it,
+and print the path of the snapshot. What is there already is not fetched.""",
     "cache": "Look after the cache of weights that `pgetpy ensure` and the Python package share.",
     "cache ls": "List what is in the cache, what was used last first.",
     "cache info": "Show what the cache takes, what it holds, and its bounds.",
@@ -170,7 +175,7 @@ def _parser(command: str, flags: Iterable[Flag]) -> argparse.ArgumentParser:
         prog="pgetpy",
         usage=_USAGE[command],
         description=_described(command),
-        epilog=_EPILOG if command in {"download", "multifile", "ensure"} else None,
+        epilog=_EPILOG if command in {"download", "multifile", "ensure", "snapshot"} else None,
         formatter_class=_Formatter,
         argument_default=argparse.SUPPRESS,
         add_help=False,
@@ -232,7 +237,7 @@ def _unknown(text: str) -> str:
 
 def _check_belonging(command: str, given: Mapping[str, object]) -> None:
     places = {"download": "a single URL", "multifile": "multifile mode"}
-    cached = command == "ensure" or command.startswith("cache ")
+    cached = command in {"ensure", "snapshot"} or command.startswith("cache ")
     if command not in places and not cached:
         return
     for flag in FLAGS:

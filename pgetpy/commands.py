@@ -112,6 +112,10 @@ def _run_command(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> 
         call = _call(arguments, api, environ)
         if command == "ensure" or command.partition(" ")[0] == "cache":
             return _cached(call, environ)
+        if command == "snapshot":
+            from pgetpy.hubcommand import run_snapshot
+
+            return run_snapshot(call, environ, _api(call))
         return _multifile(call) if command == "multifile" else _download(call)
     return DONE
 

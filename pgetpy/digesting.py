@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import threading
 
+from pgetpy.core.digests import Checksum
 from pgetpy.destinations.base import ReadBack
 from pgetpy.workers import Workers
 
@@ -19,10 +20,10 @@ class FileDigest:
         position: bytes hashed.
     """
 
-    def __init__(self, read: ReadBack, algorithm: str, workers: Workers) -> None:
+    def __init__(self, read: ReadBack, checksum: Checksum, workers: Workers) -> None:
         self.position = 0
         self._read = read
-        self._hash = hashlib.new(algorithm, usedforsecurity=False)
+        self._hash = hashlib.new(checksum.algorithm, checksum.prefix, usedforsecurity=False)
         self._front = 0
         self._stopped = False
         self._moved = threading.Condition()

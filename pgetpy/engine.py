@@ -21,6 +21,7 @@ from pgetpy.core.references import Reference
 from pgetpy.core.results import DownloadFailure, DownloadResult
 from pgetpy.destinations.base import Claims
 from pgetpy.errors import BadReferenceError, HttpStatusError, PgetError
+from pgetpy.hftransfer import MOST_CHILDREN, HfTransfer
 from pgetpy.hosts import Hosts, descriptor_limit
 from pgetpy.metrics import Metrics
 from pgetpy.redact import redact
@@ -57,6 +58,7 @@ class Engine:
             local=LocalTransport(workers),
         )
         self._asking = Asking(self._services)
+        self._children = asyncio.Semaphore(MOST_CHILDREN)
         self._metrics = Metrics(settings.metrics_endpoint, workers, hosts.tls)
 
     async def locate(self, reference: Reference) -> Located:
@@ -116,9 +118,8 @@ class Engine:
                 result = await Transfer(self._services, plain, key, report, vetted=True).run()
             else:
                 with self.explaining(reference):
-                    pointed = _pointed(job, reference, await self.locate(reference))
-                    transfer = Transfer(self._services, pointed, key, report, vetted=True)
-                    result = await transfer.run()
+                    question = _only(reference, await self.locate(reference))
+                    result = await self._carrier(question, job, key, report, vetted=True).run()
         self._metrics.finished(job.url, result)
         report(Finished(key, result))
         return result
@@ -130,7 +131,17 @@ class Engine:
             PgetError: it failed.
         """
         with self._told(job, report, key):
-            await Transfer(self._services, _of(question, job), key, report).run()
+            await self._carrier(question, job, key, report).run()
+
+    def _carrier(
+        self, question: Object, job: Job, key: int, report: Report, *, vetted: bool = False
+    ) -> Transfer:
+        """Return the transfer that runs `job` for an object that has been located."""
+        found = _of(question, job)
+        if question.hf_transfer and found.checksum == question.digest:
+            turns = self._children
+            return HfTransfer(self._services, found, key, report, turns=turns, vetted=vetted)
+        return Transfer(self._services, found, key, report, vetted=vetted)
 
     def expect(self, count: int) -> None:
         """So many files are about to be fetched: begin with several of a host at once."""
@@ -169,12 +180,12 @@ class Engine:
         await self._metrics.close()
 
 
-def _pointed(job: Job, reference: Reference, located: Located) -> Job:
-    """Return `job` for the one object that its reference stands for."""
+def _only(reference: Reference, located: Located) -> Object:
+    """Return the one object that a reference stands for."""
     if located.folder:
         hint = "name one file of it, or have pgetpy ensure --wanted folder keep all"
         raise BadReferenceError(str(reference), f"it is {len(located.objects)} files; {hint}")
-    return _of(located.objects[0], job)
+    return located.objects[0]
 
 
 def _of(question: Object, job: Job) -> Job:

@@ -49,7 +49,7 @@ class Flag:
 # The commands that bring things into the cache, and those about entries that are there.
 _FILLING = ("ensure", "cache ensure", "cache verify")
 _NAMING = ("cache path", "cache rm", "cache pin", "cache unpin")
-_REFERRING = ("download", "multifile", *_FILLING, *_NAMING)
+_REFERRING = ("download", "multifile", "snapshot", *_FILLING, *_NAMING)
 _BOUNDED = (*_FILLING, "cache info", "cache gc")
 
 FLAGS: tuple[Flag, ...] = (
@@ -88,6 +88,11 @@ FLAGS: tuple[Flag, ...] = (
         value="TOKEN",
         help="opens what CivitAI shows to its users; CIVITAI_API_TOKEN is the better place",
         only=_REFERRING,
+    ),
+    Flag(
+        "hf-transfer",
+        help="hf_transfer brings large files of Hugging Face (also HF_HUB_ENABLE_HF_TRANSFER=1)",
+        only=("download", "multifile", "snapshot", *_FILLING),
     ),
     Flag("netrc", help="take credentials from ~/.netrc"),
     Flag("cacert", value="FILE", help="certificate authorities to trust (PEM)"),
@@ -133,6 +138,13 @@ FLAGS: tuple[Flag, ...] = (
         only=("ensure", *(f"cache {name}" for name in CACHE_COMMANDS)),
     ),
     Flag(
+        "hub-cache-dir",
+        value="DIR",
+        help="the Hub's cache (default HF_HUB_CACHE, HF_HOME/hub or ~/.cache/huggingface/hub)",
+        group="cache",
+        only=("snapshot",),
+    ),
+    Flag(
         "min-disk-free",
         value="SIZE",
         help="space that must stay free on its disk (default 10Gi)",
@@ -160,7 +172,7 @@ FLAGS: tuple[Flag, ...] = (
         value="PATTERN",
         help="files of a repository to take, as '*.json'; may repeat",
         group="cache",
-        only=("ensure", "cache ensure"),
+        only=("ensure", "cache ensure", "snapshot"),
         many=True,
     ),
     Flag(
@@ -168,7 +180,7 @@ FLAGS: tuple[Flag, ...] = (
         value="PATTERN",
         help="files of a repository to leave; may repeat",
         group="cache",
-        only=("ensure", "cache ensure"),
+        only=("ensure", "cache ensure", "snapshot"),
         many=True,
     ),
     Flag(
@@ -239,6 +251,7 @@ FLAGS: tuple[Flag, ...] = (
 COMMANDS: Mapping[str, str] = {
     "multifile": "download the files of a manifest",
     "ensure": "bring weights into the cache and print where they are",
+    "snapshot": "bring a repository into the cache of huggingface_hub",
     "cache": "look after the cache: ls, info, verify, gc and more",
     "version": "show the version",
     "completion": "print a completion script for bash, zsh, fish or powershell",
@@ -256,6 +269,8 @@ def belongs(flag: Flag, command: str) -> bool:
         return command in flag.only
     if command in {"download", "multifile"}:
         return True
+    if command == "snapshot":
+        return flag.group in _FOR_CACHE or flag.name in {"max-size", "min-free", "fsync"}
     if command in _FILLING:
         return flag.group in _FOR_CACHE or flag.name == "max-size"
     if command.startswith("cache "):

@@ -83,13 +83,13 @@ async def gather(
     await workers.submit(lambda: fill.reserve(sum(size or 0 for size in sizes)))
     held = sum(place.question.size or 0 for place in places if place.whole)
     total = None if None in sizes else sum(size or 0 for size in sizes)
-    progress = _Sum(report, total, held)
+    progress = Sum(report, total, held)
     missing = [(key, place) for key, place in enumerate(places) if not place.whole]
     engine.expect(len(missing))
 
     async def bring(key: int, place: Place) -> None:
         def admit(identity: Identity) -> None:
-            _check_size(place.question, identity.total)
+            check_size(place.question, identity.total)
             allowance.note(key, identity.total)
 
         job = Job(place.question.url, str(place.path), admit=admit)
@@ -118,7 +118,7 @@ async def side_by_side(works: Sequence[Callable[[], Awaitable[T]]], most: int) -
             await asyncio.wait(tasks)
 
 
-class _Sum:
+class Sum:
     """Tells of many files as of one."""
 
     def __init__(self, report: Report, total: int | None, held: int) -> None:
@@ -144,7 +144,7 @@ class _Sum:
             self._report(event)
 
 
-def _check_size(question: Object, size: int | None) -> None:
+def check_size(question: Object, size: int | None) -> None:
     """Raise SizeMismatchError where a server has another file than its service has listed."""
     if size is not None and question.size not in (None, size):
         raise SizeMismatchError(question.url, question.size or 0, size)
@@ -156,7 +156,7 @@ def _prepared(folder: Path, located: Located, limits: Limits, scope: str) -> lis
     Raises:
         UnsafeMemberError, LimitExceededError: a file cannot be in the folder.
     """
-    paths = _paths(folder, located, limits)
+    paths = paths_below(folder, located.objects, limits, fold_of(folder.parent))
     mark = folder.with_name(_MARK)
     found, _, boot = _read(mark).partition("\n")
     now = boot_id()
@@ -180,10 +180,17 @@ def _prepared(folder: Path, located: Located, limits: Limits, scope: str) -> lis
     return places
 
 
-def _paths(folder: Path, located: Located, limits: Limits) -> list[Path]:
-    roster = Roster(limits, fold_of(folder.parent))
+def paths_below(
+    folder: Path, objects: Sequence[Object], limits: Limits, fold: Callable[[str], str]
+) -> list[Path]:
+    """Return where `objects` are below `folder`, by names that are safe there.
+
+    Raises:
+        UnsafeMemberError, LimitExceededError: one of them cannot be there.
+    """
+    roster = Roster(limits, fold)
     paths = []
-    for question in located.objects:
+    for question in objects:
         entry = roster.admit(Member(question.name, Kind.FILE, question.size or 0))
         if entry is None or entry.replaces:
             raise UnsafeMemberError(question.name, "it is listed twice")

@@ -7,6 +7,8 @@ is an argument, so that nothing here reaches for the process's own.
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +32,7 @@ from pgetpy.core.values import (
 from pgetpy.errors import BadReferenceError, BadSettingError
 from pgetpy.redact import HIDDEN, redact
 
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 Warn = Callable[[str], None]
 
@@ -41,6 +44,23 @@ def default_cache_dir(environ: Mapping[str, str]) -> Path:
         return Path(chosen).expanduser()
     base = environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path("~/.cache").expanduser()) / "pgetpy"
+
+
+def hub_cache_dir(environ: Mapping[str, str]) -> Path:
+    """Return where the Hub's own cache is: PGET_HUB_CACHE_DIR, else as huggingface_hub has it."""
+    for name in ("PGET_HUB_CACHE_DIR", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if environ.get(name):
+            return _expanded(environ[name], environ)
+    if environ.get("HF_HOME"):
+        return _expanded(environ["HF_HOME"], environ) / "hub"
+    base = environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return _expanded(base, environ) / "huggingface" / "hub"
+
+
+def _expanded(path: str, environ: Mapping[str, str]) -> Path:
+    """Return `path` with its ~ and variables written out; those that are not set stay."""
+    home = os.path.expanduser(path)
+    return Path(_VARIABLE.sub(lambda found: environ.get(found[1] or found[2], found[0]), home))
 
 
 @dataclass(frozen=True)
@@ -390,6 +410,7 @@ FLAGS: Mapping[str, FlagRule] = {
 
 # An empty text takes back what the environment gives.
 SOURCE_FLAGS: Mapping[str, FlagRule] = {
+    "hf-transfer": FlagRule("hf_transfer", read_bool),
     "hf-token": FlagRule("hf_token", read_token),
     "civitai-token": FlagRule("civitai_token", read_token),
 }

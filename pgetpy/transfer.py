@@ -54,7 +54,7 @@ _FLUSH_EVERY = 15.0
 
 
 @dataclass(frozen=True)
-class _Source:
+class Provenance:
     """Where the bytes came from in the end."""
 
     url: str
@@ -129,7 +129,7 @@ class Transfer:
         finally:
             await self._release()
 
-    async def _from_any(self) -> tuple[_Source, bool]:
+    async def _from_any(self) -> tuple[Provenance, bool]:
         """Fetch from the URL, or from a mirror of it; whether another run did the work."""
         failure: TransferError | None = None
         for link in self._links:
@@ -143,7 +143,7 @@ class Transfer:
         assert failure is not None
         raise failure
 
-    async def _from(self, route: Route) -> tuple[_Source, bool]:
+    async def _from(self, route: Route) -> tuple[Provenance, bool]:
         """Fetch by `route`, as often as that has to begin anew."""
         while True:
             await self._wait_for_others()
@@ -161,7 +161,7 @@ class Transfer:
                 self._restarts += 1
                 await self._start_over(error.what())
 
-    async def _fetched(self, route: Route) -> _Source:
+    async def _fetched(self, route: Route) -> Provenance:
         plan = self._plan(self._held)
         hooks = Hooks(self._begin, lambda now: self._tick(now, session), self._retrying, self._lost)
         session = Session(self._services, route, plan, hooks, self._tally)
@@ -177,9 +177,9 @@ class Transfer:
             if session.answer is not None:
                 self._expected = session.answer.identity
         self._tick(self._loop.time(), session, last=True)
-        return _Source(route.target.url, answer)
+        return Provenance(route.target.url, answer)
 
-    async def _shared(self, route: Route) -> _Source:
+    async def _shared(self, route: Route) -> Provenance:
         """Another run has just published this file: make sure that it is what we want."""
         finished = self._destination.finished
         assert finished is not None
@@ -192,7 +192,7 @@ class Transfer:
         session.expected = finished
         answer = await session.run()
         self._tell(Started(self._key, redact(self._job.url), self._label, total, total))
-        return _Source(route.target.url, answer)
+        return Provenance(route.target.url, answer)
 
     async def _wait_for_others(self) -> None:
         """Wait until the destination is ours; take over what an earlier run left."""
@@ -314,8 +314,7 @@ class Transfer:
         if self._digest is None and self._job.checksum is not None:
             read = self._destination.readable()
             if read is not None:
-                algorithm = self._job.checksum.algorithm
-                self._digest = FileDigest(read, algorithm, self._services.workers)
+                self._digest = FileDigest(read, self._job.checksum, self._services.workers)
         return self._digest
 
     async def _stop_digest(self) -> None:
@@ -371,7 +370,7 @@ class Transfer:
         return self._destination.label
 
     def _result(
-        self, source: _Source, size: int, digest: str | None, shared: bool
+        self, source: Provenance, size: int, digest: str | None, shared: bool
     ) -> DownloadResult:
         seconds = self._loop.time() - self._started
         answer = source.answer

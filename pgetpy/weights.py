@@ -398,9 +398,9 @@ class WeightsDownloadCache:
     ) -> Reference:
         sources = self._settings.sources
         if hf_api_token is not None:
-            sources = replace(sources, hf_token=_revealed(hf_api_token, "hf_api_token"))
+            sources = replace(sources, hf_token=revealed(hf_api_token, "hf_api_token"))
         if civitai_api_token is not None:
-            token = _revealed(civitai_api_token, "civitai_api_token")
+            token = revealed(civitai_api_token, "civitai_api_token")
             sources = replace(sources, civitai_token=token)
         patterns = _patterns(allow_patterns, ignore_patterns)
         return parse_reference(url, wanted, sources, patterns)
@@ -439,7 +439,12 @@ def _patterns(allow: Chosen, ignore: Chosen) -> Patterns:
     return Patterns.of(allow, ignore)
 
 
-def _revealed(token: str | Secret, name: str) -> str | None:
+def revealed(token: str | Secret, name: str) -> str | None:
+    """Return a token that a caller has given as the argument `name`; None for an empty one.
+
+    Raises:
+        BadSettingError: it is none that could be sent.
+    """
     secret = token if isinstance(token, str) else token.get_secret_value()
     return read_token(secret or "", name)
 

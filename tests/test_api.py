@@ -99,6 +99,8 @@ def test_the_public_names_are_these_and_no_others() -> None:
         "download_many_async",
         "extract",
         "extract_async",
+        "snapshot",
+        "snapshot_async",
     }
     assert set(pgetpy.__all__) == expected
     assert expected | {"__version__"} <= set(dir(pgetpy))

@@ -35,6 +35,7 @@ LAYERS = (
             "flags",
             "process",
             "calls",
+            "hubcommand",
             "cachecommands",
             "cachefilling",
             "cachetables",
@@ -46,6 +47,7 @@ LAYERS = (
         (
             "filling",
             "gathering",
+            "hubcache",
             "allowance",
             "examining",
             "copying",
@@ -58,6 +60,7 @@ LAYERS = (
         (
             "engine",
             "transfer",
+            "hftransfer",
             "asking",
             "digesting",
             "hosts",
@@ -90,7 +93,7 @@ LAYERS = (
     ),
     Layer(("transports.base", "sinks.base")),
     Layer(("cache", "cache.*")),
-    Layer(("decoders", "disk", "load", "locks", "settings", "workers")),
+    Layer(("decoders", "disk", "hfworker", "load", "locks", "settings", "workers")),
     Layer(("decoders.*",), may_meet=False),
     Layer(("decoders.base",)),
     Layer(("core.*",)),

@@ -14,10 +14,15 @@ _HEX = frozenset("0123456789abcdef")
 
 @dataclass(frozen=True)
 class Checksum:
-    """`algorithm` is a key of `HEX_LENGTHS`, `hexdigest` lower-case hex of its length."""
+    """`algorithm` is a key of `HEX_LENGTHS`, `hexdigest` lower-case hex of its length.
+
+    `prefix` is hashed before the bytes, as git does with the kind and size of what it keeps. Only
+    files are verified so.
+    """
 
     algorithm: str
     hexdigest: str
+    prefix: bytes = b""
 
     @classmethod
     def parse(cls, text: str, *, name: str = "--checksum") -> Checksum:
@@ -37,6 +42,11 @@ class Checksum:
         if not _HEX.issuperset(digest):
             raise BadSettingError(name, text, "there are characters that are no hex digits")
         return cls(algorithm, digest)
+
+    @classmethod
+    def git_blob(cls, object_id: str, size: int) -> Checksum:
+        """Return what a file of `size` bytes, which git calls `object_id`, has to hash to."""
+        return cls("sha1", object_id, b"blob %d\0" % size)
 
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.hexdigest}"

@@ -26,6 +26,8 @@ class Object:
         authorization: value of the header; it goes to the URL's own origin alone.
         trusted: whether the operator has named this origin, so that no policy concerns it. Where
             it redirects to is somebody else's again.
+        etag: what its service calls its content.
+        hf_transfer: whether hf_transfer is to bring it; the digest is known then.
     """
 
     url: str = field(repr=False)
@@ -34,6 +36,8 @@ class Object:
     size: int | None = None
     authorization: str | None = field(default=None, repr=False)
     trusted: bool = False
+    etag: str = ""
+    hf_transfer: bool = False
 
 
 @dataclass(frozen=True)

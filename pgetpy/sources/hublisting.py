@@ -30,11 +30,12 @@ _SENSELESS = (ValueError, TypeError, LookupError, AttributeError, RecursionError
 
 
 class File(NamedTuple):
-    """A file as the Hub lists it."""
+    """A file as the Hub lists it; `blob` is git's name of its content, or of what points to it."""
 
     path: str
     size: int | None
     sha256: str | None
+    blob: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,12 @@ def _read(url: str, answer: bytes) -> Listing:
     try:
         info = json.loads(answer)
         files = tuple(
-            _file_of(each["rfilename"], each.get("size"), (each.get("lfs") or {}).get("sha256"))
+            _file_of(
+                each["rfilename"],
+                each.get("size"),
+                (each.get("lfs") or {}).get("sha256"),
+                each.get("blobId"),
+            )
             for each in info["siblings"]
         )
         return Listing(str(info.get("sha") or ""), files)
@@ -110,7 +116,7 @@ def _listing(named: HubName, endpoint: str, token: str | None) -> Listing:
             timeout=_LISTING_SECONDS,
         )
         files = tuple(
-            _file_of(each.rfilename, each.size, getattr(each.lfs, "sha256", None))
+            _file_of(each.rfilename, each.size, getattr(each.lfs, "sha256", None), each.blob_id)
             for each in getattr(info, "siblings", None) or ()
         )
         return Listing(str(info.sha or ""), files)
@@ -137,12 +143,12 @@ def _api(endpoint: str, token: str | None) -> HfApi:
     return Api(endpoint=endpoint, token=token or False)
 
 
-def _file_of(path: object, size: int | None, sha256: object) -> File:
+def _file_of(path: object, size: int | None, sha256: object, blob: object) -> File:
     if not isinstance(path, str) or not path:
         raise ValueError("a file without a name")
     if not (size is None or (isinstance(size, int) and 0 <= size < 1 << 63)):
         raise ValueError("a file with a strange size")
-    return File(path, size, str(sha256 or "") or None)
+    return File(path, size, str(sha256 or "") or None, str(blob or ""))
 
 
 def _senseless(url: str, error: Exception) -> TransferError:

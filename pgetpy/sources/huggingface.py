@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from urllib.parse import urljoin
 
@@ -72,7 +72,8 @@ class HuggingFace:
     async def locate(self, reference: Reference, settings: SourceSettings, asker: Asker) -> Located:
         if settings.hf_offline:
             raise offline(str(reference))
-        place = _Place(reference, _name_of(reference, settings), settings.hf_endpoint)
+        named = _name_of(reference, settings)
+        place = _Place(reference, named, settings.hf_endpoint, settings.hf_transfer)
         if not place.named.is_folder:
             extract = reference.wanted is not Wanted.FILE
             return Located((await _one_file(place, asker),), extract=extract)
@@ -100,11 +101,12 @@ class _Place:
     reference: Reference
     named: HubName
     endpoint: str
+    hf_transfer: bool
 
     def question(self, url: str) -> Object:
         token = self.reference.token
         bearer = f"Bearer {token}" if token is not None else None
-        return Object(url, authorization=bearer, trusted=True)
+        return Object(url, authorization=bearer, trusted=True, hf_transfer=self.hf_transfer)
 
     def object(self, file: File, commit: str) -> Object:
         """Return a listed file as an object, called as it is below the folder that was named."""
@@ -113,14 +115,13 @@ class _Place:
         name = file.path
         if self.reference.wanted is not Wanted.FOLDER:
             name = PurePosixPath(name).name
-        return _described(self.question(url), name, file.size, file.sha256)
+        return _described(self.question(url), name, file.size, file.sha256 or file.blob)
 
 
-def _described(question: Object, name: str, size: int | None, sha256: str | None) -> Object:
-    digest = Checksum("sha256", sha256) if sha256 and _SHA256.fullmatch(sha256) else None
-    return Object(
-        question.url, name, digest, size, authorization=question.authorization, trusted=True
-    )
+def _described(question: Object, name: str, size: int | None, etag: str) -> Object:
+    digest = Checksum("sha256", etag) if _SHA256.fullmatch(etag) else None
+    by_other = question.hf_transfer and digest is not None
+    return replace(question, name=name, digest=digest, size=size, etag=etag, hf_transfer=by_other)
 
 
 def _name_of(reference: Reference, settings: SourceSettings) -> HubName:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from scripts.bench import peers
 from scripts.bench.archives import Files, Recipe
+from scripts.bench.hub import hub
 from scripts.bench.measure import Sample
 from scripts.bench.peers import Peer
 from scripts.bench.servers import Stage, nginx, origin
@@ -280,6 +281,19 @@ CASES = (
         (
             Goal("wall", "download", 1.05, "ensure"),
             Goal("wall", "download, checksum", 1.05, "ensure, digest"),
+        ),
+    ),
+    Case(
+        "hub",
+        "1 GiB of a Hub whose store is nginx, and the same from nginx itself",
+        (
+            *_each(OneFile(GIB, hub), peers.OURS_AT_HUB),
+            *_each(OneFile(GIB, nginx("plain")), peers.OURS_CHECKED, _OURS),
+            *_each(OneFile(GIB, hub), peers.HUB_CLIENT),
+        ),
+        (
+            Goal("wall", peers.OURS_CHECKED.name, 1.1, peers.OURS_AT_HUB.name),
+            Goal("wall", peers.HUB_CLIENT.name, 0.5, peers.OURS_AT_HUB.name),
         ),
     ),
     Case(

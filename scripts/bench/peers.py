@@ -27,16 +27,28 @@ hf_transfer.download(sys.argv[1], sys.argv[2], max_files=int(sys.argv[3]), chunk
 """
 
 
+# Where it has put the file is where ours would be.
+_HUB_CLIENT = """
+import os, sys
+from huggingface_hub import hf_hub_download
+repository, name, dest = sys.argv[1:]
+cache = os.path.join(os.path.dirname(dest), "hub")
+os.symlink(hf_hub_download(repository, name, cache_dir=cache, token=False), dest)
+"""
+
+
 @dataclass(frozen=True)
 class Fetch:
     """One file to get, and the authorities to trust (None for plain HTTP).
 
-    `dest` is a folder that is not there yet for peers that extract what they get.
+    `dest` is a folder that is not there yet for peers that extract what they get; `sha256` is what
+    the file hashes to, for those that check it.
     """
 
     url: str
     dest: Path
     cafile: Path | None = None
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,7 @@ class Peer:
         probe: arguments that make it say its version.
         fetch: arguments for one file; None where that is not its work.
         fetch_many: arguments for a batch.
+        env: what is set for one file.
     """
 
     name: str
@@ -64,6 +77,7 @@ class Peer:
     probe: tuple[str, ...]
     fetch: Callable[[Fetch], list[str]] | None = None
     fetch_many: Callable[[Batch], list[str]] | None = None
+    env: Callable[[Fetch], dict[str, str]] = lambda _: {}
 
     def version(self) -> str | None:
         """Return the version it states, None where it is not installed or does not start."""
@@ -85,7 +99,7 @@ class Peer:
             return Command([*located, *self.fetch_many(work)])
         assert self.fetch is not None
         env = {"SSL_CERT_FILE": str(work.cafile)} if work.cafile else {}
-        return Command([*located, *self.fetch(work)], env)
+        return Command([*located, *self.fetch(work)], {**env, **self.env(work)})
 
 
 def _on_path(program: str) -> Callable[[], list[str] | None]:
@@ -103,7 +117,7 @@ def bench_python() -> Path:
     return Path(".bench/venv/bin/python").absolute()
 
 
-def _hf_transfer() -> list[str] | None:
+def _from_pypi() -> list[str] | None:
     return [str(bench_python())] if bench_python().exists() else None
 
 
@@ -188,6 +202,27 @@ def _hf_transfer_fetch(files: int) -> Callable[[Fetch], list[str]]:
     return lambda fetch: ["-c", _HF_TRANSFER, fetch.url, str(fetch.dest), str(files)]
 
 
+def _at_hub(fetch: Fetch) -> dict[str, str]:
+    """The Hub that has what `fetch` wants; plain HTTP is all that it speaks."""
+    endpoint = "/".join(fetch.url.split("/", 3)[:3])
+    return {
+        "HF_ENDPOINT": endpoint,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+
+
+def _hub_client_fetch(fetch: Fetch) -> list[str]:
+    repository = "/".join(fetch.url.split("/")[3:5])
+    name = fetch.url.rpartition("/")[2]
+    return ["-c", _HUB_CLIENT, repository, name, str(fetch.dest)]
+
+
+def _checked_fetch(fetch: Fetch) -> list[str]:
+    return [fetch.url, str(fetch.dest), "--checksum", f"sha256:{fetch.sha256}"]
+
+
 OURS = "pgetpy"
 _PGET = _on_path("pget")
 _HF_PROBE = ("-c", "import importlib.metadata as m; print(m.version('hf_transfer'))")
@@ -213,5 +248,9 @@ CURL_IGZIP_TAR = _curl_to_tar("igzip", "-dc")
 CURL_PIGZ_TAR = _curl_to_tar("pigz", "-dc")
 CURL_GZIP_TAR = _curl_to_tar("gzip", "-dc")
 CURL_UNZIP = Peer("curl && unzip", _shell_if("curl", "unzip"), ("unzip -v",), _curl_then_unzip)
-HF_TRANSFER = Peer("hf_transfer", _hf_transfer, _HF_PROBE, _hf_transfer_fetch(8))
+HF_TRANSFER = Peer("hf_transfer", _from_pypi, _HF_PROBE, _hf_transfer_fetch(8))
+_HUB_PROBE = ("-c", "import importlib.metadata as m; print(m.version('huggingface_hub'))")
+HUB_CLIENT = Peer("huggingface_hub", _from_pypi, _HUB_PROBE, _hub_client_fetch, env=_at_hub)
+OURS_AT_HUB = Peer("pgetpy, Hub", _ours, _VERSION, _pget_fetch(), env=_at_hub)
+OURS_CHECKED = Peer("pgetpy --checksum", _ours, _VERSION, _checked_fetch)
 PYTHON = Peer("python -c pass", lambda: [sys.executable], _VERSION)

@@ -108,6 +108,13 @@ class Library:
         (self.folder / f"many-{size}").mkdir(exist_ok=True)
         return self._made([(f"many-{size}/{number:05}.bin", size) for number in range(count)])
 
+    def known(self, name: str) -> Weights | None:
+        """Return the file `name`, if it has been made."""
+        path = self.folder / name
+        if name not in self._digests or not path.is_file():
+            return None
+        return Weights(name, path.stat().st_size, self._digests[name])
+
     def archive(self, recipe: Recipe) -> Archive:
         """Return the archive of `recipe`, read once so that it lies in the page cache."""
         path = self.folder / recipe.name

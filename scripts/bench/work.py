@@ -166,7 +166,7 @@ def _get_file(
 ) -> tuple[Sample, str]:
     _require_room(folder, file.size)
     dest = folder / file.name
-    work = Fetch(f"{address.base}/{file.name}", dest, address.cafile)
+    work = Fetch(f"{address.base}/{file.name}", dest, address.cafile, file.sha256)
     warm_memory(file.size + _CACHES)
     outcome = _succeeded(run(peer.command(work), folder, _LIMIT_S))
     _verify(dest, file, thorough)

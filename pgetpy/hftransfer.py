@@ -1,0 +1,271 @@
+"""hf_transfer as a way to bring a file whose sha256 is known, for who has asked for it.
+
+It ties its ranges to no version, gives up no silent connection, resumes nothing, and may send a
+token to another port of a host. So it gets a URL that needs no token, where the redirects of the
+Hub have led; a process of its own, which can be killed (`hfworker`); and a part file, which is
+published once its digest is right. Where it fails, or cannot be used, the bytes are brought as all
+others are, and that is said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+
+from pgetpy import hfworker
+from pgetpy.core.answers import Answer
+from pgetpy.core.events import Progressed, Remarked, Report, Started
+from pgetpy.core.jobs import Job
+from pgetpy.core.plan import Plan
+from pgetpy.core.ranges import Spans
+from pgetpy.destinations.file import SMALL, FileDestination
+from pgetpy.redact import redact, redact_text
+from pgetpy.route import Route
+from pgetpy.session import Hooks, Services, Session
+from pgetpy.sinks.base import Sink
+from pgetpy.sinks.file import FileSink
+from pgetpy.transfer import Provenance, Transfer
+from pgetpy.transports.base import Request, seen_through
+
+# Each of them has threads, and takes as many connections as it opens files.
+MOST_CHILDREN = 2
+_FILES = 8
+# A range is kept in memory until it is whole, and only then seen to have come.
+_CHUNK = 4 << 20
+_LOOK_EVERY = 0.1
+_KILL_AFTER = 5.0
+_BLOCK = 512
+
+
+class _UnableError(Exception):
+    """hf_transfer cannot bring it; the argument, a clause, says why."""
+
+
+class _KnownError(Exception):
+    """The first answer has been believed: `.answer`."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer)
+        self.answer = answer
+
+
+class HfTransfer(Transfer):
+    """A transfer whose bytes hf_transfer brings, where it can.
+
+    Args:
+        turns: at most so many of these are at work at a time.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        job: Job,
+        key: int,
+        report: Report,
+        *,
+        turns: asyncio.Semaphore,
+        vetted: bool = False,
+    ) -> None:
+        super().__init__(services, job, key, report, vetted=vetted)
+        self._turns = turns
+        self._tried = False
+        self._theirs = False
+
+    async def _fetched(self, route: Route) -> Provenance:
+        # What an earlier run has left is worth more than another engine.
+        if self._tried or self._held:
+            return await super()._fetched(route)
+        try:
+            async with self._turns:
+                return await self._by_hf_transfer(route)
+        except _UnableError as error:
+            begun, self._tried = self._tried, True
+            reason = f"hf_transfer is not used: {error}"
+            if begun:
+                await self._start_over(reason)
+            else:
+                self._tell(Remarked(self._key, self._label, reason))
+        return await super()._fetched(route)
+
+    async def _mismatched(self, actual: str) -> None:
+        if not self._theirs:
+            await super()._mismatched(actual)
+            return
+        self._theirs = False
+        await self._start_over("what hf_transfer has brought is not what was meant")
+
+    async def _by_hf_transfer(self, route: Route) -> Provenance:
+        self._check_possible()
+        answer = await self._identified(route)
+        host = await route.host()
+        size = _size_of(answer)
+        request = route.request(host, None, None)
+        self._check_reachable(request)
+        opening = self._services.workers.submit(lambda: self._begin(answer, Spans()))
+        sink = await seen_through(opening, lambda: None)
+        assert isinstance(sink, FileSink)
+        self._tried = True
+        self._tell(Started(self._key, redact(self._job.url), self._label, size, 0, keeps=False))
+        self._announced = True
+        try:
+            await self._carry_out(_order(request, sink), sink, size)
+        except asyncio.CancelledError:
+            self._destination.discard()  # no later run can tell what of it is whole
+            raise
+        self._theirs = True
+        self._tally.moved += size
+        self._tally.connections = max(self._tally.connections, _FILES)
+        self._tell(Progressed(self._key, size, size, 0))
+        return Provenance(route.target.url, answer)
+
+    async def _identified(self, route: Route) -> Answer:
+        """Ask for the first byte, by which `route` learns where redirects lead."""
+
+        def begin(answer: Answer, _: Spans) -> Sink:
+            raise _KnownError(answer)
+
+        hooks = Hooks(begin, lambda _: None, self._retrying, self._lost)
+        plan = Plan(chunk_size=1, first=1)
+        try:
+            return await Session(self._services, route, plan, hooks, self._tally).run()
+        except _KnownError as known:
+            return known.answer
+
+    async def _carry_out(self, order: bytes, sink: FileSink, size: int) -> None:
+        """Have a child bring the `size` bytes; when this ends nobody writes them any more.
+
+        Raises:
+            _UnableError: it has failed, or does not get on.
+        """
+        child = _started(order)
+        said: list[bytes] = []
+        try:
+            await self._watch(child, sink, size)
+        finally:
+            ending = self._services.workers.submit(lambda: said.append(_ended(child)))
+            await seen_through(ending, lambda: None)
+        if child.returncode != hfworker.DONE:
+            words = redact_text(said[0].decode(errors="replace"))
+            raise _UnableError(f"it has failed ({words or f'status {child.returncode}'})")
+        if os.fstat(sink.fd).st_size != size:
+            raise _UnableError("it has left a file of another size")
+
+    async def _watch(self, child: subprocess.Popen[bytes], sink: FileSink, size: int) -> None:
+        """Tell of what has come until the child ends.
+
+        Raises:
+            _UnableError: it does not get on.
+        """
+        came, came_at = -1, self._loop.time()
+        while child.poll() is None:
+            await asyncio.sleep(_LOOK_EVERY)
+            done, now = min(size, os.fstat(sink.fd).st_blocks * _BLOCK), self._loop.time()
+            if done > came:
+                came, came_at = done, now
+                self._tell(Progressed(self._key, done, size, _FILES))
+            patience = self._services.settings.stall_timeout
+            if now - came_at > patience:
+                raise _UnableError(f"it has brought nothing for {patience:g} s")
+
+    # --------------------------------------------------------------------- whether it can be used
+
+    def _check_possible(self) -> None:
+        settings = self._services.settings
+        reason = ""
+        if not isinstance(self._destination, FileDestination):
+            reason = "it writes nothing but files"
+        elif importlib.util.find_spec("hf_transfer") is None or not sys.executable:
+            reason = "it is not installed"
+        elif settings.policy is not None:
+            reason = "it keeps to no policy"
+        elif settings.limit_rate is not None:
+            reason = "it keeps to no --limit-rate"
+        if reason:
+            raise _UnableError(reason)
+
+    def _check_reachable(self, request: Request) -> None:
+        settings = self._services.settings
+        reason = ""
+        if any(name.lower() == "authorization" for name, _ in request.headers):
+            reason = "the server of the bytes wants a token, which it is not given"
+        elif request.proxy is not None:
+            reason = "there is a proxy in between"
+        elif settings.resolve:
+            reason = "it looks up hosts by itself, whatever --resolve says"
+        elif request.tls is not None and settings.cacert is not None:
+            reason = "it does not know the authorities of --cacert"
+        if reason:
+            raise _UnableError(reason)
+
+
+def _size_of(answer: Answer) -> int:
+    size = answer.identity.total
+    if size is None or not answer.ranged:
+        raise _UnableError("the server gives no ranges")
+    if size <= SMALL:
+        raise _UnableError("the file is small")
+    return size
+
+
+def _order(request: Request, sink: FileSink) -> bytes:
+    """Return what the child is to do, as it reads it."""
+    work = {
+        "url": request.url,
+        "path": os.path.abspath(sink.part),
+        "files": _FILES,
+        "chunk": _CHUNK,
+        "headers": dict(request.headers),
+    }
+    return json.dumps(work).encode() + b"\n"
+
+
+def _started(order: bytes) -> subprocess.Popen[bytes]:
+    """Start a process in which hf_transfer carries out `order`."""
+    # Not as a module: that would look for others in the folder we happen to be in.
+    command = [sys.executable, hfworker.__file__]
+    try:
+        child = subprocess.Popen(  # noqa: S603  our own
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=_environment(),
+            # Ctrl-C is ours to handle.
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise _UnableError(f"its process cannot be started: {error.strerror}") from None
+    assert child.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        child.stdin.write(order)
+        child.stdin.flush()
+    return child
+
+
+def _environment() -> dict[str, str]:
+    """What the child inherits: no proxy, which we have seen to be none, and no token."""
+    secret = ("_proxy", "_token", "_header", "_headers")
+    env = {name: text for name, text in os.environ.items() if not name.lower().endswith(secret)}
+    return {**env, "NO_PROXY": "*"}
+
+
+def _ended(child: subprocess.Popen[bytes]) -> bytes:
+    """Have the child and its fork end, and return what they have said."""
+    assert child.stdin is not None
+    assert child.stdout is not None
+    with contextlib.suppress(BrokenPipeError):
+        child.stdin.close()
+    try:
+        child.wait(_KILL_AFTER)
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    # It ends when the fork, too, is no more.
+    with child.stdout as said:
+        return said.read()

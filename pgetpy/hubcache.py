@@ -1,0 +1,323 @@
+"""Whole repositories in the cache of huggingface_hub, where `from_pretrained` finds them.
+
+The layout and the locks are those of its documentation ("Understand caching") and of its
+`file_download`. Blobs appear by rename once their digest is right, git's own where there is no
+sha256; then the snapshot, all of it at once where there was none of that commit; the ref last. So
+there is nothing at any time that huggingface_hub would take for more than it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pgetpy.allowance import Allowance
+from pgetpy.core.answers import Identity
+from pgetpy.core.digests import Checksum
+from pgetpy.core.events import Failed, Finished, Progressed, Report, Waiting
+from pgetpy.core.hubnames import HubName, parse_hub_name
+from pgetpy.core.jobs import Job
+from pgetpy.core.references import Reference
+from pgetpy.core.results import DownloadResult
+from pgetpy.destinations.base import disk_errors
+from pgetpy.disk import remove_tree
+from pgetpy.engine import Engine
+from pgetpy.errors import BadReferenceError, NotAllowedError, PgetError, TransferError
+from pgetpy.extraction.staging import fold_of
+from pgetpy.gathering import Sum, check_size, paths_below, side_by_side
+from pgetpy.locks import try_lock
+from pgetpy.settings import Settings
+from pgetpy.sources.base import Located, Object
+from pgetpy.transports.base import seen_through
+from pgetpy.workers import Workers
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_LOCK_POLL = 0.1
+# Of these names each run has its own, and needs none for so long.
+_OWN = (".pgetpy-*", "blobs/.*.????????.pgetpy-part")
+_DEAD_AFTER = 3600.0
+
+
+async def snapshot(reference: Reference, root: Path, settings: Settings, report: Report) -> Path:
+    """Bring the repository of `reference` into the Hub's cache at `root`; return its snapshot.
+
+    Raises:
+        PgetError: it cannot be had. What has come is kept.
+    """
+    named = parse_hub_name(reference.text, settings.sources.hf_endpoint)
+    if reference.source != "huggingface" or named is None or not named.is_folder:
+        hint = "a repository is hf://OWNER/NAME, and --include chooses of its files"
+        raise BadReferenceError(str(reference), f"it is no repository of Hugging Face; {hint}")
+    policy = settings.policy
+    if policy is not None:
+        policy.check_reference(reference)
+        if policy.only_safetensors:
+            reason = "a repository may hold anything"
+            raise NotAllowedError(str(reference), "only_safetensors", reason)
+    engine = Engine(replace(settings, force=True))
+    begun = time.monotonic()
+    try:
+        located = await engine.locate(reference)
+        shelf = _shelf(root, named, located.version, reference)
+        with engine.explaining(reference), disk_errors(shelf.folder):
+            filling = _Filling(reference, shelf, engine, settings, report)
+            size, held = await filling.bring(_whole_names(named, located))
+    except PgetError as error:
+        report(Failed(0, str(reference), "", error))
+        raise
+    finally:
+        await engine.close()
+    report(Finished(0, _result(reference, shelf.snapshot, size, held, time.monotonic() - begun)))
+    return shelf.snapshot
+
+
+@dataclass(frozen=True)
+class _Shelf:
+    """Where one commit of a repository is in the cache.
+
+    Attributes:
+        folder: the repository's, as `models--OWNER--NAME`.
+        revision: what the commit was found by.
+    """
+
+    folder: Path
+    revision: str
+    commit: str
+
+    @property
+    def snapshot(self) -> Path:
+        return self.folder / "snapshots" / self.commit
+
+    @property
+    def ref(self) -> Path:
+        return self.folder / "refs" / self.revision
+
+    def blob(self, etag: str) -> Path:
+        return self.folder / "blobs" / etag
+
+    def lock(self, etag: str) -> Path:
+        return self.folder.parent / ".locks" / self.folder.name / f"{etag}.lock"
+
+
+def _shelf(root: Path, named: HubName, commit: str, reference: Reference) -> _Shelf:
+    if not _COMMIT.fullmatch(commit):
+        raise TransferError(str(reference), "the Hub's listing names no commit")
+    folder = root / f"{named.type}s--{named.repo.replace('/', '--')}"
+    return _Shelf(folder, named.revision, commit)
+
+
+def _whole_names(named: HubName, located: Located) -> list[Object]:
+    """Return the objects of `located`, called as they are in their repository."""
+    folder = f"{named.path}/" if named.path else ""
+    objects = [replace(each, name=folder + each.name) for each in located.objects]
+    for question in objects:
+        if question.size is None or not _ETAG.fullmatch(question.etag):
+            raise TransferError(question.url, "the Hub's listing does not say what the file is")
+    return objects
+
+
+def _checksum(question: Object) -> Checksum:
+    return question.digest or Checksum.git_blob(question.etag, question.size or 0)
+
+
+class _Filling:
+    """Brings the files of one commit to their shelf."""
+
+    def __init__(
+        self,
+        reference: Reference,
+        shelf: _Shelf,
+        engine: Engine,
+        settings: Settings,
+        report: Report,
+    ) -> None:
+        self._reference = reference
+        self._shelf = shelf
+        self._engine = engine
+        self._settings = settings
+        self._report = report
+        self._allowance = Allowance(reference, settings.largest)
+        self._workers = Workers()
+
+    async def bring(self, objects: Sequence[Object]) -> tuple[int, int]:
+        """Bring what is missing, and publish; return the bytes of all, and of what was there."""
+        for key, question in enumerate(objects):
+            self._allowance.note(key, question.size)
+        shelf = self._shelf
+        looking = self._workers.submit(lambda: _looked(shelf, objects, self._settings))
+        links, missing = await seen_through(looking, lambda: None)
+        total = sum(question.size or 0 for question in objects)
+        held = total - sum(question.size or 0 for question in missing.values())
+        progress = Sum(self._report, total, held)
+        self._engine.expect(len(missing))
+        works = [partial(self._bring, key, missing[key], progress) for key in missing]
+        await side_by_side(works, self._settings.max_concurrent_files)
+        publishing = self._workers.submit(lambda: _publish(shelf, links))
+        await seen_through(publishing, lambda: None)
+        return total, held
+
+    async def _bring(self, key: int, question: Object, progress: Sum) -> None:
+        """Bring one blob, unless another process does so meanwhile."""
+        blob = self._shelf.blob(question.etag)
+
+        def admit(identity: Identity) -> None:
+            check_size(question, identity.total)
+
+        lock = await self._locked(key, question)
+        try:
+            if _holds(blob, question):
+                size = question.size or 0
+                progress.heard(Progressed(key, size, size, 0))
+                return
+            job = Job(question.url, str(blob), _checksum(question), admit=admit)
+            await self._engine.fetch(question, job, self._allowance.hearing(progress.heard), key)
+        finally:
+            if lock is not None:
+                os.close(lock)
+
+    async def _locked(self, key: int, question: Object) -> int | None:
+        """Return the descriptor of huggingface_hub's lock of a blob; None where locks fail.
+
+        It saves work alone: blobs appear by rename.
+        """
+        path = self._shelf.lock(question.etag)
+        told = False
+        while True:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o664)
+            except OSError:
+                return None
+            try:
+                if try_lock(fd):
+                    return fd
+            except OSError:
+                os.close(fd)
+                return None
+            os.close(fd)
+            if not told:
+                told = True
+                self._report(Waiting(0, question.name, "another process is fetching it"))
+            await asyncio.sleep(_LOCK_POLL)
+
+
+def _looked(
+    shelf: _Shelf, objects: Sequence[Object], settings: Settings
+) -> tuple[dict[Path, str], dict[int, Object]]:
+    """Return which links are to lead to which blobs, and those of `objects` that are to be fetched.
+
+    Raises:
+        UnsafeMemberError, LimitExceededError: a file cannot be in the folder.
+    """
+    with disk_errors(shelf.folder):
+        blobs = shelf.folder / "blobs"
+        blobs.mkdir(parents=True, exist_ok=True)
+        fold: Callable[[str], str] = fold_of(blobs)
+        _sweep(shelf)
+    paths = paths_below(shelf.snapshot, objects, settings.limits, fold)
+    links, missing, seen = {}, {}, set()
+    for key, (path, question) in enumerate(zip(paths, objects, strict=True)):
+        if _holds(path, question):
+            continue
+        links[path] = question.etag
+        if question.etag not in seen and not _holds(shelf.blob(question.etag), question):
+            seen.add(question.etag)
+            missing[key] = question
+    return links, missing
+
+
+def _sweep(shelf: _Shelf) -> None:
+    """Take away what runs that were killed have left and no other can use."""
+    for path in [path for pattern in _OWN for path in shelf.folder.glob(pattern)]:
+        with contextlib.suppress(OSError):
+            if time.time() - path.lstat().st_mtime > _DEAD_AFTER:
+                remove_tree(path)
+
+
+def _holds(path: Path, question: Object) -> bool:
+    """Whether `path` leads to a file of the right size: its name says what is in it."""
+    try:
+        return path.is_file() and path.stat().st_size == question.size
+    except OSError:
+        return False
+
+
+# -------------------------------------------------------------------------------------- publishing
+
+
+def _publish(shelf: _Shelf, links: dict[Path, str]) -> None:
+    """Have the snapshot and the ref say what has come."""
+    # What is made here and renamed is in no folder that huggingface_hub looks into.
+    with disk_errors(shelf.folder), TemporaryDirectory(prefix=".pgetpy-", dir=shelf.folder) as work:
+        # Where there is nothing yet all of it appears at once; else what is missing is added.
+        if not _published_at_once(shelf, links, Path(work, "snapshot")):
+            made = Path(work, "link")
+            for path, etag in links.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                os.symlink(_leading_to(shelf.blob(etag), path), made)
+                os.replace(made, path)
+        _write_ref(shelf, Path(work, "ref"))
+
+
+def _published_at_once(shelf: _Shelf, links: dict[Path, str], made: Path) -> bool:
+    """Make the snapshot's folder, first as `made`; False where there is one already."""
+    if os.path.lexists(shelf.snapshot):
+        return False
+    for path, etag in links.items():
+        link = made / path.relative_to(shelf.snapshot)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        os.symlink(_leading_to(shelf.blob(etag), path), link)
+    shelf.snapshot.parent.mkdir(exist_ok=True)
+    try:
+        os.rename(made, shelf.snapshot)
+    except OSError:
+        if not shelf.snapshot.is_dir():
+            raise
+        return False
+    return True
+
+
+def _leading_to(blob: Path, link: Path) -> str:
+    """Return what a link says to lead to `blob`, also after the cache has been moved."""
+    return os.path.relpath(blob, link.parent)
+
+
+def _write_ref(shelf: _Shelf, made: Path) -> None:
+    """Note which commit the revision stands for, unless it is that commit."""
+    if shelf.revision == shelf.commit:
+        return
+    with contextlib.suppress(OSError):
+        if shelf.ref.read_text() == shelf.commit:
+            return
+    shelf.ref.parent.mkdir(parents=True, exist_ok=True)
+    made.write_text(shelf.commit)
+    os.replace(made, shelf.ref)
+
+
+def _result(
+    reference: Reference, path: Path, size: int, held: int, seconds: float
+) -> DownloadResult:
+    return DownloadResult(
+        url=str(reference),
+        final_url=str(reference),
+        dest=str(path),
+        size=size,
+        digest=None,
+        seconds=seconds,
+        bytes_per_second=(size - held) / seconds if seconds > 0 else 0.0,
+        retries=0,
+        connections=0,
+        resumed=held,
+        validator="strong",
+        length_known=True,
+        shared=False,
+    )

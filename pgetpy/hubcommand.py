@@ -1,0 +1,41 @@
+"""The command that fills the Hub's own cache: `snapshot`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pgetpy.cachecommands import failure
+from pgetpy.calls import DONE, Call, progress_of
+from pgetpy.errors import PgetError, UsageError
+from pgetpy.process import print_line
+from pgetpy.redact import redact
+from pgetpy.settings import hub_cache_dir
+
+
+def run_snapshot(call: Call, environ: Mapping[str, str], api: Any) -> int:
+    """Bring a repository into the Hub's cache and print where it is; return the exit status."""
+    operands, lists = call.arguments.operands, call.arguments.lists
+    if len(operands) != 1:
+        raise UsageError(f"expected one REPOSITORY, got {len(operands) or 'nothing'}")
+    chosen = call.arguments.values.get("hub-cache-dir")
+    folder = Path(chosen).expanduser() if chosen else hub_cache_dir(environ)
+    try:
+        with progress_of(call, keeps=True, endings=True, again=True) as progress:
+            path: Path = api.snapshot(
+                operands[0],
+                allow_patterns=lists.get("include"),
+                ignore_patterns=lists.get("exclude"),
+                cache_dir=folder,
+                settings=call.settings,
+                progress=progress,
+            )
+    except PgetError as error:
+        if call.json and not isinstance(error, UsageError):
+            print_line(json.dumps({"reference": redact(operands[0]), **failure(error)}))
+        raise
+    record = {"reference": redact(operands[0]), "path": str(path)}
+    print_line(json.dumps(record) if call.json else str(path))
+    return DONE
