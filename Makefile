@@ -34,7 +34,7 @@ check: $(READY) ## style, types, layers and tests: what CI runs
 	@$(MAKE) --no-print-directory test
 
 soak: $(READY) ## run the long fault tests, and the properties with many examples
-	@$(PY) -m pytest -m "soak or hypothesis" --hypothesis-profile soak $(SIDE_BY_SIDE) -n 2 $(ARGS)
+	@$(PY) -m pytest -m "soak or hypothesis" --hypothesis-profile soak $(SIDE_BY_SIDE) $(ARGS)
 
 bench: $(READY) ## time pgetpy against its peers and write docs/bench.md (ARGS="--list" for the cases)
 	@$(PY) -m scripts.bench $(if $(ARGS),$(ARGS),--docs)

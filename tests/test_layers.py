@@ -98,6 +98,8 @@ LAYERS = (
     Layer(("decoders.base",)),
     Layer(("core.*",)),
     Layer(("errors",)),
+    Layer(("errors.*",), may_meet=False),
+    Layer(("errors.base",)),
     Layer(("redact",)),
 )
 # Folders of implementations: from one to another only the interface may be imported.

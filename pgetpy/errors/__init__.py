@@ -1,0 +1,92 @@
+"""Every error pgetpy raises, in one tree.
+
+    PgetError
+      UsageError (ValueError)       BadReferenceError  BadSettingError  BadManifestError
+      TransferError                 ConnectionFailedError  StalledError  HttpStatusError
+                                    RangeNotHonouredError  ObjectChangedError  NotAllowedError
+                                    ServiceError: UnauthorizedError  GatedError  NotFoundError
+      IntegrityError                SizeMismatchError  DigestMismatchError  NotWeightsError
+                                    BadSafetensorsError
+      ArchiveError                  UnsafeMemberError  TruncatedArchiveError  LimitExceededError
+                                    NotOneFileError
+      DestinationError (OSError)    what stands at the destination, or cannot be made there
+      DiskFullError (OSError)
+      CacheError (OSError)          CacheFullError
+      InterruptedTransferError      Ctrl-C or SIGTERM: what is held is kept
+
+Errors carry fields; the sentence is made in `__str__`: what failed, where, and what to try. A URL
+in a field is redacted before it is stored.
+"""
+
+from __future__ import annotations
+
+from pgetpy.errors.base import (
+    BadManifestError,
+    BadReferenceError,
+    BadSettingError,
+    PgetError,
+    UsageError,
+)
+from pgetpy.errors.content import (
+    ALL_OF_IT,
+    ArchiveError,
+    BadSafetensorsError,
+    DigestMismatchError,
+    IntegrityError,
+    LimitExceededError,
+    NotOneFileError,
+    NotWeightsError,
+    SizeMismatchError,
+    TruncatedArchiveError,
+    UnsafeMemberError,
+)
+from pgetpy.errors.places import CacheError, CacheFullError, DestinationError, DiskFullError
+from pgetpy.errors.transfer import (
+    ConnectionFailedError,
+    GatedError,
+    HttpStatusError,
+    InterruptedTransferError,
+    NotAllowedError,
+    NotFoundError,
+    ObjectChangedError,
+    RangeNotHonouredError,
+    ServiceError,
+    StalledError,
+    TransferError,
+    UnauthorizedError,
+)
+
+__all__ = [
+    "ALL_OF_IT",
+    "ArchiveError",
+    "BadManifestError",
+    "BadReferenceError",
+    "BadSafetensorsError",
+    "BadSettingError",
+    "CacheError",
+    "CacheFullError",
+    "ConnectionFailedError",
+    "DestinationError",
+    "DigestMismatchError",
+    "DiskFullError",
+    "GatedError",
+    "HttpStatusError",
+    "IntegrityError",
+    "InterruptedTransferError",
+    "LimitExceededError",
+    "NotAllowedError",
+    "NotFoundError",
+    "NotOneFileError",
+    "NotWeightsError",
+    "ObjectChangedError",
+    "PgetError",
+    "RangeNotHonouredError",
+    "ServiceError",
+    "SizeMismatchError",
+    "StalledError",
+    "TransferError",
+    "TruncatedArchiveError",
+    "UnauthorizedError",
+    "UnsafeMemberError",
+    "UsageError",
+]

@@ -1,0 +1,93 @@
+"""Where it was to go: destinations, disks, caches."""
+
+from __future__ import annotations
+
+import errno as _errno
+
+from pgetpy.errors.base import PgetError
+
+
+class DestinationError(PgetError, OSError):
+    """The destination stands in the way or cannot be written. `.dest`, `.reason`."""
+
+    def __init__(self, dest: str, reason: str, *, hint: str = "", code: int = _errno.EIO) -> None:
+        super().__init__(code, reason, dest)
+        self.dest = dest
+        self.reason = reason
+        if hint:
+            self.hint = hint
+
+    def sentence(self) -> str:
+        return f"destination {self.dest} {self.reason}"
+
+
+class DiskFullError(PgetError, OSError):
+    """No room: `.needed` and `.free` bytes; `.needed` is None when the disk filled up midway."""
+
+    hint = "free some space and run it again: what has arrived is kept and goes on from there"
+
+    def __init__(self, dest: str, needed: int | None, free: int, *, keep: int = 0) -> None:
+        super().__init__(_errno.ENOSPC, "no space left", dest)
+        self.dest = dest
+        self.needed = needed
+        self.free = free
+        self.keep = keep
+        if needed is not None:
+            self.hint = "free some space or choose another destination"
+
+    def sentence(self) -> str:
+        if self.needed is None:
+            return f"the disk of {self.dest} is full ({self.free} bytes free)"
+        keep = f" with {self.keep} to stay free" if self.keep else ""
+        return (
+            f"not enough space for {self.dest}: {self.needed} bytes needed{keep}, {self.free} free"
+        )
+
+
+class CacheError(PgetError, OSError):
+    """The cache in folder `.root` cannot do what was asked of it. `.reason` is a clause."""
+
+    def __init__(self, root: str, reason: str, *, hint: str = "", code: int = _errno.EIO) -> None:
+        super().__init__(code, reason, root)
+        self.root = root
+        self.reason = reason
+        if hint:
+            self.hint = hint
+
+    def sentence(self) -> str:
+        return f"the cache at {self.root} {self.reason}"
+
+
+class CacheFullError(CacheError):
+    """What may leave the cache does not make enough room.
+
+    `.needed` bytes were asked for and `.free` could be had; `.held` names who keeps how many bytes,
+    the most first. `.cause` says why what left gave no room, where that is so.
+    """
+
+    hint = "release leases, unpin entries, or give the cache more room"
+
+    def __init__(
+        self,
+        root: str,
+        needed: int,
+        free: int,
+        held: tuple[tuple[str, int], ...] = (),
+        *,
+        cause: str = "",
+    ) -> None:
+        super().__init__(root, "is full", code=_errno.ENOSPC)
+        self.needed = needed
+        self.free = free
+        self.held = held
+        self.cause = cause
+
+    def sentence(self) -> str:
+        by = "".join(f", {who} {size}" for who, size in self.held[:5])
+        cause = f" ({self.cause})" if self.cause else ""
+        what = f"{self.needed} bytes needed, {self.free} can be had"
+        if not self.needed:
+            what = "what may leave does not bring it back to its bounds"
+        return (
+            f"the cache at {self.root} is full: {what}{f'; held by{by[1:]}' if by else ''}{cause}"
+        )

@@ -1,0 +1,179 @@
+"""The network or the server failed, or something on the way said no."""
+
+from __future__ import annotations
+
+from pgetpy.errors.base import PgetError
+from pgetpy.redact import redact, redact_text
+
+
+class TransferError(PgetError):
+    """The network or the server failed. `.url` is redacted, `.attempts` counts the tries made."""
+
+    def __init__(self, url: str, reason: str = "", *, hint: str = "") -> None:
+        self.url = redact(url)
+        self.reason = redact_text(reason)
+        super().__init__(self.url, self.reason)
+        self.attempts = 1
+        if hint:
+            self.hint = hint
+
+    def sentence(self) -> str:
+        tries = f" (after {self.attempts} attempts)" if self.attempts > 1 else ""
+        return f"{self.what()} for {self.url}{tries}"
+
+    def what(self) -> str:
+        """The failure itself, without the URL."""
+        return self.reason
+
+
+class ConnectionFailedError(TransferError):
+    """No connection, a connection that broke, or bytes on it that are not HTTP.
+
+    `.permanent` where another try would fail the same way.
+    """
+
+    def __init__(
+        self, url: str, reason: str = "", *, hint: str = "", permanent: bool = False
+    ) -> None:
+        super().__init__(url, reason, hint=hint)
+        self.permanent = permanent
+
+    def what(self) -> str:
+        return f"connection failed: {self.reason}"
+
+
+class StalledError(TransferError):
+    """A connection delivered nothing, or next to nothing, for `.seconds`."""
+
+    def __init__(self, url: str, seconds: float) -> None:
+        super().__init__(url, hint="raise --stall-timeout if the server is known to pause")
+        self.seconds = seconds
+
+    def what(self) -> str:
+        return f"connection stalled: no bytes for {self.seconds:g} s"
+
+
+class HttpStatusError(TransferError):
+    """The server answered with a status that is no success.
+
+    `.status` is the number, `.retry_after` seconds or None, `.words` what the server said (the
+    first 200 characters of its reason and body), `.code` its own name for the failure, as the
+    Hub's X-Error-Code.
+    """
+
+    _HINTS = {  # noqa: RUF012  a table, never written
+        401: "give credentials with -H 'Authorization: Bearer …', --netrc or PGET_HEADERS",
+        403: "the link may have expired or need credentials (-H, --netrc)",
+        404: "check the URL",
+        410: "the object is gone; check the URL",
+        407: "give the proxy's user and password in HTTP_PROXY or HTTPS_PROXY",
+        429: "the server limits its clients; lower -c or try later",
+    }
+
+    def __init__(
+        self,
+        url: str,
+        status: int,
+        words: str = "",
+        *,
+        retry_after: float | None = None,
+        code: str = "",
+    ) -> None:
+        super().__init__(url, hint=self._HINTS.get(status, ""))
+        self.code = code
+        self.status = status
+        self.words = redact_text(words)
+        self.retry_after = retry_after
+
+    def what(self) -> str:
+        words = f" ({self.words})" if self.words else ""
+        return f"HTTP status {self.status}{words}"
+
+
+class ServiceError(TransferError):
+    """A service such as the Hub said no, for a reason that it is known for.
+
+    `.url` is the reference without its secrets, `.service` is what people call the service,
+    `.status` what it answered with and `.words` what it said.
+    """
+
+    saying = "refused"
+
+    def __init__(
+        self, reference: str, service: str, status: int, words: str = "", *, hint: str = ""
+    ) -> None:
+        super().__init__(reference, hint=hint)
+        self.service = service
+        self.status = status
+        self.words = redact_text(words)
+
+    def what(self) -> str:
+        words = f": {self.words}" if self.words else ""
+        return f"{self.service} {self.saying} (HTTP status {self.status}{words})"
+
+
+class UnauthorizedError(ServiceError):
+    """It wants to know who asks, or does not accept what it was told."""
+
+    saying = "did not accept the token, or wants one,"
+
+
+class GatedError(ServiceError):
+    """Who asks has to be let in by the owner, or to accept his conditions, first."""
+
+    saying = "has not given access, which has to be asked for,"
+
+
+class NotFoundError(ServiceError):
+    """There is no such thing, or it is not shown to who asks."""
+
+    saying = "knows of no such thing"
+
+
+class RangeNotHonouredError(TransferError):
+    """A range was asked for and something else came. `.asked` and `.got` are header values."""
+
+    def __init__(self, url: str, asked: str, got: str) -> None:
+        super().__init__(url, hint="the bytes were thrown away; a cache or proxy may be at fault")
+        self.asked = asked
+        self.got = got
+
+    def what(self) -> str:
+        return f"asked for {self.asked}, got {self.got},"
+
+
+class ObjectChangedError(TransferError):
+    """The object is another one than it was when the transfer began."""
+
+    def __init__(self, url: str, before: str, after: str) -> None:
+        super().__init__(url, hint="run it again to get the new version")
+        self.before = before
+        self.after = after
+
+    def what(self) -> str:
+        return f"the object changed while it was read (was {self.before}, is {self.after})"
+
+
+class NotAllowedError(TransferError):
+    """A limit or policy of the caller's said no. `.rule` names it."""
+
+    def __init__(self, url: str, rule: str, reason: str, *, hint: str = "") -> None:
+        super().__init__(url, reason, hint=hint)
+        self.rule = rule
+
+    def what(self) -> str:
+        return f"not allowed by {self.rule}: {self.reason}"
+
+
+class InterruptedTransferError(PgetError):
+    """The transfer was told to stop. `.held` bytes are kept for the next run."""
+
+    def __init__(self, dest: str, held: int, total: int | None) -> None:
+        super().__init__(dest, held, total)
+        self.dest = dest
+        self.held = held
+        self.total = total
+
+    def sentence(self) -> str:
+        of = f" of {self.total}" if self.total is not None else ""
+        return f"interrupted: {self.held}{of} bytes of {self.dest} are kept"
