@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from pgetpy.core.digests import Checksum
 from pgetpy.core.references import Reference
@@ -129,3 +130,19 @@ class Source(Protocol):
         self, reference: Reference, error: HttpStatusError, settings: SourceSettings
     ) -> PgetError:
         """Return what `error`, an answer on the way to the bytes, means at this service."""
+
+
+def parts_at(text: str, hosts: Set[str], endpoint: str) -> tuple[str, str] | None:
+    """Return path and query of `text`, a URL of one of `hosts` or of `endpoint`; None of others.
+
+    The scheme may be left out, as people do who copy what a browser shows.
+    """
+    try:
+        parts = urlsplit(text if "://" in text else f"https://{text}")
+    except ValueError:
+        return None
+    own = urlsplit(endpoint)
+    host = parts.netloc.rpartition("@")[2].lower()
+    if parts.scheme not in ("http", "https") or host not in hosts | {own.netloc.lower()}:
+        return None
+    return parts.path.removeprefix(own.path), parts.query

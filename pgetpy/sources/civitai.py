@@ -23,7 +23,7 @@ from pgetpy.core.references import Reference, Wanted, key_for, scope_for, wanted
 from pgetpy.core.values import read_token
 from pgetpy.errors import BadReferenceError, HttpStatusError, NotFoundError, PgetError
 from pgetpy.settings import SourceSettings
-from pgetpy.sources.base import Asker, Located, Object
+from pgetpy.sources.base import Asker, Located, Object, parts_at
 from pgetpy.sources.civitaianswers import (
     HOSTS,
     SERVICE,
@@ -141,19 +141,11 @@ def parse_civitai(text: str, endpoint: str) -> Asked | None:
 def _of_url(text: str, endpoint: str) -> Asked | None:
     if not any(path in text for path in _OWN_PATHS):
         return None
-    try:
-        parts = urlsplit(text if "://" in text else f"https://{text}")
-    except ValueError:
+    parts = parts_at(text, HOSTS, endpoint)
+    if parts is None or not parts[0].startswith(_OWN_PATHS):
         return None
-    own = urlsplit(endpoint)
-    host = parts.netloc.rpartition("@")[2].lower()
-    if parts.scheme not in ("http", "https") or host not in HOSTS | {own.netloc.lower()}:
-        return None
-    path = parts.path.removeprefix(own.path)
-    if not path.startswith(_OWN_PATHS):
-        return None
-    found = _PATH.fullmatch(path)
-    query = {name.lower(): value for name, value in parse_qsl(parts.query)}
+    found = _PATH.fullmatch(parts[0])
+    query = {name.lower(): value for name, value in parse_qsl(parts[1])}
     version = query.get("modelversionid", "")
     if found is None or (version and not _NUMBER.fullmatch(version)):
         raise BadReferenceError(text, "it names no model or version of CivitAI by its number")

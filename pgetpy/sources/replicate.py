@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pgetpy.core.references import Reference, Wanted, is_archive_name, key_for, wanted_of
 from pgetpy.errors import HttpStatusError, NotFoundError, PgetError, UnauthorizedError
 from pgetpy.settings import SourceSettings
-from pgetpy.sources.base import Asker, Located, Object
+from pgetpy.sources.base import Asker, Located, Object, parts_at
 
 SERVICE = "Replicate"
 _HOSTS = frozenset({"replicate.com", "www.replicate.com"})
@@ -75,12 +75,5 @@ def _found(text: str, endpoint: str) -> re.Match[str] | None:
         # A relative path is no model.
         is_file = text.lower().endswith(".safetensors") or is_archive_name(text)
         return None if is_file else bare
-    try:
-        parts = urlsplit(text if "://" in text else f"https://{text}")
-    except ValueError:
-        return None
-    own = urlsplit(endpoint)
-    host = parts.netloc.rpartition("@")[2].lower()
-    if parts.scheme not in ("http", "https") or host not in _HOSTS | {own.netloc.lower()}:
-        return None
-    return _PATH.fullmatch(parts.path.removeprefix(own.path))
+    parts = parts_at(text, _HOSTS, endpoint)
+    return _PATH.fullmatch(parts[0]) if parts is not None else None
