@@ -11,7 +11,6 @@ from pgetpy.core.digests import Checksum
 from pgetpy.core.entries import State
 from pgetpy.core.policy import Policy
 from pgetpy.core.references import Reference
-from pgetpy.examining import check_safetensors
 from pgetpy.settling import Settler
 
 # How long a caller who was shown to have access to what another fetched need not show it again.
@@ -74,6 +73,8 @@ class Hits:
         """
         if self._policy is None or not self._policy.only_safetensors:
             return
+        from pgetpy.examining import check_safetensors
+
         generation = entry.record.generation
         if generation not in self._vetted:
             check_safetensors(entry.path, reference)

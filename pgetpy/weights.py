@@ -30,7 +30,6 @@ from pgetpy.hits import Demand, Hits
 from pgetpy.relaying import Relay
 from pgetpy.settings import CacheSettings, Settings
 from pgetpy.settling import Settler
-from pgetpy.sources.table import parse_reference
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -402,6 +401,9 @@ class WeightsDownloadCache:
         if civitai_api_token is not None:
             token = revealed(civitai_api_token, "civitai_api_token")
             sources = replace(sources, civitai_token=token)
+        # Each source has much to say of how its references are spelt.
+        from pgetpy.sources.table import parse_reference
+
         patterns = _patterns(allow_patterns, ignore_patterns)
         return parse_reference(url, wanted, sources, patterns)
 
