@@ -31,6 +31,7 @@ from pgetpy.sources.base import Located, Object
 from pgetpy.sources.table import parse_reference, source_of
 from pgetpy.transfer import Transfer
 from pgetpy.transports.aio import AioTransport
+from pgetpy.transports.base import all_or_none
 from pgetpy.transports.direct import DirectTransport
 from pgetpy.transports.local import LocalTransport
 from pgetpy.workers import Workers
@@ -170,7 +171,7 @@ class Engine:
 
         self.expect(len(jobs))
         count = min(self._settings.max_concurrent_files, self._services.hosts.ceiling, len(jobs))
-        await _all_or_none([asyncio.ensure_future(work()) for _ in range(count)])
+        await all_or_none([asyncio.ensure_future(work()) for _ in range(count)])
         return tuple(outcome for outcome in outcomes if outcome is not None)
 
     async def close(self) -> None:
@@ -197,17 +198,6 @@ def _of(question: Object, job: Job) -> Job:
         trusted=question.trusted,
         name=question.name,
     )
-
-
-async def _all_or_none(tasks: list[asyncio.Task[None]]) -> None:
-    """Wait for `tasks`; when one fails, or we are cancelled, end the others first."""
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
 
 
 def _throttle(rate: int | None) -> Callable[[int], float] | None:

@@ -40,7 +40,7 @@ from pgetpy.extraction.staging import fold_of
 from pgetpy.locks import boot_id
 from pgetpy.settings import Settings
 from pgetpy.sources.base import Located, Object
-from pgetpy.transports.base import seen_through
+from pgetpy.transports.base import all_or_none, seen_through
 from pgetpy.workers import Workers
 
 T = TypeVar("T")
@@ -108,14 +108,7 @@ async def side_by_side(works: Sequence[Callable[[], Awaitable[T]]], most: int) -
         async with limit:
             return await work()
 
-    tasks = [asyncio.ensure_future(done(work)) for work in works]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+    return await all_or_none([asyncio.ensure_future(done(work)) for work in works])
 
 
 class Sum:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 from urllib.parse import urlsplit
 
 from pgetpy.core.names import check_url
@@ -89,11 +90,7 @@ class CacheSettings:
     ) -> CacheSettings:
         """Return these settings changed by flags: the name of each (a key of CACHE_FLAGS) to its
         text."""
-        changes = {
-            CACHE_FLAGS[flag].field: CACHE_FLAGS[flag].read(text, name(flag))
-            for flag, text in values.items()
-        }
-        return replace(self, **changes)  # type: ignore[arg-type]  # the table pairs field and reader
+        return replace(self, **_read(CACHE_FLAGS, values, name))
 
 
 @dataclass(frozen=True)
@@ -154,11 +151,7 @@ class SourceSettings:
     ) -> SourceSettings:
         """Return these settings changed by flags: the name of each (a key of SOURCE_FLAGS) to its
         text."""
-        changes = {
-            SOURCE_FLAGS[flag].field: SOURCE_FLAGS[flag].read(text, name(flag))
-            for flag, text in values.items()
-        }
-        return replace(self, **changes)  # type: ignore[arg-type]  # the table pairs field and reader
+        return replace(self, **_read(SOURCE_FLAGS, values, name))
 
 
 _ENDPOINTS = {
@@ -308,10 +301,7 @@ class Settings:
 
         `name` says what an error calls a flag.
         """
-        changes = {
-            FLAGS[flag].field: FLAGS[flag].read(text, name(flag)) for flag, text in values.items()
-        }
-        return replace(self, **changes)  # type: ignore[arg-type]  # the table pairs field and reader
+        return replace(self, **_read(FLAGS, values, name))
 
     def with_headers(self, headers: Sequence[tuple[str, str]], name: str) -> Settings:
         """Return these settings with `headers` put in place of their namesakes.
@@ -377,6 +367,13 @@ class FlagRule:
 
     field: str
     read: Callable[[str, str], object]
+
+
+def _read(
+    rules: Mapping[str, FlagRule], values: Mapping[str, str], name: Callable[[str], str]
+) -> dict[str, Any]:
+    """Return the fields that flags set: a table pairs each with what reads its text."""
+    return {rules[flag].field: rules[flag].read(text, name(flag)) for flag, text in values.items()}
 
 
 def _files(text: str, name: str) -> int:

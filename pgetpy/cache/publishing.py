@@ -1,7 +1,7 @@
 """Content given its place: whole, checked by whoever brings it, and stored once where it is equal.
 
-The record appears by rename, also where
-there is one already: who has the old content open or mapped, or leased, keeps that.
+The record appears by rename, also where there is one already: who has the old content open or
+mapped, or leased, keeps that.
 """
 
 from __future__ import annotations

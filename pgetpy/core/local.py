@@ -33,11 +33,6 @@ class Data:
         return hashlib.sha256(self.content).hexdigest()
 
 
-def is_local(url: str) -> bool:
-    """Whether the bytes of `url` are on this machine."""
-    return url[:5].lower() in ("file:", "data:")
-
-
 def is_data(url: str) -> bool:
     return url[:5].lower() == "data:"
 

@@ -115,13 +115,13 @@ class ServiceError(TransferError):
 class UnauthorizedError(ServiceError):
     """It wants to know who asks, or does not accept what it was told."""
 
-    saying = "did not accept the token, or wants one,"
+    saying = "did not accept the token, or wants one"
 
 
 class GatedError(ServiceError):
     """Who asks has to be let in by the owner, or to accept his conditions, first."""
 
-    saying = "has not given access, which has to be asked for,"
+    saying = "has not given access, which has to be asked for"
 
 
 class NotFoundError(ServiceError):

@@ -7,7 +7,7 @@ import contextlib
 import os
 import ssl
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -173,6 +173,17 @@ async def seen_through(work: asyncio.Future[T], stop: Callable[[], None]) -> T:
         if not work.cancelled():
             work.exception()  # nobody asks for it any more
         raise
+
+
+async def all_or_none(tasks: Sequence[asyncio.Future[T]]) -> list[T]:
+    """Return what `tasks` return; when one fails, or we are cancelled, the others end first."""
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
 
 async def within(
