@@ -92,9 +92,21 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=EngineThread.forget)
 
 
+def begin(work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+    """Run `work` on the engine thread; to cancel what is returned cancels it."""
+    return EngineThread.get().start(work)
+
+
+def done(result: T) -> concurrent.futures.Future[T]:
+    """Return what stands for work that is done already."""
+    future: concurrent.futures.Future[T] = concurrent.futures.Future()
+    future.set_result(result)
+    return future
+
+
 def wait_for(work: Coroutine[Any, Any, T]) -> T:
     """Run `work` on the engine thread and return what it returns, or raise what it raises."""
-    future = EngineThread.get().start(work)
+    future = begin(work)
     try:
         while True:
             try:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pgetpy.asking import Asking
 from pgetpy.core.answers import Identity
 from pgetpy.core.events import Failed, Finished, Queued, Report
-from pgetpy.core.jobs import Job
+from pgetpy.core.jobs import Follower, Job
 from pgetpy.core.limits import Bucket
 from pgetpy.core.references import Reference
 from pgetpy.core.results import DownloadFailure, DownloadResult
@@ -24,9 +24,11 @@ from pgetpy.errors import BadReferenceError, HttpStatusError, PgetError
 from pgetpy.hftransfer import MOST_CHILDREN, HfTransfer
 from pgetpy.hosts import Hosts, descriptor_limit
 from pgetpy.metrics import Metrics
+from pgetpy.picking import WholeOnlyError, pick
 from pgetpy.redact import redact
 from pgetpy.session import Services
 from pgetpy.settings import Settings
+from pgetpy.sinks.parts import Choose, PartsSink
 from pgetpy.sources.base import Located, Object
 from pgetpy.sources.table import parse_reference, source_of
 from pgetpy.transfer import Transfer
@@ -100,6 +102,33 @@ class Engine:
             TransferError: it may not be had, or not be reached.
         """
         return await self._asking.identify(question)
+
+    async def pick(
+        self, reference: Reference, choose: Choose, first: int, follow: Follower
+    ) -> bool:
+        """Fetch parts of what `reference` names; False where it has to be had as a whole.
+
+        Args:
+            choose: what is wanted; the `first` bytes are in any case. See `sinks.parts.PartsSink`.
+            follow: is shown what has come, and keeps it.
+
+        Raises:
+            PgetError: they cannot be had.
+        """
+        if reference.local:
+            return False
+        located = await self.locate(reference)
+        if located.folder or located.extract:
+            return False
+        sink = PartsSink(first, choose)
+        try:
+            with self.explaining(reference):
+                await pick(self._services, located.objects[0], sink, first, follow)
+        except WholeOnlyError:
+            return False
+        finally:
+            sink.close()
+        return True
 
     async def download(self, job: Job, report: Report, key: int = 0) -> DownloadResult:
         """Run one job, whose URL may be a reference that a source knows.

@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from pgetpy.core.references import Reference, Wanted
 from pgetpy.core.safetensors import LONGEST_FOR_STRANGERS, check_whole
+from pgetpy.core.shards import is_index_name, parse_index
 from pgetpy.core.weightfiles import REFUSED, TELLING, Likeness, look_at
 from pgetpy.errors import (
     ALL_OF_IT,
@@ -72,13 +73,23 @@ def examined(source: Path, reference: Reference, name: str, *, any_file: bool) -
                 what = f"a broken safetensors file: {error.reason}"
                 raise NotWeightsError(str(reference), what) from error
             return stem + _SUFFIX
-    if any_file:
+    if any_file or (look.likeness is Likeness.JSON and _is_index(source, name)):
         return stem + suffix
     if look.likeness in REFUSED or suffix.lower() == _SUFFIX:
         raise NotWeightsError(
             str(reference), look.likeness.value, look.words, hint=_hint(look.likeness)
         )
     return stem + suffix
+
+
+def _is_index(source: Path, name: str) -> bool:
+    """Whether `source` tells in which safetensors files of a checkpoint its tensors are."""
+    if not is_index_name(name):
+        return False
+    try:
+        return bool(parse_index(source.read_bytes()).shards)
+    except BadSafetensorsError:
+        return False
 
 
 def check_safetensors(source: Path, reference: Reference) -> None:

@@ -28,7 +28,7 @@ from pgetpy.core.answers import Identity
 from pgetpy.core.digests import Checksum
 from pgetpy.core.entries import About, State
 from pgetpy.core.events import Event, Progressed, Report, Waiting
-from pgetpy.core.jobs import Job
+from pgetpy.core.jobs import Follower, Job
 from pgetpy.core.references import Reference, Wanted
 from pgetpy.core.units import format_size
 from pgetpy.disk import remove_tree
@@ -75,9 +75,16 @@ class Filler:
         self._begin()
 
     async def obtain(
-        self, reference: Reference, demand: Demand, report: Report
+        self,
+        reference: Reference,
+        demand: Demand,
+        report: Report,
+        follow: Follower | None = None,
     ) -> tuple[Entry, bool]:
         """Return the entry, and whether it was fetched just now.
+
+        Args:
+            follow: is shown what is fetched just now, where that comes as the entry's one file.
 
         Raises:
             PgetError: it cannot be had.
@@ -89,14 +96,19 @@ class Filler:
         ended = self._under_way()[reference.key] = asyncio.get_running_loop().create_future()
         engine = Engine(self._settings)
         try:
-            return await self._obtained(reference, demand, engine, report)
+            return await self._obtained(reference, demand, engine, report, follow)
         finally:
             del self._under_way()[reference.key]
             ended.set_result(None)
             await engine.close()
 
     async def _obtained(
-        self, reference: Reference, demand: Demand, engine: Engine, report: Report
+        self,
+        reference: Reference,
+        demand: Demand,
+        engine: Engine,
+        report: Report,
+        follow: Follower | None,
     ) -> tuple[Entry, bool]:
         """As `obtain`, for the one caller of this process that looks after the key."""
         told = ""
@@ -118,7 +130,7 @@ class Filler:
             with fill:
                 there = fill.entry.record.generation if fill.entry is not None else rejected
                 if there == rejected:
-                    entry = await self._fetch(fill, reference, demand, engine, report)
+                    entry = await self._fetch(fill, reference, demand, engine, report, follow)
                     # Under pressure it may have left already.
                     if entry.path.exists():
                         return entry, True
@@ -205,11 +217,17 @@ class Filler:
     # ------------------------------------------------------------------- what has to be fetched
 
     async def _fetch(
-        self, fill: Fill, reference: Reference, demand: Demand, engine: Engine, report: Report
+        self,
+        fill: Fill,
+        reference: Reference,
+        demand: Demand,
+        engine: Engine,
+        report: Report,
+        follow: Follower | None,
     ) -> Entry:
         policy = self._settings.policy
         try:
-            brought = await self._brought(fill, reference, demand, engine, report)
+            brought = await self._brought(fill, reference, demand, engine, report, follow)
             source, called = await self._in_thread(
                 lambda: chosen_content(fill.folder, reference, brought.name)
             )
@@ -257,7 +275,13 @@ class Filler:
             raise
 
     async def _brought(
-        self, fill: Fill, reference: Reference, demand: Demand, engine: Engine, report: Report
+        self,
+        fill: Fill,
+        reference: Reference,
+        demand: Demand,
+        engine: Engine,
+        report: Report,
+        follow: Follower | None,
     ) -> Brought:
         """Bring the object to the fill's folder."""
         found: list[Identity] = []
@@ -296,7 +320,15 @@ class Filler:
             members = fill.folder / "members"
             await seen_through(self._in_thread(lambda: _begin_anew(members)), lambda: None)
             checksum = _agreed(question, demand.digest)
-            job = Job(question.url, str(dest), checksum, extract=located.extract, admit=admit)
+            shown = None if located.extract else follow
+            job = Job(
+                question.url,
+                str(dest),
+                checksum,
+                extract=located.extract,
+                admit=admit,
+                follow=shown,
+            )
             await engine.fetch(question, job, heard)
             # Whoever died just before he could publish it has fetched all of it.
             identity = found[-1] if found else await engine.identify(question)

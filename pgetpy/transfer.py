@@ -297,7 +297,11 @@ class Transfer:
         if self._job.admit is not None:
             self._job.admit(answer.identity)
         resumable = self._job.checksum is not None or answer.identity.strong
-        return self._destination.begin(answer, held, self._hold, resumable=resumable)
+        sink = self._destination.begin(answer, held, self._hold, resumable=resumable)
+        place, total = sink.place(0), answer.identity.total
+        if self._job.follow is not None and place is not None and total is not None:
+            self._job.follow.began(place.fd, total)
+        return sink
 
     def _hold(self) -> int:
         """The first byte that the digest has not read yet."""
@@ -326,6 +330,8 @@ class Transfer:
         if session.answer is None:
             return
         plan = session.plan
+        if self._job.follow is not None:
+            self._job.follow.landed(plan.landed)
         keeps = self._destination.keeps
         if not self._announced and (last or keeps is not None):
             self._announced = True
@@ -360,6 +366,8 @@ class Transfer:
     def _lost(self, reason: str) -> None:
         """What had come is thrown away."""
         self._announced = False
+        if self._job.follow is not None:
+            self._job.follow.lost()
         self._tell(StartedOver(self._key, self._label, reason))
 
     def _tell(self, event: Event) -> None:

@@ -32,10 +32,14 @@ from pgetpy.settings import CacheSettings, Settings
 from pgetpy.settling import Settler
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from typing_extensions import Unpack
 
     from pgetpy.cache.contents import Entry
+    from pgetpy.core.jobs import Follower
     from pgetpy.filling import Filler
+    from pgetpy.sinks.parts import Choose
 
 GIB = 1 << 30
 PathLike = os.PathLike[str]
@@ -204,6 +208,44 @@ class WeightsDownloadCache:
 
         return await in_engine(self._obtained(reference, demand))
 
+    def follow(
+        self, url: str, follower: Follower, *, digest: str | None = None, **naming: Unpack[Naming]
+    ) -> Future[Path]:
+        """As `ensure`, but return at once; `follower` is shown what is fetched while it is.
+
+        It is shown nothing of what is there already, nor of what another process fetches, nor of
+        archives and folders. Until the path is there nothing that was shown has been verified.
+        Cancelling the future ends the fetching.
+        """
+        reference = self._allowed(url, **naming)
+        demand = self._demand(digest)
+        entry = self._hit(reference, demand)
+        from pgetpy.background import begin, done
+
+        if entry is not None:
+            return done(entry.path)
+        return begin(self._obtained(reference, demand, follow=follower))
+
+    def pick(
+        self, url: str, choose: Choose, first: int, follower: Follower, **naming: Unpack[Naming]
+    ) -> Future[Path | None]:
+        """As `follow`, but of what is not there fetch only the parts that `choose` wants.
+
+        They are not kept, and are verified by nobody: None comes in place of a path. Where parts
+        cannot be had it is fetched as a whole.
+
+        Args:
+            choose, first: see `sinks.parts.PartsSink`.
+        """
+        reference = self._allowed(url, **naming)
+        demand = self._demand(None)
+        entry = self._hit(reference, demand)
+        from pgetpy.background import begin, done
+
+        if entry is not None:
+            return done(entry.path)
+        return begin(self._picked(reference, demand, choose, first, follower))
+
     def ensure_many(self, urls: Iterable[str], **naming: Unpack[Naming]) -> list[Path]:
         """Return the paths of several, fetched side by side; none leaves until all are there.
 
@@ -238,6 +280,12 @@ class WeightsDownloadCache:
         """
         entry = self._hits.at_hand(self._allowed(url, **naming), Demand())
         return entry.path if entry is not None else None
+
+    def repository(self, url: str, **naming: Unpack[Naming]) -> str:
+        """Return how a whole repository that `url` names is spelt; empty where it names a file, or
+        where patterns choose."""
+        reference = self._reference(url, **naming)
+        return str(reference) if reference.several and not reference.patterns else ""
 
     @contextlib.contextmanager
     def lease(
@@ -328,10 +376,16 @@ class WeightsDownloadCache:
 
     # ------------------------------------------------------------------------------------ innards
 
-    async def _obtained(self, reference: Reference, demand: Demand, number: int = 0) -> Path:
+    async def _obtained(
+        self,
+        reference: Reference,
+        demand: Demand,
+        number: int = 0,
+        follow: Follower | None = None,
+    ) -> Path:
         relay = Relay(self._progress, number, reference)
         try:
-            entry, fetched = await self._filler().obtain(reference, demand, relay)
+            entry, fetched = await self._filler().obtain(reference, demand, relay, follow)
         except PgetError as error:
             relay.failed(error)
             raise
@@ -341,6 +395,19 @@ class WeightsDownloadCache:
         else:
             self._count_hits(1)
         return entry.path
+
+    async def _picked(
+        self, reference: Reference, demand: Demand, choose: Choose, first: int, follow: Follower
+    ) -> Path | None:
+        from pgetpy.engine import Engine
+
+        engine = Engine(self._settings)
+        try:
+            if await engine.pick(reference, choose, first, follow):
+                return None
+        finally:
+            await engine.close()
+        return await self._obtained(reference, demand, follow=follow)
 
     async def _obtained_all(self, references: Sequence[Reference]) -> list[Path]:
         from pgetpy.gathering import side_by_side
@@ -418,6 +485,16 @@ class WeightsDownloadCache:
         with self._lock:
             hits, misses, fetched = self._info
             self._info = CacheInfo(hits, misses + 1, fetched + size)
+
+
+def usual_cache() -> WeightsDownloadCache:
+    """Return the cache that the environment names, one for all of this process."""
+    return _usual(CacheSettings.from_environment(os.environ).folder)
+
+
+@lru_cache(maxsize=4)
+def _usual(folder: Path) -> WeightsDownloadCache:
+    return WeightsDownloadCache(folder)
 
 
 @lru_cache(maxsize=4096)

@@ -42,6 +42,8 @@ LAYERS = (
         )
     ),
     Layer(("", "api", "progress", "bars", "outcomes")),
+    Layer(("tensors",)),
+    Layer(("tensors.*",)),
     Layer(("weights",)),
     Layer(
         (
@@ -65,6 +67,7 @@ LAYERS = (
             "digesting",
             "hosts",
             "metrics",
+            "picking",
             "route",
             "session",
             "vetting",

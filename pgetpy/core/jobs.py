@@ -4,9 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from pgetpy.core.answers import Identity
 from pgetpy.core.digests import Checksum
+from pgetpy.core.ranges import Spans
+
+
+class Follower(Protocol):
+    """Looks at a file while it is fetched. Called from any thread; returns at once."""
+
+    def began(self, fd: int, size: int) -> None:
+        """The bytes of a file of `size` bytes are going to what `fd` is open on, until `lost`."""
+
+    def landed(self, spans: Spans) -> None:
+        """All of `spans` is there."""
+
+    def lost(self) -> None:
+        """It is another object, or has to come again: what has come counts no more."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +41,7 @@ class Job:
         name: what a service calls the file, for a `dest` that is a folder.
         admit: is told which version comes, and its size, before a byte of it is kept; from any
             thread. What it raises ends the transfer.
+        follow: is shown the file while it is fetched, where it is one with a known size.
     """
 
     url: str = field(repr=False)
@@ -38,3 +54,4 @@ class Job:
     local: bool = False
     name: str = ""
     admit: Callable[[Identity], object] | None = field(default=None, compare=False)
+    follow: Follower | None = field(default=None, compare=False)

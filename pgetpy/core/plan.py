@@ -39,11 +39,13 @@ class Window:
         horizon: the first byte of which it is not known yet where it goes; those before it may come
             in any order, but this one is wanted most.
         only: what has to come before anything else may be asked for, where that is so.
+        closed: whether what is not in `only` is not wanted at all.
     """
 
     size: int
     horizon: int = 0
     only: tuple[Span, ...] = ()
+    closed: bool = False
 
     @property
     def stop(self) -> int:
@@ -111,17 +113,19 @@ class Plan:
 
     @property
     def complete(self) -> bool:
+        if self.window is not None and self.window.closed:
+            return all(self.held.covers(*span) for span in self.window.only)
         return self.total is not None and self.held.size >= self.total
 
     @property
     def done(self) -> int:
         """Bytes held and landed, none counted twice."""
-        return self._landed().size
+        return self.landed.size
 
     @property
     def front(self) -> int:
         """Every byte before this one has landed."""
-        return self._landed().frontier
+        return self.landed.frontier
 
     def probe(self, now: float, total: int | None = None) -> Flight:
         """Return the first flight: the first missing bytes, of an object of `total` if known.
@@ -167,7 +171,7 @@ class Plan:
         hedged = [flight for flight in self.flights if flight.hedged]
         if not hedged:
             return []
-        landed = self._landed()
+        landed = self.landed
         return [f for f in hedged if f.rest and landed.covers(f.pos, f.pos + f.rest)]
 
     def forget(self) -> None:
@@ -180,7 +184,9 @@ class Plan:
         self.flights.append(flight)
         return flight
 
-    def _landed(self) -> Spans:
+    @property
+    def landed(self) -> Spans:
+        """What is held, and what has come on flights that are under way."""
         landed = Spans(self.held)
         for flight in self.flights:
             landed.add(flight.start, flight.pos)

@@ -2,6 +2,7 @@
 
     PgetError
       UsageError (ValueError)       BadReferenceError  BadSettingError  BadManifestError
+                                    MissingPackageError
       TransferError                 ConnectionFailedError  StalledError  HttpStatusError
                                     RangeNotHonouredError  ObjectChangedError  NotAllowedError
                                     ServiceError: UnauthorizedError  GatedError  NotFoundError
@@ -24,6 +25,7 @@ from pgetpy.errors.base import (
     BadManifestError,
     BadReferenceError,
     BadSettingError,
+    MissingPackageError,
     PgetError,
     UsageError,
 )
@@ -74,6 +76,7 @@ __all__ = [
     "IntegrityError",
     "InterruptedTransferError",
     "LimitExceededError",
+    "MissingPackageError",
     "NotAllowedError",
     "NotFoundError",
     "NotOneFileError",

@@ -57,6 +57,19 @@ class BadSettingError(UsageError):
         return f"{self.name} {self.value!r}: {self.reason}"
 
 
+class MissingPackageError(UsageError):
+    """What was asked for needs a package that is not installed, or a newer one. `.reason`."""
+
+    def __init__(self, reason: str, *, hint: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        if hint:
+            self.hint = hint
+
+    def sentence(self) -> str:
+        return self.reason
+
+
 class BadManifestError(UsageError):
     """A manifest that cannot be used. `.line` counts from 1; 0 stands for the file as a whole."""
 

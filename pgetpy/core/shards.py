@@ -1,0 +1,74 @@
+"""The index of a checkpoint in several safetensors files.
+
+    {"metadata": {...}, "weight_map": {"TENSOR": "model-00001-of-00002.safetensors", ...}}
+
+as `save_pretrained` of transformers and diffusers writes it beside the files, by a name that ends
+in `.safetensors.index.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from pgetpy.errors import BadSafetensorsError
+
+INDEX_SUFFIX = ".safetensors.index.json"
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """Which file, of those beside the index, holds which tensors."""
+
+    tensors: Mapping[str, tuple[str, ...]]
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        """The names of the files, in order."""
+        return tuple(sorted(self.tensors))
+
+
+def is_index_name(name: str) -> bool:
+    """Whether a file, or the path of a URL, is called like an index."""
+    return name.lower().endswith(INDEX_SUFFIX)
+
+
+def parse_index(raw: bytes) -> ShardIndex:
+    """Return what an index says.
+
+    Raises:
+        BadSafetensorsError: it is none, or names a file elsewhere than beside it.
+    """
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise BadSafetensorsError(f"its index is no JSON ({error})") from None
+    weight_map = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise BadSafetensorsError("its index has no weight_map")
+    tensors: dict[str, list[str]] = {}
+    for tensor, shard in weight_map.items():
+        if not isinstance(shard, str) or not _is_plain(shard):
+            raise BadSafetensorsError(f"its index names {shard!r} as a file beside it")
+        tensors.setdefault(shard, []).append(tensor)
+    return ShardIndex({shard: tuple(names) for shard, names in tensors.items()})
+
+
+def beside(url: str, name: str) -> str:
+    """Return the reference of the file `name` beside the one that `url` names.
+
+    A query stays: some services are opened by one.
+    """
+    parts = urlsplit(url)
+    folder = parts.path.rpartition("/")[0]
+    path = f"{folder}/{quote(name)}" if folder or parts.netloc else name
+    return urlunsplit(parts._replace(path=path, fragment=""))
+
+
+def _is_plain(name: str) -> bool:
+    """Whether `name` is that of a safetensors file and leads nowhere else."""
+    strange = any(char in '/\\:*?"<>|' or not char.isprintable() for char in name)
+    return name.endswith(SUFFIX) and not name.startswith(".") and not strange

@@ -1,0 +1,45 @@
+"""Parts of an object instead of the whole: what is wanted is asked for, and nothing else."""
+
+from __future__ import annotations
+
+from pgetpy.core.answers import Answer
+from pgetpy.core.jobs import Follower
+from pgetpy.core.links import opened_link
+from pgetpy.core.plan import Plan
+from pgetpy.core.ranges import Spans
+from pgetpy.route import Route
+from pgetpy.session import Hooks, Services, Session
+from pgetpy.sinks.base import Sink
+from pgetpy.sinks.parts import PartsSink
+from pgetpy.sources.base import Object
+from pgetpy.watch import Tally
+
+
+class WholeOnlyError(Exception):
+    """The server gives no parts, or does not say how large the whole is."""
+
+
+async def pick(
+    services: Services, question: Object, sink: PartsSink, first: int, follow: Follower
+) -> None:
+    """Fetch what `sink` wants of an object, of which it has asked for `first` bytes.
+
+    Raises:
+        TransferError: it may not be had, or not be reached.
+        WholeOnlyError: the server gives all or nothing.
+    """
+
+    def begin(answer: Answer, _: Spans) -> Sink:
+        total = answer.identity.total
+        if not answer.ranged or total is None:
+            raise WholeOnlyError
+        sink.begin(total)
+        follow.began(sink.fd, total)
+        return sink
+
+    link = opened_link(question.url, question.authorization, trusted=question.trusted)
+    route = Route(link, services.hosts, services.settings)
+    plan = Plan(chunk_size=services.settings.chunk_size, first=first)
+    hooks = Hooks(begin, lambda _: follow.landed(plan.landed), lambda *_: None, lambda _: None)
+    await Session(services, route, plan, hooks, Tally()).run()
+    follow.landed(plan.landed)

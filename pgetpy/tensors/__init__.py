@@ -1,0 +1,159 @@
+"""Tensors from a reference: straight from the network while they arrive, or from the cache.
+
+    state = pgetpy.tensors.load("https://example.com/model.safetensors", device="cuda")
+
+torch where it is installed, else numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pgetpy.core.choices import Choice
+from pgetpy.errors import BadSettingError, ObjectChangedError
+from pgetpy.redact import redact
+from pgetpy.tensors.base import Array
+from pgetpy.tensors.checkpoint import Checkpoint, PathLike, Wish
+from pgetpy.tensors.devices import device_for
+from pgetpy.weights import Naming, WeightsDownloadCache, usual_cache
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["load", "load_into", "stream"]
+
+
+def load(
+    reference: str | PathLike,
+    device: Any = "cpu",
+    dtype: Any = None,
+    only: str | Iterable[str] | None = None,
+    *,
+    cache: WeightsDownloadCache | None = None,
+    digest: str | None = None,
+    framework: str | None = None,
+    **naming: Unpack[Naming],
+) -> dict[str, Array]:
+    """Return the tensors of a safetensors file, or of a checkpoint of several.
+
+    What is not in the cache is fetched, and its tensors are made while it arrives; when this
+    returns it is verified, where its digest is known, and in the cache.
+
+    Args:
+        reference: what `WeightsDownloadCache.ensure` takes, a `…safetensors.index.json`, or a
+            repository of the Hub that has one; a `pathlib.Path` of a file, index or folder.
+        device: `cpu`, `cuda`, `cuda:1` or a torch.device. On the cpu tensors are the pages of the
+            cached file, mapped privately: to change one copies the pages that it changes.
+        dtype: what tensors of floating point are to be, as torch.bfloat16 or "bfloat16".
+        only: the beginning of the names of those that are wanted, or their names. Of what is not
+            in the cache nothing else is fetched; nothing is kept then, nor verified as a whole.
+        cache: by default the one that the environment names.
+        digest: `sha256:HEX` of the one file.
+        framework: `torch` or `numpy`; by default torch where it is installed.
+        naming: tokens and the like, as `ensure` takes them.
+
+    Returns:
+        The tensors by name, in the order of the file.
+
+    Raises:
+        NotWeightsError: it is no safetensors file.
+        BadSettingError: `only` names what is not there, or an argument makes no sense.
+        MissingPackageError: neither torch nor numpy is installed, or not as new as a dtype needs.
+        TransferError, IntegrityError, CacheError, UsageError: it cannot be had.
+    """
+    wish = _wish(reference, device, dtype, only, cache, digest, framework, naming)
+    return _loaded(wish)
+
+
+def stream(
+    reference: str | PathLike,
+    device: Any = "cpu",
+    dtype: Any = None,
+    only: str | Iterable[str] | None = None,
+    *,
+    cache: WeightsDownloadCache | None = None,
+    digest: str | None = None,
+    framework: str | None = None,
+    **naming: Unpack[Naming],
+) -> Iterator[tuple[str, Array]]:
+    """Yield names and tensors as they become whole, in whatever order that is; see `load`.
+
+    Only when it has come to its end are they verified, and in the cache: it raises at its end where
+    the bytes were wrong. To close it before ends the download, which the next call goes on with.
+
+    Raises:
+        ObjectChangedError: the file had to be fetched anew after tensors of it had been given out.
+    """
+    wish = _wish(reference, device, dtype, only, cache, digest, framework, naming)
+    with Checkpoint(wish) as checkpoint:
+        given: set[int] = set()
+        for arrival in checkpoint.arrivals():
+            if arrival.void and arrival.file in given:
+                raise ObjectChangedError(str(reference), "the one that began", "another one")
+            given.add(arrival.file)
+            yield arrival.name, arrival.array
+
+
+def load_into(
+    module: Any,
+    reference: str | PathLike,
+    device: Any = "cpu",
+    dtype: Any = None,
+    *,
+    strict: bool = True,
+    cache: WeightsDownloadCache | None = None,
+    digest: str | None = None,
+    **naming: Unpack[Naming],
+) -> Any:
+    """Give `module` the tensors of a checkpoint: they become its parameters and buffers.
+
+    A module that was made on the meta device (`with torch.device("meta")`) has none of its own, so
+    that nothing is allocated twice. Parameters that are tied stay tied.
+
+    Args:
+        module: a torch.nn.Module.
+        strict: whether the names have to be the same ones. What is of another shape is refused in
+            any case, before it is fetched.
+        reference, device, dtype, cache, digest, naming: see `load`.
+
+    Returns:
+        What `Module.load_state_dict` returns: the names that were missing or not expected.
+
+    Raises:
+        NotWeightsError: names or shapes are not those of the module, which is as it was then.
+    """
+    from pgetpy.tensors.modules import Fit
+
+    fit = Fit(module, redact(str(reference)), strict=strict)
+    wish = _wish(reference, device, dtype, None, cache, digest, "torch", naming)
+    return fit.assign(_loaded(replace(wish, check=fit.check)))
+
+
+def _wish(
+    reference: str | PathLike,
+    device: Any,
+    dtype: Any,
+    only: str | Iterable[str] | None,
+    cache: WeightsDownloadCache | None,
+    digest: str | None,
+    framework: str | None,
+    naming: Naming,
+) -> Wish:
+    choice = Choice.of(only)
+    if digest is not None and choice:
+        raise BadSettingError("digest", digest, "is of a whole file, and only tells parts of it")
+    where = device_for(device, dtype, framework)
+    return Wish(reference, choice, where, cache or usual_cache(), digest, naming)
+
+
+def _loaded(wish: Wish) -> dict[str, Array]:
+    found: dict[int, dict[str, Array]] = {}
+    with Checkpoint(wish) as checkpoint:
+        for arrival in checkpoint.arrivals():
+            if arrival.void:
+                found.pop(arrival.file, None)
+            found.setdefault(arrival.file, {})[arrival.name] = arrival.array
+        arrays = {name: array for each in found.values() for name, array in each.items()}
+        return {name: arrays[name] for name in checkpoint.order}

@@ -1,0 +1,181 @@
+"""Tensors of torch, or arrays of numpy, that lie upon bytes.
+
+The names of dtypes are those of the safetensors format (huggingface.co/docs/safetensors).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import Any, Protocol
+
+from pgetpy.core.safetensors import DTYPE_BITS, Tensor
+from pgetpy.errors import BadSettingError, MissingPackageError
+from pgetpy.tensors.base import Array
+
+_TORCH = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "U16": "uint16",
+    "F16": "float16", "BF16": "bfloat16", "I32": "int32", "U32": "uint32", "F32": "float32",
+    "I64": "int64", "U64": "uint64", "F64": "float64", "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F4": "float4_e2m1fn_x2",
+}  # fmt: skip
+_NUMPY = {
+    "BOOL": "bool", "U8": "u1", "I8": "i1", "I16": "<i2", "U16": "<u2", "F16": "<f2",
+    "I32": "<i4", "U32": "<u4", "F32": "<f4", "I64": "<i8", "U64": "<u8", "F64": "<f8",
+    "C64": "<c8",
+}  # fmt: skip
+_ML_DTYPES = {
+    "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu", "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+}  # fmt: skip
+
+
+class Framework(Protocol):
+    """Makes arrays."""
+
+    def check(self, tensor: Tensor) -> None:
+        """Check that there is a dtype for `tensor`.
+
+        Raises:
+            MissingPackageError: there is none, or not without another package.
+        """
+
+    def view(self, buffer: Any, tensor: Tensor, offset: int) -> Array:
+        """Return `tensor`, whose bytes lie in `buffer` from `offset` on, without copying them."""
+
+    def converted(self, array: Array) -> Array:
+        """Return `array` with the dtype that is wanted, where it is of floating point."""
+
+
+class TorchFramework:
+    """Tensors of torch.
+
+    Args:
+        dtype: a torch.dtype, or the name of one; None leaves each as it is.
+    """
+
+    def __init__(self, dtype: Any = None) -> None:
+        self.torch = importlib.import_module("torch")
+        self._dtype = dtype
+        if isinstance(dtype, str):
+            self._dtype = getattr(self.torch, dtype.removeprefix("torch."), None)
+        if dtype is not None and not isinstance(self._dtype, self.torch.dtype):
+            raise BadSettingError("dtype", dtype, "is no dtype of torch")
+
+    def check(self, tensor: Tensor) -> None:
+        """See `Framework.check`."""
+        self.dtype_of(tensor)
+
+    def dtype_of(self, tensor: Tensor) -> Any:
+        """Return the torch.dtype of `tensor` in the file."""
+        found = getattr(self.torch, _TORCH.get(tensor.dtype, ""), None)
+        if found is None:
+            reason = f"tensor {tensor.name!r} is of {tensor.dtype}, which this torch has not"
+            raise MissingPackageError(reason, hint="install a newer torch")
+        return found
+
+    def shape_of(self, tensor: Tensor) -> tuple[int, ...]:
+        """Return the shape of `tensor` in torch, where an element may hold two values."""
+        if tensor.dtype == "F4":
+            return (*tensor.shape[:-1], tensor.shape[-1] // 2)
+        return tensor.shape
+
+    def view(self, buffer: Any, tensor: Tensor, offset: int) -> Array:
+        """See `Framework.view`."""
+        dtype, shape = self.dtype_of(tensor), self.shape_of(tensor)
+        count = (tensor.stop - tensor.start) // dtype.itemsize
+        if not count:
+            return self.torch.empty(shape, dtype=dtype)
+        found = self.torch.frombuffer(buffer, dtype=dtype, count=count, offset=offset)
+        # Code that is generated for a dtype may rely on its alignment.
+        return (found if not offset % dtype.itemsize else found.clone()).reshape(shape)
+
+    def converted(self, array: Array) -> Array:
+        """See `Framework.converted`."""
+        if self._dtype is None or not array.dtype.is_floating_point:
+            return array
+        return array.to(self._dtype)
+
+
+class NumpyFramework:
+    """Arrays of numpy; of dtypes that numpy has not, those of ml_dtypes, where that is installed.
+
+    Args:
+        dtype: what numpy takes for one; None leaves each as it is.
+    """
+
+    def __init__(self, dtype: Any = None) -> None:
+        self._numpy = importlib.import_module("numpy")
+        self._dtype = None
+        if dtype is not None:
+            try:
+                self._dtype = self._numpy.dtype(dtype)
+            except TypeError:
+                raise BadSettingError("dtype", dtype, "is no dtype of numpy") from None
+
+    def check(self, tensor: Tensor) -> None:
+        """See `Framework.check`."""
+        if not self._widens(tensor):
+            self._dtype_of(tensor)
+
+    def view(self, buffer: Any, tensor: Tensor, offset: int) -> Array:
+        """See `Framework.view`."""
+        size = tensor.stop - tensor.start
+        if self._widens(tensor):
+            # The upper half of a float32 (which is what BF16 is) by itself is the same number.
+            half = self._numpy.frombuffer(buffer, "<u2", count=size // 2, offset=offset)
+            wide = half.astype("<u4") << 16
+            return wide.view("<f4").reshape(tensor.shape)
+        dtype = self._dtype_of(tensor)
+        found = self._numpy.frombuffer(buffer, dtype, count=size // dtype.itemsize, offset=offset)
+        return (found if found.flags.aligned else found.copy()).reshape(tensor.shape)
+
+    def converted(self, array: Array) -> Array:
+        """See `Framework.converted`."""
+        floating = array.dtype.kind == "f" or array.dtype.name in _ML_DTYPES.values()
+        if self._dtype is None or not floating:
+            return array
+        return array.astype(self._dtype, copy=False)
+
+    def _widens(self, tensor: Tensor) -> bool:
+        """Whether it is made wider by ourselves, as nobody else is here who could."""
+        return tensor.dtype == "BF16" and self._dtype is not None and not _has("ml_dtypes")
+
+    def _dtype_of(self, tensor: Tensor) -> Any:
+        if tensor.dtype in _NUMPY:
+            return self._numpy.dtype(_NUMPY[tensor.dtype])
+        name = _ML_DTYPES.get(tensor.dtype)
+        reason = f"numpy has no {tensor.dtype}, of which tensor {tensor.name!r} is"
+        if name is None:
+            raise MissingPackageError(reason, hint="install torch")
+        if not _has("ml_dtypes"):
+            hint = "install ml_dtypes or torch"
+            hint += ", or ask for dtype='float32'" if tensor.dtype == "BF16" else ""
+            raise MissingPackageError(reason, hint=hint)
+        return self._numpy.dtype(getattr(importlib.import_module("ml_dtypes"), name))
+
+
+def framework_for(name: str | None, dtype: Any) -> TorchFramework | NumpyFramework:
+    """Return the framework called `name`; by default torch, or numpy where torch is missing.
+
+    Raises:
+        BadSettingError: there is none called so, or it has no such dtype.
+        MissingPackageError: it is not installed.
+    """
+    if name not in (None, "torch", "numpy"):
+        raise BadSettingError("framework", name, "is neither torch nor numpy")
+    chosen = name or ("torch" if _has("torch") else "numpy")
+    if not _has(chosen):
+        what = "torch or numpy" if name is None else chosen
+        raise MissingPackageError(f"{what} is not installed", hint=f"pip install {chosen}")
+    return TorchFramework(dtype) if chosen == "torch" else NumpyFramework(dtype)
+
+
+def _has(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+assert _TORCH.keys() <= DTYPE_BITS.keys()

@@ -1,0 +1,59 @@
+"""A file that is looked at while it is fetched."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from pgetpy.core.ranges import Spans
+from pgetpy.tensors.base import Descriptor, Holding, News
+
+
+class Arriving:
+    """Follows one file (see `core.jobs.Follower`): what of it has landed so far."""
+
+    def __init__(self, news: News) -> None:
+        self._news = news
+        self._lock = threading.Lock()
+        self._holding: Holding | None = None
+        self._lives = 0
+
+    @property
+    def holding(self) -> Holding | None:
+        """What is there now; None where nothing is, or it had to begin anew."""
+        with self._lock:
+            return self._holding
+
+    def began(self, fd: int, size: int) -> None:
+        """See `Follower.began`."""
+        file = Descriptor.copied(fd)
+        with self._lock:
+            self._lives += 1
+            self._holding = Holding(file, size, Spans(), self._lives)
+
+    def found(self, path: Path) -> Holding:
+        """Return what stands at `path`: what was followed, or another file that took its place."""
+        with self._lock:
+            now = self._holding
+            if now is None or not os.path.samestat(os.fstat(now.file.fd), os.stat(path)):
+                self._lives += 1
+                file = Descriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+                now = Holding.whole(file, self._lives)
+            self._holding = Holding.whole(now.file, now.life)
+            return self._holding
+
+    def landed(self, spans: Spans) -> None:
+        """See `Follower.landed`."""
+        with self._lock:
+            now = self._holding
+            if now is None or spans.size == now.landed.size:
+                return
+            self._holding = Holding(now.file, now.size, Spans(spans), now.life)
+        self._news.tell()
+
+    def lost(self) -> None:
+        """See `Follower.lost`."""
+        with self._lock:
+            self._holding = None
+        self._news.tell()

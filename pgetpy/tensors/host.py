@@ -1,0 +1,63 @@
+"""Tensors in the memory of the host: the file's own pages, mapped.
+
+A copy of them would be memory to find and bytes to move once more; the pages are there, for the
+file was written a moment ago. The mapping is private: who changes a tensor gets pages of his own,
+and the file stays what it was.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import sys
+from functools import lru_cache
+from typing import Any
+
+from pgetpy.core.ranges import Span
+from pgetpy.core.safetensors import Tensor
+from pgetpy.tensors.arrays import Framework
+from pgetpy.tensors.base import Array, Descriptor
+
+# linux/mman.h, since Linux 5.14; the mmap module does not name it.
+_MADV_POPULATE_READ = 22
+_UNKNOWN = frozenset({errno.EINVAL, errno.ENOSYS})
+
+
+class HostMover:
+    """Maps `file`, of `size` bytes, and has its pages at hand before its tensors are given out."""
+
+    def __init__(self, file: Descriptor, size: int, framework: Framework) -> None:
+        self._file = file
+        self._framework = framework
+        self._map = mmap.mmap(
+            file.fd, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE
+        )
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        self._populates = sys.platform == "linux"
+
+    def move(self, tensor: Tensor, span: Span) -> None:
+        """Read the pages of `span` unless they are there, and map them, all at once."""
+        start = span.start - span.start % mmap.PAGESIZE
+        if self._populates:
+            # Not by mmap.madvise, which would hold up every thread while the disk is read.
+            address = ctypes.c_void_p(self._address + start)
+            size = ctypes.c_size_t(span.stop - start)
+            if not _madvise()(address, size, _MADV_POPULATE_READ):
+                return
+            code = ctypes.get_errno()
+            if code not in _UNKNOWN:
+                raise OSError(code if code != errno.EFAULT else errno.EIO, "cannot be read")
+            self._populates = False
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._file.fd, start, span.stop - start, os.POSIX_FADV_WILLNEED)
+
+    def finished(self, tensor: Tensor) -> Array:
+        """See `Mover.finished`."""
+        return self._framework.converted(self._framework.view(self._map, tensor, tensor.start))
+
+
+@lru_cache(maxsize=1)
+def _madvise() -> Any:
+    return ctypes.CDLL(None, use_errno=True).madvise

@@ -1,0 +1,123 @@
+"""Tensors on an accelerator: through a ring of host buffers that its copying engine reads itself.
+
+A buffer is filled from the page cache while those before it are on their way. Host memory is that
+of the ring, however large the file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import queue
+import threading
+from collections import defaultdict
+from typing import Any, Protocol
+
+from pgetpy.core.ranges import Span
+from pgetpy.core.safetensors import Tensor
+from pgetpy.tensors.arrays import TorchFramework
+from pgetpy.tensors.base import Array, Descriptor
+from pgetpy.tensors.readers import BLOCK
+
+
+class Event(Protocol):
+    """Something that is under way on an accelerator."""
+
+    def synchronize(self) -> None:
+        """Wait until it is done."""
+
+
+class Accelerator(Protocol):
+    """A device with memory of its own."""
+
+    def empty(self, size: int) -> Array:
+        """Return `size` bytes of its memory: a flat torch.uint8 tensor."""
+
+    def buffer(self, size: int) -> Array:
+        """Return `size` bytes of the host's that it can copy by itself, as such a tensor."""
+
+    def copy(self, target: Array, source: Array) -> Event:
+        """Begin to copy to `target`, in its memory, what is in `source`, in a `buffer`."""
+
+
+class Ring:
+    """Buffers, each given out once it has been copied. At most `count`, made as they are needed."""
+
+    def __init__(self, accelerator: Accelerator, count: int) -> None:
+        self._accelerator = accelerator
+        self._free: queue.LifoQueue[tuple[Array, Event | None]] = queue.LifoQueue()
+        self._lock = threading.Lock()
+        self._unmade = count
+
+    def take(self) -> Array:
+        """Return a buffer of BLOCK bytes, waiting for one if it must."""
+        with self._lock:
+            make = self._free.empty() and self._unmade > 0
+            self._unmade -= make
+        if make:
+            return self._accelerator.buffer(BLOCK)
+        buffer, event = self._free.get()
+        if event is not None:
+            event.synchronize()
+        return buffer
+
+    def give_back(self, buffer: Array, event: Event | None) -> None:
+        """It may be given out again after `event`."""
+        self._free.put((buffer, event))
+
+
+class StagedMover:
+    """Brings the tensors of `file` to `accelerator`."""
+
+    def __init__(
+        self, file: Descriptor, framework: TorchFramework, accelerator: Accelerator, ring: Ring
+    ) -> None:
+        self._file = file
+        self._framework = framework
+        self._accelerator = accelerator
+        self._ring = ring
+        self._lock = threading.Lock()
+        self._targets: dict[Tensor, Array] = {}
+        self._events: dict[Tensor, list[Event]] = defaultdict(list)
+
+    def move(self, tensor: Tensor, span: Span) -> None:
+        """See `Mover.move`."""
+        target = self._target(tensor)
+        buffer = self._ring.take()
+        event = None
+        try:
+            source = buffer[: span.size]
+            self._read(source, span)
+            at = span.start - tensor.start
+            event = self._accelerator.copy(target[at : at + span.size], source)
+        finally:
+            self._ring.give_back(buffer, event)
+        with self._lock:
+            self._events[tensor].append(event)
+
+    def finished(self, tensor: Tensor) -> Array:
+        """See `Mover.finished`."""
+        target = self._target(tensor)
+        for event in self._events.pop(tensor, ()):
+            event.synchronize()
+        del self._targets[tensor]
+        framework = self._framework
+        found = target.view(framework.dtype_of(tensor)).reshape(framework.shape_of(tensor))
+        return framework.converted(found)
+
+    def _target(self, tensor: Tensor) -> Any:
+        with self._lock:
+            if tensor not in self._targets:
+                self._targets[tensor] = self._accelerator.empty(tensor.stop - tensor.start)
+            return self._targets[tensor]
+
+    def _read(self, buffer: Array, span: Span) -> None:
+        # Not by numpy, which need not be installed.
+        at = (ctypes.c_char * span.size).from_address(buffer.data_ptr())
+        view, pos = memoryview(at).cast("B"), 0
+        while pos < span.size:
+            count = os.preadv(self._file.fd, [view[pos:]], span.start + pos)
+            if not count:
+                raise OSError(errno.EIO, "has become shorter")
+            pos += count
