@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import sys
 import threading
 
 from pgetpy.cache.store import Store
@@ -16,6 +17,7 @@ _FLUSH_AFTER = 5.0
 _FLUSH = ""
 # Noting a digest takes moments, unless the disk hangs.
 _LAST_SECONDS = 1.0
+_NICE = 10
 
 
 class Settler:
@@ -70,6 +72,11 @@ class Settler:
             self._done.wait_for(lambda: not self._noting, _LAST_SECONDS)
 
     def _run(self) -> None:
+        if sys.platform == "linux":
+            # Nobody waits for it, and a predictor that has just got its weights is about to begin.
+            # Threads have priorities of their own here; elsewhere the number would be a process's.
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         while True:
             try:
                 key = self._keys.get(timeout=_FLUSH_AFTER if self._unflushed else None)

@@ -11,7 +11,16 @@ from scripts.bench.hub import hub
 from scripts.bench.measure import Sample
 from scripts.bench.peers import Peer
 from scripts.bench.servers import Stage, nginx, origin
-from scripts.bench.work import TMPFS, Called, ManyFiles, OneArchive, OneFile, SelfTimed, StartUp
+from scripts.bench.work import (
+    TMPFS,
+    Called,
+    Loaded,
+    ManyFiles,
+    OneArchive,
+    OneFile,
+    SelfTimed,
+    StartUp,
+)
 from scripts.origin import Behaviour
 
 GIB = 1 << 30
@@ -92,6 +101,31 @@ def _python(name: str) -> Peer:
 def _self_timed(name: str, *arguments: str) -> Entrant:
     kept = f"cache-{arguments[1]}" if arguments[0] == "hits" else ""
     return Entrant(_python(name), SelfTimed(arguments, kept).attempt)
+
+
+def _loaded(name: str, way: str) -> Entrant:
+    work = Loaded(way, 4_000_000_000, nginx("plain"))
+    return Entrant(replace(peers.TORCH, name=name), work.attempt)
+
+
+def _on_gpu(name: str, way: str, size: int, peer: Peer = peers.CUDA) -> Entrant:
+    # Of our own origin, as machines with a GPU seldom have nginx.
+    file = way in ("load_file", "fastsafetensors", "runai")
+    work = Loaded(way, size, origin(Behaviour()), "cuda", file)
+    return Entrant(replace(peer, name=name), work.attempt)
+
+
+def _gpu_case(name: str, title: str, size: int, *goals: Goal) -> Case:
+    """Tensors on a GPU, from a URL and from a file that is there."""
+    entrants = (
+        _on_gpu("tensors.load", "tensors", size),
+        _on_gpu("download, load_file", "download", size),
+        _on_gpu("tensors.load, cached", "cached", size),
+        _on_gpu("load_file, from disk", "load_file", size),
+        _on_gpu("fastsafetensors, from disk", "fastsafetensors", size, peers.FASTSAFETENSORS),
+        _on_gpu("runai-model-streamer, from disk", "runai", size, peers.RUNAI),
+    )
+    return Case(name, title, entrants, goals)
 
 
 def _called(name: str, task: str, *, digest: bool = False) -> Entrant:
@@ -295,6 +329,28 @@ CASES = (
             Goal("wall", peers.OURS_CHECKED.name, 1.1, peers.OURS_AT_HUB.name),
             Goal("wall", peers.HUB_CLIENT.name, 0.5, peers.OURS_AT_HUB.name),
         ),
+    ),
+    Case(
+        "tensors",
+        "URL to 4 GB of tensors on the CPU and in the cache, every byte read",
+        (
+            _loaded("tensors.load", "tensors"),
+            _loaded("download, load_file", "download"),
+            _loaded("pget -m 16M, load_file", "pget"),
+            _loaded("tensors.load, cached", "cached"),
+        ),
+        (
+            Goal("wall", "download, load_file", 0.8, "tensors.load"),
+            Goal("wall", "pget -m 16M, load_file", 0.6, "tensors.load"),
+        ),
+    ),
+    _gpu_case("gpu-small", "URL to 10 MB of tensors on a GPU and in the cache", 10_000_000),
+    _gpu_case(
+        "gpu",
+        "URL to 4 GB of tensors on a GPU and in the cache",
+        4_000_000_000,
+        Goal("wall", "download, load_file", 0.65, "tensors.load"),
+        Goal("rss", None, 1e9, "tensors.load"),
     ),
     Case(
         "cache-evict",

@@ -20,6 +20,9 @@ def describe(places: Mapping[str, Path]) -> dict[str, str]:
         "Python": platform.python_version(),
         "nginx": _nginx_version(),
     }
+    gpu = _gpu()
+    if gpu:
+        described["GPU"] = gpu
     return described | {name: file_system(path) for name, path in places.items()}
 
 
@@ -42,6 +45,15 @@ def _cpu_model() -> str:
 
 def _memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _gpu() -> str:
+    """Return what the driver calls the GPU, and its version; empty where there is none."""
+    if shutil.which("nvidia-smi") is None:
+        return ""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    said = subprocess.run(query, capture_output=True, text=True, check=False)
+    return said.stdout.strip() if said.returncode == 0 else ""
 
 
 def _nginx_version() -> str:

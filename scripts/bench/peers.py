@@ -6,6 +6,8 @@ reads a configuration file.
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import os
 import re
 import shlex
@@ -117,6 +119,26 @@ def bench_python() -> Path:
     return Path(".bench/venv/bin/python").absolute()
 
 
+def _with_torch() -> list[str] | None:
+    """An interpreter that has torch: that of the predictors' tests, or this one."""
+    python = Path(".venv-predictors/bin/python").absolute()
+    if python.exists():
+        return [str(python)]
+    return [sys.executable] if importlib.util.find_spec("torch") else None
+
+
+@functools.cache
+def _with_cuda(*modules: str) -> list[str] | None:
+    """That interpreter, where its torch has a CUDA device and it has `modules`."""
+    located = _with_torch()
+    check = "import sys, torch; sys.exit(not torch.cuda.is_available())"
+    imports = "".join(f"import {module}; " for module in modules)
+    if located is None:
+        return None
+    done = subprocess.run([*located, "-c", imports + check], capture_output=True, check=False)
+    return located if done.returncode == 0 else None
+
+
 def _from_pypi() -> list[str] | None:
     return [str(bench_python())] if bench_python().exists() else None
 
@@ -223,9 +245,14 @@ def _checked_fetch(fetch: Fetch) -> list[str]:
     return [fetch.url, str(fetch.dest), "--checksum", f"sha256:{fetch.sha256}"]
 
 
+def _probe_of(package: str) -> tuple[str, ...]:
+    """What makes an interpreter say the version of a package that it has."""
+    return ("-c", f"import importlib.metadata as m; print(m.version({package!r}))")
+
+
 OURS = "pgetpy"
 _PGET = _on_path("pget")
-_HF_PROBE = ("-c", "import importlib.metadata as m; print(m.version('hf_transfer'))")
+_HF_PROBE = _probe_of("hf_transfer")
 _VERSION = ("--version",)
 
 
@@ -249,8 +276,19 @@ CURL_PIGZ_TAR = _curl_to_tar("pigz", "-dc")
 CURL_GZIP_TAR = _curl_to_tar("gzip", "-dc")
 CURL_UNZIP = Peer("curl && unzip", _shell_if("curl", "unzip"), ("unzip -v",), _curl_then_unzip)
 HF_TRANSFER = Peer("hf_transfer", _from_pypi, _HF_PROBE, _hf_transfer_fetch(8))
-_HUB_PROBE = ("-c", "import importlib.metadata as m; print(m.version('huggingface_hub'))")
+_HUB_PROBE = _probe_of("huggingface_hub")
 HUB_CLIENT = Peer("huggingface_hub", _from_pypi, _HUB_PROBE, _hub_client_fetch, env=_at_hub)
 OURS_AT_HUB = Peer("pgetpy, Hub", _ours, _VERSION, _pget_fetch(), env=_at_hub)
 OURS_CHECKED = Peer("pgetpy --checksum", _ours, _VERSION, _checked_fetch)
+_TORCH_PROBE = _probe_of("torch")
+TORCH = Peer("torch", _with_torch, _TORCH_PROBE)
+CUDA = Peer("torch on CUDA", _with_cuda, _TORCH_PROBE)
+FASTSAFETENSORS = Peer(
+    "fastsafetensors", lambda: _with_cuda("fastsafetensors"), _probe_of("fastsafetensors")
+)
+RUNAI = Peer(
+    "runai-model-streamer",
+    lambda: _with_cuda("runai_model_streamer"),
+    _probe_of("runai-model-streamer"),
+)
 PYTHON = Peer("python -c pass", lambda: [sys.executable], _VERSION)

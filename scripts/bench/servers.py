@@ -17,6 +17,7 @@ from pathlib import Path
 import trustme
 
 from scripts.bench.archives import Recipe, sha256_of, write_archive
+from scripts.bench.checkpoints import write_checkpoint
 from scripts.bench.measure import RunFailedError
 from scripts.origin import Behaviour, Origin, write_weights
 
@@ -107,6 +108,16 @@ class Library:
         """Return `count` files of `size` bytes each, all different."""
         (self.folder / f"many-{size}").mkdir(exist_ok=True)
         return self._made([(f"many-{size}/{number:05}.bin", size) for number in range(count)])
+
+    def checkpoint(self, size: int) -> Weights:
+        """Return a safetensors file of about `size` bytes, read once."""
+        name = f"checkpoint-{size}.safetensors"
+        path = self.folder / name
+        if name not in self._digests or not path.exists():
+            self._digests[name] = write_checkpoint(path, size)
+            self._save()
+        _read(path)
+        return Weights(name, path.stat().st_size, self._digests[name])
 
     def known(self, name: str) -> Weights | None:
         """Return the file `name`, if it has been made."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scripts.bench.archives import Recipe, sha256_of, tree_digest
+from scripts.bench.checkpoints import checkpoint_sum
 from scripts.bench.measure import (
     Command,
     Outcome,
@@ -139,6 +140,43 @@ class SelfTimed:
             command = Command([*_cached(peer), task, *where, *rest])
             outcome = _succeeded(run(command, folder, _LIMIT_S))
             return replace(outcome.sample, wall=float(outcome.stdout)), ""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Have the tensors of a checkpoint of `size` bytes, in a `way` of `loads`, which times itself.
+
+    Memory is what that takes beyond files' pages; `file` is whether the checkpoint is on disk.
+    """
+
+    way: str
+    size: int
+    site: Site
+    device: str = "cpu"
+    file: bool = False
+
+    def attempt(self, stage: Stage, peer: Peer, thorough: bool) -> tuple[Sample, str]:
+        checkpoint = stage.library.checkpoint(stage.scaled(self.size))
+        with self.site(stage) as address, scratch_folder(DISK) as folder:
+            _require_room(folder, checkpoint.size)
+            url = f"{address.base}/{checkpoint.name}"
+            place = str(stage.library.folder / checkpoint.name) if self.file else url
+            if self.way == "cached":
+                _succeeded(run(self._command(peer, "tensors", place, folder), folder, _LIMIT_S))
+            warm_memory(checkpoint.size + _CACHES)
+            command = self._command(peer, self.way, place, folder)
+            outcome = _succeeded(run(command, folder, _LIMIT_S))
+            told = json.loads(outcome.stdout)
+            if thorough and told["sum"] != checkpoint_sum(stage.library.folder / checkpoint.name):
+                raise RunFailedError("loaded wrong bytes and reported success")
+            sample = Sample(told["seconds"], outcome.sample.cpu, told["memory"])
+            return sample, ""
+
+    def _command(self, peer: Peer, way: str, place: str, folder: Path) -> Command:
+        located = peer.locate()
+        assert located is not None
+        module = [*located, "-m", "scripts.bench.loads"]
+        return Command([*module, way, place, str(folder), self.device])
 
 
 @dataclass(frozen=True)
