@@ -20,6 +20,7 @@ from scripts.bench.work import (
     OneFile,
     SelfTimed,
     StartUp,
+    Swapped,
 )
 from scripts.origin import Behaviour
 
@@ -126,6 +127,26 @@ def _gpu_case(name: str, title: str, size: int, *goals: Goal) -> Case:
         _on_gpu("runai-model-streamer, from disk", "runai", size, peers.RUNAI),
     )
     return Case(name, title, entrants, goals)
+
+
+def _swap_case(name: str, title: str, device: str, peer: Peer) -> Case:
+    ways = {
+        "LoraComposer.apply": "apply",
+        "load_lora_weights": "load_lora_weights",
+        "another scale, beyond set_adapters": "scale",
+    }
+    return Case(
+        name,
+        title,
+        tuple(
+            Entrant(replace(peer, name=said), Swapped(way, device).attempt)
+            for said, way in ways.items()
+        ),
+        (
+            Goal("wall", "load_lora_weights", 1.1, "LoraComposer.apply"),
+            Goal("wall", None, 0.005, "another scale, beyond set_adapters"),
+        ),
+    )
 
 
 def _called(name: str, task: str, *, digest: bool = False) -> Entrant:
@@ -351,6 +372,10 @@ CASES = (
         4_000_000_000,
         Goal("wall", "download, load_file", 0.65, "tensors.load"),
         Goal("rss", None, 1e9, "tensors.load"),
+    ),
+    _swap_case("lora", "Put a cached LoRA of 100 MB on a pipeline on the CPU", "cpu", peers.TORCH),
+    _swap_case(
+        "gpu-lora", "Put a cached LoRA of 100 MB on a pipeline on a GPU", "cuda", peers.CUDA
     ),
     Case(
         "cache-evict",

@@ -180,6 +180,31 @@ class Loaded:
 
 
 @dataclass(frozen=True)
+class Swapped:
+    """Put a LoRA on a pipeline, in a `way` of `swaps`, which times itself."""
+
+    way: str
+    device: str
+
+    def attempt(self, stage: Stage, peer: Peer, thorough: bool) -> tuple[Sample, str]:
+        located = peer.locate()
+        assert located is not None
+        lora = stage.library.folder / "lora.safetensors"
+        with scratch_folder(DISK) as folder:
+            arguments = [self.way, str(lora), str(folder), self.device]
+            command = Command([*located, "-m", "scripts.bench.swaps", *arguments])
+            outcome = _succeeded(run(command, folder, _LIMIT_S))
+            told = json.loads(outcome.stdout.splitlines()[-1])
+            if told["digest"] != _SWAPPED.setdefault(self.device, told["digest"]):
+                raise RunFailedError("the pipeline gave something else than by another way")
+            return replace(outcome.sample, wall=told["seconds"]), ""
+
+
+# What the pipeline gave on each device, whichever way came first.
+_SWAPPED: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
 class StartUp:
     """Start and end; `arguments` instead of the peer's own way to say its version."""
 
