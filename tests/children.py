@@ -17,6 +17,7 @@ from .support.server import Server
 
 MIB = 1 << 20
 PAGE = 4096
+ENDLESS = 1 << 62
 _PEAK = """
 import atexit
 def tell():
@@ -85,6 +86,19 @@ def asked_since(server: Server, path: str, count: int) -> set[int]:
     """The pages that the requests for `path` behind the first `count` asked for."""
     spans = [span for span in server.asked(path)[count:] if span is not None]
     return {page for start, stop in spans for page in range(start // PAGE, -(-stop // PAGE))}
+
+
+def bytes_asked(server: Server, path: str) -> int:
+    """How many bytes of `path` were asked for, each counted once.
+
+    On a busy machine a connection may look stuck, and another fetches some of its bytes:
+    `Server.sent` counts them twice.
+    """
+    asked = Spans()
+    for span in server.asked(path):
+        start, stop = span or (0, None)
+        asked.add(start or 0, ENDLESS if stop is None else stop)
+    return asked.size
 
 
 def killed_when(run: Run, condition: Callable[[], object]) -> None:

@@ -20,6 +20,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What decides over a change is the same each time.
 CI = os.environ.get("CI") == "true"
+# One property is many tests, and the first one makes tables of all characters beforehand.
+PROPERTY_SECONDS = 300
 # Times on shared machines say nothing about a property, so no example has a deadline.
 settings.register_profile(
     "quick",
@@ -126,6 +128,10 @@ def tls_apache(ca: Authority) -> Iterator[Judge]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        is_property = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
+        if is_property and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(PROPERTY_SECONDS))
     # Workers take the tests in this order, and one of them would begin the longest at the end.
     items.sort(key=lambda item: item.get_closest_marker("first") is None)
 

@@ -47,10 +47,12 @@ from pgetpy.errors import (
     UsageError,
 )
 
+from .children import bytes_asked
 from .fetching import ONCE, Events, fetch, impatient, names_in, unchanged
 from .support.bodies import body
 from .support.delivery import Gate
 from .support.faults import (
+    Dam,
     GateAfter,
     Headers,
     IgnoreRange,
@@ -335,7 +337,7 @@ def test_it_works_after_a_fork_and_nothing_is_shared_with_the_parent(
     ]
     command = [sys.executable, "-c", FORK, *urls, str(tmp_path)]
     ended = subprocess.run(
-        command, capture_output=True, text=True, timeout=40, check=False, env=environment()
+        command, capture_output=True, text=True, timeout=50, check=False, env=environment()
     )
     assert ended.returncode == 0, ended.stderr
     assert hashlib.sha256((tmp_path / "before-0").read_bytes()).hexdigest() == (
@@ -355,12 +357,11 @@ def inject(thread: threading.Thread, kind: type[BaseException]) -> None:
 
 
 class Caller(threading.Thread):
-    """A thread that downloads; `error` is what ended it, `ended_at` when."""
+    """A thread that downloads; `error` is what ended it."""
 
     def __init__(self, work: Callable[[], object]) -> None:
         super().__init__()
         self.error: BaseException | None = None
-        self.ended_at = 0.0
         self._work = work
 
     def run(self) -> None:
@@ -368,7 +369,6 @@ class Caller(threading.Thread):
             self._work()
         except BaseException as error:
             self.error = error
-        self.ended_at = time.monotonic()
 
 
 @pytest.mark.parametrize("chunk_size", [150_000, 700_000])
@@ -377,28 +377,26 @@ def test_an_exception_injected_into_the_waiting_thread_arrives_and_ends_the_tran
     server: Server, tmp_path: Path, kind: type[BaseException], chunk_size: int
 ) -> None:
     gate = Gate()
-    fault = GateAfter(50_000, gate, when=When(request=at_least(4)))
-    url = server.add("/model", Resource(BODY, faults=[fault]))
-    caller = Caller(lambda: fetch(url, tmp_path / "got", chunk_size=chunk_size))
+    url = server.add("/model", Resource(BODY, faults=[Dam(2 * chunk_size + 50_000, gate)]))
+    # Nothing else ends it for as long as the test waits.
+    options = {"chunk_size": chunk_size, "stall_timeout": 60}
+    caller = Caller(lambda: fetch(url, tmp_path / "got", **options))
     caller.start()
     gate.wait_reached()
-    injected_at = time.monotonic()
     inject(caller, kind)
-    caller.join(10)
+    caller.join(30)
     assert isinstance(caller.error, kind)
-    # A fifth of a second on a quiet machine.
-    assert caller.ended_at - injected_at < 2
     # The transfer ends by itself: its connections go, and its journal stays.
-    eventually(lambda: server.open == 0, 5, "the end of the connections")
+    eventually(lambda: server.open == 0, what="the end of the connections")
     assert "got" not in names_in(tmp_path)
     assert any("journal" in name for name in names_in(tmp_path))
     gate.open()
-    before = server.sent("/model")
+    server.requests.clear()
     server.change("/model", faults=[])
     result = fetch(url, tmp_path / "got", chunk_size=chunk_size)
     assert (tmp_path / "got").read_bytes() == BODY
     assert result.resumed > 0
-    assert server.sent("/model") - before < len(BODY)
+    assert bytes_asked(server, "/model") <= len(BODY) - result.resumed
 
 
 @pytest.mark.parametrize("where", ["head", "body", "retry", "lock", "connect"])
@@ -409,26 +407,26 @@ def test_a_caller_is_never_held_up_whatever_the_transfer_waits_for(
         "head": [GateAfter(None, Gate())],
         "body": [IgnoreRange(), SilenceAfter(99)],
         "retry": [Status(503, retry_after=60)],
-        "lock": [GateAfter(99, Gate())],
+        "lock": [Dam(99)],
         "connect": [SilenceAfter(0)],
     }[where]
     url = server.add("/model", Resource(BODY, faults=faults))
     if where == "lock":
-        holder = Caller(lambda: fetch(url, tmp_path / "got", stall_timeout=30))
+        holder = Caller(lambda: fetch(url, tmp_path / "got", stall_timeout=60))
         holder.start()
         server.wait_until(lambda: "got" not in names_in(tmp_path) and names_in(tmp_path))
     asked = len(server.requests)
     events = Events()
-    caller = Caller(lambda: fetch(url, tmp_path / "got", stall_timeout=30, progress=events))
+    caller = Caller(lambda: fetch(url, tmp_path / "got", stall_timeout=60, progress=events))
     caller.start()
     server.wait_until(lambda: events.of(Waiting) or len(server.requests) > asked)
     inject(caller, InjectedError)
-    caller.join(10)
+    caller.join(30)
     assert isinstance(caller.error, InjectedError)
     if where == "lock":
         inject(holder, InjectedError)
-        holder.join(10)
-    eventually(lambda: server.open == 0, 5, "the end of the connections")
+        holder.join(30)
+    eventually(lambda: server.open == 0, what="the end of the connections")
 
 
 def test_the_next_call_works_after_one_that_was_interrupted(server: Server, tmp_path: Path) -> None:
@@ -438,15 +436,14 @@ def test_the_next_call_works_after_one_that_was_interrupted(server: Server, tmp_
     caller.start()
     server.wait_until(lambda: server.requests)
     inject(caller, KeyboardInterrupt)
-    caller.join(10)
+    caller.join(30)
     fetch(other, tmp_path / "got")
     assert (tmp_path / "got").read_bytes() == BODY
 
 
 def test_cancelling_the_async_twin_keeps_what_has_come(server: Server, tmp_path: Path) -> None:
     gate = Gate()
-    fault = GateAfter(50_000, gate, when=When(request=at_least(4)))
-    url = server.add("/model", Resource(BODY, faults=[fault]))
+    url = server.add("/model", Resource(BODY, faults=[Dam(2 * CHUNK + 50_000, gate)]))
 
     async def main() -> None:
         settings = impatient(chunk_size=CHUNK)
@@ -465,12 +462,11 @@ def test_cancelling_the_async_twin_keeps_what_has_come(server: Server, tmp_path:
     assert (tmp_path / "got").read_bytes() == BODY
 
 
-@pytest.mark.timeout(20)
 @pytest.mark.parametrize("turns", range(7))
 def test_a_call_that_is_cancelled_just_when_it_is_connected_ends(
     server: Server, tmp_path: Path, turns: int
 ) -> None:
-    url = server.add("/model", Resource(BODY, faults=[GateAfter(99, Gate())]))
+    url = server.add("/model", Resource(BODY, faults=[Dam(99)]))
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -491,7 +487,7 @@ def test_a_call_that_is_cancelled_just_when_it_is_connected_ends(
             await task
 
     asyncio.run(main())
-    eventually(lambda: server.open == 0, 5, "the end of the connections")
+    eventually(lambda: server.open == 0, what="the end of the connections")
 
 
 @ONCE
@@ -504,7 +500,7 @@ def test_a_call_that_is_cancelled_while_it_publishes_leaves_a_whole_file_or_none
 
     def slow_fsync(fd: int) -> None:
         reached.set()
-        go_on.wait(10)
+        go_on.wait(30)
         fsync(fd)
 
     monkeypatch.setattr(os, "fsync", slow_fsync)
@@ -581,7 +577,7 @@ def test_what_a_callback_raises_ends_the_call_and_nothing_else(
         pgetpy.download_many([(url, tmp_path / "got")], settings=settings, progress=callback)
     # What is published stays; what is not appears at the next call.
     assert ("got" in names_in(tmp_path)) == (kind is Finished)
-    eventually(lambda: server.open == 0, 5, "the end of the connections")
+    eventually(lambda: server.open == 0, what="the end of the connections")
     assert fetch(url, tmp_path / "got", force=True).size == len(BODY)
     assert (tmp_path / "got").read_bytes() == BODY
 
@@ -639,11 +635,11 @@ def test_one_failure_of_several_does_not_stop_the_others(server: Server, tmp_pat
 def test_fail_fast_raises_the_first_failure_and_stops_the_rest(
     server: Server, tmp_path: Path
 ) -> None:
-    slow = server.add("/slow", Resource(BODY, faults=[GateAfter(99, Gate())]))
+    slow = server.add("/slow", Resource(BODY, faults=[Dam(99)]))
     files = [(slow, tmp_path / "slow"), (server.url("/missing"), tmp_path / "missing")]
     with pytest.raises(HttpStatusError):
-        pgetpy.download_many(files, settings=impatient(stall_timeout=30), fail_fast=True)
-    eventually(lambda: server.open == 0, 5, "the end of the connections")
+        pgetpy.download_many(files, settings=impatient(stall_timeout=60), fail_fast=True)
+    eventually(lambda: server.open == 0, what="the end of the connections")
     assert "slow" not in names_in(tmp_path)
 
 
@@ -663,7 +659,7 @@ def test_a_file_that_gets_no_answer_does_not_hold_up_the_others_of_its_host(
         if isinstance(event, Failed):
             stalled_at.append(time.monotonic())
 
-    settings = impatient(stall_timeout=3, retries=0)
+    settings = impatient(stall_timeout=6, retries=0)
     pgetpy.download_many(files, settings=settings, progress=callback)
     assert len(finished_at) == 3
     assert max(finished_at) < stalled_at[0]
@@ -748,8 +744,7 @@ def test_a_second_call_for_one_path_waits_and_takes_the_file_of_the_first(
     server: Server, tmp_path: Path
 ) -> None:
     gate = Gate()
-    fault = GateAfter(50_000, gate, when=When(request=2))
-    url = server.add("/model", Resource(BODY, faults=[fault]))
+    url = server.add("/model", Resource(BODY, faults=[Dam(CHUNK + 50_000, gate)]))
     results: list[pgetpy.DownloadResult] = []
     events = Events()
     first = Caller(lambda: results.append(fetch(url, tmp_path / "got", chunk_size=CHUNK)))
@@ -757,10 +752,10 @@ def test_a_second_call_for_one_path_waits_and_takes_the_file_of_the_first(
     gate.wait_reached()
     second = Caller(lambda: results.append(fetch(url, tmp_path / "got", progress=events)))
     second.start()
-    eventually(lambda: events.of(Waiting), 10, "the second call's waiting")
+    eventually(lambda: events.of(Waiting), what="the second call's waiting")
     gate.open()
-    first.join(10)
-    second.join(10)
+    first.join(30)
+    second.join(30)
     assert (first.error, second.error) == (None, None)
     assert sorted(result.shared for result in results) == [False, True]
     assert (tmp_path / "got").read_bytes() == BODY

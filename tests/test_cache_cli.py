@@ -333,7 +333,7 @@ def test_bash_completes_the_commands_of_the_cache(shell: Shell, tmp_path: Path) 
     probe = "COMP_WORDS=(pgetpy cache pr); COMP_CWORD=2; _pgetpy; echo ${COMPREPLY[*]}"
     script = tmp_path / "probe.bash"
     script.write_text(f"set -u\n{shell.out}\n{probe}")
-    said = subprocess.run(["bash", script], capture_output=True, text=True, check=True, timeout=30)
+    said = subprocess.run(["bash", script], capture_output=True, text=True, check=True, timeout=50)
     assert (said.stdout, said.stderr) == ("prune\n", "")
 
 
@@ -810,7 +810,8 @@ def test_a_second_process_waits_for_the_first(shell: Shell, server: Server) -> N
     data = weights(3_000_000)
     url = server.add("/a.safetensors", Resource(data))
     env = shell.environ
-    with Run("ensure", url, env=env) as one, Run("ensure", url, env=env) as two:
+    command = ("ensure", url, "-c", "1")
+    with Run(*command, env=env) as one, Run(*command, env=env) as two:
         ends = [one.wait(), two.wait()]
     assert [ended.code for ended in ends] == [0, 0], ends
     assert ends[0].out == ends[1].out
@@ -843,7 +844,7 @@ def test_a_listing_whose_reader_has_gone_ends_without_a_word(shell: Shell, store
         capture_output=True,
         text=True,
         env=environ,
-        timeout=30,
+        timeout=50,
         check=False,
     )
     assert said.stderr == ""

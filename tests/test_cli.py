@@ -491,7 +491,7 @@ def test_the_version_needs_no_library() -> None:
         "print(sorted({'asyncio', 'aiohttp', 'tqdm', 'argparse', 'logging'} & set(sys.modules)))"
     )
     said = subprocess.run(
-        [sys.executable, "-c", probe], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=True, timeout=50
     )
     assert said.stdout.splitlines()[-1] == "[]"
 
@@ -538,7 +538,7 @@ def test_bash_completes_flags_and_their_values(shell: Shell, tmp_path: Path) -> 
     )
     script = tmp_path / "probe.bash"
     script.write_text(f"set -u\n{shell.out}\n{probe}")
-    said = subprocess.run(["bash", script], capture_output=True, text=True, check=True, timeout=30)
+    said = subprocess.run(["bash", script], capture_output=True, text=True, check=True, timeout=50)
     assert said.stdout.splitlines() == ["--chunk-size", "plain", "multifile"]
     assert said.stderr == ""
 

@@ -23,7 +23,7 @@ from .support.authority import Authority
 from .support.bodies import body
 from .support.delivery import Gate
 from .support.faults import (
-    GateAfter,
+    Dam,
     IgnoreRange,
     Redirect,
     RefuseAuthorization,
@@ -31,7 +31,6 @@ from .support.faults import (
     Signer,
     Status,
     When,
-    at_least,
 )
 from .support.processes import Run, run
 from .support.resources import Resource
@@ -318,8 +317,7 @@ def test_no_secret_is_in_any_event_error_or_log(
 
 def test_no_secret_is_in_the_journal(server: Server, tmp_path: Path) -> None:
     gate = Gate()
-    fault = GateAfter(100_000, gate, when=When(request=at_least(6)))
-    server.add("/model", Resource(BODY, faults=[fault]))
+    server.add("/model", Resource(BODY, faults=[Dam(5 * CHUNK + 100_000, gate)]))
     events = Events()
     failures: list[BaseException] = []
 
@@ -341,7 +339,7 @@ def test_no_secret_is_in_the_journal(server: Server, tmp_path: Path) -> None:
     server.wait_until(lambda: events.of(Started))
     written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     gate.open()
-    thread.join(20)
+    thread.join(30)
     assert failures == []
     assert any("journal" in name and data for name, data in written.items())
     assert not any(SECRET.encode() in data for data in written.values())

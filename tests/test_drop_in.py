@@ -23,11 +23,10 @@ from .support.bodies import body
 from .support.delivery import Gate
 from .support.faults import (
     Chunked,
+    Dam,
     Fault,
-    GateAfter,
     Headers,
     IgnoreRange,
-    Pace,
     Replaced,
     ResetAfter,
     SilenceBeforeHead,
@@ -80,14 +79,14 @@ def url(server: Server) -> str:
 
 def stdout_of(*arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
     command = [*PROGRAM, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, timeout=30, check=False, env=environment())
+    return subprocess.run(command, capture_output=True, timeout=50, check=False, env=environment())
 
 
 # ------------------------------------------------------------------- one file
 
 
 def test_a_predictors_check_call_works(url: str, tmp_path: Path) -> None:
-    subprocess.check_call([*PROGRAM, url, str(tmp_path / "got")], env=environment(), timeout=30)
+    subprocess.check_call([*PROGRAM, url, str(tmp_path / "got")], env=environment(), timeout=50)
     assert (tmp_path / "got").read_bytes() == BODY
     assert names_in(tmp_path) == ["got"]
 
@@ -96,7 +95,7 @@ def test_a_predictors_failure_is_a_called_process_error(server: Server, tmp_path
     command = [*PROGRAM, server.url("/missing"), str(tmp_path / "got")]
     with pytest.raises(subprocess.CalledProcessError) as caught:
         subprocess.run(
-            command, check=True, env=environment(), timeout=30, capture_output=True, text=True
+            command, check=True, env=environment(), timeout=50, capture_output=True, text=True
         )
     assert caught.value.returncode == 1
     assert "404" in caught.value.stderr
@@ -310,7 +309,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(server: Server) -> None:
         assert process.stderr is not None
         assert process.stdout.read(1000) == BODY[:1000]
         process.stdout.close()
-        assert process.wait(20) == 128 + signal.SIGPIPE
+        assert process.wait(30) == 128 + signal.SIGPIPE
         assert process.stderr.read() == b""
 
 
@@ -330,7 +329,7 @@ def test_a_reader_that_is_slow_is_no_stall(server: Server) -> None:
         while time.monotonic() < deadline and process.poll() is None:
             threading.Event().wait(0.05)
         received += process.stdout.read()
-        assert process.wait(20) == 0
+        assert process.wait(30) == 0
         assert received == BODY
         assert b"retry" not in process.stderr.read().lower()
 
@@ -357,7 +356,7 @@ def test_a_fifo_gets_the_bytes_in_order(
     reader = Reader(fifo)
     reader.start()
     assert shell(url, fifo, "-m", "300K", "--checksum", hashed(BODY[:size])) == 0, shell.err
-    reader.join(10)
+    reader.join(30)
     assert reader.data == BODY[:size]
     assert fifo.is_fifo()
     assert names_in(tmp_path) == ["fifo"]
@@ -380,7 +379,7 @@ def test_a_fifo_without_a_reader_is_waited_for_and_does_not_hold_up_other_files(
         reader = Reader(fifo)
         reader.start()
         assert running.wait().code == 0, running.err
-        reader.join(10)
+        reader.join(30)
     assert reader.data == BODY
     assert (tmp_path / "other").read_bytes() == OTHER
 
@@ -391,7 +390,7 @@ def test_a_fifo_without_a_reader_can_be_given_up(url: str, tmp_path: Path) -> No
     with Run("--progress", "json", url, fifo) as running:
         running.wait_until(lambda: "nobody reads" in running.err)
         running.send(signal.SIGINT)
-        assert running.wait(10).code == 130
+        assert running.wait(30).code == 130
 
 
 @pytest.mark.parametrize("flags", [["-o", "null"], ["--output=null"]])
@@ -530,7 +529,7 @@ def test_a_manifest_comes_by_standard_input(server: Server, url: str, tmp_path: 
         [*PROGRAM, "multifile", "-"],
         input=f"{url} got\n".encode(),
         capture_output=True,
-        timeout=30,
+        timeout=50,
         check=False,
         cwd=tmp_path,
         env=environment(),
@@ -564,11 +563,10 @@ def test_other_files_go_on_when_one_fails_and_a_table_says_which(
 
 
 def test_fail_fast_stops_at_the_first_failure(shell: Shell, server: Server, tmp_path: Path) -> None:
-    slow = server.add("/slow", Resource(BODY, faults=[Pace(100_000)]))
+    slow = server.add("/slow", Resource(BODY, faults=[Dam(100_000)]))
     manifest = write_manifest(tmp_path, f"{server.url('/missing')} missing", f"{slow} slow")
-    started = time.monotonic()
-    assert shell("multifile", "--fail-fast", manifest) == 1
-    assert time.monotonic() - started < 12
+    # It would never come to an end by itself.
+    assert shell("multifile", "--fail-fast", "--stall-timeout", "10m", manifest) == 1
     assert "404" in shell.err
     assert not (tmp_path / "slow").exists()
 
@@ -822,7 +820,7 @@ def test_trouble_with_the_metrics_endpoint_concerns_no_download(
         other_server.change("/metrics", faults=[fault])
     started = time.monotonic()
     assert shell(url, "got", PGET_METRICS_ENDPOINT=endpoint) == 0, shell.err
-    assert time.monotonic() - started < 12
+    assert time.monotonic() - started < 40
     assert (tmp_path / "got").read_bytes() == BODY
     assert "metrics" not in shell.err.lower()
 
@@ -832,7 +830,7 @@ def test_trouble_with_the_metrics_endpoint_concerns_no_download(
 
 def test_two_runs_do_not_wait_for_each_other(server: Server, url: str, tmp_path: Path) -> None:
     gate = Gate()
-    stuck = server.add("/stuck", Resource(OTHER, faults=[GateAfter(99, gate)]))
+    stuck = server.add("/stuck", Resource(OTHER, faults=[Dam(99, gate)]))
     with Run(stuck, tmp_path / "stuck") as first:
         gate.wait_reached()
         # pget would wait for the first one here.
@@ -847,11 +845,10 @@ def test_a_run_that_is_killed_leaves_nothing_under_the_final_name_and_may_be_run
     server: Server, tmp_path: Path
 ) -> None:
     gate = Gate()
-    fault = GateAfter(50_000, gate, when=When(request=at_least(3)))
-    url = server.add("/model", Resource(BODY, faults=[fault]))
+    url = server.add("/model", Resource(BODY, faults=[Dam(650_000, gate)]))
     with Run("-m", "300K", url, tmp_path / "got") as running:
         gate.wait_reached()
-        eventually(lambda: names_in(tmp_path), 10, "a part file")
+        eventually(lambda: names_in(tmp_path), what="a part file")
         running.kill()
     assert not (tmp_path / "got").exists()
     gate.open()

@@ -769,7 +769,7 @@ def test_inflating_ends_midway_when_it_is_not_wanted_any_more(tmp_path: Path) ->
         for start, stop in ((0, 1000), (len(archive) - 66_000, len(archive)), (0, len(archive))):
             sink.write(start, memoryview(archive)[start:stop])
         sink.mark(0, len(archive))
-        eventually(lambda: any((tmp_path / "root").iterdir()), 10, "the file")
+        eventually(lambda: any((tmp_path / "root").iterdir()), what="the file")
     (half,) = (tmp_path / "root").iterdir()
     assert half.stat().st_size < size
 

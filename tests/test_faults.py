@@ -7,13 +7,13 @@ import gzip
 import hashlib
 import time
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 import pgetpy
-from pgetpy.core.events import Retrying, StartedOver
+from pgetpy.core.events import Event, Retrying, StartedOver
 from pgetpy.errors import (
     ConnectionFailedError,
     DigestMismatchError,
@@ -78,6 +78,8 @@ BODY = body(3_500_001)
 OTHER = body(3_500_001, "v2")
 LONGER = body(3_600_000, "v2")
 SMALL, LARGE = 200_000, 700_000
+# Seconds without a byte: few enough to wait for, more than a busy machine is silent by itself.
+STALL = 0.75
 # Both ways of the direct transport: bodies received on the loop, and those that a thread moves.
 CHUNKS = pytest.mark.parametrize("chunk_size", [SMALL, LARGE])
 
@@ -510,11 +512,12 @@ def test_a_206_of_unknown_total_is_asked_for_whole(server: Server, tmp_path: Pat
 def test_an_honest_shorter_206_is_kept_and_the_rest_asked_for(
     server: Server, tmp_path: Path, chunk_size: int
 ) -> None:
-    result = fetch(serve(server, ShorterRange(90_001)), tmp_path / "got", chunk_size=chunk_size)
+    url = serve(server, ShorterRange(90_001))
+    result = fetch(url, tmp_path / "got", chunk_size=chunk_size, concurrency=1)
     assert (tmp_path / "got").read_bytes() == BODY
     assert result.retries == 0
-    # Nothing that came is asked for again, but for what is hedged at the very end.
-    assert server.sent("/model") < 1.2 * len(BODY)
+    # Nothing that came is asked for again.
+    assert server.sent("/model") == len(BODY)
 
 
 @CHUNKS
@@ -728,7 +731,7 @@ def test_a_body_without_ranges_that_began_again_as_another_is_hashed_alone(
         Replaced(LONGER, '"v2"', when=When(request=at_least(2))),
     )
     checksum = f"sha256:{hashlib.sha256(LONGER).hexdigest()}"
-    result = fetch(url, tmp_path / "got", checksum=checksum, stall_timeout=0.3)
+    result = fetch(url, tmp_path / "got", checksum=checksum, stall_timeout=STALL)
     assert result.retries == 1
     assert (tmp_path / "got").read_bytes() == LONGER
 
@@ -762,10 +765,9 @@ def test_a_host_that_does_not_exist_is_an_error_that_names_it(tmp_path: Path) ->
 
 @pytest.mark.parametrize("retries", [0, 1])
 def test_silence_before_the_head_ends(server: Server, tmp_path: Path, retries: int) -> None:
+    url = serve(server, SilenceBeforeHead())
     with pytest.raises(StalledError) as caught:
-        fetch(
-            serve(server, SilenceBeforeHead()), tmp_path / "got", stall_timeout=0.3, retries=retries
-        )
+        fetch(url, tmp_path / "got", stall_timeout=STALL, retries=retries)
     assert caught.value.attempts == retries + 1
     assert len(server.requests) == retries + 1
     assert names_in(tmp_path) == []
@@ -776,7 +778,7 @@ def test_silence_mid_body_ends_and_is_retried(
     server: Server, tmp_path: Path, transport: str, chunk_size: int
 ) -> None:
     url = serve(server, SilenceAfter(150_000, when=When(request=1)))
-    result = fetch(url, tmp_path / "got", chunk_size=chunk_size, concurrency=1, stall_timeout=0.3)
+    result = fetch(url, tmp_path / "got", chunk_size=chunk_size, concurrency=1, stall_timeout=STALL)
     assert (tmp_path / "got").read_bytes() == BODY
     assert result.retries == 1
     if transport == "direct":
@@ -787,7 +789,7 @@ def test_silence_mid_body_ends_and_is_retried(
 def test_silence_for_ever_ends_with_a_stall(server: Server, tmp_path: Path, size: int) -> None:
     url = serve(server, IgnoreRange(), SilenceAfter(size))
     with pytest.raises(StalledError, match="no bytes for"):
-        fetch(url, tmp_path / "got", stall_timeout=0.3, retries=1)
+        fetch(url, tmp_path / "got", stall_timeout=STALL, retries=1)
     assert "got" not in names_in(tmp_path)
 
 
@@ -802,9 +804,9 @@ def test_another_connection_takes_over_from_one_that_is_stuck_long_before_the_st
 ) -> None:
     fault = replace(fault, when=When(request=4))
     started = time.monotonic()
-    fetch(serve(server, fault), tmp_path / "got", chunk_size=chunk_size, stall_timeout=30)
+    fetch(serve(server, fault), tmp_path / "got", chunk_size=chunk_size, stall_timeout=50)
     assert (tmp_path / "got").read_bytes() == BODY
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 45
 
 
 def test_another_connection_takes_over_from_a_first_one_that_falls_silent(
@@ -812,29 +814,30 @@ def test_another_connection_takes_over_from_a_first_one_that_falls_silent(
 ) -> None:
     url = serve(server, SilenceAfter(300_000, when=When(request=1)))
     started = time.monotonic()
-    fetch(url, tmp_path / "got", stall_timeout=30)
+    fetch(url, tmp_path / "got", stall_timeout=50)
     assert (tmp_path / "got").read_bytes() == BODY
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 45
 
 
 def test_a_pause_shorter_than_the_limit_is_no_stall(server: Server, tmp_path: Path) -> None:
-    url = serve(server, IgnoreRange(), Crawl(300_000), data=BODY[:200_000])
-    result = fetch(url, tmp_path / "got", stall_timeout=0.4)
+    # All of it takes longer than that.
+    url = serve(server, IgnoreRange(), Crawl(160_000), data=BODY[:200_000])
+    result = fetch(url, tmp_path / "got", stall_timeout=STALL)
     assert result.retries == 0
 
 
 def test_a_rate_limit_is_no_stall(server: Server, tmp_path: Path) -> None:
     started = time.monotonic()
     result = fetch(
-        serve(server, data=BODY[:1_000_000]),
+        serve(server, data=BODY[:250_000]),
         tmp_path / "got",
-        limit_rate=1_000_000,
-        stall_timeout=0.2,
-        chunk_size=LARGE,
+        # Each 64 KiB are paid for by a longer wait than that.
+        limit_rate=100_000,
+        stall_timeout=0.4,
     )
-    assert (tmp_path / "got").read_bytes() == BODY[:1_000_000]
+    assert (tmp_path / "got").read_bytes() == BODY[:250_000]
     assert result.retries == 0
-    assert 0.6 < time.monotonic() - started < 10
+    assert time.monotonic() - started > 1.2
 
 
 @pytest.mark.parametrize("ranges", [True, False])
@@ -850,15 +853,12 @@ def test_the_rate_limit_holds_for_all_connections_together(
     )
     assert (tmp_path / "got").read_bytes() == BODY[:1_000_000]
     assert result.bytes_per_second < 1_600_000 * 1.35
-    assert result.bytes_per_second > 1_600_000 * 0.2
 
 
 def test_a_slow_link_is_used_by_several_connections(server: Server, tmp_path: Path) -> None:
-    started = time.monotonic()
     result = fetch(serve(server, Pace(1_000_000)), tmp_path / "got", chunk_size=SMALL)
     assert (tmp_path / "got").read_bytes() == BODY
     assert result.connections > 1
-    assert time.monotonic() - started < 10
 
 
 @ONCE
@@ -929,9 +929,7 @@ def test_progress_between_failures_gives_new_tries(server: Server, tmp_path: Pat
 @pytest.mark.parametrize(("status", "form"), [(429, "seconds"), (503, "date"), (500, "seconds")])
 def test_retry_after_is_waited_for(server: Server, tmp_path: Path, status: int, form: str) -> None:
     # A date has whole seconds, so that up to one of them is lost.
-    when: int | datetime = 1
-    if form == "date":
-        when = datetime.now(timezone.utc) + timedelta(seconds=2)
+    when = timedelta(seconds=2) if form == "date" else 1
     refusal = Status(status, retry_after=when, when=When(request=1))
     fetch(serve(server, refusal), tmp_path / "got")
     first, second = (seen.time for seen in server.seen("/model")[:2])
@@ -940,16 +938,25 @@ def test_retry_after_is_waited_for(server: Server, tmp_path: Path, status: int, 
 
 @ONCE
 def test_retry_after_holds_for_every_file_of_the_host(server: Server, tmp_path: Path) -> None:
-    slow = serve(server, Pace(400_000), data=BODY[:400_000], path="/slow")
+    # A range of it takes half a second, so that several would be asked for meanwhile.
+    slow = serve(server, Crawl(100_000), data=BODY[:250_000], path="/slow")
     refused = serve(
-        server, Status(429, retry_after=1, when=When(request=1)), data=BODY[:1000], path="/refused"
+        server, Status(429, retry_after=2, when=When(request=1)), data=BODY[:1000], path="/refused"
     )
+    refused_at: list[float] = []
+
+    def progress(event: Event) -> None:
+        if isinstance(event, Retrying):
+            refused_at.append(time.monotonic())
+
     files = [(refused, tmp_path / "a"), (slow, tmp_path / "b")]
-    found = pgetpy.download_many(files, settings=impatient(chunk_size=50_000))
+    settings = impatient(chunk_size=50_000, concurrency=1)
+    found = pgetpy.download_many(files, settings=settings, progress=progress)
     assert all(isinstance(outcome, pgetpy.DownloadResult) for outcome in found)
-    refusal = server.seen("/refused")[0].time
-    # What had been asked before the refusal was seen is on its way; a moment later all is quiet.
-    assert not [seen for seen in server.requests if 0.3 < seen.time - refusal < 0.95]
+    # What was asked for before that was seen may be late; then all is quiet.
+    since = [seen.time - refused_at[0] for seen in server.requests]
+    assert not [seconds for seconds in since if 0.7 < seconds < 1.95]
+    assert [seconds for seconds in since if seconds > 1.95]
 
 
 def test_a_retry_after_of_hours_is_not_waited_for(server: Server, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from .support import judges
 from .support.authority import Authority
 from .support.bodies import BLOCK, block, body, digest
 from .support.delivery import Gate
-from .support.faults import Fault, GateAfter, Pace, When
+from .support.faults import Dam, Fault, GateAfter, Pace, When
 from .support.judges import Judge
 from .support.processes import Run, environment, folder_of_nobody, run
 from .support.resources import Resource
@@ -186,7 +186,8 @@ def test_64_connections_take_little_memory(
     result = result_of(ended)
     assert filecmp.cmp(tmp_path / "got", large / "model", shallow=False)
     assert peak_of(ended.err) < 96 * MB
-    assert result["connections"] > 24
+    # Many of them, also where other processes leave little of the processors.
+    assert result["connections"] > 8
     (tmp_path / "got").unlink()
 
 
@@ -213,7 +214,7 @@ def test_a_reader_that_is_slow_costs_little_memory(
         # Slower than all connections together, as it hashes what it reads.
         while piece := process.stdout.read1(64 * 1024):
             found.update(piece)
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
         said = process.stderr.read().decode()
     assert found.hexdigest() == sha256_of(large / "model")
     assert peak_of(said) < 128 * MB
@@ -309,8 +310,8 @@ def test_where_memory_is_short_a_killed_run_goes_on_all_the_same(
     server: Server, tmp_path: Path
 ) -> None:
     dest = tmp_path / "got"
-    url = serve(server, Pace(8 * MIB))
-    with Run(url, dest, program=in_a_group_of(4 * MIB)) as running:
+    url = serve(server, Pace(8 * MIB), Dam(9 * MIB))
+    with Run(url, dest, "-c", "2", program=in_a_group_of(4 * MIB)) as running:
         running.wait_until(lambda: len(landed(dest, BODY)) * PAGE > 6 * MIB)
         running.kill()
     ended = run(serve(server), dest, "--json", program=in_a_group_of(4 * MIB))

@@ -44,6 +44,8 @@ BODY = body(2_500_001)
 OTHER = body(2_500_001, "v2")
 CHECKSUM = f"sha256:{hashlib.sha256(BODY).hexdigest()}"
 CHUNK = 250_000
+# Seconds without a byte: few enough to wait for, more than a busy machine is silent by itself.
+STALL = 0.75
 # The first server serves so many ranges, then nothing more.
 DIES = When(request=at_least(6))
 
@@ -117,7 +119,7 @@ def test_a_connection_that_dies_for_good_mid_way_is_taken_over(
     server: Server, other_server: Server, tmp_path: Path, fault: Fault
 ) -> None:
     url = server.add("/model", Resource(BODY, faults=[fault]))
-    options = {"retries": 0, "stall_timeout": 0.3}
+    options = {"retries": 0, "stall_timeout": STALL}
     fetch_by(url, second(other_server), tmp_path / "got", **options)
     assert (tmp_path / "got").read_bytes() == BODY
     assert other_server.sent("/copy") < len(BODY)
@@ -199,7 +201,7 @@ def test_when_all_fail_the_error_is_that_of_the_first(
         other_server.add("/b", Resource(BODY, faults=[SilenceBeforeHead()])),
     ]
     with pytest.raises(HttpStatusError, match="first") as caught:
-        fetch(url, tmp_path / "got", mirrors=mirrors, stall_timeout=0.2, retries=0)
+        fetch(url, tmp_path / "got", mirrors=mirrors, stall_timeout=STALL, retries=0)
     assert caught.value.url == url
     assert list(dict.fromkeys(seen.path for seen in other_server.requests)) == ["/a", "/b"]
     assert names_in(tmp_path) == []
@@ -278,6 +280,6 @@ def test_a_failure_at_the_first_keeps_its_own_kind(
     mirror = other_server.url("/nothing")
     other_server.stop()
     with pytest.raises(StalledError):
-        fetch(url, tmp_path / "got", mirrors=[mirror], stall_timeout=0.2, retries=0)
+        fetch(url, tmp_path / "got", mirrors=[mirror], stall_timeout=STALL, retries=0)
     with pytest.raises(ConnectionFailedError):
-        fetch(mirror, tmp_path / "got", mirrors=[url], stall_timeout=0.2, retries=0)
+        fetch(mirror, tmp_path / "got", mirrors=[url], stall_timeout=STALL, retries=0)

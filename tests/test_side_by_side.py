@@ -20,7 +20,7 @@ from .children import MIB, PAGE, after, events_of, journal_of, landed, part_of, 
 from .fetching import Events, fetch, names_in
 from .support.bodies import body, digest
 from .support.delivery import Gate
-from .support.faults import Fault, GateAfter, Pace, Status, WeakEtag, When, at_least
+from .support.faults import Dam, Fault, GateAfter, Pace, Status, WeakEtag, When
 from .support.processes import Run, folder_of_nobody, run
 from .support.resources import Resource
 from .support.server import Server
@@ -51,7 +51,7 @@ def test_one_of_several_runs_downloads_and_all_succeed(
     server: Server, tmp_path: Path, count: int
 ) -> None:
     gate = Gate()
-    url = serve(server, GateAfter(MIB // 2, gate, when=When(request=at_least(2))))
+    url = serve(server, Dam(3 * MIB // 2, gate))
     dest = tmp_path / "got"
     with contextlib.ExitStack() as stack:
         # With one connection, so that nobody asks elsewhere for what stands at the gate.
@@ -90,7 +90,7 @@ def test_runs_that_begin_at_one_moment_sort_it_out(server: Server, tmp_path: Pat
 
 def test_the_one_that_waits_says_so_once(server: Server, tmp_path: Path) -> None:
     gate = Gate()
-    url = serve(server, GateAfter(MIB // 2, gate, when=When(request=at_least(2))))
+    url = serve(server, Dam(3 * MIB // 2, gate))
     dest = tmp_path / "got"
     with Run(url, dest) as first:
         first.wait_until(lambda: part_of(dest).exists())
@@ -105,7 +105,7 @@ def test_the_one_that_waits_says_so_once(server: Server, tmp_path: Path) -> None
 
 def test_calls_of_one_process_share_as_well(server: Server, tmp_path: Path) -> None:
     gate = Gate()
-    url = serve(server, GateAfter(MIB // 2, gate, when=When(request=at_least(2))))
+    url = serve(server, Dam(3 * MIB // 2, gate))
     dest = tmp_path / "got"
     told = [Events() for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
@@ -124,7 +124,7 @@ def test_a_checksum_is_verified_on_what_another_run_has_brought(
     server: Server, tmp_path: Path
 ) -> None:
     gate = Gate()
-    url = serve(server, GateAfter(MIB // 2, gate, when=When(request=at_least(2))))
+    url = serve(server, Dam(3 * MIB // 2, gate))
     dest = tmp_path / "got"
     right, wrong = f"sha256:{digest(BODY)}", f"md5:{'0' * 32}"
     told = {None: Events(), right: Events(), wrong: Events()}
@@ -148,7 +148,7 @@ def test_a_checksum_is_verified_on_what_another_run_has_brought(
 
 def test_of_another_url_each_gets_its_own(server: Server, tmp_path: Path) -> None:
     gate = Gate()
-    url = serve(server, GateAfter(MIB // 2, gate, when=When(request=at_least(2))))
+    url = serve(server, Dam(3 * MIB // 2, gate))
     other = serve(server, data=OTHER, path="/other")
     dest = tmp_path / "got"
     waiting = Events()
@@ -167,7 +167,7 @@ def test_of_another_url_each_gets_its_own(server: Server, tmp_path: Path) -> Non
 
 def test_another_version_is_not_taken_for_ones_own(server: Server, tmp_path: Path) -> None:
     gate = Gate()
-    url = serve(server, GateAfter(MIB // 2, gate, when=When(request=at_least(2))))
+    url = serve(server, Dam(3 * MIB // 2, gate))
     dest = tmp_path / "got"
     # What is under way was asked for already; it is only late.
     first, second = Events(), Events()
@@ -190,17 +190,16 @@ def test_when_the_first_is_killed_one_of_those_who_wait_goes_on(
     server: Server, tmp_path: Path
 ) -> None:
     gate = Gate()
-    stuck = GateAfter(3 * MIB // 2, gate, when=When(request=at_least(2)))
-    url = serve(server, stuck)
+    url = serve(server, Dam(3 * MIB, gate))
     dest = tmp_path / "got"
     with contextlib.ExitStack() as stack:
-        first = stack.enter_context(Run(url, dest, "-c", "2", *TELLING))
+        first = stack.enter_context(Run(url, dest, "-c", "1", *TELLING))
         first.wait_until(lambda: len(landed(dest, BODY)) * PAGE > 2 * MIB)
-        others = [stack.enter_context(Run(url, dest, "-c", "2", *TELLING)) for _ in range(3)]
+        others = [stack.enter_context(Run(url, dest, "-c", "1", *TELLING)) for _ in range(3)]
         for other in others:
             other.wait_until(lambda other=other: is_waiting(other))
         had = len(landed(dest, BODY)) * PAGE
-        serve(server, Pace(8 * MIB))
+        serve(server)
         server.requests.clear()
         first.kill()
         found = [result_of(other.wait()) for other in others]
@@ -213,32 +212,37 @@ def test_when_the_first_is_killed_one_of_those_who_wait_goes_on(
 
 
 def test_when_each_is_killed_in_turn_the_last_ends_it(server: Server, tmp_path: Path) -> None:
-    url = serve(server, Pace(4 * MIB))
+    url = serve(server, Dam(2 * MIB))
     dest = tmp_path / "got"
-    had = 0
     with contextlib.ExitStack() as stack:
-        runs = [stack.enter_context(Run(url, dest, "-c", "2", *TELLING)) for _ in range(4)]
-        for number in range(3):
-            had += MIB
-            eventually(lambda had=had: len(landed(dest, BODY)) * PAGE > had, 20)
+        first = stack.enter_context(Run(url, dest, "-c", "1", *TELLING))
+        first.wait_until(lambda: len(landed(dest, BODY)) * PAGE > MIB)
+        runs = [stack.enter_context(Run(url, dest, "-c", "1", *TELLING)) for _ in range(3)]
+        for other in runs:
+            other.wait_until(lambda other=other: is_waiting(other))
+        runs.insert(0, first)
+        while len(runs) > 1:
             # Whoever has reported progress is the one that works.
-            for worker in [one for one in runs if events_of(one, "progressed")]:
-                worker.kill()
-                runs.remove(worker)
-            assert runs, number
-            if len(runs) == 1:
-                break
-        found = [result_of(one.wait()) for one in runs]
+            (worker,) = eventually(lambda: [one for one in runs if events_of(one, "progressed")])
+            had = len(landed(dest, BODY))
+            # The next one is given enough to get further, and not all of it.
+            serve(server, *([Dam(2 * MIB)] if len(runs) > 2 else []))
+            worker.kill()
+            runs.remove(worker)
+            if len(runs) > 1:
+                eventually(lambda had=had: len(landed(dest, BODY)) > had)
+        result = result_of(runs[0].wait())
     assert dest.read_bytes() == BODY
     assert names_in(tmp_path) == ["got"]
-    assert not all(result["shared"] for result in found)
+    assert not result["shared"]
+    assert result["resumed"] > MIB
 
 
 def test_when_the_first_fails_one_of_those_who_wait_takes_over(
     server: Server, tmp_path: Path
 ) -> None:
     gate = Gate()
-    url = serve(server, GateAfter(MIB // 2, gate, when=When(request=at_least(2))))
+    url = serve(server, Dam(3 * MIB // 2, gate))
     dest = tmp_path / "got"
     first, second = Events(), Events()
     with ThreadPoolExecutor(2) as pool:
@@ -259,14 +263,12 @@ def test_a_failure_of_the_one_that_works_is_not_that_of_the_one_that_waits(
     server: Server, tmp_path: Path
 ) -> None:
     gate = Gate()
-    stuck = When(request=at_least(2))
-    url = serve(
-        server, GateAfter(MIB // 2, gate, when=stuck), Status(400, when=When(after=4000000))
-    )
+    url = serve(server, Dam(3 * MIB // 2, gate), Status(400, when=When(after=4_000_000)))
     dest = tmp_path / "got"
     first, second = Events(), Events()
     with ThreadPoolExecutor(2) as pool:
-        one = pool.submit(fetch, url, dest, progress=first, chunk_size=MIB)
+        # One range after the other, so that some are asked for when it is time to be refused.
+        one = pool.submit(fetch, url, dest, progress=first, chunk_size=MIB, concurrency=1)
         eventually(lambda: first.of(Progressed))
         two = pool.submit(fetch, url, dest, progress=second)
         eventually(lambda: second.of(Waiting))
@@ -284,7 +286,7 @@ def test_a_failure_of_the_one_that_works_is_not_that_of_the_one_that_waits(
 
 def test_without_a_strong_validator_each_fetches_its_own(server: Server, tmp_path: Path) -> None:
     gate = Gate()
-    url = serve(server, WeakEtag(), GateAfter(MIB // 2, gate, when=When(request=at_least(2))))
+    url = serve(server, WeakEtag(), Dam(3 * MIB // 2, gate))
     dest = tmp_path / "got"
     waiting = Events()
     with ThreadPoolExecutor(2) as pool:
@@ -301,13 +303,13 @@ def test_without_a_strong_validator_each_fetches_its_own(server: Server, tmp_pat
 
 def test_runs_with_different_destinations_do_not_wait(server: Server, tmp_path: Path) -> None:
     gate = Gate()
-    stuck = serve(server, GateAfter(MIB // 2, gate, when=When(request=at_least(2))))
+    stuck = serve(server, Dam(3 * MIB // 2, gate))
     free = serve(server, path="/free")
     with Run(stuck, tmp_path / "one") as first:
         first.wait_until(lambda: part_of(tmp_path / "one").exists())
         # The same folder, the same URL, a name that begins alike: none of that is a reason.
         for url, name in ((free, "two"), (free, "one.bin"), (stuck.replace("model", "free"), "on")):
-            result = result_of(run(url, tmp_path / name, *TELLING, within=20))
+            result = result_of(run(url, tmp_path / name, *TELLING))
             assert not result["shared"]
             assert (tmp_path / name).read_bytes() == BODY
         gate.open()
@@ -320,7 +322,8 @@ def test_small_files_do_not_wait_at_all(server: Server, tmp_path: Path) -> None:
     url = serve(server, GateAfter(100_000, gate, when=When(request=1)), data=small)
     dest = tmp_path / "got"
     with ThreadPoolExecutor(2) as pool:
-        one = pool.submit(fetch, url, dest)
+        # With one connection, so that it does not ask elsewhere for what stands at the gate.
+        one = pool.submit(fetch, url, dest, concurrency=1)
         server.wait_until(lambda: server.requests)
         assert fetch(url, dest).size == len(small)
         assert dest.read_bytes() == small
@@ -336,7 +339,7 @@ def test_small_files_do_not_wait_at_all(server: Server, tmp_path: Path) -> None:
 @pytest.mark.parametrize("locks", list(NO_LOCKS))
 def test_where_locks_do_nothing_both_end_right(server: Server, tmp_path: Path, locks: str) -> None:
     gate = Gate()
-    url = serve(server, GateAfter(MIB // 2, gate, when=When(request=at_least(2))))
+    url = serve(server, Dam(3 * MIB // 2, gate))
     dest = tmp_path / "got"
     program = after(NO_LOCKS[locks])
     with Run(url, dest, *TELLING, program=program) as one:
@@ -354,7 +357,7 @@ def test_where_locks_do_nothing_both_end_right(server: Server, tmp_path: Path, l
 def test_one_whose_locks_do_nothing_harms_none_whose_do(server: Server, tmp_path: Path) -> None:
     # As if one machine had mounted the file system with locks and the other without.
     gate = Gate()
-    url = serve(server, GateAfter(MIB // 2, gate, when=When(request=at_least(2))))
+    url = serve(server, Dam(3 * MIB // 2, gate))
     dest = tmp_path / "got"
     with Run(url, dest, *TELLING) as one:
         one.wait_until(lambda: part_of(dest).exists())
@@ -379,7 +382,7 @@ def test_where_locks_do_nothing_a_run_that_fails_leaves_nothing(
     server: Server, tmp_path: Path, locks: str
 ) -> None:
     url = serve(server, Status(400, when=When(after=2 * MIB)))
-    ended = run(url, tmp_path / "got", "-m", "500000", program=after(NO_LOCKS[locks]))
+    ended = run(url, tmp_path / "got", "-c", "2", "-m", "500000", program=after(NO_LOCKS[locks]))
     assert ended.code == 1
     assert names_in(tmp_path) == []
 
@@ -390,7 +393,7 @@ def test_what_was_left_where_locks_worked_is_left_alone_where_they_do_not(
     dest = tmp_path / "got"
     url = serve(server, Status(400, when=When(after=2 * MIB)))
     with pytest.raises(HttpStatusError):
-        fetch(url, dest, chunk_size=500_000)
+        fetch(url, dest, chunk_size=500_000, concurrency=2)
     serve(server)
     ended = run(url, dest, *TELLING, program=after(NO_LOCKS["ENOLCK"]))
     assert result_of(ended)["resumed"] == 0
@@ -423,7 +426,7 @@ def test_machines_that_do_not_see_each_others_locks_work_on_one_file_in_peace(
     server: Server, tmp_path: Path
 ) -> None:
     gate = Gate()
-    url = serve(server, GateAfter(3 * MIB // 2, gate, when=When(request=at_least(2))))
+    url = serve(server, Dam(5 * MIB // 2, gate))
     dest = tmp_path / "got"
     with Run(url, dest, "-c", "1", *TELLING, program=after(BLIND)) as one:
         one.wait_until(lambda: len(landed(dest, BODY)) * PAGE > 2 * MIB)
@@ -442,7 +445,7 @@ def test_what_is_started_anew_by_who_sees_no_lock_is_never_mixed_up(
     server: Server, tmp_path: Path
 ) -> None:
     gate = Gate()
-    url = serve(server, GateAfter(3 * MIB // 2, gate, when=When(request=at_least(2))))
+    url = serve(server, Dam(5 * MIB // 2, gate))
     dest = tmp_path / "got"
     with Run(url, dest, "-c", "1", *TELLING, program=after(BLIND)) as one:
         one.wait_until(lambda: len(landed(dest, BODY)) * PAGE > 2 * MIB)
@@ -487,13 +490,13 @@ def test_a_destination_that_another_user_works_on_is_an_error_and_no_wait(
     if os.geteuid() != 0:
         pytest.skip("it takes two users")
     gate = Gate()
-    url = serve(server, GateAfter(MIB // 2, gate, when=When(request=at_least(2))))
+    url = serve(server, Dam(3 * MIB // 2, gate))
     with folder_of_nobody() as folder:
         dest = folder / "got"
         folder.chmod(0o777)
         with Run(url, dest, *TELLING) as one:
             one.wait_until(lambda: part_of(dest).exists())
-            ended = run(url, dest, unprivileged=True, within=20)
+            ended = run(url, dest, unprivileged=True)
             gate.open()
             result_of(one.wait())
         assert ended.code == 1
@@ -506,7 +509,7 @@ def test_a_journal_that_is_removed_under_a_run_costs_only_the_work_it_saved(
     server: Server, tmp_path: Path, whole: bool
 ) -> None:
     gate = Gate()
-    url = serve(server, GateAfter(MIB // 2, gate, when=When(request=at_least(2))))
+    url = serve(server, Dam(3 * MIB // 2, gate))
     dest = tmp_path / "got"
     with ThreadPoolExecutor(2) as pool:
         one = pool.submit(fetch, url, dest)
@@ -550,7 +553,7 @@ def test_threads_with_destinations_of_their_own_share_nothing_but_the_engine(
     ready = threading.Barrier(6)
 
     def work(number: int) -> pgetpy.DownloadResult:
-        ready.wait(10)
+        ready.wait(30)
         return fetch(url, tmp_path / str(number))
 
     with ThreadPoolExecutor(6) as pool:

@@ -12,7 +12,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -29,6 +29,7 @@ from .support.faults import (
     Close,
     ContentRangeOn200,
     Crawl,
+    Dam,
     DripHead,
     Encoded,
     EnormousHead,
@@ -92,7 +93,7 @@ class Got:
 
 
 def connect(server: Server) -> http.client.HTTPConnection:
-    return http.client.HTTPConnection(server.host, server.port, timeout=5)
+    return http.client.HTTPConnection(server.host, server.port, timeout=30)
 
 
 def ask(
@@ -308,7 +309,7 @@ def test_pytest_httpserver_gives_the_same_simple_answers(server: Server, httpser
         BODY, headers={"ETag": '"v1"', "Last-Modified": LONG_AGO}, content_type="a/b"
     )
     server.change("/x", content_type="a/b")
-    other = http.client.HTTPConnection(httpserver.host, httpserver.port, timeout=5)
+    other = http.client.HTTPConnection(httpserver.host, httpserver.port, timeout=30)
     for method in ("GET", "HEAD"):
         ours, theirs = ask(server, method=method), ask(server, over=other, method=method)
         assert ours.body == theirs.body
@@ -344,7 +345,7 @@ def test_pytest_httpserver_gives_the_same_simple_answers(server: Server, httpser
 def test_a_request_that_may_not_be_sent_is_a_violation(raw, words):
     with Server() as server:
         serve(server)
-        with socket.create_connection((server.host, server.port), timeout=5) as link:
+        with socket.create_connection((server.host, server.port), timeout=30) as link:
             link.sendall(raw.encode())
             link.recv(1000)
         assert len(server.violations) == 1
@@ -554,7 +555,7 @@ def test_a_reset_a_fin_and_a_silence_after_exactly_so_many_bytes(server: Server,
         (70_000, "fin"),
     ]
     serve(server, SilenceAfter(500), data=BODY[:1000])
-    assert curl("--max-time", "0.2", url) == (28, BODY[:500])
+    assert curl("--max-time", "2", url) == (28, BODY[:500])
     assert server.requests[-1].cut == "silence"
     serve(server, SilenceBeforeHead())
     assert curl("--max-time", "0.2", url) == (28, b"")
@@ -608,20 +609,35 @@ def test_a_gate_holds_a_body_until_it_is_opened(server: Server):
     connection.close()
 
 
+def test_a_dam_holds_all_bodies_together_until_its_gate_is_opened(server: Server):
+    gate = Gate()
+    serve(server, Dam(1500, gate))
+    assert ask(server, Range="bytes=0-999").body == BODY[:1000]
+    with closing(connect(server)) as one, closing(connect(server)) as other:
+        for connection in (one, other):
+            connection.request("GET", "/x")
+        # The heads come all the same.
+        responses = [connection.getresponse() for connection in (one, other)]
+        gate.wait_reached()
+        assert server.sent("/x") == 1500
+        gate.open()
+        assert [response.read() for response in responses] == [BODY, BODY]
+
+
 def test_a_crawl_and_a_pace_take_their_time(server: Server, ca: Authority):
     serve(server, Crawl(10_000, after=290_000, when=When(request=1)))
     began = time.monotonic()
     assert ask(server, Range="bytes=0-291999").body == BODY[:292_000]
-    assert 0.15 < time.monotonic() - began < 2
+    assert time.monotonic() - began > 0.15
     serve(server, Pace(8_000_000), data=body(4_000_000))
     began = time.monotonic()
     assert ask(server).body == body(4_000_000)
-    assert 0.3 < time.monotonic() - began < 3
+    assert time.monotonic() - began > 0.3
 
 
 def test_extra_bytes_follow_the_body(server: Server):
     serve(server, ExtraBytes(b"extra!"))
-    with socket.create_connection((server.host, server.port), timeout=5) as link:
+    with socket.create_connection((server.host, server.port), timeout=30) as link:
         link.sendall(f"GET /x HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode())
         got = b""
         while not got.endswith(b"extra!"):

@@ -307,6 +307,6 @@ def test_a_server_that_stops_in_the_middle_and_comes_back_is_waited_for(
 
     thread = threading.Thread(target=restart)
     thread.start()
-    fetch(url, tmp_path / "got", chunk_size=CHUNK, concurrency=1)
-    thread.join(10)
+    fetch(url, tmp_path / "got", chunk_size=CHUNK, concurrency=1, retries=20)
+    thread.join(30)
     assert (tmp_path / "got").read_bytes() == BODY

@@ -145,7 +145,8 @@ def test_an_object_that_shrank_since_an_earlier_run_is_started_over(
 ) -> None:
     """What is asked for first lies behind its end then."""
     dest = tmp_path / "x"
-    given_up = replace(SETTINGS, retries=0)
+    # Over one connection, so that no other takes over what breaks off.
+    given_up = replace(SETTINGS, retries=0, concurrency=1)
     old = f"sha256:{digest(BODY)}"
     script = [Turn(), Turn(cut_after=2 * MIB)]
     with pytest.raises(PgetError):
@@ -218,7 +219,7 @@ class Stuck:
 
     def _write(self) -> None:
         self.entered.set()
-        self.leave.wait(20)
+        self.leave.wait(30)
         self.left.set()
 
 

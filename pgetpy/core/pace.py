@@ -27,6 +27,9 @@ _LONGEST_PAUSE = 16.0
 _BUSY, _LITTLE = 0.5, 0.3
 # When no connection has been answered for so long, one more is tried: others may wait behind it.
 _SILENCE = 0.5
+# Looks at a connection come several times in this. Where the next one comes later, this process was
+# stopped or found no processor, and what it did not look at is no silence of the network's.
+_LATE = 0.1
 # A connection this much slower than the others' median is better replaced.
 _STRAGGLER = 0.1
 # Below this many others a median says little.
@@ -159,7 +162,8 @@ class Pulse:
 
     Attributes:
         rate: bytes a second, averaged over about a second.
-        quiet_since: when it was last seen to move, or not to wait for the network.
+        quiet_since: when it was last seen to move, or not to wait for the network; later by the
+            time that nobody looked.
         born: when it began.
     """
 
@@ -180,6 +184,8 @@ class Pulse:
             return
         if pos != self._seen_pos or not waiting:
             self.quiet_since = now
+        else:
+            self.quiet_since += max(0.0, elapsed - _LATE)
         current = (pos - self._seen_pos) / elapsed
         weight = min(1.0, max(elapsed, 0.05) / min(1.0, max(now - self.born, elapsed)))
         self.rate += (current - self.rate) * weight
@@ -187,7 +193,7 @@ class Pulse:
 
     def quiet(self, now: float) -> float:
         """Seconds spent waiting for the network without a byte."""
-        return now - self.quiet_since
+        return now - self.quiet_since - max(0.0, now - self._seen_at - _LATE)
 
 
 def is_straggler(rate: float, others: Sequence[float]) -> bool:

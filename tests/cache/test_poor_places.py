@@ -209,7 +209,7 @@ input()
         with child(code, root, locks) as other:
             assert said(other) == "a c"
             tell(other)
-            assert other.wait(10) == 0
+            assert other.wait(30) == 0
         with Store(root) as store:
             assert store.verify(key_of("a")).value == "sound"
             store.sweep()

@@ -12,6 +12,7 @@ import gzip
 import socket
 import ssl
 import zlib
+from collections.abc import Iterator
 from dataclasses import fields, replace
 
 import pytest
@@ -426,7 +427,7 @@ def test_a_cancelled_call_closes_its_connection(wire: WireWorld) -> None:
         assert wire.server.open == 1
         carrying.cancel()
         await asyncio.wait({carrying})
-        await until(lambda: wire.server.open == 0, within=2)
+        await until(lambda: wire.server.open == 0)
 
     run(wire, scenario())
 
@@ -462,15 +463,19 @@ def test_calls_side_by_side_fail_alone(wire: WireWorld, fault: Fault) -> None:
 # ------------------------------------------------------------------------------------- connecting
 
 
-def free_port() -> int:
+@pytest.fixture
+def deaf_port() -> Iterator[int]:
+    """A port that is taken, so that nobody else begins to listen on it."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+        yield int(sock.getsockname()[1])
 
 
-def test_a_server_that_is_not_there_is_a_connection_that_failed(wire: WireWorld) -> None:
+def test_a_server_that_is_not_there_is_a_connection_that_failed(
+    wire: WireWorld, deaf_port: int
+) -> None:
     asking = asked(wire, SMALL)
-    nowhere = (Address(socket.AF_INET, ("127.0.0.1", free_port())),)
+    nowhere = (Address(socket.AF_INET, ("127.0.0.1", deaf_port)),)
     request = asking.call.request
     # A transport may go by the port of the URL or by that of the address.
     moved = request.url.replace(f":{wire.server.port}", f":{nowhere[0].sockaddr[1]}")

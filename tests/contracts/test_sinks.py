@@ -37,6 +37,7 @@ from pgetpy.sinks.null import NullSink
 from pgetpy.sinks.ordered import OrderedSink
 
 from ..support.bodies import body, digest
+from ..support.waiting import eventually
 
 KIB = 1024
 MIB = 1 << 20
@@ -56,14 +57,14 @@ class Reader(threading.Thread):
         self.may_read.set()
 
     def run(self) -> None:
-        while self.may_read.wait(20) and (piece := os.read(self.read_end, 65536)):
+        while self.may_read.wait(30) and (piece := os.read(self.read_end, 65536)):
             self.data += piece
 
     def finish(self) -> bytes:
         """End the writing side; what was read in all."""
         self.may_read.set()
         os.close(self.write_end)
-        self.join(20)
+        self.join(30)
         os.close(self.read_end)
         return bytes(self.data)
 
@@ -187,7 +188,7 @@ def test_threads_write_side_by_side(bench: Bench) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(30)
     assert not failures
     assert bench.finish() == (BODY if bench.keeps else b"")
 
@@ -333,10 +334,11 @@ def test_a_reader_who_sleeps_holds_the_writer_until_he_is_stopped() -> None:
     sink = OrderedSink(reader.write_end)
     writing = threading.Thread(target=sink.write, args=(0, memoryview(BODY)), daemon=True)
     writing.start()
+    eventually(lambda: sink.front)
     writing.join(0.1)
     assert writing.is_alive(), "a pipe holds less than this"
     sink.stop()
-    writing.join(5)
+    writing.join(30)
     assert not writing.is_alive()
     assert 0 < sink.front < TOTAL
     reader.start()
@@ -362,7 +364,7 @@ def test_a_descriptor_that_does_not_block_is_waited_for() -> None:
     writing = threading.Thread(target=sink.write, args=(0, memoryview(BODY)), daemon=True)
     writing.start()
     reader.start()
-    writing.join(20)
+    writing.join(30)
     assert reader.finish() == BODY
 
 

@@ -235,7 +235,7 @@ def request_for(
 ) -> Request:
     ranged = [("Range", format_range(asked))] if asked is not None else []
     usual = [("User-Agent", "tests"), ("Accept", "*/*"), ("Accept-Encoding", "identity")]
-    return Request(url, (*usual, *headers, *ranged), addresses, None, tls, connect_timeout=5.0)
+    return Request(url, (*usual, *headers, *ranged), addresses, None, tls, connect_timeout=30.0)
 
 
 class Asking:
@@ -274,7 +274,7 @@ class Asking:
         return self.answer, self.sink
 
 
-def run(world: World, scenario: Coroutine[Any, Any, T], within: float = 20) -> T:
+def run(world: World, scenario: Coroutine[Any, Any, T], within: float = 50) -> T:
     """Run a scenario to its end and close the transport; no socket may be left of it."""
 
     async def closed() -> T:
@@ -304,7 +304,7 @@ def _is_socket(descriptor: int) -> bool:
         return False
 
 
-async def until(condition: Callable[[], object], within: float = 10) -> None:
+async def until(condition: Callable[[], object], within: float = 30) -> None:
     """Let the loop run until a condition holds."""
     deadline = asyncio.get_running_loop().time() + within
     while not condition():

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pgetpy.core.pace import Load, Pace, is_straggler
+from pgetpy.core.pace import Load, Pace, Pulse, is_straggler
 
 TICK = 0.02
 
@@ -84,3 +84,29 @@ def test_a_straggler_has_a_tenth_of_the_median_of_at_least_three(
     rate: float, others: list[float], expected: bool
 ) -> None:
     assert is_straggler(rate, others) == expected
+
+
+def looked_at(*times: float) -> Pulse:
+    """A connection that began at 0 and has brought nothing at any of `times`."""
+    pulse = Pulse.at(0.0, 0)
+    for now in times:
+        pulse.observe(now, 0, waiting=True)
+    return pulse
+
+
+def test_silence_is_as_long_as_somebody_listens_to_it() -> None:
+    times = [number * TICK for number in range(1, 101)]
+    assert looked_at(*times).quiet(times[-1]) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("looks_since", [(), (60.5,), (60.5, 60.52)])
+def test_a_process_that_was_stopped_takes_its_own_absence_for_no_silence(
+    looks_since: tuple[float, ...],
+) -> None:
+    pulse = looked_at(0.5, *looks_since)
+    assert pulse.quiet(60.52) < 0.25
+
+
+def test_silence_after_an_absence_counts_again() -> None:
+    times = [60 + number * TICK for number in range(1, 101)]
+    assert 2.0 <= looked_at(*times).quiet(times[-1]) < 2.25

@@ -30,7 +30,7 @@ from pgetpy.settings import hub_cache_dir
 from ..cache.made import child, said
 from ..fetching import Events, contents, impatient
 from ..support.delivery import Gate
-from ..support.faults import GateAfter
+from ..support.faults import Dam
 from ..support.hub import Hub, Repo
 from ..support.processes import run
 from ..support.resources import Resource
@@ -279,7 +279,7 @@ def test_a_killed_run_leaves_nothing_whole_and_the_next_goes_on(
     taken(hub, root.with_name("first"))
     (stored,) = {seen.path for seen in hub.cdn.requests}
     gate = Gate()
-    hub.cdn.change(stored, faults=[GateAfter(2 * MIB, gate)])
+    hub.cdn.change(stored, faults=[Dam(2 * MIB + MIB // 2, gate)])
     code = """
 import pgetpy
 from pgetpy.settings import Settings, SourceSettings
@@ -314,7 +314,7 @@ def test_two_runs_fetch_each_file_once(hub: Hub, repo: Repo, root: Path) -> None
     taken(hub, root.with_name("first"))
     (stored,) = {seen.path for seen in hub.cdn.requests}
     gate = Gate()
-    hub.cdn.change(stored, faults=[GateAfter(MIB, gate)])
+    hub.cdn.change(stored, faults=[Dam(MIB, gate)])
     before = len(hub.resolved())
     results: list[Path] = []
     events = Events()

@@ -281,7 +281,7 @@ pgetpy.download("hf://owner/name/lora.safetensors", sys.argv[2], settings=settin
 assert "huggingface_hub" not in sys.modules
 """
     dest = str(tmp_path / "f")
-    subprocess.run([sys.executable, "-c", code, hub.url(""), dest], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", code, hub.url(""), dest], check=True, timeout=50)
     assert Path(dest).read_bytes() == LORA
 
 
@@ -386,7 +386,7 @@ def test_what_breaks_off_is_taken_up(hub: Hub, root: Path) -> None:
     sha256 = hashlib.sha256(data).hexdigest()
     hub.repo("owner/name", {"lora.safetensors": data})
     hub.cdn.add(f"/repos/{sha256}", Resource(data, faults=[ResetAfter(MIB)]))
-    with opened_at(hub, root, TOKEN, retries=0) as cache:
+    with opened_at(hub, root, TOKEN, retries=0, concurrency=1) as cache:
         hub.tokens.add(TOKEN)
         with pytest.raises(ConnectionFailedError):
             cache.ensure("hf://owner/name/lora.safetensors")

@@ -394,7 +394,7 @@ cache.ensure("hf://owner/name", wanted="folder")
         gate.wait_reached(30)
         eventually(lambda: any("pgetpy-part" in path.name for path in partials(root)))
         process.kill()
-        process.wait(10)
+        process.wait(30)
     gate.open()
     hub.remove(path)
     with opened_at(hub, root) as cache:

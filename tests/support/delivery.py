@@ -13,6 +13,7 @@ import sys
 import termios
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -52,7 +53,7 @@ class Gate:
     def reach(self) -> None:
         self._reached.set()
 
-    def wait_reached(self, within: float = 10) -> None:
+    def wait_reached(self, within: float = 30) -> None:
         """Wait until a delivery stands at the gate; TimeoutError when none comes."""
         if not self._reached.wait(within):
             raise TimeoutError(f"no delivery came to the gate within {within} s")
@@ -74,6 +75,8 @@ class Delivery:
     cut: Cut | None = None
     gate_after: int = 0
     gate: Gate | None = None
+    ration: Callable[[int], int] | None = None
+    dam: Gate | None = None
     rate: float | None = None
     rate_after: int = 0
     pace: int | None = None
@@ -147,7 +150,7 @@ class Wire:
         await self._delivered()
         self.writer.transport.abort()
 
-    async def _delivered(self, within: float = 5) -> None:
+    async def _delivered(self, within: float = 30) -> None:
         """Wait until the send queue is empty: RST would discard what is left in it."""
         deadline = time.monotonic() + within
         queued = array.array("i", [0])
@@ -214,12 +217,24 @@ async def _send_body(
         rate = _rate(wire, how, position)
         size = min(how.chunk or PIECE, _tick(rate), len(body) - position)
         size = min([size, *(at - position for at in stops if at > position)])
+        if how.ration and how.dam and not how.dam.is_open:
+            size = how.ration(size)
+            if not size:
+                await _hold_behind(wire, head, how.dam)
+                head = b""
+                continue
         await wire.write(head + _framed(body[position : position + size], how))
         head = b""
         position += size
         outcome.sent += size
         if rate:
             await _wait(wire, size / rate)
+
+
+async def _hold_behind(wire: Wire, head: bytes, dam: Gate) -> None:
+    if head:
+        await wire.write(head)
+    await wire.hold(dam)
 
 
 def _stops(how: Delivery) -> set[int]:

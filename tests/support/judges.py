@@ -4,7 +4,9 @@ A judge is missing on a user's machine (the test is skipped) or must be there (C
 Each serves a folder of its own that the worker's user can read; ``put`` publishes in it by rename.
 """
 
+import contextlib
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -63,10 +65,12 @@ class Judge:
 
 
 def free_port() -> int:
-    """A port on which nothing listens now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port on which nothing listens now, and which the system gives to nobody by itself."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextmanager
@@ -125,7 +129,7 @@ def _running(
         finally:
             process.terminate()
             try:
-                process.wait(10)
+                process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

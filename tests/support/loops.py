@@ -18,7 +18,7 @@ class LoopThread:
         self.errors: list[BaseException | str] = []
         self._thread.start()
 
-    def run(self, work: Coroutine[Any, Any, T], within: float = 10) -> T:
+    def run(self, work: Coroutine[Any, Any, T], within: float = 30) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(within)
 
     def stop(self) -> None:
@@ -27,7 +27,7 @@ class LoopThread:
             return
         self.run(self._cancel_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(30)
         self._loop.close()
 
     async def _cancel_all(self) -> None:

@@ -70,12 +70,12 @@ class Run:
     def err(self) -> str:
         return _text(self._err.fileno())
 
-    def wait(self, within: float = 30) -> Ended:
+    def wait(self, within: float = 50) -> Ended:
         """The end of it; TimeoutExpired when it does not come."""
         code = self.process.wait(within)
         return Ended(code, self.out, self.err)
 
-    def wait_until(self, condition: Callable[[], object], within: float = 20) -> None:
+    def wait_until(self, condition: Callable[[], object], within: float = 40) -> None:
         """Wait for a condition that must come to hold while the process runs."""
 
         def probe() -> object:
@@ -92,7 +92,7 @@ class Run:
     def kill(self) -> None:
         """kill -9, and wait for it to be gone."""
         self.send(signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(30)
 
     def __enter__(self) -> "Run":
         return self
@@ -109,7 +109,7 @@ class Run:
         self._err.close()
 
 
-def run(*args: str | os.PathLike[str], within: float = 30, **options: object) -> Ended:
+def run(*args: str | os.PathLike[str], within: float = 50, **options: object) -> Ended:
     """Run the command line to its end; the options are those of ``Run``."""
     with Run(*args, **options) as running:  # type: ignore[arg-type]
         return running.wait(within)

@@ -99,7 +99,7 @@ class Server:
         """The body bytes sent for one path in all."""
         return sum(seen.sent for seen in self.seen(path))
 
-    def wait_until(self, condition: Callable[[], object], within: float = 10) -> None:
+    def wait_until(self, condition: Callable[[], object], within: float = 30) -> None:
         eventually(condition, within, "what the test waits for at the server")
 
     @property

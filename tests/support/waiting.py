@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def eventually(probe: Callable[[], T], within: float = 10, what: str = "the condition") -> T:
+def eventually(probe: Callable[[], T], within: float = 30, what: str = "the condition") -> T:
     """Poll ``probe`` until it gives something true, and return that."""
     deadline = time.monotonic() + within
     while True:

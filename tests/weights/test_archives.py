@@ -67,7 +67,7 @@ def test_the_one_safetensors_of_an_archive_is_what_is_wanted(
     assert path.name.endswith("lora.safetensors")
     assert path.read_bytes() == weights()
     assert cache.ensure(url) == path
-    assert cache.settle(10)
+    assert cache.settle(30)
     assert only_record(cache).digest == sha256(weights())
     assert len(server.requests) <= (2 if name == "x.zip" else 1)
     cache.close()
@@ -214,7 +214,7 @@ def test_a_flipped_bit_in_a_folder_is_found_and_repaired(
 ) -> None:
     url = serve(server, tar_of(LORA), "/x.tar")
     folder = cache.ensure(url, wanted="folder")
-    assert cache.settle(10)
+    assert cache.settle(30)
     flip(folder / "output" / "flux" / "lora.safetensors")
     assert cache.verify(url, wanted="folder") is Verdict.DAMAGED
     assert contents(cache.ensure(url, wanted="folder")) == LORA
@@ -225,7 +225,7 @@ def test_an_archive_that_broke_off_is_gone_on_with(server: Server, root: Path, m
     data = maker({"lora.safetensors": weights(4 * MIB, "broken")})
     fault = ResetAfter(900_000, when=When(request=at_least(2)))
     url = serve(server, data, "/x.archive", faults=[fault])
-    with opened(root, retries=0) as cache:
+    with opened(root, retries=0, concurrency=1) as cache:
         with pytest.raises(PgetError):
             cache.ensure(url, wanted="weights")
         before = server.sent("/x.archive")
@@ -241,7 +241,7 @@ def test_what_a_killed_run_extracted_of_another_version_does_not_get_in(
 ) -> None:
     gate = Gate()
     url = serve(server, tar_of(LORA), "/x.tar", faults=[GateAfter(100, gate)])
-    with ensuring(root, url) as other:
+    with ensuring(root, url, concurrency=1) as other:
         assert said(other) == "ready"
         gate.wait_reached()
         other.kill()
@@ -440,7 +440,7 @@ def test_a_signature_ends_in_no_file_of_the_cache(
 ) -> None:
     secret = "feedfacecafebeef"
     cache.ensure(serve(server) + f"?X-Amz-Signature={secret}")
-    assert cache.settle(10)
+    assert cache.settle(30)
     for path in cache.path.rglob("*"):
         assert secret not in path.name
         if path.is_file():
@@ -458,7 +458,7 @@ def test_a_download_that_a_first_signature_began_is_gone_on_with_by_a_second(
     data = weights(4 * MIB)
     broken = ResetAfter(700_000, when=When(request=at_least(2)))
     bare = serve(server, data, faults=[RequireSignature(signer), broken])
-    with opened(root, retries=0) as cache:
+    with opened(root, retries=0, concurrency=1) as cache:
         with pytest.raises(PgetError):
             cache.ensure(signer.sign(bare))
         before = server.sent("/lora.safetensors")
@@ -486,7 +486,7 @@ def test_a_process_that_ensured_an_archive_shares_it(
     with ensuring(cache.path, url) as other:
         assert [said(other), said(other)] == ["ready", str(path)]
         tell(other)
-        assert other.wait(10) == 0
+        assert other.wait(30) == 0
     with child("say(len(Store(sys.argv[1]).entries()))", cache.path) as other:
         assert said(other) == "1"
 

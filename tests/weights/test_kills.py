@@ -65,7 +65,7 @@ def test_a_kill_when_all_has_come_leaves_what_the_next_one_sorts_out(
             status = json.loads(said(driver))
             assert status in (0, signal.SIGKILL)
             right = put_up(server, path, "two" if changed else "one")
-            with opened(root, refresh="check") as cache:
+            with opened(root, refresh="check", concurrency=1) as cache:
                 assert cache.ensure(server.url(path)).read_bytes() == right
                 # Which version it is was noted.
                 before = server.sent(path)

@@ -40,7 +40,7 @@ cache = opened(root)
 def forked(work):
     child = os.fork()
     if child == 0:
-        signal.alarm(20)
+        signal.alarm(50)
         try:
             work()
         except BaseException:
@@ -56,7 +56,7 @@ def everything():
     assert cache.ensure(urls[1]).exists()
     with cache.lease(urls[2]) as path:
         assert path.exists()
-    assert cache.settle(10)
+    assert cache.settle(30)
     cache.close()
 
 cache.ensure(urls[0])
@@ -80,7 +80,7 @@ def test_a_fork_goes_on_with_a_cache_of_its_parent(
     with child(_FORK, root, (tmp_path / "x.tar").as_uri(), *urls.values()) as other:
         assert said(other) == "5 True"
         assert said(other) == "done"
-        assert other.wait(10) == 0
+        assert other.wait(30) == 0
     assert len(server.requests) == 4
     assert_nothing_left(root)
 
@@ -95,7 +95,7 @@ fetching.start()
 input()  # the first part is there
 child = os.fork()
 if child == 0:
-    signal.alarm(20)
+    signal.alarm(50)
     assert cache.ensure(other).exists()
     say("child", cache.ensure(url))
     os._exit(0)
@@ -120,7 +120,7 @@ def test_a_fork_in_the_middle_of_a_download_waits_for_its_parent(
         server.wait_until(lambda: server.seen("/small.safetensors"))
         gate.open()
         lines = dict([said(other).split(), said(other).split()])
-        assert other.wait(10) == 0
+        assert other.wait(30) == 0
     assert lines["child"] == lines["parent"]
     assert Path(lines["parent"]).read_bytes() == data
     assert server.sent("/lora.safetensors") < len(data) + MIB
@@ -195,7 +195,7 @@ def test_a_folder_that_may_not_be_written_gives_hits_and_says_what_a_miss_needs(
         root = folder / "cache"
         with opened(root) as cache:
             path = cache.ensure(url)
-            assert cache.settle(10)
+            assert cache.settle(30)
         for below in [root, *root.rglob("*")]:
             if os.geteuid() == 0:
                 os.chown(below, 0, 0, follow_symlinks=False)
@@ -271,7 +271,7 @@ def test_a_cache_that_is_deleted_during_a_download_is_an_error_or_none_but_no_ha
     gate.wait_reached()
     delete(cache.path)
     gate.open()
-    thread.join(20)
+    thread.join(30)
     assert not thread.is_alive()
     assert all(isinstance(error, PgetError) for error in errors), errors
     assert cache.ensure(url, wanted=wanted).exists()
@@ -307,7 +307,7 @@ def test_a_process_that_ends_leaves_nothing_but_entries(server: Server, root: Pa
     url = serve(server)
     code = f"from tests.weights.made import *\nopened({str(root)!r}).ensure({url!r})"
     with child(code) as other:
-        assert other.wait(20) == 0
+        assert other.wait(30) == 0
     assert left_over(root) == []
 
 

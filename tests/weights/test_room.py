@@ -145,7 +145,7 @@ with opened(sys.argv[1]) as cache, cache.lease(sys.argv[2]) as path:
                     assert "a" in names_in_cache(cache)
             else:
                 tell(other)
-                assert other.wait(10) == 0
+                assert other.wait(30) == 0
             cache.ensure(urls["c"])
             cache.ensure(urls["d"])
             assert names_in_cache(cache) == {"c", "d"}
@@ -234,7 +234,7 @@ def test_room_is_made_before_the_download_begins_and_not_for_nothing(
         gate.wait_reached()
         assert names_in_cache(cache) == {"c"}
         gate.open()
-        thread.join(20)
+        thread.join(30)
         assert names_in_cache(cache) == {"c", "big"}
 
 
@@ -323,7 +323,7 @@ def test_a_disk_that_fills_up_midway_is_one_clear_error_and_the_next_ensure_goes
     held = GateAfter(500_000, gate, when=When(request=at_least(2) if known else None))
     data = weights(3 * MIB)
     url = serve(server, data, faults=[held] if known else [IgnoreRange(), NoLength(), held])
-    with limited_tmpfs(4 * MIB) as disk, opened(disk / "cache") as cache:
+    with limited_tmpfs(4 * MIB) as disk, opened(disk / "cache", concurrency=1) as cache:
         errors: list[Exception] = []
 
         def ask() -> None:
@@ -344,7 +344,7 @@ def test_a_disk_that_fills_up_midway_is_one_clear_error_and_the_next_ensure_goes
             except OSError:
                 pass
         gate.open()
-        thread.join(20)
+        thread.join(30)
         assert [type(error) for error in errors] == [DiskFullError]
         assert cache.entries() == []
         filler.unlink()

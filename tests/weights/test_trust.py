@@ -151,10 +151,12 @@ def test_an_answer_that_is_cut_short_is_not_taken(server: Server, root: Path) ->
 
 @pytest.mark.parametrize("size", [10_000, 3 * MIB])
 def test_a_wrong_digest_is_refused_and_nothing_is_left(
-    server: Server, cache: WeightsDownloadCache, size: int
+    server: Server, root: Path, size: int
 ) -> None:
     data = weights(size)
     url = serve(server, data)
+    # Over one connection, so that nothing is sent twice.
+    cache = opened(root, concurrency=1)
     for _ in range(2):
         before = server.sent("/lora.safetensors")
         with pytest.raises(DigestMismatchError) as caught:
@@ -184,7 +186,7 @@ def test_a_digest_given_for_a_hit_is_compared(
 ) -> None:
     url = serve(server)
     path = cache.ensure(url)
-    assert cache.settle(10)
+    assert cache.settle(30)
     rewrite(cache, digest=RIGHT if settled else "")
     assert cache.ensure(url, digest=RIGHT) == path
     assert len(server.requests) == 1
@@ -204,7 +206,7 @@ def test_every_entry_gets_its_digest_in_the_background(
     server: Server, cache: WeightsDownloadCache
 ) -> None:
     cache.ensure(serve(server))
-    assert cache.settle(10)
+    assert cache.settle(30)
     (listing,) = cache.entries()
     assert (listing.record.digest, listing.digest_pending) == (RIGHT, False)
     assert cache.settle(10, flush=True)
@@ -225,7 +227,7 @@ def test_a_closed_cache_writes_nothing_more(
 
     monkeypatch.setattr(os, "symlink", slow)
     cache.ensure(serve(server))
-    assert midway.wait(10)
+    assert midway.wait(30)
     cache.close()
     assert done.is_set()
     assert_nothing_left(cache.path)
@@ -237,7 +239,7 @@ def test_a_digest_that_was_left_pending_is_computed_when_the_entry_is_used(
     url = serve(server)
     with opened(root) as cache:
         cache.ensure(url)
-        assert cache.settle(10)
+        assert cache.settle(30)
         # Whoever fetched it ended before it came to that.
         rewrite(cache, digest="", flushed=False, created=1.0)
     with opened(root) as later:
@@ -253,7 +255,7 @@ def test_equal_files_under_two_urls_are_one_on_the_disk(
     server: Server, cache: WeightsDownloadCache
 ) -> None:
     paths = [cache.ensure(serve(server, path=f"/{name}.safetensors")) for name in "ab"]
-    assert cache.settle(10)
+    assert cache.settle(30)
     assert paths[0] != paths[1]
     assert paths[0].samefile(paths[1])
     assert cache.totals().stored == len(weights())
@@ -265,7 +267,7 @@ def test_equal_files_under_two_urls_are_one_on_the_disk(
 def test_a_flipped_bit_is_found_and_repaired(server: Server, cache: WeightsDownloadCache) -> None:
     url = serve(server)
     path = cache.ensure(url)
-    assert cache.settle(10)
+    assert cache.settle(30)
     assert cache.verify(url) is Verdict.SOUND
     flip(path)
     # A hit costs no hash.
@@ -274,7 +276,7 @@ def test_a_flipped_bit_is_found_and_repaired(server: Server, cache: WeightsDownl
     assert len(server.requests) == 2
     repaired = cache.ensure(url)
     assert repaired.read_bytes() == weights()
-    assert cache.settle(10)
+    assert cache.settle(30)
     assert cache.verify(url) is Verdict.SOUND
     assert len(server.requests) == 2
 
@@ -284,7 +286,7 @@ def test_what_was_found_damaged_is_fetched_by_who_asks_next(
 ) -> None:
     url = serve(server)
     flipped = cache.ensure(url)
-    assert cache.settle(10)
+    assert cache.settle(30)
     flip(flipped)
     assert cache.verify(url, repair=False) is Verdict.DAMAGED
     assert cache.verify_all() == {only_record(cache).key: Verdict.DAMAGED}
@@ -311,7 +313,7 @@ def test_what_was_not_flushed_when_the_machine_went_down_is_verified_before_it_i
 ) -> None:
     url = serve(server)
     path = cache.ensure(url)
-    assert cache.settle(10)
+    assert cache.settle(30)
     rewrite(cache, boot="before", flushed=False, digest=RIGHT if known else "")
     if damaged:
         flip(path)
@@ -330,7 +332,7 @@ def test_what_was_flushed_before_the_machine_went_down_is_a_hit(
 ) -> None:
     url = serve(server)
     path = cache.ensure(url)
-    assert cache.settle(10)
+    assert cache.settle(30)
     rewrite(cache, boot="before", flushed=True, digest=RIGHT)
     server.stop()
     assert cache.ensure(url) == path
@@ -339,7 +341,7 @@ def test_what_was_flushed_before_the_machine_went_down_is_a_hit(
 def test_a_record_of_nonsense_is_a_miss(server: Server, cache: WeightsDownloadCache) -> None:
     url = serve(server)
     cache.ensure(url)
-    assert cache.settle(10)
+    assert cache.settle(30)
     key = only_record(cache).key
     record = cache.path / "entries" / key[:2] / key
     for nonsense in (b"", b"\0" * 500, record.read_bytes()[:100], json.dumps({}).encode()):
@@ -358,7 +360,7 @@ def test_a_lower_cache_is_looked_at_first_and_never_written(
     baked = tmp_path / "baked"
     with opened(baked) as below:
         path = below.ensure(url)
-        assert below.settle(10)
+        assert below.settle(30)
     before = sorted(baked.rglob("*"))
     with opened(root, lower=[baked], max_bytes=0) as cache:
         assert cache.ensure(url) == path
@@ -376,7 +378,7 @@ def test_what_has_changed_since_a_lower_cache_was_made_is_fetched_once(
     baked = tmp_path / "baked"
     with opened(baked) as below:
         old = below.ensure(url)
-        assert below.settle(10)
+        assert below.settle(30)
     server.change("/lora.safetensors", body=weights(seed="new"), etag='"v2"')
     with opened(root, lower=[baked], refresh="check") as cache:
         new = cache.ensure(url)
@@ -395,7 +397,7 @@ def test_a_lower_cache_of_another_machine_is_believed_where_a_digest_vouches_for
     baked = tmp_path / "baked"
     with opened(baked) as below:
         path = below.ensure(url, digest=RIGHT)
-        assert below.settle(10)
+        assert below.settle(30)
         rewrite(below, boot="elsewhere", flushed=False, digest=RIGHT)
     if damaged:
         flip(path)

@@ -24,6 +24,7 @@ class Tally:
     active: int = 0
     fired: "dict[int, tuple[Fault, int]]" = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
+    let_out: int = 0
 
     def fire(self, fault: "Fault") -> int:
         """Count one more meeting with this very fault."""
@@ -31,6 +32,12 @@ class Tally:
         _, count = self.fired.get(id(fault), (fault, 0))
         self.fired[id(fault)] = (fault, count + 1)
         return count + 1
+
+    def let(self, wanted: int, most: int) -> int:
+        """How many of ``wanted`` body bytes may go out if ``most`` may in all; counts them."""
+        granted = max(0, min(wanted, most - self.let_out))
+        self.let_out += granted
+        return granted
 
     @property
     def sent(self) -> int:

@@ -3,7 +3,8 @@
 Those that act after ``size`` body bytes do nothing to a body shorter than that.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from ..delivery import Cut, Gate
 from ..resources import Answer, whole
@@ -93,6 +94,22 @@ class GateAfter(Fault):
         if self.size is None:
             return answer.delivered(head_gate=self.gate)
         return answer.delivered(gate_after=self.size, gate=self.gate)
+
+
+@dataclass(frozen=True)
+class Dam(Fault):
+    """Holds once ``size`` body bytes of the resource have gone out in all, until the gate opens.
+
+    Unlike a ``GateAfter`` it lets no more through where more connections ask: however late the test
+    looks, what is midway is still midway.
+    """
+
+    size: int
+    gate: Gate = field(default_factory=Gate)
+
+    def answer(self, answer: Answer, exchange: Exchange) -> Answer:
+        ration = partial(exchange.tally.let, most=self.size)
+        return answer.delivered(ration=ration, dam=self.gate)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import threading
 from collections import Counter
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from urllib.parse import parse_qs
 
 from ..resources import Answer, plain
@@ -11,19 +11,24 @@ from ..rfc9110 import http_date
 from .base import Exchange, Fault
 
 
-def _retry_after(value: int | str | datetime | None) -> tuple[tuple[str, str], ...]:
+def _retry_after(value: int | str | datetime | timedelta | None) -> tuple[tuple[str, str], ...]:
     if value is None:
         return ()
+    if isinstance(value, timedelta):
+        value = datetime.now(timezone.utc) + value
     return (("Retry-After", http_date(value) if isinstance(value, datetime) else str(value)),)
 
 
 @dataclass(frozen=True)
 class Status(Fault):
-    """An error status instead of the object; Retry-After in seconds, as a date, or as it stands."""
+    """An error status instead of the object.
+
+    Retry-After is in seconds, as it stands, or a date, also one that is so long after the answer.
+    """
 
     status: int
     words: str = ""
-    retry_after: int | str | datetime | None = None
+    retry_after: int | str | datetime | timedelta | None = None
 
     def answer(self, answer: Answer, exchange: Exchange) -> Answer:
         headers = _retry_after(self.retry_after)
@@ -40,7 +45,7 @@ class Busy(Fault):
 
     limit: int
     status: int = 503
-    retry_after: int | str | datetime | None = None
+    retry_after: int | str | datetime | timedelta | None = None
 
     def answer(self, answer: Answer, exchange: Exchange) -> Answer:
         if exchange.tally.active <= self.limit:
