@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from pgetpy.cache.contents import Entry
+    from pgetpy.cache.tickets import Lease
     from pgetpy.core.jobs import Follower
     from pgetpy.filling import Filler
     from pgetpy.sinks.parts import Choose
@@ -69,6 +70,13 @@ class CacheInfo(NamedTuple):
     hits: int
     misses: int
     bytes: int
+
+
+class Held(NamedTuple):
+    """A path, and the lease that keeps there what it names until it is released."""
+
+    path: Path
+    lease: Lease
 
 
 class WeightsDownloadCache:
@@ -295,6 +303,31 @@ class WeightsDownloadCache:
         with self._store.lease(self._reference(url, **naming).key):
             yield self.ensure(url, digest=digest, **naming)
 
+    def hold_many(self, urls: Iterable[str], **naming: Unpack[Naming]) -> list[Held]:
+        """Ensure several side by side, and keep each where it is until its lease is released.
+
+        Args:
+            naming: `wanted`, patterns and tokens, as `ensure` takes them, for all of them.
+
+        Raises:
+            PgetError: the first failure; the others are stopped, and nothing is held.
+        """
+        references = [self._allowed(url, **naming) for url in urls]
+        leases: list[Lease] = []
+        try:
+            for reference in references:
+                leases.append(self._store.lease(reference.key))
+            paths = self._paths_at_hand(references)
+            if paths is None:
+                from pgetpy.background import wait_for
+
+                paths = wait_for(self._obtained_all(references))
+            return [Held(*pair) for pair in zip(paths, leases, strict=True)]
+        except BaseException:
+            for lease in leases:
+                lease.release()
+            raise
+
     # ------------------------------------------------------------------------------------ upkeep
 
     def pin(self, url: str, **naming: Unpack[Naming]) -> None:
@@ -408,6 +441,15 @@ class WeightsDownloadCache:
         finally:
             await engine.close()
         return await self._obtained(reference, demand, follow=follow)
+
+    def _paths_at_hand(self, references: Sequence[Reference]) -> list[Path] | None:
+        """Return the paths if nobody needs to be asked for any of them, and count the hits."""
+        here = [self._hits.at_hand(reference, self._demand(None)) for reference in references]
+        paths = [entry.path for entry in here if entry is not None]
+        if len(paths) < len(here):
+            return None
+        self._count_hits(len(paths))
+        return paths
 
     async def _obtained_all(self, references: Sequence[Reference]) -> list[Path]:
         from pgetpy.gathering import side_by_side

@@ -42,8 +42,8 @@ LAYERS = (
         )
     ),
     Layer(("", "api", "progress", "bars", "outcomes")),
-    Layer(("tensors",)),
-    Layer(("tensors.*",)),
+    Layer(("lora", "tensors"), may_meet=False),
+    Layer(("lorafiles", "tensors.*")),
     Layer(("weights",)),
     Layer(
         (
@@ -96,7 +96,19 @@ LAYERS = (
     ),
     Layer(("transports.base", "sinks.base")),
     Layer(("cache", "cache.*")),
-    Layer(("decoders", "disk", "hfworker", "load", "locks", "settings", "workers")),
+    Layer(
+        (
+            "decoders",
+            "disk",
+            "hfworker",
+            "load",
+            "locks",
+            "pipelines",
+            "settings",
+            "turns",
+            "workers",
+        )
+    ),
     Layer(("decoders.*",), may_meet=False),
     Layer(("decoders.base",)),
     Layer(("core.*",)),

@@ -7,7 +7,7 @@
                                     RangeNotHonouredError  ObjectChangedError  NotAllowedError
                                     ServiceError: UnauthorizedError  GatedError  NotFoundError
       IntegrityError                SizeMismatchError  DigestMismatchError  NotWeightsError
-                                    BadSafetensorsError
+                                    BadSafetensorsError  BadLoraError: WrongBaseModelError
       ArchiveError                  UnsafeMemberError  TruncatedArchiveError  LimitExceededError
                                     NotOneFileError
       DestinationError (OSError)    what stands at the destination, or cannot be made there
@@ -32,6 +32,7 @@ from pgetpy.errors.base import (
 from pgetpy.errors.content import (
     ALL_OF_IT,
     ArchiveError,
+    BadLoraError,
     BadSafetensorsError,
     DigestMismatchError,
     IntegrityError,
@@ -41,6 +42,7 @@ from pgetpy.errors.content import (
     SizeMismatchError,
     TruncatedArchiveError,
     UnsafeMemberError,
+    WrongBaseModelError,
 )
 from pgetpy.errors.places import CacheError, CacheFullError, DestinationError, DiskFullError
 from pgetpy.errors.transfer import (
@@ -61,6 +63,7 @@ from pgetpy.errors.transfer import (
 __all__ = [
     "ALL_OF_IT",
     "ArchiveError",
+    "BadLoraError",
     "BadManifestError",
     "BadReferenceError",
     "BadSafetensorsError",
@@ -92,4 +95,5 @@ __all__ = [
     "UnauthorizedError",
     "UnsafeMemberError",
     "UsageError",
+    "WrongBaseModelError",
 ]

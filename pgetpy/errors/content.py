@@ -69,6 +69,27 @@ class BadSafetensorsError(IntegrityError):
         return f"the safetensors file is malformed: {self.reason}"
 
 
+class BadLoraError(IntegrityError):
+    """What is meant for slot `.slot` is no LoRA that can be loaded. `.reason` is a clause."""
+
+    hint = "check the URL: it has to be that of a LoRA's .safetensors file"
+
+    def __init__(self, slot: str, url: str, reason: str) -> None:
+        self.url = redact(url)
+        super().__init__(slot, self.url, reason)
+        self.slot = slot
+        self.reason = reason
+
+    def sentence(self) -> str:
+        return f"slot {self.slot!r} cannot take {self.url}: {self.reason}"
+
+
+class WrongBaseModelError(BadLoraError):
+    """It is a LoRA for another base model than the pipeline's; `.reason` says what shows it."""
+
+    hint = "use a LoRA that was made for the pipeline's base model"
+
+
 class ArchiveError(PgetError):
     """What came is no archive that can be extracted. `.reason` is a clause."""
 

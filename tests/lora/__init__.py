@@ -1,0 +1,1 @@
+"""LoRAs composed on a stand-in of a pipeline; tests/predictors has the real ones."""

@@ -1,0 +1,1 @@
+"""Tests against real torch, diffusers and Cog; `make test-predictors` runs them."""

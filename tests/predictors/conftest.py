@@ -1,0 +1,26 @@
+"""Marks every test of this folder, and leaves them out where what they need is not installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+NEEDED = ("torch", "diffusers", "peft", "cog")
+if not all(map(importlib.util.find_spec, NEEDED)):
+    collect_ignore_glob = ["test_*.py"]
+# A second adapter is what is wanted.
+MANY_ADAPTERS = "ignore:Already found a `peft_config` attribute:UserWarning:peft"
+# Importing torch and diffusers takes many seconds where other processes have work to do.
+PATIENT = 300
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.predictors)
+            item.add_marker(pytest.mark.filterwarnings(MANY_ADAPTERS))
+            item.add_marker(pytest.mark.timeout(PATIENT))
