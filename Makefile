@@ -4,19 +4,25 @@ SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+# torch and what comes with it is over a GB, so that the tests of predictors have a place of their own.
+PREDICTORS := .venv-predictors
 ARGS :=
 # Tests wait more than they compute, so that more run at a time than there are processors; -n0 in
 # ARGS runs them one by one (for --pdb, and for what they print).
 SIDE_BY_SIDE := -n 3 --dist worksteal
 
-.PHONY: help setup demo test check soak bench dist clean
+.PHONY: help setup demo test check soak test-predictors bench dist clean
 
 help: ## name the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The stamp is written last, so that a setup that was cut off is done again.
 $(READY): pyproject.toml scripts/setup.sh
-	@PYTHON='$(PYTHON)' scripts/setup.sh $(VENV)
+	@PYTHON='$(PYTHON)' scripts/setup.sh $(VENV) dev
+	@touch $@
+
+$(PREDICTORS)/.ready: pyproject.toml scripts/setup.sh
+	@PYTHON='$(PYTHON)' scripts/setup.sh $(PREDICTORS) predictors
 	@touch $@
 
 setup: $(READY) ## make .venv with the package and its tools (PYTHON=... chooses the interpreter)
@@ -25,7 +31,7 @@ demo: $(READY) ## download made-up weights from a server of our own and say how 
 	@$(PY) -m scripts.demo $(ARGS)
 
 test: $(READY) ## run the tests but for the long ones (ARGS="-k name" for some)
-	@$(PY) -m pytest -m "not soak" $(SIDE_BY_SIDE) $(ARGS)
+	@$(PY) -m pytest -m "not soak and not predictors" $(SIDE_BY_SIDE) $(ARGS)
 
 check: $(READY) ## style, types, layers and tests: what CI runs
 	$(PY) -m ruff check .
@@ -34,7 +40,10 @@ check: $(READY) ## style, types, layers and tests: what CI runs
 	@$(MAKE) --no-print-directory test
 
 soak: $(READY) ## run the long fault tests, and the properties with many examples
-	@$(PY) -m pytest -m "soak or hypothesis" --hypothesis-profile soak $(SIDE_BY_SIDE) $(ARGS)
+	@$(PY) -m pytest -m "(soak or hypothesis) and not predictors" --hypothesis-profile soak $(SIDE_BY_SIDE) $(ARGS)
+
+test-predictors: $(PREDICTORS)/.ready ## run the tests with torch, diffusers and a Cog server
+	@$(PREDICTORS)/bin/python -m pytest -m predictors tests/predictors -n 2 --dist loadfile $(ARGS)
 
 bench: $(READY) ## time pgetpy against its peers and write docs/bench.md (ARGS="--list" for the cases)
 	@$(PY) -m scripts.bench $(if $(ARGS),$(ARGS),--docs)
@@ -44,5 +53,5 @@ dist: $(READY) ## build the wheel and the source distribution into dist/
 	@$(PY) -m build --outdir dist .
 
 clean: ## remove everything that was made
-	@rm -rf $(VENV) .bench dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(PREDICTORS) .bench dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Makes the virtual environment given as the only argument, with the package and its development
-# tools in it. Called by make; PYTHON=/path/to/python chooses the interpreter.
+# Makes the virtual environment given as the first argument, with the package and the extra that the
+# second one names in it. Called by make; PYTHON=/path/to/python chooses the interpreter.
 set -euo pipefail
-venv=$1
+venv=$1 extra=$2
 
 fits() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
 has_pip() { "$1" -c 'import ensurepip, venv' 2>/dev/null; }
@@ -49,5 +49,5 @@ else
     exit 1
 fi
 
-echo "==> installing the package and its tools"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+echo "==> installing the package and its tools ($extra)"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[$extra]"

@@ -41,9 +41,8 @@ def main() -> None:
 
 
 def _apply(pipeline: Any, path: Path, folder: Path, device: str) -> float:
-    from pgetpy.lora import LoraComposer
-
     from pgetpy import WeightsDownloadCache
+    from pgetpy.lora import LoraComposer
 
     cache = WeightsDownloadCache(folder / "cache", min_disk_free=0)
     cache.ensure(path.as_uri())
@@ -63,9 +62,8 @@ def _load_lora_weights(pipeline: Any, path: Path, folder: Path, device: str) -> 
 
 
 def _scale(pipeline: Any, path: Path, folder: Path, device: str) -> float:
-    from pgetpy.lora import LoraComposer
-
     from pgetpy import WeightsDownloadCache
+    from pgetpy.lora import LoraComposer
 
     composer = LoraComposer(pipeline, WeightsDownloadCache(folder / "cache", min_disk_free=0))
     composer.apply({"main": (path.as_uri(), 0.1)})

@@ -24,6 +24,7 @@ from pgetpy.errors import (
     WrongBaseModelError,
 )
 from pgetpy.lora import LoraComposer
+from pgetpy.weights import usual_cache
 
 from ..sources.hubs import opened_at
 from ..support.delivery import Gate
@@ -448,7 +449,7 @@ def test_a_composer_that_was_closed_says_so(
         loras.apply({})
 
 
-def test_without_a_cache_the_one_of_the_environment_is_used_and_closed(
+def test_without_a_cache_the_one_that_the_environment_names_is_used(
     pipeline: FakePipeline, tmp_path: Path, urls: Urls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGET_CACHE_DIR", str(tmp_path / "usual"))
@@ -456,9 +457,10 @@ def test_without_a_cache_the_one_of_the_environment_is_used_and_closed(
     loras = LoraComposer(pipeline)
     loras.apply({"main": (urls["a"], 1)})
     assert pipeline.picture() == (("a", 1.0),)
-    assert list((tmp_path / "usual" / "holders").iterdir()) != []
+    with usual_cache() as cache:
+        assert cache.path == tmp_path / "usual"
+        assert cache.lookup(urls["a"]) is not None
     loras.close()
-    assert list((tmp_path / "usual" / "holders").iterdir()) == []
 
 
 # ------------------------------------------------------------------------------- threads
