@@ -199,7 +199,7 @@ class Plan:
         for flight in self.flights:
             stop = self.total if flight.stop is None else flight.stop
             taken.add(flight.start, flight.pos if flight.hedged else stop)
-        if self.window is not None and self.window.only:
+        if self.window is not None and (self.window.only or self.window.closed):
             gaps = (
                 gap for span in self.window.only for gap in taken.missing(span.start, span.stop)
             )
