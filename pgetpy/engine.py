@@ -130,6 +130,10 @@ class Engine:
             sink.close()
         return True
 
+    def begin_anew(self) -> None:
+        """What was fetched so far is done with, and may be fetched to the same places again."""
+        self._services.claims.clear()
+
     async def download(self, job: Job, report: Report, key: int = 0) -> DownloadResult:
         """Run one job, whose URL may be a reference that a source knows.
 

@@ -130,6 +130,7 @@ class Filler:
             with fill:
                 there = fill.entry.record.generation if fill.entry is not None else rejected
                 if there == rejected:
+                    engine.begin_anew()
                     entry = await self._fetch(fill, reference, demand, engine, report, follow)
                     # Under pressure it may have left already.
                     if entry.path.exists():

@@ -24,6 +24,7 @@ from pgetpy.core.events import Event, Queued, Report
 from pgetpy.core.patterns import EVERYTHING, Patterns
 from pgetpy.core.policy import Policy
 from pgetpy.core.references import Reference
+from pgetpy.core.safetensors import LONGEST_FOR_STRANGERS, LONGEST_HEADER
 from pgetpy.core.values import read_token
 from pgetpy.errors import BadSettingError, PgetError
 from pgetpy.hits import Demand, Hits
@@ -300,8 +301,12 @@ class WeightsDownloadCache:
         self, url: str, *, digest: str | None = None, **naming: Unpack[Naming]
     ) -> Iterator[Path]:
         """Ensure `url`, and keep it where it is for as long as the block lasts; see `ensure`."""
-        with self._store.lease(self._reference(url, **naming).key):
+        with self.hold(url, **naming):
             yield self.ensure(url, digest=digest, **naming)
+
+    def hold(self, url: str, **naming: Unpack[Naming]) -> Lease:
+        """Keep what `url` names where it is, once it is there, until the lease is released."""
+        return self._store.lease(self._reference(url, **naming).key)
 
     def hold_many(self, urls: Iterable[str], **naming: Unpack[Naming]) -> list[Held]:
         """Ensure several side by side, and keep each where it is until its lease is released.
@@ -395,6 +400,13 @@ class WeightsDownloadCache:
             flush: until it is on stable storage, too.
         """
         return self._settler.wait(seconds, flush=flush)
+
+    @property
+    def longest_header(self) -> int:
+        """Bytes of the longest header of a safetensors file that its policy lets be read."""
+        policy = self._settings.policy
+        strict = policy is not None and policy.only_safetensors
+        return LONGEST_FOR_STRANGERS if strict else LONGEST_HEADER
 
     def close(self) -> None:
         """This process uses nothing of it any more."""

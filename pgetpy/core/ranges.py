@@ -68,6 +68,15 @@ def joined(spans: Iterable[Span], gap: int) -> tuple[Span, ...]:
     return tuple(found)
 
 
+def whole_units(spans: Iterable[Span], unit: int, total: int) -> Spans:
+    """Return what of `spans` is whole units of `unit` bytes, of an object of `total` bytes, the
+    last of which may be shorter."""
+    found = Spans()
+    for start, stop in spans:
+        found.add(-(-start // unit) * unit, stop if stop >= total else stop - stop % unit)
+    return found
+
+
 class Spans:
     """A set of bytes, kept as sorted spans that neither touch nor overlap."""
 

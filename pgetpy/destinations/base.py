@@ -48,6 +48,11 @@ class Claims:
                 )
             self._taken.add(real)
 
+    def clear(self) -> None:
+        """Nothing is on its way any more."""
+        with self._lock:
+            self._taken.clear()
+
 
 class Tenancy:
     """The ledger at `anchor`, taken for this run or waited for.

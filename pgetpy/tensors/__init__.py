@@ -50,7 +50,7 @@ def load(
         only: the beginning of the names of those that are wanted, or their names. Of what is not
             in the cache nothing else is fetched; nothing is kept then, nor verified as a whole.
         cache: by default the one that the environment names.
-        digest: `sha256:HEX` of the one file.
+        digest: `sha256:HEX` of the one file that the reference names.
         framework: `torch` or `numpy`; by default torch where it is installed.
         naming: tokens and the like, as `ensure` takes them.
 
@@ -62,6 +62,7 @@ def load(
         BadSettingError: `only` names what is not there, or an argument makes no sense.
         MissingPackageError: neither torch nor numpy is installed, or not as new as a dtype needs.
         TransferError, IntegrityError, CacheError, UsageError: it cannot be had.
+        OSError: a file of this machine cannot be read.
     """
     wish = _wish(reference, device, dtype, only, cache, digest, framework, naming)
     return _loaded(wish)
@@ -86,14 +87,7 @@ def stream(
     Raises:
         ObjectChangedError: the file had to be fetched anew after tensors of it had been given out.
     """
-    wish = _wish(reference, device, dtype, only, cache, digest, framework, naming)
-    with Checkpoint(wish) as checkpoint:
-        given: set[int] = set()
-        for arrival in checkpoint.arrivals():
-            if arrival.void and arrival.file in given:
-                raise ObjectChangedError(str(reference), "the one that began", "another one")
-            given.add(arrival.file)
-            yield arrival.name, arrival.array
+    return _streamed(_wish(reference, device, dtype, only, cache, digest, framework, naming))
 
 
 def load_into(
@@ -115,7 +109,8 @@ def load_into(
     Args:
         module: a torch.nn.Module.
         strict: whether the names have to be the same ones. What is of another shape is refused in
-            any case, before it is fetched.
+            any case. Both are seen before the tensors are fetched. Buffers that a module does not
+            save are not in a checkpoint: on the meta device they stay there.
         reference, device, dtype, cache, digest, naming: see `load`.
 
     Returns:
@@ -126,9 +121,9 @@ def load_into(
     """
     from pgetpy.tensors.modules import Fit
 
-    fit = Fit(module, redact(str(reference)), strict=strict)
     wish = _wish(reference, device, dtype, None, cache, digest, "torch", naming)
-    return fit.assign(_loaded(replace(wish, check=fit.check)))
+    fit = Fit(module, redact(str(reference)), strict=strict)
+    return fit.assign(_loaded(replace(wish, check=fit.check, check_names=fit.check_names)))
 
 
 def _wish(
@@ -144,16 +139,24 @@ def _wish(
     choice = Choice.of(only)
     if digest is not None and choice:
         raise BadSettingError("digest", digest, "is of a whole file, and only tells parts of it")
+    if naming.get("wanted") == "folder":
+        raise BadSettingError("wanted", "folder", "is for files of any kind; name the file")
     where = device_for(device, dtype, framework)
     return Wish(reference, choice, where, cache or usual_cache(), digest, naming)
 
 
-def _loaded(wish: Wish) -> dict[str, Array]:
-    found: dict[int, dict[str, Array]] = {}
+def _streamed(wish: Wish) -> Iterator[tuple[str, Array]]:
+    lives: dict[int, int] = {}
     with Checkpoint(wish) as checkpoint:
         for arrival in checkpoint.arrivals():
-            if arrival.void:
-                found.pop(arrival.file, None)
-            found.setdefault(arrival.file, {})[arrival.name] = arrival.array
-        arrays = {name: array for each in found.values() for name, array in each.items()}
-        return {name: arrays[name] for name in checkpoint.order}
+            if lives.setdefault(arrival.file, arrival.life) != arrival.life:
+                place = str(wish.reference)
+                raise ObjectChangedError(place, "the one that began", "another one")
+            yield arrival.name, arrival.array
+
+
+def _loaded(wish: Wish) -> dict[str, Array]:
+    # What came of a file whose place another one has taken comes again, of that one.
+    with Checkpoint(wish) as checkpoint:
+        found = {arrival.name: arrival.array for arrival in checkpoint.arrivals()}
+        return {name: found[name] for name in checkpoint.order}

@@ -77,15 +77,9 @@ class TorchFramework:
             raise MissingPackageError(reason, hint="install a newer torch")
         return found
 
-    def shape_of(self, tensor: Tensor) -> tuple[int, ...]:
-        """Return the shape of `tensor` in torch, where an element may hold two values."""
-        if tensor.dtype == "F4":
-            return (*tensor.shape[:-1], tensor.shape[-1] // 2)
-        return tensor.shape
-
     def view(self, buffer: Any, tensor: Tensor, offset: int) -> Array:
         """See `Framework.view`."""
-        dtype, shape = self.dtype_of(tensor), self.shape_of(tensor)
+        dtype, shape = self.dtype_of(tensor), shape_in_torch(tensor)
         count = (tensor.stop - tensor.start) // dtype.itemsize
         if not count:
             return self.torch.empty(shape, dtype=dtype)
@@ -95,7 +89,9 @@ class TorchFramework:
 
     def converted(self, array: Array) -> Array:
         """See `Framework.converted`."""
-        if self._dtype is None or not array.dtype.is_floating_point:
+        # Those that hold two values in an element cannot be converted.
+        packed = array.dtype == getattr(self.torch, _TORCH["F4"], None)
+        if self._dtype is None or packed or not array.dtype.is_floating_point:
             return array
         return array.to(self._dtype)
 
@@ -112,7 +108,7 @@ class NumpyFramework:
         self._dtype = None
         if dtype is not None:
             try:
-                self._dtype = self._numpy.dtype(dtype)
+                self._dtype = self._numpy.dtype(_of_ml_dtypes(dtype) or dtype)
             except TypeError:
                 raise BadSettingError("dtype", dtype, "is no dtype of numpy") from None
 
@@ -156,6 +152,26 @@ class NumpyFramework:
             hint += ", or ask for dtype='float32'" if tensor.dtype == "BF16" else ""
             raise MissingPackageError(reason, hint=hint)
         return self._numpy.dtype(getattr(importlib.import_module("ml_dtypes"), name))
+
+
+def shape_in_torch(tensor: Tensor) -> tuple[int, ...]:
+    """Return the shape of `tensor` in torch, where an element may hold two values."""
+    if tensor.dtype == "F4" and tensor.shape:
+        return (*tensor.shape[:-1], tensor.shape[-1] // 2)
+    return tensor.shape
+
+
+def _of_ml_dtypes(dtype: Any) -> Any:
+    """Return the dtype that ml_dtypes calls so, None where it is none of its own.
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
+    if not isinstance(dtype, str) or dtype not in _ML_DTYPES.values():
+        return None
+    if not _has("ml_dtypes"):
+        raise MissingPackageError(f"numpy has no {dtype}", hint="install ml_dtypes or torch")
+    return getattr(importlib.import_module("ml_dtypes"), dtype)
 
 
 def framework_for(name: str | None, dtype: Any) -> TorchFramework | NumpyFramework:

@@ -22,13 +22,15 @@ class Arriving:
     @property
     def holding(self) -> Holding | None:
         """What is there now; None where nothing is, or it had to begin anew."""
-        with self._lock:
-            return self._holding
+        return self._holding
 
     def began(self, fd: int, size: int) -> None:
         """See `Follower.began`."""
         file = Descriptor.copied(fd)
         with self._lock:
+            now = self._holding
+            if now is not None and _same(now.file.fd, fd):
+                return  # another server goes on with it
             self._lives += 1
             self._holding = Holding(file, size, Spans(), self._lives)
 
@@ -38,8 +40,7 @@ class Arriving:
             now = self._holding
             if now is None or not os.path.samestat(os.fstat(now.file.fd), os.stat(path)):
                 self._lives += 1
-                file = Descriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-                now = Holding.whole(file, self._lives)
+                now = Holding.whole(Descriptor(path), self._lives)
             self._holding = Holding.whole(now.file, now.life)
             return self._holding
 
@@ -57,3 +58,7 @@ class Arriving:
         with self._lock:
             self._holding = None
         self._news.tell()
+
+
+def _same(fd: int, other: int) -> bool:
+    return os.path.samestat(os.fstat(fd), os.fstat(other))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
-import threading
-from collections.abc import Callable
+import queue
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,19 +15,24 @@ from pgetpy.core.safetensors import Tensor
 Array = Any  # a torch.Tensor or a numpy.ndarray
 
 
-class Descriptor:
-    """A file that stays open for as long as anybody reads from it, be he in a thread or mapped."""
+class Descriptor(io.FileIO):
+    """A file that stays open for as long as anybody reads from it, be he in a thread or mapped.
 
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
+    Its making is one step, between whose parts no exception can be injected.
+    """
 
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        close(self.fd)
+    def __del__(self) -> None:
+        self.close()
 
     @classmethod
     def copied(cls, fd: int) -> Descriptor:
         """Return one of its own for what `fd` is open on."""
         return cls(os.dup(fd))
+
+    @property
+    def fd(self) -> int:
+        """Its number."""
+        return self.fileno()
 
 
 @dataclass(frozen=True)
@@ -49,23 +55,25 @@ class Holding:
 
 
 class News:
-    """Wakes whoever waits for bytes when something has happened."""
+    """Wakes the one who waits for bytes when something has happened.
+
+    He may be interrupted anywhere, so nothing here is locked by means of Python: a lock that he
+    left behind would stop those who tell, and with them all that they do.
+    """
 
     def __init__(self) -> None:
-        self.count = 0
-        self._moved = threading.Condition()
+        self._told: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def tell(self) -> None:
         """Something has happened."""
-        with self._moved:
-            self.count += 1
-            self._moved.notify_all()
+        self._told.put(None)
 
-    def wait(self, seen: int, seconds: float) -> None:
-        """Wait until more has happened than `seen`, at most `seconds`."""
-        with self._moved:
-            if self.count == seen:
-                self._moved.wait(seconds)
+    def wait(self, seconds: float) -> None:
+        """Wait until something has happened since the last call, at most `seconds`."""
+        with suppress(queue.Empty):
+            self._told.get(timeout=seconds)
+            while True:
+                self._told.get_nowait()
 
 
 class Mover(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,18 +12,27 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pgetpy.background import done
+from pgetpy.cache.contents import digest_of
 from pgetpy.core.choices import Choice
 from pgetpy.core.ranges import Span, Spans, joined
 from pgetpy.core.references import path_of
 from pgetpy.core.safetensors import SafetensorsHeader
 from pgetpy.core.shards import INDEX_SUFFIX, SUFFIX, ShardIndex, beside, is_index_name, parse_index
-from pgetpy.errors import BadSafetensorsError, NotFoundError, NotOneFileError, NotWeightsError
+from pgetpy.core.weightfiles import TELLING, Likeness, look_at
+from pgetpy.errors import (
+    BadSafetensorsError,
+    BadSettingError,
+    DigestMismatchError,
+    NotFoundError,
+    NotOneFileError,
+    NotWeightsError,
+)
 from pgetpy.redact import redact
 from pgetpy.tensors.arriving import Arriving
 from pgetpy.tensors.base import Array, News
 from pgetpy.tensors.delivery import Check, Delivery, Source, head_of
 from pgetpy.tensors.devices import Device
-from pgetpy.weights import Naming, WeightsDownloadCache
+from pgetpy.weights import Naming, WeightsDownloadCache, parse_digest
 
 # Waiting threads have to see an exception that is injected into them.
 _SLICE = 0.05
@@ -47,6 +56,7 @@ class Wish:
         digest: what the one file must hash to.
         naming: tokens and the like, see `weights.Naming`.
         check: is given each file's header before a tensor of it is given out, and may raise.
+        check_names: is given the names of all tensors before one is fetched, and may raise.
     """
 
     reference: str | PathLike
@@ -56,16 +66,17 @@ class Wish:
     digest: str | None = None
     naming: Naming = field(default_factory=Naming)
     check: Check = lambda _: None
+    check_names: Callable[[Iterable[str]], None] = lambda _: None
 
 
 class Arrival(NamedTuple):
-    """A tensor that has come; `void` says that those that came before of its file are to be thrown
-    away. `file` is the number of the file."""
+    """A tensor that has come, of the file with the number `file`. Where `life` is another one than
+    before, another file has taken the place of that one, and what came of it is void."""
 
     file: int
+    life: int
     name: str
     array: Array
-    void: bool
 
 
 class Checkpoint:
@@ -100,14 +111,15 @@ class Checkpoint:
             while waiting and len(self._open) < _SIDE_BY_SIDE:
                 number, file = waiting.popleft()
                 self._open[number] = self._begun(file)
-            seen = self._news.count
             for number, delivery in list(self._open.items()):
-                yield from _arrived(number, delivery)
+                for name, array in delivery.take():
+                    yield Arrival(number, delivery.life, name, array)
                 if delivery.done:
                     self._orders[number] = delivery.order
+                    delivery.close()
                     del self._open[number]
             if self._open:
-                self._news.wait(seen, _SLICE)
+                self._news.wait(_SLICE)
 
     # ------------------------------------------------------------------------ which files
 
@@ -151,8 +163,14 @@ class Checkpoint:
 
     def _shards(self, index: _Index, at: Callable[[str], str | Path]) -> list[File]:
         """Return those files of an index that hold what is wanted."""
-        choice, found = self._wish.choice, index.index
-        choice.check((name for names in found.tensors.values() for name in names), index.label)
+        wish, found = self._wish, index.index
+        choice, label = wish.choice, redact(index.label)
+        if wish.digest is not None:
+            reason = f"is of one file, and {label} tells of several"
+            raise BadSettingError("digest", wish.digest, reason)
+        names = [name for each in found.tensors.values() for name in each]
+        choice.check(names, label)
+        wish.check_names(names)
         files = []
         for shard in found.shards:
             named = found.tensors[shard]
@@ -164,19 +182,29 @@ class Checkpoint:
     # ------------------------------------------------------------------------ one file
 
     def _begun(self, file: File) -> Delivery:
-        wish, arriving = self._wish, Arriving(self._news)
         label = redact(str(file.place))
-        outcome: Future[Path | None] | Future[Path]
+        check = partial(_checked, file, label, self._wish)
         if isinstance(file.place, Path):
-            outcome = done(file.place)
-        elif wish.choice:
-            choose = partial(_chosen, file.choice, label)
-            outcome = wish.cache.pick(file.place, choose, _FIRST, arriving, **wish.naming)
+            outcome = done(_verified(file.place, self._wish.digest))
+            source = Source(label, Arriving(self._news), outcome)
         else:
-            outcome = wish.cache.follow(file.place, arriving, digest=wish.digest, **wish.naming)
-        check = partial(_checked, file, label, wish.check)
-        source = Source(label, arriving, outcome)
-        return Delivery(source, file.choice, wish.device, check, self._news)
+            source = self._asked(file.place, file.choice, label, check)
+        return Delivery(source, file.choice, self._wish.device, check, self._news)
+
+    def _asked(self, url: str, choice: Choice, label: str, check: Check) -> Source:
+        """Have what is wanted of a file brought by the cache, unless it is there."""
+        wish, arriving = self._wish, Arriving(self._news)
+        cache, naming = wish.cache, wish.naming
+        longest = cache.longest_header
+        # Before it is open it must not be evicted.
+        lease = cache.hold(url, **naming)
+        outcome: Future[Path | None] | Future[Path]
+        if wish.choice:
+            choose = Chooser(choice, label, longest, check)
+            outcome = cache.pick(url, choose, _FIRST, arriving, **naming)
+        else:
+            outcome = cache.follow(url, arriving, digest=wish.digest, **naming)
+        return Source(label, arriving, outcome, longest, lease.release)
 
 
 @dataclass(frozen=True)
@@ -204,33 +232,71 @@ class _Index:
             raise _broken(redact(label), error) from error
 
 
-def _arrived(number: int, delivery: Delivery) -> Iterator[Arrival]:
-    found, void = delivery.take()
-    for name, array in found:
-        yield Arrival(number, name, array, void)
-        void = False
+class Chooser:
+    """Chooses which parts of a file, called `label` in errors, have to come for `choice`.
+
+    Args:
+        longest: bytes of the longest header that is read.
+        check: is given the header first, and may raise.
+    """
+
+    def __init__(self, choice: Choice, label: str, longest: int, check: Check) -> None:
+        self._choice = choice
+        self._label = label
+        self._longest = longest
+        self._check = check
+
+    def __call__(self, fd: int, size: int, landed: Spans) -> tuple[tuple[Span, ...], bool]:
+        """Return what has to come of a file of which `landed` is there; see `sinks.parts.Choose`.
+
+        Raises:
+            NotWeightsError: it is no safetensors file.
+            BadSettingError: what is wanted is not in it.
+        """
+        first = Span(0, min(size, _FIRST))
+        try:
+            head = head_of(fd, size, landed, self._longest)
+        except BadSafetensorsError as error:
+            if not landed.covers(*first):
+                return (first,), False  # what it says tells what it is
+            raise self._misfit(fd, error) from error
+        if not isinstance(head, SafetensorsHeader):
+            return (Span(0, head or first.stop),), False
+        self._check(head)
+        self._choice.check((each.name for each in head.tensors), self._label)
+        spans = (Span(each.start, each.stop) for each in head.tensors if each.name in self._choice)
+        return joined(spans, 0), True
+
+    def _misfit(self, fd: int, error: BadSafetensorsError) -> NotWeightsError:
+        look = look_at(os.pread(fd, TELLING, 0))
+        if look.likeness in (Likeness.SAFETENSORS, Likeness.OTHER):
+            return _broken(self._label, error)
+        return NotWeightsError(self._label, look.likeness.value, look.words)
 
 
-def _checked(file: File, label: str, check: Check, header: SafetensorsHeader) -> None:
-    missing = sorted(file.holds - {tensor.name for tensor in header.tensors})
+def _verified(path: Path, digest: str | None) -> Path:
+    """Return `path` if the file there has the digest.
+
+    Raises:
+        DigestMismatchError: it has another one.
+    """
+    wanted = parse_digest(digest)
+    if wanted is not None:
+        actual = digest_of(path)
+        if actual != str(wanted):
+            raise DigestMismatchError(str(path), str(wanted), str(actual))
+    return path
+
+
+def _checked(file: File, label: str, wish: Wish, header: SafetensorsHeader) -> None:
+    names = [tensor.name for tensor in header.tensors]
+    missing = sorted(file.holds.difference(names))
     if missing:
         what = f"of another version than its index, which has {missing[0]} in it"
         raise NotWeightsError(label, what, hint="fetch all files of one version")
-    check(header)
-
-
-def _chosen(
-    choice: Choice, label: str, fd: int, size: int, landed: Spans
-) -> tuple[tuple[Span, ...], bool]:
-    """Return what has to come of a file of which `landed` is there; see `sinks.parts.Choose`."""
-    try:
-        head = head_of(fd, size, landed)
-        if head is None or isinstance(head, int):
-            return (Span(0, head or min(size, _FIRST)),), False
-    except BadSafetensorsError as error:
-        raise _broken(label, error) from error
-    spans = (Span(each.start, each.stop) for each in head.tensors if each.name in choice)
-    return joined(spans, 0), True
+    if not file.holds:
+        wish.check_names(names)
+    wish.check(header)
 
 
 def _broken(label: str, error: BadSafetensorsError) -> NotWeightsError:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pgetpy.core.choices import Choice
-from pgetpy.core.ranges import Spans
-from pgetpy.core.safetensors import SafetensorsHeader, head_size, parse_head
+from pgetpy.core.ranges import Span, Spans, whole_units
+from pgetpy.core.safetensors import (
+    LONGEST_HEADER,
+    SafetensorsHeader,
+    Tensor,
+    head_size,
+    parse_head,
+)
 from pgetpy.errors import BadSafetensorsError, NotWeightsError
 from pgetpy.tensors.arriving import Arriving
 from pgetpy.tensors.base import Array, Holding, News
@@ -30,11 +38,15 @@ class Source:
         arriving: what of it has landed.
         outcome: is done when the file is whole and verified; its path, or None where there is
             none, for only what was wanted has come.
+        longest_header: bytes of the longest header that is read while the file arrives.
+        release: is called when nothing of it is wanted any more.
     """
 
     label: str
     arriving: Arriving
     outcome: Future[Path] | Future[Path | None]
+    longest_header: int = LONGEST_HEADER
+    release: Callable[[], None] = lambda: None
 
 
 class Delivery:
@@ -45,6 +57,8 @@ class Delivery:
 
     Attributes:
         order: the names of the tensors that are wanted, in the order of the file, once known.
+        life: the number of the file that tensors come from; it rises when another one takes its
+            place, and what came of the one before is void.
     """
 
     def __init__(
@@ -56,26 +70,30 @@ class Delivery:
         news: News,
     ) -> None:
         self.order: tuple[str, ...] = ()
+        self.life = -1
         self._label = source.label
         self._arriving = source.arriving
         self._outcome = source.outcome
+        self._longest = source.longest_header
+        self._release = source.release
         self._choice = choice
         self._device = device
         self._check = check
         self._news = news
+        self._ended: list[object] = []
         self._verified = False
-        self._life = -1
+        self._seen: Holding | None = None
+        self._unwanted = Spans()
         self._readers: Readers | None = None
-        source.outcome.add_done_callback(lambda _: news.tell())
+        source.outcome.add_done_callback(partial(_tell, self._ended, news))
 
     @property
     def done(self) -> bool:
         """Whether every tensor has been taken, and the file is verified."""
         return self._verified and self._readers is not None and not self._readers.unfinished
 
-    def take(self) -> tuple[list[tuple[str, Array]], bool]:
-        """Return what has become whole since the last call, and whether all before is void: another
-        file has taken the place of the one that it was of.
+    def take(self) -> list[tuple[str, Array]]:
+        """Return what has become whole since the last call, all of it of the present `life`.
 
         Raises:
             PgetError: the file cannot be had, or is not what it should be.
@@ -83,75 +101,102 @@ class Delivery:
         """
         holding = self._held()
         if holding is None:
-            return [], False
-        anew = holding.life != self._life
-        void = anew and self._life >= 0
-        if anew:
+            return []
+        if holding.life != self.life:
             self._begin_anew(holding)
         if self._readers is None and not self._understood(holding):
-            return [], void
+            return []
         assert self._readers is not None
-        self._readers.offer(holding.landed)
-        return self._readers.take(), void
+        if holding is not self._seen:
+            self._readers.offer(self._usable(holding))
+            self._seen = holding
+        return self._readers.take()
 
     def close(self) -> None:
-        """Want nothing any more."""
+        """Want nothing any more; the threads end."""
+        self._release()
         self._outcome.cancel()
         if self._readers is not None:
             self._readers.close()
 
     def _held(self) -> Holding | None:
         """What there is of the file: once it is verified, all that is wanted."""
-        if not self._outcome.done():
+        # Not by asking the future, whose lock is Python's; see `News`.
+        if not self._ended:
             return self._arriving.holding
         path = self._outcome.result()
         if self._verified:
             return self._arriving.holding
+        found = self._arriving.found(path) if path is not None else self._arriving.holding
         self._verified = True
-        return self._arriving.found(path) if path is not None else self._arriving.holding
+        return found
 
     def _begin_anew(self, holding: Holding) -> None:
-        self._life = holding.life
+        self.life = holding.life
         if self._readers is not None:
             self._readers.close()
-        self._readers = None
+        self._readers = self._seen = None
         self.order = ()
 
     def _understood(self, holding: Holding) -> bool:
         """Whether the header has landed; if so get ready for its tensors."""
         try:
-            header = header_of(holding)
+            longest = LONGEST_HEADER if self._verified else self._longest
+            header = head_of(holding.file.fd, holding.size, holding.landed, longest)
         except BadSafetensorsError as error:
             if not self._verified:
                 return False  # the cache says more exactly what it is
             what = f"a broken safetensors file: {error.reason}"
             raise NotWeightsError(self._label, what) from error
-        if header is None:
+        if not isinstance(header, SafetensorsHeader):
             return False
         self._check(header)
         self._choice.check((tensor.name for tensor in header.tensors), self._label)
         wanted = [tensor for tensor in header.tensors if tensor.name in self._choice]
         for tensor in wanted:
             self._device.framework.check(tensor)
+        if os.fstat(holding.file.fd).st_size < holding.size:
+            return False  # a small one grows as it is written, and could not be mapped yet
         self.order = tuple(tensor.name for tensor in wanted)
+        self._unwanted = _all_but(wanted, holding.size)
         mover = self._device.mover(holding.file, holding.size)
         self._readers = Readers(mover, wanted, self._news, self._device.threads)
         return True
 
+    def _usable(self, holding: Holding) -> Spans:
+        """What has landed, in whole pages: who changes a mapped tensor gets a copy of its pages as
+        they are then, in which the neighbours that share one with it have to be there already."""
+        known = Spans(self._unwanted)
+        for span in holding.landed:
+            known.add(*span)
+        return whole_units(known, mmap.PAGESIZE, holding.size)
 
-def header_of(holding: Holding) -> SafetensorsHeader | None:
-    """Return the header of a file if it has landed; see `head_of`."""
-    found = head_of(holding.file.fd, holding.size, holding.landed)
-    return found if isinstance(found, SafetensorsHeader) else None
+
+def _tell(ended: list[object], news: News, outcome: object) -> None:
+    ended.append(outcome)
+    news.tell()
 
 
-def head_of(fd: int, size: int, landed: Spans) -> SafetensorsHeader | int | None:
+def _all_but(tensors: Iterable[Tensor], size: int) -> Spans:
+    """Return the bytes of a file of `size` bytes in which none of `tensors` lies."""
+    taken = Spans(Span(tensor.start, tensor.stop) for tensor in tensors)
+    return Spans(taken.missing(0, size))
+
+
+def head_of(
+    fd: int, size: int, landed: Spans, longest: int = LONGEST_HEADER
+) -> SafetensorsHeader | int | None:
     """Return the header of a file of `size` bytes; as far as has landed, its length or nothing.
 
+    Args:
+        longest: bytes of the longest header that is read.
+
     Raises:
-        BadSafetensorsError: it is no safetensors file.
+        BadSafetensorsError: it is no safetensors file, or its header is longer.
     """
     if not landed.covers(0, min(size, _PREFIX)):
         return None
     length = head_size(os.pread(fd, _PREFIX, 0), size)
+    if length - _PREFIX > longest:
+        raise BadSafetensorsError(f"its header has {length - _PREFIX} bytes")
     return parse_head(os.pread(fd, length, 0), size) if landed.covers(0, length) else length

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pgetpy.core.safetensors import SafetensorsHeader
 from pgetpy.errors import NotWeightsError
+from pgetpy.tensors.arrays import shape_in_torch
 from pgetpy.tensors.base import Array
 
 
@@ -27,36 +28,55 @@ class Fit:
         self._ties = _ties(module)
 
     def check(self, header: SafetensorsHeader) -> None:
-        """Check that no tensor is of another shape, or none of the module's.
+        """Check that no tensor is of another shape than the module's of its name.
 
         Raises:
             NotWeightsError: one is.
         """
         for tensor in header.tensors:
             expected = self._expected.get(tensor.name)
-            if expected is None and self._strict:
-                raise self._misfit(f"has {tensor.name}, which the module has not")
-            if expected is not None and expected != tensor.shape and tensor.dtype != "F4":
+            if expected is not None and expected != shape_in_torch(tensor):
                 found = f"{tensor.name} of shape {tensor.shape}"
                 raise self._misfit(f"has {found}, and the module's is {expected}")
 
-    def assign(self, state: Mapping[str, Array]) -> Any:
-        """Give the module the tensors of `state`.
+    def check_names(self, names: Iterable[str]) -> None:
+        """Check, if it is to be strict, that the names are those of the module.
 
         Raises:
-            NotWeightsError: some are missing.
+            NotWeightsError: one is missing, or the module has none called so.
+        """
+        if not self._strict:
+            return
+        given = set(names)
+        tied = {name for name, others in self._ties.items() if given.intersection(others)}
+        missing = sorted(self._expected.keys() - given - tied)
+        if missing:
+            raise self._misfit(f"lacks {_first_of(missing)}, which the module has")
+        unknown = sorted(given - self._expected.keys())
+        if unknown:
+            raise self._misfit(f"has {_first_of(unknown)}, which the module has not")
+
+    def assign(self, state: Mapping[str, Array]) -> Any:
+        """Give the module the tensors of `state`, or leave it as it is.
+
+        Raises:
+            NotWeightsError: they cannot become its parameters.
         """
         whole = dict(state)
         for name, others in self._ties.items():
             source = next((other for other in others if other in whole), None)
             if source is not None:
                 whole.setdefault(name, whole[source])
-        missing = sorted(self._expected.keys() - whole.keys())
-        if missing and self._strict:
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise self._misfit(f"lacks {missing[0]}{more}, which the module has")
-        result = self._module.load_state_dict(whole, strict=self._strict, assign=True)
-        self._tie()
+        before = self._module.state_dict(keep_vars=True)
+        try:
+            result = self._module.load_state_dict(whole, strict=self._strict, assign=True)
+            self._tie()
+        except BaseException as error:
+            # What is assigned one by one may fail in the middle, or be interrupted there.
+            self._module.load_state_dict(before, strict=False, assign=True)
+            if not isinstance(error, RuntimeError):
+                raise
+            raise self._misfit(f"cannot be assigned ({error})") from error
         return result
 
     def _tie(self) -> None:
@@ -69,6 +89,10 @@ class Fit:
     def _misfit(self, reason: str) -> NotWeightsError:
         what = f"those of another module: it {reason}"
         return NotWeightsError(self._label, what, hint="check the reference and the module")
+
+
+def _first_of(names: list[str]) -> str:
+    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
 
 
 def _ties(module: Any) -> dict[str, tuple[str, ...]]:

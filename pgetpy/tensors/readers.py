@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator
 
+from pgetpy.background import begin
 from pgetpy.core.ranges import Span, Spans
 from pgetpy.core.safetensors import Tensor
 from pgetpy.tensors.base import Array, Mover, News
@@ -21,6 +22,9 @@ class Readers:
     """Moves the bytes of `tensors` by `mover`, each once, in `threads`.
 
     They are daemons and are not waited for: what they still hold stays open until they are through.
+
+    The engine's thread starts them. An exception that is injected into a thread while that starts
+    another one may reach the other, which never runs then and is waited for without end.
     """
 
     def __init__(self, mover: Mover, tensors: Iterable[Tensor], news: News, threads: int) -> None:
@@ -89,7 +93,13 @@ class Readers:
     def _start_one(self) -> None:
         if self._started < self._threads:
             self._started += 1
+            begin(self._start())
+
+    async def _start(self) -> None:
+        try:
             threading.Thread(target=self._run, name="pgetpy-reader", daemon=True).start()
+        except RuntimeError as error:  # there are too many already
+            self._failed(error)
 
     def _run(self) -> None:
         while (work := self._queue.get()) is not None and not self._stopped:
@@ -97,10 +107,13 @@ class Readers:
             try:
                 self._mover.move(tensor, block)
             except BaseException as error:
-                self._failure = error
-                self._news.tell()
+                self._failed(error)
                 return
             self._count(tensor, block)
+
+    def _failed(self, error: BaseException) -> None:
+        self._failure = error
+        self._news.tell()
 
     def _count(self, tensor: Tensor, block: Span) -> None:
         with self._lock:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from pgetpy.core.ranges import Span
 from pgetpy.core.safetensors import Tensor
-from pgetpy.tensors.arrays import TorchFramework
+from pgetpy.tensors.arrays import TorchFramework, shape_in_torch
 from pgetpy.tensors.base import Array, Descriptor
 from pgetpy.tensors.readers import BLOCK
 
@@ -56,11 +56,20 @@ class Ring:
             make = self._free.empty() and self._unmade > 0
             self._unmade -= make
         if make:
-            return self._accelerator.buffer(BLOCK)
+            return self._made()
         buffer, event = self._free.get()
         if event is not None:
             event.synchronize()
         return buffer
+
+    def _made(self) -> Array:
+        try:
+            return self._accelerator.buffer(BLOCK)
+        except BaseException:
+            # Others, who wait for one, may have more luck.
+            with self._lock:
+                self._unmade += 1
+            raise
 
     def give_back(self, buffer: Array, event: Event | None) -> None:
         """It may be given out again after `event`."""
@@ -103,7 +112,7 @@ class StagedMover:
             event.synchronize()
         del self._targets[tensor]
         framework = self._framework
-        found = target.view(framework.dtype_of(tensor)).reshape(framework.shape_of(tensor))
+        found = target.view(framework.dtype_of(tensor)).reshape(shape_in_torch(tensor))
         return framework.converted(found)
 
     def _target(self, tensor: Tensor) -> Any:

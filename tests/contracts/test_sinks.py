@@ -35,6 +35,7 @@ from pgetpy.sinks.ledger import Ledger
 from pgetpy.sinks.memory import MemorySink
 from pgetpy.sinks.null import NullSink
 from pgetpy.sinks.ordered import OrderedSink
+from pgetpy.sinks.parts import PartsSink
 
 from ..support.bodies import body, digest
 from ..support.waiting import eventually
@@ -121,7 +122,20 @@ def memory_bench() -> Bench:
     return Bench(sink, lambda: bytes(sink.data))
 
 
-KINDS = ["file with ledger", "file", "ordered into a pipe", "ordered into a file", "memory", "null"]
+def parts_bench(total: int) -> Bench:
+    sink = PartsSink(1, lambda _, size, landed: ((Span(0, size),), bool(landed)))
+    sink.begin(total)
+
+    def finish() -> bytes:
+        data = os.pread(sink.fd, total + 1, 0)
+        sink.close()
+        return data
+
+    return Bench(sink, finish)
+
+
+KINDS = ["file with ledger", "file", "ordered into a pipe", "ordered into a file"]
+KINDS += ["memory", "parts", "null"]
 
 
 def bench_of(kind: str, folder: Path, total: int = TOTAL) -> Bench:
@@ -133,6 +147,8 @@ def bench_of(kind: str, folder: Path, total: int = TOTAL) -> Bench:
         return stream_file_bench(folder)
     if kind == "memory":
         return memory_bench()
+    if kind == "parts":
+        return parts_bench(total)
     return Bench(NullSink(), lambda: b"", keeps=False)
 
 
@@ -206,7 +222,7 @@ def test_an_empty_object_is_an_empty_object(tmp_path: Path) -> None:
     again=st.lists(st.tuples(st.integers(0, 4999), st.integers(1, 3000)), max_size=6),
     seed=st.integers(0, 99),
 )
-@pytest.mark.parametrize("kind", ["file", "ordered into a file", "memory"])
+@pytest.mark.parametrize("kind", ["file", "ordered into a file", "memory", "parts"])
 def test_however_an_object_is_cut_and_mixed_it_comes_together(
     kind: str,
     tmp_path_factory: pytest.TempPathFactory,
@@ -318,6 +334,71 @@ def test_a_plan_whose_horizon_is_closed_still_fetches_what_lies_before_it() -> N
     assert flight is not None
     assert (flight.start, flight.stop) == (99 * MIB, 100 * MIB)
     assert plan.take(0.0, 0.0, 1) is None
+
+
+def taken(plan: Plan) -> list[tuple[int, int | None]]:
+    """Where the flights lie that a plan gives to idle connections, which then bring everything."""
+    found = []
+    while (flight := plan.take(0.0, 0.0, 2)) is not None:
+        assert flight.stop is not None
+        found.append((flight.start, flight.stop))
+        flight.pos = flight.stop
+        plan.end(flight)
+    return found
+
+
+def test_a_plan_whose_window_is_closed_asks_for_nothing_but_what_is_wanted() -> None:
+    wanted = (Span(5, 9), Span(90 * MIB, 91 * MIB), Span(500 * MIB, 500 * MIB))
+    window = Window(0, only=(Span(0, 4),), closed=True)
+    plan = Plan(chunk_size=64 * MIB, first=4, window=window)
+    plan.total = 512 * MIB
+    assert not plan.complete
+    assert taken(plan) == [(0, 4)]
+    assert plan.complete
+    window.only = wanted
+    assert not plan.complete
+    assert taken(plan) == [(5, 9), (90 * MIB, 91 * MIB)]
+    assert plan.complete
+    window.only = ()
+    assert plan.complete
+    assert taken(plan) == []
+
+
+def test_a_plan_whose_window_is_not_closed_goes_on_with_the_rest() -> None:
+    window = Window(8 * MIB, only=(Span(0, 4),))
+    plan = Plan(chunk_size=64 * MIB, first=4, window=window)
+    plan.total = 6 * MIB
+    assert taken(plan) == [(0, 4)]
+    assert not plan.complete
+    window.only = ()
+    assert sum((stop or 0) - start for start, stop in taken(plan)) == 6 * MIB - 4
+    assert plan.complete
+
+
+def test_parts_are_chosen_by_the_first_of_them_and_asked_for_once_they_are() -> None:
+    asked: list[int] = []
+
+    def choose(fd: int, size: int, landed: Spans) -> tuple[tuple[Span, ...], bool]:
+        asked.append(landed.size)
+        assert size == TOTAL
+        if not landed.covers(0, 1000):
+            return (Span(0, 1000),), False
+        assert os.pread(fd, 1000, 0) == BODY[:1000]
+        return (Span(5000, 6000),), True
+
+    sink = PartsSink(100, choose)
+    assert sink.window.only == (Span(0, 100),)
+    sink.begin(TOTAL)
+    put(sink, BODY, 0, 100)
+    assert sink.window.only == (Span(0, 1000),)
+    put(sink, BODY, 100, 1000)
+    put(sink, BODY, 5000, 6000)
+    assert (sink.window.only, asked) == ((Span(5000, 6000),), [100, 1000])
+    kept = os.dup(sink.fd)
+    sink.close()
+    assert os.pread(kept, 1000, 5000) == BODY[5000:6000]
+    assert os.fstat(kept).st_size == TOTAL
+    os.close(kept)
 
 
 def test_a_reader_who_goes_away_is_an_error() -> None:

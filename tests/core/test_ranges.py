@@ -2,7 +2,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgetpy.core.ranges import ContentRange, Span, Spans, format_range, parse_content_range
+from pgetpy.core.ranges import (
+    ContentRange,
+    Span,
+    Spans,
+    format_range,
+    parse_content_range,
+    whole_units,
+)
 
 SMALL = st.integers(0, 60)
 PAIRS = st.lists(st.tuples(SMALL, SMALL), max_size=20)
@@ -147,3 +154,20 @@ def test_a_content_range_that_makes_no_sense_is_none(text: str) -> None:
 def test_reading_a_content_range_is_total(text: str) -> None:
     parse_content_range(text)
     parse_content_range(f"bytes {text}")
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=6),
+    st.integers(1, 9),
+    st.integers(0, 60),
+)
+def test_whole_units_are_those_of_which_every_byte_is_there(
+    pairs: list[tuple[int, int]], unit: int, total: int
+) -> None:
+    spans = Spans(Span(start, min(stop, total)) for start, stop in pairs)
+    found = whole_units(spans, unit, total)
+    for start in range(0, total, unit):
+        stop = min(start + unit, total)
+        assert found.covers(start, stop) == spans.covers(start, stop)
+        assert found.overlaps(start, stop) == found.covers(start, stop)
+    assert all(span.stop <= total for span in found)

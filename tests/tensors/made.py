@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..support.bodies import body
 
@@ -39,6 +39,13 @@ def file_of(tensors: Mapping[str, Made], *, pad: int = 0) -> bytes:
         at = stop
     head = json.dumps(header).encode() + b" " * pad
     return struct.pack("<Q", len(head)) + head + b"".join(each.data for each in tensors.values())
+
+
+def same(found: Mapping[str, Any], made: Mapping[str, Made]) -> bool:
+    """Whether arrays of numpy are the tensors that were made, bit for bit."""
+    return {name: array.tobytes() for name, array in found.items()} == {
+        name: tensor.data for name, tensor in made.items()
+    }
 
 
 def index_of(shards: Mapping[str, Sequence[str]]) -> bytes:

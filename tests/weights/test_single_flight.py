@@ -13,7 +13,7 @@ import pytest
 
 from pgetpy import WeightsDownloadCache
 from pgetpy.core.events import Waiting
-from pgetpy.errors import HttpStatusError
+from pgetpy.errors import CacheError, HttpStatusError
 
 from ..cache.made import said, tell
 from ..children import written
@@ -326,3 +326,27 @@ def test_an_exception_injected_under_a_lease_gives_it_back(
     caller.wait()
     assert isinstance(caller.errors[0], InjectedError)
     assert not cache.entries()[0].leased_by
+
+
+def test_what_leaves_as_soon_as_it_has_come_is_fetched_again(server: Server, root: Path) -> None:
+    url = serve(server)
+    failures: list[BaseException] = []
+    done = threading.Event()
+
+    def ensure() -> None:
+        for _ in range(300):
+            try:
+                cache.ensure(url)
+            except CacheError:
+                pass  # it was taken away in the very moment in which it was put there
+            except BaseException as error:
+                failures.append(error)
+        done.set()
+
+    with opened(root) as cache, opened(root) as other:
+        ensuring = threading.Thread(target=ensure)
+        ensuring.start()
+        while not done.is_set():
+            other.remove(url)
+        ensuring.join(20)
+    assert failures == []
