@@ -147,7 +147,7 @@ def test_one_file_in_two_slots_is_one_adapter_with_the_sum_of_the_scales(
     loras.apply({"main": (urls["a"], 0.25), "extra": (urls["a"], 0.5)})
     assert (pipeline.drain(), pipeline.picture()) == (["load", "set"], (("a", 0.75),))
     cache.ensure(copy)
-    assert cache.settle(10)  # one file from now on
+    assert cache.settle(30)  # one file from now on
     loras.apply({"main": (urls["a"], 0.25), "extra": (copy, 1)})
     loras.apply({"main": (urls["a"], 0.5), "extra": (copy, 1)})
     assert (pipeline.picture(), set(loras.loaded)) == ((("a", 1.5),), {urls["a"], copy})

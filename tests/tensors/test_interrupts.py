@@ -204,8 +204,6 @@ def test_wherever_a_call_is_interrupted_nothing_is_left_and_the_next_works(
             cache.ensure(url)
         assert call(0)[0] is False
         total = call(0)[1]
-        gc.collect()
-        before = open_files(tmp_path)
         at = 1
         while at < total:
             interrupted, _ = call(at)
@@ -214,11 +212,12 @@ def test_wherever_a_call_is_interrupted_nothing_is_left_and_the_next_works(
             at += max(1, total // 60) + at % 3
         assert at > total // 2
         assert same(loaded(url, cache, only=only), expected)
-        cache.settle(10)
+        assert cache.settle(30)
         eventually(lambda: readers() == 0 and server.open == 0)
 
-        def as_before() -> bool:
+        def weights_open() -> list[str]:
             gc.collect()
-            return open_files(tmp_path) == before
+            own = ("/holders/", "/uses/")  # the cache's, for as long as it is open itself
+            return [path for path in open_files(tmp_path) if not any(part in path for part in own)]
 
-        eventually(as_before)
+        eventually(lambda: not weights_open())

@@ -356,13 +356,13 @@ def test_descriptors_and_threads_are_given_back(
 
     use()
     eventually(lambda: server.open == 0 and readers() == 0)
-    cache.settle(10)
+    cache.settle(30)
     gc.collect()
     before = open_files(tmp_path)
     for _ in range(5):
         use()
     eventually(lambda: server.open == 0)
-    cache.settle(10)
+    cache.settle(30)
     eventually(lambda: readers() == 0)
     gc.collect()
     eventually(lambda: open_files(tmp_path) == before)

@@ -182,7 +182,7 @@ for work in (cache.ensure, cache.pin, cache.remove):
         work(missing)
     except CacheError as error:
         print(error.errno, error)
-print(cache.ensure_many([there])[0], cache.settle(5))
+print(cache.ensure_many([there])[0], cache.settle(30))
 cache.close()
 """
 

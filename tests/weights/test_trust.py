@@ -209,7 +209,7 @@ def test_every_entry_gets_its_digest_in_the_background(
     assert cache.settle(30)
     (listing,) = cache.entries()
     assert (listing.record.digest, listing.digest_pending) == (RIGHT, False)
-    assert cache.settle(10, flush=True)
+    assert cache.settle(30, flush=True)
     assert only_record(cache).flushed
 
 
@@ -245,7 +245,7 @@ def test_a_digest_that_was_left_pending_is_computed_when_the_entry_is_used(
     with opened(root) as later:
         assert only_record(later).digest == ""
         later.ensure(url)
-        assert later.settle(10, flush=True)
+        assert later.settle(30, flush=True)
         record = only_record(later)
         assert (record.digest, record.flushed) == (RIGHT, True)
     assert len(server.requests) == 1
