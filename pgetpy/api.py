@@ -21,7 +21,7 @@ from pgetpy.engine import Engine
 from pgetpy.settings import Settings, hub_cache_dir
 
 if TYPE_CHECKING:
-    from pgetpy.weights import Secret
+    from pgetpy.naming import Secret
 
 PathLike = os.PathLike[str]
 Chosen = str | Sequence[str] | None
@@ -208,8 +208,8 @@ async def snapshot_async(
     """
     from pgetpy.core.patterns import Patterns
     from pgetpy.hubcache import snapshot as brought
+    from pgetpy.naming import revealed
     from pgetpy.sources.table import parse_reference
-    from pgetpy.weights import revealed
 
     # The policy takes away the operator's tokens, and not those of the caller.
     chosen = _settings(settings, None, None).under_policy()

@@ -24,10 +24,11 @@ from pgetpy.errors import (
     PgetError,
     UsageError,
 )
+from pgetpy.naming import parse_digest
 from pgetpy.process import print_line
 from pgetpy.settings import CacheSettings
 from pgetpy.sources.table import parse_reference
-from pgetpy.weights import WeightsDownloadCache, parse_digest
+from pgetpy.weights import WeightsDownloadCache
 
 _WIDEST = max(len(verdict.value) for verdict in Verdict)
 

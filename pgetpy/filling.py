@@ -56,6 +56,17 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class Need:
+    """What one caller wants, and by what means; see `Filler.obtain`."""
+
+    reference: Reference
+    demand: Demand
+    engine: Engine
+    report: Report
+    follow: Follower | None
+
+
+@dataclass(frozen=True)
 class Brought:
     """What has come: its version, what it is called, and what it was found to hash to."""
 
@@ -96,27 +107,21 @@ class Filler:
         ended = self._under_way()[reference.key] = asyncio.get_running_loop().create_future()
         engine = Engine(self._settings)
         try:
-            return await self._obtained(reference, demand, engine, report, follow)
+            return await self._obtained(Need(reference, demand, engine, report, follow))
         finally:
             del self._under_way()[reference.key]
             ended.set_result(None)
             await engine.close()
 
-    async def _obtained(
-        self,
-        reference: Reference,
-        demand: Demand,
-        engine: Engine,
-        report: Report,
-        follow: Follower | None,
-    ) -> tuple[Entry, bool]:
+    async def _obtained(self, need: Need) -> tuple[Entry, bool]:
         """As `obtain`, for the one caller of this process that looks after the key."""
+        reference = need.reference
         told = ""
         rejected = ""
         while True:
             entry = self._store.lookup(reference.key)
             if entry is not None and entry.record.generation != rejected:
-                if await self._acceptable(entry, reference, demand, engine):
+                if await self._acceptable(entry, need):
                     checking = partial(self._hits.check_content, entry, reference)
                     await self._in_thread(checking)
                     self._hits.see_to(entry)
@@ -124,23 +129,22 @@ class Filler:
                 rejected = entry.record.generation
             fill = self._store.try_fill(reference.key)
             if fill is None:
-                told = self._tell_waiting(reference, report, told)
+                told = self._tell_waiting(reference, need.report, told)
                 await asyncio.sleep(_SLICE)
                 continue
             with fill:
                 there = fill.entry.record.generation if fill.entry is not None else rejected
                 if there == rejected:
-                    engine.begin_anew()
-                    entry = await self._fetch(fill, reference, demand, engine, report, follow)
+                    need.engine.begin_anew()
+                    entry = await self._fetch(fill, need)
                     # Under pressure it may have left already.
                     if entry.path.exists():
                         return entry, True
 
     # ------------------------------------------------------------------- what is there already
 
-    async def _acceptable(
-        self, entry: Entry, reference: Reference, demand: Demand, engine: Engine
-    ) -> bool:
+    async def _acceptable(self, entry: Entry, need: Need) -> bool:
+        reference, demand, engine = need.reference, need.demand, need.engine
         if not self._hits.is_sound(entry) and not await self._survived(entry):
             return False
         if demand.digest is not None and not await self._has_digest(
@@ -217,25 +221,17 @@ class Filler:
 
     # ------------------------------------------------------------------- what has to be fetched
 
-    async def _fetch(
-        self,
-        fill: Fill,
-        reference: Reference,
-        demand: Demand,
-        engine: Engine,
-        report: Report,
-        follow: Follower | None,
-    ) -> Entry:
-        policy = self._settings.policy
+    async def _fetch(self, fill: Fill, need: Need) -> Entry:
+        policy, reference = self._settings.policy, need.reference
         try:
-            brought = await self._brought(fill, reference, demand, engine, report, follow)
+            brought = await self._brought(fill, need)
             source, called = await self._in_thread(
                 lambda: chosen_content(fill.folder, reference, brought.name)
             )
             if policy is not None and policy.only_safetensors:
                 await self._in_thread(lambda: check_safetensors(source, reference))
             name = await self._in_thread(
-                lambda: examined(source, reference, called, any_file=demand.any_file)
+                lambda: examined(source, reference, called, any_file=need.demand.any_file)
             )
         except (NotAllowedError, NotWeightsError, ArchiveError, DigestMismatchError):
             # The next try is not to begin with what has just been refused.
@@ -275,16 +271,9 @@ class Filler:
             fill.release(keep=False)
             raise
 
-    async def _brought(
-        self,
-        fill: Fill,
-        reference: Reference,
-        demand: Demand,
-        engine: Engine,
-        report: Report,
-        follow: Follower | None,
-    ) -> Brought:
+    async def _brought(self, fill: Fill, need: Need) -> Brought:
         """Bring the object to the fill's folder."""
+        reference, demand, engine = need.reference, need.demand, need.engine
         found: list[Identity] = []
         allowance = Allowance(reference, self._settings.largest)
 
@@ -297,7 +286,7 @@ class Filler:
         def heard(event: Event) -> None:
             if isinstance(event, Progressed):
                 fill.progress(event.done, event.total or 0)
-            report(event)
+            need.report(event)
 
         if reference.local:
             archive = reference.wanted is not Wanted.FILE
@@ -321,15 +310,8 @@ class Filler:
             members = fill.folder / "members"
             await seen_through(self._in_thread(lambda: _begin_anew(members)), lambda: None)
             checksum = _agreed(question, demand.digest)
-            shown = None if located.extract else follow
-            job = Job(
-                question.url,
-                str(dest),
-                checksum,
-                extract=located.extract,
-                admit=admit,
-                follow=shown,
-            )
+            extract, follow = located.extract, None if located.extract else need.follow
+            job = Job(question.url, str(dest), checksum, (), extract, admit=admit, follow=follow)
             await engine.fetch(question, job, heard)
             # Whoever died just before he could publish it has fetched all of it.
             identity = found[-1] if found else await engine.identify(question)

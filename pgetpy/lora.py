@@ -23,6 +23,7 @@ from pgetpy.core.adapters import Base
 from pgetpy.core.composition import Slot, Steps, check_slots, steps, sums
 from pgetpy.errors import BadSettingError, UsageError
 from pgetpy.lorafiles import adapter_name, check_lora
+from pgetpy.naming import Naming
 from pgetpy.pipelines import (
     Pipeline,
     abilities,
@@ -34,7 +35,7 @@ from pgetpy.pipelines import (
     unload,
 )
 from pgetpy.turns import Turns
-from pgetpy.weights import Held, Naming, WeightsDownloadCache, usual_cache
+from pgetpy.weights import Held, WeightsDownloadCache, usual_cache
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -14,20 +14,18 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict
+from typing import TYPE_CHECKING, NamedTuple
 
 from pgetpy.cache.checking import Verdict
 from pgetpy.cache.listing import Listing, Totals
 from pgetpy.cache.store import Store
-from pgetpy.core.digests import Checksum
 from pgetpy.core.events import Event, Queued, Report
-from pgetpy.core.patterns import EVERYTHING, Patterns
 from pgetpy.core.policy import Policy
 from pgetpy.core.references import Reference
 from pgetpy.core.safetensors import LONGEST_FOR_STRANGERS, LONGEST_HEADER
-from pgetpy.core.values import read_token
 from pgetpy.errors import BadSettingError, PgetError
 from pgetpy.hits import Demand, Hits
+from pgetpy.naming import Chosen, Naming, Secret, named, parse_digest
 from pgetpy.relaying import Relay
 from pgetpy.settings import CacheSettings, Settings
 from pgetpy.settling import Settler
@@ -45,24 +43,6 @@ if TYPE_CHECKING:
 
 GIB = 1 << 30
 PathLike = os.PathLike[str]
-Chosen = str | Sequence[str] | None
-
-
-class Secret(Protocol):
-    """What pydantic's and Cog's secrets are."""
-
-    def get_secret_value(self) -> str | None:
-        """Return the secret itself."""
-
-
-class Naming(TypedDict, total=False):
-    """What tells, beside a URL, what is meant and what opens it; see `ensure`."""
-
-    wanted: str
-    allow_patterns: Chosen
-    ignore_patterns: Chosen
-    hf_api_token: str | Secret | None
-    civitai_api_token: str | Secret | None
 
 
 class CacheInfo(NamedTuple):
@@ -506,27 +486,8 @@ class WeightsDownloadCache:
             self._settings.policy.check_reference(reference)
         return reference
 
-    def _reference(
-        self,
-        url: str,
-        *,
-        wanted: str = "auto",
-        allow_patterns: Chosen = None,
-        ignore_patterns: Chosen = None,
-        hf_api_token: str | Secret | None = None,
-        civitai_api_token: str | Secret | None = None,
-    ) -> Reference:
-        sources = self._settings.sources
-        if hf_api_token is not None:
-            sources = replace(sources, hf_token=revealed(hf_api_token, "hf_api_token"))
-        if civitai_api_token is not None:
-            token = revealed(civitai_api_token, "civitai_api_token")
-            sources = replace(sources, civitai_token=token)
-        # Each source has much to say of how its references are spelt.
-        from pgetpy.sources.table import parse_reference
-
-        patterns = _patterns(allow_patterns, ignore_patterns)
-        return parse_reference(url, wanted, sources, patterns)
+    def _reference(self, url: str, **naming: Unpack[Naming]) -> Reference:
+        return named(url, self._settings.sources, **naming)
 
     def _demand(self, digest: str | None) -> Demand:
         return Demand(parse_digest(digest), self._fresh, self._any_file)
@@ -549,37 +510,6 @@ def usual_cache() -> WeightsDownloadCache:
 @lru_cache(maxsize=4)
 def _usual(folder: Path) -> WeightsDownloadCache:
     return WeightsDownloadCache(folder)
-
-
-@lru_cache(maxsize=4096)
-def parse_digest(digest: str | None) -> Checksum | None:
-    """Return `sha256:HEX`, or HEX alone, as a checksum.
-
-    Raises:
-        BadSettingError: it is something else.
-    """
-    if digest is None:
-        return None
-    checksum = Checksum.parse(digest if ":" in digest else f"sha256:{digest}", name="digest")
-    if checksum.algorithm != "sha256":
-        raise BadSettingError("digest", digest, "is no sha256")
-    return checksum
-
-
-def _patterns(allow: Chosen, ignore: Chosen) -> Patterns:
-    if allow is None and ignore is None:
-        return EVERYTHING
-    return Patterns.of(allow, ignore)
-
-
-def revealed(token: str | Secret, name: str) -> str | None:
-    """Return a token that a caller has given as the argument `name`; None for an empty one.
-
-    Raises:
-        BadSettingError: it is none that could be sent.
-    """
-    secret = token if isinstance(token, str) else token.get_secret_value()
-    return read_token(secret or "", name)
 
 
 def _refuse_both(name: str, value: object, other_name: str, other: object) -> None:

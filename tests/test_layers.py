@@ -54,6 +54,7 @@ LAYERS = (
             "examining",
             "copying",
             "hits",
+            "naming",
             "relaying",
             "settling",
         )

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from pgetpy.core.choices import Choice
 from pgetpy.errors import BadSettingError, ObjectChangedError
+from pgetpy.naming import Naming
 from pgetpy.redact import redact
 from pgetpy.tensors.base import Array
 from pgetpy.tensors.checkpoint import Checkpoint, PathLike, Wish
 from pgetpy.tensors.devices import device_for
-from pgetpy.weights import Naming, WeightsDownloadCache, usual_cache
+from pgetpy.weights import WeightsDownloadCache, usual_cache
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -27,12 +27,13 @@ from pgetpy.errors import (
     NotOneFileError,
     NotWeightsError,
 )
+from pgetpy.naming import Naming, parse_digest
 from pgetpy.redact import redact
 from pgetpy.tensors.arriving import Arriving
 from pgetpy.tensors.base import Array, News
 from pgetpy.tensors.delivery import Check, Delivery, Source, head_of
 from pgetpy.tensors.devices import Device
-from pgetpy.weights import Naming, WeightsDownloadCache, parse_digest
+from pgetpy.weights import WeightsDownloadCache
 
 # Waiting threads have to see an exception that is injected into them.
 _SLICE = 0.05
@@ -54,7 +55,7 @@ class Wish:
         device: where they are to be.
         cache: where the files come from.
         digest: what the one file must hash to.
-        naming: tokens and the like, see `weights.Naming`.
+        naming: tokens and the like, see `naming.Naming`.
         check: is given each file's header before a tensor of it is given out, and may raise.
         check_names: is given the names of all tensors before one is fetched, and may raise.
     """

@@ -42,11 +42,14 @@ class Accelerator(Protocol):
 
 
 class Ring:
-    """Buffers, each given out once it has been copied. At most `count`, made as they are needed."""
+    """Buffers, each given out once it has been copied. At most `count`, made as they are needed.
+
+    The one that was given back first comes first: its copy is the likeliest to be done.
+    """
 
     def __init__(self, accelerator: Accelerator, count: int) -> None:
         self._accelerator = accelerator
-        self._free: queue.LifoQueue[tuple[Array, Event | None]] = queue.LifoQueue()
+        self._free: queue.SimpleQueue[tuple[Array, Event | None]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._unmade = count
 

@@ -1,0 +1,92 @@
+"""What tells, beside a URL, what is meant and what opens it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Protocol, TypedDict
+
+from pgetpy.core.digests import Checksum
+from pgetpy.core.patterns import EVERYTHING, Patterns
+from pgetpy.core.references import Reference
+from pgetpy.core.values import read_token
+from pgetpy.errors import BadSettingError
+from pgetpy.settings import SourceSettings
+
+Chosen = str | Sequence[str] | None
+
+
+class Secret(Protocol):
+    """What pydantic's and Cog's secrets are."""
+
+    def get_secret_value(self) -> str | None:
+        """Return the secret itself."""
+
+
+class Naming(TypedDict, total=False):
+    """What callers give beside a URL; see `WeightsDownloadCache.ensure`."""
+
+    wanted: str
+    allow_patterns: Chosen
+    ignore_patterns: Chosen
+    hf_api_token: str | Secret | None
+    civitai_api_token: str | Secret | None
+
+
+def named(
+    url: str,
+    sources: SourceSettings,
+    *,
+    wanted: str = "auto",
+    allow_patterns: Chosen = None,
+    ignore_patterns: Chosen = None,
+    hf_api_token: str | Secret | None = None,
+    civitai_api_token: str | Secret | None = None,
+) -> Reference:
+    """Return the reference that a caller spells so.
+
+    Raises:
+        UsageError: nobody knows it, or what is given beside it makes no sense.
+    """
+    if hf_api_token is not None:
+        sources = replace(sources, hf_token=revealed(hf_api_token, "hf_api_token"))
+    if civitai_api_token is not None:
+        token = revealed(civitai_api_token, "civitai_api_token")
+        sources = replace(sources, civitai_token=token)
+    # Each source has much to say of how its references are spelt.
+    from pgetpy.sources.table import parse_reference
+
+    patterns = _patterns(allow_patterns, ignore_patterns)
+    return parse_reference(url, wanted, sources, patterns)
+
+
+@lru_cache(maxsize=4096)
+def parse_digest(digest: str | None) -> Checksum | None:
+    """Return `sha256:HEX`, or HEX alone, as a checksum.
+
+    Raises:
+        BadSettingError: it is something else.
+    """
+    if digest is None:
+        return None
+    checksum = Checksum.parse(digest if ":" in digest else f"sha256:{digest}", name="digest")
+    if checksum.algorithm != "sha256":
+        raise BadSettingError("digest", digest, "is no sha256")
+    return checksum
+
+
+def revealed(token: str | Secret, name: str) -> str | None:
+    """Return a token that a caller has given as the argument `name`; None for an empty one.
+
+    Raises:
+        BadSettingError: it is none that could be sent.
+    """
+    secret = token if isinstance(token, str) else token.get_secret_value()
+    return read_token(secret or "", name)
+
+
+def _patterns(allow: Chosen, ignore: Chosen) -> Patterns:
+    if allow is None and ignore is None:
+        return EVERYTHING
+    return Patterns.of(allow, ignore)
