@@ -22,6 +22,7 @@ from pgetpy.tensors.base import Array, Descriptor
 
 # linux/mman.h, since Linux 5.14; the mmap module does not name it.
 _MADV_POPULATE_READ = 22
+_PROBE_EVERY = 1 << 20
 _UNKNOWN = frozenset({errno.EINVAL, errno.ENOSYS})
 
 
@@ -35,10 +36,13 @@ class HostMover:
             file.fd, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE
         )
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        self._probe = bytearray(1)
         self._populates = sys.platform == "linux"
 
     def move(self, tensor: Tensor, span: Span) -> None:
-        """Read the pages of `span` unless they are there, and map them, all at once."""
+        """Read the pages of `span` and map them, all at once, unless they are in memory."""
+        if self._is_in_memory(span):
+            return  # to map them takes as long now as when they are used
         start = span.start - span.start % mmap.PAGESIZE
         if self._populates:
             # Not by mmap.madvise, which would hold up every thread while the disk is read.
@@ -52,6 +56,17 @@ class HostMover:
             self._populates = False
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._file.fd, start, span.stop - start, os.POSIX_FADV_WILLNEED)
+
+    def _is_in_memory(self, span: Span) -> bool:
+        """Whether no page of `span`, of some that are looked at, has to be read from the disk."""
+        if not hasattr(os, "RWF_NOWAIT"):
+            return False
+        try:
+            for pos in (*range(span.start, span.stop, _PROBE_EVERY), span.stop - 1):
+                os.preadv(self._file.fd, [self._probe], pos, os.RWF_NOWAIT)
+        except OSError:
+            return False  # EAGAIN, or the file system does not say
+        return True
 
     def finished(self, tensor: Tensor) -> Array:
         """See `Mover.finished`."""
