@@ -131,19 +131,22 @@ def _gpu_case(name: str, title: str, size: int, *goals: Goal) -> Case:
 
 def _swap_case(name: str, title: str, device: str, peer: Peer) -> Case:
     ways = {
-        "LoraComposer.apply": "apply",
-        "load_lora_weights": "load_lora_weights",
+        "LoraComposer, cached": "apply",
+        "load_lora_weights": "load",
+        "LoraComposer, by URL": "cold",
+        "download, load_lora_weights": "download",
         "another scale, beyond set_adapters": "scale",
     }
+    site = origin(Behaviour())
     return Case(
         name,
         title,
         tuple(
-            Entrant(replace(peer, name=said), Swapped(way, device).attempt)
+            Entrant(replace(peer, name=said), Swapped(way, device, site).attempt)
             for said, way in ways.items()
         ),
         (
-            Goal("wall", "load_lora_weights", 1.1, "LoraComposer.apply"),
+            Goal("wall", "load_lora_weights", 1.1, "LoraComposer, cached"),
             Goal("wall", None, 0.005, "another scale, beyond set_adapters"),
         ),
     )
@@ -373,7 +376,7 @@ CASES = (
         Goal("wall", "download, load_file", 0.65, "tensors.load"),
         Goal("rss", None, 1e9, "tensors.load"),
     ),
-    _swap_case("lora", "Put a cached LoRA of 100 MB on a pipeline on the CPU", "cpu", peers.TORCH),
+    _swap_case("lora", "Put a LoRA of 100 MB on a pipeline on the CPU", "cpu", peers.TORCH),
     _swap_case(
         "gpu-lora", "Put a cached LoRA of 100 MB on a pipeline on a GPU", "cuda", peers.CUDA
     ),

@@ -1,13 +1,16 @@
 """What is timed of LoRAs: a program that swaps one on a pipeline and prints the seconds it took.
 
-python -m scripts.bench.swaps apply LORA FOLDER DEVICE               by LoraComposer, from the cache
-python -m scripts.bench.swaps load_lora_weights LORA FOLDER DEVICE   by the pipeline alone
-python -m scripts.bench.swaps scale LORA FOLDER DEVICE               another scale, by LoraComposer:
-                                                                     beyond the pipeline's own call
+python -m scripts.bench.swaps make LORA                   make it, unless it is there
+python -m scripts.bench.swaps apply LORA URL FOLDER DEVICE       by LoraComposer, from the cache
+python -m scripts.bench.swaps cold LORA URL FOLDER DEVICE        by LoraComposer, from the network
+python -m scripts.bench.swaps load LORA URL FOLDER DEVICE        by the pipeline alone, from disk
+python -m scripts.bench.swaps download LORA URL FOLDER DEVICE    by pgetpy.download, then the same
+python -m scripts.bench.swaps scale LORA URL FOLDER DEVICE       another scale, beyond the
+                                                                 pipeline's own call for it
 
-The pipeline has the UNet of Stable Diffusion with made-up weights; LORA is made for it, of some
-100 MB, where there is none. Printed as JSON: the seconds, and a digest of what the UNet gives in
-the end, which is the same for all ways.
+LORA, of some 100 MB, is what URL serves. The pipeline has the UNet of Stable Diffusion with made-up
+weights. Printed as JSON: the seconds, and a digest of what the UNet gives in the end, which is the
+same for all ways.
 """
 
 from __future__ import annotations
@@ -18,11 +21,16 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+
+import pgetpy
+from pgetpy import WeightsDownloadCache
+from pgetpy.lora import LoraComposer
 
 _BYTES = 100_000_000
 _TIMES = 30
@@ -31,56 +39,87 @@ _SCALE = 0.8
 
 def main() -> None:
     """Swap as the arguments say."""
-    _, way, lora, folder, device = sys.argv
-    pipeline = _pipeline(device)
-    path = Path(lora).absolute()
-    if not path.exists():
-        _write_lora(pipeline.unet, path)
-    seconds = _WAYS[way](pipeline, path, Path(folder), device)
-    print(json.dumps({"seconds": seconds, "digest": _digest(pipeline.unet, device)}))
+    _, way, lora, *rest = sys.argv
+    if way == "make":
+        if not Path(lora).exists():
+            _write_lora(_pipeline("meta").unet, Path(lora))
+        return
+    url, folder, device = rest
+    swap = Swap(_pipeline(device), Path(lora), url, Path(folder), device)
+    seconds = _WAYS[way](swap)
+    print(json.dumps({"seconds": seconds, "digest": _digest(swap.pipeline.unet, device)}))
 
 
-def _apply(pipeline: Any, path: Path, folder: Path, device: str) -> float:
-    from pgetpy import WeightsDownloadCache
-    from pgetpy.lora import LoraComposer
+@dataclass(frozen=True)
+class Swap:
+    """A pipeline, and a LoRA as a file and by its URL."""
 
-    cache = WeightsDownloadCache(folder / "cache", min_disk_free=0)
-    cache.ensure(path.as_uri())
+    pipeline: Any
+    lora: Path
+    url: str
+    folder: Path
+    device: str
+
+    def composer(self) -> LoraComposer:
+        """Return a composer with an empty cache."""
+        cache = WeightsDownloadCache(self.folder / "cache", min_disk_free=0)
+        return LoraComposer(self.pipeline, cache)
+
+    def slots(self, scale: float) -> dict[str, tuple[str, float]]:
+        """Return what is to be composed."""
+        return {"main": (self.url, scale)}
+
+    def load(self, path: Path) -> None:
+        """Load `path` by the pipeline alone."""
+        self.pipeline.load_lora_weights(str(path), adapter_name="main")
+        self.pipeline.set_adapters(["main"], adapter_weights=[_SCALE])
+
+
+def _apply(swap: Swap) -> float:
+    cache = WeightsDownloadCache(swap.folder / "cache", min_disk_free=0)
+    cache.ensure(swap.url)
     cache.settle()
-    composer = LoraComposer(pipeline, cache)
-    return _timed(lambda: composer.apply({"main": (path.as_uri(), _SCALE)}), device)
+    composer = LoraComposer(swap.pipeline, cache)
+    return _timed(partial(composer.apply, swap.slots(_SCALE)), swap.device)
 
 
-def _load_lora_weights(pipeline: Any, path: Path, folder: Path, device: str) -> float:
-    path.read_bytes()
-
-    def load() -> None:
-        pipeline.load_lora_weights(str(path), adapter_name="main")
-        pipeline.set_adapters(["main"], adapter_weights=[_SCALE])
-
-    return _timed(load, device)
+def _cold(swap: Swap) -> float:
+    composer = swap.composer()
+    return _timed(partial(composer.apply, swap.slots(_SCALE)), swap.device)
 
 
-def _scale(pipeline: Any, path: Path, folder: Path, device: str) -> float:
-    from pgetpy import WeightsDownloadCache
-    from pgetpy.lora import LoraComposer
+def _load(swap: Swap) -> float:
+    swap.lora.read_bytes()
+    return _timed(partial(swap.load, swap.lora), swap.device)
 
-    composer = LoraComposer(pipeline, WeightsDownloadCache(folder / "cache", min_disk_free=0))
-    composer.apply({"main": (path.as_uri(), 0.1)})
-    [name] = pipeline.get_active_adapters()
+
+def _download(swap: Swap) -> float:
+    def both() -> None:
+        dest = swap.folder / "lora.safetensors"
+        pgetpy.download(swap.url, dest)
+        swap.load(dest)
+
+    return _timed(both, swap.device)
+
+
+def _scale(swap: Swap) -> float:
+    composer = swap.composer()
+    composer.apply(swap.slots(0.1))
+    [name] = swap.pipeline.get_active_adapters()
     ours, theirs = [], []
     for number in range(_TIMES):
-        scales = [0.2 + number / 100, 0.7 + number / 100]
-        slots = {"main": (path.as_uri(), scales[0])}
-        ours.append(_timed(partial(composer.apply, slots), device))
-        theirs.append(_timed(partial(pipeline.set_adapters, [name], [scales[1]]), device))
-    composer.apply({"main": (path.as_uri(), _SCALE)})
+        slots, scales = swap.slots(0.2 + number / 100), [0.7 + number / 100]
+        ours.append(_timed(partial(composer.apply, slots), swap.device))
+        theirs.append(_timed(partial(swap.pipeline.set_adapters, [name], scales), swap.device))
+    composer.apply(swap.slots(_SCALE))
     return statistics.median(ours) - statistics.median(theirs)
 
 
-_WAYS: dict[str, Callable[[Any, Path, Path, str], float]] = {
+_WAYS: dict[str, Callable[[Swap], float]] = {
     "apply": _apply,
-    "load_lora_weights": _load_lora_weights,
+    "cold": _cold,
+    "load": _load,
+    "download": _download,
     "scale": _scale,
 }
 
@@ -104,11 +143,10 @@ def _pipeline(device: str) -> Any:
 
     with torch.device("meta"):
         unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)
-    unet = unet.to(torch.bfloat16).to_empty(device=device)
-    for parameter in unet.parameters():
-        # Random ones would take minutes to make.
-        values = torch.linspace(-0.02, 0.02, parameter.numel(), device=device)
-        parameter.data.copy_(values.reshape(parameter.shape))
+    unet = unet.to(torch.bfloat16)
+    if device != "meta":
+        unet = unet.to_empty(device=device)
+        _fill(unet, device)
     return StableDiffusionPipeline(
         vae=None,
         text_encoder=None,
@@ -119,6 +157,13 @@ def _pipeline(device: str) -> Any:
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def _fill(unet: Any, device: str) -> None:
+    for parameter in unet.parameters():
+        # Random ones would take minutes to make.
+        values = torch.linspace(-0.02, 0.02, parameter.numel(), device=device)
+        parameter.data.copy_(values.reshape(parameter.shape))
 
 
 def _write_lora(unet: Any, path: Path) -> None:

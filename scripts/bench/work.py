@@ -181,18 +181,21 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Swapped:
-    """Put a LoRA on a pipeline, in a `way` of `swaps`, which times itself."""
+    """Put a LoRA of `site` on a pipeline, in a `way` of `swaps`, which times itself."""
 
     way: str
     device: str
+    site: Site
 
     def attempt(self, stage: Stage, peer: Peer, thorough: bool) -> tuple[Sample, str]:
         located = peer.locate()
         assert located is not None
-        lora = stage.library.folder / "lora.safetensors"
-        with scratch_folder(DISK) as folder:
-            arguments = [self.way, str(lora), str(folder), self.device]
-            command = Command([*located, "-m", "scripts.bench.swaps", *arguments])
+        module = [*located, "-m", "scripts.bench.swaps"]
+        lora = str(stage.library.folder / "lora.safetensors")
+        with self.site(stage) as address, scratch_folder(DISK) as folder:
+            _succeeded(run(Command([*module, "make", lora]), folder, _LIMIT_S))
+            url = f"{address.base}/lora.safetensors"
+            command = Command([*module, self.way, lora, url, str(folder), self.device])
             outcome = _succeeded(run(command, folder, _LIMIT_S))
             told = json.loads(outcome.stdout.splitlines()[-1])
             if told["digest"] != _SWAPPED.setdefault(self.device, told["digest"]):
