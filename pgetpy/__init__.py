@@ -5,6 +5,7 @@ from __future__ import annotations
 # typing's own TYPE_CHECKING would import typing, a third of the time of `pgetpy --version`.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pgetpy import lora, tensors
     from pgetpy.api import (
         download,
         download_async,
@@ -46,6 +47,7 @@ _HOMES = {
     "snapshot": "pgetpy.api",
     "snapshot_async": "pgetpy.api",
 }
+_ROOMS = ("lora", "tensors")
 
 __all__ = [
     "Checksum",
@@ -63,16 +65,20 @@ __all__ = [
     "download_many_async",
     "extract",
     "extract_async",
+    "lora",
     "snapshot",
     "snapshot_async",
+    "tensors",
 ]
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    if name in _ROOMS:
+        return import_module(f"{__name__}.{name}")
     value: object = getattr(import_module(_HOMES[name]), name)
     return value
 

@@ -40,6 +40,8 @@ from pgetpy.weights import Held, WeightsDownloadCache, usual_cache
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+__all__ = ["LoraComposer"]
+
 
 @dataclass(frozen=True)
 class _Adapter:

@@ -104,9 +104,12 @@ def test_the_public_names_are_these_and_no_others() -> None:
         "snapshot",
         "snapshot_async",
     }
-    assert set(pgetpy.__all__) == expected
-    assert expected | {"__version__"} <= set(dir(pgetpy))
+    rooms = {"lora", "tensors"}
+    assert set(pgetpy.__all__) == expected | rooms
+    assert expected | rooms | {"__version__"} <= set(dir(pgetpy))
     assert all(getattr(pgetpy, name).__module__.startswith("pgetpy.") for name in expected)
+    assert set(pgetpy.tensors.__all__) == {"load", "load_into", "stream"}
+    assert pgetpy.lora.__all__ == ["LoraComposer"]
     with pytest.raises(AttributeError, match="has no attribute 'upload'"):
         _ = pgetpy.upload  # type: ignore[attr-defined]
 
