@@ -27,7 +27,7 @@ _UNKNOWN = frozenset({errno.EINVAL, errno.ENOSYS})
 
 
 class HostMover:
-    """Maps `file`, of `size` bytes, and has its pages at hand before its tensors are given out."""
+    """Maps `file`, of `size` bytes; its pages are in memory before its tensors are given out."""
 
     def __init__(self, file: Descriptor, size: int, framework: Framework) -> None:
         self._file = file
