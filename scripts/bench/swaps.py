@@ -143,7 +143,7 @@ def _pipeline(device: str) -> Any:
 
     with torch.device("meta"):
         unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)
-    # Processors compute with float32, and with bfloat16 a hundred times slower.
+    # Few processors compute with bfloat16, and the others take minutes for it.
     unet = unet.to(torch.float32 if device == "cpu" else torch.bfloat16)
     if device != "meta":
         unet = unet.to_empty(device=device)

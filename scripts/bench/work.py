@@ -193,7 +193,8 @@ class Swapped:
         module = [*located, "-m", "scripts.bench.swaps"]
         lora = str(stage.library.folder / "lora.safetensors")
         with self.site(stage) as address, scratch_folder(DISK) as folder:
-            _succeeded(run(Command([*module, "make", lora]), folder, _LIMIT_S))
+            if not Path(lora).exists():
+                _succeeded(run(Command([*module, "make", lora]), folder, _LIMIT_S))
             url = f"{address.base}/lora.safetensors"
             command = Command([*module, self.way, lora, url, str(folder), self.device])
             outcome = _succeeded(run(command, folder, _LIMIT_S))
