@@ -63,7 +63,7 @@ def load(
         BadSettingError: `only` names what is not there, or an argument makes no sense.
         MissingPackageError: neither torch nor numpy is installed, or not as new as a dtype needs.
         TransferError, IntegrityError, CacheError, UsageError: it cannot be had.
-        OSError: a file of this machine cannot be read.
+        OSError: the disk fails while a file is read.
     """
     wish = _wish(reference, device, dtype, only, cache, digest, framework, naming)
     return _loaded(wish)

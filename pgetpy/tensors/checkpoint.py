@@ -20,6 +20,7 @@ from pgetpy.core.safetensors import SafetensorsHeader
 from pgetpy.core.shards import INDEX_SUFFIX, SUFFIX, ShardIndex, beside, is_index_name, parse_index
 from pgetpy.core.weightfiles import TELLING, Likeness, look_at
 from pgetpy.errors import (
+    BadReferenceError,
     BadSafetensorsError,
     BadSettingError,
     DigestMismatchError,
@@ -135,6 +136,7 @@ class Checkpoint:
 
     def _at(self, path: Path) -> list[File]:
         """Return the files at a path of this machine, which may be a folder of them."""
+        _check_readable(path)
         if not path.is_dir():
             if not is_index_name(path.name):
                 return [File(path, self._wish.choice)]
@@ -186,6 +188,7 @@ class Checkpoint:
         label = redact(str(file.place))
         check = partial(_checked, file, label, self._wish)
         if isinstance(file.place, Path):
+            _check_readable(file.place)
             outcome = done(_verified(file.place, self._wish.digest))
             source = Source(label, Arriving(self._news), outcome)
         else:
@@ -273,6 +276,19 @@ class Chooser:
         if look.likeness in (Likeness.SAFETENSORS, Likeness.OTHER):
             return _broken(self._label, error)
         return NotWeightsError(self._label, look.likeness.value, look.words)
+
+
+def _check_readable(path: Path) -> None:
+    """Check that there is something at `path` that may be read.
+
+    Raises:
+        BadReferenceError: there is not.
+    """
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        reason = f"it cannot be read: {os.strerror(error.errno or 0).lower()}"
+        raise BadReferenceError(str(path), reason) from error
 
 
 def _verified(path: Path, digest: str | None) -> Path:

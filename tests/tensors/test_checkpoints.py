@@ -12,6 +12,7 @@ import pytest
 
 from pgetpy import WeightsDownloadCache, tensors
 from pgetpy.errors import (
+    BadReferenceError,
     BadSettingError,
     HttpStatusError,
     NotFoundError,
@@ -239,7 +240,7 @@ def test_a_checkpoint_is_a_folder_of_this_machine_or_its_index(
     with pytest.raises(NotOneFileError, match=INDEX):
         loaded(folder, cache)
     (folder / shard_name(1)).unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(BadReferenceError, match="cannot be read: no such file"):
         loaded(folder / INDEX, cache)
 
 

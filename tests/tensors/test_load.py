@@ -18,6 +18,7 @@ import pytest
 
 from pgetpy import WeightsDownloadCache, tensors
 from pgetpy.errors import (
+    BadReferenceError,
     BadSettingError,
     CacheError,
     DigestMismatchError,
@@ -103,7 +104,7 @@ def test_tensors_come_from_a_path_and_from_a_folder_with_one_file(
 def test_a_path_where_nothing_is_or_what_is_none_is_an_error(
     tmp_path: Path, cache: WeightsDownloadCache
 ) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(BadReferenceError, match="cannot be read: no such file"):
         loaded(tmp_path / "nothing.safetensors", cache)
     with pytest.raises(NotOneFileError):
         loaded(tmp_path, cache)
