@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pgetpy.core.references import Reference, Wanted
-from pgetpy.core.safetensors import LONGEST_FOR_STRANGERS, check_whole
+from pgetpy.core.safetensors import LONGEST_FOR_STRANGERS, read_header
 from pgetpy.core.shards import is_index_name, parse_index
 from pgetpy.core.weightfiles import REFUSED, TELLING, Likeness, look_at
 from pgetpy.errors import (
@@ -68,10 +68,9 @@ def examined(source: Path, reference: Reference, name: str, *, any_file: bool) -
         look = look_at(file.read(TELLING))
         if look.likeness is Likeness.SAFETENSORS:
             try:
-                check_whole(partial(_beginning, file), size)
+                read_header(partial(_beginning, file), size)
             except BadSafetensorsError as error:
-                what = f"a broken safetensors file: {error.reason}"
-                raise NotWeightsError(str(reference), what) from error
+                raise error.of(str(reference)) from error
             return stem + _SUFFIX
     if any_file or (look.likeness is Likeness.JSON and _is_index(source, name)):
         return stem + suffix
@@ -118,7 +117,7 @@ def _is_safetensors(path: Path, *, named: bool = False) -> bool:
     try:
         with path.open("rb") as file:
             size = path.stat().st_size
-            check_whole(partial(_beginning, file), size, longest=LONGEST_FOR_STRANGERS)
+            read_header(partial(_beginning, file), size, longest=LONGEST_FOR_STRANGERS)
     except BadSafetensorsError:
         return False
     return True

@@ -7,10 +7,8 @@ import os
 from pathlib import Path
 
 from pgetpy.core.adapters import Base, Finding, compare
-from pgetpy.core.safetensors import SafetensorsHeader, head_size, parse_head
+from pgetpy.core.safetensors import SafetensorsHeader, read_header
 from pgetpy.errors import BadLoraError, BadSafetensorsError, WrongBaseModelError
-
-_PREFIX = 8
 
 
 def check_lora(slot: str, reference: str, path: Path, base: Base) -> Finding:
@@ -39,9 +37,8 @@ def check_lora(slot: str, reference: str, path: Path, base: Base) -> Finding:
 
 def _header_of(path: Path) -> SafetensorsHeader:
     with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        prefix = file.read(_PREFIX)
-        return parse_head(prefix + file.read(head_size(prefix, size) - len(prefix)), size)
+        fd = file.fileno()
+        return read_header(lambda count: os.pread(fd, count, 0), os.fstat(fd).st_size)
 
 
 def adapter_name(path: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pgetpy.core.jobs import Job
 from pgetpy.core.policy import Policy
-from pgetpy.core.safetensors import LONGEST_FOR_STRANGERS, check_whole
+from pgetpy.core.safetensors import LONGEST_FOR_STRANGERS, read_header
 from pgetpy.destinations.base import Destination, ReadBack
 from pgetpy.destinations.file import FileDestination
 from pgetpy.errors import BadSafetensorsError, NotAllowedError
@@ -41,7 +41,7 @@ def check_content(policy: Policy, job: Job, destination: Destination, size: int)
     try:
         if read is None:
             raise BadSafetensorsError("there is nothing to look at")
-        check_whole(lambda count: _beginning(read, count), size, longest=LONGEST_FOR_STRANGERS)
+        read_header(lambda count: _beginning(read, count), size, longest=LONGEST_FOR_STRANGERS)
     except BadSafetensorsError:
         raise NotAllowedError(job.url, _RULE, "it is no safetensors file") from None
 

@@ -57,8 +57,10 @@ class SafetensorsHeader:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-def check_whole(read: Callable[[int], bytes], size: int, *, longest: int = LONGEST_HEADER) -> None:
-    """Check that a file of `size` bytes is a safetensors file.
+def read_header(
+    read: Callable[[int], bytes], size: int, *, longest: int = LONGEST_HEADER
+) -> SafetensorsHeader:
+    """Return what the header of a file of `size` bytes says, if that is a safetensors file.
 
     Args:
         read: returns the first so many bytes of the file, fewer where it is shorter.
@@ -70,7 +72,7 @@ def check_whole(read: Callable[[int], bytes], size: int, *, longest: int = LONGE
     length = head_size(read(_PREFIX), size)
     if length - _PREFIX > longest:
         raise BadSafetensorsError(f"its header has {length - _PREFIX} bytes")
-    parse_head(read(length), size)
+    return parse_head(read(length), size)
 
 
 def head_size(prefix: bytes, size: int | None = None) -> int:

@@ -68,6 +68,10 @@ class BadSafetensorsError(IntegrityError):
     def sentence(self) -> str:
         return f"the safetensors file is malformed: {self.reason}"
 
+    def of(self, url: str) -> NotWeightsError:
+        """Return it as what is wrong with the weights at `url`."""
+        return NotWeightsError(url, f"a broken safetensors file: {self.reason}")
+
 
 class BadLoraError(IntegrityError):
     """What is meant for slot `.slot` is no LoRA that can be loaded. `.reason` is a clause."""

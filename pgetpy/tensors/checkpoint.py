@@ -233,7 +233,7 @@ class _Index:
         try:
             return cls(parse_index(path.read_bytes()), label)
         except BadSafetensorsError as error:
-            raise _broken(redact(label), error) from error
+            raise error.of(redact(label)) from error
 
 
 class Chooser:
@@ -274,7 +274,7 @@ class Chooser:
     def _misfit(self, fd: int, error: BadSafetensorsError) -> NotWeightsError:
         look = look_at(os.pread(fd, TELLING, 0))
         if look.likeness in (Likeness.SAFETENSORS, Likeness.OTHER):
-            return _broken(self._label, error)
+            return error.of(self._label)
         return NotWeightsError(self._label, look.likeness.value, look.words)
 
 
@@ -314,7 +314,3 @@ def _checked(file: File, label: str, wish: Wish, header: SafetensorsHeader) -> N
     if not file.holds:
         wish.check_names(names)
     wish.check(header)
-
-
-def _broken(label: str, error: BadSafetensorsError) -> NotWeightsError:
-    return NotWeightsError(label, f"a broken safetensors file: {error.reason}")

@@ -19,7 +19,7 @@ from pgetpy.core.safetensors import (
     head_size,
     parse_head,
 )
-from pgetpy.errors import BadSafetensorsError, NotWeightsError
+from pgetpy.errors import BadSafetensorsError
 from pgetpy.tensors.arriving import Arriving
 from pgetpy.tensors.base import Array, Holding, News
 from pgetpy.tensors.devices import Device
@@ -146,8 +146,7 @@ class Delivery:
         except BadSafetensorsError as error:
             if not self._verified:
                 return False  # the cache says more exactly what it is
-            what = f"a broken safetensors file: {error.reason}"
-            raise NotWeightsError(self._label, what) from error
+            raise error.of(self._label) from error
         if not isinstance(header, SafetensorsHeader):
             return False
         self._check(header)
