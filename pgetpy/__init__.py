@@ -6,6 +6,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pgetpy import lora, tensors
+    from pgetpy._version import __version__ as __version__
     from pgetpy.api import (
         download,
         download_async,
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from pgetpy.settings import Settings
     from pgetpy.weights import WeightsDownloadCache
 
-__version__ = "0.1.0"
-
 # Where each public name lives. They are imported when first used: `import pgetpy` costs nothing.
 _HOMES = {
     "Checksum": "pgetpy.core.digests",
@@ -38,6 +37,7 @@ _HOMES = {
     "Policy": "pgetpy.core.policy",
     "Settings": "pgetpy.settings",
     "WeightsDownloadCache": "pgetpy.weights",
+    "__version__": "pgetpy._version",
     "download": "pgetpy.api",
     "download_async": "pgetpy.api",
     "download_many": "pgetpy.api",
@@ -73,7 +73,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name not in __all__:
+    if name not in _HOMES and name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 

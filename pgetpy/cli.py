@@ -21,7 +21,7 @@ def main(
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     if arguments in (["--version"], ["version"]):
-        from pgetpy import __version__
+        from pgetpy._version import __version__
 
         sys.stdout.write(f"pgetpy {__version__}\n")
         return 0

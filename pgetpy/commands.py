@@ -15,7 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pgetpy import __version__, outcomes
+from pgetpy import outcomes
+from pgetpy._version import __version__
 from pgetpy.arguments import Arguments, help_text, parse_arguments
 from pgetpy.calls import (
     DONE,
@@ -43,6 +44,7 @@ from pgetpy.errors import (
     PgetError,
     UsageError,
 )
+from pgetpy.errors.redact import redact_text
 from pgetpy.flags import CACHE_COMMANDS, SHELLS
 from pgetpy.process import (
     STANDARD_OUTPUT,
@@ -53,7 +55,6 @@ from pgetpy.process import (
     say_raw,
     silence_output,
 )
-from pgetpy.redact import redact_text
 from pgetpy.settings import (
     CACHE_FLAGS,
     CONSOLE_FLAGS,

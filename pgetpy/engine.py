@@ -21,11 +21,11 @@ from pgetpy.core.references import Reference
 from pgetpy.core.results import DownloadFailure, DownloadResult
 from pgetpy.destinations.base import Claims
 from pgetpy.errors import BadReferenceError, HttpStatusError, PgetError
+from pgetpy.errors.redact import redact
 from pgetpy.hftransfer import MOST_CHILDREN, HfTransfer
 from pgetpy.hosts import Hosts, descriptor_limit
 from pgetpy.metrics import Metrics
 from pgetpy.picking import WholeOnlyError, pick
-from pgetpy.redact import redact
 from pgetpy.session import Services
 from pgetpy.settings import Settings
 from pgetpy.sinks.parts import Choose, PartsSink

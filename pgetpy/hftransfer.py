@@ -25,7 +25,7 @@ from pgetpy.core.jobs import Job
 from pgetpy.core.plan import Plan
 from pgetpy.core.ranges import Spans
 from pgetpy.destinations.file import SMALL, FileDestination
-from pgetpy.redact import redact, redact_text
+from pgetpy.errors.redact import redact, redact_text
 from pgetpy.route import Route
 from pgetpy.session import Hooks, Services, Session
 from pgetpy.sinks.base import Sink

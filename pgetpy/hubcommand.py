@@ -10,8 +10,8 @@ from typing import Any
 from pgetpy.cachecommands import failure
 from pgetpy.calls import DONE, Call, progress_of
 from pgetpy.errors import PgetError, UsageError
+from pgetpy.errors.redact import redact
 from pgetpy.process import print_line
-from pgetpy.redact import redact
 from pgetpy.settings import hub_cache_dir
 
 

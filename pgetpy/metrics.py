@@ -11,11 +11,11 @@ import ssl
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from pgetpy import __version__
+from pgetpy._version import __version__
 from pgetpy.core.links import Link, parse_link
 from pgetpy.core.results import DownloadResult
 from pgetpy.errors import PgetError
-from pgetpy.redact import redact
+from pgetpy.errors.redact import redact
 from pgetpy.transports.base import USER_AGENT
 from pgetpy.workers import Workers
 

@@ -11,7 +11,7 @@ from pgetpy.core.tally import Tally
 from pgetpy.core.text import one_line
 from pgetpy.core.units import format_rate, format_size
 from pgetpy.errors import PgetError
-from pgetpy.redact import redact
+from pgetpy.errors.redact import redact
 
 
 def complete_line(result: DownloadResult) -> str:

@@ -32,7 +32,7 @@ from pgetpy.core.tally import FileState, Tally
 from pgetpy.core.text import label, one_line
 from pgetpy.core.units import format_duration, format_rate, format_size
 from pgetpy.errors import PgetError
-from pgetpy.redact import redact_text
+from pgetpy.errors.redact import redact_text
 
 MODES = ("auto", "bar", "plain", "json", "none")
 

@@ -31,7 +31,7 @@ from pgetpy.core.values import (
     word_reader,
 )
 from pgetpy.errors import BadReferenceError, BadSettingError
-from pgetpy.redact import HIDDEN, redact
+from pgetpy.errors.redact import HIDDEN, redact
 
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
 _NOTHING: Mapping[str, str] = MappingProxyType({})

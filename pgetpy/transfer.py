@@ -38,7 +38,7 @@ from pgetpy.errors import (
     PgetError,
     TransferError,
 )
-from pgetpy.redact import redact
+from pgetpy.errors.redact import redact
 from pgetpy.route import Route
 from pgetpy.session import Hooks, Services, Session, StartOverError
 from pgetpy.sinks.base import Sink

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 from pgetpy.errors import BadReferenceError, TransferError
-from pgetpy.redact import redact, without_signature
+from pgetpy.errors.redact import redact, without_signature
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 MOST_REDIRECTS = 10

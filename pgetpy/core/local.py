@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from pgetpy.errors import BadReferenceError
-from pgetpy.redact import ELIDED_DATA
+from pgetpy.errors.redact import ELIDED_DATA
 
 # Printable characters but the comma, which ends it.
 _MEDIA_TYPE = re.compile(r"[ -+\--~]{0,200}")

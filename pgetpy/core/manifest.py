@@ -18,7 +18,7 @@ from pgetpy.core.digests import Checksum
 from pgetpy.core.jobs import Job
 from pgetpy.core.names import check_url
 from pgetpy.errors import BadManifestError, UsageError
-from pgetpy.redact import redact
+from pgetpy.errors.redact import redact
 
 _FIELD = re.compile(
     r"""\s*(?:"(?P<double>(?:[^"\\]|\\.)*)"(?=\s|$)|'(?P<single>[^']*)'(?=\s|$)|(?P<bare>\S+))"""

@@ -25,7 +25,7 @@ from pgetpy.core.addresses import (
 from pgetpy.core.links import Origin, parse_link
 from pgetpy.core.references import Reference
 from pgetpy.errors import BadSettingError, NotAllowedError
-from pgetpy.redact import redact
+from pgetpy.errors.redact import redact
 
 # Larger than any adapter, and than the single files of most models.
 _PUBLIC_MAX_BYTES = 16 << 30

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from pgetpy.core.units import parse_duration, parse_size
 from pgetpy.errors import BadSettingError
-from pgetpy.redact import HIDDEN
+from pgetpy.errors.redact import HIDDEN
 
 # What the engine itself says in every request.
 _OWN_HEADERS = frozenset(

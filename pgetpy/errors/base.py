@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgetpy.redact import redact, redact_text
+from pgetpy.errors.redact import redact, redact_text
 
 
 class PgetError(Exception):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pgetpy.errors.base import PgetError
-from pgetpy.redact import redact, redact_text
+from pgetpy.errors.redact import redact, redact_text
 
 ALL_OF_IT = 'ask for all of it with wanted="folder" (pgetpy ensure --wanted folder)'
 

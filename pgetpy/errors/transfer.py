@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pgetpy.errors.base import PgetError
-from pgetpy.redact import redact, redact_text
+from pgetpy.errors.redact import redact, redact_text
 
 
 class TransferError(PgetError):

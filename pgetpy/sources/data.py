@@ -5,7 +5,7 @@ from __future__ import annotations
 from pgetpy.core.local import is_data, parse_data
 from pgetpy.core.references import Reference, Wanted, key_for, wanted_of
 from pgetpy.errors import HttpStatusError, PgetError
-from pgetpy.redact import redact
+from pgetpy.errors.redact import redact
 from pgetpy.settings import SourceSettings
 from pgetpy.sources.base import Asker, Located, Object
 

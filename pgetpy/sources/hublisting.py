@@ -127,7 +127,7 @@ def _listing(named: HubName, endpoint: str, token: str | None) -> Listing:
 def _api(endpoint: str, token: str | None) -> HfApi:
     from huggingface_hub import HfApi
 
-    from pgetpy import __version__
+    from pgetpy._version import __version__
 
     headers = {"user-agent": f"pgetpy/{__version__}"}
     if token is not None:

@@ -26,7 +26,7 @@ from pgetpy.errors import (
     NotOneFileError,
     PgetError,
 )
-from pgetpy.redact import HIDDEN
+from pgetpy.errors.redact import HIDDEN
 from pgetpy.settings import SourceSettings
 from pgetpy.sources.base import Asker, Located, Object
 from pgetpy.sources.hublisting import File, Listing, listed, offline

@@ -6,7 +6,7 @@ from pgetpy.core.cachekeys import cache_key
 from pgetpy.core.names import name_from_url
 from pgetpy.core.references import Reference, Wanted, key_for, path_of, wanted_of
 from pgetpy.errors import HttpStatusError, PgetError
-from pgetpy.redact import redact
+from pgetpy.errors.redact import redact
 from pgetpy.settings import SourceSettings
 from pgetpy.sources.base import Asker, Located, Object
 

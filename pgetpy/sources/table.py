@@ -14,7 +14,7 @@ from pgetpy.core.links import parse_link
 from pgetpy.core.patterns import EVERYTHING, Patterns
 from pgetpy.core.references import Reference, choosing
 from pgetpy.errors import BadReferenceError, PgetError
-from pgetpy.redact import redact_text
+from pgetpy.errors.redact import redact_text
 from pgetpy.settings import SourceSettings
 from pgetpy.sources.base import Source
 from pgetpy.sources.civitai import Civitai

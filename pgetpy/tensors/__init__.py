@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from pgetpy.core.choices import Choice
 from pgetpy.errors import BadSettingError, ObjectChangedError
+from pgetpy.errors.redact import redact
 from pgetpy.naming import Naming
-from pgetpy.redact import redact
 from pgetpy.tensors.base import Array
 from pgetpy.tensors.checkpoint import Checkpoint, PathLike, Wish
 from pgetpy.tensors.devices import device_for

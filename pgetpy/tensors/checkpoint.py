@@ -28,8 +28,8 @@ from pgetpy.errors import (
     NotOneFileError,
     NotWeightsError,
 )
+from pgetpy.errors.redact import redact
 from pgetpy.naming import Naming, parse_digest
-from pgetpy.redact import redact
 from pgetpy.tensors.arriving import Arriving
 from pgetpy.tensors.base import Array, News
 from pgetpy.tensors.delivery import Check, Delivery, Source, head_of

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgetpy.redact import redact, redact_text, without_signature
+from pgetpy.errors.redact import redact, redact_text, without_signature
 
 
 @pytest.mark.parametrize(

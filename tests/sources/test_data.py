@@ -27,7 +27,7 @@ from pgetpy.errors import (
     PgetError,
     UnsafeMemberError,
 )
-from pgetpy.redact import redact, redact_text
+from pgetpy.errors.redact import redact, redact_text
 from pgetpy.settings import Settings, SourceSettings
 from pgetpy.sources.table import parse_reference
 
