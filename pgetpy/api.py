@@ -12,13 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pgetpy.background import wait_for
 from pgetpy.core.digests import Checksum
 from pgetpy.core.events import Event, Report
 from pgetpy.core.jobs import Job
 from pgetpy.core.results import DownloadFailure, DownloadResult
 from pgetpy.engine import Engine
 from pgetpy.settings import Settings, hub_cache_dir
+from pgetpy.system.event_loop import wait_for
 
 if TYPE_CHECKING:
     from pgetpy.naming import Secret

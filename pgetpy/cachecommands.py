@@ -34,11 +34,11 @@ from pgetpy.core.entries import State
 from pgetpy.core.references import Wanted
 from pgetpy.core.units import format_size, parse_age
 from pgetpy.core.values import word_reader
-from pgetpy.disk import free_bytes
 from pgetpy.errors import CacheError, PgetError, UsageError
 from pgetpy.process import print_line, say
 from pgetpy.settings import CacheSettings
 from pgetpy.sources.table import parse_reference
+from pgetpy.system.filesystem import free_bytes
 
 _read_wanted = word_reader("auto", *(wanted.value for wanted in Wanted))
 _KEY = re.compile(rf"[0-9a-fA-F]{{1,{KEY_LENGTH}}}")

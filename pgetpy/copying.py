@@ -11,7 +11,6 @@ from pgetpy.core.digests import Checksum
 from pgetpy.core.local import file_path, is_data, parse_data
 from pgetpy.core.references import Reference, Wanted
 from pgetpy.core.roster import Limits
-from pgetpy.disk import remove_tree
 from pgetpy.errors import (
     BadReferenceError,
     DigestMismatchError,
@@ -20,7 +19,7 @@ from pgetpy.errors import (
     PgetError,
 )
 from pgetpy.extraction.local import unpack
-from pgetpy.sinks.file import disk_error
+from pgetpy.system.filesystem import disk_error, remove_tree
 
 _BLOCK = 1 << 20
 

@@ -8,7 +8,7 @@ import threading
 
 from pgetpy.core.digests import Checksum
 from pgetpy.destinations.base import ReadBack
-from pgetpy.workers import Workers
+from pgetpy.system.threads import Workers
 
 _BLOCK = 1 << 20
 

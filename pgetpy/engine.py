@@ -31,12 +31,12 @@ from pgetpy.settings import Settings
 from pgetpy.sinks.parts import Choose, PartsSink
 from pgetpy.sources.base import Located, Object
 from pgetpy.sources.table import parse_reference, source_of
+from pgetpy.system.threads import Workers
 from pgetpy.transfer import Transfer
 from pgetpy.transports.aio import AioTransport
 from pgetpy.transports.base import all_or_none
 from pgetpy.transports.direct import DirectTransport
 from pgetpy.transports.local import LocalTransport
-from pgetpy.workers import Workers
 
 # Of several files so many are begun at once: while one waits for its answer another is written.
 _SIDE_BY_SIDE = 4

@@ -31,7 +31,6 @@ from pgetpy.core.events import Event, Progressed, Report, Waiting
 from pgetpy.core.jobs import Follower, Job
 from pgetpy.core.references import Reference, Wanted
 from pgetpy.core.units import format_size
-from pgetpy.disk import remove_tree
 from pgetpy.engine import Engine
 from pgetpy.errors import (
     ArchiveError,
@@ -47,8 +46,9 @@ from pgetpy.hits import Demand, Hits
 from pgetpy.settings import Settings
 from pgetpy.settling import Settler
 from pgetpy.sources.base import Located, Object
+from pgetpy.system.filesystem import remove_tree
+from pgetpy.system.threads import Workers
 from pgetpy.transports.base import seen_through
-from pgetpy.workers import Workers
 
 _SLICE = 0.05
 _TELL_EVERY = 0.5

@@ -33,15 +33,14 @@ from pgetpy.core.events import (
 from pgetpy.core.jobs import Job
 from pgetpy.core.members import Kind, Member
 from pgetpy.core.roster import Limits, Roster
-from pgetpy.disk import remove_tree
 from pgetpy.engine import Engine
 from pgetpy.errors import SizeMismatchError, UnsafeMemberError
-from pgetpy.extraction.staging import fold_of
-from pgetpy.locks import boot_id
 from pgetpy.settings import Settings
 from pgetpy.sources.base import Located, Object
+from pgetpy.system.file_locks import boot_id
+from pgetpy.system.filesystem import fold_of, remove_tree
+from pgetpy.system.threads import Workers
 from pgetpy.transports.base import all_or_none, seen_through
-from pgetpy.workers import Workers
 
 T = TypeVar("T")
 # Beside the folder: which version it is of, whose it is, and in which boot it was written.

@@ -14,10 +14,10 @@ from pgetpy.core.pace import Pace
 from pgetpy.core.policy import Policy
 from pgetpy.core.proxying import bypasses_proxy
 from pgetpy.errors import BadReferenceError, BadSettingError, ConnectionFailedError
-from pgetpy.load import machine_load
 from pgetpy.settings import Settings
+from pgetpy.system.cpu_load import machine_load
+from pgetpy.system.threads import Workers
 from pgetpy.transports.base import Address
-from pgetpy.workers import Workers
 
 # A connection of the direct transport takes a socket and the two ends of a pipe.
 _DESCRIPTORS_PER_CONNECTION = 3

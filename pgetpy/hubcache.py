@@ -27,17 +27,15 @@ from pgetpy.core.hubnames import HubName, parse_hub_name
 from pgetpy.core.jobs import Job
 from pgetpy.core.references import Reference
 from pgetpy.core.results import DownloadResult
-from pgetpy.destinations.base import disk_errors
-from pgetpy.disk import remove_tree
 from pgetpy.engine import Engine
 from pgetpy.errors import BadReferenceError, NotAllowedError, PgetError, TransferError
-from pgetpy.extraction.staging import fold_of
 from pgetpy.gathering import Sum, check_size, paths_below, side_by_side
-from pgetpy.locks import try_lock
 from pgetpy.settings import Settings
 from pgetpy.sources.base import Located, Object
+from pgetpy.system.file_locks import try_lock
+from pgetpy.system.filesystem import disk_errors, fold_of, remove_tree
+from pgetpy.system.threads import Workers
 from pgetpy.transports.base import seen_through
-from pgetpy.workers import Workers
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")

@@ -34,7 +34,7 @@ from pgetpy.pipelines import (
     reference_to,
     unload,
 )
-from pgetpy.turns import Turns
+from pgetpy.system.interruptible_lock import Turns
 from pgetpy.weights import Held, WeightsDownloadCache, usual_cache
 
 if TYPE_CHECKING:

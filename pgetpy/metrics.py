@@ -16,8 +16,8 @@ from pgetpy.core.links import Link, parse_link
 from pgetpy.core.results import DownloadResult
 from pgetpy.errors import PgetError
 from pgetpy.errors.redact import redact
+from pgetpy.system.threads import Workers
 from pgetpy.transports.base import USER_AGENT
-from pgetpy.workers import Workers
 
 # An endpoint that takes longer does without.
 _PATIENCE = 3.0

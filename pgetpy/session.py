@@ -27,9 +27,9 @@ from pgetpy.hosts import Host, Hosts
 from pgetpy.route import Route
 from pgetpy.settings import Settings
 from pgetpy.sinks.base import Sink
+from pgetpy.system.threads import Workers
 from pgetpy.transports.base import Call, NotForMeError, Transport
 from pgetpy.watch import Tally, Watch
-from pgetpy.workers import Workers
 
 TICK = 0.025
 

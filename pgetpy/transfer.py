@@ -28,7 +28,7 @@ from pgetpy.core.plan import Plan
 from pgetpy.core.ranges import Span, Spans
 from pgetpy.core.results import DownloadResult
 from pgetpy.destinations import open_destination
-from pgetpy.destinations.base import BusyError, ResumeError, Wish, disk_errors
+from pgetpy.destinations.base import BusyError, ResumeError, Wish
 from pgetpy.digesting import FileDigest
 from pgetpy.errors import (
     ArchiveError,
@@ -43,6 +43,7 @@ from pgetpy.route import Route
 from pgetpy.session import Hooks, Services, Session, StartOverError
 from pgetpy.sinks.base import Sink
 from pgetpy.sinks.null import NullSink
+from pgetpy.system.filesystem import disk_errors
 from pgetpy.transports.base import seen_through
 from pgetpy.vetting import check_content, check_destination
 from pgetpy.watch import Tally

@@ -180,7 +180,7 @@ class WeightsDownloadCache:
         entry = self._hit(reference, demand)
         if entry is not None:
             return entry.path
-        from pgetpy.background import wait_for
+        from pgetpy.system.event_loop import wait_for
 
         return wait_for(self._obtained(reference, demand))
 
@@ -193,7 +193,7 @@ class WeightsDownloadCache:
         entry = self._hit(reference, demand)
         if entry is not None:
             return entry.path
-        from pgetpy.background import in_engine
+        from pgetpy.system.event_loop import in_engine
 
         return await in_engine(self._obtained(reference, demand))
 
@@ -209,7 +209,7 @@ class WeightsDownloadCache:
         reference = self._allowed(url, **naming)
         demand = self._demand(digest)
         entry = self._hit(reference, demand)
-        from pgetpy.background import begin, done
+        from pgetpy.system.event_loop import begin, done
 
         if entry is not None:
             return done(entry.path)
@@ -229,7 +229,7 @@ class WeightsDownloadCache:
         reference = self._allowed(url, **naming)
         demand = self._demand(None)
         entry = self._hit(reference, demand)
-        from pgetpy.background import begin, done
+        from pgetpy.system.event_loop import begin, done
 
         if entry is not None:
             return done(entry.path)
@@ -245,14 +245,14 @@ class WeightsDownloadCache:
             PgetError: the first failure; the others are stopped.
         """
         references = [self._allowed(url, **naming) for url in urls]
-        from pgetpy.background import wait_for
+        from pgetpy.system.event_loop import wait_for
 
         return wait_for(self._obtained_all(references))
 
     async def ensure_many_async(self, urls: Iterable[str], **naming: Unpack[Naming]) -> list[Path]:
         """Return the paths of several; see `ensure_many`."""
         references = [self._allowed(url, **naming) for url in urls]
-        from pgetpy.background import in_engine
+        from pgetpy.system.event_loop import in_engine
 
         return await in_engine(self._obtained_all(references))
 
@@ -304,7 +304,7 @@ class WeightsDownloadCache:
                 leases.append(self._store.lease(reference.key))
             paths = self._paths_at_hand(references)
             if paths is None:
-                from pgetpy.background import wait_for
+                from pgetpy.system.event_loop import wait_for
 
                 paths = wait_for(self._obtained_all(references))
             return [Held(*pair) for pair in zip(paths, leases, strict=True)]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pgetpy.background import EngineThread, wait_for
+from pgetpy.system.event_loop import EngineThread, wait_for
 
 
 class EndsMeanwhile(concurrent.futures.Future[str]):

@@ -32,7 +32,7 @@ from pgetpy.errors import ArchiveError, LimitExceededError, UnsafeMemberError
 from pgetpy.extraction.archive import ArchiveSink
 from pgetpy.extraction.layout import Layout
 from pgetpy.extraction.spool import Spool
-from pgetpy.extraction.staging import fold_of
+from pgetpy.system.filesystem import fold_of
 
 from .attacks import ATTACKS, FILE, FOLDER, HARDLINK, SECRET, SYMLINK, Attack, damaged
 from .fetching import impatient

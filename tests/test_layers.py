@@ -73,7 +73,6 @@ LAYERS = (
             "session",
             "vetting",
             "watch",
-            "background",
         )
     ),
     Layer(("sources.table",)),
@@ -100,14 +99,11 @@ LAYERS = (
     Layer(
         (
             "decoders",
-            "disk",
             "hfworker",
-            "load",
-            "locks",
             "pipelines",
             "settings",
-            "turns",
-            "workers",
+            "system",
+            "system.*",
         )
     ),
     Layer(("decoders.*",), may_meet=False),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pgetpy.load import machine_load
+from pgetpy.system.cpu_load import machine_load
 
 
 def test_what_this_process_uses_is_counted() -> None:

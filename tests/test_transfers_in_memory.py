@@ -20,11 +20,11 @@ from pgetpy.errors import HttpStatusError, ObjectChangedError, PgetError
 from pgetpy.hosts import Hosts
 from pgetpy.session import Services
 from pgetpy.settings import Settings
+from pgetpy.system.threads import Workers
 from pgetpy.transfer import Transfer
 from pgetpy.transports.base import Call, NotForMeError, Transport, seen_through
 from pgetpy.transports.local import LocalTransport
 from pgetpy.transports.memory import MemoryTransport, Stored, Turn
-from pgetpy.workers import Workers
 
 from .fetching import Events, names_in
 from .support.bodies import body, digest

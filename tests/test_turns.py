@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 
-from pgetpy.turns import Turns
+from pgetpy.system.interruptible_lock import Turns
 
 
 def test_many_threads_are_never_inside_at_once() -> None:

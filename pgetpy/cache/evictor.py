@@ -26,8 +26,8 @@ from pgetpy.core.eviction import (
     total_size,
     victims,
 )
-from pgetpy.disk import free_bytes
 from pgetpy.errors import CacheFullError
+from pgetpy.system.filesystem import free_bytes
 
 # Nanoseconds for which what was handed out is likely to be loaded right now.
 JUST_NOW = 60_000_000_000

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from pgetpy.cache.holders import Holder, Watch
 from pgetpy.cache.layout import KEY_LENGTH, Layout, discard, names_in, token
-from pgetpy.disk import remove_tree
-from pgetpy.locks import try_lock
+from pgetpy.system.file_locks import try_lock
+from pgetpy.system.filesystem import remove_tree
 
 _LENGTH = 128
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW

@@ -27,7 +27,7 @@ from itertools import count
 from pathlib import Path
 
 from pgetpy.cache.layout import Layout, discard, names_in
-from pgetpy.locks import boot_id, try_lock
+from pgetpy.system.file_locks import boot_id, try_lock
 
 BEAT_SECONDS = 5.0
 # Whoever was watched for so long without a beat is dead: the interpreter's lock may be held for

@@ -10,8 +10,8 @@ from pgetpy.cache.contents import Contents
 from pgetpy.cache.holders import Process
 from pgetpy.core.entries import Record, State
 from pgetpy.core.eviction import Candidate, Standing, total_size
-from pgetpy.disk import free_bytes
-from pgetpy.locks import boot_id
+from pgetpy.system.file_locks import boot_id
+from pgetpy.system.filesystem import free_bytes
 
 
 @dataclass(frozen=True)

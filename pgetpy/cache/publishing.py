@@ -18,9 +18,9 @@ from pgetpy.cache.removal import Remover, digest_path
 from pgetpy.cache.uses import Clock
 from pgetpy.core.entries import About, Record, State, flushed_fact, record_lines
 from pgetpy.core.names import LONGEST_NAME
-from pgetpy.disk import sync_folder
 from pgetpy.errors import CacheError
-from pgetpy.locks import boot_id
+from pgetpy.system.file_locks import boot_id
+from pgetpy.system.filesystem import sync_folder
 
 # Hex digits that tell one content of a key from the next.
 _GENERATION = 8

@@ -18,8 +18,8 @@ from pgetpy.cache.holders import Watch
 from pgetpy.cache.layout import KEY_LENGTH, Layout, discard, names_in
 from pgetpy.cache.uses import fold, read_uses
 from pgetpy.core.entries import Record
-from pgetpy.disk import remove_tree
-from pgetpy.locks import try_lock
+from pgetpy.system.file_locks import try_lock
+from pgetpy.system.filesystem import remove_tree
 
 # Cancelling a prediction gets through between two of these.
 SLICE_SECONDS = 0.05

@@ -31,7 +31,7 @@ from pgetpy.cache.tickets import Fill, Lease
 from pgetpy.cache.uses import Clock, Uses
 from pgetpy.core.eviction import Standing
 from pgetpy.errors import CacheError, CacheFullError, PgetError
-from pgetpy.locks import locks_exclude
+from pgetpy.system.file_locks import locks_exclude
 
 T = TypeVar("T")
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,11 +13,10 @@ from typing import Protocol
 from pgetpy.core.answers import Answer, Identity
 from pgetpy.core.journal import Journal
 from pgetpy.core.ranges import Span, Spans
-from pgetpy.errors import DestinationError, PgetError
-from pgetpy.locks import locks_exclude
+from pgetpy.errors import DestinationError
 from pgetpy.sinks.base import Sink
-from pgetpy.sinks.file import disk_error
 from pgetpy.sinks.ledger import Ledger
+from pgetpy.system.file_locks import locks_exclude
 
 # Reads into a buffer from a position on: the bytes read.
 ReadBack = Callable[[int, memoryview], int]
@@ -201,14 +199,3 @@ class Wish:
     claims: Claims
     extract: bool = False
     name: str = ""
-
-
-@contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """What the disk says of `path` becomes an error of ours."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, PgetError):
-            raise
-        raise disk_error(error, path) from error

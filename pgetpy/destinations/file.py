@@ -12,20 +12,14 @@ from pgetpy.core.answers import Answer, Identity
 from pgetpy.core.journal import Journal, Subject
 from pgetpy.core.names import name_from_disposition, name_from_service, name_from_url
 from pgetpy.core.ranges import Span, Spans
-from pgetpy.destinations.base import (
-    BusyError,
-    ReadBack,
-    ResumeError,
-    Tenancy,
-    Wish,
-    disk_errors,
-)
+from pgetpy.destinations.base import BusyError, ReadBack, ResumeError, Tenancy, Wish
 from pgetpy.errors import DestinationError
-from pgetpy.locks import boot_id
 from pgetpy.settings import Settings
 from pgetpy.sinks.base import Sink
-from pgetpy.sinks.file import FileSink, check_room, disk_error
+from pgetpy.sinks.file import FileSink
 from pgetpy.sinks.ledger import Ledger
+from pgetpy.system.file_locks import boot_id
+from pgetpy.system.filesystem import check_room, disk_error, disk_errors
 
 # Up to here an object comes in one answer, and going on from half of it would save nothing.
 SMALL = 1 << 20

@@ -12,9 +12,9 @@ from pgetpy.core.answers import Answer, Identity
 from pgetpy.core.ranges import Span, Spans
 from pgetpy.errors import DestinationError
 from pgetpy.sinks.base import Sink
-from pgetpy.sinks.file import disk_error
 from pgetpy.sinks.null import NullSink
 from pgetpy.sinks.ordered import OrderedSink
+from pgetpy.system.filesystem import disk_error
 
 
 class StreamDestination:

@@ -11,24 +11,17 @@ from pgetpy.core.answers import Answer, Identity
 from pgetpy.core.journal import Journal, Subject
 from pgetpy.core.names import name_from_url
 from pgetpy.core.ranges import Span, Spans
-from pgetpy.destinations.base import (
-    BusyError,
-    ReadBack,
-    ResumeError,
-    Tenancy,
-    Wish,
-    disk_errors,
-)
+from pgetpy.destinations.base import BusyError, ReadBack, ResumeError, Tenancy, Wish
 from pgetpy.errors import ArchiveError, DestinationError
 from pgetpy.extraction.archive import ArchiveSink
 from pgetpy.extraction.layout import Layout
 from pgetpy.extraction.spool import Spool
-from pgetpy.extraction.staging import Staging, check_empty, fold_of
-from pgetpy.locks import boot_id
+from pgetpy.extraction.staging import Staging, check_empty
 from pgetpy.settings import Settings
 from pgetpy.sinks.base import Sink
-from pgetpy.sinks.file import check_room
 from pgetpy.sinks.ledger import Ledger
+from pgetpy.system.file_locks import boot_id
+from pgetpy.system.filesystem import check_room, disk_errors, fold_of
 
 
 class TreeDestination:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from pgetpy.core.members import Kind, Member
 from pgetpy.core.roster import Entry, permissions
-from pgetpy.disk import mode_at, remove_tree, write_all
 from pgetpy.errors import ArchiveError, UnsafeMemberError
 from pgetpy.extraction.attributes import (
     RECORD,
@@ -24,6 +23,7 @@ from pgetpy.extraction.attributes import (
     write_record,
 )
 from pgetpy.extraction.memberfile import LARGE, MemberFile, reading, refuse
+from pgetpy.system.filesystem import mode_at, remove_tree, write_all
 
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 

@@ -14,8 +14,8 @@ from bisect import bisect_right
 from pathlib import Path
 
 from pgetpy.core.ranges import Span, Spans
-from pgetpy.disk import write_all
 from pgetpy.extraction.spool import Spool
+from pgetpy.system.filesystem import write_all
 
 _RECORD = struct.Struct("<QII")  # position, size, CRC-32 of the bytes
 _FLUSH_AT = 128 * 1024

@@ -10,7 +10,7 @@ from pgetpy.errors import InterruptedTransferError
 from pgetpy.extraction.archive import ArchiveSink
 from pgetpy.extraction.layout import Layout
 from pgetpy.extraction.spool import Spool
-from pgetpy.extraction.staging import fold_of
+from pgetpy.system.filesystem import fold_of
 
 _PIECE = 1 << 20
 

@@ -10,8 +10,8 @@ from typing import NoReturn
 
 from pgetpy.core.ranges import Spans
 from pgetpy.core.roster import Entry
-from pgetpy.disk import write_all
 from pgetpy.errors import DestinationError
+from pgetpy.system.filesystem import write_all
 
 # Written by the kernel from the connection; smaller files are better gathered in a buffer first.
 LARGE = 512 * 1024

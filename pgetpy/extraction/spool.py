@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pgetpy.disk import system_call, write_all
+from pgetpy.system.filesystem import system_call, write_all
 
 # linux/falloc.h
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2

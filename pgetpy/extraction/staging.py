@@ -13,16 +13,15 @@ import errno
 import os
 import secrets
 import stat
-import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from pgetpy.core.journal import parse_journal
 from pgetpy.core.names import journal_name, layout_name, part_name, spool_name
-from pgetpy.disk import remove_tree
 from pgetpy.errors import DestinationError
 from pgetpy.extraction.attributes import Attributes, has_record, write_record
 from pgetpy.extraction.merging import OPEN_FOLDER, Merge
+from pgetpy.system.filesystem import remove_tree
 
 # What the staged members of an existing folder are called, and what a new file system has.
 _INSIDE = "members"
@@ -189,26 +188,3 @@ def _holds_something(folder: Path) -> bool:
         return False
     except PermissionError:
         return True
-
-
-def fold_of(folder: Path) -> Callable[[str], str]:
-    """Return what says which names the file system of `folder` takes for one.
-
-    It is tried out on a file of our own.
-    """
-    probe = f".{secrets.token_hex(8)}-\u00e9.pgetpy-probe"
-    path = folder / probe
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-    try:
-        cased = os.path.lexists(folder / probe.upper())
-        normalised = os.path.lexists(folder / unicodedata.normalize("NFD", probe))
-    finally:
-        os.unlink(path)
-    if not (cased or normalised):
-        return str
-
-    def fold(name: str) -> str:
-        name = unicodedata.normalize("NFC", name) if normalised else name
-        return name.casefold() if cased else name
-
-    return fold

@@ -26,7 +26,7 @@ from pgetpy.core.journal import (
 )
 from pgetpy.core.names import journal_name
 from pgetpy.core.ranges import Span, Spans
-from pgetpy.locks import try_lock
+from pgetpy.system.file_locks import try_lock
 
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 

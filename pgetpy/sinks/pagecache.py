@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from pgetpy.core.ranges import Span
-from pgetpy.disk import system_call
+from pgetpy.system.filesystem import system_call
 
 _SYNC_WAIT_BEFORE, _SYNC_WRITE, _SYNC_WAIT_AFTER = 1, 2, 4
 # Stretches on their way at one time: enough to keep the disk busy, few enough to fit.

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from pgetpy.core.plan import Window
 from pgetpy.core.ranges import Span, Spans
-from pgetpy.disk import write_all
 from pgetpy.sinks.base import Place
+from pgetpy.system.filesystem import write_all
 
 _ENDLESS = 1 << 62
 # Given a file, its size and what has landed: the parts that are wanted, and whether these are all.

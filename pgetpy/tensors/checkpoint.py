@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from pgetpy.background import done
 from pgetpy.cache.contents import digest_of
 from pgetpy.core.choices import Choice
 from pgetpy.core.ranges import Span, Spans, joined
@@ -30,6 +29,7 @@ from pgetpy.errors import (
 )
 from pgetpy.errors.redact import redact
 from pgetpy.naming import Naming, parse_digest
+from pgetpy.system.event_loop import done
 from pgetpy.tensors.arriving import Arriving
 from pgetpy.tensors.base import Array, News
 from pgetpy.tensors.delivery import Check, Delivery, Source, head_of

@@ -8,9 +8,9 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from pgetpy.background import begin
 from pgetpy.core.ranges import Span, Spans
 from pgetpy.core.safetensors import Tensor
+from pgetpy.system.event_loop import begin
 from pgetpy.tensors.base import Array, Mover, News
 
 # Large enough to make a call's cost small, small enough that several threads share a tensor.

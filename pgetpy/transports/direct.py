@@ -18,11 +18,11 @@ from urllib.parse import urlsplit
 from pgetpy.core.answers import Head, words_of
 from pgetpy.errors import ConnectionFailedError
 from pgetpy.sinks.base import Place, Sink
+from pgetpy.system.threads import Workers
 from pgetpy.transports.base import Call, NotForMeError, Request, seen_through, within
 from pgetpy.transports.connection import Connection, failed
 from pgetpy.transports.pipes import PIPES, Pipe
 from pgetpy.transports.wire import HeadReader, request_bytes
-from pgetpy.workers import Workers
 
 _BUFFER = 256 * 1024
 # A body of this size is sooner received on the loop than handed to a thread.

@@ -15,8 +15,8 @@ from pgetpy.core.answers import Head
 from pgetpy.core.local import file_path, is_data, parse_data
 from pgetpy.core.ranges import Span
 from pgetpy.errors import BadReferenceError, ConnectionFailedError, ObjectChangedError
+from pgetpy.system.threads import Workers
 from pgetpy.transports.base import BLOCK, Call, seen_through
-from pgetpy.workers import Workers
 
 # Reads into a buffer from a position on: the bytes read.
 _Read = Callable[[int, memoryview], int]

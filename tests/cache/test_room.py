@@ -13,8 +13,8 @@ import pytest
 
 from pgetpy.cache.store import Store
 from pgetpy.core.entries import About
-from pgetpy.disk import free_bytes
 from pgetpy.errors import CacheError, CacheFullError
+from pgetpy.system.filesystem import free_bytes
 
 from ..support.processes import limited_tmpfs
 from ..support.waiting import eventually

@@ -24,10 +24,10 @@ from pgetpy.errors import (
     HttpStatusError,
     TransferError,
 )
+from pgetpy.system.threads import Workers
 from pgetpy.transports.aio import AioTransport
 from pgetpy.transports.base import Address, NotForMeError
 from pgetpy.transports.direct import DirectTransport
-from pgetpy.workers import Workers
 
 from ..support.authority import Authority
 from ..support.bodies import body

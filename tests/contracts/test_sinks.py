@@ -28,14 +28,15 @@ from pgetpy.core.journal import Subject, parse_journal
 from pgetpy.core.plan import Plan, Window
 from pgetpy.core.ranges import Span, Spans
 from pgetpy.errors import DestinationError, DiskFullError
-from pgetpy.locks import boot_id, locks_exclude
 from pgetpy.sinks.base import Sink
-from pgetpy.sinks.file import FileSink, disk_error
+from pgetpy.sinks.file import FileSink
 from pgetpy.sinks.ledger import Ledger
 from pgetpy.sinks.memory import MemorySink
 from pgetpy.sinks.null import NullSink
 from pgetpy.sinks.ordered import OrderedSink
 from pgetpy.sinks.parts import PartsSink
+from pgetpy.system.file_locks import boot_id, locks_exclude
+from pgetpy.system.filesystem import disk_error
 
 from ..support.bodies import body, digest
 from ..support.waiting import eventually

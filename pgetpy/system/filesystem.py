@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from pgetpy.errors import DestinationError, DiskFullError, PgetError
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def free_bytes(path: Path) -> int:
@@ -17,6 +23,13 @@ def free_bytes(path: Path) -> int:
     except (FileNotFoundError, NotADirectoryError):
         status = os.statvfs(next(folder for folder in path.absolute().parents if folder.exists()))
     return status.f_bavail * status.f_frsize
+
+
+def check_room(dest: Path, needed: int, min_free: int) -> None:
+    """Raise DiskFullError where `needed` more bytes at `dest` would leave less than `min_free`."""
+    free = free_bytes(dest)
+    if needed + min_free > free:
+        raise DiskFullError(str(dest), needed, free, keep=min_free)
 
 
 def sync_folder(folder: Path) -> None:
@@ -53,6 +66,31 @@ def mode_at(path: str | Path) -> int:
         return 0
 
 
+def fold_of(folder: Path) -> Callable[[str], str]:
+    """Return what says which names the file system of `folder` takes for one.
+
+    It is tried out on a file of our own.
+    """
+    import unicodedata
+
+    probe = f".{os.urandom(8).hex()}-\u00e9.pgetpy-probe"
+    path = folder / probe
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    try:
+        cased = os.path.lexists(folder / probe.upper())
+        normalised = os.path.lexists(folder / unicodedata.normalize("NFD", probe))
+    finally:
+        os.unlink(path)
+    if not (cased or normalised):
+        return str
+
+    def fold(name: str) -> str:
+        name = unicodedata.normalize("NFC", name) if normalised else name
+        return name.casefold() if cased else name
+
+    return fold
+
+
 def write_all(fd: int, offset: int, data: memoryview) -> None:
     """Write `data` to `fd` from `offset` on."""
     while data:
@@ -77,3 +115,25 @@ def system_call(name: str, *sizes: int) -> Callable[..., int] | None:
     function.restype = ctypes.c_int
     call: Callable[..., int] = function
     return call
+
+
+def disk_error(error: OSError, dest: Path) -> DiskFullError | DestinationError:
+    """Return `error`, which a sink raised, as one of ours."""
+    if error.errno in _FULL:
+        try:
+            return DiskFullError(str(dest), None, free_bytes(dest))
+        except OSError:
+            return DiskFullError(str(dest), None, 0)
+    reason = os.strerror(error.errno).lower() if error.errno else str(error)
+    return DestinationError(str(dest), f"cannot be written: {reason}", code=error.errno or 0)
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """What the disk says of `path` becomes an error of ours."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, PgetError):
+            raise
+        raise disk_error(error, path) from error
