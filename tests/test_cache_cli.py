@@ -20,10 +20,10 @@ import pytest
 from pgetpy import WeightsDownloadCache
 from pgetpy.cache.store import Store
 from pgetpy.cli import main
+from pgetpy.cli.options import CACHE_COMMANDS, FLAGS, SHELLS, belongs
 from pgetpy.core.entries import About
 from pgetpy.core.units import format_age, parse_age
 from pgetpy.errors import BadSettingError, CacheFullError
-from pgetpy.flags import CACHE_COMMANDS, FLAGS, SHELLS, belongs
 from pgetpy.settings import CACHE_FLAGS, CacheSettings, Settings
 
 from .cache.made import key_of, put
@@ -856,7 +856,7 @@ def test_a_listing_whose_reader_has_gone_ends_without_a_word(shell: Shell, store
     [
         (["--version"], ["argparse", "pgetpy.cache.store", "pgetpy.weights"]),
         (["--help"], ["pgetpy.cache.store", "pgetpy.weights"]),
-        (["URL", "DEST"], ["pgetpy.cache.store", "pgetpy.weights", "pgetpy.cachecommands"]),
+        (["URL", "DEST"], ["pgetpy.cache.store", "pgetpy.weights", "pgetpy.cli.cache"]),
         (["cache", "ls"], ["pgetpy.weights", "pgetpy.engine", "asyncio", "aiohttp", "tqdm"]),
     ],
 )

@@ -25,23 +25,8 @@ class Layer:
 
 # From the top down.
 LAYERS = (
-    Layer(
-        (
-            "__main__",
-            "cli",
-            "commands",
-            "arguments",
-            "completion",
-            "flags",
-            "process",
-            "calls",
-            "hubcommand",
-            "cachecommands",
-            "cachefilling",
-            "cachetables",
-        )
-    ),
-    Layer(("", "api", "progress", "bars", "outcomes")),
+    Layer(("__main__", "cli", "cli.*")),
+    Layer(("", "api")),
     Layer(("lora", "tensors"), may_meet=False),
     Layer(("lorafiles", "tensors.*")),
     Layer(("weights",)),

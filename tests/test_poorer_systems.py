@@ -73,7 +73,7 @@ def told(command, *rest, own=subprocess.run, **options):
 subprocess.run = told
 
 # Imported by the name that the standard library was made for.
-import pgetpy.api, pgetpy.cli, pgetpy.commands, aiohttp, aiofiles.os
+import pgetpy.api, pgetpy.cli, pgetpy.cli.dispatch, aiohttp, aiofiles.os
 sys.platform = "darwin"
 sys.exit(pgetpy.cli.main())
 """

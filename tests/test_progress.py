@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from pgetpy.cli.progress import LogLines, Progress, open_progress
 from pgetpy.core.events import (
     Event,
     Failed,
@@ -22,7 +23,6 @@ from pgetpy.core.events import (
 )
 from pgetpy.core.results import DownloadResult
 from pgetpy.errors import ConnectionFailedError, HttpStatusError
-from pgetpy.progress import LogLines, Progress, open_progress
 
 URL = "http://example.com/model.bin"
 GB = 10**9

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pgetpy.arguments import help_text, parse_arguments
-from pgetpy.completion import completion_script
+from pgetpy.cli.completion import completion_script
+from pgetpy.cli.options import SHELLS
+from pgetpy.cli.parser import help_text, parse_arguments
 from pgetpy.errors import BadSettingError
-from pgetpy.flags import SHELLS
 from pgetpy.settings import SOURCE_FLAGS, Settings, SourceSettings, variable
 
 from ..children import last_line

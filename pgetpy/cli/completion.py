@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pgetpy.flags import CACHE_COMMANDS, COMMANDS, FLAGS, SHELLS, Flag
+from pgetpy.cli.options import CACHE_COMMANDS, COMMANDS, FLAGS, SHELLS, Flag
 
 _SHOWN = tuple(flag for flag in FLAGS if not flag.deprecated)
 _FILE_FLAGS = tuple(flag for flag in _SHOWN if flag.value in {"FILE", "PATH", "DIR"})

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pgetpy.cachecommands import failure
-from pgetpy.calls import DONE, Call, progress_of
+from pgetpy.cli.cache import failure
+from pgetpy.cli.invocation import DONE, Call, progress_of
+from pgetpy.cli.terminal import print_line
 from pgetpy.errors import PgetError, UsageError
 from pgetpy.errors.redact import redact
-from pgetpy.process import print_line
 from pgetpy.settings import hub_cache_dir
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from pgetpy.cache.checking import Verdict
 from pgetpy.cache.store import Store
-from pgetpy.cachecommands import Target, Upkeep, failure
-from pgetpy.cachetables import KEY_DIGITS, counted
-from pgetpy.calls import DONE, FAILED, Call, progress_of
+from pgetpy.cli.cache import Target, Upkeep, failure
+from pgetpy.cli.cache_tables import KEY_DIGITS, counted
+from pgetpy.cli.invocation import DONE, FAILED, Call, progress_of
+from pgetpy.cli.terminal import print_line
 from pgetpy.core.entries import Record
 from pgetpy.core.events import Event, Failed, Report
 from pgetpy.core.local import is_data
@@ -25,7 +26,6 @@ from pgetpy.errors import (
     UsageError,
 )
 from pgetpy.naming import parse_digest
-from pgetpy.process import print_line
 from pgetpy.settings import CacheSettings
 from pgetpy.sources.table import parse_reference
 from pgetpy.weights import WeightsDownloadCache

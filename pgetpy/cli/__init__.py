@@ -1,4 +1,9 @@
-"""The entry point of the command line. Light on import: `--version` needs nothing but this."""
+"""The command line: what the arguments say, what is printed, which status is returned.
+
+Every module that reads arguments or writes to the terminal belongs here; none of them may ask a
+server or decide what becomes of a download, and nothing outside this room imports it. This file is
+the entry point and imports nothing heavy: `--version` needs nothing else.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +35,8 @@ def main(
         # start.
         gc.set_threshold(_COLLECT_AFTER)
     try:
-        from pgetpy.commands import run
-        from pgetpy.process import ignore_signals, terminable
+        from pgetpy.cli.dispatch import run
+        from pgetpy.cli.terminal import ignore_signals, terminable
     except KeyboardInterrupt:
         return 130  # nothing has begun, so there is nothing to say
 

@@ -15,10 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pgetpy import outcomes
 from pgetpy._version import __version__
-from pgetpy.arguments import Arguments, help_text, parse_arguments
-from pgetpy.calls import (
+from pgetpy.cli import results
+from pgetpy.cli.completion import completion_script
+from pgetpy.cli.invocation import (
     DONE,
     FAILED,
     INTERRUPTED,
@@ -29,7 +29,17 @@ from pgetpy.calls import (
     progress_of,
     status_of,
 )
-from pgetpy.completion import completion_script
+from pgetpy.cli.options import CACHE_COMMANDS, SHELLS
+from pgetpy.cli.parser import Arguments, help_text, parse_arguments
+from pgetpy.cli.terminal import (
+    STANDARD_OUTPUT,
+    Terminated,
+    print_beside,
+    print_line,
+    say,
+    say_raw,
+    silence_output,
+)
 from pgetpy.core.digests import Checksum
 from pgetpy.core.jobs import Job
 from pgetpy.core.manifest import Manifest, parse_manifest
@@ -45,16 +55,6 @@ from pgetpy.errors import (
     UsageError,
 )
 from pgetpy.errors.redact import redact_text
-from pgetpy.flags import CACHE_COMMANDS, SHELLS
-from pgetpy.process import (
-    STANDARD_OUTPUT,
-    Terminated,
-    print_beside,
-    print_line,
-    say,
-    say_raw,
-    silence_output,
-)
 from pgetpy.settings import (
     CACHE_FLAGS,
     CONSOLE_FLAGS,
@@ -114,7 +114,7 @@ def _run_command(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> 
         if command == "ensure" or command.partition(" ")[0] == "cache":
             return _cached(call, environ)
         if command == "snapshot":
-            from pgetpy.hubcommand import run_snapshot
+            from pgetpy.cli.snapshot import run_snapshot
 
             return run_snapshot(call, environ, _api(call))
         return _multifile(call) if command == "multifile" else _download(call)
@@ -137,10 +137,10 @@ def _cached(call: Call, environ: Mapping[str, str]) -> int:
     settings = replace(settings, folder=settings.folder.absolute())
     try:
         if command in {"ensure", "cache ensure", "cache verify"}:
-            from pgetpy.cachefilling import run_filling
+            from pgetpy.cli.ensure import run_filling
 
             return run_filling(call, settings)
-        from pgetpy.cachecommands import run_upkeep
+        from pgetpy.cli.cache import run_upkeep
 
         return run_upkeep(call, settings)
     except OSError as error:
@@ -202,12 +202,12 @@ def _download(call: Call) -> int:
             )
     except PgetError as error:
         if call.json and not isinstance(error, UsageError):
-            print_beside(job.dest, outcomes.json_failure(job.url, job.dest, error))
+            print_beside(job.dest, results.json_failure(job.url, job.dest, error))
         raise
     if call.shows("info"):
-        say_raw(outcomes.complete_line(result))
+        say_raw(results.complete_line(result))
     if call.json:
-        print_beside(job.dest, outcomes.json_result(result))
+        print_beside(job.dest, results.json_result(result))
     return DONE
 
 
@@ -265,12 +265,12 @@ def _multifile(call: Call) -> int:
             fail_fast=call.arguments.has("fail-fast"),
         )
     failures = [outcome for outcome in found if isinstance(outcome, DownloadFailure)]
-    for line in outcomes.failure_table(failures, len(found)):
+    for line in results.failure_table(failures, len(found)):
         say_raw(line)
     if call.shows("info"):
-        say_raw(outcomes.metrics_line(found, time.monotonic() - started))
+        say_raw(results.metrics_line(found, time.monotonic() - started))
     for outcome in found if call.json else ():
-        print_line(outcomes.json_outcome(outcome))
+        print_line(results.json_outcome(outcome))
     return FAILED if failures else DONE
 
 

@@ -1,6 +1,6 @@
 """The commands below `pgetpy cache`. They are imported when one of them runs.
 
-Looking at a cache makes none, and knows no network; what is damaged is fetched by cachefilling.
+Looking at a cache makes none, and knows no network; what is damaged is fetched by `ensure`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pgetpy.cache.contents import Entry, scan
 from pgetpy.cache.layout import KEY_LENGTH, Layout
 from pgetpy.cache.listing import Totals, totals
 from pgetpy.cache.store import PARTIAL_SECONDS, Store
-from pgetpy.cachetables import (
+from pgetpy.cli.cache_tables import (
     KEY_DIGITS,
     counted,
     info_lines,
@@ -29,13 +29,13 @@ from pgetpy.cachetables import (
     sums_line,
     table,
 )
-from pgetpy.calls import DONE, FAILED, Call
+from pgetpy.cli.invocation import DONE, FAILED, Call
+from pgetpy.cli.terminal import print_line, say
 from pgetpy.core.entries import State
 from pgetpy.core.references import Wanted
 from pgetpy.core.units import format_size, parse_age
 from pgetpy.core.values import word_reader
 from pgetpy.errors import CacheError, PgetError, UsageError
-from pgetpy.process import print_line, say
 from pgetpy.settings import CacheSettings
 from pgetpy.sources.table import parse_reference
 from pgetpy.system.filesystem import free_bytes

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pgetpy import outcomes
-from pgetpy.arguments import Arguments
-from pgetpy.process import Terminated
-from pgetpy.progress import LogLines, Progress, open_progress
+from pgetpy.cli import results
+from pgetpy.cli.parser import Arguments
+from pgetpy.cli.progress import LogLines, Progress, open_progress
+from pgetpy.cli.terminal import Terminated
 from pgetpy.settings import Console, Settings
 
 DONE, FAILED, MISUSED = 0, 1, 2
@@ -96,7 +96,7 @@ def progress_of(
             yield progress
     except (KeyboardInterrupt, Terminated) as signal:
         keeps = keeps and call.settings.resume and not call.to_null
-        sentence = outcomes.interrupted_line(
+        sentence = results.interrupted_line(
             progress.tally, keeps=keeps, overwrites=again or call.settings.force
         )
         raise Stopped(sentence, status_of(signal)) from None

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+from pgetpy.cli.options import CACHE_COMMANDS, COMMANDS, FLAGS, SHELLS, Flag, belongs
 from pgetpy.core.values import read_bool
 from pgetpy.errors import UsageError
-from pgetpy.flags import CACHE_COMMANDS, COMMANDS, FLAGS, SHELLS, Flag, belongs
 
 _GROUPS = {
     "transfer": "transfer",

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from typing import Any, TextIO
 
-from pgetpy.bars import Screen
+from pgetpy.cli.progress_bars import Screen
 from pgetpy.core.events import (
     Event,
     Failed,
