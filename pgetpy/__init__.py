@@ -17,24 +17,24 @@ if TYPE_CHECKING:
         snapshot,
         snapshot_async,
     )
-    from pgetpy.core.digests import Checksum
-    from pgetpy.core.jobs import Job
-    from pgetpy.core.policy import Policy
-    from pgetpy.core.results import DownloadFailure, DownloadResult
-    from pgetpy.core.roster import Limits
+    from pgetpy.core.archives.member_policy import Limits
+    from pgetpy.core.references.checksums import Checksum
+    from pgetpy.core.references.jobs import Job
+    from pgetpy.core.references.policy import Policy
+    from pgetpy.core.report.results import DownloadFailure, DownloadResult
     from pgetpy.errors import PgetError
     from pgetpy.settings import Settings
     from pgetpy.weights import WeightsDownloadCache
 
 # Where each public name lives. They are imported when first used: `import pgetpy` costs nothing.
 _HOMES = {
-    "Checksum": "pgetpy.core.digests",
-    "DownloadFailure": "pgetpy.core.results",
-    "DownloadResult": "pgetpy.core.results",
-    "Job": "pgetpy.core.jobs",
-    "Limits": "pgetpy.core.roster",
+    "Checksum": "pgetpy.core.references.checksums",
+    "DownloadFailure": "pgetpy.core.report.results",
+    "DownloadResult": "pgetpy.core.report.results",
+    "Job": "pgetpy.core.references.jobs",
+    "Limits": "pgetpy.core.archives.member_policy",
     "PgetError": "pgetpy.errors",
-    "Policy": "pgetpy.core.policy",
+    "Policy": "pgetpy.core.references.policy",
     "Settings": "pgetpy.settings",
     "WeightsDownloadCache": "pgetpy.weights",
     "__version__": "pgetpy._version",

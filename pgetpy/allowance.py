@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from pgetpy.core.events import Event, Progressed, Report
-from pgetpy.core.references import Reference
+from pgetpy.core.references.reference import Reference
+from pgetpy.core.report.events import Event, Progressed, Report
 from pgetpy.errors import NotAllowedError
 
 

@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pgetpy.core.digests import Checksum
-from pgetpy.core.events import Event, Report
-from pgetpy.core.jobs import Job
-from pgetpy.core.results import DownloadFailure, DownloadResult
+from pgetpy.core.references.checksums import Checksum
+from pgetpy.core.references.jobs import Job
+from pgetpy.core.report.events import Event, Report
+from pgetpy.core.report.results import DownloadFailure, DownloadResult
 from pgetpy.engine import Engine
 from pgetpy.settings import Settings, hub_cache_dir
 from pgetpy.system.event_loop import wait_for
@@ -49,9 +49,9 @@ async def download_async(
         mirrors: URLs of the same bytes, tried in order when `url` fails.
         force: overwrite what stands at `dest`.
         settings: how; by default what the environment (PGET_*) says.
-        progress: is called with the events of `pgetpy.core.events` in the thread of the loop, which
-            it should not hold up. What it raises ends the call (what has come is kept) and is
-            raised to the caller.
+        progress: is called with the events of `pgetpy.core.report.events` in the thread of the
+            loop, which it should not hold up. What it raises ends the call (what has come is
+            kept) and is raised to the caller.
 
     Returns:
         What was done; sizes in bytes, times in seconds.
@@ -206,7 +206,7 @@ async def snapshot_async(
         IntegrityError: the bytes are not those that the Hub lists.
         DestinationError, DiskFullError: the cache cannot be written.
     """
-    from pgetpy.core.patterns import Patterns
+    from pgetpy.core.references.patterns import Patterns
     from pgetpy.hubcache import snapshot as brought
     from pgetpy.naming import revealed
     from pgetpy.sources.table import parse_reference

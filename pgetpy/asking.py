@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from pgetpy.core.answers import REDIRECTS, Answer, Head, Identity
-from pgetpy.core.links import opened_link
-from pgetpy.core.plan import Plan
-from pgetpy.core.ranges import Spans
+from pgetpy.core.http.answers import REDIRECTS, Answer, Head, Identity
+from pgetpy.core.http.plan import Plan
+from pgetpy.core.http.ranges import Spans
+from pgetpy.core.http.sink import Sink
+from pgetpy.core.http.urls import opened_link
 from pgetpy.errors import TransferError
 from pgetpy.route import Route
 from pgetpy.session import Hooks, Services, Session
-from pgetpy.sinks.base import Sink
 from pgetpy.sinks.memory import MemorySink
 from pgetpy.sources.base import Object
 from pgetpy.transports.base import Call

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pgetpy.cache.contents import digest_of
-from pgetpy.core.answers import Identity
-from pgetpy.core.digests import Checksum
-from pgetpy.core.local import file_path, is_data, parse_data
-from pgetpy.core.references import Reference, Wanted
-from pgetpy.core.roster import Limits
+from pgetpy.core.archives.member_policy import Limits
+from pgetpy.core.http.answers import Identity
+from pgetpy.core.references.checksums import Checksum
+from pgetpy.core.references.local_urls import file_path, is_data, parse_data
+from pgetpy.core.references.reference import Reference, Wanted
 from pgetpy.errors import (
     BadReferenceError,
     DigestMismatchError,

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import threading
 
-from pgetpy.core.digests import Checksum
+from pgetpy.core.references.checksums import Checksum
 from pgetpy.destinations.base import ReadBack
 from pgetpy.system.threads import Workers
 

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from pgetpy.asking import Asking
-from pgetpy.core.answers import Identity
-from pgetpy.core.events import Failed, Finished, Queued, Report
-from pgetpy.core.jobs import Follower, Job
-from pgetpy.core.limits import Bucket
-from pgetpy.core.references import Reference
-from pgetpy.core.results import DownloadFailure, DownloadResult
+from pgetpy.core.http.answers import Identity
+from pgetpy.core.http.rate_limit import Bucket
+from pgetpy.core.references.jobs import Follower, Job
+from pgetpy.core.references.reference import Reference
+from pgetpy.core.report.events import Failed, Finished, Queued, Report
+from pgetpy.core.report.results import DownloadFailure, DownloadResult
 from pgetpy.destinations.base import Claims
 from pgetpy.errors import BadReferenceError, HttpStatusError, PgetError
 from pgetpy.errors.redact import redact

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from pgetpy.core.references import Reference, Wanted
-from pgetpy.core.safetensors import LONGEST_FOR_STRANGERS, read_header
-from pgetpy.core.shards import is_index_name, parse_index
-from pgetpy.core.weightfiles import REFUSED, TELLING, Likeness, look_at
+from pgetpy.core.references.reference import Reference, Wanted
+from pgetpy.core.weights.safetensors import LONGEST_FOR_STRANGERS, read_header
+from pgetpy.core.weights.shards import is_index_name, parse_index
+from pgetpy.core.weights.sniffing import REFUSED, TELLING, Likeness, look_at
 from pgetpy.errors import (
     ALL_OF_IT,
     BadSafetensorsError,

@@ -24,13 +24,13 @@ from pgetpy.cache.fills import allocated
 from pgetpy.cache.store import Store
 from pgetpy.cache.tickets import Fill
 from pgetpy.copying import copied, local_identity
-from pgetpy.core.answers import Identity
-from pgetpy.core.digests import Checksum
-from pgetpy.core.entries import About, State
-from pgetpy.core.events import Event, Progressed, Report, Waiting
-from pgetpy.core.jobs import Follower, Job
-from pgetpy.core.references import Reference, Wanted
-from pgetpy.core.units import format_size
+from pgetpy.core.cache.records import About, State
+from pgetpy.core.http.answers import Identity
+from pgetpy.core.references.checksums import Checksum
+from pgetpy.core.references.jobs import Follower, Job
+from pgetpy.core.references.reference import Reference, Wanted
+from pgetpy.core.report.events import Event, Progressed, Report, Waiting
+from pgetpy.core.text.units import format_size
 from pgetpy.engine import Engine
 from pgetpy.errors import (
     ArchiveError,

@@ -19,8 +19,11 @@ from typing import NamedTuple, TypeVar
 from pgetpy.allowance import Allowance
 from pgetpy.cache.contents import digest_of
 from pgetpy.cache.tickets import Fill
-from pgetpy.core.answers import Identity
-from pgetpy.core.events import (
+from pgetpy.core.archives.member_policy import Limits, Roster
+from pgetpy.core.archives.members import Kind, Member
+from pgetpy.core.http.answers import Identity
+from pgetpy.core.references.jobs import Job
+from pgetpy.core.report.events import (
     Event,
     Failed,
     Finished,
@@ -30,9 +33,6 @@ from pgetpy.core.events import (
     StartedOver,
     Verifying,
 )
-from pgetpy.core.jobs import Job
-from pgetpy.core.members import Kind, Member
-from pgetpy.core.roster import Limits, Roster
 from pgetpy.engine import Engine
 from pgetpy.errors import SizeMismatchError, UnsafeMemberError
 from pgetpy.settings import Settings

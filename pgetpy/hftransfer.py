@@ -19,16 +19,16 @@ import subprocess
 import sys
 
 from pgetpy import hfworker
-from pgetpy.core.answers import Answer
-from pgetpy.core.events import Progressed, Remarked, Report, Started
-from pgetpy.core.jobs import Job
-from pgetpy.core.plan import Plan
-from pgetpy.core.ranges import Spans
+from pgetpy.core.http.answers import Answer
+from pgetpy.core.http.plan import Plan
+from pgetpy.core.http.ranges import Spans
+from pgetpy.core.http.sink import Sink
+from pgetpy.core.references.jobs import Job
+from pgetpy.core.report.events import Progressed, Remarked, Report, Started
 from pgetpy.destinations.file import SMALL, FileDestination
 from pgetpy.errors.redact import redact, redact_text
 from pgetpy.route import Route
 from pgetpy.session import Hooks, Services, Session
-from pgetpy.sinks.base import Sink
 from pgetpy.sinks.file import FileSink
 from pgetpy.transfer import Provenance, Transfer
 from pgetpy.transports.base import Request, seen_through

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from pgetpy.cache.contents import Entry
 from pgetpy.cache.store import Store
-from pgetpy.core.digests import Checksum
-from pgetpy.core.entries import State
-from pgetpy.core.policy import Policy
-from pgetpy.core.references import Reference
+from pgetpy.core.cache.records import State
+from pgetpy.core.references.checksums import Checksum
+from pgetpy.core.references.policy import Policy
+from pgetpy.core.references.reference import Reference
 from pgetpy.settling import Settler
 
 # How long a caller who was shown to have access to what another fetched need not show it again.

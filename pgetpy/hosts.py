@@ -9,10 +9,10 @@ import socket
 import ssl
 from dataclasses import dataclass, field
 
-from pgetpy.core.links import Link, Origin, basic_authorization, parse_link
-from pgetpy.core.pace import Pace
-from pgetpy.core.policy import Policy
-from pgetpy.core.proxying import bypasses_proxy
+from pgetpy.core.http.pace import Pace
+from pgetpy.core.http.proxies import bypasses_proxy
+from pgetpy.core.http.urls import Link, Origin, basic_authorization, parse_link
+from pgetpy.core.references.policy import Policy
 from pgetpy.errors import BadReferenceError, BadSettingError, ConnectionFailedError
 from pgetpy.settings import Settings
 from pgetpy.system.cpu_load import machine_load

@@ -20,13 +20,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pgetpy.allowance import Allowance
-from pgetpy.core.answers import Identity
-from pgetpy.core.digests import Checksum
-from pgetpy.core.events import Failed, Finished, Progressed, Report, Waiting
-from pgetpy.core.hubnames import HubName, parse_hub_name
-from pgetpy.core.jobs import Job
-from pgetpy.core.references import Reference
-from pgetpy.core.results import DownloadResult
+from pgetpy.core.http.answers import Identity
+from pgetpy.core.references.checksums import Checksum
+from pgetpy.core.references.hub_names import HubName, parse_hub_name
+from pgetpy.core.references.jobs import Job
+from pgetpy.core.references.reference import Reference
+from pgetpy.core.report.events import Failed, Finished, Progressed, Report, Waiting
+from pgetpy.core.report.results import DownloadResult
 from pgetpy.engine import Engine
 from pgetpy.errors import BadReferenceError, NotAllowedError, PgetError, TransferError
 from pgetpy.gathering import Sum, check_size, paths_below, side_by_side

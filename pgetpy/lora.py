@@ -19,8 +19,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pgetpy.core.adapters import Base
-from pgetpy.core.composition import Slot, Steps, check_slots, steps, sums
+from pgetpy.core.lora.adapters import Base
+from pgetpy.core.lora.composition import Slot, Steps, check_slots, steps, sums
 from pgetpy.errors import BadSettingError, UsageError
 from pgetpy.lorafiles import adapter_name, check_lora
 from pgetpy.naming import Naming

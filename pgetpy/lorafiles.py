@@ -6,8 +6,8 @@ import hashlib
 import os
 from pathlib import Path
 
-from pgetpy.core.adapters import Base, Finding, compare
-from pgetpy.core.safetensors import SafetensorsHeader, read_header
+from pgetpy.core.lora.adapters import Base, Finding, compare
+from pgetpy.core.weights.safetensors import SafetensorsHeader, read_header
 from pgetpy.errors import BadLoraError, BadSafetensorsError, WrongBaseModelError
 
 

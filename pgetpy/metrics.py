@@ -12,8 +12,8 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from pgetpy._version import __version__
-from pgetpy.core.links import Link, parse_link
-from pgetpy.core.results import DownloadResult
+from pgetpy.core.http.urls import Link, parse_link
+from pgetpy.core.report.results import DownloadResult
 from pgetpy.errors import PgetError
 from pgetpy.errors.redact import redact
 from pgetpy.system.threads import Workers

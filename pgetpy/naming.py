@@ -7,10 +7,10 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Protocol, TypedDict
 
-from pgetpy.core.digests import Checksum
-from pgetpy.core.patterns import EVERYTHING, Patterns
-from pgetpy.core.references import Reference
-from pgetpy.core.values import read_token
+from pgetpy.core.references.checksums import Checksum
+from pgetpy.core.references.patterns import EVERYTHING, Patterns
+from pgetpy.core.references.reference import Reference
+from pgetpy.core.text.values import read_token
 from pgetpy.errors import BadSettingError
 from pgetpy.settings import SourceSettings
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pgetpy.core.answers import Answer
-from pgetpy.core.jobs import Follower
-from pgetpy.core.links import opened_link
-from pgetpy.core.plan import Plan
-from pgetpy.core.ranges import Spans
+from pgetpy.core.http.answers import Answer
+from pgetpy.core.http.plan import Plan
+from pgetpy.core.http.ranges import Spans
+from pgetpy.core.http.sink import Sink
+from pgetpy.core.http.urls import opened_link
+from pgetpy.core.references.jobs import Follower
 from pgetpy.route import Route
 from pgetpy.session import Hooks, Services, Session
-from pgetpy.sinks.base import Sink
 from pgetpy.sinks.parts import PartsSink
 from pgetpy.sources.base import Object
 from pgetpy.watch import Tally

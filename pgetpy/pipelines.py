@@ -10,8 +10,8 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeGuard
 
-from pgetpy.core.adapters import Base, Widths
-from pgetpy.core.composition import Abilities
+from pgetpy.core.lora.adapters import Base, Widths
+from pgetpy.core.lora.composition import Abilities
 from pgetpy.errors import BadSettingError
 
 

@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from pgetpy.cache.contents import Entry
-from pgetpy.core.events import Event, Failed, Finished, Report, Waiting
-from pgetpy.core.references import Reference
-from pgetpy.core.results import DownloadResult
+from pgetpy.core.references.reference import Reference
+from pgetpy.core.report.events import Event, Failed, Finished, Report, Waiting
+from pgetpy.core.report.results import DownloadResult
 from pgetpy.errors import PgetError
 
 

@@ -6,10 +6,10 @@ when their time is over.
 
 from __future__ import annotations
 
-from pgetpy.core.answers import Identity, Redirected
-from pgetpy.core.links import MOST_REDIRECTS, Link, follow, headers_for, may_see_credentials
-from pgetpy.core.ranges import Span, format_range
-from pgetpy.core.retry import EXPIRED_STATUSES
+from pgetpy.core.http.answers import Identity, Redirected
+from pgetpy.core.http.ranges import Span, format_range
+from pgetpy.core.http.retry import EXPIRED_STATUSES
+from pgetpy.core.http.urls import MOST_REDIRECTS, Link, follow, headers_for, may_see_credentials
 from pgetpy.errors import HttpStatusError, NotAllowedError, TransferError
 from pgetpy.hosts import Host, Hosts
 from pgetpy.settings import Settings

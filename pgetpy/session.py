@@ -11,10 +11,19 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from pgetpy.core.answers import Answer, AskWhole, Head, Identity, Redirected, judge, may_continue
-from pgetpy.core.plan import Flight, Plan
-from pgetpy.core.ranges import Span, Spans
-from pgetpy.core.retry import OVERLOADED, Retries
+from pgetpy.core.http.answers import (
+    Answer,
+    AskWhole,
+    Head,
+    Identity,
+    Redirected,
+    judge,
+    may_continue,
+)
+from pgetpy.core.http.plan import Flight, Plan
+from pgetpy.core.http.ranges import Span, Spans
+from pgetpy.core.http.retry import OVERLOADED, Retries
+from pgetpy.core.http.sink import Sink
 from pgetpy.destinations.base import Claims
 from pgetpy.errors import (
     HttpStatusError,
@@ -26,7 +35,6 @@ from pgetpy.errors import (
 from pgetpy.hosts import Host, Hosts
 from pgetpy.route import Route
 from pgetpy.settings import Settings
-from pgetpy.sinks.base import Sink
 from pgetpy.system.threads import Workers
 from pgetpy.transports.base import Call, NotForMeError, Transport
 from pgetpy.watch import Tally, Watch

@@ -16,10 +16,10 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
-from pgetpy.core.names import check_url
-from pgetpy.core.policy import Policy
-from pgetpy.core.roster import Limits
-from pgetpy.core.values import (
+from pgetpy.core.archives.member_policy import Limits
+from pgetpy.core.destinations.names import check_url
+from pgetpy.core.references.policy import Policy
+from pgetpy.core.text.values import (
     check_header,
     count_reader,
     read_bool,

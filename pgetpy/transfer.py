@@ -10,8 +10,13 @@ import asyncio
 import sys
 from dataclasses import dataclass
 
-from pgetpy.core.answers import Answer, Identity
-from pgetpy.core.events import (
+from pgetpy.core.http.answers import Answer, Identity
+from pgetpy.core.http.plan import Plan
+from pgetpy.core.http.ranges import Span, Spans
+from pgetpy.core.http.sink import Sink
+from pgetpy.core.http.urls import local_link, opened_link, parse_link
+from pgetpy.core.references.jobs import Job
+from pgetpy.core.report.events import (
     Event,
     Progressed,
     Remarked,
@@ -22,11 +27,7 @@ from pgetpy.core.events import (
     Verifying,
     Waiting,
 )
-from pgetpy.core.jobs import Job
-from pgetpy.core.links import local_link, opened_link, parse_link
-from pgetpy.core.plan import Plan
-from pgetpy.core.ranges import Span, Spans
-from pgetpy.core.results import DownloadResult
+from pgetpy.core.report.results import DownloadResult
 from pgetpy.destinations import open_destination
 from pgetpy.destinations.base import BusyError, ResumeError, Wish
 from pgetpy.digesting import FileDigest
@@ -41,7 +42,6 @@ from pgetpy.errors import (
 from pgetpy.errors.redact import redact
 from pgetpy.route import Route
 from pgetpy.session import Hooks, Services, Session, StartOverError
-from pgetpy.sinks.base import Sink
 from pgetpy.sinks.null import NullSink
 from pgetpy.system.filesystem import disk_errors
 from pgetpy.transports.base import seen_through

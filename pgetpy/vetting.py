@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pgetpy.core.jobs import Job
-from pgetpy.core.policy import Policy
-from pgetpy.core.safetensors import LONGEST_FOR_STRANGERS, read_header
+from pgetpy.core.references.jobs import Job
+from pgetpy.core.references.policy import Policy
+from pgetpy.core.weights.safetensors import LONGEST_FOR_STRANGERS, read_header
 from pgetpy.destinations.base import Destination, ReadBack
 from pgetpy.destinations.file import FileDestination
 from pgetpy.errors import BadSafetensorsError, NotAllowedError

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pgetpy.core.pace import is_straggler
-from pgetpy.core.plan import Plan
+from pgetpy.core.http.pace import is_straggler
+from pgetpy.core.http.plan import Plan
 from pgetpy.errors import PgetError, StalledError
 from pgetpy.hosts import Host
 from pgetpy.transports.base import Call, seen_through

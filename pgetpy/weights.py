@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from pgetpy.cache.checking import Verdict
 from pgetpy.cache.listing import Listing, Totals
 from pgetpy.cache.store import Store
-from pgetpy.core.events import Event, Queued, Report
-from pgetpy.core.policy import Policy
-from pgetpy.core.references import Reference
-from pgetpy.core.safetensors import LONGEST_FOR_STRANGERS, LONGEST_HEADER
+from pgetpy.core.references.policy import Policy
+from pgetpy.core.references.reference import Reference
+from pgetpy.core.report.events import Event, Queued, Report
+from pgetpy.core.weights.safetensors import LONGEST_FOR_STRANGERS, LONGEST_HEADER
 from pgetpy.errors import BadSettingError, PgetError
 from pgetpy.hits import Demand, Hits
 from pgetpy.naming import Chosen, Naming, Secret, named, parse_digest
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from pgetpy.cache.contents import Entry
     from pgetpy.cache.tickets import Lease
-    from pgetpy.core.jobs import Follower
+    from pgetpy.core.references.jobs import Follower
     from pgetpy.filling import Filler
     from pgetpy.sinks.parts import Choose
 

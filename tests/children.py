@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pgetpy.core.journal import parse_journal
-from pgetpy.core.ranges import Spans
+from pgetpy.core.destinations.journal import parse_journal
+from pgetpy.core.http.ranges import Spans
 
 from .support.processes import Ended, Run, missing
 from .support.server import Server

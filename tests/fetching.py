@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pytest
 
 import pgetpy
-from pgetpy.core.events import Event, Progressed, StartedOver
+from pgetpy.core.report.events import Event, Progressed, StartedOver
 from pgetpy.settings import Settings
 
 E = TypeVar("E")

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 import pgetpy
-from pgetpy.core.events import (
+from pgetpy.core.report.events import (
     Failed,
     Finished,
     Progressed,

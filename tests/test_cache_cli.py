@@ -21,8 +21,8 @@ from pgetpy import WeightsDownloadCache
 from pgetpy.cache.store import Store
 from pgetpy.cli import main
 from pgetpy.cli.options import CACHE_COMMANDS, FLAGS, SHELLS, belongs
-from pgetpy.core.entries import About
-from pgetpy.core.units import format_age, parse_age
+from pgetpy.core.cache.records import About
+from pgetpy.core.text.units import format_age, parse_age
 from pgetpy.errors import BadSettingError, CacheFullError
 from pgetpy.settings import CACHE_FLAGS, CacheSettings, Settings
 

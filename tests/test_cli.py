@@ -18,10 +18,10 @@ import pytest
 import pgetpy
 from pgetpy.cli import main
 from pgetpy.cli.options import FLAGS, SHELLS
-from pgetpy.core.digests import Checksum
-from pgetpy.core.events import Finished, Progressed, Queued, Started
-from pgetpy.core.jobs import Job
-from pgetpy.core.results import DownloadFailure, DownloadResult
+from pgetpy.core.references.checksums import Checksum
+from pgetpy.core.references.jobs import Job
+from pgetpy.core.report.events import Finished, Progressed, Queued, Started
+from pgetpy.core.report.results import DownloadFailure, DownloadResult
 from pgetpy.errors import DestinationError, HttpStatusError, InterruptedTransferError, PgetError
 from pgetpy.settings import CONSOLE_FLAGS, Settings
 from pgetpy.settings import FLAGS as SETTINGS_FLAGS

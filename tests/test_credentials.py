@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import pgetpy
-from pgetpy.core.events import Started
+from pgetpy.core.report.events import Started
 from pgetpy.errors import HttpStatusError, PgetError
 from pgetpy.settings import Settings
 

@@ -19,7 +19,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgetpy.core.formats import Format
+from pgetpy.core.archives.formats import Format
 from pgetpy.decoders import PIECE, Decoder, decoder_for
 from pgetpy.errors import ArchiveError, TruncatedArchiveError
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pgetpy.core.journal import parse_journal
+from pgetpy.core.destinations.journal import parse_journal
 from pgetpy.errors import DestinationError, DiskFullError, PgetError
 from pgetpy.settings import Proxies
 
@@ -559,7 +559,7 @@ def test_fsync_of_the_command_line_ends_well(server: Server, tmp_path: Path) -> 
 def test_a_callers_progress_that_raises_leaves_what_a_rerun_can_use(
     server: Server, tmp_path: Path
 ) -> None:
-    from pgetpy.core.events import Event, Progressed
+    from pgetpy.core.report.events import Event, Progressed
 
     class SpoiledError(Exception):
         pass

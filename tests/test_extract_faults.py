@@ -24,9 +24,9 @@ from typing import Any
 import pytest
 import zstandard
 
-from pgetpy.core.journal import moving_line, parse_journal, subject_line
-from pgetpy.core.names import layout_name
-from pgetpy.core.ranges import Spans
+from pgetpy.core.destinations.journal import moving_line, parse_journal, subject_line
+from pgetpy.core.destinations.names import layout_name
+from pgetpy.core.http.ranges import Spans
 from pgetpy.errors import DestinationError, DiskFullError
 
 from .children import (

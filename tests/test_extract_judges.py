@@ -26,8 +26,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pgetpy
-from pgetpy.core.ranges import Span
-from pgetpy.core.roster import Limits
+from pgetpy.core.archives.member_policy import Limits
+from pgetpy.core.http.ranges import Span
 from pgetpy.errors import ArchiveError, LimitExceededError, UnsafeMemberError
 from pgetpy.extraction.archive import ArchiveSink
 from pgetpy.extraction.layout import Layout

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 import pgetpy
-from pgetpy.core.roster import Limits
+from pgetpy.core.archives.member_policy import Limits
 from pgetpy.errors import (
     ArchiveError,
     LimitExceededError,

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from pgetpy.core.ranges import Spans
+from pgetpy.core.http.ranges import Spans
 from pgetpy.errors import (
     ArchiveError,
     DestinationError,

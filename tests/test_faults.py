@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import pgetpy
-from pgetpy.core.events import Event, Retrying, StartedOver
+from pgetpy.core.report.events import Event, Retrying, StartedOver
 from pgetpy.errors import (
     ConnectionFailedError,
     DigestMismatchError,

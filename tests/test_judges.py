@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import pgetpy
-from pgetpy.core.events import Event, Progressed, StartedOver
+from pgetpy.core.report.events import Event, Progressed, StartedOver
 from pgetpy.errors import ConnectionFailedError, HttpStatusError, ObjectChangedError
 
 from .children import MIB, PAGE, journal_of, landed, part_of, result_of

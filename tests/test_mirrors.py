@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import pgetpy
-from pgetpy.core.digests import Checksum
-from pgetpy.core.events import StartedOver
-from pgetpy.core.jobs import Job
+from pgetpy.core.references.checksums import Checksum
+from pgetpy.core.references.jobs import Job
+from pgetpy.core.report.events import StartedOver
 from pgetpy.errors import (
     BadReferenceError,
     ConnectionFailedError,

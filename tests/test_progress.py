@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from pgetpy.cli.progress import LogLines, Progress, open_progress
-from pgetpy.core.events import (
+from pgetpy.core.report.events import (
     Event,
     Failed,
     Finished,
@@ -21,7 +21,7 @@ from pgetpy.core.events import (
     Verifying,
     Waiting,
 )
-from pgetpy.core.results import DownloadResult
+from pgetpy.core.report.results import DownloadResult
 from pgetpy.errors import ConnectionFailedError, HttpStatusError
 
 URL = "http://example.com/model.bin"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pgetpy.core.events import StartedOver
+from pgetpy.core.report.events import StartedOver
 from pgetpy.errors import ConnectionFailedError, HttpStatusError, TransferError
 
 from .fetching import Events, fetch, names_in

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import pgetpy
-from pgetpy.core.events import Started, StartedOver
-from pgetpy.core.journal import flushed_line, parse_journal, subject_line, written_line
+from pgetpy.core.destinations.journal import flushed_line, parse_journal, subject_line, written_line
+from pgetpy.core.report.events import Started, StartedOver
 from pgetpy.errors import (
     ConnectionFailedError,
     DigestMismatchError,

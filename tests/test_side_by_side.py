@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import pgetpy
-from pgetpy.core.events import Progressed, StartedOver, Waiting
+from pgetpy.core.report.events import Progressed, StartedOver, Waiting
 from pgetpy.errors import DigestMismatchError, HttpStatusError, PgetError
 
 from .children import MIB, PAGE, after, events_of, journal_of, landed, part_of, result_of

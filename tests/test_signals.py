@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 import pgetpy
-from pgetpy.core.events import Event, Progressed
-from pgetpy.core.journal import parse_journal
+from pgetpy.core.destinations.journal import parse_journal
+from pgetpy.core.report.events import Event, Progressed
 
 from .children import (
     MIB,

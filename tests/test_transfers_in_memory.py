@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pgetpy.core.digests import Checksum
-from pgetpy.core.events import StartedOver
-from pgetpy.core.jobs import Job
-from pgetpy.core.results import DownloadResult
+from pgetpy.core.references.checksums import Checksum
+from pgetpy.core.references.jobs import Job
+from pgetpy.core.report.events import StartedOver
+from pgetpy.core.report.results import DownloadResult
 from pgetpy.destinations.base import Claims
 from pgetpy.errors import HttpStatusError, ObjectChangedError, PgetError
 from pgetpy.hosts import Hosts

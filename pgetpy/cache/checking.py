@@ -10,7 +10,7 @@ from pgetpy.cache.contents import Entry, digest_of, look_up, read_all
 from pgetpy.cache.layout import Layout, discard
 from pgetpy.cache.publishing import Publisher, append
 from pgetpy.cache.removal import digest_path
-from pgetpy.core.entries import State, damaged_fact, digest_fact, parse_record
+from pgetpy.core.cache.records import State, damaged_fact, digest_fact, parse_record
 
 
 class Verdict(Enum):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgetpy.cache.layout import KEY_LENGTH, Layout, names_in
-from pgetpy.core.entries import Record, State, parse_record
+from pgetpy.core.cache.records import Record, State, parse_record
 from pgetpy.system.file_locks import boot_id
 
 # Read at once; asking for much more would make a buffer that costs more than all the rest.

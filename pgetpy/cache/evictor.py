@@ -1,4 +1,4 @@
-"""Room made before it is needed: entries leave in the order of core/eviction, or nothing does."""
+"""Room made before it is needed: entries leave in the order of core/cache/eviction, or none do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pgetpy.cache.holders import Watch
 from pgetpy.cache.layout import Layout, names_in
 from pgetpy.cache.removal import SLICE_SECONDS, Remover
 from pgetpy.cache.uses import Clock
-from pgetpy.core.eviction import (
+from pgetpy.core.cache.eviction import (
     Candidate,
     Gains,
     Goal,

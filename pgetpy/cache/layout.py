@@ -3,7 +3,7 @@
     layout                 which layout this is
     clock                  its time of change is the latest use of any entry
     evictor                the lock of who makes room
-    entries/KE/KEY         the record of an entry (core/entries); its appearance publishes it
+    entries/KE/KEY         the record of an entry (core/cache/records); its appearance publishes it
     entries/KE/KEY.GENERATION.NAME  the content that it names, a file or a folder
     evicting/KEY.OWNER     the record of an entry that is about to go: the mark of its evictor
     holders/OWNER          the leases of one process, and the lock that shows that it lives

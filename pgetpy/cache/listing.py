@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pgetpy.cache.contents import Contents
 from pgetpy.cache.holders import Process
-from pgetpy.core.entries import Record, State
-from pgetpy.core.eviction import Candidate, Standing, total_size
+from pgetpy.core.cache.eviction import Candidate, Standing, total_size
+from pgetpy.core.cache.records import Record, State
 from pgetpy.system.file_locks import boot_id
 from pgetpy.system.filesystem import free_bytes
 

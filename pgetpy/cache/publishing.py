@@ -16,8 +16,8 @@ from pgetpy.cache.evictor import JUST_NOW
 from pgetpy.cache.layout import KEY_LENGTH, Layout, discard, token
 from pgetpy.cache.removal import Remover, digest_path
 from pgetpy.cache.uses import Clock
-from pgetpy.core.entries import About, Record, State, flushed_fact, record_lines
-from pgetpy.core.names import LONGEST_NAME
+from pgetpy.core.cache.records import About, Record, State, flushed_fact, record_lines
+from pgetpy.core.destinations.names import LONGEST_NAME
 from pgetpy.errors import CacheError
 from pgetpy.system.file_locks import boot_id
 from pgetpy.system.filesystem import sync_folder

@@ -17,7 +17,7 @@ from pgetpy.cache.contents import Row, content_path, read_record
 from pgetpy.cache.holders import Watch
 from pgetpy.cache.layout import KEY_LENGTH, Layout, discard, names_in
 from pgetpy.cache.uses import fold, read_uses
-from pgetpy.core.entries import Record
+from pgetpy.core.cache.records import Record
 from pgetpy.system.file_locks import try_lock
 from pgetpy.system.filesystem import remove_tree
 

@@ -29,7 +29,7 @@ from pgetpy.cache.publishing import Publisher
 from pgetpy.cache.removal import Remover
 from pgetpy.cache.tickets import Fill, Lease
 from pgetpy.cache.uses import Clock, Uses
-from pgetpy.core.eviction import Standing
+from pgetpy.core.cache.eviction import Standing
 from pgetpy.errors import CacheError, CacheFullError, PgetError
 from pgetpy.system.file_locks import locks_exclude
 

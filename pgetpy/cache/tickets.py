@@ -12,7 +12,7 @@ from pgetpy.cache.contents import Entry
 from pgetpy.cache.evictor import Evictor
 from pgetpy.cache.fills import Claim, allocated
 from pgetpy.cache.publishing import Publisher
-from pgetpy.core.entries import About
+from pgetpy.core.cache.records import About
 
 
 class Lease:

@@ -31,10 +31,10 @@ from pgetpy.cli.cache_tables import (
 )
 from pgetpy.cli.invocation import DONE, FAILED, Call
 from pgetpy.cli.terminal import print_line, say
-from pgetpy.core.entries import State
-from pgetpy.core.references import Wanted
-from pgetpy.core.units import format_size, parse_age
-from pgetpy.core.values import word_reader
+from pgetpy.core.cache.records import State
+from pgetpy.core.references.reference import Wanted
+from pgetpy.core.text.units import format_size, parse_age
+from pgetpy.core.text.values import word_reader
 from pgetpy.errors import CacheError, PgetError, UsageError
 from pgetpy.settings import CacheSettings
 from pgetpy.sources.table import parse_reference

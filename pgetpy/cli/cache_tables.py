@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from pgetpy.cache.listing import Listing, Totals
-from pgetpy.core.entries import State
-from pgetpy.core.text import one_line, shortened
-from pgetpy.core.units import format_age, format_size
+from pgetpy.core.cache.records import State
+from pgetpy.core.report.text import one_line, shortened
+from pgetpy.core.text.units import format_age, format_size
 from pgetpy.settings import CacheSettings
 
 # Enough of a key to tell it from others, and what the commands take for one.

@@ -40,11 +40,11 @@ from pgetpy.cli.terminal import (
     say_raw,
     silence_output,
 )
-from pgetpy.core.digests import Checksum
-from pgetpy.core.jobs import Job
-from pgetpy.core.manifest import Manifest, parse_manifest
-from pgetpy.core.names import check_url
-from pgetpy.core.results import DownloadFailure, DownloadResult
+from pgetpy.core.destinations.names import check_url
+from pgetpy.core.references.checksums import Checksum
+from pgetpy.core.references.jobs import Job
+from pgetpy.core.references.manifest import Manifest, parse_manifest
+from pgetpy.core.report.results import DownloadFailure, DownloadResult
 from pgetpy.errors import (
     BadManifestError,
     BadSettingError,

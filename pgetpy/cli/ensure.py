@@ -13,11 +13,11 @@ from pgetpy.cli.cache import Target, Upkeep, failure
 from pgetpy.cli.cache_tables import KEY_DIGITS, counted
 from pgetpy.cli.invocation import DONE, FAILED, Call, progress_of
 from pgetpy.cli.terminal import print_line
-from pgetpy.core.entries import Record
-from pgetpy.core.events import Event, Failed, Report
-from pgetpy.core.local import is_data
-from pgetpy.core.patterns import Patterns
-from pgetpy.core.references import Reference, Wanted
+from pgetpy.core.cache.records import Record
+from pgetpy.core.references.local_urls import is_data
+from pgetpy.core.references.patterns import Patterns
+from pgetpy.core.references.reference import Reference, Wanted
+from pgetpy.core.report.events import Event, Failed, Report
 from pgetpy.errors import (
     BadReferenceError,
     CacheError,

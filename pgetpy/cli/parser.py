@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from pgetpy.cli.options import CACHE_COMMANDS, COMMANDS, FLAGS, SHELLS, Flag, belongs
-from pgetpy.core.values import read_bool
+from pgetpy.core.text.values import read_bool
 from pgetpy.errors import UsageError
 
 _GROUPS = {

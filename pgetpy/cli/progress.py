@@ -16,7 +16,7 @@ from dataclasses import asdict, fields
 from typing import Any, TextIO
 
 from pgetpy.cli.progress_bars import Screen
-from pgetpy.core.events import (
+from pgetpy.core.report.events import (
     Event,
     Failed,
     Finished,
@@ -27,10 +27,10 @@ from pgetpy.core.events import (
     StartedOver,
     Waiting,
 )
-from pgetpy.core.results import DownloadResult
-from pgetpy.core.tally import FileState, Tally
-from pgetpy.core.text import label, one_line
-from pgetpy.core.units import format_duration, format_rate, format_size
+from pgetpy.core.report.results import DownloadResult
+from pgetpy.core.report.tally import FileState, Tally
+from pgetpy.core.report.text import label, one_line
+from pgetpy.core.text.units import format_duration, format_rate, format_size
 from pgetpy.errors import PgetError
 from pgetpy.errors.redact import redact_text
 

@@ -6,11 +6,11 @@ import shutil
 import threading
 from typing import Any, TextIO
 
-from pgetpy.core.events import Event, Finished, Queued, Started, StartedOver
-from pgetpy.core.results import DownloadResult
-from pgetpy.core.tally import FileState, Tally
-from pgetpy.core.text import label, one_line, shortened
-from pgetpy.core.units import format_duration, format_rate, format_size
+from pgetpy.core.report.events import Event, Finished, Queued, Started, StartedOver
+from pgetpy.core.report.results import DownloadResult
+from pgetpy.core.report.tally import FileState, Tally
+from pgetpy.core.report.text import label, one_line, shortened
+from pgetpy.core.text.units import format_duration, format_rate, format_size
 
 # Ten pictures a second look smooth and cost nothing.
 _INTERVAL = 0.1

@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from pgetpy.core.results import DownloadFailure, DownloadResult
-from pgetpy.core.tally import Tally
-from pgetpy.core.text import one_line
-from pgetpy.core.units import format_rate, format_size
+from pgetpy.core.report.results import DownloadFailure, DownloadResult
+from pgetpy.core.report.tally import Tally
+from pgetpy.core.report.text import one_line
+from pgetpy.core.text.units import format_rate, format_size
 from pgetpy.errors import PgetError
 from pgetpy.errors.redact import redact
 

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from pgetpy.core.text import one_line
+from pgetpy.core.report.text import one_line
 
 STANDARD_OUTPUT = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from pgetpy.core import formats
-from pgetpy.core.formats import Format, window_error
+from pgetpy.core.archives import formats
+from pgetpy.core.archives.formats import Format, window_error
 from pgetpy.errors import ArchiveError, TruncatedArchiveError
 
 PIECE = 1 << 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pgetpy.core.formats import gzip_header_size
+from pgetpy.core.archives.formats import gzip_header_size
 from pgetpy.decoders.base import Opener
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pgetpy.core import formats
-from pgetpy.core.formats import WINDOW, ZstdPart, zstd_parts
+from pgetpy.core.archives import formats
+from pgetpy.core.archives.formats import WINDOW, ZstdPart, zstd_parts
 from pgetpy.decoders.base import PIECE, Opener, Stream
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pgetpy.core.answers import Answer, Identity
-from pgetpy.core.journal import Journal
-from pgetpy.core.ranges import Span, Spans
+from pgetpy.core.destinations.journal import Journal
+from pgetpy.core.http.answers import Answer, Identity
+from pgetpy.core.http.ranges import Span, Spans
+from pgetpy.core.http.sink import Sink
 from pgetpy.errors import DestinationError
-from pgetpy.sinks.base import Sink
 from pgetpy.sinks.ledger import Ledger
 from pgetpy.system.file_locks import locks_exclude
 

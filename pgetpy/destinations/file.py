@@ -8,14 +8,14 @@ import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from pgetpy.core.answers import Answer, Identity
-from pgetpy.core.journal import Journal, Subject
-from pgetpy.core.names import name_from_disposition, name_from_service, name_from_url
-from pgetpy.core.ranges import Span, Spans
+from pgetpy.core.destinations.journal import Journal, Subject
+from pgetpy.core.destinations.names import name_from_disposition, name_from_service, name_from_url
+from pgetpy.core.http.answers import Answer, Identity
+from pgetpy.core.http.ranges import Span, Spans
+from pgetpy.core.http.sink import Sink
 from pgetpy.destinations.base import BusyError, ReadBack, ResumeError, Tenancy, Wish
 from pgetpy.errors import DestinationError
 from pgetpy.settings import Settings
-from pgetpy.sinks.base import Sink
 from pgetpy.sinks.file import FileSink
 from pgetpy.sinks.ledger import Ledger
 from pgetpy.system.file_locks import boot_id

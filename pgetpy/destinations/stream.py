@@ -8,10 +8,10 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from pgetpy.core.answers import Answer, Identity
-from pgetpy.core.ranges import Span, Spans
+from pgetpy.core.http.answers import Answer, Identity
+from pgetpy.core.http.ranges import Span, Spans
+from pgetpy.core.http.sink import Sink
 from pgetpy.errors import DestinationError
-from pgetpy.sinks.base import Sink
 from pgetpy.sinks.null import NullSink
 from pgetpy.sinks.ordered import OrderedSink
 from pgetpy.system.filesystem import disk_error

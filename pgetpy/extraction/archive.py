@@ -9,19 +9,19 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pgetpy.core.formats import Format, recognise, stem
-from pgetpy.core.plan import Window
-from pgetpy.core.ranges import Span, Spans
-from pgetpy.core.roster import Limits, Roster
-from pgetpy.core.tar import TarReader
-from pgetpy.core.waiting import Waiting
+from pgetpy.core.archives.formats import Format, recognise, stem
+from pgetpy.core.archives.member_policy import Limits, Roster
+from pgetpy.core.archives.tar import TarReader
+from pgetpy.core.http.plan import Window
+from pgetpy.core.http.ranges import Span, Spans
+from pgetpy.core.http.reorder_buffer import Waiting
+from pgetpy.core.http.sink import Place
 from pgetpy.errors import ArchiveError, TruncatedArchiveError
 from pgetpy.extraction.base import Form, Restorable
 from pgetpy.extraction.folder import MemberFolder
 from pgetpy.extraction.layout import Layout
 from pgetpy.extraction.reading import Admit, Reader
 from pgetpy.extraction.scatter import Scatter
-from pgetpy.sinks.base import Place
 
 if TYPE_CHECKING:
     from pgetpy.extraction.unpacking import Output

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from pgetpy.core.ranges import Span, Spans
-from pgetpy.sinks.base import Place
+from pgetpy.core.http.ranges import Span, Spans
+from pgetpy.core.http.sink import Place
 
 
 class Form(Protocol):

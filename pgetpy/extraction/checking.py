@@ -10,8 +10,8 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 
-from pgetpy.core.formats import Format
-from pgetpy.core.members import Member
+from pgetpy.core.archives.formats import Format
+from pgetpy.core.archives.members import Member
 from pgetpy.decoders import crc32, decoder_for
 from pgetpy.errors import ArchiveError
 from pgetpy.extraction.folder import MemberFolder

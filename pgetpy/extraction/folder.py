@@ -1,7 +1,7 @@
 """Members of an archive, made in a folder that nothing else stands in.
 
-Where a member may stand has been decided (`core.roster`): no path here leads through a link, and
-nothing that was there before is opened.
+Where a member may stand has been decided (`core.archives.member_policy`): no path here leads
+through a link, and nothing that was there before is opened.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import stat
 from collections.abc import Sequence, Set
 from pathlib import Path
 
-from pgetpy.core.members import Kind, Member
-from pgetpy.core.roster import Entry, permissions
+from pgetpy.core.archives.member_policy import Entry, permissions
+from pgetpy.core.archives.members import Kind, Member
 from pgetpy.errors import ArchiveError, UnsafeMemberError
 from pgetpy.extraction.attributes import (
     RECORD,

@@ -13,7 +13,7 @@ import zlib
 from bisect import bisect_right
 from pathlib import Path
 
-from pgetpy.core.ranges import Span, Spans
+from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.extraction.spool import Spool
 from pgetpy.system.filesystem import write_all
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from pgetpy.core.roster import Limits
+from pgetpy.core.archives.member_policy import Limits
 from pgetpy.errors import InterruptedTransferError
 from pgetpy.extraction.archive import ArchiveSink
 from pgetpy.extraction.layout import Layout

@@ -8,8 +8,8 @@ import os
 from collections.abc import Iterator
 from typing import NoReturn
 
-from pgetpy.core.ranges import Spans
-from pgetpy.core.roster import Entry
+from pgetpy.core.archives.member_policy import Entry
+from pgetpy.core.http.ranges import Spans
 from pgetpy.errors import DestinationError
 from pgetpy.system.filesystem import write_all
 

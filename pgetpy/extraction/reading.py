@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from pgetpy.core.members import Member
-from pgetpy.core.ranges import Span
-from pgetpy.core.roster import Entry
+from pgetpy.core.archives.member_policy import Entry
+from pgetpy.core.archives.members import Member
+from pgetpy.core.http.ranges import Span
 
 # Says how to write a member; None where there is nothing to make.
 Admit = Callable[[Member], Entry | None]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pgetpy.core.members import Member
-from pgetpy.core.ranges import Span, Spans
-from pgetpy.core.roster import Entry
+from pgetpy.core.archives.member_policy import Entry
+from pgetpy.core.archives.members import Member
+from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.errors import ArchiveError
 from pgetpy.extraction.folder import MemberFolder
 from pgetpy.extraction.layout import Layout

@@ -16,8 +16,8 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from pgetpy.core.journal import parse_journal
-from pgetpy.core.names import journal_name, layout_name, part_name, spool_name
+from pgetpy.core.destinations.journal import parse_journal
+from pgetpy.core.destinations.names import journal_name, layout_name, part_name, spool_name
 from pgetpy.errors import DestinationError
 from pgetpy.extraction.attributes import Attributes, has_record, write_record
 from pgetpy.extraction.merging import OPEN_FOLDER, Merge

@@ -8,16 +8,16 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from pgetpy.core.members import Kind, Member
-from pgetpy.core.plan import Window
-from pgetpy.core.ranges import Span
-from pgetpy.core.roster import Limits, Roster
-from pgetpy.core.waiting import Waiting
+from pgetpy.core.archives.member_policy import Limits, Roster
+from pgetpy.core.archives.members import Kind, Member
+from pgetpy.core.http.plan import Window
+from pgetpy.core.http.ranges import Span
+from pgetpy.core.http.reorder_buffer import Waiting
+from pgetpy.core.references.checksums import Digest
 from pgetpy.decoders import Decoder
 from pgetpy.errors import LimitExceededError
 from pgetpy.extraction.folder import MemberFolder
 from pgetpy.extraction.memberfile import MemberFile
-from pgetpy.sinks.ordered import Digest
 
 # Compressed bytes that may wait in memory.
 AHEAD = 16 << 20

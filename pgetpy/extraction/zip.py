@@ -11,18 +11,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from pgetpy.core.members import Member
-from pgetpy.core.plan import Window
-from pgetpy.core.ranges import Span, Spans, joined
-from pgetpy.core.roster import Entry, Roster
-from pgetpy.core.waiting import Waiting
-from pgetpy.core.zip import ZipReader, survey
-from pgetpy.core.zipentries import ZipMember
+from pgetpy.core.archives.member_policy import Entry, Roster
+from pgetpy.core.archives.members import Member
+from pgetpy.core.archives.zip import ZipReader, survey
+from pgetpy.core.archives.zip_entries import ZipMember
+from pgetpy.core.http.plan import Window
+from pgetpy.core.http.ranges import Span, Spans, joined
+from pgetpy.core.http.reorder_buffer import Waiting
+from pgetpy.core.http.sink import Place
 from pgetpy.errors import ArchiveError
 from pgetpy.extraction.layout import Layout
 from pgetpy.extraction.reading import Admit, Reader
 from pgetpy.extraction.scatter import Scatter
-from pgetpy.sinks.base import Place
 
 _PIECE = 1 << 20
 _ENDLESS = 1 << 62

@@ -8,11 +8,11 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from pgetpy.core.journal import Subject
-from pgetpy.core.names import part_name
-from pgetpy.core.ranges import Spans
+from pgetpy.core.destinations.journal import Subject
+from pgetpy.core.destinations.names import part_name
+from pgetpy.core.http.ranges import Spans
+from pgetpy.core.http.sink import Place
 from pgetpy.errors import DestinationError
-from pgetpy.sinks.base import Place
 from pgetpy.sinks.ledger import Ledger
 from pgetpy.sinks.pagecache import WriteBack, memory_limit
 from pgetpy.system.file_locks import boot_id

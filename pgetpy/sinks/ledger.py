@@ -14,7 +14,7 @@ import secrets
 import threading
 from pathlib import Path
 
-from pgetpy.core.journal import (
+from pgetpy.core.destinations.journal import (
     Journal,
     Subject,
     flushed_line,
@@ -24,8 +24,8 @@ from pgetpy.core.journal import (
     subject_line,
     written_line,
 )
-from pgetpy.core.names import journal_name
-from pgetpy.core.ranges import Span, Spans
+from pgetpy.core.destinations.names import journal_name
+from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.system.file_locks import try_lock
 
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW

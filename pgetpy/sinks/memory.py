@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from pgetpy.core.ranges import Spans
+from pgetpy.core.http.ranges import Spans
 
 
 class MemorySink:

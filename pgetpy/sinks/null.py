@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgetpy.core.ranges import Spans
+from pgetpy.core.http.ranges import Spans
 
 
 class NullSink:

@@ -9,20 +9,13 @@ import os
 import select
 import stat
 import threading
-from typing import Protocol
 
-from pgetpy.core.plan import Window
-from pgetpy.core.ranges import Spans
-from pgetpy.core.waiting import Waiting
+from pgetpy.core.http.plan import Window
+from pgetpy.core.http.ranges import Spans
+from pgetpy.core.http.reorder_buffer import Waiting
+from pgetpy.core.references.checksums import Digest
 
 _SLICE_MS = 50
-
-
-class Digest(Protocol):
-    """What hashlib's objects are."""
-
-    def update(self, data: memoryview, /) -> object:
-        """Take `data` into account."""
 
 
 class OrderedSink:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-from pgetpy.core.ranges import Span
+from pgetpy.core.http.ranges import Span
 from pgetpy.system.filesystem import system_call
 
 _SYNC_WAIT_BEFORE, _SYNC_WRITE, _SYNC_WAIT_AFTER = 1, 2, 4

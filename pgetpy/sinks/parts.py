@@ -7,9 +7,9 @@ import tempfile
 import threading
 from collections.abc import Callable
 
-from pgetpy.core.plan import Window
-from pgetpy.core.ranges import Span, Spans
-from pgetpy.sinks.base import Place
+from pgetpy.core.http.plan import Window
+from pgetpy.core.http.ranges import Span, Spans
+from pgetpy.core.http.sink import Place
 from pgetpy.system.filesystem import write_all
 
 _ENDLESS = 1 << 62

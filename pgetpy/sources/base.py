@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from pgetpy.core.digests import Checksum
-from pgetpy.core.references import Reference
+from pgetpy.core.references.checksums import Checksum
+from pgetpy.core.references.reference import Reference
 from pgetpy.errors import HttpStatusError, PgetError
 from pgetpy.settings import SourceSettings
 
@@ -96,9 +96,9 @@ class Source(Protocol):
     `their_package.Hub()`, without arguments, is the source. It is asked for what none of this
     package's sources knows, so it has a scheme of its own, as `hub:NAME@VERSION`: http and https
     URLs never reach it. `recognise` has to make the key of a reference by
-    `core.references.key_for` from a text that begins with the source's name, and to leave secrets
-    out of `shown`, `text` and the key; they belong to `token`, and `scope_for(token)` to `scope`.
-    Where the operator's settings say who is asked, that is the reference's `service`.
+    `core.references.reference.key_for` from a text that begins with the source's name, and to leave
+    secrets out of `shown`, `text` and the key; they belong to `token`, and `scope_for(token)` to
+    `scope`. Where the operator's settings say who is asked, that is the reference's `service`.
     One that cannot be loaded, or bears a name that is taken, harms no reference that is not its
     own.
     """

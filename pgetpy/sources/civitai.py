@@ -19,8 +19,8 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from pgetpy.core.references import Reference, Wanted, key_for, scope_for, wanted_of
-from pgetpy.core.values import read_token
+from pgetpy.core.references.reference import Reference, Wanted, key_for, scope_for, wanted_of
+from pgetpy.core.text.values import read_token
 from pgetpy.errors import BadReferenceError, HttpStatusError, NotFoundError, PgetError
 from pgetpy.settings import SourceSettings
 from pgetpy.sources.base import Asker, Located, Object, parts_at

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urljoin, urlsplit
 
-from pgetpy.core.digests import Checksum
-from pgetpy.core.links import parse_link
-from pgetpy.core.names import name_from_service
-from pgetpy.core.references import Reference, Wanted, is_archive_name
+from pgetpy.core.destinations.names import name_from_service
+from pgetpy.core.http.urls import parse_link
+from pgetpy.core.references.checksums import Checksum
+from pgetpy.core.references.reference import Reference, Wanted, is_archive_name
 from pgetpy.errors import (
     BadReferenceError,
     GatedError,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pgetpy.core.local import is_data, parse_data
-from pgetpy.core.references import Reference, Wanted, key_for, wanted_of
+from pgetpy.core.references.local_urls import is_data, parse_data
+from pgetpy.core.references.reference import Reference, Wanted, key_for, wanted_of
 from pgetpy.errors import HttpStatusError, PgetError
 from pgetpy.errors.redact import redact
 from pgetpy.settings import SourceSettings

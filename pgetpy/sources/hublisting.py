@@ -13,8 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from pgetpy.core.hubnames import HubName
-from pgetpy.core.retry import Retries
+from pgetpy.core.http.retry import Retries
+from pgetpy.core.references.hub_names import HubName
 from pgetpy.errors import ConnectionFailedError, NotAllowedError, PgetError, TransferError
 from pgetpy.sources.base import Asker, Object
 
@@ -157,7 +157,7 @@ def _senseless(url: str, error: Exception) -> TransferError:
 
 def _translated(named: HubName, endpoint: str, error: Exception) -> PgetError:
     """Return an exception of huggingface_hub, or of what it asks by, as one of our own."""
-    from pgetpy.core.answers import Head, status_error, words_of
+    from pgetpy.core.http.answers import Head, status_error, words_of
 
     if type(error).__name__ == "OfflineModeIsEnabled":
         return offline(str(named))

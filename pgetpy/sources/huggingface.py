@@ -13,11 +13,18 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from urllib.parse import urljoin
 
-from pgetpy.core.digests import Checksum
-from pgetpy.core.huberrors import meaning_at_hub
-from pgetpy.core.hubnames import HubName, parse_hub_name
-from pgetpy.core.links import may_see_credentials, parse_link
-from pgetpy.core.references import Reference, Wanted, choosing, key_for, scope_for, wanted_of
+from pgetpy.core.http.urls import may_see_credentials, parse_link
+from pgetpy.core.references.checksums import Checksum
+from pgetpy.core.references.hub_errors import meaning_at_hub
+from pgetpy.core.references.hub_names import HubName, parse_hub_name
+from pgetpy.core.references.reference import (
+    Reference,
+    Wanted,
+    choosing,
+    key_for,
+    scope_for,
+    wanted_of,
+)
 from pgetpy.errors import (
     ALL_OF_IT,
     BadReferenceError,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pgetpy.core.cachekeys import cache_key
-from pgetpy.core.names import name_from_url
-from pgetpy.core.references import Reference, Wanted, key_for, path_of, wanted_of
+from pgetpy.core.cache.keys import cache_key
+from pgetpy.core.destinations.names import name_from_url
+from pgetpy.core.references.reference import Reference, Wanted, key_for, path_of, wanted_of
 from pgetpy.errors import HttpStatusError, PgetError
 from pgetpy.errors.redact import redact
 from pgetpy.settings import SourceSettings

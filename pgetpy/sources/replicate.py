@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-from pgetpy.core.references import Reference, Wanted, is_archive_name, key_for, wanted_of
+from pgetpy.core.references.reference import Reference, Wanted, is_archive_name, key_for, wanted_of
 from pgetpy.errors import HttpStatusError, NotFoundError, PgetError, UnauthorizedError
 from pgetpy.settings import SourceSettings
 from pgetpy.sources.base import Asker, Located, Object, parts_at

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import quote
 
-from pgetpy.core.links import parse_link
-from pgetpy.core.patterns import EVERYTHING, Patterns
-from pgetpy.core.references import Reference, choosing
+from pgetpy.core.http.urls import parse_link
+from pgetpy.core.references.patterns import EVERYTHING, Patterns
+from pgetpy.core.references.reference import Reference, choosing
 from pgetpy.errors import BadReferenceError, PgetError
 from pgetpy.errors.redact import redact_text
 from pgetpy.settings import SourceSettings

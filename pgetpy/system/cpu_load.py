@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from pgetpy.core.pace import Load
+from pgetpy.core.http.pace import Load
 
 _STAT = "/proc/stat"
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pgetpy.core.choices import Choice
+from pgetpy.core.tensors.choices import Choice
 from pgetpy.errors import BadSettingError, ObjectChangedError
 from pgetpy.errors.redact import redact
 from pgetpy.naming import Naming

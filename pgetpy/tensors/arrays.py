@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 from typing import Any, Protocol
 
-from pgetpy.core.safetensors import DTYPE_BITS, Tensor
+from pgetpy.core.weights.safetensors import DTYPE_BITS, Tensor
 from pgetpy.errors import BadSettingError, MissingPackageError
 from pgetpy.tensors.base import Array
 

@@ -6,12 +6,12 @@ import os
 import threading
 from pathlib import Path
 
-from pgetpy.core.ranges import Spans
+from pgetpy.core.http.ranges import Spans
 from pgetpy.tensors.base import Descriptor, Holding, News
 
 
 class Arriving:
-    """Follows one file (see `core.jobs.Follower`): what of it has landed so far."""
+    """Follows one file (see `core.references.jobs.Follower`): what of it has landed so far."""
 
     def __init__(self, news: News) -> None:
         self._news = news

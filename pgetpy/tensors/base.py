@@ -9,8 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pgetpy.core.ranges import Span, Spans
-from pgetpy.core.safetensors import Tensor
+from pgetpy.core.http.ranges import Span, Spans
+from pgetpy.core.weights.safetensors import Tensor
 
 Array = Any  # a torch.Tensor or a numpy.ndarray
 

@@ -12,12 +12,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pgetpy.cache.contents import digest_of
-from pgetpy.core.choices import Choice
-from pgetpy.core.ranges import Span, Spans, joined
-from pgetpy.core.references import path_of
-from pgetpy.core.safetensors import SafetensorsHeader
-from pgetpy.core.shards import INDEX_SUFFIX, SUFFIX, ShardIndex, beside, is_index_name, parse_index
-from pgetpy.core.weightfiles import TELLING, Likeness, look_at
+from pgetpy.core.http.ranges import Span, Spans, joined
+from pgetpy.core.references.reference import path_of
+from pgetpy.core.tensors.choices import Choice
+from pgetpy.core.weights.safetensors import SafetensorsHeader
+from pgetpy.core.weights.shards import (
+    INDEX_SUFFIX,
+    SUFFIX,
+    ShardIndex,
+    beside,
+    is_index_name,
+    parse_index,
+)
+from pgetpy.core.weights.sniffing import TELLING, Likeness, look_at
 from pgetpy.errors import (
     BadReferenceError,
     BadSafetensorsError,

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pgetpy.core.choices import Choice
-from pgetpy.core.ranges import Span, Spans, whole_units
-from pgetpy.core.safetensors import (
+from pgetpy.core.http.ranges import Span, Spans, whole_units
+from pgetpy.core.tensors.choices import Choice
+from pgetpy.core.weights.safetensors import (
     LONGEST_HEADER,
     SafetensorsHeader,
     Tensor,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, Protocol
 
-from pgetpy.core.safetensors import Tensor
+from pgetpy.core.weights.safetensors import Tensor
 from pgetpy.errors import BadSettingError
 from pgetpy.tensors.arrays import Framework, TorchFramework, framework_for
 from pgetpy.tensors.base import Array, Descriptor, Mover

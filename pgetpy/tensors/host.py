@@ -15,8 +15,8 @@ import sys
 from functools import lru_cache
 from typing import Any
 
-from pgetpy.core.ranges import Span
-from pgetpy.core.safetensors import Tensor
+from pgetpy.core.http.ranges import Span
+from pgetpy.core.weights.safetensors import Tensor
 from pgetpy.tensors.arrays import Framework
 from pgetpy.tensors.base import Array, Descriptor
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pgetpy.core.safetensors import SafetensorsHeader
+from pgetpy.core.weights.safetensors import SafetensorsHeader
 from pgetpy.errors import NotWeightsError
 from pgetpy.tensors.arrays import shape_in_torch
 from pgetpy.tensors.base import Array

@@ -8,8 +8,8 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from pgetpy.core.ranges import Span, Spans
-from pgetpy.core.safetensors import Tensor
+from pgetpy.core.http.ranges import Span, Spans
+from pgetpy.core.weights.safetensors import Tensor
 from pgetpy.system.event_loop import begin
 from pgetpy.tensors.base import Array, Mover, News
 

@@ -14,8 +14,8 @@ import threading
 from collections import defaultdict
 from typing import Any, Protocol
 
-from pgetpy.core.ranges import Span
-from pgetpy.core.safetensors import Tensor
+from pgetpy.core.http.ranges import Span
+from pgetpy.core.weights.safetensors import Tensor
 from pgetpy.tensors.arrays import TorchFramework, shape_in_torch
 from pgetpy.tensors.base import Array, Descriptor
 from pgetpy.tensors.readers import BLOCK

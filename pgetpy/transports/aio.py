@@ -14,10 +14,10 @@ import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pgetpy.core.answers import Answer, Head, words_of
-from pgetpy.core.codings import CodingError, Decoder
+from pgetpy.core.http.answers import Answer, Head, words_of
+from pgetpy.core.http.content_codings import CodingError, Decoder
+from pgetpy.core.http.sink import Sink
 from pgetpy.errors import ConnectionFailedError, HttpStatusError, TransferError
-from pgetpy.sinks.base import Sink
 from pgetpy.transports.base import (
     Address,
     Call,

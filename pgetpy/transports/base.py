@@ -11,11 +11,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from pgetpy.core.answers import Answer, Head
-from pgetpy.core.plan import Flight
-from pgetpy.core.ranges import Span
+from pgetpy.core.http.answers import Answer, Head
+from pgetpy.core.http.plan import Flight
+from pgetpy.core.http.ranges import Span
+from pgetpy.core.http.sink import Sink
 from pgetpy.errors import ConnectionFailedError
-from pgetpy.sinks.base import Sink
 
 # What is moved at a time, and how much may land before the sink is told: a killed run loses less
 # than their sum, 1 MiB, per connection.

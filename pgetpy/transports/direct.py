@@ -15,9 +15,9 @@ import threading
 import time
 from urllib.parse import urlsplit
 
-from pgetpy.core.answers import Head, words_of
+from pgetpy.core.http.answers import Head, words_of
+from pgetpy.core.http.sink import Place, Sink
 from pgetpy.errors import ConnectionFailedError
-from pgetpy.sinks.base import Place, Sink
 from pgetpy.system.threads import Workers
 from pgetpy.transports.base import Call, NotForMeError, Request, seen_through, within
 from pgetpy.transports.connection import Connection, failed

@@ -11,9 +11,9 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pgetpy.core.answers import Head
-from pgetpy.core.local import file_path, is_data, parse_data
-from pgetpy.core.ranges import Span
+from pgetpy.core.http.answers import Head
+from pgetpy.core.http.ranges import Span
+from pgetpy.core.references.local_urls import file_path, is_data, parse_data
 from pgetpy.errors import BadReferenceError, ConnectionFailedError, ObjectChangedError
 from pgetpy.system.threads import Workers
 from pgetpy.transports.base import BLOCK, Call, seen_through

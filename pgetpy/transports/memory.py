@@ -13,10 +13,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pgetpy.core.answers import Answer, Head
-from pgetpy.core.ranges import Span
+from pgetpy.core.http.answers import Answer, Head
+from pgetpy.core.http.ranges import Span
+from pgetpy.core.http.sink import Sink
 from pgetpy.errors import ConnectionFailedError
-from pgetpy.sinks.base import Sink
 from pgetpy.transports.base import Call, NotForMeError, Request, seen_through
 
 _PIECE = 64 * 1024

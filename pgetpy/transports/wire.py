@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-from pgetpy.core.answers import Head
+from pgetpy.core.http.answers import Head
 from pgetpy.errors import BadReferenceError
 from pgetpy.transports.base import NotForMeError, Request
 

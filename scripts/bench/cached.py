@@ -74,7 +74,7 @@ def importing() -> float:
 def _filled(folder: str, count: int) -> list[str]:
     """Have `count` entries in the cache at `folder`; return their URLs."""
     from pgetpy.cache.store import Store
-    from pgetpy.core.entries import About
+    from pgetpy.core.cache.records import About
     from pgetpy.sources.table import parse_reference
 
     urls = [f"http://weights.test/{number}.bin" for number in range(count)]

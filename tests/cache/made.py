@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pgetpy.cache.contents import Entry
 from pgetpy.cache.store import Store
-from pgetpy.core.entries import About
+from pgetpy.core.cache.records import About
 
 from ..support.processes import environment
 

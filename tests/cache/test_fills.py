@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pgetpy.cache.store import Store
-from pgetpy.core.entries import About
+from pgetpy.core.cache.records import About
 
 from .made import NAME, child, content_of, key_of, put, said, tell
 

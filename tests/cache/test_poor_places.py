@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pgetpy.cache.store import Store
-from pgetpy.core.entries import About
+from pgetpy.core.cache.records import About
 from pgetpy.errors import CacheError, PgetError
 
 from ..support.processes import folder_of_nobody, run

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pgetpy.cache.store import Store
-from pgetpy.core.entries import About
+from pgetpy.core.cache.records import About
 from pgetpy.errors import CacheError, CacheFullError
 from pgetpy.system.filesystem import free_bytes
 

@@ -14,7 +14,7 @@ import pytest
 from pgetpy.cache.checking import Verdict
 from pgetpy.cache.contents import Entry
 from pgetpy.cache.store import Store
-from pgetpy.core.entries import About, State, parse_record, record_lines
+from pgetpy.core.cache.records import About, State, parse_record, record_lines
 from pgetpy.errors import CacheError
 
 from .made import NAME, child, content_of, disk_size, key_of, left_over, names_of, put, said, sha256

@@ -17,7 +17,7 @@ from dataclasses import fields, replace
 
 import pytest
 
-from pgetpy.core.answers import AskWhole, Identity
+from pgetpy.core.http.answers import AskWhole, Identity
 from pgetpy.errors import (
     BadReferenceError,
     ConnectionFailedError,

@@ -23,12 +23,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pgetpy.core.answers import Identity
-from pgetpy.core.journal import Subject, parse_journal
-from pgetpy.core.plan import Plan, Window
-from pgetpy.core.ranges import Span, Spans
+from pgetpy.core.destinations.journal import Subject, parse_journal
+from pgetpy.core.http.answers import Identity
+from pgetpy.core.http.plan import Plan, Window
+from pgetpy.core.http.ranges import Span, Spans
+from pgetpy.core.http.sink import Sink
 from pgetpy.errors import DestinationError, DiskFullError
-from pgetpy.sinks.base import Sink
 from pgetpy.sinks.file import FileSink
 from pgetpy.sinks.ledger import Ledger
 from pgetpy.sinks.memory import MemorySink

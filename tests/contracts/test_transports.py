@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pgetpy.core.answers import Identity, Redirected
-from pgetpy.core.ranges import Span
+from pgetpy.core.http.answers import Identity, Redirected
+from pgetpy.core.http.ranges import Span
 from pgetpy.errors import (
     ConnectionFailedError,
     HttpStatusError,

@@ -17,11 +17,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from pgetpy.core.answers import Answer, Head, Identity, judge
-from pgetpy.core.pace import Pulse
-from pgetpy.core.plan import Flight
-from pgetpy.core.ranges import Span, Spans, format_range
-from pgetpy.sinks.base import Place, Sink
+from pgetpy.core.http.answers import Answer, Head, Identity, judge
+from pgetpy.core.http.pace import Pulse
+from pgetpy.core.http.plan import Flight
+from pgetpy.core.http.ranges import Span, Spans, format_range
+from pgetpy.core.http.sink import Place, Sink
 from pgetpy.transports.base import Address, Call, Request, Transport
 from pgetpy.transports.memory import MemoryTransport, Stored, Turn
 

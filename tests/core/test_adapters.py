@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgetpy.core.adapters import Base, Finding, Widths, compare
-from pgetpy.core.safetensors import Tensor
+from pgetpy.core.lora.adapters import Base, Finding, Widths, compare
+from pgetpy.core.weights.safetensors import Tensor
 
 ATTENTION = "down_blocks.1.attn1.to_q"
 BASE = Base(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgetpy.core.addresses import is_public, literal, reached, read_address, read_network
+from pgetpy.core.http.addresses import is_public, literal, reached, read_address, read_network
 
 
 def words(text: str) -> list[str]:

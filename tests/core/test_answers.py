@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgetpy.core.answers import (
+from pgetpy.core.http.answers import (
     Answer,
     AskWhole,
     Head,
@@ -21,7 +21,7 @@ from pgetpy.core.answers import (
     status_error,
     words_of,
 )
-from pgetpy.core.ranges import Span
+from pgetpy.core.http.ranges import Span
 from pgetpy.errors import (
     HttpStatusError,
     ObjectChangedError,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pgetpy.core.cachekeys import cache_key
+from pgetpy.core.cache.keys import cache_key
 from pgetpy.errors import BadReferenceError
 
 PLAIN = "https://store.example/models/a.safetensors"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pgetpy.core.choices import Choice
+from pgetpy.core.tensors.choices import Choice
 from pgetpy.errors import BadSettingError
 
 NAMES = ("te.a", "te.b", "unet.a", "unet")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgetpy.core.composition import Abilities, Steps, steps, sums
+from pgetpy.core.lora.composition import Abilities, Steps, steps, sums
 
 NAMES = st.lists(st.sampled_from("abcdef"), unique=True, max_size=5)
 ABILITIES = st.builds(Abilities, st.booleans(), st.booleans())

@@ -1,6 +1,6 @@
 import pytest
 
-from pgetpy.core.digests import HEX_LENGTHS, Checksum
+from pgetpy.core.references.checksums import HEX_LENGTHS, Checksum
 from pgetpy.errors import BadSettingError
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pgetpy.core.entries import (
+from pgetpy.core.cache.records import (
     About,
     Record,
     State,

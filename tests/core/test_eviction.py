@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgetpy.core.eviction import (
+from pgetpy.core.cache.eviction import (
     FRUITLESS_VICTIMS,
     Candidate,
     Gains,

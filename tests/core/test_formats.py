@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgetpy.core.formats import Format, recognise, stem
-from pgetpy.core.tar import is_tar
-from pgetpy.core.tarfields import BLOCK
+from pgetpy.core.archives.formats import Format, recognise, stem
+from pgetpy.core.archives.tar import is_tar
+from pgetpy.core.archives.tar_fields import BLOCK
 
 MAGICS = {
     "gzip": b"\x1f\x8b\x08\x00",

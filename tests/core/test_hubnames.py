@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgetpy.core.hubnames import HubName, parse_hub_name
-from pgetpy.core.patterns import Patterns
+from pgetpy.core.references.hub_names import HubName, parse_hub_name
+from pgetpy.core.references.patterns import Patterns
 from pgetpy.errors import BadReferenceError
 
 HUB = "https://huggingface.co"

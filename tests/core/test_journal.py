@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgetpy.core.answers import Identity
-from pgetpy.core.journal import (
+from pgetpy.core.destinations.journal import (
     Journal,
     Subject,
     flushed_line,
@@ -14,7 +13,8 @@ from pgetpy.core.journal import (
     subject_line,
     written_line,
 )
-from pgetpy.core.ranges import Span, Spans
+from pgetpy.core.http.answers import Identity
+from pgetpy.core.http.ranges import Span, Spans
 
 SUBJECTS = st.builds(
     Subject,

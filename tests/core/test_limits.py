@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgetpy.core.limits import Bucket
+from pgetpy.core.http.rate_limit import Bucket
 
 RATE = 1000.0
 TAKES = st.lists(st.integers(0, 500), min_size=1, max_size=60)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgetpy.core.links import (
+from pgetpy.core.http.urls import (
     Link,
     Origin,
     basic_authorization,

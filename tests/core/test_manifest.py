@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgetpy.core.digests import Checksum
-from pgetpy.core.jobs import Job
-from pgetpy.core.manifest import Manifest, parse_manifest
+from pgetpy.core.references.checksums import Checksum
+from pgetpy.core.references.jobs import Job
+from pgetpy.core.references.manifest import Manifest, parse_manifest
 from pgetpy.errors import BadManifestError
 
 MD5 = "md5:" + "0123456789abcdef" * 2

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgetpy.core.names import (
+from pgetpy.core.destinations.names import (
     LONGEST_NAME,
     check_url,
     journal_name,

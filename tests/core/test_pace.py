@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pgetpy.core.pace import Load, Pace, Pulse, is_straggler
+from pgetpy.core.http.pace import Load, Pace, Pulse, is_straggler
 
 TICK = 0.02
 

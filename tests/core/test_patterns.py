@@ -7,7 +7,7 @@ from huggingface_hub.utils import filter_repo_objects
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgetpy.core.patterns import Patterns
+from pgetpy.core.references.patterns import Patterns
 from pgetpy.errors import BadSettingError
 
 _TEXTS = st.text("ab.*?[]!/-\\A", min_size=1, max_size=6)

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgetpy.core.links import Origin
-from pgetpy.core.proxying import bypasses_proxy
+from pgetpy.core.http.proxies import bypasses_proxy
+from pgetpy.core.http.urls import Origin
 
 
 def bypasses(host: str, *no_proxy: str, port: int = 80) -> bool:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgetpy.core.ranges import (
+from pgetpy.core.http.ranges import (
     ContentRange,
     Span,
     Spans,

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgetpy.core.retry import LONGEST_RETRY_AFTER, Retries, retryable
+from pgetpy.core.http.retry import LONGEST_RETRY_AFTER, Retries, retryable
 from pgetpy.errors import (
     ConnectionFailedError,
     DigestMismatchError,

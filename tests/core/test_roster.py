@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pgetpy.core.members import Kind, Member
-from pgetpy.core.roster import Entry, Limits, Roster, permissions
+from pgetpy.core.archives.member_policy import Entry, Limits, Roster, permissions
+from pgetpy.core.archives.members import Kind, Member
 from pgetpy.errors import ArchiveError, LimitExceededError, UnsafeMemberError
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgetpy.core.safetensors import DTYPE_BITS, head_size, parse_head
+from pgetpy.core.weights.safetensors import DTYPE_BITS, head_size, parse_head
 from pgetpy.errors import BadSafetensorsError
 
 

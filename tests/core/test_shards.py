@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgetpy.core.shards import beside, is_index_name, parse_index
+from pgetpy.core.weights.shards import beside, is_index_name, parse_index
 from pgetpy.errors import BadSafetensorsError
 
 ONE, TWO = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgetpy.core.pace import Pace, is_straggler
-from pgetpy.core.plan import Flight, Plan, Window
-from pgetpy.core.ranges import Span, Spans
+from pgetpy.core.http.pace import Pace, is_straggler
+from pgetpy.core.http.plan import Flight, Plan, Window
+from pgetpy.core.http.ranges import Span, Spans
 
 MB = 1_000_000
 MIB = 1 << 20

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgetpy.core.members import Extent, Kind, Member
-from pgetpy.core.ranges import Span
-from pgetpy.core.tar import TarReader, is_tar
+from pgetpy.core.archives.members import Extent, Kind, Member
+from pgetpy.core.archives.tar import TarReader, is_tar
+from pgetpy.core.http.ranges import Span
 from pgetpy.errors import ArchiveError, LimitExceededError, TruncatedArchiveError
 
 BLOCK = 512

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgetpy.core.units import (
+from pgetpy.core.text.units import (
     format_duration,
     format_rate,
     format_size,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgetpy.core.waiting import Waiting
+from pgetpy.core.http.reorder_buffer import Waiting
 
 BODY = bytes(range(200))
 CUTS = st.tuples(st.integers(0, 199), st.integers(0, 199)).map(sorted)

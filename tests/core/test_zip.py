@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgetpy.core.members import Kind
-from pgetpy.core.ranges import Span
-from pgetpy.core.zip import local_data_start, read_directory
-from pgetpy.core.zipends import END_SEARCH, Directory, find_directory
-from pgetpy.core.zipentries import DEFLATE, STORED, ZipMember
+from pgetpy.core.archives.members import Kind
+from pgetpy.core.archives.zip import local_data_start, read_directory
+from pgetpy.core.archives.zip_directory import END_SEARCH, Directory, find_directory
+from pgetpy.core.archives.zip_entries import DEFLATE, STORED, ZipMember
+from pgetpy.core.http.ranges import Span
 from pgetpy.errors import ArchiveError, TruncatedArchiveError
 from tests.support.zips import NTFS, UNIX, Entry, by_zipfile, end, end64, field, made, parts, zipped
 

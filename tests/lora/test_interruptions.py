@@ -28,8 +28,8 @@ OURS = frozenset(
         "lorafiles.py",
         "turns.py",
         "pipelines.py",
-        "core/composition.py",
-        "core/adapters.py",
+        "core/lora/composition.py",
+        "core/lora/adapters.py",
     )
 )
 

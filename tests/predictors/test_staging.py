@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from pgetpy import WeightsDownloadCache, tensors
-from pgetpy.core.choices import Choice
-from pgetpy.core.ranges import Span, Spans
-from pgetpy.core.safetensors import SafetensorsHeader, parse_head
+from pgetpy.core.http.ranges import Span, Spans
+from pgetpy.core.tensors.choices import Choice
+from pgetpy.core.weights.safetensors import SafetensorsHeader, parse_head
 from pgetpy.errors import NotWeightsError
 from pgetpy.tensors import checkpoint
 from pgetpy.tensors.arrays import TorchFramework

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pgetpy.core.jobs import Job
-from pgetpy.core.links import parse_link
-from pgetpy.core.pace import Pace
+from pgetpy.core.http.pace import Pace
+from pgetpy.core.http.urls import parse_link
+from pgetpy.core.references.jobs import Job
 from pgetpy.errors import GatedError, NotFoundError, PgetError, ServiceError, UnauthorizedError
 from pgetpy.hosts import Host
 from pgetpy.settings import Proxies, Settings, SourceSettings

@@ -10,7 +10,7 @@ import pytest
 
 import pgetpy
 from pgetpy import WeightsDownloadCache
-from pgetpy.core.references import Wanted
+from pgetpy.core.references.reference import Wanted
 from pgetpy.errors import (
     ArchiveError,
     BadReferenceError,

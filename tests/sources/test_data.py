@@ -14,10 +14,10 @@ import pgetpy
 from pgetpy import WeightsDownloadCache
 from pgetpy.cache.checking import Verdict
 from pgetpy.cli import main
-from pgetpy.core.events import Event, Progressed
-from pgetpy.core.jobs import Job
-from pgetpy.core.local import parse_data
-from pgetpy.core.references import Wanted
+from pgetpy.core.references.jobs import Job
+from pgetpy.core.references.local_urls import parse_data
+from pgetpy.core.references.reference import Wanted
+from pgetpy.core.report.events import Event, Progressed
 from pgetpy.errors import (
     ArchiveError,
     BadReferenceError,

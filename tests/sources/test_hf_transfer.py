@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from pgetpy.core.events import Progressed, Remarked, StartedOver
-from pgetpy.core.policy import Policy
+from pgetpy.core.references.policy import Policy
+from pgetpy.core.report.events import Progressed, Remarked, StartedOver
 from pgetpy.errors import DigestMismatchError
 
 from ..cache.made import child

@@ -15,8 +15,8 @@ import pytest
 from huggingface_hub import HfApi, hf_hub_download, scan_cache_dir, snapshot_download
 
 import pgetpy
-from pgetpy.core.events import Finished, Progressed, Started, Waiting
-from pgetpy.core.policy import Policy
+from pgetpy.core.references.policy import Policy
+from pgetpy.core.report.events import Finished, Progressed, Started, Waiting
 from pgetpy.errors import (
     BadReferenceError,
     DigestMismatchError,

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pgetpy.core.events import Failed
-from pgetpy.core.references import Wanted
+from pgetpy.core.references.reference import Wanted
+from pgetpy.core.report.events import Failed
 from pgetpy.errors import (
     BadReferenceError,
     BadSettingError,

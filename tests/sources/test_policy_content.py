@@ -15,8 +15,8 @@ import pytest
 
 from pgetpy import Policy, WeightsDownloadCache
 from pgetpy.allowance import Allowance
-from pgetpy.core.cachekeys import cache_key
-from pgetpy.core.references import Reference, Wanted, key_for
+from pgetpy.core.cache.keys import cache_key
+from pgetpy.core.references.reference import Reference, Wanted, key_for
 from pgetpy.errors import (
     HttpStatusError,
     LimitExceededError,

@@ -8,7 +8,7 @@ import pytest
 
 import pgetpy
 from pgetpy import WeightsDownloadCache
-from pgetpy.core.references import Wanted
+from pgetpy.core.references.reference import Wanted
 from pgetpy.errors import ArchiveError, NotFoundError, PgetError, UnauthorizedError
 from pgetpy.settings import SourceSettings
 from pgetpy.sources.table import parse_reference

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pgetpy.cli import main
-from pgetpy.core.events import Finished, Progressed, Started
+from pgetpy.core.report.events import Finished, Progressed, Started
 from pgetpy.errors import (
     ArchiveError,
     BadReferenceError,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pgetpy.core.references import Wanted
+from pgetpy.core.references.reference import Wanted
 from pgetpy.errors import BadReferenceError
 from pgetpy.sources.table import SOURCES, parse_reference
 

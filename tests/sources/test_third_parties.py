@@ -15,7 +15,7 @@ from ..support.server import Server
 from ..weights.made import weights
 
 HUB = """
-from pgetpy.core.references import Reference, Wanted, key_for, scope_for, wanted_of
+from pgetpy.core.references.reference import Reference, Wanted, key_for, scope_for, wanted_of
 from pgetpy.errors import BadReferenceError, NotFoundError
 from pgetpy.sources.base import Located, Object
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgetpy.core.ranges import Span, Spans
-from pgetpy.core.safetensors import Tensor
+from pgetpy.core.http.ranges import Span, Spans
+from pgetpy.core.weights.safetensors import Tensor
 from pgetpy.tensors.arriving import Arriving
 from pgetpy.tensors.base import Descriptor, News
 from pgetpy.tensors.readers import BLOCK, Readers

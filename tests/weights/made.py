@@ -15,7 +15,7 @@ from subprocess import Popen
 from typing import Any
 
 from pgetpy import WeightsDownloadCache
-from pgetpy.core.entries import Record, parse_record, record_lines
+from pgetpy.core.cache.records import Record, parse_record, record_lines
 
 from ..cache.made import child, left_over
 from ..fetching import impatient

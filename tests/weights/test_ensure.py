@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pgetpy import WeightsDownloadCache
-from pgetpy.core.entries import State
+from pgetpy.core.cache.records import State
 from pgetpy.errors import (
     BadReferenceError,
     BadSettingError,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pgetpy import WeightsDownloadCache
-from pgetpy.core.events import Waiting
+from pgetpy.core.report.events import Waiting
 from pgetpy.errors import CacheError, HttpStatusError
 
 from ..cache.made import said, tell

@@ -1,0 +1,350 @@
+"""Judges which members of an archive may be written into a folder that starts out empty, and where.
+
+The roster is told the members in the archive's order and looks at no file system. It keeps two
+promises that make lexical reasoning enough: no path that it admits leads through a symbolic link,
+and no target of an admitted symbolic link leads through another one before its last component (its
+last may be one, `libx.so -> libx.so.1 -> libx.so.1.2`). So `..` in a target means the folder that
+it seems to mean, at any time and in whatever order members come.
+
+Names are taken as POSIX takes them (POSIX.1-2017, 4.13 "Pathname Resolution"): a slash separates, a
+backslash is a character like any other. File names are taken to be encoded in UTF-8.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, NoReturn
+
+from pgetpy.core.archives.members import Kind, Member
+from pgetpy.errors import LimitExceededError, UnsafeMemberError
+
+Parts = tuple[str, ...]
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# `C:`, `C:\name` and `\\server\share`. POSIX takes them for plain names; whoever stated them did
+# not mean that.
+_WINDOWS_ROOT = re.compile(r"(?:\./+)*(?:[A-Za-z]:(?:[/\\]|\Z)|\\\\)")
+# What a transfer keeps beside what it writes: staging folders, parts, journals, locks.
+_OWN_PREFIX = ".pgetpy-"
+_OWN_SUFFIXES = tuple(f".pgetpy-{kind}" for kind in ("part", "journal", "lock", "layout", "spool"))
+_ADMITTED_KINDS = frozenset({Kind.FILE, Kind.FOLDER, Kind.SYMLINK, Kind.HARDLINK})
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much an archive may ask for. Errors call a limit by its name here.
+
+    Attributes:
+        total_bytes: the sizes of all files together, holes of sparse ones and files that later
+            members replace included; None for no limit but the disk's, as weights have any size
+            and what is compressed is bounded by `ratio`.
+        members: members, with the folders that none of them states and the paths that symbolic
+            links expect: all that costs an inode or memory.
+        name_bytes: the longest name or link target (Linux: PATH_MAX is 4096 with the zero).
+        component_bytes: the longest component of a name (NAME_MAX of the usual file systems).
+        depth: components of a name or link target. Programs that walk folders by recursion, as
+            Python's `shutil.rmtree` does before 3.13, give up at a thousand.
+        ratio: bytes out for each byte in, where the archive is compressed. Weights reach 2 and text
+            20; files of zeros reach gzip's 1032.
+        ratio_floor: the bytes out up to which any ratio will do.
+        header_bytes: what describes one member: extended headers, long names, sparse maps.
+    """
+
+    total_bytes: int | None = None
+    members: int = 1_000_000
+    name_bytes: int = 4095
+    component_bytes: int = 255
+    depth: int = 256
+    ratio: float = 250.0
+    ratio_floor: int = 1 << 30
+    header_bytes: int = 1 << 20
+
+    def exceeds_ratio(self, out: int, consumed: int) -> bool:
+        """Whether `out` bytes are too many to have come out of `consumed`."""
+        return out > self.ratio_floor and out > self.ratio * consumed
+
+
+class Entry(NamedTuple):
+    """A member that may be written.
+
+    Attributes:
+        parts: its path below the folder, never empty; folders missing on it are to be made.
+        member: what the archive states of it.
+        target: for a hard link the path of the file or symbolic link to link to, as it stands when
+            the members before this one are made; None for all others.
+        replaces: a file or link of an earlier member has that path and gives way. It has to be
+            unlinked, not written into, as other names may lead to it; and bytes of it that are
+            still to come belong to the file, not to the path.
+    """
+
+    parts: Parts
+    member: Member
+    target: Parts | None = None
+    replaces: bool = False
+
+
+class _Node(NamedTuple):
+    """What stands at a path, which is spelled `parts`."""
+
+    parts: Parts
+    kind: Kind
+
+
+def permissions(mode: int, umask: int) -> int:
+    """Return the permission bits to set for a stated mode: set-ID and sticky bits are dropped."""
+    return mode & 0o777 & ~umask
+
+
+class Roster:
+    """Admits members one by one, in the archive's order, and remembers those it admitted.
+
+    `fold` maps a component to one form for all the names that the file system takes for the same:
+    `str.casefold` after Unicode normalisation, say.
+
+    Attributes:
+        limits: what may come out.
+        top: what the archive states of the folder itself (`./`), None where it does not.
+        total_bytes: the sizes of all files admitted.
+    """
+
+    def __init__(self, limits: Limits, fold: Callable[[str], str] = str) -> None:
+        self.top: Member | None = None
+        self.total_bytes = 0
+        self.limits = limits
+        self._fold = fold
+        self._own_prefix = fold(_OWN_PREFIX)
+        self._own_suffixes = tuple(map(fold, _OWN_SUFFIXES))
+        self._count = 0
+        # By folded path. Whatever stands, all folders above it stand here too.
+        self._nodes: dict[Parts, _Node] = {}
+        self._folders: dict[Parts, Entry] = {}
+        # The targets of the symbolic links among them, as stated.
+        self._texts: dict[Parts, str] = {}
+        # Folded paths that symbolic links lead through where no folder stands, with the link's
+        # name.
+        self._expected: dict[Parts, str] = {}
+
+    def admit(self, member: Member) -> Entry | None:
+        """Return how to write `member`, or None where there is nothing to make.
+
+        That is the folder itself, and a file linked to itself, as GNU tar stores a file that it is
+        told twice.
+
+        Raises:
+            UnsafeMemberError: it would reach beyond the folder, or cannot stand in it.
+            LimitExceededError: it is one too many or too large.
+
+        After an error the roster is as it was.
+        """
+        if member.kind not in _ADMITTED_KINDS:
+            _refuse(member, f"it is a {member.kind.value}")
+        parts = self._path(member, member.name, "its name")
+        if not parts:
+            self._admit_top(member)
+            return None
+        self._refuse_own(member, parts)
+        key = self._key(parts)
+        stands = self._standing(member, parts, key)
+        linked = self._linked(member) if member.kind is Kind.HARDLINK else None
+        target = linked.parts if linked is not None else None
+        text = self._link_text(member, linked)
+        expected = self._expectations(member, key, text) if text is not None else {}
+        added = self._missing_folders(member, parts, key)
+        self._account(member, 1 + len(added) + len(expected))
+        for folder in added:
+            self._nodes[folder] = _Node(parts[: len(folder)], Kind.FOLDER)
+        self._expected |= expected
+        if target == parts:
+            return None
+        entry = Entry(parts, member, target, stands is not None and stands.kind is not Kind.FOLDER)
+        self._nodes[key] = _Node(parts, member.kind if text is None else Kind.SYMLINK)
+        if text is not None:
+            self._texts[key] = text
+        if member.kind is Kind.FOLDER:
+            self._folders[key] = entry
+        return entry
+
+    def folders(self) -> list[Entry]:
+        """Return the folders that the archive states, deepest first, each as stated last.
+
+        In this order their modes and times can be set when all else is written. Folders that are
+        only implied by the names of others have neither.
+        """
+        return sorted(self._folders.values(), key=lambda entry: -len(entry.parts))
+
+    def expected(self) -> Iterator[Parts]:
+        """Yield the folded paths that symbolic links lead through and that are no folders so far.
+
+        Where the archive is put into a folder that was not empty, none of them may be a symbolic
+        link there.
+        """
+        return (path for path in self._expected if not self._is(path, Kind.FOLDER))
+
+    def _admit_top(self, member: Member) -> None:
+        if member.kind is not Kind.FOLDER:
+            _refuse(member, f"it is a {member.kind.value} in the place of the folder itself")
+        self._account(member, 1)
+        self.top = member
+
+    def _path(self, member: Member, name: str, what: str) -> Parts:
+        """Return the components of a member's name, or of a hard link's target, which is one."""
+        text = self._text(member, name, what)
+        parts = tuple(text.split("/"))
+        if "" in parts or "." in parts:
+            parts = tuple(part for part in parts if part not in ("", "."))
+        if ".." in parts:
+            _refuse(member, f"{what} leads out of a folder by '..'")
+        self._limit(member, "depth", self.limits.depth, len(parts))
+        return parts
+
+    def _text(self, member: Member, text: str, what: str) -> str:
+        """Return a name or target in the one form that reading it back from a folder would give.
+
+        Escaped bytes that make up UTF-8 are another spelling of a name, hence a way around all
+        comparisons.
+        """
+        if not text:
+            _refuse(member, f"{what} is empty")
+        try:
+            raw = text.encode(errors="surrogateescape")
+        except UnicodeEncodeError:
+            _refuse(member, f"{what} cannot be encoded")
+        if not text.isascii():
+            text = raw.decode(errors="surrogateescape")
+        if _CONTROL.search(text):
+            _refuse(member, f"there are control characters in {what}")
+        if text.startswith("/"):
+            _refuse(member, f"{what} is absolute")
+        if _WINDOWS_ROOT.match(text):
+            _refuse(member, f"{what} is absolute on Windows")
+        self._limit(member, "name_bytes", self.limits.name_bytes, len(raw))
+        if len(raw) > self.limits.component_bytes:
+            longest = max(map(len, raw.split(b"/")))
+            self._limit(member, "component_bytes", self.limits.component_bytes, longest)
+        return text
+
+    def _refuse_own(self, member: Member, parts: Parts) -> None:
+        name = self._fold(parts[0])
+        if name.startswith(self._own_prefix) or name.endswith(self._own_suffixes):
+            _refuse(member, f"the name {parts[0]!r} is reserved for transfers")
+
+    def _standing(self, member: Member, parts: Parts, key: Parts) -> _Node | None:
+        """Return what has this path already, if the member may have it too."""
+        node = self._nodes.get(key)
+        if node is None:
+            return None
+        _refuse_other_spelling(member, parts, node)
+        if (node.kind is Kind.FOLDER) != (member.kind is Kind.FOLDER):
+            _refuse(member, f"an earlier member makes it a {node.kind.value}")
+        return node
+
+    def _missing_folders(self, member: Member, parts: Parts, key: Parts) -> list[Parts]:
+        """Return the folded paths of the folders to make for a member, deepest first."""
+        missing = []
+        for depth in range(len(parts) - 1, 0, -1):
+            node = self._nodes.get(key[:depth])
+            if node is not None:
+                _refuse_other_spelling(member, parts, node)
+                if node.kind is not Kind.FOLDER:
+                    _refuse(member, f"it is below {_path_of(node)}, a {node.kind.value}")
+                break
+            missing.append(key[:depth])
+        return missing
+
+    def _expectations(self, member: Member, key: Parts, target: str) -> dict[Parts, str]:
+        """Return the paths that must not become symbolic links for the sake of this one.
+
+        `target` is where it leads, as stated.
+        """
+        if key in self._expected:
+            _refuse(member, f"the symbolic link {self._expected[key]!r} leads through it")
+        expected = {}
+        for path in self._passages(member, key[:-1], target):
+            if path == key or self._is(path, Kind.SYMLINK):
+                _refuse(member, f"its target leads through the symbolic link {'/'.join(path)!r}")
+            if path not in self._expected and not self._is(path, Kind.FOLDER):
+                expected[path] = member.name
+        return expected
+
+    def _passages(self, member: Member, folder: Parts, target: str) -> Iterator[Parts]:
+        """Yield the folded paths that a symbolic link's target leads through.
+
+        `folder` is the one that the link stands in.
+        """
+        text = self._text(member, target, "its target")
+        parts = [part for part in text.split("/") if part not in ("", ".")]
+        self._limit(member, "depth", self.limits.depth, len(parts))
+        path = list(folder)
+        for last, part in enumerate(parts, 1 - len(parts)):
+            if part != "..":
+                path.append(self._fold(part))
+                if last:
+                    yield tuple(path)
+            elif path:
+                path.pop()
+            else:
+                _refuse(member, f"its target {target!r} is outside the folder")
+
+    def _link_text(self, member: Member, linked: _Node | None) -> str | None:
+        """Return where a member leads that is a symbolic link, None where it is none.
+
+        A hard link to one is the same link under another name, from where its target may lead
+        elsewhere.
+        """
+        if linked is not None and linked.kind is Kind.SYMLINK:
+            return self._texts[self._key(linked.parts)]
+        return member.target if member.kind is Kind.SYMLINK else None
+
+    def _linked(self, member: Member) -> _Node:
+        """Return the file or symbolic link that a hard link links to."""
+        parts = self._path(member, member.target, "its target")
+        key = self._key(parts)
+        for depth in range(1, len(key)):
+            if self._is(key[:depth], Kind.SYMLINK):
+                path = "/".join(parts[:depth])
+                _refuse(member, f"its target leads through the symbolic link {path!r}")
+        node = self._nodes.get(key)
+        if node is None and parts:
+            _refuse(member, f"no member before it is its target {member.target!r}")
+        if node is None or node.kind is Kind.FOLDER:
+            _refuse(member, f"its target {member.target!r} is a folder")
+        return node
+
+    def _account(self, member: Member, count: int) -> None:
+        """Add a member to the sums, unless it exceeds a limit."""
+        size = member.size if member.kind is Kind.FILE else 0
+        if size < 0:
+            _refuse(member, "its size is negative")
+        self._limit(member, "members", self.limits.members, self._count + count)
+        self._limit(member, "total_bytes", self.limits.total_bytes, self.total_bytes + size)
+        self._count += count
+        self.total_bytes += size
+
+    def _limit(self, member: Member, limit: str, allowed: int | None, found: int) -> None:
+        if allowed is not None and found > allowed:
+            raise LimitExceededError(limit, allowed, found, member.name)
+
+    def _key(self, parts: Parts) -> Parts:
+        key = tuple(map(self._fold, parts))
+        # Most often nothing was folded, and there are as many of these as there are members.
+        return parts if key == parts else key
+
+    def _is(self, path: Parts, kind: Kind) -> bool:
+        node = self._nodes.get(path)
+        return node is not None and node.kind is kind
+
+
+def _refuse(member: Member, reason: str) -> NoReturn:
+    raise UnsafeMemberError(member.name, reason)
+
+
+def _refuse_other_spelling(member: Member, parts: Parts, node: _Node) -> None:
+    if node.parts != parts[: len(node.parts)]:
+        clash = f"differs from {_path_of(node)} only in ways that the file system ignores"
+        _refuse(member, f"its name {clash}")
+
+
+def _path_of(node: _Node) -> str:
+    return repr("/".join(node.parts))

@@ -1,0 +1,247 @@
+"""Reads a tar archive's headers and says which of its bytes are which member's data.
+
+The reader never sees the data: it says which bytes it wants, is fed exactly those, and moves on
+behind the data of the member that they describe. Forms: v7, ustar, star, GNU tar (its manual, "Tar
+Internals") and pax (POSIX.1-2001 and later, "pax Interchange Format").
+
+Where readers of archives disagree on which bytes come next, so that one archive would be two, it is
+refused. Nothing else that a header states is judged here: names may be absolute, links may point
+anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from pgetpy.core.archives.members import Extent, Kind, Member
+from pgetpy.core.archives.tar_fields import (
+    BLOCK,
+    LARGEST,
+    ZERO_BLOCK,
+    Header,
+    MalformedError,
+    as_text,
+    is_header,
+    parse_header,
+    round_up,
+    text_field,
+)
+from pgetpy.core.archives.tar_overrides import REGULAR_TYPES, TYPES, Entry, Overrides
+from pgetpy.core.archives.tar_sparse import DataMap, OldMap, Pairs, PaxSparse, extents
+from pgetpy.core.http.ranges import Span
+from pgetpy.errors import ArchiveError, LimitExceededError, TruncatedArchiveError
+
+_LABEL, _CONTINUED, _SPARSE, _DUMPED_FOLDER = b"V", b"M", b"S", b"D"
+_LINKS = (Kind.SYMLINK, Kind.HARDLINK)
+
+_Step = Callable[[bytes], Member | None]
+
+
+def is_tar(block: bytes) -> bool:
+    """Whether an archive's first 512 bytes are a header, or the end marker of an empty one."""
+    return block == ZERO_BLOCK or is_header(block)
+
+
+class TarReader:
+    """Reads the headers of one archive, in order.
+
+    Attributes:
+        wanted: the bytes of the archive that `feed` takes next; empty once `ended`.
+        ended: whether the end marker has been seen.
+
+    `longest_header` bounds what describes one member: extended headers, long names, sparse maps.
+    """
+
+    def __init__(self, *, longest_header: int = 1 << 20) -> None:
+        self.wanted = Span(0, BLOCK)
+        self.ended = False
+        self._longest = longest_header
+        self._step: _Step = self._header
+        self._overrides = Overrides()
+        # How long the description of the next member is so far.
+        self._length = 0
+        self._zero_block = False
+        # For errors: what was read last.
+        self._name = ""
+        self._position = 0
+
+    def feed(self, data: bytes) -> Member | None:
+        """Take exactly the bytes of `wanted`; return the member they complete, if they do.
+
+        Raises:
+            ArchiveError: they are no headers, or headers that cannot be believed.
+            LimitExceededError: a member's description is longer than `longest_header`.
+        """
+        assert not self.ended
+        assert len(data) == self.wanted.size
+        try:
+            return self._step(data)
+        except MalformedError as error:
+            what = f"member {self._name!r} at byte {self._position}"
+            raise ArchiveError(f"{what}: {error}") from error
+
+    def finish(self, total: int) -> None:
+        """Take note that the archive has `total` bytes.
+
+        Raises:
+            TruncatedArchiveError: its end marker does not lie within them.
+        """
+        if self._zero_block and total == self.wanted.start:
+            # GNU tar takes one zero block for two where nothing follows.
+            self._end(total)
+        if self.ended and total >= self.wanted.start:
+            return
+        reason = "the end marker is missing"
+        if total < self.wanted.start:
+            reason = f"member {self._name!r} goes on to byte {self.wanted.start}"
+        raise TruncatedArchiveError(total, reason)
+
+    def _want(self, start: int, size: int, step: _Step) -> None:
+        if start + size > LARGEST:
+            raise MalformedError("its size is impossible")
+        self.wanted = Span(start, start + size)
+        self._step = step
+
+    def _want_more(self, size: int, step: _Step) -> None:
+        """Want what follows, as a further part of the next member's description."""
+        self._length += size
+        if self._length > self._longest:
+            raise LimitExceededError("header_bytes", self._longest, self._length, self._name)
+        self._want(self.wanted.stop, round_up(size), step)
+
+    def _want_member(self, stop: int) -> None:
+        """Want the header behind data that goes up to `stop`."""
+        self._overrides.forget()
+        self._length = 0
+        self._want(round_up(stop), BLOCK, self._header)
+
+    def _end(self, stop: int) -> None:
+        self.wanted = Span(stop, stop)
+        self.ended = True
+
+    def _header(self, block: bytes) -> Member | None:
+        self._position = self.wanted.start
+        if block == ZERO_BLOCK:
+            self._first_zero_block()
+            return None
+        if not is_header(block):
+            raise ArchiveError(f"not a tar header at byte {self._position}")
+        self._name = as_text(self._overrides.long_name or text_field(block[:100]))
+        header = parse_header(block)
+        if header.type == _CONTINUED:
+            raise MalformedError("it goes on from another volume, which cannot be extracted")
+        if header.type == _LABEL:
+            self._want_member(self.wanted.stop + header.size)
+            return None
+        if header.type in TYPES:
+            self._want_more(header.size, partial(self._body, header))
+            # No bytes can be wanted of an empty body.
+            return None if header.size else self._body(header, b"")
+        entry = self._overrides.entry(header, self._position)
+        self._name = entry.name
+        return self._entry(entry, block)
+
+    def _first_zero_block(self) -> None:
+        if self._overrides.start is not None:
+            raise ArchiveError(f"the header at byte {self._overrides.start} belongs to no member")
+        self._zero_block = True
+        self._want(self.wanted.stop, BLOCK, self._second_zero_block)
+
+    def _second_zero_block(self, block: bytes) -> Member | None:
+        if block != ZERO_BLOCK:
+            # GNU tar warns and stops; members behind it would be lost in silence.
+            raise ArchiveError(f"a lone zero block at byte {self._position}")
+        self._end(self.wanted.stop)
+        return None
+
+    def _body(self, header: Header, data: bytes) -> Member | None:
+        self._overrides.take(header.type, data[: header.size], self._position)
+        self._want(self.wanted.stop, BLOCK, self._header)
+        return None
+
+    def _entry(self, entry: Entry, block: bytes) -> Member | None:
+        """Return the member, unless more must be read for it."""
+        start = self.wanted.stop
+        if entry.header.type == _SPARSE:
+            if entry.sparse is not None or not entry.header.gnu:
+                raise MalformedError("it is sparse in an unknown form")
+            return self._old_map(entry, OldMap(block))
+        if entry.sparse is not None:
+            return self._pax_sparse(entry, entry.sparse)
+        if entry.kind is Kind.FILE:
+            data = (Extent(start, start + entry.size, 0),) if entry.size else ()
+            return self._complete(entry, start + entry.size, entry.size, data)
+        if entry.header.type in REGULAR_TYPES and entry.size:
+            raise MalformedError("it is a folder by its name and a file by its size")
+        if entry.header.type == _DUMPED_FOLDER:
+            return self._complete(entry, start + entry.size)
+        member = self._complete(entry, start)
+        if entry.kind is Kind.HARDLINK and entry.size and entry.header.posix:
+            data_stop = start + entry.size
+            self._step = partial(self._header_or_link_data, data_stop, self._overrides.pax)
+        return member
+
+    def _header_or_link_data(self, data_stop: int, pax: bool, block: bytes) -> Member | None:
+        """Take what follows a hard link with a size: its data, or the next header.
+
+        POSIX forbade the data before 2001 and allows it since, and makers state sizes without data;
+        so a header is believed first, and zeros where there is no sign of the newer form.
+        """
+        if is_header(block) or (block == ZERO_BLOCK and not pax):
+            return self._header(block)
+        self._want_member(data_stop)
+        return None
+
+    def _pax_sparse(self, entry: Entry, sparse: PaxSparse) -> Member | None:
+        if entry.kind is not Kind.FILE:
+            raise MalformedError(f"it is sparse and a {entry.kind.value}")
+        if sparse.pairs is not None:
+            return self._sparse_file(entry, sparse.pairs, sparse.size)
+        reading = DataMap()
+        data_stop = self.wanted.stop + entry.size
+        step = partial(self._data_map, entry, sparse.size, reading, data_stop)
+        self._want_more(reading.missing, step)
+        return None
+
+    def _data_map(
+        self, entry: Entry, size: int, reading: DataMap, data_stop: int, data: bytes
+    ) -> Member | None:
+        reading.feed(data)
+        if self.wanted.stop + reading.missing > data_stop:
+            raise MalformedError("its sparse map exceeds its data")
+        if reading.missing:
+            self._want_more(reading.missing, self._step)
+            return None
+        return self._sparse_file(entry, reading.pairs, size, data_stop)
+
+    def _old_map(self, entry: Entry, reading: OldMap, block: bytes = b"") -> Member | None:
+        if block:
+            reading.feed(block)
+        if reading.missing:
+            self._want_more(reading.missing, partial(self._old_map, entry, reading))
+            return None
+        return self._sparse_file(entry, reading.pairs, reading.size)
+
+    def _sparse_file(
+        self, entry: Entry, pairs: Pairs, size: int, data_stop: int | None = None
+    ) -> Member:
+        """Return a file whose data begins where its map ends."""
+        start = self.wanted.stop
+        stop = start + entry.size if data_stop is None else data_stop
+        return self._complete(entry, stop, size, extents(pairs, size, start, stop))
+
+    def _complete(
+        self, entry: Entry, stop: int, size: int = 0, data: tuple[Extent, ...] = ()
+    ) -> Member:
+        self._want_member(stop)
+        return Member(
+            name=entry.name,
+            kind=entry.kind,
+            size=size,
+            mode=entry.header.mode,
+            mtime=entry.mtime,
+            target=entry.target if entry.kind in _LINKS else "",
+            extents=data,
+            position=entry.position,
+        )

@@ -1,0 +1,173 @@
+"""The fields of one tar header block, and the records of a pax extended header.
+
+A block is 512 bytes: the v7 fields, behind them those of ustar (POSIX.1-1988), of star, or of GNU
+tar ("Basic Tar Format" and "GNU Extensions to the Archive Format" in its manual). An extended
+header is a row of `LENGTH KEYWORD=VALUE` records (POSIX.1-2001, "pax Header Block").
+
+What cannot be read raises `MalformedError`, whose clause tells no place: only
+`pgetpy.core.archives.tar` knows it. Owners, devices and times other than the last change are not
+read at all.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+BLOCK = 512
+ZERO_BLOCK = bytes(BLOCK)
+# What `off_t` and `time_t` hold; no tool can write a larger size or an earlier time.
+LARGEST = 2**63 - 1
+SECOND = 10**9
+
+_CHECKSUM = slice(148, 156)
+_USTAR_MAGIC = b"ustar\0"
+_GNU_MAGIC = b"ustar  \0"
+# Old makers put a NUL or blanks before the digits; what follows the end of a number is theirs.
+_OCTAL = re.compile(rb"\0?[ \t\n\v\f\r]*([0-7]*)(?:[\0 \t\n\v\f\r].*)?", re.DOTALL)
+_DECIMAL = re.compile(rb"[0-9]{1,19}")
+_SECONDS = re.compile(rb"(-?)([0-9]{1,19})(?:\.([0-9]*))?")
+_RECORD = re.compile(rb"([0-9]{1,19}) ([^=]+)=")
+
+
+class MalformedError(Exception):
+    """A field that cannot be what it should be; the argument is a clause saying so."""
+
+
+class Header(NamedTuple):
+    """What a header block states, names as bytes. A tuple: an archive can have a million.
+
+    Attributes:
+        type: the type flag, one byte.
+        mtime: nanoseconds since the epoch.
+        posix: whether the block is in the form of POSIX (ustar, pax, star).
+        gnu: whether it is in GNU tar's own form.
+    """
+
+    name: bytes
+    type: bytes
+    size: int
+    mode: int
+    mtime: int
+    target: bytes
+    posix: bool
+    gnu: bool
+
+
+def is_header(block: bytes) -> bool:
+    """Whether the checksum of a block is right, as the sum of unsigned or of signed bytes."""
+    if len(block) != BLOCK:
+        return False
+    field = block[_CHECKSUM]
+    match = _OCTAL.fullmatch(field)
+    if match is None or not match[1]:
+        return False
+    stated = int(match[1], 8)
+    # The checksum counts itself as eight blanks.
+    unsigned = sum(block) - sum(field) + 8 * 0x20
+    if stated == unsigned:
+        return True
+    signed = unsigned - 256 * (_high_bytes(block) - _high_bytes(field))
+    return stated == signed
+
+
+def parse_header(block: bytes) -> Header:
+    """Return the fields of a block whose checksum is right."""
+    posix = block[257:263] == _USTAR_MAGIC
+    name = text_field(block[:100])
+    prefix = _prefix(block) if posix else b""
+    mtime = parse_number(block[136:148], "modification time")
+    if not -LARGEST <= mtime <= LARGEST:
+        raise MalformedError("its modification time is impossible")
+    return Header(
+        name=prefix + b"/" + name if prefix else name,
+        type=block[156:157],
+        size=parse_size(block[124:136], "size"),
+        # Some makers put the whole st_mode there, the kind of file in its upper bits.
+        mode=parse_number(block[100:108], "mode") & 0o7777,
+        mtime=mtime * SECOND,
+        target=text_field(block[157:257]),
+        posix=posix,
+        gnu=block[257:265] == _GNU_MAGIC,
+    )
+
+
+def text_field(field: bytes) -> bytes:
+    """Return the bytes up to the first NUL, or all of them."""
+    return field.partition(b"\0")[0]
+
+
+def as_text(name: bytes) -> str:
+    """Return a name as UTF-8, bytes that are none as surrogate escapes.
+
+    That holds whatever `hdrcharset` states: GNU tar and Python's tarfile take the bytes, too.
+    """
+    return name.decode("utf-8", "surrogateescape")
+
+
+def parse_number(field: bytes, what: str) -> int:
+    """Return an octal number, or GNU tar's base-256 one: big-endian, the first byte a marker."""
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    if field[0] == 0xFF:
+        return int.from_bytes(field, "big", signed=True)
+    match = _OCTAL.fullmatch(field)
+    if match is None:
+        raise MalformedError(f"its {what} is no number: {field!r}")
+    return int(match[1] or b"0", 8)
+
+
+def parse_size(field: bytes, what: str) -> int:
+    """Return a number that counts bytes."""
+    value = parse_number(field, what)
+    if not 0 <= value <= LARGEST:
+        raise MalformedError(f"its {what} is impossible: {value}")
+    return value
+
+
+def parse_records(body: bytes) -> list[tuple[bytes, bytes]]:
+    """Return the keywords and values of an extended header, in its order."""
+    records = []
+    position = 0
+    stop = len(body.rstrip(b"\0"))
+    while position < stop:
+        match = _RECORD.match(body, position, stop)
+        end = position + int(match[1]) if match is not None else 0
+        if match is None or not match.end() < end <= stop or body[end - 1] != 0x0A:
+            raise MalformedError(f"its extended header is broken at byte {position} of {stop}")
+        records.append((match[2], body[match.end() : end - 1]))
+        position = end
+    return records
+
+
+def parse_decimal(value: bytes, what: str) -> int:
+    """Return a decimal number that counts bytes, or entries."""
+    if _DECIMAL.fullmatch(value) is None or int(value) > LARGEST:
+        raise MalformedError(f"its {what} is no number: {value[:40]!r}")
+    return int(value)
+
+
+def parse_seconds(value: bytes) -> int:
+    """Return a decimal time in nanoseconds; what is finer is rounded down, as the kernel does."""
+    match = _SECONDS.fullmatch(value)
+    if match is None or int(match[2]) > LARGEST:
+        raise MalformedError(f"its modification time is no time: {value[:40]!r}")
+    fraction = match[3] or b""
+    nanoseconds = int(match[2]) * SECOND + int(fraction[:9].ljust(9, b"0"))
+    if not match[1]:
+        return nanoseconds
+    return -nanoseconds - (1 if fraction[9:].strip(b"0") else 0)
+
+
+def round_up(size: int) -> int:
+    """Return `size` in whole blocks."""
+    return -(-size // BLOCK) * BLOCK
+
+
+def _prefix(block: bytes) -> bytes:
+    # star keeps the last 24 bytes for times of its own and says so at the block's end.
+    return text_field(block[345:476] if block[508:512] == b"tar\0" else block[345:500])
+
+
+def _high_bytes(data: bytes) -> int:
+    return sum(byte >> 7 for byte in data)

@@ -1,0 +1,126 @@
+"""What a part file already holds, as a value, and as the lines that say so.
+
+A journal is text: one line a fact, each with a checksum, so that a line cut off by a kill or a
+power cut is seen and ignored. Facts are only ever appended:
+
+    pgetpy 1 {"key": …, "total": …, "etag": …, "boot": …} CRC    which object, which boot
+    w START STOP CRC                                             these bytes are written
+    f START STOP CRC                                             … and on stable storage
+    m CRC                                                        its members are being moved
+    p CRC                                                        the file was published
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, field
+
+from pgetpy.core.http.answers import Identity
+from pgetpy.core.http.ranges import Spans
+from pgetpy.core.text.checked_lines import checked_line, text_of
+
+_MAGIC = "pgetpy 1"
+_SPAN = re.compile(r"(\d{1,19}) (\d{1,19})", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a journal is about.
+
+    Attributes:
+        key: a hash of the URL without user, password and signature.
+        identity: the version of the object.
+        boot: which boot of the machine wrote it; empty where the system does not tell.
+    """
+
+    key: str
+    identity: Identity
+    boot: str
+
+
+@dataclass
+class Journal:
+    """A journal as read: `written` survives a kill, `flushed` also a power cut.
+
+    `size` is how many of its bytes make sense; facts are appended behind those.
+    """
+
+    subject: Subject | None = None
+    written: Spans = field(default_factory=Spans)
+    flushed: Spans = field(default_factory=Spans)
+    published: bool = False
+    moving: bool = False
+    size: int = 0
+
+    def trusted(self, boot: str) -> Spans:
+        """Return the bytes that are there, seen from boot `boot`."""
+        same = self.subject is not None and boot != "" and self.subject.boot == boot
+        return self.written if same else self.flushed
+
+
+def subject_line(subject: Subject) -> bytes:
+    """Return the first line of a journal about `subject`."""
+    value = {"key": subject.key, "boot": subject.boot, **asdict(subject.identity)}
+    return checked_line(f"{_MAGIC} {json.dumps(value, sort_keys=True)}")
+
+
+def written_line(start: int, stop: int) -> bytes:
+    """Return the line that says the bytes from `start` up to `stop` are written."""
+    return checked_line(f"w {start} {stop}")
+
+
+def flushed_line(start: int, stop: int) -> bytes:
+    """Return the line that says the bytes from `start` up to `stop` are on stable storage."""
+    return checked_line(f"f {start} {stop}")
+
+
+def moving_line() -> bytes:
+    """Return the line that says an archive is whole and its members go to their places now."""
+    return checked_line("m")
+
+
+def published_line() -> bytes:
+    """Return the line that says the file stands at its destination."""
+    return checked_line("p")
+
+
+def parse_journal(data: bytes) -> Journal:
+    """Return what `data` says up to its first line that is cut off or damaged."""
+    journal = Journal()
+    for raw in data.split(b"\n")[:-1]:
+        text = text_of(raw)
+        if text is None or not _apply(journal, text):
+            break
+        journal.size += len(raw) + 1
+    return journal
+
+
+def _apply(journal: Journal, text: str) -> bool:
+    """Take one fact into `journal`; False where it makes no sense."""
+    kind, _, rest = text.partition(" ")
+    if journal.subject is None:
+        journal.subject = _subject(text)
+        return journal.subject is not None
+    if kind in ("w", "f"):
+        span = _SPAN.fullmatch(rest)
+        if span is None:
+            return False
+        spans = journal.written if kind == "w" else journal.flushed
+        spans.add(int(span[1]), int(span[2]))
+    elif kind == "p":
+        journal.published = True
+    elif kind == "m":
+        journal.moving = True
+    return True
+
+
+def _subject(text: str) -> Subject | None:
+    if not text.startswith(f"{_MAGIC} "):
+        return None
+    try:
+        value = json.loads(text[len(_MAGIC) :])
+        key, boot = value.pop("key"), value.pop("boot")
+        return Subject(key, Identity(**value), boot)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None  # another release wrote it

@@ -1,0 +1,358 @@
+"""Whether an answer may be believed: a response's head against what was asked and what is known.
+
+Nothing of a body is kept before `judge` has returned. Rules are RFC 9110's; where servers are known
+to break them in a harmless way the comment names the habit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from pgetpy.core.http.ranges import Span, format_range, parse_content_range
+from pgetpy.errors import (
+    HttpStatusError,
+    ObjectChangedError,
+    RangeNotHonouredError,
+    TransferError,
+)
+
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+# RFC 9110, 8.8.2.2 lets a client take Last-Modified for strong when Date is clearly later; a minute
+# covers a file replaced twice within the header's one-second grain.
+_STRONG_DATE_DISTANCE = 60.0
+_STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e\x80-\xff]*"')
+_DECODABLE = frozenset({"gzip", "x-gzip", "deflate"})
+_GZIP_TYPES = frozenset({"application/gzip", "application/x-gzip", "application/x-tar+gzip",
+                         "application/tar+gzip", "application/x-compressed-tar"})  # fmt: skip
+_NOISE = re.compile(r"<(head|style|script)\b.*?</\1>|[\x00-\x1f\x7f]", re.IGNORECASE | re.DOTALL)
+_MARKUP = re.compile(r"<[^>]*>?")
+_GZIP_SUFFIXES = (".gz", ".tgz", ".gzip")
+
+
+@dataclass(frozen=True)
+class Head:
+    """A response before its body: `headers` maps lower-case names to values joined by `, `.
+
+    `words` is the beginning of the body of an answer that is an error, as text.
+    """
+
+    status: int
+    headers: dict[str, str]
+    reason: str = ""
+    version: tuple[int, int] = (1, 1)
+    words: str = ""
+
+    @classmethod
+    def of(
+        cls, status: int, reason: str, fields: Iterable[tuple[str, str]], version: tuple[int, int]
+    ) -> Head:
+        headers: dict[str, str] = {}
+        for name, value in fields:
+            lowered = name.lower()
+            headers[lowered] = f"{headers[lowered]}, {value}" if lowered in headers else value
+        return cls(status, headers, reason, version)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which version of an object is meant: its size and the validators of its first answer."""
+
+    total: int | None
+    etag: str | None = None
+    last_modified: str | None = None
+    strong_date: bool = False
+
+    @property
+    def strong(self) -> bool:
+        """Whether an ETag promises equal bytes (RFC 9110, 8.8.1)."""
+        return self.etag is not None and _STRONG_ETAG.fullmatch(self.etag) is not None
+
+    @property
+    def if_range(self) -> str | None:
+        """The value for If-Range, which may carry a strong validator only (RFC 9110, 13.1.5)."""
+        if self.strong:
+            return self.etag
+        return self.last_modified if self.etag is None and self.strong_date else None
+
+    def agrees(self, other: Identity) -> bool:
+        """Whether `other` is the same version: by strong ETag, else by everything there is."""
+        if self.total != other.total or self.etag != other.etag:
+            return False
+        return self.strong or self.last_modified == other.last_modified
+
+    def __str__(self) -> str:
+        size = "unknown size" if self.total is None else f"{self.total} bytes"
+        return f"{size}, {self.etag or self.last_modified or 'no validator'}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A head that is believed: the body is the object's bytes from `start` up to `stop`.
+
+    Attributes:
+        stop: None where only the body's end tells.
+        ranged: whether the server serves ranges of this object.
+        delimited: whether the end of the body is marked; False where it is the connection's end.
+        decode: the content coding to undo, empty for none.
+        name: the Content-Disposition header, for naming a file.
+    """
+
+    start: int
+    stop: int | None
+    identity: Identity
+    ranged: bool
+    delimited: bool = True
+    decode: str = ""
+    name: str = field(default="", compare=False)
+
+
+class Redirected(Exception):  # noqa: N818  no error: the server said where to ask
+    """The answer points elsewhere: `.location` as sent, `.head` all that was said."""
+
+    def __init__(self, location: str, head: Head) -> None:
+        super().__init__(location, head.status)
+        self.location = location
+        self.head = head
+
+
+class AskWhole(Exception):  # noqa: N818  no error: the question was wrong
+    """The answer can be used only when asked again without a range (a coded body, say)."""
+
+
+def judge(url: str, asked: Span | None, head: Head, known: Identity | None) -> Answer:
+    """Return what may be believed of `head`, the answer to a GET of `asked` (None: all) of `url`.
+
+    `known` is the identity that earlier answers of this transfer agreed on, if any.
+
+    Raises:
+        Redirected: a redirect with a Location.
+        AskWhole: see there.
+        HttpStatusError: any other status that is no success.
+        RangeNotHonouredError: other bytes than those asked for.
+        ObjectChangedError: another version than `known`.
+    """
+    if head.status in REDIRECTS and "location" in head.headers:
+        raise Redirected(head.headers["location"], head)
+    if head.status == 416:
+        return _unsatisfied(url, asked, head, known)
+    if head.status not in (200, 206):
+        raise status_error(url, head)
+    coding = _coding(url, head)
+    content_range = head.headers.get("content-range")
+    if head.status == 206 or (content_range is not None and asked is not None):
+        # Two object stores answer a range with 200 and a right Content-Range.
+        if coding and asked is not None:
+            if known is None:
+                raise AskWhole
+            # Other answers came plain, so this is one server of several, or one bad moment.
+            got = f"a part of the {coding} form"
+            raise RangeNotHonouredError(url, format_range(asked), got)
+        return _part(url, asked, head, known)
+    return _whole(url, asked, head, known, coding)
+
+
+def words_of(head: Head, body: bytes) -> Head:
+    """Return `head` with what the beginning of its body says to a reader, mark-up taken away."""
+    text = _NOISE.sub(" ", body.decode("utf-8", "replace"))
+    return replace(head, words=" ".join(_MARKUP.sub(" ", text).split())[:200])
+
+
+def status_error(url: str, head: Head) -> HttpStatusError:
+    """Return the error for a status that is no success, with the server's own words."""
+    # The Hub says in this field what its body wraps in JSON.
+    said = _NOISE.sub(" ", head.headers.get("x-error-message", "")).strip() or head.words
+    words = said.removeprefix(str(head.status)).strip()
+    if head.reason.lower() not in words.lower():
+        words = f"{head.reason}: {words}" if words else head.reason
+    words = " ".join(words.split())[:200]
+    return HttpStatusError(
+        url,
+        head.status,
+        words,
+        retry_after=parse_retry_after(head.headers),
+        code=head.headers.get("x-error-code", ""),
+    )
+
+
+def may_continue(before: Identity, now: Identity, *, verified: bool) -> bool:
+    """Whether bytes of version `before` may be completed with bytes of version `now`.
+
+    An equal strong ETag promises equal bytes; where the whole is `verified` against a checksum at
+    its end an equal size is enough to try.
+    """
+    if before.total is None or before.total != now.total:
+        return False
+    return verified or (before.strong and before.agrees(now))
+
+
+def parse_retry_after(headers: dict[str, str]) -> float | None:
+    """Return Retry-After in seconds (RFC 9110, 10.2.3: a number, or a date against Date)."""
+    value = headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    when, date = _http_date(value), _http_date(headers.get("date", ""))
+    if when is None or date is None:
+        return None
+    return max(0.0, when - date)
+
+
+def _part(url: str, asked: Span | None, head: Head, known: Identity | None) -> Answer:
+    value = head.headers.get("content-range", "no Content-Range")
+    content_range = parse_content_range(value)
+    question = "the whole object" if asked is None else format_range(asked)
+    # In multipart/byteranges the bytes stand between heads of their own (RFC 9110, 14.6).
+    multipart = _media_type(head) == "multipart/byteranges"
+    if asked is None or multipart or content_range is None or content_range.span is None:
+        raise RangeNotHonouredError(url, question, f"{head.status} with {value}")
+    span = content_range.span
+    identity = _identity(head, content_range.total)
+    if known is not None:
+        _expect(url, known, identity)
+    length = _length(url, head)
+    # A longer answer than asked for, or one that starts elsewhere, is not our bytes; a shorter one
+    # is honest (RFC 9110, 15.3.7 allows it) and the rest is asked for again.
+    wrong_length = length is not None and length != span.size
+    if span.start != asked.start or span.stop > asked.stop or wrong_length:
+        got = f"{value} in {length} bytes" if wrong_length else value
+        raise RangeNotHonouredError(url, question, got)
+    if identity.total is None:
+        raise AskWhole
+    return Answer(
+        span.start,
+        span.stop,
+        identity,
+        ranged=True,
+        # Whatever the framing, Content-Range says how long it has to be.
+        delimited=True,
+        name=head.headers.get("content-disposition", ""),
+    )
+
+
+def _whole(url: str, asked: Span | None, head: Head, known: Identity | None, coding: str) -> Answer:
+    total = None if coding else _length(url, head)
+    _refuse_part(url, head, total)
+    identity = _identity(head, total)
+    if known is not None and known.total is not None:
+        _expect(url, known, identity)
+        if asked is not None:
+            # The same version, but a server (one of several, perhaps) that knows no ranges.
+            raise RangeNotHonouredError(url, format_range(asked), "200 with the whole object")
+    return Answer(
+        0,
+        total,
+        identity,
+        ranged=False,
+        delimited=_delimited(head),
+        decode=coding,
+        name=head.headers.get("content-disposition", ""),
+    )
+
+
+def _refuse_part(url: str, head: Head, total: int | None) -> None:
+    """Raise where what should be the whole says itself that it is a part."""
+    value = head.headers.get("content-range", "")
+    stated = parse_content_range(value)
+    if stated is None or stated.span is None:
+        return
+    is_whole = stated.span.start == 0 and stated.span.stop == stated.total
+    if not is_whole or total not in (None, stated.total):
+        raise RangeNotHonouredError(url, "the whole object", f"{head.status} with {value}")
+
+
+def _unsatisfied(url: str, asked: Span | None, head: Head, known: Identity | None) -> Answer:
+    content_range = parse_content_range(head.headers.get("content-range", ""))
+    total = content_range.total if content_range is not None else None
+    if known is not None and total is not None and total != known.total:
+        raise ObjectChangedError(url, str(known), str(_identity(head, total)))
+    if total == 0 and asked is not None and asked.start == 0:
+        # No range of an empty object can be satisfied (RFC 9110, 14.1.2): this is all of it.
+        return Answer(0, 0, _identity(head, 0), ranged=False)
+    if total is None and known is None and asked is not None and asked.start == 0:
+        # Some servers refuse any range of an empty object without saying its size.
+        raise AskWhole
+    raise status_error(url, head)
+
+
+def _expect(url: str, known: Identity, identity: Identity) -> None:
+    if known.agrees(identity):
+        return
+    if identity.total is None and known.agrees(replace(identity, total=known.total)):
+        # The same version by all that is said; without its size nothing of it can be placed.
+        raise RangeNotHonouredError(url, f"a range of {known}", "an answer without the size")
+    if identity.etag is None and known.strong and identity.total == known.total:
+        # 206 and 200 must repeat the ETag (RFC 9110, 15.3.7); without it nothing is proven.
+        raise RangeNotHonouredError(url, f"ETag {known.etag}", "an answer without ETag")
+    raise ObjectChangedError(url, str(known), str(identity))
+
+
+def _identity(head: Head, total: int | None) -> Identity:
+    etag = head.headers.get("etag") or None
+    modified = head.headers.get("last-modified")
+    return Identity(total, etag, modified, etag is None and _is_strong_date(head.headers))
+
+
+def _is_strong_date(headers: dict[str, str]) -> bool:
+    """Whether Last-Modified lies long enough before Date."""
+    changed = _http_date(headers.get("last-modified", ""))
+    date = _http_date(headers.get("date", ""))
+    return changed is not None and date is not None and date - changed >= _STRONG_DATE_DISTANCE
+
+
+def _length(url: str, head: Head) -> int | None:
+    value = head.headers.get("content-length")
+    if value is None or "transfer-encoding" in head.headers:
+        return None
+    # A repeated equal length arrives joined (RFC 9110, 8.6 allows to take the one value).
+    values = {part.strip() for part in value.split(",")}
+    text = values.pop()
+    if values or not (text.isascii() and text.isdigit()):
+        raise TransferError(url, f"the server sent an invalid Content-Length {value!r}")
+    return int(text)
+
+
+def _delimited(head: Head) -> bool:
+    chunked = "chunked" in head.headers.get("transfer-encoding", "").lower()
+    return chunked or "content-length" in head.headers
+
+
+def _coding(url: str, head: Head) -> str:
+    """Return the content coding to undo. Identity was asked for, so any coding is a surprise.
+
+    A .tar.gz served with `Content-Encoding: gzip` (Apache's AddEncoding does it) is the file that
+    was asked for, already in its only form; decoding it would give the tar instead.
+    """
+    coding = head.headers.get("content-encoding", "").strip().lower()
+    if coding in ("", "identity"):
+        return ""
+    path = url.partition("?")[0].lower()
+    kind = _media_type(head)
+    if "gzip" in coding and (path.endswith(_GZIP_SUFFIXES) or kind in _GZIP_TYPES):
+        return ""
+    if coding in _DECODABLE:
+        return coding
+    raise TransferError(
+        url,
+        f"the server sent Content-Encoding {coding!r} although none was asked for",
+        hint="ask the server's operator for the plain bytes",
+    )
+
+
+def _media_type(head: Head) -> str:
+    return head.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _http_date(value: str) -> float | None:
+    # Seldom seen, and slow to import.
+    import email.utils
+    from datetime import timezone
+
+    try:
+        moment = email.utils.parsedate_to_datetime(value)
+        if moment.tzinfo is None:
+            # The asctime form names no zone and means UTC (RFC 9110, 5.6.7).
+            moment = moment.replace(tzinfo=timezone.utc)
+        return moment.timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return None

@@ -1,0 +1,57 @@
+"""What is asked for: one object and where it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pgetpy.core.http.answers import Identity
+from pgetpy.core.http.ranges import Spans
+from pgetpy.core.references.checksums import Checksum
+
+
+class Follower(Protocol):
+    """Looks at a file while it is fetched. Called from any thread; returns at once."""
+
+    def began(self, fd: int, size: int) -> None:
+        """The bytes of a file of `size` bytes are going to what `fd` is open on, until `lost`."""
+
+    def landed(self, spans: Spans) -> None:
+        """All of `spans` is there."""
+
+    def lost(self) -> None:
+        """It is another object, or has to come again: what has come counts no more."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One object to fetch.
+
+    Attributes:
+        url: an http or https URL, user and password allowed.
+        dest: a path; `-` for standard output; an existing folder or a path with a trailing slash
+            takes the name from the URL or the answer; None throws the bytes away.
+        checksum: what the bytes must hash to.
+        mirrors: URLs of the same bytes elsewhere, tried in order when `url` fails.
+        extract: the object is an archive; `dest` is the folder that its members go to.
+        authorization: value of that header, for the origin of `url` alone.
+        trusted: whether the operator has named the origin of `url`: no policy concerns it.
+        local: `url` is a file or data URL, and its bytes may be read.
+        name: what a service calls the file, for a `dest` that is a folder.
+        admit: is told which version comes, and its size, before a byte of it is kept; from any
+            thread. What it raises ends the transfer.
+        follow: is shown the file while it is fetched, where it is one with a known size.
+    """
+
+    url: str = field(repr=False)
+    dest: str | None
+    checksum: Checksum | None = None
+    mirrors: tuple[str, ...] = field(default=(), repr=False)
+    extract: bool = False
+    authorization: str | None = field(default=None, repr=False)
+    trusted: bool = False
+    local: bool = False
+    name: str = ""
+    admit: Callable[[Identity], object] | None = field(default=None, compare=False)
+    follow: Follower | None = field(default=None, compare=False)

@@ -1,0 +1,164 @@
+"""The manifest: which objects go where, one a line. Only its text is looked at, never a disk.
+
+    URL DEST [ALGORITHM:HEX] [-x]    # and what follows a field that begins with a number sign
+
+`-x` says that the object is an archive, whose members go to the folder DEST.
+
+Fields stand apart by any white space; one that holds blanks is quoted as a whole, by either quote.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from pgetpy.core.destinations.names import check_url
+from pgetpy.core.references.checksums import Checksum
+from pgetpy.core.references.jobs import Job
+from pgetpy.errors import BadManifestError, UsageError
+from pgetpy.errors.redact import redact
+
+_FIELD = re.compile(
+    r"""\s*(?:"(?P<double>(?:[^"\\]|\\.)*)"(?=\s|$)|'(?P<single>[^']*)'(?=\s|$)|(?P<bare>\S+))"""
+)
+_EXTRACT = "-x"
+_ESCAPED = re.compile(r'\\(["\\])')
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Attributes:
+    jobs: in the order of the file.
+    lines: the line of each job, counted from 1.
+    warnings: sentences about lines that were passed over.
+    """
+
+    jobs: tuple[Job, ...]
+    lines: tuple[int, ...]
+    warnings: tuple[str, ...]
+
+
+def _ends_with_slash(dest: str) -> bool:
+    return dest.endswith("/")
+
+
+def parse_manifest(
+    text: str,
+    path: str,
+    *,
+    to_null: bool = False,
+    extract: bool = False,
+    is_folder: Callable[[str], bool] = _ends_with_slash,
+    check: Callable[[str], object] = check_url,
+) -> Manifest:
+    """Read a manifest; `path` is what errors call it.
+
+    With `to_null` the bytes are thrown away and DEST may be left out; with `extract` every line is
+    of an archive. A DEST for which `is_folder`
+    holds may stand for several URLs, as each brings its own name. `check` raises BadReferenceError
+    for what is no URL.
+
+    Raises:
+        BadManifestError: a line is malformed, or one DEST has two URLs or two checksums.
+    """
+    reading = _Reading(path, is_folder, check, to_null=to_null, extract=extract)
+    # Not splitlines(), which takes characters for line ends that a path may hold.
+    for line, content in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
+        reading.take(line, content)
+    return Manifest(tuple(reading.jobs), tuple(reading.lines), tuple(reading.warnings))
+
+
+class _Reading:
+    """A manifest half read."""
+
+    def __init__(
+        self,
+        path: str,
+        is_folder: Callable[[str], bool],
+        check: Callable[[str], object],
+        *,
+        to_null: bool,
+        extract: bool,
+    ) -> None:
+        self.jobs: list[Job] = []
+        self.lines: list[int] = []
+        self.warnings: list[str] = []
+        self._path = path
+        self._to_null = to_null
+        self._extract = extract
+        self._is_folder = is_folder
+        self._check = check
+        self._seen: dict[tuple[str, str], Job] = {}
+
+    def take(self, line: int, content: str) -> None:
+        try:
+            fields = _fields(content)
+            job = self._job(fields) if fields else None
+            if job is not None and not self._is_repeated(job, line):
+                self.jobs.append(job)
+                self.lines.append(line)
+        except UsageError as error:
+            raise BadManifestError(self._path, line, str(error)) from None
+
+    def _job(self, fields: list[str]) -> Job:
+        extract = self._extract or (fields[-1] == _EXTRACT and not self._to_null)
+        if fields[-1] == _EXTRACT:
+            fields = fields[:-1]
+        least = 1 if self._to_null else 2
+        if not least <= len(fields) <= 3:
+            expected = "URL [DEST] [DIGEST]" if self._to_null else "URL DEST [DIGEST] [-x]"
+            raise UsageError(
+                f"expected {expected}, found {len(fields)} fields (quote a path with blanks)"
+            )
+        url = fields[0]
+        self._check(url)
+        checksum = Checksum.parse(fields[2], name="digest") if len(fields) == 3 else None
+        if self._to_null:
+            return Job(url, None, checksum)
+        return Job(url, _checked_dest(fields[1]), checksum, extract=extract)
+
+    def _is_repeated(self, job: Job, line: int) -> bool:
+        if job.dest is None:
+            return False
+        # Two spellings of one path are one destination; a folder is one for each URL.
+        named = self._is_folder(job.dest) and not job.extract
+        key = (str(PurePosixPath(job.dest)), job.url if named else "")
+        earlier = self._seen.setdefault(key, job)
+        if earlier is job:
+            return False
+        if earlier.url != job.url:
+            raise UsageError(
+                f"duplicate destination {job.dest} with different urls: "
+                f"{redact(earlier.url)} and {redact(job.url)}"
+            )
+        if earlier.checksum != job.checksum:
+            raise UsageError(f"duplicate destination {job.dest} with different checksums")
+        self.warnings.append(
+            f"{self._path}:{line}: {redact(job.url)} to {job.dest} is there already; skipped"
+        )
+        return True
+
+
+def _fields(content: str) -> list[str]:
+    fields: list[str] = []
+    for match in _FIELD.finditer(content.rstrip()):
+        bare = match["bare"]
+        if bare is not None and bare.startswith("#"):
+            break
+        if bare is not None and bare[0] in "\"'":
+            raise UsageError("a quotation is not closed, or something follows it without a blank")
+        if match["double"] is not None:
+            fields.append(_ESCAPED.sub(r"\1", match["double"]))
+        else:
+            fields.append(bare if bare is not None else match["single"])
+    return fields
+
+
+def _checked_dest(dest: str) -> str:
+    if not dest or "\0" in dest:
+        raise UsageError("the destination is empty or holds a null character")
+    if dest == "-":
+        raise UsageError("several files cannot go to standard output")
+    return dest

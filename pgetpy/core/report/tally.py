@@ -1,0 +1,216 @@
+"""Where the transfers of a call stand, gathered from their events; no clock is looked at."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from pgetpy.core.report.events import (
+    Event,
+    Failed,
+    Finished,
+    Progressed,
+    Queued,
+    Started,
+    StartedOver,
+    Verifying,
+)
+
+# A rate over less is nervous, one over more hides that a transfer has come to a halt.
+_RATE_WINDOW = 5.0
+_RATE_STEP = 0.2
+
+
+@dataclass
+class Rate:
+    """Bytes a second over the last few seconds, from a count that never falls."""
+
+    _samples: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def add(self, now: float, count: int) -> None:
+        samples = self._samples
+        if len(samples) > 1 and now - samples[-2][0] < _RATE_STEP:
+            samples[-1] = (now, count)
+        else:
+            samples.append((now, count))
+        while len(samples) > 2 and now - samples[1][0] >= _RATE_WINDOW:
+            samples.popleft()
+
+    def value(self, now: float) -> float | None:
+        """The rate, or None while too little is known."""
+        if not self._samples:
+            return None
+        since, count = self._samples[0]
+        if now - since < _RATE_STEP:
+            return None
+        return (self._samples[-1][1] - count) / (now - since)
+
+
+@dataclass
+class FileState:
+    """One transfer. `moved` counts the bytes this run fetched, those of a lost start included."""
+
+    key: int
+    dest: str
+    started_at: float
+    done: int = 0
+    total: int | None = None
+    held: int = 0
+    keeps: bool = True
+    moved: int = 0
+    connections: int = 0
+    verified: float | None = None
+    rate: Rate = field(default_factory=Rate)
+
+    @property
+    def fraction(self) -> float:
+        return self.done / self.total if self.total else 0.0
+
+    @property
+    def checking(self) -> float | None:
+        """How much of the file is hashed, once that is all there is left to do."""
+        return self.verified if self.done == self.total else None
+
+    def remaining_seconds(self, now: float) -> float | None:
+        rate = self.rate.value(now)
+        if self.total is None or not rate:
+            return None
+        return (self.total - self.done) / rate
+
+    def advance(self, now: float, done: int, total: int | None) -> None:
+        if total is not None:
+            self.total = total
+            done = min(done, total)
+        self.moved += max(0, done - self.done)
+        self.done = max(self.done, done)
+        self.rate.add(now, self.moved)
+
+
+@dataclass
+class Tally:
+    """All transfers of a call.
+
+    Attributes:
+        files: how many there will be.
+        active: those in flight by key, in the order of their start.
+        stopped: those that failed, as they stood.
+        finished, failed: how many have ended.
+        moved: bytes this run fetched.
+        ended_bytes: sizes of the files that have finished.
+    """
+
+    files: int = 1
+    active: dict[int, FileState] = field(default_factory=dict)
+    stopped: dict[int, FileState] = field(default_factory=dict)
+    finished: int = 0
+    failed: int = 0
+    moved: int = 0
+    ended_bytes: int = 0
+    rate: Rate = field(default_factory=Rate)
+    _shown: float = 0.0
+
+    def take(self, event: Event, now: float) -> None:
+        """Count `event`, which arrived at `now`."""
+        if isinstance(event, Queued):
+            self.files = event.files
+        elif isinstance(event, Started):
+            self._start(event, now)
+        elif isinstance(event, Progressed):
+            self._progress(event, now)
+        elif isinstance(event, StartedOver):
+            self._start_over(event, now)
+        elif isinstance(event, Verifying):
+            state = self._state(event.key, event.dest, now)
+            state.verified = event.done / event.total if event.total else 1.0
+        elif isinstance(event, (Finished, Failed)):
+            self._end(event, now)
+
+    @property
+    def ended(self) -> int:
+        return self.finished + self.failed
+
+    @property
+    def done(self) -> int:
+        """Bytes that stand or are held."""
+        return self.ended_bytes + sum(state.done for state in self.active.values())
+
+    @property
+    def total(self) -> int | None:
+        """Bytes of all files that have not failed; None until the size of each is known."""
+        return self.expected if self._known == self.files - self.failed else None
+
+    @property
+    def expected(self) -> int | None:
+        """`total`, or a guess at it from the files whose size is known."""
+        if not self._known:
+            return None
+        sizes = sum(state.total or 0 for state in self.active.values())
+        return (self.ended_bytes + sizes) * (self.files - self.failed) // self._known
+
+    @property
+    def _known(self) -> int:
+        return self.finished + sum(state.total is not None for state in self.active.values())
+
+    @property
+    def connections(self) -> int:
+        return sum(state.connections for state in self.active.values())
+
+    def fraction(self) -> float:
+        """How much of all is done, at most 0.99 while that is a guess.
+
+        Never falls but after a start-over.
+        """
+        if self.ended >= self.files:
+            return 1.0
+        expected = self.expected
+        fraction = self.done / expected if expected else self.ended / self.files
+        most = 1.0 if self.total is not None else 0.99
+        self._shown = max(self._shown, min(most, fraction))
+        return self._shown
+
+    def remaining_seconds(self, now: float) -> float | None:
+        rate, expected = self.rate.value(now), self.expected
+        if expected is None or not rate:
+            return None
+        return max(0, expected - self.done) / rate
+
+    def _state(self, key: int, dest: str, now: float) -> FileState:
+        return self.active.setdefault(key, FileState(key, dest, now))
+
+    def _start(self, event: Started, now: float) -> None:
+        state = self._state(event.key, event.dest, now)
+        state.dest = event.dest
+        state.held = event.held
+        state.keeps = event.keeps
+        state.total = event.total
+        state.done = max(state.done, event.held)
+        state.rate.add(now, state.moved)
+        self.rate.add(now, self.moved)
+
+    def _progress(self, event: Progressed, now: float) -> None:
+        state = self._state(event.key, "", now)
+        before = state.moved
+        state.advance(now, event.done, event.total)
+        state.connections = event.connections
+        self.moved += state.moved - before
+        self.rate.add(now, self.moved)
+
+    def _start_over(self, event: StartedOver, now: float) -> None:
+        state = self._state(event.key, event.dest, now)
+        state.done = state.held = 0
+        state.verified = None
+        self._shown = 0.0
+
+    def _end(self, event: Finished | Failed, now: float) -> None:
+        state = self.active.pop(event.key, None)
+        if isinstance(event, Failed):
+            self.failed += 1
+            if state:
+                self.stopped[event.key] = state
+            return
+        self.finished += 1
+        self.ended_bytes += event.result.size
+        done = state.done if state else event.result.resumed
+        if not event.result.shared:
+            self.moved += max(0, event.result.size - done)
+        self.rate.add(now, self.moved)
