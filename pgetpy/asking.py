@@ -13,10 +13,10 @@ from pgetpy.core.http.plan import Plan
 from pgetpy.core.http.ranges import Spans
 from pgetpy.core.http.sink import Sink
 from pgetpy.core.http.urls import opened_link
+from pgetpy.destinations.sinks.memory import MemorySink
 from pgetpy.errors import TransferError
 from pgetpy.route import Route
 from pgetpy.session import Hooks, Services, Session
-from pgetpy.sinks.memory import MemorySink
 from pgetpy.sources.base import Object
 from pgetpy.transports.base import Call
 from pgetpy.watch import Tally

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from pgetpy.archives.local import unpack
 from pgetpy.cache.contents import digest_of
 from pgetpy.core.archives.member_policy import Limits
 from pgetpy.core.http.answers import Identity
@@ -18,7 +19,6 @@ from pgetpy.errors import (
     ObjectChangedError,
     PgetError,
 )
-from pgetpy.extraction.local import unpack
 from pgetpy.system.filesystem import disk_error, remove_tree
 
 _BLOCK = 1 << 20

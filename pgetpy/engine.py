@@ -20,6 +20,7 @@ from pgetpy.core.references.reference import Reference
 from pgetpy.core.report.events import Failed, Finished, Queued, Report
 from pgetpy.core.report.results import DownloadFailure, DownloadResult
 from pgetpy.destinations.base import Claims
+from pgetpy.destinations.sinks.parts import Choose, PartsSink
 from pgetpy.errors import BadReferenceError, HttpStatusError, PgetError
 from pgetpy.errors.redact import redact
 from pgetpy.hftransfer import MOST_CHILDREN, HfTransfer
@@ -28,7 +29,6 @@ from pgetpy.metrics import Metrics
 from pgetpy.picking import WholeOnlyError, pick
 from pgetpy.session import Services
 from pgetpy.settings import Settings
-from pgetpy.sinks.parts import Choose, PartsSink
 from pgetpy.sources.base import Located, Object
 from pgetpy.sources.table import parse_reference, source_of
 from pgetpy.system.threads import Workers
@@ -109,7 +109,8 @@ class Engine:
         """Fetch parts of what `reference` names; False where it has to be had as a whole.
 
         Args:
-            choose: what is wanted; the `first` bytes are in any case. See `sinks.parts.PartsSink`.
+            choose: what is wanted; the `first` bytes are in any case. See
+                `destinations.sinks.parts.PartsSink`.
             follow: is shown what has come, and keeps it.
 
         Raises:

@@ -26,10 +26,10 @@ from pgetpy.core.http.sink import Sink
 from pgetpy.core.references.jobs import Job
 from pgetpy.core.report.events import Progressed, Remarked, Report, Started
 from pgetpy.destinations.file import SMALL, FileDestination
+from pgetpy.destinations.sinks.file import FileSink
 from pgetpy.errors.redact import redact, redact_text
 from pgetpy.route import Route
 from pgetpy.session import Hooks, Services, Session
-from pgetpy.sinks.file import FileSink
 from pgetpy.transfer import Provenance, Transfer
 from pgetpy.transports.base import Request, seen_through
 

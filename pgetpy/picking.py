@@ -8,9 +8,9 @@ from pgetpy.core.http.ranges import Spans
 from pgetpy.core.http.sink import Sink
 from pgetpy.core.http.urls import opened_link
 from pgetpy.core.references.jobs import Follower
+from pgetpy.destinations.sinks.parts import PartsSink
 from pgetpy.route import Route
 from pgetpy.session import Hooks, Services, Session
-from pgetpy.sinks.parts import PartsSink
 from pgetpy.sources.base import Object
 from pgetpy.watch import Tally
 

@@ -30,6 +30,7 @@ from pgetpy.core.report.events import (
 from pgetpy.core.report.results import DownloadResult
 from pgetpy.destinations import open_destination
 from pgetpy.destinations.base import BusyError, ResumeError, Wish
+from pgetpy.destinations.sinks.null import NullSink
 from pgetpy.digesting import FileDigest
 from pgetpy.errors import (
     ArchiveError,
@@ -42,7 +43,6 @@ from pgetpy.errors import (
 from pgetpy.errors.redact import redact
 from pgetpy.route import Route
 from pgetpy.session import Hooks, Services, Session, StartOverError
-from pgetpy.sinks.null import NullSink
 from pgetpy.system.filesystem import disk_errors
 from pgetpy.transports.base import seen_through
 from pgetpy.vetting import check_content, check_destination

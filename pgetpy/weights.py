@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from pgetpy.cache.contents import Entry
     from pgetpy.cache.tickets import Lease
     from pgetpy.core.references.jobs import Follower
+    from pgetpy.destinations.sinks.parts import Choose
     from pgetpy.filling import Filler
-    from pgetpy.sinks.parts import Choose
 
 GIB = 1 << 30
 PathLike = os.PathLike[str]
@@ -224,7 +224,7 @@ class WeightsDownloadCache:
         cannot be had it is fetched as a whole.
 
         Args:
-            choose, first: see `sinks.parts.PartsSink`.
+            choose, first: see `destinations.sinks.parts.PartsSink`.
         """
         reference = self._allowed(url, **naming)
         demand = self._demand(None)

@@ -19,8 +19,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pgetpy.archives.decoders import PIECE, Decoder, decoder_for
 from pgetpy.core.archives.formats import Format
-from pgetpy.decoders import PIECE, Decoder, decoder_for
 from pgetpy.errors import ArchiveError, TruncatedArchiveError
 
 COMPRESSIONS = [Format.GZIP, Format.BZIP2, Format.XZ, Format.ZSTD, Format.LZ4, Format.LZMA]
@@ -506,7 +506,7 @@ class TestGzipWithoutIsal:
 
 def test_importing_the_decoders_loads_no_library() -> None:
     program = (
-        "import sys, pgetpy.decoders\n"
+        "import sys, pgetpy.archives.decoders\n"
         "loaded = {'isal', 'zstandard', 'lz4', 'lzma', 'bz2'} & set(sys.modules)\n"
         "print(sorted(loaded - before))"
     )

@@ -26,12 +26,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pgetpy
+from pgetpy.archives.layout import Layout
+from pgetpy.archives.sink import ArchiveSink
+from pgetpy.archives.spool import Spool
 from pgetpy.core.archives.member_policy import Limits
 from pgetpy.core.http.ranges import Span
 from pgetpy.errors import ArchiveError, LimitExceededError, UnsafeMemberError
-from pgetpy.extraction.archive import ArchiveSink
-from pgetpy.extraction.layout import Layout
-from pgetpy.extraction.spool import Spool
 from pgetpy.system.filesystem import fold_of
 
 from .attacks import ATTACKS, FILE, FOLDER, HARDLINK, SECRET, SYMLINK, Attack, damaged

@@ -19,6 +19,9 @@ from pathlib import Path
 import pytest
 
 import pgetpy
+from pgetpy.archives.layout import Layout
+from pgetpy.archives.sink import ArchiveSink
+from pgetpy.archives.spool import Spool
 from pgetpy.core.archives.member_policy import Limits
 from pgetpy.errors import (
     ArchiveError,
@@ -26,9 +29,6 @@ from pgetpy.errors import (
     TruncatedArchiveError,
     UnsafeMemberError,
 )
-from pgetpy.extraction.archive import ArchiveSink
-from pgetpy.extraction.layout import Layout
-from pgetpy.extraction.spool import Spool
 
 from .attacks import ATTACKS, FILE, FOLDER, SECRET, SYMLINK, Attack
 from .children import last_line, result_of

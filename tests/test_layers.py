@@ -64,26 +64,21 @@ LAYERS = (
     Layer(("sources", "sources.*"), may_meet=False),
     Layer(("sources.hublisting", "sources.civitaianswers"), may_meet=False),
     Layer(("sources.base",)),
+    Layer(("transports.*",), may_meet=False),
+    Layer(("transports.wire", "transports.connection", "transports.pipes", "transports.tls")),
+    Layer(("transports.base",)),
     Layer(("destinations",)),
     Layer(("destinations.*",), may_meet=False),
     Layer(("destinations.base",)),
-    Layer(("extraction", "extraction.*")),
-    Layer(("transports.*", "sinks.*"), may_meet=False),
-    Layer(
-        (
-            "transports.wire",
-            "transports.connection",
-            "transports.pipes",
-            "transports.tls",
-            "sinks.ledger",
-            "sinks.pagecache",
-        )
-    ),
-    Layer(("transports.base",)),
+    Layer(("destinations.sinks.*",), may_meet=False),
+    Layer(("destinations.sinks.ledger", "destinations.sinks.page_cache")),
+    Layer(("archives.*",)),
+    Layer(("archives.decoders",)),
+    Layer(("archives.decoders.*",), may_meet=False),
+    Layer(("archives.decoders.base",)),
     Layer(("cache", "cache.*")),
     Layer(
         (
-            "decoders",
             "hfworker",
             "pipelines",
             "settings",
@@ -91,8 +86,6 @@ LAYERS = (
             "system.*",
         )
     ),
-    Layer(("decoders.*",), may_meet=False),
-    Layer(("decoders.base",)),
     Layer(("core.report.*",)),
     Layer(("core.cache.*",)),
     Layer(("core.lora.*",)),
@@ -110,7 +103,7 @@ LAYERS = (
     Layer(("errors.redact", "_version")),
 )
 # Folders of implementations that know nothing of one another: what they share is in core.
-FOLDERS = ("transports", "sinks", "cache")
+FOLDERS = ("transports", "destinations", "cache")
 # What deciding may not touch.
 PURE = "core"
 IMPURE = frozenset(

@@ -301,7 +301,7 @@ def _check_free(job: Job, place: str, settings: Settings) -> None:
         # Nothing there, or nothing that can be seen: whoever writes it will say so.
         return
     if job.extract:
-        from pgetpy.extraction.staging import check_empty
+        from pgetpy.archives.staging import check_empty
 
         if stat.S_ISDIR(mode):
             check_empty(Path(os.path.realpath(job.dest)), place)

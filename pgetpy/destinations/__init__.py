@@ -1,4 +1,8 @@
-"""Where transfers end up: a file, a stream, a folder of members, or nowhere."""
+"""Where transfers end up: a file, a stream, a folder of members, or nowhere.
+
+What opens, resumes, publishes and cleans up the place that bytes go to belongs here; `sinks` takes
+the bytes themselves. Nothing here knows where they come from.
+"""
 
 from __future__ import annotations
 

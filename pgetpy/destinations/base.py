@@ -14,8 +14,8 @@ from pgetpy.core.destinations.journal import Journal
 from pgetpy.core.http.answers import Answer, Identity
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.sink import Sink
+from pgetpy.destinations.sinks.ledger import Ledger
 from pgetpy.errors import DestinationError
-from pgetpy.sinks.ledger import Ledger
 from pgetpy.system.file_locks import locks_exclude
 
 # Reads into a buffer from a position on: the bytes read.

@@ -14,10 +14,10 @@ from pgetpy.core.http.answers import Answer, Identity
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.sink import Sink
 from pgetpy.destinations.base import BusyError, ReadBack, ResumeError, Tenancy, Wish
+from pgetpy.destinations.sinks.file import FileSink
+from pgetpy.destinations.sinks.ledger import Ledger
 from pgetpy.errors import DestinationError
 from pgetpy.settings import Settings
-from pgetpy.sinks.file import FileSink
-from pgetpy.sinks.ledger import Ledger
 from pgetpy.system.file_locks import boot_id
 from pgetpy.system.filesystem import check_room, disk_error, disk_errors
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from pgetpy.core.http.answers import Answer, Identity
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.sink import Sink
+from pgetpy.destinations.sinks.null import NullSink
+from pgetpy.destinations.sinks.ordered import OrderedSink
 from pgetpy.errors import DestinationError
-from pgetpy.sinks.null import NullSink
-from pgetpy.sinks.ordered import OrderedSink
 from pgetpy.system.filesystem import disk_error
 
 

@@ -7,19 +7,19 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from pgetpy.archives.layout import Layout
+from pgetpy.archives.sink import ArchiveSink
+from pgetpy.archives.spool import Spool
+from pgetpy.archives.staging import Staging, check_empty
 from pgetpy.core.destinations.journal import Journal, Subject
 from pgetpy.core.destinations.names import name_from_url
 from pgetpy.core.http.answers import Answer, Identity
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.sink import Sink
 from pgetpy.destinations.base import BusyError, ReadBack, ResumeError, Tenancy, Wish
+from pgetpy.destinations.sinks.ledger import Ledger
 from pgetpy.errors import ArchiveError, DestinationError
-from pgetpy.extraction.archive import ArchiveSink
-from pgetpy.extraction.layout import Layout
-from pgetpy.extraction.spool import Spool
-from pgetpy.extraction.staging import Staging, check_empty
 from pgetpy.settings import Settings
-from pgetpy.sinks.ledger import Ledger
 from pgetpy.system.file_locks import boot_id
 from pgetpy.system.filesystem import check_room, disk_errors, fold_of
 

@@ -258,7 +258,9 @@ class Chooser:
         self._check = check
 
     def __call__(self, fd: int, size: int, landed: Spans) -> tuple[tuple[Span, ...], bool]:
-        """Return what has to come of a file of which `landed` is there; see `sinks.parts.Choose`.
+        """Return what has to come of a file of which `landed` is there.
+
+        See `destinations.sinks.parts.Choose`.
 
         Raises:
             NotWeightsError: it is no safetensors file.

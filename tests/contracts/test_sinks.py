@@ -28,13 +28,13 @@ from pgetpy.core.http.answers import Identity
 from pgetpy.core.http.plan import Plan, Window
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.sink import Sink
+from pgetpy.destinations.sinks.file import FileSink
+from pgetpy.destinations.sinks.ledger import Ledger
+from pgetpy.destinations.sinks.memory import MemorySink
+from pgetpy.destinations.sinks.null import NullSink
+from pgetpy.destinations.sinks.ordered import OrderedSink
+from pgetpy.destinations.sinks.parts import PartsSink
 from pgetpy.errors import DestinationError, DiskFullError
-from pgetpy.sinks.file import FileSink
-from pgetpy.sinks.ledger import Ledger
-from pgetpy.sinks.memory import MemorySink
-from pgetpy.sinks.null import NullSink
-from pgetpy.sinks.ordered import OrderedSink
-from pgetpy.sinks.parts import PartsSink
 from pgetpy.system.file_locks import boot_id, locks_exclude
 from pgetpy.system.filesystem import disk_error
 

@@ -13,13 +13,13 @@ import pytest
 
 from pgetpy.core.http.answers import Identity, Redirected
 from pgetpy.core.http.ranges import Span
+from pgetpy.destinations.sinks.memory import MemorySink
 from pgetpy.errors import (
     ConnectionFailedError,
     HttpStatusError,
     ObjectChangedError,
     RangeNotHonouredError,
 )
-from pgetpy.sinks.memory import MemorySink
 
 from ..support.bodies import body
 from .worlds import (

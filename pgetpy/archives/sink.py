@@ -9,6 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pgetpy.archives.base import Form, Restorable
+from pgetpy.archives.layout import Layout
+from pgetpy.archives.member_folder import MemberFolder
+from pgetpy.archives.random_access import Scatter
+from pgetpy.archives.reading import Admit, Reader
 from pgetpy.core.archives.formats import Format, recognise, stem
 from pgetpy.core.archives.member_policy import Limits, Roster
 from pgetpy.core.archives.tar import TarReader
@@ -17,15 +22,10 @@ from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.reorder_buffer import Waiting
 from pgetpy.core.http.sink import Place
 from pgetpy.errors import ArchiveError, TruncatedArchiveError
-from pgetpy.extraction.base import Form, Restorable
-from pgetpy.extraction.folder import MemberFolder
-from pgetpy.extraction.layout import Layout
-from pgetpy.extraction.reading import Admit, Reader
-from pgetpy.extraction.scatter import Scatter
 
 if TYPE_CHECKING:
-    from pgetpy.extraction.unpacking import Output
-    from pgetpy.extraction.zip import Zip
+    from pgetpy.archives.streaming import Output
+    from pgetpy.archives.zip import Zip
 
 # Enough to tell every format by.
 _TELLING = 512
@@ -223,7 +223,7 @@ class ArchiveSink:
             )
         if format_ is Format.ZIP:
             # What a plain tar does not need is not waited for.
-            from pgetpy.extraction.zip import Zip
+            from pgetpy.archives.zip import Zip
 
             about = (self._roster, self.window, self._layout)
             self._zip = Zip(self.total, *about, self._scatter)
@@ -235,8 +235,8 @@ class ArchiveSink:
         return Scatter(self._folder, reader, admit, self.window, self._layout, readable=readable)
 
     def _decoded(self, format_: Format) -> Form:
-        from pgetpy.decoders import decoder_for
-        from pgetpy.extraction.unpacking import Decoded, Unpacking
+        from pgetpy.archives.decoders import decoder_for
+        from pgetpy.archives.streaming import Decoded, Unpacking
 
         decoder = decoder_for(format_)
         if self._algorithm is not None:
@@ -245,7 +245,7 @@ class ArchiveSink:
         return Unpacking(decoder, output, self.window, self._limits, self._digest)
 
     def _decoded_output(self, format_: Format) -> Callable[[bytes], Output]:
-        from pgetpy.extraction.unpacking import SingleFile
+        from pgetpy.archives.streaming import SingleFile
 
         def choose(beginning: bytes) -> Output:
             if recognise(beginning, "") is Format.TAR:

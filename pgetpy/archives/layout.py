@@ -13,8 +13,8 @@ import zlib
 from bisect import bisect_right
 from pathlib import Path
 
+from pgetpy.archives.spool import Spool
 from pgetpy.core.http.ranges import Span, Spans
-from pgetpy.extraction.spool import Spool
 from pgetpy.system.filesystem import write_all
 
 _RECORD = struct.Struct("<QII")  # position, size, CRC-32 of the bytes

@@ -12,17 +12,17 @@ import stat
 from collections.abc import Sequence, Set
 from pathlib import Path
 
-from pgetpy.core.archives.member_policy import Entry, permissions
-from pgetpy.core.archives.members import Kind, Member
-from pgetpy.errors import ArchiveError, UnsafeMemberError
-from pgetpy.extraction.attributes import (
+from pgetpy.archives.folder_attributes import (
     RECORD,
     Attributes,
     has_record,
     with_local_bits,
     write_record,
 )
-from pgetpy.extraction.memberfile import LARGE, MemberFile, reading, refuse
+from pgetpy.archives.member_file import LARGE, MemberFile, reading, refuse
+from pgetpy.core.archives.member_policy import Entry, permissions
+from pgetpy.core.archives.members import Kind, Member
+from pgetpy.errors import ArchiveError, UnsafeMemberError
 from pgetpy.system.filesystem import mode_at, remove_tree, write_all
 
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

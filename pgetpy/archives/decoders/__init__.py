@@ -7,11 +7,11 @@ decoder is made; none of their exceptions gets out.
 
 from __future__ import annotations
 
+from pgetpy.archives.decoders.base import PIECE, Codec, Decoder, Opener, Streams
+from pgetpy.archives.decoders.deflate import crc32, open_deflate, open_gzip
+from pgetpy.archives.decoders.frames import open_lz4, open_zstd
 from pgetpy.core.archives import formats
 from pgetpy.core.archives.formats import WINDOW, Format
-from pgetpy.decoders.base import PIECE, Codec, Decoder, Opener, Streams
-from pgetpy.decoders.deflate import crc32, open_deflate, open_gzip
-from pgetpy.decoders.frames import open_lz4, open_zstd
 
 __all__ = ["PIECE", "Decoder", "crc32", "decoder_for"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pgetpy.archives.decoders.base import PIECE, Opener, Stream
 from pgetpy.core.archives import formats
 from pgetpy.core.archives.formats import WINDOW, ZstdPart, zstd_parts
-from pgetpy.decoders.base import PIECE, Opener, Stream
 
 if TYPE_CHECKING:
     from zstandard import ZstdDecompressionObj

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pgetpy.extraction.memberfile import MemberFile
+from pgetpy.archives.member_file import MemberFile
 
 _NOWHERE = 1 << 63
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from pgetpy.archives.layout import Layout
+from pgetpy.archives.sink import ArchiveSink
+from pgetpy.archives.spool import Spool
 from pgetpy.core.archives.member_policy import Limits
 from pgetpy.errors import InterruptedTransferError
-from pgetpy.extraction.archive import ArchiveSink
-from pgetpy.extraction.layout import Layout
-from pgetpy.extraction.spool import Spool
 from pgetpy.system.filesystem import fold_of
 
 _PIECE = 1 << 20

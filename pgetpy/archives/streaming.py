@@ -8,16 +8,16 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from pgetpy.archives.decoders import Decoder
+from pgetpy.archives.member_file import MemberFile
+from pgetpy.archives.member_folder import MemberFolder
 from pgetpy.core.archives.member_policy import Limits, Roster
 from pgetpy.core.archives.members import Kind, Member
 from pgetpy.core.http.plan import Window
 from pgetpy.core.http.ranges import Span
 from pgetpy.core.http.reorder_buffer import Waiting
 from pgetpy.core.references.checksums import Digest
-from pgetpy.decoders import Decoder
 from pgetpy.errors import LimitExceededError
-from pgetpy.extraction.folder import MemberFolder
-from pgetpy.extraction.memberfile import MemberFile
 
 # Compressed bytes that may wait in memory.
 AHEAD = 16 << 20

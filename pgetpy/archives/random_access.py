@@ -11,19 +11,19 @@ import os
 import threading
 from collections.abc import Iterable
 
+from pgetpy.archives.checking import Checker, content_of
+from pgetpy.archives.extents import Extent, Extents
+from pgetpy.archives.layout import Layout
+from pgetpy.archives.member_file import LARGE, MemberFile
+from pgetpy.archives.member_folder import MemberFolder
+from pgetpy.archives.reading import Admit, Reader
+from pgetpy.archives.restoring import Restored, Restorer
 from pgetpy.core.archives.member_policy import Entry
 from pgetpy.core.archives.members import Kind, Member
 from pgetpy.core.http.plan import Window
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.reorder_buffer import Waiting
 from pgetpy.core.http.sink import Place
-from pgetpy.extraction.checking import Checker, content_of
-from pgetpy.extraction.extents import Extent, Extents
-from pgetpy.extraction.folder import MemberFolder
-from pgetpy.extraction.layout import Layout
-from pgetpy.extraction.memberfile import LARGE, MemberFile
-from pgetpy.extraction.reading import Admit, Reader
-from pgetpy.extraction.restoring import Restored, Restorer
 
 # Bytes that may wait for the headers before them: many where that is what keeps connections busy,
 # few where members are made more slowly than bytes come, for then they only wait.

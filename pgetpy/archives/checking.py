@@ -10,13 +10,13 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 
+from pgetpy.archives.decoders import crc32, decoder_for
+from pgetpy.archives.member_file import MemberFile, reading
+from pgetpy.archives.member_folder import MemberFolder
+from pgetpy.archives.spool import Spool
 from pgetpy.core.archives.formats import Format
 from pgetpy.core.archives.members import Member
-from pgetpy.decoders import crc32, decoder_for
 from pgetpy.errors import ArchiveError
-from pgetpy.extraction.folder import MemberFolder
-from pgetpy.extraction.memberfile import MemberFile, reading
-from pgetpy.extraction.spool import Spool
 
 _PIECE = 1 << 20
 _MOST_THREADS = 4

@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from pgetpy.errors import DestinationError
-from pgetpy.extraction.attributes import (
+from pgetpy.archives.folder_attributes import (
     RECORD,
     Attributes,
     Parts,
     read_record,
     write_record,
 )
+from pgetpy.errors import DestinationError
 
 OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Linux: the fifth field of each line is a mount point, in which octal stands for white space.

@@ -16,11 +16,11 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from pgetpy.archives.folder_attributes import Attributes, has_record, write_record
+from pgetpy.archives.merging import OPEN_FOLDER, Merge
 from pgetpy.core.destinations.journal import parse_journal
 from pgetpy.core.destinations.names import journal_name, layout_name, part_name, spool_name
 from pgetpy.errors import DestinationError
-from pgetpy.extraction.attributes import Attributes, has_record, write_record
-from pgetpy.extraction.merging import OPEN_FOLDER, Merge
 from pgetpy.system.filesystem import remove_tree
 
 # What the staged members of an existing folder are called, and what a new file system has.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pgetpy.archives.decoders.base import Opener
 from pgetpy.core.archives.formats import gzip_header_size
-from pgetpy.decoders.base import Opener
 
 if TYPE_CHECKING:
     from isal.igzip_lib import IgzipDecompressor

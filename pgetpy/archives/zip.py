@@ -11,6 +11,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 
+from pgetpy.archives.layout import Layout
+from pgetpy.archives.random_access import Scatter
+from pgetpy.archives.reading import Admit, Reader
 from pgetpy.core.archives.member_policy import Entry, Roster
 from pgetpy.core.archives.members import Member
 from pgetpy.core.archives.zip import ZipReader, survey
@@ -20,9 +23,6 @@ from pgetpy.core.http.ranges import Span, Spans, joined
 from pgetpy.core.http.reorder_buffer import Waiting
 from pgetpy.core.http.sink import Place
 from pgetpy.errors import ArchiveError
-from pgetpy.extraction.layout import Layout
-from pgetpy.extraction.reading import Admit, Reader
-from pgetpy.extraction.scatter import Scatter
 
 _PIECE = 1 << 20
 _ENDLESS = 1 << 62

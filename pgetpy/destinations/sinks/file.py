@@ -12,9 +12,9 @@ from pgetpy.core.destinations.journal import Subject
 from pgetpy.core.destinations.names import part_name
 from pgetpy.core.http.ranges import Spans
 from pgetpy.core.http.sink import Place
+from pgetpy.destinations.sinks.ledger import Ledger
+from pgetpy.destinations.sinks.page_cache import WriteBack, memory_limit
 from pgetpy.errors import DestinationError
-from pgetpy.sinks.ledger import Ledger
-from pgetpy.sinks.pagecache import WriteBack, memory_limit
 from pgetpy.system.file_locks import boot_id
 from pgetpy.system.filesystem import check_room, sync_folder, write_all
 

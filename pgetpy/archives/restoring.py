@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pgetpy.archives.layout import Layout
+from pgetpy.archives.member_file import LARGE, MemberFile
+from pgetpy.archives.member_folder import MemberFolder
+from pgetpy.archives.reading import Admit, Reader
 from pgetpy.core.archives.member_policy import Entry
 from pgetpy.core.archives.members import Member
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.errors import ArchiveError
-from pgetpy.extraction.folder import MemberFolder
-from pgetpy.extraction.layout import Layout
-from pgetpy.extraction.memberfile import LARGE, MemberFile
-from pgetpy.extraction.reading import Admit, Reader
 
 
 @dataclass(frozen=True)

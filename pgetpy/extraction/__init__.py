@@ -1,1 +1,0 @@
-"""Archives that become folders while they arrive."""

@@ -1,1 +1,0 @@
-"""Places for bytes to go, all of one interface (base.py)."""
