@@ -16,7 +16,7 @@ from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.jobs import Job
 from pgetpy.core.report.events import Event, Report
 from pgetpy.core.report.results import DownloadFailure, DownloadResult
-from pgetpy.engine import Engine
+from pgetpy.engine.engine import Engine
 from pgetpy.settings import Settings, hub_cache_dir
 from pgetpy.system.event_loop import wait_for
 

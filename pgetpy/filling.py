@@ -31,7 +31,8 @@ from pgetpy.core.references.jobs import Follower, Job
 from pgetpy.core.references.reference import Reference, Wanted
 from pgetpy.core.report.events import Event, Progressed, Report, Waiting
 from pgetpy.core.text.units import format_size
-from pgetpy.engine import Engine
+from pgetpy.engine.engine import Engine
+from pgetpy.engine.transports.base import seen_through
 from pgetpy.errors import (
     ArchiveError,
     BadSettingError,
@@ -48,7 +49,6 @@ from pgetpy.settling import Settler
 from pgetpy.sources.base import Located, Object
 from pgetpy.system.filesystem import remove_tree
 from pgetpy.system.threads import Workers
-from pgetpy.transports.base import seen_through
 
 _SLICE = 0.05
 _TELL_EVERY = 0.5

@@ -33,14 +33,14 @@ from pgetpy.core.report.events import (
     StartedOver,
     Verifying,
 )
-from pgetpy.engine import Engine
+from pgetpy.engine.engine import Engine
+from pgetpy.engine.transports.base import all_or_none, seen_through
 from pgetpy.errors import SizeMismatchError, UnsafeMemberError
 from pgetpy.settings import Settings
 from pgetpy.sources.base import Located, Object
 from pgetpy.system.file_locks import boot_id
 from pgetpy.system.filesystem import fold_of, remove_tree
 from pgetpy.system.threads import Workers
-from pgetpy.transports.base import all_or_none, seen_through
 
 T = TypeVar("T")
 # Beside the folder: which version it is of, whose it is, and in which boot it was written.

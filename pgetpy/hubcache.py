@@ -27,7 +27,8 @@ from pgetpy.core.references.jobs import Job
 from pgetpy.core.references.reference import Reference
 from pgetpy.core.report.events import Failed, Finished, Progressed, Report, Waiting
 from pgetpy.core.report.results import DownloadResult
-from pgetpy.engine import Engine
+from pgetpy.engine.engine import Engine
+from pgetpy.engine.transports.base import seen_through
 from pgetpy.errors import BadReferenceError, NotAllowedError, PgetError, TransferError
 from pgetpy.gathering import Sum, check_size, paths_below, side_by_side
 from pgetpy.settings import Settings
@@ -35,7 +36,6 @@ from pgetpy.sources.base import Located, Object
 from pgetpy.system.file_locks import try_lock
 from pgetpy.system.filesystem import disk_errors, fold_of, remove_tree
 from pgetpy.system.threads import Workers
-from pgetpy.transports.base import seen_through
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")

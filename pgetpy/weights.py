@@ -424,7 +424,7 @@ class WeightsDownloadCache:
     async def _picked(
         self, reference: Reference, demand: Demand, choose: Choose, first: int, follow: Follower
     ) -> Path | None:
-        from pgetpy.engine import Engine
+        from pgetpy.engine.engine import Engine
 
         engine = Engine(self._settings)
         try:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from pgetpy.transports.base import Call, NotForMeError
+from pgetpy.engine.transports.base import Call, NotForMeError
 
 from .support import judges
 from .support.authority import Authority
@@ -97,7 +97,7 @@ class UnwillingTransport:
 def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Runs the test over the transport of choice, and again with all of it over the full client."""
     if request.param == "aiohttp":
-        monkeypatch.setattr("pgetpy.engine.DirectTransport", UnwillingTransport)
+        monkeypatch.setattr("pgetpy.engine.engine.DirectTransport", UnwillingTransport)
     return str(request.param)
 
 

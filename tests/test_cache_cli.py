@@ -857,7 +857,7 @@ def test_a_listing_whose_reader_has_gone_ends_without_a_word(shell: Shell, store
         (["--version"], ["argparse", "pgetpy.cache.store", "pgetpy.weights"]),
         (["--help"], ["pgetpy.cache.store", "pgetpy.weights"]),
         (["URL", "DEST"], ["pgetpy.cache.store", "pgetpy.weights", "pgetpy.cli.cache"]),
-        (["cache", "ls"], ["pgetpy.weights", "pgetpy.engine", "asyncio", "aiohttp", "tqdm"]),
+        (["cache", "ls"], ["pgetpy.weights", "pgetpy.engine.engine", "asyncio", "aiohttp", "tqdm"]),
     ],
 )
 def test_commands_import_no_more_than_they_need(

@@ -26,6 +26,8 @@ class Layer:
 # From the top down.
 LAYERS = (
     Layer(("__main__", "cli", "cli.*")),
+    Layer(("testing",)),
+    Layer(("testing.*",)),
     Layer(("", "api")),
     Layer(("lora", "tensors"), may_meet=False),
     Layer(("lorafiles", "tensors.*")),
@@ -44,29 +46,18 @@ LAYERS = (
             "settling",
         )
     ),
+    Layer(("engine.engine",)),
+    Layer(("engine.*",)),
+    Layer(("engine.transports.*",), may_meet=False),
     Layer(
         (
-            "engine",
-            "transfer",
-            "hftransfer",
-            "asking",
-            "digesting",
-            "hosts",
-            "metrics",
-            "picking",
-            "route",
-            "session",
-            "vetting",
-            "watch",
+            "engine.transports.connection",
+            "engine.transports.pipes",
+            "engine.transports.tls",
+            "engine.transports.wire",
         )
     ),
-    Layer(("sources.table",)),
-    Layer(("sources", "sources.*"), may_meet=False),
-    Layer(("sources.hublisting", "sources.civitaianswers"), may_meet=False),
-    Layer(("sources.base",)),
-    Layer(("transports.*",), may_meet=False),
-    Layer(("transports.wire", "transports.connection", "transports.pipes", "transports.tls")),
-    Layer(("transports.base",)),
+    Layer(("engine.transports.base",)),
     Layer(("destinations",)),
     Layer(("destinations.*",), may_meet=False),
     Layer(("destinations.base",)),
@@ -76,10 +67,13 @@ LAYERS = (
     Layer(("archives.decoders",)),
     Layer(("archives.decoders.*",), may_meet=False),
     Layer(("archives.decoders.base",)),
+    Layer(("sources.table",)),
+    Layer(("sources", "sources.*"), may_meet=False),
+    Layer(("sources.hublisting", "sources.civitaianswers"), may_meet=False),
+    Layer(("sources.base",)),
     Layer(("cache", "cache.*")),
     Layer(
         (
-            "hfworker",
             "pipelines",
             "settings",
             "system",
@@ -103,7 +97,7 @@ LAYERS = (
     Layer(("errors.redact", "_version")),
 )
 # Folders of implementations that know nothing of one another: what they share is in core.
-FOLDERS = ("transports", "destinations", "cache")
+FOLDERS = ("engine.transports", "destinations", "cache")
 # What deciding may not touch.
 PURE = "core"
 IMPURE = frozenset(
@@ -281,7 +275,7 @@ def test_the_core_imports_nothing_that_acts() -> None:
 def package(tmp_path: Path) -> Path:
     """A package that keeps all rules."""
     root = tmp_path / "pgetpy"
-    for folder in ("core", "core/http", "sources", "transports"):
+    for folder in ("core", "core/http", "engine", "engine/transports", "sources"):
         (root / folder).mkdir(parents=True)
         (root / folder / "__init__.py").touch()
     (root / "__init__.py").write_text("def f():\n    from pgetpy.api import x\n")
@@ -293,7 +287,9 @@ def package(tmp_path: Path) -> Path:
     (root / "core" / "http" / "sink.py").touch()
     (root / "sources" / "base.py").touch()
     (root / "sources" / "plain.py").write_text("from pgetpy.sources.base import Source\n")
-    (root / "transports" / "direct.py").write_text("from pgetpy.core.http.sink import Sink\n")
+    (root / "engine" / "transports" / "direct.py").write_text(
+        "from pgetpy.core.http.sink import Sink\n"
+    )
     return root
 
 
@@ -330,8 +326,10 @@ def test_implementations_that_meet_are_found(package: Path) -> None:
 def test_a_look_into_another_folder_is_found(package: Path) -> None:
     (package / "cache").mkdir()
     (package / "cache" / "store.py").touch()
-    (package / "transports" / "direct.py").write_text("from pgetpy.cache.store import Store")
-    assert crossings(graph_of(package)) == ["transports.direct imports cache.store"]
+    (package / "engine" / "transports" / "direct.py").write_text(
+        "from pgetpy.cache.store import Store"
+    )
+    assert crossings(graph_of(package)) == ["engine.transports.direct imports cache.store"]
 
 
 def test_a_circle_is_found_and_named(package: Path) -> None:

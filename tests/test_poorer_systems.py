@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pgetpy.core.destinations.journal import parse_journal
-from pgetpy.transports.pipes import PIPES
+from pgetpy.engine.transports.pipes import PIPES
 
 from .children import bytes_asked, journal_of, killed_when, part_of, result_of
 from .fetching import fetch, names_in

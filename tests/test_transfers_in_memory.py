@@ -16,15 +16,15 @@ from pgetpy.core.references.jobs import Job
 from pgetpy.core.report.events import StartedOver
 from pgetpy.core.report.results import DownloadResult
 from pgetpy.destinations.base import Claims
+from pgetpy.engine.attempt import Services
+from pgetpy.engine.hosts import Hosts
+from pgetpy.engine.transfer import Transfer
+from pgetpy.engine.transports.base import Call, NotForMeError, Transport, seen_through
+from pgetpy.engine.transports.local import LocalTransport
 from pgetpy.errors import HttpStatusError, ObjectChangedError, PgetError
-from pgetpy.hosts import Hosts
-from pgetpy.session import Services
 from pgetpy.settings import Settings
 from pgetpy.system.threads import Workers
-from pgetpy.transfer import Transfer
-from pgetpy.transports.base import Call, NotForMeError, Transport, seen_through
-from pgetpy.transports.local import LocalTransport
-from pgetpy.transports.memory import MemoryTransport, Stored, Turn
+from pgetpy.testing.memory import MemoryTransport, Stored, Turn
 
 from .fetching import Events, names_in
 from .support.bodies import body, digest

@@ -2,9 +2,9 @@
 
 import pytest
 
+from pgetpy.engine.transports.aio import AioTransport
+from pgetpy.engine.transports.direct import DirectTransport
 from pgetpy.system.threads import Workers
-from pgetpy.transports.aio import AioTransport
-from pgetpy.transports.direct import DirectTransport
 
 from .worlds import MemoryWorld, WireWorld, World
 

@@ -18,6 +18,9 @@ from dataclasses import fields, replace
 import pytest
 
 from pgetpy.core.http.answers import AskWhole, Identity
+from pgetpy.engine.transports.aio import AioTransport
+from pgetpy.engine.transports.base import Address, NotForMeError
+from pgetpy.engine.transports.direct import DirectTransport
 from pgetpy.errors import (
     BadReferenceError,
     ConnectionFailedError,
@@ -25,9 +28,6 @@ from pgetpy.errors import (
     TransferError,
 )
 from pgetpy.system.threads import Workers
-from pgetpy.transports.aio import AioTransport
-from pgetpy.transports.base import Address, NotForMeError
-from pgetpy.transports.direct import DirectTransport
 
 from ..support.authority import Authority
 from ..support.bodies import body

@@ -22,8 +22,8 @@ from pgetpy.core.http.pace import Pulse
 from pgetpy.core.http.plan import Flight
 from pgetpy.core.http.ranges import Span, Spans, format_range
 from pgetpy.core.http.sink import Place, Sink
-from pgetpy.transports.base import Address, Call, Request, Transport
-from pgetpy.transports.memory import MemoryTransport, Stored, Turn
+from pgetpy.engine.transports.base import Address, Call, Request, Transport
+from pgetpy.testing.memory import MemoryTransport, Stored, Turn
 
 from ..support.faults import (
     Fault,

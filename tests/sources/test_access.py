@@ -11,12 +11,12 @@ import pytest
 from pgetpy.core.http.pace import Pace
 from pgetpy.core.http.urls import parse_link
 from pgetpy.core.references.jobs import Job
+from pgetpy.engine.hosts import Host
+from pgetpy.engine.transports.base import Address, Request
 from pgetpy.errors import GatedError, NotFoundError, PgetError, ServiceError, UnauthorizedError
-from pgetpy.hosts import Host
 from pgetpy.settings import Proxies, Settings, SourceSettings
 from pgetpy.sources.base import Located, Object
 from pgetpy.sources.table import parse_reference
-from pgetpy.transports.base import Address, Request
 
 from ..fetching import contents
 from ..support.faults import Status

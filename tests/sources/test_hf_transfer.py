@@ -76,7 +76,7 @@ def workers_of(pid: int) -> list[int]:
     parents = {}
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if b"hfworker.py" in (path / "cmdline").read_bytes():
+            if b"hf_transfer_worker.py" in (path / "cmdline").read_bytes():
                 parents[int(path.name)] = int(_status(path)[1])
     children = [each for each, parent in parents.items() if parent == pid]
     return children + [each for each, parent in parents.items() if parent in children]

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pgetpy.core.http.answers import Head
 from pgetpy.core.http.ranges import Span
 from pgetpy.core.references.local_urls import file_path, is_data, parse_data
+from pgetpy.engine.transports.base import BLOCK, Call, seen_through
 from pgetpy.errors import BadReferenceError, ConnectionFailedError, ObjectChangedError
 from pgetpy.system.threads import Workers
-from pgetpy.transports.base import BLOCK, Call, seen_through
 
 # Reads into a buffer from a position on: the bytes read.
 _Read = Callable[[int, memoryview], int]

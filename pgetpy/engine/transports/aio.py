@@ -17,8 +17,7 @@ from urllib.parse import urlsplit
 from pgetpy.core.http.answers import Answer, Head, words_of
 from pgetpy.core.http.content_codings import CodingError, Decoder
 from pgetpy.core.http.sink import Sink
-from pgetpy.errors import ConnectionFailedError, HttpStatusError, TransferError
-from pgetpy.transports.base import (
+from pgetpy.engine.transports.base import (
     Address,
     Call,
     Request,
@@ -26,6 +25,7 @@ from pgetpy.transports.base import (
     seen_through,
     within,
 )
+from pgetpy.errors import ConnectionFailedError, HttpStatusError, TransferError
 
 if TYPE_CHECKING:
     import aiohttp

@@ -1,7 +1,7 @@
 """The process in which hf_transfer runs, for it can be ended by nothing but a kill.
 
-python -m pgetpy.hfworker; what to do is one line of JSON on standard input, where other users of
-the machine do not see the signed URL. While hf_transfer is at work no other Python code runs in its
+It is run as a file; what to do is one line of JSON on standard input, where other users of the
+machine do not see the signed URL. While hf_transfer is at work no other Python code runs in its
 process: so this one forks, and looks whether whoever wants the bytes is still there. Its standard
 input ends when that one closes it or dies, by whatever; then the fork is killed. On standard output
 is what went wrong.
@@ -81,4 +81,7 @@ def _downloaded(work: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
+    # A file that is run has its folder searched first, where our own hf_transfer is.
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [folder for folder in sys.path if os.path.abspath(folder) != here]
     main()

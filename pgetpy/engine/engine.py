@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from pgetpy.asking import Asking
 from pgetpy.core.http.answers import Identity
 from pgetpy.core.http.rate_limit import Bucket
 from pgetpy.core.references.jobs import Follower, Job
@@ -21,22 +20,23 @@ from pgetpy.core.report.events import Failed, Finished, Queued, Report
 from pgetpy.core.report.results import DownloadFailure, DownloadResult
 from pgetpy.destinations.base import Claims
 from pgetpy.destinations.sinks.parts import Choose, PartsSink
+from pgetpy.engine.attempt import Services
+from pgetpy.engine.hf_transfer import MOST_CHILDREN, HfTransfer
+from pgetpy.engine.hosts import Hosts, descriptor_limit
+from pgetpy.engine.metrics import Metrics
+from pgetpy.engine.partial import WholeOnlyError, pick
+from pgetpy.engine.service_client import Asking
+from pgetpy.engine.transfer import Transfer
+from pgetpy.engine.transports.aio import AioTransport
+from pgetpy.engine.transports.base import all_or_none
+from pgetpy.engine.transports.direct import DirectTransport
+from pgetpy.engine.transports.local import LocalTransport
 from pgetpy.errors import BadReferenceError, HttpStatusError, PgetError
 from pgetpy.errors.redact import redact
-from pgetpy.hftransfer import MOST_CHILDREN, HfTransfer
-from pgetpy.hosts import Hosts, descriptor_limit
-from pgetpy.metrics import Metrics
-from pgetpy.picking import WholeOnlyError, pick
-from pgetpy.session import Services
 from pgetpy.settings import Settings
 from pgetpy.sources.base import Located, Object
 from pgetpy.sources.table import parse_reference, source_of
 from pgetpy.system.threads import Workers
-from pgetpy.transfer import Transfer
-from pgetpy.transports.aio import AioTransport
-from pgetpy.transports.base import all_or_none
-from pgetpy.transports.direct import DirectTransport
-from pgetpy.transports.local import LocalTransport
 
 # Of several files so many are begun at once: while one waits for its answer another is written.
 _SIDE_BY_SIDE = 4

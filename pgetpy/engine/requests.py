@@ -10,10 +10,10 @@ from pgetpy.core.http.answers import Identity, Redirected
 from pgetpy.core.http.ranges import Span, format_range
 from pgetpy.core.http.retry import EXPIRED_STATUSES
 from pgetpy.core.http.urls import MOST_REDIRECTS, Link, follow, headers_for, may_see_credentials
+from pgetpy.engine.hosts import Host, Hosts
+from pgetpy.engine.transports.base import USER_AGENT, Request
 from pgetpy.errors import HttpStatusError, NotAllowedError, TransferError
-from pgetpy.hosts import Host, Hosts
 from pgetpy.settings import Settings
-from pgetpy.transports.base import USER_AGENT, Request
 
 
 class Route:

@@ -10,8 +10,8 @@ import re
 from urllib.parse import urlsplit
 
 from pgetpy.core.http.answers import Head
+from pgetpy.engine.transports.base import NotForMeError, Request
 from pgetpy.errors import BadReferenceError
-from pgetpy.transports.base import NotForMeError, Request
 
 _LONGEST_HEAD = 64 * 1024
 _MOST_DIGITS = 18

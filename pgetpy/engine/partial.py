@@ -9,10 +9,10 @@ from pgetpy.core.http.sink import Sink
 from pgetpy.core.http.urls import opened_link
 from pgetpy.core.references.jobs import Follower
 from pgetpy.destinations.sinks.parts import PartsSink
-from pgetpy.route import Route
-from pgetpy.session import Hooks, Services, Session
+from pgetpy.engine.attempt import Hooks, Services, Session
+from pgetpy.engine.requests import Route
+from pgetpy.engine.watchdog import Tally
 from pgetpy.sources.base import Object
-from pgetpy.watch import Tally
 
 
 class WholeOnlyError(Exception):

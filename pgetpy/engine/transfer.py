@@ -31,7 +31,12 @@ from pgetpy.core.report.results import DownloadResult
 from pgetpy.destinations import open_destination
 from pgetpy.destinations.base import BusyError, ResumeError, Wish
 from pgetpy.destinations.sinks.null import NullSink
-from pgetpy.digesting import FileDigest
+from pgetpy.engine.attempt import Hooks, Services, Session, StartOverError
+from pgetpy.engine.content_policy import check_content, check_destination
+from pgetpy.engine.hashing import FileDigest
+from pgetpy.engine.requests import Route
+from pgetpy.engine.transports.base import seen_through
+from pgetpy.engine.watchdog import Tally
 from pgetpy.errors import (
     ArchiveError,
     DigestMismatchError,
@@ -41,12 +46,7 @@ from pgetpy.errors import (
     TransferError,
 )
 from pgetpy.errors.redact import redact
-from pgetpy.route import Route
-from pgetpy.session import Hooks, Services, Session, StartOverError
 from pgetpy.system.filesystem import disk_errors
-from pgetpy.transports.base import seen_through
-from pgetpy.vetting import check_content, check_destination
-from pgetpy.watch import Tally
 
 FIRST_RANGE = 1 << 20
 _REPORT_EVERY = 0.1

@@ -2,9 +2,9 @@
 
 It ties its ranges to no version, gives up no silent connection, resumes nothing, and may send a
 token to another port of a host. So it gets a URL that needs no token, where the redirects of the
-Hub have led; a process of its own, which can be killed (`hfworker`); and a part file, which is
-published once its digest is right. Where it fails, or cannot be used, the bytes are brought as all
-others are, and that is said.
+Hub have led; a process of its own, which can be killed (`hf_transfer_worker`); and a part
+file, which is published once its digest is right. Where it fails, or cannot be used, the bytes are
+brought as all others are, and that is said.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import signal
 import subprocess
 import sys
 
-from pgetpy import hfworker
 from pgetpy.core.http.answers import Answer
 from pgetpy.core.http.plan import Plan
 from pgetpy.core.http.ranges import Spans
@@ -27,11 +26,12 @@ from pgetpy.core.references.jobs import Job
 from pgetpy.core.report.events import Progressed, Remarked, Report, Started
 from pgetpy.destinations.file import SMALL, FileDestination
 from pgetpy.destinations.sinks.file import FileSink
+from pgetpy.engine import hf_transfer_worker
+from pgetpy.engine.attempt import Hooks, Services, Session
+from pgetpy.engine.requests import Route
+from pgetpy.engine.transfer import Provenance, Transfer
+from pgetpy.engine.transports.base import Request, seen_through
 from pgetpy.errors.redact import redact, redact_text
-from pgetpy.route import Route
-from pgetpy.session import Hooks, Services, Session
-from pgetpy.transfer import Provenance, Transfer
-from pgetpy.transports.base import Request, seen_through
 
 # Each of them has threads, and takes as many connections as it opens files.
 MOST_CHILDREN = 2
@@ -150,7 +150,7 @@ class HfTransfer(Transfer):
         finally:
             ending = self._services.workers.submit(lambda: said.append(_ended(child)))
             await seen_through(ending, lambda: None)
-        if child.returncode != hfworker.DONE:
+        if child.returncode != hf_transfer_worker.DONE:
             words = redact_text(said[0].decode(errors="replace"))
             raise _UnableError(f"it has failed ({words or f'status {child.returncode}'})")
         if os.fstat(sink.fd).st_size != size:
@@ -228,7 +228,7 @@ def _order(request: Request, sink: FileSink) -> bytes:
 def _started(order: bytes) -> subprocess.Popen[bytes]:
     """Start a process in which hf_transfer carries out `order`."""
     # Not as a module: that would look for others in the folder we happen to be in.
-    command = [sys.executable, hfworker.__file__]
+    command = [sys.executable, hf_transfer_worker.__file__]
     try:
         child = subprocess.Popen(  # noqa: S603  our own
             command,

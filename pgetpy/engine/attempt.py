@@ -25,6 +25,10 @@ from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.retry import OVERLOADED, Retries
 from pgetpy.core.http.sink import Sink
 from pgetpy.destinations.base import Claims
+from pgetpy.engine.hosts import Host, Hosts
+from pgetpy.engine.requests import Route
+from pgetpy.engine.transports.base import Call, NotForMeError, Transport
+from pgetpy.engine.watchdog import Tally, Watch
 from pgetpy.errors import (
     HttpStatusError,
     NotAllowedError,
@@ -32,12 +36,8 @@ from pgetpy.errors import (
     RangeNotHonouredError,
     TransferError,
 )
-from pgetpy.hosts import Host, Hosts
-from pgetpy.route import Route
 from pgetpy.settings import Settings
 from pgetpy.system.threads import Workers
-from pgetpy.transports.base import Call, NotForMeError, Transport
-from pgetpy.watch import Tally, Watch
 
 TICK = 0.025
 

@@ -10,9 +10,9 @@ import socket
 import time
 from urllib.parse import urlsplit
 
+from pgetpy.engine.transports.base import Address, Request, network_error, within
+from pgetpy.engine.transports.tls import SEALED, Tls
 from pgetpy.errors import ConnectionFailedError
-from pgetpy.transports.base import Address, Request, network_error, within
-from pgetpy.transports.tls import SEALED, Tls
 
 # However many addresses there are, each gets this much time.
 _SHORTEST_TRY = 0.3

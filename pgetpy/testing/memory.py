@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pgetpy.core.http.answers import Answer, Head
 from pgetpy.core.http.ranges import Span
 from pgetpy.core.http.sink import Sink
+from pgetpy.engine.transports.base import Call, NotForMeError, Request, seen_through
 from pgetpy.errors import ConnectionFailedError
-from pgetpy.transports.base import Call, NotForMeError, Request, seen_through
 
 _PIECE = 64 * 1024
 

@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 from pgetpy._version import __version__
 from pgetpy.core.http.urls import Link, parse_link
 from pgetpy.core.report.results import DownloadResult
+from pgetpy.engine.transports.base import USER_AGENT
 from pgetpy.errors import PgetError
 from pgetpy.errors.redact import redact
 from pgetpy.system.threads import Workers
-from pgetpy.transports.base import USER_AGENT
 
 # An endpoint that takes longer does without.
 _PATIENCE = 3.0

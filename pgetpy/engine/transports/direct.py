@@ -17,12 +17,12 @@ from urllib.parse import urlsplit
 
 from pgetpy.core.http.answers import Head, words_of
 from pgetpy.core.http.sink import Place, Sink
+from pgetpy.engine.transports.base import Call, NotForMeError, Request, seen_through, within
+from pgetpy.engine.transports.connection import Connection, failed
+from pgetpy.engine.transports.pipes import PIPES, Pipe
+from pgetpy.engine.transports.wire import HeadReader, request_bytes
 from pgetpy.errors import ConnectionFailedError
 from pgetpy.system.threads import Workers
-from pgetpy.transports.base import Call, NotForMeError, Request, seen_through, within
-from pgetpy.transports.connection import Connection, failed
-from pgetpy.transports.pipes import PIPES, Pipe
-from pgetpy.transports.wire import HeadReader, request_bytes
 
 _BUFFER = 256 * 1024
 # A body of this size is sooner received on the loop than handed to a thread.

@@ -14,12 +14,12 @@ from pgetpy.core.http.ranges import Spans
 from pgetpy.core.http.sink import Sink
 from pgetpy.core.http.urls import opened_link
 from pgetpy.destinations.sinks.memory import MemorySink
+from pgetpy.engine.attempt import Hooks, Services, Session
+from pgetpy.engine.requests import Route
+from pgetpy.engine.transports.base import Call
+from pgetpy.engine.watchdog import Tally
 from pgetpy.errors import TransferError
-from pgetpy.route import Route
-from pgetpy.session import Hooks, Services, Session
 from pgetpy.sources.base import Object
-from pgetpy.transports.base import Call
-from pgetpy.watch import Tally
 
 T = TypeVar("T")
 

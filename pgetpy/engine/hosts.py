@@ -13,11 +13,11 @@ from pgetpy.core.http.pace import Pace
 from pgetpy.core.http.proxies import bypasses_proxy
 from pgetpy.core.http.urls import Link, Origin, basic_authorization, parse_link
 from pgetpy.core.references.policy import Policy
+from pgetpy.engine.transports.base import Address
 from pgetpy.errors import BadReferenceError, BadSettingError, ConnectionFailedError
 from pgetpy.settings import Settings
 from pgetpy.system.cpu_load import machine_load
 from pgetpy.system.threads import Workers
-from pgetpy.transports.base import Address
 
 # A connection of the direct transport takes a socket and the two ends of a pipe.
 _DESCRIPTORS_PER_CONNECTION = 3

@@ -1,0 +1,1 @@
+"""Ways to carry bytes from a server into a sink: implementations of `base.Transport`."""

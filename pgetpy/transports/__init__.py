@@ -1,1 +1,0 @@
-"""Ways to carry bytes from a server into a sink, all of one interface (base.py)."""
