@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pgetpy.core.report.results import DownloadFailure, DownloadResult
     from pgetpy.errors import PgetError
     from pgetpy.settings import Settings
-    from pgetpy.weights import WeightsDownloadCache
+    from pgetpy.weights.cache import WeightsDownloadCache
 
 # Where each public name lives. They are imported when first used: `import pgetpy` costs nothing.
 _HOMES = {
@@ -36,7 +36,7 @@ _HOMES = {
     "PgetError": "pgetpy.errors",
     "Policy": "pgetpy.core.references.policy",
     "Settings": "pgetpy.settings",
-    "WeightsDownloadCache": "pgetpy.weights",
+    "WeightsDownloadCache": "pgetpy.weights.cache",
     "__version__": "pgetpy._version",
     "download": "pgetpy.api",
     "download_async": "pgetpy.api",

@@ -21,7 +21,7 @@ from pgetpy.settings import Settings, hub_cache_dir
 from pgetpy.system.event_loop import wait_for
 
 if TYPE_CHECKING:
-    from pgetpy.naming import Secret
+    from pgetpy.weights.options import Secret
 
 PathLike = os.PathLike[str]
 Chosen = str | Sequence[str] | None
@@ -207,9 +207,9 @@ async def snapshot_async(
         DestinationError, DiskFullError: the cache cannot be written.
     """
     from pgetpy.core.references.patterns import Patterns
-    from pgetpy.hubcache import snapshot as brought
-    from pgetpy.naming import revealed
     from pgetpy.sources.table import parse_reference
+    from pgetpy.weights.hub_cache import snapshot as brought
+    from pgetpy.weights.options import revealed
 
     # The policy takes away the operator's tokens, and not those of the caller.
     chosen = _settings(settings, None, None).under_policy()

@@ -23,7 +23,6 @@ from pgetpy.core.lora.adapters import Base
 from pgetpy.core.lora.composition import Slot, Steps, check_slots, steps, sums
 from pgetpy.errors import BadSettingError, UsageError
 from pgetpy.lorafiles import adapter_name, check_lora
-from pgetpy.naming import Naming
 from pgetpy.pipelines import (
     Pipeline,
     abilities,
@@ -35,7 +34,8 @@ from pgetpy.pipelines import (
     unload,
 )
 from pgetpy.system.interruptible_lock import Turns
-from pgetpy.weights import Held, WeightsDownloadCache, usual_cache
+from pgetpy.weights.cache import Held, WeightsDownloadCache, usual_cache
+from pgetpy.weights.options import Naming
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -854,10 +854,13 @@ def test_a_listing_whose_reader_has_gone_ends_without_a_word(shell: Shell, store
 @pytest.mark.parametrize(
     ("argv", "unwanted"),
     [
-        (["--version"], ["argparse", "pgetpy.cache.store", "pgetpy.weights"]),
-        (["--help"], ["pgetpy.cache.store", "pgetpy.weights"]),
-        (["URL", "DEST"], ["pgetpy.cache.store", "pgetpy.weights", "pgetpy.cli.cache"]),
-        (["cache", "ls"], ["pgetpy.weights", "pgetpy.engine.engine", "asyncio", "aiohttp", "tqdm"]),
+        (["--version"], ["argparse", "pgetpy.cache.store", "pgetpy.weights.cache"]),
+        (["--help"], ["pgetpy.cache.store", "pgetpy.weights.cache"]),
+        (["URL", "DEST"], ["pgetpy.cache.store", "pgetpy.weights.cache", "pgetpy.cli.cache"]),
+        (
+            ["cache", "ls"],
+            ["pgetpy.weights.cache", "pgetpy.engine.engine", "asyncio", "aiohttp", "tqdm"],
+        ),
     ],
 )
 def test_commands_import_no_more_than_they_need(

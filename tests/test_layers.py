@@ -31,21 +31,8 @@ LAYERS = (
     Layer(("", "api")),
     Layer(("lora", "tensors"), may_meet=False),
     Layer(("lorafiles", "tensors.*")),
-    Layer(("weights",)),
-    Layer(
-        (
-            "filling",
-            "gathering",
-            "hubcache",
-            "allowance",
-            "examining",
-            "copying",
-            "hits",
-            "naming",
-            "relaying",
-            "settling",
-        )
-    ),
+    Layer(("weights.cache",)),
+    Layer(("weights.*",)),
     Layer(("engine.engine",)),
     Layer(("engine.*",)),
     Layer(("engine.transports.*",), may_meet=False),

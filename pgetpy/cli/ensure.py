@@ -25,10 +25,10 @@ from pgetpy.errors import (
     PgetError,
     UsageError,
 )
-from pgetpy.naming import parse_digest
 from pgetpy.settings import CacheSettings
 from pgetpy.sources.table import parse_reference
-from pgetpy.weights import WeightsDownloadCache
+from pgetpy.weights.cache import WeightsDownloadCache
+from pgetpy.weights.options import parse_digest
 
 _WIDEST = max(len(verdict.value) for verdict in Verdict)
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from pgetpy.core.tensors.choices import Choice
 from pgetpy.errors import BadSettingError, ObjectChangedError
 from pgetpy.errors.redact import redact
-from pgetpy.naming import Naming
 from pgetpy.tensors.base import Array
 from pgetpy.tensors.checkpoint import Checkpoint, PathLike, Wish
 from pgetpy.tensors.devices import device_for
-from pgetpy.weights import WeightsDownloadCache, usual_cache
+from pgetpy.weights.cache import WeightsDownloadCache, usual_cache
+from pgetpy.weights.options import Naming
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -35,13 +35,13 @@ from pgetpy.errors import (
     NotWeightsError,
 )
 from pgetpy.errors.redact import redact
-from pgetpy.naming import Naming, parse_digest
 from pgetpy.system.event_loop import done
 from pgetpy.tensors.arriving import Arriving
 from pgetpy.tensors.base import Array, News
 from pgetpy.tensors.delivery import Check, Delivery, Source, head_of
 from pgetpy.tensors.devices import Device
-from pgetpy.weights import WeightsDownloadCache
+from pgetpy.weights.cache import WeightsDownloadCache
+from pgetpy.weights.options import Naming, parse_digest
 
 # Waiting threads have to see an exception that is injected into them.
 _SLICE = 0.05

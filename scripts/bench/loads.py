@@ -116,7 +116,7 @@ def touched(tensors: Tensors) -> int:
 def _prepare(way: str, device: str) -> None:
     """Do what any process has to do once, whatever it loads and by whom."""
     theirs = {"fastsafetensors": "fastsafetensors", "runai": "runai_model_streamer"}
-    modules = ["safetensors.torch", "pgetpy.api", "pgetpy.filling", "pgetpy.tensors"]
+    modules = ["safetensors.torch", "pgetpy.api", "pgetpy.weights.fetch", "pgetpy.tensors"]
     for module in [theirs[way]] if way in theirs else modules:
         importlib.import_module(module)
     torch.zeros(1, device=device).sum().item()

@@ -24,7 +24,7 @@ from pgetpy.errors import (
     WrongBaseModelError,
 )
 from pgetpy.lora import LoraComposer
-from pgetpy.weights import usual_cache
+from pgetpy.weights.cache import usual_cache
 
 from ..sources.hubs import opened_at
 from ..support.delivery import Gate

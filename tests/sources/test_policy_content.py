@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from pgetpy import Policy, WeightsDownloadCache
-from pgetpy.allowance import Allowance
 from pgetpy.core.cache.keys import cache_key
 from pgetpy.core.references.reference import Reference, Wanted, key_for
 from pgetpy.errors import (
@@ -27,6 +26,7 @@ from pgetpy.errors import (
 from pgetpy.settings import SourceSettings
 from pgetpy.sources import table
 from pgetpy.sources.base import Asker, Located, Object
+from pgetpy.weights.size_limit import Allowance
 
 from ..fetching import extract, fetch, names_in
 from ..support.faults import Chunked, NoLength, SilenceAfter

@@ -410,7 +410,7 @@ def test_an_entry_is_listed_with_its_url_but_not_its_password(
 
 
 def test_importing_the_cache_starts_nothing_and_is_light() -> None:
-    code = "import sys, pgetpy.weights; print(*sys.modules)"
+    code = "import sys, pgetpy.weights.cache; print(*sys.modules)"
     ended = run("-c", code, program=("python3",), env=environment())
     assert ended.code == 0, ended.err
     assert {"aiohttp", "aiofiles", "tqdm"}.isdisjoint(ended.out.split())

@@ -17,13 +17,11 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from pgetpy.allowance import Allowance
 from pgetpy.cache.checking import Verdict
 from pgetpy.cache.contents import Entry, digest_of
 from pgetpy.cache.fills import allocated
 from pgetpy.cache.store import Store
 from pgetpy.cache.tickets import Fill
-from pgetpy.copying import copied, local_identity
 from pgetpy.core.cache.records import About, State
 from pgetpy.core.http.answers import Identity
 from pgetpy.core.references.checksums import Checksum
@@ -41,14 +39,16 @@ from pgetpy.errors import (
     NotAllowedError,
     NotWeightsError,
 )
-from pgetpy.examining import check_safetensors, chosen_content, examined
-from pgetpy.gathering import gather
-from pgetpy.hits import Demand, Hits
 from pgetpy.settings import Settings
-from pgetpy.settling import Settler
 from pgetpy.sources.base import Located, Object
 from pgetpy.system.filesystem import remove_tree
 from pgetpy.system.threads import Workers
+from pgetpy.weights.access import Demand, Hits
+from pgetpy.weights.background_hash import Settler
+from pgetpy.weights.copying import copied, local_identity
+from pgetpy.weights.repository import gather
+from pgetpy.weights.size_limit import Allowance
+from pgetpy.weights.validate import check_safetensors, chosen_content, examined
 
 _SLICE = 0.05
 _TELL_EVERY = 0.5

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from pgetpy.allowance import Allowance
 from pgetpy.cache.contents import digest_of
 from pgetpy.cache.tickets import Fill
 from pgetpy.core.archives.member_policy import Limits, Roster
@@ -41,6 +40,7 @@ from pgetpy.sources.base import Located, Object
 from pgetpy.system.file_locks import boot_id
 from pgetpy.system.filesystem import fold_of, remove_tree
 from pgetpy.system.threads import Workers
+from pgetpy.weights.size_limit import Allowance
 
 T = TypeVar("T")
 # Beside the folder: which version it is of, whose it is, and in which boot it was written.

@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pgetpy.allowance import Allowance
 from pgetpy.core.http.answers import Identity
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.hub_names import HubName, parse_hub_name
@@ -30,12 +29,13 @@ from pgetpy.core.report.results import DownloadResult
 from pgetpy.engine.engine import Engine
 from pgetpy.engine.transports.base import seen_through
 from pgetpy.errors import BadReferenceError, NotAllowedError, PgetError, TransferError
-from pgetpy.gathering import Sum, check_size, paths_below, side_by_side
 from pgetpy.settings import Settings
 from pgetpy.sources.base import Located, Object
 from pgetpy.system.file_locks import try_lock
 from pgetpy.system.filesystem import disk_errors, fold_of, remove_tree
 from pgetpy.system.threads import Workers
+from pgetpy.weights.repository import Sum, check_size, paths_below, side_by_side
+from pgetpy.weights.size_limit import Allowance
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")

@@ -8,49 +8,36 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pgetpy.cache.checking import Verdict
-from pgetpy.cache.listing import Listing, Totals
 from pgetpy.cache.store import Store
 from pgetpy.core.references.policy import Policy
 from pgetpy.core.references.reference import Reference
-from pgetpy.core.report.events import Event, Queued, Report
+from pgetpy.core.report.events import Event, Report
 from pgetpy.core.weights.safetensors import LONGEST_FOR_STRANGERS, LONGEST_HEADER
-from pgetpy.errors import BadSettingError, PgetError
-from pgetpy.hits import Demand, Hits
-from pgetpy.naming import Chosen, Naming, Secret, named, parse_digest
-from pgetpy.relaying import Relay
+from pgetpy.errors import BadSettingError
 from pgetpy.settings import CacheSettings, Settings
-from pgetpy.settling import Settler
+from pgetpy.weights.access import Demand
+from pgetpy.weights.acquire import Acquisition, CacheInfo
+from pgetpy.weights.maintenance import Maintenance
+from pgetpy.weights.options import Chosen, Naming, Secret, parse_digest
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from typing_extensions import Unpack
 
-    from pgetpy.cache.contents import Entry
     from pgetpy.cache.tickets import Lease
     from pgetpy.core.references.jobs import Follower
     from pgetpy.destinations.sinks.parts import Choose
-    from pgetpy.filling import Filler
 
 GIB = 1 << 30
 PathLike = os.PathLike[str]
-
-
-class CacheInfo(NamedTuple):
-    """What this object has done: counts of `ensure`, and the bytes that were fetched for it."""
-
-    hits: int
-    misses: int
-    bytes: int
 
 
 class Held(NamedTuple):
@@ -60,7 +47,7 @@ class Held(NamedTuple):
     lease: Lease
 
 
-class WeightsDownloadCache:
+class WeightsDownloadCache(Maintenance):
     """Weights on disk, shared by all processes that name the same folder.
 
     Args:
@@ -111,27 +98,16 @@ class WeightsDownloadCache:
             raise BadSettingError("refresh", refresh, "is neither never nor check")
         chosen = settings if settings is not None else Settings.from_environment(os.environ)
         chosen = replace(chosen, policy=policy or chosen.policy).under_policy()
-        self._store = Store(
+        store = Store(
             folder if folder is not None else usual.folder,
             min_disk_free=free,
             max_bytes=usual.max_bytes if max_bytes is None else max_bytes,
             lower=lower,
         )
+        super().__init__(store, chosen)
         self._fresh = refresh == "check"
         self._any_file = any_file
-        self._most_at_once = chosen.max_concurrent_files
-        self._progress = progress or _ignore
-        self._settler = Settler(self._store)
-        self._settings = chosen
-        self._hits = Hits(self._store, self._settler, chosen.policy)
-        self._fetching: Filler | None = None
-        self._lock = threading.Lock()
-        self._info = CacheInfo(0, 0, 0)
-
-    @property
-    def path(self) -> Path:
-        """The cache's folder."""
-        return self._store.root
+        self._acquisition = Acquisition(store, chosen, self._settler, progress or _ignore)
 
     # ------------------------------------------------------------------------------------ weights
 
@@ -177,12 +153,12 @@ class WeightsDownloadCache:
             civitai_api_token=civitai_api_token,
         )
         demand = self._demand(digest)
-        entry = self._hit(reference, demand)
+        entry = self._acquisition.hit(reference, demand)
         if entry is not None:
             return entry.path
         from pgetpy.system.event_loop import wait_for
 
-        return wait_for(self._obtained(reference, demand))
+        return wait_for(self._acquisition.obtain(reference, demand))
 
     async def ensure_async(
         self, url: str, *, digest: str | None = None, **naming: Unpack[Naming]
@@ -190,12 +166,12 @@ class WeightsDownloadCache:
         """Return a path at which the object that `url` names is; see `ensure`."""
         reference = self._allowed(url, **naming)
         demand = self._demand(digest)
-        entry = self._hit(reference, demand)
+        entry = self._acquisition.hit(reference, demand)
         if entry is not None:
             return entry.path
         from pgetpy.system.event_loop import in_engine
 
-        return await in_engine(self._obtained(reference, demand))
+        return await in_engine(self._acquisition.obtain(reference, demand))
 
     def follow(
         self, url: str, follower: Follower, *, digest: str | None = None, **naming: Unpack[Naming]
@@ -208,12 +184,12 @@ class WeightsDownloadCache:
         """
         reference = self._allowed(url, **naming)
         demand = self._demand(digest)
-        entry = self._hit(reference, demand)
+        entry = self._acquisition.hit(reference, demand)
         from pgetpy.system.event_loop import begin, done
 
         if entry is not None:
             return done(entry.path)
-        return begin(self._obtained(reference, demand, follow=follower))
+        return begin(self._acquisition.obtain(reference, demand, follow=follower))
 
     def pick(
         self, url: str, choose: Choose, first: int, follower: Follower, **naming: Unpack[Naming]
@@ -228,12 +204,12 @@ class WeightsDownloadCache:
         """
         reference = self._allowed(url, **naming)
         demand = self._demand(None)
-        entry = self._hit(reference, demand)
+        entry = self._acquisition.hit(reference, demand)
         from pgetpy.system.event_loop import begin, done
 
         if entry is not None:
             return done(entry.path)
-        return begin(self._picked(reference, demand, choose, first, follower))
+        return begin(self._acquisition.pick(reference, demand, choose, first, follower))
 
     def ensure_many(self, urls: Iterable[str], **naming: Unpack[Naming]) -> list[Path]:
         """Return the paths of several, fetched side by side; none leaves until all are there.
@@ -247,14 +223,14 @@ class WeightsDownloadCache:
         references = [self._allowed(url, **naming) for url in urls]
         from pgetpy.system.event_loop import wait_for
 
-        return wait_for(self._obtained_all(references))
+        return wait_for(self._acquisition.obtain_all(references, self._demand(None)))
 
     async def ensure_many_async(self, urls: Iterable[str], **naming: Unpack[Naming]) -> list[Path]:
         """Return the paths of several; see `ensure_many`."""
         references = [self._allowed(url, **naming) for url in urls]
         from pgetpy.system.event_loop import in_engine
 
-        return await in_engine(self._obtained_all(references))
+        return await in_engine(self._acquisition.obtain_all(references, self._demand(None)))
 
     def lookup(self, url: str, **naming: Unpack[Naming]) -> Path | None:
         """Return the path of what is there of `url`, None for a miss; asks no server.
@@ -267,7 +243,7 @@ class WeightsDownloadCache:
         Raises:
             NotAllowedError: the policy forbids to give it out.
         """
-        entry = self._hits.at_hand(self._allowed(url, **naming), Demand())
+        entry = self._acquisition.peek(self._allowed(url, **naming), Demand())
         return entry.path if entry is not None else None
 
     def repository(self, url: str, **naming: Unpack[Naming]) -> str:
@@ -302,11 +278,11 @@ class WeightsDownloadCache:
         try:
             for reference in references:
                 leases.append(self._store.lease(reference.key))
-            paths = self._paths_at_hand(references)
+            paths = self._acquisition.paths_at_hand(references, self._demand(None))
             if paths is None:
                 from pgetpy.system.event_loop import wait_for
 
-                paths = wait_for(self._obtained_all(references))
+                paths = wait_for(self._acquisition.obtain_all(references, self._demand(None)))
             return [Held(*pair) for pair in zip(paths, leases, strict=True)]
         except BaseException:
             for lease in leases:
@@ -314,22 +290,6 @@ class WeightsDownloadCache:
             raise
 
     # ------------------------------------------------------------------------------------ upkeep
-
-    def pin(self, url: str, **naming: Unpack[Naming]) -> None:
-        """Keep what `url` names (see `ensure`), now or later, until it is unpinned."""
-        self._store.pin(self._reference(url, **naming).key)
-
-    def unpin(self, url: str, **naming: Unpack[Naming]) -> bool:
-        """Take a pin back; False where there was none."""
-        return self._store.unpin(self._reference(url, **naming).key)
-
-    def remove(self, url: str, **naming: Unpack[Naming]) -> int | None:
-        """Take an entry away; return its bytes, None where there is none.
-
-        Raises:
-            CacheError: it is pinned or leased.
-        """
-        return self._store.remove(self._reference(url, **naming).key)
 
     def verify(self, url: str, *, repair: bool = True, **naming: Unpack[Naming]) -> Verdict:
         """Hash what is kept of `url` and compare; what is damaged is fetched anew.
@@ -344,42 +304,9 @@ class WeightsDownloadCache:
             self.ensure(url, **naming)
         return verdict
 
-    def verify_all(self) -> dict[str, Verdict]:
-        """Hash every entry; return what was found, by key. Who asks next repairs the damaged."""
-        keys = [row.record.key for row in self._store.entries()]
-        return {key: self._store.verify(key) for key in keys}
-
-    def evict(self, needed: int = 0) -> int:
-        """Make room for `needed` bytes more; return the bytes of entries that left.
-
-        Raises:
-            CacheFullError: that cannot be.
-        """
-        return self._store.make_room(needed)
-
-    def entries(self) -> list[Listing]:
-        """Return all entries, the one used last first."""
-        return self._store.entries()
-
-    def totals(self) -> Totals:
-        """Return what the cache takes; it looks at every entry."""
-        return self._store.totals()
-
     def cache_info(self) -> CacheInfo:
         """Return what `ensure` has done so far."""
-        return self._info
-
-    def sweep(self) -> int:
-        """Take away what processes that died have left; return the bytes gained."""
-        return self._store.sweep()
-
-    def settle(self, seconds: float | None = None, *, flush: bool = False) -> bool:
-        """Wait until the digests of what was fetched are known; False after `seconds`.
-
-        Args:
-            flush: until it is on stable storage, too.
-        """
-        return self._settler.wait(seconds, flush=flush)
+        return self._acquisition.info
 
     @property
     def longest_header(self) -> int:
@@ -388,92 +315,7 @@ class WeightsDownloadCache:
         strict = policy is not None and policy.only_safetensors
         return LONGEST_FOR_STRANGERS if strict else LONGEST_HEADER
 
-    def close(self) -> None:
-        """This process uses nothing of it any more."""
-        self._settler.stop()
-        self._store.close()
-
-    def __enter__(self) -> WeightsDownloadCache:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     # ------------------------------------------------------------------------------------ innards
-
-    async def _obtained(
-        self,
-        reference: Reference,
-        demand: Demand,
-        number: int = 0,
-        follow: Follower | None = None,
-    ) -> Path:
-        relay = Relay(self._progress, number, reference)
-        try:
-            entry, fetched = await self._filler().obtain(reference, demand, relay, follow)
-        except PgetError as error:
-            relay.failed(error)
-            raise
-        relay.finished(entry, fetched=fetched)
-        if fetched:
-            self._count_miss(entry.size)
-        else:
-            self._count_hits(1)
-        return entry.path
-
-    async def _picked(
-        self, reference: Reference, demand: Demand, choose: Choose, first: int, follow: Follower
-    ) -> Path | None:
-        from pgetpy.engine.engine import Engine
-
-        engine = Engine(self._settings)
-        try:
-            if await engine.pick(reference, choose, first, follow):
-                return None
-        finally:
-            await engine.close()
-        return await self._obtained(reference, demand, follow=follow)
-
-    def _paths_at_hand(self, references: Sequence[Reference]) -> list[Path] | None:
-        """Return the paths if nobody needs to be asked for any of them, and count the hits."""
-        here = [self._hits.at_hand(reference, self._demand(None)) for reference in references]
-        paths = [entry.path for entry in here if entry is not None]
-        if len(paths) < len(here):
-            return None
-        self._count_hits(len(paths))
-        return paths
-
-    async def _obtained_all(self, references: Sequence[Reference]) -> list[Path]:
-        from pgetpy.gathering import side_by_side
-
-        demand = self._demand(None)
-        with ExitStack() as leases:
-            for reference in references:
-                leases.enter_context(self._store.lease(reference.key))
-            here = [self._hits.at_hand(each, demand) for each in references]
-            missing = [number for number, entry in enumerate(here) if entry is None]
-            if len(missing) > 1:
-                self._progress(Queued(len(missing)))
-            works = [partial(self._obtained, references[at], demand, at) for at in missing]
-            fetched = iter(await side_by_side(works, self._most_at_once))
-            self._count_hits(len(here) - len(missing))
-            return [entry.path if entry is not None else next(fetched) for entry in here]
-
-    def _filler(self) -> Filler:
-        # Most calls are hits, and need none of what fetches.
-        from pgetpy.filling import Filler
-
-        with self._lock:
-            if self._fetching is None:
-                self._fetching = Filler(self._store, self._settings, self._settler, self._hits)
-            return self._fetching
-
-    def _hit(self, reference: Reference, demand: Demand) -> Entry | None:
-        """Return the entry if nobody needs to be asked, and count it."""
-        entry = self._hits.at_hand(reference, demand)
-        if entry is not None:
-            self._count_hits(1)
-        return entry
 
     def _allowed(self, url: str, **naming: Unpack[Naming]) -> Reference:
         """Return the reference of what may be given out.
@@ -486,20 +328,8 @@ class WeightsDownloadCache:
             self._settings.policy.check_reference(reference)
         return reference
 
-    def _reference(self, url: str, **naming: Unpack[Naming]) -> Reference:
-        return named(url, self._settings.sources, **naming)
-
     def _demand(self, digest: str | None) -> Demand:
         return Demand(parse_digest(digest), self._fresh, self._any_file)
-
-    def _count_hits(self, count: int) -> None:
-        with self._lock:
-            self._info = self._info._replace(hits=self._info.hits + count)
-
-    def _count_miss(self, size: int) -> None:
-        with self._lock:
-            hits, misses, fetched = self._info
-            self._info = CacheInfo(hits, misses + 1, fetched + size)
 
 
 def usual_cache() -> WeightsDownloadCache:

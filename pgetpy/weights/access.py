@@ -11,7 +11,7 @@ from pgetpy.core.cache.records import State
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.policy import Policy
 from pgetpy.core.references.reference import Reference
-from pgetpy.settling import Settler
+from pgetpy.weights.background_hash import Settler
 
 # How long a caller who was shown to have access to what another fetched need not show it again.
 _TRUSTED_SECONDS = 600.0
@@ -73,7 +73,7 @@ class Hits:
         """
         if self._policy is None or not self._policy.only_safetensors:
             return
-        from pgetpy.examining import check_safetensors
+        from pgetpy.weights.validate import check_safetensors
 
         generation = entry.record.generation
         if generation not in self._vetted:

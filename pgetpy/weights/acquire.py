@@ -1,0 +1,143 @@
+"""The weights of one cache object: hits are given out, misses fetched, and both are counted."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from pgetpy.cache.store import Store
+from pgetpy.core.references.reference import Reference
+from pgetpy.core.report.events import Queued, Report
+from pgetpy.errors import PgetError
+from pgetpy.settings import Settings
+from pgetpy.weights.access import Demand, Hits
+from pgetpy.weights.background_hash import Settler
+from pgetpy.weights.progress import Relay
+
+if TYPE_CHECKING:
+    from pgetpy.cache.contents import Entry
+    from pgetpy.core.references.jobs import Follower
+    from pgetpy.destinations.sinks.parts import Choose
+    from pgetpy.weights.fetch import Filler
+
+
+class CacheInfo(NamedTuple):
+    """What this object has done: counts of `ensure`, and the bytes that were fetched for it."""
+
+    hits: int
+    misses: int
+    bytes: int
+
+
+class Acquisition:
+    """Gives out what is in `store`, and has fetched what is not.
+
+    Attributes:
+        info: what has been done so far.
+    """
+
+    def __init__(
+        self, store: Store, settings: Settings, settler: Settler, progress: Report
+    ) -> None:
+        self.info = CacheInfo(0, 0, 0)
+        self._store = store
+        self._settings = settings
+        self._settler = settler
+        self._progress = progress
+        self._most_at_once = settings.max_concurrent_files
+        self._hits = Hits(store, settler, settings.policy)
+        self._fetching: Filler | None = None
+        self._lock = threading.Lock()
+
+    def peek(self, reference: Reference, demand: Demand) -> Entry | None:
+        """Return the entry if nobody needs to be asked; it does not count as a hit."""
+        return self._hits.at_hand(reference, demand)
+
+    def hit(self, reference: Reference, demand: Demand) -> Entry | None:
+        """Return the entry if nobody needs to be asked, and count it."""
+        entry = self.peek(reference, demand)
+        if entry is not None:
+            self._count_hits(1)
+        return entry
+
+    async def obtain(
+        self,
+        reference: Reference,
+        demand: Demand,
+        number: int = 0,
+        follow: Follower | None = None,
+    ) -> Path:
+        """Return the path, fetching what is missing; events are told under `number`."""
+        relay = Relay(self._progress, number, reference)
+        try:
+            entry, fetched = await self._filler().obtain(reference, demand, relay, follow)
+        except PgetError as error:
+            relay.failed(error)
+            raise
+        relay.finished(entry, fetched=fetched)
+        if fetched:
+            self._count_miss(entry.size)
+        else:
+            self._count_hits(1)
+        return entry.path
+
+    async def pick(
+        self, reference: Reference, demand: Demand, choose: Choose, first: int, follow: Follower
+    ) -> Path | None:
+        """Fetch parts alone, and return None; see `WeightsDownloadCache.pick`."""
+        from pgetpy.engine.engine import Engine
+
+        engine = Engine(self._settings)
+        try:
+            if await engine.pick(reference, choose, first, follow):
+                return None
+        finally:
+            await engine.close()
+        return await self.obtain(reference, demand, follow=follow)
+
+    def paths_at_hand(self, references: Sequence[Reference], demand: Demand) -> list[Path] | None:
+        """Return the paths if nobody needs to be asked for any of them, and count the hits."""
+        here = [self._hits.at_hand(reference, demand) for reference in references]
+        paths = [entry.path for entry in here if entry is not None]
+        if len(paths) < len(here):
+            return None
+        self._count_hits(len(paths))
+        return paths
+
+    async def obtain_all(self, references: Sequence[Reference], demand: Demand) -> list[Path]:
+        """Return the paths of several, fetched side by side; none leaves until all are there."""
+        from pgetpy.weights.repository import side_by_side
+
+        with ExitStack() as leases:
+            for reference in references:
+                leases.enter_context(self._store.lease(reference.key))
+            here = [self._hits.at_hand(each, demand) for each in references]
+            missing = [number for number, entry in enumerate(here) if entry is None]
+            if len(missing) > 1:
+                self._progress(Queued(len(missing)))
+            works = [partial(self.obtain, references[at], demand, at) for at in missing]
+            fetched = iter(await side_by_side(works, self._most_at_once))
+            self._count_hits(len(here) - len(missing))
+            return [entry.path if entry is not None else next(fetched) for entry in here]
+
+    def _filler(self) -> Filler:
+        # Most calls are hits, and need none of what fetches.
+        from pgetpy.weights.fetch import Filler
+
+        with self._lock:
+            if self._fetching is None:
+                self._fetching = Filler(self._store, self._settings, self._settler, self._hits)
+            return self._fetching
+
+    def _count_hits(self, count: int) -> None:
+        with self._lock:
+            self.info = self.info._replace(hits=self.info.hits + count)
+
+    def _count_miss(self, size: int) -> None:
+        with self._lock:
+            hits, misses, fetched = self.info
+            self.info = CacheInfo(hits, misses + 1, fetched + size)

@@ -1,0 +1,94 @@
+"""What is done to a cache beside giving weights out: pins, removal, eviction, sweeping, the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pgetpy.cache.checking import Verdict
+from pgetpy.cache.listing import Listing, Totals
+from pgetpy.cache.store import Store
+from pgetpy.core.references.reference import Reference
+from pgetpy.settings import Settings
+from pgetpy.weights.background_hash import Settler
+from pgetpy.weights.options import Naming, named
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+
+class Maintenance:
+    """The upkeep of `store`, by the references that callers spell."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._settings = settings
+        self._settler = Settler(store)
+
+    @property
+    def path(self) -> Path:
+        """The cache's folder."""
+        return self._store.root
+
+    def pin(self, url: str, **naming: Unpack[Naming]) -> None:
+        """Keep what `url` names (see `ensure`), now or later, until it is unpinned."""
+        self._store.pin(self._reference(url, **naming).key)
+
+    def unpin(self, url: str, **naming: Unpack[Naming]) -> bool:
+        """Take a pin back; False where there was none."""
+        return self._store.unpin(self._reference(url, **naming).key)
+
+    def remove(self, url: str, **naming: Unpack[Naming]) -> int | None:
+        """Take an entry away; return its bytes, None where there is none.
+
+        Raises:
+            CacheError: it is pinned or leased.
+        """
+        return self._store.remove(self._reference(url, **naming).key)
+
+    def verify_all(self) -> dict[str, Verdict]:
+        """Hash every entry; return what was found, by key. Who asks next repairs the damaged."""
+        keys = [row.record.key for row in self._store.entries()]
+        return {key: self._store.verify(key) for key in keys}
+
+    def evict(self, needed: int = 0) -> int:
+        """Make room for `needed` bytes more; return the bytes of entries that left.
+
+        Raises:
+            CacheFullError: that cannot be.
+        """
+        return self._store.make_room(needed)
+
+    def entries(self) -> list[Listing]:
+        """Return all entries, the one used last first."""
+        return self._store.entries()
+
+    def totals(self) -> Totals:
+        """Return what the cache takes; it looks at every entry."""
+        return self._store.totals()
+
+    def sweep(self) -> int:
+        """Take away what processes that died have left; return the bytes gained."""
+        return self._store.sweep()
+
+    def settle(self, seconds: float | None = None, *, flush: bool = False) -> bool:
+        """Wait until the digests of what was fetched are known; False after `seconds`.
+
+        Args:
+            flush: until it is on stable storage, too.
+        """
+        return self._settler.wait(seconds, flush=flush)
+
+    def close(self) -> None:
+        """This process uses nothing of it any more."""
+        self._settler.stop()
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _reference(self, url: str, **naming: Unpack[Naming]) -> Reference:
+        return named(url, self._settings.sources, **naming)
