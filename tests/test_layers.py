@@ -30,7 +30,7 @@ LAYERS = (
     Layer(("testing.*",)),
     Layer(("", "api")),
     Layer(("lora", "tensors"), may_meet=False),
-    Layer(("lorafiles", "tensors.*")),
+    Layer(("lora.*", "tensors.*")),
     Layer(("weights.cache",)),
     Layer(("weights.*",)),
     Layer(("engine.engine",)),
@@ -61,7 +61,6 @@ LAYERS = (
     Layer(("cache", "cache.*")),
     Layer(
         (
-            "pipelines",
             "settings",
             "system",
             "system.*",

@@ -3,6 +3,9 @@
     state = pgetpy.tensors.load("https://example.com/model.safetensors", device="cuda")
 
 torch where it is installed, else numpy.
+
+What makes tensors of a file's bytes, or brings them to a device, belongs here; which of them are
+wanted is decided in core/tensors. Nothing here asks a server or writes a file.
 """
 
 from __future__ import annotations

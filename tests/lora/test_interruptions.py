@@ -24,10 +24,10 @@ PACKAGE = Path(pgetpy.__file__).parent
 OURS = frozenset(
     str(PACKAGE / name)
     for name in (
-        "lora.py",
-        "lorafiles.py",
-        "turns.py",
-        "pipelines.py",
+        "lora/composer.py",
+        "lora/validate.py",
+        "system/interruptible_lock.py",
+        "lora/pipeline.py",
         "core/lora/composition.py",
         "core/lora/adapters.py",
     )

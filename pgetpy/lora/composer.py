@@ -1,7 +1,4 @@
-"""LoRAs on a pipeline of diffusers: any number of slots, each a reference and a scale.
-
-    loras = LoraComposer(pipeline, cache)
-    loras.apply({"main": ("https://example.com/style.safetensors", 0.8)})
+"""The composer: which LoRAs are on a pipeline, and how it comes to others or back to its base.
 
 Everything is fetched and looked at before the pipeline is touched, so that a bad URL costs nothing.
 The composer's state is one value, replaced in one step. Before the first call that changes the
@@ -22,8 +19,7 @@ from typing import TYPE_CHECKING
 from pgetpy.core.lora.adapters import Base
 from pgetpy.core.lora.composition import Slot, Steps, check_slots, steps, sums
 from pgetpy.errors import BadSettingError, UsageError
-from pgetpy.lorafiles import adapter_name, check_lora
-from pgetpy.pipelines import (
+from pgetpy.lora.pipeline import (
     Pipeline,
     abilities,
     base_of,
@@ -33,14 +29,13 @@ from pgetpy.pipelines import (
     reference_to,
     unload,
 )
+from pgetpy.lora.validate import adapter_name, check_lora
 from pgetpy.system.interruptible_lock import Turns
 from pgetpy.weights.cache import Held, WeightsDownloadCache, usual_cache
 from pgetpy.weights.options import Naming
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-__all__ = ["LoraComposer"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +82,7 @@ class LoraComposer:
 
     Args:
         pipeline: of diffusers, or anything with load_lora_weights, set_adapters, and
-            delete_adapters or unload_lora_weights (see `pgetpy.pipelines.Pipeline`). It is the
+            delete_adapters or unload_lora_weights (see `pgetpy.lora.pipeline.Pipeline`). It is the
             caller's: the composer alone does not keep it.
         cache: where the files come from; by default the one that the environment names.
         keep_loaded: how many adapters stay loaded beyond those in use, the ones used last.
