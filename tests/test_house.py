@@ -79,6 +79,19 @@ def classes_twice(package: Path) -> dict[str, list[str]]:
     return {name: where for name, where in homes.items() if len(where) > 1}
 
 
+def folders_without_words(package: Path) -> list[str]:
+    """Return the folders whose `__init__` does not say what belongs there."""
+    return [
+        str(path.relative_to(package))
+        for path in package.rglob("__init__.py")
+        if not ast.get_docstring(ast.parse(path.read_text()))
+    ]
+
+
+def test_every_folder_says_what_belongs_there() -> None:
+    assert folders_without_words(PACKAGE) == []
+
+
 def test_the_top_of_the_package_gets_no_more_rooms() -> None:
     assert len(rooms(PACKAGE)) <= MOST_ROOMS, rooms(PACKAGE)
 

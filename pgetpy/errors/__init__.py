@@ -17,6 +17,9 @@
 
 Errors carry fields; the sentence is made in `__str__`: what failed, where, and what to try. A URL
 in a field is redacted before it is stored.
+
+Every class that callers may catch belongs here, and `redact`, without which none may show a URL.
+Nothing here imports another room.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What the operating system does for every room: threads, locks, files, the load of processors.
+"""What every room wants of the operating system: threads, locks, files, the load of processors.
 
-Nothing here knows HTTP, archives or caches. What a module of two rooms would both want from the
-system belongs here; what it is wanted for does not.
+A module that two rooms need and that would be as useful in another program belongs here. Nothing
+here knows HTTP, archives or caches.
 """
