@@ -30,14 +30,15 @@ setup: $(READY) ## make .venv with the package and its tools (PYTHON=... chooses
 demo: $(READY) ## download made-up weights from a server of our own and say how it went
 	@$(PY) -m scripts.demo $(ARGS)
 
-test: $(READY) ## run the tests but for the long ones (ARGS="-k name" for some)
-	@$(PY) -m pytest -m "not soak and not predictors" $(SIDE_BY_SIDE) $(ARGS)
+test: $(READY) ## run the tests but for real servers and long ones (ARGS=tests/unit/cache for some)
+	@$(PY) -m pytest -m "not real_servers and not soak and not predictors" $(SIDE_BY_SIDE) $(ARGS)
 
-check: $(READY) ## style, types, layers and tests: what CI runs
+check: $(READY) ## style, types, tests, and those with real servers: what CI runs
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	@$(MAKE) --no-print-directory test
+	@$(PY) -m pytest -m "not soak" tests/real_servers $(SIDE_BY_SIDE)
 
 soak: $(READY) ## run the long fault tests, and the properties with many examples
 	@$(PY) -m pytest -m "(soak or hypothesis) and not predictors" --hypothesis-profile soak $(SIDE_BY_SIDE) $(ARGS)

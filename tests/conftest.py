@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,6 +15,10 @@ from .support.authority import Authority
 from .support.judges import Judge
 from .support.proxy import Proxy
 from .support.server import Server
+
+HERE = Path(__file__).parent
+# The marks of all tests below these folders; runs leave them out by these names.
+MARKS = {"real_servers": pytest.mark.real_servers, "slow": pytest.mark.soak}
 
 # A shell starts what runs in the background deaf to Ctrl-C, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -127,8 +132,12 @@ def tls_apache(ca: Authority) -> Iterator[Judge]:
         yield judge
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        mark = MARKS.get(item.path.relative_to(HERE).parts[0])
+        if mark is not None:
+            item.add_marker(mark)
         is_property = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
         if is_property and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(PROPERTY_SECONDS))

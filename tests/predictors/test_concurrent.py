@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.weights import opened, serve, weights
+
 from ..support.delivery import Gate
 from ..support.faults import GateAfter, When
 from ..support.hub import Hub
 from ..support.server import Server
-from ..weights.made import opened, serve, weights
 from .cogs import CogServer, running
 
 SIZE = 10_000

@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from pgetpy import WeightsDownloadCache
 from pgetpy.errors import BadLoraError, HttpStatusError, WrongBaseModelError
 from pgetpy.lora import LoraComposer
+from tests.support.weights import opened
 
 from ..support.faults import Status
 from ..support.resources import Resource
 from ..support.server import Server
-from ..weights.made import opened
 from .pipelines import (
     image_of,
     make_pipeline,

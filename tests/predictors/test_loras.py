@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.weights import assert_nothing_left, opened, serve
+
 from ..support.delivery import Gate
 from ..support.faults import GateAfter, Status, When
 from ..support.resources import Resource
 from ..support.server import Server
 from ..support.waiting import eventually
-from ..weights.made import assert_nothing_left, opened, serve
 from .cogs import CogServer, Reply, pixels_of, running, starting
 from .pipelines import PROMPT, load_pipeline, save_lora, save_pipeline, save_transformer_lora
 

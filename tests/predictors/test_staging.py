@@ -30,11 +30,11 @@ from pgetpy.tensors.base import Descriptor, News
 from pgetpy.tensors.devices import StagedDevice
 from pgetpy.tensors.readers import BLOCK, Readers
 from pgetpy.tensors.staging import Ring, StagedMover
+from tests.support.checkpoints import Made, file_of
+from tests.support.weights import opened
 
 from ..support.bodies import body
 from ..support.waiting import eventually
-from ..tensors.made import Made, file_of
-from ..weights.made import opened
 
 
 @pytest.fixture

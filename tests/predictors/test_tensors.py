@@ -15,15 +15,15 @@ from safetensors.torch import load_file, save_file
 
 from pgetpy import WeightsDownloadCache, tensors
 from pgetpy.errors import BadSettingError, DigestMismatchError, MissingPackageError, NotWeightsError
+from tests.support.checkpoints import Made, file_of, index_of
+from tests.support.entries import sha256
+from tests.support.weights import opened, serve
 
-from ..cache.made import sha256
 from ..support.bodies import body
 from ..support.delivery import Gate
 from ..support.faults import GateAfter, When, at_least
 from ..support.server import Server
 from ..support.waiting import eventually
-from ..tensors.made import Made, file_of, index_of
-from ..weights.made import opened, serve
 
 DTYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16,

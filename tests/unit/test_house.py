@@ -1,0 +1,113 @@
+"""How large the package's rooms are: figures that may get smaller, and never larger again."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[2] / "pgetpy"
+
+# What stands beside the rooms of implementation, or is public.
+BESIDE = frozenset(
+    {
+        "__init__.py",
+        "__main__.py",
+        "_version.py",
+        "errors",
+        "lora",
+        "py.typed",
+        "settings.py",
+        "tensors",
+        "testing",
+    }
+)
+MOST_ROOMS = 10
+LONGEST_MODULE = 400
+# Longer than that today. No module may join them.
+LONG = frozenset({"archives/random_access.py", "settings.py", "engine/transfer.py"})
+# Classes that bear the name of another one today. No name may join them.
+TWICE = frozenset(
+    {
+        "Call",
+        "Checker",
+        "Data",
+        "Decoder",
+        "Entry",
+        "Extent",
+        "File",
+        "Holding",
+        "Layout",
+        "Listing",
+        "Place",
+        "Progress",
+        "Source",
+        "Tally",
+        "Turn",
+        "Waiting",
+        "Watch",
+        "Wish",
+        "_KnownError",
+        "_Place",
+    }
+)
+
+
+def rooms(package: Path) -> list[str]:
+    """Return what is at the top of the package and has no special place there."""
+    return sorted(
+        path.name for path in package.iterdir() if path.name not in {*BESIDE, "__pycache__"}
+    )
+
+
+def long_modules(package: Path) -> set[str]:
+    """Return the modules with more lines than a module may have."""
+    return {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if len(path.read_text().splitlines()) > LONGEST_MODULE
+    }
+
+
+def classes_twice(package: Path) -> dict[str, list[str]]:
+    """Return the names of classes that several modules define, and which modules these are."""
+    homes = defaultdict(list)
+    for path in sorted(package.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                homes[node.name].append(str(path.relative_to(package)))
+    return {name: where for name, where in homes.items() if len(where) > 1}
+
+
+def folders_without_words(package: Path) -> list[str]:
+    """Return the folders whose `__init__` does not say what belongs there."""
+    return [
+        str(path.relative_to(package))
+        for path in package.rglob("__init__.py")
+        if not ast.get_docstring(ast.parse(path.read_text()))
+    ]
+
+
+def test_every_folder_says_what_belongs_there() -> None:
+    assert folders_without_words(PACKAGE) == []
+
+
+def test_the_top_of_the_package_gets_no_more_rooms() -> None:
+    assert len(rooms(PACKAGE)) <= MOST_ROOMS, rooms(PACKAGE)
+
+
+def test_no_module_grows_too_long() -> None:
+    assert long_modules(PACKAGE) <= LONG
+
+
+def test_the_modules_that_may_be_long_still_are() -> None:
+    assert long_modules(PACKAGE) >= LONG, "take them off the list"
+
+
+def test_no_class_gets_a_name_that_another_one_has() -> None:
+    twice = classes_twice(PACKAGE)
+    assert set(twice) <= TWICE, {name: twice[name] for name in set(twice) - TWICE}
+
+
+def test_the_names_that_may_stand_twice_still_do() -> None:
+    assert set(classes_twice(PACKAGE)) >= TWICE, "take them off the list"
