@@ -1,7 +1,7 @@
 """The calls of the Python interface, each as a coroutine and as a plain function.
 
-Plain functions run on the engine thread (background.py), so they work anywhere, inside a running
-loop too.
+Plain functions run on the engine thread (system/event_loop), so they work anywhere, inside a
+running loop too.
 """
 
 from __future__ import annotations

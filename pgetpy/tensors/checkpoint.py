@@ -63,7 +63,7 @@ class Wish:
         device: where they are to be.
         cache: where the files come from.
         digest: what the one file must hash to.
-        naming: tokens and the like, see `naming.Naming`.
+        naming: tokens and the like, see `weights.options.Naming`.
         check: is given each file's header before a tensor of it is given out, and may raise.
         check_names: is given the names of all tensors before one is fetched, and may raise.
     """

@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "pgetpy"
+MAP = PACKAGE.parent / "docs" / "architecture.md"
 
 # What stands beside the rooms of implementation, or is public.
 BESIDE = frozenset(
@@ -17,6 +18,7 @@ BESIDE = frozenset(
         "errors",
         "lora",
         "py.typed",
+        "settings",
         "settings.py",
         "tensors",
         "testing",
@@ -90,6 +92,14 @@ def folders_without_words(package: Path) -> list[str]:
 
 def test_every_folder_says_what_belongs_there() -> None:
     assert folders_without_words(PACKAGE) == []
+
+
+def test_every_room_is_on_the_map() -> None:
+    folders = [path.parent for path in PACKAGE.glob("*/__init__.py")]
+    folders += [path.parent for path in PACKAGE.glob("core/*/__init__.py")]
+    names = [str(folder.relative_to(PACKAGE)) for folder in folders]
+    words = MAP.read_text()
+    assert [name for name in names if f"`{name}/`" not in words and f"`{name}`" not in words] == []
 
 
 def test_the_top_of_the_package_gets_no_more_rooms() -> None:
