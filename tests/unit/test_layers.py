@@ -74,6 +74,7 @@ LAYERS = (
     Layer(("sources.*",), may_meet=False),
     Layer(("sources.hublisting", "sources.civitaianswers"), may_meet=False),
     Layer(("sources.base",)),
+    Layer(("core.text.*",)),
     Layer(("core.report.*",)),
     Layer(("core.cache.*",)),
     Layer(("core.lora.*",)),
@@ -83,7 +84,6 @@ LAYERS = (
     Layer(("core.archives.*",)),
     Layer(("core.destinations.*",)),
     Layer(("core.http.*",)),
-    Layer(("core.text.*",)),
     Layer(("core",)),
     Layer(("errors",)),
     Layer(("errors.*",), may_meet=False),
@@ -351,8 +351,9 @@ def test_rooms_that_share_a_line_and_meet_are_found(package: Path) -> None:
 
 def test_a_layer_inside_a_room_that_looks_up_is_found(package: Path) -> None:
     (package / "core" / "text").mkdir()
-    (package / "core" / "text" / "units.py").write_text("from pgetpy.core.http.sink import Sink")
-    assert upward_imports(graph_of(package)) == ["core.text.units imports core.http.sink"]
+    (package / "core" / "text" / "units.py").touch()
+    (package / "core" / "http" / "plan.py").write_text("from pgetpy.core.text.units import x")
+    assert upward_imports(graph_of(package)) == ["core.http.plan imports core.text.units"]
 
 
 def test_a_look_into_another_folder_is_found(package: Path) -> None:

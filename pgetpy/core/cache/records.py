@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 
-from pgetpy.core.text.checked_lines import checked_line, text_of
+from pgetpy.core.destinations.checked_lines import checked_line, text_of
 
 _MAGIC = "pgetpy entry 1"
 

@@ -1,4 +1,4 @@
-"""What is decided about files that are being written: their names, and what a part file holds.
+"""What is decided about files that are being written: their names, and the journal of one.
 
 What writes them is in destinations/.
 """

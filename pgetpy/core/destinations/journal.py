@@ -16,9 +16,9 @@ import json
 import re
 from dataclasses import asdict, dataclass, field
 
+from pgetpy.core.destinations.checked_lines import checked_line, text_of
 from pgetpy.core.http.answers import Identity
 from pgetpy.core.http.ranges import Spans
-from pgetpy.core.text.checked_lines import checked_line, text_of
 
 _MAGIC = "pgetpy 1"
 _SPAN = re.compile(r"(\d{1,19}) (\d{1,19})", re.ASCII)

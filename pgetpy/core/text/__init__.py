@@ -1,4 +1,4 @@
-"""Text to values and back: sizes, durations, values of flags and variables, checked lines.
+"""Text to values and back: sizes, durations, what flags and variables may say.
 
-Knows nothing of what the values are for, so that all of core may use it.
+Knows nothing of what the values are for, and reads no environment: settings and cli/ do.
 """
