@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import email.utils
 import hashlib
+import json
 import os
 import random
 import re
@@ -38,6 +39,8 @@ _MAX_HEAD = 64 * 1024
 _SO_MAX_PACING_RATE = 47
 # What a child says when one of its connections begins to stall or crawl.
 _ILL = "a connection falls ill"
+# Answers what has been asked for so far, as JSON, without delay; not counted itself.
+COUNTS_PATH = "/.counts"
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 
 
@@ -174,6 +177,9 @@ class Behaviour:
         pace: bytes a second that the kernel lets one connection send; None for no limit.
         stall_nth: this connection goes silent after `after` bytes of bodies and stays open.
         crawl_nth: this one goes on at `crawl_rate` bytes a second.
+        latency: seconds between a request and its answer.
+        jitter: each answer takes up to this many seconds longer, at random.
+        slow_every: every such answer takes `slow_latency` seconds instead.
     """
 
     pace: int | None = None
@@ -181,15 +187,44 @@ class Behaviour:
     crawl_nth: int | None = None
     after: int = 4 * MIB
     crawl_rate: int = 20_000
+    latency: float = 0.0
+    jitter: float = 0.0
+    slow_every: int | None = None
+    slow_latency: float = 3.0
+
+    def delay(self, number: int) -> float:
+        """Return the seconds that the answer to request `number` (from 1) takes to begin."""
+        if self.slow_every and number % self.slow_every == 0:
+            return self.slow_latency
+        return self.latency + random.random() * self.jitter
+
+
+class Counts:
+    """What has been asked for: GET requests, and the bytes of the ranges they named."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.requests = 0
+        self.asked = 0
+
+    def add(self, size: int) -> int:
+        """Count one request for `size` bytes; return its number."""
+        with self._lock:
+            self.requests += 1
+            self.asked += size
+            return self.requests
 
 
 class _Connection:
     """One accepted socket: reads requests, sends answers, until either side has enough."""
 
-    def __init__(self, sock: socket.socket, number: int, folder: Path, how: Behaviour) -> None:
+    def __init__(
+        self, sock: socket.socket, number: int, folder: Path, how: Behaviour, counts: Counts
+    ) -> None:
         self._sock = sock
         self._folder = folder
         self._how = how
+        self._counts = counts
         self._sent = 0
         self._pending = b""
         self._stalls = number == how.stall_nth
@@ -217,6 +252,8 @@ class _Connection:
         """Answer one request; return whether the connection may carry another."""
         method, target, version, headers = parse_head(head)
         keep = version == "HTTP/1.1" and headers.get("connection", "").lower() != "close"
+        if target == COUNTS_PATH:
+            return self._tell_counts()
         path = self._path(target)
         if method not in ("GET", "HEAD") or path is None:
             self._send_head(_NOT_ALLOWED if path else _NOT_FOUND, keep)
@@ -229,10 +266,18 @@ class _Connection:
                 email.utils.formatdate(stat.st_mtime, usegmt=True),
             )
             answer = choose(headers if method == "GET" else {}, body)
+            number = self._counts.add(answer.stop - answer.start if method == "GET" else 0)
+            time.sleep(self._how.delay(number))
             self._send_head(answer, keep)
             if method == "GET":
                 self._send_body(file.fileno(), answer.start, answer.stop)
         return keep
+
+    def _tell_counts(self) -> bool:
+        said = json.dumps({"requests": self._counts.requests, "asked": self._counts.asked})
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(said)}\r\nConnection: close\r\n\r\n"
+        self._sock.sendall((head + said).encode())
+        return False
 
     def _path(self, target: str) -> Path | None:
         """Return the file `target` names, or None; nothing outside the folder is named."""
@@ -289,10 +334,11 @@ def listen(port: int = 0) -> socket.socket:
 def serve(listener: socket.socket, folder: Path, how: Behaviour) -> None:
     """Answer connections to `listener` with the files of `folder`, until the process ends."""
     number = 0
+    counts = Counts()
     while True:
         sock, _ = listener.accept()
         number += 1
-        connection = _Connection(sock, number, folder, how)
+        connection = _Connection(sock, number, folder, how, counts)
         threading.Thread(target=connection.serve, daemon=True).start()
 
 
@@ -313,6 +359,14 @@ class Origin:
     def url(self, name: str) -> str:
         """Return the URL of the file `name` of the folder."""
         return f"{self.base}/{name}"
+
+    def counts(self) -> tuple[int, int]:
+        """Return the GET requests so far, and the bytes that they asked for."""
+        from urllib.request import urlopen
+
+        with urlopen(self.base + COUNTS_PATH) as answer:
+            said = json.load(answer)
+        return said["requests"], said["asked"]
 
     def __enter__(self) -> Origin:
         self._process = subprocess.Popen(
@@ -354,9 +408,7 @@ class Origin:
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    how = Behaviour(
-        options.pace, options.stall_nth, options.crawl_nth, options.after, options.crawl_rate
-    )
+    how = Behaviour(**{name: getattr(options, name) for name in vars(Behaviour())})
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(listen(options.port))
         base = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -400,6 +452,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--crawl-nth", type=int, metavar="N", help="the Nth connection becomes slow")
     add("--after", type=parse_size, default=usual.after, help="bytes before it does (4MiB)")
     add("--crawl-rate", type=parse_size, default=usual.crawl_rate, help="bytes a second (20k)")
+    add("--latency", type=float, default=0.0, help="seconds before each answer (0)")
+    add("--jitter", type=float, default=0.0, help="up to so many seconds more, at random (0)")
+    add("--slow-every", type=int, metavar="N", help="every Nth answer is slow")
+    add("--slow-latency", type=float, default=usual.slow_latency, help="seconds for these (3)")
     add("--child", action="store_true", help=argparse.SUPPRESS)
     return parser
 

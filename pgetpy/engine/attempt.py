@@ -40,6 +40,8 @@ from pgetpy.settings import Settings
 from pgetpy.system.threads import Workers
 
 TICK = 0.025
+# For the last calls of a transfer to end by themselves once every byte is there.
+_ENDING_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ class Session:
     _proven: bool = True
     _untied: bool = False
     _ticked_at: float = 0.0
+    _complete_at: float | None = None
 
     def __post_init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -130,17 +133,29 @@ class Session:
             Exception: whatever `hooks.begin` raises.
         """
         try:
-            while self.answer is None or not self.plan.complete or self._watch:
+            while not self._over():
                 await self._launch_due()
+                # Between two ranges a connection would count as idle.
+                self._tick()
                 await self._pause()
                 self._collect()
-                self._tick()
         finally:
             try:
                 await self._watch.end_all()
             finally:
                 self._watch.leave(self._host)
         return self.answer
+
+    def _over(self) -> bool:
+        """Whether every byte has landed. Answers at their end get a moment to leave their
+        connections in order; nothing is waited for longer."""
+        if self.answer is None or not self.plan.complete:
+            return False
+        now = self._loop.time()
+        if self._complete_at is None:
+            self._complete_at = now
+            self._watch.end_superfluous()
+        return not self._watch or now - self._complete_at >= _ENDING_SECONDS
 
     async def _launch_due(self) -> None:
         now = self._loop.time()
@@ -160,7 +175,9 @@ class Session:
                 self._launch(host, self.plan.probe(now, total))
             return
         while self._has_room(host):
-            flight = self.plan.take(now, host.rate, self._lanes(host))
+            flight = self.plan.take(
+                now, host.rate, self._lanes(host.pace.level), self._lanes(host.pace.expected)
+            )
             if flight is None:
                 break
             self._launch(host, flight)
@@ -170,14 +187,15 @@ class Session:
         if self._host is not host:
             self._watch.leave(self._host)
         self._host = host
+        self.plan.latency = host.latency
 
     @property
     def _limit(self) -> int:
         return self.services.settings.concurrency or self.services.hosts.ceiling
 
-    def _lanes(self, host: Host) -> int:
-        """Between how many connections the rest is to be divided."""
-        return min(self._limit, max(host.pace.level, len(self._watch)))
+    def _lanes(self, level: int) -> int:
+        """Between how many connections the rest is to be divided at `level`."""
+        return min(self._limit, max(level, len(self._watch)))
 
     def _has_room(self, host: Host) -> bool:
         if self._scouting and self._watch:
@@ -199,6 +217,7 @@ class Session:
         self._watch.add(task, call, host)
 
     async def _carry(self, host: Host, call: Call) -> None:
+        self.tally.requests += 1
         if host.local:
             await self.services.local.carry(call)
             return
@@ -208,6 +227,7 @@ class Session:
                 return
             except NotForMeError:
                 host.refused_direct()
+                self.tally.requests += 1
         await self.services.full.carry(call)
 
     def _judge(self, call: Call, head: Head) -> tuple[Answer, Sink]:
@@ -217,6 +237,7 @@ class Session:
             # What is still missing lies behind its end.
             raise StartOverError(f"the object is shorter now (was {self.expected})")
         answer = judge(call.request.url, call.asked, head, known)
+        call.flight.pulse.answer(self._loop.time(), answer.start)
         if self.answer is None:
             self._sink = self._begun(call, answer)
             self.plan.total = answer.identity.total
@@ -270,7 +291,7 @@ class Session:
 
     def _collect(self) -> None:
         """Take back the calls that have ended."""
-        for task, call, error in self._watch.ended():
+        for task, call, error in self._watch.ended(self._loop.time()):
             if call.flight.pos > call.flight.start and self.plan.ranged:
                 self._retries.progressed()
             if error is not None:
@@ -349,7 +370,7 @@ class Session:
         self._ticked_at = now
         if self._host is not None:
             self._watch.look_after(now, self._host)
-            self._host.observe(now)
+            self._host.observe(now, self._watch.rates(now))
         if self.plan.total is None and self.answer is not None:
             self._check_size(self.route.target.url, self.plan.done)
         self.hooks.tick(now)

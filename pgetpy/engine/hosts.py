@@ -7,9 +7,11 @@ import os
 import resource
 import socket
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pgetpy.core.http.pace import Pace
+from pgetpy.core.http.pace import Latency, Pace, median
+from pgetpy.core.http.plan import Flight
 from pgetpy.core.http.proxies import bypasses_proxy
 from pgetpy.core.http.urls import Link, Origin, basic_authorization, parse_link
 from pgetpy.core.references.policy import Policy
@@ -24,6 +26,10 @@ _DESCRIPTORS_PER_CONNECTION = 3
 _DESCRIPTORS_FOR_FILES = 64
 # One odd object among many does not speak for its host; several do.
 _REFUSALS = 3
+# A body tells what a connection delivers from so many bytes, or seconds, on.
+_TELLING = 512 * 1024
+_TELLING_SECONDS = 0.02
+_SHORTEST = 0.001
 
 
 @dataclass
@@ -39,6 +45,7 @@ class Host:
         delivering: those whose bytes flow.
         moved: bytes that have come from here, in `ended` answers and those on their way.
         rate: what one connection delivers, bytes a second; 0 for unknown.
+        latency: how long its answers take to begin.
         not_before: when the host may be asked again, as it said itself (loop time).
     """
 
@@ -52,10 +59,9 @@ class Host:
     moved: int = 0
     ended: int = 0
     rate: float = 0.0
+    latency: Latency = field(default_factory=Latency)
     not_before: float = 0.0
     _refusals: int = field(default=0, repr=False)
-    _rated_at: float = field(default=0.0, repr=False)
-    _rated_moved: int = field(default=0, repr=False)
 
     @property
     def local(self) -> bool:
@@ -68,16 +74,35 @@ class Host:
         if self._refusals >= _REFUSALS:
             self.plain = False
 
-    def observe(self, now: float) -> None:
-        """Take note of what has moved: for the pace, and for the size of the next ranges."""
-        self.pace.observe(now, self.moved, self.ended, self.busy, self.delivering)
-        elapsed = now - self._rated_at
-        if elapsed < 0.02:
+    def observe(self, now: float, rates: Sequence[float] = ()) -> None:
+        """Take note of what has moved, and of the `rates` of connections that have shown theirs:
+        for the pace, and for the size of the next ranges."""
+        self.pace.observe(
+            now, self.moved, self.ended, self.busy, self.delivering, self.latency.typical
+        )
+        if rates and self.rate:
+            self.rate += (median(rates) - self.rate) * 0.3
+
+    def first_bytes(self, now: float, flight: Flight, *, ended: bool) -> None:
+        """`flight` has brought enough of its body, or all, to tell what a connection delivers: the
+        first to do so says how to go on before there is anything to average."""
+        answered = flight.pulse.answered
+        size = flight.pos - flight.start
+        if answered is None or not size:
             return
-        if self._rated_at and self.delivering:
-            current = (self.moved - self._rated_moved) / elapsed / self.delivering
-            self.rate += (current - self.rate) * (0.3 if self.rate else 1.0)
-        self._rated_at, self._rated_moved = now, self.moved
+        seconds = max(now - answered, _SHORTEST)
+        if self.rate:
+            if ended and size >= _TELLING:
+                self.rate += (size / seconds - self.rate) * 0.1
+            return
+        if size >= _TELLING or (seconds >= _TELLING_SECONDS and not ended):
+            self.rate = size / seconds
+            self.pace.first_seen(self.rate, self.latency.typical)
+        elif ended:
+            # A small answer is mostly waiting.
+            self.pace.first_seen(
+                size / max(now - flight.pulse.born, _SHORTEST), self.latency.typical
+            )
 
 
 class Hosts:

@@ -393,6 +393,7 @@ class Transfer:
             seconds=seconds,
             bytes_per_second=self._tally.moved / seconds if seconds > 0 else 0.0,
             retries=self._tally.retries,
+            requests=self._tally.requests,
             connections=self._tally.connections,
             resumed=self._resumed,
             validator=validator if answer.ranged else "none",

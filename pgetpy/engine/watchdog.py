@@ -14,6 +14,8 @@ from pgetpy.errors import PgetError, StalledError
 
 # Slower than a tenth of the others for so long, and a new connection is tried.
 _STRAGGLER_PATIENCE = 3.0
+# Seconds of a body after which its rate says something.
+_SHOWING = 0.1
 
 Task = asyncio.Task[None]
 
@@ -23,6 +25,7 @@ class Tally:
     """What is counted for the result."""
 
     retries: int = 0
+    requests: int = 0
     connections: int = 0
     moved: int = 0
 
@@ -40,8 +43,12 @@ class Watch:
         self._calls: dict[Task, Call] = {}
         # Calls to an expired target may still be under way when the next host is asked already.
         self._hosts: dict[Call, Host] = {}
+        # Those whose time to the first byte is known.
+        self._timed: set[Call] = set()
         # What a call that was ended counts as, None for no failure.
         self._doomed: dict[Task, PgetError | None] = {}
+        # Calls that were too slow: no failure to be reported, but one all the same.
+        self._given_up: set[Task] = set()
         self._delivering = 0
 
     def __len__(self) -> int:
@@ -54,12 +61,16 @@ class Watch:
         host.busy += 1
         self._tally.connections = max(self._tally.connections, len(self._calls))
 
-    def ended(self) -> Iterator[tuple[Task, Call, BaseException | None]]:
+    def ended(self, now: float) -> Iterator[tuple[Task, Call, BaseException | None]]:
         """Yield the calls that have ended, each with what it failed of; they are forgotten."""
         for task in [task for task in self._calls if task.done()]:
-            call = self._forget(task)
             doom = self._doomed.pop(task, None)
-            yield task, call, doom if task.cancelled() else task.exception()
+            error = doom if task.cancelled() else task.exception()
+            self._learn(self._calls[task], now, ended=error is None)
+            failed = error is not None or task in self._given_up
+            call = self._forget(task, failed=failed)
+            self._given_up.discard(task)
+            yield task, call, error
 
     def look_after(self, now: float, host: Host) -> None:
         """Take note of what has come to `now`, and end what is stuck or superfluous."""
@@ -69,10 +80,20 @@ class Watch:
             delivering += flight.pos > flight.start
             flight.pulse.observe(now, flight.pos, waiting=flight.waiting)
             self._count(call)
+            self._learn(call, now)
             if task not in self._doomed:
                 self._end_if_stuck(task, call, now)
         host.delivering += delivering - self._delivering
         self._delivering = delivering
+        self.end_superfluous()
+
+    def rates(self, now: float) -> list[float]:
+        """Return the rates of the calls that have delivered for long enough to show theirs."""
+        pulses = [call.flight.pulse for call in self._calls.values()]
+        return [p.rate for p in pulses if p.answered is not None and now - p.answered >= _SHOWING]
+
+    def end_superfluous(self) -> None:
+        """End the calls whose bytes have come by another way."""
         superfluous = self._plan.superfluous()
         for task, call in self._calls.items():
             if call.flight in superfluous and task not in self._doomed:
@@ -98,14 +119,24 @@ class Watch:
                 if not task.cancelled():
                     task.exception()
 
-    def _forget(self, task: Task) -> Call:
+    def _forget(self, task: Task, *, failed: bool = False) -> Call:
         call = self._calls.pop(task)
         self._count(call)
         host = self._hosts.pop(call)
+        self._timed.discard(call)
         host.busy -= 1
         host.ended += 1
-        self._plan.end(call.flight)
+        self._plan.end(call.flight, failed=failed)
         return call
+
+    def _learn(self, call: Call, now: float, *, ended: bool = False) -> None:
+        """Have the host learn from `call` how soon it answers, and how fast."""
+        pulse = call.flight.pulse
+        host = self._hosts[call]
+        if pulse.answered is not None and call not in self._timed:
+            self._timed.add(call)
+            host.latency.add(pulse.answered - pulse.born)
+        host.first_bytes(now, call.flight, ended=ended)
 
     def _count(self, call: Call) -> None:
         """Add what has come since the last look to the host's and the transfer's sums."""
@@ -120,9 +151,10 @@ class Watch:
         pulse = call.flight.pulse
         if pulse.quiet(now) > self._patience:
             return self._doom(task, StalledError(call.request.url, self._patience))
-        if now - pulse.born > _STRAGGLER_PATIENCE:
+        if pulse.answered is not None and now - pulse.answered > _STRAGGLER_PATIENCE:
             others = [c.flight.pulse.rate for c in self._calls.values() if c is not call]
             if is_straggler(pulse.rate, others):
+                self._given_up.add(task)
                 self._doom(task, None)
         return None
 

@@ -4,10 +4,17 @@ The search is a climb: keep a level of connections for a measuring period, raise
 rises with it, go back one step when it does not, and try again later, since networks change. A
 store that gives each connection 20 MB/s is saturated within half a second; a single stream that
 already fills the machine is left nearly alone.
+
+Each step waits for the first bytes of the connections that it adds. Where these take long to come,
+waiting costs more than a few connections too many, so the first step is larger (`_FIRST_STEPS`).
+
+`Latency` is the time to the first byte. All decisions on lateness are measured in it: a store that
+takes 0.3 s to answer is not late after 0.3 s.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,10 +24,19 @@ _LONGEST_PERIOD = 0.6
 # Goodput has to rise by this part of what perfect scaling would add for a higher level to stay.
 _PAYS = 0.25
 # Nearly perfect scaling: the limit is each connection's, so climb faster.
-_SCALES = 0.8
+_SCALES = 0.6
 _BOLD, _CAREFUL = 4, 2
+# The first step, by the least time to a first byte in seconds: the steps after it cost that time
+# again.
+_FIRST_STEPS = ((0.25, 64), (0.02, 16), (0.0, _BOLD))
+# A connection that delivers no more than this, bytes a second, leaves room for others even where
+# the rate has been seen for a moment only.
+_SLOW = 80e6
 # Some connections are always between two ranges; a level counts as reached with this part of it.
 _DELIVERING = 0.7
+_USED = 0.9
+# Who goes back from a step that was too large keeps this many times what would have been enough.
+_SPARE = 1.25
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 16.0
 # Processors: who uses less is not held back by them, and what is left carries no other connection.
@@ -34,6 +50,33 @@ _LATE = 0.1
 _STRAGGLER = 0.1
 # Below this many others a median says little.
 _QUORUM = 3
+# An answer is never late before this, seconds, nor before twice what four of five answers take.
+_SOONEST_LATE = 0.25
+_LATE_TIMES = 2.0
+_REMEMBERED = 32
+
+
+class Latency:
+    """Seconds from asking to the head of the answer, connecting and TLS included, at one host.
+
+    Attributes:
+        typical: the median of the latest answers; 0 as long as there is none.
+        late: after so many seconds an answer is late; infinite as long as there is none. One answer
+            in twenty may take ten times as long as the others without moving either.
+    """
+
+    def __init__(self) -> None:
+        self.typical = 0.0
+        self.late = float("inf")
+        self._recent: deque[float] = deque(maxlen=_REMEMBERED)
+
+    def add(self, seconds: float) -> None:
+        """Take note of an answer."""
+        self._recent.append(seconds)
+        ordered = sorted(self._recent)
+        self.typical = median(ordered)
+        most = ordered[min(len(ordered) - 1, len(ordered) * 4 // 5)]
+        self.late = max(_SOONEST_LATE, _LATE_TIMES * most)
 
 
 @dataclass(frozen=True)
@@ -84,68 +127,110 @@ class Pace:
         self._resting_until = 0.0
         self._silent_since: float | None = None
         self._ended_seen = 0
+        self._doubted = False
+        self._climbing = True
+        self._stepped = False
 
-    def observe(self, now: float, moved: int, ended: int, busy: int, delivering: int) -> int:
+    @property
+    def expected(self) -> int:
+        """How many connections there may soon be: the ceiling as long as the climb goes on."""
+        return self.ceiling if self._climbing else self.level
+
+    def first_seen(self, rate: float, latency: float) -> None:
+        """The first connection delivers `rate` bytes a second after `latency` seconds: the first
+        step need not wait for a period where that is little, or slow to come."""
+        if self._best is None and (rate <= _SLOW or latency >= PERIOD):
+            self._best = (1, rate)
+            self._since = None
+            self._raise(latency)
+
+    def observe(
+        self,
+        now: float,
+        moved: int,
+        ended: int,
+        busy: int,
+        delivering: int,
+        latency: float = 0.0,
+    ) -> int:
         """Return the level, having seen `moved` bytes, in `ended` answers and others under way.
 
-        `busy` connections have been given something to do, `delivering` of them have begun. Call it
-        several times a period. A level is measured only while it is used: what it can do shows
-        then.
+        `busy` connections have been given something to do, `delivering` of them have begun, and
+        `latency` seconds go by before one begins. Call it several times a period. A level is
+        measured only while it is used: what it can do shows then.
         """
-        if busy < self.level or now < self._resting_until:
+        if busy < _USED * self.level or now < self._resting_until:
             self._since = self._silent_since = None
+            self._ended_then = ended
             return self.level
-        self._listen(now, silent=not delivering and ended == self._ended_seen)
+        self._listen(now, latency, silent=not delivering and ended == self._ended_seen)
         self._ended_seen = ended
+        reached = delivering >= _DELIVERING * self.level
         if self._since is None:
-            if delivering >= _DELIVERING * self.level or ended != self._ended_then:
+            if reached or ended - self._ended_then >= self.level / 2:
                 self._since, self._moved_then, self._ended_then = now, moved, ended
                 self._load_then = self._load()
-        elif self._is_over(now - self._since, ended - self._ended_then):
+        elif self._is_over(now - self._since, ended - self._ended_then, latency, reached=reached):
             elapsed = now - self._since
             crowded = self._load().crowded_since(self._load_then, elapsed)
-            self._judge(now, (moved - self._moved_then) / elapsed, crowded=crowded)
+            self._judge(now, (moved - self._moved_then) / elapsed, latency, crowded=crowded)
             self._since, self._ended_then = None, ended
         return self.level
 
-    def _listen(self, now: float, *, silent: bool) -> None:
+    def _listen(self, now: float, latency: float, *, silent: bool) -> None:
         if not silent:
             self._silent_since = None
         elif self._silent_since is None:
             self._silent_since = now
-        elif now - self._silent_since >= _SILENCE:
+        elif now - self._silent_since >= max(_SILENCE, 2 * latency):
             self.level = min(self.ceiling, self.level + 1)
             self._silent_since = now
 
-    def _is_over(self, elapsed: float, ended: int) -> bool:
-        """Whether a period says enough: of small answers it has to have seen several."""
-        if elapsed < PERIOD:
+    def _is_over(self, elapsed: float, ended: int, latency: float, *, reached: bool) -> bool:
+        """Whether a period says enough: of small answers it has to have seen several, and where
+        ranges follow each other, the wait for their first bytes is a part of it."""
+        cycle = 2 * latency if ended or self._doubted or self._best is None else 0.0
+        if elapsed < PERIOD + cycle:
             return False
-        return ended == 0 or ended >= 2 * self.level or elapsed >= _LONGEST_PERIOD
+        return reached or ended >= 2 * self.level or elapsed >= _LONGEST_PERIOD + 2 * latency
 
-    def _judge(self, now: float, goodput: float, *, crowded: bool) -> None:
+    def _judge(self, now: float, goodput: float, latency: float, *, crowded: bool) -> None:
         if self._best is None or self._best[0] >= self.level:
             self._best = (self.level, goodput)
-            self._rest(now) if crowded else self._raise()
+            self._rest(now) if crowded else self._raise(latency)
             return
         level, before = self._best
         gained = (goodput / before - 1) / (self.level / level - 1) if before else 1.0
-        self._factor = _BOLD if gained >= _SCALES else _CAREFUL
         if gained >= _PAYS:
             self._best = (self.level, goodput)
             self._pause = _FIRST_PAUSE
-            self._rest(now) if crowded else self._raise()
+            self._factor = _BOLD if gained >= _SCALES else _CAREFUL
+            # Connections that scale do not take processors from each other.
+            self._rest(now) if crowded and gained < _SCALES else self._raise(latency)
+        elif gained > 0 and not self._doubted:
+            # The connections that were added have only just begun: look once more.
+            self._doubted = True
         else:
-            self.level = level
+            # As many as would have brought the same, had each brought as much as before.
+            enough = int(level * goodput / before * _SPARE) if before else level
+            self._factor = _CAREFUL
+            self._best = None
+            self.level = min(self.level, max(level, enough))
             self._rest(now)
 
     def _rest(self, now: float) -> None:
         """Stay at this level for a while, each time longer."""
+        self._climbing = self._doubted = False
         self._resting_until = now + self._pause
         self._pause = min(_LONGEST_PAUSE, self._pause * 2)
 
-    def _raise(self) -> None:
-        self.level = min(self.ceiling, self.level * self._factor)
+    def _raise(self, latency: float) -> None:
+        factor = self._factor
+        if not self._stepped:
+            factor = next(step for least, step in _FIRST_STEPS if latency >= least)
+        self._stepped, self._doubted = True, False
+        self.level = min(self.ceiling, self.level * factor)
+        self._climbing = self.level < self.ceiling
 
     def lower(self, now: float) -> None:
         """The host is overloaded (429, 503): halve the level and leave it there for a while."""
@@ -164,18 +249,25 @@ class Pulse:
         rate: bytes a second, averaged over about a second.
         quiet_since: when it was last seen to move, or not to wait for the network; later by the
             time that nobody looked.
-        born: when it began.
+        born: when it was asked for.
+        answered: when the head of its answer came; None before that.
     """
 
     born: float
     quiet_since: float
     rate: float = 0.0
+    answered: float | None = None
     _seen_at: float = 0.0
     _seen_pos: int = 0
 
     @classmethod
     def at(cls, now: float, pos: int) -> Pulse:
         return cls(born=now, quiet_since=now, _seen_at=now, _seen_pos=pos)
+
+    def answer(self, now: float, pos: int) -> None:
+        """The head of the answer has come; its body begins at `pos`."""
+        self.answered = self.quiet_since = self._seen_at = now
+        self._seen_pos = pos
 
     def observe(self, now: float, pos: int, *, waiting: bool) -> None:
         """Take note that the connection stands at `pos` and whether it waits for the network."""
@@ -187,7 +279,8 @@ class Pulse:
         else:
             self.quiet_since += max(0.0, elapsed - _LATE)
         current = (pos - self._seen_pos) / elapsed
-        weight = min(1.0, max(elapsed, 0.05) / min(1.0, max(now - self.born, elapsed)))
+        age = now - (self.born if self.answered is None else self.answered)
+        weight = min(1.0, max(elapsed, 0.05) / min(1.0, max(age, elapsed)))
         self.rate += (current - self.rate) * weight
         self._seen_at, self._seen_pos = now, pos
 
@@ -198,10 +291,10 @@ class Pulse:
 
 def is_straggler(rate: float, others: Sequence[float]) -> bool:
     """Whether a connection at `rate` bytes a second is far behind the `others`' rates."""
-    return len(others) >= _QUORUM and rate < _median(others) * _STRAGGLER
+    return len(others) >= _QUORUM and rate < median(others) * _STRAGGLER
 
 
-def _median(values: Sequence[float]) -> float:
+def median(values: Sequence[float]) -> float:
     """The middle of `values`; importing statistics would cost each run 8 ms."""
     ordered = sorted(values)
     middle = len(ordered) // 2

@@ -2,28 +2,49 @@
 
 A plan knows bytes only. `take` gives the next range to ask for as a `Flight`; whoever carries it
 moves `pos` forward as bytes reach the sink, and `end` takes it back. Ranges are given out from low
-to high, so that a reader behind the front (a hash, a pipe) can follow. When nothing is left to give
-out, the end of a slow flight is given to an idle connection, or its whole rest asked for a second
-time.
+to high, so that a reader behind the front (a hash, a pipe) can follow.
+
+Each request costs the time to its first byte, so a connection is asked as seldom as possible, and
+ranges are sized so that all connections end together (`_piece`):
+
+    connection 1  |latency|==================|
+    connection 2  |latency|==================|          no second request, no rest
+    connection 3       |latency|=============|
+
+Where that fails, because connections are not equally fast, the end of a slow flight is given to an
+idle connection (`_split`), or its whole rest asked for a second time (`_late`), but only if what is
+left takes longer than another connection needs to overtake it. The same bytes are not asked for a
+third time as long as nothing fails: what is asked for `again` is neither split nor asked for anew.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pgetpy.core.http.pace import Pulse
+from pgetpy.core.http.pace import PERIOD, Latency, Pulse
 from pgetpy.core.http.ranges import Span, Spans
 
 MIB = 1 << 20
-# A range should last long enough to make its round trip small, and not so long that connections
-# which come later find nothing left to do.
-_TARGET_SECONDS = 0.5
-_SMALLEST = 4 * MIB
+# More connections are not opened for less than this, nor for less than this part of the latency.
+_LEAST_SECONDS = 0.05
+_LEAST_LATENCIES = 0.125
+# A step of the climb pays after so many times what it takes.
+_CLIMBS = 1.5
+# A range is followed by another on the same connection only if it lasts this many times the time to
+# its first byte; where that is short, no range lasts much longer than this.
+_LATENCIES = 4.0
+_LONGEST_SECONDS = 0.5
+_SMALLEST = MIB
 # As long as nothing is known of a connection's rate; if it is slow its rest is split again.
 _BLIND = 32 * MIB
+# A hole of this size before the horizon is filled on the way to it.
+_NEAR = 4 * MIB
 # Splitting a flight costs its connection: not for less than this.
 _SMALLEST_SPLIT = MIB // 2
 _WORTHWHILE_SECONDS = 0.1
+# What all splits together may ask for a second time: this part of the object, or so many bytes.
+_BUDGET = 64
+_LEAST_BUDGET = 4 * MIB
 # A rest that would take this many times longer than another connection needs is asked for twice.
 _HEDGE = 2.0
 _HEDGE_QUIET = 0.25
@@ -60,7 +81,8 @@ class Flight:
     Attributes:
         stop: None where only the end of the body tells. Another thread may lower it.
         waiting: whether whoever carries it waits for the network just now.
-        hedged: whether its rest is also asked for elsewhere.
+        again: whether its bytes have been asked for before.
+        twin: the flight that was asked for the same rest; each has the other.
         counted: up to where its bytes are in the sums already.
     """
 
@@ -69,7 +91,8 @@ class Flight:
     pulse: Pulse
     pos: int = field(init=False)
     waiting: bool = True
-    hedged: bool = False
+    again: bool = False
+    twin: Flight | None = None
     counted: int = 0
 
     def __post_init__(self) -> None:
@@ -84,6 +107,21 @@ class Flight:
     def seconds_left(self) -> float:
         return self.rest / self.pulse.rate if self.pulse.rate > 0 else float("inf")
 
+    def ends_in(self, now: float, rate: float, latency: float) -> float:
+        """Seconds to its end, at `rate` bytes a second or its own if it is slower."""
+        if self.pulse.answered is None:
+            return max(0.0, self.pulse.born + latency - now) + self.rest / rate
+        own = self.pulse.rate
+        return self.rest / (min(own, rate) if own > 0 else rate)
+
+    @property
+    def is_overtaken(self) -> bool:
+        """Whether its twin will have brought the rest sooner: one of the two is enough."""
+        twin = self.twin
+        if twin is None or self.pulse.answered is None or twin.pos <= self.pos:
+            return False
+        return twin.seconds_left * _HEDGE < self.seconds_left
+
 
 class Plan:
     """Which bytes are held, on their way, and missing.
@@ -93,6 +131,9 @@ class Plan:
         first: the size of the first range, which is also the probe.
         window: how far ahead a range may end; None for anywhere.
         held: what an earlier run left.
+
+    Attributes:
+        latency: of the host that is asked.
     """
 
     def __init__(
@@ -108,14 +149,21 @@ class Plan:
         self.held = held or Spans()
         self.flights: list[Flight] = []
         self.window = window
+        self.latency = Latency()
         self._chunk_size = chunk_size
         self._first = min(first, chunk_size)
+        self._split_off = 0
 
     @property
     def complete(self) -> bool:
+        """Whether every byte has landed, whatever is still under way."""
         if self.window is not None and self.window.closed:
-            return all(self.held.covers(*span) for span in self.window.only)
-        return self.total is not None and self.held.size >= self.total
+            landed = self.landed
+            return all(landed.covers(*span) for span in self.window.only)
+        if self.total is None:
+            return False
+        under_way = sum(flight.pos - flight.start for flight in self.flights)
+        return self.held.size + under_way >= self.total and self.landed.size >= self.total
 
     @property
     def done(self) -> int:
@@ -139,48 +187,58 @@ class Plan:
             gap = Span(limit - 1, limit)
         return self._launch(now, gap.start, min(gap.stop, gap.start + self._first))
 
-    def take(self, now: float, rate: float, lanes: int) -> Flight | None:
+    def take(
+        self, now: float, rate: float, lanes: int, expected: int | None = None
+    ) -> Flight | None:
         """Return the next flight for an idle connection, or None where there is nothing to do.
 
         `rate` is what one connection delivers in bytes a second (0: unknown), `lanes` how many
-        there are.
+        there may be now, and `expected` how many soon.
         """
         if self.total is None or not self.ranged:
             return None
-        gap = self._gap()
+        gap, unasked = self._gap()
         # Where a reader in order holds up all that is new, what he waits for may still be hurried.
         held_up = gap is not None and self._is_beyond_window(gap.start)
         if gap is None or held_up:
             slowest = self._slowest()
             if slowest is None:
                 return None
-            if not self._late(slowest, now, rate):
-                return None if held_up else self._split(slowest, now, rate)
-            slowest.hedged = True
-            gap = Span(slowest.pos, slowest.pos + slowest.rest)
-        size = self._piece(rate, lanes, gap)
+            if self._late(slowest, now, rate):
+                return self._ask_again(slowest, now, rate)
+            return None if held_up else self._split(slowest, now, rate)
+        size = self._piece(now, rate, (lanes, expected or lanes), gap, unasked)
         return self._launch(now, gap.start, gap.start + size) if size > 0 else None
 
-    def end(self, flight: Flight) -> None:
-        """`flight` is over; what it landed is held."""
+    def end(self, flight: Flight, *, failed: bool = False) -> None:
+        """`flight` is over; what it landed is held, and what it owed after it `failed` may be asked
+        for as often as before."""
         self.held.add(flight.start, flight.pos)
         self.flights.remove(flight)
+        twin = flight.twin
+        if twin is not None:
+            twin.twin = None
+            twin.again = not failed
 
     def superfluous(self) -> list[Flight]:
-        """Return the flights whose rest has arrived by another way."""
-        hedged = [flight for flight in self.flights if flight.hedged]
-        if not hedged:
+        """Return the flights whose rest has arrived by another way, or is about to."""
+        if len(self.flights) < 2 and not self.held:
             return []
         landed = self.landed
-        return [f for f in hedged if f.rest and landed.covers(f.pos, f.pos + f.rest)]
+        return [
+            flight
+            for flight in self.flights
+            if flight.rest
+            and (landed.covers(flight.pos, flight.pos + flight.rest) or flight.is_overtaken)
+        ]
 
     def forget(self) -> None:
         """Nothing that is held is worth anything: the object is another one."""
         self.held = Spans()
         self.total = None
 
-    def _launch(self, now: float, start: int, stop: int) -> Flight:
-        flight = Flight(start, stop, Pulse.at(now, start))
+    def _launch(self, now: float, start: int, stop: int, *, again: bool = False) -> Flight:
+        flight = Flight(start, stop, Pulse.at(now, start), again=again)
         self.flights.append(flight)
         return flight
 
@@ -192,67 +250,130 @@ class Plan:
             landed.add(flight.start, flight.pos)
         return landed
 
-    def _gap(self) -> Span | None:
-        """The bytes to ask for next, neither held nor under way: at the horizon, or the first."""
+    def _gap(self) -> tuple[Span | None, int]:
+        """The bytes to ask for next, neither held nor under way: at the horizon, or the first; and
+        how many such bytes there are in all."""
         assert self.total is not None
         taken = Spans(self.held)
         for flight in self.flights:
-            stop = self.total if flight.stop is None else flight.stop
-            taken.add(flight.start, flight.pos if flight.hedged else stop)
+            taken.add(flight.start, self.total if flight.stop is None else flight.stop)
+        unasked = self.total - taken.size
         if self.window is not None and (self.window.only or self.window.closed):
-            gaps = (
+            gaps = [
                 gap for span in self.window.only for gap in taken.missing(span.start, span.stop)
-            )
-            return next(gaps, None)
+            ]
+            return next(iter(gaps), None), sum(gap.size for gap in gaps)
         first = next(taken.missing(0, self.total), None)
         if first is None or self.window is None or not self.window.size:
-            return first
+            return first, unasked
         horizon = self.window.horizon
         # What is left a little before the horizon is fetched on the way to it.
-        if horizon - first.start < _SMALLEST or horizon >= self.total:
-            return first
+        if horizon - first.start < _NEAR or horizon >= self.total:
+            return first, unasked
         at_horizon = not taken.covers(horizon, horizon + 1)
-        return next(taken.missing(horizon, self.total)) if at_horizon else first
+        return (next(taken.missing(horizon, self.total)) if at_horizon else first), unasked
 
     def _is_beyond_window(self, pos: int) -> bool:
         return self.window is not None and pos >= self.window.stop
 
-    def _piece(self, rate: float, lanes: int, gap: Span) -> int:
-        assert self.total is not None
-        wanted = max(_SMALLEST, int(rate * _TARGET_SECONDS)) if rate > 0 else _BLIND
-        share = max(_SMALLEST, (self.total - gap.start) // (2 * max(1, lanes)))
-        size = min(wanted, share, gap.size, self._chunk_size)
-        if gap.size - size < _SMALLEST_SPLIT and gap.size <= self._chunk_size:
+    def _piece(
+        self, now: float, rate: float, lanes: tuple[int, int], gap: Span, unasked: int
+    ) -> int:
+        """How much of `gap` to ask for next.
+
+        As much as lets all connections end together; where that would take long, a part of it, so
+        that something is left for connections that turn out to be faster.
+        """
+        if rate > 0:
+            latency = self.latency.typical
+            worth = rate * max(_WORTHWHILE_SECONDS, latency * _LATENCIES)
+            least = max(_SMALLEST, int(rate * max(_LEAST_SECONDS, latency * _LEAST_LATENCIES)))
+            left = unasked + sum(flight.rest for flight in self.flights)
+            # What is nearly done is not kept for connections that are yet to come.
+            soon = left < rate * lanes[0] * _CLIMBS * (latency + PERIOD)
+            useful = min(lanes[0] if soon else lanes[1], -(-left // least))
+            share = self._share(now, rate, useful, unasked)
+            if share >= 2 * worth:
+                share = min(max(worth, share / 2), max(worth, rate * _LONGEST_SECONDS))
+        else:
+            least = _SMALLEST
+            share = min(_BLIND, unasked / lanes[0])
+        size = min(max(least, int(share)), gap.size, self._chunk_size)
+        if gap.size - size < min(least, size) and gap.size <= self._chunk_size:
             size = gap.size
         if self.window is not None:
             size = min(size, self.window.stop - gap.start)
         return size
 
+    def _share(self, now: float, rate: float, lanes: int, unasked: int) -> float:
+        """How many of the bytes that are not asked for yet the next connection is to bring.
+
+        Each connection can begin with them once it has brought what it was asked for and waited for
+        another answer. If all end after T seconds, what they bring until then is all there is:
+        the sum of rate * (T - begin) over those that begin before T.
+        """
+        latency = self.latency.typical
+        begins = [latency] * max(1, lanes - len(self.flights))
+        begins += [flight.ends_in(now, rate, latency) + latency for flight in self.flights]
+        begins.sort()
+        end = total = 0.0
+        for number, begin in enumerate(begins, 1):
+            if number > 1 and begin >= end:
+                break
+            total += begin
+            end = (unasked / rate + total) / number
+        return rate * (end - latency)
+
     def _slowest(self) -> Flight | None:
-        """The flight that would be the last to end."""
-        candidates = [f for f in self.flights if not f.hedged and f.rest > 0]
+        """The flight that would be the last to end, of those asked for once."""
+        candidates = [f for f in self.flights if not f.again and f.twin is None and f.rest > 0]
         return max(candidates, key=lambda f: (f.seconds_left, f.rest), default=None)
 
     def _late(self, flight: Flight, now: float, rate: float) -> bool:
         """Whether the rest of `flight` should be asked for again instead of waited for."""
-        quiet = flight.pulse.quiet(now) >= _HEDGE_QUIET
-        if now - flight.pulse.born < _HEDGE_QUIET:
+        pulse = flight.pulse
+        if pulse.answered is None:
+            return now - pulse.born >= self.latency.late and pulse.quiet(now) >= self.latency.late
+        if now - pulse.answered < _HEDGE_QUIET:
             return False
+        quiet = pulse.quiet(now) >= max(_HEDGE_QUIET, self.latency.typical)
         if rate <= 0:
             # Everything else came before anything could be measured.
             return quiet
-        if not quiet and flight.pulse.rate * 4 > rate:
+        if not quiet and pulse.rate * 4 > rate:
             return False
-        return flight.seconds_left > max(_WORTHWHILE_SECONDS, _HEDGE * flight.rest / rate)
+        needed = self.latency.typical + _HEDGE * flight.rest / rate
+        return flight.seconds_left > max(_WORTHWHILE_SECONDS, needed)
+
+    def _ask_again(self, slow: Flight, now: float, rate: float) -> Flight:
+        """Ask for the rest of `slow` a second time, or for as much of it as one range may be."""
+        stop = min(slow.pos + slow.rest, slow.pos + self._chunk_size)
+        if self.window is not None:
+            stop = min(stop, self.window.stop)
+        twin = self._launch(now, slow.pos, stop, again=True)
+        slow.twin, twin.twin = twin, slow
+        return twin
 
     def _split(self, flight: Flight, now: float, rate: float) -> Flight | None:
         """Give an idle connection the end of `flight`, so that both end together."""
-        pulse = flight.pulse
-        worthwhile = flight.seconds_left > _WORTHWHILE_SECONDS and pulse.rate > 0
-        if not worthwhile or flight.rest < 2 * _SMALLEST_SPLIT:
+        pulse, latency = flight.pulse, self.latency.typical
+        own = pulse.rate
+        if pulse.answered is None or now - pulse.answered < max(_WORTHWHILE_SECONDS, latency):
+            return None  # how fast it is has yet to show
+        if own <= 0 or flight.seconds_left <= latency + 2 * _WORTHWHILE_SECONDS:
             return None
-        share = pulse.rate / (pulse.rate + max(rate, pulse.rate))
-        middle = flight.pos + max(_SMALLEST_SPLIT, int(flight.rest * share))
-        assert flight.stop is not None
-        stop, flight.stop = flight.stop, middle
-        return self._launch(now, middle, stop)
+        other = max(rate, own)
+        # Both end after T seconds: own * T + other * (T - latency) is the rest.
+        seconds = (flight.rest + other * latency) / (own + other)
+        kept = max(_SMALLEST_SPLIT, int(own * seconds))
+        middle, stop = flight.pos + kept, flight.stop
+        assert stop is not None
+        gained = flight.seconds_left - seconds
+        if stop - middle < _SMALLEST_SPLIT or gained < _WORTHWHILE_SECONDS:
+            return None
+        size = min(stop - middle, self._chunk_size)
+        if self._split_off + size > max(_LEAST_BUDGET, (self.total or 0) // _BUDGET):
+            return None
+        self._split_off += size
+        flight.stop = middle
+        return self._launch(now, middle, middle + size, again=True)

@@ -28,6 +28,7 @@ class DownloadResult:
         length_known: False where the body ended by the connection closing, so that nothing but
             the server's good faith says that it was whole.
         shared: True where another process on the same destination did the work.
+        requests: requests made for it by this run, redirects and failed ones included.
         members: of an archive that was extracted, the names of the members written but for folders,
             in the archive's order; empty where `shared`.
     """
@@ -46,6 +47,7 @@ class DownloadResult:
     length_known: bool
     shared: bool
     members: tuple[str, ...] = ()
+    requests: int = 0
 
 
 @dataclass(frozen=True)

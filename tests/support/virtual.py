@@ -1,0 +1,240 @@
+"""Transfers over a network that exists in numbers, on an event loop whose clock is one.
+
+The session, its plan, its pace and its watch are the real ones. Only what carries a call is made
+up: it waits as long as the network says, then moves the flight forward. The loop's clock jumps to
+the next thing that is due, so that minutes pass in milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from pgetpy.core.http.answers import Answer, Head
+from pgetpy.core.http.pace import Pace
+from pgetpy.core.http.plan import Plan, Window
+from pgetpy.core.http.ranges import Span, Spans
+from pgetpy.core.http.sink import Sink
+from pgetpy.core.http.urls import parse_link
+from pgetpy.destinations.base import Claims
+from pgetpy.destinations.sinks.null import NullSink
+from pgetpy.engine.attempt import Hooks, Services, Session
+from pgetpy.engine.hosts import Host, Hosts
+from pgetpy.engine.requests import Route
+from pgetpy.engine.transports.base import Call
+from pgetpy.engine.transports.local import LocalTransport
+from pgetpy.engine.watchdog import Tally
+from pgetpy.errors import ConnectionFailedError, PgetError
+from pgetpy.settings import Settings
+from pgetpy.system.threads import Workers
+
+MIB = 1 << 20
+URL = "http://127.0.0.1/model.bin"
+T = TypeVar("T")
+
+
+class _JumpingSelector(selectors.SelectSelector):
+    """Waits for nothing: the time that it was to wait has passed at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if timeout is None and not ready:
+            raise RuntimeError("everything waits for what never comes")
+        if timeout and not ready:
+            self.now += timeout
+        return ready
+
+
+class _VirtualLoop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self._jumping = _JumpingSelector()
+        super().__init__(self._jumping)
+
+    def time(self) -> float:
+        return self._jumping.now
+
+
+def run_virtually(scenario: Coroutine[Any, Any, T]) -> T:
+    """Run `scenario` on a loop whose clock begins at 0 and jumps."""
+    loop = _VirtualLoop()
+    try:
+        return loop.run_until_complete(scenario)
+    finally:
+        loop.close()
+
+
+@dataclass(frozen=True)
+class Line:
+    """How one request is answered: the first byte after `latency` seconds, then `rate` bytes a
+    second, after `dries_up` bytes no more than `trickle`; the connection ends after `breaks`."""
+
+    latency: float = 0.03
+    rate: float = 20e6
+    dries_up: float = float("inf")
+    trickle: float = 0.0
+    breaks: float = float("inf")
+
+
+@dataclass
+class Network:
+    """One object of `total` bytes; `line(number, busy)` says how the request `number` (from 0),
+    made while `busy` others are under way, is answered. All of them share `capacity`."""
+
+    total: int
+    line: Callable[[int, int], Line]
+    capacity: float = float("inf")
+    asked: list[Span] = field(default_factory=list)
+    moved: int = 0
+    _busy: int = 0
+    _flowing: int = 0
+
+    async def carry(self, call: Call) -> None:
+        """See `Transport.carry`."""
+        asked = call.asked
+        assert asked is not None
+        line = self.line(len(self.asked), self._busy)
+        span = Span(asked.start, min(asked.stop, self.total))
+        self.asked.append(span)
+        self._busy += 1
+        try:
+            await asyncio.sleep(line.latency)
+            call.judge(_head(span, self.total))
+            self._flowing += 1
+            try:
+                await self._flow(call, line)
+            finally:
+                self._flowing -= 1
+        finally:
+            self._busy -= 1
+
+    async def close(self) -> None:
+        pass
+
+    async def _flow(self, call: Call, line: Line) -> None:
+        flight, brought = call.flight, 0.0
+        step = 0.025
+        while flight.rest:
+            own = line.rate if brought < line.dries_up else line.trickle
+            if not own:
+                await asyncio.get_running_loop().create_future()
+            rate = min(own, self.capacity / self._flowing)
+            limit = min(line.breaks, line.dries_up if brought < line.dries_up else line.breaks)
+            seconds = min(step, min(flight.rest, max(1.0, limit - brought)) / rate)
+            await asyncio.sleep(seconds)
+            before, brought = int(brought), brought + rate * seconds
+            count = min(flight.rest, int(brought) - before)
+            self.moved += count
+            call.landed(count)
+            if brought >= line.breaks and flight.rest:
+                raise ConnectionFailedError(URL, "broken by the network")
+            # Long transfers are looked at less closely.
+            step = min(0.5, 0.025 + asyncio.get_running_loop().time() / 1000)
+
+
+def _head(span: Span, total: int) -> Head:
+    where = f"bytes {span.start}-{span.stop - 1}/{total}"
+    headers = {"content-range": where, "content-length": str(span.size), "etag": '"1"'}
+    return Head(206, headers)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a transfer went.
+
+    Attributes:
+        seconds: by the virtual clock.
+        moved: bytes that came, those that came twice included.
+        asked: the ranges of all requests.
+        failures: what was tried again after it.
+        levels: how many connections were allowed, at each look.
+    """
+
+    seconds: float
+    moved: int
+    asked: list[Span]
+    failures: list[PgetError]
+    levels: list[int]
+
+    def most_asked(self) -> int:
+        """How often the byte that was asked for most often was asked for."""
+        edges = sorted([(s.start, 1) for s in self.asked] + [(s.stop, -1) for s in self.asked])
+        most = now = 0
+        for _, step in edges:
+            now += step
+            most = max(most, now)
+        return most
+
+
+def transfer(
+    network: Network,
+    *,
+    ceiling: int = 64,
+    fixed: int | None = None,
+    held: Spans | None = None,
+    window: int | None = None,
+    chunk_size: int = 125_000_000,
+) -> Outcome:
+    """Fetch the object of `network`; over `fixed` connections, or as many as pay."""
+    return run_virtually(_transfer(network, fixed or ceiling, fixed or 1, held, window, chunk_size))
+
+
+class _Windowed(NullSink):
+    """Reads in order: what is more than `window` bytes ahead has no room."""
+
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        self.window = Window(window)  # type: ignore[assignment]
+
+
+async def _transfer(
+    network: Network,
+    ceiling: int,
+    start: int,
+    held: Spans | None,
+    window: int | None,
+    chunk_size: int,
+) -> Outcome:
+    chosen = Settings(stall_timeout=15.0, retries=1000)
+    workers = Workers()
+    hosts = Hosts(chosen, workers)
+    link = parse_link(URL)
+    host = Host(link.origin, (), None, Pace(ceiling, start), plain=True)
+    hosts.ceiling = ceiling
+    hosts._hosts[link.origin, link.trusted] = host
+    services = Services(
+        chosen, hosts, workers, network, network, None, Claims(), LocalTransport(workers), lambda: 0
+    )
+    plan = Plan(chunk_size=chunk_size, first=MIB, held=held)
+    sink = NullSink() if window is None else _Windowed(window)
+
+    def begin(answer: Answer, held: Spans) -> Sink:
+        return sink
+
+    levels: list[int] = []
+    failures: list[PgetError] = []
+    done = 0
+
+    def tick(now: float) -> None:
+        nonlocal done
+        assert done <= plan.done <= network.total, "progress went backwards"
+        done = plan.done
+        levels.append(host.pace.level)
+        if plan.window is not None:
+            plan.window.horizon = plan.front
+
+    def retrying(error: PgetError, after: float) -> None:
+        failures.append(error)
+
+    hooks = Hooks(begin, tick, retrying, lambda reason: None)
+    session = Session(services, Route(link, hosts, chosen), plan, hooks, Tally(), verified=True)
+    await session.run()
+    now = asyncio.get_running_loop().time()
+    assert list(plan.held) == [Span(0, network.total)]
+    return Outcome(now, network.moved, network.asked, failures, levels)
