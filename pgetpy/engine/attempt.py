@@ -144,6 +144,7 @@ class Session:
                 await self._watch.end_all()
             finally:
                 self._watch.leave(self._host)
+        assert self.answer is not None
         return self.answer
 
     def _over(self) -> bool:
