@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 from pgetpy.errors import BadReferenceError, TransferError
-from pgetpy.redact import redact, without_signature
+from pgetpy.redact import redact, unsigned
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 MOST_REDIRECTS = 10
@@ -51,7 +51,7 @@ class Link:
         """A hash of what the URL names, whoever signed it."""
         if not self.origin.host:
             return hashlib.sha256(self.url.encode(errors="surrogateescape")).hexdigest()
-        return hashlib.sha256(without_signature(self.url).encode()).hexdigest()
+        return hashlib.sha256(unsigned(self.url).url.encode()).hexdigest()
 
 
 def parse_link(url: str) -> Link:
