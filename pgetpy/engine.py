@@ -55,7 +55,7 @@ class Engine:
             hosts=hosts,
             workers=workers,
             direct=DirectTransport(workers),
-            full=AioTransport(descriptor_limit()),
+            full=AioTransport(workers, descriptor_limit()),
             throttle=_throttle(settings.limit_rate),
             claims=Claims(),
             local=LocalTransport(workers),

@@ -26,6 +26,7 @@ from pgetpy.transports.base import (
     seen_through,
     within,
 )
+from pgetpy.workers import Workers, WorkersExecutor
 
 if TYPE_CHECKING:
     import aiohttp
@@ -42,7 +43,8 @@ _Known = dict[tuple[str, int], tuple[Address, ...]]
 class AioTransport:
     """Carries calls with aiohttp. Sessions are made when first needed: importing it takes long."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, workers: Workers, limit: int) -> None:
+        self._executor = WorkersExecutor(workers)
         self._limit = limit
         # One for requests that are trusted, one for those that are not; see `Request.trusted`.
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
@@ -110,10 +112,70 @@ class AioTransport:
         if response.status >= 400:
             head = words_of(head, await _beginning(response))
         answer, sink = call.judge(head)
-        await _pour(call, response, answer, sink)
+        await self._pour(call, response, answer, sink)
         # Close, not keep: what is left of a shortened body must not be taken for the next answer.
         if call.flight.stop is not None and answer.stop != call.flight.stop:
             _cut(response)
+
+    async def _pour(
+        self, call: Call, response: aiohttp.ClientResponse, answer: Answer, sink: Sink
+    ) -> None:
+        decoder = Decoder(answer.decode) if answer.decode else None
+        pending = bytearray()
+        call.flight.waiting = True
+        try:
+            await self._gather(call, response, decoder, sink, pending)
+        except Exception as error:
+            # What came before the connection broke is good.
+            if pending:
+                await self._write(call, sink, pending)
+            if isinstance(error, CodingError):
+                reason = f"the body is not what its Content-Encoding says ({error})"
+                raise TransferError(call.request.url, reason) from error
+            raise
+        _check_end(call, decoder)
+
+    async def _gather(
+        self,
+        call: Call,
+        response: aiohttp.ClientResponse,
+        decoder: Decoder | None,
+        sink: Sink,
+        pending: bytearray,
+    ) -> None:
+        """Write the body in pieces of a sensible size; what is not written yet is in `pending`."""
+        flight = call.flight
+        written_at = time.monotonic()
+        async for chunk in response.content.iter_any():
+            for part in decoder.feed(chunk) if decoder else (chunk,):
+                pending += part
+                if flight.stop is not None:
+                    del pending[max(0, flight.rest) :]
+                # What trickles in is written as it comes, or it would look like silence.
+                if len(pending) >= _GATHER or time.monotonic() - written_at > _GATHER_SECONDS:
+                    await self._write(call, sink, pending)
+                    written_at = time.monotonic()
+            if flight.stop is not None and flight.pos + len(pending) >= flight.stop:
+                break
+        if pending:
+            await self._write(call, sink, pending)
+
+    async def _write(self, call: Call, sink: Sink, pending: bytearray) -> None:
+        """Hand `pending` to the sink in a thread, for a disk may take its time, and empty it."""
+        from aiofiles.os import wrap
+
+        # asyncio's own pool would hold up the interpreter's end for a write that blocks.
+        store = wrap(call.store)
+        data = memoryview(bytes(pending))
+        pending.clear()
+        call.flight.waiting = False
+
+        def stop() -> None:
+            call.cancelled = True
+
+        storing = store(sink, data, executor=self._executor)
+        await seen_through(asyncio.ensure_future(storing), stop)
+        call.flight.waiting = True
 
     def _opened(self, request: Request) -> aiohttp.ClientSession:
         import aiohttp
@@ -179,48 +241,6 @@ def _resolver(known: _Known) -> aiohttp.abc.AbstractResolver:
     return Resolver()
 
 
-async def _pour(call: Call, response: aiohttp.ClientResponse, answer: Answer, sink: Sink) -> None:
-    decoder = Decoder(answer.decode) if answer.decode else None
-    pending = bytearray()
-    call.flight.waiting = True
-    try:
-        await _gather(call, response, decoder, sink, pending)
-    except Exception as error:
-        # What came before the connection broke is good.
-        if pending:
-            await _write(call, sink, pending)
-        if isinstance(error, CodingError):
-            reason = f"the body is not what its Content-Encoding says ({error})"
-            raise TransferError(call.request.url, reason) from error
-        raise
-    _check_end(call, decoder)
-
-
-async def _gather(
-    call: Call,
-    response: aiohttp.ClientResponse,
-    decoder: Decoder | None,
-    sink: Sink,
-    pending: bytearray,
-) -> None:
-    """Write the body in pieces of a sensible size; what is not written yet is in `pending`."""
-    flight = call.flight
-    written_at = time.monotonic()
-    async for chunk in response.content.iter_any():
-        for part in decoder.feed(chunk) if decoder else (chunk,):
-            pending += part
-            if flight.stop is not None:
-                del pending[max(0, flight.rest) :]
-            # What trickles in is written as it comes, or it would look like silence.
-            if len(pending) >= _GATHER or time.monotonic() - written_at > _GATHER_SECONDS:
-                await _write(call, sink, pending)
-                written_at = time.monotonic()
-        if flight.stop is not None and flight.pos + len(pending) >= flight.stop:
-            break
-    if pending:
-        await _write(call, sink, pending)
-
-
 def _check_end(call: Call, decoder: Decoder | None) -> None:
     if decoder is not None and not decoder.complete:
         raise ConnectionFailedError(call.request.url, "the coded body was cut off")
@@ -229,21 +249,6 @@ def _check_end(call: Call, decoder: Decoder | None) -> None:
         raise ConnectionFailedError(
             call.request.url, f"closed by the server {rest} bytes before the end of the answer"
         )
-
-
-async def _write(call: Call, sink: Sink, pending: bytearray) -> None:
-    """Hand `pending` to the sink in a thread, for a disk may take its time, and empty it."""
-    from aiofiles.os import wrap
-
-    data = memoryview(bytes(pending))
-    pending.clear()
-    call.flight.waiting = False
-
-    def stop() -> None:
-        call.cancelled = True
-
-    await seen_through(asyncio.ensure_future(wrap(call.store)(sink, data)), stop)
-    call.flight.waiting = True
 
 
 def _cut(response: aiohttp.ClientResponse) -> None:
