@@ -11,11 +11,13 @@ import asyncio
 import atexit
 import concurrent.futures
 import contextlib
+import functools
 import os
 import threading
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
 _SLICE = 0.05
 # How long the interpreter's end waits for transfers that have been cancelled.
@@ -118,6 +120,27 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
     finally:
         # Only an exception that is the caller's own finds it unfinished.
         future.cancel()
+
+
+def plain(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
+    """Return coroutine function `NAME_async` as the plain function `NAME`, for any thread."""
+    name = function.__name__.removesuffix("_async")
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        # A caller's generator may block, or call us: it must not run on the engine thread.
+        given: Any = [_read(value) for value in args]
+        named: Any = {key: _read(value) for key, value in kwargs.items()}
+        return wait_for(function(*given, **named))
+
+    call.__name__, call.__qualname__ = name, name
+    call.__doc__ = f"{function.__doc__}\n    `{name}` waits, `{name}_async` is awaited.\n    "
+    return call
+
+
+def _read(value: object) -> object:
+    lazy = isinstance(value, Iterable) and not isinstance(value, (str, Sequence, Mapping))
+    return list(value) if lazy else value  # type: ignore[call-overload]
 
 
 async def in_engine(work: Coroutine[Any, Any, T]) -> T:
