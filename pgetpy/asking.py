@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from pgetpy.core.answers import REDIRECTS, Answer, Head, Identity
-from pgetpy.core.links import opened_link
 from pgetpy.core.plan import Plan
 from pgetpy.core.ranges import Spans
 from pgetpy.errors import TransferError
@@ -116,7 +115,6 @@ class Asking:
     def _about(
         self, question: Object, begin: Callable[[Answer, Spans], Sink], *, first: int
     ) -> tuple[Services, Route, Plan, Hooks, Tally]:
-        link = opened_link(question.url, question.authorization, trusted=question.trusted)
-        route = Route(link, self._services.hosts, self._services.settings)
+        route = Route(question.link, self._services.hosts, self._services.settings)
         hooks = Hooks(begin, lambda _: None, lambda *_: None, lambda _: None)
         return self._services, route, Plan(chunk_size=first, first=first), hooks, Tally()

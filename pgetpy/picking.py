@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pgetpy.core.answers import Answer
 from pgetpy.core.jobs import Follower
-from pgetpy.core.links import opened_link
 from pgetpy.core.plan import Plan
 from pgetpy.core.ranges import Spans
 from pgetpy.route import Route
@@ -37,8 +36,7 @@ async def pick(
         follow.began(sink.fd, total)
         return sink
 
-    link = opened_link(question.url, question.authorization, trusted=question.trusted)
-    route = Route(link, services.hosts, services.settings)
+    route = Route(question.link, services.hosts, services.settings)
     plan = Plan(chunk_size=services.settings.chunk_size, first=first)
     hooks = Hooks(begin, lambda _: follow.landed(plan.landed), lambda *_: None, lambda _: None)
     await Session(services, route, plan, hooks, Tally()).run()

@@ -15,7 +15,7 @@ from urllib.parse import urljoin
 
 from pgetpy.core.digests import Checksum
 from pgetpy.core.huberrors import meaning_at_hub
-from pgetpy.core.hubnames import HubName, parse_hub_name
+from pgetpy.core.hubnames import HOSTS, HubName, parse_hub_name
 from pgetpy.core.links import may_see_credentials, parse_link
 from pgetpy.core.references import Reference, Wanted, choosing, key_for, scope_for, wanted_of
 from pgetpy.errors import (
@@ -28,7 +28,7 @@ from pgetpy.errors import (
 )
 from pgetpy.redact import HIDDEN
 from pgetpy.settings import SourceSettings
-from pgetpy.sources.base import Asker, Located, Object
+from pgetpy.sources.base import Asker, Located, Object, OwnSource
 from pgetpy.sources.hublisting import File, Listing, listed, offline
 
 _SUFFIX = ".safetensors"
@@ -40,10 +40,12 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MOST_STEPS = 5
 
 
-class HuggingFace:
+class HuggingFace(OwnSource):
     """hf:// and the URLs of the Hub's pages."""
 
     name = "huggingface"
+    hosts = HOSTS
+    endpoint = "hf_endpoint"
 
     def recognise(self, text: str, wanted: str, settings: SourceSettings) -> Reference | None:
         named = parse_hub_name(text, settings.hf_endpoint)
