@@ -10,6 +10,7 @@ import hashlib
 import ipaddress
 import re
 import unicodedata
+from pathlib import Path
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from pgetpy.core.links import Link, parse_link
@@ -85,9 +86,9 @@ def part_name(name: str) -> str:
     return _beside(name, "pgetpy-part")
 
 
-def journal_name(name: str) -> str:
-    """Return the name of the journal of `name`'s part file."""
-    return _beside(name, "pgetpy-journal")
+def journal_path(path: Path) -> Path:
+    """Return where the journal of the part file of `path` is."""
+    return path.with_name(_beside(path.name, "pgetpy-journal"))
 
 
 def layout_name(name: str) -> str:

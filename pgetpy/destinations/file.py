@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pgetpy.core.answers import Answer, Identity
 from pgetpy.core.journal import Journal, Subject
-from pgetpy.core.names import name_from_disposition, name_from_service, name_from_url
+from pgetpy.core.names import journal_path, name_from_disposition, name_from_service, name_from_url
 from pgetpy.core.ranges import Span, Spans
 from pgetpy.destinations.base import (
     BusyError,
@@ -70,7 +70,7 @@ class FileDestination:
         if self._name is None or self._sink is not None:
             return True
         waits = self._tenancy is not None and self._tenancy.waits
-        if not waits and not Ledger.path_for(self.path).exists():
+        if not waits and not journal_path(self.path).exists():
             return True
         return self._acquire()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pgetpy.core.answers import Answer, Identity
 from pgetpy.core.journal import Journal, Subject
-from pgetpy.core.names import name_from_url
+from pgetpy.core.names import journal_path, name_from_url
 from pgetpy.core.ranges import Span, Spans
 from pgetpy.destinations.base import (
     BusyError,
@@ -84,7 +84,7 @@ class TreeDestination:
         """See `Destination.prepare`."""
         if self._sink is not None:
             return True
-        if not self._tenancy.waits and not Ledger.path_for(self._staging.anchor).exists():
+        if not self._tenancy.waits and not journal_path(self._staging.anchor).exists():
             return True
         return self._acquire()
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pgetpy.core.journal import parse_journal
-from pgetpy.core.names import journal_name, layout_name, part_name, spool_name
+from pgetpy.core.names import journal_path, layout_name, part_name, spool_name
 from pgetpy.disk import remove_tree
 from pgetpy.errors import DestinationError
 from pgetpy.extraction.attributes import Attributes, has_record, write_record
@@ -42,7 +42,7 @@ class Staging:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         # A run that was cut short as the folder appeared has left its journal beside it.
-        journal = folder.with_name(journal_name(folder.name))
+        journal = journal_path(folder)
         staged = folder.with_name(part_name(folder.name))
         appeared = os.path.lexists(journal) and not os.path.lexists(staged)
         self._inside = folder.is_dir() and not appeared
@@ -177,7 +177,7 @@ def check_empty(folder: Path, place: str = "") -> None:
 def _half_moved(folder: Path) -> bool:
     try:
         path = Staging(folder).anchor
-        return parse_journal(path.with_name(journal_name(path.name)).read_bytes()).moving
+        return parse_journal(journal_path(path).read_bytes()).moving
     except OSError:
         return False
 

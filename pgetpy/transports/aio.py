@@ -11,6 +11,9 @@ import contextlib
 import socket
 import ssl
 import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -40,17 +43,22 @@ _GATHER_SECONDS = 0.1
 _Known = dict[tuple[str, int], tuple[Address, ...]]
 
 
+@dataclass(eq=False, repr=False)
 class AioTransport:
-    """Carries calls with aiohttp. Sessions are made when first needed: importing it takes long."""
+    """Carries calls with aiohttp. Sessions are made when first needed: importing it takes long.
 
-    def __init__(self, workers: Workers, limit: int) -> None:
-        self._executor = WorkersExecutor(workers)
-        self._limit = limit
-        # One for requests that are trusted, one for those that are not; see `Request.trusted`.
-        self._sessions: dict[bool, aiohttp.ClientSession] = {}
-        self._distrusted: list[aiohttp.ClientSession] = []
-        # Where hosts and proxies answer, as the engine has resolved them, for each of the two.
-        self._known: dict[bool, _Known] = {False: {}, True: {}}
+    Attributes:
+        workers: write what has been received.
+        limit: the most connections.
+    """
+
+    workers: Workers
+    limit: int
+    # One for requests that are trusted, one for those that are not; see `Request.trusted`.
+    _sessions: dict[bool, aiohttp.ClientSession] = field(default_factory=dict)
+    _distrusted: list[aiohttp.ClientSession] = field(default_factory=list)
+    # Where hosts and proxies answer, as the engine has resolved them, for each of the two.
+    _known: defaultdict[bool, _Known] = field(default_factory=partial(defaultdict, dict))
 
     async def carry(self, call: Call) -> None:
         """See `Transport.carry`."""
@@ -173,7 +181,7 @@ class AioTransport:
         def stop() -> None:
             call.cancelled = True
 
-        storing = store(sink, data, executor=self._executor)
+        storing = store(sink, data, executor=WorkersExecutor(self.workers))
         await seen_through(asyncio.ensure_future(storing), stop)
         call.flight.waiting = True
 
@@ -183,7 +191,7 @@ class AioTransport:
         known = self._known[request.trusted]
         if request.trusted not in self._sessions:
             self._sessions[request.trusted] = aiohttp.ClientSession(
-                connector=_connector(self._limit, _resolver(known)),
+                connector=_connector(self.limit, _resolver(known)),
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),

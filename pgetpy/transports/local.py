@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from pgetpy.core.answers import Head
 from pgetpy.core.local import file_path, is_data, parse_data
@@ -22,11 +23,11 @@ from pgetpy.workers import Workers
 _Read = Callable[[int, memoryview], int]
 
 
+@dataclass(frozen=True)
 class LocalTransport:
     """Carries calls for file and data URLs, each in a thread."""
 
-    def __init__(self, workers: Workers) -> None:
-        self._workers = workers
+    workers: Workers
 
     async def carry(self, call: Call) -> None:
         """See `Transport.carry`."""
@@ -36,7 +37,7 @@ class LocalTransport:
 
         work = _carry_data if is_data(call.request.url) else _carry_file
         call.flight.waiting = False
-        await seen_through(self._workers.submit(lambda: work(call)), stop)
+        await seen_through(self.workers.submit(lambda: work(call)), stop)
 
     async def close(self) -> None:
         """There is nothing to close."""
