@@ -228,7 +228,7 @@ def _of(question: Object, job: Job) -> Job:
         job,
         url=question.url,
         checksum=job.checksum or question.digest,
-        link=question.link,
+        link=job.link or question.link,
         name=question.name,
     )
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -23,13 +22,12 @@ from pgetpy.cache.contents import Entry, digest_of
 from pgetpy.cache.fills import allocated
 from pgetpy.cache.store import Store
 from pgetpy.cache.tickets import Fill
-from pgetpy.copying import copied, local_identity
 from pgetpy.core.answers import Identity
 from pgetpy.core.digests import Checksum
 from pgetpy.core.entries import About, State
 from pgetpy.core.events import Event, Progressed, Report, Waiting
 from pgetpy.core.jobs import Follower, Job
-from pgetpy.core.references import Reference, Wanted
+from pgetpy.core.references import Reference
 from pgetpy.core.units import format_size
 from pgetpy.disk import remove_tree
 from pgetpy.engine import Engine
@@ -48,6 +46,7 @@ from pgetpy.settings import Settings
 from pgetpy.settling import Settler
 from pgetpy.sources.base import Located, Object
 from pgetpy.transports.base import seen_through
+from pgetpy.transports.local import version_at
 from pgetpy.workers import Workers
 
 _SLICE = 0.05
@@ -152,7 +151,7 @@ class Filler:
         ):
             return False
         if reference.local:
-            now = local_identity(reference)
+            now = version_at(reference.text)
             return now is None or now.agrees(_identity_of(entry))
         if demand.fresh or not self._hits.is_open_to(entry, reference):
             located = await engine.locate(reference)
@@ -288,16 +287,6 @@ class Filler:
                 fill.progress(event.done, event.total or 0)
             need.report(event)
 
-        if reference.local:
-            archive = reference.wanted is not Wanted.FILE
-            dest = fill.folder / ("members" if archive else "object")
-            limits = self._settings.limits
-            stop = threading.Event()
-            copying = self._in_thread(
-                lambda: copied(reference, dest, admit, demand.digest, limits, stop.is_set)
-            )
-            identity = await seen_through(copying, stop.set)
-            return Brought(identity, reference.name, demand.digest)
         located = await engine.locate(reference)
         with engine.explaining(reference):
             if located.folder:
@@ -311,7 +300,16 @@ class Filler:
             await seen_through(self._in_thread(lambda: _begin_anew(members)), lambda: None)
             checksum = _agreed(question, demand.digest)
             extract, follow = located.extract, None if located.extract else need.follow
-            job = Job(question.url, str(dest), checksum, (), extract, admit=admit, follow=follow)
+            job = Job(
+                question.url,
+                str(dest),
+                checksum,
+                extract=extract,
+                # A file of this machine: nothing but the reference itself may lead to it.
+                link=reference.link if reference.local else None,
+                admit=admit,
+                follow=follow,
+            )
             await engine.fetch(question, job, heard)
             # Whoever died just before he could publish it has fetched all of it.
             identity = found[-1] if found else await engine.identify(question)

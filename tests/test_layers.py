@@ -52,7 +52,6 @@ LAYERS = (
             "hubcache",
             "allowance",
             "examining",
-            "copying",
             "hits",
             "naming",
             "relaying",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pgetpy.core.answers import Head
+from pgetpy.core.answers import Head, Identity
 from pgetpy.core.local import file_path, is_data, parse_data
 from pgetpy.core.ranges import Span
 from pgetpy.errors import BadReferenceError, ConnectionFailedError, ObjectChangedError
@@ -41,6 +41,18 @@ class LocalTransport:
 
     async def close(self) -> None:
         """There is nothing to close."""
+
+
+def version_at(url: str) -> Identity | None:
+    """Return which version is at a file or data URL, as its answers say; None where nothing is."""
+    if is_data(url):
+        data = parse_data(url)
+        return Identity(len(data.content), f'"{data.sha256}"')
+    try:
+        status = os.stat(file_path(url))
+    except (OSError, ValueError):
+        return None
+    return Identity(status.st_size, _etag(status))
 
 
 def _carry_file(call: Call) -> None:
