@@ -21,6 +21,7 @@ from pgetpy.destinations.base import (
 )
 from pgetpy.errors import ArchiveError, DestinationError
 from pgetpy.extraction.archive import ArchiveSink
+from pgetpy.extraction.base import Form
 from pgetpy.extraction.layout import Layout
 from pgetpy.extraction.spool import Spool
 from pgetpy.extraction.staging import Staging, check_empty, fold_of
@@ -61,14 +62,16 @@ class TreeDestination:
         return self._folder
 
     @property
+    def _form(self) -> Form | None:
+        return self._sink.form if self._sink is not None else None
+
+    @property
     def keeps(self) -> bool | None:
-        if self._sink is None or self._sink.resumable is None:
-            return None
-        return self._sink.resumable and self._resumable
+        return self._form.resumable and self._resumable if self._form is not None else None
 
     @property
     def remark(self) -> str:
-        if self._sink is not None and self._sink.spooled:
+        if self._form is not None and self._form.spooled:
             return "without ranges a zip's end comes last: it is put on disk before it is extracted"
         return ""
 
@@ -114,7 +117,7 @@ class TreeDestination:
 
     def readable(self) -> ReadBack | None:
         """See `Destination.readable`."""
-        return self._sink.read if self._sink is not None and self._sink.resumable else None
+        return self._form.read if self._form is not None and self._form.resumable else None
 
     def tidy(self, busy: Iterable[Span]) -> None:
         """See `Destination.tidy`."""
@@ -134,8 +137,8 @@ class TreeDestination:
 
     def halt(self) -> None:
         """See `Destination.halt`."""
-        if self._sink is not None:
-            self._sink.halt()
+        if self._form is not None:
+            self._form.halt()
 
     def publish(self, size: int) -> None:
         """See `Destination.publish`."""

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Protocol
 
 from pgetpy.core.members import Kind, Member
 from pgetpy.core.plan import Window
-from pgetpy.core.ranges import Span
 from pgetpy.core.roster import Limits, Roster
 from pgetpy.core.waiting import Waiting
 from pgetpy.decoders import Decoder
 from pgetpy.errors import LimitExceededError
+from pgetpy.extraction.base import Form
 from pgetpy.extraction.folder import MemberFolder
 from pgetpy.extraction.memberfile import MemberFile
 from pgetpy.sinks.ordered import Digest
@@ -39,7 +38,7 @@ class Output(Protocol):
         """Let go of what is open; nothing more will come."""
 
 
-class Unpacking:
+class Unpacking(Form):
     """Decodes the bytes of an object behind its ranges: a `Form` that starts over every time.
 
     Args:
@@ -49,8 +48,6 @@ class Unpacking:
         limits: how much larger than what came the output may be.
         digest: is given every byte as it came, in order.
     """
-
-    resumable = False
 
     def __init__(
         self,
@@ -89,23 +86,6 @@ class Unpacking:
                 raise self._failure
             self._waiting.keep(pos, data)
             self._changed.notify_all()
-
-    def place(self, pos: int) -> None:
-        return None
-
-    def mark(self, start: int, stop: int) -> None:
-        pass
-
-    def settled(self) -> list[Span]:
-        """See `Form.settled`: what has been decoded is worth nothing without the rest."""
-        return []
-
-    def tidy(self, busy: Iterable[Span]) -> None:
-        """See `Form.tidy`."""
-
-    def read(self, pos: int, buffer: memoryview) -> int:
-        """See `Form.read`."""
-        raise io.UnsupportedOperation("decoded bytes are gone")
 
     def finish(self, total: int) -> None:
         """All `total` bytes have come: wait until they are decoded and written."""
