@@ -5,15 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from pgetpy.core.answers import Answer, Identity
 from pgetpy.core.journal import Journal, Subject
 from pgetpy.core.names import journal_path, name_from_disposition, name_from_service, name_from_url
-from pgetpy.core.ranges import Span, Spans
+from pgetpy.core.ranges import Spans
 from pgetpy.destinations.base import (
     BusyError,
+    Destination,
     ReadBack,
     ResumeError,
     Tenancy,
@@ -31,18 +32,14 @@ from pgetpy.sinks.ledger import Ledger
 SMALL = 1 << 20
 
 
-class FileDestination:
+class FileDestination(Destination):
     """A file, which appears by rename; its part file and journal stand beside it until then."""
 
     obstacle = "another run works on this file"
-    remark = ""
     blocks = False
 
     def __init__(self, folder: Path, name: str | None, wish: Wish, settings: Settings) -> None:
-        self.label = str(folder / name) if name else f"{folder}/"
-        self.held = Spans()
-        self.expected: Identity | None = None
-        self.finished: Identity | None = None
+        super().__init__(str(folder / name) if name else f"{folder}/")
         self._folder = folder
         self._name = name
         self._wish = wish
@@ -97,10 +94,6 @@ class FileDestination:
             )
         return sink
 
-    @property
-    def streamed_digest(self) -> None:
-        return None
-
     def readable(self) -> ReadBack | None:
         """See `Destination.readable`."""
         if self._sink is not None:
@@ -109,19 +102,6 @@ class FileDestination:
             # What another run has published is read from where it stands.
             self._others = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         return _reading(self._others) if self._others is not None else None
-
-    @property
-    def members(self) -> tuple[str, ...]:
-        return ()
-
-    def tidy(self, busy: Iterable[Span]) -> None:
-        """See `Destination.tidy`."""
-
-    def settle(self, size: int) -> None:
-        """See `Destination.settle`."""
-
-    def halt(self) -> None:
-        """See `Destination.halt`."""
 
     def publish(self, size: int) -> None:
         """See `Destination.publish`."""

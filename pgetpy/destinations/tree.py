@@ -13,6 +13,7 @@ from pgetpy.core.names import journal_path, name_from_url
 from pgetpy.core.ranges import Span, Spans
 from pgetpy.destinations.base import (
     BusyError,
+    Destination,
     ReadBack,
     ResumeError,
     Tenancy,
@@ -32,18 +33,18 @@ from pgetpy.sinks.file import check_room
 from pgetpy.sinks.ledger import Ledger
 
 
-class TreeDestination:
-    """Extracts into `folder`, which need not exist; links on the way to it are resolved already."""
+class TreeDestination(Destination):
+    """Extracts into `folder`, which need not exist; links on the way to it are resolved already.
+
+    Nothing is flushed on the way: after a power cut an extraction starts over.
+    """
 
     obstacle = "another run works on this folder"
     blocks = True
     slow = True
 
     def __init__(self, folder: Path, wish: Wish, settings: Settings) -> None:
-        self.label = str(folder)
-        self.held = Spans()
-        self.expected: Identity | None = None
-        self.finished: Identity | None = None
+        super().__init__(str(folder))
         self._folder = folder
         self._wish = wish
         # A file of the same URL and name has a journal too.
@@ -178,9 +179,6 @@ class TreeDestination:
             self._tenancy.ledger.remove()
             self._tenancy.ledger = None
         self._tenancy.leave()
-
-    def flush(self) -> None:
-        """See `Destination.flush`. After a power cut an extraction starts over."""
 
     def _check_folder(self) -> None:
         """Raise DestinationError where the folder may not be written to."""
