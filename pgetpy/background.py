@@ -12,14 +12,15 @@ import atexit
 import concurrent.futures
 import contextlib
 import functools
-import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
+from pgetpy.core import polling
+from pgetpy.forks import call_in_children
+
 P = ParamSpec("P")
 T = TypeVar("T")
-_SLICE = 0.05
 # How long the interpreter's end waits for transfers that have been cancelled.
 _GRACE = 1.0
 
@@ -31,7 +32,6 @@ class EngineThread:
     _current: EngineThread | None = None
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._running: set[asyncio.Task[Any]] = set()
         self._idle = threading.Event()
@@ -43,13 +43,15 @@ class EngineThread:
     def get(cls) -> EngineThread:
         """Return this process's thread."""
         with cls._lock:
-            if cls._current is None or cls._current.pid != os.getpid():
+            if cls._current is None:
                 cls._current = cls()
             return cls._current
 
     @classmethod
     def forget(cls) -> None:
-        """A fork has neither its parent's threads nor who holds their locks."""
+        """Begin without a thread: a fork has not got its parent's."""
+        if cls._current is not None:
+            atexit.unregister(cls._current._end)
         cls._lock = threading.Lock()
         cls._current = None
 
@@ -79,7 +81,7 @@ class EngineThread:
 
     def _end(self) -> None:
         """Cancel what still runs and wait a moment for it."""
-        if self.pid == os.getpid() and not self._idle.is_set():
+        if not self._idle.is_set():
             self._loop.call_soon_threadsafe(self._cancel_all)
             # Whoever presses Ctrl-C once more does not want to wait, nor to read a traceback.
             with contextlib.suppress(BaseException):
@@ -90,8 +92,7 @@ class EngineThread:
             task.cancel()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=EngineThread.forget)
+call_in_children(EngineThread.forget)
 
 
 def begin(work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
@@ -112,7 +113,7 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
     try:
         while True:
             try:
-                return future.result(timeout=_SLICE)
+                return future.result(timeout=polling.SLICE)
             except concurrent.futures.TimeoutError:
                 # It may have ended since, or with a TimeoutError of its own.
                 if future.done():

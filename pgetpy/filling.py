@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 from urllib.parse import urlsplit
 
 from pgetpy.allowance import Allowance
@@ -22,6 +19,7 @@ from pgetpy.cache.contents import Entry, digest_of
 from pgetpy.cache.fills import allocated
 from pgetpy.cache.store import Store
 from pgetpy.cache.tickets import Fill
+from pgetpy.core import polling
 from pgetpy.core.answers import Identity
 from pgetpy.core.digests import Checksum
 from pgetpy.core.entries import About, State
@@ -40,6 +38,7 @@ from pgetpy.errors import (
     NotWeightsError,
 )
 from pgetpy.examining import check_safetensors, chosen_content, examined
+from pgetpy.forks import call_in_children
 from pgetpy.gathering import gather
 from pgetpy.hits import Demand, Hits
 from pgetpy.settings import Settings
@@ -48,10 +47,6 @@ from pgetpy.sources.base import Located, Object
 from pgetpy.transports.base import seen_through
 from pgetpy.transports.local import version_at
 from pgetpy.workers import Workers
-
-_SLICE = 0.05
-_TELL_EVERY = 0.5
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -83,6 +78,7 @@ class Filler:
         self._settings = replace(settings, force=True, fsync=False, min_free=0)
         self._settler = settler
         self._begin()
+        call_in_children(self._begin)
 
     async def obtain(
         self,
@@ -100,15 +96,15 @@ class Filler:
             PgetError: it cannot be had.
         """
         told = ""
-        while (other := self._under_way().get(reference.key)) is not None:
+        while (other := self._under_way.get(reference.key)) is not None:
             told = self._tell_waiting(reference, report, told)
-            await asyncio.wait([other], timeout=_TELL_EVERY)
-        ended = self._under_way()[reference.key] = asyncio.get_running_loop().create_future()
+            await asyncio.wait([other], timeout=polling.OTHERS)
+        ended = self._under_way[reference.key] = asyncio.get_running_loop().create_future()
         engine = Engine(self._settings)
         try:
             return await self._obtained(Need(reference, demand, engine, report, follow))
         finally:
-            del self._under_way()[reference.key]
+            del self._under_way[reference.key]
             ended.set_result(None)
             await engine.close()
 
@@ -129,7 +125,7 @@ class Filler:
             fill = self._store.try_fill(reference.key)
             if fill is None:
                 told = self._tell_waiting(reference, need.report, told)
-                await asyncio.sleep(_SLICE)
+                await asyncio.sleep(polling.SLICE)
                 continue
             with fill:
                 there = fill.entry.record.generation if fill.entry is not None else rejected
@@ -178,25 +174,12 @@ class Filler:
         self._hits.verified(entry)
         return True
 
-    def _under_way(self) -> dict[str, asyncio.Future[None]]:
-        """The keys that callers of this process look after now; the others need not poll."""
-        self._renew()
-        return self._keys
-
-    def _in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """Do `work`, which blocks."""
-        self._renew()
-        return self._workers.submit(work)
-
-    def _renew(self) -> None:
-        """Know of nothing that another process does: a fork has none of its parent's threads."""
-        if self._pid != os.getpid():
-            self._begin()
-
     def _begin(self) -> None:
-        self._pid = os.getpid()
-        self._workers = Workers()
-        self._keys: dict[str, asyncio.Future[None]] = {}
+        """Begin with no threads, and nothing under way."""
+        workers = Workers()
+        self._in_thread = workers.submit
+        # The keys that callers of this process look after now; the others need not poll.
+        self._under_way: dict[str, asyncio.Future[None]] = {}
 
     async def _has_digest(self, entry: Entry, reference: Reference, wanted: Checksum) -> bool:
         archive = entry.record.about.details.get("archive")

@@ -20,6 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pgetpy.allowance import Allowance
+from pgetpy.core import polling
 from pgetpy.core.answers import Identity
 from pgetpy.core.digests import Checksum
 from pgetpy.core.events import Failed, Finished, Progressed, Report, Waiting
@@ -41,7 +42,6 @@ from pgetpy.workers import Workers
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_LOCK_POLL = 0.1
 # Of these names each run has its own, and needs none for so long.
 _OWN = (".pgetpy-*", "blobs/.*.????????.pgetpy-part")
 _DEAD_AFTER = 3600.0
@@ -207,7 +207,7 @@ class _Filling:
             if not told:
                 told = True
                 self._report(Waiting(0, question.name, "another process is fetching it"))
-            await asyncio.sleep(_LOCK_POLL)
+            await asyncio.sleep(polling.LOCK)
 
 
 def _looked(

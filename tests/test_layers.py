@@ -100,6 +100,7 @@ LAYERS = (
         (
             "decoders",
             "disk",
+            "forks",
             "hfworker",
             "load",
             "locks",

@@ -31,6 +31,7 @@ from pgetpy.cache.tickets import Fill, Lease
 from pgetpy.cache.uses import Clock, Uses
 from pgetpy.core.eviction import Standing
 from pgetpy.errors import CacheError, CacheFullError, PgetError
+from pgetpy.forks import call_in_children
 from pgetpy.locks import locks_exclude
 
 T = TypeVar("T")
@@ -76,6 +77,7 @@ class Store:
         self._locks = self._probed() if locks is None else locks
         self._begin()
         _STORES.add(self)
+        call_in_children(self._forked)
 
     # ------------------------------------------------------------------------------- what is there
 
@@ -364,7 +366,7 @@ def _lower_layout(path: str | os.PathLike[str]) -> Layout | None:
     return layout if layout.check() else None
 
 
-# The stores of this process, for those moments that concern them all.
+# The stores of this process, which are closed at its end.
 _STORES: weakref.WeakSet[Store] = weakref.WeakSet()
 
 
@@ -373,10 +375,4 @@ def _close_all() -> None:
         store.close()
 
 
-def _forked() -> None:
-    for store in list(_STORES):
-        store._forked()
-
-
 atexit.register(_close_all)
-os.register_at_fork(after_in_child=_forked)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from pgetpy.core import polling
 from pgetpy.core.members import Kind, Member
 from pgetpy.core.plan import Window
 from pgetpy.core.roster import Limits, Roster
@@ -22,7 +23,6 @@ from pgetpy.sinks.ordered import Digest
 AHEAD = 16 << 20
 # Decoded bytes by which a tar is told from a single file.
 _TELLING = 512
-_SLICE = 0.05
 
 
 class Output(Protocol):
@@ -81,7 +81,7 @@ class Unpacking(Form):
         """
         with self._changed:
             while pos >= self.window.stop and self._works():
-                self._changed.wait(_SLICE)
+                self._changed.wait(polling.SLICE)
             if self._failure is not None:
                 raise self._failure
             self._waiting.keep(pos, data)
@@ -93,7 +93,7 @@ class Unpacking(Form):
             self._total = total
             self._changed.notify_all()
             while self._works():
-                self._changed.wait(_SLICE)
+                self._changed.wait(polling.SLICE)
             if self._failure is not None:
                 raise self._failure
 

@@ -11,11 +11,12 @@ import stat
 import threading
 from typing import Protocol
 
+from pgetpy.core import polling
 from pgetpy.core.plan import Window
 from pgetpy.core.ranges import Spans
 from pgetpy.core.waiting import Waiting
 
-_SLICE_MS = 50
+_SLICE_MS = int(1000 * polling.SLICE)
 
 
 class Digest(Protocol):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from pgetpy.background import done
 from pgetpy.cache.contents import digest_of
+from pgetpy.core import polling
 from pgetpy.core.choices import Choice
 from pgetpy.core.ranges import Span, Spans, joined
 from pgetpy.core.references import path_of
@@ -36,8 +37,6 @@ from pgetpy.tensors.delivery import Check, Delivery, Source, head_of
 from pgetpy.tensors.devices import Device
 from pgetpy.weights import WeightsDownloadCache
 
-# Waiting threads have to see an exception that is injected into them.
-_SLICE = 0.05
 # The head of most files is in the first answer; more would be more than was asked for where one
 # small tensor is wanted.
 _FIRST = 16 << 10
@@ -121,7 +120,7 @@ class Checkpoint:
                     delivery.close()
                     del self._open[number]
             if self._open:
-                self._news.wait(_SLICE)
+                self._news.wait(polling.SLICE)
 
     # ------------------------------------------------------------------------ which files
 
