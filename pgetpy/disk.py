@@ -1,13 +1,19 @@
-"""What several parts do to a disk: free bytes, trees taken away, names made stable, all written."""
+"""What several parts do to a disk, and what it means when that fails."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from pgetpy.errors import DestinationError, DiskFullError, PgetError
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def free_bytes(path: Path) -> int:
@@ -17,6 +23,45 @@ def free_bytes(path: Path) -> int:
     except (FileNotFoundError, NotADirectoryError):
         status = os.statvfs(next(folder for folder in path.absolute().parents if folder.exists()))
     return status.f_bavail * status.f_frsize
+
+
+def check_room(dest: Path, needed: int, min_free: int) -> None:
+    """Raise DiskFullError where `needed` more bytes at `dest` would leave less than `min_free`."""
+    free = free_bytes(dest)
+    if needed + min_free > free:
+        raise DiskFullError(str(dest), needed, free, keep=min_free)
+
+
+def words_of(error: OSError) -> str:
+    """Return what the system says, as a clause."""
+    return os.strerror(error.errno).lower() if error.errno else str(error)
+
+
+@contextlib.contextmanager
+def mapped(meaning: Callable[[OSError], PgetError]) -> Iterator[None]:
+    """Raise `meaning` of what the system says; errors of ours stay as they are."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, PgetError):
+            raise
+        raise meaning(error) from error
+
+
+def disk_errors(path: Path) -> contextlib.AbstractContextManager[None]:
+    """Raise what the disk says of destination `path` as an error of ours."""
+    return mapped(lambda error: disk_error(error, path))
+
+
+def disk_error(error: OSError, dest: Path) -> DiskFullError | DestinationError:
+    """Return what `error` means for destination `dest`."""
+    if error.errno in FULL:
+        try:
+            return DiskFullError(str(dest), None, free_bytes(dest))
+        except OSError:
+            return DiskFullError(str(dest), None, 0)
+    reason = f"cannot be written: {words_of(error)}"
+    return DestinationError(str(dest), reason, code=error.errno or 0)
 
 
 def sync_folder(folder: Path) -> None:

@@ -8,21 +8,24 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
-_METHODS: set[weakref.WeakMethod[Callable[[], Any]]] = set()
+_METHODS: weakref.WeakKeyDictionary[object, Callable[[Any], object]] = weakref.WeakKeyDictionary()
 
 
-def call_in_children(method: Callable[[], Any]) -> None:
-    """Have bound `method` called in every forked child, for as long as its object lives."""
-    _METHODS.add(weakref.WeakMethod(method, _METHODS.discard))
+def call_in_children(method: Callable[[], object]) -> None:
+    """Have bound `method` called in every forked child, for as long as its object lives.
+
+    An object has one such method.
+    """
+    assert isinstance(method, MethodType)
+    _METHODS[method.__self__] = method.__func__
 
 
 def _forked() -> None:
-    for reference in list(_METHODS):
-        method = reference()
-        if method is not None:
-            method()
+    for owner, method in list(_METHODS.items()):
+        method(owner)
 
 
 if hasattr(os, "register_at_fork"):

@@ -28,8 +28,7 @@ from pgetpy.core.hubnames import HubName, parse_hub_name
 from pgetpy.core.jobs import Job
 from pgetpy.core.references import Reference
 from pgetpy.core.results import DownloadResult
-from pgetpy.destinations.base import disk_errors
-from pgetpy.disk import remove_tree
+from pgetpy.disk import disk_errors, remove_tree
 from pgetpy.engine import Engine
 from pgetpy.errors import BadReferenceError, NotAllowedError, PgetError, TransferError
 from pgetpy.extraction.staging import fold_of

@@ -28,8 +28,9 @@ from pgetpy.core.plan import Plan
 from pgetpy.core.ranges import Span, Spans
 from pgetpy.core.results import DownloadResult
 from pgetpy.destinations import open_destination
-from pgetpy.destinations.base import BusyError, ResumeError, Wish, disk_errors
+from pgetpy.destinations.base import BusyError, ResumeError, Wish
 from pgetpy.digesting import FileDigest
+from pgetpy.disk import disk_errors
 from pgetpy.errors import (
     ArchiveError,
     DigestMismatchError,

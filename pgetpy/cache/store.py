@@ -13,8 +13,8 @@ import errno
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,7 +30,8 @@ from pgetpy.cache.removal import Remover
 from pgetpy.cache.tickets import Fill, Lease
 from pgetpy.cache.uses import Clock, Uses
 from pgetpy.core.eviction import Standing
-from pgetpy.errors import CacheError, CacheFullError, PgetError
+from pgetpy.disk import FULL, mapped, words_of
+from pgetpy.errors import CacheError, CacheFullError
 from pgetpy.forks import call_in_children
 from pgetpy.locks import locks_exclude
 
@@ -38,7 +39,6 @@ T = TypeVar("T")
 
 # What a dead filler has left is kept for the next one, unless room is needed.
 PARTIAL_SECONDS = 24 * 3600.0
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # What the files of a holder and of a claim take.
 _OWN_NEEDS = 64 * 1024
 
@@ -336,25 +336,21 @@ class Store:
             hint = "choose another folder for it, or make this one writable"
             raise CacheError(str(self.root), "cannot be written", hint=hint, code=errno.EROFS)
 
-    @contextmanager
-    def _mapped(self) -> Iterator[None]:
+    def _mapped(self) -> AbstractContextManager[None]:
         """Raise what the system says as an error of ours."""
-        try:
-            yield
-        except PgetError:
-            raise
-        except OSError as error:
-            code = error.errno or errno.EIO
-            at = f" at {error.filename}" if error.filename else ""
-            reason = f"cannot be used{at}: {os.strerror(code).lower()}"
-            raise CacheError(str(self.root), reason, code=code) from error
+        return mapped(self._unusable)
+
+    def _unusable(self, error: OSError) -> CacheError:
+        at = f" at {error.filename}" if error.filename else ""
+        reason = f"cannot be used{at}: {words_of(error)}"
+        return CacheError(str(self.root), reason, code=error.errno or errno.EIO)
 
     def _with_room(self, work: Callable[[], T]) -> T:
         """Do `work`, on a full disk once more after some entries have left."""
         try:
             return work()
         except OSError as error:
-            if error.errno not in _FULL or isinstance(error, CacheFullError):
+            if error.errno not in FULL or isinstance(error, CacheFullError):
                 raise
         self._evictor.make_room(_OWN_NEEDS)
         return work()

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pgetpy.core.answers import Answer, Identity
 from pgetpy.core.journal import Journal
 from pgetpy.core.ranges import Span, Spans
-from pgetpy.errors import DestinationError, PgetError
+from pgetpy.errors import DestinationError
 from pgetpy.locks import locks_exclude
 from pgetpy.sinks.base import Sink
-from pgetpy.sinks.file import disk_error
 from pgetpy.sinks.ledger import Ledger
 
 # Reads into a buffer from a position on: the bytes read.
@@ -214,14 +212,3 @@ class Wish:
     claims: Claims
     extract: bool = False
     name: str = ""
-
-
-@contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """What the disk says of `path` becomes an error of ours."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, PgetError):
-            raise
-        raise disk_error(error, path) from error

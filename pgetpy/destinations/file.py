@@ -19,13 +19,13 @@ from pgetpy.destinations.base import (
     ResumeError,
     Tenancy,
     Wish,
-    disk_errors,
 )
+from pgetpy.disk import check_room, disk_error, disk_errors
 from pgetpy.errors import DestinationError
 from pgetpy.locks import boot_id
 from pgetpy.settings import Settings
 from pgetpy.sinks.base import Sink
-from pgetpy.sinks.file import FileSink, check_room, disk_error
+from pgetpy.sinks.file import FileSink
 from pgetpy.sinks.ledger import Ledger
 
 # Up to here an object comes in one answer, and going on from half of it would save nothing.

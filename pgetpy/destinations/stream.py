@@ -11,9 +11,9 @@ from pathlib import Path
 from pgetpy.core.answers import Answer, Identity
 from pgetpy.core.ranges import Spans
 from pgetpy.destinations.base import Destination
+from pgetpy.disk import disk_error
 from pgetpy.errors import DestinationError
 from pgetpy.sinks.base import Sink
-from pgetpy.sinks.file import disk_error
 from pgetpy.sinks.null import NullSink
 from pgetpy.sinks.ordered import OrderedSink
 

@@ -18,8 +18,8 @@ from pgetpy.destinations.base import (
     ResumeError,
     Tenancy,
     Wish,
-    disk_errors,
 )
+from pgetpy.disk import check_room, disk_errors
 from pgetpy.errors import ArchiveError, DestinationError
 from pgetpy.extraction.archive import ArchiveSink
 from pgetpy.extraction.base import Form
@@ -29,7 +29,6 @@ from pgetpy.extraction.staging import Staging, check_empty, fold_of
 from pgetpy.locks import boot_id
 from pgetpy.settings import Settings
 from pgetpy.sinks.base import Sink
-from pgetpy.sinks.file import check_room
 from pgetpy.sinks.ledger import Ledger
 
 

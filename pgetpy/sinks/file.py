@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import secrets
 from collections.abc import Callable
@@ -12,14 +11,13 @@ from pathlib import Path
 from pgetpy.core.journal import Subject
 from pgetpy.core.names import part_name
 from pgetpy.core.ranges import Spans
-from pgetpy.disk import free_bytes, sync_folder, write_all
-from pgetpy.errors import DestinationError, DiskFullError
+from pgetpy.disk import check_room, sync_folder, write_all
+from pgetpy.errors import DestinationError
 from pgetpy.locks import boot_id
 from pgetpy.sinks.base import Place
 from pgetpy.sinks.ledger import Ledger
 from pgetpy.sinks.pagecache import WriteBack, memory_limit
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _ENDLESS = 1 << 62
 
 
@@ -196,21 +194,3 @@ class FileSink:
     def _check_room(self, total: int, min_free: int) -> None:
         there = os.fstat(self.fd)
         check_room(self.dest, max(0, total - getattr(there, "st_blocks", 0) * 512), min_free)
-
-
-def check_room(dest: Path, needed: int, min_free: int) -> None:
-    """Raise DiskFullError where `needed` more bytes at `dest` would leave less than `min_free`."""
-    free = free_bytes(dest)
-    if needed + min_free > free:
-        raise DiskFullError(str(dest), needed, free, keep=min_free)
-
-
-def disk_error(error: OSError, dest: Path) -> DiskFullError | DestinationError:
-    """Return `error`, which a sink raised, as one of ours."""
-    if error.errno in _FULL:
-        try:
-            return DiskFullError(str(dest), None, free_bytes(dest))
-        except OSError:
-            return DiskFullError(str(dest), None, 0)
-    reason = os.strerror(error.errno).lower() if error.errno else str(error)
-    return DestinationError(str(dest), f"cannot be written: {reason}", code=error.errno or 0)

@@ -20,6 +20,7 @@ from pgetpy.core.references import path_of
 from pgetpy.core.safetensors import SafetensorsHeader
 from pgetpy.core.shards import INDEX_SUFFIX, SUFFIX, ShardIndex, beside, is_index_name, parse_index
 from pgetpy.core.weightfiles import TELLING, Likeness, look_at
+from pgetpy.disk import words_of
 from pgetpy.errors import (
     BadReferenceError,
     BadSafetensorsError,
@@ -286,7 +287,7 @@ def _check_readable(path: Path) -> None:
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:
-        reason = f"it cannot be read: {os.strerror(error.errno or 0).lower()}"
+        reason = f"it cannot be read: {words_of(error)}"
         raise BadReferenceError(str(path), reason) from error
 
 

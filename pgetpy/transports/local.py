@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pgetpy.core.answers import Head, Identity
 from pgetpy.core.local import file_path, is_data, parse_data
 from pgetpy.core.ranges import Span
+from pgetpy.disk import words_of
 from pgetpy.errors import BadReferenceError, ConnectionFailedError, ObjectChangedError
 from pgetpy.transports.base import BLOCK, Call, seen_through
 from pgetpy.workers import Workers
@@ -117,8 +118,10 @@ def _opened(url: str) -> Iterator[tuple[int, os.stat_result]]:
         fd = os.open(file_path(url), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
         raise BadReferenceError(url, "there is no such file") from None
-    except (OSError, ValueError) as error:
-        raise BadReferenceError(url, f"it cannot be read: {_reason(error)}") from None
+    except OSError as error:
+        raise BadReferenceError(url, f"it cannot be read: {words_of(error)}") from None
+    except ValueError as error:  # a null character
+        raise BadReferenceError(url, f"it cannot be read: {error}") from None
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
@@ -126,11 +129,6 @@ def _opened(url: str) -> Iterator[tuple[int, os.stat_result]]:
         yield fd, status
     finally:
         os.close(fd)
-
-
-def _reason(error: Exception) -> str:
-    words = error.strerror if isinstance(error, OSError) else None
-    return (words or str(error)).lower()
 
 
 def _etag(status: os.stat_result) -> str:

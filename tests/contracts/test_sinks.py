@@ -28,10 +28,11 @@ from pgetpy.core.journal import Subject, parse_journal
 from pgetpy.core.names import journal_path
 from pgetpy.core.plan import Plan, Window
 from pgetpy.core.ranges import Span, Spans
+from pgetpy.disk import disk_error
 from pgetpy.errors import DestinationError, DiskFullError
 from pgetpy.locks import boot_id, locks_exclude
 from pgetpy.sinks.base import Sink
-from pgetpy.sinks.file import FileSink, disk_error
+from pgetpy.sinks.file import FileSink
 from pgetpy.sinks.ledger import Ledger
 from pgetpy.sinks.memory import MemorySink
 from pgetpy.sinks.null import NullSink
