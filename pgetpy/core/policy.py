@@ -152,6 +152,11 @@ class Policy:
         """Return the error for a host that has no address which may be asked."""
         return NotAllowedError(url, "allow_networks", NO_ADDRESS, hint=_HINTS["allow_networks"])
 
+    @staticmethod
+    def not_safetensors(shown: str, reason: str, *, hint: str = "") -> NotAllowedError:
+        """Return the error for what `only_safetensors` forbids."""
+        return NotAllowedError(shown, "only_safetensors", reason, hint=hint)
+
     def _refusal(self, origin: Origin) -> tuple[str, str] | None:
         """Return the rule that forbids `origin`, and why."""
         if origin.scheme not in self.schemes:
