@@ -103,6 +103,6 @@ def test_the_trip_of_a_plain_download_is_short(steps: list[Step]) -> None:
 
 
 def test_a_url_is_read_once(steps: list[Step]) -> None:
-    readers = ("parse_reference", "parse_link", "Plain.recognise", "unsigned")
-    counts = Counter(step.name for step in steps)
+    readers = ("table.parse_reference", "plain.recognise", "links.parse_link", "redact.unsigned")
+    counts = Counter(f"{Path(step.file).stem}.{step.name.rpartition('.')[2]}" for step in steps)
     assert {name: counts[name] for name in readers} == dict.fromkeys(readers, 1)

@@ -112,15 +112,15 @@ class Policy:
         Raises:
             NotAllowedError: it may not be had.
         """
-        if reference.text[:5].lower() == "data:":
-            return
+        if reference.local and reference.by_content:
+            return  # it has the bytes in it
         if reference.local and "file" not in self.schemes:
             raise NotAllowedError(str(reference), "schemes", "files of this machine are not given")
         if reference.service:
             found = _refusal_of(self, reference.service, names_only=True)
             if found is not None:
                 raise NotAllowedError(str(reference), *found)
-        elif reference.source == "plain" and not reference.local:
+        elif reference.link is not None and not reference.local:
             self.check_url(reference.text)
 
     def check_url(self, url: str) -> None:

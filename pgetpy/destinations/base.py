@@ -88,8 +88,11 @@ class Tenancy:
             ledger.close()
         return True
 
-    def leave(self) -> None:
-        """Wait no more."""
+    def leave(self, *, remove: bool = False) -> None:
+        """Give it up, and wait no more; `remove` takes the journal away."""
+        ledger, self.ledger = self.ledger, None
+        if ledger is not None:
+            (ledger.remove if remove else ledger.close)()
         if self._awaited is not None:
             self._awaited.close()
             self._awaited = None

@@ -140,7 +140,8 @@ class FileDestination(Destination):
             if tenancy.published is not None:
                 self.finished = self._published_by(tenancy.published)
                 return True if self.finished else self._acquire()
-            ledger = tenancy.ledger
+            # From here on it is the sink's.
+            ledger, tenancy.ledger = tenancy.ledger, None
             if ledger is None:
                 return True
             try:

@@ -161,9 +161,6 @@ class TreeDestination(Destination):
                 return self.discard()
             self._layout.close()
             self._layout = None
-        if self._tenancy.ledger is not None:
-            self._tenancy.ledger.close()
-            self._tenancy.ledger = None
         self._tenancy.leave()
         return None
 
@@ -174,10 +171,7 @@ class TreeDestination(Destination):
         if self._layout is not None:
             self._staging.clear()
             self._forget_staged()
-        if self._tenancy.ledger is not None:
-            self._tenancy.ledger.remove()
-            self._tenancy.ledger = None
-        self._tenancy.leave()
+        self._tenancy.leave(remove=True)
 
     def _check_folder(self) -> None:
         """Raise DestinationError where the folder may not be written to."""
@@ -251,9 +245,7 @@ class TreeDestination(Destination):
             self._tenancy.ledger.published()
         self._staging.clear()
         self._forget_staged()
-        if self._tenancy.ledger is not None:
-            self._tenancy.ledger.remove()
-            self._tenancy.ledger = None
+        self._tenancy.leave(remove=True)
         self._staging.seal()
 
     def _restore(self, ledger: Ledger) -> None:

@@ -21,7 +21,7 @@ from pgetpy.extraction.folder import MemberFolder
 from pgetpy.extraction.layout import Layout
 from pgetpy.extraction.reading import Admit, Reader
 from pgetpy.extraction.scatter import Scatter
-from pgetpy.sinks.base import Place
+from pgetpy.sinks.base import Place, Sink
 
 if TYPE_CHECKING:
     from pgetpy.extraction.unpacking import Output
@@ -35,7 +35,7 @@ _ENDLESS = 1 << 62
 _ZIP_SUFFIX = ".zip"
 
 
-class ArchiveSink:
+class ArchiveSink(Sink):
     """Takes the bytes of an archive of any kind.
 
     Args:
@@ -48,7 +48,6 @@ class ArchiveSink:
         noted: is given the spans that a later run can use.
 
     Attributes:
-        held: the bytes that an earlier run left.
         window: how far ahead bytes may come.
         sound: whether nothing was found yet for which the archive has to be refused.
         total: the archive's bytes, where any of them can be asked for.
@@ -67,8 +66,7 @@ class ArchiveSink:
         fsync: bool = False,
         noted: Callable[[int, int], None],
     ) -> None:
-        self.held = Spans()
-        self.window = Window(_FIRST)
+        self.window: Window = Window(_FIRST)
         self.sound = True
         self.total: int | None = None
         self._layout = layout
@@ -110,13 +108,13 @@ class ArchiveSink:
         self.total = total
         format_ = self._recognised(self._layout.record(Span(0, _TELLING)))
         if format_ is Format.ZIP and total is not None:
-            self.form, self.held = self._surveyed(total).restore(held)
+            self.form, there = self._surveyed(total).restore(held)
         elif format_ is Format.TAR:
             scatter = self.form = self._tar()
-            self.held = scatter.restore(held)
+            there = scatter.restore(held)
         else:
             raise ArchiveError("its beginning is not known")
-        return self.held
+        return there
 
     def place(self, pos: int) -> Place | None:
         return self.form.place(pos) if self.form is not None else None

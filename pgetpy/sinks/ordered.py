@@ -13,8 +13,8 @@ from typing import Protocol
 
 from pgetpy.core import polling
 from pgetpy.core.plan import Window
-from pgetpy.core.ranges import Spans
 from pgetpy.core.waiting import Waiting
+from pgetpy.sinks.base import Sink
 
 _SLICE_MS = int(1000 * polling.SLICE)
 
@@ -26,7 +26,7 @@ class Digest(Protocol):
         """Take `data` into account."""
 
 
-class OrderedSink:
+class OrderedSink(Sink):
     """Writes to descriptor `fd` from one position on, in order.
 
     Args:
@@ -37,8 +37,7 @@ class OrderedSink:
     """
 
     def __init__(self, fd: int, window: int = 32 << 20, digest: Digest | None = None) -> None:
-        self.window = Window(window)
-        self.held = Spans()
+        self.window: Window = Window(window)
         self._fd = fd
         self._digest = digest
         self._atom = select.PIPE_BUF if _may_block(fd) else 1 << 20
@@ -51,9 +50,6 @@ class OrderedSink:
         """Bytes written so far."""
         return self.window.horizon
 
-    def place(self, pos: int) -> None:
-        return None
-
     def write(self, pos: int, data: memoryview) -> None:
         with self._lock:
             if pos > self.front:
@@ -62,9 +58,6 @@ class OrderedSink:
             self._put(pos, data)
             while (piece := self._waiting.take(self.front)) is not None:
                 self._put(piece[0], memoryview(piece[1]))
-
-    def mark(self, start: int, stop: int) -> None:
-        pass
 
     def stop(self) -> None:
         """Give up a write that nobody reads."""

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from pgetpy.core.plan import Window
 from pgetpy.core.ranges import Span, Spans
 from pgetpy.disk import write_all
-from pgetpy.sinks.base import Place
+from pgetpy.sinks.base import Place, Sink
 
 _ENDLESS = 1 << 62
 # Given a file, its size and what has landed: the parts that are wanted, and whether these are all.
 Choose = Callable[[int, int, Spans], tuple[tuple[Span, ...], bool]]
 
 
-class PartsSink:
+class PartsSink(Sink):
     """Takes what `choose` wants, beginning with the first `first` bytes.
 
     Attributes:
@@ -25,8 +25,7 @@ class PartsSink:
     """
 
     def __init__(self, first: int, choose: Choose) -> None:
-        self.held = Spans()
-        self.window = Window(0, only=(Span(0, first),), closed=True)
+        self.window: Window = Window(0, only=(Span(0, first),), closed=True)
         self.fd = _memory_file()
         self._choose = choose
         self._chosen = False
