@@ -168,18 +168,19 @@ async def snapshot_async(
         IntegrityError: the bytes are not those that the Hub lists.
         DestinationError, DiskFullError: the cache cannot be written.
     """
-    from pgetpy.core.patterns import Patterns
     from pgetpy.hubcache import snapshot as brought
-    from pgetpy.naming import revealed
-    from pgetpy.sources.table import parse_reference
+    from pgetpy.naming import named
 
     # The policy takes away the operator's tokens, and not those of the caller.
     chosen = _settings(settings, None, None).under_policy()
-    sources = chosen.sources
-    if hf_api_token is not None:
-        sources = replace(sources, hf_token=revealed(hf_api_token, "hf_api_token"))
-    patterns = Patterns.of(allow_patterns, ignore_patterns)
-    found = parse_reference(reference, "folder", sources, patterns)
+    found = named(
+        reference,
+        chosen.sources,
+        wanted="folder",
+        allow_patterns=allow_patterns,
+        ignore_patterns=ignore_patterns,
+        hf_api_token=hf_api_token,
+    )
     folder = Path(cache_dir) if cache_dir is not None else hub_cache_dir(os.environ)
     return await brought(found, folder.expanduser().absolute(), chosen, progress or _ignore)
 

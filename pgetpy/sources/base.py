@@ -149,10 +149,13 @@ class OwnSource(Source):
         hosts: the source knows URLs of these hosts, and no other http or https URL but those of its
             endpoint.
         endpoint: the setting that names the endpoint; empty where there is none.
+        token: the setting that holds the token, and `argument` what callers give it as.
     """
 
     hosts: frozenset[str] = frozenset()
     endpoint: str = ""
+    token: str = ""
+    argument: str = ""
 
     def explained(
         self, reference: Reference, error: HttpStatusError, settings: SourceSettings

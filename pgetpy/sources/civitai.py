@@ -76,6 +76,8 @@ class Civitai(OwnSource):
     name = "civitai"
     hosts = HOSTS
     endpoint = "civitai_endpoint"
+    token = "civitai_token"  # noqa: S105  a setting's name
+    argument = "civitai_api_token"
 
     def recognise(self, text: str, wanted: str, settings: SourceSettings) -> Reference | None:
         asked = parse_civitai(text, settings.civitai_endpoint)

@@ -46,6 +46,8 @@ class HuggingFace(OwnSource):
     name = "huggingface"
     hosts = HOSTS
     endpoint = "hf_endpoint"
+    token = "hf_token"  # noqa: S105  a setting's name
+    argument = "hf_api_token"
 
     def recognise(self, text: str, wanted: str, settings: SourceSettings) -> Reference | None:
         named = parse_hub_name(text, settings.hf_endpoint)

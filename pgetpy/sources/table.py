@@ -6,7 +6,8 @@ This package's own come first, then those of other packages (see `sources.base.S
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from urllib.parse import quote, urlsplit
 
@@ -57,6 +58,12 @@ def parse_reference(
     parse = _remembered if len(text) <= _LONGEST_KEPT else _parsed
     found = parse(text, wanted, settings)
     return found if patterns is EVERYTHING else choosing(found, patterns)
+
+
+def with_tokens(settings: SourceSettings, given: Mapping[str, str | None]) -> SourceSettings:
+    """Return `settings` with the tokens that a caller has given, by the names of the arguments."""
+    changes = {each.token: given[each.argument] for each in _OWN if each.argument in given}
+    return replace(settings, **changes) if changes else settings  # type: ignore[arg-type]
 
 
 def source_of(reference: Reference) -> Source:
