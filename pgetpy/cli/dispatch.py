@@ -44,6 +44,7 @@ from pgetpy.core.destinations.names import check_url
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.jobs import Job
 from pgetpy.core.references.manifest import Manifest, parse_manifest
+from pgetpy.core.references.reference import Reference
 from pgetpy.core.report.results import DownloadFailure, DownloadResult
 from pgetpy.errors import (
     BadManifestError,
@@ -63,7 +64,6 @@ from pgetpy.settings import (
     CacheSettings,
     Console,
     Settings,
-    SourceSettings,
 )
 from pgetpy.sources.table import parse_reference
 
@@ -220,7 +220,7 @@ def _job(call: Call) -> Job:
             f"got {len(operands) or 'nothing'}; see pgetpy --help"
         )
     mirrors = call.arguments.lists.get("mirror", ())
-    _check_reference(operands[0], call.settings.sources)
+    reference = _reference(operands[0], call.settings)
     for url in mirrors:
         check_url(url)
     checksum = call.arguments.values.get("checksum")
@@ -230,14 +230,20 @@ def _job(call: Call) -> Job:
     if call.extracts and dest in STANDARD_OUTPUT:
         raise UsageError("an archive is extracted into a folder, not to standard output")
     parsed = Checksum.parse(checksum) if checksum else None
-    return Job(operands[0], dest, parsed, mirrors, extract=call.extracts)
+    return Job(operands[0], dest, parsed, mirrors, extract=call.extracts, reference=reference)
 
 
-def _check_reference(text: str, settings: SourceSettings) -> None:
-    """Raise BadReferenceError unless `text` is a reference that some source knows."""
-    reference = parse_reference(text, settings=settings)
-    if reference.source == "plain" and not reference.local:
-        check_url(text)
+def _reference(text: str, settings: Settings) -> Reference:
+    """Return what `text` refers to.
+
+    Raises:
+        BadReferenceError: no source knows it, or it is a URL that leads to no server.
+    """
+    # The policy takes away the operator's tokens, which a reference would carry.
+    reference = parse_reference(text, settings=settings.under_policy().sources)
+    if reference.link is not None and not reference.local:
+        check_url(text, reference.link)
+    return reference
 
 
 def _multifile(call: Call) -> int:
@@ -252,7 +258,7 @@ def _multifile(call: Call) -> int:
         to_null=call.to_null,
         extract=call.extracts,
         is_folder=_is_folder,
-        check=lambda reference: _check_reference(reference, call.settings.sources),
+        read=lambda text: _reference(text, call.settings),
     )
     _warn(call, manifest.warnings)
     _check_all_free(manifest, path, call.settings)
@@ -318,6 +324,6 @@ def _is_folder(dest: str) -> bool:
 def _api(call: Call) -> Any:
     if call.api is not None:
         return call.api
-    from pgetpy import api
+    import pgetpy.api
 
-    return api
+    return pgetpy.api
