@@ -32,7 +32,7 @@ LAYERS = (
             "commands",
             "arguments",
             "completion",
-            "flags",
+            "commandtable",
             "process",
             "calls",
             "hubcommand",
@@ -106,6 +106,7 @@ LAYERS = (
             "locks",
             "pipelines",
             "settings",
+            "settings.*",
             "turns",
             "workers",
         )
