@@ -23,6 +23,7 @@ from pgetpy.settings import (
     hub_cache_dir,
 )
 from pgetpy.settings.options import FLAGS, GROUPS, OPTION, OPTIONS, VARIABLES, Option
+from scripts.options import page
 
 PACKAGE = Path(pgetpy.__file__).parent
 SECTIONS = {
@@ -162,7 +163,7 @@ def test_an_option_of_a_single_run_has_no_variable() -> None:
     assert [row.name for row in rows if row.variable] == ["hub-cache-dir"]
 
 
-# -------------------------------------------------------------------------------------- help
+# ----------------------------------------------------------------------------- help and the page
 
 
 def row_of(**changes: object) -> Option:
@@ -190,3 +191,8 @@ def test_help_adds_choices_repetition_and_default(changes: Mapping[str, object],
 def test_no_option_lacks_an_explanation() -> None:
     assert [row.name for row in (*OPTIONS, *VARIABLES) if len(row.about) < 10] == []
     assert all(GROUPS.values())
+
+
+def test_the_page_of_options_is_up_to_date() -> None:
+    written = PACKAGE.parent / "docs" / "options.md"
+    assert written.read_text() == page(), "make docs-options writes it anew"
