@@ -48,6 +48,8 @@ _LEAST_BUDGET = 4 * MIB
 # A rest that would take this many times longer than another connection needs is asked for twice.
 _HEDGE = 2.0
 _HEDGE_QUIET = 0.25
+# The first answer of a host that has not been asked before is late after so many seconds.
+_PROBE_LATE = 1.0
 _ENDLESS = 1 << 62
 
 
@@ -187,6 +189,16 @@ class Plan:
             gap = Span(limit - 1, limit)
         return self._launch(now, gap.start, min(gap.stop, gap.start + self._first))
 
+    def probe_again(self, now: float) -> Flight | None:
+        """Ask for the first bytes a second time where the first answer is late."""
+        if len(self.flights) != 1:
+            return None
+        probe = self.flights[0]
+        patience = self.latency.late if self.latency.typical else _PROBE_LATE
+        if probe.again or probe.stop is None or probe.pulse.quiet(now) < patience:
+            return None
+        return self._launch_twin(now, probe)
+
     def take(
         self, now: float, rate: float, lanes: int, expected: int | None = None
     ) -> Flight | None:
@@ -205,8 +217,10 @@ class Plan:
             if slowest is None:
                 return None
             if self._late(slowest, now, rate):
-                return self._ask_again(slowest, now, rate)
+                return self._launch_twin(now, slowest)
             return None if held_up else self._split(slowest, now, rate)
+        if rate <= 0 and any(flight.pulse.quiet(now) < _HEDGE_QUIET for flight in self.flights):
+            return None  # how much to ask for is about to show
         size = self._piece(now, rate, (lanes, expected or lanes), gap, unasked)
         return self._launch(now, gap.start, gap.start + size) if size > 0 else None
 
@@ -218,12 +232,16 @@ class Plan:
         twin = flight.twin
         if twin is not None:
             twin.twin = None
-            twin.again = not failed
+            # A second request that fails is not made a third time.
+            twin.again = flight.again or not failed
 
     def superfluous(self) -> list[Flight]:
         """Return the flights whose rest has arrived by another way, or is about to."""
-        if len(self.flights) < 2 and not self.held:
-            return []
+        if self.total is None:
+            return []  # what is held may have to be thrown away yet
+        if not self.ranged:
+            # The one answer that brings the whole is enough.
+            return [flight for flight in self.flights if flight.pulse.answered is None]
         landed = self.landed
         return [
             flight
@@ -289,9 +307,11 @@ class Plan:
             worth = rate * max(_WORTHWHILE_SECONDS, latency * _LATENCIES)
             least = max(_SMALLEST, int(rate * max(_LEAST_SECONDS, latency * _LEAST_LATENCIES)))
             left = unasked + sum(flight.rest for flight in self.flights)
-            # What is nearly done is not kept for connections that are yet to come.
-            soon = left < rate * lanes[0] * _CLIMBS * (latency + PERIOD)
-            useful = min(lanes[0] if soon else lanes[1], -(-left // least))
+            useful = lanes[0]
+            if left > rate * useful * _CLIMBS * (latency + PERIOD):
+                # Something is kept for connections that are yet to come, if it is worth a range.
+                useful = min(lanes[1], max(useful, int(left / worth)))
+            useful = min(useful, -(-left // least))
             share = self._share(now, rate, useful, unasked)
             if share >= 2 * worth:
                 share = min(max(worth, share / 2), max(worth, rate * _LONGEST_SECONDS))
@@ -345,7 +365,7 @@ class Plan:
         needed = self.latency.typical + _HEDGE * flight.rest / rate
         return flight.seconds_left > max(_WORTHWHILE_SECONDS, needed)
 
-    def _ask_again(self, slow: Flight, now: float, rate: float) -> Flight:
+    def _launch_twin(self, now: float, slow: Flight) -> Flight:
         """Ask for the rest of `slow` a second time, or for as much of it as one range may be."""
         stop = min(slow.pos + slow.rest, slow.pos + self._chunk_size)
         if self.window is not None:
