@@ -270,19 +270,21 @@ class Plan:
 
     def _gap(self) -> tuple[Span | None, int]:
         """The bytes to ask for next, neither held nor under way: at the horizon, or the first; and
-        how many such bytes there are in all."""
+        how many such bytes may be asked for in all."""
         assert self.total is not None
         taken = Spans(self.held)
         for flight in self.flights:
             taken.add(flight.start, self.total if flight.stop is None else flight.stop)
-        unasked = self.total - taken.size
-        if self.window is not None and (self.window.only or self.window.closed):
+        if self.window is None:
+            return next(taken.missing(0, self.total), None), self.total - taken.size
+        if self.window.only or self.window.closed:
             gaps = [
                 gap for span in self.window.only for gap in taken.missing(span.start, span.stop)
             ]
             return next(iter(gaps), None), sum(gap.size for gap in gaps)
         first = next(taken.missing(0, self.total), None)
-        if first is None or self.window is None or not self.window.size:
+        unasked = sum(gap.size for gap in taken.missing(0, min(self.total, self.window.stop)))
+        if first is None or not self.window.size:
             return first, unasked
         horizon = self.window.horizon
         # What is left a little before the horizon is fetched on the way to it.
@@ -322,6 +324,8 @@ class Plan:
         if gap.size - size < min(least, size) and gap.size <= self._chunk_size:
             size = gap.size
         if self.window is not None:
+            # A window that moves on by little would be asked for in many small pieces.
+            size = min(max(size, self.window.size // (2 * lanes[0])), gap.size, self._chunk_size)
             size = min(size, self.window.stop - gap.start)
         return size
 
