@@ -33,7 +33,8 @@ pytestmark = pytest.mark.timeout(180)
 
 def assert_asked_economically(server: Server, path: str, size: int, *, slow: int = 0) -> None:
     """The first range may be asked for twice, because how late its answer is shows only then; so
-    may 2 % of the rest and the ranges whose answers were `slow`; no byte is asked for three times."""
+    may 2 % of the rest and the ranges whose answers were `slow`. No byte is asked for three times.
+    """
     spans = [(start or 0, size if stop is None else min(stop, size))
              for start, stop in (asked or (0, size) for asked in server.asked(path))]  # fmt: skip
     sizes = sorted((stop - start for start, stop in spans), reverse=True)

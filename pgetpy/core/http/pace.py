@@ -28,7 +28,7 @@ _SCALES = 0.6
 _BOLD, _CAREFUL = 4, 2
 # The first step, by the least time to a first byte in seconds: the steps after it cost that time
 # again.
-_FIRST_STEPS = ((0.25, 64), (0.02, 16), (0.0, _BOLD))
+_FIRST_STEPS = ((0.25, 64), (0.1, 32), (0.02, 16), (0.0, _BOLD))
 # A connection that delivers no more than this, bytes a second, leaves room for others even where
 # the rate has been seen for a moment only.
 _SLOW = 80e6

@@ -42,11 +42,13 @@ _NEAR = 4 * MIB
 # Splitting a flight costs its connection: not for less than this.
 _SMALLEST_SPLIT = MIB // 2
 _WORTHWHILE_SECONDS = 0.1
-# What all splits together may ask for a second time: this part of the object, or so many bytes.
+# What delivers is asked for anew up to this part of the object in all, or so many bytes.
 _BUDGET = 64
 _LEAST_BUDGET = 4 * MIB
 # A rest that would take this many times longer than another connection needs is asked for twice.
 _HEDGE = 2.0
+# How many times slower than the others a connection has to be for its rest to be asked for twice.
+_SLOW, _CRAWLS = 4, 10
 _HEDGE_QUIET = 0.25
 # The first answer of a host that has not been asked before is late after so many seconds.
 _PROBE_LATE = 1.0
@@ -154,7 +156,7 @@ class Plan:
         self.latency = Latency()
         self._chunk_size = chunk_size
         self._first = min(first, chunk_size)
-        self._split_off = 0
+        self._again = 0
 
     @property
     def complete(self) -> bool:
@@ -257,6 +259,8 @@ class Plan:
 
     def _launch(self, now: float, start: int, stop: int, *, again: bool = False) -> Flight:
         flight = Flight(start, stop, Pulse.at(now, start), again=again)
+        if again:
+            self._again += stop - start
         self.flights.append(flight)
         return flight
 
@@ -364,10 +368,16 @@ class Plan:
         if rate <= 0:
             # Everything else came before anything could be measured.
             return quiet
-        if not quiet and pulse.rate * 4 > rate:
+        if not quiet and not self._slow_enough(flight, rate):
             return False
         needed = self.latency.typical + _HEDGE * flight.rest / rate
         return flight.seconds_left > max(_WORTHWHILE_SECONDS, needed)
+
+    def _slow_enough(self, flight: Flight, rate: float) -> bool:
+        """Whether `flight`, which delivers, is so far behind the others that it may be replaced."""
+        own = flight.pulse.rate
+        # It may be processors that it lacks: another connection would lack them as well.
+        return own * _CRAWLS <= rate or (own * _SLOW <= rate and self._within_budget(flight.rest))
 
     def _launch_twin(self, now: float, slow: Flight) -> Flight:
         """Ask for the rest of `slow` a second time, or for as much of it as one range may be."""
@@ -396,8 +406,12 @@ class Plan:
         if stop - middle < _SMALLEST_SPLIT or gained < _WORTHWHILE_SECONDS:
             return None
         size = min(stop - middle, self._chunk_size)
-        if self._split_off + size > max(_LEAST_BUDGET, (self.total or 0) // _BUDGET):
+        if not self._within_budget(size):
             return None
-        self._split_off += size
         flight.stop = middle
         return self._launch(now, middle, middle + size, again=True)
+
+    def _within_budget(self, size: int) -> bool:
+        """Whether `size` bytes that are on their way may be asked for anew to save time."""
+        assert self.total is not None
+        return self._again + size <= max(_LEAST_BUDGET, self.total // _BUDGET)
