@@ -11,7 +11,7 @@ ARGS :=
 # ARGS runs them one by one (for --pdb, and for what they print).
 SIDE_BY_SIDE := -n 3 --dist worksteal
 
-.PHONY: help setup demo test check soak test-predictors bench dist clean
+.PHONY: help setup demo test check soak test-predictors bench docs-options dist clean
 
 help: ## name the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ test-predictors: $(PREDICTORS)/.ready ## run the tests with torch, diffusers and
 
 bench: $(READY) ## time pgetpy against its peers and write docs/bench.md (ARGS="--list" for the cases)
 	@$(PY) -m scripts.bench $(if $(ARGS),$(ARGS),--docs)
+
+docs-options: $(READY) ## write docs/options.md from the tables of options and commands
+	@$(PY) -m scripts.options
 
 dist: $(READY) ## build the wheel and the source distribution into dist/
 	@rm -rf dist

@@ -18,7 +18,7 @@ from pgetpy.core.report.events import Event, Report
 from pgetpy.core.report.results import DownloadFailure, DownloadResult
 from pgetpy.engine.engine import Engine
 from pgetpy.settings import Settings, hub_cache_dir
-from pgetpy.system.event_loop import wait_for
+from pgetpy.system.event_loop import plain
 
 if TYPE_CHECKING:
     from pgetpy.weights.options import Secret
@@ -67,20 +67,7 @@ async def download_async(
     return await download_job_async(job, settings=chosen, progress=progress)
 
 
-def download(
-    url: str,
-    dest: str | PathLike,
-    *,
-    checksum: str | None = None,
-    headers: Mapping[str, str] | None = None,
-    mirrors: Sequence[str] = (),
-    force: bool | None = None,
-    settings: Settings | None = None,
-    progress: Report | None = None,
-) -> DownloadResult:
-    """Download `url` to `dest`; see `download_async`. May be called from any thread."""
-    job = _job(url, dest, checksum, mirrors)
-    return download_job(job, settings=_settings(settings, headers, force), progress=progress)
+download = plain(download_async)
 
 
 async def extract_async(
@@ -120,21 +107,7 @@ async def extract_async(
     return await download_job_async(job, settings=chosen, progress=progress)
 
 
-def extract(
-    url: str,
-    folder: str | PathLike,
-    *,
-    checksum: str | None = None,
-    headers: Mapping[str, str] | None = None,
-    mirrors: Sequence[str] = (),
-    force: bool | None = None,
-    settings: Settings | None = None,
-    progress: Report | None = None,
-) -> DownloadResult:
-    """Extract the archive at `url` into `folder`; see `extract_async`. From any thread."""
-    job = replace(_job(url, folder, checksum, mirrors), extract=True)
-    chosen = _settings(settings, headers, force)
-    return download_job(job, settings=chosen, progress=progress)
+extract = plain(extract_async)
 
 
 async def download_many_async(
@@ -162,18 +135,7 @@ async def download_many_async(
     )
 
 
-def download_many(
-    files: Iterable[tuple[str, str | PathLike] | Job],
-    *,
-    fail_fast: bool = False,
-    headers: Mapping[str, str] | None = None,
-    force: bool | None = None,
-    settings: Settings | None = None,
-    progress: Report | None = None,
-) -> tuple[DownloadResult | DownloadFailure, ...]:
-    """Download several files side by side; see `download_many_async`. From any thread."""
-    chosen = _settings(settings, headers, force)
-    return download_jobs(_jobs(files), settings=chosen, progress=progress, fail_fast=fail_fast)
+download_many = plain(download_many_async)
 
 
 async def snapshot_async(
@@ -206,44 +168,24 @@ async def snapshot_async(
         IntegrityError: the bytes are not those that the Hub lists.
         DestinationError, DiskFullError: the cache cannot be written.
     """
-    from pgetpy.core.references.patterns import Patterns
-    from pgetpy.sources.table import parse_reference
     from pgetpy.weights.hub_cache import snapshot as brought
-    from pgetpy.weights.options import revealed
+    from pgetpy.weights.options import named
 
     # The policy takes away the operator's tokens, and not those of the caller.
     chosen = _settings(settings, None, None).under_policy()
-    sources = chosen.sources
-    if hf_api_token is not None:
-        sources = replace(sources, hf_token=revealed(hf_api_token, "hf_api_token"))
-    patterns = Patterns.of(allow_patterns, ignore_patterns)
-    found = parse_reference(reference, "folder", sources, patterns)
+    found = named(
+        reference,
+        chosen.sources,
+        wanted="folder",
+        allow_patterns=allow_patterns,
+        ignore_patterns=ignore_patterns,
+        hf_api_token=hf_api_token,
+    )
     folder = Path(cache_dir) if cache_dir is not None else hub_cache_dir(os.environ)
     return await brought(found, folder.expanduser().absolute(), chosen, progress or _ignore)
 
 
-def snapshot(
-    reference: str,
-    *,
-    allow_patterns: Chosen = None,
-    ignore_patterns: Chosen = None,
-    hf_api_token: str | Secret | None = None,
-    cache_dir: str | PathLike | None = None,
-    settings: Settings | None = None,
-    progress: Report | None = None,
-) -> Path:
-    """Bring a repository of the Hub into its own cache; see `snapshot_async`. From any thread."""
-    return wait_for(
-        snapshot_async(
-            reference,
-            allow_patterns=allow_patterns,
-            ignore_patterns=ignore_patterns,
-            hf_api_token=hf_api_token,
-            cache_dir=cache_dir,
-            settings=settings,
-            progress=progress,
-        )
-    )
+snapshot = plain(snapshot_async)
 
 
 async def download_job_async(
@@ -272,22 +214,8 @@ async def download_jobs_async(
         await engine.close()
 
 
-def download_job(job: Job, *, settings: Settings, progress: Report | None = None) -> DownloadResult:
-    """Run one job with exactly these settings, and wait."""
-    return wait_for(download_job_async(job, settings=settings, progress=progress))
-
-
-def download_jobs(
-    jobs: Sequence[Job],
-    *,
-    settings: Settings,
-    progress: Report | None = None,
-    fail_fast: bool = False,
-) -> tuple[DownloadResult | DownloadFailure, ...]:
-    """Run several jobs with exactly these settings, and wait."""
-    return wait_for(
-        download_jobs_async(jobs, settings=settings, progress=progress, fail_fast=fail_fast)
-    )
+download_job = plain(download_job_async)
+download_jobs = plain(download_jobs_async)
 
 
 def _job(url: str, dest: str | PathLike, checksum: str | None, mirrors: Sequence[str]) -> Job:

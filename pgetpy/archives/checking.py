@@ -17,10 +17,10 @@ from pgetpy.archives.spool import Spool
 from pgetpy.core.archives.formats import Format
 from pgetpy.core.archives.members import Member
 from pgetpy.errors import ArchiveError
+from pgetpy.system import polling
 
 _PIECE = 1 << 20
 _MOST_THREADS = 4
-_SLICE = 0.05
 
 
 class Checker:
@@ -74,7 +74,7 @@ class Checker:
         """Wait until all files but `left` have been checked. Raises as `raise_failure` does."""
         with self._changed:
             while len(self._due) + self._busy > left and not (self._stopped or self._failure):
-                self._changed.wait(_SLICE)
+                self._changed.wait(polling.SLICE)
         self.raise_failure()
 
     def halt(self) -> None:
@@ -157,7 +157,7 @@ class Checker:
         """Wait until bytes from `pos` on have landed; return up to where."""
         with self._changed:
             while file.front <= pos and not self._stopped:
-                self._changed.wait(_SLICE)
+                self._changed.wait(polling.SLICE)
             if self._stopped:
                 raise _StoppedError
             return file.front

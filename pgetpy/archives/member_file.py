@@ -11,11 +11,10 @@ from typing import NoReturn
 from pgetpy.core.archives.member_policy import Entry
 from pgetpy.core.http.ranges import Spans
 from pgetpy.errors import DestinationError
-from pgetpy.system.filesystem import write_all
+from pgetpy.system.filesystem import FULL, words_of, write_all
 
 # Written by the kernel from the connection; smaller files are better gathered in a buffer first.
 LARGE = 512 * 1024
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _HINTS = {
     errno.ENAMETOOLONG: "extract to a folder with a shorter path, or on another file system",
     errno.EFBIG: "extract to a file system, or under a limit, that allows files of its size",
@@ -131,9 +130,9 @@ def reading(file: MemberFile) -> Iterator[int]:
 
 def refuse(error: OSError, entry: Entry) -> NoReturn:
     """Raise what says of which member the disk has said `error`."""
-    if isinstance(error, DestinationError) or error.errno in _FULL:
+    if isinstance(error, DestinationError) or error.errno in FULL:
         raise error
     code = error.errno or 0
-    reason = f"(a member of the archive) cannot be made: {(error.strerror or str(error)).lower()}"
+    reason = f"(a member of the archive) cannot be made: {words_of(error)}"
     name = "/".join(entry.parts)
     raise DestinationError(name, reason, hint=_HINTS.get(code, ""), code=code) from error

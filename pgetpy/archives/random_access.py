@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Iterable
 
+from pgetpy.archives.base import Form
 from pgetpy.archives.checking import Checker, content_of
 from pgetpy.archives.extents import Extent, Extents
 from pgetpy.archives.layout import Layout
@@ -34,7 +35,7 @@ _MOST_OPEN = 32
 _WORTH_SPLICING = 64 * 1024
 
 
-class Scatter:
+class Scatter(Form):
     """Takes an archive's bytes from many threads.
 
     Args:
@@ -83,7 +84,11 @@ class Scatter:
     # ------------------------------------------------------------------ an earlier run's work
 
     def restore(self, held: Spans) -> Spans:
-        """See `Restorable.restore`."""
+        """Take over what an earlier run left; return what of `held` is there.
+
+        Raises:
+            ArchiveError: what was left makes no sense.
+        """
         assert self._layout is not None
         there = Spans()
         lost = Spans()

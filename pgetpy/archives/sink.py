@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pgetpy.archives.base import Form, Restorable
+from pgetpy.archives.base import Form
 from pgetpy.archives.layout import Layout
 from pgetpy.archives.member_folder import MemberFolder
 from pgetpy.archives.random_access import Scatter
@@ -20,12 +20,12 @@ from pgetpy.core.archives.tar import TarReader
 from pgetpy.core.http.plan import Window
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.reorder_buffer import Waiting
-from pgetpy.core.http.sink import Place
+from pgetpy.core.http.sink import Place, Sink
 from pgetpy.errors import ArchiveError, TruncatedArchiveError
 
 if TYPE_CHECKING:
     from pgetpy.archives.streaming import Output
-    from pgetpy.archives.zip import Zip
+    from pgetpy.archives.zip import DirectoryReader
 
 # Enough to tell every format by.
 _TELLING = 512
@@ -35,7 +35,7 @@ _ENDLESS = 1 << 62
 _ZIP_SUFFIX = ".zip"
 
 
-class ArchiveSink:
+class ArchiveSink(Sink):
     """Takes the bytes of an archive of any kind.
 
     Args:
@@ -48,10 +48,10 @@ class ArchiveSink:
         noted: is given the spans that a later run can use.
 
     Attributes:
-        held: the bytes that an earlier run left.
         window: how far ahead bytes may come.
         sound: whether nothing was found yet for which the archive has to be refused.
         total: the archive's bytes, where any of them can be asked for.
+        form: what makes the members; None as long as it is not known what the archive holds.
     """
 
     def __init__(
@@ -66,8 +66,7 @@ class ArchiveSink:
         fsync: bool = False,
         noted: Callable[[int, int], None],
     ) -> None:
-        self.held = Spans()
-        self.window = Window(_FIRST)
+        self.window: Window = Window(_FIRST)
         self.sound = True
         self.total: int | None = None
         self._layout = layout
@@ -80,21 +79,11 @@ class ArchiveSink:
         self._digest: hashlib._Hash | None = None
         self._beginning = Waiting()
         self._marked = Spans()
-        self._form: Form | None = None
-        self._zip: Zip | None = None
+        self.form: Form | None = None
+        self._survey: DirectoryReader | None = None
         # What is to be said if it turns out to be no zip after all.
         self._doubt: ArchiveError | None = None
         self._lock = threading.Lock()
-
-    @property
-    def resumable(self) -> bool | None:
-        """See `Form.resumable`."""
-        return self._form.resumable if self._form is not None else None
-
-    @property
-    def spooled(self) -> bool:
-        """Whether the archive has to be on disk before members can be made of it."""
-        return self._zip is not None and self._zip.spooled
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -117,67 +106,61 @@ class ArchiveSink:
             ArchiveError: what was left makes no sense.
         """
         self.total = total
-        form = self._plain(self._recognised(self._layout.record(Span(0, _TELLING))))
-        if form is None:
+        format_ = self._recognised(self._layout.record(Span(0, _TELLING)))
+        if format_ is Format.ZIP and total is not None:
+            self.form, there = self._surveyed(total).restore(held)
+        elif format_ is Format.TAR:
+            scatter = self.form = self._tar()
+            there = scatter.restore(held)
+        else:
             raise ArchiveError("its beginning is not known")
-        self._form = form
-        self.held = form.restore(held)
-        return self.held
+        return there
 
     def place(self, pos: int) -> Place | None:
-        return self._form.place(pos) if self._form is not None else None
+        return self.form.place(pos) if self.form is not None else None
 
     def write(self, pos: int, data: memoryview) -> None:
         with self._judged():
-            if self._form is None:
+            if self.form is None:
                 with self._lock:
-                    if self._form is None:
+                    if self.form is None:
                         return self._begin(pos, data)
-            return self._form.write(pos, data)
+            return self.form.write(pos, data)
 
     def mark(self, start: int, stop: int) -> None:
         with self._lock:
-            if self._form is None:
+            if self.form is None:
                 self._marked.add(start, stop)
                 return
             marked, self._marked = self._marked, Spans()
         for span in (Span(start, stop), *marked):
-            self._form.mark(span.start, span.stop)
-        for span in self._form.settled():
+            self.form.mark(span.start, span.stop)
+        for span in self.form.settled():
             self._noted(span.start, span.stop)
 
     def tidy(self, busy: Iterable[Span]) -> None:
         """See `Form.tidy`."""
-        if self._form is not None:
+        if self.form is not None:
             with self._judged():
-                self._form.tidy(busy)
+                self.form.tidy(busy)
 
     def finish(self, total: int) -> None:
         """See `Form.finish`."""
         with self._judged():
-            if self._form is None:
+            if self.form is None and self._survey is None:
                 self._decide(self._beginning.read(Span(0, total)) or b"")
-            assert self._form is not None
-            self._form.finish(total)
+            if self.form is None:
+                raise ArchiveError("what it holds cannot be found out")
+            self.form.finish(total)
             folders = [(entry.parts, entry.member) for entry in self._roster.folders()]
             if self._roster.top is not None:
                 folders.append(((), self._roster.top))
             self._folder.seal(folders)
 
-    def halt(self) -> None:
-        """See `Form.halt`."""
-        if self._form is not None:
-            self._form.halt()
-
-    def read(self, pos: int, buffer: memoryview) -> int:
-        """See `Form.read`."""
-        assert self._form is not None
-        return self._form.read(pos, buffer)
-
     def close(self) -> None:
         """See `Form.close`."""
-        if self._form is not None:
-            self._form.close()
+        if self.form is not None:
+            self.form.close()
 
     @contextlib.contextmanager
     def _judged(self) -> Iterator[None]:
@@ -191,7 +174,10 @@ class ArchiveSink:
             raise
 
     def _begin(self, pos: int, data: memoryview) -> None:
-        """Take part of the beginning, and decide once it says enough."""
+        """Take bytes as long as it is not known what they are, and decide once they say enough."""
+        if self._survey is not None:
+            self.form = self._survey.take(pos, data)
+            return
         self._beginning.keep(pos, data)
         beginning = self._beginning.read(Span(0, _TELLING))
         if beginning is not None:
@@ -203,9 +189,22 @@ class ArchiveSink:
             assert self._doubt is not None
             raise self._doubt
         # Should what follows fail, `close` finds it there.
-        form = self._form = self._plain(format_) or self._decoded(format_)
+        if format_ is Format.TAR:
+            self.form = self._tar()
+        elif format_ is not Format.ZIP:
+            self.form = self._decoded(format_)
+        elif self.total is not None:
+            self._survey = self._surveyed(self.total)
+        else:
+            from pgetpy.archives.zip import SpooledZip
+
+            self.form = SpooledZip(self.window, self._layout, self._surveyed)
         while (piece := self._beginning.take(_ENDLESS)) is not None:
-            form.write(piece[0], memoryview(piece[1]))
+            pos, data = piece[0], memoryview(piece[1])
+            if self.form is not None:
+                self.form.write(pos, data)
+            elif self._survey is not None:
+                self.form = self._survey.take(pos, data)
 
     def _recognised(self, beginning: bytes) -> Format:
         format_ = recognise(beginning, self._name)
@@ -215,20 +214,17 @@ class ArchiveSink:
         self._doubt = ArchiveError(f"it is of no known format; it begins {start!r}")
         return Format.ZIP if self._name.lower().endswith(_ZIP_SUFFIX) else Format.UNKNOWN
 
-    def _plain(self, format_: Format) -> Restorable | None:
-        """What takes a format whose bytes go to members as they are, or nearly so."""
-        if format_ is Format.TAR:
-            return self._scatter(
-                TarReader(longest_header=self._limits.header_bytes), self._roster.admit
-            )
-        if format_ is Format.ZIP:
-            # What a plain tar does not need is not waited for.
-            from pgetpy.archives.zip import Zip
+    def _tar(self) -> Scatter:
+        return self._scatter(self._tar_reader(), self._roster.admit)
 
-            about = (self._roster, self.window, self._layout)
-            self._zip = Zip(self.total, *about, self._scatter)
-            return self._zip
-        return None
+    def _tar_reader(self) -> TarReader:
+        return TarReader(longest_header=self._limits.header_bytes)
+
+    def _surveyed(self, total: int) -> DirectoryReader:
+        # What a plain tar does not need is not waited for.
+        from pgetpy.archives.zip import DirectoryReader
+
+        return DirectoryReader(total, self._roster, self.window, self._layout, self._scatter)
 
     def _scatter(self, reader: Reader, admit: Admit) -> Scatter:
         readable = self._algorithm is not None
@@ -249,8 +245,9 @@ class ArchiveSink:
 
         def choose(beginning: bytes) -> Output:
             if recognise(beginning, "") is Format.TAR:
-                reader = TarReader(longest_header=self._limits.header_bytes)
-                return Scatter(self._folder, reader, self._roster.admit, Window(0), parallel=False)
+                admit = self._roster.admit
+                reader = self._tar_reader()
+                return Scatter(self._folder, reader, admit, Window(0), parallel=False)
             return SingleFile(self._folder, self._roster, stem(self._name, format_))
 
         return choose

@@ -19,7 +19,7 @@ from pathlib import Path
 from pgetpy.archives.folder_attributes import Attributes, has_record, write_record
 from pgetpy.archives.merging import OPEN_FOLDER, Merge
 from pgetpy.core.destinations.journal import parse_journal
-from pgetpy.core.destinations.names import journal_name, layout_name, part_name, spool_name
+from pgetpy.core.destinations.names import journal_path, layout_name, part_name, spool_name
 from pgetpy.errors import DestinationError
 from pgetpy.system.filesystem import remove_tree
 
@@ -41,7 +41,7 @@ class Staging:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         # A run that was cut short as the folder appeared has left its journal beside it.
-        journal = folder.with_name(journal_name(folder.name))
+        journal = journal_path(folder)
         staged = folder.with_name(part_name(folder.name))
         appeared = os.path.lexists(journal) and not os.path.lexists(staged)
         self._inside = folder.is_dir() and not appeared
@@ -176,7 +176,7 @@ def check_empty(folder: Path, place: str = "") -> None:
 def _half_moved(folder: Path) -> bool:
     try:
         path = Staging(folder).anchor
-        return parse_journal(path.with_name(journal_name(path.name)).read_bytes()).moving
+        return parse_journal(journal_path(path).read_bytes()).moving
     except OSError:
         return False
 

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import io
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Protocol
 
+from pgetpy.archives.base import Form
 from pgetpy.archives.decoders import Decoder
 from pgetpy.archives.member_file import MemberFile
 from pgetpy.archives.member_folder import MemberFolder
 from pgetpy.core.archives.member_policy import Limits, Roster
 from pgetpy.core.archives.members import Kind, Member
 from pgetpy.core.http.plan import Window
-from pgetpy.core.http.ranges import Span
 from pgetpy.core.http.reorder_buffer import Waiting
 from pgetpy.core.references.checksums import Digest
 from pgetpy.errors import LimitExceededError
+from pgetpy.system import polling
 
 # Compressed bytes that may wait in memory.
 AHEAD = 16 << 20
 # Decoded bytes by which a tar is told from a single file.
 _TELLING = 512
-_SLICE = 0.05
 
 
 class Output(Protocol):
@@ -39,7 +38,7 @@ class Output(Protocol):
         """Let go of what is open; nothing more will come."""
 
 
-class Unpacking:
+class Unpacking(Form):
     """Decodes the bytes of an object behind its ranges: a `Form` that starts over every time.
 
     Args:
@@ -49,8 +48,6 @@ class Unpacking:
         limits: how much larger than what came the output may be.
         digest: is given every byte as it came, in order.
     """
-
-    resumable = False
 
     def __init__(
         self,
@@ -84,28 +81,11 @@ class Unpacking:
         """
         with self._changed:
             while pos >= self.window.stop and self._works():
-                self._changed.wait(_SLICE)
+                self._changed.wait(polling.SLICE)
             if self._failure is not None:
                 raise self._failure
             self._waiting.keep(pos, data)
             self._changed.notify_all()
-
-    def place(self, pos: int) -> None:
-        return None
-
-    def mark(self, start: int, stop: int) -> None:
-        pass
-
-    def settled(self) -> list[Span]:
-        """See `Form.settled`: what has been decoded is worth nothing without the rest."""
-        return []
-
-    def tidy(self, busy: Iterable[Span]) -> None:
-        """See `Form.tidy`."""
-
-    def read(self, pos: int, buffer: memoryview) -> int:
-        """See `Form.read`."""
-        raise io.UnsupportedOperation("decoded bytes are gone")
 
     def finish(self, total: int) -> None:
         """All `total` bytes have come: wait until they are decoded and written."""
@@ -113,7 +93,7 @@ class Unpacking:
             self._total = total
             self._changed.notify_all()
             while self._works():
-                self._changed.wait(_SLICE)
+                self._changed.wait(polling.SLICE)
             if self._failure is not None:
                 raise self._failure
 

@@ -7,10 +7,10 @@ spooled to disk until its end is there.
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
+from pgetpy.archives.base import Form
 from pgetpy.archives.layout import Layout
 from pgetpy.archives.random_access import Scatter
 from pgetpy.archives.reading import Admit, Reader
@@ -33,11 +33,11 @@ _BETWEEN = 16 << 20
 MakeScatter = Callable[[Reader, Admit], Scatter]
 
 
-class Zip:
-    """Takes a zip's bytes from many threads.
+class DirectoryReader:
+    """Finds out from its end what a zip holds; nothing is written before that is known.
 
     Args:
-        total: the archive's bytes; None where they come in order only, and the end last.
+        total: the archive's bytes.
         roster: says which members may be made.
         window: is moved as it becomes known what is wanted.
         layout: keeps what is no member's data.
@@ -46,40 +46,24 @@ class Zip:
 
     def __init__(
         self,
-        total: int | None,
+        total: int,
         roster: Roster,
         window: Window,
         layout: Layout,
         scatter: MakeScatter,
     ) -> None:
-        self.window = window
-        self._total = total
+        self._window = window
         self._roster = roster
         self._layout = layout
         self._make_scatter = scatter
         self._waiting = Waiting()
-        self._marked = Spans()
-        self._scatter: Scatter | None = None
         self._failure: BaseException | None = None
-        self._halted = False
-        self._lock = threading.Lock()
-        if total is None:
-            window.size = _ENDLESS
-        else:
-            self._start(total)
+        self._members_stop = 0
+        self._survey = survey(total, roster.limits)
+        self._want(next(self._survey))
 
-    @property
-    def resumable(self) -> bool | None:
-        """See `Form.resumable`."""
-        return True if self.spooled or self._scatter is not None else None
-
-    @property
-    def spooled(self) -> bool:
-        """Whether the archive is spooled to disk as a whole."""
-        return self._total is None
-
-    def restore(self, held: Spans) -> Spans:
-        """See `Restorable.restore`."""
+    def restore(self, held: Spans) -> tuple[Scatter, Spans]:
+        """Return what takes the bytes, and what of `held` is there; see `Scatter.restore`."""
         scatter = None
         while scatter is None:
             parts = [self._layout.record(span) for span in self._wanted]
@@ -93,78 +77,13 @@ class Zip:
         except BaseException:
             scatter.close()
             raise
-        self._begin(scatter)
-        return there
+        return self._begun(scatter), there
 
-    def place(self, pos: int) -> Place | None:
-        if self._scatter is not None:
-            return self._scatter.place(pos)
-        return Place(self._layout.spool.fd, pos, _ENDLESS) if self.spooled else None
+    def take(self, pos: int, data: memoryview) -> Scatter | None:
+        """Take `data`; return what takes the rest once it is known what the archive holds.
 
-    def write(self, pos: int, data: memoryview) -> None:
-        if self._scatter is None:
-            if self.spooled:
-                return self._layout.spool.write(pos, data)
-            with self._lock:
-                if self._scatter is None:
-                    return self._take(pos, data)
-        return self._scatter.write(pos, data)
-
-    def mark(self, start: int, stop: int) -> None:
-        with self._lock:
-            if self._scatter is None:
-                self._marked.add(start, stop)
-                return
-            marked, self._marked = self._marked, Spans()
-        self._scatter.mark(start, stop)
-        for span in marked:
-            self._scatter.mark(span.start, span.stop)
-
-    def settled(self) -> list[Span]:
-        """See `Form.settled`."""
-        return self._scatter.settled() if self._scatter is not None else []
-
-    def tidy(self, busy: Iterable[Span]) -> None:
-        """See `Form.tidy`."""
-        if self._scatter is not None:
-            self._scatter.tidy(busy)
-
-    def finish(self, total: int) -> None:
-        """See `Form.finish`."""
-        if self.spooled:
-            self._unspool(total)
-        if self._scatter is None:
-            raise ArchiveError("what it holds cannot be found out")
-        self._scatter.finish(total)
-
-    def halt(self) -> None:
-        """See `Form.halt`."""
-        self._halted = True
-        if self._scatter is not None:
-            self._scatter.halt()
-
-    def read(self, pos: int, buffer: memoryview) -> int:
-        """See `Form.read`."""
-        if self._scatter is None or self.spooled:
-            return self._layout.spool.read(pos, buffer)
-        return self._scatter.read(pos, buffer)
-
-    def close(self) -> None:
-        """See `Form.close`."""
-        if self._scatter is not None:
-            self._scatter.close()
-
-    def _start(self, total: int) -> None:
-        self._survey = survey(total, self._roster.limits)
-        self._want(next(self._survey))
-
-    def _want(self, spans: Sequence[Span]) -> None:
-        self._wanted = tuple(spans)
-        self._missing = list(self._wanted)
-        self.window.only = joined(self._wanted, _BETWEEN // max(1, len(self._wanted)))
-
-    def _take(self, pos: int, data: memoryview) -> None:
-        """Take `data` while it is not known yet what the archive holds."""
+        Called by one thread at a time.
+        """
         if self._failure is not None:
             raise self._failure
         self._waiting.keep(pos, data)
@@ -174,13 +93,30 @@ class Zip:
             while self._missing and self._waiting.has_seen(self._missing[-1]):
                 self._missing.pop()
             if self._missing:
-                return
+                return None
             found = (self._waiting.read(span) for span in self._wanted)
             parts = [part for part in found if part is not None]
             for span, part in zip(self._wanted, parts, strict=True):
                 self._layout.add(span.start, memoryview(part))
             scatter = self._advance(parts)
-        self._begin(scatter)
+        return self._begun(scatter)
+
+    def spooled(self) -> tuple[Scatter, int]:
+        """Return what takes the archive that the spool holds, and where its members end."""
+        scatter = None
+        while scatter is None:
+            parts = []
+            for span in self._wanted:
+                part = memoryview(bytearray(span.size))
+                self._layout.spool.read(span.start, part)
+                parts.append(bytes(part))
+            scatter = self._advance(parts)
+        return scatter, self._members_stop
+
+    def _want(self, spans: Sequence[Span]) -> None:
+        self._wanted = tuple(spans)
+        self._missing = list(self._wanted)
+        self._window.only = joined(self._wanted, _BETWEEN // max(1, len(self._wanted)))
 
     def _advance(self, parts: Sequence[bytes]) -> Scatter | None:
         """Go on with the survey, which gets the bytes it wanted; at its end, say what takes all."""
@@ -198,7 +134,7 @@ class Zip:
             self._failure = error
             raise
 
-    def _begin(self, scatter: Scatter) -> None:
+    def _begun(self, scatter: Scatter) -> Scatter:
         """Give `scatter` what has come before it was there, and all that is still to come."""
         try:
             while (piece := self._waiting.take(_ENDLESS)) is not None:
@@ -211,30 +147,67 @@ class Zip:
             self._failure = error
             scatter.close()
             raise
-        self._scatter = scatter
-        self.window.only = ()
+        self._window.only = ()
+        return scatter
 
-    def _unspool(self, total: int) -> None:
-        """Make members of the archive, which is on disk now."""
-        self._start(total)
-        spool = self._layout.spool
-        while self._scatter is None:
-            parts = []
-            for span in self._wanted:
-                part = memoryview(bytearray(span.size))
-                spool.read(span.start, part)
-                parts.append(bytes(part))
-            self._scatter = self._advance(parts)
+
+class SpooledZip(Form):
+    """Takes a zip whose bytes come in order only, the end last: members are made of it then.
+
+    Args:
+        window: is opened for all of it.
+        layout: has the spool.
+        survey: begins to look at the archive, given its size.
+    """
+
+    resumable = True
+    spooled = True
+
+    def __init__(
+        self, window: Window, layout: Layout, survey: Callable[[int], DirectoryReader]
+    ) -> None:
+        window.size = _ENDLESS
+        self._spool = layout.spool
+        self._survey = survey
+        self._scatter: Scatter | None = None
+        self._halted = False
+
+    def place(self, pos: int) -> Place:
+        return Place(self._spool.fd, pos, _ENDLESS)
+
+    def write(self, pos: int, data: memoryview) -> None:
+        self._spool.write(pos, data)
+
+    def read(self, pos: int, buffer: memoryview) -> int:
+        """See `Form.read`."""
+        return self._spool.read(pos, buffer)
+
+    def finish(self, total: int) -> None:
+        """See `Form.finish`."""
+        scatter, members_stop = self._survey(total).spooled()
+        self._scatter = scatter
         buffer = memoryview(bytearray(_PIECE))
         pos = 0
-        while pos < self._members_stop and not self._halted:
-            count = spool.read(pos, buffer[: self._members_stop - pos])
+        while pos < members_stop and not self._halted:
+            count = self._spool.read(pos, buffer[: members_stop - pos])
             if not count:
                 raise ArchiveError("it was cut short on disk meanwhile")
-            self._scatter.write(pos, buffer[:count])
-            self._scatter.mark(pos, pos + count)
-            self._scatter.make_room()
+            scatter.write(pos, buffer[:count])
+            scatter.mark(pos, pos + count)
+            scatter.make_room()
             pos += count
+        scatter.finish(total)
+
+    def halt(self) -> None:
+        """See `Form.halt`."""
+        self._halted = True
+        if self._scatter is not None:
+            self._scatter.halt()
+
+    def close(self) -> None:
+        """See `Form.close`."""
+        if self._scatter is not None:
+            self._scatter.close()
 
 
 def _admitting(members: Sequence[ZipMember], roster: Roster) -> Admit:

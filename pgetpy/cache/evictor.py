@@ -12,7 +12,7 @@ from pgetpy.cache.contents import Contents, Row, scan
 from pgetpy.cache.fills import Claim, Fills, bytes_at
 from pgetpy.cache.holders import Watch
 from pgetpy.cache.layout import Layout, names_in
-from pgetpy.cache.removal import SLICE_SECONDS, Remover
+from pgetpy.cache.removal import Remover
 from pgetpy.cache.uses import Clock
 from pgetpy.core.cache.eviction import (
     Candidate,
@@ -27,6 +27,7 @@ from pgetpy.core.cache.eviction import (
     victims,
 )
 from pgetpy.errors import CacheFullError
+from pgetpy.system import polling
 from pgetpy.system.filesystem import free_bytes
 
 # Nanoseconds for which what was handed out is likely to be loaded right now.
@@ -199,8 +200,8 @@ class Evictor:
             gained = free_bytes(self._layout.root / "entries") - before
             if pays(expected, gained) or waited >= _GAIN_SECONDS:
                 return gained
-            pause(SLICE_SECONDS)
-            waited += SLICE_SECONDS
+            pause(polling.SLICE)
+            waited += polling.SLICE
 
     def _disk_short(self, needed: int, claim: Claim | None) -> int:
         free = free_bytes(self._layout.root / "entries")

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pgetpy.errors import CacheError
+from pgetpy.system.filesystem import words_of
 
 _LAYOUT = b"pgetpy cache 1\n"
 _FOLDERS = ("digests", "entries", "evicting", "fills", "holders", "partial", "pins", "tmp", "uses")
@@ -82,7 +83,7 @@ class Layout:
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise CacheError(str(self.root), f"cannot be opened: {_words(error)}") from None
+            raise CacheError(str(self.root), f"cannot be opened: {words_of(error)}") from None
         if found != _LAYOUT:
             said = found[:40].decode(errors="replace").strip()
             reason = f"has another layout ({said!r})"
@@ -105,7 +106,7 @@ class Layout:
             for name in ("clock", "evictor"):
                 os.close(os.open(self.at(name), os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
         except OSError as error:
-            reason = f"cannot be made: {_words(error)}"
+            reason = f"cannot be made: {words_of(error)}"
             hint = "choose another folder for it, or make this one writable"
             raise CacheError(str(self.root), reason, hint=hint, code=error.errno or 0) from None
 
@@ -145,7 +146,3 @@ def discard(path: str) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def _words(error: OSError) -> str:
-    return os.strerror(error.errno).lower() if error.errno else str(error)

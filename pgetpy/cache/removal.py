@@ -18,11 +18,10 @@ from pgetpy.cache.holders import Watch
 from pgetpy.cache.layout import KEY_LENGTH, Layout, discard, names_in
 from pgetpy.cache.uses import fold, read_uses
 from pgetpy.core.cache.records import Record
+from pgetpy.system import polling
 from pgetpy.system.file_locks import try_lock
 from pgetpy.system.filesystem import remove_tree
 
-# Cancelling a prediction gets through between two of these.
-SLICE_SECONDS = 0.05
 # What a living process has marked for so long it has forgotten.
 _FORGOTTEN_SECONDS = 60.0
 
@@ -49,7 +48,7 @@ class Remover:
         fd = self._opened()
         try:
             while not try_lock(fd):
-                pause(SLICE_SECONDS)
+                pause(polling.SLICE)
             yield
         finally:
             os.close(fd)

@@ -13,8 +13,8 @@ import errno
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,14 +30,15 @@ from pgetpy.cache.removal import Remover
 from pgetpy.cache.tickets import Fill, Lease
 from pgetpy.cache.uses import Clock, Uses
 from pgetpy.core.cache.eviction import Standing
-from pgetpy.errors import CacheError, CacheFullError, PgetError
+from pgetpy.errors import CacheError, CacheFullError
 from pgetpy.system.file_locks import locks_exclude
+from pgetpy.system.filesystem import FULL, mapped, words_of
+from pgetpy.system.forks import call_in_children
 
 T = TypeVar("T")
 
 # What a dead filler has left is kept for the next one, unless room is needed.
 PARTIAL_SECONDS = 24 * 3600.0
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # What the files of a holder and of a claim take.
 _OWN_NEEDS = 64 * 1024
 
@@ -76,6 +77,7 @@ class Store:
         self._locks = self._probed() if locks is None else locks
         self._begin()
         _STORES.add(self)
+        call_in_children(self._forked)
 
     # ------------------------------------------------------------------------------- what is there
 
@@ -334,25 +336,21 @@ class Store:
             hint = "choose another folder for it, or make this one writable"
             raise CacheError(str(self.root), "cannot be written", hint=hint, code=errno.EROFS)
 
-    @contextmanager
-    def _mapped(self) -> Iterator[None]:
+    def _mapped(self) -> AbstractContextManager[None]:
         """Raise what the system says as an error of ours."""
-        try:
-            yield
-        except PgetError:
-            raise
-        except OSError as error:
-            code = error.errno or errno.EIO
-            at = f" at {error.filename}" if error.filename else ""
-            reason = f"cannot be used{at}: {os.strerror(code).lower()}"
-            raise CacheError(str(self.root), reason, code=code) from error
+        return mapped(self._unusable)
+
+    def _unusable(self, error: OSError) -> CacheError:
+        at = f" at {error.filename}" if error.filename else ""
+        reason = f"cannot be used{at}: {words_of(error)}"
+        return CacheError(str(self.root), reason, code=error.errno or errno.EIO)
 
     def _with_room(self, work: Callable[[], T]) -> T:
         """Do `work`, on a full disk once more after some entries have left."""
         try:
             return work()
         except OSError as error:
-            if error.errno not in _FULL or isinstance(error, CacheFullError):
+            if error.errno not in FULL or isinstance(error, CacheFullError):
                 raise
         self._evictor.make_room(_OWN_NEEDS)
         return work()
@@ -364,7 +362,7 @@ def _lower_layout(path: str | os.PathLike[str]) -> Layout | None:
     return layout if layout.check() else None
 
 
-# The stores of this process, for those moments that concern them all.
+# The stores of this process, which are closed at its end.
 _STORES: weakref.WeakSet[Store] = weakref.WeakSet()
 
 
@@ -373,10 +371,4 @@ def _close_all() -> None:
         store.close()
 
 
-def _forked() -> None:
-    for store in list(_STORES):
-        store._forked()
-
-
 atexit.register(_close_all)
-os.register_at_fork(after_in_child=_forked)

@@ -32,15 +32,12 @@ from pgetpy.cli.cache_tables import (
 from pgetpy.cli.invocation import DONE, FAILED, Call
 from pgetpy.cli.terminal import print_line, say
 from pgetpy.core.cache.records import State
-from pgetpy.core.references.reference import Wanted
 from pgetpy.core.text.units import format_size, parse_age
-from pgetpy.core.text.values import word_reader
 from pgetpy.errors import CacheError, PgetError, UsageError
 from pgetpy.settings import CacheSettings
 from pgetpy.sources.table import parse_reference
 from pgetpy.system.filesystem import free_bytes
 
-_read_wanted = word_reader("auto", *(wanted.value for wanted in Wanted))
 _KEY = re.compile(rf"[0-9a-fA-F]{{1,{KEY_LENGTH}}}")
 
 
@@ -67,10 +64,6 @@ class Upkeep:
     call: Call
     settings: CacheSettings
     closing: ExitStack
-
-    @property
-    def wanted(self) -> str:
-        return _read_wanted(self.call.arguments.values.get("wanted", "auto"), "--wanted")
 
     def opened(self) -> Store | None:
         """Return the cache; None where there is none yet."""
@@ -125,7 +118,9 @@ class Upkeep:
 
     def _target(self, operand: str) -> Target:
         if not _KEY.fullmatch(operand):
-            reference = parse_reference(operand, self.wanted, self.call.settings.sources)
+            reference = parse_reference(
+                operand, self.call.options.wanted, self.call.settings.sources
+            )
             return Target(reference.key, str(reference), operand, reference.scope)
         if len(operand) < KEY_DIGITS:
             raise UsageError(f"{operand!r} is too little of a key: give {KEY_DIGITS} digits of it")
@@ -248,7 +243,7 @@ def _gc(upkeep: Upkeep) -> int:
     if store is None:
         upkeep.tell(_empty(upkeep), {"swept": 0, "evicted": 0})
         return DONE
-    age = upkeep.call.arguments.values.get("older-than")
+    age = upkeep.call.options.older_than
     seconds = PARTIAL_SECONDS if age is None else parse_age(age, name="--older-than")
     swept = store.sweep(partial_seconds=seconds)
     if swept and not upkeep.call.json:
@@ -266,7 +261,7 @@ def _gc(upkeep: Upkeep) -> int:
 
 
 def _prune(upkeep: Upkeep) -> int:
-    age = upkeep.call.arguments.values.get("older-than")
+    age = upkeep.call.options.older_than
     if age is None:
         raise UsageError("expected --older-than TIME, as 30d or 12h")
     seconds = parse_age(age, name="--older-than")

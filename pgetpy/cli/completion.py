@@ -1,13 +1,14 @@
-"""Completion scripts for shells, made from the table of flags."""
+"""Completion scripts for shells, made from the tables of options and commands."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from pgetpy.cli.options import CACHE_COMMANDS, COMMANDS, FLAGS, SHELLS, Flag
+from pgetpy.cli.commands import CACHE_COMMANDS, SHELLS, TOP_COMMANDS
+from pgetpy.settings.options import FLAGS, OPTIONS, Option
 
-_SHOWN = tuple(flag for flag in FLAGS if not flag.deprecated)
-_FILE_FLAGS = tuple(flag for flag in _SHOWN if flag.value in {"FILE", "PATH", "DIR"})
+_SHOWN = tuple(option for option in OPTIONS if not option.deprecated)
+_FILE_VALUES = frozenset({"FILE", "PATH", "DIR"})
 
 
 def completion_script(shell: str) -> str:
@@ -15,21 +16,21 @@ def completion_script(shell: str) -> str:
     return _SCRIPTS[shell]().rstrip()
 
 
-def _names(flag: Flag) -> list[str]:
-    return [f"--{flag.name}", *([f"-{flag.short}"] if flag.short else [])]
-
-
 def _bash() -> str:
     cases = [
-        f'    {"|".join(_names(flag))})\n      COMPREPLY=($(compgen -W "{" ".join(flag.words)}" -- '
-        f'"$current"))\n      return ;;'
-        for flag in _SHOWN
-        if flag.words
+        f"    {'|'.join(FLAGS[option.name])})\n"
+        f'      COMPREPLY=($(compgen -W "{" ".join(option.choices)}" -- "$current"))\n'
+        f"      return ;;"
+        for option in _SHOWN
+        if option.choices
     ]
     plain = "|".join(
-        name for flag in _SHOWN if flag.value and not flag.words for name in _names(flag)
+        name
+        for option in _SHOWN
+        if option.value and not option.choices
+        for name in FLAGS[option.name]
     )
-    flags = " ".join(name for flag in _SHOWN for name in _names(flag))
+    flags = " ".join(name for option in _SHOWN for name in FLAGS[option.name])
     return f"""\
 # bash completion for pgetpy: source <(pgetpy completion bash)
 _pgetpy() {{
@@ -47,7 +48,7 @@ _pgetpy() {{
   if [[ "$current" == -* ]]; then
     COMPREPLY=($(compgen -W "{flags}" -- "$current"))
   elif [[ "$COMP_CWORD" -eq 1 ]]; then
-    COMPREPLY=($(compgen -W "{" ".join(COMMANDS)}" -- "$current"))
+    COMPREPLY=($(compgen -W "{" ".join(TOP_COMMANDS)}" -- "$current"))
   elif [[ "$COMP_CWORD" -eq 2 && "$previous" == cache ]]; then
     COMPREPLY=($(compgen -W "{" ".join(CACHE_COMMANDS)}" -- "$current"))
   else
@@ -59,8 +60,8 @@ complete -o filenames -F _pgetpy pgetpy
 
 
 def _zsh() -> str:
-    specs = "\n".join(f"    {_zsh_spec(flag)} \\" for flag in _SHOWN)
-    commands = " ".join(COMMANDS)
+    specs = "\n".join(f"    {_zsh_spec(option)} \\" for option in _SHOWN)
+    commands = " ".join(TOP_COMMANDS)
     return f"""\
 #compdef pgetpy
 # zsh completion for pgetpy: source <(pgetpy completion zsh)
@@ -87,24 +88,24 @@ fi
 """
 
 
-def _zsh_spec(flag: Flag) -> str:
-    about = "".join(f"\\{char}" if char in "[]:\\" else char for char in flag.help)
-    action = f":{flag.value.replace(':', chr(92) + ':')}:" if flag.value else ""
-    if flag.words:
-        action += f"({' '.join(flag.words)})"
-    elif flag in _FILE_FLAGS:
+def _zsh_spec(option: Option) -> str:
+    about = "".join(f"\\{char}" if char in "[]:\\" else char for char in option.help)
+    action = f":{option.value.replace(':', chr(92) + ':')}:" if option.value else ""
+    if option.choices:
+        action += f"({' '.join(option.choices)})"
+    elif option.value in _FILE_VALUES:
         action += "_files"
-    repeat = "*" if flag.many else ""
+    repeat = "*" if option.many else ""
     specs = []
-    for name in _names(flag):
-        equals = "=" if flag.value and name.startswith("--") else ""
+    for name in FLAGS[option.name]:
+        equals = "=" if option.value and name.startswith("--") else ""
         specs.append(_single_quoted(f"{repeat}{name}{equals}[{about}]{action}"))
     return " ".join(specs)
 
 
 def _fish() -> str:
     lines = ["# fish completion for pgetpy: pgetpy completion fish | source"]
-    for name, about in COMMANDS.items():
+    for name, about in TOP_COMMANDS.items():
         lines.append(
             f"complete -c pgetpy -n __fish_use_subcommand -a {name} -d {_fish_quoted(about)}"
         )
@@ -115,22 +116,22 @@ def _fish() -> str:
         f"-d {_fish_quoted(about)}"
         for name, about in CACHE_COMMANDS.items()
     ]
-    for flag in _SHOWN:
-        parts = [f"complete -c pgetpy -l {flag.name}"]
-        if flag.short:
-            parts.append(f"-s {flag.short}")
-        if flag.words:
-            parts.append(f"-x -a '{' '.join(flag.words)}'")
-        elif flag.value:
-            parts.append("-r" if flag in _FILE_FLAGS else "-x")
-        parts.append(f"-d {_fish_quoted(flag.help)}")
+    for option in _SHOWN:
+        parts = [f"complete -c pgetpy -l {option.name}"]
+        if option.short:
+            parts.append(f"-s {option.short}")
+        if option.choices:
+            parts.append(f"-x -a '{' '.join(option.choices)}'")
+        elif option.value:
+            parts.append("-r" if option.value in _FILE_VALUES else "-x")
+        parts.append(f"-d {_fish_quoted(option.help)}")
         lines.append(" ".join(parts))
     return "\n".join(lines) + "\n"
 
 
 def _powershell() -> str:
-    words = [*COMMANDS.items(), *CACHE_COMMANDS.items()]
-    words += [(name, flag.help) for flag in _SHOWN for name in _names(flag)]
+    words = [*TOP_COMMANDS.items(), *CACHE_COMMANDS.items()]
+    words += [(name, option.help) for option in _SHOWN for name in FLAGS[option.name]]
     rows = "\n".join(f"        @({_ps_quoted(name)}, {_ps_quoted(help_)})" for name, help_ in words)
     return f"""\
 # PowerShell completion for pgetpy: pgetpy completion powershell | Out-String | Invoke-Expression

@@ -17,7 +17,7 @@ from typing import Any
 
 from pgetpy._version import __version__
 from pgetpy.cli import results
-from pgetpy.cli.completion import completion_script
+from pgetpy.cli.commands import CACHE_COMMANDS, SHELLS
 from pgetpy.cli.invocation import (
     DONE,
     FAILED,
@@ -29,7 +29,6 @@ from pgetpy.cli.invocation import (
     progress_of,
     status_of,
 )
-from pgetpy.cli.options import CACHE_COMMANDS, SHELLS
 from pgetpy.cli.parser import Arguments, help_text, parse_arguments
 from pgetpy.cli.terminal import (
     STANDARD_OUTPUT,
@@ -41,9 +40,9 @@ from pgetpy.cli.terminal import (
     silence_output,
 )
 from pgetpy.core.destinations.names import check_url
-from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.jobs import Job
 from pgetpy.core.references.manifest import Manifest, parse_manifest
+from pgetpy.core.references.reference import Reference
 from pgetpy.core.report.results import DownloadFailure, DownloadResult
 from pgetpy.errors import (
     BadManifestError,
@@ -55,6 +54,7 @@ from pgetpy.errors import (
     UsageError,
 )
 from pgetpy.errors.redact import redact_text
+<<<<<<< 69b1688378b75f7d8a4ffc1771c8c1fe9f2424cb
 from pgetpy.settings import (
     CACHE_FLAGS,
     CONSOLE_FLAGS,
@@ -63,8 +63,10 @@ from pgetpy.settings import (
     CacheSettings,
     Console,
     Settings,
-    SourceSettings,
 )
+=======
+from pgetpy.settings import CacheSettings, CommandOptions, Console, Settings, SourceSettings
+>>>>>>> fc78c3e3b666ddfcd0dd1d8d717024a960a885d3
 from pgetpy.sources.table import parse_reference
 
 
@@ -101,13 +103,15 @@ def _run_command(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> 
     command, operands = arguments.command, arguments.operands
     if command == "help":
         print_line(help_text(_topic(operands)))
-    elif arguments.has("help"):
+    elif arguments.help:
         print_line(help_text(command))
-    elif arguments.has("version") or command == "version":
+    elif arguments.version or command == "version":
         print_line(f"pgetpy {__version__}")
     elif command == "completion":
         if len(operands) != 1 or operands[0] not in SHELLS:
             raise UsageError(f"completion is for one of {', '.join(SHELLS)}")
+        from pgetpy.cli.completion import completion_script
+
         print_line(completion_script(operands[0]))
     else:
         call = _call(arguments, api, environ)
@@ -128,12 +132,11 @@ def _topic(operands: Sequence[str]) -> str:
 
 def _cached(call: Call, environ: Mapping[str, str]) -> int:
     """Carry out a command on the cache, whose modules nothing else needs."""
-    command, values = call.arguments.command, call.arguments.values
+    command = call.arguments.command
     if command == "cache":
         found = next(iter(call.arguments.operands), "nothing")
         raise UsageError(f"expected one of {', '.join(CACHE_COMMANDS)}, got {found}")
-    given = {flag: text for flag, text in values.items() if flag in CACHE_FLAGS}
-    settings = CacheSettings.from_environment(environ).with_flags(given)
+    settings = CacheSettings.from_environment(environ).with_flags(call.arguments.values)
     settings = replace(settings, folder=settings.folder.absolute())
     try:
         if command in {"ensure", "cache ensure", "cache verify"}:
@@ -150,19 +153,18 @@ def _cached(call: Call, environ: Mapping[str, str]) -> int:
 
 
 def _call(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> Call:
-    console = Console.from_environment(environ).with_flags(
-        {flag: text for flag, text in arguments.values.items() if flag in CONSOLE_FLAGS}
-    )
+    console = Console.from_environment(environ).with_flags(arguments.values)
     warnings = [
         f"Flag --{old} has been deprecated, use --{new} instead"
         for old, new in arguments.deprecated.items()
     ]
-    if arguments.has("force-http2"):
+    if console.force_http2 and "force-http2" in arguments.values:
         warnings.append("--force-http2 has no effect: ranges go over several HTTP/1.1 connections")
     settings = _settings(arguments, environ, warnings.append)
     if settings.policy is not None and (settings.headers or settings.authorization):
         warnings.append("headers and Authorization are not sent under --policy")
-    call = Call(arguments, settings, console, api)
+    options = CommandOptions().with_flags(arguments.values)
+    call = Call(arguments, settings, console, options, api)
     _warn(call, warnings)
     return call
 
@@ -170,26 +172,16 @@ def _call(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> Call:
 def _settings(
     arguments: Arguments, environ: Mapping[str, str], warn: Callable[[str], None]
 ) -> Settings:
-    given = {flag: text for flag, text in arguments.values.items() if flag in FLAGS}
-    given |= {flag: ",".join(texts) for flag, texts in arguments.lists.items() if flag in FLAGS}
-    headers = [_header(line) for line in arguments.lists.get("header", ())]
-    settings = Settings.from_environment(environ, warn=warn).with_flags(given)
-    opening = {flag: text for flag, text in arguments.values.items() if flag in SOURCE_FLAGS}
-    settings = replace(settings, sources=settings.sources.with_flags(opening))
+    settings = Settings.from_environment(environ, warn=warn).with_flags(arguments.values)
     if settings.cacert is not None and not os.access(settings.cacert, os.R_OK):
-        name = "--cacert" if "cacert" in given else "certificate file"
+        name = "--cacert" if "cacert" in arguments.values else "certificate file"
         raise BadSettingError(name, settings.cacert, "there is no such file, or it is unreadable")
-    return settings.with_headers(headers, "--header")
+    return settings
 
 
 def _warn(call: Call, warnings: Sequence[str]) -> None:
     for warning in warnings if call.shows("warn") else ():
         say(f"warning: {warning}")
-
-
-def _header(line: str) -> tuple[str, str]:
-    name, colon, value = line.partition(":")
-    return (name.strip(), value.strip()) if colon else ("", "")
 
 
 def _download(call: Call) -> int:
@@ -219,25 +211,40 @@ def _job(call: Call) -> Job:
             f"expected {'URL [DEST]' if call.to_null else 'URL and DEST'}, "
             f"got {len(operands) or 'nothing'}; see pgetpy --help"
         )
+<<<<<<< 69b1688378b75f7d8a4ffc1771c8c1fe9f2424cb
     mirrors = call.arguments.lists.get("mirror", ())
-    _check_reference(operands[0], call.settings.sources)
+    reference = _reference(operands[0], call.settings)
     for url in mirrors:
+=======
+    _check_reference(operands[0], call.settings.sources)
+    for url in call.options.mirror:
+>>>>>>> fc78c3e3b666ddfcd0dd1d8d717024a960a885d3
         check_url(url)
-    checksum = call.arguments.values.get("checksum")
     dest = None if call.to_null else operands[1]
     if dest is not None and (not dest or "\0" in dest):
         raise UsageError("DEST is empty or holds a null character")
     if call.extracts and dest in STANDARD_OUTPUT:
         raise UsageError("an archive is extracted into a folder, not to standard output")
+<<<<<<< 69b1688378b75f7d8a4ffc1771c8c1fe9f2424cb
     parsed = Checksum.parse(checksum) if checksum else None
-    return Job(operands[0], dest, parsed, mirrors, extract=call.extracts)
+    return Job(operands[0], dest, parsed, mirrors, extract=call.extracts, reference=reference)
+=======
+    options = call.options
+    return Job(operands[0], dest, options.checksum, options.mirror, extract=call.extracts)
+>>>>>>> fc78c3e3b666ddfcd0dd1d8d717024a960a885d3
 
 
-def _check_reference(text: str, settings: SourceSettings) -> None:
-    """Raise BadReferenceError unless `text` is a reference that some source knows."""
-    reference = parse_reference(text, settings=settings)
-    if reference.source == "plain" and not reference.local:
-        check_url(text)
+def _reference(text: str, settings: Settings) -> Reference:
+    """Return what `text` refers to.
+
+    Raises:
+        BadReferenceError: no source knows it, or it is a URL that leads to no server.
+    """
+    # The policy takes away the operator's tokens, which a reference would carry.
+    reference = parse_reference(text, settings=settings.under_policy().sources)
+    if reference.link is not None and not reference.local:
+        check_url(text, reference.link)
+    return reference
 
 
 def _multifile(call: Call) -> int:
@@ -252,7 +259,7 @@ def _multifile(call: Call) -> int:
         to_null=call.to_null,
         extract=call.extracts,
         is_folder=_is_folder,
-        check=lambda reference: _check_reference(reference, call.settings.sources),
+        read=lambda text: _reference(text, call.settings),
     )
     _warn(call, manifest.warnings)
     _check_all_free(manifest, path, call.settings)
@@ -262,7 +269,7 @@ def _multifile(call: Call) -> int:
             manifest.jobs,
             settings=call.settings,
             progress=progress,
-            fail_fast=call.arguments.has("fail-fast"),
+            fail_fast=call.options.fail_fast,
         )
     failures = [outcome for outcome in found if isinstance(outcome, DownloadFailure)]
     for line in results.failure_table(failures, len(found)):
@@ -318,6 +325,6 @@ def _is_folder(dest: str) -> bool:
 def _api(call: Call) -> Any:
     if call.api is not None:
         return call.api
-    from pgetpy import api
+    import pgetpy.api
 
-    return api
+    return pgetpy.api

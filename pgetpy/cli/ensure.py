@@ -45,7 +45,7 @@ def run_filling(call: Call, settings: CacheSettings) -> int:
 
 def _ensure(upkeep: Upkeep) -> int:
     operands = upkeep.call.arguments.operands
-    digest = upkeep.call.arguments.values.get("digest")
+    digest = upkeep.call.options.digest
     if not operands:
         raise UsageError("expected REF..., got nothing; see pgetpy ensure --help")
     if digest is not None and len(operands) > 1:
@@ -55,7 +55,9 @@ def _ensure(upkeep: Upkeep) -> int:
     choice = _choice(upkeep)
     patterns = Patterns.of(choice["allow_patterns"], choice["ignore_patterns"])
     sources = upkeep.call.settings.sources
-    references = {url: parse_reference(url, upkeep.wanted, sources, patterns) for url in operands}
+    references = {
+        url: parse_reference(url, upkeep.call.options.wanted, sources, patterns) for url in operands
+    }
     failed: dict[int, PgetError] = {}
     cache = None
     try:
@@ -80,13 +82,13 @@ def _ensure(upkeep: Upkeep) -> int:
 
 
 def _cache(upkeep: Upkeep, report: Report, *, any_file: bool = False) -> WeightsDownloadCache:
-    arguments, settings = upkeep.call.arguments, upkeep.settings
+    options, settings = upkeep.call.options, upkeep.settings
     return WeightsDownloadCache(
         settings.folder,
         settings.min_disk_free,
         settings.max_bytes,
-        refresh="check" if arguments.has("refresh") else "never",
-        any_file=any_file or arguments.has("any-file"),
+        refresh="check" if options.refresh else "never",
+        any_file=any_file or options.any_file,
         settings=upkeep.call.settings,
         progress=report,
     )
@@ -94,11 +96,11 @@ def _cache(upkeep: Upkeep, report: Report, *, any_file: bool = False) -> Weights
 
 def _choice(upkeep: Upkeep) -> dict[str, Any]:
     """Return what of each reference is to be kept, as the cache's calls take it."""
-    lists = upkeep.call.arguments.lists
+    options = upkeep.call.options
     return {
-        "wanted": upkeep.wanted,
-        "allow_patterns": lists.get("include"),
-        "ignore_patterns": lists.get("exclude"),
+        "wanted": options.wanted,
+        "allow_patterns": options.include,
+        "ignore_patterns": options.exclude,
     }
 
 
@@ -215,7 +217,7 @@ def _repair(upkeep: Upkeep, store: Store, target: Target, record: Record) -> Pge
 def _source(upkeep: Upkeep, target: Target, record: Record) -> tuple[str, str] | None:
     """Return the reference of an entry, and what of it is kept; None where that is not known."""
     if target.url:
-        return target.url, upkeep.wanted
+        return target.url, upkeep.call.options.wanted
     for kind in Wanted:
         try:
             reference = parse_reference(

@@ -14,7 +14,7 @@ from pgetpy.cli import results
 from pgetpy.cli.parser import Arguments
 from pgetpy.cli.progress import LogLines, Progress, open_progress
 from pgetpy.cli.terminal import Terminated
-from pgetpy.settings import Console, Settings
+from pgetpy.settings import CommandOptions, Console, Settings
 
 DONE, FAILED, MISUSED = 0, 1, 2
 # 128 and the number of the signal, as shells have it.
@@ -35,6 +35,7 @@ class Call:
     arguments: Arguments
     settings: Settings
     console: Console
+    options: CommandOptions
     api: Any
 
     @property
@@ -47,7 +48,7 @@ class Call:
 
     @property
     def json(self) -> bool:
-        return self.arguments.has("json")
+        return self.options.json
 
     def shows(self, level: str) -> bool:
         """Whether a line of `level` is to be printed."""

@@ -17,18 +17,16 @@ from pgetpy.settings import hub_cache_dir
 
 def run_snapshot(call: Call, environ: Mapping[str, str], api: Any) -> int:
     """Bring a repository into the Hub's cache and print where it is; return the exit status."""
-    operands, lists = call.arguments.operands, call.arguments.lists
+    operands, options = call.arguments.operands, call.options
     if len(operands) != 1:
         raise UsageError(f"expected one REPOSITORY, got {len(operands) or 'nothing'}")
-    chosen = call.arguments.values.get("hub-cache-dir")
-    folder = Path(chosen).expanduser() if chosen else hub_cache_dir(environ)
     try:
         with progress_of(call, keeps=True, endings=True, again=True) as progress:
             path: Path = api.snapshot(
                 operands[0],
-                allow_patterns=lists.get("include"),
-                ignore_patterns=lists.get("exclude"),
-                cache_dir=folder,
+                allow_patterns=options.include,
+                ignore_patterns=options.exclude,
+                cache_dir=options.hub_cache_dir or hub_cache_dir(environ),
                 settings=call.settings,
                 progress=progress,
             )

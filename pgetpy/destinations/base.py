@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from pgetpy.core.destinations.journal import Journal
 from pgetpy.core.http.answers import Answer, Identity
@@ -22,12 +22,12 @@ from pgetpy.system.file_locks import locks_exclude
 ReadBack = Callable[[int, memoryview], int]
 
 
+@dataclass(eq=False)
 class Claims:
     """The paths that the files of one call go to: one file each."""
 
-    def __init__(self) -> None:
-        self._taken: set[str] = set()
-        self._lock = threading.Lock()
+    _taken: set[str] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, path: Path) -> None:
         """Claim `path`.
@@ -88,8 +88,11 @@ class Tenancy:
             ledger.close()
         return True
 
-    def leave(self) -> None:
-        """Wait no more."""
+    def leave(self, *, remove: bool = False) -> None:
+        """Give it up, and wait no more; `remove` takes the journal away."""
+        ledger, self.ledger = self.ledger, None
+        if ledger is not None:
+            (ledger.remove if remove else ledger.close)()
         if self._awaited is not None:
             self._awaited.close()
             self._awaited = None
@@ -103,7 +106,7 @@ class ResumeError(Exception):
     """An earlier run left something at this destination that was not known before: begin there."""
 
 
-class Destination(Protocol):
+class Destination(ABC):
     """One transfer's end. `begin` is called from any thread, the rest from the engine.
 
     Attributes:
@@ -114,36 +117,45 @@ class Destination(Protocol):
         blocks: whether who writes may have to wait for a reader.
     """
 
-    label: str
-    held: Spans
-    expected: Identity | None
-    finished: Identity | None
     obstacle: str
     blocks: bool
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.held = Spans()
+        self.expected: Identity | None = None
+        self.finished: Identity | None = None
 
     @property
     def keeps(self) -> bool | None:
         """Whether a later run could go on from what is written; None for not known yet."""
+        return False
 
     @property
     def remark(self) -> str:
         """What should be known of how it is done, a clause; empty for nothing."""
+        return ""
 
     @property
     def members(self) -> tuple[str, ...]:
         """The names of the members that have been extracted."""
+        return ()
 
     @property
     def slow(self) -> bool:
         """Whether publishing may take its time."""
+        return False
 
     @property
+    @abstractmethod
     def path(self) -> Path:
         """The path to name in an error."""
 
+    @abstractmethod
     def prepare(self) -> bool:
         """Look for what an earlier run left; False where it has to wait, see `obstacle`."""
 
+    @abstractmethod
     def begin(
         self, answer: Answer, held: Spans, hold: Callable[[], int], *, resumable: bool
     ) -> Sink:
@@ -155,29 +167,33 @@ class Destination(Protocol):
     @property
     def streamed_digest(self) -> str | None:
         """The hex digest of what has been written, where that cannot be read back."""
+        return None
 
     def readable(self) -> ReadBack | None:
         """Return what reads the bytes back, None where there is nothing yet."""
+        return None
 
-    def tidy(self, busy: Iterable[Span]) -> None:
+    def tidy(self, busy: Iterable[Span]) -> None:  # noqa: B027  most have nothing to do
         """Finish what is whole; of what follows nobody writes but to `busy` spans."""
 
-    def settle(self, size: int) -> None:
+    def settle(self, size: int) -> None:  # noqa: B027
         """All `size` bytes have come: wait for what is done behind them. Called in a thread."""
 
-    def halt(self) -> None:
+    def halt(self) -> None:  # noqa: B027
         """Wake a `settle` that is not wanted any more."""
 
+    @abstractmethod
     def publish(self, size: int) -> None:
         """The object is whole and verified: give it its name."""
 
+    @abstractmethod
     def keep(self) -> None:
-        """Let go; leave what the next run can use."""
+        """Close it; leave what the next run can use."""
 
-    def discard(self) -> None:
+    def discard(self) -> None:  # noqa: B027
         """What has been written is worthless."""
 
-    def flush(self) -> None:
+    def flush(self) -> None:  # noqa: B027
         """Bring what has been written to stable storage."""
 
 

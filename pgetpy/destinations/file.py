@@ -5,15 +5,27 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from pgetpy.core.destinations.journal import Journal, Subject
-from pgetpy.core.destinations.names import name_from_disposition, name_from_service, name_from_url
+from pgetpy.core.destinations.names import (
+    journal_path,
+    name_from_disposition,
+    name_from_service,
+    name_from_url,
+)
 from pgetpy.core.http.answers import Answer, Identity
-from pgetpy.core.http.ranges import Span, Spans
+from pgetpy.core.http.ranges import Spans
 from pgetpy.core.http.sink import Sink
-from pgetpy.destinations.base import BusyError, ReadBack, ResumeError, Tenancy, Wish
+from pgetpy.destinations.base import (
+    BusyError,
+    Destination,
+    ReadBack,
+    ResumeError,
+    Tenancy,
+    Wish,
+)
 from pgetpy.destinations.sinks.file import FileSink
 from pgetpy.destinations.sinks.ledger import Ledger
 from pgetpy.errors import DestinationError
@@ -25,18 +37,14 @@ from pgetpy.system.filesystem import check_room, disk_error, disk_errors
 SMALL = 1 << 20
 
 
-class FileDestination:
+class FileDestination(Destination):
     """A file, which appears by rename; its part file and journal stand beside it until then."""
 
     obstacle = "another run works on this file"
-    remark = ""
     blocks = False
 
     def __init__(self, folder: Path, name: str | None, wish: Wish, settings: Settings) -> None:
-        self.label = str(folder / name) if name else f"{folder}/"
-        self.held = Spans()
-        self.expected: Identity | None = None
-        self.finished: Identity | None = None
+        super().__init__(str(folder / name) if name else f"{folder}/")
         self._folder = folder
         self._name = name
         self._wish = wish
@@ -64,7 +72,7 @@ class FileDestination:
         if self._name is None or self._sink is not None:
             return True
         waits = self._tenancy is not None and self._tenancy.waits
-        if not waits and not Ledger.path_for(self.path).exists():
+        if not waits and not journal_path(self.path).exists():
             return True
         return self._acquire()
 
@@ -91,10 +99,6 @@ class FileDestination:
             )
         return sink
 
-    @property
-    def streamed_digest(self) -> None:
-        return None
-
     def readable(self) -> ReadBack | None:
         """See `Destination.readable`."""
         if self._sink is not None:
@@ -103,19 +107,6 @@ class FileDestination:
             # What another run has published is read from where it stands.
             self._others = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         return _reading(self._others) if self._others is not None else None
-
-    @property
-    def members(self) -> tuple[str, ...]:
-        return ()
-
-    def tidy(self, busy: Iterable[Span]) -> None:
-        """See `Destination.tidy`."""
-
-    def settle(self, size: int) -> None:
-        """See `Destination.settle`."""
-
-    def halt(self) -> None:
-        """See `Destination.halt`."""
 
     def publish(self, size: int) -> None:
         """See `Destination.publish`."""
@@ -154,7 +145,8 @@ class FileDestination:
             if tenancy.published is not None:
                 self.finished = self._published_by(tenancy.published)
                 return True if self.finished else self._acquire()
-            ledger = tenancy.ledger
+            # From here on it is the sink's.
+            ledger, tenancy.ledger = tenancy.ledger, None
             if ledger is None:
                 return True
             try:

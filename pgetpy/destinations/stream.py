@@ -5,30 +5,30 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from pgetpy.core.http.answers import Answer, Identity
-from pgetpy.core.http.ranges import Span, Spans
+from pgetpy.core.http.ranges import Spans
 from pgetpy.core.http.sink import Sink
+from pgetpy.destinations.base import Destination
 from pgetpy.destinations.sinks.null import NullSink
 from pgetpy.destinations.sinks.ordered import OrderedSink
 from pgetpy.errors import DestinationError
 from pgetpy.system.filesystem import disk_error
 
 
-class StreamDestination:
-    """A stream that takes the bytes in order, or (target None) nothing at all."""
+class StreamDestination(Destination):
+    """A stream that takes the bytes in order, or (target None) nothing at all.
+
+    What a reader has had cannot be discarded.
+    """
 
     obstacle = "nobody reads from it yet"
-    remark = ""
     blocks = True
 
     def __init__(self, target: Path | int | None, label: str, algorithm: str | None) -> None:
-        self.label = label
-        self.held = Spans()
-        self.expected: Identity | None = None
-        self.finished: Identity | None = None
+        super().__init__(label)
         self._algorithm = algorithm
         self._digest = self._fresh_digest()
         self._target = target
@@ -40,14 +40,6 @@ class StreamDestination:
     def path(self) -> Path:
         return Path(self.label)
 
-    @property
-    def keeps(self) -> bool:
-        return False
-
-    @property
-    def slow(self) -> bool:
-        return False
-
     def prepare(self) -> bool:
         """See `Destination.prepare`."""
         if isinstance(self._target, Path) and self._fd < 0:
@@ -57,23 +49,6 @@ class StreamDestination:
     @property
     def streamed_digest(self) -> str | None:
         return self._digest.hexdigest() if self._digest is not None else None
-
-    def readable(self) -> None:
-        """See `Destination.readable`."""
-        return
-
-    @property
-    def members(self) -> tuple[str, ...]:
-        return ()
-
-    def tidy(self, busy: Iterable[Span]) -> None:
-        """See `Destination.tidy`."""
-
-    def settle(self, size: int) -> None:
-        """See `Destination.settle`."""
-
-    def halt(self) -> None:
-        """See `Destination.halt`."""
 
     def begin(
         self, answer: Answer, held: Spans, hold: Callable[[], int], *, resumable: bool
@@ -114,12 +89,6 @@ class StreamDestination:
     def keep(self) -> None:
         """See `Destination.keep`."""
         self._close()
-
-    def discard(self) -> None:
-        """See `Destination.discard`. What a reader has had cannot be taken back."""
-
-    def flush(self) -> None:
-        """See `Destination.flush`."""
 
     def _open(self, target: Path) -> bool:
         """Open the target; False as long as it is a FIFO that nobody reads."""

@@ -7,16 +7,24 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from pgetpy.archives.base import Form
 from pgetpy.archives.layout import Layout
 from pgetpy.archives.sink import ArchiveSink
 from pgetpy.archives.spool import Spool
 from pgetpy.archives.staging import Staging, check_empty
 from pgetpy.core.destinations.journal import Journal, Subject
-from pgetpy.core.destinations.names import name_from_url
+from pgetpy.core.destinations.names import journal_path, name_from_url
 from pgetpy.core.http.answers import Answer, Identity
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.sink import Sink
-from pgetpy.destinations.base import BusyError, ReadBack, ResumeError, Tenancy, Wish
+from pgetpy.destinations.base import (
+    BusyError,
+    Destination,
+    ReadBack,
+    ResumeError,
+    Tenancy,
+    Wish,
+)
 from pgetpy.destinations.sinks.ledger import Ledger
 from pgetpy.errors import ArchiveError, DestinationError
 from pgetpy.settings import Settings
@@ -24,18 +32,18 @@ from pgetpy.system.file_locks import boot_id
 from pgetpy.system.filesystem import check_room, disk_errors, fold_of
 
 
-class TreeDestination:
-    """Extracts into `folder`, which need not exist; links on the way to it are resolved already."""
+class TreeDestination(Destination):
+    """Extracts into `folder`, which need not exist; links on the way to it are resolved already.
+
+    Nothing is flushed on the way: after a power cut an extraction starts over.
+    """
 
     obstacle = "another run works on this folder"
     blocks = True
     slow = True
 
     def __init__(self, folder: Path, wish: Wish, settings: Settings) -> None:
-        self.label = str(folder)
-        self.held = Spans()
-        self.expected: Identity | None = None
-        self.finished: Identity | None = None
+        super().__init__(str(folder))
         self._folder = folder
         self._wish = wish
         # A file of the same URL and name has a journal too.
@@ -54,14 +62,16 @@ class TreeDestination:
         return self._folder
 
     @property
+    def _form(self) -> Form | None:
+        return self._sink.form if self._sink is not None else None
+
+    @property
     def keeps(self) -> bool | None:
-        if self._sink is None or self._sink.resumable is None:
-            return None
-        return self._sink.resumable and self._resumable
+        return self._form.resumable and self._resumable if self._form is not None else None
 
     @property
     def remark(self) -> str:
-        if self._sink is not None and self._sink.spooled:
+        if self._form is not None and self._form.spooled:
             return "without ranges a zip's end comes last: it is put on disk before it is extracted"
         return ""
 
@@ -77,7 +87,7 @@ class TreeDestination:
         """See `Destination.prepare`."""
         if self._sink is not None:
             return True
-        if not self._tenancy.waits and not Ledger.path_for(self._staging.anchor).exists():
+        if not self._tenancy.waits and not journal_path(self._staging.anchor).exists():
             return True
         return self._acquire()
 
@@ -107,7 +117,7 @@ class TreeDestination:
 
     def readable(self) -> ReadBack | None:
         """See `Destination.readable`."""
-        return self._sink.read if self._sink is not None and self._sink.resumable else None
+        return self._form.read if self._form is not None and self._form.resumable else None
 
     def tidy(self, busy: Iterable[Span]) -> None:
         """See `Destination.tidy`."""
@@ -127,8 +137,8 @@ class TreeDestination:
 
     def halt(self) -> None:
         """See `Destination.halt`."""
-        if self._sink is not None:
-            self._sink.halt()
+        if self._form is not None:
+            self._form.halt()
 
     def publish(self, size: int) -> None:
         """See `Destination.publish`."""
@@ -151,9 +161,6 @@ class TreeDestination:
                 return self.discard()
             self._layout.close()
             self._layout = None
-        if self._tenancy.ledger is not None:
-            self._tenancy.ledger.close()
-            self._tenancy.ledger = None
         self._tenancy.leave()
         return None
 
@@ -164,13 +171,7 @@ class TreeDestination:
         if self._layout is not None:
             self._staging.clear()
             self._forget_staged()
-        if self._tenancy.ledger is not None:
-            self._tenancy.ledger.remove()
-            self._tenancy.ledger = None
-        self._tenancy.leave()
-
-    def flush(self) -> None:
-        """See `Destination.flush`. After a power cut an extraction starts over."""
+        self._tenancy.leave(remove=True)
 
     def _check_folder(self) -> None:
         """Raise DestinationError where the folder may not be written to."""
@@ -244,9 +245,7 @@ class TreeDestination:
             self._tenancy.ledger.published()
         self._staging.clear()
         self._forget_staged()
-        if self._tenancy.ledger is not None:
-            self._tenancy.ledger.remove()
-            self._tenancy.ledger = None
+        self._tenancy.leave(remove=True)
         self._staging.seal()
 
     def _restore(self, ledger: Ledger) -> None:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from pgetpy.core.references.jobs import Job
 from pgetpy.core.references.policy import Policy
-from pgetpy.core.weights.safetensors import LONGEST_FOR_STRANGERS, read_header
+from pgetpy.core.weights.safetensors import is_safetensors
 from pgetpy.destinations.base import Destination, ReadBack
 from pgetpy.destinations.file import FileDestination
-from pgetpy.errors import BadSafetensorsError, NotAllowedError
-
-_RULE = "only_safetensors"
 
 
 def check_destination(policy: Policy, job: Job, destination: Destination) -> None:
@@ -23,10 +20,10 @@ def check_destination(policy: Policy, job: Job, destination: Destination) -> Non
     if job.extract:
         reason = "an archive may hold anything"
         hint = "pgetpy ensure keeps the one safetensors file of an archive"
-        raise NotAllowedError(job.url, _RULE, reason, hint=hint)
+        raise policy.not_safetensors(job.url, reason, hint=hint)
     if job.dest is not None:
         reason = "what is written to a stream has left before it can be checked"
-        raise NotAllowedError(job.url, _RULE, reason, hint="download to a file")
+        raise policy.not_safetensors(job.url, reason, hint="download to a file")
 
 
 def check_content(policy: Policy, job: Job, destination: Destination, size: int) -> None:
@@ -38,12 +35,8 @@ def check_content(policy: Policy, job: Job, destination: Destination, size: int)
     if not policy.only_safetensors or job.dest is None:
         return
     read = destination.readable()
-    try:
-        if read is None:
-            raise BadSafetensorsError("there is nothing to look at")
-        read_header(lambda count: _beginning(read, count), size, longest=LONGEST_FOR_STRANGERS)
-    except BadSafetensorsError:
-        raise NotAllowedError(job.url, _RULE, "it is no safetensors file") from None
+    if read is None or not is_safetensors(lambda count: _beginning(read, count), size):
+        raise policy.not_safetensors(job.url, "it is no safetensors file")
 
 
 def _beginning(read: ReadBack, count: int) -> bytes:

@@ -55,7 +55,7 @@ class Engine:
             hosts=hosts,
             workers=workers,
             direct=DirectTransport(workers),
-            full=AioTransport(descriptor_limit()),
+            full=AioTransport(workers, descriptor_limit()),
             throttle=_throttle(settings.limit_rate),
             claims=Claims(),
             local=LocalTransport(workers),
@@ -142,15 +142,16 @@ class Engine:
             PgetError: it failed.
         """
         with self._told(job, report, key):
-            reference = parse_reference(job.url, settings=self._settings.sources)
-            if self._settings.policy is not None and not job.trusted:
-                self._settings.policy.check_reference(reference)
-            if reference.local:
-                local = replace(job, url=reference.text, local=True, name=reference.name)
-                result = await Transfer(self._services, local, key, report, vetted=True).run()
-            elif reference.source == "plain":
-                plain = replace(job, url=reference.text)
-                result = await Transfer(self._services, plain, key, report, vetted=True).run()
+            sources, policy = self._settings.sources, self._settings.policy
+            reference = job.reference or parse_reference(job.url, settings=sources)
+            if policy is not None and not (job.link is not None and job.link.trusted):
+                policy.check_reference(reference)
+            if reference.link is not None:
+                # What a server says goes before the name in its URL.
+                name = reference.name if reference.local else ""
+                link = job.link or reference.link
+                found = replace(job, url=reference.text, link=link, name=name)
+                result = await Transfer(self._services, found, key, report, vetted=True).run()
             else:
                 with self.explaining(reference):
                     question = _only(reference, await self.locate(reference))
@@ -228,8 +229,7 @@ def _of(question: Object, job: Job) -> Job:
         job,
         url=question.url,
         checksum=job.checksum or question.digest,
-        authorization=question.authorization,
-        trusted=question.trusted,
+        link=job.link or question.link,
         name=question.name,
     )
 

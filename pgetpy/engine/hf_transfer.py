@@ -32,13 +32,13 @@ from pgetpy.engine.requests import Route
 from pgetpy.engine.transfer import Provenance, Transfer
 from pgetpy.engine.transports.base import Request, seen_through
 from pgetpy.errors.redact import redact, redact_text
+from pgetpy.system import polling
 
 # Each of them has threads, and takes as many connections as it opens files.
 MOST_CHILDREN = 2
 _FILES = 8
 # A range is kept in memory until it is whole, and only then seen to have come.
 _CHUNK = 4 << 20
-_LOOK_EVERY = 0.1
 _KILL_AFTER = 5.0
 _BLOCK = 512
 
@@ -164,7 +164,7 @@ class HfTransfer(Transfer):
         """
         came, came_at = -1, self._loop.time()
         while child.poll() is None:
-            await asyncio.sleep(_LOOK_EVERY)
+            await asyncio.sleep(polling.CHILD)
             done, now = min(size, os.fstat(sink.fd).st_blocks * _BLOCK), self._loop.time()
             if done > came:
                 came, came_at = done, now

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from pgetpy._version import __version__
@@ -23,19 +24,17 @@ from pgetpy.system.threads import Workers
 _PATIENCE = 3.0
 
 
+@dataclass(eq=False, repr=False)
 class Metrics:
     """Tells `endpoint` what became of each file, or nobody where it is None.
 
     `tls` gives the context for https.
     """
 
-    def __init__(
-        self, endpoint: str | None, workers: Workers, tls: Callable[[], ssl.SSLContext]
-    ) -> None:
-        self._endpoint = endpoint
-        self._workers = workers
-        self._tls = tls
-        self._posts: set[asyncio.Future[None]] = set()
+    endpoint: str | None
+    workers: Workers
+    tls: Callable[[], ssl.SSLContext]
+    _posts: set[asyncio.Future[None]] = field(default_factory=set)
 
     def finished(self, url: str, result: DownloadResult) -> None:
         """Tell of a file that stands."""
@@ -51,12 +50,12 @@ class Metrics:
             await asyncio.wait(self._posts, timeout=_PATIENCE)
 
     def _tell(self, url: str, what: dict[str, object]) -> None:
-        endpoint = self._endpoint
+        endpoint = self.endpoint
         if endpoint is None:
             return
         data = {"url": redact(url), "version": __version__, **what}
         payload = {"source": "pget", "type": "download", "data": data}
-        post = self._workers.submit(lambda: _post(endpoint, payload, self._tls))
+        post = self.workers.submit(lambda: _post(endpoint, payload, self.tls))
         self._posts.add(post)
         post.add_done_callback(self._posts.discard)
 

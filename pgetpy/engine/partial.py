@@ -6,7 +6,6 @@ from pgetpy.core.http.answers import Answer
 from pgetpy.core.http.plan import Plan
 from pgetpy.core.http.ranges import Spans
 from pgetpy.core.http.sink import Sink
-from pgetpy.core.http.urls import opened_link
 from pgetpy.core.references.jobs import Follower
 from pgetpy.destinations.sinks.parts import PartsSink
 from pgetpy.engine.attempt import Hooks, Services, Session
@@ -37,8 +36,7 @@ async def pick(
         follow.began(sink.fd, total)
         return sink
 
-    link = opened_link(question.url, question.authorization, trusted=question.trusted)
-    route = Route(link, services.hosts, services.settings)
+    route = Route(question.link, services.hosts, services.settings)
     plan = Plan(chunk_size=services.settings.chunk_size, first=first)
     hooks = Hooks(begin, lambda _: follow.landed(plan.landed), lambda *_: None, lambda _: None)
     await Session(services, route, plan, hooks, Tally()).run()

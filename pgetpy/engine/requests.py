@@ -15,6 +15,8 @@ from pgetpy.engine.transports.base import USER_AGENT, Request
 from pgetpy.errors import HttpStatusError, NotAllowedError, TransferError
 from pgetpy.settings import Settings
 
+_HEADERS = (("User-Agent", USER_AGENT), ("Accept", "*/*"), ("Accept-Encoding", "identity"))
+
 
 class Route:
     """The way to `link`: `target` is where its redirects led."""
@@ -47,10 +49,9 @@ class Route:
 
     def request(self, host: Host, asked: Span | None, known: Identity | None) -> Request:
         """Return the request for `asked` (None: all), tied to version `known` where it can be."""
-        headers = [("User-Agent", USER_AGENT), ("Accept", "*/*"), ("Accept-Encoding", "identity")]
-        names = {name.lower() for name, _ in self._own_headers()}
-        headers = [(name, value) for name, value in headers if name.lower() not in names]
-        headers += self._own_headers()
+        own = self._own_headers()
+        names = {name.lower() for name, _ in own}
+        headers = [each for each in _HEADERS if each[0].lower() not in names] + own
         authorization = self._authorization()
         if authorization is not None:
             headers.append(("Authorization", authorization))

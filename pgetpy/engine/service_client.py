@@ -6,13 +6,13 @@ They are retried, paced and kept within the policy like any transfer.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TypeVar
 
 from pgetpy.core.http.answers import REDIRECTS, Answer, Head, Identity
 from pgetpy.core.http.plan import Plan
 from pgetpy.core.http.ranges import Spans
 from pgetpy.core.http.sink import Sink
-from pgetpy.core.http.urls import opened_link
 from pgetpy.destinations.sinks.memory import MemorySink
 from pgetpy.engine.attempt import Hooks, Services, Session
 from pgetpy.engine.requests import Route
@@ -63,11 +63,11 @@ class _Bounded(MemorySink):
         super().write(pos, data)
 
 
+@dataclass(frozen=True)
 class Asking:
     """The questions of the sources, by the means of an engine."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    services: Services
 
     async def identify(self, question: Object) -> Identity:
         """Ask for the first byte of an object and return which version it is of.
@@ -106,17 +106,16 @@ class Asking:
     @property
     def exclusive(self) -> bool:
         """See `sources.base.Asker`: of these settings the environment tells nobody else."""
-        settings = self._services.settings
+        settings = self.services.settings
         return settings.policy is not None or bool(settings.cacert or settings.resolve)
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Return what `work` returns, which blocks."""
-        return await self._services.workers.submit(work)
+        return await self.services.workers.submit(work)
 
     def _about(
         self, question: Object, begin: Callable[[Answer, Spans], Sink], *, first: int
     ) -> tuple[Services, Route, Plan, Hooks, Tally]:
-        link = opened_link(question.url, question.authorization, trusted=question.trusted)
-        route = Route(link, self._services.hosts, self._services.settings)
+        route = Route(question.link, self.services.hosts, self.services.settings)
         hooks = Hooks(begin, lambda _: None, lambda *_: None, lambda _: None)
-        return self._services, route, Plan(chunk_size=first, first=first), hooks, Tally()
+        return self.services, route, Plan(chunk_size=first, first=first), hooks, Tally()

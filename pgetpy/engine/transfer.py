@@ -14,7 +14,7 @@ from pgetpy.core.http.answers import Answer, Identity
 from pgetpy.core.http.plan import Plan
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.sink import Sink
-from pgetpy.core.http.urls import local_link, opened_link, parse_link
+from pgetpy.core.http.urls import parse_link
 from pgetpy.core.references.jobs import Job
 from pgetpy.core.report.events import (
     Event,
@@ -78,12 +78,7 @@ class Transfer:
         self._report = report
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
-        first = (
-            local_link(job.url)
-            if job.local
-            else opened_link(job.url, job.authorization, trusted=job.trusted)
-        )
-        self._links = [first, *map(parse_link, job.mirrors)]
+        self._links = [job.link or parse_link(job.url), *map(parse_link, job.mirrors)]
         algorithm = job.checksum.algorithm if job.checksum else None
         names = self._links[0].key
         wish = Wish(job.url, names, algorithm, services.claims, job.extract, job.name)

@@ -3,30 +3,62 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote_to_bytes, urlsplit, urlunsplit
+from dataclasses import dataclass
+from typing import NamedTuple
+from urllib.parse import unquote, unquote_to_bytes, urlsplit, urlunsplit
 
 HIDDEN = "***"
 
-# Query parameters that carry a signature or a credential: AWS signature v4 and v2, Google Cloud
-# Storage, Azure SAS, CloudFront, and the token parameters of model hubs.
-_SIGNATURE_PREFIXES = ("x-amz-", "x-goog-")
-_SIGNATURE_NAMES = frozenset(
-    {
-        # AWS v2 and CloudFront
-        "awsaccesskeyid", "expires", "signature", "policy", "key-pair-id",
-        # Google Cloud Storage v2
-        "googleaccessid",
-        # Azure shared access signature
-        "sv", "ss", "srt", "sp", "se", "st", "spr", "sig", "sr", "sip", "skoid", "sktid", "skt",
-        "ske", "sks", "skv", "saoid", "suoid", "scid",
-    }
+
+@dataclass(frozen=True)
+class Signer:
+    """A way to sign URLs, by the lower-case names of its query parameters.
+
+    Attributes:
+        marks: a URL that has all of these is signed this way.
+        terms: parameters that say what the signature allows; they may be shown.
+        secret: parameters that are never shown, on a signed URL or any other.
+        prefix: every parameter that begins with it belongs to the signature and is secret.
+    """
+
+    name: str
+    marks: frozenset[str]
+    terms: frozenset[str] = frozenset()
+    secret: frozenset[str] = frozenset()
+    prefix: str = ""
+
+    def owns(self, name: str) -> bool:
+        """Whether parameter `name` of a URL that is signed this way is part of the signature."""
+        return name in self.marks or name in self.terms or self.hides(name)
+
+    def hides(self, name: str) -> bool:
+        """Whether the value of parameter `name` must not be shown."""
+        return name in self.secret or bool(self.prefix and name.startswith(self.prefix))
+
+
+SIGNERS = (
+    Signer("aws", frozenset({"x-amz-signature"}), prefix="x-amz-"),
+    Signer("aws", frozenset({"awsaccesskeyid", "signature"}),
+           terms=frozenset({"expires"}),
+           secret=frozenset({"awsaccesskeyid", "signature", "x-amz-security-token"})),
+    Signer("google", frozenset({"x-goog-signature"}), prefix="x-goog-"),
+    Signer("google", frozenset({"googleaccessid", "signature"}),
+           terms=frozenset({"expires"}),
+           secret=frozenset({"googleaccessid", "signature"})),
+    Signer("azure", frozenset({"sig", "sv"}),
+           terms=frozenset({"sr", "ss", "srt", "sp", "st", "se", "sip", "spr", "si", "ses", "sdd",
+                            "skoid", "sktid", "skt", "ske", "sks", "skv", "saoid", "suoid",
+                            "scid"}),
+           secret=frozenset({"sig"})),
+    Signer("cloudfront", frozenset({"signature", "key-pair-id"}),
+           terms=frozenset({"expires", "hash-algorithm"}),
+           secret=frozenset({"signature", "key-pair-id", "policy"})),
 )  # fmt: skip
+# The token parameters of model hubs and content delivery networks.
 _CREDENTIAL_NAMES = frozenset(
     {"token", "access_token", "api_key", "apikey", "api-key", "key", "auth", "password", "secret",
      "jwt", "sas", "hdnea", "hdnts", "hmac", "verify", "x-api-key", "authorization", "credential"}
 )  # fmt: skip
-# Azure's names are two letters, too common to be taken for a signature on their own.
-_AZURE_MARKS = frozenset({"sig", "sv"})
 _ANY_URL = re.compile(
     r"https?://[^\s'\"<>]*[^\s'\"<>;,.:)]|data:[^\s'\"<>,]*,(?!\.\.\. \()[^\s'\"<>]*", re.IGNORECASE
 )
@@ -77,41 +109,50 @@ def _elided(uri: str) -> str:
     return f"data:{head},... ({size} bytes)"
 
 
-def is_signature(name: str, names: frozenset[str]) -> bool:
-    """Whether query parameter `name`, beside the lower-case `names`, belongs to a signature."""
-    name = name.lower()
-    if name.startswith(_SIGNATURE_PREFIXES):
-        return True
-    if len(name) <= 5 and name != "sig" and name in _SIGNATURE_NAMES:
-        return names >= _AZURE_MARKS
-    if name == "expires":
-        return "signature" in names
-    return name in _SIGNATURE_NAMES
+class Unsigned(NamedTuple):
+    """A URL without its signature.
+
+    Attributes:
+        url: what the object is named by, whoever may read it. Two signed links to one object agree
+            in it.
+        signer: the name of the `Signer`; empty where the URL is not signed.
+        proof: the query fields of the signature.
+    """
+
+    url: str
+    signer: str
+    proof: tuple[str, ...]
 
 
-def without_signature(url: str) -> str:
-    """Return `url` without the parameters that sign it: what it names, whoever may read it.
+def unsigned(url: str) -> Unsigned:
+    """Return `url`, which has no user, password or fragment, without the parameters that sign it.
 
-    Two signed links to one object agree in this form. It has no user, password or fragment.
+    They are left out only where the URL has the whole signature. Taking `?policy=a` and `?policy=b`
+    of an unsigned URL for the same object would give one in place of the other.
     """
     parts = urlsplit(url)
     fields = [field for field in parts.query.split("&") if field]
-    names = frozenset(field.partition("=")[0].lower() for field in fields)
-    kept = [field for field in fields if not is_signature(field.partition("=")[0], names)]
-    netloc = parts.netloc.rpartition("@")[2].lower()
-    return urlunsplit((parts.scheme.lower(), netloc, parts.path or "/", "&".join(kept), ""))
+    names = frozenset(_name_of(field) for field in fields)
+    signer = next((signer for signer in SIGNERS if names >= signer.marks), None)
+    owned = signer.owns if signer is not None else lambda _: False
+    kept = [field for field in fields if not owned(_name_of(field))]
+    proof = tuple(field for field in fields if owned(_name_of(field)))
+    whole = urlunsplit((parts.scheme, parts.netloc, parts.path, "&".join(kept), ""))
+    return Unsigned(whole, signer.name if signer is not None else "", proof)
+
+
+def _name_of(field: str) -> str:
+    return unquote(field.partition("=")[0]).lower()
 
 
 def _redacted_field(field: str) -> str:
     name, equals, value = field.partition("=")
     if not equals or not value:
         return field
-    lowered = name.lower()
+    lowered = _name_of(field)
     secret = (
         lowered in _CREDENTIAL_NAMES
-        or lowered in {"sig", "signature", "policy"}
-        or lowered.startswith(_SIGNATURE_PREFIXES)
-        or lowered in {"awsaccesskeyid", "googleaccessid", "key-pair-id"}
+        or any(signer.hides(lowered) for signer in SIGNERS)
         or lowered.endswith(("token", "_key", "-key", "secret", "password"))
     )
     return f"{name}={HIDDEN}" if secret else field

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
+from pgetpy.core.http.urls import Link, opened_link
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.reference import Reference
 from pgetpy.errors import HttpStatusError, PgetError
@@ -39,6 +40,15 @@ class Object:
     trusted: bool = False
     etag: str = ""
     hf_transfer: bool = False
+
+    @property
+    def link(self) -> Link:
+        """The URL as a link.
+
+        Raises:
+            BadReferenceError: it is not an http or https URL with a host.
+        """
+        return opened_link(self.url, self.authorization, trusted=self.trusted)
 
 
 @dataclass(frozen=True)
@@ -130,6 +140,28 @@ class Source(Protocol):
         self, reference: Reference, error: HttpStatusError, settings: SourceSettings
     ) -> PgetError:
         """Return what `error`, an answer on the way to the bytes, means at this service."""
+
+
+class OwnSource(Source):
+    """What the sources of this package have in common.
+
+    Attributes:
+        hosts: the source knows URLs of these hosts, and no other http or https URL but those of its
+            endpoint.
+        endpoint: the setting that names the endpoint; empty where there is none.
+        token: the setting that holds the token, and `argument` what callers give it as.
+    """
+
+    hosts: frozenset[str] = frozenset()
+    endpoint: str = ""
+    token: str = ""
+    argument: str = ""
+
+    def explained(
+        self, reference: Reference, error: HttpStatusError, settings: SourceSettings
+    ) -> PgetError:
+        """See `Source.explained`."""
+        return error
 
 
 def parts_at(text: str, hosts: Set[str], endpoint: str) -> tuple[str, str] | None:

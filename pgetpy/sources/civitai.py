@@ -23,7 +23,7 @@ from pgetpy.core.references.reference import Reference, Wanted, key_for, scope_f
 from pgetpy.core.text.values import read_token
 from pgetpy.errors import BadReferenceError, HttpStatusError, NotFoundError, PgetError
 from pgetpy.settings import SourceSettings
-from pgetpy.sources.base import Asker, Located, Object, parts_at
+from pgetpy.sources.base import Asker, Located, Object, OwnSource, parts_at
 from pgetpy.sources.civitaianswers import (
     HOSTS,
     SERVICE,
@@ -70,10 +70,14 @@ class Asked:
         return f"{endpoint}{path}{query}"
 
 
-class Civitai:
+class Civitai(OwnSource):
     """Takes the pages and downloads of CivitAI, and AIR names of it."""
 
     name = "civitai"
+    hosts = HOSTS
+    endpoint = "civitai_endpoint"
+    token = "civitai_token"  # noqa: S105  a setting's name
+    argument = "civitai_api_token"
 
     def recognise(self, text: str, wanted: str, settings: SourceSettings) -> Reference | None:
         asked = parse_civitai(text, settings.civitai_endpoint)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from pgetpy.core.http.urls import local_link
 from pgetpy.core.references.local_urls import is_data, parse_data
 from pgetpy.core.references.reference import Reference, Wanted, key_for, wanted_of
-from pgetpy.errors import HttpStatusError, PgetError
 from pgetpy.errors.redact import redact
 from pgetpy.settings import SourceSettings
-from pgetpy.sources.base import Asker, Located, Object
+from pgetpy.sources.base import Asker, Located, Object, OwnSource
 
 
-class Data:
+class Data(OwnSource):
     """Takes what begins with `data:`. The bytes are the name: equal ones are one object."""
 
     name = "data"
@@ -32,13 +32,9 @@ class Data:
             wanted=chosen,
             local=True,
             by_content=True,
+            link=local_link(text),
         )
 
     async def locate(self, reference: Reference, settings: SourceSettings, asker: Asker) -> Located:
         question = Object(reference.text, reference.name)
         return Located((question,), extract=reference.wanted is not Wanted.FILE)
-
-    def explained(
-        self, reference: Reference, error: HttpStatusError, settings: SourceSettings
-    ) -> PgetError:
-        return error

@@ -16,7 +16,7 @@ from urllib.parse import urljoin
 from pgetpy.core.http.urls import may_see_credentials, parse_link
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.hub_errors import meaning_at_hub
-from pgetpy.core.references.hub_names import HubName, parse_hub_name
+from pgetpy.core.references.hub_names import HOSTS, HubName, parse_hub_name
 from pgetpy.core.references.reference import (
     Reference,
     Wanted,
@@ -35,7 +35,7 @@ from pgetpy.errors import (
 )
 from pgetpy.errors.redact import HIDDEN
 from pgetpy.settings import SourceSettings
-from pgetpy.sources.base import Asker, Located, Object
+from pgetpy.sources.base import Asker, Located, Object, OwnSource
 from pgetpy.sources.hublisting import File, Listing, listed, offline
 
 _SUFFIX = ".safetensors"
@@ -47,10 +47,14 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MOST_STEPS = 5
 
 
-class HuggingFace:
+class HuggingFace(OwnSource):
     """hf:// and the URLs of the Hub's pages."""
 
     name = "huggingface"
+    hosts = HOSTS
+    endpoint = "hf_endpoint"
+    token = "hf_token"  # noqa: S105  a setting's name
+    argument = "hf_api_token"
 
     def recognise(self, text: str, wanted: str, settings: SourceSettings) -> Reference | None:
         named = parse_hub_name(text, settings.hf_endpoint)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pgetpy.core.references.reference import Reference, Wanted, is_archive_name, key_for, wanted_of
 from pgetpy.errors import HttpStatusError, NotFoundError, PgetError, UnauthorizedError
 from pgetpy.settings import SourceSettings
-from pgetpy.sources.base import Asker, Located, Object, parts_at
+from pgetpy.sources.base import Asker, Located, Object, OwnSource, parts_at
 
 SERVICE = "Replicate"
 _HOSTS = frozenset({"replicate.com", "www.replicate.com"})
@@ -31,10 +31,12 @@ _RESERVED = frozenset(
 _LONGEST = 1024
 
 
-class Replicate:
+class Replicate(OwnSource):
     """Takes models of Replicate, whose weights it has."""
 
     name = "replicate"
+    hosts = _HOSTS
+    endpoint = "replicate_endpoint"
 
     def recognise(self, text: str, wanted: str, settings: SourceSettings) -> Reference | None:
         found = _found(text, settings.replicate_endpoint)

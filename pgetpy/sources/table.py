@@ -6,9 +6,10 @@ This package's own come first, then those of other packages (see `sources.base.S
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from pgetpy.core.http.urls import parse_link
 from pgetpy.core.references.patterns import EVERYTHING, Patterns
@@ -16,14 +17,16 @@ from pgetpy.core.references.reference import Reference, choosing
 from pgetpy.errors import BadReferenceError, PgetError
 from pgetpy.errors.redact import redact_text
 from pgetpy.settings import SourceSettings
-from pgetpy.sources.base import Source
+from pgetpy.sources.base import OwnSource, Source
 from pgetpy.sources.civitai import Civitai
 from pgetpy.sources.data import Data
 from pgetpy.sources.huggingface import HuggingFace
 from pgetpy.sources.plain import Plain
 from pgetpy.sources.replicate import Replicate
 
-SOURCES: tuple[Source, ...] = (Data(), HuggingFace(), Civitai(), Replicate(), Plain())
+_PLAIN = Plain()
+_OWN: tuple[OwnSource, ...] = (Data(), HuggingFace(), Civitai(), Replicate())
+SOURCES: tuple[Source, ...] = (*_OWN, _PLAIN)
 
 _USUAL = SourceSettings()
 _GROUP = "pgetpy.sources"
@@ -54,7 +57,13 @@ def parse_reference(
     text = text.strip()
     parse = _remembered if len(text) <= _LONGEST_KEPT else _parsed
     found = parse(text, wanted, settings)
-    return choosing(found, patterns)
+    return found if patterns is EVERYTHING else choosing(found, patterns)
+
+
+def with_tokens(settings: SourceSettings, given: Mapping[str, str | None]) -> SourceSettings:
+    """Return `settings` with the tokens that a caller has given, by the names of the arguments."""
+    changes = {each.token: given[each.argument] for each in _OWN if each.argument in given}
+    return replace(settings, **changes) if changes else settings  # type: ignore[arg-type]
 
 
 def source_of(reference: Reference) -> Source:
@@ -66,7 +75,7 @@ def source_of(reference: Reference) -> Source:
 
 
 def _parsed(text: str, wanted: str, settings: SourceSettings) -> Reference:
-    for source in SOURCES:
+    for source in (_PLAIN,) if _is_plain(text, settings) else SOURCES:
         found = source.recognise(text, wanted, settings)
         if found is not None:
             return found
@@ -90,6 +99,28 @@ def _parsed(text: str, wanted: str, settings: SourceSettings) -> Reference:
         raise BadReferenceError(text, reason)
     parse_link(text)  # raises, for it is no URL
     raise AssertionError("unreachable")
+
+
+def _is_plain(text: str, settings: SourceSettings) -> bool:
+    """Whether `text` is an http or https URL of a host that belongs to no service."""
+    if not text[:8].lower().startswith(("http://", "https://")):
+        return False
+    try:
+        netloc = urlsplit(text).netloc
+    except ValueError:
+        return False
+    return _bare_host(netloc) not in _service_hosts(settings)
+
+
+@lru_cache(maxsize=16)
+def _service_hosts(settings: SourceSettings) -> frozenset[str]:
+    endpoints = [getattr(settings, source.endpoint) for source in _OWN if source.endpoint]
+    named = {_bare_host(urlsplit(endpoint).netloc) for endpoint in endpoints}
+    return frozenset(named.union(*(source.hosts for source in _OWN)))
+
+
+def _bare_host(netloc: str) -> str:
+    return netloc.rpartition("@")[2].partition(":")[0].lower()
 
 
 def _file_url(path: str) -> str:

@@ -11,13 +11,16 @@ import asyncio
 import atexit
 import concurrent.futures
 import contextlib
-import os
+import functools
 import threading
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
 
+from pgetpy.system import polling
+from pgetpy.system.forks import call_in_children
+
+P = ParamSpec("P")
 T = TypeVar("T")
-_SLICE = 0.05
 # How long the interpreter's end waits for transfers that have been cancelled.
 _GRACE = 1.0
 
@@ -29,7 +32,6 @@ class EngineThread:
     _current: EngineThread | None = None
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._running: set[asyncio.Task[Any]] = set()
         self._idle = threading.Event()
@@ -41,13 +43,15 @@ class EngineThread:
     def get(cls) -> EngineThread:
         """Return this process's thread."""
         with cls._lock:
-            if cls._current is None or cls._current.pid != os.getpid():
+            if cls._current is None:
                 cls._current = cls()
             return cls._current
 
     @classmethod
     def forget(cls) -> None:
-        """A fork has neither its parent's threads nor who holds their locks."""
+        """Begin without a thread: a fork has not got its parent's."""
+        if cls._current is not None:
+            atexit.unregister(cls._current._end)
         cls._lock = threading.Lock()
         cls._current = None
 
@@ -77,7 +81,7 @@ class EngineThread:
 
     def _end(self) -> None:
         """Cancel what still runs and wait a moment for it."""
-        if self.pid == os.getpid() and not self._idle.is_set():
+        if not self._idle.is_set():
             self._loop.call_soon_threadsafe(self._cancel_all)
             # Whoever presses Ctrl-C once more does not want to wait, nor to read a traceback.
             with contextlib.suppress(BaseException):
@@ -88,8 +92,7 @@ class EngineThread:
             task.cancel()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=EngineThread.forget)
+call_in_children(EngineThread.forget)
 
 
 def begin(work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
@@ -110,7 +113,7 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
     try:
         while True:
             try:
-                return future.result(timeout=_SLICE)
+                return future.result(timeout=polling.SLICE)
             except concurrent.futures.TimeoutError:
                 # It may have ended since, or with a TimeoutError of its own.
                 if future.done():
@@ -118,6 +121,27 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
     finally:
         # Only an exception that is the caller's own finds it unfinished.
         future.cancel()
+
+
+def plain(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
+    """Return coroutine function `NAME_async` as the plain function `NAME`, for any thread."""
+    name = function.__name__.removesuffix("_async")
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        # A caller's generator may block, or call us: it must not run on the engine thread.
+        given: Any = [_read(value) for value in args]
+        named: Any = {key: _read(value) for key, value in kwargs.items()}
+        return wait_for(function(*given, **named))
+
+    call.__name__, call.__qualname__ = name, name
+    call.__doc__ = f"{function.__doc__}\n    `{name}` waits, `{name}_async` is awaited.\n    "
+    return call
+
+
+def _read(value: object) -> object:
+    lazy = isinstance(value, Iterable) and not isinstance(value, (str, Sequence, Mapping))
+    return list(value) if lazy else value  # type: ignore[call-overload]
 
 
 async def in_engine(work: Coroutine[Any, Any, T]) -> T:

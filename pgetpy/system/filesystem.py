@@ -1,4 +1,4 @@
-"""What several parts do to a disk: free bytes, trees taken away, names made stable, all written."""
+"""What several parts do to a disk, and what it means when that fails."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from pgetpy.errors import DestinationError, DiskFullError, PgetError
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def free_bytes(path: Path) -> int:
@@ -30,6 +30,38 @@ def check_room(dest: Path, needed: int, min_free: int) -> None:
     free = free_bytes(dest)
     if needed + min_free > free:
         raise DiskFullError(str(dest), needed, free, keep=min_free)
+
+
+def words_of(error: OSError) -> str:
+    """Return what the system says, as a clause."""
+    return os.strerror(error.errno).lower() if error.errno else str(error)
+
+
+@contextlib.contextmanager
+def mapped(meaning: Callable[[OSError], PgetError]) -> Iterator[None]:
+    """Raise `meaning` of what the system says; errors of ours stay as they are."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, PgetError):
+            raise
+        raise meaning(error) from error
+
+
+def disk_errors(path: Path) -> contextlib.AbstractContextManager[None]:
+    """Raise what the disk says of destination `path` as an error of ours."""
+    return mapped(lambda error: disk_error(error, path))
+
+
+def disk_error(error: OSError, dest: Path) -> DiskFullError | DestinationError:
+    """Return what `error` means for destination `dest`."""
+    if error.errno in FULL:
+        try:
+            return DiskFullError(str(dest), None, free_bytes(dest))
+        except OSError:
+            return DiskFullError(str(dest), None, 0)
+    reason = f"cannot be written: {words_of(error)}"
+    return DestinationError(str(dest), reason, code=error.errno or 0)
 
 
 def sync_folder(folder: Path) -> None:
@@ -115,25 +147,3 @@ def system_call(name: str, *sizes: int) -> Callable[..., int] | None:
     function.restype = ctypes.c_int
     call: Callable[..., int] = function
     return call
-
-
-def disk_error(error: OSError, dest: Path) -> DiskFullError | DestinationError:
-    """Return `error`, which a sink raised, as one of ours."""
-    if error.errno in _FULL:
-        try:
-            return DiskFullError(str(dest), None, free_bytes(dest))
-        except OSError:
-            return DiskFullError(str(dest), None, 0)
-    reason = os.strerror(error.errno).lower() if error.errno else str(error)
-    return DestinationError(str(dest), f"cannot be written: {reason}", code=error.errno or 0)
-
-
-@contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """What the disk says of `path` becomes an error of ours."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, PgetError):
-            raise
-        raise disk_error(error, path) from error

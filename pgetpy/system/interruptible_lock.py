@@ -12,8 +12,7 @@ import time
 import weakref
 from types import TracebackType
 
-# Short enough for an injected exception to arrive soon.
-_SLICE = 0.01
+from pgetpy.system import polling
 
 
 class Turns:
@@ -42,7 +41,7 @@ class Turn:
         self.thread = threading.get_ident()
         self._line.append(weakref.ref(self))
         while not self._come():
-            time.sleep(_SLICE)
+            time.sleep(polling.TURN)
         return self
 
     def __exit__(

@@ -7,22 +7,23 @@ name look-up or in a pipe that nobody reads must not turn Ctrl-C into a hang.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
 _IDLE_SECONDS = 20.0
-_Work = tuple[Callable[[], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop]
 
 
 class Workers:
     """As many threads as there are calls at one time; idle ones are used again, then end."""
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[_Work] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._idle = 0
 
@@ -30,29 +31,57 @@ class Workers:
         """Run `work` in a thread; call it from the running loop, which gets the result."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
+        self.start(lambda: _settle(work, future, loop))
+        return future
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Run `work`, which raises nothing, in a thread."""
         with self._lock:
             spawn = self._idle == 0
             if not spawn:
                 self._idle -= 1
-        self._queue.put((work, future, loop))
+        self._queue.put(work)
         if spawn:
             threading.Thread(target=self._serve, name="pgetpy-worker", daemon=True).start()
-        return future
 
     def _serve(self) -> None:
         while True:
             try:
-                work, future, loop = self._queue.get(timeout=_IDLE_SECONDS)
+                work = self._queue.get(timeout=_IDLE_SECONDS)
             except queue.Empty:
                 with self._lock:
                     if self._idle == 0:
                         continue  # a call was promised to this thread just now
                     self._idle -= 1
                 return
-            _settle(work, future, loop)
-            del work, future, loop
+            work()
+            del work
             with self._lock:
                 self._idle += 1
+
+
+class WorkersExecutor(concurrent.futures.Executor):
+    """The threads of `workers` for libraries that take an executor."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+
+    def submit(
+        self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> concurrent.futures.Future[T]:
+        """Run `work` in a thread."""
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def done() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(work(*args, **kwargs))
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._workers.start(done)
+        return future
 
 
 def _settle(

@@ -35,7 +35,9 @@ from pgetpy.errors import (
     NotWeightsError,
 )
 from pgetpy.errors.redact import redact
+from pgetpy.system import polling
 from pgetpy.system.event_loop import done
+from pgetpy.system.filesystem import words_of
 from pgetpy.tensors.arriving import Arriving
 from pgetpy.tensors.base import Array, News
 from pgetpy.tensors.delivery import Check, Delivery, Source, head_of
@@ -43,8 +45,6 @@ from pgetpy.tensors.devices import Device
 from pgetpy.weights.cache import WeightsDownloadCache
 from pgetpy.weights.options import Naming, parse_digest
 
-# Waiting threads have to see an exception that is injected into them.
-_SLICE = 0.05
 # The head of most files is in the first answer; more would be more than was asked for where one
 # small tensor is wanted.
 _FIRST = 16 << 10
@@ -128,7 +128,7 @@ class Checkpoint:
                     delivery.close()
                     del self._open[number]
             if self._open:
-                self._news.wait(_SLICE)
+                self._news.wait(polling.SLICE)
 
     # ------------------------------------------------------------------------ which files
 
@@ -296,7 +296,7 @@ def _check_readable(path: Path) -> None:
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:
-        reason = f"it cannot be read: {os.strerror(error.errno or 0).lower()}"
+        reason = f"it cannot be read: {words_of(error)}"
         raise BadReferenceError(str(path), reason) from error
 
 

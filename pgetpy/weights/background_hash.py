@@ -10,6 +10,7 @@ import threading
 
 from pgetpy.cache.store import Store
 from pgetpy.errors import CacheError
+from pgetpy.system.forks import call_in_children
 
 # Until then the system has written most of it by itself; a process whose thread waits for the disk
 # cannot end, and what was not flushed is only verified once after a power cut.
@@ -27,21 +28,19 @@ class Settler:
         self._store = store
         self._stopped = False
         self._begin()
+        call_in_children(self._begin)
 
     def _begin(self) -> None:
-        """Know of nothing; a fork has none of its parent's threads, nor who holds their locks."""
+        """Begin with nothing to do, and no thread."""
         self._keys: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._done = threading.Condition()
         self._thread: threading.Thread | None = None
         self._unknown = 0
         self._unflushed: list[str] = []
         self._noting = False
-        self._pid = os.getpid()
 
     def put(self, key: str) -> None:
         """See to the entry `key` when there is time."""
-        if self._pid != os.getpid():
-            self._begin()
         with self._done:
             self._unknown += 1
             self._keys.put(key)
@@ -56,8 +55,6 @@ class Settler:
 
         False where that takes longer than `seconds`.
         """
-        if self._pid != os.getpid():
-            self._begin()
         if flush:
             self._keys.put(_FLUSH)
         with self._done:

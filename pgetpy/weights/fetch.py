@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import threading
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 from urllib.parse import urlsplit
 
 from pgetpy.cache.checking import Verdict
@@ -26,11 +22,12 @@ from pgetpy.core.cache.records import About, State
 from pgetpy.core.http.answers import Identity
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.jobs import Follower, Job
-from pgetpy.core.references.reference import Reference, Wanted
+from pgetpy.core.references.reference import Reference
 from pgetpy.core.report.events import Event, Progressed, Report, Waiting
 from pgetpy.core.text.units import format_size
 from pgetpy.engine.engine import Engine
 from pgetpy.engine.transports.base import seen_through
+from pgetpy.engine.transports.local import version_at
 from pgetpy.errors import (
     ArchiveError,
     BadSettingError,
@@ -41,18 +38,15 @@ from pgetpy.errors import (
 )
 from pgetpy.settings import Settings
 from pgetpy.sources.base import Located, Object
+from pgetpy.system import polling
 from pgetpy.system.filesystem import remove_tree
+from pgetpy.system.forks import call_in_children
 from pgetpy.system.threads import Workers
 from pgetpy.weights.access import Demand, Hits
 from pgetpy.weights.background_hash import Settler
-from pgetpy.weights.copying import copied, local_identity
 from pgetpy.weights.repository import gather
 from pgetpy.weights.size_limit import Allowance
 from pgetpy.weights.validate import check_safetensors, chosen_content, examined
-
-_SLICE = 0.05
-_TELL_EVERY = 0.5
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -84,6 +78,7 @@ class Filler:
         self._settings = replace(settings, force=True, fsync=False, min_free=0)
         self._settler = settler
         self._begin()
+        call_in_children(self._begin)
 
     async def obtain(
         self,
@@ -101,15 +96,15 @@ class Filler:
             PgetError: it cannot be had.
         """
         told = ""
-        while (other := self._under_way().get(reference.key)) is not None:
+        while (other := self._under_way.get(reference.key)) is not None:
             told = self._tell_waiting(reference, report, told)
-            await asyncio.wait([other], timeout=_TELL_EVERY)
-        ended = self._under_way()[reference.key] = asyncio.get_running_loop().create_future()
+            await asyncio.wait([other], timeout=polling.OTHERS)
+        ended = self._under_way[reference.key] = asyncio.get_running_loop().create_future()
         engine = Engine(self._settings)
         try:
             return await self._obtained(Need(reference, demand, engine, report, follow))
         finally:
-            del self._under_way()[reference.key]
+            del self._under_way[reference.key]
             ended.set_result(None)
             await engine.close()
 
@@ -130,7 +125,7 @@ class Filler:
             fill = self._store.try_fill(reference.key)
             if fill is None:
                 told = self._tell_waiting(reference, need.report, told)
-                await asyncio.sleep(_SLICE)
+                await asyncio.sleep(polling.SLICE)
                 continue
             with fill:
                 there = fill.entry.record.generation if fill.entry is not None else rejected
@@ -152,7 +147,7 @@ class Filler:
         ):
             return False
         if reference.local:
-            now = local_identity(reference)
+            now = version_at(reference.text)
             return now is None or now.agrees(_identity_of(entry))
         if demand.fresh or not self._hits.is_open_to(entry, reference):
             located = await engine.locate(reference)
@@ -179,25 +174,12 @@ class Filler:
         self._hits.verified(entry)
         return True
 
-    def _under_way(self) -> dict[str, asyncio.Future[None]]:
-        """The keys that callers of this process look after now; the others need not poll."""
-        self._renew()
-        return self._keys
-
-    def _in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """Do `work`, which blocks."""
-        self._renew()
-        return self._workers.submit(work)
-
-    def _renew(self) -> None:
-        """Know of nothing that another process does: a fork has none of its parent's threads."""
-        if self._pid != os.getpid():
-            self._begin()
-
     def _begin(self) -> None:
-        self._pid = os.getpid()
-        self._workers = Workers()
-        self._keys: dict[str, asyncio.Future[None]] = {}
+        """Begin with no threads, and nothing under way."""
+        workers = Workers()
+        self._in_thread = workers.submit
+        # The keys that callers of this process look after now; the others need not poll.
+        self._under_way: dict[str, asyncio.Future[None]] = {}
 
     async def _has_digest(self, entry: Entry, reference: Reference, wanted: Checksum) -> bool:
         archive = entry.record.about.details.get("archive")
@@ -288,16 +270,6 @@ class Filler:
                 fill.progress(event.done, event.total or 0)
             need.report(event)
 
-        if reference.local:
-            archive = reference.wanted is not Wanted.FILE
-            dest = fill.folder / ("members" if archive else "object")
-            limits = self._settings.limits
-            stop = threading.Event()
-            copying = self._in_thread(
-                lambda: copied(reference, dest, admit, demand.digest, limits, stop.is_set)
-            )
-            identity = await seen_through(copying, stop.set)
-            return Brought(identity, reference.name, demand.digest)
         located = await engine.locate(reference)
         with engine.explaining(reference):
             if located.folder:
@@ -311,7 +283,16 @@ class Filler:
             await seen_through(self._in_thread(lambda: _begin_anew(members)), lambda: None)
             checksum = _agreed(question, demand.digest)
             extract, follow = located.extract, None if located.extract else need.follow
-            job = Job(question.url, str(dest), checksum, (), extract, admit=admit, follow=follow)
+            job = Job(
+                question.url,
+                str(dest),
+                checksum,
+                extract=extract,
+                # A file of this machine: nothing but the reference itself may lead to it.
+                link=reference.link if reference.local else None,
+                admit=admit,
+                follow=follow,
+            )
             await engine.fetch(question, job, heard)
             # Whoever died just before he could publish it has fetched all of it.
             identity = found[-1] if found else await engine.identify(question)

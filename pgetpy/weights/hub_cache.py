@@ -15,31 +15,28 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pgetpy.core.http.answers import Identity
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.hub_names import HubName, parse_hub_name
-from pgetpy.core.references.jobs import Job
 from pgetpy.core.references.reference import Reference
 from pgetpy.core.report.events import Failed, Finished, Progressed, Report, Waiting
 from pgetpy.core.report.results import DownloadResult
 from pgetpy.engine.engine import Engine
 from pgetpy.engine.transports.base import seen_through
-from pgetpy.errors import BadReferenceError, NotAllowedError, PgetError, TransferError
+from pgetpy.errors import BadReferenceError, PgetError, TransferError
 from pgetpy.settings import Settings
 from pgetpy.sources.base import Located, Object
+from pgetpy.system import polling
 from pgetpy.system.file_locks import try_lock
 from pgetpy.system.filesystem import disk_errors, fold_of, remove_tree
 from pgetpy.system.threads import Workers
-from pgetpy.weights.repository import Sum, check_size, paths_below, side_by_side
+from pgetpy.weights.repository import Sum, bring_all, fetch_listed, paths_below
 from pgetpy.weights.size_limit import Allowance
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_LOCK_POLL = 0.1
 # Of these names each run has its own, and needs none for so long.
 _OWN = (".pgetpy-*", "blobs/.*.????????.pgetpy-part")
 _DEAD_AFTER = 3600.0
@@ -59,8 +56,7 @@ async def snapshot(reference: Reference, root: Path, settings: Settings, report:
     if policy is not None:
         policy.check_reference(reference)
         if policy.only_safetensors:
-            reason = "a repository may hold anything"
-            raise NotAllowedError(str(reference), "only_safetensors", reason)
+            raise policy.not_safetensors(str(reference), "a repository may hold anything")
     engine = Engine(replace(settings, force=True))
     begun = time.monotonic()
     try:
@@ -148,36 +144,31 @@ class _Filling:
 
     async def bring(self, objects: Sequence[Object]) -> tuple[int, int]:
         """Bring what is missing, and publish; return the bytes of all, and of what was there."""
-        for key, question in enumerate(objects):
-            self._allowance.note(key, question.size)
+        self._allowance.note_all(objects)
         shelf = self._shelf
         looking = self._workers.submit(lambda: _looked(shelf, objects, self._settings))
         links, missing = await seen_through(looking, lambda: None)
-        total = sum(question.size or 0 for question in objects)
-        held = total - sum(question.size or 0 for question in missing.values())
-        progress = Sum(self._report, total, held)
-        self._engine.expect(len(missing))
-        works = [partial(self._bring, key, missing[key], progress) for key in missing]
-        await side_by_side(works, self._settings.max_concurrent_files)
+        progress = Sum(self._report, objects, missing)
+
+        async def bring(key: int) -> None:
+            await self._bring(key, missing[key], progress)
+
+        await bring_all(self._engine, missing, bring, self._settings.max_concurrent_files)
         publishing = self._workers.submit(lambda: _publish(shelf, links))
         await seen_through(publishing, lambda: None)
-        return total, held
+        return progress.total or 0, progress.held
 
     async def _bring(self, key: int, question: Object, progress: Sum) -> None:
         """Bring one blob, unless another process does so meanwhile."""
         blob = self._shelf.blob(question.etag)
-
-        def admit(identity: Identity) -> None:
-            check_size(question, identity.total)
-
         lock = await self._locked(key, question)
         try:
             if _holds(blob, question):
                 size = question.size or 0
                 progress.heard(Progressed(key, size, size, 0))
                 return
-            job = Job(question.url, str(blob), _checksum(question), admit=admit)
-            await self._engine.fetch(question, job, self._allowance.hearing(progress.heard), key)
+            heard, checksum = progress.heard, _checksum(question)
+            await fetch_listed(self._engine, question, blob, self._allowance, heard, key, checksum)
         finally:
             if lock is not None:
                 os.close(lock)
@@ -205,7 +196,7 @@ class _Filling:
             if not told:
                 told = True
                 self._report(Waiting(0, question.name, "another process is fetching it"))
-            await asyncio.sleep(_LOCK_POLL)
+            await asyncio.sleep(polling.LOCK)
 
 
 def _looked(
@@ -304,18 +295,7 @@ def _write_ref(shelf: _Shelf, made: Path) -> None:
 def _result(
     reference: Reference, path: Path, size: int, held: int, seconds: float
 ) -> DownloadResult:
+    shown, rate = str(reference), (size - held) / seconds if seconds > 0 else 0.0
     return DownloadResult(
-        url=str(reference),
-        final_url=str(reference),
-        dest=str(path),
-        size=size,
-        digest=None,
-        seconds=seconds,
-        bytes_per_second=(size - held) / seconds if seconds > 0 else 0.0,
-        retries=0,
-        connections=0,
-        resumed=held,
-        validator="strong",
-        length_known=True,
-        shared=False,
+        shown, shown, str(path), size, None, seconds, rate, resumed=held, validator="strong"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Protocol, TypedDict
 
@@ -49,16 +48,13 @@ def named(
     Raises:
         UsageError: nobody knows it, or what is given beside it makes no sense.
     """
-    if hf_api_token is not None:
-        sources = replace(sources, hf_token=revealed(hf_api_token, "hf_api_token"))
-    if civitai_api_token is not None:
-        token = revealed(civitai_api_token, "civitai_api_token")
-        sources = replace(sources, civitai_token=token)
     # Each source has much to say of how its references are spelt.
-    from pgetpy.sources.table import parse_reference
+    from pgetpy.sources.table import parse_reference, with_tokens
 
+    tokens = {"hf_api_token": hf_api_token, "civitai_api_token": civitai_api_token}
+    given = {name: revealed(token, name) for name, token in tokens.items() if token is not None}
     patterns = _patterns(allow_patterns, ignore_patterns)
-    return parse_reference(url, wanted, sources, patterns)
+    return parse_reference(url, wanted, with_tokens(sources, given), patterns)
 
 
 @lru_cache(maxsize=4096)

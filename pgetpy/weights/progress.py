@@ -59,10 +59,6 @@ class Relay:
             digest=entry.record.digest or None,
             seconds=seconds,
             bytes_per_second=entry.size / seconds if fetched and seconds else 0.0,
-            retries=0,
-            connections=0,
             resumed=0 if fetched else entry.size,
-            validator="none",
-            length_known=True,
             shared=self._waited and not fetched,
         )

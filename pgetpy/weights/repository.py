@@ -11,7 +11,7 @@ import asyncio
 import os
 import stat
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -21,6 +21,7 @@ from pgetpy.cache.tickets import Fill
 from pgetpy.core.archives.member_policy import Limits, Roster
 from pgetpy.core.archives.members import Kind, Member
 from pgetpy.core.http.answers import Identity
+from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.jobs import Job
 from pgetpy.core.report.events import (
     Event,
@@ -72,31 +73,55 @@ async def gather(
     Raises:
         PgetError: one of them cannot be had, or they are too much; the others are stopped.
     """
-    for key, question in enumerate(located.objects):
-        allowance.note(key, question.size)
+    allowance.note_all(located.objects)
     workers = Workers()
     folder = fill.folder / "members"
     preparing = workers.submit(lambda: _prepared(folder, located, settings.limits, scope))
     places = await seen_through(preparing, lambda: None)
-    sizes = [place.question.size for place in places]
-    await workers.submit(lambda: fill.reserve(sum(size or 0 for size in sizes)))
-    held = sum(place.question.size or 0 for place in places if place.whole)
-    total = None if None in sizes else sum(size or 0 for size in sizes)
-    progress = Sum(report, total, held)
-    missing = [(key, place) for key, place in enumerate(places) if not place.whole]
-    engine.expect(len(missing))
+    await workers.submit(lambda: fill.reserve(sum(each.size or 0 for each in located.objects)))
+    missing = {key: place for key, place in enumerate(places) if not place.whole}
+    progress = Sum(report, located.objects, missing)
 
-    async def bring(key: int, place: Place) -> None:
-        def admit(identity: Identity) -> None:
-            check_size(place.question, identity.total)
-            allowance.note(key, identity.total)
+    async def bring(key: int) -> None:
+        question, path = missing[key].question, missing[key].path
+        await fetch_listed(engine, question, path, allowance, progress.heard, key)
 
-        job = Job(place.question.url, str(place.path), admit=admit)
-        await engine.fetch(place.question, job, allowance.hearing(progress.heard), key)
-
-    works = [partial(bring, key, place) for key, place in missing]
-    await side_by_side(works, settings.max_concurrent_files)
+    await bring_all(engine, missing, bring, settings.max_concurrent_files)
     await workers.submit(lambda: _tidy(folder, {place.path for place in places}))
+
+
+async def bring_all(
+    engine: Engine, keys: Collection[int], bring: Callable[[int], Awaitable[None]], most: int
+) -> None:
+    """Have `bring` fetch the files `keys`, `most` at a time."""
+    engine.expect(len(keys))
+    await side_by_side([partial(bring, key) for key in keys], most)
+
+
+async def fetch_listed(
+    engine: Engine,
+    question: Object,
+    path: Path,
+    allowance: Allowance,
+    report: Report,
+    key: int,
+    checksum: Checksum | None = None,
+) -> None:
+    """Fetch the file `question` of a listing to `path`.
+
+    Raises:
+        SizeMismatchError: the server has another file than its service has listed.
+        PgetError: it cannot be fetched.
+    """
+
+    def admit(identity: Identity) -> None:
+        size = identity.total
+        if size is not None and question.size not in (None, size):
+            raise SizeMismatchError(question.url, question.size or 0, size)
+        allowance.note(key, size)
+
+    job = Job(question.url, str(path), checksum, admit=admit)
+    await engine.fetch(question, job, allowance.hearing(report), key)
 
 
 async def side_by_side(works: Sequence[Callable[[], Awaitable[T]]], most: int) -> list[T]:
@@ -111,15 +136,22 @@ async def side_by_side(works: Sequence[Callable[[], Awaitable[T]]], most: int) -
 
 
 class Sum:
-    """Tells of many files as of one."""
+    """Tells of many files as of one.
 
-    def __init__(self, report: Report, total: int | None, held: int) -> None:
+    Attributes:
+        total: the bytes of all `objects`; None where one of them has no known size.
+        held: the bytes of those that are not `missing`, by their places in the list.
+    """
+
+    def __init__(self, report: Report, objects: Sequence[Object], missing: Collection[int]) -> None:
+        sizes = [question.size for question in objects]
+        self.total = None if None in sizes else sum(size or 0 for size in sizes)
+        self.held = sum(size or 0 for key, size in enumerate(sizes) if key not in missing)
         self._report = report
-        self._total = total
-        self._done = held
+        self._done = self.held
         self._files: Counter[int] = Counter()
         self._connections: Counter[int] = Counter()
-        report(Started(0, "", "", total, held))
+        report(Started(0, "", "", self.total, self.held))
 
     def heard(self, event: Event) -> None:
         """Take an event of the file `event.key`."""
@@ -131,15 +163,9 @@ class Sum:
             at_work = event.connections if event.done != event.total else 0
             self._connections[event.key] = at_work
             busy = self._connections.total()
-            self._report(Progressed(0, self._done, self._total, busy))
+            self._report(Progressed(0, self._done, self.total, busy))
         elif not isinstance(event, (Started, Verifying, Finished, Failed)):
             self._report(event)
-
-
-def check_size(question: Object, size: int | None) -> None:
-    """Raise SizeMismatchError where a server has another file than its service has listed."""
-    if size is not None and question.size not in (None, size):
-        raise SizeMismatchError(question.url, question.size or 0, size)
 
 
 def _prepared(folder: Path, located: Located, limits: Limits, scope: str) -> list[Place]:

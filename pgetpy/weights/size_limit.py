@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 
 from pgetpy.core.references.reference import Reference
 from pgetpy.core.report.events import Event, Progressed, Report
 from pgetpy.errors import NotAllowedError
+from pgetpy.sources.base import Object
 
 
 class Allowance:
@@ -39,6 +41,11 @@ class Allowance:
         if found > most:
             reason = f"it has {found} bytes or more, {most} are allowed"
             raise NotAllowedError(str(self._reference), rule, reason)
+
+    def note_all(self, objects: Iterable[Object]) -> None:
+        """Take note of the sizes that a service has listed, by their places in its list."""
+        for key, question in enumerate(objects):
+            self.note(key, question.size)
 
     def hearing(self, report: Report) -> Report:
         """Return a report that takes note of what has come, before `report` is told."""

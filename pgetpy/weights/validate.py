@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from pgetpy.core.references.policy import Policy
 from pgetpy.core.references.reference import Reference, Wanted
-from pgetpy.core.weights.safetensors import LONGEST_FOR_STRANGERS, read_header
+from pgetpy.core.weights.safetensors import is_safetensors, read_header
 from pgetpy.core.weights.shards import is_index_name, parse_index
 from pgetpy.core.weights.sniffing import REFUSED, TELLING, Likeness, look_at
 from pgetpy.errors import (
     ALL_OF_IT,
     BadSafetensorsError,
-    NotAllowedError,
     NotOneFileError,
     NotWeightsError,
 )
@@ -107,20 +107,15 @@ def check_safetensors(source: Path, reference: Reference) -> None:
     elif not any(_members(source)):
         reason = "it holds no file"
     if reason:
-        raise NotAllowedError(str(reference), "only_safetensors", reason)
+        raise Policy.not_safetensors(str(reference), reason)
 
 
 def _is_safetensors(path: Path, *, named: bool = False) -> bool:
     """Whether `path` is a safetensors file, and where it is to be `named` so, is."""
     if path.is_symlink() or not path.is_file() or (named and path.suffix.lower() != _SUFFIX):
         return False
-    try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            read_header(partial(_beginning, file), size, longest=LONGEST_FOR_STRANGERS)
-    except BadSafetensorsError:
-        return False
-    return True
+    with path.open("rb") as file:
+        return is_safetensors(partial(_beginning, file), path.stat().st_size)
 
 
 def _members(folder: Path) -> Iterator[Path]:

@@ -16,7 +16,7 @@ def _world(request: pytest.FixtureRequest) -> WireWorld:
     server = request.getfixturevalue("tls_server" if secure else "server")
     tls = request.getfixturevalue("ca").client() if secure else None
     direct = request.param.startswith("direct")
-    transport = DirectTransport(Workers()) if direct else AioTransport(limit=64)
+    transport = DirectTransport(Workers()) if direct else AioTransport(Workers(), limit=64)
     return WireWorld(transport, server, tls)
 
 

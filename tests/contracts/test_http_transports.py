@@ -11,6 +11,7 @@ import contextlib
 import gzip
 import socket
 import ssl
+import threading
 import zlib
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -417,6 +418,15 @@ def test_what_is_left_of_a_small_flight_cut_short_closes_the_connection(wire: Wi
     assert first.connection != second.connection
 
 
+def test_no_write_holds_up_the_end_of_the_interpreter(wire: WireWorld) -> None:
+    url = wire.add("/x", BODY)
+    asking = Asking(wire, url, 0, TOTAL)
+    writers: set[bool] = set()
+    asking.sink.on_write = lambda pos, data: writers.add(threading.current_thread().daemon)
+    run(wire, asking.carry())
+    assert writers == {True}
+
+
 def test_a_cancelled_call_closes_its_connection(wire: WireWorld) -> None:
     gate = Gate()
     url = wire.add("/x", BODY, GateAfter(100_000, gate, when=When(request=1)))
@@ -540,7 +550,7 @@ def test_no_line_is_smuggled_into_a_request(plain_wire: WireWorld, value: str) -
 @pytest.fixture(params=["direct", "aiohttp"])
 def secure(request: pytest.FixtureRequest, tls_server: Server) -> WireWorld:
     direct = request.param == "direct"
-    transport = DirectTransport(Workers()) if direct else AioTransport(limit=64)
+    transport = DirectTransport(Workers()) if direct else AioTransport(Workers(), limit=64)
     return WireWorld(transport, tls_server, ssl.create_default_context())
 
 

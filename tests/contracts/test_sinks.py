@@ -24,6 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pgetpy.core.destinations.journal import Subject, parse_journal
+from pgetpy.core.destinations.names import journal_path
 from pgetpy.core.http.answers import Identity
 from pgetpy.core.http.plan import Plan, Window
 from pgetpy.core.http.ranges import Span, Spans
@@ -497,12 +498,12 @@ def test_a_journal_that_cannot_be_written_stops_and_stays_true(tmp_path: Path) -
     sink = FileSink(dest, ledger_of(dest))
     sink.begin(subject(), Spans())
     put(sink, BODY, 0, 100_000)
-    size = Ledger.path_for(dest).stat().st_size
+    size = journal_path(dest).stat().st_size
     with file_size_limit(size + 10):
         sink.mark(100_000, 200_000)
     sink.mark(200_000, 300_000)
     sink.keep()
-    journal = parse_journal(Ledger.path_for(dest).read_bytes())
+    journal = parse_journal(journal_path(dest).read_bytes())
     assert list(journal.written) == [Span(0, 100_000)]
 
 
@@ -515,7 +516,7 @@ def test_after_a_torn_line_a_journal_is_gone_on_with(tmp_path: Path) -> None:
         sink.begin(subject(), held)
         put(sink, BODY, start, start + 100)
         sink.keep()
-        with open(Ledger.path_for(dest), "ab") as journal:
+        with open(journal_path(dest), "ab") as journal:
             journal.write(b"w 5000 6")
 
 
@@ -670,12 +671,12 @@ def test_the_journal_says_what_was_marked_and_nothing_else(tmp_path: Path) -> No
     sink.write(0, memoryview(BODY)[:5000])
     put(sink, BODY, 10_000, 20_000)
     put(sink, BODY, 20_000, 30_000)
-    journal = parse_journal(Ledger.path_for(dest).read_bytes())
+    journal = parse_journal(journal_path(dest).read_bytes())
     assert journal.subject == subject()
     assert list(journal.written) == [Span(10_000, 30_000)]
     assert list(journal.flushed) == []
     sink.flush()
-    journal = parse_journal(Ledger.path_for(dest).read_bytes())
+    journal = parse_journal(journal_path(dest).read_bytes())
     assert list(journal.flushed) == [Span(10_000, 30_000)]
     sink.discard()
 
@@ -690,7 +691,7 @@ def test_a_system_without_fdatasync_flushes_all_the_same(
     put(sink, BODY, 0, 1000)
     sink.flush()
     sink.keep()
-    assert list(parse_journal(Ledger.path_for(dest).read_bytes()).flushed) == [Span(0, 1000)]
+    assert list(parse_journal(journal_path(dest).read_bytes()).flushed) == [Span(0, 1000)]
 
 
 def test_bytes_that_a_short_part_file_lacks_are_not_trusted(tmp_path: Path) -> None:
@@ -727,7 +728,7 @@ def test_another_object_begins_with_an_empty_part_file(tmp_path: Path) -> None:
     again = FileSink(dest, ledger_of(dest))
     again.begin(subject(500, '"v2"'), Spans())
     put(again, BODY, 0, 100)
-    journal = parse_journal(Ledger.path_for(dest).read_bytes())
+    journal = parse_journal(journal_path(dest).read_bytes())
     assert journal.subject == subject(500, '"v2"')
     assert list(journal.written) == [Span(0, 100)]
     assert os.pread(again.fd, 1000, 0) == BODY[:100] + bytes(400)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pgetpy.core.http.answers import Identity, Redirected
-from pgetpy.core.http.ranges import Span
+from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.destinations.sinks.memory import MemorySink
 from pgetpy.errors import (
     ConnectionFailedError,
@@ -135,10 +135,11 @@ def test_the_whole_object_sets_the_flight_to_its_beginning(world: World) -> None
 
 
 def test_an_object_lands_in_a_memory_sink(world: World) -> None:
-    memory = MemorySink()
+    memory, marked = MemorySink(), Spans()
+    memory.mark = marked.add  # type: ignore[method-assign]
     run(world, Asking(world, world.add("/x", BODY), 0, TOTAL, memory).carry())
     assert memory.data == BODY
-    assert list(memory.held) == [Span(0, TOTAL)]
+    assert list(marked) == [Span(0, TOTAL)]
 
 
 # --------------------------------------------------------------------------------- the judge first

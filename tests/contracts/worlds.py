@@ -87,13 +87,10 @@ IN_MEMORY: dict[str, Callable[..., Turn]] = {
 }
 
 
-class RecordingSink:
+class RecordingSink(Sink):
     """Keeps what it is given, and what it was told; `on_write` and `on_mark` may interfere."""
 
-    window: None = None
-
     def __init__(self) -> None:
-        self.held = Spans()
         self.written = Spans()
         self.marked = Spans()
         self.data = bytearray()

@@ -54,16 +54,32 @@ LAYERS = (
     Layer(("engine.transports.*",), may_meet=False),
     Layer(
         (
+<<<<<<< 69b1688378b75f7d8a4ffc1771c8c1fe9f2424cb
             "engine.transports.connection",
             "engine.transports.pipes",
             "engine.transports.tls",
             "engine.transports.wire",
+=======
+            "__main__",
+            "cli",
+            "commands",
+            "arguments",
+            "completion",
+            "commandtable",
+            "process",
+            "calls",
+            "hubcommand",
+            "cachecommands",
+            "cachefilling",
+            "cachetables",
+>>>>>>> fc78c3e3b666ddfcd0dd1d8d717024a960a885d3
         )
     ),
     Layer(("engine.transports.base",)),
     Layer(("destinations",)),
     Layer(("destinations.*",), may_meet=False),
     Layer(("destinations.base",)),
+<<<<<<< 69b1688378b75f7d8a4ffc1771c8c1fe9f2424cb
     Layer(("destinations.sinks.*",), may_meet=False),
     Layer(("destinations.sinks.ledger", "destinations.sinks.page_cache")),
     Layer(("archives.*",)),
@@ -85,6 +101,39 @@ LAYERS = (
     Layer(("core.destinations.*",)),
     Layer(("core.http.*",)),
     Layer(("core",)),
+=======
+    Layer(("extraction", "extraction.*")),
+    Layer(("transports.*", "sinks.*"), may_meet=False),
+    Layer(
+        (
+            "transports.wire",
+            "transports.connection",
+            "transports.pipes",
+            "transports.tls",
+            "sinks.ledger",
+            "sinks.pagecache",
+        )
+    ),
+    Layer(("transports.base", "sinks.base")),
+    Layer(("cache", "cache.*")),
+    Layer(
+        (
+            "decoders",
+            "disk",
+            "hfworker",
+            "load",
+            "locks",
+            "pipelines",
+            "settings",
+            "settings.*",
+            "turns",
+            "workers",
+        )
+    ),
+    Layer(("decoders.*",), may_meet=False),
+    Layer(("decoders.base",)),
+    Layer(("core.*",)),
+>>>>>>> fc78c3e3b666ddfcd0dd1d8d717024a960a885d3
     Layer(("errors",)),
     Layer(("errors.*",), may_meet=False),
     Layer(("errors.base",)),

@@ -1,9 +1,8 @@
-import dataclasses
-
 import pytest
 
 from pgetpy.errors import BadSettingError
-from pgetpy.settings import CONSOLE_FLAGS, FLAGS, Console, Proxies, Settings, variable
+from pgetpy.settings import Console, Proxies, Settings
+from pgetpy.settings.options import OPTION, OPTIONS
 
 
 def read(**environ: str) -> Settings:
@@ -44,14 +43,9 @@ def test_an_empty_environment_gives_the_defaults_without_a_word() -> None:
     ],
 )
 def test_a_variable_and_its_flag_say_the_same(flag: str, text: str, value: object) -> None:
-    field = FLAGS[flag].field
-    assert getattr(read(**{variable(flag): text}), field) == value
+    field = OPTION[flag].field
+    assert getattr(read(**{OPTION[flag].variable: text}), field) == value
     assert getattr(Settings().with_flags({flag: text}), field) == value
-
-
-def test_every_flag_sets_a_field_that_exists() -> None:
-    fields = {field.name for field in dataclasses.fields(Settings)}
-    assert {rule.field for rule in FLAGS.values()} <= fields
 
 
 @pytest.mark.parametrize(
@@ -75,8 +69,8 @@ def test_every_flag_sets_a_field_that_exists() -> None:
 )
 def test_a_value_that_cannot_be_is_refused_in_the_name_of_its_giver(flag: str, text: str) -> None:
     with pytest.raises(BadSettingError) as from_environment:
-        read(**{variable(flag): text})
-    assert from_environment.value.name == variable(flag)
+        read(**{OPTION[flag].variable: text})
+    assert from_environment.value.name == OPTION[flag].variable
     with pytest.raises(BadSettingError) as from_flag:
         Settings().with_flags({flag: text})
     assert from_flag.value.name == f"--{flag}"
@@ -217,7 +211,7 @@ def test_verbose_is_a_log_level_and_extract_an_output() -> None:
     assert Console().with_flags({"output": "tar"}).output == "tar-extractor"
 
 
-@pytest.mark.parametrize("flag", sorted(CONSOLE_FLAGS.keys() - {"pid-file"}))
+@pytest.mark.parametrize("flag", [row.name for row in OPTIONS if row.section == "Console"])
 def test_a_bad_value_of_the_command_lines_own_is_refused(flag: str) -> None:
-    with pytest.raises(BadSettingError, match=variable(flag)):
-        Console.from_environment({variable(flag): "nonsense"})
+    with pytest.raises(BadSettingError, match=OPTION[flag].variable):
+        Console.from_environment({OPTION[flag].variable: "nonsense"})

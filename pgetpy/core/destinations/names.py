@@ -10,9 +10,10 @@ import hashlib
 import ipaddress
 import re
 import unicodedata
+from pathlib import Path
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
-from pgetpy.core.http.urls import parse_link
+from pgetpy.core.http.urls import Link, parse_link
 from pgetpy.errors import BadReferenceError
 
 # NAME_MAX of the usual file systems, in bytes.
@@ -34,13 +35,17 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _HOST = re.compile(r"[A-Za-z0-9._~-]+")
 
 
-def check_url(url: str) -> None:
-    """Raise BadReferenceError unless `url` is an http or https URL that can lead to a server."""
+def check_url(url: str, link: Link | None = None) -> None:
+    """Raise BadReferenceError unless `url` is an http or https URL that can lead to a server.
+
+    Args:
+        link: what `url` was read as, where that has been done already.
+    """
     if _CONTROL.search(url):
         raise BadReferenceError(url, "there are control characters in it")
     if "://" not in url:
         raise BadReferenceError(url, "it does not begin with http:// or https://")
-    host = parse_link(url).origin.host
+    host = (link or parse_link(url)).origin.host
     parts = urlsplit(url)
     if parts.port == 0 or not _is_host(host, parts.netloc):
         raise BadReferenceError(url, "its host or port is malformed")
@@ -81,9 +86,9 @@ def part_name(name: str) -> str:
     return _beside(name, "pgetpy-part")
 
 
-def journal_name(name: str) -> str:
-    """Return the name of the journal of `name`'s part file."""
-    return _beside(name, "pgetpy-journal")
+def journal_path(path: Path) -> Path:
+    """Return where the journal of the part file of `path` is."""
+    return path.with_name(_beside(path.name, "pgetpy-journal"))
 
 
 def layout_name(name: str) -> str:

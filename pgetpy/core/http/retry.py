@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from pgetpy.errors import (
     ConnectionFailedError,
     HttpStatusError,
@@ -21,13 +23,13 @@ _LONGEST_DELAY = 20.0
 LONGEST_RETRY_AFTER = 120.0
 
 
+@dataclass
 class Retries:
-    """Counts the failures of one transfer; it bears `limit` in a row without progress."""
+    """Counts the failures of one transfer, which may have `limit` in a row without progress."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.made = 0
-        self._in_a_row = 0
+    limit: int
+    made: int = 0
+    _in_a_row: int = 0
 
     def progressed(self) -> None:
         """Bytes have arrived since the last failure."""

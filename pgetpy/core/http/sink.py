@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 from pgetpy.core.http.plan import Window
-from pgetpy.core.http.ranges import Spans
 
 
 @dataclass(frozen=True)
@@ -18,24 +17,22 @@ class Place:
     room: int
 
 
-class Sink(Protocol):
+class Sink(ABC):
     """Takes bytes from many threads at once. Positions are those of the object.
 
     Attributes:
-        held: the bytes an earlier run left here.
+        window: how far ahead one may write; None for anywhere.
     """
 
-    held: Spans
-
-    @property
-    def window(self) -> Window | None:
-        """How far ahead one may write; None for anywhere."""
+    window: Window | None = None
 
     def place(self, pos: int) -> Place | None:
         """Return where byte `pos` goes on disk, or None where only `write` will do."""
+        return None
 
+    @abstractmethod
     def write(self, pos: int, data: memoryview) -> None:
         """Take `data`, the bytes from `pos` on."""
 
-    def mark(self, start: int, stop: int) -> None:
+    def mark(self, start: int, stop: int) -> None:  # noqa: B027  most have nothing to note
         """The bytes from `start` up to `stop` have been written."""

@@ -6,15 +6,18 @@ import base64
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 from pgetpy.errors import BadReferenceError, TransferError
-from pgetpy.errors.redact import redact, without_signature
+from pgetpy.errors.redact import Unsigned, redact, unsigned
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 MOST_REDIRECTS = 10
 _PATH_SAFE = "/%:@!$&'()*+,;=~-._[]"
 _QUERY_SAFE = _PATH_SAFE + "?|\\^`{}"
+# Characters that a path may hold as they are, and that do not mean anything else in a URL.
+_PLAIN_PATH = "/:@!$&'()*+,;=~-._"
 # What a caller sets that tells nothing about him may follow a redirect anywhere.
 _HARMLESS_HEADERS = frozenset({"user-agent", "accept", "accept-language"})
 
@@ -46,12 +49,24 @@ class Link:
     def __str__(self) -> str:
         return redact(self.url)
 
-    @property
+    @cached_property
+    def unsigned(self) -> Unsigned:
+        """The URL without what signs it; of a file URL the one spelling of its path."""
+        return unsigned(self.url) if self.origin.host else Unsigned(_local_name(self.url), "", ())
+
+    @cached_property
     def key(self) -> str:
-        """A hash of what the URL names, whoever signed it."""
-        if not self.origin.host:
-            return hashlib.sha256(self.url.encode(errors="surrogateescape")).hexdigest()
-        return hashlib.sha256(without_signature(self.url).encode()).hexdigest()
+        """64 hex digits of what the URL names, whoever signed it."""
+        return _hash(self.unsigned.url)
+
+    @property
+    def signature(self) -> str:
+        """Tells one signature, or one user and password, from another; empty where there is none.
+
+        It is a hash: it may be stored and gives nothing away.
+        """
+        proof = [*([self.authorization] if self.authorization else []), *self.unsigned.proof]
+        return _hash("&".join(proof)) if proof else ""
 
 
 def parse_link(url: str) -> Link:
@@ -96,8 +111,29 @@ def local_link(url: str) -> Link:
     """Return a file or data URL as a link: who calls this lets its bytes be read.
 
     Nothing else makes one, so that no redirect and no service's answer leads to this machine.
+
+    Raises:
+        BadReferenceError: it is a file URL that names no path of this machine.
     """
-    return Link(url, Origin(url[:4].lower(), "", 0))
+    link = Link(url, Origin(url[:4].lower(), "", 0))
+    _local_name(url)
+    return link
+
+
+def _local_name(url: str) -> str:
+    if url[:5].lower() != "file:":
+        return url
+    parts = urlsplit(url)
+    if parts.netloc.lower() not in ("", "localhost"):
+        raise BadReferenceError(url, "a file URL names no host but localhost")
+    if not parts.path.startswith("/"):
+        raise BadReferenceError(url, "a file URL has an absolute path")
+    raw = unquote(parts.path, errors="surrogateescape")
+    return "file://" + quote(raw, safe=_PLAIN_PATH, errors="surrogateescape")
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def follow(link: Link, location: str) -> Link:

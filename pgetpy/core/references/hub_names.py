@@ -16,7 +16,7 @@ from pgetpy.errors import BadReferenceError, BadSettingError
 
 MAIN = "main"
 _SCHEME = "hf://"
-_HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co", "www.hf.co"})
+HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co", "www.hf.co"})
 _TYPES = {"models": "model", "datasets": "dataset", "spaces": "space"}
 _PREFIXES = {"model": "", "dataset": "datasets/", "space": "spaces/"}
 # What hf:// names besides, and what the Hub has where owners of models would stand.
@@ -117,7 +117,7 @@ def _below(host: str, path: str, endpoint: str) -> str | None:
         root = own.path.rstrip("/")
         return path[len(root) :] if path.startswith(f"{root}/") else None
     # Who has named an endpoint of his own means it by these as well.
-    return path if _host(host) in _HOSTS else None
+    return path if _host(host) in HOSTS else None
 
 
 def _host(netloc: str) -> str:

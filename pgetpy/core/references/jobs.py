@@ -8,7 +8,9 @@ from typing import Protocol
 
 from pgetpy.core.http.answers import Identity
 from pgetpy.core.http.ranges import Spans
+from pgetpy.core.http.urls import Link
 from pgetpy.core.references.checksums import Checksum
+from pgetpy.core.references.reference import Reference
 
 
 class Follower(Protocol):
@@ -35,9 +37,8 @@ class Job:
         checksum: what the bytes must hash to.
         mirrors: URLs of the same bytes elsewhere, tried in order when `url` fails.
         extract: the object is an archive; `dest` is the folder that its members go to.
-        authorization: value of that header, for the origin of `url` alone.
-        trusted: whether the operator has named the origin of `url`: no policy concerns it.
-        local: `url` is a file or data URL, and its bytes may be read.
+        reference: what `url` was read as, where that has been done already.
+        link: where the bytes are, and what opens them; None as long as nobody has said so.
         name: what a service calls the file, for a `dest` that is a folder.
         admit: is told which version comes, and its size, before a byte of it is kept; from any
             thread. What it raises ends the transfer.
@@ -49,9 +50,8 @@ class Job:
     checksum: Checksum | None = None
     mirrors: tuple[str, ...] = field(default=(), repr=False)
     extract: bool = False
-    authorization: str | None = field(default=None, repr=False)
-    trusted: bool = False
-    local: bool = False
+    reference: Reference | None = field(default=None, compare=False, repr=False)
+    link: Link | None = field(default=None, compare=False, repr=False)
     name: str = ""
     admit: Callable[[Identity], object] | None = field(default=None, compare=False)
     follow: Follower | None = field(default=None, compare=False)

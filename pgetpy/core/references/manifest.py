@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 from pgetpy.core.destinations.names import check_url
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.jobs import Job
+from pgetpy.core.references.reference import Reference
 from pgetpy.errors import BadManifestError, UsageError
 from pgetpy.errors.redact import redact
 
@@ -51,19 +52,18 @@ def parse_manifest(
     to_null: bool = False,
     extract: bool = False,
     is_folder: Callable[[str], bool] = _ends_with_slash,
-    check: Callable[[str], object] = check_url,
+    read: Callable[[str], Reference | None] = check_url,
 ) -> Manifest:
     """Read a manifest; `path` is what errors call it.
 
     With `to_null` the bytes are thrown away and DEST may be left out; with `extract` every line is
-    of an archive. A DEST for which `is_folder`
-    holds may stand for several URLs, as each brings its own name. `check` raises BadReferenceError
-    for what is no URL.
+    of an archive. A DEST for which `is_folder` holds may stand for several URLs, as each brings its
+    own name. `read` returns what a URL refers to, and raises BadReferenceError for what is not one.
 
     Raises:
         BadManifestError: a line is malformed, or one DEST has two URLs or two checksums.
     """
-    reading = _Reading(path, is_folder, check, to_null=to_null, extract=extract)
+    reading = _Reading(path, is_folder, read, to_null=to_null, extract=extract)
     # Not splitlines(), which takes characters for line ends that a path may hold.
     for line, content in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
         reading.take(line, content)
@@ -77,7 +77,7 @@ class _Reading:
         self,
         path: str,
         is_folder: Callable[[str], bool],
-        check: Callable[[str], object],
+        read: Callable[[str], Reference | None],
         *,
         to_null: bool,
         extract: bool,
@@ -89,7 +89,7 @@ class _Reading:
         self._to_null = to_null
         self._extract = extract
         self._is_folder = is_folder
-        self._check = check
+        self._read = read
         self._seen: dict[tuple[str, str], Job] = {}
 
     def take(self, line: int, content: str) -> None:
@@ -113,11 +113,12 @@ class _Reading:
                 f"expected {expected}, found {len(fields)} fields (quote a path with blanks)"
             )
         url = fields[0]
-        self._check(url)
+        reference = self._read(url)
         checksum = Checksum.parse(fields[2], name="digest") if len(fields) == 3 else None
         if self._to_null:
-            return Job(url, None, checksum)
-        return Job(url, _checked_dest(fields[1]), checksum, extract=extract)
+            return Job(url, None, checksum, reference=reference)
+        dest = _checked_dest(fields[1])
+        return Job(url, dest, checksum, extract=extract, reference=reference)
 
     def _is_repeated(self, job: Job, line: int) -> bool:
         if job.dest is None:

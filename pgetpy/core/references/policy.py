@@ -112,15 +112,15 @@ class Policy:
         Raises:
             NotAllowedError: it may not be had.
         """
-        if reference.text[:5].lower() == "data:":
-            return
+        if reference.local and reference.by_content:
+            return  # it has the bytes in it
         if reference.local and "file" not in self.schemes:
             raise NotAllowedError(str(reference), "schemes", "files of this machine are not given")
         if reference.service:
             found = _refusal_of(self, reference.service, names_only=True)
             if found is not None:
                 raise NotAllowedError(str(reference), *found)
-        elif reference.source == "plain" and not reference.local:
+        elif reference.link is not None and not reference.local:
             self.check_url(reference.text)
 
     def check_url(self, url: str) -> None:
@@ -151,6 +151,11 @@ class Policy:
     def no_address(self, url: str) -> NotAllowedError:
         """Return the error for a host that has no address which may be asked."""
         return NotAllowedError(url, "allow_networks", NO_ADDRESS, hint=_HINTS["allow_networks"])
+
+    @staticmethod
+    def not_safetensors(shown: str, reason: str, *, hint: str = "") -> NotAllowedError:
+        """Return the error for what `only_safetensors` forbids."""
+        return NotAllowedError(shown, "only_safetensors", reason, hint=hint)
 
     def _refusal(self, origin: Origin) -> tuple[str, str] | None:
         """Return the rule that forbids `origin`, and why."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from urllib.parse import urlsplit
 
+from pgetpy.core.http.urls import Link
 from pgetpy.core.references.patterns import EVERYTHING, Patterns
 from pgetpy.errors import BadReferenceError, BadSettingError
 
@@ -42,6 +43,7 @@ class Reference:
         by_content: whether the key is that of its bytes, which cannot become others.
         service: URL of the operator's endpoint that is asked for it; empty where the reference
             itself says who is asked.
+        link: where the bytes are, if the reference itself says so.
     """
 
     source: str
@@ -57,6 +59,7 @@ class Reference:
     patterns: Patterns = EVERYTHING
     by_content: bool = False
     service: str = ""
+    link: Link | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         return self.shown

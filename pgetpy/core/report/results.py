@@ -40,12 +40,12 @@ class DownloadResult:
     digest: str | None
     seconds: float
     bytes_per_second: float
-    retries: int
-    connections: int
-    resumed: int
-    validator: str
-    length_known: bool
-    shared: bool
+    retries: int = 0
+    connections: int = 0
+    resumed: int = 0
+    validator: str = "none"
+    length_known: bool = True
+    shared: bool = False
     members: tuple[str, ...] = ()
     requests: int = 0
 

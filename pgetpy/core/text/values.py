@@ -1,18 +1,26 @@
-"""Texts of flags and environment variables to the values they stand for.
+"""Readers: the text of an option or an environment variable to its value.
 
-Each reader takes the text and the name of what it came from, which a BadSettingError carries.
+A reader takes the text and the name of the option or variable, which a BadSettingError carries. An
+option that may be repeated gives a tuple of texts instead; its environment variable is one text.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
+from urllib.parse import urlsplit
 
+from pgetpy.core.destinations.names import check_url
 from pgetpy.core.text.units import parse_duration, parse_size
-from pgetpy.errors import BadSettingError
-from pgetpy.errors.redact import HIDDEN
+from pgetpy.errors import BadReferenceError, BadSettingError
+from pgetpy.errors.redact import HIDDEN, redact
+
+# What a reader returns when the text leaves the field as it is.
+UNCHANGED = object()
 
 # What the engine itself says in every request.
 _OWN_HEADERS = frozenset(
@@ -51,20 +59,44 @@ def read_duration(text: str, name: str) -> float:
     return seconds
 
 
-def word_reader(*words: str, **others: str) -> Callable[[str, str], str]:
-    """A reader of one of `words` in any case; `others` are further names of them."""
+@dataclass(frozen=True)
+class ChoiceReader:
+    """Reads one of a few words, in upper or lower case.
 
-    def read(text: str, name: str) -> str:
-        word = others.get(text.lower(), text.lower())
-        if word not in words:
-            raise BadSettingError(name, text, f"is not one of {', '.join(words)}")
-        return word
+    Attributes:
+        values: each word and its value.
+        aliases: further spellings of the words.
+    """
+
+    values: Mapping[str, object]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+    def __call__(self, text: str, name: str) -> object:
+        word = self.aliases.get(text.lower(), text.lower())
+        if word not in self.values:
+            raise BadSettingError(name, text, f"is not one of {', '.join(self.values)}")
+        return self.values[word]
+
+
+def one_of(*words: str, **aliases: str) -> ChoiceReader:
+    return ChoiceReader({word: word for word in words}, aliases)
+
+
+def switch_to(value: object) -> Callable[[str, str], object]:
+    """Return the reader of a switch that stands for `value` of another option."""
+
+    def read(text: str, name: str) -> object:
+        return value if read_bool(text, name) else UNCHANGED
 
     return read
 
 
 def read_text(text: str, _name: str) -> str:
     return text
+
+
+def read_texts(texts: tuple[str, ...], _name: str) -> tuple[str, ...]:
+    return texts
 
 
 def read_token(text: str, name: str) -> str | None:
@@ -84,9 +116,38 @@ def read_bool(text: str, name: str) -> bool:
     raise BadSettingError(name, text, "is neither true nor false")
 
 
-def read_resolve(text: str, name: str) -> Mapping[tuple[str, int], str]:
-    """Read HOST:PORT:IP entries apart by commas or blanks."""
+def read_hub_switch(text: str, _name: str) -> bool:
+    """Read a switch as huggingface_hub does: what it does not know is false."""
+    return text.strip().upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def read_http_url(text: str, name: str) -> str:
+    if not text.lower().startswith(("http://", "https://")):
+        raise BadSettingError(name, redact(text), "is no http URL")
+    return text
+
+
+def read_url(text: str, name: str) -> str:
+    """Read a URL that `check_url` accepts. An error does not show its secrets."""
+    try:
+        check_url(text)
+    except BadReferenceError as error:
+        raise BadSettingError(name, redact(text), error.reason) from None
+    return text
+
+
+def read_endpoint(text: str, name: str) -> str:
+    """Read the URL of a service, without the slash at its end."""
+    if "@" in urlsplit(read_url(text, name)).netloc:
+        # The endpoint becomes a part of what is shown and recorded.
+        raise BadSettingError(name, redact(text), "may bear no user and password")
+    return text.rstrip("/")
+
+
+def read_resolve(given: str | tuple[str, ...], name: str) -> Mapping[tuple[str, int], str]:
+    """Read HOST:PORT:IP entries, separated by commas or blanks."""
     resolve: dict[tuple[str, int], str] = {}
+    text = given if isinstance(given, str) else ",".join(given)
     for entry in text.replace(",", " ").split():
         host, _, rest = entry.partition(":")
         port, colon, address = rest.partition(":")
@@ -104,7 +165,29 @@ def read_resolve(text: str, name: str) -> Mapping[tuple[str, int], str]:
     return MappingProxyType(resolve)
 
 
-def check_header(key: str, value: str, name: str) -> None:
+def read_headers(given: str | tuple[str, ...], name: str) -> tuple[tuple[str, str], ...]:
+    """Read `Name: value` lines of an option, or the JSON object of a variable."""
+    headers = _json_object(given, name) if isinstance(given, str) else map(_header, given)
+    return tuple(check_header(key, value, name) for key, value in headers)
+
+
+def _json_object(text: str, name: str) -> Iterable[tuple[str, str]]:
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        parsed = None
+    if not isinstance(parsed, dict) or not all(isinstance(value, str) for value in parsed.values()):
+        raise BadSettingError(name, HIDDEN, "is no JSON object of strings")
+    return parsed.items()
+
+
+def _header(line: str) -> tuple[str, str]:
+    name, colon, value = line.partition(":")
+    return (name.strip(), value.strip()) if colon else ("", "")
+
+
+def check_header(key: str, value: str, name: str) -> tuple[str, str]:
+    """Return the header if it may be sent."""
     # Neither the value nor the whole is shown: it may be a credential.
     if not _HEADER_NAME.fullmatch(key):
         raise BadSettingError(name, HIDDEN, "the header has no proper name, as in 'Name: value'")
@@ -114,6 +197,7 @@ def check_header(key: str, value: str, name: str) -> None:
         raise BadSettingError(
             name, f"{key}: {HIDDEN}", "is a header that is not the caller's to set"
         )
+    return key, value
 
 
 def _is_ip(text: str) -> bool:

@@ -75,6 +75,15 @@ def read_header(
     return parse_head(read(length), size)
 
 
+def is_safetensors(read: Callable[[int], bytes], size: int) -> bool:
+    """Whether a file, which a stranger chose, is a safetensors file; see `read_header`."""
+    try:
+        read_header(read, size, longest=LONGEST_FOR_STRANGERS)
+    except BadSafetensorsError:
+        return False
+    return True
+
+
 def head_size(prefix: bytes, size: int | None = None) -> int:
     """Return how many bytes the head takes: the 8 of `prefix` and the header behind them.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from pgetpy.core.destinations.journal import Subject
 from pgetpy.core.destinations.names import part_name
 from pgetpy.core.http.ranges import Spans
-from pgetpy.core.http.sink import Place
+from pgetpy.core.http.sink import Place, Sink
 from pgetpy.destinations.sinks.ledger import Ledger
 from pgetpy.destinations.sinks.page_cache import WriteBack, memory_limit
 from pgetpy.errors import DestinationError
@@ -21,7 +21,7 @@ from pgetpy.system.filesystem import check_room, sync_folder, write_all
 _ENDLESS = 1 << 62
 
 
-class FileSink:
+class FileSink(Sink):
     """Writes a part file beside the destination and publishes it by rename.
 
     With a ledger the part file has a known name and is kept for the next run; without one it has a
@@ -31,16 +31,10 @@ class FileSink:
     same bytes to it: what belongs to another version is never overwritten but left to its owner,
     and what is published is a file that has been ours to the end.
 
-    Attributes:
-        window: None, bytes may come in any order.
-        held: what an earlier run left and this one trusts.
     """
-
-    window: None = None
 
     def __init__(self, dest: Path, ledger: Ledger | None) -> None:
         self.dest = dest
-        self.held = Spans()
         self.ledger = ledger
         own = part_name(dest.name) if ledger else part_name(f"{dest.name}.{secrets.token_hex(4)}")
         self.part = dest.with_name(own)
@@ -88,7 +82,6 @@ class FileSink:
             DiskFullError: there is no room for the rest of it.
         """
         total = subject.identity.total
-        self.held = held
         if not held:
             self._forget()
         if total is not None:

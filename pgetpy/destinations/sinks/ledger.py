@@ -24,7 +24,7 @@ from pgetpy.core.destinations.journal import (
     subject_line,
     written_line,
 )
-from pgetpy.core.destinations.names import journal_name
+from pgetpy.core.destinations.names import journal_path
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.system.file_locks import try_lock
 
@@ -38,7 +38,7 @@ class Ledger:
     """
 
     def __init__(self, dest: Path) -> None:
-        self.path = self.path_for(dest)
+        self.path = journal_path(dest)
         self.journal = Journal()
         try:
             self._fd = os.open(self.path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
@@ -49,11 +49,6 @@ class Ledger:
         self._lock = threading.Lock()
         self._written = Spans()
         self._broken = False
-
-    @staticmethod
-    def path_for(dest: Path) -> Path:
-        """Return where the journal of `dest` is."""
-        return dest.with_name(journal_name(dest.name))
 
     def acquire(self) -> bool:
         """Take the lock and read; False where another run holds it. May be called again.

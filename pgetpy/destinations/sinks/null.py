@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from pgetpy.core.http.ranges import Spans
+from pgetpy.core.http.sink import Sink
 
 
-class NullSink:
+class NullSink(Sink):
     """Takes everything and keeps nothing."""
 
-    window: None = None
-
-    def __init__(self) -> None:
-        self.held = Spans()
-
-    def place(self, pos: int) -> None:
-        return None
-
     def write(self, pos: int, data: memoryview) -> None:
-        pass
-
-    def mark(self, start: int, stop: int) -> None:
         pass

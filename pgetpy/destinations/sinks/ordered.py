@@ -11,14 +11,15 @@ import stat
 import threading
 
 from pgetpy.core.http.plan import Window
-from pgetpy.core.http.ranges import Spans
 from pgetpy.core.http.reorder_buffer import Waiting
+from pgetpy.core.http.sink import Sink
 from pgetpy.core.references.checksums import Digest
+from pgetpy.system import polling
 
-_SLICE_MS = 50
+_SLICE_MS = int(1000 * polling.SLICE)
 
 
-class OrderedSink:
+class OrderedSink(Sink):
     """Writes to descriptor `fd` from one position on, in order.
 
     Args:
@@ -29,8 +30,7 @@ class OrderedSink:
     """
 
     def __init__(self, fd: int, window: int = 32 << 20, digest: Digest | None = None) -> None:
-        self.window = Window(window)
-        self.held = Spans()
+        self.window: Window = Window(window)
         self._fd = fd
         self._digest = digest
         self._atom = select.PIPE_BUF if _may_block(fd) else 1 << 20
@@ -43,9 +43,6 @@ class OrderedSink:
         """Bytes written so far."""
         return self.window.horizon
 
-    def place(self, pos: int) -> None:
-        return None
-
     def write(self, pos: int, data: memoryview) -> None:
         with self._lock:
             if pos > self.front:
@@ -54,9 +51,6 @@ class OrderedSink:
             self._put(pos, data)
             while (piece := self._waiting.take(self.front)) is not None:
                 self._put(piece[0], memoryview(piece[1]))
-
-    def mark(self, start: int, stop: int) -> None:
-        pass
 
     def stop(self) -> None:
         """Give up a write that nobody reads."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from pgetpy.core.http.plan import Window
 from pgetpy.core.http.ranges import Span, Spans
-from pgetpy.core.http.sink import Place
+from pgetpy.core.http.sink import Place, Sink
 from pgetpy.system.filesystem import write_all
 
 _ENDLESS = 1 << 62
@@ -17,7 +17,7 @@ _ENDLESS = 1 << 62
 Choose = Callable[[int, int, Spans], tuple[tuple[Span, ...], bool]]
 
 
-class PartsSink:
+class PartsSink(Sink):
     """Takes what `choose` wants, beginning with the first `first` bytes.
 
     Attributes:
@@ -25,8 +25,7 @@ class PartsSink:
     """
 
     def __init__(self, first: int, choose: Choose) -> None:
-        self.held = Spans()
-        self.window = Window(0, only=(Span(0, first),), closed=True)
+        self.window: Window = Window(0, only=(Span(0, first),), closed=True)
         self.fd = _memory_file()
         self._choose = choose
         self._chosen = False

@@ -11,6 +11,9 @@ import contextlib
 import socket
 import ssl
 import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -26,6 +29,7 @@ from pgetpy.engine.transports.base import (
     within,
 )
 from pgetpy.errors import ConnectionFailedError, HttpStatusError, TransferError
+from pgetpy.system.threads import Workers, WorkersExecutor
 
 if TYPE_CHECKING:
     import aiohttp
@@ -39,16 +43,22 @@ _GATHER_SECONDS = 0.1
 _Known = dict[tuple[str, int], tuple[Address, ...]]
 
 
+@dataclass(eq=False, repr=False)
 class AioTransport:
-    """Carries calls with aiohttp. Sessions are made when first needed: importing it takes long."""
+    """Carries calls with aiohttp. Sessions are made when first needed: importing it takes long.
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        # One for requests that are trusted, one for those that are not; see `Request.trusted`.
-        self._sessions: dict[bool, aiohttp.ClientSession] = {}
-        self._distrusted: list[aiohttp.ClientSession] = []
-        # Where hosts and proxies answer, as the engine has resolved them, for each of the two.
-        self._known: dict[bool, _Known] = {False: {}, True: {}}
+    Attributes:
+        workers: write what has been received.
+        limit: the most connections.
+    """
+
+    workers: Workers
+    limit: int
+    # One for requests that are trusted, one for those that are not; see `Request.trusted`.
+    _sessions: dict[bool, aiohttp.ClientSession] = field(default_factory=dict)
+    _distrusted: list[aiohttp.ClientSession] = field(default_factory=list)
+    # Where hosts and proxies answer, as the engine has resolved them, for each of the two.
+    _known: defaultdict[bool, _Known] = field(default_factory=partial(defaultdict, dict))
 
     async def carry(self, call: Call) -> None:
         """See `Transport.carry`."""
@@ -110,10 +120,70 @@ class AioTransport:
         if response.status >= 400:
             head = words_of(head, await _beginning(response))
         answer, sink = call.judge(head)
-        await _pour(call, response, answer, sink)
+        await self._pour(call, response, answer, sink)
         # Close, not keep: what is left of a shortened body must not be taken for the next answer.
         if call.flight.stop is not None and answer.stop != call.flight.stop:
             _cut(response)
+
+    async def _pour(
+        self, call: Call, response: aiohttp.ClientResponse, answer: Answer, sink: Sink
+    ) -> None:
+        decoder = Decoder(answer.decode) if answer.decode else None
+        pending = bytearray()
+        call.flight.waiting = True
+        try:
+            await self._gather(call, response, decoder, sink, pending)
+        except Exception as error:
+            # What came before the connection broke is good.
+            if pending:
+                await self._write(call, sink, pending)
+            if isinstance(error, CodingError):
+                reason = f"the body is not what its Content-Encoding says ({error})"
+                raise TransferError(call.request.url, reason) from error
+            raise
+        _check_end(call, decoder)
+
+    async def _gather(
+        self,
+        call: Call,
+        response: aiohttp.ClientResponse,
+        decoder: Decoder | None,
+        sink: Sink,
+        pending: bytearray,
+    ) -> None:
+        """Write the body in pieces of a sensible size; what is not written yet is in `pending`."""
+        flight = call.flight
+        written_at = time.monotonic()
+        async for chunk in response.content.iter_any():
+            for part in decoder.feed(chunk) if decoder else (chunk,):
+                pending += part
+                if flight.stop is not None:
+                    del pending[max(0, flight.rest) :]
+                # What trickles in is written as it comes, or it would look like silence.
+                if len(pending) >= _GATHER or time.monotonic() - written_at > _GATHER_SECONDS:
+                    await self._write(call, sink, pending)
+                    written_at = time.monotonic()
+            if flight.stop is not None and flight.pos + len(pending) >= flight.stop:
+                break
+        if pending:
+            await self._write(call, sink, pending)
+
+    async def _write(self, call: Call, sink: Sink, pending: bytearray) -> None:
+        """Hand `pending` to the sink in a thread, for a disk may take its time, and empty it."""
+        from aiofiles.os import wrap
+
+        # asyncio's own pool would hold up the interpreter's end for a write that blocks.
+        store = wrap(call.store)
+        data = memoryview(bytes(pending))
+        pending.clear()
+        call.flight.waiting = False
+
+        def stop() -> None:
+            call.cancelled = True
+
+        storing = store(sink, data, executor=WorkersExecutor(self.workers))
+        await seen_through(asyncio.ensure_future(storing), stop)
+        call.flight.waiting = True
 
     def _opened(self, request: Request) -> aiohttp.ClientSession:
         import aiohttp
@@ -121,7 +191,7 @@ class AioTransport:
         known = self._known[request.trusted]
         if request.trusted not in self._sessions:
             self._sessions[request.trusted] = aiohttp.ClientSession(
-                connector=_connector(self._limit, _resolver(known)),
+                connector=_connector(self.limit, _resolver(known)),
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
@@ -179,48 +249,6 @@ def _resolver(known: _Known) -> aiohttp.abc.AbstractResolver:
     return Resolver()
 
 
-async def _pour(call: Call, response: aiohttp.ClientResponse, answer: Answer, sink: Sink) -> None:
-    decoder = Decoder(answer.decode) if answer.decode else None
-    pending = bytearray()
-    call.flight.waiting = True
-    try:
-        await _gather(call, response, decoder, sink, pending)
-    except Exception as error:
-        # What came before the connection broke is good.
-        if pending:
-            await _write(call, sink, pending)
-        if isinstance(error, CodingError):
-            reason = f"the body is not what its Content-Encoding says ({error})"
-            raise TransferError(call.request.url, reason) from error
-        raise
-    _check_end(call, decoder)
-
-
-async def _gather(
-    call: Call,
-    response: aiohttp.ClientResponse,
-    decoder: Decoder | None,
-    sink: Sink,
-    pending: bytearray,
-) -> None:
-    """Write the body in pieces of a sensible size; what is not written yet is in `pending`."""
-    flight = call.flight
-    written_at = time.monotonic()
-    async for chunk in response.content.iter_any():
-        for part in decoder.feed(chunk) if decoder else (chunk,):
-            pending += part
-            if flight.stop is not None:
-                del pending[max(0, flight.rest) :]
-            # What trickles in is written as it comes, or it would look like silence.
-            if len(pending) >= _GATHER or time.monotonic() - written_at > _GATHER_SECONDS:
-                await _write(call, sink, pending)
-                written_at = time.monotonic()
-        if flight.stop is not None and flight.pos + len(pending) >= flight.stop:
-            break
-    if pending:
-        await _write(call, sink, pending)
-
-
 def _check_end(call: Call, decoder: Decoder | None) -> None:
     if decoder is not None and not decoder.complete:
         raise ConnectionFailedError(call.request.url, "the coded body was cut off")
@@ -229,21 +257,6 @@ def _check_end(call: Call, decoder: Decoder | None) -> None:
         raise ConnectionFailedError(
             call.request.url, f"closed by the server {rest} bytes before the end of the answer"
         )
-
-
-async def _write(call: Call, sink: Sink, pending: bytearray) -> None:
-    """Hand `pending` to the sink in a thread, for a disk may take its time, and empty it."""
-    from aiofiles.os import wrap
-
-    data = memoryview(bytes(pending))
-    pending.clear()
-    call.flight.waiting = False
-
-    def stop() -> None:
-        call.cancelled = True
-
-    await seen_through(asyncio.ensure_future(wrap(call.store)(sink, data)), stop)
-    call.flight.waiting = True
 
 
 def _cut(response: aiohttp.ClientResponse) -> None:

@@ -10,23 +10,25 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from pgetpy.core.http.answers import Head
+from pgetpy.core.http.answers import Head, Identity
 from pgetpy.core.http.ranges import Span
 from pgetpy.core.references.local_urls import file_path, is_data, parse_data
 from pgetpy.engine.transports.base import BLOCK, Call, seen_through
 from pgetpy.errors import BadReferenceError, ConnectionFailedError, ObjectChangedError
+from pgetpy.system.filesystem import words_of
 from pgetpy.system.threads import Workers
 
 # Reads into a buffer from a position on: the bytes read.
 _Read = Callable[[int, memoryview], int]
 
 
+@dataclass(frozen=True)
 class LocalTransport:
     """Carries calls for file and data URLs, each in a thread."""
 
-    def __init__(self, workers: Workers) -> None:
-        self._workers = workers
+    workers: Workers
 
     async def carry(self, call: Call) -> None:
         """See `Transport.carry`."""
@@ -36,10 +38,22 @@ class LocalTransport:
 
         work = _carry_data if is_data(call.request.url) else _carry_file
         call.flight.waiting = False
-        await seen_through(self._workers.submit(lambda: work(call)), stop)
+        await seen_through(self.workers.submit(lambda: work(call)), stop)
 
     async def close(self) -> None:
         """There is nothing to close."""
+
+
+def version_at(url: str) -> Identity | None:
+    """Return which version is at a file or data URL, as its answers say; None where nothing is."""
+    if is_data(url):
+        data = parse_data(url)
+        return Identity(len(data.content), f'"{data.sha256}"')
+    try:
+        status = os.stat(file_path(url))
+    except (OSError, ValueError):
+        return None
+    return Identity(status.st_size, _etag(status))
 
 
 def _carry_file(call: Call) -> None:
@@ -104,8 +118,10 @@ def _opened(url: str) -> Iterator[tuple[int, os.stat_result]]:
         fd = os.open(file_path(url), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
         raise BadReferenceError(url, "there is no such file") from None
-    except (OSError, ValueError) as error:
-        raise BadReferenceError(url, f"it cannot be read: {_reason(error)}") from None
+    except OSError as error:
+        raise BadReferenceError(url, f"it cannot be read: {words_of(error)}") from None
+    except ValueError as error:  # a null character
+        raise BadReferenceError(url, f"it cannot be read: {error}") from None
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
@@ -113,11 +129,6 @@ def _opened(url: str) -> Iterator[tuple[int, os.stat_result]]:
         yield fd, status
     finally:
         os.close(fd)
-
-
-def _reason(error: Exception) -> str:
-    words = error.strerror if isinstance(error, OSError) else None
-    return (words or str(error)).lower()
 
 
 def _etag(status: os.stat_result) -> str:

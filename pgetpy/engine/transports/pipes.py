@@ -12,6 +12,8 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 
+from pgetpy.system.forks import call_in_children
+
 # The largest size an unprivileged user may ask for; its quota is used up by 64 such pipes, and then
 # the kernel gives what it likes.
 _WANTED = 1 << 20
@@ -116,5 +118,4 @@ def _grown(fd: int) -> int:
 
 
 PIPES = Pipes()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=PIPES.forget)
+call_in_children(PIPES.forget)

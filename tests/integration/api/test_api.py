@@ -7,6 +7,7 @@ import concurrent.futures
 import ctypes
 import dataclasses
 import hashlib
+import inspect
 import os
 import pickle
 import socket
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,17 @@ def test_the_public_names_are_these_and_no_others() -> None:
     assert pgetpy.lora.__all__ == ["LoraComposer"]
     with pytest.raises(AttributeError, match="has no attribute 'upload'"):
         _ = pgetpy.upload  # type: ignore[attr-defined]
+
+
+@ONCE
+@pytest.mark.parametrize("name", ["download", "extract", "download_many", "snapshot"])
+def test_a_plain_call_has_the_signature_and_the_words_of_its_async_twin(name: str) -> None:
+    plain, twin = getattr(pgetpy, name), getattr(pgetpy, f"{name}_async")
+    assert inspect.signature(plain) == inspect.signature(twin)
+    assert not inspect.iscoroutinefunction(plain)
+    assert inspect.iscoroutinefunction(twin)
+    assert (plain.__name__, plain.__module__) == (name, "pgetpy.api")
+    assert plain.__doc__.startswith(twin.__doc__)
 
 
 @ONCE
@@ -632,6 +644,17 @@ def test_one_failure_of_several_does_not_stop_the_others(server: Server, tmp_pat
     assert events.all[0] == Queued(3)
     assert {event.key for event in events.of(Finished)} == {0, 2}
     assert [event.key for event in events.of(Failed)] == [1]
+
+
+def test_a_generator_of_files_runs_in_its_callers_thread(server: Server, tmp_path: Path) -> None:
+    url = server.add("/x", Resource(body(1000)))
+
+    def files() -> Iterator[tuple[str, Path]]:
+        pgetpy.download(url, tmp_path / "first")
+        yield url, tmp_path / "second"
+
+    assert len(pgetpy.download_many(files())) == 1
+    assert names_in(tmp_path) == ["first", "second"]
 
 
 def test_fail_fast_raises_the_first_failure_and_stops_the_rest(

@@ -20,11 +20,12 @@ import pytest
 from pgetpy import WeightsDownloadCache
 from pgetpy.cache.store import Store
 from pgetpy.cli import main
-from pgetpy.cli.options import CACHE_COMMANDS, FLAGS, SHELLS, belongs
+from pgetpy.cli.commands import CACHE_COMMANDS, SHELLS
 from pgetpy.core.cache.records import About
 from pgetpy.core.text.units import format_age, parse_age
 from pgetpy.errors import BadSettingError, CacheFullError
-from pgetpy.settings import CACHE_FLAGS, CacheSettings, Settings
+from pgetpy.settings import CacheSettings, Settings
+from pgetpy.settings.options import OPTIONS
 from tests.support.bodies import body, digest
 from tests.support.children import events_of, last_line
 from tests.support.entries import key_of, put
@@ -284,12 +285,13 @@ def test_nonsense_is_refused_in_one_line_and_makes_no_cache(
 
 
 def test_every_flag_of_the_cache_settings_has_its_variable(tmp_path: Path) -> None:
-    assert {*CACHE_FLAGS} <= {flag.name for flag in FLAGS}
+    own = {option.variable for option in OPTIONS if option.section == "CacheSettings"}
     environ = {
         "PGET_CACHE_DIR": str(tmp_path),
         "PGET_MIN_DISK_FREE": "5G",
         "PGET_MAX_BYTES": "7Gi",
     }
+    assert own == environ.keys()
     settings = CacheSettings.from_environment(environ)
     assert settings == CacheSettings(tmp_path, 5 * 10**9, 7 << 30)
     assert settings.with_flags({"max-bytes": "1k"}).max_bytes == 1000
@@ -309,8 +311,9 @@ def test_a_flag_goes_before_its_variable(shell: Shell, tmp_path: Path) -> None:
 def test_help_names_the_flags_of_each_command(shell: Shell, command: str) -> None:
     assert shell.run(*command.split(), "--help") == 0
     assert shell.out.startswith(f"usage: pgetpy {command} ")
-    for flag in FLAGS:
-        assert (re.search(rf"--{flag.name}\b", shell.out) is not None) == belongs(flag, command)
+    for option in OPTIONS:
+        named = re.search(rf"--{option.name}\b", shell.out) is not None
+        assert named == (command in option.commands)
     by_flag = shell.out
     assert shell.lines("help", *command.split()) == by_flag.splitlines()
     assert not shell.root.exists()

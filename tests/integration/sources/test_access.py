@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pgetpy.core.http.pace import Pace
-from pgetpy.core.http.urls import parse_link
+from pgetpy.core.http.urls import opened_link, parse_link
 from pgetpy.core.references.jobs import Job
 from pgetpy.engine.hosts import Host
 from pgetpy.engine.transports.base import Address, Request
@@ -245,7 +245,7 @@ def test_no_value_shows_what_opens_something() -> None:
         link,
         parse_reference(signed),
         parse_reference("hf://o/n", settings=settings.sources),
-        Job(signed, "a", mirrors=(signed,), authorization=header[1]),
+        Job(signed, "a", mirrors=(signed,), link=opened_link(signed, header[1], trusted=False)),
         Object(signed, authorization=header[1]),
         Located((Object(signed),)),
         Request(signed, (header,), (address,), proxy, None, 1.0),

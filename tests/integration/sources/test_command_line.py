@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from pgetpy.cli.commands import SHELLS
 from pgetpy.cli.completion import completion_script
-from pgetpy.cli.options import SHELLS
 from pgetpy.cli.parser import help_text, parse_arguments
 from pgetpy.errors import BadSettingError
-from pgetpy.settings import SOURCE_FLAGS, Settings, SourceSettings, variable
+from pgetpy.settings import Settings, SourceSettings
+from pgetpy.settings.options import OPTION
 from tests.integration.sources.conftest import MARK, OTHER_TOKEN, TOKEN
 from tests.support.children import last_line
 from tests.support.civitai import Civitai, File, Version
@@ -21,6 +22,7 @@ from tests.support.server import Server
 from tests.support.weights import flip, serve, tar_of, weights
 
 LORA = weights()
+SOURCE_FLAGS = [name for name, row in OPTION.items() if row.section == "SourceSettings"]
 TOKEN_FLAGS = [flag for flag in SOURCE_FLAGS if flag.endswith("-token")]
 REFERENCE = "urn:air:sdxl:lora:civitai:1@5"
 
@@ -131,7 +133,7 @@ def test_a_malformed_token_is_refused_unseen(shell: Shell, bad: str) -> None:
     for flag in TOKEN_FLAGS:
         ended = shell.run("ensure", f"--{flag}", bad, REFERENCE)
         assert (ended.code, f"--{flag}" in last_line(ended)) == (2, True)
-    for name in ("HF_TOKEN", "CIVITAI_API_TOKEN", *map(variable, TOKEN_FLAGS)):
+    for name in ("HF_TOKEN", "CIVITAI_API_TOKEN", *(OPTION[flag].variable for flag in TOKEN_FLAGS)):
         with pytest.raises(BadSettingError) as caught:
             Settings.from_environment({name: bad})
         assert (caught.value.name, caught.value.value) == (name, "***")
@@ -176,8 +178,8 @@ def test_settings_and_arguments_show_no_token() -> None:
 def test_help_prefers_the_environment_and_completion_knows_the_flags() -> None:
     for command in ("download", "multifile", "ensure", "cache verify", "cache path", "cache rm"):
         text = " ".join(help_text(command).split())
-        assert "HF_TOKEN is the better place" in text
-        assert "CIVITAI_API_TOKEN is the better place" in text
+        assert "Prefer to set HF_TOKEN" in text
+        assert "Prefer to set CIVITAI_API_TOKEN" in text
     for command in ("cache ls", "cache gc", "completion"):
         assert "token" not in help_text(command)
     for shell in SHELLS:

@@ -16,6 +16,7 @@ import pytest
 
 import pgetpy
 from pgetpy import Job, Policy
+from pgetpy.core.http.urls import Link, opened_link
 from pgetpy.errors import (
     BadReferenceError,
     ConnectionFailedError,
@@ -304,6 +305,11 @@ def test_the_addresses_of_resolve_are_judged_like_the_resolvers(
 # ------------------------------------------------------------------- what the operator has named
 
 
+def trusted(url: str) -> Link:
+    """A link as a source makes it for the operator's own endpoint."""
+    return opened_link(url, None, trusted=True)
+
+
 def several(jobs: list[Job]) -> list[Any]:
     """What becomes of `jobs`, made one after the other by one engine under the policy."""
     settings = impatient(policy=OPEN, max_concurrent_files=1)
@@ -317,7 +323,7 @@ def test_the_operators_own_endpoint_is_asked_for_what_he_trusts_alone(
 ) -> None:
     url = serve(inside)
     jobs = [
-        Job(url, str(tmp_path / "his"), trusted=True),
+        Job(url, str(tmp_path / "his"), link=trusted(url)),
         Job(url, str(tmp_path / "strangers")),
     ]
     errors = several(jobs if trusted_first else jobs[::-1])
@@ -336,7 +342,7 @@ def test_a_connection_of_the_operators_is_not_lent_to_a_stranger(
     inside.add("/model", Resource(body(1000, "inside"), faults=faults))
     url = f"http://hub.example:{server.port}/model"
     jobs = [
-        Job(url, str(tmp_path / "his"), trusted=True),
+        Job(url, str(tmp_path / "his"), link=trusted(url)),
         Job(url, str(tmp_path / "strangers")),
     ]
     assert several(jobs) == [None, None]
@@ -351,7 +357,7 @@ def test_where_the_operators_endpoint_redirects_to_is_judged(
 ) -> None:
     serve(inside)
     start = lead(inside, target.format(port=inside.port))
-    (error,) = several([Job(start, str(tmp_path / "got"), trusted=True)])
+    (error,) = several([Job(start, str(tmp_path / "got"), link=trusted(start))])
     assert isinstance(error, NotAllowedError)
     assert [seen.path for seen in inside.requests] == ["/start"]
 
@@ -360,7 +366,7 @@ def test_where_the_operators_endpoint_redirects_to_may_be_public(
     server: Server, inside: Server, tmp_path: Path
 ) -> None:
     start = lead(inside, serve(server))
-    assert several([Job(start, str(tmp_path / "got"), trusted=True)]) == [None]
+    assert several([Job(start, str(tmp_path / "got"), link=trusted(start))]) == [None]
     assert (tmp_path / "got").read_bytes() == BODY
 
 

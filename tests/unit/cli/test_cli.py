@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,14 +18,14 @@ import pytest
 
 import pgetpy
 from pgetpy.cli import main
-from pgetpy.cli.options import FLAGS, SHELLS
+from pgetpy.cli.commands import COMMANDS, SHELLS
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.jobs import Job
 from pgetpy.core.report.events import Finished, Progressed, Queued, Started
 from pgetpy.core.report.results import DownloadFailure, DownloadResult
 from pgetpy.errors import DestinationError, HttpStatusError, InterruptedTransferError, PgetError
-from pgetpy.settings import CONSOLE_FLAGS, Settings
-from pgetpy.settings import FLAGS as SETTINGS_FLAGS
+from pgetpy.settings import Settings
+from pgetpy.settings.options import OPTIONS
 
 URL = "http://example.com/model.bin?X-Amz-Signature=hunter2"
 MD5 = "md5:" + "0123456789abcdef" * 2
@@ -191,10 +192,6 @@ def test_a_flag_takes_back_what_the_environment_says(shell: Shell) -> None:
     assert shell.engine.settings == Settings(force=False, retries=7, concurrency=5)
     assert shell.run("--no-force", URL, "d") == 0
     assert shell.engine.settings.force is False
-
-
-def test_every_flag_of_the_settings_stands_on_the_command_line() -> None:
-    assert {*SETTINGS_FLAGS, *CONSOLE_FLAGS} <= {flag.name for flag in FLAGS}
 
 
 @pytest.mark.parametrize("argv", [["-o", "null", URL], ["--output=null", URL, "ignored"]])
@@ -515,18 +512,19 @@ def test_help_is_shown_for_each_command(shell: Shell, argv: list[str], usage: st
 
 
 def test_help_names_every_flag_of_its_command(shell: Shell) -> None:
-    for command in ("download", "multifile"):
-        shell.run("help", command)
-        for flag in FLAGS:
-            assert (f"--{flag.name}" in shell.out) == (not flag.only or command in flag.only)
+    for command in COMMANDS:
+        shell.run("help", *(() if command == "download" else command.split()))
+        for option in OPTIONS:
+            named = re.search(rf"^  (-\w.*)?--{option.name}\b", shell.out, re.MULTILINE) is not None
+            assert named == (command in option.commands), (command, option.name)
 
 
 @pytest.mark.parametrize("shell_name", SHELLS)
 def test_a_completion_script_names_every_flag(shell: Shell, shell_name: str) -> None:
     assert shell.run("completion", shell_name) == 0
-    for flag in FLAGS:
-        if not flag.deprecated:
-            assert flag.name in shell.out
+    for option in OPTIONS:
+        if not option.deprecated:
+            assert option.name in shell.out
 
 
 def test_bash_completes_flags_and_their_values(shell: Shell, tmp_path: Path) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+from urllib.parse import urlsplit
+
 import pytest
 
 from pgetpy.core.references.reference import Wanted
 from pgetpy.errors import BadReferenceError
-from pgetpy.sources.table import SOURCES, parse_reference
+from pgetpy.settings import SourceSettings
+from pgetpy.sources import table
+from pgetpy.sources.data import Data
+from pgetpy.sources.table import SOURCES, parse_reference, with_tokens
 
 
 @pytest.mark.parametrize("url", ["http://host/a", "https://host/a.safetensors", "file:///tmp/a"])
@@ -43,3 +49,28 @@ def test_a_path_is_told_how_it_is_written(path: str) -> None:
 )
 def test_blanks_that_were_pasted_with_a_reference_mean_nothing(text: str) -> None:
     assert parse_reference(f" \t{text}\r\n") == parse_reference(text)
+
+
+def test_a_token_of_a_caller_goes_to_the_source_that_names_its_argument() -> None:
+    before = SourceSettings(hf_token="a", civitai_token="b")
+    after = with_tokens(before, {"hf_api_token": None})
+    assert (after.hf_token, after.civitai_token) == (None, "b")
+    assert with_tokens(before, {"civitai_api_token": "c"}).civitai_token == "c"
+    assert with_tokens(before, {}) is before
+
+
+@pytest.mark.parametrize("host", ["Huggingface.co", "user:pw@civitai.com:443", "replicate.com:443"])
+def test_a_url_of_a_services_host_is_put_to_the_services(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    class Listening(Data):
+        def recognise(self, text: str, wanted: str, settings: SourceSettings) -> None:
+            asked.append(text)
+
+    monkeypatch.setattr(table, "SOURCES", (Listening(), *SOURCES))
+    for name in (host, "elsewhere.example"):
+        with contextlib.suppress(BadReferenceError):
+            parse_reference(f"https://{name}/nothing/that/was/read/before")
+    assert [urlsplit(text).netloc for text in asked] == [host]

@@ -1,4 +1,5 @@
 import unicodedata
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from pgetpy.core.destinations.names import (
     LONGEST_NAME,
     check_url,
-    journal_name,
+    journal_path,
     name_from_disposition,
     name_from_url,
     part_name,
@@ -142,13 +143,17 @@ def test_whatever_comes_from_outside_is_one_safe_component(text: str) -> None:
 
 def test_a_part_and_a_journal_stand_beside_their_file() -> None:
     assert part_name("model.bin") == ".model.bin.pgetpy-part"
-    assert journal_name("model.bin") == ".model.bin.pgetpy-journal"
+    assert journal_path(Path("a/model.bin")) == Path("a/.model.bin.pgetpy-journal")
 
 
 @given(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1))
 def test_names_beside_fit_and_differ(name: str) -> None:
     name = (name * 100).encode()[:LONGEST_NAME].decode(errors="ignore")
-    beside = {part_name(name), journal_name(name), part_name(f"{name[:-1]}é"[:LONGEST_NAME])}
+    beside = {
+        part_name(name),
+        journal_path(Path(name)).name,
+        part_name(f"{name[:-1]}é"[:LONGEST_NAME]),
+    }
     assert all(len(other.encode()) <= LONGEST_NAME for other in beside)
     assert len(beside) == (2 if name.endswith("é") else 3)
 

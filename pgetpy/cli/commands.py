@@ -1,0 +1,124 @@
+"""The commands as a table. Their options are in `settings.options`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+SHELLS = ("bash", "zsh", "fish", "powershell")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A row of the table.
+
+    Attributes:
+        usage: what follows the command's name.
+        summary: its line in the list of commands, and the first sentence of its help.
+        details: the rest of its help.
+    """
+
+    usage: str
+    summary: str
+    details: str = ""
+
+    @property
+    def about(self) -> str:
+        return f"{self.summary[0].upper()}{self.summary[1:]}.\n{self.details}".rstrip()
+
+
+_KINDS = """\
+an http, https, file or data URL, huggingface.co/OWNER/NAME[/FILE], civitai.com/models/ID,
+an AIR name, or OWNER/NAME[:VERSION] of Replicate"""
+_ENTRY = "REF is a reference, or the first 8 or more digits of a key that `pgetpy cache ls` shows."
+_ENSURE = f"""\
+The paths are printed one a line, in the order of the REFs, once all files are complete
+and verified. Files that are missing from the cache are downloaded in parallel. REF is
+{_KINDS}.
+For an archive or a repository the path is that of its only .safetensors file."""
+
+# By name; `download` is what runs without a command.
+COMMANDS: Mapping[str, Command] = {
+    "download": Command(
+        "[flags] URL DEST\n       pgetpy COMMAND [flags] ...",
+        "download URL to DEST, over several connections where that is faster",
+        f"""\
+URL is {_KINDS}.
+DEST is a file, a folder (the file is named after the URL), or - for standard output.""",
+    ),
+    "multifile": Command(
+        "[flags] MANIFEST|-",
+        "download the files of a manifest",
+        """\
+Each line of a manifest is `URL DEST [ALGO:HEX] [-x]`. Blank lines and # comments are
+skipped. When a file fails the others continue.""",
+    ),
+    "ensure": Command(
+        "[flags] REF...", "download weights into the cache and print their paths", _ENSURE
+    ),
+    "snapshot": Command(
+        "[flags] REPOSITORY",
+        "download a repository into the cache of huggingface_hub",
+        """\
+REPOSITORY is a repository of Hugging Face: hf://OWNER/NAME[@REVISION], or the URL of its
+page or of one of its folders. The path of the snapshot is printed; from_pretrained finds
+it there. Files that exist already are not downloaded again.""",
+    ),
+    "cache": Command(
+        "COMMAND [flags] ...",
+        "inspect and maintain the cache: ls, info, verify, gc and more",
+        "`pgetpy ensure` and the Python package share this cache.",
+    ),
+    "cache ls": Command("[flags]", "list the entries, the most recently used first"),
+    "cache info": Command("[flags]", "show where the cache is, its size, and its limits"),
+    "cache path": Command("[flags] REF...", "print the paths of entries, without requests", _ENTRY),
+    "cache ensure": Command("[flags] REF...", "the same as pgetpy ensure", _ENSURE),
+    "cache rm": Command(
+        "[flags] REF...", "remove entries", f"Entries that are pinned or in use stay.\n{_ENTRY}"
+    ),
+    "cache verify": Command(
+        "[flags] [REF...]",
+        "check the hashes of entries and download damaged ones again",
+        f"Without REF all entries are checked. The exit status is 1 if one is damaged.\n{_ENTRY}",
+    ),
+    "cache gc": Command(
+        "[flags]",
+        "shrink the cache to its limits and remove what dead processes left",
+        """\
+The least recently used entries are removed first. Unfinished downloads are kept for a
+day, or for --older-than, so that the next run can continue them.""",
+    ),
+    "cache pin": Command(
+        "[flags] REF...",
+        "keep entries until they are unpinned",
+        f"REF need not be in the cache yet.\n{_ENTRY}",
+    ),
+    "cache unpin": Command("[flags] REF...", "remove pins", _ENTRY),
+    "cache prune": Command(
+        "--older-than TIME [flags]",
+        "remove entries that have not been used for some time",
+        "Entries that are pinned or in use stay.",
+    ),
+    "version": Command("", "show the version"),
+    "completion": Command(
+        "|".join(SHELLS),
+        f"print a completion script for {', '.join(SHELLS[:-1])} or {SHELLS[-1]}",
+        "Load it with: source <(pgetpy completion bash)",
+    ),
+    "help": Command("[COMMAND]", "show help on a command"),
+}
+# Names and summaries, as help and completion list them.
+TOP_COMMANDS: Mapping[str, str] = {
+    name: row.summary for name, row in COMMANDS.items() if name != "download" and " " not in name
+}
+CACHE_COMMANDS: Mapping[str, str] = {
+    name.removeprefix("cache "): row.summary
+    for name, row in COMMANDS.items()
+    if name.startswith("cache ")
+}
+
+
+def usage_of(name: str) -> str:
+    """Return the usage of a command, as help shows it."""
+    command = "" if name == "download" else f"{name} "
+    return f"pgetpy {command}{COMMANDS[name].usage}".rstrip()

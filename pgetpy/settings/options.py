@@ -1,0 +1,331 @@
+"""The table of all options: flags, environment variables, and the settings that they change.
+
+To add an option add a row here, give the dataclass that the row names a field, and use the field.
+The parser, --help, shell completion, the reading of the environment and docs/options.md (`make
+docs-options`) are made from the rows. A test refuses rows whose field is never used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from pgetpy.core.references.checksums import Checksum
+from pgetpy.core.references.policy import Policy
+from pgetpy.core.references.reference import Wanted
+from pgetpy.core.text.values import (
+    ChoiceReader,
+    count_reader,
+    one_of,
+    read_bool,
+    read_duration,
+    read_endpoint,
+    read_headers,
+    read_http_url,
+    read_hub_switch,
+    read_resolve,
+    read_text,
+    read_texts,
+    read_token,
+    size_reader,
+    switch_to,
+)
+
+Warn = Callable[[str], None]
+Texts = str | tuple[str, ...]
+
+# Commands that take the same options.
+DOWNLOAD = ("download", "multifile")
+FILL_CACHE = ("ensure", "cache ensure", "cache verify")
+TRANSFER = (*DOWNLOAD, "snapshot", *FILL_CACHE)
+NAME_ENTRIES = ("cache path", "cache rm", "cache pin", "cache unpin")
+KEEP_BOUNDS = (*FILL_CACHE, "cache info", "cache gc")
+USE_CACHE = (*KEEP_BOUNDS, *NAME_ENTRIES, "cache ls", "cache prune")
+CHOOSE_FILES = ("ensure", "cache ensure", "snapshot")
+REPORT = (*DOWNLOAD, "snapshot", *USE_CACHE)
+EVERY = (*REPORT, "cache", "version", "completion", "help")
+
+# Settings of one run of a command. They have no environment variables.
+_OF_ONE_RUN = ("Arguments.", "CommandOptions.")
+
+
+@dataclass(frozen=True)
+class Option:
+    """A row of the table.
+
+    Attributes:
+        name: of the flag, without dashes; empty where there is only a variable.
+        short: a dash and one letter, or empty.
+        value: what help calls the value; empty for a switch, which also has a --no- form.
+        sets: the dataclass and its field that get the value; empty if it has no effect.
+        read: returns the value of a text, given what an error calls the option.
+        about: says in --help what it does. Choices, default and repetition are added.
+        commands: the commands that take it.
+        default: the text that stands for the field's default, as help shows it.
+        many: it may be repeated.
+        deprecated: the option to use instead.
+        environ: its environment variable, if that is not PGET_ and the name.
+    """
+
+    name: str
+    short: str
+    value: str
+    sets: str
+    read: Callable[[Any, str], object]
+    about: str
+    commands: tuple[str, ...] = TRANSFER
+    default: str = ""
+    many: bool = False
+    deprecated: str = ""
+    environ: str = ""
+
+    @property
+    def variable(self) -> str:
+        """Its environment variable; empty if it has none."""
+        return next((name for name, option in BY_VARIABLE.items() if option is self), "")
+
+    @property
+    def section(self) -> str:
+        """The dataclass that gets the value."""
+        return self.sets.partition(".")[0]
+
+    @property
+    def field(self) -> str:
+        return self.sets.partition(".")[2]
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that it takes; none if it takes any text."""
+        return tuple(self.read.values) if isinstance(self.read, ChoiceReader) else ()
+
+    @property
+    def help(self) -> str:
+        *others, last = self.choices or ("",)
+        notes = [f"{', '.join(others)} or {last}"] if others else []
+        notes += ["may be repeated"] if self.many else []
+        notes += [f"default {self.default}"] if self.default else []
+        return f"{self.about} ({'; '.join(notes)})" if notes else self.about
+
+
+def _path(text: str, _name: str) -> Path:
+    return Path(text).expanduser()
+
+
+def _file_count(text: str, name: str) -> int:
+    return count_reader(0)(text, name) or 20  # pget takes 0 for its default
+
+
+def _checksum(text: str, name: str) -> Checksum | None:
+    return Checksum.parse(text, name=name) if text else None
+
+
+_POLICY = ChoiceReader({"public": Policy.public(), "none": None})
+_WANTED = one_of("auto", *(wanted.value for wanted in Wanted))
+_OUTPUT = one_of("file", "null", "tar-extractor", tar="tar-extractor")
+_LEVEL = one_of("debug", "info", "warn", "error", warning="warn")
+_PROGRESS = one_of("auto", "bar", "plain", "json", "none")
+
+# The rows of each group of --help, as name, short name, value, field, reader and explanation. Later
+# rows overrule earlier ones that set the same field.
+# fmt: off
+GROUPS: Mapping[str, tuple[Option, ...]] = {
+    "transfer": (
+        Option("concurrency", "-c", "N", "Settings.concurrency", count_reader(1),
+               "maximum number of parallel requests for one file (default: found by measuring)"),
+        Option("chunk-size", "-m", "SIZE", "Settings.chunk_size", size_reader(1),
+               "maximum size of one range request, such as 10M or 16MiB", default="125M"),
+        Option("connect-timeout", "", "TIME", "Settings.connect_timeout", read_duration,
+               "time allowed to connect, such as 10s or 1m30s", default="5s"),
+        Option("stall-timeout", "", "TIME", "Settings.stall_timeout", read_duration,
+               "give up a connection that receives nothing for this long", default="15s"),
+        Option("retries", "-r", "N", "Settings.retries", count_reader(0),
+               "give up after this many failures in a row without progress", default="5"),
+        Option("max-conn-per-host", "", "N", "Settings.max_conn_per_host", count_reader(1),
+               "maximum number of connections to one host", default="64"),
+        Option("max-concurrent-files", "", "N", "Settings.max_concurrent_files", _file_count,
+               "maximum number of files to download at the same time", default="20"),
+        Option("limit-rate", "", "SIZE", "Settings.limit_rate", size_reader(1),
+               "maximum bytes per second over all connections, such as 50M"),
+        Option("resume", "", "", "Settings.resume", read_bool,
+               "continue what an earlier run left unfinished; this is the default, --no-resume "
+               "starts over"),
+        Option("mirror", "", "URL", "CommandOptions.mirror", read_texts,
+               "another URL of the same file", ("download",), many=True),
+        Option("header", "-H", "LINE", "Settings.headers", read_headers,
+               "request header to send, written 'Name: value'", many=True, environ="PGET_HEADERS"),
+        Option("hf-token", "", "TOKEN", "SourceSettings.hf_token", read_token,
+               "access token for Hugging Face. Prefer to set HF_TOKEN: other users of a machine "
+               "can see the flags of its processes", (*TRANSFER, *NAME_ENTRIES)),
+        Option("civitai-token", "", "TOKEN", "SourceSettings.civitai_token", read_token,
+               "access token for CivitAI. Prefer to set CIVITAI_API_TOKEN",
+               (*TRANSFER, *NAME_ENTRIES)),
+        Option("hf-transfer", "", "", "SourceSettings.hf_transfer", read_bool,
+               "download large files of Hugging Face with hf_transfer, as "
+               "HF_HUB_ENABLE_HF_TRANSFER=1 does"),
+        Option("netrc", "", "", "Settings.use_netrc", read_bool, "read logins from ~/.netrc"),
+        Option("cacert", "", "FILE", "Settings.cacert", read_text,
+               "certificate authorities to trust instead of the system's, as a PEM file"),
+        Option("resolve", "", "HOST:PORT:IP", "Settings.resolve", read_resolve,
+               "connect to IP when HOST and PORT are asked for", many=True),
+        Option("policy", "", "NAME", "Settings.policy", _POLICY,
+               "what may be downloaded: public is for URLs from people you do not trust and allows "
+               "only safetensors over https from public hosts, without your tokens, headers, "
+               "logins and proxies", default="none"),
+    ),
+    "files": (
+        Option("force", "-f", "", "Settings.force", read_bool, "overwrite DEST if it exists",
+               DOWNLOAD),
+        Option("checksum", "", "ALGO:HEX", "CommandOptions.checksum", _checksum,
+               "expected checksum of the file; ALGO is sha256, sha1, md5 or blake2b",
+               ("download",)),
+        Option("output", "-o", "KIND", "Console.output", _OUTPUT,
+               "write a file, discard the bytes, or extract an archive", DOWNLOAD, default="file"),
+        Option("extract", "-x", "", "Console.output", switch_to("tar-extractor"),
+               "extract an archive into the folder DEST while it downloads", DOWNLOAD),
+        Option("max-size", "", "SIZE", "Settings.max_size", size_reader(0),
+               "refuse files larger than this"),
+        Option("min-free", "", "SIZE", "Settings.min_free", size_reader(0),
+               "disk space to leave free", (*DOWNLOAD, "snapshot")),
+        Option("fsync", "", "", "Settings.fsync", read_bool,
+               "finish only when the file is on stable storage", (*DOWNLOAD, "snapshot")),
+        Option("fail-fast", "", "", "CommandOptions.fail_fast", read_bool,
+               "stop at the first file that fails", ("multifile",)),
+    ),
+    "cache": (
+        Option("cache-dir", "", "DIR", "CacheSettings.folder", _path, "folder of the cache",
+               USE_CACHE, default="~/.cache/pgetpy"),
+        Option("hub-cache-dir", "", "DIR", "CommandOptions.hub_cache_dir", _path,
+               "huggingface_hub's cache folder (default: HF_HUB_CACHE, HF_HOME/hub or "
+               "~/.cache/huggingface/hub)", ("snapshot",), environ="PGET_HUB_CACHE_DIR"),
+        Option("min-disk-free", "", "SIZE", "CacheSettings.min_disk_free", size_reader(0),
+               "disk space to leave free", KEEP_BOUNDS, default="10Gi"),
+        Option("max-bytes", "", "SIZE", "CacheSettings.max_bytes", size_reader(1),
+               "maximum size of the cache (default: unlimited)", KEEP_BOUNDS),
+        Option("wanted", "", "KIND", "CommandOptions.wanted", _WANTED,
+               "what to keep of an archive or repository", (*FILL_CACHE, *NAME_ENTRIES),
+               default="auto"),
+        Option("include", "", "PATTERN", "CommandOptions.include", read_texts,
+               "files of a repository to download, such as '*.json'", CHOOSE_FILES, many=True),
+        Option("exclude", "", "PATTERN", "CommandOptions.exclude", read_texts,
+               "files of a repository to skip", CHOOSE_FILES, many=True),
+        Option("digest", "", "HEX", "CommandOptions.digest", read_text,
+               "expected sha256 of the file", ("ensure", "cache ensure")),
+        Option("refresh", "", "", "CommandOptions.refresh", read_bool,
+               "ask the server whether a cached file is still current", ("ensure", "cache ensure")),
+        Option("any-file", "", "", "CommandOptions.any_file", read_bool,
+               "also accept files that are not weights: JSON, text, pickles",
+               ("ensure", "cache ensure")),
+        Option("older-than", "", "TIME", "CommandOptions.older_than", read_text,
+               "remove what was not used for this long, such as 30d or 12h",
+               ("cache prune", "cache gc")),
+    ),
+    "reports": (
+        Option("progress", "", "KIND", "Console.progress", _PROGRESS, "how to show progress",
+               default="auto"),
+        Option("json", "", "", "CommandOptions.json", read_bool,
+               "print the result as JSON on standard output", REPORT),
+        Option("log-level", "", "LEVEL", "Console.log_level", _LEVEL,
+               "how much to print", REPORT, default="info"),
+        Option("verbose", "-v", "", "Console.log_level", switch_to("debug"),
+               "the same as --log-level debug", REPORT),
+        Option("help", "-h", "", "Arguments.help", read_bool, "show this help and exit", EVERY),
+        Option("version", "", "", "Arguments.version", read_bool, "show the version and exit"),
+    ),
+    "for compatibility with pget": (
+        Option("pid-file", "", "PATH", "", read_text,
+               "no effect: runs do not wait for each other", DOWNLOAD),
+        Option("force-http2", "", "", "Console.force_http2", read_bool,
+               "no effect: ranges go over several HTTP/1.1 connections", DOWNLOAD),
+        Option("max-chunks", "", "N", "Settings.concurrency", count_reader(1),
+               "deprecated, use --concurrency", DOWNLOAD, deprecated="concurrency"),
+        Option("minimum-chunk-size", "", "SIZE", "Settings.chunk_size", size_reader(1),
+               "deprecated, use --chunk-size", DOWNLOAD, deprecated="chunk-size"),
+    ),
+}
+
+# Environment variables without a flag. A flag's own variable overrules those of the same field.
+_variable = partial(Option, "", "", "", commands=())
+VARIABLES: tuple[Option, ...] = (
+    _variable("SourceSettings.hf_token", read_token,
+              "access token for Hugging Face", environ="HF_TOKEN"),
+    _variable("SourceSettings.hf_endpoint", read_endpoint,
+              "URL of the Hub", default="https://huggingface.co", environ="HF_ENDPOINT"),
+    _variable("SourceSettings.hf_offline", read_hub_switch,
+              "1: send no request to the Hub", environ="HF_HUB_OFFLINE"),
+    _variable("SourceSettings.hf_transfer", read_hub_switch,
+              "1: download large files of the Hub with hf_transfer",
+              environ="HF_HUB_ENABLE_HF_TRANSFER"),
+    _variable("SourceSettings.civitai_token", read_token,
+              "access token for CivitAI", environ="CIVITAI_API_TOKEN"),
+    _variable("SourceSettings.civitai_endpoint", read_endpoint,
+              "URL of CivitAI", default="https://civitai.com", environ="PGET_CIVITAI_ENDPOINT"),
+    _variable("SourceSettings.replicate_endpoint", read_endpoint, "URL of Replicate",
+              default="https://replicate.com", environ="PGET_REPLICATE_ENDPOINT"),
+    _variable("SourceSettings.max_data_size", size_reader(0),
+              "maximum size of the content of a data: URI", default="64Mi",
+              environ="PGET_MAX_DATA_SIZE"),
+    _variable("Settings.authorization", read_text,
+              "Authorization header for the hosts of the URLs given",
+              environ="PGET_PROXY_AUTH_HEADER"),
+    _variable("Settings.metrics_endpoint", read_http_url,
+              "URL that gets a POST with the figures of each file",
+              environ="PGET_METRICS_ENDPOINT"),
+    _variable("Settings.cacert", read_text,
+              "certificate authorities to trust instead of the system's, as a PEM file",
+              environ="SSL_CERT_FILE"),
+    _variable("CacheSettings.folder", lambda text, _: Path(text) / "pgetpy",
+              "folder that holds pgetpy, the default of --cache-dir", default="~/.cache",
+              environ="XDG_CACHE_HOME"),
+)
+# fmt: on
+
+# These are made without a function call for each row: they are on the way of every download.
+OPTIONS: tuple[Option, ...] = tuple(chain.from_iterable(GROUPS.values()))
+OPTION: Mapping[str, Option] = {option.name: option for option in OPTIONS}
+FLAGS: Mapping[str, list[str]] = {
+    option.name: [*filter(None, (option.short, f"--{option.name}"))] for option in OPTIONS
+}
+BY_VARIABLE: Mapping[str, Option] = {
+    option.environ or f"PGET_{option.name.replace('-', '_').upper()}": option
+    for option in (*VARIABLES, *OPTIONS)
+    if option.environ or not option.sets.startswith(_OF_ONE_RUN)
+}
+
+# An option that was given, its text, and the flag or variable that gave it.
+Given = tuple[Option, Texts, str]
+
+
+def given_by_flags(values: Mapping[str, Texts]) -> list[Given]:
+    """Return what flags give: `values` has their texts by the names of the options."""
+    return [
+        (option, values[option.name], f"--{option.name}")
+        for option in OPTIONS
+        if option.name in values
+    ]
+
+
+def given_by_environment(environ: Mapping[str, str], warn: Warn) -> list[Given]:
+    """Return what the environment gives; empty variables count as unset.
+
+    `warn` gets a sentence for each deprecated variable.
+    """
+    return [
+        (option, environ[name], name)
+        for name, option in BY_VARIABLE.items()
+        if environ.get(name) and (not option.deprecated or _counts(option, environ, warn))
+    ]
+
+
+def _counts(option: Option, environ: Mapping[str, str], warn: Warn) -> bool:
+    """Whether a deprecated variable counts: it does unless the new one is set."""
+    old, new = option.variable, OPTION[option.deprecated].variable
+    if not environ.get(new):
+        warn(f"Using {old} is deprecated, use {new} instead")
+        return True
+    if environ[old] != environ[new]:
+        warn(f"Both {old} and {new} are set, using {new}")
+    return False

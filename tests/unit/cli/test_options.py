@@ -1,0 +1,198 @@
+"""The table of options: every row is used, and what is made from it agrees with it."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+
+import pytest
+
+import pgetpy
+from pgetpy.cli.commands import COMMANDS
+from pgetpy.cli.parser import Arguments
+from pgetpy.core.text.values import count_reader, read_text, switch_to
+from pgetpy.settings import (
+    CacheSettings,
+    CommandOptions,
+    Console,
+    Settings,
+    SourceSettings,
+    hub_cache_dir,
+)
+from pgetpy.settings.options import FLAGS, GROUPS, OPTION, OPTIONS, VARIABLES, Option
+from scripts.options import page
+
+PACKAGE = Path(pgetpy.__file__).parent
+SECTIONS = {
+    each.__name__: each
+    for each in (Arguments, CacheSettings, CommandOptions, Console, Settings, SourceSettings)
+}
+# What the variables are called that hold them.
+HOLDERS = {
+    "Arguments": ("arguments", "parsed"),
+    "CacheSettings": ("settings", "usual"),
+    "CommandOptions": ("options",),
+    "Console": ("console",),
+    "Settings": ("settings", "_settings", "chosen"),
+    "SourceSettings": ("settings", "_settings", "sources"),
+}
+NO_EFFECT = "no effect: "
+
+
+def attributes_read(package: Path) -> set[tuple[str, str]]:
+    """Return (holder, attribute) for each `holder.attribute` or `x.holder.attribute` that code
+    reads; in the settings themselves `self` is a holder."""
+    found = set()
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Attribute) or not isinstance(node.ctx, ast.Load):
+                continue
+            holder = node.value
+            name = holder.attr if isinstance(holder, ast.Attribute) else getattr(holder, "id", "")
+            is_own = name == "self" and path.parent.name == "settings"
+            found.add(("settings" if is_own else name, node.attr))
+    return found
+
+
+def without_reader(rows: Iterable[Option], read: Collection[tuple[str, str]]) -> list[str]:
+    """Return the rows whose value ends up nowhere."""
+    return [row.name or row.variable for row in rows if not is_read(row, read)]
+
+
+def is_read(row: Option, read: Collection[tuple[str, str]]) -> bool:
+    if not row.sets:
+        return row.about.startswith(NO_EFFECT)
+    fields = {each.name for each in dataclasses.fields(SECTIONS[row.section])}
+    return row.field in fields and any((name, row.field) in read for name in HOLDERS[row.section])
+
+
+# ---------------------------------------------------------------------------- every row is used
+
+
+def test_every_option_sets_something_that_is_read() -> None:
+    assert without_reader([*OPTIONS, *VARIABLES], attributes_read(PACKAGE)) == []
+
+
+@pytest.mark.parametrize(
+    "sets", ["Settings.speed", "Settings.", "CommandOptions.retries", "Console.progress_bar", ""]
+)
+def test_an_option_that_sets_nothing_is_found(sets: str) -> None:
+    row = Option("speed", "", "N", sets, count_reader(1), "how fast")
+    assert without_reader([*OPTIONS, row], attributes_read(PACKAGE)) == ["speed"]
+
+
+def test_a_field_that_nobody_reads_is_found() -> None:
+    read = attributes_read(PACKAGE) - {("settings", "fsync"), ("_settings", "fsync")}
+    assert without_reader(OPTIONS, read) == ["fsync"]
+
+
+def test_every_field_of_what_only_options_set_has_a_row() -> None:
+    for section in (CacheSettings, CommandOptions, Console, SourceSettings):
+        fields = {each.name for each in dataclasses.fields(section)}
+        rows = {row.field for row in (*OPTIONS, *VARIABLES) if row.section == section.__name__}
+        assert rows == fields
+
+
+# ------------------------------------------------------------------------ the rows make sense
+
+
+def test_no_name_stands_for_two_options() -> None:
+    names = Counter(flag for row in OPTIONS for flag in FLAGS[row.name])
+    names += Counter(row.variable for row in (*OPTIONS, *VARIABLES) if row.variable)
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_every_option_belongs_to_commands_that_exist() -> None:
+    for row in OPTIONS:
+        assert row.commands
+        assert set(row.commands) <= set(COMMANDS), row.name
+        assert len(set(row.commands)) == len(row.commands), row.name
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in (*OPTIONS, *VARIABLES) if row.default], ids=lambda row: row.help
+)
+def test_the_default_that_help_names_is_the_default(row: Option) -> None:
+    value = row.read(row.default, row.name)
+    default = getattr(SECTIONS[row.section](), row.field)
+    assert (value.expanduser() if isinstance(value, Path) else value) == default
+
+
+def test_a_deprecated_option_sets_what_its_successor_sets() -> None:
+    for row in OPTIONS:
+        if row.deprecated:
+            assert row.sets == OPTION[row.deprecated].sets
+
+
+# A text that each option and variable takes, where it is not a number.
+TEXTS = {
+    "cacert": "ca.pem", "resolve": "h:80:::1", "policy": "public", "header": '{"A": "b"}',
+    "resume": "false", "output": "null", "progress": "bar", "log-level": "error",
+    "HF_ENDPOINT": "http://h", "PGET_CIVITAI_ENDPOINT": "http://h", "SSL_CERT_FILE": "ca.pem",
+    "PGET_REPLICATE_ENDPOINT": "http://h", "PGET_METRICS_ENDPOINT": "http://h",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "row",
+    [row for row in (*OPTIONS, *VARIABLES) if row.variable and row.field],
+    ids=lambda row: row.variable,
+)
+def test_every_variable_changes_its_field(row: Option) -> None:
+    text = TEXTS.get(row.name or row.variable, "1")
+    environ = {row.variable: text}
+    if row.name == "hub-cache-dir":
+        assert hub_cache_dir(environ) == Path(text)
+        return
+    section = SECTIONS[row.section]
+    assert issubclass(section, (CacheSettings, Console, Settings, SourceSettings))
+    before, after = section(), section.from_environment(environ)
+    changed = {
+        each.name
+        for each in dataclasses.fields(section)
+        if getattr(before, each.name) != getattr(after, each.name)
+    }
+    assert changed == {row.field}
+
+
+def test_an_option_of_a_single_run_has_no_variable() -> None:
+    rows = [row for row in OPTIONS if row.section in ("CommandOptions", "Arguments")]
+    assert [row.name for row in rows if row.variable] == ["hub-cache-dir"]
+
+
+# ----------------------------------------------------------------------------- help and the page
+
+
+def row_of(**changes: object) -> Option:
+    return dataclasses.replace(OPTION["retries"], **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"default": ""}, "how often"),
+        ({}, "how often (default 5)"),
+        ({"many": True, "default": ""}, "how often (may be repeated)"),
+        ({"read": OPTION["policy"].read, "default": "none"},
+         "how often (public or none; default none)"),
+        ({"read": OPTION["log-level"].read, "default": ""},
+         "how often (debug, info, warn or error)"),
+        ({"read": switch_to("x"), "default": ""}, "how often"),
+        ({"read": read_text, "default": ""}, "how often"),
+    ],
+)  # fmt: skip
+def test_help_adds_choices_repetition_and_default(changes: Mapping[str, object], text: str) -> None:
+    assert row_of(about="how often", **changes).help == text
+
+
+def test_no_option_lacks_an_explanation() -> None:
+    assert [row.name for row in (*OPTIONS, *VARIABLES) if len(row.about) < 10] == []
+    assert all(GROUPS.values())
+
+
+def test_the_page_of_options_is_up_to_date() -> None:
+    written = PACKAGE.parent / "docs" / "options.md"
+    assert written.read_text() == page(), "make docs-options writes it anew"
