@@ -7,6 +7,8 @@ READY := $(VENV)/.ready
 # torch and what comes with it is over a GB, so that the tests of predictors have a place of their own.
 PREDICTORS := .venv-predictors
 ARGS :=
+# Each process of the tests would compile all of them anew where the environment forbids to keep that.
+export PYTHONDONTWRITEBYTECODE :=
 # Tests wait more than they compute, so that more run at a time than there are processors; -n0 in
 # ARGS runs them one by one (for --pdb, and for what they print).
 SIDE_BY_SIDE := -n 3 --dist worksteal

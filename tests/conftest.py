@@ -18,7 +18,11 @@ from .support.server import Server
 
 HERE = Path(__file__).parent
 # The marks of all tests below these folders; runs leave them out by these names.
-MARKS = {"real_servers": pytest.mark.real_servers, "slow": pytest.mark.soak}
+MARKS = {
+    "real_servers": pytest.mark.real_servers,
+    "slow": pytest.mark.soak,
+    "predictors": pytest.mark.predictors,
+}
 
 # A shell starts what runs in the background deaf to Ctrl-C, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

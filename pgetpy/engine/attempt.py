@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -67,6 +68,10 @@ class StartOverError(Exception):
         self.reason = reason
 
 
+class _TooLateError(Exception):
+    """Another answer brings the whole object already."""
+
+
 @dataclass(frozen=True)
 class Hooks:
     """What a session needs from its transfer.
@@ -123,6 +128,7 @@ class Session:
         self._watch = Watch(self.plan, self.tally, self.services.settings.stall_timeout)
         self._sleeper: asyncio.Future[None] | None = None
         self._roused = False
+        self._judging = threading.Lock()
 
     async def run(self) -> Answer:
         """Fetch everything; return the first answer, with the identity of the whole.
@@ -171,9 +177,7 @@ class Session:
         if now < host.not_before:
             return
         if self.answer is None:
-            if not self._watch and host.busy < host.pace.level:
-                total = self.expected.total if self.expected and self.plan.held else None
-                self._launch(host, self.plan.probe(now, total))
+            self._launch_probe(now, host)
             return
         while self._has_room(host):
             flight = self.plan.take(
@@ -182,6 +186,18 @@ class Session:
             if flight is None:
                 break
             self._launch(host, flight)
+
+    def _launch_probe(self, now: float, host: Host) -> None:
+        """Make the first request, or make it a second time where its answer is late."""
+        if host.busy >= max(host.pace.level, 2 * len(self._watch)):
+            return
+        if not self._watch:
+            total = self.expected.total if self.expected and self.plan.held else None
+            self._launch(host, self.plan.probe(now, total))
+        elif not self.whole and self._watch.asks_only(self.route.target.url):
+            twin = self.plan.probe_again(now)
+            if twin is not None:
+                self._launch(host, twin)
 
     def _turn_to(self, host: Host) -> None:
         """Ask `host` from now on."""
@@ -233,6 +249,12 @@ class Session:
 
     def _judge(self, call: Call, head: Head) -> tuple[Answer, Sink]:
         """Believe `head` or raise; in any thread. The first answer fixes the version."""
+        with self._judging:
+            return self._judge_next(call, head)
+
+    def _judge_next(self, call: Call, head: Head) -> tuple[Answer, Sink]:
+        if self.answer is not None and not self.plan.ranged:
+            raise _TooLateError
         known = self.answer.identity if self.answer is not None else None
         if head.status == 416 and known is None and self.plan.held:
             # What is still missing lies behind its end.
@@ -296,11 +318,19 @@ class Session:
             if call.flight.pos > call.flight.start and self.plan.ranged:
                 self._retries.progressed()
             if error is not None:
-                self._failed(call, error)
+                if not self._spared(call):
+                    self._failed(call, error)
             elif call.flight.stop is None and not task.cancelled():
                 # The end of the body was all that could tell the size.
                 self.plan.total = call.flight.pos
                 self._check_size(call.request.url, self.plan.total)
+
+    def _spared(self, call: Call) -> bool:
+        """Whether the failure of `call` concerns no one: it was asked for a second time what is
+        still on its way, or has come as a whole."""
+        if self.answer is not None and not self.plan.ranged:
+            return call.flight.pulse.answered is None
+        return call.flight.again and call.flight.twin in self.plan.flights
 
     def _failed(self, call: Call | None, error: BaseException) -> None:
         """Decide what follows from `error`; raise it when it is the end."""

@@ -61,6 +61,10 @@ class Watch:
         host.busy += 1
         self._tally.connections = max(self._tally.connections, len(self._calls))
 
+    def asks_only(self, url: str) -> bool:
+        """Whether all calls ask `url`."""
+        return all(call.request.url == url for call in self._calls.values())
+
     def ended(self, now: float) -> Iterator[tuple[Task, Call, BaseException | None]]:
         """Yield the calls that have ended, each with what it failed of; they are forgotten."""
         for task in [task for task in self._calls if task.done()]:

@@ -156,6 +156,20 @@ def _called(name: str, task: str, *, digest: bool = False) -> Entrant:
     return Entrant(_python(name), Called(task, GIB, nginx("plain"), digest).attempt)
 
 
+def _late(
+    name: str, size: int, latency: float, pace: int | None, theirs: Peer, limit: float
+) -> Case:
+    """A file from a server that waits before each answer."""
+    site = origin(Behaviour(latency=latency, pace=pace))
+    rate = f"each connection held to {pace // 1_000_000} MB/s" if pace else "as fast as it goes"
+    return Case(
+        name,
+        f"{size // MIB} MiB, {latency:g} s to the first byte of each answer, then {rate}",
+        _each(OneFile(size, site, TMPFS), _COUNTED, theirs),
+        (Goal("wall", theirs.name, limit),),
+    )
+
+
 CASES = (
     Case(
         "big-plain",
@@ -202,6 +216,12 @@ CASES = (
         ),
         (Goal("wall", "pget", 0.15), Goal("wall", "aria2c -x16", 0.35)),
     ),
+    _late("late-0.3", 256 * MIB, 0.3, None, peers.CURL, 2.0),
+    _late("late-1", 256 * MIB, 1.0, None, peers.CURL, 2.0),
+    _late("late-5", 256 * MIB, 5.0, None, peers.CURL, 2.0),
+    _late("late-0.15-paced", GIB, 0.15, _PACE, peers.ARIA2, 0.45),
+    _late("late-0.03-paced", GIB, 0.03, 50_000_000, peers.ARIA2, 0.5),
+    _late("late-0.3-paced", GIB, 0.3, 10_000_000, peers.ARIA2_20M, 0.5),
     Case(
         "straggler",
         "1 GiB over eight connections of 20 MB/s, one of which fails",

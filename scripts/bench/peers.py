@@ -162,10 +162,15 @@ _ARIA2 = [
 ]
 
 
-def _aria2_fetch(fetch: Fetch) -> list[str]:
-    trust = [f"--ca-certificate={fetch.cafile}"] if fetch.cafile else []
-    where = [f"--dir={fetch.dest.parent}", f"--out={fetch.dest.name}"]
-    return [*_ARIA2, "-x16", "-s16", "-k1M", *trust, *where, fetch.url]
+def _aria2_fetch(piece: str) -> Callable[[Fetch], list[str]]:
+    """16 connections, which take pieces of this size at least."""
+
+    def arguments(fetch: Fetch) -> list[str]:
+        trust = [f"--ca-certificate={fetch.cafile}"] if fetch.cafile else []
+        where = [f"--dir={fetch.dest.parent}", f"--out={fetch.dest.name}"]
+        return [*_ARIA2, "-x16", "-s16", f"-k{piece}", *trust, *where, fetch.url]
+
+    return arguments
 
 
 def _aria2_batch(batch: Batch) -> list[str]:
@@ -266,7 +271,8 @@ PGET_16M = Peer("pget -m 16M", _PGET, ("version",), _pget_fetch("-m", "16M"))
 PGET_64 = Peer("pget -c 64 -m 16M", _PGET, ("version",), _pget_fetch("-c", "64", "-m", "16M"))
 PGET_X = Peer("pget -x", _PGET, ("version",), _pget_fetch("-x"))
 PGET_16M_X = Peer("pget -m 16M -x", _PGET, ("version",), _pget_fetch("-m", "16M", "-x"))
-ARIA2 = Peer("aria2c -x16", _on_path("aria2c"), _VERSION, _aria2_fetch, _aria2_batch)
+ARIA2 = Peer("aria2c -x16", _on_path("aria2c"), _VERSION, _aria2_fetch("1M"), _aria2_batch)
+ARIA2_20M = Peer("aria2c -x16 -k 20M", _on_path("aria2c"), _VERSION, _aria2_fetch("20M"))
 CURL = Peer("curl", _on_path("curl"), _VERSION, _curl_fetch, _curl_batch)
 CURL_TAR = _curl_to_tar()
 CURL_ZSTD_TAR = _curl_to_tar("zstd", "-dcq")

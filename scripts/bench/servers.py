@@ -80,10 +80,12 @@ class Archive:
 
 @dataclass(frozen=True)
 class Address:
-    """A server's base URL, and the authorities that vouch for it (None for plain HTTP)."""
+    """A server's base URL, the authorities that vouch for it (None for plain HTTP), and what tells
+    how many requests it has had and for how many bytes (None where it does not count)."""
 
     base: str
     cafile: Path | None = None
+    counts: Callable[[], tuple[int, int]] | None = None
 
 
 class Library:
@@ -262,7 +264,7 @@ def origin(how: Behaviour) -> Site:
     @contextlib.contextmanager
     def started(stage: Stage) -> Iterator[Address]:
         with Origin(stage.library.folder, how) as server:
-            yield Address(server.base)
+            yield Address(server.base, counts=server.counts)
         if (how.stall_nth or how.crawl_nth) and not server.fell_ill:
             raise RunFailedError("the connection that was to fail carried too little to do so")
 

@@ -237,7 +237,16 @@ def _get_file(
     warm_memory(file.size + _CACHES)
     outcome = _succeeded(run(peer.command(work), folder, _LIMIT_S))
     _verify(dest, file, thorough)
-    return outcome.sample, _connections(outcome.stdout)
+    return outcome.sample, _notes(outcome.stdout, address, file.size)
+
+
+def _notes(stdout: str, address: Address, size: int) -> str:
+    """Return how many connections a run with --json says it used, and what its server counted."""
+    notes = [_connections(stdout)]
+    if address.counts is not None:
+        requests, asked = address.counts()
+        notes.append(f"{requests} requests for {asked / size:.3f} of the bytes")
+    return ", ".join(filter(None, notes))
 
 
 def _batch(files: Sequence[Weights], address: Address, folder: Path) -> Batch:

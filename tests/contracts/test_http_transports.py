@@ -131,6 +131,8 @@ def is_direct(wire: WireWorld) -> bool:
         Headers(add=(("X-Many", "a"), ("X-Many", "b"), ("x-many", ""))),
         Headers(put=(("ETag", '"v1"'), ("Server", "\xe4\xf6"))),
         Headers(put=(("Set-Cookie", "a" * 6000),)),
+        Headers(put=(("Last-Modified", "x" * 5000), ("Date", "\xff\xfe"), ("Retry-After", ""))),
+        Headers(put=(("Content-Type", ";;;,,,"), ("Last-Modified", '"'), ("Date", ""))),
         Close(),
         Close(says=False),
         ContentRangeOn200(),
@@ -246,12 +248,13 @@ def test_after_nonsense_the_transport_goes_on(plain_wire: WireWorld, fault: Faul
     assert kept(run(plain_wire, scenario())).data == BODY
 
 
-@pytest.mark.parametrize("status", [206, 404])
-@pytest.mark.parametrize("length", ["many", "5, 5", "5, 6", "-1"])
+@pytest.mark.parametrize("status", [200, 206, 404])
+@pytest.mark.parametrize("length", ["", "many", "5, 5", "5, 6", "-1", "+5", "1e3", "9" * 30])
 def test_a_length_that_is_none_is_no_bug_of_ours(
     plain_wire: WireWorld, status: int, length: str
 ) -> None:
-    reply = f"HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nContent-Range: bytes 0-4/5\r\n"
+    stated = "Content-Range: bytes 0-4/5\r\n" if status == 206 else ""
+    reply = f"HTTP/1.1 {status} X\r\nContent-Length: {length}\r\n{stated}"
     asking = asked(plain_wire, b"hello", Garbage(reply.encode() + b"\r\nhello"))
     outcome(plain_wire, asking, b"hello")
 

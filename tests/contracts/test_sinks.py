@@ -298,7 +298,7 @@ def test_a_plan_keeps_to_the_window_of_its_sink() -> None:
     plan = Plan(chunk_size=64 * MIB, first=MIB, window=Window(8 * MIB))
     plan.total = 512 * MIB
     out = 0
-    while (flight := plan.take(0.0, 0.0, 4)) is not None:
+    while (flight := plan.take(0.0, 20e6, 4)) is not None:
         out += 1
         assert flight.stop is not None
         assert flight.stop <= 8 * MIB
@@ -310,8 +310,8 @@ def test_a_plan_asks_for_the_horizon_before_what_lies_far_behind_it() -> None:
     window = Window(8 * MIB, horizon=100 * MIB)
     plan = Plan(chunk_size=64 * MIB, first=MIB, window=window)
     plan.total = 512 * MIB
-    at_horizon = plan.take(0.0, 0.0, 4)
-    behind = plan.take(0.0, 0.0, 4)
+    at_horizon = plan.take(0.0, 20e6, 4)
+    behind = plan.take(0.0, 20e6, 4)
     assert at_horizon is not None
     assert behind is not None
     assert (at_horizon.start, behind.start) == (100 * MIB, 0)

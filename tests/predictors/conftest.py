@@ -1,4 +1,4 @@
-"""Marks every test of this folder, and leaves them out where what they need is not installed."""
+"""Gives the tests of this folder time, and leaves them out where what they need is missing."""
 
 from __future__ import annotations
 
@@ -21,6 +21,5 @@ PATIENT = 300
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
-            item.add_marker(pytest.mark.predictors)
             item.add_marker(pytest.mark.filterwarnings(MANY_ADAPTERS))
             item.add_marker(pytest.mark.timeout(PATIENT))

@@ -67,6 +67,7 @@ class Delivery:
     raw_head: bytes | None = None
     head_gate: Gate | None = None
     head_silent: bool = False
+    head_after: float = 0.0
     drip: int = 0
     chunk: int | None = None
     chunk_size_line: bytes | None = None
@@ -180,6 +181,8 @@ async def _send(wire: Wire, head: bytes, body: memoryview, how: Delivery, outcom
         wire.pace(how.pace)
     if how.head_gate:
         await wire.hold(how.head_gate)
+    if how.head_after:
+        await asyncio.sleep(how.head_after)
     if how.head_silent:
         outcome.cut = Cut.SILENCE.value
         await wire.hold()

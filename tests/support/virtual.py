@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from pgetpy.core.http.answers import Answer, Head
+from pgetpy.core.http.answers import Answer, Head, Identity
 from pgetpy.core.http.pace import Pace
 from pgetpy.core.http.plan import Plan, Window
 from pgetpy.core.http.ranges import Span, Spans
@@ -234,6 +234,7 @@ async def _transfer(
 
     hooks = Hooks(begin, tick, retrying, lambda reason: None)
     session = Session(services, Route(link, hosts, chosen), plan, hooks, Tally(), verified=True)
+    session.expected = Identity(network.total, '"1"')
     await session.run()
     now = asyncio.get_running_loop().time()
     assert list(plan.held) == [Span(0, network.total)]

@@ -28,10 +28,12 @@ _SCALES = 0.6
 _BOLD, _CAREFUL = 4, 2
 # The first step, by the least time to a first byte in seconds: the steps after it cost that time
 # again.
-_FIRST_STEPS = ((0.25, 64), (0.02, 16), (0.0, _BOLD))
+_FIRST_STEPS = ((0.25, 64), (0.1, 32), (0.02, 16), (0.0, _BOLD))
 # A connection that delivers no more than this, bytes a second, leaves room for others even where
 # the rate has been seen for a moment only.
 _SLOW = 80e6
+# The first step adds no more connections than would fill the fastest networks there are.
+_FASTEST = 3e9
 # Some connections are always between two ranges; a level counts as reached with this part of it.
 _DELIVERING = 0.7
 _USED = 0.9
@@ -143,6 +145,7 @@ class Pace:
             self._best = (1, rate)
             self._since = None
             self._raise(latency)
+            self.level = min(self.level, max(_BOLD, int(_FASTEST / rate)))
 
     def observe(
         self,
@@ -170,10 +173,12 @@ class Pace:
             if reached or ended - self._ended_then >= self.level / 2:
                 self._since, self._moved_then, self._ended_then = now, moved, ended
                 self._load_then = self._load()
-        elif self._is_over(now - self._since, ended - self._ended_then, latency, reached=reached):
-            elapsed = now - self._since
+            return self.level
+        elapsed = now - self._since
+        goodput = (moved - self._moved_then) / elapsed if elapsed > 0 else 0.0
+        if self._is_over(elapsed, ended - self._ended_then, goodput, latency, reached=reached):
             crowded = self._load().crowded_since(self._load_then, elapsed)
-            self._judge(now, (moved - self._moved_then) / elapsed, latency, crowded=crowded)
+            self._judge(now, goodput, latency, crowded=crowded)
             self._since, self._ended_then = None, ended
         return self.level
 
@@ -186,10 +191,23 @@ class Pace:
             self.level = min(self.ceiling, self.level + 1)
             self._silent_since = now
 
-    def _is_over(self, elapsed: float, ended: int, latency: float, *, reached: bool) -> bool:
+    def _gained(self, goodput: float) -> float:
+        """What part of what perfect scaling would have added since the last level has been."""
+        assert self._best is not None
+        level, before = self._best
+        return (goodput / before - 1) / (self.level / level - 1) if before else 1.0
+
+    def _is_over(
+        self, elapsed: float, ended: int, goodput: float, latency: float, *, reached: bool
+    ) -> bool:
         """Whether a period says enough: of small answers it has to have seen several, and where
         ranges follow each other, the wait for their first bytes is a part of it."""
         cycle = 2 * latency if ended or self._doubted or self._best is None else 0.0
+        if elapsed < PERIOD:
+            return False
+        rising = self._best is not None and self._best[0] < self.level
+        if rising and reached and self._gained(goodput) >= _SCALES:
+            return True
         if elapsed < PERIOD + cycle:
             return False
         return reached or ended >= 2 * self.level or elapsed >= _LONGEST_PERIOD + 2 * latency
@@ -200,7 +218,7 @@ class Pace:
             self._rest(now) if crowded else self._raise(latency)
             return
         level, before = self._best
-        gained = (goodput / before - 1) / (self.level / level - 1) if before else 1.0
+        gained = self._gained(goodput)
         if gained >= _PAYS:
             self._best = (self.level, goodput)
             self._pause = _FIRST_PAUSE
@@ -211,11 +229,12 @@ class Pace:
             # The connections that were added have only just begun: look once more.
             self._doubted = True
         else:
-            # As many as would have brought the same, had each brought as much as before.
-            enough = int(level * goodput / before * _SPARE) if before else level
+            if before and self.level > _BOLD * level:
+                # As many as would have brought the same, had each brought as much as before.
+                level = max(level, int(level * goodput / before * _SPARE))
             self._factor = _CAREFUL
             self._best = None
-            self.level = min(self.level, max(level, enough))
+            self.level = min(self.level, level)
             self._rest(now)
 
     def _rest(self, now: float) -> None:

@@ -42,12 +42,16 @@ _NEAR = 4 * MIB
 # Splitting a flight costs its connection: not for less than this.
 _SMALLEST_SPLIT = MIB // 2
 _WORTHWHILE_SECONDS = 0.1
-# What all splits together may ask for a second time: this part of the object, or so many bytes.
+# What delivers is asked for anew up to this part of the object in all, or so many bytes.
 _BUDGET = 64
 _LEAST_BUDGET = 4 * MIB
 # A rest that would take this many times longer than another connection needs is asked for twice.
 _HEDGE = 2.0
+# How many times slower than the others a connection has to be for its rest to be asked for twice.
+_SLOW, _CRAWLS = 4, 10
 _HEDGE_QUIET = 0.25
+# The first answer of a host that has not been asked before is late after so many seconds.
+_PROBE_LATE = 1.0
 _ENDLESS = 1 << 62
 
 
@@ -152,7 +156,7 @@ class Plan:
         self.latency = Latency()
         self._chunk_size = chunk_size
         self._first = min(first, chunk_size)
-        self._split_off = 0
+        self._again = 0
 
     @property
     def complete(self) -> bool:
@@ -187,6 +191,16 @@ class Plan:
             gap = Span(limit - 1, limit)
         return self._launch(now, gap.start, min(gap.stop, gap.start + self._first))
 
+    def probe_again(self, now: float) -> Flight | None:
+        """Ask for the first bytes a second time where the first answer is late."""
+        if len(self.flights) != 1:
+            return None
+        probe = self.flights[0]
+        patience = self.latency.late if self.latency.typical else _PROBE_LATE
+        if probe.again or probe.stop is None or probe.pulse.quiet(now) < patience:
+            return None
+        return self._launch_twin(now, probe)
+
     def take(
         self, now: float, rate: float, lanes: int, expected: int | None = None
     ) -> Flight | None:
@@ -205,8 +219,10 @@ class Plan:
             if slowest is None:
                 return None
             if self._late(slowest, now, rate):
-                return self._ask_again(slowest, now, rate)
+                return self._launch_twin(now, slowest)
             return None if held_up else self._split(slowest, now, rate)
+        if rate <= 0 and any(flight.pulse.quiet(now) < _HEDGE_QUIET for flight in self.flights):
+            return None  # how much to ask for is about to show
         size = self._piece(now, rate, (lanes, expected or lanes), gap, unasked)
         return self._launch(now, gap.start, gap.start + size) if size > 0 else None
 
@@ -218,12 +234,16 @@ class Plan:
         twin = flight.twin
         if twin is not None:
             twin.twin = None
-            twin.again = not failed
+            # A second request that fails is not made a third time.
+            twin.again = flight.again or not failed
 
     def superfluous(self) -> list[Flight]:
         """Return the flights whose rest has arrived by another way, or is about to."""
-        if len(self.flights) < 2 and not self.held:
-            return []
+        if self.total is None:
+            return []  # what is held may have to be thrown away yet
+        if not self.ranged:
+            # The one answer that brings the whole is enough.
+            return [flight for flight in self.flights if flight.pulse.answered is None]
         landed = self.landed
         return [
             flight
@@ -239,6 +259,8 @@ class Plan:
 
     def _launch(self, now: float, start: int, stop: int, *, again: bool = False) -> Flight:
         flight = Flight(start, stop, Pulse.at(now, start), again=again)
+        if again:
+            self._again += stop - start
         self.flights.append(flight)
         return flight
 
@@ -252,19 +274,21 @@ class Plan:
 
     def _gap(self) -> tuple[Span | None, int]:
         """The bytes to ask for next, neither held nor under way: at the horizon, or the first; and
-        how many such bytes there are in all."""
+        how many such bytes may be asked for in all."""
         assert self.total is not None
         taken = Spans(self.held)
         for flight in self.flights:
             taken.add(flight.start, self.total if flight.stop is None else flight.stop)
-        unasked = self.total - taken.size
-        if self.window is not None and (self.window.only or self.window.closed):
+        if self.window is None:
+            return next(taken.missing(0, self.total), None), self.total - taken.size
+        if self.window.only or self.window.closed:
             gaps = [
                 gap for span in self.window.only for gap in taken.missing(span.start, span.stop)
             ]
             return next(iter(gaps), None), sum(gap.size for gap in gaps)
         first = next(taken.missing(0, self.total), None)
-        if first is None or self.window is None or not self.window.size:
+        unasked = sum(gap.size for gap in taken.missing(0, min(self.total, self.window.stop)))
+        if first is None or not self.window.size:
             return first, unasked
         horizon = self.window.horizon
         # What is left a little before the horizon is fetched on the way to it.
@@ -289,9 +313,11 @@ class Plan:
             worth = rate * max(_WORTHWHILE_SECONDS, latency * _LATENCIES)
             least = max(_SMALLEST, int(rate * max(_LEAST_SECONDS, latency * _LEAST_LATENCIES)))
             left = unasked + sum(flight.rest for flight in self.flights)
-            # What is nearly done is not kept for connections that are yet to come.
-            soon = left < rate * lanes[0] * _CLIMBS * (latency + PERIOD)
-            useful = min(lanes[0] if soon else lanes[1], -(-left // least))
+            useful = lanes[0]
+            if left > rate * useful * _CLIMBS * (latency + PERIOD):
+                # Something is kept for connections that are yet to come, if it is worth a range.
+                useful = min(lanes[1], max(useful, int(left / worth)))
+            useful = min(useful, -(-left // least))
             share = self._share(now, rate, useful, unasked)
             if share >= 2 * worth:
                 share = min(max(worth, share / 2), max(worth, rate * _LONGEST_SECONDS))
@@ -302,6 +328,8 @@ class Plan:
         if gap.size - size < min(least, size) and gap.size <= self._chunk_size:
             size = gap.size
         if self.window is not None:
+            # A window that moves on by little would be asked for in many small pieces.
+            size = min(max(size, self.window.size // (2 * lanes[0])), gap.size, self._chunk_size)
             size = min(size, self.window.stop - gap.start)
         return size
 
@@ -340,12 +368,18 @@ class Plan:
         if rate <= 0:
             # Everything else came before anything could be measured.
             return quiet
-        if not quiet and pulse.rate * 4 > rate:
+        if not quiet and not self._slow_enough(flight, rate):
             return False
         needed = self.latency.typical + _HEDGE * flight.rest / rate
         return flight.seconds_left > max(_WORTHWHILE_SECONDS, needed)
 
-    def _ask_again(self, slow: Flight, now: float, rate: float) -> Flight:
+    def _slow_enough(self, flight: Flight, rate: float) -> bool:
+        """Whether `flight`, which delivers, is so far behind the others that it may be replaced."""
+        own = flight.pulse.rate
+        # It may be processors that it lacks: another connection would lack them as well.
+        return own * _CRAWLS <= rate or (own * _SLOW <= rate and self._within_budget(flight.rest))
+
+    def _launch_twin(self, now: float, slow: Flight) -> Flight:
         """Ask for the rest of `slow` a second time, or for as much of it as one range may be."""
         stop = min(slow.pos + slow.rest, slow.pos + self._chunk_size)
         if self.window is not None:
@@ -372,8 +406,12 @@ class Plan:
         if stop - middle < _SMALLEST_SPLIT or gained < _WORTHWHILE_SECONDS:
             return None
         size = min(stop - middle, self._chunk_size)
-        if self._split_off + size > max(_LEAST_BUDGET, (self.total or 0) // _BUDGET):
+        if not self._within_budget(size):
             return None
-        self._split_off += size
         flight.stop = middle
         return self._launch(now, middle, middle + size, again=True)
+
+    def _within_budget(self, size: int) -> bool:
+        """Whether `size` bytes that are on their way may be asked for anew to save time."""
+        assert self.total is not None
+        return self._again + size <= max(_LEAST_BUDGET, self.total // _BUDGET)

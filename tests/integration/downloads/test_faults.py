@@ -30,9 +30,7 @@ from tests.support.faults import (
     Busy,
     Chunked,
     Close,
-    ContentRangeOn200,
     Crawl,
-    DripHead,
     Encoded,
     EnormousHead,
     EtagPerRequest,
@@ -47,13 +45,9 @@ from tests.support.faults import (
     IdleClose,
     IgnoreIfRange,
     IgnoreRange,
-    Interim,
     LengthConflict,
-    Multipart,
-    NoContentRange,
     NoLength,
     NoValidators,
-    ObsFold,
     OtherRange,
     Pace,
     Replaced,
@@ -67,11 +61,13 @@ from tests.support.faults import (
     When,
     at_least,
 )
-from tests.support.fetching import ONCE, Events, fetch, impatient, names_in
+from tests.support.fetching import Events, fetch, impatient, names_in
 from tests.support.resources import Answer, Resource, whole
 from tests.support.server import Server
 
-pytestmark = pytest.mark.usefixtures("transport")
+# Over either transport, where both have a part in it; all else here is what the engine makes of
+# answers, whichever transport has carried them (tests/contracts hold each transport to the same).
+BOTH = pytest.mark.usefixtures("transport")
 
 BODY = body(3_500_001)
 OTHER = body(3_500_001, "v2")
@@ -90,6 +86,7 @@ def serve(server: Server, *faults: Fault, data: bytes = BODY, path: str = "/mode
 # ------------------------------------------------------------------- what is no fault
 
 
+@BOTH
 @CHUNKS
 def test_ranges_are_asked_for_and_put_together(
     server: Server, tmp_path: Path, chunk_size: int
@@ -128,22 +125,19 @@ def test_every_later_range_is_tied_to_the_version_of_the_first(
     assert {seen.header("If-Range") for seen in later} == {'"v1"'}
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [Interim((103, 103)), DripHead(7), Close(), Close(says=False), IdleClose(0.01)],
-    ids=lambda fault: type(fault).__name__,
-)
+@BOTH
 @CHUNKS
-def test_what_rfc_9112_allows_is_borne(
-    server: Server, tmp_path: Path, fault: Fault, chunk_size: int
+def test_connections_that_end_while_they_are_taken_again_cost_nothing(
+    server: Server, tmp_path: Path, chunk_size: int
 ) -> None:
-    fetch(serve(server, fault), tmp_path / "got", chunk_size=chunk_size)
+    fetch(serve(server, IdleClose(0.01)), tmp_path / "got", chunk_size=chunk_size)
     assert (tmp_path / "got").read_bytes() == BODY
 
 
 # ------------------------------------------------------------------- no ranges, no lengths
 
 
+@BOTH
 @CHUNKS
 def test_a_server_that_ignores_range_is_read_in_one_answer(
     server: Server, tmp_path: Path, chunk_size: int
@@ -172,9 +166,8 @@ def test_a_chunked_body_without_ranges(server: Server, tmp_path: Path, data: byt
     assert result.validator == "none"
 
 
-@CHUNKS
-def test_chunked_ranges(server: Server, tmp_path: Path, chunk_size: int) -> None:
-    result = fetch(serve(server, Chunked()), tmp_path / "got", chunk_size=chunk_size)
+def test_chunked_ranges(server: Server, tmp_path: Path) -> None:
+    result = fetch(serve(server, Chunked()), tmp_path / "got", chunk_size=SMALL)
     assert (tmp_path / "got").read_bytes() == BODY
     assert result.validator == "strong"
 
@@ -272,13 +265,6 @@ def test_bytes_that_are_not_of_the_coding_they_claim_are_an_error(
     assert names_in(tmp_path) == []
 
 
-def test_every_member_of_a_coded_body_counts(server: Server, tmp_path: Path) -> None:
-    coded = gzip.compress(BODY[:1_000_000], 1) + gzip.compress(BODY[1_000_000:], 1)
-    resource = Resource(coded, headers=(("Content-Encoding", "gzip"),), ranges=False)
-    fetch(server.add("/model", resource), tmp_path / "got")
-    assert (tmp_path / "got").read_bytes() == BODY
-
-
 def test_a_few_coded_bytes_that_unfold_to_many_do_not_fill_the_memory(
     server: Server, tmp_path: Path
 ) -> None:
@@ -298,6 +284,7 @@ def test_a_coding_that_cannot_be_undone_is_an_error_that_names_it(
     assert names_in(tmp_path) == []
 
 
+@BOTH
 @pytest.mark.parametrize("path", ["/weights.tar.gz", "/weights.tgz", "/model.bin.gz"])
 def test_a_gz_file_with_its_own_coding_as_header_is_kept_as_it_is(
     server: Server, tmp_path: Path, path: str
@@ -311,6 +298,7 @@ def test_a_gz_file_with_its_own_coding_as_header_is_kept_as_it_is(
 # ------------------------------------------------------------------- empty objects
 
 
+@BOTH
 @pytest.mark.parametrize("answer", [416, 200])
 def test_an_empty_object(server: Server, tmp_path: Path, answer: int) -> None:
     url = server.add("/empty", Resource(b"", empty_range=answer))  # type: ignore[arg-type]
@@ -454,18 +442,9 @@ def test_an_etag_of_its_own_for_every_request_is_an_error_and_no_mix(
 # ------------------------------------------------------------------- ranges that are none
 
 
-@ONCE
 @pytest.mark.parametrize(
     "fault",
-    [
-        OtherRange(1, 1),
-        OtherRange(-1, 0),
-        OtherRange(0, 1),
-        NoContentRange(),
-        LengthConflict(5),
-        LengthConflict(-5),
-        Multipart(),
-    ],
+    [OtherRange(1, 1), LengthConflict(-5)],
     ids=repr,
 )
 def test_a_wrong_206_is_thrown_away_and_asked_for_again(
@@ -477,17 +456,11 @@ def test_a_wrong_206_is_thrown_away_and_asked_for_again(
     assert result.retries >= 1
 
 
-@ONCE
-@pytest.mark.parametrize(
-    "fault",
-    [OtherRange(1, 1), NoContentRange(), Multipart(), LengthConflict(-1)],
-    ids=repr,
-)
 def test_a_server_that_never_serves_what_was_asked_for_is_given_up(
-    server: Server, tmp_path: Path, fault: Fault
+    server: Server, tmp_path: Path
 ) -> None:
     with pytest.raises(RangeNotHonouredError) as caught:
-        fetch(serve(server, fault), tmp_path / "got", chunk_size=LARGE, retries=2)
+        fetch(serve(server, OtherRange(1, 1)), tmp_path / "got", chunk_size=LARGE, retries=2)
     assert caught.value.attempts == 3
     assert caught.value.asked == f"bytes=0-{LARGE - 1}"
     assert "(after 3 attempts)" in str(caught.value)
@@ -519,15 +492,6 @@ def test_an_honest_shorter_206_is_kept_and_the_rest_asked_for(
     assert server.sent("/model") == len(BODY)
 
 
-@CHUNKS
-def test_a_200_with_a_content_range_is_the_range(
-    server: Server, tmp_path: Path, chunk_size: int
-) -> None:
-    result = fetch(serve(server, ContentRangeOn200()), tmp_path / "got", chunk_size=chunk_size)
-    assert (tmp_path / "got").read_bytes() == BODY
-    assert result.validator == "strong"
-
-
 def test_one_of_several_servers_that_knows_no_ranges_is_borne(
     server: Server, tmp_path: Path
 ) -> None:
@@ -536,23 +500,7 @@ def test_one_of_several_servers_that_knows_no_ranges_is_borne(
     assert (tmp_path / "got").read_bytes() == BODY
 
 
-def test_bytes_after_a_body_are_not_taken_for_the_next_answer(
-    server: Server, tmp_path: Path
-) -> None:
-    # aiohttp throws away an answer that arrives in one piece with such bytes: large ones do not.
-    url = serve(server, ExtraBytes(b"x" * 100), data=LONGER)
-    fetch(url, tmp_path / "got", chunk_size=900_000)
-    assert (tmp_path / "got").read_bytes() == LONGER
-
-
-@ONCE
-def test_bytes_after_a_small_body_are_not_taken_for_the_next_answer(
-    server: Server, tmp_path: Path
-) -> None:
-    fetch(serve(server, ExtraBytes(b"x" * 100)), tmp_path / "got", chunk_size=SMALL)
-    assert (tmp_path / "got").read_bytes() == BODY
-
-
+@BOTH
 @CHUNKS
 def test_an_answer_that_nobody_asked_for_is_never_written(
     server: Server, tmp_path: Path, chunk_size: int
@@ -600,42 +548,28 @@ def test_an_etag_that_is_none_is_never_sent_back(server: Server, tmp_path: Path)
 # ------------------------------------------------------------------- heads that are none
 
 
-def test_a_length_that_is_said_twice_is_one(server: Server, tmp_path: Path) -> None:
-    fault = Headers(add=(("Content-Length", str(SMALL)),), when=When(request=range(1, 3)))
-    with contextlib.suppress(TransferError):
-        fetch(serve(server, fault), tmp_path / "got", chunk_size=SMALL)
-        assert (tmp_path / "got").read_bytes() == BODY
-
-
-@pytest.mark.parametrize("length", ["", "x", "-5", "+5", "5, 6", "1e3", "9" * 30])
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_senseless_length_is_an_error_of_the_transfer(
-    server: Server, tmp_path: Path, length: str, ranges: bool
+    server: Server, tmp_path: Path, ranges: bool
 ) -> None:
     faults = () if ranges else (IgnoreRange(),)
-    url = serve(server, *faults, Headers(put=(("Content-Length", length),)), Close())
+    url = serve(server, *faults, Headers(put=(("Content-Length", "5, 6"),)), Close())
     with pytest.raises(TransferError) as caught:
         fetch(url, tmp_path / "got", retries=0, stall_timeout=1)
     assert "\n" not in str(caught.value)
     assert "got" not in names_in(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "value",
-    ["bytes", "bytes 0-", "bytes 5-1/9", "bytes a-b/c", "lines 0-1/2", "bytes 0-1/1", "9" * 99],
-)
-def test_a_senseless_content_range_is_not_believed(
-    server: Server, tmp_path: Path, value: str
-) -> None:
-    url = serve(server, Headers(put=(("Content-Range", value),)))
+def test_a_senseless_content_range_is_not_believed(server: Server, tmp_path: Path) -> None:
+    url = serve(server, Headers(put=(("Content-Range", "bytes 5-1/9"),)))
     with pytest.raises(RangeNotHonouredError):
         fetch(url, tmp_path / "got", chunk_size=SMALL, retries=0)
     assert names_in(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["ETag", "Last-Modified", "Retry-After", "Content-Type", "Date"])
+@pytest.mark.parametrize("name", ["ETag", "Last-Modified"])
 @pytest.mark.parametrize("value", ["", '"', "\u00ff\u00fe", "x" * 5000, ";;;,,,"])
-def test_senseless_headers_harm_nobody(
+def test_senseless_validators_harm_nobody(
     server: Server, tmp_path: Path, name: str, value: str
 ) -> None:
     url = serve(server, Headers(put=((name, value),)), data=BODY[:700_000])
@@ -660,25 +594,14 @@ def test_garbage_now_and_then_is_retried(server: Server, tmp_path: Path, chunk_s
     assert (tmp_path / "got").read_bytes() == BODY
 
 
-def test_a_folded_header_harms_nobody(server: Server, tmp_path: Path) -> None:
-    url = serve(server, ObsFold(when=When(request=range(1, 3))))
-    fetch(url, tmp_path / "got", chunk_size=LARGE)
-    assert (tmp_path / "got").read_bytes() == BODY
-
-
 # ------------------------------------------------------------------- cut off
 
 
 @CHUNKS
-@pytest.mark.parametrize("fault", [ResetAfter, FinAfter])
 def test_a_connection_that_breaks_mid_body_goes_on_from_the_same_byte(
-    server: Server,
-    tmp_path: Path,
-    transport: str,
-    chunk_size: int,
-    fault: type[ResetAfter | FinAfter],
+    server: Server, tmp_path: Path, transport: str, chunk_size: int
 ) -> None:
-    url = serve(server, fault(100_001, when=When(request=3)))
+    url = serve(server, ResetAfter(100_001, when=When(request=3)))
     result = fetch(url, tmp_path / "got", chunk_size=chunk_size, concurrency=1)
     assert (tmp_path / "got").read_bytes() == BODY
     assert result.retries == 1
@@ -687,7 +610,6 @@ def test_a_connection_that_breaks_mid_body_goes_on_from_the_same_byte(
     assert len(BODY) <= server.sent("/model") <= len(BODY) + lost
 
 
-@ONCE
 @CHUNKS
 def test_many_broken_connections_in_a_row_end_well_as_long_as_bytes_come(
     server: Server, tmp_path: Path, chunk_size: int
@@ -762,26 +684,24 @@ def test_a_host_that_does_not_exist_is_an_error_that_names_it(tmp_path: Path) ->
 # ------------------------------------------------------------------- silent and slow
 
 
-@pytest.mark.parametrize("retries", [0, 1])
-def test_silence_before_the_head_ends(server: Server, tmp_path: Path, retries: int) -> None:
+def test_silence_before_the_head_ends(server: Server, tmp_path: Path) -> None:
     url = serve(server, SilenceBeforeHead())
     with pytest.raises(StalledError) as caught:
-        fetch(url, tmp_path / "got", stall_timeout=STALL, retries=retries)
-    assert caught.value.attempts == retries + 1
-    assert len(server.requests) == retries + 1
+        fetch(url, tmp_path / "got", stall_timeout=STALL, retries=1)
+    assert caught.value.attempts == 2
+    assert len(server.requests) == 2
     assert names_in(tmp_path) == []
 
 
 @CHUNKS
 def test_silence_mid_body_ends_and_is_retried(
-    server: Server, tmp_path: Path, transport: str, chunk_size: int
+    server: Server, tmp_path: Path, chunk_size: int
 ) -> None:
     url = serve(server, SilenceAfter(150_000, when=When(request=1)))
     result = fetch(url, tmp_path / "got", chunk_size=chunk_size, concurrency=1, stall_timeout=STALL)
     assert (tmp_path / "got").read_bytes() == BODY
     assert result.retries == 1
-    if transport == "direct":
-        assert (150_000, 150_000 + chunk_size) in server.asked("/model")
+    assert (150_000, 150_000 + chunk_size) in server.asked("/model")
 
 
 @pytest.mark.parametrize("size", [0, 100_000])
@@ -792,22 +712,22 @@ def test_silence_for_ever_ends_with_a_stall(server: Server, tmp_path: Path, size
     assert "got" not in names_in(tmp_path)
 
 
-@CHUNKS
 @pytest.mark.parametrize(
     "fault",
     [SilenceAfter(50_000), SilenceBeforeHead(), Crawl(20_000, after=50_000)],
     ids=lambda fault: type(fault).__name__,
 )
 def test_another_connection_takes_over_from_one_that_is_stuck_long_before_the_stall_limit(
-    server: Server, tmp_path: Path, chunk_size: int, fault: Fault
+    server: Server, tmp_path: Path, fault: Fault
 ) -> None:
     fault = replace(fault, when=When(request=4))
     started = time.monotonic()
-    fetch(serve(server, fault), tmp_path / "got", chunk_size=chunk_size, stall_timeout=50)
+    fetch(serve(server, fault), tmp_path / "got", chunk_size=LARGE, stall_timeout=50)
     assert (tmp_path / "got").read_bytes() == BODY
     assert time.monotonic() - started < 45
 
 
+@BOTH
 def test_another_connection_takes_over_from_a_first_one_that_falls_silent(
     server: Server, tmp_path: Path
 ) -> None:
@@ -818,6 +738,7 @@ def test_another_connection_takes_over_from_a_first_one_that_falls_silent(
     assert time.monotonic() - started < 45
 
 
+@BOTH
 def test_a_pause_shorter_than_the_limit_is_no_stall(server: Server, tmp_path: Path) -> None:
     # All of it takes longer than that.
     url = serve(server, IgnoreRange(), Crawl(160_000), data=BODY[:200_000])
@@ -860,7 +781,6 @@ def test_a_slow_link_is_used_by_several_connections(server: Server, tmp_path: Pa
     assert result.connections > 1
 
 
-@ONCE
 def test_no_more_connections_than_were_allowed(server: Server, tmp_path: Path) -> None:
     for name, limits in [("c", {"concurrency": 3}), ("host", {"max_conn_per_host": 2})]:
         url = serve(server, Pace(1_500_000), path=f"/{name}")
@@ -872,8 +792,7 @@ def test_no_more_connections_than_were_allowed(server: Server, tmp_path: Path) -
 # ------------------------------------------------------------------- statuses
 
 
-@ONCE
-@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [429, 503])
 def test_a_status_that_may_pass_is_retried(server: Server, tmp_path: Path, status: int) -> None:
     url = serve(server, Status(status, when=When(request=range(1, 3))))
     result = fetch(url, tmp_path / "got")
@@ -881,7 +800,6 @@ def test_a_status_that_may_pass_is_retried(server: Server, tmp_path: Path, statu
     assert result.retries == 2
 
 
-@ONCE
 @CHUNKS
 def test_a_busy_moment_of_a_server_mid_way_is_survived(
     server: Server, tmp_path: Path, chunk_size: int
@@ -891,7 +809,7 @@ def test_a_busy_moment_of_a_server_mid_way_is_survived(
     assert (tmp_path / "got").read_bytes() == BODY
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 407, 410, 412, 418, 451])
+@pytest.mark.parametrize("status", [404, 407])
 def test_any_other_refusal_fails_at_once_with_the_servers_words(
     server: Server, tmp_path: Path, status: int
 ) -> None:
@@ -915,7 +833,6 @@ def test_retries_that_are_used_up_say_how_many_tries_were_made(
     assert len(server.requests) == 3
 
 
-@ONCE
 def test_progress_between_failures_gives_new_tries(server: Server, tmp_path: Path) -> None:
     # Every second request fails: never more than one failure in a row.
     url = serve(server, Status(500, when=When(request=range(2, 100, 2))))
@@ -924,8 +841,7 @@ def test_progress_between_failures_gives_new_tries(server: Server, tmp_path: Pat
     assert result.retries > 5
 
 
-@ONCE
-@pytest.mark.parametrize(("status", "form"), [(429, "seconds"), (503, "date"), (500, "seconds")])
+@pytest.mark.parametrize(("status", "form"), [(429, "seconds"), (503, "date")])
 def test_retry_after_is_waited_for(server: Server, tmp_path: Path, status: int, form: str) -> None:
     # A date has whole seconds, so that up to one of them is lost.
     when = timedelta(seconds=2) if form == "date" else 1
@@ -935,7 +851,6 @@ def test_retry_after_is_waited_for(server: Server, tmp_path: Path, status: int, 
     assert second - first >= 0.95
 
 
-@ONCE
 def test_retry_after_holds_for_every_file_of_the_host(server: Server, tmp_path: Path) -> None:
     # A range of it takes half a second, so that several would be asked for meanwhile.
     slow = serve(server, Crawl(100_000), data=BODY[:250_000], path="/slow")
@@ -965,7 +880,6 @@ def test_a_retry_after_of_hours_is_not_waited_for(server: Server, tmp_path: Path
     assert len(server.requests) == 1
 
 
-@ONCE
 @CHUNKS
 def test_a_server_that_bears_few_connections_is_given_few(
     server: Server, tmp_path: Path, chunk_size: int

@@ -84,6 +84,16 @@ class SilenceBeforeHead(Fault):
 
 
 @dataclass(frozen=True)
+class Late(Fault):
+    """Answers after ``seconds``, as stores far away do, and those that have to wake up."""
+
+    seconds: float
+
+    def answer(self, answer: Answer, exchange: Exchange) -> Answer:
+        return answer.delivered(head_after=self.seconds)
+
+
+@dataclass(frozen=True)
 class GateAfter(Fault):
     """Holds after ``size`` body bytes (None: before the head) until the test opens the gate."""
 

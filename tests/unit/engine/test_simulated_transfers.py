@@ -100,8 +100,17 @@ def test_a_single_connection_that_stalls_is_ended_by_its_time_limit() -> None:
     assert stalls(fetch(100 * MB, all_but({1: Line(dries_up=3 * MB)}), ceiling=1)) == 1
 
 
-def test_a_probe_that_never_answers_is_asked_again() -> None:
-    assert stalls(fetch(10 * MB, all_but({0: Line(latency=1e6)}))) == 1
+@pytest.mark.parametrize("silent", [Line(latency=1e6), Line(dries_up=0)])
+def test_a_first_request_that_never_brings_anything_is_made_again(silent: Line) -> None:
+    outcome = fetch(10 * MB, all_but({0: silent}))
+    assert not outcome.failures
+    assert outcome.seconds < 3
+
+
+def test_when_the_second_of_two_is_silent_as_well_the_time_limit_ends_both() -> None:
+    outcome = fetch(10 * MB, all_but({0: Line(latency=1e6), 1: Line(latency=1e6)}))
+    assert stalls(outcome) >= 1
+    assert outcome.seconds < 20
 
 
 def test_the_end_is_not_left_to_its_slowest_connection() -> None:
@@ -144,17 +153,18 @@ def loaded(latency: float, rate: float) -> Lines:
 
 
 def seldom_slow(latency: float, rate: float) -> Lines:
-    """One answer in twenty takes 3 s."""
-    chance = random.Random(2)
-    return lambda *_: Line(3.0 if chance.random() < 0.05 else latency, rate)
+    """One answer in twenty, on average, takes 3 s."""
+    return lambda *_: Line(3.0 if CHANCE.random() < 0.05 else latency, rate)
 
 
+CHANCE = random.Random(2)
 KINDS = {"steady": steady, "random": random_lines, "loaded": loaded}
 LATENCIES = (0.0, 0.03, 0.15, 0.3, 1.0, 5.0)
 RATES = (1 * MB, 20 * MB, 100 * MB, 500 * MB)
 # What the climb may cost that a fixed number, known beforehand, does not: the first step and its
 # measure, at latencies that are short.
 CLIMB = 0.3
+RANDOM_STEP = 2.0
 
 
 def compared(
@@ -167,14 +177,16 @@ def compared(
 
     outcome = transfer(network())
     best = min(transfer(network(), fixed=count).seconds for count in (1, 4, 16, 64))
-    assert outcome.seconds <= 1.3 * best + CLIMB
+    # Where latencies are random a step of the climb waits for the longest of them.
+    step = RANDOM_STEP * latency if kind is random_lines else 0.0
+    assert outcome.seconds <= 1.3 * best + CLIMB + step
     assert_economical(outcome, total)
     assert not outcome.failures
 
 
-@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("rate", [20 * MB, 500 * MB])
 @pytest.mark.parametrize("latency", LATENCIES)
-@pytest.mark.parametrize("total", [1 * MIB, 8 * MIB, 64 * MIB, 1 * GIB], ids="{}MiB".format)
+@pytest.mark.parametrize("total", [1 * MIB, 8 * MIB, 64 * MIB, 1 * GIB])
 @pytest.mark.parametrize("kind", KINDS)
 def test_latency_costs_once(kind: str, total: int, latency: float, rate: float) -> None:
     compared(KINDS[kind], total, latency, rate)
@@ -182,29 +194,36 @@ def test_latency_costs_once(kind: str, total: int, latency: float, rate: float) 
 
 @pytest.mark.timeout(300)
 @pytest.mark.soak
-@pytest.mark.parametrize("rate", RATES[1:])
+@pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("latency", LATENCIES)
-@pytest.mark.parametrize("total", [10 * GIB, 100 * GIB])
+@pytest.mark.parametrize("total", [8 * MIB, 64 * MIB, 1 * GIB, 10 * GIB, 100 * GIB])
 @pytest.mark.parametrize("kind", KINDS)
-def test_latency_costs_once_for_long_transfers(
+def test_latency_costs_once_at_any_size_and_rate(
     kind: str, total: int, latency: float, rate: float
 ) -> None:
+    if total > rate * 10_000:
+        pytest.skip("hours, each of which is like the other")
     compared(KINDS[kind], total, latency, rate)
 
 
 @pytest.mark.parametrize("latency", [0.03, 0.3])
 @pytest.mark.parametrize("total", [1 * MIB, 64 * MIB, 1 * GIB])
 def test_an_answer_that_is_slow_now_and_then_is_asked_for_again(total: int, latency: float) -> None:
-    outcome = fetch(total, seldom_slow(latency, 20 * MB))
-    undisturbed = fetch(total, steady(latency, 20 * MB))
-    assert outcome.seconds <= undisturbed.seconds + 2.5
-    assert_economical(outcome, total)
+    CHANCE.seed(2)
+    undisturbed = fetch(total, steady(latency, 20 * MB)).seconds
+    outcomes = [fetch(total, seldom_slow(latency, 20 * MB)) for _ in range(11)]
+    # Now and then the second answer is slow as well; it is not asked for a third time.
+    assert max(outcome.seconds for outcome in outcomes) < 1.3 * undisturbed + 3.5
+    assert sorted(outcome.seconds for outcome in outcomes)[5] < 1.3 * undisturbed + 2 * latency + 1
+    for outcome in outcomes:
+        assert_economical(outcome, total)
 
 
 @pytest.mark.parametrize("latency", [0.3, 1.0, 5.0])
 def test_a_store_that_answers_late_is_asked_once_for_each_range(latency: float) -> None:
     outcome = fetch(256 * MIB, steady(latency, 500 * MB))
-    assert outcome.most_asked() == 1
+    # Nothing but the first range, whose latency nobody knows yet.
+    assert sum(span.size for span in outcome.asked) <= 257 * MIB
     assert outcome.seconds < 2 * latency + 1.5
     assert len(outcome.asked) < 64
 

@@ -26,7 +26,9 @@ def test_a_status_that_may_pass_is_retried(status: int) -> None:
     assert retryable(HttpStatusError(URL, status))
 
 
-@pytest.mark.parametrize("status", [204, 304, 400, 401, 403, 404, 405, 409, 410, 412, 416, 451])
+@pytest.mark.parametrize(
+    "status", [204, 304, 400, 401, 403, 404, 405, 407, 409, 410, 412, 416, 418, 451]
+)
 def test_a_status_that_will_not_pass_is_not(status: int) -> None:
     assert not retryable(HttpStatusError(URL, status))
 
