@@ -16,7 +16,7 @@ from pgetpy.core.references.jobs import Job
 from pgetpy.core.report.events import StartedOver
 from pgetpy.core.report.results import DownloadResult
 from pgetpy.destinations.base import Claims
-from pgetpy.engine.attempt import Services
+from pgetpy.engine.context import Services
 from pgetpy.engine.hosts import Hosts
 from pgetpy.engine.transfer import Transfer
 from pgetpy.engine.transports.base import Call, NotForMeError, Transport, seen_through
@@ -209,7 +209,7 @@ class Stuck:
 
     async def carry(self, call: Call) -> None:
         memory = MemoryTransport({URL: Stored(BODY)})
-        if call.flight.start == 0:
+        if call.part.start == 0:
             await memory.carry(call)
             return
         writing = asyncio.ensure_future(asyncio.to_thread(self._write))
