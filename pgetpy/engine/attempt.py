@@ -25,7 +25,6 @@ from pgetpy.core.http.plan import Flight, Plan
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.retry import OVERLOADED, Retries
 from pgetpy.core.http.sink import Sink
-from pgetpy.destinations.base import Claims
 from pgetpy.engine.hosts import Host, Hosts
 from pgetpy.engine.requests import Route
 from pgetpy.engine.transports.base import Call, NotForMeError, Transport
@@ -38,6 +37,7 @@ from pgetpy.errors import (
     TransferError,
 )
 from pgetpy.settings import Settings
+from pgetpy.system.filesystem import Claims
 from pgetpy.system.threads import Workers
 
 TICK = 0.025
