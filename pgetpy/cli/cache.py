@@ -80,11 +80,11 @@ class Upkeep:
 
     def tell(self, words: str, record: Mapping[str, Any]) -> None:
         """Print `words` for people, or `record` for programs."""
-        print_line(json.dumps(record) if self.call.json else words)
+        print_line(json.dumps(record) if self.call.options.json else words)
 
     def fail(self, target: Target, error: PgetError) -> None:
         """Say what cannot be done about `target`; the others are still seen to."""
-        if self.call.json:
+        if self.call.options.json:
             print_line(json.dumps({**_named(target), **failure(error)}))
         say(str(error))
 
@@ -145,7 +145,7 @@ def run_upkeep(call: Call, settings: CacheSettings) -> int:
         with ExitStack() as closing:
             return _COMMANDS[name](Upkeep(call, settings, closing))
     except PgetError as error:
-        if call.json and not isinstance(error, UsageError):
+        if call.options.json and not isinstance(error, UsageError):
             print_line(json.dumps(failure(error)))
         raise
 
@@ -158,7 +158,7 @@ def failure(error: PgetError) -> dict[str, str]:
 def _ls(upkeep: Upkeep) -> int:
     store = upkeep.opened()
     found = store.entries() if store is not None else []
-    if upkeep.call.json:
+    if upkeep.call.options.json:
         layout = Layout(upkeep.settings.folder)
         for each in found:
             record = each.record
@@ -177,7 +177,7 @@ def _ls(upkeep: Upkeep) -> int:
 def _info(upkeep: Upkeep) -> int:
     store = upkeep.opened()
     sums = store.totals() if store is not None else _nothing(upkeep.settings.folder)
-    if upkeep.call.json:
+    if upkeep.call.options.json:
         print_line(json.dumps(info_record(sums, upkeep.settings)))
     else:
         for line in info_lines(sums, upkeep.settings):
@@ -246,7 +246,7 @@ def _gc(upkeep: Upkeep) -> int:
     age = upkeep.call.options.older_than
     seconds = PARTIAL_SECONDS if age is None else parse_age(age, name="--older-than")
     swept = store.sweep(partial_seconds=seconds)
-    if swept and not upkeep.call.json:
+    if swept and not upkeep.call.options.json:
         print_line(f"swept    {format_size(swept)} that was left over")
     evicted = store.make_room(0)
     sums = store.totals()
@@ -268,7 +268,7 @@ def _prune(upkeep: Upkeep) -> int:
     store = upkeep.opened()
     gone = store.prune(time.time() - seconds) if store is not None else []
     size = sum({row.inode: row.size for row in gone}.values())
-    if upkeep.call.json:
+    if upkeep.call.options.json:
         for row in gone:
             target = Target(row.record.key, row.record.about.reference)
             print_line(json.dumps({**_named(target), "size": row.size}))

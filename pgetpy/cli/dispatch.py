@@ -26,10 +26,10 @@ from pgetpy.cli.invocation import (
     PIPE_CLOSED,
     Call,
     Stopped,
-    progress_of,
     status_of,
 )
 from pgetpy.cli.parser import Arguments, help_text, parse_arguments
+from pgetpy.cli.progress import progress_of
 from pgetpy.cli.terminal import (
     STANDARD_OUTPUT,
     Terminated,
@@ -168,7 +168,7 @@ def _settings(
 
 
 def _warn(call: Call, warnings: Sequence[str]) -> None:
-    for warning in warnings if call.shows("warn") else ():
+    for warning in warnings if call.console.shows("warn") else ():
         say(f"warning: {warning}")
 
 
@@ -181,39 +181,39 @@ def _download(call: Call) -> int:
                 job, settings=call.settings, progress=progress
             )
     except PgetError as error:
-        if call.json and not isinstance(error, UsageError):
+        if call.options.json and not isinstance(error, UsageError):
             print_beside(job.dest, results.json_failure(job.url, job.dest, error))
         raise
-    if call.shows("info"):
+    if call.console.shows("info"):
         say_raw(results.complete_line(result))
-    if call.json:
+    if call.options.json:
         print_beside(job.dest, results.json_result(result))
     return DONE
 
 
 def _job(call: Call) -> Job:
     operands = call.arguments.operands
-    least = 1 if call.to_null else 2
+    least = 1 if call.console.to_null else 2
     if not least <= len(operands) <= 2:
         raise UsageError(
-            f"expected {'URL [DEST]' if call.to_null else 'URL and DEST'}, "
+            f"expected {'URL [DEST]' if call.console.to_null else 'URL and DEST'}, "
             f"got {len(operands) or 'nothing'}; see pgetpy --help"
         )
     options = call.options
     reference = _reference(operands[0], call.settings)
     for url in options.mirror:
         check_url(url)
-    dest = None if call.to_null else operands[1]
+    dest = None if call.console.to_null else operands[1]
     if dest is not None and (not dest or "\0" in dest):
         raise UsageError("DEST is empty or holds a null character")
-    if call.extracts and dest in STANDARD_OUTPUT:
+    if call.console.extracts and dest in STANDARD_OUTPUT:
         raise UsageError("an archive is extracted into a folder, not to standard output")
     return Job(
         operands[0],
         dest,
         options.checksum,
         options.mirror,
-        extract=call.extracts,
+        extract=call.console.extracts,
         reference=reference,
     )
 
@@ -240,8 +240,8 @@ def _multifile(call: Call) -> int:
     manifest = parse_manifest(
         text,
         path,
-        to_null=call.to_null,
-        extract=call.extracts,
+        to_null=call.console.to_null,
+        extract=call.console.extracts,
         is_folder=_is_folder,
         read=lambda text: _reference(text, call.settings),
     )
@@ -258,9 +258,9 @@ def _multifile(call: Call) -> int:
     failures = [outcome for outcome in found if isinstance(outcome, DownloadFailure)]
     for line in results.failure_table(failures, len(found)):
         say_raw(line)
-    if call.shows("info"):
+    if call.console.shows("info"):
         say_raw(results.metrics_line(found, time.monotonic() - started))
-    for outcome in found if call.json else ():
+    for outcome in found if call.options.json else ():
         print_line(results.json_outcome(outcome))
     return FAILED if failures else DONE
 

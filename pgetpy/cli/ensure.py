@@ -11,7 +11,8 @@ from pgetpy.cache.checking import Verdict
 from pgetpy.cache.store import Store
 from pgetpy.cli.cache import Target, Upkeep, failure
 from pgetpy.cli.cache_tables import KEY_DIGITS, counted
-from pgetpy.cli.invocation import DONE, FAILED, Call, progress_of
+from pgetpy.cli.invocation import DONE, FAILED, Call
+from pgetpy.cli.progress import progress_of
 from pgetpy.cli.terminal import print_line
 from pgetpy.core.cache.records import Record
 from pgetpy.core.references.local_urls import is_data
@@ -125,7 +126,7 @@ def _tell_failure(
     error: PgetError,
 ) -> None:
     """Tell programs of each reference where it is or why not; people get the error alone."""
-    if not upkeep.call.json or isinstance(error, UsageError):
+    if not upkeep.call.options.json or isinstance(error, UsageError):
         return
     whole = error if len(references) == 1 or cache is None else None
     for number, (url, reference) in enumerate(references.items()):
@@ -163,7 +164,7 @@ def _verify(upkeep: Upkeep) -> int:
         verdict, error = _verified(upkeep, store, target)
         found[verdict] += 1
         repaired += verdict is not Verdict.SOUND and error is None
-    if not upkeep.call.json:
+    if not upkeep.call.options.json:
         print_line(_sums(found, repaired))
     return DONE if found.total() == found[Verdict.SOUND] else FAILED
 

@@ -9,13 +9,18 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import shutil
+import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields
 from typing import Any, TextIO
 
+from pgetpy.cli import results
+from pgetpy.cli.invocation import Call, Stopped, status_of
 from pgetpy.cli.progress_bars import Screen
+from pgetpy.cli.terminal import Terminated
 from pgetpy.core.report.events import (
     Event,
     Failed,
@@ -35,6 +40,12 @@ from pgetpy.errors import PgetError
 from pgetpy.errors.redact import redact_text
 
 MODES = ("auto", "bar", "plain", "json", "none")
+_LOG_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "error": logging.ERROR,
+}
 
 # Between two plain lines on how far things are, and between two of one transfer's retries.
 _PLAIN_INTERVAL = 5.0
@@ -216,6 +227,57 @@ class _Notes:
         more = f" ({unsaid} more since the last such line)" if unsaid else ""
         when = "at once" if event.after < 0.1 else f"in {format_duration(event.after)}"
         return [f"{label(event.dest)}: {event.error.sentence()}; trying again {when}{more}"]
+
+
+@contextlib.contextmanager
+def progress_of(
+    call: Call, *, keeps: bool, endings: bool = False, again: bool = False
+) -> Iterator[Progress]:
+    """A Progress that also carries the log lines while it lasts.
+
+    Args:
+        keeps: whether what has arrived is of use to a rerun.
+        endings: whether nobody else says that a file is complete.
+        again: whether a rerun may name what is finished once more.
+
+    Raises:
+        Stopped: it was interrupted.
+    """
+    mode = call.console.progress
+    if mode == "auto" and not call.console.shows("info"):
+        mode = "none"
+    progress = open_progress(
+        mode,
+        stream=sys.stderr,
+        is_terminal=bool(sys.stderr and sys.stderr.isatty()),
+        rows=shutil.get_terminal_size().lines,
+        endings=endings or not call.console.shows("info"),
+    )
+    try:
+        with progress, _logging_to(progress, _LOG_LEVELS[call.console.log_level]):
+            yield progress
+    except (KeyboardInterrupt, Terminated) as signal:
+        keeps = keeps and call.settings.resume and not call.console.to_null
+        sentence = results.interrupted_line(
+            progress.tally, keeps=keeps, overwrites=again or call.settings.force
+        )
+        raise Stopped(sentence, status_of(signal)) from None
+
+
+@contextlib.contextmanager
+def _logging_to(progress: Progress, level: int) -> Iterator[None]:
+    logger = logging.getLogger("pgetpy")
+    handler = LogLines(progress)
+    before = (logger.level, logger.propagate)
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
 
 
 def open_progress(

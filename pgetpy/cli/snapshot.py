@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pgetpy.cli.cache import failure
-from pgetpy.cli.invocation import DONE, Call, progress_of
+from pgetpy.cli.invocation import DONE, Call
+from pgetpy.cli.progress import progress_of
 from pgetpy.cli.terminal import print_line
 from pgetpy.errors import PgetError, UsageError
 from pgetpy.errors.redact import redact
@@ -31,9 +32,9 @@ def run_snapshot(call: Call, environ: Mapping[str, str], api: Any) -> int:
                 progress=progress,
             )
     except PgetError as error:
-        if call.json and not isinstance(error, UsageError):
+        if call.options.json and not isinstance(error, UsageError):
             print_line(json.dumps({"reference": redact(operands[0]), **failure(error)}))
         raise
     record = {"reference": redact(operands[0]), "path": str(path)}
-    print_line(json.dumps(record) if call.json else str(path))
+    print_line(json.dumps(record) if call.options.json else str(path))
     return DONE

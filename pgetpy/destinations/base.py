@@ -2,54 +2,22 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from pgetpy.core.destinations.journal import Journal
 from pgetpy.core.http.answers import Answer, Identity
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.sink import Sink
 from pgetpy.destinations.sinks.ledger import Ledger
-from pgetpy.errors import DestinationError
 from pgetpy.system.file_locks import locks_exclude
+from pgetpy.system.filesystem import Claims
 
 # Reads into a buffer from a position on: the bytes read.
 ReadBack = Callable[[int, memoryview], int]
-
-
-@dataclass(eq=False)
-class Claims:
-    """The paths that the files of one call go to: one file each."""
-
-    _taken: set[str] = field(default_factory=set)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def take(self, path: Path) -> None:
-        """Claim `path`.
-
-        Raises:
-            DestinationError: another file of the call has it.
-        """
-        real = os.path.realpath(path)
-        with self._lock:
-            if real in self._taken:
-                raise DestinationError(
-                    str(path),
-                    "is the destination of another file of this call",
-                    hint="give each its own name",
-                    code=errno.EEXIST,
-                )
-            self._taken.add(real)
-
-    def clear(self) -> None:
-        """Nothing is on its way any more."""
-        with self._lock:
-            self._taken.clear()
 
 
 class Tenancy:
@@ -106,6 +74,7 @@ class ResumeError(Exception):
     """An earlier run left something at this destination that was not known before: begin there."""
 
 
+@dataclass(eq=False)
 class Destination(ABC):
     """One transfer's end. `begin` is called from any thread, the rest from the engine.
 
@@ -117,14 +86,13 @@ class Destination(ABC):
         blocks: whether who writes may have to wait for a reader.
     """
 
-    obstacle: str
-    blocks: bool
+    obstacle: ClassVar[str]
+    blocks: ClassVar[bool]
 
-    def __init__(self, label: str) -> None:
-        self.label = label
-        self.held = Spans()
-        self.expected: Identity | None = None
-        self.finished: Identity | None = None
+    label: str
+    held: Spans = field(default_factory=Spans, init=False)
+    expected: Identity | None = field(default=None, init=False)
+    finished: Identity | None = field(default=None, init=False)
 
     @property
     def keeps(self) -> bool | None:

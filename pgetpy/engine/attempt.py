@@ -86,6 +86,7 @@ class Session:
         self._sleeper: asyncio.Future[None] | None = None
         self._roused = False
         self._judging = threading.Lock()
+        self._ticked_at = self._loop.time()
 
     async def run(self) -> Answer:
         """Fetch everything; return the first answer, with the identity of the whole.

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pgetpy.core.http.answers import Answer
 from pgetpy.core.http.ranges import Spans
 from pgetpy.core.http.sink import Sink
-from pgetpy.destinations.base import Claims
 from pgetpy.engine.hosts import Hosts
 from pgetpy.engine.transports.base import Transport
 from pgetpy.errors import PgetError
 from pgetpy.settings import Settings
+from pgetpy.system.filesystem import Claims
 from pgetpy.system.threads import Workers
 
 

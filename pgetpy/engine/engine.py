@@ -18,7 +18,6 @@ from pgetpy.core.references.jobs import Follower, Job
 from pgetpy.core.references.reference import Reference
 from pgetpy.core.report.events import Failed, Finished, Queued, Report
 from pgetpy.core.report.results import DownloadFailure, DownloadResult
-from pgetpy.destinations.base import Claims
 from pgetpy.destinations.sinks.parts import Choose, PartsSink
 from pgetpy.engine.context import Services
 from pgetpy.engine.hf_transfer import MOST_CHILDREN, HfTransfer
@@ -28,7 +27,6 @@ from pgetpy.engine.partial import WholeOnlyError, pick
 from pgetpy.engine.service_client import Asking
 from pgetpy.engine.transfer import Transfer
 from pgetpy.engine.transports.aio import AioTransport
-from pgetpy.engine.transports.base import all_or_none
 from pgetpy.engine.transports.direct import DirectTransport
 from pgetpy.engine.transports.local import LocalTransport
 from pgetpy.errors import BadReferenceError, HttpStatusError, PgetError
@@ -36,6 +34,8 @@ from pgetpy.errors.redact import redact
 from pgetpy.settings import Settings
 from pgetpy.sources.base import Located, Object
 from pgetpy.sources.table import parse_reference, source_of
+from pgetpy.system.filesystem import Claims
+from pgetpy.system.tasks import all_or_none
 from pgetpy.system.threads import Workers
 
 # Of several files so many are begun at once: while one waits for its answer another is written.

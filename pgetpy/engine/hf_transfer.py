@@ -31,9 +31,10 @@ from pgetpy.engine.attempt import Session
 from pgetpy.engine.context import Hooks, Services
 from pgetpy.engine.requests import Route
 from pgetpy.engine.transfer import Provenance, Transfer
-from pgetpy.engine.transports.base import Request, seen_through
+from pgetpy.engine.transports.base import Request
 from pgetpy.errors.redact import redact, redact_text
 from pgetpy.system import polling
+from pgetpy.system.tasks import seen_through
 
 # Each of them has threads, and takes as many connections as it opens files.
 MOST_CHILDREN = 2

@@ -36,7 +36,6 @@ from pgetpy.engine.content_policy import check_content, check_destination
 from pgetpy.engine.context import Hooks, Services, StartOverError
 from pgetpy.engine.hashing import FileDigest
 from pgetpy.engine.requests import Route
-from pgetpy.engine.transports.base import seen_through
 from pgetpy.engine.watchdog import Tally
 from pgetpy.errors import (
     ArchiveError,
@@ -48,6 +47,7 @@ from pgetpy.errors import (
 )
 from pgetpy.errors.redact import redact
 from pgetpy.system.filesystem import disk_errors
+from pgetpy.system.tasks import seen_through
 
 FIRST_RANGE = 1 << 20
 _REPORT_EVERY = 0.1

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pgetpy.core.http.plan import Plan
 from pgetpy.core.http.range_request import is_straggler
 from pgetpy.engine.hosts import Host
-from pgetpy.engine.transports.base import Call, seen_through
+from pgetpy.engine.transports.base import Call
 from pgetpy.errors import PgetError, StalledError
+from pgetpy.system.tasks import seen_through
 
 # Slower than a tenth of the others for so long, and a new connection is tried.
 _STRAGGLER_PATIENCE = 3.0

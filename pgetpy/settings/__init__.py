@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -18,10 +18,16 @@ from pgetpy.core.archives.member_policy import Limits
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.policy import Policy
 from pgetpy.core.text.values import UNCHANGED, check_header, read_url
-from pgetpy.settings.options import Given, Texts, Warn, given_by_environment, given_by_flags
+from pgetpy.settings.options import BY_VARIABLE, OPTION, Option, Texts
 
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
 _NOTHING: Mapping[str, str] = MappingProxyType({})
+# From the most to the least that is printed.
+_LOG_LEVELS = ("debug", "info", "warn", "error")
+
+Warn = Callable[[str], None]
+# An option that was set, its text, and the flag or variable that set it.
+_Given = tuple[Option, Texts, str]
 _S = TypeVar("_S", bound="_Section")
 
 
@@ -40,7 +46,7 @@ class _Section:
         Raises:
             BadSettingError: a value that cannot be used; `.name` is the variable's.
         """
-        return cls()._read(given_by_environment(environ, warn))
+        return cls()._read(_from_variables(environ, warn))
 
     def with_flags(self: _S, values: Mapping[str, Texts]) -> _S:
         """Return these settings changed by flags: the name of each to its text, or to a tuple of
@@ -49,9 +55,9 @@ class _Section:
         Raises:
             BadSettingError: a value that cannot be used; `.name` is the flag's.
         """
-        return self._read(given_by_flags(values))
+        return self._read(_from_flags(values)) if values else self
 
-    def _read(self: _S, given: Sequence[Given]) -> _S:
+    def _read(self: _S, given: Sequence[_Given]) -> _S:
         if not given:
             return self
         names = {each.__name__ for each in type(self).__mro__}
@@ -251,6 +257,18 @@ class Console(_Section):
     progress: str = "auto"
     force_http2: bool = False
 
+    @property
+    def to_null(self) -> bool:
+        return self.output == "null"
+
+    @property
+    def extracts(self) -> bool:
+        return self.output == "tar-extractor"
+
+    def shows(self, level: str) -> bool:
+        """Whether a line of `level` is to be printed."""
+        return _LOG_LEVELS.index(level) >= _LOG_LEVELS.index(self.log_level)
+
 
 @dataclass(frozen=True)
 class CommandOptions(_Section):
@@ -329,3 +347,33 @@ def _proxy(environ: Mapping[str, str], *names: str) -> str | None:
     if name is None:
         return None
     return read_url(environ[name] if "://" in environ[name] else f"http://{environ[name]}", name)
+
+
+def _from_flags(values: Mapping[str, Texts]) -> list[_Given]:
+    """Return the options that flags set; `values` has the texts by the names of the options."""
+    return [
+        (option, values[name], f"--{name}") for name, option in OPTION.items() if name in values
+    ]
+
+
+def _from_variables(environ: Mapping[str, str], warn: Warn) -> list[_Given]:
+    """Return the options that variables set; empty variables count as unset.
+
+    `warn` gets a sentence for each deprecated variable.
+    """
+    return [
+        (option, environ[name], name)
+        for name, option in BY_VARIABLE.items()
+        if environ.get(name) and (not option.deprecated or _counts(option, environ, warn))
+    ]
+
+
+def _counts(option: Option, environ: Mapping[str, str], warn: Warn) -> bool:
+    """Whether a deprecated variable counts: it does unless the new one is set."""
+    old, new = option.variable, OPTION[option.deprecated].variable
+    if not environ.get(new):
+        warn(f"Using {old} is deprecated, use {new} instead")
+        return True
+    if environ[old] != environ[new]:
+        warn(f"Both {old} and {new} are set, using {new}")
+    return False

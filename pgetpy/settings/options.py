@@ -35,7 +35,6 @@ from pgetpy.core.text.values import (
     switch_to,
 )
 
-Warn = Callable[[str], None]
 Texts = str | tuple[str, ...]
 
 # Commands that take the same options.
@@ -294,38 +293,3 @@ BY_VARIABLE: Mapping[str, Option] = {
     for option in (*VARIABLES, *OPTIONS)
     if option.environ or not option.sets.startswith(_OF_ONE_RUN)
 }
-
-# An option that was given, its text, and the flag or variable that gave it.
-Given = tuple[Option, Texts, str]
-
-
-def given_by_flags(values: Mapping[str, Texts]) -> list[Given]:
-    """Return what flags give: `values` has their texts by the names of the options."""
-    return [
-        (option, values[option.name], f"--{option.name}")
-        for option in OPTIONS
-        if option.name in values
-    ]
-
-
-def given_by_environment(environ: Mapping[str, str], warn: Warn) -> list[Given]:
-    """Return what the environment gives; empty variables count as unset.
-
-    `warn` gets a sentence for each deprecated variable.
-    """
-    return [
-        (option, environ[name], name)
-        for name, option in BY_VARIABLE.items()
-        if environ.get(name) and (not option.deprecated or _counts(option, environ, warn))
-    ]
-
-
-def _counts(option: Option, environ: Mapping[str, str], warn: Warn) -> bool:
-    """Whether a deprecated variable counts: it does unless the new one is set."""
-    old, new = option.variable, OPTION[option.deprecated].variable
-    if not environ.get(new):
-        warn(f"Using {old} is deprecated, use {new} instead")
-        return True
-    if environ[old] != environ[new]:
-        warn(f"Both {old} and {new} are set, using {new}")
-    return False

@@ -6,7 +6,9 @@ import contextlib
 import errno
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,36 @@ def disk_error(error: OSError, dest: Path) -> DiskFullError | DestinationError:
             return DiskFullError(str(dest), None, 0)
     reason = f"cannot be written: {words_of(error)}"
     return DestinationError(str(dest), reason, code=error.errno or 0)
+
+
+@dataclass(eq=False)
+class Claims:
+    """The paths that the files of one call go to: one file each."""
+
+    _taken: set[str] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self, path: Path) -> None:
+        """Reserve `path`.
+
+        Raises:
+            DestinationError: another file of the call has it.
+        """
+        real = os.path.realpath(path)
+        with self._lock:
+            if real in self._taken:
+                raise DestinationError(
+                    str(path),
+                    "is the destination of another file of this call",
+                    hint="give each its own name",
+                    code=errno.EEXIST,
+                )
+            self._taken.add(real)
+
+    def clear(self) -> None:
+        """Nothing is on its way any more."""
+        with self._lock:
+            self._taken.clear()
 
 
 def sync_folder(folder: Path) -> None:

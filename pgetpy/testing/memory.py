@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pgetpy.core.http.answers import Answer, Head
 from pgetpy.core.http.ranges import Span
 from pgetpy.core.http.sink import Sink
-from pgetpy.engine.transports.base import Call, NotForMeError, Request, seen_through
+from pgetpy.engine.transports.base import Call, NotForMeError, Request
 from pgetpy.errors import ConnectionFailedError
+from pgetpy.system.tasks import seen_through
 
 _PIECE = 64 * 1024
 

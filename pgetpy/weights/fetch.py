@@ -26,7 +26,6 @@ from pgetpy.core.references.reference import Reference
 from pgetpy.core.report.events import Event, Progressed, Report, Waiting
 from pgetpy.core.text.units import format_size
 from pgetpy.engine.engine import Engine
-from pgetpy.engine.transports.base import seen_through
 from pgetpy.engine.transports.local import version_at
 from pgetpy.errors import (
     ArchiveError,
@@ -41,6 +40,7 @@ from pgetpy.sources.base import Located, Object
 from pgetpy.system import polling
 from pgetpy.system.filesystem import remove_tree
 from pgetpy.system.forks import call_in_children
+from pgetpy.system.tasks import seen_through
 from pgetpy.system.threads import Workers
 from pgetpy.weights.access import Demand, Hits
 from pgetpy.weights.background_hash import Settler

@@ -24,13 +24,13 @@ from pgetpy.core.references.reference import Reference
 from pgetpy.core.report.events import Failed, Finished, Progressed, Report, Waiting
 from pgetpy.core.report.results import DownloadResult
 from pgetpy.engine.engine import Engine
-from pgetpy.engine.transports.base import seen_through
 from pgetpy.errors import BadReferenceError, PgetError, TransferError
 from pgetpy.settings import Settings
 from pgetpy.sources.base import Located, Object
 from pgetpy.system import polling
 from pgetpy.system.file_locks import try_lock
 from pgetpy.system.filesystem import disk_errors, fold_of, remove_tree
+from pgetpy.system.tasks import seen_through
 from pgetpy.system.threads import Workers
 from pgetpy.weights.repository import Sum, bring_all, fetch_listed, paths_below
 from pgetpy.weights.size_limit import Allowance

@@ -7,7 +7,6 @@ for callers with another token: what is in a repository may be told to those who
 
 from __future__ import annotations
 
-import asyncio
 import os
 import stat
 from collections import Counter
@@ -34,12 +33,12 @@ from pgetpy.core.report.events import (
     Verifying,
 )
 from pgetpy.engine.engine import Engine
-from pgetpy.engine.transports.base import all_or_none, seen_through
 from pgetpy.errors import SizeMismatchError, UnsafeMemberError
 from pgetpy.settings import Settings
 from pgetpy.sources.base import Located, Object
 from pgetpy.system.file_locks import boot_id
 from pgetpy.system.filesystem import fold_of, remove_tree
+from pgetpy.system.tasks import seen_through, side_by_side
 from pgetpy.system.threads import Workers
 from pgetpy.weights.size_limit import Allowance
 
@@ -122,17 +121,6 @@ async def fetch_listed(
 
     job = Job(question.url, str(path), checksum, admit=admit)
     await engine.fetch(question, job, allowance.hearing(report), key)
-
-
-async def side_by_side(works: Sequence[Callable[[], Awaitable[T]]], most: int) -> list[T]:
-    """Do `works`, `most` at a time; where one fails, or we are cancelled, the others end first."""
-    limit = asyncio.Semaphore(most)
-
-    async def done(work: Callable[[], Awaitable[T]]) -> T:
-        async with limit:
-            return await work()
-
-    return await all_or_none([asyncio.ensure_future(done(work)) for work in works])
 
 
 class Sum:

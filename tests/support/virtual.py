@@ -20,7 +20,6 @@ from pgetpy.core.http.range_request import Window
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.sink import Sink
 from pgetpy.core.http.urls import parse_link
-from pgetpy.destinations.base import Claims
 from pgetpy.destinations.sinks.null import NullSink
 from pgetpy.engine.attempt import Session
 from pgetpy.engine.context import Hooks, Services
@@ -31,6 +30,7 @@ from pgetpy.engine.transports.local import LocalTransport
 from pgetpy.engine.watchdog import Tally
 from pgetpy.errors import ConnectionFailedError, PgetError
 from pgetpy.settings import Settings
+from pgetpy.system.filesystem import Claims
 from pgetpy.system.threads import Workers
 
 MIB = 1 << 20

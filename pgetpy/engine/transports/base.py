@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import ssl
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 from pgetpy.core.http.answers import Answer, Head
 from pgetpy.core.http.range_request import RangeRequest
@@ -22,7 +20,6 @@ from pgetpy.errors import ConnectionFailedError
 BLOCK = 768 * 1024
 MARK_EVERY = 256 * 1024
 _SLICE = 0.05
-T = TypeVar("T")
 
 USER_AGENT = "pgetpy"
 
@@ -63,43 +60,43 @@ class Request:
     trusted: bool = False
 
 
+@dataclass(eq=False)
 class Call:
     """One request under way: what the engine and the transport that carries it share.
 
-    Args:
+    Attributes:
         part: which bytes; `pos` is moved by the transport.
         asked: the range in the request, None for the whole object.
         on_head: judges the head and gives the answer that is believed and the sink for its body,
             or raises; called before any byte of the body is kept, in any thread.
         throttle: takes the bytes that have landed and returns the seconds to pause.
-
-    Attributes:
         cancelled: set by a transport that was cancelled, for its thread to see.
-        blocking: whether `landed` may sleep, or the sink, so that they have no place on the loop.
+        blocking: whether the sink may have to wait for its reader.
     """
 
-    def __init__(
-        self,
-        request: Request,
-        part: RangeRequest,
-        asked: Span | None,
-        on_head: Callable[[Call, Head], tuple[Answer, Sink]],
-        throttle: Callable[[int], float] | None = None,
-    ) -> None:
-        self.request = request
-        self.part = part
-        self.asked = asked
-        self.cancelled = False
-        self.blocking = throttle is not None
-        self.block = BLOCK if throttle is None else BLOCK // 12
-        self._on_head = on_head
-        self._throttle = throttle
-        self._sink: Sink | None = None
-        self._marked = part.start
+    request: Request
+    part: RangeRequest
+    asked: Span | None
+    on_head: Callable[[Call, Head], tuple[Answer, Sink]]
+    throttle: Callable[[int], float] | None = None
+    cancelled: bool = field(default=False, init=False)
+    blocking: bool = field(default=False, init=False)
+    _sink: Sink | None = field(default=None, init=False)
+    _marked: int = field(default=0, init=False)
+
+    @property
+    def may_sleep(self) -> bool:
+        """Whether `landed` or the sink may sleep, so that they have no place on the loop."""
+        return self.blocking or self.throttle is not None
+
+    @property
+    def block(self) -> int:
+        """How much is moved at a time."""
+        return BLOCK if self.throttle is None else BLOCK // 12
 
     def judge(self, head: Head) -> tuple[Answer, Sink]:
         """Have `head` judged and the range set to what it promises; the body may be kept then."""
-        answer, sink = self._on_head(self, head)
+        answer, sink = self.on_head(self, head)
         part = self.part
         part.start = part.pos = part.counted = self._marked = answer.start
         part.stop = answer.stop
@@ -121,8 +118,8 @@ class Call:
         part.pos += count
         if part.pos - self._marked >= MARK_EVERY:
             self.mark()
-        if self._throttle is not None:
-            self._pause(self._throttle(count))
+        if self.throttle is not None:
+            self._pause(self.throttle(count))
 
     def mark(self) -> None:
         """Tell the sink about all that has landed."""
@@ -155,65 +152,6 @@ class Transport(Protocol):
 
     async def close(self) -> None:
         """Close all connections."""
-
-
-async def seen_through(work: asyncio.Future[T], stop: Callable[[], None]) -> T:
-    """Return the result of `work`, which a thread does and which may write to a sink.
-
-    When cancelled, call `stop` and wait all the same until it has ended, however often cancelled:
-    nothing may be written afterwards.
-    """
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        stop()
-        while not work.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([work])
-        if not work.cancelled():
-            work.exception()  # nobody asks for it any more
-        raise
-
-
-async def all_or_none(tasks: Sequence[asyncio.Future[T]]) -> list[T]:
-    """Return what `tasks` return; when one fails, or we are cancelled, the others end first."""
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-
-
-async def within(
-    seconds: float, work: Coroutine[Any, Any, T], undo: Callable[[T], None] | None = None
-) -> T:
-    """Return what `work` returns; what it returns too late is given to `undo`.
-
-    Unlike asyncio.wait_for before Python 3.12, this never swallows a cancellation that comes
-    together with the result.
-
-    Raises:
-        asyncio.TimeoutError: it took longer than `seconds`.
-    """
-    task = asyncio.ensure_future(work)
-    in_time: set[asyncio.Future[T]] = set()
-    try:
-        in_time, _ = await asyncio.wait([task], timeout=seconds)
-    finally:
-        if not in_time:
-            task.add_done_callback(lambda late: _ended_late(late, undo))
-            task.cancel()
-            await asyncio.wait([task])
-    if not in_time:
-        raise asyncio.TimeoutError
-    return task.result()
-
-
-def _ended_late(late: asyncio.Future[T], undo: Callable[[T], None] | None) -> None:
-    if not late.cancelled() and late.exception() is None and undo is not None:
-        undo(late.result())
 
 
 def network_error(url: str, error: OSError) -> ConnectionFailedError:

@@ -10,9 +10,10 @@ import socket
 import time
 from urllib.parse import urlsplit
 
-from pgetpy.engine.transports.base import Address, Request, network_error, within
+from pgetpy.engine.transports.base import Address, Request, network_error
 from pgetpy.engine.transports.tls import SEALED, Tls
-from pgetpy.errors import ConnectionFailedError
+from pgetpy.errors import BadReferenceError, ConnectionFailedError
+from pgetpy.system.tasks import within
 
 # However many addresses there are, each gets this much time.
 _SHORTEST_TRY = 0.3
@@ -76,8 +77,9 @@ class Connection:
     def secure(self) -> bool:
         return self._tls is not None
 
-    async def send(self, data: bytes) -> None:
-        """Send all of `data`."""
+    async def ask(self, request: Request) -> None:
+        """Send `request`."""
+        data = _bytes_of(request)
         if self._tls is not None:
             self._tls.seal(data)
             data = self._tls.sealed()
@@ -146,6 +148,20 @@ class Connection:
                 return self.sock.recv_into(buffer)
             except BlockingIOError:
                 await _ready(self.sock, write=False)
+
+
+def _bytes_of(request: Request) -> bytes:
+    """Return the request as sent."""
+    parts = urlsplit(request.url)
+    target = parts.path or "/"
+    if parts.query:
+        target = f"{target}?{parts.query}"
+    fields = [("Host", parts.netloc), *request.headers]
+    lines = [f"GET {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields)]
+    text = "\r\n".join(lines)
+    if text.count("\n") != len(fields) or "\0" in text:
+        raise BadReferenceError(request.url, "a header or the URL holds a line break")
+    return f"{text}\r\n\r\n".encode("latin-1", "replace")
 
 
 def failed(request: Request, error: OSError) -> ConnectionFailedError:

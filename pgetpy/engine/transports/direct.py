@@ -17,11 +17,12 @@ from urllib.parse import urlsplit
 
 from pgetpy.core.http.answers import Head, words_of
 from pgetpy.core.http.sink import Place, Sink
-from pgetpy.engine.transports.base import Call, NotForMeError, Request, seen_through, within
+from pgetpy.engine.transports.base import Call, NotForMeError, Request
 from pgetpy.engine.transports.connection import Connection, failed
 from pgetpy.engine.transports.pipes import PIPES, Pipe
-from pgetpy.engine.transports.wire import HeadReader, request_bytes
+from pgetpy.engine.transports.wire import HeadReader
 from pgetpy.errors import ConnectionFailedError
+from pgetpy.system.tasks import seen_through, within
 from pgetpy.system.threads import Workers
 
 _BUFFER = 256 * 1024
@@ -73,9 +74,8 @@ class DirectTransport:
         """Ask and pour over `connection`; keep it if it can be used again."""
         reusable = False
         try:
-            reader = HeadReader()
-            head = await self._asked(call, connection, reader)
-            surplus = await self._poured(call, connection, head, reader.rest)
+            head, rest = await self._asked(call, connection)
+            surplus = await self._poured(call, connection, head, rest)
             whole = not surplus and head.status in (200, 206) and not call.part.rest
             reusable = whole and head.headers.get("connection", "").lower() != "close"
         finally:
@@ -86,10 +86,12 @@ class DirectTransport:
                 connection.close()
             call.mark()
 
-    async def _asked(self, call: Call, connection: Connection, reader: HeadReader) -> Head:
-        """Send the request and return the answer's head, as far as it is ours to read."""
+    async def _asked(self, call: Call, connection: Connection) -> tuple[Head, memoryview]:
+        """Send the request; return the answer's head and what came of the body with it."""
+        reader = None
         try:
-            await connection.send(request_bytes(call.request))
+            await connection.ask(call.request)
+            reader = HeadReader()
             head = None
             while head is None:
                 count = await connection.receive_into(reader.space)
@@ -97,7 +99,7 @@ class DirectTransport:
                     raise ConnectionError("closed by the server before it answered")
                 head = reader.feed(count)
         except OSError as error:
-            if not connection.fresh and not reader.received:
+            if not connection.fresh and not (reader is not None and reader.received):
                 raise _StaleError from error
             raise failed(call.request, error) from error
         except NotForMeError as error:
@@ -107,18 +109,18 @@ class DirectTransport:
             raise
         connection.fresh = False
         if head.status >= 400:
-            return await _with_words(head, reader.rest, connection)
+            return await _with_words(head, reader.rest, connection), reader.rest
         if head.status in (200, 206) and "content-length" not in head.headers:
             raise NotForMeError("a body of unknown length")
         if head.headers.get("content-encoding", "identity").lower() != "identity":
             raise NotForMeError("a content coding")
-        return head
+        return head, reader.rest
 
     async def _poured(
         self, call: Call, connection: Connection, head: Head, rest: memoryview
     ) -> bool:
         """Have `head` judged and the body moved; whether more came than belongs to it."""
-        if call.blocking or int(head.headers.get("content-length", "0")) > _SMALL:
+        if call.may_sleep or int(head.headers.get("content-length", "0")) > _SMALL:
             return await self._in_thread(call, connection, head, rest)
         answer, sink = call.judge(head)
         early = rest[: call.part.rest]

@@ -1,4 +1,4 @@
-"""The little HTTP/1.1 the direct transport speaks: one request out, one head in.
+"""The answers' heads that the direct transport reads, a small part of HTTP/1.1.
 
 Strict on purpose: a head that is not as RFC 9112 has it raises NotForMeError, and a full client
 looks at the server instead.
@@ -7,30 +7,14 @@ looks at the server instead.
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
 
 from pgetpy.core.http.answers import Head
-from pgetpy.engine.transports.base import NotForMeError, Request
-from pgetpy.errors import BadReferenceError
+from pgetpy.engine.transports.base import NotForMeError
 
 _LONGEST_HEAD = 64 * 1024
 _MOST_DIGITS = 18
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5]\d\d)(?: ([^\r\n]*))?")
 _FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*(.*?)[ \t]*")
-
-
-def request_bytes(request: Request) -> bytes:
-    """Return the request as sent."""
-    parts = urlsplit(request.url)
-    target = parts.path or "/"
-    if parts.query:
-        target = f"{target}?{parts.query}"
-    fields = [("Host", parts.netloc), *request.headers]
-    lines = [f"GET {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields)]
-    text = "\r\n".join(lines)
-    if text.count("\n") != len(fields) or "\0" in text:
-        raise BadReferenceError(request.url, "a header or the URL holds a line break")
-    return f"{text}\r\n\r\n".encode("latin-1", "replace")
 
 
 class HeadReader:

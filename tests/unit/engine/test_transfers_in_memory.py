@@ -15,14 +15,15 @@ from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.jobs import Job
 from pgetpy.core.report.events import StartedOver
 from pgetpy.core.report.results import DownloadResult
-from pgetpy.destinations.base import Claims
 from pgetpy.engine.context import Services
 from pgetpy.engine.hosts import Hosts
 from pgetpy.engine.transfer import Transfer
-from pgetpy.engine.transports.base import Call, NotForMeError, Transport, seen_through
+from pgetpy.engine.transports.base import Call, NotForMeError, Transport
 from pgetpy.engine.transports.local import LocalTransport
 from pgetpy.errors import HttpStatusError, ObjectChangedError, PgetError
 from pgetpy.settings import Settings
+from pgetpy.system.filesystem import Claims
+from pgetpy.system.tasks import seen_through
 from pgetpy.system.threads import Workers
 from pgetpy.testing.memory import MemoryTransport, Stored, Turn
 from tests.support.bodies import body, digest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -44,17 +44,24 @@ NO_EFFECT = "no effect: "
 
 def attributes_read(package: Path) -> set[tuple[str, str]]:
     """Return (holder, attribute) for each `holder.attribute` or `x.holder.attribute` that code
-    reads; in the settings themselves `self` is a holder."""
+    reads. For the `self` of a class the holder is the name of the class."""
     found = set()
     for path in package.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.Attribute) or not isinstance(node.ctx, ast.Load):
-                continue
+        tree = ast.parse(path.read_text())
+        found |= set(_read_in(tree))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                own = (attribute for holder, attribute in _read_in(node) if holder == "self")
+                found |= {(node.name, attribute) for attribute in own}
+    return found
+
+
+def _read_in(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
             holder = node.value
             name = holder.attr if isinstance(holder, ast.Attribute) else getattr(holder, "id", "")
-            is_own = name == "self" and path.parent.name == "settings"
-            found.add(("settings" if is_own else name, node.attr))
-    return found
+            yield name, node.attr
 
 
 def without_reader(rows: Iterable[Option], read: Collection[tuple[str, str]]) -> list[str]:
@@ -66,7 +73,8 @@ def is_read(row: Option, read: Collection[tuple[str, str]]) -> bool:
     if not row.sets:
         return row.about.startswith(NO_EFFECT)
     fields = {each.name for each in dataclasses.fields(SECTIONS[row.section])}
-    return row.field in fields and any((name, row.field) in read for name in HOLDERS[row.section])
+    holders = (row.section, *HOLDERS[row.section])
+    return row.field in fields and any((name, row.field) in read for name in holders)
 
 
 # ---------------------------------------------------------------------------- every row is used
