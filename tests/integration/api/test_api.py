@@ -61,7 +61,8 @@ from tests.support.faults import (
     When,
     at_least,
 )
-from tests.support.fetching import ONCE, Events, fetch, impatient, names_in, unchanged
+from tests.support.fetching import Events, fetch, impatient, names_in, unchanged
+from tests.support.marks import ONCE
 from tests.support.processes import environment
 from tests.support.resources import Resource
 from tests.support.server import Server
