@@ -21,7 +21,7 @@ from pgetpy.archives.reading import Admit, Reader
 from pgetpy.archives.restoring import Restored, Restorer
 from pgetpy.core.archives.member_policy import Entry
 from pgetpy.core.archives.members import Kind, Member
-from pgetpy.core.http.plan import Window
+from pgetpy.core.http.range_request import Window
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.reorder_buffer import Waiting
 from pgetpy.core.http.sink import Place

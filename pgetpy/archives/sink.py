@@ -17,7 +17,7 @@ from pgetpy.archives.reading import Admit, Reader
 from pgetpy.core.archives.formats import Format, recognise, stem
 from pgetpy.core.archives.member_policy import Limits, Roster
 from pgetpy.core.archives.tar import TarReader
-from pgetpy.core.http.plan import Window
+from pgetpy.core.http.range_request import Window
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.reorder_buffer import Waiting
 from pgetpy.core.http.sink import Place, Sink

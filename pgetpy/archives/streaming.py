@@ -13,7 +13,7 @@ from pgetpy.archives.member_file import MemberFile
 from pgetpy.archives.member_folder import MemberFolder
 from pgetpy.core.archives.member_policy import Limits, Roster
 from pgetpy.core.archives.members import Kind, Member
-from pgetpy.core.http.plan import Window
+from pgetpy.core.http.range_request import Window
 from pgetpy.core.http.reorder_buffer import Waiting
 from pgetpy.core.references.checksums import Digest
 from pgetpy.errors import LimitExceededError

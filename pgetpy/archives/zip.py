@@ -18,7 +18,7 @@ from pgetpy.core.archives.member_policy import Entry, Roster
 from pgetpy.core.archives.members import Member
 from pgetpy.core.archives.zip import ZipReader, survey
 from pgetpy.core.archives.zip_entries import ZipMember
-from pgetpy.core.http.plan import Window
+from pgetpy.core.http.range_request import Window
 from pgetpy.core.http.ranges import Span, Spans, joined
 from pgetpy.core.http.reorder_buffer import Waiting
 from pgetpy.core.http.sink import Place

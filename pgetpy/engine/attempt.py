@@ -1,4 +1,4 @@
-"""One try at an object by one route: flights go out and come back until every byte is there.
+"""One try at an object by one route: parts go out and come back until every byte is there.
 
 A session owns its tasks; when `run` returns or raises none is left, and nothing is written any
 more.
@@ -7,9 +7,7 @@ more.
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from pgetpy.core.http.answers import (
@@ -21,13 +19,15 @@ from pgetpy.core.http.answers import (
     judge,
     may_continue,
 )
-from pgetpy.core.http.plan import Flight, Plan
-from pgetpy.core.http.ranges import Span, Spans
+from pgetpy.core.http.plan import Plan
+from pgetpy.core.http.range_request import RangeRequest
+from pgetpy.core.http.ranges import Span
 from pgetpy.core.http.retry import OVERLOADED, Retries
 from pgetpy.core.http.sink import Sink
-from pgetpy.engine.hosts import Host, Hosts
+from pgetpy.engine.context import Hooks, Services, StartOverError
+from pgetpy.engine.hosts import Host
 from pgetpy.engine.requests import Route
-from pgetpy.engine.transports.base import Call, NotForMeError, Transport
+from pgetpy.engine.transports.base import Call, NotForMeError
 from pgetpy.engine.watchdog import Tally, Watch
 from pgetpy.errors import (
     HttpStatusError,
@@ -36,57 +36,14 @@ from pgetpy.errors import (
     RangeNotHonouredError,
     TransferError,
 )
-from pgetpy.settings import Settings
-from pgetpy.system.filesystem import Claims
-from pgetpy.system.threads import Workers
 
 TICK = 0.025
 # For the last calls of a transfer to end by themselves once every byte is there.
 _ENDING_SECONDS = 0.25
 
 
-@dataclass(frozen=True)
-class Services:
-    """What all transfers of an engine share."""
-
-    settings: Settings
-    hosts: Hosts
-    workers: Workers
-    direct: Transport
-    full: Transport
-    throttle: Callable[[int], float] | None
-    claims: Claims
-    local: Transport
-    jitter: Callable[[], float] = random.random
-
-
-class StartOverError(Exception):
-    """What is held belongs to another version (`reason`, a clause): begin again at 0."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
 class _TooLateError(Exception):
     """Another answer brings the whole object already."""
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """What a session needs from its transfer.
-
-    Attributes:
-        begin: gives the sink for the object of a first answer; called in any thread.
-        tick: is called some forty times a second.
-        retrying: is told of a failure and the seconds to the next try.
-        started_over: is told why bytes that had come are thrown away.
-    """
-
-    begin: Callable[[Answer, Spans], Sink]
-    tick: Callable[[float], None]
-    retrying: Callable[[PgetError, float], None]
-    started_over: Callable[[str], None]
 
 
 @dataclass
@@ -180,12 +137,12 @@ class Session:
             self._launch_probe(now, host)
             return
         while self._has_room(host):
-            flight = self.plan.take(
+            part = self.plan.take(
                 now, host.rate, self._lanes(host.pace.level), self._lanes(host.pace.expected)
             )
-            if flight is None:
+            if part is None:
                 break
-            self._launch(host, flight)
+            self._launch(host, part)
 
     def _launch_probe(self, now: float, host: Host) -> None:
         """Make the first request, or make it a second time where its answer is late."""
@@ -219,15 +176,15 @@ class Session:
             return False
         return len(self._watch) < self._limit and host.busy < host.pace.level
 
-    def _launch(self, host: Host, flight: Flight) -> None:
-        asked = None if self.whole or flight.stop is None else Span(flight.start, flight.stop)
+    def _launch(self, host: Host, part: RangeRequest) -> None:
+        asked = None if self.whole or part.stop is None else Span(part.start, part.stop)
         known = self.answer.identity if self.answer else None
         tie = known or (self.expected if self.plan.held and not self.verified else None)
         if known is not None and self._untied:
             # Each answer has to repeat the validator in any case.
             tie = None
         request = self.route.request(host, asked, tie)
-        call = Call(request, flight, asked, self._judge, self.services.throttle)
+        call = Call(request, part, asked, self._judge, self.services.throttle)
         call.blocking |= self.blocking
         task = self._loop.create_task(self._carry(host, call))
         task.add_done_callback(self._rouse)
@@ -260,7 +217,7 @@ class Session:
             # What is still missing lies behind its end.
             raise StartOverError(f"the object is shorter now (was {self.expected})")
         answer = judge(call.request.url, call.asked, head, known)
-        call.flight.pulse.answer(self._loop.time(), answer.start)
+        call.part.meter.answer(self._loop.time(), answer.start)
         if self.answer is None:
             self._sink = self._begun(call, answer)
             self.plan.total = answer.identity.total
@@ -315,22 +272,22 @@ class Session:
     def _collect(self) -> None:
         """Take back the calls that have ended."""
         for task, call, error in self._watch.ended(self._loop.time()):
-            if call.flight.pos > call.flight.start and self.plan.ranged:
+            if call.part.pos > call.part.start and self.plan.ranged:
                 self._retries.progressed()
             if error is not None:
                 if not self._spared(call):
                     self._failed(call, error)
-            elif call.flight.stop is None and not task.cancelled():
+            elif call.part.stop is None and not task.cancelled():
                 # The end of the body was all that could tell the size.
-                self.plan.total = call.flight.pos
+                self.plan.total = call.part.pos
                 self._check_size(call.request.url, self.plan.total)
 
     def _spared(self, call: Call) -> bool:
         """Whether the failure of `call` concerns no one: it was asked for a second time what is
         still on its way, or has come as a whole."""
         if self.answer is not None and not self.plan.ranged:
-            return call.flight.pulse.answered is None
-        return call.flight.again and call.flight.twin in self.plan.flights
+            return call.part.meter.answered is None
+        return call.part.again and call.part.twin in self.plan.parts
 
     def _failed(self, call: Call | None, error: BaseException) -> None:
         """Decide what follows from `error`; raise it when it is the end."""
@@ -351,7 +308,7 @@ class Session:
             self._untied = True
         if self.plan.ranged and self.tally.moved > self._moved_then:
             self._retries.progressed()
-        echo = call is not None and call.flight.pulse.born <= self._failed_at
+        echo = call is not None and call.part.meter.born <= self._failed_at
         delay = self._retries.delay(error, self.services.jitter(), echo=echo)
         if delay is None:
             if isinstance(error, TransferError):

@@ -19,7 +19,7 @@ from pgetpy.core.references.reference import Reference
 from pgetpy.core.report.events import Failed, Finished, Queued, Report
 from pgetpy.core.report.results import DownloadFailure, DownloadResult
 from pgetpy.destinations.sinks.parts import Choose, PartsSink
-from pgetpy.engine.attempt import Services
+from pgetpy.engine.context import Services
 from pgetpy.engine.hf_transfer import MOST_CHILDREN, HfTransfer
 from pgetpy.engine.hosts import Hosts, descriptor_limit
 from pgetpy.engine.metrics import Metrics

@@ -27,7 +27,8 @@ from pgetpy.core.report.events import Progressed, Remarked, Report, Started
 from pgetpy.destinations.file import SMALL, FileDestination
 from pgetpy.destinations.sinks.file import FileSink
 from pgetpy.engine import hf_transfer_worker
-from pgetpy.engine.attempt import Hooks, Services, Session
+from pgetpy.engine.attempt import Session
+from pgetpy.engine.context import Hooks, Services
 from pgetpy.engine.requests import Route
 from pgetpy.engine.transfer import Provenance, Transfer
 from pgetpy.engine.transports.base import Request

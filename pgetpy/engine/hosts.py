@@ -10,9 +10,9 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pgetpy.core.http.pace import Latency, Pace, median
-from pgetpy.core.http.plan import Flight
+from pgetpy.core.http.pace import ConcurrencyController
 from pgetpy.core.http.proxies import bypasses_proxy
+from pgetpy.core.http.range_request import Latency, RangeRequest, median
 from pgetpy.core.http.urls import Link, Origin, basic_authorization, parse_link
 from pgetpy.core.references.policy import Policy
 from pgetpy.engine.transports.base import Address
@@ -52,7 +52,7 @@ class Host:
     origin: Origin
     addresses: tuple[Address, ...]
     proxy: str | None = field(repr=False)
-    pace: Pace
+    pace: ConcurrencyController
     plain: bool
     busy: int = 0
     delivering: int = 0
@@ -83,11 +83,11 @@ class Host:
         if rates and self.rate:
             self.rate += (median(rates) - self.rate) * 0.3
 
-    def first_bytes(self, now: float, flight: Flight, *, ended: bool) -> None:
-        """`flight` has brought enough of its body, or all, to tell what a connection delivers: the
+    def first_bytes(self, now: float, part: RangeRequest, *, ended: bool) -> None:
+        """`part` has brought enough of its body, or all, to tell what a connection delivers: the
         first to do so says how to go on before there is anything to average."""
-        answered = flight.pulse.answered
-        size = flight.pos - flight.start
+        answered = part.meter.answered
+        size = part.pos - part.start
         if answered is None or not size:
             return
         seconds = max(now - answered, _SHORTEST)
@@ -100,9 +100,7 @@ class Host:
             self.pace.first_seen(self.rate, self.latency.typical)
         elif ended:
             # A small answer is mostly waiting.
-            self.pace.first_seen(
-                size / max(now - flight.pulse.born, _SHORTEST), self.latency.typical
-            )
+            self.pace.first_seen(size / max(now - part.meter.born, _SHORTEST), self.latency.typical)
 
 
 class Hosts:
@@ -135,7 +133,7 @@ class Hosts:
             return known
         if not link.origin.host:
             # A file or data URL: one reader is as fast as several.
-            here = Host(link.origin, (), None, Pace(1, 1), plain=False)
+            here = Host(link.origin, (), None, ConcurrencyController(1, 1), plain=False)
             return self._hosts.setdefault((link.origin, link.trusted), here)
         policy = None if link.trusted else self._settings.policy
         if policy is not None:
@@ -145,7 +143,7 @@ class Hosts:
             addresses = await self._addresses(link, proxy)
         else:
             addresses = await self._admitted(link, policy)
-        pace = Pace(self.ceiling, self.start, machine_load)
+        pace = ConcurrencyController(self.ceiling, self.start, machine_load)
         host = Host(link.origin, addresses, proxy, pace, plain=proxy is None)
         return self._hosts.setdefault((link.origin, link.trusted), host)
 

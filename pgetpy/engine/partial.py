@@ -8,7 +8,8 @@ from pgetpy.core.http.ranges import Spans
 from pgetpy.core.http.sink import Sink
 from pgetpy.core.references.jobs import Follower
 from pgetpy.destinations.sinks.parts import PartsSink
-from pgetpy.engine.attempt import Hooks, Services, Session
+from pgetpy.engine.attempt import Session
+from pgetpy.engine.context import Hooks, Services
 from pgetpy.engine.requests import Route
 from pgetpy.engine.watchdog import Tally
 from pgetpy.sources.base import Object

@@ -14,7 +14,8 @@ from pgetpy.core.http.plan import Plan
 from pgetpy.core.http.ranges import Spans
 from pgetpy.core.http.sink import Sink
 from pgetpy.destinations.sinks.memory import MemorySink
-from pgetpy.engine.attempt import Hooks, Services, Session
+from pgetpy.engine.attempt import Session
+from pgetpy.engine.context import Hooks, Services
 from pgetpy.engine.requests import Route
 from pgetpy.engine.transports.base import Call
 from pgetpy.engine.watchdog import Tally

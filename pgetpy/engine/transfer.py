@@ -31,8 +31,9 @@ from pgetpy.core.report.results import DownloadResult
 from pgetpy.destinations import open_destination
 from pgetpy.destinations.base import BusyError, ResumeError, Wish
 from pgetpy.destinations.sinks.null import NullSink
-from pgetpy.engine.attempt import Hooks, Services, Session, StartOverError
+from pgetpy.engine.attempt import Session
 from pgetpy.engine.content_policy import check_content, check_destination
+from pgetpy.engine.context import Hooks, Services, StartOverError
 from pgetpy.engine.hashing import FileDigest
 from pgetpy.engine.requests import Route
 from pgetpy.engine.watchdog import Tally
@@ -340,13 +341,13 @@ class Transfer:
         digest = self._follow() if plan.ranged else None
         if digest is not None:
             digest.advance(plan.front)
-        # Where a flight was cut short a block may still be on its way behind its end.
+        # Where a part was cut short a block may still be on its way behind its end.
         self._destination.tidy(
-            Span(f.pos, max(f.stop or sys.maxsize, f.pos + 1)) for f in plan.flights
+            Span(f.pos, max(f.stop or sys.maxsize, f.pos + 1)) for f in plan.parts
         )
         if last or now - self._reported_at >= _REPORT_EVERY:
             self._reported_at = now
-            self._tell(Progressed(self._key, plan.done, plan.total, len(plan.flights)))
+            self._tell(Progressed(self._key, plan.done, plan.total, len(plan.parts)))
         if now - self._flushed_at >= _FLUSH_EVERY and not last:
             self._flush(now)
 

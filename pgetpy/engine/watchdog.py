@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pgetpy.core.http.pace import is_straggler
 from pgetpy.core.http.plan import Plan
+from pgetpy.core.http.range_request import is_straggler
 from pgetpy.engine.hosts import Host
 from pgetpy.engine.transports.base import Call
 from pgetpy.errors import PgetError, StalledError
@@ -81,9 +81,9 @@ class Watch:
         """Take note of what has come to `now`, and end what is stuck or superfluous."""
         delivering = 0
         for task, call in self._calls.items():
-            flight = call.flight
-            delivering += flight.pos > flight.start
-            flight.pulse.observe(now, flight.pos, waiting=flight.waiting)
+            part = call.part
+            delivering += part.pos > part.start
+            part.meter.observe(now, part.pos, waiting=part.waiting)
             self._count(call)
             self._learn(call, now)
             if task not in self._doomed:
@@ -94,14 +94,14 @@ class Watch:
 
     def rates(self, now: float) -> list[float]:
         """Return the rates of the calls that have delivered for long enough to show theirs."""
-        pulses = [call.flight.pulse for call in self._calls.values()]
-        return [p.rate for p in pulses if p.answered is not None and now - p.answered >= _SHOWING]
+        meters = [call.part.meter for call in self._calls.values()]
+        return [p.rate for p in meters if p.answered is not None and now - p.answered >= _SHOWING]
 
     def end_superfluous(self) -> None:
         """End the calls whose bytes have come by another way."""
         superfluous = self._plan.superfluous()
         for task, call in self._calls.items():
-            if call.flight in superfluous and task not in self._doomed:
+            if call.part in superfluous and task not in self._doomed:
                 self._doom(task, None)
 
     def leave(self, host: Host | None) -> None:
@@ -131,34 +131,34 @@ class Watch:
         self._timed.discard(call)
         host.busy -= 1
         host.ended += 1
-        self._plan.end(call.flight, failed=failed)
+        self._plan.end(call.part, failed=failed)
         return call
 
     def _learn(self, call: Call, now: float, *, ended: bool = False) -> None:
         """Have the host learn from `call` how soon it answers, and how fast."""
-        pulse = call.flight.pulse
+        meter = call.part.meter
         host = self._hosts[call]
-        if pulse.answered is not None and call not in self._timed:
+        if meter.answered is not None and call not in self._timed:
             self._timed.add(call)
-            host.latency.add(pulse.answered - pulse.born)
-        host.first_bytes(now, call.flight, ended=ended)
+            host.latency.add(meter.answered - meter.born)
+        host.first_bytes(now, call.part, ended=ended)
 
     def _count(self, call: Call) -> None:
         """Add what has come since the last look to the host's and the transfer's sums."""
-        flight = call.flight
-        moved = flight.pos - flight.counted
+        part = call.part
+        moved = part.pos - part.counted
         if moved > 0:
-            flight.counted = flight.pos
+            part.counted = part.pos
             self._hosts[call].moved += moved
             self._tally.moved += moved
 
     def _end_if_stuck(self, task: Task, call: Call, now: float) -> None:
-        pulse = call.flight.pulse
-        if pulse.quiet(now) > self._patience:
+        meter = call.part.meter
+        if meter.quiet(now) > self._patience:
             return self._doom(task, StalledError(call.request.url, self._patience))
-        if pulse.answered is not None and now - pulse.answered > _STRAGGLER_PATIENCE:
-            others = [c.flight.pulse.rate for c in self._calls.values() if c is not call]
-            if is_straggler(pulse.rate, others):
+        if meter.answered is not None and now - meter.answered > _STRAGGLER_PATIENCE:
+            others = [c.part.meter.rate for c in self._calls.values() if c is not call]
+            if is_straggler(meter.rate, others):
                 self._given_up.add(task)
                 self._doom(task, None)
         return None

@@ -136,26 +136,27 @@ def _if_range_holds(stored: Stored, request: Request) -> bool:
 
 
 async def _pour(call: Call, turn: Turn, answer: Answer, sink: Sink, body: bytes) -> None:
-    flight = call.flight
+    part = call.part
     view = memoryview(body)
     ends = [n for n in (turn.cut_after, turn.silent_after) if n is not None]
     reach = min([len(body), *ends])
-    while (at := flight.pos - answer.start) < reach and not _arrived(call):
+    while (at := part.pos - answer.start) < reach and not _arrived(call):
         stop = min(reach, at + _PIECE)
-        if flight.stop is not None:
-            stop = min(stop, flight.stop - answer.start)
+        if part.stop is not None:
+            stop = min(stop, part.stop - answer.start)
         await _stored(call, sink, view[at:stop])
-    if _arrived(call) or (flight.stop is None and not ends):
+    if _arrived(call) or (part.stop is None and not ends):
         return
     if turn.silent_after is not None and reach == turn.silent_after:
         await _silence(call)
     raise ConnectionFailedError(
-        call.request.url, f"closed by the server {flight.rest} bytes before the end of the answer"
+        call.request.url,
+        f"closed by the server {part.rest} bytes before the end of the answer",
     )
 
 
 def _arrived(call: Call) -> bool:
-    return call.flight.stop is not None and call.flight.pos >= call.flight.stop
+    return call.part.stop is not None and call.part.pos >= call.part.stop
 
 
 async def _stored(call: Call, sink: Sink, data: memoryview) -> None:
@@ -164,12 +165,12 @@ async def _stored(call: Call, sink: Sink, data: memoryview) -> None:
     def stop() -> None:
         call.cancelled = True
 
-    call.flight.waiting = False
+    call.part.waiting = False
     storing = asyncio.ensure_future(asyncio.to_thread(call.store, sink, data))
     await seen_through(storing, stop)
-    call.flight.waiting = True
+    call.part.waiting = True
 
 
 async def _silence(call: Call) -> None:
-    call.flight.waiting = True
+    call.part.waiting = True
     await asyncio.get_running_loop().create_future()

@@ -182,7 +182,7 @@ def test_a_body_that_only_the_connection_ends_is_told(plain_wire: WireWorld, fau
     run(plain_wire, asking.carry())
     assert asking.answer is not None
     assert (asking.answer.stop, asking.answer.delimited) == (None, False)
-    assert asking.flight.pos == TOTAL
+    assert asking.part.pos == TOTAL
     assert kept(asking).data == BODY
 
 
@@ -409,11 +409,11 @@ def test_what_is_left_of_a_small_flight_cut_short_closes_the_connection(wire: Wi
     content = SMALL
     url = wire.add("/x", content, Crawl(rate=60_000, after=20_000, when=When(request=1)))
     asking = Asking(wire, url, 0, len(content))
-    kept(asking).on_write = lambda pos, data: setattr(asking.flight, "stop", 21_000)
+    kept(asking).on_write = lambda pos, data: setattr(asking.part, "stop", 21_000)
 
     async def scenario() -> Asking:
         await asking.carry()
-        assert asking.flight.pos < len(content)
+        assert asking.part.pos < len(content)
         return await Asking(wire, url, 0, len(content)).carry()
 
     assert kept(run(wire, scenario())).data == content

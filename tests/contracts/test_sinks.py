@@ -26,7 +26,8 @@ from hypothesis import strategies as st
 from pgetpy.core.destinations.journal import Subject, parse_journal
 from pgetpy.core.destinations.names import journal_path
 from pgetpy.core.http.answers import Identity
-from pgetpy.core.http.plan import Plan, Window
+from pgetpy.core.http.plan import Plan
+from pgetpy.core.http.range_request import Window
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.sink import Sink
 from pgetpy.destinations.sinks.file import FileSink
@@ -298,10 +299,10 @@ def test_a_plan_keeps_to_the_window_of_its_sink() -> None:
     plan = Plan(chunk_size=64 * MIB, first=MIB, window=Window(8 * MIB))
     plan.total = 512 * MIB
     out = 0
-    while (flight := plan.take(0.0, 20e6, 4)) is not None:
+    while (part := plan.take(0.0, 20e6, 4)) is not None:
         out += 1
-        assert flight.stop is not None
-        assert flight.stop <= 8 * MIB
+        assert part.stop is not None
+        assert part.stop <= 8 * MIB
     assert out
     assert plan.front == 0
 
@@ -321,31 +322,31 @@ def test_a_plan_fetches_what_is_left_shortly_before_the_horizon_on_the_way_to_it
     window = Window(8 * MIB, horizon=MIB + 2000)
     plan = Plan(chunk_size=64 * MIB, first=MIB, window=window, held=Spans([Span(0, MIB)]))
     plan.total = 512 * MIB
-    flight = plan.take(0.0, 0.0, 1)
-    assert flight is not None
-    assert flight.start == MIB
-    assert flight.stop is not None
-    assert flight.stop > MIB + 2000
+    part = plan.take(0.0, 0.0, 1)
+    assert part is not None
+    assert part.start == MIB
+    assert part.stop is not None
+    assert part.stop > MIB + 2000
 
 
 def test_a_plan_whose_horizon_is_closed_still_fetches_what_lies_before_it() -> None:
     window = Window(0, horizon=100 * MIB)
     plan = Plan(chunk_size=64 * MIB, first=MIB, window=window, held=Spans([Span(0, 99 * MIB)]))
     plan.total = 512 * MIB
-    flight = plan.take(0.0, 0.0, 1)
-    assert flight is not None
-    assert (flight.start, flight.stop) == (99 * MIB, 100 * MIB)
+    part = plan.take(0.0, 0.0, 1)
+    assert part is not None
+    assert (part.start, part.stop) == (99 * MIB, 100 * MIB)
     assert plan.take(0.0, 0.0, 1) is None
 
 
 def taken(plan: Plan) -> list[tuple[int, int | None]]:
-    """Where the flights lie that a plan gives to idle connections, which then bring everything."""
+    """Where the parts lie that a plan gives to idle connections, which then bring everything."""
     found = []
-    while (flight := plan.take(0.0, 0.0, 2)) is not None:
-        assert flight.stop is not None
-        found.append((flight.start, flight.stop))
-        flight.pos = flight.stop
-        plan.end(flight)
+    while (part := plan.take(0.0, 0.0, 2)) is not None:
+        assert part.stop is not None
+        found.append((part.start, part.stop))
+        part.pos = part.stop
+        plan.end(part)
     return found
 
 

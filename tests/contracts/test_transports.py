@@ -51,11 +51,9 @@ def sink(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RecordingSi
 
 def settled(asking: Asking) -> None:
     """What holds of every call that is over: all that landed is marked, nothing else, and right."""
-    flight, kept = asking.flight, asking.sink
+    part, kept = asking.part, asking.sink
     assert isinstance(kept, RecordingSink)
-    assert list(kept.marked) == (
-        [Span(flight.start, flight.pos)] if flight.pos > flight.start else []
-    )
+    assert list(kept.marked) == ([Span(part.start, part.pos)] if part.pos > part.start else [])
 
 
 # ------------------------------------------------------------------------------- bytes that land
@@ -80,7 +78,11 @@ def test_a_range_lands_where_it_belongs(
     run(world, asking.carry())
     first, last = start or 0, stop or TOTAL
     assert sink.content(first, last) == BODY[first:last]
-    assert (asking.flight.start, asking.flight.pos, asking.flight.stop) == (first, last, last)
+    assert (asking.part.start, asking.part.pos, asking.part.stop) == (
+        first,
+        last,
+        last,
+    )
     assert len(asking.heads) == 1
     settled(asking)
 
@@ -112,14 +114,14 @@ def test_one_range_after_another_makes_the_whole(world: World, sink: RecordingSi
 def test_an_empty_object_is_nothing(world: World) -> None:
     asking = Asking(world, world.add("/x", b""), sink=RecordingSink())
     run(world, asking.carry())
-    assert (asking.flight.pos, asking.flight.stop) == (0, 0)
+    assert (asking.part.pos, asking.part.stop) == (0, 0)
 
 
 def test_an_honest_shorter_answer_sets_the_flight_to_what_it_promises(world: World) -> None:
     url = world.add("/x", SMALL, trouble("shorter", 5000))
     asking = Asking(world, url, 1000, 90_000)
     run(world, asking.carry())
-    assert (asking.flight.pos, asking.flight.stop) == (6000, 6000)
+    assert (asking.part.pos, asking.part.stop) == (6000, 6000)
     assert isinstance(asking.sink, RecordingSink)
     assert asking.sink.content(1000, 6000) == SMALL[1000:6000]
     settled(asking)
@@ -128,7 +130,7 @@ def test_an_honest_shorter_answer_sets_the_flight_to_what_it_promises(world: Wor
 def test_the_whole_object_sets_the_flight_to_its_beginning(world: World) -> None:
     asking = Asking(world, world.add("/x", SMALL, trouble("whole")), 1000, 90_000)
     run(world, asking.carry())
-    assert (asking.flight.start, asking.flight.pos) == (0, len(SMALL))
+    assert (asking.part.start, asking.part.pos) == (0, len(SMALL))
     assert isinstance(asking.sink, RecordingSink)
     assert asking.sink.content(0, len(SMALL)) == SMALL
     settled(asking)
@@ -188,7 +190,7 @@ def test_nothing_is_kept_of_an_answer_that_is_not_believed(
             await refused.carry()
         assert not sink.written
         assert not sink.marked
-        assert refused.flight.pos == 1000
+        assert refused.part.pos == 1000
         await again.carry()
 
     run(world, scenario())
@@ -230,8 +232,8 @@ def test_a_body_that_breaks_off_is_an_error_and_what_came_of_it_is_right(
     with pytest.raises(ConnectionFailedError):
         run(world, asking.carry())
     # A client with a buffer of its own may lose what was in it.
-    assert landed - MIB <= asking.flight.pos <= landed
-    assert sink.content(0, asking.flight.pos) == BODY[: asking.flight.pos]
+    assert landed - MIB <= asking.part.pos <= landed
+    assert sink.content(0, asking.part.pos) == BODY[: asking.part.pos]
     settled(asking)
 
 
@@ -240,7 +242,7 @@ def test_a_small_body_that_breaks_off_is_an_error(world: World, kind: str) -> No
     asking = Asking(world, world.add("/x", SMALL, trouble(kind, 60_000)), 0, len(SMALL))
     with pytest.raises(ConnectionFailedError):
         run(world, asking.carry())
-    assert asking.flight.pos <= 60_000
+    assert asking.part.pos <= 60_000
     settled(asking)
 
 
@@ -274,15 +276,15 @@ def test_a_silent_connection_waits_for_the_network_until_it_is_cancelled(
         if landed is not None:
             await until(lambda: asking.heads)
         await asyncio.wait({carrying}, timeout=0.05)
-        await until(lambda: asking.flight.waiting)
+        await until(lambda: asking.part.waiting)
         assert not carrying.done()
         carrying.cancel()
         with pytest.raises(asyncio.CancelledError):
             await carrying
 
     run(world, scenario())
-    assert asking.flight.pos <= (landed or 0)
-    assert sink.content(0, asking.flight.pos) == content[: asking.flight.pos]
+    assert asking.part.pos <= (landed or 0)
+    assert sink.content(0, asking.part.pos) == content[: asking.part.pos]
     settled(asking)
 
 
@@ -312,11 +314,11 @@ def test_a_cancelled_call_ends_only_when_it_writes_no_more(
         with pytest.raises(asyncio.CancelledError):
             await carrying
         sink.on_mark = sink.on_write = lambda *_: late.append(1)
-        return asking.flight.pos
+        return asking.part.pos
 
     late: list[int] = []
     before = run(world, scenario())
-    assert asking.flight.pos == before < TOTAL
+    assert asking.part.pos == before < TOTAL
     assert not late
     assert sink.content(0, before) == BODY[:before]
     settled(asking)
@@ -338,7 +340,7 @@ def test_after_a_cancelled_call_the_transport_goes_on(world: World) -> None:
     assert asking.sink.data == BODY
 
 
-# ------------------------------------------------------------------------------ a flight cut short
+# ------------------------------------------------------------------------------ a part cut short
 
 
 def test_a_flight_that_is_cut_short_ends_there_and_leaves_no_bytes_to_others(
@@ -349,7 +351,7 @@ def test_a_flight_that_is_cut_short_ends_there_and_leaves_no_bytes_to_others(
     asking = Asking(world, url, 0, TOTAL, sink)
 
     def shorten(*_: object) -> None:
-        asking.flight.stop = cut
+        asking.part.stop = cut
 
     sink.on_mark = shorten
     following = [Asking(world, url, at, at + 100_000) for at in (0, 300_000, 600_000)]
@@ -360,15 +362,12 @@ def test_a_flight_that_is_cut_short_ends_there_and_leaves_no_bytes_to_others(
             await one.carry()
 
     run(world, scenario())
-    assert asking.flight.pos == cut
+    assert asking.part.pos == cut
     assert sink.content(0, cut) == BODY[:cut]
     assert list(sink.marked) == [Span(0, cut)]
     for one in following:
         assert isinstance(one.sink, RecordingSink)
-        assert (
-            one.sink.content(one.flight.start, one.flight.pos)
-            == BODY[one.flight.start : one.flight.pos]
-        )
+        assert one.sink.content(one.part.start, one.part.pos) == BODY[one.part.start : one.part.pos]
 
 
 def test_a_flight_cut_short_behind_its_position_ends_at_once(world: World) -> None:
@@ -376,12 +375,12 @@ def test_a_flight_cut_short_behind_its_position_ends_at_once(world: World) -> No
     assert isinstance(asking.sink, RecordingSink)
 
     def shorten(*_: object) -> None:
-        asking.flight.stop = 1
+        asking.part.stop = 1
 
     asking.sink.on_mark = shorten
     run(world, asking.carry())
-    assert asking.flight.pos >= 1
-    assert asking.sink.content(0, asking.flight.pos) == BODY[: asking.flight.pos]
+    assert asking.part.pos >= 1
+    assert asking.sink.content(0, asking.part.pos) == BODY[: asking.part.pos]
     settled(asking)
 
 
@@ -402,7 +401,7 @@ def test_what_the_sink_raises_is_not_taken_for_the_networks(world: World, conten
         run(world, asking.carry())
     assert caught.type is OSError
     assert caught.value.errno == errno.ENOSPC
-    assert list(asking.sink.written) in ([], [Span(0, asking.flight.pos)])
+    assert list(asking.sink.written) in ([], [Span(0, asking.part.pos)])
     settled(asking)
 
 
@@ -418,7 +417,7 @@ def test_a_failed_place_is_not_taken_for_the_networks(world: World, tmp_path: Pa
             placing.fd = own
             placing.close()
     assert caught.value.errno == errno.ENOSPC
-    assert asking.flight.pos == 0
+    assert asking.part.pos == 0
     settled(asking)
 
 
@@ -469,7 +468,7 @@ def test_a_throttled_call_is_cancelled_at_once(world: World, sink: RecordingSink
     async def scenario() -> None:
         carrying = asyncio.ensure_future(asking.carry())
         await until(paused.is_set)
-        assert not asking.flight.waiting
+        assert not asking.part.waiting
         carrying.cancel()
         await asyncio.wait({carrying}, timeout=30)
         assert carrying.cancelled()

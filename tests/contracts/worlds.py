@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from pgetpy.core.http.answers import Answer, Head, Identity, judge
-from pgetpy.core.http.pace import Pulse
-from pgetpy.core.http.plan import Flight
+from pgetpy.core.http.range_request import RangeRequest, RateMeter
 from pgetpy.core.http.ranges import Span, Spans, format_range
 from pgetpy.core.http.sink import Place, Sink
 from pgetpy.engine.transports.base import Address, Call, Request, Transport
@@ -255,9 +254,9 @@ class Asking:
         self.known = known
         self.heads: list[Head] = []
         self.answer: Answer | None = None
-        self.flight = Flight(start or 0, stop, Pulse.at(0.0, start or 0))
+        self.part = RangeRequest(start or 0, stop, RateMeter.at(0.0, start or 0))
         self.call = Call(
-            world.request(url, asked, *headers), self.flight, asked, self._judge, throttle
+            world.request(url, asked, *headers), self.part, asked, self._judge, throttle
         )
         self._world = world
 

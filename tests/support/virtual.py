@@ -1,7 +1,7 @@
 """Transfers over a network that exists in numbers, on an event loop whose clock is one.
 
 The session, its plan, its pace and its watch are the real ones. Only what carries a call is made
-up: it waits as long as the network says, then moves the flight forward. The loop's clock jumps to
+up: it waits as long as the network says, then moves the request forward. The loop's clock jumps to
 the next thing that is due, so that minutes pass in milliseconds.
 """
 
@@ -14,13 +14,15 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pgetpy.core.http.answers import Answer, Head, Identity
-from pgetpy.core.http.pace import Pace
-from pgetpy.core.http.plan import Plan, Window
+from pgetpy.core.http.pace import ConcurrencyController
+from pgetpy.core.http.plan import Plan
+from pgetpy.core.http.range_request import Window
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.sink import Sink
 from pgetpy.core.http.urls import parse_link
 from pgetpy.destinations.sinks.null import NullSink
-from pgetpy.engine.attempt import Hooks, Services, Session
+from pgetpy.engine.attempt import Session
+from pgetpy.engine.context import Hooks, Services
 from pgetpy.engine.hosts import Host, Hosts
 from pgetpy.engine.requests import Route
 from pgetpy.engine.transports.base import Call
@@ -118,21 +120,21 @@ class Network:
         pass
 
     async def _flow(self, call: Call, line: Line) -> None:
-        flight, brought = call.flight, 0.0
+        part, brought = call.part, 0.0
         step = 0.025
-        while flight.rest:
+        while part.rest:
             own = line.rate if brought < line.dries_up else line.trickle
             if not own:
                 await asyncio.get_running_loop().create_future()
             rate = min(own, self.capacity / self._flowing)
             limit = min(line.breaks, line.dries_up if brought < line.dries_up else line.breaks)
-            seconds = min(step, min(flight.rest, max(1.0, limit - brought)) / rate)
+            seconds = min(step, min(part.rest, max(1.0, limit - brought)) / rate)
             await asyncio.sleep(seconds)
             before, brought = int(brought), brought + rate * seconds
-            count = min(flight.rest, int(brought) - before)
+            count = min(part.rest, int(brought) - before)
             self.moved += count
             call.landed(count)
-            if brought >= line.breaks and flight.rest:
+            if brought >= line.breaks and part.rest:
                 raise ConnectionFailedError(URL, "broken by the network")
             # Long transfers are looked at less closely.
             step = min(0.5, 0.025 + asyncio.get_running_loop().time() / 1000)
@@ -205,7 +207,7 @@ async def _transfer(
     workers = Workers()
     hosts = Hosts(chosen, workers)
     link = parse_link(URL)
-    host = Host(link.origin, (), None, Pace(ceiling, start), plain=True)
+    host = Host(link.origin, (), None, ConcurrencyController(ceiling, start), plain=True)
     hosts.ceiling = ceiling
     hosts._hosts[link.origin, link.trusted] = host
     services = Services(

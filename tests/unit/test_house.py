@@ -26,7 +26,7 @@ BESIDE = frozenset(
 MOST_ROOMS = 10
 LONGEST_MODULE = 400
 # Longer than that today. No module may join them.
-LONG = frozenset({"archives/random_access.py", "core/http/plan.py", "engine/attempt.py"})
+LONG = frozenset({"archives/random_access.py"})
 # Classes that bear the name of another one today. No name may join them.
 TWICE = frozenset(
     {

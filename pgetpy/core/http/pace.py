@@ -1,4 +1,4 @@
-"""Goodput in, number of connections out; and what counts as a stall or a straggler.
+"""Goodput in, number of connections out.
 
 The search is a climb: keep a level of connections for a measuring period, raise it while goodput
 rises with it, go back one step when it does not, and try again later, since networks change. A
@@ -7,15 +7,11 @@ already fills the machine is left nearly alone.
 
 Each step waits for the first bytes of the connections that it adds. Where these take long to come,
 waiting costs more than a few connections too many, so the first step is larger (`_FIRST_STEPS`).
-
-`Latency` is the time to the first byte. All decisions on lateness are measured in it: a store that
-takes 0.3 s to answer is not late after 0.3 s.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 # A period long enough to average over scheduling, short enough to climb in a cold start.
@@ -45,40 +41,6 @@ _LONGEST_PAUSE = 16.0
 _BUSY, _LITTLE = 0.5, 0.3
 # When no connection has been answered for so long, one more is tried: others may wait behind it.
 _SILENCE = 0.5
-# Looks at a connection come several times in this. Where the next one comes later, this process was
-# stopped or found no processor, and what it did not look at is no silence of the network's.
-_LATE = 0.1
-# A connection this much slower than the others' median is better replaced.
-_STRAGGLER = 0.1
-# Below this many others a median says little.
-_QUORUM = 3
-# An answer is never late before this, seconds, nor before twice what four of five answers take.
-_SOONEST_LATE = 0.25
-_LATE_TIMES = 2.0
-_REMEMBERED = 32
-
-
-class Latency:
-    """Seconds from asking to the head of the answer, connecting and TLS included, at one host.
-
-    Attributes:
-        typical: the median of the latest answers; 0 as long as there is none.
-        late: after so many seconds an answer is late; infinite as long as there is none. One answer
-            in twenty may take ten times as long as the others without moving either.
-    """
-
-    def __init__(self) -> None:
-        self.typical = 0.0
-        self.late = float("inf")
-        self._recent: deque[float] = deque(maxlen=_REMEMBERED)
-
-    def add(self, seconds: float) -> None:
-        """Take note of an answer."""
-        self._recent.append(seconds)
-        ordered = sorted(self._recent)
-        self.typical = median(ordered)
-        most = ordered[min(len(ordered) - 1, len(ordered) * 4 // 5)]
-        self.late = max(_SOONEST_LATE, _LATE_TIMES * most)
 
 
 @dataclass(frozen=True)
@@ -106,7 +68,7 @@ def _unknown() -> Load:
     return Load(0.0)
 
 
-class Pace:
+class ConcurrencyController:
     """The number of connections to one host.
 
     Args:
@@ -258,63 +220,3 @@ class Pace:
         self._best = None
         self._since = None
         self._rest(now)
-
-
-@dataclass
-class Pulse:
-    """How one connection is doing, seen at intervals.
-
-    Attributes:
-        rate: bytes a second, averaged over about a second.
-        quiet_since: when it was last seen to move, or not to wait for the network; later by the
-            time that nobody looked.
-        born: when it was asked for.
-        answered: when the head of its answer came; None before that.
-    """
-
-    born: float
-    quiet_since: float
-    rate: float = 0.0
-    answered: float | None = None
-    _seen_at: float = 0.0
-    _seen_pos: int = 0
-
-    @classmethod
-    def at(cls, now: float, pos: int) -> Pulse:
-        return cls(born=now, quiet_since=now, _seen_at=now, _seen_pos=pos)
-
-    def answer(self, now: float, pos: int) -> None:
-        """The head of the answer has come; its body begins at `pos`."""
-        self.answered = self.quiet_since = self._seen_at = now
-        self._seen_pos = pos
-
-    def observe(self, now: float, pos: int, *, waiting: bool) -> None:
-        """Take note that the connection stands at `pos` and whether it waits for the network."""
-        elapsed = now - self._seen_at
-        if elapsed <= 0:
-            return
-        if pos != self._seen_pos or not waiting:
-            self.quiet_since = now
-        else:
-            self.quiet_since += max(0.0, elapsed - _LATE)
-        current = (pos - self._seen_pos) / elapsed
-        age = now - (self.born if self.answered is None else self.answered)
-        weight = min(1.0, max(elapsed, 0.05) / min(1.0, max(age, elapsed)))
-        self.rate += (current - self.rate) * weight
-        self._seen_at, self._seen_pos = now, pos
-
-    def quiet(self, now: float) -> float:
-        """Seconds spent waiting for the network without a byte."""
-        return now - self.quiet_since - max(0.0, now - self._seen_at - _LATE)
-
-
-def is_straggler(rate: float, others: Sequence[float]) -> bool:
-    """Whether a connection at `rate` bytes a second is far behind the `others`' rates."""
-    return len(others) >= _QUORUM and rate < median(others) * _STRAGGLER
-
-
-def median(values: Sequence[float]) -> float:
-    """The middle of `values`; importing statistics would cost each run 8 ms."""
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from pgetpy.core.http.plan import Window
+from pgetpy.core.http.range_request import Window
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import select
 import stat
 import threading
 
-from pgetpy.core.http.plan import Window
+from pgetpy.core.http.range_request import Window
 from pgetpy.core.http.reorder_buffer import Waiting
 from pgetpy.core.http.sink import Sink
 from pgetpy.core.references.checksums import Digest

@@ -7,7 +7,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 
-from pgetpy.core.http.plan import Window
+from pgetpy.core.http.range_request import Window
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.sink import Place, Sink
 from pgetpy.system.filesystem import write_all

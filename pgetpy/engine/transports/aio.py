@@ -116,7 +116,7 @@ class AioTransport:
         answer, sink = call.judge(head)
         await self._pour(call, response, answer, sink)
         # Close, not keep: what is left of a shortened body must not be taken for the next answer.
-        if call.flight.stop is not None and answer.stop != call.flight.stop:
+        if call.part.stop is not None and answer.stop != call.part.stop:
             _cut(response)
 
     async def _pour(
@@ -124,7 +124,7 @@ class AioTransport:
     ) -> None:
         decoder = Decoder(answer.decode) if answer.decode else None
         pending = bytearray()
-        call.flight.waiting = True
+        call.part.waiting = True
         try:
             await self._gather(call, response, decoder, sink, pending)
         except Exception as error:
@@ -146,18 +146,18 @@ class AioTransport:
         pending: bytearray,
     ) -> None:
         """Write the body in pieces of a sensible size; what is not written yet is in `pending`."""
-        flight = call.flight
+        part = call.part
         written_at = time.monotonic()
         async for chunk in response.content.iter_any():
-            for part in decoder.feed(chunk) if decoder else (chunk,):
-                pending += part
-                if flight.stop is not None:
-                    del pending[max(0, flight.rest) :]
+            for data in decoder.feed(chunk) if decoder else (chunk,):
+                pending += data
+                if part.stop is not None:
+                    del pending[max(0, part.rest) :]
                 # What trickles in is written as it comes, or it would look like silence.
                 if len(pending) >= _GATHER or time.monotonic() - written_at > _GATHER_SECONDS:
                     await self._write(call, sink, pending)
                     written_at = time.monotonic()
-            if flight.stop is not None and flight.pos + len(pending) >= flight.stop:
+            if part.stop is not None and part.pos + len(pending) >= part.stop:
                 break
         if pending:
             await self._write(call, sink, pending)
@@ -170,14 +170,14 @@ class AioTransport:
         store = wrap(call.store)
         data = memoryview(bytes(pending))
         pending.clear()
-        call.flight.waiting = False
+        call.part.waiting = False
 
         def stop() -> None:
             call.cancelled = True
 
         storing = store(sink, data, executor=WorkersExecutor(self.workers))
         await seen_through(asyncio.ensure_future(storing), stop)
-        call.flight.waiting = True
+        call.part.waiting = True
 
     def _opened(self, request: Request) -> aiohttp.ClientSession:
         import aiohttp
@@ -246,7 +246,7 @@ def _resolver(known: _Known) -> aiohttp.abc.AbstractResolver:
 def _check_end(call: Call, decoder: Decoder | None) -> None:
     if decoder is not None and not decoder.complete:
         raise ConnectionFailedError(call.request.url, "the coded body was cut off")
-    rest = call.flight.rest
+    rest = call.part.rest
     if rest:
         raise ConnectionFailedError(
             call.request.url, f"closed by the server {rest} bytes before the end of the answer"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pgetpy.core.http.answers import Answer, Head
-from pgetpy.core.http.plan import Flight
+from pgetpy.core.http.range_request import RangeRequest
 from pgetpy.core.http.ranges import Span
 from pgetpy.core.http.sink import Sink
 from pgetpy.errors import ConnectionFailedError
@@ -65,7 +65,7 @@ class Call:
     """One request under way: what the engine and the transport that carries it share.
 
     Attributes:
-        flight: which bytes; `pos` is moved by the transport.
+        part: which bytes; `pos` is moved by the transport.
         asked: the range in the request, None for the whole object.
         on_head: judges the head and gives the answer that is believed and the sink for its body,
             or raises; called before any byte of the body is kept, in any thread.
@@ -75,7 +75,7 @@ class Call:
     """
 
     request: Request
-    flight: Flight
+    part: RangeRequest
     asked: Span | None
     on_head: Callable[[Call, Head], tuple[Answer, Sink]]
     throttle: Callable[[int], float] | None = None
@@ -95,44 +95,44 @@ class Call:
         return BLOCK if self.throttle is None else BLOCK // 12
 
     def judge(self, head: Head) -> tuple[Answer, Sink]:
-        """Have `head` judged and the flight set to what it promises; the body may be kept then."""
+        """Have `head` judged and the range set to what it promises; the body may be kept then."""
         answer, sink = self.on_head(self, head)
-        flight = self.flight
-        flight.start = flight.pos = flight.counted = self._marked = answer.start
-        flight.stop = answer.stop
+        part = self.part
+        part.start = part.pos = part.counted = self._marked = answer.start
+        part.stop = answer.stop
         self._sink = sink
         return answer, sink
 
     def store(self, sink: Sink, data: memoryview) -> None:
-        """Give `data`, the bytes at the flight's position, to `sink`."""
+        """Give `data`, the bytes at the range's position, to `sink`."""
         for at in range(0, len(data), self.block):
             if self.cancelled:
                 return
             block = data[at : at + self.block]
-            sink.write(self.flight.pos, block)
+            sink.write(self.part.pos, block)
             self.landed(len(block))
 
     def landed(self, count: int) -> None:
         """`count` more bytes have reached the sink."""
-        flight = self.flight
-        flight.pos += count
-        if flight.pos - self._marked >= MARK_EVERY:
+        part = self.part
+        part.pos += count
+        if part.pos - self._marked >= MARK_EVERY:
             self.mark()
         if self.throttle is not None:
             self._pause(self.throttle(count))
 
     def mark(self) -> None:
         """Tell the sink about all that has landed."""
-        if self._sink is not None and self.flight.pos > self._marked:
-            self._sink.mark(self._marked, self.flight.pos)
-            self._marked = self.flight.pos
+        if self._sink is not None and self.part.pos > self._marked:
+            self._sink.mark(self._marked, self.part.pos)
+            self._marked = self.part.pos
 
     def _pause(self, seconds: float) -> None:
-        waiting, self.flight.waiting = self.flight.waiting, False
+        waiting, self.part.waiting = self.part.waiting, False
         deadline = time.monotonic() + seconds
         while not self.cancelled and (left := deadline - time.monotonic()) > 0:
             time.sleep(min(_SLICE, left))
-        self.flight.waiting = waiting
+        self.part.waiting = waiting
 
 
 class Transport(Protocol):
@@ -141,8 +141,8 @@ class Transport(Protocol):
     async def carry(self, call: Call) -> None:
         """Make the request, have the head judged, move the body into the sink.
 
-        Returns when the body has landed up to `flight.stop`, which may be lowered meanwhile. May be
-        cancelled; `flight.pos` tells how far it came, and nothing is written any more afterwards.
+        Returns when the body has landed up to `part.stop`, which may be lowered meanwhile. May be
+        cancelled; `part.pos` tells how far it came, and nothing is written any more afterwards.
 
         Raises:
             TransferError: the network or server failed, or the judge said no.

@@ -76,7 +76,7 @@ class DirectTransport:
         try:
             head, rest = await self._asked(call, connection)
             surplus = await self._poured(call, connection, head, rest)
-            whole = not surplus and head.status in (200, 206) and not call.flight.rest
+            whole = not surplus and head.status in (200, 206) and not call.part.rest
             reusable = whole and head.headers.get("connection", "").lower() != "close"
         finally:
             if reusable and not self._closed:
@@ -123,18 +123,18 @@ class DirectTransport:
         if call.may_sleep or int(head.headers.get("content-length", "0")) > _SMALL:
             return await self._in_thread(call, connection, head, rest)
         answer, sink = call.judge(head)
-        early = rest[: call.flight.rest]
+        early = rest[: call.part.rest]
         call.store(sink, early)
         buffer = self._buffer()
-        while call.flight.rest:
+        while call.part.rest:
             try:
-                count = await connection.receive_into(buffer[: call.flight.rest])
+                count = await connection.receive_into(buffer[: call.part.rest])
             except OSError as error:
                 raise failed(call.request, error) from error
             if not count:
                 raise _ended_early(call)
             call.store(sink, buffer[:count])
-        return len(rest) > len(early) or call.flight.stop != answer.stop
+        return len(rest) > len(early) or call.part.stop != answer.stop
 
     async def _in_thread(
         self, call: Call, connection: Connection, head: Head, rest: memoryview
@@ -153,29 +153,29 @@ class DirectTransport:
 
     def _pour(self, call: Call, connection: Connection, head: Head, rest: memoryview) -> bool:
         """Have `head` judged and move the body; whether more came than belongs to it."""
-        flight = call.flight
+        part = call.part
         answer, sink = call.judge(head)
-        early = rest[: flight.rest]
+        early = rest[: part.rest]
         call.store(sink, early)
         with contextlib.ExitStack() as borrowed:
             pipe = None
-            if flight.rest and not connection.secure and PIPES.usable:
+            if part.rest and not connection.secure and PIPES.usable:
                 pipe = borrowed.enter_context(PIPES.borrowed())
             while _wanted(call):
-                place = sink.place(flight.pos) if pipe is not None else None
+                place = sink.place(part.pos) if pipe is not None else None
                 if pipe is None or place is None:
                     self._receive_block(call, connection, sink)
                 elif not self._splice_block(call, connection, sink, place, pipe):
                     pipe = None
-        return len(rest) > len(early) or flight.stop != answer.stop
+        return len(rest) > len(early) or part.stop != answer.stop
 
     def _splice_block(
         self, call: Call, connection: Connection, sink: Sink, place: Place, pipe: Pipe
     ) -> bool:
         """Move one block; False where splice was refused and nothing is left in the pipe."""
-        flight = call.flight
-        want = min(flight.rest, pipe.size, place.room, call.block)
-        flight.waiting = True
+        part = call.part
+        want = min(part.rest, pipe.size, place.room, call.block)
+        part.waiting = True
         try:
             got = pipe.fill(connection.sock.fileno(), want)
         except OSError as error:
@@ -184,7 +184,7 @@ class DirectTransport:
             if call.cancelled:
                 return True
             raise failed(call.request, error) from error
-        flight.waiting = False
+        part.waiting = False
         if not got:
             if call.cancelled:
                 return True
@@ -200,7 +200,7 @@ class DirectTransport:
     def _receive_block(self, call: Call, connection: Connection, sink: Sink) -> None:
         """Move one block through a buffer of this thread's."""
         buffer = self._buffer()
-        size = min(len(buffer), call.flight.rest, call.block)
+        size = min(len(buffer), call.part.rest, call.block)
         filled, ended = _fill(call, connection, buffer[:size])
         if filled:
             with self._writers:
@@ -231,14 +231,14 @@ class _StaleError(Exception):
 
 
 def _wanted(call: Call) -> bool:
-    return not call.cancelled and call.flight.rest > 0
+    return not call.cancelled and call.part.rest > 0
 
 
 def _fill(call: Call, connection: Connection, buffer: memoryview) -> tuple[int, bool]:
     """Receive into `buffer` until it is full or a moment has passed: bytes, whether it ended."""
     filled = 0
     deadline = time.monotonic() + _FILL_SECONDS
-    call.flight.waiting = True
+    call.part.waiting = True
     try:
         while filled < len(buffer) and not call.cancelled:
             got = connection.fill(buffer[filled:])
@@ -254,7 +254,7 @@ def _fill(call: Call, connection: Connection, buffer: memoryview) -> tuple[int, 
             return filled, True
         raise failed(call.request, error) from error
     finally:
-        call.flight.waiting = False
+        call.part.waiting = False
     return filled, False
 
 
@@ -275,7 +275,8 @@ async def _with_words(head: Head, rest: memoryview, connection: Connection) -> H
 
 
 def _ended_early(call: Call) -> ConnectionFailedError:
-    flight = call.flight
+    part = call.part
     return ConnectionFailedError(
-        call.request.url, f"closed by the server {flight.rest} bytes before the end of the answer"
+        call.request.url,
+        f"closed by the server {part.rest} bytes before the end of the answer",
     )

@@ -38,7 +38,7 @@ class LocalTransport:
             call.cancelled = True
 
         work = _carry_data if is_data(call.request.url) else _carry_file
-        call.flight.waiting = False
+        call.part.waiting = False
         await seen_through(self.workers.submit(lambda: work(call)), stop)
 
     async def close(self) -> None:
@@ -82,13 +82,13 @@ def _carry_data(call: Call) -> None:
 def _pour(call: Call, headers: dict[str, str], size: int, read: _Read) -> None:
     """Have the head judged and the bytes moved."""
     _, sink = call.judge(_head(headers, call.asked, size))
-    flight = call.flight
-    buffer = memoryview(bytearray(min(call.block, BLOCK, max(flight.rest, 1))))
+    part = call.part
+    buffer = memoryview(bytearray(min(call.block, BLOCK, max(part.rest, 1))))
     try:
-        while flight.rest and not call.cancelled:
-            count = read(flight.pos, buffer[: flight.rest])
+        while part.rest and not call.cancelled:
+            count = read(part.pos, buffer[: part.rest])
             if not count:
-                reason = f"the file ends {flight.rest} bytes before it should"
+                reason = f"the file ends {part.rest} bytes before it should"
                 raise ConnectionFailedError(call.request.url, reason)
             call.store(sink, buffer[:count])
     finally:

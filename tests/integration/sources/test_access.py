@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pgetpy.core.http.pace import Pace
+from pgetpy.core.http.pace import ConcurrencyController
 from pgetpy.core.http.urls import opened_link, parse_link
 from pgetpy.core.references.jobs import Job
 from pgetpy.engine.hosts import Host
@@ -249,6 +249,6 @@ def test_no_value_shows_what_opens_something() -> None:
         Object(signed, authorization=header[1]),
         Located((Object(signed),)),
         Request(signed, (header,), (address,), proxy, None, 1.0),
-        Host(link.origin, (address,), proxy, Pace(1, 1), plain=False),
+        Host(link.origin, (address,), proxy, ConcurrencyController(1, 1), plain=False),
     ]
     assert [value for value in values if TOKEN in repr(value)] == []

@@ -23,11 +23,11 @@ from tests.support.server import Server
 from tests.support.waiting import eventually
 from tests.support.weights import MIB, assert_nothing_left, ensuring, opened, serve, weights
 
-BIG = weights(32 * MIB, "flight")
-MIDDLING = weights(4 * MIB, "flight")
+BIG = weights(32 * MIB, "part")
+MIDDLING = weights(4 * MIB, "part")
 PATH = "/lora.safetensors"
 # Each object comes by one connection (concurrency=1): what is asked for a second time because a
-# busy machine was slow, or it stands at a gate, says nothing about single flight.
+# busy machine was slow, or it stands at a gate, says nothing about single part.
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from pgetpy.core.http.pace import Load, Pace, Pulse, is_straggler
+from pgetpy.core.http.pace import ConcurrencyController, Load
+from pgetpy.core.http.range_request import RateMeter, is_straggler
 
 TICK = 0.02
 
@@ -36,7 +37,7 @@ class Machine:
 
 def most(machine: Machine, load: Callable[[], Load], seconds: float = 1.0) -> int:
     """The highest level within `seconds`."""
-    pace = Pace(64, 1, load)
+    pace = ConcurrencyController(64, 1, load)
     levels = []
     while machine.now < seconds:
         machine.run(pace.level, 100e6)
@@ -86,12 +87,12 @@ def test_a_straggler_has_a_tenth_of_the_median_of_at_least_three(
     assert is_straggler(rate, others) == expected
 
 
-def looked_at(*times: float) -> Pulse:
+def looked_at(*times: float) -> RateMeter:
     """A connection that began at 0 and has brought nothing at any of `times`."""
-    pulse = Pulse.at(0.0, 0)
+    meter = RateMeter.at(0.0, 0)
     for now in times:
-        pulse.observe(now, 0, waiting=True)
-    return pulse
+        meter.observe(now, 0, waiting=True)
+    return meter
 
 
 def test_silence_is_as_long_as_somebody_listens_to_it() -> None:
@@ -103,8 +104,8 @@ def test_silence_is_as_long_as_somebody_listens_to_it() -> None:
 def test_a_process_that_was_stopped_takes_its_own_absence_for_no_silence(
     looks_since: tuple[float, ...],
 ) -> None:
-    pulse = looked_at(0.5, *looks_since)
-    assert pulse.quiet(60.52) < 0.25
+    meter = looked_at(0.5, *looks_since)
+    assert meter.quiet(60.52) < 0.25
 
 
 def test_silence_after_an_absence_counts_again() -> None:

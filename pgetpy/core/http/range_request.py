@@ -1,0 +1,183 @@
+"""One range that has been asked for: how far it is, how fast it comes, when it is late.
+
+Lateness is measured in the host's own time to a first byte: a store that takes 0.3 s to answer is
+not late after 0.3 s.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pgetpy.core.http.ranges import Span
+
+# Looks at a connection come several times in this. Where the next one comes later, this process was
+# stopped or found no processor, and what it did not look at is no silence of the network's.
+_LATE = 0.1
+# A connection this much slower than the others' median is better replaced.
+_STRAGGLER = 0.1
+# Below this many others a median says little.
+_QUORUM = 3
+# An answer is never late before this, seconds, nor before twice what four of five answers take.
+_SOONEST_LATE = 0.25
+_LATE_TIMES = 2.0
+_REMEMBERED = 32
+# One of two requests for the same bytes is given up when the other will end so many times sooner.
+_SOONER = 2.0
+_ENDLESS = 1 << 62
+
+
+class Latency:
+    """Seconds from asking to the head of the answer, connecting and TLS included, at one host.
+
+    Attributes:
+        typical: the median of the latest answers; 0 as long as there is none.
+        late: after so many seconds an answer is late; infinite as long as there is none. One answer
+            in twenty may take ten times as long as the others without moving either.
+    """
+
+    def __init__(self) -> None:
+        self.typical = 0.0
+        self.late = float("inf")
+        self._recent: deque[float] = deque(maxlen=_REMEMBERED)
+
+    def add(self, seconds: float) -> None:
+        """Take note of an answer."""
+        self._recent.append(seconds)
+        ordered = sorted(self._recent)
+        self.typical = median(ordered)
+        most = ordered[min(len(ordered) - 1, len(ordered) * 4 // 5)]
+        self.late = max(_SOONEST_LATE, _LATE_TIMES * most)
+
+
+@dataclass
+class RateMeter:
+    """How one connection is doing, seen at intervals.
+
+    Attributes:
+        rate: bytes a second, averaged over about a second.
+        quiet_since: when it was last seen to move, or not to wait for the network; later by the
+            time that nobody looked.
+        born: when it was asked for.
+        answered: when the head of its answer came; None before that.
+    """
+
+    born: float
+    quiet_since: float
+    rate: float = 0.0
+    answered: float | None = None
+    _seen_at: float = 0.0
+    _seen_pos: int = 0
+
+    @classmethod
+    def at(cls, now: float, pos: int) -> RateMeter:
+        return cls(born=now, quiet_since=now, _seen_at=now, _seen_pos=pos)
+
+    def answer(self, now: float, pos: int) -> None:
+        """The head of the answer has come; its body begins at `pos`."""
+        self.answered = self.quiet_since = self._seen_at = now
+        self._seen_pos = pos
+
+    def observe(self, now: float, pos: int, *, waiting: bool) -> None:
+        """Take note that the connection stands at `pos` and whether it waits for the network."""
+        elapsed = now - self._seen_at
+        if elapsed <= 0:
+            return
+        if pos != self._seen_pos or not waiting:
+            self.quiet_since = now
+        else:
+            self.quiet_since += max(0.0, elapsed - _LATE)
+        current = (pos - self._seen_pos) / elapsed
+        age = now - (self.born if self.answered is None else self.answered)
+        weight = min(1.0, max(elapsed, 0.05) / min(1.0, max(age, elapsed)))
+        self.rate += (current - self.rate) * weight
+        self._seen_at, self._seen_pos = now, pos
+
+    def quiet(self, now: float) -> float:
+        """Seconds spent waiting for the network without a byte."""
+        return now - self.quiet_since - max(0.0, now - self._seen_at - _LATE)
+
+
+def is_straggler(rate: float, others: Sequence[float]) -> bool:
+    """Whether a connection at `rate` bytes a second is far behind the `others`' rates."""
+    return len(others) >= _QUORUM and rate < median(others) * _STRAGGLER
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle of `values`; importing statistics would cost each run 8 ms."""
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+@dataclass
+class Window:
+    """How far ahead bytes may come: a sink moves it, a plan keeps to it.
+
+    Attributes:
+        size: bytes that may come although they cannot be put anywhere yet.
+        horizon: the first byte of which it is not known yet where it goes; those before it may come
+            in any order, but this one is wanted most.
+        only: what has to come before anything else may be asked for, where that is so.
+        closed: whether what is not in `only` is not wanted at all.
+    """
+
+    size: int
+    horizon: int = 0
+    only: tuple[Span, ...] = ()
+    closed: bool = False
+
+    @property
+    def stop(self) -> int:
+        """Nothing from here on may be asked for; where there is an `only`, that alone says what."""
+        return _ENDLESS if self.only else self.horizon + self.size
+
+
+@dataclass(eq=False)
+class RangeRequest:
+    """One range on its way: `pos` moves from `start` to `stop`.
+
+    Attributes:
+        stop: None where only the end of the body tells. Another thread may lower it.
+        waiting: whether whoever carries it waits for the network just now.
+        again: whether its bytes have been asked for before.
+        twin: the part that was asked for the same rest; each has the other.
+        counted: up to where its bytes are in the sums already.
+    """
+
+    start: int
+    stop: int | None
+    meter: RateMeter
+    pos: int = field(init=False)
+    waiting: bool = True
+    again: bool = False
+    twin: RangeRequest | None = None
+    counted: int = 0
+
+    def __post_init__(self) -> None:
+        self.pos = self.counted = self.start
+
+    @property
+    def rest(self) -> int:
+        """Bytes still to come; 0 where that is unknown."""
+        return max(0, self.stop - self.pos) if self.stop is not None else 0
+
+    @property
+    def seconds_left(self) -> float:
+        return self.rest / self.meter.rate if self.meter.rate > 0 else float("inf")
+
+    def ends_in(self, now: float, rate: float, latency: float) -> float:
+        """Seconds to its end, at `rate` bytes a second or its own if it is slower."""
+        if self.meter.answered is None:
+            return max(0.0, self.meter.born + latency - now) + self.rest / rate
+        own = self.meter.rate
+        return self.rest / (min(own, rate) if own > 0 else rate)
+
+    @property
+    def is_overtaken(self) -> bool:
+        """Whether its twin will have brought the rest sooner: one of the two is enough."""
+        twin = self.twin
+        if twin is None or self.meter.answered is None or twin.pos <= self.pos:
+            return False
+        return twin.seconds_left * _SOONER < self.seconds_left
