@@ -108,7 +108,7 @@ def done(result: T) -> concurrent.futures.Future[T]:
     return future
 
 
-def wait_for(work: Coroutine[Any, Any, T]) -> T:
+def run_blocking(work: Coroutine[Any, Any, T]) -> T:
     """Run `work` on the engine thread and return what it returns, or raise what it raises."""
     future = begin(work)
     try:
@@ -133,7 +133,7 @@ def plain(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
         # A caller's generator may block, or call us: it must not run on the engine thread.
         given: Any = [_read(value) for value in args]
         named: Any = {key: _read(value) for key, value in kwargs.items()}
-        return wait_for(function(*given, **named))
+        return run_blocking(function(*given, **named))
 
     call.__name__, call.__qualname__ = name, name
     call.__doc__ = f"{function.__doc__}\n    `{name}` waits, `{name}_async` is awaited.\n    "

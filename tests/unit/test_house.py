@@ -28,7 +28,6 @@ LONGEST_MODULE = 400
 # Classes that bear the name of another one today. No name may join them.
 TWICE = frozenset(
     {
-        "Call",
         "Checker",
         "Data",
         "Decoder",
@@ -42,7 +41,6 @@ TWICE = frozenset(
         "Progress",
         "Source",
         "Tally",
-        "Turn",
         "Waiting",
         "Watch",
         "Wish",
