@@ -12,11 +12,12 @@ import threading
 from collections.abc import Iterable
 
 from pgetpy.archives.base import Form
-from pgetpy.archives.checking import Checker, content_of
-from pgetpy.archives.extents import Extent, Extents
+from pgetpy.archives.checking import content_of
+from pgetpy.archives.extents import Extent
 from pgetpy.archives.layout import Layout
 from pgetpy.archives.member_file import LARGE, MemberFile
 from pgetpy.archives.member_folder import MemberFolder
+from pgetpy.archives.open_members import OpenMembers
 from pgetpy.archives.reading import Admit, Reader
 from pgetpy.archives.restoring import Restored, Restorer
 from pgetpy.core.archives.member_policy import Entry
@@ -69,15 +70,13 @@ class Scatter(Form):
         self._layout = layout
         self._parallel = parallel
         self._readable = readable
-        self._checker: Checker | None = None
         self._partial = bytearray()
         self._ahead = Waiting()
         # Bytes that are where they belong, and those that `settled` has still to give out.
         self._landed = Spans()
         self._unsettled = Spans()
-        # Of the files under way, in the archive's order; of all where it will be read back.
-        self._extents = Extents()
-        self._open: dict[MemberFile, None] = {}
+        self._open = OpenMembers(folder, layout, readable=readable)
+        self._extents = self._open.extents
         self._lock = threading.Lock()
         self._move_horizon()
 
@@ -103,8 +102,7 @@ class Scatter(Form):
                 for gap in restored.held.missing(extent.start, extent.stop):
                     lost.add(gap.start, gap.stop)
             self._take_over(restored)
-        for file in self._open:
-            self._check_behind(file)
+        self._open.check_all_behind()
         for span in held:
             for part in lost.missing(span.start, min(span.stop, self._known)):
                 there.add(part.start, part.stop)
@@ -118,12 +116,11 @@ class Scatter(Form):
         if file is None:
             return
         if restored.held is None:
-            if self._readable:
-                self._extents.add(file)
+            self._open.add_closed(file)
         else:
             for span in restored.held:
                 file.land(span.start, span.stop)
-            self._add(file)
+            self._open.add(file)
 
     def pass_over(self, start: int, stop: int) -> None:
         """The bytes from `start` up to `stop` are no member's, and in the layout already."""
@@ -173,52 +170,42 @@ class Scatter(Form):
 
     def tidy(self, busy: Iterable[Span]) -> None:
         """See `Form.tidy`. Does nothing for now where others are at work."""
-        if self._checker is not None:
-            self._checker.raise_failure()
+        self._open.raise_failure()
         self._adapt()
         spans = Spans(busy)
         if not self._lock.acquire(blocking=False):
             return
         try:
-            for file in [file for file in self._open if file.ready]:
-                extents = file.entry.member.extents
-                if not any(spans.overlaps(e.start, e.stop) for e in extents):
-                    self._finish(file)
+            self._open.finish_ready(spans)
+            self._move_horizon()
         finally:
             self._lock.release()
 
     def make_room(self) -> None:
         """Wait until few files are open; bytes come in order, and nobody else may be writing."""
         if len(self._open) >= _MOST_OPEN:
-            if self._checker is not None:
-                # The last may still be incomplete.
-                self._checker.wait(left=1)
+            # The last may still be incomplete.
+            self._open.wait(left=1)
             self.tidy(())
 
     def finish(self, total: int) -> None:
         """See `Form.finish`."""
         with self._lock:
             self._reader.finish(total)
-        if self._checker is not None:
-            self._checker.wait()
+        self._open.wait()
         with self._lock:
-            for file in list(self._open):
-                self._finish(file)
+            self._open.finish_all()
+            self._move_horizon()
 
     def halt(self) -> None:
         """See `Form.halt`."""
-        if self._checker is not None:
-            self._checker.halt()
+        self._open.halt()
 
     def close(self) -> None:
         """See `Form.close`. The files stay as they are."""
-        if self._checker is not None:
-            self._checker.stop()
+        self._open.stop()
         with self._lock:
-            for file in self._open:
-                self._folder.close(file)
-            for extent in self._extents:
-                extent.file.unpin()
+            self._open.close()
 
     def read(self, pos: int, buffer: memoryview) -> int:
         """See `Form.read`."""
@@ -227,18 +214,15 @@ class Scatter(Form):
             extent = self._extents.at(pos)
             if extent is None:
                 return self._layout.read(pos, buffer) or self._read_partial(pos, buffer)
-            file = extent.file
-            if file.spooled:
-                return self._layout.spool.read(pos, buffer[: extent.stop - pos])
-            fd = file.fd if file.fd >= 0 else file.pinned
             buffer = buffer[: extent.stop - pos]
-            offset = extent.offset_of(pos)
-            if fd >= 0:
-                return os.preadv(fd, [buffer], offset)
+            if extent.file.spooled:
+                return self._layout.spool.read(pos, buffer)
             # Without the lock another member could take its name first.
-            fd = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd, opened = self._open.descriptor_of(extent)
+            if not opened:
+                return os.preadv(fd, [buffer], extent.offset_of(pos))
         try:
-            return os.preadv(fd, [buffer], offset)
+            return os.preadv(fd, [buffer], extent.offset_of(pos))
         finally:
             os.close(fd)
 
@@ -253,7 +237,7 @@ class Scatter(Form):
 
     @property
     def _known(self) -> int:
-        """Of every byte before this one it is known where it belongs."""
+        """The layout of the archive is known up to this offset."""
         return (1 << 63) if self._reader.ended else self._reader.wanted.start
 
     def _read_partial(self, pos: int, buffer: memoryview) -> int:
@@ -293,13 +277,12 @@ class Scatter(Form):
         file.write(extent.offset_of(pos), data)
         self._land(file, pos, pos + len(data))
         if file.ready:
-            self._finish(file)
+            self._open.finish(file)
+            self._move_horizon()
 
     def _land(self, file: MemberFile, start: int, stop: int) -> None:
         self._landed.add(start, stop)
-        file.land(start, stop)
-        if self._checker is not None and not file.checked:
-            self._checker.advanced()
+        self._open.land(file, start, stop)
 
     def _note(self, pos: int, data: memoryview) -> int:
         """Note what is no member's data, and pass over what has landed before."""
@@ -346,14 +329,14 @@ class Scatter(Form):
         entry = self._admit(member)
         if entry is None:
             return 0
-        if entry.replaces and self._readable:
-            self._pin(entry.parts)
+        if entry.replaces:
+            self._open.pin(entry.parts)
         if entry.member.kind is Kind.FILE and self._is_within(entry.member, pos + len(data)):
             return self._put(entry, pos, data)
         file = self._opened(entry)
         if file is not None:
-            self._add(file)
-            self._check_behind(file)
+            self._open.add(file)
+            self._open.check_behind(file)
         return 0
 
     def _opened(self, entry: Entry) -> MemberFile | None:
@@ -387,42 +370,12 @@ class Scatter(Form):
             if member.deflated:
                 assert self._layout is not None
                 self._layout.spool.write(extent.start, data[start:stop])
-            self._extents.add(self._folder.made(entry))
+            self._open.add_closed(self._folder.made(entry))
         self._landed.add(extent.start, extent.stop)
         padding = data[stop : max(stop, self._known - pos)]
         if padding:
             self._record(pos + stop, padding)
         return stop + len(padding)
-
-    def _add(self, file: MemberFile) -> None:
-        self._extents.add(file)
-        self._open[file] = None
-
-    def _check_behind(self, file: MemberFile) -> None:
-        """Have the content of `file` made and checked as its bytes land, if that is to be done."""
-        if file.checked:
-            return
-        if self._checker is None:
-            assert self._layout is not None
-            sparing = not self._readable
-            self._checker = Checker(self._folder, self._layout.spool, sparing=sparing)
-        self._checker.submit(file)
-
-    def _pin(self, parts: tuple[str, ...]) -> None:
-        """Another member takes the place of the one at `parts`, which is still to be read back."""
-        for extent in self._extents:
-            if extent.file.entry.parts == parts:
-                extent.file.pin()
-
-    def _finish(self, file: MemberFile) -> None:
-        if file.spooled:
-            self._folder.close(file)
-        else:
-            self._folder.finish(file)
-        del self._open[file]
-        if not self._readable:
-            self._extents.drop(file)
-        self._move_horizon()
 
     def _move_horizon(self) -> None:
         if self._reader.ended:

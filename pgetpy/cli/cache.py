@@ -29,7 +29,7 @@ from pgetpy.cli.cache_tables import (
     sums_line,
     table,
 )
-from pgetpy.cli.invocation import DONE, FAILED, Call
+from pgetpy.cli.invocation import DONE, FAILED, Invocation
 from pgetpy.cli.terminal import print_line, say
 from pgetpy.core.cache.records import State
 from pgetpy.core.text.units import format_size, parse_age
@@ -58,10 +58,10 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Upkeep:
+class CacheCommand:
     """One run of a command on the cache; `closing` lasts as long as it does."""
 
-    call: Call
+    call: Invocation
     settings: CacheSettings
     closing: ExitStack
 
@@ -135,7 +135,7 @@ class Upkeep:
         return Target(found[0].key, found[0].about.reference)
 
 
-def run_upkeep(call: Call, settings: CacheSettings) -> int:
+def run_upkeep(call: Invocation, settings: CacheSettings) -> int:
     """Carry out a command below `cache` that needs no network; return the exit status."""
     name = call.arguments.command.removeprefix("cache ")
     takes_none = name in {"ls", "info", "gc", "prune"}
@@ -143,7 +143,7 @@ def run_upkeep(call: Call, settings: CacheSettings) -> int:
         raise UsageError(f"pgetpy cache {name} takes no REF; see pgetpy cache {name} --help")
     try:
         with ExitStack() as closing:
-            return _COMMANDS[name](Upkeep(call, settings, closing))
+            return _COMMANDS[name](CacheCommand(call, settings, closing))
     except PgetError as error:
         if call.options.json and not isinstance(error, UsageError):
             print_line(json.dumps(failure(error)))
@@ -155,17 +155,17 @@ def failure(error: PgetError) -> dict[str, str]:
     return {"error": str(error), "error_type": type(error).__name__}
 
 
-def _ls(upkeep: Upkeep) -> int:
-    store = upkeep.opened()
+def _ls(command: CacheCommand) -> int:
+    store = command.opened()
     found = store.entries() if store is not None else []
-    if upkeep.call.options.json:
-        layout = Layout(upkeep.settings.folder)
+    if command.call.options.json:
+        layout = Layout(command.settings.folder)
         for each in found:
             record = each.record
             path = layout.content(record.key, record.generation, record.name)
             print_line(json.dumps(listing_record(each, path)))
     elif store is None or not found:
-        print_line(_empty(upkeep))
+        print_line(_empty(command))
     else:
         is_terminal = sys.stdout.isatty()
         width = shutil.get_terminal_size().columns if is_terminal else None
@@ -174,101 +174,101 @@ def _ls(upkeep: Upkeep) -> int:
     return DONE
 
 
-def _info(upkeep: Upkeep) -> int:
-    store = upkeep.opened()
-    sums = store.totals() if store is not None else _nothing(upkeep.settings.folder)
-    if upkeep.call.options.json:
-        print_line(json.dumps(info_record(sums, upkeep.settings)))
+def _info(command: CacheCommand) -> int:
+    store = command.opened()
+    sums = store.totals() if store is not None else _nothing(command.settings.folder)
+    if command.call.options.json:
+        print_line(json.dumps(info_record(sums, command.settings)))
     else:
-        for line in info_lines(sums, upkeep.settings):
+        for line in info_lines(sums, command.settings):
             print_line(line)
     return DONE
 
 
-def _path(upkeep: Upkeep) -> int:
-    store = upkeep.opened()
+def _path(command: CacheCommand) -> int:
+    store = command.opened()
 
     def show(target: Target) -> None:
         entry = store.lookup(target.key) if store is not None else None
         if entry is None or not _open_to(entry, target):
-            raise upkeep.absent(target)
+            raise command.absent(target)
         if entry.state is not State.SOUND:
             hint = "pgetpy cache verify looks into it"
             reason = f"has {target.reference}, which is {entry.state.value}"
-            raise CacheError(str(upkeep.settings.folder), reason, hint=hint)
-        upkeep.tell(str(entry.path), {**_named(target), "path": str(entry.path)})
+            raise CacheError(str(command.settings.folder), reason, hint=hint)
+        command.tell(str(entry.path), {**_named(target), "path": str(entry.path)})
 
-    return upkeep.each(show)
+    return command.each(show)
 
 
-def _rm(upkeep: Upkeep) -> int:
-    store = upkeep.opened()
+def _rm(command: CacheCommand) -> int:
+    store = command.opened()
 
     def remove(target: Target) -> None:
         size = store.remove(target.key) if store is not None else None
         if size is None:
-            raise upkeep.absent(target, hint="pgetpy cache ls shows what is there")
+            raise command.absent(target, hint="pgetpy cache ls shows what is there")
         words = f"removed {target.reference}, {format_size(size)}"
-        upkeep.tell(words, {**_named(target), "size": size})
+        command.tell(words, {**_named(target), "size": size})
 
-    return upkeep.each(remove)
+    return command.each(remove)
 
 
-def _pin(upkeep: Upkeep) -> int:
-    upkeep.targets()  # nonsense makes no cache
-    store = upkeep.made()
+def _pin(command: CacheCommand) -> int:
+    command.targets()  # nonsense makes no cache
+    store = command.made()
 
     def pin(target: Target) -> None:
         store.pin(target.key)
         there = store.peek(target.key) is not None
         later = "" if there else "; it is not there yet, and stays once it is"
-        upkeep.tell(f"pinned {target.reference}{later}", {**_named(target), "present": there})
+        command.tell(f"pinned {target.reference}{later}", {**_named(target), "present": there})
 
-    return upkeep.each(pin)
+    return command.each(pin)
 
 
-def _unpin(upkeep: Upkeep) -> int:
-    store = upkeep.opened()
+def _unpin(command: CacheCommand) -> int:
+    store = command.opened()
 
     def unpin(target: Target) -> None:
         was = store is not None and store.unpin(target.key)
         words = f"unpinned {target.reference}" if was else f"{target.reference} was not pinned"
-        upkeep.tell(words, {**_named(target), "was_pinned": was})
+        command.tell(words, {**_named(target), "was_pinned": was})
 
-    return upkeep.each(unpin)
+    return command.each(unpin)
 
 
-def _gc(upkeep: Upkeep) -> int:
-    store = upkeep.opened()
+def _gc(command: CacheCommand) -> int:
+    store = command.opened()
     if store is None:
-        upkeep.tell(_empty(upkeep), {"swept": 0, "evicted": 0})
+        command.tell(_empty(command), {"swept": 0, "evicted": 0})
         return DONE
-    age = upkeep.call.options.older_than
+    age = command.call.options.older_than
     seconds = PARTIAL_SECONDS if age is None else parse_age(age, name="--older-than")
     swept = store.sweep(partial_seconds=seconds)
-    if swept and not upkeep.call.options.json:
+    if swept and not command.call.options.json:
         print_line(f"swept    {format_size(swept)} that was left over")
     evicted = store.make_room(0)
     sums = store.totals()
-    record = {"swept": swept, "evicted": evicted, **info_record(sums, upkeep.settings)}
+    record = {"swept": swept, "evicted": evicted, **info_record(sums, command.settings)}
     lines = [f"evicted  {format_size(evicted)}, what was used longest ago"] if evicted else []
     if sums.partial:
         lines.append(f"kept     {format_size(sums.partial)} of unfinished downloads to go on from")
     if not swept and not evicted:
         lines.append("nothing to gain: the cache keeps to its bounds")
-    upkeep.tell("\n".join([*lines, f"now      {sums_line(sums)}"]), record)
+    command.tell("\n".join([*lines, f"now      {sums_line(sums)}"]), record)
     return DONE
 
 
-def _prune(upkeep: Upkeep) -> int:
-    age = upkeep.call.options.older_than
+def _prune(command: CacheCommand) -> int:
+    age = command.call.options.older_than
     if age is None:
         raise UsageError("expected --older-than TIME, as 30d or 12h")
     seconds = parse_age(age, name="--older-than")
-    store = upkeep.opened()
+    store = command.opened()
     gone = store.prune(time.time() - seconds) if store is not None else []
     size = sum({row.inode: row.size for row in gone}.values())
-    if upkeep.call.options.json:
+    if command.call.options.json:
         for row in gone:
             target = Target(row.record.key, row.record.about.reference)
             print_line(json.dumps({**_named(target), "size": row.size}))
@@ -279,8 +279,8 @@ def _prune(upkeep: Upkeep) -> int:
     return DONE
 
 
-def _empty(upkeep: Upkeep) -> str:
-    return f"The cache at {upkeep.settings.folder} is empty: pgetpy ensure URL puts weights there."
+def _empty(command: CacheCommand) -> str:
+    return f"The cache at {command.settings.folder} is empty: pgetpy ensure URL puts weights there."
 
 
 def _nothing(folder: Path) -> Totals:
@@ -296,7 +296,7 @@ def _named(target: Target) -> dict[str, str]:
     return {"reference": target.reference, "key": target.key}
 
 
-_COMMANDS: Mapping[str, Callable[[Upkeep], int]] = {
+_COMMANDS: Mapping[str, Callable[[CacheCommand], int]] = {
     "ls": _ls,
     "info": _info,
     "path": _path,

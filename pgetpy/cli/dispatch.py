@@ -24,7 +24,7 @@ from pgetpy.cli.invocation import (
     INTERRUPTED,
     MISUSED,
     PIPE_CLOSED,
-    Call,
+    Invocation,
     Stopped,
     status_of,
 )
@@ -73,10 +73,10 @@ def run(arguments: Sequence[str], *, api: Any, environ: Mapping[str, str] | None
         silence_output()
         return PIPE_CLOSED
     except PgetError as error:
-        return _failed(error)
+        return _report_failure(error)
 
 
-def _failed(error: PgetError) -> int:
+def _report_failure(error: PgetError) -> int:
     if isinstance(error, OSError) and error.errno == errno.EPIPE:
         silence_output()
         return PIPE_CLOSED
@@ -104,7 +104,7 @@ def _run_command(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> 
     else:
         call = _call(arguments, api, environ)
         if command == "ensure" or command.partition(" ")[0] == "cache":
-            return _cached(call, environ)
+            return _run_cache_command(call, environ)
         if command == "snapshot":
             from pgetpy.cli.snapshot import run_snapshot
 
@@ -118,7 +118,7 @@ def _topic(operands: Sequence[str]) -> str:
     return f"cache {rest[0]}" if command == "cache" and rest else command
 
 
-def _cached(call: Call, environ: Mapping[str, str]) -> int:
+def _run_cache_command(call: Invocation, environ: Mapping[str, str]) -> int:
     """Carry out a command on the cache, whose modules nothing else needs."""
     command = call.arguments.command
     if command == "cache":
@@ -140,7 +140,7 @@ def _cached(call: Call, environ: Mapping[str, str]) -> int:
         raise CacheError(str(settings.folder), f"cannot be used: {error}") from error
 
 
-def _call(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> Call:
+def _call(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> Invocation:
     console = Console.from_environment(environ).with_flags(arguments.values)
     warnings = [
         f"Flag --{old} has been deprecated, use --{new} instead"
@@ -152,7 +152,7 @@ def _call(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> Call:
     if settings.policy is not None and (settings.headers or settings.authorization):
         warnings.append("headers and Authorization are not sent under --policy")
     options = CommandOptions().with_flags(arguments.values)
-    call = Call(arguments, settings, console, options, api)
+    call = Invocation(arguments, settings, console, options, api)
     _warn(call, warnings)
     return call
 
@@ -167,12 +167,12 @@ def _settings(
     return settings
 
 
-def _warn(call: Call, warnings: Sequence[str]) -> None:
+def _warn(call: Invocation, warnings: Sequence[str]) -> None:
     for warning in warnings if call.console.shows("warn") else ():
         say(f"warning: {warning}")
 
 
-def _download(call: Call) -> int:
+def _download(call: Invocation) -> int:
     job = _job(call)
     try:
         _check_free(job, "", call.settings)
@@ -191,7 +191,7 @@ def _download(call: Call) -> int:
     return DONE
 
 
-def _job(call: Call) -> Job:
+def _job(call: Invocation) -> Job:
     operands = call.arguments.operands
     least = 1 if call.console.to_null else 2
     if not least <= len(operands) <= 2:
@@ -231,7 +231,7 @@ def _reference(text: str, settings: Settings) -> Reference:
     return reference
 
 
-def _multifile(call: Call) -> int:
+def _multifile(call: Invocation) -> int:
     operands = call.arguments.operands
     if len(operands) != 1:
         raise UsageError(f"expected one MANIFEST or -, got {len(operands) or 'nothing'}")
@@ -306,7 +306,7 @@ def _is_folder(dest: str) -> bool:
     return dest.endswith("/") or os.path.isdir(dest)
 
 
-def _api(call: Call) -> Any:
+def _api(call: Invocation) -> Any:
     if call.api is not None:
         return call.api
     import pgetpy.api

@@ -9,9 +9,9 @@ from typing import Any
 
 from pgetpy.cache.checking import Verdict
 from pgetpy.cache.store import Store
-from pgetpy.cli.cache import Target, Upkeep, failure
+from pgetpy.cli.cache import CacheCommand, Target, failure
 from pgetpy.cli.cache_tables import KEY_DIGITS, counted
-from pgetpy.cli.invocation import DONE, FAILED, Call
+from pgetpy.cli.invocation import DONE, FAILED, Invocation
 from pgetpy.cli.progress import progress_of
 from pgetpy.cli.terminal import print_line
 from pgetpy.core.cache.records import Record
@@ -34,70 +34,73 @@ from pgetpy.weights.options import parse_digest
 _WIDEST = max(len(verdict.value) for verdict in Verdict)
 
 
-def run_filling(call: Call, settings: CacheSettings) -> int:
+def run_filling(call: Invocation, settings: CacheSettings) -> int:
     """Carry out `ensure`, `cache ensure` or `cache verify`; return the exit status."""
     work = _verify if call.arguments.command == "cache verify" else _ensure
     with ExitStack() as closing:
-        return work(Upkeep(call, settings, closing))
+        return work(CacheCommand(call, settings, closing))
 
 
 # ----------------------------------------------------------------------------------------- ensure
 
 
-def _ensure(upkeep: Upkeep) -> int:
-    operands = upkeep.call.arguments.operands
-    digest = upkeep.call.options.digest
+def _ensure(command: CacheCommand) -> int:
+    operands = command.call.arguments.operands
+    digest = command.call.options.digest
     if not operands:
         raise UsageError("expected REF..., got nothing; see pgetpy ensure --help")
     if digest is not None and len(operands) > 1:
         raise UsageError("--digest is for one REF")
     parse_digest(digest)
     # Nonsense makes no cache, and what is named twice is fetched once.
-    choice = _choice(upkeep)
+    choice = _choice(command)
     patterns = Patterns.of(choice["allow_patterns"], choice["ignore_patterns"])
-    sources = upkeep.call.settings.sources
+    sources = command.call.settings.sources
     references = {
-        url: parse_reference(url, upkeep.call.options.wanted, sources, patterns) for url in operands
+        url: parse_reference(url, command.call.options.wanted, sources, patterns)
+        for url in operands
     }
     failed: dict[int, PgetError] = {}
     cache = None
     try:
-        with progress_of(upkeep.call, keeps=True, endings=True, again=True) as progress:
+        with progress_of(command.call, keeps=True, endings=True, again=True) as progress:
 
             def heard(event: Event) -> None:
                 if isinstance(event, Failed):
                     failed[event.key] = event.error
                 progress(event)
 
-            cache = upkeep.closing.enter_context(_cache(upkeep, heard))
-            found = _found(cache, list(references), digest, choice)
+            cache = command.closing.enter_context(_cache(command, heard))
+            found = _ensure_all(cache, list(references), digest, choice)
     except PgetError as error:
-        _tell_failure(upkeep, cache, references, failed, error)
+        _tell_failure(command, cache, references, failed, error)
         raise
     paths = dict(zip(references, found, strict=True))
     for url in operands:
-        _tell_path(upkeep, references[url], paths[url])
+        _tell_path(command, references[url], paths[url])
     # Nobody else would compute the digests: this process is all that knows of them.
     cache.settle()
     return DONE
 
 
-def _cache(upkeep: Upkeep, report: Report, *, any_file: bool = False) -> WeightsDownloadCache:
-    options, settings = upkeep.call.options, upkeep.settings
+def _cache(
+    command: CacheCommand, report: Report, *, any_file: bool = False
+) -> WeightsDownloadCache:
+    options, settings = command.call.options, command.settings
     return WeightsDownloadCache(
         settings.folder,
         settings.min_disk_free,
         settings.max_bytes,
         refresh="check" if options.refresh else "never",
         any_file=any_file or options.any_file,
-        settings=upkeep.call.settings,
+        settings=command.call.settings,
         progress=report,
     )
 
 
-def _choice(upkeep: Upkeep) -> dict[str, Any]:
+def _choice(command: CacheCommand) -> dict[str, Any]:
     """Return what of each reference is to be kept, as the cache's calls take it."""
-    options = upkeep.call.options
+    options = command.call.options
     return {
         "wanted": options.wanted,
         "allow_patterns": options.include,
@@ -105,7 +108,7 @@ def _choice(upkeep: Upkeep) -> dict[str, Any]:
     }
 
 
-def _found(
+def _ensure_all(
     cache: WeightsDownloadCache, urls: list[str], digest: str | None, choice: dict[str, Any]
 ) -> list[str]:
     if digest is not None:
@@ -113,20 +116,20 @@ def _found(
     return [str(path) for path in cache.ensure_many(urls, **choice)]
 
 
-def _tell_path(upkeep: Upkeep, reference: Reference, path: str) -> None:
+def _tell_path(command: CacheCommand, reference: Reference, path: str) -> None:
     record = {"reference": str(reference), "key": reference.key, "path": path}
-    upkeep.tell(path, record)
+    command.tell(path, record)
 
 
 def _tell_failure(
-    upkeep: Upkeep,
+    command: CacheCommand,
     cache: WeightsDownloadCache | None,
     references: dict[str, Reference],
     failed: dict[int, PgetError],
     error: PgetError,
 ) -> None:
     """Tell programs of each reference where it is or why not; people get the error alone."""
-    if not upkeep.call.options.json or isinstance(error, UsageError):
+    if not command.call.options.json or isinstance(error, UsageError):
         return
     whole = error if len(references) == 1 or cache is None else None
     for number, (url, reference) in enumerate(references.items()):
@@ -134,7 +137,7 @@ def _tell_failure(
         path = None
         if cache is not None and cause is None:
             try:
-                path = cache.lookup(url, **_choice(upkeep))
+                path = cache.lookup(url, **_choice(command))
             except NotAllowedError as refused:
                 cause = refused
         record: dict[str, Any] = {"reference": str(reference), "key": reference.key}
@@ -150,10 +153,10 @@ def _tell_failure(
 # ----------------------------------------------------------------------------------------- verify
 
 
-def _verify(upkeep: Upkeep) -> int:
-    store = upkeep.opened()
-    if upkeep.call.arguments.operands:
-        targets = upkeep.targets()
+def _verify(command: CacheCommand) -> int:
+    store = command.opened()
+    if command.call.arguments.operands:
+        targets = command.targets()
     elif store is not None:
         targets = [Target(each.record.key, each.record.about.reference) for each in store.entries()]
     else:
@@ -161,42 +164,44 @@ def _verify(upkeep: Upkeep) -> int:
     found: Counter[Verdict] = Counter()
     repaired = 0
     for target in targets:
-        verdict, error = _verified(upkeep, store, target)
+        verdict, error = _verify_entry(command, store, target)
         found[verdict] += 1
         repaired += verdict is not Verdict.SOUND and error is None
-    if not upkeep.call.options.json:
+    if not command.call.options.json:
         print_line(_sums(found, repaired))
     return DONE if found.total() == found[Verdict.SOUND] else FAILED
 
 
-def _verified(
-    upkeep: Upkeep, store: Store | None, target: Target
+def _verify_entry(
+    command: CacheCommand, store: Store | None, target: Target
 ) -> tuple[Verdict, PgetError | None]:
     """Look at one entry, repair it if need be, and tell; return what it was, and what kept it from
     being repaired."""
     if store is None or (before := store.peek(target.key)) is None:
-        missing = upkeep.absent(target)
-        upkeep.fail(target, missing)
+        missing = command.absent(target)
+        command.fail(target, missing)
         return Verdict.MISSING, missing
     store.settle(target.key)
     verdict = store.verify(target.key)
     error = None
     words = ""
     if verdict is not Verdict.SOUND:
-        error = _repair(upkeep, store, target, before.record)
+        error = _repair(command, store, target, before.record)
         words = "  fetched anew" if error is None else f"  not repaired: {error}"
     record: dict[str, Any] = {"reference": target.reference, "key": target.key}
     record["verdict"] = verdict.value
     if verdict is not Verdict.SOUND:
         record |= {"repaired": error is None, **(failure(error) if error is not None else {})}
     name = f"{target.key[:KEY_DIGITS]}  {target.reference}"
-    upkeep.tell(f"{verdict.value:<{_WIDEST}}  {name}{words}", record)
+    command.tell(f"{verdict.value:<{_WIDEST}}  {name}{words}", record)
     return verdict, error
 
 
-def _repair(upkeep: Upkeep, store: Store, target: Target, record: Record) -> PgetError | None:
+def _repair(
+    command: CacheCommand, store: Store, target: Target, record: Record
+) -> PgetError | None:
     """Fetch an entry anew; return why that cannot be."""
-    source = _source(upkeep, target, record)
+    source = _source(command, target, record)
     if source is None:
         hint = f"pgetpy cache verify URL repairs it, pgetpy cache rm {target.key[:KEY_DIGITS]} ..."
         given = is_data(record.about.reference)
@@ -204,9 +209,9 @@ def _repair(upkeep: Upkeep, store: Store, target: Target, record: Record) -> Pge
         return CacheError(str(store.root), f"does not keep the {lost}", hint=hint)
     try:
         with (
-            progress_of(upkeep.call, keeps=True, endings=True, again=True) as progress,
+            progress_of(command.call, keeps=True, endings=True, again=True) as progress,
             # What was taken once is what was wanted.
-            _cache(upkeep, progress, any_file=True) as cache,
+            _cache(command, progress, any_file=True) as cache,
         ):
             cache.ensure(source[0], wanted=source[1])
             cache.settle()
@@ -215,14 +220,14 @@ def _repair(upkeep: Upkeep, store: Store, target: Target, record: Record) -> Pge
     return None
 
 
-def _source(upkeep: Upkeep, target: Target, record: Record) -> tuple[str, str] | None:
+def _source(command: CacheCommand, target: Target, record: Record) -> tuple[str, str] | None:
     """Return the reference of an entry, and what of it is kept; None where that is not known."""
     if target.url:
-        return target.url, upkeep.call.options.wanted
+        return target.url, command.call.options.wanted
     for kind in Wanted:
         try:
             reference = parse_reference(
-                record.about.reference, kind.value, upkeep.call.settings.sources
+                record.about.reference, kind.value, command.call.settings.sources
             )
         except BadReferenceError:
             continue  # a repository is no file; or its source is not installed any more

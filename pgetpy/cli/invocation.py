@@ -15,7 +15,7 @@ INTERRUPTED, PIPE_CLOSED, TERMINATED = 130, 141, 143
 
 
 @dataclass(frozen=True)
-class Call:
+class Invocation:
     """One run of a command that downloads."""
 
     arguments: Arguments

@@ -18,7 +18,7 @@ from dataclasses import asdict, fields
 from typing import Any, TextIO
 
 from pgetpy.cli import results
-from pgetpy.cli.invocation import Call, Stopped, status_of
+from pgetpy.cli.invocation import Invocation, Stopped, status_of
 from pgetpy.cli.progress_bars import Screen
 from pgetpy.cli.terminal import Terminated
 from pgetpy.core.report.events import (
@@ -231,7 +231,7 @@ class _Notes:
 
 @contextlib.contextmanager
 def progress_of(
-    call: Call, *, keeps: bool, endings: bool = False, again: bool = False
+    call: Invocation, *, keeps: bool, endings: bool = False, again: bool = False
 ) -> Iterator[Progress]:
     """A Progress that also carries the log lines while it lasts.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pgetpy.cli.cache import failure
-from pgetpy.cli.invocation import DONE, Call
+from pgetpy.cli.invocation import DONE, Invocation
 from pgetpy.cli.progress import progress_of
 from pgetpy.cli.terminal import print_line
 from pgetpy.errors import PgetError, UsageError
@@ -16,7 +16,7 @@ from pgetpy.errors.redact import redact
 from pgetpy.settings import hub_cache_dir
 
 
-def run_snapshot(call: Call, environ: Mapping[str, str], api: Any) -> int:
+def run_snapshot(call: Invocation, environ: Mapping[str, str], api: Any) -> int:
     """Bring a repository into the Hub's cache and print where it is; return the exit status."""
     operands, options = call.arguments.operands, call.options
     if len(operands) != 1:

@@ -34,8 +34,8 @@ from pgetpy.errors.redact import redact
 from pgetpy.settings import Settings
 from pgetpy.sources.base import Located, Object
 from pgetpy.sources.table import parse_reference, source_of
+from pgetpy.system.event_loop import all_or_none
 from pgetpy.system.filesystem import Claims
-from pgetpy.system.tasks import all_or_none
 from pgetpy.system.threads import Workers
 
 # Of several files so many are begun at once: while one waits for its answer another is written.

@@ -34,7 +34,7 @@ from pgetpy.engine.transfer import Provenance, Transfer
 from pgetpy.engine.transports.base import Request
 from pgetpy.errors.redact import redact, redact_text
 from pgetpy.system import polling
-from pgetpy.system.tasks import seen_through
+from pgetpy.system.event_loop import seen_through
 
 # Each of them has threads, and takes as many connections as it opens files.
 MOST_CHILDREN = 2

@@ -46,8 +46,8 @@ from pgetpy.errors import (
     TransferError,
 )
 from pgetpy.errors.redact import redact
+from pgetpy.system.event_loop import seen_through
 from pgetpy.system.filesystem import disk_errors
-from pgetpy.system.tasks import seen_through
 
 FIRST_RANGE = 1 << 20
 _REPORT_EVERY = 0.1

@@ -11,7 +11,7 @@ from pgetpy.core.http.range_request import is_straggler
 from pgetpy.engine.hosts import Host
 from pgetpy.engine.transports.base import Call
 from pgetpy.errors import PgetError, StalledError
-from pgetpy.system.tasks import seen_through
+from pgetpy.system.event_loop import seen_through
 
 # Slower than a tenth of the others for so long, and a new connection is tried.
 _STRAGGLER_PATIENCE = 3.0

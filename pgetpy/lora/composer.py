@@ -30,7 +30,7 @@ from pgetpy.lora.pipeline import (
     unload,
 )
 from pgetpy.lora.validate import adapter_name, check_lora
-from pgetpy.system.interruptible_lock import Turns
+from pgetpy.system.interruptible_lock import InterruptibleLock
 from pgetpy.weights.cache import Held, WeightsDownloadCache, usual_cache
 from pgetpy.weights.options import Naming
 
@@ -103,7 +103,7 @@ class LoraComposer:
         if not isinstance(keep_loaded, int) or keep_loaded < 0:
             raise BadSettingError("keep_loaded", keep_loaded, "is no natural number")
         self._keep = keep_loaded
-        self._turns = Turns()
+        self._lock = InterruptibleLock()
         self._state = _State()
         self._closed = False
         self._cache = usual_cache() if cache is None else cache
@@ -149,7 +149,7 @@ class LoraComposer:
             Exception: whatever the pipeline raises.
         """
         chosen = check_slots(slots)
-        with self._turns.take():
+        with self._lock.take():
             pipeline = self._present()
             self._restore(pipeline)
             held = self._held(chosen, naming)
@@ -165,7 +165,7 @@ class LoraComposer:
 
     def close(self) -> None:
         """Take everything out of the pipeline, let go of its files; again, to no effect."""
-        with self._turns.take():
+        with self._lock.take():
             self._closed = True
             pipeline, state = self._pipeline(), self._state
             if pipeline is not None and state.loaded:

@@ -1,8 +1,9 @@
-"""One thread with a loop of its own, for callers that have none or may not block theirs.
+"""The event loop: a thread that runs one, and what waits for tasks without losing any of them.
 
-The caller only waits, in short slices, so that an exception injected into its thread (Cog's
-cancellation, Ctrl-C) arrives at once. What it was waiting for is cancelled then, and has a moment
-to close its journal, at the latest when the interpreter ends.
+The thread is for callers that have no loop or may not block theirs. They wait in short slices, so
+that an exception injected into their thread (Cog's cancellation, Ctrl-C) arrives at once. What they
+were waiting for is cancelled then, and has a moment to close its journal, at the latest when the
+interpreter ends.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import concurrent.futures
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from pgetpy.system import polling
@@ -107,7 +108,7 @@ def done(result: T) -> concurrent.futures.Future[T]:
     return future
 
 
-def wait_for(work: Coroutine[Any, Any, T]) -> T:
+def run_blocking(work: Coroutine[Any, Any, T]) -> T:
     """Run `work` on the engine thread and return what it returns, or raise what it raises."""
     future = begin(work)
     try:
@@ -132,7 +133,7 @@ def plain(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
         # A caller's generator may block, or call us: it must not run on the engine thread.
         given: Any = [_read(value) for value in args]
         named: Any = {key: _read(value) for key, value in kwargs.items()}
-        return wait_for(function(*given, **named))
+        return run_blocking(function(*given, **named))
 
     call.__name__, call.__qualname__ = name, name
     call.__doc__ = f"{function.__doc__}\n    `{name}` waits, `{name}_async` is awaited.\n    "
@@ -147,3 +148,76 @@ def _read(value: object) -> object:
 async def in_engine(work: Coroutine[Any, Any, T]) -> T:
     """Run `work` on the engine thread for a caller on another loop."""
     return await asyncio.wrap_future(EngineThread.get().start(work))
+
+
+# ------------------------------------------------------------------------------- waiting for tasks
+
+
+async def seen_through(work: asyncio.Future[T], stop: Callable[[], None]) -> T:
+    """Return the result of `work`, which a thread does and which may write to a sink.
+
+    When cancelled, call `stop` and wait all the same until it has ended, however often cancelled:
+    nothing may be written afterwards.
+    """
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        stop()
+        while not work.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([work])
+        if not work.cancelled():
+            work.exception()  # nobody asks for it any more
+        raise
+
+
+async def all_or_none(tasks: Sequence[asyncio.Future[T]]) -> list[T]:
+    """Return what `tasks` return; when one fails, or we are cancelled, the others end first."""
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+async def within(
+    seconds: float, work: Coroutine[Any, Any, T], undo: Callable[[T], None] | None = None
+) -> T:
+    """Return what `work` returns; what it returns too late is given to `undo`.
+
+    Unlike asyncio.wait_for before Python 3.12, this never swallows a cancellation that comes
+    together with the result.
+
+    Raises:
+        asyncio.TimeoutError: it took longer than `seconds`.
+    """
+    task = asyncio.ensure_future(work)
+    in_time: set[asyncio.Future[T]] = set()
+    try:
+        in_time, _ = await asyncio.wait([task], timeout=seconds)
+    finally:
+        if not in_time:
+            task.add_done_callback(lambda late: _ended_late(late, undo))
+            task.cancel()
+            await asyncio.wait([task])
+    if not in_time:
+        raise asyncio.TimeoutError
+    return task.result()
+
+
+def _ended_late(late: asyncio.Future[T], undo: Callable[[T], None] | None) -> None:
+    if not late.cancelled() and late.exception() is None and undo is not None:
+        undo(late.result())
+
+
+async def side_by_side(works: Sequence[Callable[[], Awaitable[T]]], most: int) -> list[T]:
+    """Do `works`, `most` at a time; where one fails, or we are cancelled, the others end first."""
+    limit = asyncio.Semaphore(most)
+
+    async def done(work: Callable[[], Awaitable[T]]) -> T:
+        async with limit:
+            return await work()
+
+    return await all_or_none([asyncio.ensure_future(done(work)) for work in works])

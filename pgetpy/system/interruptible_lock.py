@@ -1,8 +1,8 @@
-"""One after the other, among the threads of a process, whatever is thrown at whichever of them.
+"""A lock for the threads of a process that survives exceptions injected into them.
 
-A lock that is let go of in `finally` stays taken for ever if an exception is injected into a thread
-(Cog's cancellation) just after it was taken. Here whoever wants a turn stands in a line, and stands
-there for no longer than the object does that says so.
+A lock released in `finally` stays taken for ever if an exception (Cog's cancellation) strikes the
+thread just after it was taken. Here the threads queue, and a queue slot is released by garbage
+collection: an exception can strike anywhere.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from types import TracebackType
 from pgetpy.system import polling
 
 
-class Turns:
-    """The line."""
+class InterruptibleLock:
+    """Admits one thread at a time, in the order in which they came."""
 
     def __init__(self) -> None:
-        self._line: list[weakref.ref[Turn]] = []
+        self._queue: list[weakref.ref[QueueSlot]] = []
 
-    def take(self) -> Turn:
-        """Return a turn: a context manager that waits on entry until all before it are over."""
-        return Turn(self._line)
+    def take(self) -> QueueSlot:
+        """Return a slot: a context manager that waits on entry until all before it are over."""
+        return QueueSlot(self._queue)
 
 
-class Turn:
-    """A place in the line, from entry to exit, and no longer than this object is there.
+class QueueSlot:
+    """A place in the queue, from entry to exit, and no longer than this object exists.
 
-    A thread has one turn at a time: what it has left in the line has been interrupted.
+    A thread has one slot at a time: any other that it left in the queue was interrupted.
     """
 
-    def __init__(self, line: list[weakref.ref[Turn]]) -> None:
+    def __init__(self, queue: list[weakref.ref[QueueSlot]]) -> None:
         self.thread = threading.get_ident()
         self.over = False
-        self._line = line
+        self._queue = queue
 
-    def __enter__(self) -> Turn:
+    def __enter__(self) -> QueueSlot:
         self.thread = threading.get_ident()
-        self._line.append(weakref.ref(self))
+        self._queue.append(weakref.ref(self))
         while not self._come():
             time.sleep(polling.TURN)
         return self
@@ -53,14 +53,14 @@ class Turn:
         self.over = True
 
     def _come(self) -> bool:
-        """Whether nobody stands before this one."""
-        line = self._line[:]
-        for at, place in enumerate(line):
-            turn = place()
-            if turn is self:
+        """Whether no other slot is before this one."""
+        queue = self._queue[:]
+        for at, place in enumerate(queue):
+            slot = place()
+            if slot is self:
                 # Others only join at the end.
-                del self._line[:at]
+                del self._queue[:at]
                 return True
-            if turn is not None and not turn.over and turn.thread != self.thread:
+            if slot is not None and not slot.over and slot.thread != self.thread:
                 return False
-        return False  # cannot be: it stands there itself
+        return False  # cannot be: it is in the queue itself

@@ -18,7 +18,7 @@ from pgetpy.core.http.ranges import Span
 from pgetpy.core.http.sink import Sink
 from pgetpy.engine.transports.base import Call, NotForMeError, Request
 from pgetpy.errors import ConnectionFailedError
-from pgetpy.system.tasks import seen_through
+from pgetpy.system.event_loop import seen_through
 
 _PIECE = 64 * 1024
 

@@ -110,7 +110,7 @@ class Acquisition:
 
     async def obtain_all(self, references: Sequence[Reference], demand: Demand) -> list[Path]:
         """Return the paths of several, fetched side by side; none leaves until all are there."""
-        from pgetpy.system.tasks import side_by_side
+        from pgetpy.system.event_loop import side_by_side
 
         with ExitStack() as leases:
             for reference in references:

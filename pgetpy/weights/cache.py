@@ -156,9 +156,9 @@ class WeightsDownloadCache(Maintenance):
         entry = self._acquisition.hit(reference, demand)
         if entry is not None:
             return entry.path
-        from pgetpy.system.event_loop import wait_for
+        from pgetpy.system.event_loop import run_blocking
 
-        return wait_for(self._acquisition.obtain(reference, demand))
+        return run_blocking(self._acquisition.obtain(reference, demand))
 
     async def ensure_async(
         self, url: str, *, digest: str | None = None, **naming: Unpack[Naming]
@@ -221,9 +221,9 @@ class WeightsDownloadCache(Maintenance):
             PgetError: the first failure; the others are stopped.
         """
         references = [self._allowed(url, **naming) for url in urls]
-        from pgetpy.system.event_loop import wait_for
+        from pgetpy.system.event_loop import run_blocking
 
-        return wait_for(self._acquisition.obtain_all(references, self._demand(None)))
+        return run_blocking(self._acquisition.obtain_all(references, self._demand(None)))
 
     async def ensure_many_async(self, urls: Iterable[str], **naming: Unpack[Naming]) -> list[Path]:
         """Return the paths of several; see `ensure_many`."""
@@ -280,9 +280,9 @@ class WeightsDownloadCache(Maintenance):
                 leases.append(self._store.lease(reference.key))
             paths = self._acquisition.paths_at_hand(references, self._demand(None))
             if paths is None:
-                from pgetpy.system.event_loop import wait_for
+                from pgetpy.system.event_loop import run_blocking
 
-                paths = wait_for(self._acquisition.obtain_all(references, self._demand(None)))
+                paths = run_blocking(self._acquisition.obtain_all(references, self._demand(None)))
             return [Held(*pair) for pair in zip(paths, leases, strict=True)]
         except BaseException:
             for lease in leases:

@@ -38,9 +38,9 @@ from pgetpy.errors import (
 from pgetpy.settings import Settings
 from pgetpy.sources.base import Located, Object
 from pgetpy.system import polling
+from pgetpy.system.event_loop import seen_through
 from pgetpy.system.filesystem import remove_tree
 from pgetpy.system.forks import call_in_children
-from pgetpy.system.tasks import seen_through
 from pgetpy.system.threads import Workers
 from pgetpy.weights.access import Demand, Hits
 from pgetpy.weights.background_hash import Settler

@@ -28,9 +28,9 @@ from pgetpy.errors import BadReferenceError, PgetError, TransferError
 from pgetpy.settings import Settings
 from pgetpy.sources.base import Located, Object
 from pgetpy.system import polling
+from pgetpy.system.event_loop import seen_through
 from pgetpy.system.file_locks import try_lock
 from pgetpy.system.filesystem import disk_errors, fold_of, remove_tree
-from pgetpy.system.tasks import seen_through
 from pgetpy.system.threads import Workers
 from pgetpy.weights.repository import Sum, bring_all, fetch_listed, paths_below
 from pgetpy.weights.size_limit import Allowance

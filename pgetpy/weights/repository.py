@@ -36,9 +36,9 @@ from pgetpy.engine.engine import Engine
 from pgetpy.errors import SizeMismatchError, UnsafeMemberError
 from pgetpy.settings import Settings
 from pgetpy.sources.base import Located, Object
+from pgetpy.system.event_loop import seen_through, side_by_side
 from pgetpy.system.file_locks import boot_id
 from pgetpy.system.filesystem import fold_of, remove_tree
-from pgetpy.system.tasks import seen_through, side_by_side
 from pgetpy.system.threads import Workers
 from pgetpy.weights.size_limit import Allowance
 

@@ -22,7 +22,7 @@ from pgetpy.core.http.content_codings import CodingError, Decoder
 from pgetpy.core.http.sink import Sink
 from pgetpy.engine.transports.base import Address, Call, Request, network_error
 from pgetpy.errors import ConnectionFailedError, HttpStatusError, TransferError
-from pgetpy.system.tasks import seen_through, within
+from pgetpy.system.event_loop import seen_through, within
 from pgetpy.system.threads import Workers, WorkersExecutor
 
 if TYPE_CHECKING:

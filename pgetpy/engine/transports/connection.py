@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from pgetpy.engine.transports.base import Address, Request, network_error
 from pgetpy.engine.transports.tls import SEALED, Tls
 from pgetpy.errors import BadReferenceError, ConnectionFailedError
-from pgetpy.system.tasks import within
+from pgetpy.system.event_loop import within
 
 # However many addresses there are, each gets this much time.
 _SHORTEST_TRY = 0.3

@@ -22,7 +22,7 @@ from pgetpy.engine.transports.connection import Connection, failed
 from pgetpy.engine.transports.pipes import PIPES, Pipe
 from pgetpy.engine.transports.wire import HeadReader
 from pgetpy.errors import ConnectionFailedError
-from pgetpy.system.tasks import seen_through, within
+from pgetpy.system.event_loop import seen_through, within
 from pgetpy.system.threads import Workers
 
 _BUFFER = 256 * 1024

@@ -17,8 +17,8 @@ from pgetpy.core.http.ranges import Span
 from pgetpy.core.references.local_urls import file_path, is_data, parse_data
 from pgetpy.engine.transports.base import BLOCK, Call
 from pgetpy.errors import BadReferenceError, ConnectionFailedError, ObjectChangedError
+from pgetpy.system.event_loop import seen_through
 from pgetpy.system.filesystem import words_of
-from pgetpy.system.tasks import seen_through
 from pgetpy.system.threads import Workers
 
 # Reads into a buffer from a position on: the bytes read.

@@ -22,8 +22,8 @@ from pgetpy.engine.transports.base import Call, NotForMeError, Transport
 from pgetpy.engine.transports.local import LocalTransport
 from pgetpy.errors import HttpStatusError, ObjectChangedError, PgetError
 from pgetpy.settings import Settings
+from pgetpy.system.event_loop import seen_through
 from pgetpy.system.filesystem import Claims
-from pgetpy.system.tasks import seen_through
 from pgetpy.system.threads import Workers
 from pgetpy.testing.memory import MemoryTransport, Stored, Turn
 from tests.support.bodies import body, digest

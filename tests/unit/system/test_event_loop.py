@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pgetpy.system.event_loop import EngineThread, wait_for
+from pgetpy.system.event_loop import EngineThread, run_blocking
 
 
 class EndsMeanwhile(concurrent.futures.Future[str]):
@@ -38,7 +38,7 @@ def waited_for(future: EndsMeanwhile, monkeypatch: pytest.MonkeyPatch) -> str:
         return "it"
 
     monkeypatch.setattr(EngineThread, "get", lambda: SimpleNamespace(start=start))
-    return wait_for(work())
+    return run_blocking(work())
 
 
 def test_a_result_that_comes_between_two_looks_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,4 +55,4 @@ def test_a_timeout_of_the_work_itself_is_raised() -> None:
         raise concurrent.futures.TimeoutError("its own")
 
     with pytest.raises(concurrent.futures.TimeoutError, match="its own"):
-        wait_for(work())
+        run_blocking(work())

@@ -5,11 +5,11 @@ from __future__ import annotations
 import gc
 import threading
 
-from pgetpy.system.interruptible_lock import Turns
+from pgetpy.system.interruptible_lock import InterruptibleLock
 
 
 def test_many_threads_are_never_inside_at_once() -> None:
-    turns, inside, most = Turns(), [0], [0]
+    turns, inside, most = InterruptibleLock(), [0], [0]
 
     def work() -> None:
         for _ in range(20):
@@ -27,7 +27,7 @@ def test_many_threads_are_never_inside_at_once() -> None:
 
 
 def test_who_came_first_is_first() -> None:
-    turns, order = Turns(), []
+    turns, order = InterruptibleLock(), []
     first = turns.take()
     second = turns.take()
     first.__enter__()
@@ -47,7 +47,7 @@ def test_who_came_first_is_first() -> None:
     assert order == ["first", "second"]
 
 
-def _takes_a_turn(turns: Turns) -> bool:
+def _takes_a_turn(turns: InterruptibleLock) -> bool:
     done = threading.Event()
 
     def work() -> None:
@@ -60,7 +60,7 @@ def _takes_a_turn(turns: Turns) -> bool:
 
 
 def test_a_turn_that_nobody_has_any_more_is_over() -> None:
-    turns = Turns()
+    turns = InterruptibleLock()
     turn = turns.take()
     turn.__enter__()
     del turn
@@ -69,7 +69,7 @@ def test_a_turn_that_nobody_has_any_more_is_over() -> None:
 
 
 def test_a_thread_does_not_wait_for_what_it_has_left_behind() -> None:
-    turns = Turns()
+    turns = InterruptibleLock()
     left = turns.take()
     left.__enter__()
     with turns.take():

@@ -1,0 +1,134 @@
+"""The files of an archive that still get bytes, and where in the archive the bytes of each are."""
+
+from __future__ import annotations
+
+import os
+
+from pgetpy.archives.checking import Checker
+from pgetpy.archives.extents import Extent, Extents
+from pgetpy.archives.layout import Layout
+from pgetpy.archives.member_file import MemberFile
+from pgetpy.archives.member_folder import MemberFolder
+from pgetpy.core.http.ranges import Spans
+
+
+class OpenMembers:
+    """Keeps files from their header to their last byte; one thread at a time may call it.
+
+    `raise_failure`, `wait`, `halt` and `stop` may be called by any thread.
+
+    Args:
+        folder: makes and closes the files.
+        layout: has the spool of deflated members; None where there are none.
+        readable: whether the archive will be read back, so that files stay findable once closed.
+
+    Attributes:
+        extents: of the open files, in the archive's order; of all where it will be read back.
+    """
+
+    def __init__(self, folder: MemberFolder, layout: Layout | None, *, readable: bool) -> None:
+        self.extents = Extents()
+        self._folder = folder
+        self._layout = layout
+        self._readable = readable
+        self._open: dict[MemberFile, None] = {}
+        self._checker: Checker | None = None
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, file: MemberFile) -> None:
+        """Take in `file`, whose bytes are still to come."""
+        self.extents.add(file)
+        self._open[file] = None
+
+    def add_closed(self, file: MemberFile) -> None:
+        """Take in `file`, all of whose bytes are there."""
+        if self._readable:
+            self.extents.add(file)
+
+    def check_behind(self, file: MemberFile) -> None:
+        """Make and check the content of `file` as its bytes land, if it can be checked."""
+        if file.checked:
+            return
+        if self._checker is None:
+            assert self._layout is not None
+            sparing = not self._readable
+            self._checker = Checker(self._folder, self._layout.spool, sparing=sparing)
+        self._checker.submit(file)
+
+    def check_all_behind(self) -> None:
+        """Do the same with all open files."""
+        for file in self._open:
+            self.check_behind(file)
+
+    def land(self, file: MemberFile, start: int, stop: int) -> None:
+        """The archive's bytes from `start` up to `stop` are in `file` now."""
+        file.land(start, stop)
+        if self._checker is not None and not file.checked:
+            self._checker.advanced()
+
+    def pin(self, parts: tuple[str, ...]) -> None:
+        """Keep the file at `parts` readable: another member is about to take its place."""
+        if not self._readable:
+            return
+        for extent in self.extents:
+            if extent.file.entry.parts == parts:
+                extent.file.pin()
+
+    def finish(self, file: MemberFile) -> None:
+        """Close `file`, which has all its bytes."""
+        if file.spooled:
+            self._folder.close(file)
+        else:
+            self._folder.finish(file)
+        del self._open[file]
+        if not self._readable:
+            self.extents.drop(file)
+
+    def finish_ready(self, busy: Spans) -> None:
+        """Close the files that are complete, except those that `busy` spans are written to."""
+        for file in [file for file in self._open if file.ready]:
+            if not any(busy.overlaps(e.start, e.stop) for e in file.entry.member.extents):
+                self.finish(file)
+
+    def finish_all(self) -> None:
+        for file in list(self._open):
+            self.finish(file)
+
+    def close(self) -> None:
+        """Close all files as they are."""
+        for file in self._open:
+            self._folder.close(file)
+        for extent in self.extents:
+            extent.file.unpin()
+
+    def descriptor_of(self, extent: Extent) -> tuple[int, bool]:
+        """Return a descriptor to read the file of `extent` by, and whether to close it then."""
+        file = extent.file
+        fd = file.fd if file.fd >= 0 else file.pinned
+        if fd >= 0:
+            return fd, False
+        return os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), True
+
+    # ------------------------------------------------------------------ checks, from any thread
+
+    def raise_failure(self) -> None:
+        """Raise what a check has found wrong, see `Checker.raise_failure`."""
+        if self._checker is not None:
+            self._checker.raise_failure()
+
+    def wait(self, left: int = 0) -> None:
+        """Wait until all files but `left` have been checked. Raises as `raise_failure` does."""
+        if self._checker is not None:
+            self._checker.wait(left)
+
+    def halt(self) -> None:
+        """Give up the checks as soon as possible."""
+        if self._checker is not None:
+            self._checker.halt()
+
+    def stop(self) -> None:
+        """Give up the checks; nothing is read or written any more when this returns."""
+        if self._checker is not None:
+            self._checker.stop()
