@@ -36,7 +36,7 @@ from pgetpy.engine.engine import Engine
 from pgetpy.errors import SizeMismatchError, UnsafeMemberError
 from pgetpy.settings import Settings
 from pgetpy.sources.base import Located, Object
-from pgetpy.system.event_loop import seen_through, side_by_side
+from pgetpy.system.event_loop import gather_limited, seen_through
 from pgetpy.system.file_locks import boot_id
 from pgetpy.system.filesystem import fold_of, remove_tree
 from pgetpy.system.threads import Workers
@@ -94,7 +94,7 @@ async def bring_all(
 ) -> None:
     """Have `bring` fetch the files `keys`, `most` at a time."""
     engine.expect(len(keys))
-    await side_by_side([partial(bring, key) for key in keys], most)
+    await gather_limited([partial(bring, key) for key in keys], most)
 
 
 async def fetch_listed(

@@ -22,7 +22,7 @@ from pgetpy.core.http.content_codings import CodingError, Decoder
 from pgetpy.core.http.sink import Sink
 from pgetpy.engine.transports.base import Address, Call, Request, network_error
 from pgetpy.errors import ConnectionFailedError, HttpStatusError, TransferError
-from pgetpy.system.event_loop import seen_through, within
+from pgetpy.system.event_loop import seen_through, wait_for
 from pgetpy.system.threads import Workers, WorkersExecutor
 
 if TYPE_CHECKING:
@@ -268,7 +268,7 @@ def _cut(response: aiohttp.ClientResponse) -> None:
 
 async def _beginning(response: aiohttp.ClientResponse) -> bytes:
     with contextlib.suppress(Exception):
-        return await within(2.0, response.content.read(2048))
+        return await wait_for(2.0, response.content.read(2048))
     return b""
 
 
