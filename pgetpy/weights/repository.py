@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 
 from pgetpy.cache.contents import digest_of
 from pgetpy.cache.tickets import Fill
-from pgetpy.core.archives.member_policy import Limits, Roster
+from pgetpy.core.archives.member_policy import Limits, MemberPolicy
 from pgetpy.core.archives.members import Kind, Member
 from pgetpy.core.http.answers import Identity
 from pgetpy.core.references.checksums import Checksum
@@ -194,10 +194,10 @@ def paths_below(
     Raises:
         UnsafeMemberError, LimitExceededError: one of them cannot be there.
     """
-    roster = Roster(limits, fold)
+    member_policy = MemberPolicy(limits, fold)
     paths = []
     for question in objects:
-        entry = roster.admit(Member(question.name, Kind.FILE, question.size or 0))
+        entry = member_policy.admit(Member(question.name, Kind.FILE, question.size or 0))
         if entry is None or entry.replaces:
             raise UnsafeMemberError(question.name, "it is listed twice")
         paths.append(folder.joinpath(*entry.parts))

@@ -29,9 +29,6 @@ LONGEST_MODULE = 400
 TWICE = frozenset(
     {
         "Data",
-        "Decoder",
-        "Entry",
-        "Extent",
         "File",
         "Place",
         "Source",

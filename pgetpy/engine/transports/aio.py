@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pgetpy.core.http.answers import Answer, Head, words_of
-from pgetpy.core.http.content_codings import CodingError, Decoder
+from pgetpy.core.http.content_codings import CodingError, ContentDecoder
 from pgetpy.core.http.sink import Sink
 from pgetpy.engine.transports.base import Address, Call, Request, network_error
 from pgetpy.errors import ConnectionFailedError, HttpStatusError, TransferError
@@ -122,7 +122,7 @@ class AioTransport:
     async def _pour(
         self, call: Call, response: aiohttp.ClientResponse, answer: Answer, sink: Sink
     ) -> None:
-        decoder = Decoder(answer.decode) if answer.decode else None
+        decoder = ContentDecoder(answer.decode) if answer.decode else None
         pending = bytearray()
         call.part.waiting = True
         try:
@@ -141,7 +141,7 @@ class AioTransport:
         self,
         call: Call,
         response: aiohttp.ClientResponse,
-        decoder: Decoder | None,
+        decoder: ContentDecoder | None,
         sink: Sink,
         pending: bytearray,
     ) -> None:
@@ -243,7 +243,7 @@ def _resolver(known: _Known) -> aiohttp.abc.AbstractResolver:
     return Resolver()
 
 
-def _check_end(call: Call, decoder: Decoder | None) -> None:
+def _check_end(call: Call, decoder: ContentDecoder | None) -> None:
     if decoder is not None and not decoder.complete:
         raise ConnectionFailedError(call.request.url, "the coded body was cut off")
     rest = call.part.rest
