@@ -10,7 +10,7 @@ from pgetpy.core.http.ranges import Span
 from pgetpy.core.http.sink import Place
 
 
-class Form(ABC):
+class ArchiveExtractor(ABC):
     """Takes the bytes of one archive from many threads. Positions are those of the archive.
 
     Attributes:

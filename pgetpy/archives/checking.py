@@ -23,7 +23,7 @@ _PIECE = 1 << 20
 _MOST_THREADS = 4
 
 
-class Checker:
+class MemberVerifier:
     """Makes the content of members, and sees that it is right.
 
     Args:

@@ -11,7 +11,7 @@ from pgetpy.archives.member_file import MemberFile
 _NOWHERE = 1 << 63
 
 
-class Extent(NamedTuple):
+class DiskExtent(NamedTuple):
     """The archive's bytes `start` up to `stop` are those of `file.fd` from `offset` on."""
 
     start: int
@@ -24,14 +24,14 @@ class Extent(NamedTuple):
         return self.offset + pos - self.start
 
 
-class Extents:
+class DiskExtents:
     """The extents of files, which are added in the archive's order."""
 
     def __init__(self) -> None:
         self._starts: list[int] = []
-        self._extents: list[Extent] = []
+        self._extents: list[DiskExtent] = []
 
-    def __iter__(self) -> Iterator[Extent]:
+    def __iter__(self) -> Iterator[DiskExtent]:
         return iter(self._extents)
 
     def add(self, file: MemberFile) -> None:
@@ -40,14 +40,14 @@ class Extents:
             if extent.size:
                 offset = extent.start if file.spooled else extent.offset
                 self._starts.append(extent.start)
-                self._extents.append(Extent(extent.start, extent.stop, offset, file))
+                self._extents.append(DiskExtent(extent.start, extent.stop, offset, file))
 
     def drop(self, file: MemberFile) -> None:
         """Take those of `file` away."""
         self._extents = [extent for extent in self._extents if extent.file is not file]
         self._starts = [extent.start for extent in self._extents]
 
-    def at(self, pos: int) -> Extent | None:
+    def at(self, pos: int) -> DiskExtent | None:
         """Return the one that byte `pos` is in."""
         if not self._starts:
             return None
@@ -61,7 +61,7 @@ class Extents:
         index = bisect_right(self._starts, pos)
         return self._starts[index] if index < len(self._starts) else _NOWHERE
 
-    def between(self, start: int, stop: int) -> list[Extent]:
+    def between(self, start: int, stop: int) -> list[DiskExtent]:
         """Return those that have bytes between `start` and `stop`."""
         first = max(0, bisect_right(self._starts, start) - 1)
         last = bisect_right(self._starts, stop)

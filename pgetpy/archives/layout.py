@@ -21,7 +21,7 @@ _RECORD = struct.Struct("<QII")  # position, size, CRC-32 of the bytes
 _FLUSH_AT = 128 * 1024
 
 
-class Layout:
+class ArchiveLayout:
     """The bytes between members' data, by their position in the archive.
 
     Args:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from typing import NoReturn
 
-from pgetpy.core.archives.member_policy import Entry
+from pgetpy.core.archives.member_policy import AdmittedMember
 from pgetpy.core.http.ranges import Spans
 from pgetpy.errors import DestinationError
 from pgetpy.system.filesystem import FULL, words_of, write_all
@@ -48,7 +48,7 @@ class MemberFile:
     )
 
     def __init__(
-        self, path: str, entry: Entry, fd: int, *, large: bool, spooled: bool = False
+        self, path: str, entry: AdmittedMember, fd: int, *, large: bool, spooled: bool = False
     ) -> None:
         self.path = path
         self.entry = entry
@@ -128,7 +128,7 @@ def reading(file: MemberFile) -> Iterator[int]:
         os.close(fd)
 
 
-def refuse(error: OSError, entry: Entry) -> NoReturn:
+def refuse(error: OSError, entry: AdmittedMember) -> NoReturn:
     """Raise what says of which member the disk has said `error`."""
     if isinstance(error, DestinationError) or error.errno in FULL:
         raise error

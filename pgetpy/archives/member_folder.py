@@ -20,7 +20,7 @@ from pgetpy.archives.folder_attributes import (
     write_record,
 )
 from pgetpy.archives.member_file import LARGE, MemberFile, reading, refuse
-from pgetpy.core.archives.member_policy import Entry, permissions
+from pgetpy.core.archives.member_policy import AdmittedMember, permissions
 from pgetpy.core.archives.members import Kind, Member
 from pgetpy.errors import ArchiveError, UnsafeMemberError
 from pgetpy.system.filesystem import mode_at, remove_tree, write_all
@@ -43,7 +43,7 @@ class MemberFolder:
         self._umask = 0o777 & ~_mode_of_new(root)
         self._known: set[tuple[str, ...]] = {()}
 
-    def make(self, entry: Entry, *, large: bool) -> MemberFile | None:
+    def make(self, entry: AdmittedMember, *, large: bool) -> MemberFile | None:
         """Make `entry`; return the file, open, if it is one.
 
         Raises:
@@ -55,7 +55,9 @@ class MemberFolder:
         except OSError as error:
             refuse(error, entry)
 
-    def _make(self, entry: Entry, *, large: bool, stretched: bool = True) -> MemberFile | None:
+    def _make(
+        self, entry: AdmittedMember, *, large: bool, stretched: bool = True
+    ) -> MemberFile | None:
         path = self._at(entry.parts)
         self._make_way(path, entry)
         kind = entry.member.kind
@@ -71,7 +73,7 @@ class MemberFolder:
             return self._made(path, entry, large=large, stretched=stretched)
         return None
 
-    def put(self, entry: Entry, offset: int, content: memoryview) -> None:
+    def put(self, entry: AdmittedMember, offset: int, content: memoryview) -> None:
         """Make the file of `entry`, of which `content` from `offset` on is all there is.
 
         Raises:
@@ -92,12 +94,12 @@ class MemberFolder:
         except OSError as error:
             refuse(error, entry)
 
-    def made(self, entry: Entry) -> MemberFile:
+    def made(self, entry: AdmittedMember) -> MemberFile:
         """Return, closed, the file that has been made of `entry`."""
         deflated = entry.member.deflated
         return MemberFile(self._at(entry.parts), entry, -1, large=False, spooled=deflated)
 
-    def defer(self, entry: Entry, fd: int, *, large: bool) -> MemberFile:
+    def defer(self, entry: AdmittedMember, fd: int, *, large: bool) -> MemberFile:
         """Return a file for `entry`, which is made when its content is.
 
         Until then bytes go to `fd`, the spool's, which stays open when the file is closed.
@@ -117,7 +119,7 @@ class MemberFolder:
         self.finish(output)
         os.rename(output.path, self._at(output.entry.parts))
 
-    def delivered(self, entry: Entry) -> bool:
+    def delivered(self, entry: AdmittedMember) -> bool:
         """Whether an earlier run made the content of `entry`; what else stands there goes."""
         self._adopt_parents(entry.parts)
         path = self._at(entry.parts)
@@ -126,7 +128,7 @@ class MemberFolder:
         remove_tree(path)
         return False
 
-    def adopt_delivered(self, entry: Entry) -> MemberFile:
+    def adopt_delivered(self, entry: AdmittedMember) -> MemberFile:
         """Return, closed, what an earlier run delivered for `entry`."""
         path = self._at(entry.parts)
         self.written.append("/".join(entry.parts))
@@ -135,7 +137,9 @@ class MemberFolder:
         self.finish(MemberFile(path, entry, -1, large=False))
         return self.made(entry)
 
-    def adopt(self, entry: Entry, *, needed: int, whole: bool) -> tuple[bool, MemberFile | None]:
+    def adopt(
+        self, entry: AdmittedMember, *, needed: int, whole: bool
+    ) -> tuple[bool, MemberFile | None]:
         """Take over what an earlier run made of `entry`, or make it.
 
         Args:
@@ -153,7 +157,9 @@ class MemberFolder:
         except OSError as error:
             refuse(error, entry)
 
-    def _adopt(self, entry: Entry, *, needed: int, whole: bool) -> tuple[bool, MemberFile | None]:
+    def _adopt(
+        self, entry: AdmittedMember, *, needed: int, whole: bool
+    ) -> tuple[bool, MemberFile | None]:
         path = self._at(entry.parts)
         self._adopt_parents(entry.parts)
         if entry.member.kind is Kind.FOLDER:
@@ -220,7 +226,9 @@ class MemberFolder:
             os.chmod(path, with_local_bits(stated[parts].mode, os.lstat(path)))
             os.utime(path, ns=(member.mtime, member.mtime))
 
-    def _made(self, path: str, entry: Entry, *, large: bool, stretched: bool = True) -> MemberFile:
+    def _made(
+        self, path: str, entry: AdmittedMember, *, large: bool, stretched: bool = True
+    ) -> MemberFile:
         file = MemberFile(path, entry, os.open(path, _NEW_FILE, 0o600), large=large)
         if stretched:
             self._stretch(file)
@@ -260,7 +268,7 @@ class MemberFolder:
             os.chmod(path, stat.S_IMODE(mode) | 0o700)
         self._known.add(parts)
 
-    def _size_of(self, path: str, entry: Entry, *, whole: bool) -> int | None:
+    def _size_of(self, path: str, entry: AdmittedMember, *, whole: bool) -> int | None:
         """The size of what an earlier run made of `entry`, None where it did not."""
         try:
             there = os.lstat(path)
@@ -281,7 +289,7 @@ class MemberFolder:
         os.fchmod(fd, permissions(member.mode, self._umask))
         os.utime(fd, ns=(member.mtime, member.mtime))
 
-    def _make_way(self, path: str, entry: Entry) -> None:
+    def _make_way(self, path: str, entry: AdmittedMember) -> None:
         """See that `entry` can be made at `path`."""
         if entry.parts[:-1] not in self._known:
             self._make_parents(entry.parts)
@@ -308,7 +316,7 @@ class MemberFolder:
                 raise UnsafeMemberError("/".join(parts), reason) from None
         self._known.add(parts)
 
-    def _stamp(self, path: str, entry: Entry) -> None:
+    def _stamp(self, path: str, entry: AdmittedMember) -> None:
         mtime = entry.member.mtime
         if os.utime in os.supports_follow_symlinks:
             os.utime(path, ns=(mtime, mtime), follow_symlinks=False)

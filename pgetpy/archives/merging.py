@@ -97,13 +97,13 @@ class Merge:
             name = entry.name
             if not entry.is_dir(follow_symlinks=False):
                 os.rename(name, name, src_dir_fd=level.source, dst_dir_fd=level.target)
-            elif not self._moved_whole(level, name):
+            elif not self._move_whole(level, name):
                 attributes = self.attributes.get((*level.parts, name))
                 self._descend(level, name, self._move_level, attributes)
                 # It stands for what is still to be done here.
                 os.rmdir(name, dir_fd=level.source)
 
-    def _moved_whole(self, level: _Level, name: str) -> bool:
+    def _move_whole(self, level: _Level, name: str) -> bool:
         """Whether the folder could be moved as it is, nothing being there of that name."""
         if _status_at(name, level.target) is not None:
             return False
@@ -136,8 +136,8 @@ class Merge:
     ) -> None:
         """Visit the folder `name`, which looks as `attributes` say afterwards."""
         with (
-            _opened(name, level.source) as source,
-            _opened(name, level.target, attributes) as target,
+            _open_folder(name, level.source) as source,
+            _open_folder(name, level.target, attributes) as target,
         ):
             visit(_Level(source, target, (*level.parts, name)))
 
@@ -222,7 +222,7 @@ def _status_at(name: str, folder: int) -> os.stat_result | None:
 
 
 @contextlib.contextmanager
-def _opened(name: str, folder: int, attributes: Attributes | None = None) -> Iterator[int]:
+def _open_folder(name: str, folder: int, attributes: Attributes | None = None) -> Iterator[int]:
     """A folder in `folder`, which may be read and written meanwhile, if it is ours.
 
     Unless this fails it looks as `attributes` say afterwards, or as before.

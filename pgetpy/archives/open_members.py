@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from pgetpy.archives.checking import Checker
-from pgetpy.archives.extents import Extent, Extents
-from pgetpy.archives.layout import Layout
+from pgetpy.archives.checking import MemberVerifier
+from pgetpy.archives.extents import DiskExtent, DiskExtents
+from pgetpy.archives.layout import ArchiveLayout
 from pgetpy.archives.member_file import MemberFile
 from pgetpy.archives.member_folder import MemberFolder
 from pgetpy.core.http.ranges import Spans
@@ -26,13 +26,15 @@ class OpenMembers:
         extents: of the open files, in the archive's order; of all where it will be read back.
     """
 
-    def __init__(self, folder: MemberFolder, layout: Layout | None, *, readable: bool) -> None:
-        self.extents = Extents()
+    def __init__(
+        self, folder: MemberFolder, layout: ArchiveLayout | None, *, readable: bool
+    ) -> None:
+        self.extents = DiskExtents()
         self._folder = folder
         self._layout = layout
         self._readable = readable
         self._open: dict[MemberFile, None] = {}
-        self._checker: Checker | None = None
+        self._checker: MemberVerifier | None = None
 
     def __len__(self) -> int:
         return len(self._open)
@@ -54,7 +56,7 @@ class OpenMembers:
         if self._checker is None:
             assert self._layout is not None
             sparing = not self._readable
-            self._checker = Checker(self._folder, self._layout.spool, sparing=sparing)
+            self._checker = MemberVerifier(self._folder, self._layout.spool, sparing=sparing)
         self._checker.submit(file)
 
     def check_all_behind(self) -> None:
@@ -103,7 +105,7 @@ class OpenMembers:
         for extent in self.extents:
             extent.file.unpin()
 
-    def descriptor_of(self, extent: Extent) -> tuple[int, bool]:
+    def descriptor_of(self, extent: DiskExtent) -> tuple[int, bool]:
         """Return a descriptor to read the file of `extent` by, and whether to close it then."""
         file = extent.file
         fd = file.fd if file.fd >= 0 else file.pinned
@@ -114,7 +116,7 @@ class OpenMembers:
     # ------------------------------------------------------------------ checks, from any thread
 
     def raise_failure(self) -> None:
-        """Raise what a check has found wrong, see `Checker.raise_failure`."""
+        """Raise what a check has found wrong, see `MemberVerifier.raise_failure`."""
         if self._checker is not None:
             self._checker.raise_failure()
 

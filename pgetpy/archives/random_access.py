@@ -11,16 +11,16 @@ import os
 import threading
 from collections.abc import Iterable
 
-from pgetpy.archives.base import Form
+from pgetpy.archives.base import ArchiveExtractor
 from pgetpy.archives.checking import content_of
-from pgetpy.archives.extents import Extent
-from pgetpy.archives.layout import Layout
+from pgetpy.archives.extents import DiskExtent
+from pgetpy.archives.layout import ArchiveLayout
 from pgetpy.archives.member_file import LARGE, MemberFile
 from pgetpy.archives.member_folder import MemberFolder
 from pgetpy.archives.open_members import OpenMembers
 from pgetpy.archives.reading import Admit, Reader
 from pgetpy.archives.restoring import Restored, Restorer
-from pgetpy.core.archives.member_policy import Entry
+from pgetpy.core.archives.member_policy import AdmittedMember
 from pgetpy.core.archives.members import Kind, Member
 from pgetpy.core.http.range_request import Window
 from pgetpy.core.http.ranges import Span, Spans
@@ -36,7 +36,7 @@ _MOST_OPEN = 32
 _WORTH_SPLICING = 64 * 1024
 
 
-class Scatter(Form):
+class RandomAccessExtractor(ArchiveExtractor):
     """Takes an archive's bytes from many threads.
 
     Args:
@@ -57,7 +57,7 @@ class Scatter(Form):
         reader: Reader,
         admit: Admit,
         window: Window,
-        layout: Layout | None = None,
+        layout: ArchiveLayout | None = None,
         *,
         parallel: bool = True,
         readable: bool = False,
@@ -158,7 +158,7 @@ class Scatter(Form):
                 self._land(extent.file, begin, end)
 
     def settled(self) -> list[Span]:
-        """See `Form.settled`."""
+        """See `ArchiveExtractor.settled`."""
         with self._lock:
             known = self._known
             ready = [Span(s.start, min(s.stop, known)) for s in self._unsettled if s.start < known]
@@ -169,7 +169,7 @@ class Scatter(Form):
         return ready
 
     def tidy(self, busy: Iterable[Span]) -> None:
-        """See `Form.tidy`. Does nothing for now where others are at work."""
+        """See `ArchiveExtractor.tidy`. Does nothing for now where others are at work."""
         self._open.raise_failure()
         self._adapt()
         spans = Spans(busy)
@@ -189,7 +189,7 @@ class Scatter(Form):
             self.tidy(())
 
     def finish(self, total: int) -> None:
-        """See `Form.finish`."""
+        """See `ArchiveExtractor.finish`."""
         with self._lock:
             self._reader.finish(total)
         self._open.wait()
@@ -198,17 +198,17 @@ class Scatter(Form):
             self._move_horizon()
 
     def halt(self) -> None:
-        """See `Form.halt`."""
+        """See `ArchiveExtractor.halt`."""
         self._open.halt()
 
     def close(self) -> None:
-        """See `Form.close`. The files stay as they are."""
+        """See `ArchiveExtractor.close`. The files stay as they are."""
         self._open.stop()
         with self._lock:
             self._open.close()
 
     def read(self, pos: int, buffer: memoryview) -> int:
-        """See `Form.read`."""
+        """See `ArchiveExtractor.read`."""
         assert self._layout is not None
         with self._lock:
             extent = self._extents.at(pos)
@@ -247,7 +247,7 @@ class Scatter(Form):
         buffer[: len(part)] = part
         return len(part)
 
-    def _steps(self, pos: int, data: memoryview) -> tuple[int, Extent | None]:
+    def _steps(self, pos: int, data: memoryview) -> tuple[int, DiskExtent | None]:
         """Take what of `data` comes before bytes of a large file: how much, and their extent."""
         taken = 0
         while taken < len(data):
@@ -259,7 +259,7 @@ class Scatter(Form):
                 self._release()
         return taken, None
 
-    def _step(self, pos: int, data: memoryview) -> tuple[int, Extent | None]:
+    def _step(self, pos: int, data: memoryview) -> tuple[int, DiskExtent | None]:
         """Take some of `data`: how much, and the extent of a large file that it is to go to."""
         extent = self._extents.at(pos)
         if extent is not None and extent.file.fd >= 0:
@@ -272,7 +272,7 @@ class Scatter(Form):
             return self._note(pos, data), None
         return self._read_header(pos, data), None
 
-    def _write_small(self, extent: Extent, pos: int, data: memoryview) -> None:
+    def _write_small(self, extent: DiskExtent, pos: int, data: memoryview) -> None:
         file = extent.file
         file.write(extent.offset_of(pos), data)
         self._land(file, pos, pos + len(data))
@@ -333,13 +333,13 @@ class Scatter(Form):
             self._open.pin(entry.parts)
         if entry.member.kind is Kind.FILE and self._is_within(entry.member, pos + len(data)):
             return self._put(entry, pos, data)
-        file = self._opened(entry)
+        file = self._make_entry(entry)
         if file is not None:
             self._open.add(file)
             self._open.check_behind(file)
         return 0
 
-    def _opened(self, entry: Entry) -> MemberFile | None:
+    def _make_entry(self, entry: AdmittedMember) -> MemberFile | None:
         """Make `entry`, but for the content of a file."""
         large = self._parallel and sum(part.size for part in entry.member.extents) >= LARGE
         if entry.member.deflated:
@@ -355,7 +355,7 @@ class Scatter(Form):
             return False
         return len(member.extents) == 1 and member.extents[0].stop <= stop
 
-    def _put(self, entry: Entry, pos: int, data: memoryview) -> int:
+    def _put(self, entry: AdmittedMember, pos: int, data: memoryview) -> int:
         """Make a file, all of it in `data`, the bytes from `pos` on; how much of that is used."""
         member = entry.member
         if not member.extents:

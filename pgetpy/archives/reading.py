@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from pgetpy.core.archives.member_policy import Entry
+from pgetpy.core.archives.member_policy import AdmittedMember
 from pgetpy.core.archives.members import Member
 from pgetpy.core.http.ranges import Span
 
 # Says how to write a member; None where there is nothing to make.
-Admit = Callable[[Member], Entry | None]
+Admit = Callable[[Member], AdmittedMember | None]
 
 
 class Reader(Protocol):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pgetpy.archives.layout import Layout
+from pgetpy.archives.layout import ArchiveLayout
 from pgetpy.archives.member_file import LARGE, MemberFile
 from pgetpy.archives.member_folder import MemberFolder
 from pgetpy.archives.reading import Admit, Reader
-from pgetpy.core.archives.member_policy import Entry
+from pgetpy.core.archives.member_policy import AdmittedMember
 from pgetpy.core.archives.members import Member
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.errors import ArchiveError
@@ -25,7 +25,7 @@ class Restored:
         held: which of its bytes are there; None where its content is, and none of them is needed.
     """
 
-    entry: Entry
+    entry: AdmittedMember
     file: MemberFile | None
     held: Spans | None
 
@@ -41,7 +41,7 @@ class Restorer:
         reader: Reader,
         admit: Admit,
         folder: MemberFolder,
-        layout: Layout,
+        layout: ArchiveLayout,
         held: Spans,
         *,
         readable: bool,
@@ -76,7 +76,7 @@ class Restorer:
         # What was made of members whose headers have not been noted would stand in their way.
         self._folder.sweep(kept)
 
-    def _plain(self, entry: Entry) -> Restored:
+    def _plain(self, entry: AdmittedMember) -> Restored:
         member = entry.member
         held = self._held_of(member)
         whole = all(self._held.covers(extent.start, extent.stop) for extent in member.extents)
@@ -91,7 +91,7 @@ class Restorer:
             self._folder.close(file)
         return Restored(entry, file, held if there else Spans())
 
-    def _deflated(self, entry: Entry) -> Restored:
+    def _deflated(self, entry: AdmittedMember) -> Restored:
         member, spool = entry.member, self._layout.spool
         extent, held = member.extents[0], self._held_of(member)
         delivered = self._folder.delivered(entry)

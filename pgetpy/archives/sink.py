@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pgetpy.archives.base import Form
-from pgetpy.archives.layout import Layout
+from pgetpy.archives.base import ArchiveExtractor
+from pgetpy.archives.layout import ArchiveLayout
 from pgetpy.archives.member_folder import MemberFolder
-from pgetpy.archives.random_access import Scatter
+from pgetpy.archives.random_access import RandomAccessExtractor
 from pgetpy.archives.reading import Admit, Reader
 from pgetpy.core.archives.formats import Format, recognise, stem
-from pgetpy.core.archives.member_policy import Limits, Roster
+from pgetpy.core.archives.member_policy import Limits, MemberPolicy
 from pgetpy.core.archives.tar import TarReader
 from pgetpy.core.http.range_request import Window
 from pgetpy.core.http.ranges import Span, Spans
@@ -51,13 +51,13 @@ class ArchiveSink(Sink):
         window: how far ahead bytes may come.
         sound: whether nothing was found yet for which the archive has to be refused.
         total: the archive's bytes, where any of them can be asked for.
-        form: what makes the members; None as long as it is not known what the archive holds.
+        extractor: what makes the members; None as long as it is not known what the archive holds.
     """
 
     def __init__(
         self,
         root: Path,
-        layout: Layout,
+        layout: ArchiveLayout,
         name: str,
         *,
         limits: Limits,
@@ -73,13 +73,13 @@ class ArchiveSink(Sink):
         self._name = name
         self._limits = limits
         self._folder = MemberFolder(root, fsync=fsync)
-        self._roster = Roster(limits, fold)
+        self._policy = MemberPolicy(limits, fold)
         self._algorithm = algorithm
         self._noted = noted
         self._digest: hashlib._Hash | None = None
         self._beginning = Waiting()
         self._marked = Spans()
-        self.form: Form | None = None
+        self.extractor: ArchiveExtractor | None = None
         self._survey: DirectoryReader | None = None
         # What is to be said if it turns out to be no zip after all.
         self._doubt: ArchiveError | None = None
@@ -96,8 +96,8 @@ class ArchiveSink(Sink):
         return self._digest.hexdigest() if self._digest is not None else None
 
     def passages(self) -> Iterator[tuple[str, ...]]:
-        """See `Roster.expected`."""
-        return self._roster.expected()
+        """See `MemberPolicy.expected`."""
+        return self._policy.expected()
 
     def restore(self, held: Spans, total: int | None) -> Spans:
         """Take over what an earlier run left of `total` bytes; return what of `held` is there.
@@ -108,59 +108,59 @@ class ArchiveSink(Sink):
         self.total = total
         format_ = self._recognised(self._layout.record(Span(0, _TELLING)))
         if format_ is Format.ZIP and total is not None:
-            self.form, there = self._surveyed(total).restore(held)
+            self.extractor, there = self._directory_reader(total).restore(held)
         elif format_ is Format.TAR:
-            scatter = self.form = self._tar()
-            there = scatter.restore(held)
+            extractor = self.extractor = self._tar()
+            there = extractor.restore(held)
         else:
             raise ArchiveError("its beginning is not known")
         return there
 
     def place(self, pos: int) -> Place | None:
-        return self.form.place(pos) if self.form is not None else None
+        return self.extractor.place(pos) if self.extractor is not None else None
 
     def write(self, pos: int, data: memoryview) -> None:
         with self._judged():
-            if self.form is None:
+            if self.extractor is None:
                 with self._lock:
-                    if self.form is None:
+                    if self.extractor is None:
                         return self._begin(pos, data)
-            return self.form.write(pos, data)
+            return self.extractor.write(pos, data)
 
     def mark(self, start: int, stop: int) -> None:
         with self._lock:
-            if self.form is None:
+            if self.extractor is None:
                 self._marked.add(start, stop)
                 return
             marked, self._marked = self._marked, Spans()
         for span in (Span(start, stop), *marked):
-            self.form.mark(span.start, span.stop)
-        for span in self.form.settled():
+            self.extractor.mark(span.start, span.stop)
+        for span in self.extractor.settled():
             self._noted(span.start, span.stop)
 
     def tidy(self, busy: Iterable[Span]) -> None:
-        """See `Form.tidy`."""
-        if self.form is not None:
+        """See `ArchiveExtractor.tidy`."""
+        if self.extractor is not None:
             with self._judged():
-                self.form.tidy(busy)
+                self.extractor.tidy(busy)
 
     def finish(self, total: int) -> None:
-        """See `Form.finish`."""
+        """See `ArchiveExtractor.finish`."""
         with self._judged():
-            if self.form is None and self._survey is None:
+            if self.extractor is None and self._survey is None:
                 self._decide(self._beginning.read(Span(0, total)) or b"")
-            if self.form is None:
+            if self.extractor is None:
                 raise ArchiveError("what it holds cannot be found out")
-            self.form.finish(total)
-            folders = [(entry.parts, entry.member) for entry in self._roster.folders()]
-            if self._roster.top is not None:
-                folders.append(((), self._roster.top))
+            self.extractor.finish(total)
+            folders = [(entry.parts, entry.member) for entry in self._policy.folders()]
+            if self._policy.top is not None:
+                folders.append(((), self._policy.top))
             self._folder.seal(folders)
 
     def close(self) -> None:
-        """See `Form.close`."""
-        if self.form is not None:
-            self.form.close()
+        """See `ArchiveExtractor.close`."""
+        if self.extractor is not None:
+            self.extractor.close()
 
     @contextlib.contextmanager
     def _judged(self) -> Iterator[None]:
@@ -176,7 +176,7 @@ class ArchiveSink(Sink):
     def _begin(self, pos: int, data: memoryview) -> None:
         """Take bytes as long as it is not known what they are, and decide once they say enough."""
         if self._survey is not None:
-            self.form = self._survey.take(pos, data)
+            self.extractor = self._survey.take(pos, data)
             return
         self._beginning.keep(pos, data)
         beginning = self._beginning.read(Span(0, _TELLING))
@@ -190,21 +190,21 @@ class ArchiveSink(Sink):
             raise self._doubt
         # Should what follows fail, `close` finds it there.
         if format_ is Format.TAR:
-            self.form = self._tar()
+            self.extractor = self._tar()
         elif format_ is not Format.ZIP:
-            self.form = self._decoded(format_)
+            self.extractor = self._stream_extractor(format_)
         elif self.total is not None:
-            self._survey = self._surveyed(self.total)
+            self._survey = self._directory_reader(self.total)
         else:
             from pgetpy.archives.zip import SpooledZip
 
-            self.form = SpooledZip(self.window, self._layout, self._surveyed)
+            self.extractor = SpooledZip(self.window, self._layout, self._directory_reader)
         while (piece := self._beginning.take(_ENDLESS)) is not None:
             pos, data = piece[0], memoryview(piece[1])
-            if self.form is not None:
-                self.form.write(pos, data)
+            if self.extractor is not None:
+                self.extractor.write(pos, data)
             elif self._survey is not None:
-                self.form = self._survey.take(pos, data)
+                self.extractor = self._survey.take(pos, data)
 
     def _recognised(self, beginning: bytes) -> Format:
         format_ = recognise(beginning, self._name)
@@ -214,40 +214,44 @@ class ArchiveSink(Sink):
         self._doubt = ArchiveError(f"it is of no known format; it begins {start!r}")
         return Format.ZIP if self._name.lower().endswith(_ZIP_SUFFIX) else Format.UNKNOWN
 
-    def _tar(self) -> Scatter:
-        return self._scatter(self._tar_reader(), self._roster.admit)
+    def _tar(self) -> RandomAccessExtractor:
+        return self._random_access_extractor(self._tar_reader(), self._policy.admit)
 
     def _tar_reader(self) -> TarReader:
         return TarReader(longest_header=self._limits.header_bytes)
 
-    def _surveyed(self, total: int) -> DirectoryReader:
+    def _directory_reader(self, total: int) -> DirectoryReader:
         # What a plain tar does not need is not waited for.
         from pgetpy.archives.zip import DirectoryReader
 
-        return DirectoryReader(total, self._roster, self.window, self._layout, self._scatter)
+        return DirectoryReader(
+            total, self._policy, self.window, self._layout, self._random_access_extractor
+        )
 
-    def _scatter(self, reader: Reader, admit: Admit) -> Scatter:
+    def _random_access_extractor(self, reader: Reader, admit: Admit) -> RandomAccessExtractor:
         readable = self._algorithm is not None
-        return Scatter(self._folder, reader, admit, self.window, self._layout, readable=readable)
+        return RandomAccessExtractor(
+            self._folder, reader, admit, self.window, self._layout, readable=readable
+        )
 
-    def _decoded(self, format_: Format) -> Form:
+    def _stream_extractor(self, format_: Format) -> ArchiveExtractor:
         from pgetpy.archives.decoders import decoder_for
-        from pgetpy.archives.streaming import Decoded, Unpacking
+        from pgetpy.archives.streaming import Decoded, StreamExtractor
 
         decoder = decoder_for(format_)
         if self._algorithm is not None:
             self._digest = hashlib.new(self._algorithm, usedforsecurity=False)
         output = Decoded(self._decoded_output(format_))
-        return Unpacking(decoder, output, self.window, self._limits, self._digest)
+        return StreamExtractor(decoder, output, self.window, self._limits, self._digest)
 
     def _decoded_output(self, format_: Format) -> Callable[[bytes], Output]:
         from pgetpy.archives.streaming import SingleFile
 
         def choose(beginning: bytes) -> Output:
             if recognise(beginning, "") is Format.TAR:
-                admit = self._roster.admit
+                admit = self._policy.admit
                 reader = self._tar_reader()
-                return Scatter(self._folder, reader, admit, Window(0), parallel=False)
-            return SingleFile(self._folder, self._roster, stem(self._name, format_))
+                return RandomAccessExtractor(self._folder, reader, admit, Window(0), parallel=False)
+            return SingleFile(self._folder, self._policy, stem(self._name, format_))
 
         return choose

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from pgetpy.archives.base import Form
+from pgetpy.archives.base import ArchiveExtractor
 from pgetpy.archives.decoders import Decoder
 from pgetpy.archives.member_file import MemberFile
 from pgetpy.archives.member_folder import MemberFolder
-from pgetpy.core.archives.member_policy import Limits, Roster
+from pgetpy.core.archives.member_policy import Limits, MemberPolicy
 from pgetpy.core.archives.members import Kind, Member
 from pgetpy.core.http.range_request import Window
 from pgetpy.core.http.reorder_buffer import Waiting
@@ -38,8 +38,8 @@ class Output(Protocol):
         """Let go of what is open; nothing more will come."""
 
 
-class Unpacking(Form):
-    """Decodes the bytes of an object behind its ranges: a `Form` that starts over every time.
+class StreamExtractor(ArchiveExtractor):
+    """Decodes an archive in order, behind the bytes as they come; every run starts over.
 
     Args:
         decoder: undoes the compression.
@@ -104,7 +104,7 @@ class Unpacking(Form):
             self._changed.notify_all()
 
     def close(self) -> None:
-        """See `Form.close`."""
+        """See `ArchiveExtractor.close`."""
         self.halt()
         self._thread.join()
         self._output.close()
@@ -203,14 +203,14 @@ class Decoded:
 class SingleFile:
     """One file that was compressed by itself."""
 
-    def __init__(self, folder: MemberFolder, roster: Roster, name: str) -> None:
+    def __init__(self, folder: MemberFolder, policy: MemberPolicy, name: str) -> None:
         self._folder = folder
-        entry = roster.admit(Member(name, Kind.FILE, mode=0o666, mtime=time.time_ns()))
+        entry = policy.admit(Member(name, Kind.FILE, mode=0o666, mtime=time.time_ns()))
         assert entry is not None
         file = folder.make(entry, large=False)
         assert file is not None
         self._file: MemberFile = file
-        self._most = roster.limits.total_bytes
+        self._most = policy.limits.total_bytes
 
     def write(self, pos: int, data: memoryview) -> None:
         """Take `data`, the file's bytes from `pos` on."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from pgetpy.archives.base import Form
-from pgetpy.archives.layout import Layout
-from pgetpy.archives.random_access import Scatter
+from pgetpy.archives.base import ArchiveExtractor
+from pgetpy.archives.layout import ArchiveLayout
+from pgetpy.archives.random_access import RandomAccessExtractor
 from pgetpy.archives.reading import Admit, Reader
-from pgetpy.core.archives.member_policy import Entry, Roster
+from pgetpy.core.archives.member_policy import AdmittedMember, MemberPolicy
 from pgetpy.core.archives.members import Member
 from pgetpy.core.archives.zip import ZipReader, survey
 from pgetpy.core.archives.zip_entries import ZipMember
@@ -30,7 +30,7 @@ _ENDLESS = 1 << 62
 _BETWEEN = 16 << 20
 
 # Makes what takes the bytes once it is known where they go.
-MakeScatter = Callable[[Reader, Admit], Scatter]
+MakeExtractor = Callable[[Reader, Admit], RandomAccessExtractor]
 
 
 class DirectoryReader:
@@ -38,48 +38,51 @@ class DirectoryReader:
 
     Args:
         total: the archive's bytes.
-        roster: says which members may be made.
+        policy: says which members may be made.
         window: is moved as it becomes known what is wanted.
         layout: keeps what is no member's data.
-        scatter: makes what takes the bytes once the members are known.
+        extractor: makes what takes the bytes once the members are known.
     """
 
     def __init__(
         self,
         total: int,
-        roster: Roster,
+        policy: MemberPolicy,
         window: Window,
-        layout: Layout,
-        scatter: MakeScatter,
+        layout: ArchiveLayout,
+        extractor: MakeExtractor,
     ) -> None:
         self._window = window
-        self._roster = roster
+        self._policy = policy
         self._layout = layout
-        self._make_scatter = scatter
+        self._make_extractor = extractor
         self._waiting = Waiting()
         self._failure: BaseException | None = None
         self._members_stop = 0
-        self._survey = survey(total, roster.limits)
+        self._survey = survey(total, policy.limits)
         self._want(next(self._survey))
 
-    def restore(self, held: Spans) -> tuple[Scatter, Spans]:
-        """Return what takes the bytes, and what of `held` is there; see `Scatter.restore`."""
-        scatter = None
-        while scatter is None:
+    def restore(self, held: Spans) -> tuple[RandomAccessExtractor, Spans]:
+        """Return what takes the bytes, and what of `held` is there.
+
+        See `RandomAccessExtractor.restore`.
+        """
+        extractor = None
+        while extractor is None:
             parts = [self._layout.record(span) for span in self._wanted]
             if any(len(part) < span.size for part, span in zip(parts, self._wanted, strict=True)):
                 raise ArchiveError("what it holds was not known yet")
             for part, span in zip(parts, self._wanted, strict=True):
                 self._waiting.keep(span.start, memoryview(part))
-            scatter = self._advance(parts)
+            extractor = self._advance(parts)
         try:
-            there = scatter.restore(held)
+            there = extractor.restore(held)
         except BaseException:
-            scatter.close()
+            extractor.close()
             raise
-        return self._begun(scatter), there
+        return self._begin(extractor), there
 
-    def take(self, pos: int, data: memoryview) -> Scatter | None:
+    def take(self, pos: int, data: memoryview) -> RandomAccessExtractor | None:
         """Take `data`; return what takes the rest once it is known what the archive holds.
 
         Called by one thread at a time.
@@ -87,8 +90,8 @@ class DirectoryReader:
         if self._failure is not None:
             raise self._failure
         self._waiting.keep(pos, data)
-        scatter = None
-        while scatter is None:
+        extractor = None
+        while extractor is None:
             # As many as there are links: each is looked for until it has come, and no more.
             while self._missing and self._waiting.has_seen(self._missing[-1]):
                 self._missing.pop()
@@ -98,27 +101,27 @@ class DirectoryReader:
             parts = [part for part in found if part is not None]
             for span, part in zip(self._wanted, parts, strict=True):
                 self._layout.add(span.start, memoryview(part))
-            scatter = self._advance(parts)
-        return self._begun(scatter)
+            extractor = self._advance(parts)
+        return self._begin(extractor)
 
-    def spooled(self) -> tuple[Scatter, int]:
+    def spooled(self) -> tuple[RandomAccessExtractor, int]:
         """Return what takes the archive that the spool holds, and where its members end."""
-        scatter = None
-        while scatter is None:
+        extractor = None
+        while extractor is None:
             parts = []
             for span in self._wanted:
                 part = memoryview(bytearray(span.size))
                 self._layout.spool.read(span.start, part)
                 parts.append(bytes(part))
-            scatter = self._advance(parts)
-        return scatter, self._members_stop
+            extractor = self._advance(parts)
+        return extractor, self._members_stop
 
     def _want(self, spans: Sequence[Span]) -> None:
         self._wanted = tuple(spans)
         self._missing = list(self._wanted)
         self._window.only = joined(self._wanted, _BETWEEN // max(1, len(self._wanted)))
 
-    def _advance(self, parts: Sequence[bytes]) -> Scatter | None:
+    def _advance(self, parts: Sequence[bytes]) -> RandomAccessExtractor | None:
         """Go on with the survey, which gets the bytes it wanted; at its end, say what takes all."""
         try:
             try:
@@ -127,31 +130,31 @@ class DirectoryReader:
             except StopIteration as end:
                 members: tuple[ZipMember, ...] = end.value
             self._members_stop = max((found.stop for found in members), default=0)
-            admit = _admitting(members, self._roster)
-            return self._make_scatter(ZipReader(members), admit)
+            admit = _admitting(members, self._policy)
+            return self._make_extractor(ZipReader(members), admit)
         except ArchiveError as error:
             # Others may still be bringing bytes.
             self._failure = error
             raise
 
-    def _begun(self, scatter: Scatter) -> Scatter:
-        """Give `scatter` what has come before it was there, and all that is still to come."""
+    def _begin(self, extractor: RandomAccessExtractor) -> RandomAccessExtractor:
+        """Give `extractor` what has come before it was there, and all that is still to come."""
         try:
             while (piece := self._waiting.take(_ENDLESS)) is not None:
                 pos, data = piece[0], memoryview(piece[1])
                 room = max(0, self._members_stop - pos)
                 # The directory and what follows it have been kept as they were wanted.
-                scatter.pass_over(pos + room, pos + len(data))
-                scatter.write(pos, data[:room])
+                extractor.pass_over(pos + room, pos + len(data))
+                extractor.write(pos, data[:room])
         except BaseException as error:
             self._failure = error
-            scatter.close()
+            extractor.close()
             raise
         self._window.only = ()
-        return scatter
+        return extractor
 
 
-class SpooledZip(Form):
+class SpooledZip(ArchiveExtractor):
     """Takes a zip whose bytes come in order only, the end last: members are made of it then.
 
     Args:
@@ -164,12 +167,12 @@ class SpooledZip(Form):
     spooled = True
 
     def __init__(
-        self, window: Window, layout: Layout, survey: Callable[[int], DirectoryReader]
+        self, window: Window, layout: ArchiveLayout, survey: Callable[[int], DirectoryReader]
     ) -> None:
         window.size = _ENDLESS
         self._spool = layout.spool
         self._survey = survey
-        self._scatter: Scatter | None = None
+        self._extractor: RandomAccessExtractor | None = None
         self._halted = False
 
     def place(self, pos: int) -> Place:
@@ -179,51 +182,51 @@ class SpooledZip(Form):
         self._spool.write(pos, data)
 
     def read(self, pos: int, buffer: memoryview) -> int:
-        """See `Form.read`."""
+        """See `ArchiveExtractor.read`."""
         return self._spool.read(pos, buffer)
 
     def finish(self, total: int) -> None:
-        """See `Form.finish`."""
-        scatter, members_stop = self._survey(total).spooled()
-        self._scatter = scatter
+        """See `ArchiveExtractor.finish`."""
+        extractor, members_stop = self._survey(total).spooled()
+        self._extractor = extractor
         buffer = memoryview(bytearray(_PIECE))
         pos = 0
         while pos < members_stop and not self._halted:
             count = self._spool.read(pos, buffer[: members_stop - pos])
             if not count:
                 raise ArchiveError("it was cut short on disk meanwhile")
-            scatter.write(pos, buffer[:count])
-            scatter.mark(pos, pos + count)
-            scatter.make_room()
+            extractor.write(pos, buffer[:count])
+            extractor.mark(pos, pos + count)
+            extractor.make_room()
             pos += count
-        scatter.finish(total)
+        extractor.finish(total)
 
     def halt(self) -> None:
-        """See `Form.halt`."""
+        """See `ArchiveExtractor.halt`."""
         self._halted = True
-        if self._scatter is not None:
-            self._scatter.halt()
+        if self._extractor is not None:
+            self._extractor.halt()
 
     def close(self) -> None:
-        """See `Form.close`."""
-        if self._scatter is not None:
-            self._scatter.close()
+        """See `ArchiveExtractor.close`."""
+        if self._extractor is not None:
+            self._extractor.close()
 
 
-def _admitting(members: Sequence[ZipMember], roster: Roster) -> Admit:
+def _admitting(members: Sequence[ZipMember], policy: MemberPolicy) -> Admit:
     """Admit all members; return what says how to write each. Of several of one name the last is.
 
     Raises:
         ArchiveError: one of them is refused.
     """
-    entries: dict[tuple[str, ...], Entry] = {}
+    entries: dict[tuple[str, ...], AdmittedMember] = {}
     for found in members:
-        entry = roster.admit(_localised(found))
+        entry = policy.admit(_localised(found))
         if entry is not None:
             entries[entry.parts] = entry._replace(replaces=False)
     by_position = {entry.member.position: entry for entry in entries.values()}
 
-    def admit(member: Member) -> Entry | None:
+    def admit(member: Member) -> AdmittedMember | None:
         entry = by_position.get(member.position)
         if entry is None:
             return None

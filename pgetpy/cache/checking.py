@@ -7,7 +7,7 @@ from collections.abc import Callable
 from enum import Enum
 
 from pgetpy.cache.contents import Entry, digest_of, look_up, read_all
-from pgetpy.cache.layout import Layout, discard
+from pgetpy.cache.layout import CachePaths, discard
 from pgetpy.cache.publishing import Publisher, append
 from pgetpy.cache.removal import digest_path
 from pgetpy.core.cache.records import State, damaged_fact, digest_fact, parse_record
@@ -27,10 +27,10 @@ def _never() -> bool:
     return False
 
 
-class Checker:
+class EntryVerifier:
     """Hashes content of one cache and notes what that says."""
 
-    def __init__(self, layout: Layout, publisher: Publisher) -> None:
+    def __init__(self, layout: CachePaths, publisher: Publisher) -> None:
         self._layout = layout
         self._publisher = publisher
 

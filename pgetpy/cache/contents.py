@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pgetpy.cache.layout import KEY_LENGTH, Layout, names_in
+from pgetpy.cache.layout import KEY_LENGTH, CachePaths, names_in
 from pgetpy.core.cache.records import Record, State, parse_record
 from pgetpy.system.file_locks import boot_id
 
@@ -96,12 +96,12 @@ def read_all(fd: int) -> bytes:
     return data
 
 
-def content_path(layout: Layout, record: Record) -> str:
+def content_path(layout: CachePaths, record: Record) -> str:
     """Return where the content of `record` is."""
     return layout.content(record.key, record.generation, record.name)
 
 
-def look_up(layout: Layout, key: str, *, lower: bool = False) -> Entry | None:
+def look_up(layout: CachePaths, key: str, *, lower: bool = False) -> Entry | None:
     """Return the entry under `key` if its content is there and has its size."""
     record = read_record(layout.record(key))
     if record is None or record.key != key:
@@ -119,7 +119,7 @@ def look_up(layout: Layout, key: str, *, lower: bool = False) -> Entry | None:
     return Entry(record, Path(path), state, lower)
 
 
-def scan(layout: Layout, beginning: str = "") -> Contents:
+def scan(layout: CachePaths, beginning: str = "") -> Contents:
     """Return all entries, and what is left of entries that are gone.
 
     Args:
@@ -150,7 +150,7 @@ def scan(layout: Layout, beginning: str = "") -> Contents:
     return Contents(rows, orphans, broken)
 
 
-def _row(layout: Layout, key: str) -> Row | None:
+def _row(layout: CachePaths, key: str) -> Row | None:
     path = layout.record(key)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -10,16 +10,16 @@ from itertools import count
 
 from pgetpy.cache.contents import Contents, Row, scan
 from pgetpy.cache.fills import Claim, Fills, bytes_at
-from pgetpy.cache.holders import Watch
-from pgetpy.cache.layout import Layout, names_in
+from pgetpy.cache.holders import LivenessMonitor
+from pgetpy.cache.layout import CachePaths, names_in
 from pgetpy.cache.removal import Remover
 from pgetpy.cache.uses import Clock
 from pgetpy.core.cache.eviction import (
     Candidate,
+    EvictionPriority,
     Gains,
     Goal,
     Group,
-    Standing,
     batches,
     most_gain,
     pays,
@@ -62,10 +62,10 @@ class Evictor:
 
     def __init__(
         self,
-        layout: Layout,
+        layout: CachePaths,
         bounds: Bounds,
         remover: Remover,
-        watch: Watch,
+        watch: LivenessMonitor,
         fills: Fills,
         clock: Clock,
     ) -> None:
@@ -92,7 +92,7 @@ class Evictor:
         with self._remover.alone(pause):
             self._remover.recover()
             self._remover.sweep()
-            return self._made_room(needed, claim, pause)
+            return self._make_room(needed, claim, pause)
 
     def candidates(self, contents: Contents) -> tuple[list[Candidate], dict[str, int]]:
         """Return the entries as who decides sees them, and the uses by living processes."""
@@ -100,13 +100,13 @@ class Evictor:
         held = self._remover.pinned() | self._watch.leased().keys()
         just = self._clock.now() - JUST_NOW
 
-        def standing(key: str) -> Standing:
+        def standing(key: str) -> EvictionPriority:
             if key in held:
-                return Standing.HELD
+                return EvictionPriority.HELD
             used = uses.get(key)
             if used is None:
-                return Standing.IDLE
-            return Standing.JUST_HANDED_OUT if used >= just else Standing.HANDED_OUT
+                return EvictionPriority.IDLE
+            return EvictionPriority.JUST_HANDED_OUT if used >= just else EvictionPriority.HANDED_OUT
 
         found = [
             Candidate(
@@ -121,13 +121,13 @@ class Evictor:
         ]
         return found, uses
 
-    def _made_room(self, needed: int, claim: Claim | None, pause: Callable[[float], None]) -> int:
+    def _make_room(self, needed: int, claim: Claim | None, pause: Callable[[float], None]) -> int:
         gains = Gains()
         taken = 0
         for rounds in count(1):
             survey = self._survey(needed, claim)
             if not survey.goal.met:
-                survey = self._tidied(survey, needed, claim)
+                survey = self._tidy(survey, needed, claim)
             if survey.goal.met:
                 return taken
             chosen = victims(survey.candidates, survey.goal)
@@ -161,7 +161,7 @@ class Evictor:
         goal = Goal(max(0, needed - room.budget), max(0, needed - room.disk))
         return Survey(contents, found, uses, room, goal)
 
-    def _tidied(self, survey: Survey, needed: int, claim: Claim | None) -> Survey:
+    def _tidy(self, survey: Survey, needed: int, claim: Claim | None) -> Survey:
         """Take away what nobody has a name for, before any entry has to go."""
         gained = self._fills.sweep()
         gained += self.tidy(survey.contents)

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pgetpy.cache.holders import Holder, Watch
-from pgetpy.cache.layout import KEY_LENGTH, Layout, discard, names_in, token
+from pgetpy.cache.holders import LeaseFile, LivenessMonitor
+from pgetpy.cache.layout import KEY_LENGTH, CachePaths, discard, names_in, token
 from pgetpy.system.file_locks import try_lock
 from pgetpy.system.filesystem import remove_tree
 
@@ -27,7 +27,7 @@ _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 @dataclass(frozen=True)
-class Progress:
+class FillProgress:
     """How far a filler has come.
 
     Attributes:
@@ -51,7 +51,9 @@ class Claim:
         folder: where to fetch it to; what an earlier filler has left may be there.
     """
 
-    def __init__(self, layout: Layout, key: str, fd: int, progress: Progress, folder: str) -> None:
+    def __init__(
+        self, layout: CachePaths, key: str, fd: int, progress: FillProgress, folder: str
+    ) -> None:
         self.key = key
         self.folder = Path(folder)
         self.progress = progress
@@ -63,7 +65,7 @@ class Claim:
     def held(self) -> bool:
         return self._fd >= 0
 
-    def tell(self, progress: Progress) -> None:
+    def tell(self, progress: FillProgress) -> None:
         """Show those who wait how far it has come."""
         self.progress = progress
         with contextlib.suppress(OSError):
@@ -97,7 +99,9 @@ class Claim:
 class Fills:
     """The claims of one store, and what is known of those of others."""
 
-    def __init__(self, layout: Layout, holder: Holder, watch: Watch, *, locks: bool) -> None:
+    def __init__(
+        self, layout: CachePaths, holder: LeaseFile, watch: LivenessMonitor, *, locks: bool
+    ) -> None:
         self._layout = layout
         self._holder = holder
         self._watch = watch
@@ -107,8 +111,8 @@ class Fills:
     def claim(self, key: str) -> Claim | None:
         """Take the right to fetch `key`; None where another has it."""
         self._holder.stand()
-        progress = Progress(self._holder.owner, token())
-        fd = self._locked(key) if self._locks else self._named(key, progress)
+        progress = FillProgress(self._holder.owner, token())
+        fd = self._lock_file(key) if self._locks else self._claim_name(key, progress)
         if fd is None:
             return None
         # Without locks another may be at work on the same key without being seen.
@@ -119,7 +123,7 @@ class Fills:
         os.makedirs(folder, exist_ok=True)
         return claim
 
-    def progress(self, key: str) -> Progress | None:
+    def progress(self, key: str) -> FillProgress | None:
         """Return how far the filler of `key` says to have come; it may be dead."""
         return read_progress(self._layout.at("fills", key))
 
@@ -128,7 +132,7 @@ class Fills:
         progress = self.progress(key)
         return progress is not None and self._at_work(progress)
 
-    def others(self, claim: Claim | None) -> list[tuple[Progress, Path]]:
+    def others(self, claim: Claim | None) -> list[tuple[FillProgress, Path]]:
         """Return the living fillers but `claim`, and their folders."""
         found = []
         for key in names_in(self._layout.at("fills")):
@@ -162,11 +166,11 @@ class Fills:
     def _swept(self, name: str, folder: str) -> bool:
         if not self._locks:
             _, owner, mark = name.split(".") if name.count(".") == 2 else ("", "", "")
-            if self._at_work(Progress(owner, mark)):
+            if self._at_work(FillProgress(owner, mark)):
                 return False
             remove_tree(folder)
             return True
-        fd = self._locked(name[:KEY_LENGTH])
+        fd = self._lock_file(name[:KEY_LENGTH])
         if fd is None:
             return False
         try:
@@ -180,7 +184,7 @@ class Fills:
         """Take away the claim on `key` of a filler that is dead."""
         path = self._layout.at("fills", key)
         if self._locks:
-            fd = self._locked(key)
+            fd = self._lock_file(key)
             if fd is not None:
                 discard(path)
                 os.close(fd)
@@ -196,14 +200,14 @@ class Fills:
         finally:
             discard(away)
 
-    def _at_work(self, progress: Progress) -> bool:
+    def _at_work(self, progress: FillProgress) -> bool:
         if progress.owner == self._holder.owner:
             # An object that nobody has any more gives its claim back at an unknown time.
             claim = self._claims.get(progress.token)
             return claim is not None and claim.held
         return self._watch.alive(progress.owner)
 
-    def _locked(self, key: str) -> int | None:
+    def _lock_file(self, key: str) -> int | None:
         """Return the locked file of `key`; None where another has locked it."""
         path = self._layout.at("fills", key)
         while True:
@@ -220,7 +224,7 @@ class Fills:
                 raise
             os.close(fd)
 
-    def _named(self, key: str, progress: Progress) -> int | None:
+    def _claim_name(self, key: str, progress: FillProgress) -> int | None:
         """Return the file that says that `key` is ours; None where it is another's, who lives."""
         path = self._layout.at("fills", key)
         own = self._layout.scratch(self._holder.owner)
@@ -254,12 +258,12 @@ class Fills:
         return True
 
 
-def read_progress(path: str) -> Progress | None:
+def read_progress(path: str) -> FillProgress | None:
     """Return what a filler has told in the file at `path`; None where that makes no sense."""
     try:
         with open(path, "rb") as file:
             owner, mark, *numbers = file.read(_LENGTH).decode("ascii").split()
-        return Progress(owner, mark, *map(int, numbers))
+        return FillProgress(owner, mark, *map(int, numbers))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -291,7 +295,7 @@ def _statuses(folder: Path) -> Iterator[os.stat_result]:
                 yield os.lstat(os.path.join(here, name))
 
 
-def _printed(progress: Progress) -> bytes:
+def _printed(progress: FillProgress) -> bytes:
     text = " ".join(str(value) for value in vars(progress).values())
     return text.encode().ljust(_LENGTH)
 

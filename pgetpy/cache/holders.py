@@ -26,7 +26,7 @@ from functools import lru_cache
 from itertools import count
 from pathlib import Path
 
-from pgetpy.cache.layout import Layout, discard, names_in
+from pgetpy.cache.layout import CachePaths, discard, names_in
 from pgetpy.system.file_locks import boot_id, try_lock
 
 BEAT_SECONDS = 5.0
@@ -59,17 +59,17 @@ class Process:
 
 
 @dataclass(frozen=True)
-class Holding:
+class LeaseRecord:
     """What a holder's file says: its process, and the keys it has leased."""
 
     process: Process
     keys: frozenset[str]
 
 
-class Holder:
+class LeaseFile:
     """The file of this process. It stands from the first lease or use to `close`."""
 
-    def __init__(self, layout: Layout, owner: str) -> None:
+    def __init__(self, layout: CachePaths, owner: str) -> None:
         self.owner = owner
         self._layout = layout
         self._lock = threading.RLock()
@@ -138,7 +138,7 @@ class Holder:
             self._fd = -1
 
     def abandon(self) -> None:
-        """Let go without a word: this is the copy of a process that lives on."""
+        """Close, but do not release: this is a forked child, and its parent lives on."""
         self._lock = threading.RLock()  # a thread that is not here any more may have held it
         if self._fd >= 0:
             os.close(self._fd)
@@ -155,13 +155,13 @@ class Holder:
         self._layout.make()
         for attempt in count(1):
             try:
-                self._fd = self._made(head + slots)
+                self._fd = self._create(head + slots)
                 return
             except FileNotFoundError:  # taken for what a dead process left
                 if attempt >= _ATTEMPTS:
                     raise
 
-    def _made(self, data: bytes) -> int:
+    def _create(self, data: bytes) -> int:
         # Locked before it gets its name: it is never seen there without.
         path = self._layout.scratch(self.owner)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -190,7 +190,7 @@ class Holder:
         thread.start()
 
 
-def _keep_beating(holder: weakref.ref[Holder], stop: threading.Event) -> None:
+def _keep_beating(holder: weakref.ref[LeaseFile], stop: threading.Event) -> None:
     while not stop.wait(BEAT_SECONDS):
         living = holder()
         if living is None:
@@ -199,7 +199,7 @@ def _keep_beating(holder: weakref.ref[Holder], stop: threading.Event) -> None:
         del living
 
 
-class Watch:
+class LivenessMonitor:
     """Tells which holders live.
 
     Args:
@@ -207,7 +207,7 @@ class Watch:
     """
 
     def __init__(
-        self, layout: Layout, *, locks: bool, monotonic: Callable[[], float] = time.monotonic
+        self, layout: CachePaths, *, locks: bool, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self._layout = layout
         self._locks = locks
@@ -231,7 +231,7 @@ class Watch:
         finally:
             os.close(fd)
 
-    def living(self) -> dict[str, Holding]:
+    def living(self) -> dict[str, LeaseRecord]:
         """Return what those hold who live, by owner."""
         found = {}
         for owner in names_in(self._layout.at("holders")):
@@ -291,7 +291,7 @@ def this_process(pid: int) -> Process:
     return Process(pid, host, boot_id(), namespace, started)
 
 
-def _holding_of(path: str) -> Holding | None:
+def _holding_of(path: str) -> LeaseRecord | None:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -302,11 +302,11 @@ def _holding_of(path: str) -> Holding | None:
         os.close(fd)
 
 
-def _holding_in(fd: int) -> Holding | None:
+def _holding_in(fd: int) -> LeaseRecord | None:
     data = os.pread(fd, os.fstat(fd).st_size, 0)
     try:
         process = Process(**json.loads(data[:_HEADER]))
     except (TypeError, ValueError):
         return None
     slots = (data[at : at + _SLOT] for at in range(_HEADER, len(data) - _SLOT + 1, _SLOT))
-    return Holding(process, frozenset(slot.hex() for slot in slots if slot != _FREE))
+    return LeaseRecord(process, frozenset(slot.hex() for slot in slots if slot != _FREE))

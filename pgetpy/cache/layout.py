@@ -30,7 +30,7 @@ _FOLDERS = ("digests", "entries", "evicting", "fills", "holders", "partial", "pi
 KEY_LENGTH = 64
 
 
-class Layout:
+class CachePaths:
     """The paths below one root, as text: making a Path costs as much as opening the file."""
 
     def __init__(self, root: Path) -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from pgetpy.cache.contents import Contents
 from pgetpy.cache.holders import Process
-from pgetpy.core.cache.eviction import Candidate, Standing, total_size
+from pgetpy.core.cache.eviction import Candidate, EvictionPriority, total_size
 from pgetpy.core.cache.records import Record, State
 from pgetpy.system.file_locks import boot_id
 from pgetpy.system.filesystem import free_bytes
 
 
 @dataclass(frozen=True)
-class Listing:
+class ListedEntry:
     """An entry with its use.
 
     Attributes:
@@ -34,7 +34,7 @@ class Listing:
     @property
     def in_use(self) -> bool:
         """Whether it was handed out to a process that lives."""
-        return self.candidate.standing is not Standing.IDLE
+        return self.candidate.standing is not EvictionPriority.IDLE
 
     @property
     def digest_pending(self) -> bool:
@@ -68,11 +68,11 @@ def listings(
     candidates: Iterable[Candidate],
     leased: Mapping[str, list[Process]],
     pinned: set[str],
-) -> list[Listing]:
+) -> list[ListedEntry]:
     """Return the entries of `contents`, the one used last first."""
     boot = boot_id()
     found = [
-        Listing(
+        ListedEntry(
             row.record,
             row.record.state(boot),
             candidate.used / 1e9,
@@ -85,7 +85,7 @@ def listings(
     return sorted(found, key=lambda listing: -listing.candidate.used)
 
 
-def totals(root: Path, entries: list[Listing], partial: int) -> Totals:
+def totals(root: Path, entries: list[ListedEntry], partial: int) -> Totals:
     """Return the sums of `entries`."""
     return Totals(
         entries=len(entries),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pgetpy.cache.contents import Entry, content_path, flush, look_up, read_record, size_of
 from pgetpy.cache.evictor import JUST_NOW
-from pgetpy.cache.layout import KEY_LENGTH, Layout, discard, token
+from pgetpy.cache.layout import KEY_LENGTH, CachePaths, discard, token
 from pgetpy.cache.removal import Remover, digest_path
 from pgetpy.cache.uses import Clock
 from pgetpy.core.cache.records import About, Record, State, flushed_fact, record_lines
@@ -31,7 +31,7 @@ _LONGEST_NAME = LONGEST_NAME - KEY_LENGTH - _GENERATION - 2
 class Publisher:
     """Puts content into one cache."""
 
-    def __init__(self, layout: Layout, owner: str, remover: Remover, clock: Clock) -> None:
+    def __init__(self, layout: CachePaths, owner: str, remover: Remover, clock: Clock) -> None:
         self._layout = layout
         self._owner = owner
         self._remover = remover
@@ -50,7 +50,7 @@ class Publisher:
         record = self._new(key, name, size, about, digest=digest, folder=folder)
         twin = self.twin(digest, size) if digest and not folder else None
         content = self._place(record)
-        if twin is None or not _linked(twin, content):
+        if twin is None or not _link(twin, content):
             os.rename(source, content)
         try:
             entry = self._appear(record, fsync=fsync)
@@ -172,14 +172,14 @@ def append(fd: int, fact: bytes) -> None:
     os.utime(fd, ns=(used, used))
 
 
-def check_name(layout: Layout, name: str) -> None:
+def check_name(layout: CachePaths, name: str) -> None:
     """Raise CacheError where `name` cannot be the end of the name of a file in the cache."""
     raw = os.fsencode(name)
     if not raw or b"/" in raw or b"\0" in raw or len(raw) > _LONGEST_NAME:
         raise CacheError(str(layout.root), f"cannot give an entry the name {name!r}")
 
 
-def _linked(source: str, target: str) -> bool:
+def _link(source: str, target: str) -> bool:
     """Make `target` another name of `source`; False where that cannot be."""
     try:
         os.link(source, target)

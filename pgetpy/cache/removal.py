@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from pgetpy.cache.contents import Row, content_path, read_record
-from pgetpy.cache.holders import Watch
-from pgetpy.cache.layout import KEY_LENGTH, Layout, discard, names_in
+from pgetpy.cache.holders import LivenessMonitor
+from pgetpy.cache.layout import KEY_LENGTH, CachePaths, discard, names_in
 from pgetpy.cache.uses import fold, read_uses
 from pgetpy.core.cache.records import Record
 from pgetpy.system import polling
@@ -33,7 +33,9 @@ class Remover:
         owner: the id of this process's holder; marks bear it.
     """
 
-    def __init__(self, layout: Layout, owner: str, watch: Watch, *, locks: bool) -> None:
+    def __init__(
+        self, layout: CachePaths, owner: str, watch: LivenessMonitor, *, locks: bool
+    ) -> None:
         self._layout = layout
         self._owner = owner
         self._watch = watch
@@ -235,7 +237,7 @@ class Remover:
         return abs(time.time() - os.stat(mark).st_ctime) > _FORGOTTEN_SECONDS
 
 
-def digest_path(layout: Layout, digest: str) -> str:
+def digest_path(layout: CachePaths, digest: str) -> str:
     """Return where it is noted which entry has `digest`, `ALGORITHM:HEX`."""
     name = digest.partition(":")[2]
     return layout.at("digests", name[:2], name)

@@ -18,18 +18,18 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
-from pgetpy.cache.checking import Checker, Verdict
+from pgetpy.cache.checking import EntryVerifier, Verdict
 from pgetpy.cache.contents import Entry, Row, look_up, scan
 from pgetpy.cache.evictor import Bounds, Evictor
-from pgetpy.cache.fills import Fills, Progress, bytes_at
-from pgetpy.cache.holders import Holder, Watch
-from pgetpy.cache.layout import Layout, discard, names_in, token
-from pgetpy.cache.listing import Listing, Totals, listings, totals
+from pgetpy.cache.fills import FillProgress, Fills, bytes_at
+from pgetpy.cache.holders import LeaseFile, LivenessMonitor
+from pgetpy.cache.layout import CachePaths, discard, names_in, token
+from pgetpy.cache.listing import ListedEntry, Totals, listings, totals
 from pgetpy.cache.publishing import Publisher
 from pgetpy.cache.removal import Remover
 from pgetpy.cache.tickets import Fill, Lease
 from pgetpy.cache.uses import Clock, Uses
-from pgetpy.core.cache.eviction import Standing
+from pgetpy.core.cache.eviction import EvictionPriority
 from pgetpy.errors import CacheError, CacheFullError
 from pgetpy.system.file_locks import locks_exclude
 from pgetpy.system.filesystem import FULL, mapped, words_of
@@ -69,7 +69,7 @@ class Store:
         now: Callable[[], int] = time.time_ns,
     ) -> None:
         self.root = Path(root).absolute()
-        self._layout = Layout(self.root)
+        self._layout = CachePaths(self.root)
         self.writable = self._layout.open()
         self._lower = [layout for path in lower if (layout := _lower_layout(path)) is not None]
         self._bounds = Bounds(min_disk_free, max_bytes)
@@ -118,7 +118,7 @@ class Store:
         lease.entry = self.lookup(key)
         return lease
 
-    def entries(self) -> list[Listing]:
+    def entries(self) -> list[ListedEntry]:
         """Return every entry with its use, for people to read; lower tiers are not among them."""
         with self._mapped():
             contents = scan(self._layout)
@@ -154,7 +154,7 @@ class Store:
                 return None
             return Fill(claim, self.peek(key), self._evictor, self._publisher, self._mapped)
 
-    def progress(self, key: str) -> Progress | None:
+    def progress(self, key: str) -> FillProgress | None:
         """Return how far whoever fills `key` says to have come; None where nobody does."""
         return self._fills.progress(key)
 
@@ -224,7 +224,8 @@ class Store:
             old = [
                 row
                 for row, candidate in zip(contents.rows, found, strict=True)
-                if candidate.used < used_before * 1e9 and candidate.standing is not Standing.HELD
+                if candidate.used < used_before * 1e9
+                and candidate.standing is not EvictionPriority.HELD
             ]
             return self._remover.take(old, uses)
 
@@ -295,16 +296,16 @@ class Store:
         layout, locks = self._layout, self._locks
         owner = token()
         self._clock = Clock(layout, self._now)
-        self._holder = Holder(layout, owner)
+        self._holder = LeaseFile(layout, owner)
         self._uses = Uses(layout, self._holder, self._clock)
-        self._watch = Watch(layout, locks=locks)
+        self._watch = LivenessMonitor(layout, locks=locks)
         self._fills = Fills(layout, self._holder, self._watch, locks=locks)
         self._remover = Remover(layout, owner, self._watch, locks=locks)
         self._evictor = Evictor(
             layout, self._bounds, self._remover, self._watch, self._fills, self._clock
         )
         self._publisher = Publisher(layout, owner, self._remover, self._clock)
-        self._checker = Checker(layout, self._publisher)
+        self._checker = EntryVerifier(layout, self._publisher)
 
     def _forked(self) -> None:
         """This is the copy of a process that lives on: hold nothing of what that holds."""
@@ -356,9 +357,9 @@ class Store:
         return work()
 
 
-def _lower_layout(path: str | os.PathLike[str]) -> Layout | None:
+def _lower_layout(path: str | os.PathLike[str]) -> CachePaths | None:
     """Return the lower tier at `path`; None where nothing is there."""
-    layout = Layout(Path(path).absolute())
+    layout = CachePaths(Path(path).absolute())
     return layout if layout.check() else None
 
 

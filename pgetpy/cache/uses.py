@@ -15,8 +15,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from pgetpy.cache.holders import Holder
-from pgetpy.cache.layout import Layout, discard
+from pgetpy.cache.holders import LeaseFile
+from pgetpy.cache.layout import CachePaths, discard
 
 _SLOT = struct.Struct("<32sQ")
 _TIME = struct.Struct("<Q")
@@ -27,7 +27,7 @@ _SECOND = 1_000_000_000
 class Clock:
     """Nanoseconds since the epoch, which go on from the latest use where a clock was set back."""
 
-    def __init__(self, layout: Layout, now: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, layout: CachePaths, now: Callable[[], int] = time.time_ns) -> None:
         self._path = layout.at("clock")
         self._now = now
         self._last = 0
@@ -50,7 +50,7 @@ class Clock:
 class Uses:
     """The uses of this process."""
 
-    def __init__(self, layout: Layout, holder: Holder, clock: Clock) -> None:
+    def __init__(self, layout: CachePaths, holder: LeaseFile, clock: Clock) -> None:
         self._layout = layout
         self._holder = holder
         self._clock = clock
@@ -105,7 +105,7 @@ class Uses:
         self._slots.clear()
 
 
-def read_uses(layout: Layout, owner: str) -> dict[str, int]:
+def read_uses(layout: CachePaths, owner: str) -> dict[str, int]:
     """Return what `owner` was handed out, and when."""
     try:
         with open(layout.at("uses", owner), "rb") as file:
@@ -116,7 +116,7 @@ def read_uses(layout: Layout, owner: str) -> dict[str, int]:
     return {raw.hex(): used for raw, used in _SLOT.iter_unpack(data[:whole])}
 
 
-def fold(layout: Layout, owner: str) -> None:
+def fold(layout: CachePaths, owner: str) -> None:
     """Move the uses of `owner`, who has ended, to the records; again, where that was cut off."""
     for key, used in read_uses(layout, owner).items():
         record = layout.record(key)

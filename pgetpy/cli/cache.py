@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pgetpy.cache.contents import Entry, scan
-from pgetpy.cache.layout import KEY_LENGTH, Layout
+from pgetpy.cache.layout import KEY_LENGTH, CachePaths
 from pgetpy.cache.listing import Totals, totals
 from pgetpy.cache.store import PARTIAL_SECONDS, Store
 from pgetpy.cli.cache_tables import (
@@ -67,7 +67,7 @@ class CacheCommand:
 
     def opened(self) -> Store | None:
         """Return the cache; None where there is none yet."""
-        return self.made() if Layout(self.settings.folder).check() else None
+        return self.made() if CachePaths(self.settings.folder).check() else None
 
     def made(self) -> Store:
         """Return the cache, made if it was not there."""
@@ -125,7 +125,7 @@ class CacheCommand:
         if len(operand) < KEY_DIGITS:
             raise UsageError(f"{operand!r} is too little of a key: give {KEY_DIGITS} digits of it")
         prefix = operand.lower()
-        rows = scan(Layout(self.settings.folder), prefix[:2]).rows
+        rows = scan(CachePaths(self.settings.folder), prefix[:2]).rows
         found = [row.record for row in rows if row.record.key.startswith(prefix)]
         if not found:
             hint = "pgetpy cache ls shows the keys"
@@ -159,7 +159,7 @@ def _ls(command: CacheCommand) -> int:
     store = command.opened()
     found = store.entries() if store is not None else []
     if command.call.options.json:
-        layout = Layout(command.settings.folder)
+        layout = CachePaths(command.settings.folder)
         for each in found:
             record = each.record
             path = layout.content(record.key, record.generation, record.name)

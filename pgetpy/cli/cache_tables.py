@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pgetpy.cache.listing import Listing, Totals
+from pgetpy.cache.listing import ListedEntry, Totals
 from pgetpy.core.cache.records import State
 from pgetpy.core.report.text import one_line, shortened
 from pgetpy.core.text.units import format_age, format_size
@@ -20,7 +20,9 @@ _HEADINGS = ("KEY", "REFERENCE", "SIZE", "AGE", "LAST USE", "STATE")
 _GAP = "  "
 
 
-def table(listings: Sequence[Listing], sums: Totals, now: float, width: int | None) -> list[str]:
+def table(
+    listings: Sequence[ListedEntry], sums: Totals, now: float, width: int | None
+) -> list[str]:
     """Return a heading, a line for each of `listings`, and one of sums.
 
     Args:
@@ -54,7 +56,7 @@ def counted(entries: int) -> str:
     return f"{entries} {'entry' if entries == 1 else 'entries'}"
 
 
-def state_of(listing: Listing) -> str:
+def state_of(listing: ListedEntry) -> str:
     """Return whether an entry may be handed out, and what keeps it where it is."""
     words = []
     if listing.state is not State.SOUND:
@@ -70,7 +72,7 @@ def state_of(listing: Listing) -> str:
     return ", ".join(words) or State.SOUND.value
 
 
-def reference_of(listing: Listing) -> str:
+def reference_of(listing: ListedEntry) -> str:
     """Return what an entry was asked for by."""
     kind = " (folder)" if listing.record.folder else ""
     return one_line(listing.record.about.reference) + kind
@@ -93,7 +95,7 @@ def info_lines(sums: Totals, settings: CacheSettings) -> list[str]:
     return [f"{name:<9}{value}" for name, value in facts.items()]
 
 
-def listing_record(listing: Listing, path: str) -> dict[str, Any]:
+def listing_record(listing: ListedEntry, path: str) -> dict[str, Any]:
     """Return an entry for programs."""
     record = listing.record
     return {
@@ -119,7 +121,7 @@ def info_record(sums: Totals, settings: CacheSettings) -> dict[str, Any]:
     return {"folder": str(settings.folder), **asdict(sums), **bounds}
 
 
-def _cells(listing: Listing, now: float) -> tuple[str, ...]:
+def _cells(listing: ListedEntry, now: float) -> tuple[str, ...]:
     return (
         listing.record.key[:KEY_DIGITS],
         reference_of(listing),

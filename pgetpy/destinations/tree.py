@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from pgetpy.archives.base import Form
-from pgetpy.archives.layout import Layout
+from pgetpy.archives.base import ArchiveExtractor
+from pgetpy.archives.layout import ArchiveLayout
 from pgetpy.archives.sink import ArchiveSink
 from pgetpy.archives.spool import Spool
 from pgetpy.archives.staging import Staging, check_empty
@@ -52,7 +52,7 @@ class TreeDestination(Destination):
         self._staging = Staging(folder)
         self._tenancy = Tenancy(self._staging.anchor)
         self._sink: ArchiveSink | None = None
-        self._layout: Layout | None = None
+        self._layout: ArchiveLayout | None = None
         self._resumable = False
         self._moving = False
         self._check_folder()
@@ -62,16 +62,17 @@ class TreeDestination(Destination):
         return self._folder
 
     @property
-    def _form(self) -> Form | None:
-        return self._sink.form if self._sink is not None else None
+    def _extractor(self) -> ArchiveExtractor | None:
+        return self._sink.extractor if self._sink is not None else None
 
     @property
     def keeps(self) -> bool | None:
-        return self._form.resumable and self._resumable if self._form is not None else None
+        extractor = self._extractor
+        return extractor.resumable and self._resumable if extractor is not None else None
 
     @property
     def remark(self) -> str:
-        if self._form is not None and self._form.spooled:
+        if self._extractor is not None and self._extractor.spooled:
             return "without ranges a zip's end comes last: it is put on disk before it is extracted"
         return ""
 
@@ -117,7 +118,8 @@ class TreeDestination(Destination):
 
     def readable(self) -> ReadBack | None:
         """See `Destination.readable`."""
-        return self._form.read if self._form is not None and self._form.resumable else None
+        extractor = self._extractor
+        return extractor.read if extractor is not None and extractor.resumable else None
 
     def tidy(self, busy: Iterable[Span]) -> None:
         """See `Destination.tidy`."""
@@ -137,8 +139,8 @@ class TreeDestination(Destination):
 
     def halt(self) -> None:
         """See `Destination.halt`."""
-        if self._form is not None:
-            self._form.halt()
+        if self._extractor is not None:
+            self._extractor.halt()
 
     def publish(self, size: int) -> None:
         """See `Destination.publish`."""
@@ -293,9 +295,9 @@ class TreeDestination(Destination):
         self._layout = self._layout or self._staged_layout()
         self._layout.forget()
 
-    def _staged_layout(self) -> Layout:
+    def _staged_layout(self) -> ArchiveLayout:
         spool = Spool(self._staging.spool)
-        return Layout(self._staging.layout, spool, indexed=self._wish.algorithm is not None)
+        return ArchiveLayout(self._staging.layout, spool, indexed=self._wish.algorithm is not None)
 
     def _staged_sink(self) -> ArchiveSink:
         self._staging.make()

@@ -34,7 +34,7 @@ from pgetpy.errors.redact import redact
 from pgetpy.settings import Settings
 from pgetpy.sources.base import Located, Object
 from pgetpy.sources.table import parse_reference, source_of
-from pgetpy.system.event_loop import all_or_none
+from pgetpy.system.event_loop import gather_or_cancel
 from pgetpy.system.filesystem import Claims
 from pgetpy.system.threads import Workers
 
@@ -206,7 +206,7 @@ class Engine:
 
         self.expect(len(jobs))
         count = min(self._settings.max_concurrent_files, self._services.hosts.ceiling, len(jobs))
-        await all_or_none([asyncio.ensure_future(work()) for _ in range(count)])
+        await gather_or_cancel([asyncio.ensure_future(work()) for _ in range(count)])
         return tuple(outcome for outcome in outcomes if outcome is not None)
 
     async def close(self) -> None:

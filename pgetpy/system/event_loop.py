@@ -171,7 +171,7 @@ async def seen_through(work: asyncio.Future[T], stop: Callable[[], None]) -> T:
         raise
 
 
-async def all_or_none(tasks: Sequence[asyncio.Future[T]]) -> list[T]:
+async def gather_or_cancel(tasks: Sequence[asyncio.Future[T]]) -> list[T]:
     """Return what `tasks` return; when one fails, or we are cancelled, the others end first."""
     try:
         return list(await asyncio.gather(*tasks))
@@ -182,7 +182,7 @@ async def all_or_none(tasks: Sequence[asyncio.Future[T]]) -> list[T]:
             await asyncio.wait(tasks)
 
 
-async def within(
+async def wait_for(
     seconds: float, work: Coroutine[Any, Any, T], undo: Callable[[T], None] | None = None
 ) -> T:
     """Return what `work` returns; what it returns too late is given to `undo`.
@@ -212,7 +212,7 @@ def _ended_late(late: asyncio.Future[T], undo: Callable[[T], None] | None) -> No
         undo(late.result())
 
 
-async def side_by_side(works: Sequence[Callable[[], Awaitable[T]]], most: int) -> list[T]:
+async def gather_limited(works: Sequence[Callable[[], Awaitable[T]]], most: int) -> list[T]:
     """Do `works`, `most` at a time; where one fails, or we are cancelled, the others end first."""
     limit = asyncio.Semaphore(most)
 
@@ -220,4 +220,4 @@ async def side_by_side(works: Sequence[Callable[[], Awaitable[T]]], most: int) -
         async with limit:
             return await work()
 
-    return await all_or_none([asyncio.ensure_future(done(work)) for work in works])
+    return await gather_or_cancel([asyncio.ensure_future(done(work)) for work in works])

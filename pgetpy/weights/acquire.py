@@ -110,7 +110,7 @@ class Acquisition:
 
     async def obtain_all(self, references: Sequence[Reference], demand: Demand) -> list[Path]:
         """Return the paths of several, fetched side by side; none leaves until all are there."""
-        from pgetpy.system.event_loop import side_by_side
+        from pgetpy.system.event_loop import gather_limited
 
         with ExitStack() as leases:
             for reference in references:
@@ -120,7 +120,7 @@ class Acquisition:
             if len(missing) > 1:
                 self._progress(Queued(len(missing)))
             works = [partial(self.obtain, references[at], demand, at) for at in missing]
-            fetched = iter(await side_by_side(works, self._most_at_once))
+            fetched = iter(await gather_limited(works, self._most_at_once))
             self._count_hits(len(here) - len(missing))
             return [entry.path if entry is not None else next(fetched) for entry in here]
 

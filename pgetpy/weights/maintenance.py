@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pgetpy.cache.checking import Verdict
-from pgetpy.cache.listing import Listing, Totals
+from pgetpy.cache.listing import ListedEntry, Totals
 from pgetpy.cache.store import Store
 from pgetpy.core.references.reference import Reference
 from pgetpy.settings import Settings
@@ -59,7 +59,7 @@ class Maintenance:
         """
         return self._store.make_room(needed)
 
-    def entries(self) -> list[Listing]:
+    def entries(self) -> list[ListedEntry]:
         """Return all entries, the one used last first."""
         return self._store.entries()
 

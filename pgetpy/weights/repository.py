@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 
 from pgetpy.cache.contents import digest_of
 from pgetpy.cache.tickets import Fill
-from pgetpy.core.archives.member_policy import Limits, Roster
+from pgetpy.core.archives.member_policy import Limits, MemberPolicy
 from pgetpy.core.archives.members import Kind, Member
 from pgetpy.core.http.answers import Identity
 from pgetpy.core.references.checksums import Checksum
@@ -36,7 +36,7 @@ from pgetpy.engine.engine import Engine
 from pgetpy.errors import SizeMismatchError, UnsafeMemberError
 from pgetpy.settings import Settings
 from pgetpy.sources.base import Located, Object
-from pgetpy.system.event_loop import seen_through, side_by_side
+from pgetpy.system.event_loop import gather_limited, seen_through
 from pgetpy.system.file_locks import boot_id
 from pgetpy.system.filesystem import fold_of, remove_tree
 from pgetpy.system.threads import Workers
@@ -94,7 +94,7 @@ async def bring_all(
 ) -> None:
     """Have `bring` fetch the files `keys`, `most` at a time."""
     engine.expect(len(keys))
-    await side_by_side([partial(bring, key) for key in keys], most)
+    await gather_limited([partial(bring, key) for key in keys], most)
 
 
 async def fetch_listed(
@@ -194,10 +194,10 @@ def paths_below(
     Raises:
         UnsafeMemberError, LimitExceededError: one of them cannot be there.
     """
-    roster = Roster(limits, fold)
+    member_policy = MemberPolicy(limits, fold)
     paths = []
     for question in objects:
-        entry = roster.admit(Member(question.name, Kind.FILE, question.size or 0))
+        entry = member_policy.admit(Member(question.name, Kind.FILE, question.size or 0))
         if entry is None or entry.replaces:
             raise UnsafeMemberError(question.name, "it is listed twice")
         paths.append(folder.joinpath(*entry.parts))

@@ -26,7 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pgetpy
-from pgetpy.archives.layout import Layout
+from pgetpy.archives.layout import ArchiveLayout
 from pgetpy.archives.sink import ArchiveSink
 from pgetpy.archives.spool import Spool
 from pgetpy.core.archives.member_policy import Limits
@@ -574,7 +574,7 @@ def outcome(archive: bytes, home: Path, chance: random.Random | None) -> str | d
     root = home / "root"
     root.mkdir()
     checked = chance is not None and chance.random() < 0.5
-    layout = Layout(home / "layout", Spool(home / "spool"), indexed=checked)
+    layout = ArchiveLayout(home / "layout", Spool(home / "spool"), indexed=checked)
     sink = ArchiveSink(
         root,
         layout,
@@ -733,7 +733,7 @@ def test_more_files_may_be_under_way_than_can_be_open(tmp_path: Path) -> None:
 def test_many_threads_may_say_at_once_what_they_have_written(tmp_path: Path, kind: str) -> None:
     compress = FUZZED[kind]
     assert compress is not None
-    layout = Layout(tmp_path / "layout", Spool(tmp_path / "spool"), indexed=False)
+    layout = ArchiveLayout(tmp_path / "layout", Spool(tmp_path / "spool"), indexed=False)
     (tmp_path / "root").mkdir()
     sink = ArchiveSink(
         tmp_path / "root",
@@ -789,7 +789,7 @@ def test_hundreds_of_damaged_archives_are_survived(kind: str, seed: int) -> None
 @pytest.mark.parametrize("step", [34, 511, 700])
 def test_what_has_come_can_be_read_back_wherever_it_ends(tmp_path: Path, step: int) -> None:
     """A digest follows the bytes; they may stop in the middle of a header."""
-    layout = Layout(tmp_path / "layout", Spool(tmp_path / "spool"), indexed=True)
+    layout = ArchiveLayout(tmp_path / "layout", Spool(tmp_path / "spool"), indexed=True)
     (tmp_path / "root").mkdir()
     sink = ArchiveSink(
         tmp_path / "root",

@@ -28,21 +28,12 @@ LONGEST_MODULE = 400
 # Classes that bear the name of another one today. No name may join them.
 TWICE = frozenset(
     {
-        "Checker",
         "Data",
-        "Decoder",
-        "Entry",
-        "Extent",
         "File",
-        "Holding",
-        "Layout",
-        "Listing",
         "Place",
-        "Progress",
         "Source",
         "Tally",
         "Waiting",
-        "Watch",
         "Wish",
         "_KnownError",
         "_Place",

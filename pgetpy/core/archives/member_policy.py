@@ -1,6 +1,6 @@
 """Judges which members of an archive may be written into a folder that starts out empty, and where.
 
-The roster is told the members in the archive's order and looks at no file system. It keeps two
+The policy is told the members in the archive's order and looks at no file system. It keeps two
 promises that make lexical reasoning enough: no path that it admits leads through a symbolic link,
 and no target of an admitted symbolic link leads through another one before its last component (its
 last may be one, `libx.so -> libx.so.1 -> libx.so.1.2`). So `..` in a target means the folder that
@@ -66,7 +66,7 @@ class Limits:
         return out > self.ratio_floor and out > self.ratio * consumed
 
 
-class Entry(NamedTuple):
+class AdmittedMember(NamedTuple):
     """A member that may be written.
 
     Attributes:
@@ -97,7 +97,7 @@ def permissions(mode: int, umask: int) -> int:
     return mode & 0o777 & ~umask
 
 
-class Roster:
+class MemberPolicy:
     """Admits members one by one, in the archive's order, and remembers those it admitted.
 
     `fold` maps a component to one form for all the names that the file system takes for the same:
@@ -119,14 +119,14 @@ class Roster:
         self._count = 0
         # By folded path. Whatever stands, all folders above it stand here too.
         self._nodes: dict[Parts, _Node] = {}
-        self._folders: dict[Parts, Entry] = {}
+        self._folders: dict[Parts, AdmittedMember] = {}
         # The targets of the symbolic links among them, as stated.
         self._texts: dict[Parts, str] = {}
         # Folded paths that symbolic links lead through where no folder stands, with the link's
         # name.
         self._expected: dict[Parts, str] = {}
 
-    def admit(self, member: Member) -> Entry | None:
+    def admit(self, member: Member) -> AdmittedMember | None:
         """Return how to write `member`, or None where there is nothing to make.
 
         That is the folder itself, and a file linked to itself, as GNU tar stores a file that it is
@@ -136,7 +136,7 @@ class Roster:
             UnsafeMemberError: it would reach beyond the folder, or cannot stand in it.
             LimitExceededError: it is one too many or too large.
 
-        After an error the roster is as it was.
+        After an error the policy is as it was.
         """
         if member.kind not in _ADMITTED_KINDS:
             _refuse(member, f"it is a {member.kind.value}")
@@ -158,7 +158,9 @@ class Roster:
         self._expected |= expected
         if target == parts:
             return None
-        entry = Entry(parts, member, target, stands is not None and stands.kind is not Kind.FOLDER)
+        entry = AdmittedMember(
+            parts, member, target, stands is not None and stands.kind is not Kind.FOLDER
+        )
         self._nodes[key] = _Node(parts, member.kind if text is None else Kind.SYMLINK)
         if text is not None:
             self._texts[key] = text
@@ -166,7 +168,7 @@ class Roster:
             self._folders[key] = entry
         return entry
 
-    def folders(self) -> list[Entry]:
+    def folders(self) -> list[AdmittedMember]:
         """Return the folders that the archive states, deepest first, each as stated last.
 
         In this order their modes and times can be set when all else is written. Folders that are

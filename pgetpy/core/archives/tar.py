@@ -27,7 +27,7 @@ from pgetpy.core.archives.tar_fields import (
     round_up,
     text_field,
 )
-from pgetpy.core.archives.tar_overrides import REGULAR_TYPES, TYPES, Entry, Overrides
+from pgetpy.core.archives.tar_overrides import REGULAR_TYPES, TYPES, Overrides, TarEntry
 from pgetpy.core.archives.tar_sparse import DataMap, OldMap, Pairs, PaxSparse, extents
 from pgetpy.core.http.ranges import Span
 from pgetpy.errors import ArchiveError, LimitExceededError, TruncatedArchiveError
@@ -160,7 +160,7 @@ class TarReader:
         self._want(self.wanted.stop, BLOCK, self._header)
         return None
 
-    def _entry(self, entry: Entry, block: bytes) -> Member | None:
+    def _entry(self, entry: TarEntry, block: bytes) -> Member | None:
         """Return the member, unless more must be read for it."""
         start = self.wanted.stop
         if entry.header.type == _SPARSE:
@@ -193,7 +193,7 @@ class TarReader:
         self._want_member(data_stop)
         return None
 
-    def _pax_sparse(self, entry: Entry, sparse: PaxSparse) -> Member | None:
+    def _pax_sparse(self, entry: TarEntry, sparse: PaxSparse) -> Member | None:
         if entry.kind is not Kind.FILE:
             raise MalformedError(f"it is sparse and a {entry.kind.value}")
         if sparse.pairs is not None:
@@ -205,7 +205,7 @@ class TarReader:
         return None
 
     def _data_map(
-        self, entry: Entry, size: int, reading: DataMap, data_stop: int, data: bytes
+        self, entry: TarEntry, size: int, reading: DataMap, data_stop: int, data: bytes
     ) -> Member | None:
         reading.feed(data)
         if self.wanted.stop + reading.missing > data_stop:
@@ -215,7 +215,7 @@ class TarReader:
             return None
         return self._sparse_file(entry, reading.pairs, size, data_stop)
 
-    def _old_map(self, entry: Entry, reading: OldMap, block: bytes = b"") -> Member | None:
+    def _old_map(self, entry: TarEntry, reading: OldMap, block: bytes = b"") -> Member | None:
         if block:
             reading.feed(block)
         if reading.missing:
@@ -224,7 +224,7 @@ class TarReader:
         return self._sparse_file(entry, reading.pairs, reading.size)
 
     def _sparse_file(
-        self, entry: Entry, pairs: Pairs, size: int, data_stop: int | None = None
+        self, entry: TarEntry, pairs: Pairs, size: int, data_stop: int | None = None
     ) -> Member:
         """Return a file whose data begins where its map ends."""
         start = self.wanted.stop
@@ -232,7 +232,7 @@ class TarReader:
         return self._complete(entry, stop, size, extents(pairs, size, start, stop))
 
     def _complete(
-        self, entry: Entry, stop: int, size: int = 0, data: tuple[Extent, ...] = ()
+        self, entry: TarEntry, stop: int, size: int = 0, data: tuple[Extent, ...] = ()
     ) -> Member:
         self._want_member(stop)
         return Member(

@@ -39,7 +39,7 @@ _KINDS = {
 }
 
 
-class Entry(NamedTuple):
+class TarEntry(NamedTuple):
     """A member's header with all that overrides it.
 
     Attributes:
@@ -96,7 +96,7 @@ class Overrides:
         else:
             self._records = parse_records(body)
 
-    def entry(self, header: Header, position: int) -> Entry:
+    def entry(self, header: Header, position: int) -> TarEntry:
         """Return the member whose own header is `header`."""
         own = self._records or ()
         records = self._globals | dict(own) if own else self._globals
@@ -104,7 +104,7 @@ class Overrides:
         sparse_name = sparse.name if sparse is not None else b""
         name = as_text(sparse_name or records.get(b"path") or self.long_name or header.name)
         size, mtime = records.get(b"size"), records.get(b"mtime")
-        return Entry(
+        return TarEntry(
             position=position if self.start is None else self.start,
             header=header,
             name=name,

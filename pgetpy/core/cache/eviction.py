@@ -14,7 +14,7 @@ from enum import IntEnum
 FRUITLESS_VICTIMS = 3
 
 
-class Standing(IntEnum):
+class EvictionPriority(IntEnum):
     """How near an entry is to those who use it; the lowest leave first."""
 
     IDLE = 0
@@ -36,7 +36,7 @@ class Candidate:
     key: str
     size: int
     used: int
-    standing: Standing
+    standing: EvictionPriority
     inode: tuple[int, int]
     names: int = 1
 
@@ -63,7 +63,7 @@ class Group:
 
     members: tuple[Candidate, ...]
     size: int
-    standing: Standing
+    standing: EvictionPriority
     used: int
     gain: int
 
@@ -93,7 +93,7 @@ def total_size(candidates: Iterable[Candidate]) -> int:
 def leaving_order(groups: Iterable[Group]) -> list[Group]:
     """Return those that may leave, the first to go first."""
     free = [(g.standing, g.used, g.members[0].key, g) for g in groups]
-    return [entry[-1] for entry in sorted(free) if entry[0] is not Standing.HELD]
+    return [entry[-1] for entry in sorted(free) if entry[0] is not EvictionPriority.HELD]
 
 
 def victims(candidates: Iterable[Candidate], goal: Goal) -> list[Group] | None:

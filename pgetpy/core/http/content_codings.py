@@ -15,7 +15,7 @@ class CodingError(Exception):
     """The bytes are not of the coding they are said to be of."""
 
 
-class Decoder:
+class ContentDecoder:
     """Undoes `coding`: gzip or deflate."""
 
     def __init__(self, coding: str) -> None:

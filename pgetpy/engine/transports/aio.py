@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pgetpy.core.http.answers import Answer, Head, words_of
-from pgetpy.core.http.content_codings import CodingError, Decoder
+from pgetpy.core.http.content_codings import CodingError, ContentDecoder
 from pgetpy.core.http.sink import Sink
 from pgetpy.engine.transports.base import Address, Call, Request, network_error
 from pgetpy.errors import ConnectionFailedError, HttpStatusError, TransferError
-from pgetpy.system.event_loop import seen_through, within
+from pgetpy.system.event_loop import seen_through, wait_for
 from pgetpy.system.threads import Workers, WorkersExecutor
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class AioTransport:
     async def _pour(
         self, call: Call, response: aiohttp.ClientResponse, answer: Answer, sink: Sink
     ) -> None:
-        decoder = Decoder(answer.decode) if answer.decode else None
+        decoder = ContentDecoder(answer.decode) if answer.decode else None
         pending = bytearray()
         call.part.waiting = True
         try:
@@ -141,7 +141,7 @@ class AioTransport:
         self,
         call: Call,
         response: aiohttp.ClientResponse,
-        decoder: Decoder | None,
+        decoder: ContentDecoder | None,
         sink: Sink,
         pending: bytearray,
     ) -> None:
@@ -243,7 +243,7 @@ def _resolver(known: _Known) -> aiohttp.abc.AbstractResolver:
     return Resolver()
 
 
-def _check_end(call: Call, decoder: Decoder | None) -> None:
+def _check_end(call: Call, decoder: ContentDecoder | None) -> None:
     if decoder is not None and not decoder.complete:
         raise ConnectionFailedError(call.request.url, "the coded body was cut off")
     rest = call.part.rest
@@ -268,7 +268,7 @@ def _cut(response: aiohttp.ClientResponse) -> None:
 
 async def _beginning(response: aiohttp.ClientResponse) -> bytes:
     with contextlib.suppress(Exception):
-        return await within(2.0, response.content.read(2048))
+        return await wait_for(2.0, response.content.read(2048))
     return b""
 
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from pgetpy.engine.transports.base import Address, Request, network_error
 from pgetpy.engine.transports.tls import SEALED, Tls
 from pgetpy.errors import BadReferenceError, ConnectionFailedError
-from pgetpy.system.event_loop import within
+from pgetpy.system.event_loop import wait_for
 
 # However many addresses there are, each gets this much time.
 _SHORTEST_TRY = 0.3
@@ -48,7 +48,7 @@ class Connection:
             share = (deadline - time.monotonic()) / (len(request.addresses) - index)
             try:
                 opening = cls._connected(request, address)
-                return await within(max(_SHORTEST_TRY, share), opening, cls.close)
+                return await wait_for(max(_SHORTEST_TRY, share), opening, cls.close)
             except asyncio.TimeoutError:
                 failure = TimeoutError(errno.ETIMEDOUT, "no answer within the connect timeout")
             except OSError as error:

@@ -22,7 +22,7 @@ from pgetpy.engine.transports.connection import Connection, failed
 from pgetpy.engine.transports.pipes import PIPES, Pipe
 from pgetpy.engine.transports.wire import HeadReader
 from pgetpy.errors import ConnectionFailedError
-from pgetpy.system.event_loop import seen_through, within
+from pgetpy.system.event_loop import seen_through, wait_for
 from pgetpy.system.threads import Workers
 
 _BUFFER = 256 * 1024
@@ -270,7 +270,7 @@ async def _with_words(head: Head, rest: memoryview, connection: Connection) -> H
         buffer = memoryview(bytearray(2048))
         with contextlib.suppress(OSError, asyncio.TimeoutError):
             receiving = connection.receive_into(buffer)
-            body = bytes(buffer[: await within(_WORDS_SECONDS, receiving)])
+            body = bytes(buffer[: await wait_for(_WORDS_SECONDS, receiving)])
     return words_of(head, body)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 import pgetpy
-from pgetpy.archives.layout import Layout
+from pgetpy.archives.layout import ArchiveLayout
 from pgetpy.archives.sink import ArchiveSink
 from pgetpy.archives.spool import Spool
 from pgetpy.core.archives.member_policy import Limits
@@ -732,7 +732,7 @@ def test_a_directory_that_no_archive_needs_is_not_fetched(
 @contextmanager
 def sink_for(archive: bytes, home: Path) -> Iterator[ArchiveSink]:
     (home / "root").mkdir()
-    layout = Layout(home / "layout", Spool(home / "spool"), indexed=False)
+    layout = ArchiveLayout(home / "layout", Spool(home / "spool"), indexed=False)
     sink = ArchiveSink(
         home / "root",
         layout,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pgetpy.cache.holders import ABANDONED_SECONDS, EXPIRY_SECONDS, Holder, Watch
-from pgetpy.cache.layout import Layout
+from pgetpy.cache.holders import ABANDONED_SECONDS, EXPIRY_SECONDS, LeaseFile, LivenessMonitor
+from pgetpy.cache.layout import CachePaths
 from pgetpy.cache.store import Store
 from pgetpy.errors import CacheFullError
 from tests.support.entries import child, content_of, key_of, names_of, put, said, tell
@@ -188,9 +188,9 @@ class Foreign:
     """The holder of a process on another machine, as it is seen on a shared file system."""
 
     def __init__(self, root: Path) -> None:
-        self.layout = Layout(root)
+        self.layout = CachePaths(root)
         self.layout.open()
-        holder = Holder(self.layout, "f" * 16)
+        holder = LeaseFile(self.layout, "f" * 16)
         holder.lease(key_of("a"))
         self.path = root / "holders" / ("f" * 16)
         data = self.path.read_bytes()
@@ -199,7 +199,7 @@ class Foreign:
         about.update(host="elsewhere", boot="another", pid=1)
         self.path.write_bytes(json.dumps(about).encode().ljust(1024) + data[1024:])
         self.now = 1000.0
-        self.watch = Watch(self.layout, locks=True, monotonic=lambda: self.now)
+        self.watch = LivenessMonitor(self.layout, locks=True, monotonic=lambda: self.now)
 
     def alive(self) -> bool:
         return self.watch.alive("f" * 16)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pgetpy.cache.contents import Row, scan
-from pgetpy.cache.holders import Watch
-from pgetpy.cache.layout import Layout
+from pgetpy.cache.holders import LivenessMonitor
+from pgetpy.cache.layout import CachePaths
 from pgetpy.cache.removal import Remover
 from pgetpy.cache.store import Store
 from tests.support.entries import content_of, key_of, left_over, put
@@ -22,8 +22,8 @@ class Evicting:
     def __init__(self, root: Path, *, locks: bool) -> None:
         self.store = Store(root, locks=locks)
         self.entry = put(self.store, "a")
-        self.layout = Layout(root)
-        self.watch = Watch(self.layout, locks=locks)
+        self.layout = CachePaths(root)
+        self.watch = LivenessMonitor(self.layout, locks=locks)
         self.remover = Remover(self.layout, OWNER, self.watch, locks=locks)
         self.rows: list[Row] = scan(self.layout).rows
         self.uses = self.remover.uses()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pgetpy.core.archives.member_policy import Entry, Limits, Roster, permissions
+from pgetpy.core.archives.member_policy import AdmittedMember, Limits, MemberPolicy, permissions
 from pgetpy.core.archives.members import Kind, Member
 from pgetpy.errors import ArchiveError, LimitExceededError, UnsafeMemberError
 
@@ -37,17 +37,17 @@ def unified(name: str) -> str:
     return unicodedata.normalize("NFD", name.casefold())
 
 
-def roster_of(*members: Member, folded: bool = False, limits: Limits | None = None) -> Roster:
+def policy_of(*members: Member, folded: bool = False, limits: Limits | None = None) -> MemberPolicy:
     limits = limits or Limits()
-    roster = Roster(limits, unified) if folded else Roster(limits)
+    policy = MemberPolicy(limits, unified) if folded else MemberPolicy(limits)
     for member in members:
-        roster.admit(member)
-    return roster
+        policy.admit(member)
+    return policy
 
 
-def admitted(*members: Member, folded: bool = False) -> Entry | None:
+def admitted(*members: Member, folded: bool = False) -> AdmittedMember | None:
     """What becomes of the last member after the others were admitted."""
-    return roster_of(*members[:-1], folded=folded).admit(members[-1])
+    return policy_of(*members[:-1], folded=folded).admit(members[-1])
 
 
 def refusal(*members: Member, folded: bool = False) -> str:
@@ -78,7 +78,7 @@ def refusal(*members: Member, folded: bool = False) -> str:
     ],
 )
 def test_a_name_becomes_the_path_that_posix_sees_in_it(name: str, parts: tuple[str, ...]) -> None:
-    assert admitted(file(name)) == Entry(parts, file(name))
+    assert admitted(file(name)) == AdmittedMember(parts, file(name))
 
 
 @pytest.mark.parametrize(
@@ -129,11 +129,11 @@ def test_reserved_names_may_stand_below_the_top_where_nothing_of_ours_is_kept() 
 
 @pytest.mark.parametrize("name", [".", "./", ".//./"])
 def test_the_folder_itself_is_nothing_to_make_and_is_remembered(name: str) -> None:
-    roster = roster_of(file("a"))
-    assert roster.top is None
-    assert roster.admit(folder(name, mode=0o700)) is None
-    assert roster.top == folder(name, mode=0o700)
-    assert roster.folders() == []
+    policy = policy_of(file("a"))
+    assert policy.top is None
+    assert policy.admit(folder(name, mode=0o700)) is None
+    assert policy.top == folder(name, mode=0o700)
+    assert policy.folders() == []
 
 
 @pytest.mark.parametrize("member", [file("./"), symlink(".", "a"), hardlink(".", "a")])
@@ -177,7 +177,7 @@ def test_names_that_the_file_system_tells_apart_are_two_files() -> None:
 def test_a_name_in_escaped_bytes_is_the_name_that_they_spell() -> None:
     escaped = "\u00e9".encode().decode("ascii", "surrogateescape")
     entry = admitted(file("\u00e9"), file(escaped))
-    assert entry == Entry(("\u00e9",), file(escaped), replaces=True)
+    assert entry == AdmittedMember(("\u00e9",), file(escaped), replaces=True)
     assert "below" in refusal(symlink("\u00e9", "x"), file(f"{escaped}/evil"))
 
 
@@ -194,17 +194,17 @@ def test_of_files_and_links_with_one_name_the_last_wins(earlier: Member, later: 
 
 
 def test_a_repeated_folder_is_the_same_folder_as_stated_last() -> None:
-    roster = roster_of(folder("a", 0o700), file("a/b"), folder("a/", 0o755))
-    assert roster.folders() == [Entry(("a",), folder("a/", 0o755))]
+    policy = policy_of(folder("a", 0o700), file("a/b"), folder("a/", 0o755))
+    assert policy.folders() == [AdmittedMember(("a",), folder("a/", 0o755))]
 
 
 def test_a_folder_may_be_stated_after_what_is_in_it() -> None:
-    assert admitted(file("a/b/c"), folder("a/b")) == Entry(("a", "b"), folder("a/b"))
+    assert admitted(file("a/b/c"), folder("a/b")) == AdmittedMember(("a", "b"), folder("a/b"))
 
 
 def test_folders_are_returned_deepest_first_and_only_those_stated() -> None:
-    roster = roster_of(folder("a"), folder("a/b/c"), folder("d/e"), file("f/g"))
-    assert [entry.parts for entry in roster.folders()] == [("a", "b", "c"), ("d", "e"), ("a",)]
+    policy = policy_of(folder("a"), folder("a/b/c"), folder("d/e"), file("f/g"))
+    assert [entry.parts for entry in policy.folders()] == [("a", "b", "c"), ("d", "e"), ("a",)]
 
 
 @pytest.mark.parametrize("stated", [folder("a"), file("a/b")])
@@ -251,7 +251,7 @@ def test_a_symbolic_link_to_a_path_in_the_folder_is_admitted_as_stated(
     name: str, target: str
 ) -> None:
     entry = admitted(symlink(name, target))
-    assert entry == Entry(tuple(name.split("/")), symlink(name, target))
+    assert entry == AdmittedMember(tuple(name.split("/")), symlink(name, target))
 
 
 @pytest.mark.parametrize(
@@ -308,13 +308,13 @@ def test_symbolic_links_are_followed_under_all_names_that_the_file_system_takes_
 
 
 def test_a_symbolic_link_may_end_at_another() -> None:
-    roster = roster_of(
+    policy = policy_of(
         symlink("lib/libx.so", "libx.so.1"),
         symlink("lib/libx.so.1", "libx.so.1.2"),
         file("lib/libx.so.1.2"),
         symlink("libx.so", "lib/libx.so"),
     )
-    assert list(roster.expected()) == []
+    assert list(policy.expected()) == []
 
 
 def test_symbolic_links_in_a_loop_are_admitted() -> None:
@@ -322,8 +322,8 @@ def test_symbolic_links_in_a_loop_are_admitted() -> None:
 
 
 def test_where_symbolic_links_lead_through_and_no_folder_is_can_be_asked() -> None:
-    roster = roster_of(symlink("a", "old/b/c"), symlink("d/e", "../f/g"), file("f/g"))
-    assert set(roster.expected()) == {("old",), ("old", "b")}
+    policy = policy_of(symlink("a", "old/b/c"), symlink("d/e", "../f/g"), file("f/g"))
+    assert set(policy.expected()) == {("old",), ("old", "b")}
 
 
 # -------------------------------------------------------------------------------- hard links
@@ -331,7 +331,7 @@ def test_where_symbolic_links_lead_through_and_no_folder_is_can_be_asked() -> No
 
 def test_a_hard_link_names_the_path_of_its_target_from_the_top() -> None:
     entry = admitted(file("a/b"), hardlink("c/d", ".//a/./b"))
-    assert entry == Entry(("c", "d"), hardlink("c/d", ".//a/./b"), target=("a", "b"))
+    assert entry == AdmittedMember(("c", "d"), hardlink("c/d", ".//a/./b"), target=("a", "b"))
 
 
 def test_a_hard_link_may_link_to_another_and_to_a_file_that_was_replaced() -> None:
@@ -341,9 +341,9 @@ def test_a_hard_link_may_link_to_another_and_to_a_file_that_was_replaced() -> No
 
 
 def test_a_file_linked_to_itself_is_nothing_to_make() -> None:
-    roster = roster_of(file("a"))
-    assert roster.admit(hardlink("a", "./a")) is None
-    entry = roster.admit(file("a"))
+    policy = policy_of(file("a"))
+    assert policy.admit(hardlink("a", "./a")) is None
+    entry = policy.admit(file("a"))
     assert entry is not None
     assert entry.replaces
 
@@ -383,13 +383,13 @@ def test_a_hard_link_to_a_symbolic_link_is_that_link_under_another_name(
     name: str, target: str
 ) -> None:
     before = [folder("d/x"), symlink("s", "x"), symlink("d/t", "../x"), hardlink("other", "s")]
-    roster = roster_of(*before)
-    entry = roster.admit(hardlink(name, target))
-    assert entry == Entry(
+    policy = policy_of(*before)
+    entry = policy.admit(hardlink(name, target))
+    assert entry == AdmittedMember(
         tuple(name.split("/")), hardlink(name, target), target=tuple(target.split("/"))
     )
     with pytest.raises(UnsafeMemberError, match="a symbolic link"):
-        roster.admit(file(f"{name}/below"))
+        policy.admit(file(f"{name}/below"))
 
 
 @pytest.mark.parametrize(
@@ -425,10 +425,10 @@ def test_a_hard_link_to_a_symbolic_link_that_may_not_stand_there_is_refused(
 
 
 def test_what_a_hard_link_to_a_symbolic_link_leads_through_can_be_asked() -> None:
-    roster = roster_of(symlink("d/s", "old/x"), hardlink("e/h", "d/s"))
-    assert set(roster.expected()) == {("d", "old"), ("e", "old")}
+    policy = policy_of(symlink("d/s", "old/x"), hardlink("e/h", "d/s"))
+    assert set(policy.expected()) == {("d", "old"), ("e", "old")}
     with pytest.raises(UnsafeMemberError, match="leads through it"):
-        roster.admit(symlink("e/old", "."))
+        policy.admit(symlink("e/old", "."))
 
 
 # ------------------------------------------------------------------- attacks that are on record
@@ -458,7 +458,7 @@ def test_what_a_hard_link_to_a_symbolic_link_leads_through_can_be_asked() -> Non
 )
 def test_attacks_that_are_on_record_are_refused(members: list[Member]) -> None:
     with pytest.raises(ArchiveError):
-        roster_of(*members)
+        policy_of(*members)
 
 
 # ----------------------------------------------------------------------------- modes and limits
@@ -504,9 +504,9 @@ def test_permissions_go_through_the_umask_and_nothing_else_does(
 def test_what_exceeds_a_limit_is_refused_by_the_limits_name(
     limits: Limits, members: list[Member], limit: str, found: int
 ) -> None:
-    roster = roster_of(*members[:-1], limits=limits)
+    policy = policy_of(*members[:-1], limits=limits)
     with pytest.raises(LimitExceededError) as caught:
-        roster.admit(members[-1])
+        policy.admit(members[-1])
     assert (caught.value.limit, caught.value.found) == (limit, found)
     assert caught.value.allowed == getattr(limits, limit)
     assert caught.value.member == members[-1].name
@@ -514,24 +514,24 @@ def test_what_exceeds_a_limit_is_refused_by_the_limits_name(
 
 def test_what_reaches_a_limit_exactly_is_admitted() -> None:
     limits = Limits(total_bytes=10, members=5, name_bytes=5, component_bytes=3, depth=2)
-    roster = roster_of(
+    policy = policy_of(
         file("abc/d", 6), file("e", 4), symlink("g", "abc/d"), folder("."), limits=limits
     )
-    assert roster.total_bytes == 10
+    assert policy.total_bytes == 10
 
 
 def test_what_was_refused_counts_for_no_limit() -> None:
-    roster = Roster(Limits(total_bytes=10, members=2))
+    policy = MemberPolicy(Limits(total_bytes=10, members=2))
     for refused in (file("a/b/c"), file("a", 11), symlink("a", "..")):
         with pytest.raises(ArchiveError):
-            roster.admit(refused)
-    assert roster.admit(file("a", 10)) is not None
-    assert roster.admit(folder("b")) is not None
+            policy.admit(refused)
+    assert policy.admit(file("a", 10)) is not None
+    assert policy.admit(folder("b")) is not None
 
 
 def test_a_sparse_file_counts_with_its_holes_and_only_files_count() -> None:
     link = Member("b", Kind.HARDLINK, size=7, target="a")
-    assert roster_of(file("a", 1 << 40), link, folder("c")).total_bytes == 1 << 40
+    assert policy_of(file("a", 1 << 40), link, folder("c")).total_bytes == 1 << 40
 
 
 def test_a_negative_size_is_refused() -> None:
@@ -555,16 +555,18 @@ MEMBERS = st.one_of(
 SEQUENCES = st.lists(MEMBERS, min_size=2, max_size=14)
 
 
-def offered(roster: Roster, members: Iterable[Member]) -> Iterator[tuple[Member, Entry | None]]:
+def offered(
+    policy: MemberPolicy, members: Iterable[Member]
+) -> Iterator[tuple[Member, AdmittedMember | None]]:
     """The members that are admitted; refusals are passed over, as an attacker would wish."""
     for member in members:
         try:
-            yield member, roster.admit(member)
+            yield member, policy.admit(member)
         except ArchiveError:
             continue
 
 
-def play(entry: Entry, top: Path) -> None:
+def play(entry: AdmittedMember, top: Path) -> None:
     """Make what the entry says, without a look at what its path leads through."""
     path = top.joinpath(*entry.parts)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -619,7 +621,7 @@ def test_nothing_outside_is_changed_or_reached_by_what_is_admitted(members: list
     with folder_among_others() as top:
         before = outside_of(top)
         inodes = {facts[0] for facts in before.values()}
-        for _, entry in offered(Roster(Limits()), members):
+        for _, entry in offered(MemberPolicy(Limits()), members):
             if entry is not None:
                 play(entry, top)
         assert outside_of(top) == before
@@ -632,7 +634,7 @@ def test_nothing_outside_is_changed_or_reached_by_what_is_admitted(members: list
 def test_what_is_made_is_what_the_entries_say(members: list[Member]) -> None:
     with folder_among_others() as top:
         last: dict[tuple[str, ...], Member] = {}
-        for _, entry in offered(Roster(Limits()), members):
+        for _, entry in offered(MemberPolicy(Limits()), members):
             if entry is not None:
                 play(entry, top)
                 last[entry.parts] = last[entry.target] if entry.target else entry.member
@@ -656,7 +658,7 @@ TYPES = {
 @given(SEQUENCES)
 def test_pythons_own_filter_accepts_whatever_is_admitted(members: list[Member]) -> None:
     with folder_among_others() as top:
-        for member, entry in offered(Roster(Limits()), members):
+        for member, entry in offered(MemberPolicy(Limits()), members):
             info = tarfile.TarInfo(member.name)
             info.type = TYPES[member.kind]
             info.linkname = member.target
@@ -666,10 +668,10 @@ def test_pythons_own_filter_accepts_whatever_is_admitted(members: list[Member]) 
 
 
 @given(SEQUENCES)
-def test_a_refused_member_leaves_the_roster_as_it_was(members: list[Member]) -> None:
+def test_a_refused_member_leaves_the_policy_as_it_was(members: list[Member]) -> None:
     limits = Limits(members=8, total_bytes=30)
-    accepted = list(offered(Roster(limits), members))
-    again = Roster(limits)
+    accepted = list(offered(MemberPolicy(limits), members))
+    again = MemberPolicy(limits)
     assert [(member, again.admit(member)) for member, _ in accepted] == accepted
 
 
@@ -690,7 +692,7 @@ def test_any_tree_is_admitted_in_any_order(
         for parts, is_folder in tree.items()
     ]
     shuffled = [members[index] for index in order if index < len(members)]
-    entries = [entry for _, entry in offered(Roster(Limits()), shuffled)]
+    entries = [entry for _, entry in offered(MemberPolicy(Limits()), shuffled)]
     assert [entry and entry.parts for entry in entries] == [
         tuple(member.name.split("/")) for member in shuffled
     ]

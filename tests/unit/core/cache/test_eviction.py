@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from pgetpy.core.cache.eviction import (
     FRUITLESS_VICTIMS,
     Candidate,
+    EvictionPriority,
     Gains,
     Goal,
     Group,
-    Standing,
     batches,
     most_gain,
     total_size,
@@ -23,7 +23,7 @@ def candidate(
     *,
     size: int = 10,
     used: int = 0,
-    standing: Standing = Standing.IDLE,
+    standing: EvictionPriority = EvictionPriority.IDLE,
     inode: int | None = None,
     names: int = 1,
 ) -> Candidate:
@@ -47,16 +47,16 @@ def test_nobody_leaves_where_nothing_is_short() -> None:
 
 def test_what_was_handed_out_leaves_after_all_else_and_what_was_just_handed_out_last() -> None:
     there = [
-        candidate("just", used=9, standing=Standing.JUST_HANDED_OUT),
-        candidate("out", used=1, standing=Standing.HANDED_OUT),
-        candidate("older just", used=8, standing=Standing.JUST_HANDED_OUT),
+        candidate("just", used=9, standing=EvictionPriority.JUST_HANDED_OUT),
+        candidate("out", used=1, standing=EvictionPriority.HANDED_OUT),
+        candidate("older just", used=8, standing=EvictionPriority.JUST_HANDED_OUT),
         candidate("idle", used=100),
     ]
     assert leaving(there, Goal(budget=40)) == ["idle", "out", "older just", "just"]
 
 
 def test_what_is_held_stays_and_if_that_is_too_much_all_stays() -> None:
-    there = [candidate("held", used=0, standing=Standing.HELD), candidate("idle", used=5)]
+    there = [candidate("held", used=0, standing=EvictionPriority.HELD), candidate("idle", used=5)]
     assert leaving(there, Goal(budget=10)) == ["idle"]
     assert leaving(there, Goal(budget=11)) is None
 
@@ -72,7 +72,10 @@ def test_an_inode_is_as_young_and_as_much_in_use_as_the_youngest_of_its_names() 
     twin = candidate("twin", inode=7, names=2, used=9)
     there = [candidate("old", inode=7, names=2, used=1), twin, candidate("other", used=5)]
     assert leaving(there, Goal(budget=10)) == ["other"]
-    held = [candidate("old", inode=7, used=1), candidate("pin", inode=7, standing=Standing.HELD)]
+    held = [
+        candidate("old", inode=7, used=1),
+        candidate("pin", inode=7, standing=EvictionPriority.HELD),
+    ]
     assert leaving(held, Goal(budget=10)) is None
 
 
@@ -99,7 +102,7 @@ def test_both_goals_are_met() -> None:
         st.tuples(
             st.integers(1, 50),
             st.integers(0, 9),
-            st.sampled_from(list(Standing)),
+            st.sampled_from(list(EvictionPriority)),
             st.integers(0, 5),
         ),
         max_size=12,
@@ -107,13 +110,13 @@ def test_both_goals_are_met() -> None:
     st.integers(0, 200),
 )
 def test_the_choice_is_the_shortest_beginning_of_one_order(
-    drawn: list[tuple[int, int, Standing, int]], needed: int
+    drawn: list[tuple[int, int, EvictionPriority, int]], needed: int
 ) -> None:
     there = [
         candidate(str(i), size=size, used=used, standing=standing, inode=i)
         for i, (size, used, standing, _) in enumerate(drawn)
     ]
-    free = [c for c in there if c.standing is not Standing.HELD]
+    free = [c for c in there if c.standing is not EvictionPriority.HELD]
     chosen = victims(there, Goal(budget=needed))
     if sum(c.size for c in free) < needed:
         assert chosen is None
