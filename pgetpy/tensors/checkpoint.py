@@ -43,7 +43,7 @@ from pgetpy.tensors.base import Array, News
 from pgetpy.tensors.delivery import Check, Delivery, Source, head_of
 from pgetpy.tensors.devices import Device
 from pgetpy.weights.cache import WeightsDownloadCache
-from pgetpy.weights.options import Naming, parse_digest
+from pgetpy.weights.options import ReferenceOptions, parse_digest
 
 # The head of most files is in the first answer; more would be more than was asked for where one
 # small tensor is wanted.
@@ -63,7 +63,7 @@ class Wish:
         device: where they are to be.
         cache: where the files come from.
         digest: what the one file must hash to.
-        naming: tokens and the like, see `weights.options.Naming`.
+        options: tokens and the like, see `weights.options.ReferenceOptions`.
         check: is given each file's header before a tensor of it is given out, and may raise.
         check_names: is given the names of all tensors before one is fetched, and may raise.
     """
@@ -73,7 +73,7 @@ class Wish:
     device: Device
     cache: WeightsDownloadCache
     digest: str | None = None
-    naming: Naming = field(default_factory=Naming)
+    options: ReferenceOptions = field(default_factory=ReferenceOptions)
     check: Check = lambda _: None
     check_names: Callable[[Iterable[str]], None] = lambda _: None
 
@@ -159,15 +159,15 @@ class Checkpoint:
 
     def _index_of(self, reference: str) -> _Index | None:
         """Return the index that `reference` names, or that is in the repository it names."""
-        cache, naming = self._wish.cache, self._wish.naming
+        cache, options = self._wish.cache, self._wish.options
         if is_index_name(path_of(reference)):
-            return _Index.read(cache.ensure(reference, **naming), reference)
-        repository = cache.repository(reference, **naming).rstrip("/")
-        if not repository or cache.lookup(reference, **naming) is not None:
+            return _Index.read(cache.ensure(reference, **options), reference)
+        repository = cache.repository(reference, **options).rstrip("/")
+        if not repository or cache.lookup(reference, **options) is not None:
             return None
         named = f"{repository}/model{INDEX_SUFFIX}"
         try:
-            return _Index.read(cache.ensure(named, **naming), named)
+            return _Index.read(cache.ensure(named, **options), named)
         except NotFoundError:
             return None  # it has one file, or says itself how many
 
@@ -205,16 +205,16 @@ class Checkpoint:
     def _asked(self, url: str, choice: Choice, label: str, check: Check) -> Source:
         """Have what is wanted of a file brought by the cache, unless it is there."""
         wish, arriving = self._wish, Arriving(self._news)
-        cache, naming = wish.cache, wish.naming
+        cache, options = wish.cache, wish.options
         longest = cache.longest_header
         # Before it is open it must not be evicted.
-        lease = cache.hold(url, **naming)
+        lease = cache.hold(url, **options)
         outcome: Future[Path | None] | Future[Path]
         if wish.choice:
             choose = Chooser(choice, label, longest, check)
-            outcome = cache.pick(url, choose, _FIRST, arriving, **naming)
+            outcome = cache.pick(url, choose, _FIRST, arriving, **options)
         else:
-            outcome = cache.follow(url, arriving, digest=wish.digest, **naming)
+            outcome = cache.follow(url, arriving, digest=wish.digest, **options)
         return Source(label, arriving, outcome, longest, lease.release)
 
 

@@ -30,13 +30,11 @@ TWICE = frozenset(
     {
         "Data",
         "File",
-        "Place",
         "Source",
         "Tally",
         "Waiting",
         "Wish",
         "_KnownError",
-        "_Place",
     }
 )
 
