@@ -18,7 +18,7 @@ from pgetpy.core.tensors.choices import Choice
 from pgetpy.errors import BadSettingError, ObjectChangedError
 from pgetpy.errors.redact import redact
 from pgetpy.tensors.base import Array
-from pgetpy.tensors.checkpoint import Checkpoint, PathLike, Wish
+from pgetpy.tensors.checkpoint import Checkpoint, LoadRequest, PathLike
 from pgetpy.tensors.devices import device_for
 from pgetpy.weights.cache import WeightsDownloadCache, usual_cache
 from pgetpy.weights.options import ReferenceOptions
@@ -68,8 +68,8 @@ def load(
         TransferError, IntegrityError, CacheError, UsageError: it cannot be had.
         OSError: the disk fails while a file is read.
     """
-    wish = _wish(reference, device, dtype, only, cache, digest, framework, options)
-    return _loaded(wish)
+    request = _request(reference, device, dtype, only, cache, digest, framework, options)
+    return _load(request)
 
 
 def stream(
@@ -91,7 +91,7 @@ def stream(
     Raises:
         ObjectChangedError: the file had to be fetched anew after tensors of it had been given out.
     """
-    return _streamed(_wish(reference, device, dtype, only, cache, digest, framework, options))
+    return _stream(_request(reference, device, dtype, only, cache, digest, framework, options))
 
 
 def load_into(
@@ -125,12 +125,12 @@ def load_into(
     """
     from pgetpy.tensors.modules import Fit
 
-    wish = _wish(reference, device, dtype, None, cache, digest, "torch", options)
+    request = _request(reference, device, dtype, None, cache, digest, "torch", options)
     fit = Fit(module, redact(str(reference)), strict=strict)
-    return fit.assign(_loaded(replace(wish, check=fit.check, check_names=fit.check_names)))
+    return fit.assign(_load(replace(request, check=fit.check, check_names=fit.check_names)))
 
 
-def _wish(
+def _request(
     reference: str | PathLike,
     device: Any,
     dtype: Any,
@@ -139,28 +139,28 @@ def _wish(
     digest: str | None,
     framework: str | None,
     options: ReferenceOptions,
-) -> Wish:
+) -> LoadRequest:
     choice = Choice.of(only)
     if digest is not None and choice:
         raise BadSettingError("digest", digest, "is of a whole file, and only tells parts of it")
     if options.get("wanted") == "folder":
         raise BadSettingError("wanted", "folder", "is for files of any kind; name the file")
     where = device_for(device, dtype, framework)
-    return Wish(reference, choice, where, cache or usual_cache(), digest, options)
+    return LoadRequest(reference, choice, where, cache or usual_cache(), digest, options)
 
 
-def _streamed(wish: Wish) -> Iterator[tuple[str, Array]]:
+def _stream(request: LoadRequest) -> Iterator[tuple[str, Array]]:
     lives: dict[int, int] = {}
-    with Checkpoint(wish) as checkpoint:
+    with Checkpoint(request) as checkpoint:
         for arrival in checkpoint.arrivals():
             if lives.setdefault(arrival.file, arrival.life) != arrival.life:
-                place = str(wish.reference)
+                place = str(request.reference)
                 raise ObjectChangedError(place, "the one that began", "another one")
             yield arrival.name, arrival.array
 
 
-def _loaded(wish: Wish) -> dict[str, Array]:
+def _load(request: LoadRequest) -> dict[str, Array]:
     # What came of a file whose place another one has taken comes again, of that one.
-    with Checkpoint(wish) as checkpoint:
+    with Checkpoint(request) as checkpoint:
         found = {arrival.name: arrival.array for arrival in checkpoint.arrivals()}
         return {name: found[name] for name in checkpoint.order}

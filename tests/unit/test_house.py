@@ -30,10 +30,8 @@ TWICE = frozenset(
     {
         "Data",
         "File",
-        "Source",
         "Tally",
         "Waiting",
-        "Wish",
         "_KnownError",
     }
 )
