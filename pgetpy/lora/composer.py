@@ -31,8 +31,8 @@ from pgetpy.lora.pipeline import (
 )
 from pgetpy.lora.validate import adapter_name, check_lora
 from pgetpy.system.interruptible_lock import InterruptibleLock
-from pgetpy.weights.cache import Held, WeightsDownloadCache, usual_cache
-from pgetpy.weights.options import Naming
+from pgetpy.weights.cache import LeasedPath, WeightsDownloadCache, usual_cache
+from pgetpy.weights.options import ReferenceOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -51,7 +51,7 @@ class _Adapter:
     name: str
     path: Path
     references: tuple[str, ...]
-    held: tuple[Held, ...]
+    held: tuple[LeasedPath, ...]
     alters: bool = False
 
 
@@ -73,7 +73,7 @@ class _State:
     disabled: bool = False
     dirty: bool = False
 
-    def held(self) -> Iterable[Held]:
+    def held(self) -> Iterable[LeasedPath]:
         return (held for adapter in self.loaded.values() for held in adapter.held)
 
 
@@ -129,7 +129,7 @@ class LoraComposer:
 
     # ------------------------------------------------------------------------------ what it does
 
-    def apply(self, slots: Mapping[str, Slot], **naming: Unpack[Naming]) -> None:
+    def apply(self, slots: Mapping[str, Slot], **options: Unpack[ReferenceOptions]) -> None:
         """Make the pipeline its base plus `slots`, and nothing else.
 
         All files are fetched first, side by side; a failure of that, or of their check, leaves the
@@ -139,7 +139,7 @@ class LoraComposer:
         Args:
             slots: by name, a reference as `WeightsDownloadCache.ensure` takes it, and a scale. The
                 scales of slots with the same file are added up.
-            naming: `wanted`, patterns and tokens, as `ensure` takes them, for all references.
+            options: `wanted`, patterns and tokens, as `ensure` takes them, for all references.
 
         Raises:
             BadSettingError: `slots` is no such mapping, or a scale is not finite.
@@ -152,9 +152,9 @@ class LoraComposer:
         with self._lock.take():
             pipeline = self._present()
             self._restore(pipeline)
-            held = self._held(chosen, naming)
+            held = self._lease(chosen, options)
             try:
-                wanted, layers = self._examined(pipeline, chosen, held)
+                wanted, layers = self._examine(pipeline, chosen, held)
                 self._change(pipeline, chosen, wanted, layers)
             finally:
                 self._release(held.values())
@@ -188,17 +188,17 @@ class LoraComposer:
             raise UsageError(f"the composer {why}")
         return pipeline
 
-    def _held(self, slots: Mapping[str, Slot], naming: Naming) -> dict[str, Held]:
+    def _lease(self, slots: Mapping[str, Slot], options: ReferenceOptions) -> dict[str, LeasedPath]:
         """Return the file of each reference, leased.
 
         What is loaded goes through the cache as well: who may have it is judged there.
         """
         references = list(dict.fromkeys(reference for reference, _ in slots.values()))
-        found = self._cache.hold_many(references, **naming) if references else []
+        found = self._cache.hold_many(references, **options) if references else []
         return dict(zip(references, found, strict=True))
 
-    def _examined(
-        self, pipeline: Pipeline, slots: Mapping[str, Slot], held: Mapping[str, Held]
+    def _examine(
+        self, pipeline: Pipeline, slots: Mapping[str, Slot], held: Mapping[str, LeasedPath]
     ) -> tuple[dict[str, _Adapter], list[tuple[str, float]]]:
         """Return the adapters that are wanted, by name, and name and scale for each slot."""
         found: dict[str, _Adapter] = {}
@@ -260,7 +260,7 @@ class LoraComposer:
             self._state = _State()
             self._release(state.held())
 
-    def _release(self, leases: Iterable[Held]) -> None:
+    def _release(self, leases: Iterable[LeasedPath]) -> None:
         """Give leases back, but for those that the present state has."""
         kept = {id(held.lease) for held in self._state.held()}
         for held in leases:

@@ -18,10 +18,10 @@ from pgetpy.core.tensors.choices import Choice
 from pgetpy.errors import BadSettingError, ObjectChangedError
 from pgetpy.errors.redact import redact
 from pgetpy.tensors.base import Array
-from pgetpy.tensors.checkpoint import Checkpoint, PathLike, Wish
+from pgetpy.tensors.checkpoint import Checkpoint, LoadRequest, PathLike
 from pgetpy.tensors.devices import device_for
 from pgetpy.weights.cache import WeightsDownloadCache, usual_cache
-from pgetpy.weights.options import Naming
+from pgetpy.weights.options import ReferenceOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -38,7 +38,7 @@ def load(
     cache: WeightsDownloadCache | None = None,
     digest: str | None = None,
     framework: str | None = None,
-    **naming: Unpack[Naming],
+    **options: Unpack[ReferenceOptions],
 ) -> dict[str, Array]:
     """Return the tensors of a safetensors file, or of a checkpoint of several.
 
@@ -56,7 +56,7 @@ def load(
         cache: by default the one that the environment names.
         digest: `sha256:HEX` of the one file that the reference names.
         framework: `torch` or `numpy`; by default torch where it is installed.
-        naming: tokens and the like, as `ensure` takes them.
+        options: tokens and the like, as `ensure` takes them.
 
     Returns:
         The tensors by name, in the order of the file.
@@ -68,8 +68,8 @@ def load(
         TransferError, IntegrityError, CacheError, UsageError: it cannot be had.
         OSError: the disk fails while a file is read.
     """
-    wish = _wish(reference, device, dtype, only, cache, digest, framework, naming)
-    return _loaded(wish)
+    request = _request(reference, device, dtype, only, cache, digest, framework, options)
+    return _load(request)
 
 
 def stream(
@@ -81,7 +81,7 @@ def stream(
     cache: WeightsDownloadCache | None = None,
     digest: str | None = None,
     framework: str | None = None,
-    **naming: Unpack[Naming],
+    **options: Unpack[ReferenceOptions],
 ) -> Iterator[tuple[str, Array]]:
     """Yield names and tensors as they become whole, in whatever order that is; see `load`.
 
@@ -91,7 +91,7 @@ def stream(
     Raises:
         ObjectChangedError: the file had to be fetched anew after tensors of it had been given out.
     """
-    return _streamed(_wish(reference, device, dtype, only, cache, digest, framework, naming))
+    return _stream(_request(reference, device, dtype, only, cache, digest, framework, options))
 
 
 def load_into(
@@ -103,7 +103,7 @@ def load_into(
     strict: bool = True,
     cache: WeightsDownloadCache | None = None,
     digest: str | None = None,
-    **naming: Unpack[Naming],
+    **options: Unpack[ReferenceOptions],
 ) -> Any:
     """Give `module` the tensors of a checkpoint: they become its parameters and buffers.
 
@@ -115,7 +115,7 @@ def load_into(
         strict: whether the names have to be the same ones. What is of another shape is refused in
             any case. Both are seen before the tensors are fetched. Buffers that a module does not
             save are not in a checkpoint: on the meta device they stay there.
-        reference, device, dtype, cache, digest, naming: see `load`.
+        reference, device, dtype, cache, digest, options: see `load`.
 
     Returns:
         What `Module.load_state_dict` returns: the names that were missing or not expected.
@@ -125,12 +125,12 @@ def load_into(
     """
     from pgetpy.tensors.modules import Fit
 
-    wish = _wish(reference, device, dtype, None, cache, digest, "torch", naming)
+    request = _request(reference, device, dtype, None, cache, digest, "torch", options)
     fit = Fit(module, redact(str(reference)), strict=strict)
-    return fit.assign(_loaded(replace(wish, check=fit.check, check_names=fit.check_names)))
+    return fit.assign(_load(replace(request, check=fit.check, check_names=fit.check_names)))
 
 
-def _wish(
+def _request(
     reference: str | PathLike,
     device: Any,
     dtype: Any,
@@ -138,29 +138,29 @@ def _wish(
     cache: WeightsDownloadCache | None,
     digest: str | None,
     framework: str | None,
-    naming: Naming,
-) -> Wish:
+    options: ReferenceOptions,
+) -> LoadRequest:
     choice = Choice.of(only)
     if digest is not None and choice:
         raise BadSettingError("digest", digest, "is of a whole file, and only tells parts of it")
-    if naming.get("wanted") == "folder":
+    if options.get("wanted") == "folder":
         raise BadSettingError("wanted", "folder", "is for files of any kind; name the file")
     where = device_for(device, dtype, framework)
-    return Wish(reference, choice, where, cache or usual_cache(), digest, naming)
+    return LoadRequest(reference, choice, where, cache or usual_cache(), digest, options)
 
 
-def _streamed(wish: Wish) -> Iterator[tuple[str, Array]]:
+def _stream(request: LoadRequest) -> Iterator[tuple[str, Array]]:
     lives: dict[int, int] = {}
-    with Checkpoint(wish) as checkpoint:
+    with Checkpoint(request) as checkpoint:
         for arrival in checkpoint.arrivals():
             if lives.setdefault(arrival.file, arrival.life) != arrival.life:
-                place = str(wish.reference)
+                place = str(request.reference)
                 raise ObjectChangedError(place, "the one that began", "another one")
             yield arrival.name, arrival.array
 
 
-def _loaded(wish: Wish) -> dict[str, Array]:
+def _load(request: LoadRequest) -> dict[str, Array]:
     # What came of a file whose place another one has taken comes again, of that one.
-    with Checkpoint(wish) as checkpoint:
+    with Checkpoint(request) as checkpoint:
         found = {arrival.name: arrival.array for arrival in checkpoint.arrivals()}
         return {name: found[name] for name in checkpoint.order}

@@ -46,7 +46,7 @@ class Framework(Protocol):
     def view(self, buffer: Any, tensor: Tensor, offset: int) -> Array:
         """Return `tensor`, whose bytes lie in `buffer` from `offset` on, without copying them."""
 
-    def converted(self, array: Array) -> Array:
+    def convert(self, array: Array) -> Array:
         """Return `array` with the dtype that is wanted, where it is of floating point."""
 
 
@@ -87,8 +87,8 @@ class TorchFramework:
         # Code that is generated for a dtype may rely on its alignment.
         return (found if not offset % dtype.itemsize else found.clone()).reshape(shape)
 
-    def converted(self, array: Array) -> Array:
-        """See `Framework.converted`."""
+    def convert(self, array: Array) -> Array:
+        """See `Framework.convert`."""
         # Those that hold two values in an element cannot be converted.
         packed = array.dtype == getattr(self.torch, _TORCH["F4"], None)
         if self._dtype is None or packed or not array.dtype.is_floating_point:
@@ -129,8 +129,8 @@ class NumpyFramework:
         found = self._numpy.frombuffer(buffer, dtype, count=size // dtype.itemsize, offset=offset)
         return (found if found.flags.aligned else found.copy()).reshape(tensor.shape)
 
-    def converted(self, array: Array) -> Array:
-        """See `Framework.converted`."""
+    def convert(self, array: Array) -> Array:
+        """See `Framework.convert`."""
         floating = array.dtype.kind == "f" or array.dtype.name in _ML_DTYPES.values()
         if self._dtype is None or not floating:
             return array

@@ -25,7 +25,7 @@ class Descriptor(io.FileIO):
         self.close()
 
     @classmethod
-    def copied(cls, fd: int) -> Descriptor:
+    def copy(cls, fd: int) -> Descriptor:
         """Return one of its own for what `fd` is open on."""
         return cls(os.dup(fd))
 
@@ -36,7 +36,7 @@ class Descriptor(io.FileIO):
 
 
 @dataclass(frozen=True)
-class Holding:
+class FileSnapshot:
     """A file of `size` bytes, of which `landed` is there.
 
     `life` tells a file from the one that took its place when its fetching began anew.
@@ -48,13 +48,13 @@ class Holding:
     life: int = 0
 
     @classmethod
-    def whole(cls, file: Descriptor, life: int = 0) -> Holding:
+    def whole(cls, file: Descriptor, life: int = 0) -> FileSnapshot:
         """Return what `file` holds when all of it has come."""
         size = os.fstat(file.fd).st_size
         return cls(file, size, Spans([Span(0, size)]), life)
 
 
-class News:
+class Wakeup:
     """Wakes the one who waits for bytes when something has happened.
 
     He may be interrupted anywhere, so nothing here is locked by means of Python: a lock that he
@@ -76,7 +76,7 @@ class News:
                 self._told.get_nowait()
 
 
-class Mover(Protocol):
+class DeviceCopier(Protocol):
     """Brings the bytes of one file to where its tensors are."""
 
     def move(self, tensor: Tensor, span: Span) -> None:

@@ -38,12 +38,12 @@ from pgetpy.errors.redact import redact
 from pgetpy.system import polling
 from pgetpy.system.event_loop import done
 from pgetpy.system.filesystem import words_of
-from pgetpy.tensors.arriving import Arriving
-from pgetpy.tensors.base import Array, News
-from pgetpy.tensors.delivery import Check, Delivery, Source, head_of
+from pgetpy.tensors.base import Array, Wakeup
+from pgetpy.tensors.delivery import ByteSource, Check, Delivery, head_of
 from pgetpy.tensors.devices import Device
+from pgetpy.tensors.growing_file import GrowingFile
 from pgetpy.weights.cache import WeightsDownloadCache
-from pgetpy.weights.options import Naming, parse_digest
+from pgetpy.weights.options import ReferenceOptions, parse_digest
 
 # The head of most files is in the first answer; more would be more than was asked for where one
 # small tensor is wanted.
@@ -54,7 +54,7 @@ PathLike = os.PathLike[str]
 
 
 @dataclass(frozen=True)
-class Wish:
+class LoadRequest:
     """What a caller asks for.
 
     Attributes:
@@ -63,7 +63,7 @@ class Wish:
         device: where they are to be.
         cache: where the files come from.
         digest: what the one file must hash to.
-        naming: tokens and the like, see `weights.options.Naming`.
+        options: tokens and the like, see `weights.options.ReferenceOptions`.
         check: is given each file's header before a tensor of it is given out, and may raise.
         check_names: is given the names of all tensors before one is fetched, and may raise.
     """
@@ -73,12 +73,12 @@ class Wish:
     device: Device
     cache: WeightsDownloadCache
     digest: str | None = None
-    naming: Naming = field(default_factory=Naming)
+    options: ReferenceOptions = field(default_factory=ReferenceOptions)
     check: Check = lambda _: None
     check_names: Callable[[Iterable[str]], None] = lambda _: None
 
 
-class Arrival(NamedTuple):
+class ArrivedTensor(NamedTuple):
     """A tensor that has come, of the file with the number `file`. Where `life` is another one than
     before, another file has taken the place of that one, and what came of it is void."""
 
@@ -91,9 +91,9 @@ class Arrival(NamedTuple):
 class Checkpoint:
     """All tensors that are wanted, while they arrive. Use it once, as a context manager."""
 
-    def __init__(self, wish: Wish) -> None:
-        self._wish = wish
-        self._news = News()
+    def __init__(self, request: LoadRequest) -> None:
+        self._request = request
+        self._wakeup = Wakeup()
         self._open: dict[int, Delivery] = {}
         self._orders: dict[int, tuple[str, ...]] = {}
 
@@ -109,7 +109,7 @@ class Checkpoint:
         """The names of the tensors that were wanted, file by file."""
         return [name for number in sorted(self._orders) for name in self._orders[number]]
 
-    def arrivals(self) -> Iterator[Arrival]:
+    def arrivals(self) -> Iterator[ArrivedTensor]:
         """Yield tensors as they become whole; end when all files are verified.
 
         Raises:
@@ -119,34 +119,34 @@ class Checkpoint:
         while waiting or self._open:
             while waiting and len(self._open) < _SIDE_BY_SIDE:
                 number, file = waiting.popleft()
-                self._open[number] = self._begun(file)
+                self._open[number] = self._begin(file)
             for number, delivery in list(self._open.items()):
                 for name, array in delivery.take():
-                    yield Arrival(number, delivery.life, name, array)
+                    yield ArrivedTensor(number, delivery.life, name, array)
                 if delivery.done:
                     self._orders[number] = delivery.order
                     delivery.close()
                     del self._open[number]
             if self._open:
-                self._news.wait(polling.SLICE)
+                self._wakeup.wait(polling.SLICE)
 
     # ------------------------------------------------------------------------ which files
 
-    def _files(self) -> list[File]:
-        reference = self._wish.reference
+    def _files(self) -> list[TensorFile]:
+        reference = self._request.reference
         if not isinstance(reference, str):
             return self._at(Path(reference))
         index = self._index_of(reference)
         if index is None:
-            return [File(reference, self._wish.choice)]
+            return [TensorFile(reference, self._request.choice)]
         return self._shards(index, lambda shard: beside(index.label, shard))
 
-    def _at(self, path: Path) -> list[File]:
+    def _at(self, path: Path) -> list[TensorFile]:
         """Return the files at a path of this machine, which may be a folder of them."""
         _check_readable(path)
         if not path.is_dir():
             if not is_index_name(path.name):
-                return [File(path, self._wish.choice)]
+                return [TensorFile(path, self._request.choice)]
             return self._shards(_Index.read(path, str(path)), path.with_name)
         indices = sorted(path.glob(f"*{INDEX_SUFFIX}"))
         if len(indices) == 1:
@@ -155,71 +155,71 @@ class Checkpoint:
         if indices or len(files) != 1:
             names = tuple(file.name for file in indices or files)
             raise NotOneFileError(str(path), SUFFIX, names, hint="name one of them")
-        return [File(files[0], self._wish.choice)]
+        return [TensorFile(files[0], self._request.choice)]
 
     def _index_of(self, reference: str) -> _Index | None:
         """Return the index that `reference` names, or that is in the repository it names."""
-        cache, naming = self._wish.cache, self._wish.naming
+        cache, options = self._request.cache, self._request.options
         if is_index_name(path_of(reference)):
-            return _Index.read(cache.ensure(reference, **naming), reference)
-        repository = cache.repository(reference, **naming).rstrip("/")
-        if not repository or cache.lookup(reference, **naming) is not None:
+            return _Index.read(cache.ensure(reference, **options), reference)
+        repository = cache.repository(reference, **options).rstrip("/")
+        if not repository or cache.lookup(reference, **options) is not None:
             return None
         named = f"{repository}/model{INDEX_SUFFIX}"
         try:
-            return _Index.read(cache.ensure(named, **naming), named)
+            return _Index.read(cache.ensure(named, **options), named)
         except NotFoundError:
             return None  # it has one file, or says itself how many
 
-    def _shards(self, index: _Index, at: Callable[[str], str | Path]) -> list[File]:
+    def _shards(self, index: _Index, at: Callable[[str], str | Path]) -> list[TensorFile]:
         """Return those files of an index that hold what is wanted."""
-        wish, found = self._wish, index.index
-        choice, label = wish.choice, redact(index.label)
-        if wish.digest is not None:
+        request, found = self._request, index.index
+        choice, label = request.choice, redact(index.label)
+        if request.digest is not None:
             reason = f"is of one file, and {label} tells of several"
-            raise BadSettingError("digest", wish.digest, reason)
+            raise BadSettingError("digest", request.digest, reason)
         names = [name for each in found.tensors.values() for name in each]
         choice.check(names, label)
-        wish.check_names(names)
+        request.check_names(names)
         files = []
         for shard in found.shards:
             named = found.tensors[shard]
             wanted = frozenset(name for name in named if name in choice)
             if wanted:
-                files.append(File(at(shard), Choice(wanted), frozenset(named)))
+                files.append(TensorFile(at(shard), Choice(wanted), frozenset(named)))
         return files
 
     # ------------------------------------------------------------------------ one file
 
-    def _begun(self, file: File) -> Delivery:
+    def _begin(self, file: TensorFile) -> Delivery:
         label = redact(str(file.place))
-        check = partial(_checked, file, label, self._wish)
+        check = partial(_check, file, label, self._request)
         if isinstance(file.place, Path):
             _check_readable(file.place)
-            outcome = done(_verified(file.place, self._wish.digest))
-            source = Source(label, Arriving(self._news), outcome)
+            outcome = done(_verify(file.place, self._request.digest))
+            source = ByteSource(label, GrowingFile(self._wakeup), outcome)
         else:
-            source = self._asked(file.place, file.choice, label, check)
-        return Delivery(source, file.choice, self._wish.device, check, self._news)
+            source = self._ask(file.place, file.choice, label, check)
+        return Delivery(source, file.choice, self._request.device, check, self._wakeup)
 
-    def _asked(self, url: str, choice: Choice, label: str, check: Check) -> Source:
+    def _ask(self, url: str, choice: Choice, label: str, check: Check) -> ByteSource:
         """Have what is wanted of a file brought by the cache, unless it is there."""
-        wish, arriving = self._wish, Arriving(self._news)
-        cache, naming = wish.cache, wish.naming
+        request, growing = self._request, GrowingFile(self._wakeup)
+        cache, options = request.cache, request.options
         longest = cache.longest_header
         # Before it is open it must not be evicted.
-        lease = cache.hold(url, **naming)
+        lease = cache.hold(url, **options)
         outcome: Future[Path | None] | Future[Path]
-        if wish.choice:
+        if request.choice:
             choose = Chooser(choice, label, longest, check)
-            outcome = cache.pick(url, choose, _FIRST, arriving, **naming)
+            outcome = cache.pick(url, choose, _FIRST, growing, **options)
         else:
-            outcome = cache.follow(url, arriving, digest=wish.digest, **naming)
-        return Source(label, arriving, outcome, longest, lease.release)
+            outcome = cache.follow(url, growing, digest=request.digest, **options)
+        return ByteSource(label, growing, outcome, longest, lease.release)
 
 
 @dataclass(frozen=True)
-class File:
+class TensorFile:
     """One file: where it is, what is wanted of it, and what it has to hold."""
 
     place: str | Path
@@ -300,7 +300,7 @@ def _check_readable(path: Path) -> None:
         raise BadReferenceError(str(path), reason) from error
 
 
-def _verified(path: Path, digest: str | None) -> Path:
+def _verify(path: Path, digest: str | None) -> Path:
     """Return `path` if the file there has the digest.
 
     Raises:
@@ -314,12 +314,12 @@ def _verified(path: Path, digest: str | None) -> Path:
     return path
 
 
-def _checked(file: File, label: str, wish: Wish, header: SafetensorsHeader) -> None:
+def _check(file: TensorFile, label: str, request: LoadRequest, header: SafetensorsHeader) -> None:
     names = [tensor.name for tensor in header.tensors]
     missing = sorted(file.holds.difference(names))
     if missing:
         what = f"of another version than its index, which has {missing[0]} in it"
         raise NotWeightsError(label, what, hint="fetch all files of one version")
     if not file.holds:
-        wish.check_names(names)
-    wish.check(header)
+        request.check_names(names)
+    request.check(header)

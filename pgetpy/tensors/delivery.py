@@ -20,9 +20,9 @@ from pgetpy.core.weights.safetensors import (
     parse_head,
 )
 from pgetpy.errors import BadSafetensorsError
-from pgetpy.tensors.arriving import Arriving
-from pgetpy.tensors.base import Array, Holding, News
+from pgetpy.tensors.base import Array, FileSnapshot, Wakeup
 from pgetpy.tensors.devices import Device
+from pgetpy.tensors.growing_file import GrowingFile
 from pgetpy.tensors.readers import Readers
 
 _PREFIX = 8
@@ -30,12 +30,12 @@ Check = Callable[[SafetensorsHeader], None]
 
 
 @dataclass(frozen=True)
-class Source:
+class ByteSource:
     """Where the bytes come from.
 
     Attributes:
         label: what to call the file in errors.
-        arriving: what of it has landed.
+        growing: what of it has landed.
         outcome: is done when the file is whole and verified; its path, or None where there is
             none, for only what was wanted has come.
         longest_header: bytes of the longest header that is read while the file arrives.
@@ -43,7 +43,7 @@ class Source:
     """
 
     label: str
-    arriving: Arriving
+    growing: GrowingFile
     outcome: Future[Path] | Future[Path | None]
     longest_header: int = LONGEST_HEADER
     release: Callable[[], None] = lambda: None
@@ -63,29 +63,29 @@ class Delivery:
 
     def __init__(
         self,
-        source: Source,
+        source: ByteSource,
         choice: Choice,
         device: Device,
         check: Check,
-        news: News,
+        wakeup: Wakeup,
     ) -> None:
         self.order: tuple[str, ...] = ()
         self.life = -1
         self._label = source.label
-        self._arriving = source.arriving
+        self._growing = source.growing
         self._outcome = source.outcome
         self._longest = source.longest_header
         self._release = source.release
         self._choice = choice
         self._device = device
         self._check = check
-        self._news = news
+        self._wakeup = wakeup
         self._ended: list[object] = []
         self._verified = False
-        self._seen: Holding | None = None
+        self._seen: FileSnapshot | None = None
         self._unwanted = Spans()
         self._readers: Readers | None = None
-        source.outcome.add_done_callback(partial(_tell, self._ended, news))
+        source.outcome.add_done_callback(partial(_tell, self._ended, wakeup))
 
     @property
     def done(self) -> bool:
@@ -99,17 +99,17 @@ class Delivery:
             PgetError: the file cannot be had, or is not what it should be.
             OSError: what has landed cannot be read.
         """
-        holding = self._held()
-        if holding is None:
+        snapshot = self._held()
+        if snapshot is None:
             return []
-        if holding.life != self.life:
-            self._begin_anew(holding)
-        if self._readers is None and not self._understood(holding):
+        if snapshot.life != self.life:
+            self._begin_anew(snapshot)
+        if self._readers is None and not self._understood(snapshot):
             return []
         assert self._readers is not None
-        if holding is not self._seen:
-            self._readers.offer(self._usable(holding))
-            self._seen = holding
+        if snapshot is not self._seen:
+            self._readers.offer(self._usable(snapshot))
+            self._seen = snapshot
         return self._readers.take()
 
     def close(self) -> None:
@@ -119,30 +119,30 @@ class Delivery:
         if self._readers is not None:
             self._readers.close()
 
-    def _held(self) -> Holding | None:
+    def _held(self) -> FileSnapshot | None:
         """What there is of the file: once it is verified, all that is wanted."""
-        # Not by asking the future, whose lock is Python's; see `News`.
+        # Not by asking the future, whose lock is Python's; see `Wakeup`.
         if not self._ended:
-            return self._arriving.holding
+            return self._growing.snapshot
         path = self._outcome.result()
         if self._verified:
-            return self._arriving.holding
-        found = self._arriving.found(path) if path is not None else self._arriving.holding
+            return self._growing.snapshot
+        found = self._growing.found(path) if path is not None else self._growing.snapshot
         self._verified = True
         return found
 
-    def _begin_anew(self, holding: Holding) -> None:
-        self.life = holding.life
+    def _begin_anew(self, snapshot: FileSnapshot) -> None:
+        self.life = snapshot.life
         if self._readers is not None:
             self._readers.close()
         self._readers = self._seen = None
         self.order = ()
 
-    def _understood(self, holding: Holding) -> bool:
+    def _understood(self, snapshot: FileSnapshot) -> bool:
         """Whether the header has landed; if so get ready for its tensors."""
         try:
             longest = LONGEST_HEADER if self._verified else self._longest
-            header = head_of(holding.file.fd, holding.size, holding.landed, longest)
+            header = head_of(snapshot.file.fd, snapshot.size, snapshot.landed, longest)
         except BadSafetensorsError as error:
             if not self._verified:
                 return False  # the cache says more exactly what it is
@@ -154,26 +154,26 @@ class Delivery:
         wanted = [tensor for tensor in header.tensors if tensor.name in self._choice]
         for tensor in wanted:
             self._device.framework.check(tensor)
-        if os.fstat(holding.file.fd).st_size < holding.size:
+        if os.fstat(snapshot.file.fd).st_size < snapshot.size:
             return False  # a small one grows as it is written, and could not be mapped yet
         self.order = tuple(tensor.name for tensor in wanted)
-        self._unwanted = _all_but(wanted, holding.size)
-        mover = self._device.mover(holding.file, holding.size)
-        self._readers = Readers(mover, wanted, self._news, self._device.threads)
+        self._unwanted = _all_but(wanted, snapshot.size)
+        copier = self._device.copier(snapshot.file, snapshot.size)
+        self._readers = Readers(copier, wanted, self._wakeup, self._device.threads)
         return True
 
-    def _usable(self, holding: Holding) -> Spans:
+    def _usable(self, snapshot: FileSnapshot) -> Spans:
         """What has landed, in whole pages: who changes a mapped tensor gets a copy of its pages as
         they are then, in which the neighbours that share one with it have to be there already."""
         known = Spans(self._unwanted)
-        for span in holding.landed:
+        for span in snapshot.landed:
             known.add(*span)
-        return whole_units(known, mmap.PAGESIZE, holding.size)
+        return whole_units(known, mmap.PAGESIZE, snapshot.size)
 
 
-def _tell(ended: list[object], news: News, outcome: object) -> None:
+def _tell(ended: list[object], wakeup: Wakeup, outcome: object) -> None:
     ended.append(outcome)
-    news.tell()
+    wakeup.tell()
 
 
 def _all_but(tensors: Iterable[Tensor], size: int) -> Spans:

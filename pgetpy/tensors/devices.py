@@ -8,10 +8,10 @@ from typing import Any, Protocol
 from pgetpy.core.weights.safetensors import Tensor
 from pgetpy.errors import BadSettingError
 from pgetpy.tensors.arrays import Framework, TorchFramework, framework_for
-from pgetpy.tensors.base import Array, Descriptor, Mover
+from pgetpy.tensors.base import Array, Descriptor, DeviceCopier
 from pgetpy.tensors.cuda import Cuda
-from pgetpy.tensors.host import HostMover
-from pgetpy.tensors.staging import Accelerator, Ring, StagedMover
+from pgetpy.tensors.host import HostCopier
+from pgetpy.tensors.staging import Accelerator, Ring, StagedCopier
 
 # More of them gain nothing; each has a buffer, where there is a ring.
 _MOST_THREADS = 8
@@ -30,7 +30,7 @@ class Device(Protocol):
     def framework(self) -> Framework:
         """What makes them."""
 
-    def mover(self, file: Descriptor, size: int) -> Mover:
+    def copier(self, file: Descriptor, size: int) -> DeviceCopier:
         """Return what brings the tensors of `file`, which has `size` bytes, here."""
 
 
@@ -41,9 +41,9 @@ class HostDevice:
         self.framework = framework
         self.threads = _threads()
 
-    def mover(self, file: Descriptor, size: int) -> Mover:
-        """See `Device.mover`."""
-        return HostMover(file, size, self.framework)
+    def copier(self, file: Descriptor, size: int) -> DeviceCopier:
+        """See `Device.copier`."""
+        return HostCopier(file, size, self.framework)
 
 
 class StagedDevice:
@@ -55,9 +55,9 @@ class StagedDevice:
         self._accelerator = accelerator
         self._ring = Ring(accelerator, self.threads + 2)
 
-    def mover(self, file: Descriptor, size: int) -> Mover:
-        """See `Device.mover`."""
-        return StagedMover(file, self.framework, self._accelerator, self._ring)
+    def copier(self, file: Descriptor, size: int) -> DeviceCopier:
+        """See `Device.copier`."""
+        return StagedCopier(file, self.framework, self._accelerator, self._ring)
 
 
 class OtherDevice:
@@ -68,22 +68,22 @@ class OtherDevice:
         self.threads = _threads()
         self._device = device
 
-    def mover(self, file: Descriptor, size: int) -> Mover:
-        """See `Device.mover`."""
-        return _Onward(HostMover(file, size, self.framework), self._device)
+    def copier(self, file: Descriptor, size: int) -> DeviceCopier:
+        """See `Device.copier`."""
+        return _Onward(HostCopier(file, size, self.framework), self._device)
 
 
 class _Onward:
-    """What `mover` brings to the host, on another device."""
+    """What `copier` brings to the host, on another device."""
 
-    def __init__(self, mover: Mover, device: Any) -> None:
-        self.move = mover.move
-        self._mover = mover
+    def __init__(self, copier: DeviceCopier, device: Any) -> None:
+        self.move = copier.move
+        self._copier = copier
         self._device = device
 
     def finished(self, tensor: Tensor) -> Array:
-        """See `Mover.finished`."""
-        return self._mover.finished(tensor).to(self._device)
+        """See `DeviceCopier.finished`."""
+        return self._copier.finished(tensor).to(self._device)
 
 
 def device_for(device: Any, dtype: Any, framework: str | None) -> Device:

@@ -26,7 +26,7 @@ _PROBE_EVERY = 1 << 20
 _UNKNOWN = frozenset({errno.EINVAL, errno.ENOSYS})
 
 
-class HostMover:
+class HostCopier:
     """Maps `file`, of `size` bytes; its pages are in memory before its tensors are given out."""
 
     def __init__(self, file: Descriptor, size: int, framework: Framework) -> None:
@@ -70,7 +70,7 @@ class HostMover:
 
     def finished(self, tensor: Tensor) -> Array:
         """See `Mover.finished`."""
-        return self._framework.converted(self._framework.view(self._map, tensor, tensor.start))
+        return self._framework.convert(self._framework.view(self._map, tensor, tensor.start))
 
 
 @lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.weights.safetensors import Tensor
 from pgetpy.system.event_loop import begin
-from pgetpy.tensors.base import Array, Mover, News
+from pgetpy.tensors.base import Array, DeviceCopier, Wakeup
 
 # Large enough to make a call's cost small, small enough that several threads share a tensor.
 BLOCK = 16 << 20
@@ -19,7 +19,7 @@ _Work = tuple[Tensor, Span] | None
 
 
 class Readers:
-    """Moves the bytes of `tensors` by `mover`, each once, in `threads`.
+    """Moves the bytes of `tensors` by `copier`, each once, in `threads`.
 
     They are daemons and are not waited for: what they still hold stays open until they are through.
 
@@ -27,9 +27,11 @@ class Readers:
     another one may reach the other, which never runs then and is waited for without end.
     """
 
-    def __init__(self, mover: Mover, tensors: Iterable[Tensor], news: News, threads: int) -> None:
-        self._mover = mover
-        self._news = news
+    def __init__(
+        self, copier: DeviceCopier, tensors: Iterable[Tensor], wakeup: Wakeup, threads: int
+    ) -> None:
+        self._copier = copier
+        self._wakeup = wakeup
         self._pending = {tensor: tensor.stop - tensor.start for tensor in tensors}
         self._whole = deque(tensor for tensor, left in self._pending.items() if not left)
         self._unfinished = len(self._pending)
@@ -70,7 +72,7 @@ class Readers:
         found = []
         while self._whole:
             tensor = self._whole.popleft()
-            found.append((tensor.name, self._mover.finished(tensor)))
+            found.append((tensor.name, self._copier.finished(tensor)))
             self._unfinished -= 1
         return found
 
@@ -105,7 +107,7 @@ class Readers:
         while (work := self._queue.get()) is not None and not self._stopped:
             tensor, block = work
             try:
-                self._mover.move(tensor, block)
+                self._copier.move(tensor, block)
             except BaseException as error:
                 self._failed(error)
                 return
@@ -113,7 +115,7 @@ class Readers:
 
     def _failed(self, error: BaseException) -> None:
         self._failure = error
-        self._news.tell()
+        self._wakeup.tell()
 
     def _count(self, tensor: Tensor, block: Span) -> None:
         with self._lock:
@@ -121,4 +123,4 @@ class Readers:
             whole = not self._pending[tensor]
         if whole:
             self._whole.append(tensor)
-            self._news.tell()
+            self._wakeup.tell()

@@ -59,13 +59,13 @@ class Ring:
             make = self._free.empty() and self._unmade > 0
             self._unmade -= make
         if make:
-            return self._made()
+            return self._make()
         buffer, event = self._free.get()
         if event is not None:
             event.synchronize()
         return buffer
 
-    def _made(self) -> Array:
+    def _make(self) -> Array:
         try:
             return self._accelerator.buffer(BLOCK)
         except BaseException:
@@ -79,7 +79,7 @@ class Ring:
         self._free.put((buffer, event))
 
 
-class StagedMover:
+class StagedCopier:
     """Brings the tensors of `file` to `accelerator`."""
 
     def __init__(
@@ -116,7 +116,7 @@ class StagedMover:
         del self._targets[tensor]
         framework = self._framework
         found = target.view(framework.dtype_of(tensor)).reshape(shape_in_torch(tensor))
-        return framework.converted(found)
+        return framework.convert(found)
 
     def _target(self, tensor: Tensor) -> Any:
         with self._lock:

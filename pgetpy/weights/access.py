@@ -11,7 +11,7 @@ from pgetpy.core.cache.records import State
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.policy import Policy
 from pgetpy.core.references.reference import Reference
-from pgetpy.weights.background_hash import Settler
+from pgetpy.weights.background_hash import BackgroundHasher
 
 # How long a caller who was shown to have access to what another fetched need not show it again.
 _TRUSTED_SECONDS = 600.0
@@ -21,7 +21,7 @@ _OVERDUE_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
-class Demand:
+class LookupOptions:
     """What a caller asks of an entry.
 
     Attributes:
@@ -35,12 +35,14 @@ class Demand:
     any_file: bool = False
 
 
-class Hits:
+class AccessRules:
     """Judges the entries of `store`; remembers what has been shown of them."""
 
-    def __init__(self, store: Store, settler: Settler, policy: Policy | None = None) -> None:
+    def __init__(
+        self, store: Store, hasher: BackgroundHasher, policy: Policy | None = None
+    ) -> None:
         self._store = store
-        self._settler = settler
+        self._hasher = hasher
         self._policy = policy
         # Generations that were found to be safetensors.
         self._vetted: set[str] = set()
@@ -50,12 +52,12 @@ class Hits:
         self._verified: set[str] = set()
         self._overdue: set[str] = set()
 
-    def at_hand(self, reference: Reference, demand: Demand) -> Entry | None:
+    def at_hand(self, reference: Reference, lookup: LookupOptions) -> Entry | None:
         """Return the entry if it may be given out as it is, without asking anybody."""
         entry = self._store.lookup(reference.key)
         if entry is None or not self.is_sound(entry):
             return None
-        if demand.digest is not None or demand.fresh:
+        if lookup.digest is not None or lookup.fresh:
             return None
         if reference.local and not reference.by_content:
             return None
@@ -95,7 +97,7 @@ class Hits:
             return
         if time.time() - record.created > _OVERDUE_SECONDS:
             self._overdue.add(record.generation)
-            self._settler.put(entry.key)
+            self._hasher.put(entry.key)
 
     def trust(self, entry: Entry, reference: Reference) -> None:
         """Who gives `reference` was shown just now to have access to what it names."""

@@ -14,15 +14,15 @@ from pgetpy.core.references.reference import Reference
 from pgetpy.core.report.events import Queued, Report
 from pgetpy.errors import PgetError
 from pgetpy.settings import Settings
-from pgetpy.weights.access import Demand, Hits
-from pgetpy.weights.background_hash import Settler
-from pgetpy.weights.progress import Relay
+from pgetpy.weights.access import AccessRules, LookupOptions
+from pgetpy.weights.background_hash import BackgroundHasher
+from pgetpy.weights.progress import EventAdapter
 
 if TYPE_CHECKING:
     from pgetpy.cache.contents import Entry
     from pgetpy.core.references.jobs import Follower
     from pgetpy.destinations.sinks.parts import Choose
-    from pgetpy.weights.fetch import Filler
+    from pgetpy.weights.fetch import Fetcher
 
 
 class CacheInfo(NamedTuple):
@@ -41,25 +41,25 @@ class Acquisition:
     """
 
     def __init__(
-        self, store: Store, settings: Settings, settler: Settler, progress: Report
+        self, store: Store, settings: Settings, hasher: BackgroundHasher, progress: Report
     ) -> None:
         self.info = CacheInfo(0, 0, 0)
         self._store = store
         self._settings = settings
-        self._settler = settler
+        self._hasher = hasher
         self._progress = progress
         self._most_at_once = settings.max_concurrent_files
-        self._hits = Hits(store, settler, settings.policy)
-        self._fetching: Filler | None = None
+        self._access = AccessRules(store, hasher, settings.policy)
+        self._the_fetcher: Fetcher | None = None
         self._lock = threading.Lock()
 
-    def peek(self, reference: Reference, demand: Demand) -> Entry | None:
+    def peek(self, reference: Reference, lookup: LookupOptions) -> Entry | None:
         """Return the entry if nobody needs to be asked; it does not count as a hit."""
-        return self._hits.at_hand(reference, demand)
+        return self._access.at_hand(reference, lookup)
 
-    def hit(self, reference: Reference, demand: Demand) -> Entry | None:
+    def hit(self, reference: Reference, lookup: LookupOptions) -> Entry | None:
         """Return the entry if nobody needs to be asked, and count it."""
-        entry = self.peek(reference, demand)
+        entry = self.peek(reference, lookup)
         if entry is not None:
             self._count_hits(1)
         return entry
@@ -67,18 +67,18 @@ class Acquisition:
     async def obtain(
         self,
         reference: Reference,
-        demand: Demand,
+        lookup: LookupOptions,
         number: int = 0,
         follow: Follower | None = None,
     ) -> Path:
         """Return the path, fetching what is missing; events are told under `number`."""
-        relay = Relay(self._progress, number, reference)
+        adapter = EventAdapter(self._progress, number, reference)
         try:
-            entry, fetched = await self._filler().obtain(reference, demand, relay, follow)
+            entry, fetched = await self._fetcher().obtain(reference, lookup, adapter, follow)
         except PgetError as error:
-            relay.failed(error)
+            adapter.failed(error)
             raise
-        relay.finished(entry, fetched=fetched)
+        adapter.finished(entry, fetched=fetched)
         if fetched:
             self._count_miss(entry.size)
         else:
@@ -86,7 +86,12 @@ class Acquisition:
         return entry.path
 
     async def pick(
-        self, reference: Reference, demand: Demand, choose: Choose, first: int, follow: Follower
+        self,
+        reference: Reference,
+        lookup: LookupOptions,
+        choose: Choose,
+        first: int,
+        follow: Follower,
     ) -> Path | None:
         """Fetch parts alone, and return None; see `WeightsDownloadCache.pick`."""
         from pgetpy.engine.engine import Engine
@@ -97,41 +102,45 @@ class Acquisition:
                 return None
         finally:
             await engine.close()
-        return await self.obtain(reference, demand, follow=follow)
+        return await self.obtain(reference, lookup, follow=follow)
 
-    def paths_at_hand(self, references: Sequence[Reference], demand: Demand) -> list[Path] | None:
+    def paths_at_hand(
+        self, references: Sequence[Reference], lookup: LookupOptions
+    ) -> list[Path] | None:
         """Return the paths if nobody needs to be asked for any of them, and count the hits."""
-        here = [self._hits.at_hand(reference, demand) for reference in references]
+        here = [self._access.at_hand(reference, lookup) for reference in references]
         paths = [entry.path for entry in here if entry is not None]
         if len(paths) < len(here):
             return None
         self._count_hits(len(paths))
         return paths
 
-    async def obtain_all(self, references: Sequence[Reference], demand: Demand) -> list[Path]:
+    async def obtain_all(
+        self, references: Sequence[Reference], lookup: LookupOptions
+    ) -> list[Path]:
         """Return the paths of several, fetched side by side; none leaves until all are there."""
         from pgetpy.system.event_loop import gather_limited
 
         with ExitStack() as leases:
             for reference in references:
                 leases.enter_context(self._store.lease(reference.key))
-            here = [self._hits.at_hand(each, demand) for each in references]
+            here = [self._access.at_hand(each, lookup) for each in references]
             missing = [number for number, entry in enumerate(here) if entry is None]
             if len(missing) > 1:
                 self._progress(Queued(len(missing)))
-            works = [partial(self.obtain, references[at], demand, at) for at in missing]
+            works = [partial(self.obtain, references[at], lookup, at) for at in missing]
             fetched = iter(await gather_limited(works, self._most_at_once))
             self._count_hits(len(here) - len(missing))
             return [entry.path if entry is not None else next(fetched) for entry in here]
 
-    def _filler(self) -> Filler:
+    def _fetcher(self) -> Fetcher:
         # Most calls are hits, and need none of what fetches.
-        from pgetpy.weights.fetch import Filler
+        from pgetpy.weights.fetch import Fetcher
 
         with self._lock:
-            if self._fetching is None:
-                self._fetching = Filler(self._store, self._settings, self._settler, self._hits)
-            return self._fetching
+            if self._the_fetcher is None:
+                self._the_fetcher = Fetcher(self._store, self._settings, self._hasher, self._access)
+            return self._the_fetcher
 
     def _count_hits(self, count: int) -> None:
         with self._lock:

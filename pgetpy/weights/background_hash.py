@@ -21,7 +21,7 @@ _LAST_SECONDS = 1.0
 _NICE = 10
 
 
-class Settler:
+class BackgroundHasher:
     """Computes digests that nobody has told, and flushes entries, in a thread of its own."""
 
     def __init__(self, store: Store) -> None:
@@ -45,9 +45,7 @@ class Settler:
             self._unknown += 1
             self._keys.put(key)
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="pgetpy-settler", daemon=True
-                )
+                self._thread = threading.Thread(target=self._run, name="pgetpy-hasher", daemon=True)
                 self._thread.start()
 
     def wait(self, seconds: float | None = None, *, flush: bool = False) -> bool:

@@ -22,10 +22,10 @@ from pgetpy.core.report.events import Event, Report
 from pgetpy.core.weights.safetensors import LONGEST_FOR_STRANGERS, LONGEST_HEADER
 from pgetpy.errors import BadSettingError
 from pgetpy.settings import CacheSettings, Settings
-from pgetpy.weights.access import Demand
+from pgetpy.weights.access import LookupOptions
 from pgetpy.weights.acquire import Acquisition, CacheInfo
 from pgetpy.weights.maintenance import Maintenance
-from pgetpy.weights.options import Chosen, Naming, Secret, parse_digest
+from pgetpy.weights.options import Chosen, ReferenceOptions, Secret, parse_digest
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -40,7 +40,7 @@ GIB = 1 << 30
 PathLike = os.PathLike[str]
 
 
-class Held(NamedTuple):
+class LeasedPath(NamedTuple):
     """A path, and the lease that keeps there what it names until it is released."""
 
     path: Path
@@ -107,7 +107,7 @@ class WeightsDownloadCache(Maintenance):
         super().__init__(store, chosen)
         self._fresh = refresh == "check"
         self._any_file = any_file
-        self._acquisition = Acquisition(store, chosen, self._settler, progress or _ignore)
+        self._acquisition = Acquisition(store, chosen, self._hasher, progress or _ignore)
 
     # ------------------------------------------------------------------------------------ weights
 
@@ -152,29 +152,34 @@ class WeightsDownloadCache(Maintenance):
             hf_api_token=hf_api_token,
             civitai_api_token=civitai_api_token,
         )
-        demand = self._demand(digest)
-        entry = self._acquisition.hit(reference, demand)
+        lookup = self._lookup(digest)
+        entry = self._acquisition.hit(reference, lookup)
         if entry is not None:
             return entry.path
         from pgetpy.system.event_loop import run_blocking
 
-        return run_blocking(self._acquisition.obtain(reference, demand))
+        return run_blocking(self._acquisition.obtain(reference, lookup))
 
     async def ensure_async(
-        self, url: str, *, digest: str | None = None, **naming: Unpack[Naming]
+        self, url: str, *, digest: str | None = None, **options: Unpack[ReferenceOptions]
     ) -> Path:
         """Return a path at which the object that `url` names is; see `ensure`."""
-        reference = self._allowed(url, **naming)
-        demand = self._demand(digest)
-        entry = self._acquisition.hit(reference, demand)
+        reference = self._allowed(url, **options)
+        lookup = self._lookup(digest)
+        entry = self._acquisition.hit(reference, lookup)
         if entry is not None:
             return entry.path
         from pgetpy.system.event_loop import in_engine
 
-        return await in_engine(self._acquisition.obtain(reference, demand))
+        return await in_engine(self._acquisition.obtain(reference, lookup))
 
     def follow(
-        self, url: str, follower: Follower, *, digest: str | None = None, **naming: Unpack[Naming]
+        self,
+        url: str,
+        follower: Follower,
+        *,
+        digest: str | None = None,
+        **options: Unpack[ReferenceOptions],
     ) -> Future[Path]:
         """As `ensure`, but return at once; `follower` is shown what is fetched while it is.
 
@@ -182,17 +187,22 @@ class WeightsDownloadCache(Maintenance):
         archives and folders. Until the path is there nothing that was shown has been verified.
         Cancelling the future ends the fetching.
         """
-        reference = self._allowed(url, **naming)
-        demand = self._demand(digest)
-        entry = self._acquisition.hit(reference, demand)
+        reference = self._allowed(url, **options)
+        lookup = self._lookup(digest)
+        entry = self._acquisition.hit(reference, lookup)
         from pgetpy.system.event_loop import begin, done
 
         if entry is not None:
             return done(entry.path)
-        return begin(self._acquisition.obtain(reference, demand, follow=follower))
+        return begin(self._acquisition.obtain(reference, lookup, follow=follower))
 
     def pick(
-        self, url: str, choose: Choose, first: int, follower: Follower, **naming: Unpack[Naming]
+        self,
+        url: str,
+        choose: Choose,
+        first: int,
+        follower: Follower,
+        **options: Unpack[ReferenceOptions],
     ) -> Future[Path | None]:
         """As `follow`, but of what is not there fetch only the parts that `choose` wants.
 
@@ -202,88 +212,92 @@ class WeightsDownloadCache(Maintenance):
         Args:
             choose, first: see `destinations.sinks.parts.PartsSink`.
         """
-        reference = self._allowed(url, **naming)
-        demand = self._demand(None)
-        entry = self._acquisition.hit(reference, demand)
+        reference = self._allowed(url, **options)
+        lookup = self._lookup(None)
+        entry = self._acquisition.hit(reference, lookup)
         from pgetpy.system.event_loop import begin, done
 
         if entry is not None:
             return done(entry.path)
-        return begin(self._acquisition.pick(reference, demand, choose, first, follower))
+        return begin(self._acquisition.pick(reference, lookup, choose, first, follower))
 
-    def ensure_many(self, urls: Iterable[str], **naming: Unpack[Naming]) -> list[Path]:
+    def ensure_many(self, urls: Iterable[str], **options: Unpack[ReferenceOptions]) -> list[Path]:
         """Return the paths of several, fetched side by side; none leaves until all are there.
 
         Args:
-            naming: `wanted`, patterns and tokens, as `ensure` takes them, for all of them.
+            options: `wanted`, patterns and tokens, as `ensure` takes them, for all of them.
 
         Raises:
             PgetError: the first failure; the others are stopped.
         """
-        references = [self._allowed(url, **naming) for url in urls]
+        references = [self._allowed(url, **options) for url in urls]
         from pgetpy.system.event_loop import run_blocking
 
-        return run_blocking(self._acquisition.obtain_all(references, self._demand(None)))
+        return run_blocking(self._acquisition.obtain_all(references, self._lookup(None)))
 
-    async def ensure_many_async(self, urls: Iterable[str], **naming: Unpack[Naming]) -> list[Path]:
+    async def ensure_many_async(
+        self, urls: Iterable[str], **options: Unpack[ReferenceOptions]
+    ) -> list[Path]:
         """Return the paths of several; see `ensure_many`."""
-        references = [self._allowed(url, **naming) for url in urls]
+        references = [self._allowed(url, **options) for url in urls]
         from pgetpy.system.event_loop import in_engine
 
-        return await in_engine(self._acquisition.obtain_all(references, self._demand(None)))
+        return await in_engine(self._acquisition.obtain_all(references, self._lookup(None)))
 
-    def lookup(self, url: str, **naming: Unpack[Naming]) -> Path | None:
+    def lookup(self, url: str, **options: Unpack[ReferenceOptions]) -> Path | None:
         """Return the path of what is there of `url`, None for a miss; asks no server.
 
         What another's token has fetched is a miss until `ensure` has shown that this one opens it.
 
         Args:
-            naming: `wanted`, patterns and tokens, as `ensure` takes them.
+            options: `wanted`, patterns and tokens, as `ensure` takes them.
 
         Raises:
             NotAllowedError: the policy forbids to give it out.
         """
-        entry = self._acquisition.peek(self._allowed(url, **naming), Demand())
+        entry = self._acquisition.peek(self._allowed(url, **options), LookupOptions())
         return entry.path if entry is not None else None
 
-    def repository(self, url: str, **naming: Unpack[Naming]) -> str:
+    def repository(self, url: str, **options: Unpack[ReferenceOptions]) -> str:
         """Return how a whole repository that `url` names is spelt; empty where it names a file, or
         where patterns choose."""
-        reference = self._reference(url, **naming)
+        reference = self._reference(url, **options)
         return str(reference) if reference.several and not reference.patterns else ""
 
     @contextlib.contextmanager
     def lease(
-        self, url: str, *, digest: str | None = None, **naming: Unpack[Naming]
+        self, url: str, *, digest: str | None = None, **options: Unpack[ReferenceOptions]
     ) -> Iterator[Path]:
         """Ensure `url`, and keep it where it is for as long as the block lasts; see `ensure`."""
-        with self.hold(url, **naming):
-            yield self.ensure(url, digest=digest, **naming)
+        with self.hold(url, **options):
+            yield self.ensure(url, digest=digest, **options)
 
-    def hold(self, url: str, **naming: Unpack[Naming]) -> Lease:
+    def hold(self, url: str, **options: Unpack[ReferenceOptions]) -> Lease:
         """Keep what `url` names where it is, once it is there, until the lease is released."""
-        return self._store.lease(self._reference(url, **naming).key)
+        return self._store.lease(self._reference(url, **options).key)
 
-    def hold_many(self, urls: Iterable[str], **naming: Unpack[Naming]) -> list[Held]:
+    def hold_many(
+        self, urls: Iterable[str], **options: Unpack[ReferenceOptions]
+    ) -> list[LeasedPath]:
         """Ensure several side by side, and keep each where it is until its lease is released.
 
         Args:
-            naming: `wanted`, patterns and tokens, as `ensure` takes them, for all of them.
+            options: `wanted`, patterns and tokens, as `ensure` takes them, for all of them.
 
         Raises:
             PgetError: the first failure; the others are stopped, and nothing is held.
         """
-        references = [self._allowed(url, **naming) for url in urls]
+        references = [self._allowed(url, **options) for url in urls]
         leases: list[Lease] = []
         try:
             for reference in references:
                 leases.append(self._store.lease(reference.key))
-            paths = self._acquisition.paths_at_hand(references, self._demand(None))
+            paths = self._acquisition.paths_at_hand(references, self._lookup(None))
             if paths is None:
                 from pgetpy.system.event_loop import run_blocking
 
-                paths = run_blocking(self._acquisition.obtain_all(references, self._demand(None)))
-            return [Held(*pair) for pair in zip(paths, leases, strict=True)]
+                paths = run_blocking(self._acquisition.obtain_all(references, self._lookup(None)))
+            return [LeasedPath(*pair) for pair in zip(paths, leases, strict=True)]
         except BaseException:
             for lease in leases:
                 lease.release()
@@ -291,17 +305,19 @@ class WeightsDownloadCache(Maintenance):
 
     # ------------------------------------------------------------------------------------ upkeep
 
-    def verify(self, url: str, *, repair: bool = True, **naming: Unpack[Naming]) -> Verdict:
+    def verify(
+        self, url: str, *, repair: bool = True, **options: Unpack[ReferenceOptions]
+    ) -> Verdict:
         """Hash what is kept of `url` and compare; what is damaged is fetched anew.
 
         Returns:
             What was found, before it was repaired.
         """
-        reference = self._reference(url, **naming)
+        reference = self._reference(url, **options)
         self._store.settle(reference.key)
         verdict = self._store.verify(reference.key)
         if verdict is Verdict.DAMAGED and repair:
-            self.ensure(url, **naming)
+            self.ensure(url, **options)
         return verdict
 
     def cache_info(self) -> CacheInfo:
@@ -317,19 +333,19 @@ class WeightsDownloadCache(Maintenance):
 
     # ------------------------------------------------------------------------------------ innards
 
-    def _allowed(self, url: str, **naming: Unpack[Naming]) -> Reference:
+    def _allowed(self, url: str, **options: Unpack[ReferenceOptions]) -> Reference:
         """Return the reference of what may be given out.
 
         Raises:
             NotAllowedError: the policy forbids it.
         """
-        reference = self._reference(url, **naming)
+        reference = self._reference(url, **options)
         if self._settings.policy is not None:
             self._settings.policy.check_reference(reference)
         return reference
 
-    def _demand(self, digest: str | None) -> Demand:
-        return Demand(parse_digest(digest), self._fresh, self._any_file)
+    def _lookup(self, digest: str | None) -> LookupOptions:
+        return LookupOptions(parse_digest(digest), self._fresh, self._any_file)
 
 
 def usual_cache() -> WeightsDownloadCache:

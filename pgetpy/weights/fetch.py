@@ -42,26 +42,26 @@ from pgetpy.system.event_loop import seen_through
 from pgetpy.system.filesystem import remove_tree
 from pgetpy.system.forks import call_in_children
 from pgetpy.system.threads import Workers
-from pgetpy.weights.access import Demand, Hits
-from pgetpy.weights.background_hash import Settler
+from pgetpy.weights.access import AccessRules, LookupOptions
+from pgetpy.weights.background_hash import BackgroundHasher
 from pgetpy.weights.repository import gather
-from pgetpy.weights.size_limit import Allowance
-from pgetpy.weights.validate import check_safetensors, chosen_content, examined
+from pgetpy.weights.size_limit import SizeBudget
+from pgetpy.weights.validate import check_safetensors, chosen_content, examine
 
 
 @dataclass(frozen=True)
-class Need:
-    """What one caller wants, and by what means; see `Filler.obtain`."""
+class FetchRequest:
+    """What one caller wants, and by what means; see `Fetcher.obtain`."""
 
     reference: Reference
-    demand: Demand
+    lookup: LookupOptions
     engine: Engine
     report: Report
     follow: Follower | None
 
 
 @dataclass(frozen=True)
-class Brought:
+class FetchResult:
     """What has come: its version, what it is called, and what it was found to hash to."""
 
     identity: Identity
@@ -69,21 +69,23 @@ class Brought:
     digest: Checksum | None = None
 
 
-class Filler:
+class Fetcher:
     """Brings what references name into `store`."""
 
-    def __init__(self, store: Store, settings: Settings, settler: Settler, hits: Hits) -> None:
+    def __init__(
+        self, store: Store, settings: Settings, hasher: BackgroundHasher, access: AccessRules
+    ) -> None:
         self._store = store
-        self._hits = hits
+        self._access = access
         self._settings = replace(settings, force=True, fsync=False, min_free=0)
-        self._settler = settler
+        self._hasher = hasher
         self._begin()
         call_in_children(self._begin)
 
     async def obtain(
         self,
         reference: Reference,
-        demand: Demand,
+        lookup: LookupOptions,
         report: Report,
         follow: Follower | None = None,
     ) -> tuple[Entry, bool]:
@@ -102,63 +104,63 @@ class Filler:
         ended = self._under_way[reference.key] = asyncio.get_running_loop().create_future()
         engine = Engine(self._settings)
         try:
-            return await self._obtained(Need(reference, demand, engine, report, follow))
+            return await self._obtain(FetchRequest(reference, lookup, engine, report, follow))
         finally:
             del self._under_way[reference.key]
             ended.set_result(None)
             await engine.close()
 
-    async def _obtained(self, need: Need) -> tuple[Entry, bool]:
+    async def _obtain(self, request: FetchRequest) -> tuple[Entry, bool]:
         """As `obtain`, for the one caller of this process that looks after the key."""
-        reference = need.reference
+        reference = request.reference
         told = ""
         rejected = ""
         while True:
             entry = self._store.lookup(reference.key)
             if entry is not None and entry.record.generation != rejected:
-                if await self._acceptable(entry, need):
-                    checking = partial(self._hits.check_content, entry, reference)
+                if await self._acceptable(entry, request):
+                    checking = partial(self._access.check_content, entry, reference)
                     await self._in_thread(checking)
-                    self._hits.see_to(entry)
+                    self._access.see_to(entry)
                     return entry, False
                 rejected = entry.record.generation
             fill = self._store.try_fill(reference.key)
             if fill is None:
-                told = self._tell_waiting(reference, need.report, told)
+                told = self._tell_waiting(reference, request.report, told)
                 await asyncio.sleep(polling.SLICE)
                 continue
             with fill:
                 there = fill.entry.record.generation if fill.entry is not None else rejected
                 if there == rejected:
-                    need.engine.begin_anew()
-                    entry = await self._fetch(fill, need)
+                    request.engine.begin_anew()
+                    entry = await self._fetch(fill, request)
                     # Under pressure it may have left already.
                     if entry.path.exists():
                         return entry, True
 
     # ------------------------------------------------------------------- what is there already
 
-    async def _acceptable(self, entry: Entry, need: Need) -> bool:
-        reference, demand, engine = need.reference, need.demand, need.engine
-        if not self._hits.is_sound(entry) and not await self._survived(entry):
+    async def _acceptable(self, entry: Entry, request: FetchRequest) -> bool:
+        reference, lookup, engine = request.reference, request.lookup, request.engine
+        if not self._access.is_sound(entry) and not await self._survived(entry):
             return False
-        if demand.digest is not None and not await self._has_digest(
-            entry, reference, demand.digest
+        if lookup.digest is not None and not await self._has_digest(
+            entry, reference, lookup.digest
         ):
             return False
         if reference.local:
             now = version_at(reference.text)
             return now is None or now.agrees(_identity_of(entry))
-        if demand.fresh or not self._hits.is_open_to(entry, reference):
+        if lookup.fresh or not self._access.is_open_to(entry, reference):
             located = await engine.locate(reference)
             with engine.explaining(reference):
                 shown = [await engine.identify(each) for each in _most_telling(located)]
             now = _version_of(located) if located.folder else shown[0]
             if not now.agrees(_identity_of(entry)):
                 return False
-            if demand.fresh and not (now.etag or now.last_modified):
+            if lookup.fresh and not (now.etag or now.last_modified):
                 return False  # that the size is the same says nothing
-            self._hits.trust(entry, reference)
+            self._access.trust(entry, reference)
         return True
 
     async def _survived(self, entry: Entry) -> bool:
@@ -171,7 +173,7 @@ class Filler:
         wanted = entry.record.digest
         if not wanted or await self._in_thread(lambda: digest_of(entry.path)) != wanted:
             return False
-        self._hits.verified(entry)
+        self._access.verified(entry)
         return True
 
     def _begin(self) -> None:
@@ -203,30 +205,30 @@ class Filler:
 
     # ------------------------------------------------------------------- what has to be fetched
 
-    async def _fetch(self, fill: Fill, need: Need) -> Entry:
-        policy, reference = self._settings.policy, need.reference
+    async def _fetch(self, fill: Fill, request: FetchRequest) -> Entry:
+        policy, reference = self._settings.policy, request.reference
         try:
-            brought = await self._brought(fill, need)
+            result = await self._bring(fill, request)
             source, called = await self._in_thread(
-                lambda: chosen_content(fill.folder, reference, brought.name)
+                lambda: chosen_content(fill.folder, reference, result.name)
             )
             if policy is not None and policy.only_safetensors:
                 await self._in_thread(lambda: check_safetensors(source, reference))
             name = await self._in_thread(
-                lambda: examined(source, reference, called, any_file=need.demand.any_file)
+                lambda: examine(source, reference, called, any_file=request.lookup.any_file)
             )
         except (NotAllowedError, NotWeightsError, ArchiveError, DigestMismatchError):
             # The next try is not to begin with what has just been refused.
             fill.release(keep=False)
             raise
-        identity = brought.identity
+        identity = result.identity
         as_it_came = source.name == "object"
         if identity.total is None or not as_it_came:
             await self._paid_for(fill)
         details = {"identity": json.dumps(asdict(identity))}
         if policy is not None:
             details["policy"] = policy.mark
-        digest = str(brought.digest or "")
+        digest = str(result.digest or "")
         if not as_it_came:
             details["archive"] = digest
             digest = ""
@@ -237,7 +239,7 @@ class Filler:
             details=details,
         )
         entry = fill.publish(source, about, name=name, digest=digest)
-        self._settler.put(reference.key)
+        self._hasher.put(reference.key)
         self._store.lookup(reference.key)  # from now on it is in use
         return entry
 
@@ -253,36 +255,36 @@ class Filler:
             fill.release(keep=False)
             raise
 
-    async def _brought(self, fill: Fill, need: Need) -> Brought:
+    async def _bring(self, fill: Fill, request: FetchRequest) -> FetchResult:
         """Bring the object to the fill's folder."""
-        reference, demand, engine = need.reference, need.demand, need.engine
+        reference, lookup, engine = request.reference, request.lookup, request.engine
         found: list[Identity] = []
-        allowance = Allowance(reference, self._settings.largest)
+        budget = SizeBudget(reference, self._settings.largest)
 
         def admit(identity: Identity) -> None:
             found.append(identity)
-            allowance.note(0, identity.total)
+            budget.note(0, identity.total)
             if identity.total is not None:
                 fill.reserve(identity.total)
 
         def heard(event: Event) -> None:
             if isinstance(event, Progressed):
                 fill.progress(event.done, event.total or 0)
-            need.report(event)
+            request.report(event)
 
         located = await engine.locate(reference)
         with engine.explaining(reference):
             if located.folder:
-                _refuse_digest(reference, demand.digest)
+                _refuse_digest(reference, lookup.digest)
                 scope = reference.scope
-                await gather(fill, located, engine, heard, self._settings, allowance, scope)
-                return Brought(_version_of(located), reference.name)
+                await gather(fill, located, engine, heard, self._settings, budget, scope)
+                return FetchResult(_version_of(located), reference.name)
             question = located.objects[0]
             dest = fill.folder / ("members" if located.extract else "object")
             members = fill.folder / "members"
             await seen_through(self._in_thread(lambda: _begin_anew(members)), lambda: None)
-            checksum = _agreed(question, demand.digest)
-            extract, follow = located.extract, None if located.extract else need.follow
+            checksum = _agreed(question, lookup.digest)
+            extract, follow = located.extract, None if located.extract else request.follow
             job = Job(
                 question.url,
                 str(dest),
@@ -296,7 +298,7 @@ class Filler:
             await engine.fetch(question, job, heard)
             # Whoever died just before he could publish it has fetched all of it.
             identity = found[-1] if found else await engine.identify(question)
-        return Brought(identity, question.name or reference.name, checksum)
+        return FetchResult(identity, question.name or reference.name, checksum)
 
 
 def _begin_anew(members: Path) -> None:

@@ -32,8 +32,8 @@ from pgetpy.system.event_loop import seen_through
 from pgetpy.system.file_locks import try_lock
 from pgetpy.system.filesystem import disk_errors, fold_of, remove_tree
 from pgetpy.system.threads import Workers
-from pgetpy.weights.repository import Sum, bring_all, fetch_listed, paths_below
-from pgetpy.weights.size_limit import Allowance
+from pgetpy.weights.repository import CombinedProgress, bring_all, fetch_listed, paths_below
+from pgetpy.weights.size_limit import SizeBudget
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -63,8 +63,8 @@ async def snapshot(reference: Reference, root: Path, settings: Settings, report:
         located = await engine.locate(reference)
         shelf = _shelf(root, named, located.version, reference)
         with engine.explaining(reference), disk_errors(shelf.folder):
-            filling = _Filling(reference, shelf, engine, settings, report)
-            size, held = await filling.bring(_whole_names(named, located))
+            download = _SnapshotDownload(reference, shelf, engine, settings, report)
+            size, held = await download.bring(_whole_names(named, located))
     except PgetError as error:
         report(Failed(0, str(reference), "", error))
         raise
@@ -75,7 +75,7 @@ async def snapshot(reference: Reference, root: Path, settings: Settings, report:
 
 
 @dataclass(frozen=True)
-class _Shelf:
+class _SnapshotFolder:
     """Where one commit of a repository is in the cache.
 
     Attributes:
@@ -102,11 +102,11 @@ class _Shelf:
         return self.folder.parent / ".locks" / self.folder.name / f"{etag}.lock"
 
 
-def _shelf(root: Path, named: HubName, commit: str, reference: Reference) -> _Shelf:
+def _shelf(root: Path, named: HubName, commit: str, reference: Reference) -> _SnapshotFolder:
     if not _COMMIT.fullmatch(commit):
         raise TransferError(str(reference), "the Hub's listing names no commit")
     folder = root / f"{named.type}s--{named.repo.replace('/', '--')}"
-    return _Shelf(folder, named.revision, commit)
+    return _SnapshotFolder(folder, named.revision, commit)
 
 
 def _whole_names(named: HubName, located: Located) -> list[Object]:
@@ -123,13 +123,13 @@ def _checksum(question: Object) -> Checksum:
     return question.digest or Checksum.git_blob(question.etag, question.size or 0)
 
 
-class _Filling:
+class _SnapshotDownload:
     """Brings the files of one commit to their shelf."""
 
     def __init__(
         self,
         reference: Reference,
-        shelf: _Shelf,
+        shelf: _SnapshotFolder,
         engine: Engine,
         settings: Settings,
         report: Report,
@@ -139,16 +139,16 @@ class _Filling:
         self._engine = engine
         self._settings = settings
         self._report = report
-        self._allowance = Allowance(reference, settings.largest)
+        self._budget = SizeBudget(reference, settings.largest)
         self._workers = Workers()
 
     async def bring(self, objects: Sequence[Object]) -> tuple[int, int]:
         """Bring what is missing, and publish; return the bytes of all, and of what was there."""
-        self._allowance.note_all(objects)
+        self._budget.note_all(objects)
         shelf = self._shelf
         looking = self._workers.submit(lambda: _looked(shelf, objects, self._settings))
         links, missing = await seen_through(looking, lambda: None)
-        progress = Sum(self._report, objects, missing)
+        progress = CombinedProgress(self._report, objects, missing)
 
         async def bring(key: int) -> None:
             await self._bring(key, missing[key], progress)
@@ -158,7 +158,7 @@ class _Filling:
         await seen_through(publishing, lambda: None)
         return progress.total or 0, progress.held
 
-    async def _bring(self, key: int, question: Object, progress: Sum) -> None:
+    async def _bring(self, key: int, question: Object, progress: CombinedProgress) -> None:
         """Bring one blob, unless another process does so meanwhile."""
         blob = self._shelf.blob(question.etag)
         lock = await self._locked(key, question)
@@ -168,7 +168,7 @@ class _Filling:
                 progress.heard(Progressed(key, size, size, 0))
                 return
             heard, checksum = progress.heard, _checksum(question)
-            await fetch_listed(self._engine, question, blob, self._allowance, heard, key, checksum)
+            await fetch_listed(self._engine, question, blob, self._budget, heard, key, checksum)
         finally:
             if lock is not None:
                 os.close(lock)
@@ -200,7 +200,7 @@ class _Filling:
 
 
 def _looked(
-    shelf: _Shelf, objects: Sequence[Object], settings: Settings
+    shelf: _SnapshotFolder, objects: Sequence[Object], settings: Settings
 ) -> tuple[dict[Path, str], dict[int, Object]]:
     """Return which links are to lead to which blobs, and those of `objects` that are to be fetched.
 
@@ -224,7 +224,7 @@ def _looked(
     return links, missing
 
 
-def _sweep(shelf: _Shelf) -> None:
+def _sweep(shelf: _SnapshotFolder) -> None:
     """Take away what runs that were killed have left and no other can use."""
     for path in [path for pattern in _OWN for path in shelf.folder.glob(pattern)]:
         with contextlib.suppress(OSError):
@@ -243,12 +243,12 @@ def _holds(path: Path, question: Object) -> bool:
 # -------------------------------------------------------------------------------------- publishing
 
 
-def _publish(shelf: _Shelf, links: dict[Path, str]) -> None:
+def _publish(shelf: _SnapshotFolder, links: dict[Path, str]) -> None:
     """Have the snapshot and the ref say what has come."""
     # What is made here and renamed is in no folder that huggingface_hub looks into.
     with disk_errors(shelf.folder), TemporaryDirectory(prefix=".pgetpy-", dir=shelf.folder) as work:
         # Where there is nothing yet all of it appears at once; else what is missing is added.
-        if not _published_at_once(shelf, links, Path(work, "snapshot")):
+        if not _publish_at_once(shelf, links, Path(work, "snapshot")):
             made = Path(work, "link")
             for path, etag in links.items():
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -257,7 +257,7 @@ def _publish(shelf: _Shelf, links: dict[Path, str]) -> None:
         _write_ref(shelf, Path(work, "ref"))
 
 
-def _published_at_once(shelf: _Shelf, links: dict[Path, str], made: Path) -> bool:
+def _publish_at_once(shelf: _SnapshotFolder, links: dict[Path, str], made: Path) -> bool:
     """Make the snapshot's folder, first as `made`; False where there is one already."""
     if os.path.lexists(shelf.snapshot):
         return False
@@ -280,7 +280,7 @@ def _leading_to(blob: Path, link: Path) -> str:
     return os.path.relpath(blob, link.parent)
 
 
-def _write_ref(shelf: _Shelf, made: Path) -> None:
+def _write_ref(shelf: _SnapshotFolder, made: Path) -> None:
     """Note which commit the revision stands for, unless it is that commit."""
     if shelf.revision == shelf.commit:
         return

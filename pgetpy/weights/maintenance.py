@@ -10,8 +10,8 @@ from pgetpy.cache.listing import ListedEntry, Totals
 from pgetpy.cache.store import Store
 from pgetpy.core.references.reference import Reference
 from pgetpy.settings import Settings
-from pgetpy.weights.background_hash import Settler
-from pgetpy.weights.options import Naming, named
+from pgetpy.weights.background_hash import BackgroundHasher
+from pgetpy.weights.options import ReferenceOptions, named
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -23,28 +23,28 @@ class Maintenance:
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
         self._settings = settings
-        self._settler = Settler(store)
+        self._hasher = BackgroundHasher(store)
 
     @property
     def path(self) -> Path:
         """The cache's folder."""
         return self._store.root
 
-    def pin(self, url: str, **naming: Unpack[Naming]) -> None:
+    def pin(self, url: str, **options: Unpack[ReferenceOptions]) -> None:
         """Keep what `url` names (see `ensure`), now or later, until it is unpinned."""
-        self._store.pin(self._reference(url, **naming).key)
+        self._store.pin(self._reference(url, **options).key)
 
-    def unpin(self, url: str, **naming: Unpack[Naming]) -> bool:
+    def unpin(self, url: str, **options: Unpack[ReferenceOptions]) -> bool:
         """Take a pin back; False where there was none."""
-        return self._store.unpin(self._reference(url, **naming).key)
+        return self._store.unpin(self._reference(url, **options).key)
 
-    def remove(self, url: str, **naming: Unpack[Naming]) -> int | None:
+    def remove(self, url: str, **options: Unpack[ReferenceOptions]) -> int | None:
         """Take an entry away; return its bytes, None where there is none.
 
         Raises:
             CacheError: it is pinned or leased.
         """
-        return self._store.remove(self._reference(url, **naming).key)
+        return self._store.remove(self._reference(url, **options).key)
 
     def verify_all(self) -> dict[str, Verdict]:
         """Hash every entry; return what was found, by key. Who asks next repairs the damaged."""
@@ -77,11 +77,11 @@ class Maintenance:
         Args:
             flush: until it is on stable storage, too.
         """
-        return self._settler.wait(seconds, flush=flush)
+        return self._hasher.wait(seconds, flush=flush)
 
     def close(self) -> None:
         """This process uses nothing of it any more."""
-        self._settler.stop()
+        self._hasher.stop()
         self._store.close()
 
     def __enter__(self) -> Self:
@@ -90,5 +90,5 @@ class Maintenance:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _reference(self, url: str, **naming: Unpack[Naming]) -> Reference:
-        return named(url, self._settings.sources, **naming)
+    def _reference(self, url: str, **options: Unpack[ReferenceOptions]) -> Reference:
+        return named(url, self._settings.sources, **options)

@@ -23,7 +23,7 @@ class Secret(Protocol):
         """Return the secret itself."""
 
 
-class Naming(TypedDict, total=False):
+class ReferenceOptions(TypedDict, total=False):
     """What callers give beside a URL; see `WeightsDownloadCache.ensure`."""
 
     wanted: str

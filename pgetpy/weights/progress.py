@@ -17,7 +17,7 @@ from pgetpy.core.report.results import DownloadResult
 from pgetpy.errors import PgetError
 
 
-class Relay:
+class EventAdapter:
     """Hands events of `reference` on to `report`; its end is said by `finished` or `failed`."""
 
     def __init__(self, report: Report, key: int, reference: Reference) -> None:

@@ -40,14 +40,14 @@ from pgetpy.system.event_loop import gather_limited, seen_through
 from pgetpy.system.file_locks import boot_id
 from pgetpy.system.filesystem import fold_of, remove_tree
 from pgetpy.system.threads import Workers
-from pgetpy.weights.size_limit import Allowance
+from pgetpy.weights.size_limit import SizeBudget
 
 T = TypeVar("T")
 # Beside the folder: which version it is of, whose it is, and in which boot it was written.
 _MARK = "version"
 
 
-class Place(NamedTuple):
+class PlannedFile(NamedTuple):
     """Where a file goes, and whether it is there already."""
 
     path: Path
@@ -61,7 +61,7 @@ async def gather(
     engine: Engine,
     report: Report,
     settings: Settings,
-    allowance: Allowance,
+    budget: SizeBudget,
     scope: str,
 ) -> None:
     """Bring the files of `located` to the folder `members` of a fill, and tell of them as of one.
@@ -72,18 +72,18 @@ async def gather(
     Raises:
         PgetError: one of them cannot be had, or they are too much; the others are stopped.
     """
-    allowance.note_all(located.objects)
+    budget.note_all(located.objects)
     workers = Workers()
     folder = fill.folder / "members"
-    preparing = workers.submit(lambda: _prepared(folder, located, settings.limits, scope))
+    preparing = workers.submit(lambda: _prepare(folder, located, settings.limits, scope))
     places = await seen_through(preparing, lambda: None)
     await workers.submit(lambda: fill.reserve(sum(each.size or 0 for each in located.objects)))
     missing = {key: place for key, place in enumerate(places) if not place.whole}
-    progress = Sum(report, located.objects, missing)
+    progress = CombinedProgress(report, located.objects, missing)
 
     async def bring(key: int) -> None:
         question, path = missing[key].question, missing[key].path
-        await fetch_listed(engine, question, path, allowance, progress.heard, key)
+        await fetch_listed(engine, question, path, budget, progress.heard, key)
 
     await bring_all(engine, missing, bring, settings.max_concurrent_files)
     await workers.submit(lambda: _tidy(folder, {place.path for place in places}))
@@ -101,7 +101,7 @@ async def fetch_listed(
     engine: Engine,
     question: Object,
     path: Path,
-    allowance: Allowance,
+    budget: SizeBudget,
     report: Report,
     key: int,
     checksum: Checksum | None = None,
@@ -117,13 +117,13 @@ async def fetch_listed(
         size = identity.total
         if size is not None and question.size not in (None, size):
             raise SizeMismatchError(question.url, question.size or 0, size)
-        allowance.note(key, size)
+        budget.note(key, size)
 
     job = Job(question.url, str(path), checksum, admit=admit)
-    await engine.fetch(question, job, allowance.hearing(report), key)
+    await engine.fetch(question, job, budget.hearing(report), key)
 
 
-class Sum:
+class CombinedProgress:
     """Tells of many files as of one.
 
     Attributes:
@@ -156,7 +156,7 @@ class Sum:
             self._report(event)
 
 
-def _prepared(folder: Path, located: Located, limits: Limits, scope: str) -> list[Place]:
+def _prepare(folder: Path, located: Located, limits: Limits, scope: str) -> list[PlannedFile]:
     """Judge the names, and see what is there of this version and caller; all else goes.
 
     Raises:
@@ -176,7 +176,7 @@ def _prepared(folder: Path, located: Located, limits: Limits, scope: str) -> lis
     # What was written before the machine went down may be there by its name alone.
     safe = bool(now) and boot == now
     places = [
-        Place(path, question, _is_whole(path, question, safe=safe))
+        PlannedFile(path, question, _is_whole(path, question, safe=safe))
         for path, question in zip(paths, located.objects, strict=True)
     ]
     for place in places:

@@ -11,7 +11,7 @@ from pgetpy.errors import NotAllowedError
 from pgetpy.sources.base import Object
 
 
-class Allowance:
+class SizeBudget:
     """Adds up what is known of the objects of `reference`, and says no to too much.
 
     Args:

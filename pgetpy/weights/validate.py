@@ -51,7 +51,7 @@ def _files(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def examined(source: Path, reference: Reference, name: str, *, any_file: bool) -> str:
+def examine(source: Path, reference: Reference, name: str, *, any_file: bool) -> str:
     """Return the name that loaders are to see, if `source` is what it should be.
 
     Args:

@@ -26,10 +26,10 @@ from pgetpy.core.weights.safetensors import SafetensorsHeader, parse_head
 from pgetpy.errors import NotWeightsError
 from pgetpy.tensors import checkpoint
 from pgetpy.tensors.arrays import TorchFramework
-from pgetpy.tensors.base import Descriptor, News
+from pgetpy.tensors.base import Descriptor, Wakeup
 from pgetpy.tensors.devices import StagedDevice
 from pgetpy.tensors.readers import BLOCK, Readers
-from pgetpy.tensors.staging import Ring, StagedMover
+from pgetpy.tensors.staging import Ring, StagedCopier
 from tests.support.checkpoints import Made, file_of
 from tests.support.weights import opened
 
@@ -108,7 +108,7 @@ def device(accelerator: LateAccelerator, dtype: Any = None) -> StagedDevice:
 
 
 def loaded(path: Path, accelerator: LateAccelerator, cache: WeightsDownloadCache) -> dict[str, Any]:
-    wish = checkpoint.Wish(path, Choice.of(None), device(accelerator), cache)
+    wish = checkpoint.LoadRequest(path, Choice.of(None), device(accelerator), cache)
     with checkpoint.Checkpoint(wish) as found:
         return {arrival.name: arrival.array for arrival in found.arrivals()}
 
@@ -151,8 +151,8 @@ def staged(
     ring: Ring,
 ) -> dict[str, Any]:
     """The tensors of a file whose pieces land in this order."""
-    mover = StagedMover(Descriptor(path), TorchFramework(), accelerator, ring)
-    readers = Readers(mover, header.tensors, News(), threads=3)
+    copier = StagedCopier(Descriptor(path), TorchFramework(), accelerator, ring)
+    readers = Readers(copier, header.tensors, Wakeup(), threads=3)
     found: dict[str, Any] = {}
     landed = Spans()
     for piece in pieces:
@@ -224,13 +224,13 @@ def test_a_file_that_becomes_shorter_is_an_error(tmp_path: Path) -> None:
     header = parse_head(content, len(content))
     path.write_bytes(content[:-1])
     accelerator = LateAccelerator()
-    mover = StagedMover(Descriptor(path), TorchFramework(), accelerator, Ring(accelerator, 1))
+    copier = StagedCopier(Descriptor(path), TorchFramework(), accelerator, Ring(accelerator, 1))
     (tensor,) = header.tensors
     with pytest.raises(OSError, match="shorter"):
-        mover.move(tensor, Span(tensor.start, tensor.stop))
+        copier.move(tensor, Span(tensor.start, tensor.stop))
     path.write_bytes(content)
-    mover.move(tensor, Span(tensor.start, tensor.stop))  # the buffer was given back
-    assert bits(mover.finished(tensor)) == content[tensor.start :]
+    copier.move(tensor, Span(tensor.start, tensor.stop))  # the buffer was given back
+    assert bits(copier.finished(tensor)) == content[tensor.start :]
 
 
 def test_who_closes_in_the_middle_leaves_no_thread(
@@ -239,7 +239,7 @@ def test_who_closes_in_the_middle_leaves_no_thread(
     made = {f"{at}": Made("U8", [BLOCK], body(BLOCK)) for at in range(4)}
     path = tmp_path / "file.safetensors"
     path.write_bytes(file_of(made))
-    wish = checkpoint.Wish(path, Choice.of(None), device(LateAccelerator()), cache)
+    wish = checkpoint.LoadRequest(path, Choice.of(None), device(LateAccelerator()), cache)
     with checkpoint.Checkpoint(wish) as found:
         next(found.arrivals())
     eventually(lambda: not any(t.name == "pgetpy-reader" for t in threading.enumerate()))

@@ -30,13 +30,9 @@ TWICE = frozenset(
     {
         "Data",
         "File",
-        "Place",
-        "Source",
         "Tally",
         "Waiting",
-        "Wish",
         "_KnownError",
-        "_Place",
     }
 )
 

@@ -84,7 +84,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _ModulePath:
     """Where a tensor belongs: the component, as one of several, and the module's name in it, which
     has underscores for dots where it is `flat`.
     """
@@ -151,17 +151,17 @@ def _misfit(
     return reason, here > there
 
 
-def _place(name: str) -> _Place | None:
+def _place(name: str) -> _ModulePath | None:
     """Return where the tensor or module called `name` belongs; None where it does not say."""
     for prefix, components in _KOHYA.items():
         if name.startswith(prefix):
-            return _Place(components, name[len(prefix) :], flat=True)
+            return _ModulePath(components, name[len(prefix) :], flat=True)
     component, dot, rest = name.partition(".")
-    return _Place((component,), rest) if dot and component in COMPONENTS else None
+    return _ModulePath((component,), rest) if dot and component in COMPONENTS else None
 
 
 def _look_up(
-    place: _Place,
+    place: _ModulePath,
     components: Mapping[str, Mapping[str, Widths]],
     indexes: Mapping[str, Mapping[str, str]],
 ) -> tuple[str, str] | None:

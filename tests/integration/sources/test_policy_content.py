@@ -26,7 +26,7 @@ from pgetpy.errors import (
 from pgetpy.settings import SourceSettings
 from pgetpy.sources import table
 from pgetpy.sources.base import Asker, Located, Object
-from pgetpy.weights.size_limit import Allowance
+from pgetpy.weights.size_limit import SizeBudget
 from tests.integration.sources.conftest import TOKEN
 from tests.support.faults import Chunked, NoLength, SilenceAfter
 from tests.support.fetching import extract, fetch, names_in
@@ -162,7 +162,7 @@ def test_the_files_of_a_folder_are_bounded_together(
 
 
 def test_a_folder_is_refused_as_soon_as_its_answers_say_that_it_is_too_large() -> None:
-    allowance = Allowance(table.parse_reference("http://host/a"), (10, "max_bytes"))
+    allowance = SizeBudget(table.parse_reference("http://host/a"), (10, "max_bytes"))
     allowance.note(0, 4)
     allowance.note(1, None)
     allowance.note(0, 4)  # it has come by now

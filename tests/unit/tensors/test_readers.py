@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.weights.safetensors import Tensor
-from pgetpy.tensors.arriving import Arriving
-from pgetpy.tensors.base import Descriptor, News
+from pgetpy.tensors.base import Descriptor, Wakeup
+from pgetpy.tensors.growing_file import GrowingFile
 from pgetpy.tensors.readers import BLOCK, Readers
 from tests.support.waiting import eventually
 
@@ -22,7 +22,7 @@ MIB = 1 << 20
 
 
 class Notes:
-    """A mover that moves nothing and notes what it was asked to."""
+    """A copier that moves nothing and notes what it was asked to."""
 
     def __init__(self, landed: Spans) -> None:
         self.moved: dict[str, list[Span]] = {}
@@ -57,9 +57,9 @@ def test_any_order_of_landing_moves_every_byte_once(data: st.DataObject) -> None
     cuts = data.draw(st.lists(st.integers(1, size), max_size=12))
     pieces = data.draw(st.permutations(list(pairwise(sorted({0, size, *cuts})))))
     chosen = [tensor for tensor in found if data.draw(st.booleans())]
-    landed, news = Spans(), News()
-    mover = Notes(landed)
-    readers = Readers(mover, chosen, news, threads=3)
+    landed, wakeup = Spans(), Wakeup()
+    copier = Notes(landed)
+    readers = Readers(copier, chosen, wakeup, threads=3)
     given_out: dict[str, int] = {}
     for piece in pieces:
         landed.add(*piece)
@@ -74,10 +74,10 @@ def test_any_order_of_landing_moves_every_byte_once(data: st.DataObject) -> None
 
     eventually(take)
     readers.close()
-    assert mover.wrong == []
+    assert copier.wrong == []
     assert given_out == {tensor.name: tensor.stop - tensor.start for tensor in chosen}
     for tensor in chosen:
-        spans = sorted(mover.moved.get(tensor.name, []))
+        spans = sorted(copier.moved.get(tensor.name, []))
         assert [tensor.start, *(span.stop for span in spans)] == [
             *(span.start for span in spans), tensor.stop
         ]  # fmt: skip
@@ -88,10 +88,10 @@ def test_a_failure_is_told_and_raised() -> None:
         def move(self, tensor: Tensor, span: Span) -> None:
             raise OSError(5, "cannot be read")
 
-    news = News()
-    readers = Readers(Failing(Spans()), tensors_of([5, 6], 8), news, threads=1)
+    wakeup = Wakeup()
+    readers = Readers(Failing(Spans()), tensors_of([5, 6], 8), wakeup, threads=1)
     readers.offer(Spans([Span(0, 19)]))
-    news.wait(20)
+    wakeup.wait(20)
     with pytest.raises(OSError, match="cannot be read"):
         readers.take()
     readers.close()
@@ -104,7 +104,7 @@ def test_who_has_closed_them_has_no_threads_left() -> None:
         def move(self, tensor: Tensor, span: Span) -> None:
             self.free.wait(20)
 
-    readers = Readers(Held(Spans()), tensors_of([3 * BLOCK], 8), News(), threads=3)
+    readers = Readers(Held(Spans()), tensors_of([3 * BLOCK], 8), Wakeup(), threads=3)
     readers.offer(Spans([Span(0, 8 + 3 * BLOCK)]))
     readers.close()
     Held.free.set()
@@ -115,46 +115,46 @@ def test_who_has_closed_them_has_no_threads_left() -> None:
 
 
 def test_a_file_that_goes_on_is_the_same_and_one_that_begins_anew_is_not(tmp_path: Path) -> None:
-    arriving = Arriving(News())
+    growing = GrowingFile(Wakeup())
     path = tmp_path / "part"
     path.write_bytes(bytes(10))
     with path.open("rb") as file:
-        arriving.began(file.fileno(), 10)
-        arriving.landed(Spans([Span(0, 4)]))
-        first = arriving.holding
-        arriving.began(file.fileno(), 10)  # another server goes on with it
-    assert arriving.holding is first
-    assert arriving.found(path).life == 1
-    arriving.lost()
-    assert arriving.holding is None
-    arriving.landed(Spans([Span(0, 4)]))
-    assert arriving.holding is None
+        growing.began(file.fileno(), 10)
+        growing.landed(Spans([Span(0, 4)]))
+        first = growing.snapshot
+        growing.began(file.fileno(), 10)  # another server goes on with it
+    assert growing.snapshot is first
+    assert growing.found(path).life == 1
+    growing.lost()
+    assert growing.snapshot is None
+    growing.landed(Spans([Span(0, 4)]))
+    assert growing.snapshot is None
     other = tmp_path / "other"
     other.write_bytes(bytes(10))
     with other.open("rb") as file:
-        arriving.began(file.fileno(), 10)
-    now = arriving.holding
+        growing.began(file.fileno(), 10)
+    now = growing.snapshot
     assert now is not None
     assert (now.life, now.landed.size) == (2, 0)
-    whole = arriving.found(path)
+    whole = growing.found(path)
     assert (whole.life, whole.landed.size) == (3, 10)
 
 
 def test_news_are_heard_however_often_and_early_they_are_told() -> None:
-    news = News()
+    wakeup = Wakeup()
     for _ in range(3):
-        news.tell()
-    news.wait(20)
-    threading.Timer(0.01, news.tell).start()
-    news.wait(20)
-    news.wait(0)
+        wakeup.tell()
+    wakeup.wait(20)
+    threading.Timer(0.01, wakeup.tell).start()
+    wakeup.wait(20)
+    wakeup.wait(0)
 
 
 def test_a_descriptor_closes_what_it_was_given_and_nothing_twice(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"abc")
     with path.open("rb") as file:
-        copy = Descriptor.copied(file.fileno())
+        copy = Descriptor.copy(file.fileno())
         assert copy.fd != file.fileno()
     assert copy.read() == b"abc"
     copy.close()
