@@ -24,7 +24,7 @@ from pgetpy.engine.hf_transfer import MOST_CHILDREN, HfTransfer
 from pgetpy.engine.hosts import Hosts, descriptor_limit
 from pgetpy.engine.metrics import Metrics
 from pgetpy.engine.partial import WholeOnlyError, pick
-from pgetpy.engine.service_client import Asking
+from pgetpy.engine.service_client import EngineServiceClient
 from pgetpy.engine.transfer import Transfer
 from pgetpy.engine.transports.aio import AioTransport
 from pgetpy.engine.transports.direct import DirectTransport
@@ -32,7 +32,7 @@ from pgetpy.engine.transports.local import LocalTransport
 from pgetpy.errors import BadReferenceError, HttpStatusError, PgetError
 from pgetpy.errors.redact import redact
 from pgetpy.settings import Settings
-from pgetpy.sources.base import Located, Object
+from pgetpy.sources.base import Located, RemoteFile
 from pgetpy.sources.table import parse_reference, source_of
 from pgetpy.system.event_loop import gather_or_cancel
 from pgetpy.system.filesystem import Claims
@@ -60,7 +60,7 @@ class Engine:
             claims=Claims(),
             local=LocalTransport(workers),
         )
-        self._asking = Asking(self._services)
+        self._client = EngineServiceClient(self._services)
         self._children = asyncio.Semaphore(MOST_CHILDREN)
         self._metrics = Metrics(settings.metrics_endpoint, workers, hosts.tls)
 
@@ -72,7 +72,7 @@ class Engine:
         """
         sources = self._settings.sources
         with self.explaining(reference):
-            return await source_of(reference).locate(reference, sources, self._asking)
+            return await source_of(reference).locate(reference, sources, self._client)
 
     @contextmanager
     def _told(self, job: Job, report: Report, key: int) -> Iterator[None]:
@@ -95,13 +95,13 @@ class Engine:
                 raise
             raise explained from error
 
-    async def identify(self, question: Object) -> Identity:
+    async def identify(self, remote: RemoteFile) -> Identity:
         """Return which version of an object the server has, by asking for its first byte.
 
         Raises:
             TransferError: it may not be had, or not be reached.
         """
-        return await self._asking.identify(question)
+        return await self._client.identify(remote)
 
     async def pick(
         self, reference: Reference, choose: Choose, first: int, follow: Follower
@@ -154,27 +154,27 @@ class Engine:
                 result = await Transfer(self._services, found, key, report, vetted=True).run()
             else:
                 with self.explaining(reference):
-                    question = _only(reference, await self.locate(reference))
-                    result = await self._carrier(question, job, key, report, vetted=True).run()
+                    remote = _only(reference, await self.locate(reference))
+                    result = await self._carrier(remote, job, key, report, vetted=True).run()
         self._metrics.finished(job.url, result)
         report(Finished(key, result))
         return result
 
-    async def fetch(self, question: Object, job: Job, report: Report, key: int = 0) -> None:
+    async def fetch(self, remote: RemoteFile, job: Job, report: Report, key: int = 0) -> None:
         """Run `job` for an object that has been located.
 
         Raises:
             PgetError: it failed.
         """
         with self._told(job, report, key):
-            await self._carrier(question, job, key, report).run()
+            await self._carrier(remote, job, key, report).run()
 
     def _carrier(
-        self, question: Object, job: Job, key: int, report: Report, *, vetted: bool = False
+        self, remote: RemoteFile, job: Job, key: int, report: Report, *, vetted: bool = False
     ) -> Transfer:
         """Return the transfer that runs `job` for an object that has been located."""
-        found = _of(question, job)
-        if question.hf_transfer and found.checksum == question.digest:
+        found = _of(remote, job)
+        if remote.hf_transfer and found.checksum == remote.digest:
             turns = self._children
             return HfTransfer(self._services, found, key, report, turns=turns, vetted=vetted)
         return Transfer(self._services, found, key, report, vetted=vetted)
@@ -216,7 +216,7 @@ class Engine:
         await self._metrics.close()
 
 
-def _only(reference: Reference, located: Located) -> Object:
+def _only(reference: Reference, located: Located) -> RemoteFile:
     """Return the one object that a reference stands for."""
     if located.folder:
         hint = "name one file of it, or have pgetpy ensure --wanted folder keep all"
@@ -224,13 +224,13 @@ def _only(reference: Reference, located: Located) -> Object:
     return located.objects[0]
 
 
-def _of(question: Object, job: Job) -> Job:
+def _of(remote: RemoteFile, job: Job) -> Job:
     return replace(
         job,
-        url=question.url,
-        checksum=job.checksum or question.digest,
-        link=job.link or question.link,
-        name=question.name,
+        url=remote.url,
+        checksum=job.checksum or remote.digest,
+        link=job.link or remote.link,
+        name=remote.name,
     )
 
 

@@ -12,7 +12,7 @@ from pgetpy.engine.attempt import Session
 from pgetpy.engine.context import Hooks, Services
 from pgetpy.engine.requests import Route
 from pgetpy.engine.watchdog import Tally
-from pgetpy.sources.base import Object
+from pgetpy.sources.base import RemoteFile
 
 
 class WholeOnlyError(Exception):
@@ -20,7 +20,7 @@ class WholeOnlyError(Exception):
 
 
 async def pick(
-    services: Services, question: Object, sink: PartsSink, first: int, follow: Follower
+    services: Services, remote: RemoteFile, sink: PartsSink, first: int, follow: Follower
 ) -> None:
     """Fetch what `sink` wants of an object, of which it has asked for `first` bytes.
 
@@ -37,7 +37,7 @@ async def pick(
         follow.began(sink.fd, total)
         return sink
 
-    route = Route(question.link, services.hosts, services.settings)
+    route = Route(remote.link, services.hosts, services.settings)
     plan = Plan(chunk_size=services.settings.chunk_size, first=first)
     hooks = Hooks(begin, lambda _: follow.landed(plan.landed), lambda *_: None, lambda _: None)
     await Session(services, route, plan, hooks, Tally()).run()

@@ -20,7 +20,7 @@ from pgetpy.engine.requests import Route
 from pgetpy.engine.transports.base import Call
 from pgetpy.engine.watchdog import Tally
 from pgetpy.errors import TransferError
-from pgetpy.sources.base import Object
+from pgetpy.sources.base import RemoteFile
 
 T = TypeVar("T")
 
@@ -65,12 +65,12 @@ class _Bounded(MemorySink):
 
 
 @dataclass(frozen=True)
-class Asking:
+class EngineServiceClient:
     """The questions of the sources, by the means of an engine."""
 
     services: Services
 
-    async def identify(self, question: Object) -> Identity:
+    async def identify(self, remote: RemoteFile) -> Identity:
         """Ask for the first byte of an object and return which version it is of.
 
         Raises:
@@ -80,33 +80,33 @@ class Asking:
         def begin(answer: Answer, _: Spans) -> Sink:
             raise _KnownError(answer.identity)
 
-        session = Session(*self._about(question, begin, first=1))
+        session = Session(*self._about(remote, begin, first=1))
         try:
             answer = await session.run()
         except _KnownError as known:
             return known.identity
         return answer.identity
 
-    async def head(self, question: Object) -> Mapping[str, str]:
-        """Return the fields of the first answer; see `sources.base.Asker`."""
-        session = _FirstAnswer(*self._about(question, lambda *_: MemorySink(), first=1))
+    async def head(self, remote: RemoteFile) -> Mapping[str, str]:
+        """Return the fields of the first answer; see `sources.base.ServiceClient`."""
+        session = _FirstAnswer(*self._about(remote, lambda *_: MemorySink(), first=1))
         try:
             await session.run()
         except _AnsweredError as answered:
             return {**answered.head.headers, ":status": str(answered.head.status)}
         raise AssertionError("unreachable")
 
-    async def read(self, question: Object, *, most: int = 4 << 20) -> bytes:
-        """Return the whole answer; see `sources.base.Asker`."""
-        sink = _Bounded(question.url, most)
-        about = self._about(question, lambda *_: sink, first=most)
+    async def read(self, remote: RemoteFile, *, most: int = 4 << 20) -> bytes:
+        """Return the whole answer; see `sources.base.ServiceClient`."""
+        sink = _Bounded(remote.url, most)
+        about = self._about(remote, lambda *_: sink, first=most)
         session = Session(*about, whole=True)
         await session.run()
         return bytes(sink.data)
 
     @property
     def exclusive(self) -> bool:
-        """See `sources.base.Asker`: of these settings the environment tells nobody else."""
+        """See `sources.base.ServiceClient`: of these settings the environment tells nobody else."""
         settings = self.services.settings
         return settings.policy is not None or bool(settings.cacert or settings.resolve)
 
@@ -115,8 +115,8 @@ class Asking:
         return await self.services.workers.submit(work)
 
     def _about(
-        self, question: Object, begin: Callable[[Answer, Spans], Sink], *, first: int
+        self, remote: RemoteFile, begin: Callable[[Answer, Spans], Sink], *, first: int
     ) -> tuple[Services, Route, Plan, Hooks, Tally]:
-        route = Route(question.link, self.services.hosts, self.services.settings)
+        route = Route(remote.link, self.services.hosts, self.services.settings)
         hooks = Hooks(begin, lambda _: None, lambda *_: None, lambda _: None)
         return self.services, route, Plan(chunk_size=first, first=first), hooks, Tally()

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Object:
+class RemoteFile:
     """One file that can be fetched.
 
     Attributes:
@@ -62,23 +62,23 @@ class Located:
         version: which version it is, where the service says so.
     """
 
-    objects: tuple[Object, ...]
+    objects: tuple[RemoteFile, ...]
     folder: bool = False
     extract: bool = False
     version: str = ""
 
 
-class Asker(Protocol):
+class ServiceClient(Protocol):
     """Puts a source's questions to its service; settings, retries and policy are the engine's."""
 
-    async def read(self, question: Object, *, most: int = 4 << 20) -> bytes:
+    async def read(self, remote: RemoteFile, *, most: int = 4 << 20) -> bytes:
         """Return the whole answer to a GET, of at most so many bytes; redirects are followed.
 
         Raises:
             TransferError: there is none.
         """
 
-    async def head(self, question: Object) -> Mapping[str, str]:
+    async def head(self, remote: RemoteFile) -> Mapping[str, str]:
         """Return the fields of the first answer to a GET of one byte, names in lower case.
 
         A redirect is an answer like any other, and is not followed. `:status` is its status.
@@ -129,7 +129,9 @@ class Source(Protocol):
             BadReferenceError: it is this source's, and makes no sense.
         """
 
-    async def locate(self, reference: Reference, settings: SourceSettings, asker: Asker) -> Located:
+    async def locate(
+        self, reference: Reference, settings: SourceSettings, client: ServiceClient
+    ) -> Located:
         """Return where the bytes are.
 
         Raises:

@@ -23,8 +23,8 @@ from pgetpy.core.references.reference import Reference, Wanted, key_for, scope_f
 from pgetpy.core.text.values import read_token
 from pgetpy.errors import BadReferenceError, HttpStatusError, NotFoundError, PgetError
 from pgetpy.settings import SourceSettings
-from pgetpy.sources.base import Asker, Located, Object, OwnSource, parts_at
-from pgetpy.sources.civitaianswers import (
+from pgetpy.sources.base import Located, OwnSource, RemoteFile, ServiceClient, parts_at
+from pgetpy.sources.civitai_answers import (
     HOSTS,
     SERVICE,
     chosen_file,
@@ -91,19 +91,21 @@ class Civitai(OwnSource):
         scope = scope_for(token)
         return Reference(self.name, url, url, "", key, scope, chosen, token, service=service)
 
-    async def locate(self, reference: Reference, settings: SourceSettings, asker: Asker) -> Located:
+    async def locate(
+        self, reference: Reference, settings: SourceSettings, client: ServiceClient
+    ) -> Located:
         endpoint = settings.civitai_endpoint
         asked = parse_civitai(reference.text, endpoint)
         assert asked is not None
         authorization = f"Bearer {reference.token}" if reference.token else None
         kind = f"model-versions/{asked.version}" if asked.version else f"models/{asked.model}"
         url = f"{endpoint}/api/v1/{kind}"
-        question = Object(url, authorization=authorization, trusted=True)
+        remote = RemoteFile(url, authorization=authorization, trusted=True)
         # The answer on a model lists all its versions, with their pictures.
-        version = described(reference, await asker.read(question, most=32 << 20))
+        version = described(reference, await client.read(remote, most=32 << 20))
         file = chosen_file(reference, version, asked.filters)
         found = file.located(endpoint, authorization)
-        first = await asker.head(found)
+        first = await client.head(found)
         if (refusal := refused(reference, first, found.url, endpoint)) is not None:
             raise refusal
         extract = reference.wanted is not Wanted.FILE and file.archive

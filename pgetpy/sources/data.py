@@ -7,7 +7,7 @@ from pgetpy.core.references.local_urls import is_data, parse_data
 from pgetpy.core.references.reference import Reference, Wanted, key_for, wanted_of
 from pgetpy.errors.redact import redact
 from pgetpy.settings import SourceSettings
-from pgetpy.sources.base import Asker, Located, Object, OwnSource
+from pgetpy.sources.base import Located, OwnSource, RemoteFile, ServiceClient
 
 
 class Data(OwnSource):
@@ -35,6 +35,8 @@ class Data(OwnSource):
             link=local_link(text),
         )
 
-    async def locate(self, reference: Reference, settings: SourceSettings, asker: Asker) -> Located:
-        question = Object(reference.text, reference.name)
-        return Located((question,), extract=reference.wanted is not Wanted.FILE)
+    async def locate(
+        self, reference: Reference, settings: SourceSettings, client: ServiceClient
+    ) -> Located:
+        remote = RemoteFile(reference.text, reference.name)
+        return Located((remote,), extract=reference.wanted is not Wanted.FILE)

@@ -35,8 +35,8 @@ from pgetpy.errors import (
 )
 from pgetpy.errors.redact import HIDDEN
 from pgetpy.settings import SourceSettings
-from pgetpy.sources.base import Asker, Located, Object, OwnSource
-from pgetpy.sources.hublisting import File, Listing, listed, offline
+from pgetpy.sources.base import Located, OwnSource, RemoteFile, ServiceClient
+from pgetpy.sources.hub_listing import HubFile, RepositoryListing, list_repository, offline
 
 _SUFFIX = ".safetensors"
 _TOKEN = re.compile(r"[\x21-\x7e]+")
@@ -80,15 +80,17 @@ class HuggingFace(OwnSource):
         )
         return choosing(reference, named.patterns)
 
-    async def locate(self, reference: Reference, settings: SourceSettings, asker: Asker) -> Located:
+    async def locate(
+        self, reference: Reference, settings: SourceSettings, client: ServiceClient
+    ) -> Located:
         if settings.hf_offline:
             raise offline(str(reference))
         named = _name_of(reference, settings)
-        place = _Place(reference, named, settings.hf_endpoint, settings.hf_transfer)
+        place = _HubLocation(reference, named, settings.hf_endpoint, settings.hf_transfer)
         if not place.named.is_folder:
             extract = reference.wanted is not Wanted.FILE
-            return Located((await _one_file(place, asker),), extract=extract)
-        listing = await listed(place.named, place.endpoint, reference.token, asker)
+            return Located((await _one_file(place, client),), extract=extract)
+        listing = await list_repository(place.named, place.endpoint, reference.token, client)
         files = _files_of(place, listing)
         if reference.wanted is Wanted.WEIGHTS:
             files = _only_weights(place, files)
@@ -106,7 +108,7 @@ class HuggingFace(OwnSource):
 
 
 @dataclass(frozen=True)
-class _Place:
+class _HubLocation:
     """Where `reference`, the name `named`, is asked for."""
 
     reference: Reference
@@ -114,25 +116,25 @@ class _Place:
     endpoint: str
     hf_transfer: bool
 
-    def question(self, url: str) -> Object:
+    def remote(self, url: str) -> RemoteFile:
         token = self.reference.token
         bearer = f"Bearer {token}" if token is not None else None
-        return Object(url, authorization=bearer, trusted=True, hf_transfer=self.hf_transfer)
+        return RemoteFile(url, authorization=bearer, trusted=True, hf_transfer=self.hf_transfer)
 
-    def object(self, file: File, commit: str) -> Object:
+    def object(self, file: HubFile, commit: str) -> RemoteFile:
         """Return a listed file as an object, called as it is below the folder that was named."""
         folder = f"{self.named.path}/" if self.named.path else ""
         url = self.named.file(self.endpoint, folder + file.path, commit)
         name = file.path
         if self.reference.wanted is not Wanted.FOLDER:
             name = PurePosixPath(name).name
-        return _described(self.question(url), name, file.size, file.sha256 or file.blob)
+        return _described(self.remote(url), name, file.size, file.sha256 or file.blob)
 
 
-def _described(question: Object, name: str, size: int | None, etag: str) -> Object:
+def _described(remote: RemoteFile, name: str, size: int | None, etag: str) -> RemoteFile:
     digest = Checksum("sha256", etag) if _SHA256.fullmatch(etag) else None
-    by_other = question.hf_transfer and digest is not None
-    return replace(question, name=name, digest=digest, size=size, etag=etag, hf_transfer=by_other)
+    by_other = remote.hf_transfer and digest is not None
+    return replace(remote, name=name, digest=digest, size=size, etag=etag, hf_transfer=by_other)
 
 
 def _name_of(reference: Reference, settings: SourceSettings) -> HubName:
@@ -160,24 +162,24 @@ def _chosen(named: HubName, wanted: str) -> Wanted:
 # --------------------------------------------------------------------------------------- one file
 
 
-async def _one_file(place: _Place, asker: Asker) -> Object:
+async def _one_file(place: _HubLocation, client: ServiceClient) -> RemoteFile:
     """Return where a named file is, at the commit that its revision stands for now."""
     named = place.named
-    question = place.question(named.file(place.endpoint, named.path))
+    remote = place.remote(named.file(place.endpoint, named.path))
     commit = ""
     for _ in range(_MOST_STEPS):
-        fields = await asker.head(question)
+        fields = await client.head(remote)
         commit = commit or fields.get("x-repo-commit", "")
-        onward = _within_hub(question.url, fields)
+        onward = _within_hub(remote.url, fields)
         if onward is None:
             break
-        question = place.question(onward)
+        remote = place.remote(onward)
     if _COMMIT.fullmatch(commit):
-        question = place.question(named.file(place.endpoint, named.path, commit))
+        remote = place.remote(named.file(place.endpoint, named.path, commit))
     else:
-        question = place.question(named.file(place.endpoint, named.path))
+        remote = place.remote(named.file(place.endpoint, named.path))
     name = PurePosixPath(named.path).name
-    return _described(question, name, _size_in(fields), _etag_in(fields))
+    return _described(remote, name, _size_in(fields), _etag_in(fields))
 
 
 def _within_hub(url: str, fields: Mapping[str, str]) -> str | None:
@@ -205,7 +207,7 @@ def _size_in(fields: Mapping[str, str]) -> int | None:
 # ------------------------------------------------------------------------------------ repositories
 
 
-def _files_of(place: _Place, listing: Listing) -> list[File]:
+def _files_of(place: _HubLocation, listing: RepositoryListing) -> list[HubFile]:
     """Return the files that are meant, called as they are below the folder that was named.
 
     Raises:
@@ -224,7 +226,7 @@ def _files_of(place: _Place, listing: Listing) -> list[File]:
     return files
 
 
-def _only_weights(place: _Place, files: list[File]) -> list[File]:
+def _only_weights(place: _HubLocation, files: list[HubFile]) -> list[HubFile]:
     found = [file for file in files if file.path.lower().endswith(_SUFFIX)]
     if len(found) == 1:
         return found

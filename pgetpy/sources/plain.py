@@ -7,7 +7,7 @@ from pgetpy.core.http.urls import local_link, parse_link
 from pgetpy.core.references.reference import Reference, Wanted, key_for, path_of, wanted_of
 from pgetpy.errors.redact import redact
 from pgetpy.settings import SourceSettings
-from pgetpy.sources.base import Asker, Located, Object, OwnSource
+from pgetpy.sources.base import Located, OwnSource, RemoteFile, ServiceClient
 
 _SCHEMES = ("http:", "https:", "file:")
 
@@ -35,5 +35,7 @@ class Plain(OwnSource):
             link=link,
         )
 
-    async def locate(self, reference: Reference, settings: SourceSettings, asker: Asker) -> Located:
-        return Located((Object(reference.text),), extract=reference.wanted is not Wanted.FILE)
+    async def locate(
+        self, reference: Reference, settings: SourceSettings, client: ServiceClient
+    ) -> Located:
+        return Located((RemoteFile(reference.text),), extract=reference.wanted is not Wanted.FILE)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pgetpy.core.references.reference import Reference, Wanted, is_archive_name, key_for, wanted_of
 from pgetpy.errors import HttpStatusError, NotFoundError, PgetError, UnauthorizedError
 from pgetpy.settings import SourceSettings
-from pgetpy.sources.base import Asker, Located, Object, OwnSource, parts_at
+from pgetpy.sources.base import Located, OwnSource, RemoteFile, ServiceClient, parts_at
 
 SERVICE = "Replicate"
 _HOSTS = frozenset({"replicate.com", "www.replicate.com"})
@@ -50,9 +50,11 @@ class Replicate(OwnSource):
         service = settings.replicate_endpoint
         return Reference(self.name, url, url, name, key, wanted=chosen, service=service)
 
-    async def locate(self, reference: Reference, settings: SourceSettings, asker: Asker) -> Located:
-        question = Object(reference.text, f"{reference.name}.tar", trusted=True)
-        return Located((question,), extract=reference.wanted is not Wanted.FILE)
+    async def locate(
+        self, reference: Reference, settings: SourceSettings, client: ServiceClient
+    ) -> Located:
+        remote = RemoteFile(reference.text, f"{reference.name}.tar", trusted=True)
+        return Located((remote,), extract=reference.wanted is not Wanted.FILE)
 
     def explained(
         self, reference: Reference, error: HttpStatusError, settings: SourceSettings

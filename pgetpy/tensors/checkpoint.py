@@ -24,7 +24,7 @@ from pgetpy.core.weights.shards import (
     is_index_name,
     parse_index,
 )
-from pgetpy.core.weights.sniffing import TELLING, Likeness, look_at
+from pgetpy.core.weights.sniffing import TELLING, FileKind, sniff
 from pgetpy.errors import (
     BadReferenceError,
     BadSafetensorsError,
@@ -281,10 +281,10 @@ class Chooser:
         return joined(spans, 0), True
 
     def _misfit(self, fd: int, error: BadSafetensorsError) -> NotWeightsError:
-        look = look_at(os.pread(fd, TELLING, 0))
-        if look.likeness in (Likeness.SAFETENSORS, Likeness.OTHER):
+        found = sniff(os.pread(fd, TELLING, 0))
+        if found.kind in (FileKind.SAFETENSORS, FileKind.OTHER):
             return error.of(self._label)
-        return NotWeightsError(self._label, look.likeness.value, look.words)
+        return NotWeightsError(self._label, found.kind.value, found.words)
 
 
 def _check_readable(path: Path) -> None:

@@ -36,7 +36,7 @@ from pgetpy.errors import (
     NotWeightsError,
 )
 from pgetpy.settings import Settings
-from pgetpy.sources.base import Located, Object
+from pgetpy.sources.base import Located, RemoteFile
 from pgetpy.system import polling
 from pgetpy.system.event_loop import seen_through
 from pgetpy.system.filesystem import remove_tree
@@ -279,14 +279,14 @@ class Fetcher:
                 scope = reference.scope
                 await gather(fill, located, engine, heard, self._settings, budget, scope)
                 return FetchResult(_version_of(located), reference.name)
-            question = located.objects[0]
+            remote = located.objects[0]
             dest = fill.folder / ("members" if located.extract else "object")
             members = fill.folder / "members"
             await seen_through(self._in_thread(lambda: _begin_anew(members)), lambda: None)
-            checksum = _agreed(question, lookup.digest)
+            checksum = _agreed(remote, lookup.digest)
             extract, follow = located.extract, None if located.extract else request.follow
             job = Job(
-                question.url,
+                remote.url,
                 str(dest),
                 checksum,
                 extract=extract,
@@ -295,10 +295,10 @@ class Fetcher:
                 admit=admit,
                 follow=follow,
             )
-            await engine.fetch(question, job, heard)
+            await engine.fetch(remote, job, heard)
             # Whoever died just before he could publish it has fetched all of it.
-            identity = found[-1] if found else await engine.identify(question)
-        return FetchResult(identity, question.name or reference.name, checksum)
+            identity = found[-1] if found else await engine.identify(remote)
+        return FetchResult(identity, remote.name or reference.name, checksum)
 
 
 def _begin_anew(members: Path) -> None:
@@ -314,32 +314,32 @@ def _refuse_digest(reference: Reference, digest: Checksum | None) -> None:
         raise BadSettingError("digest", str(digest), f"is for one file, and {reference} is many")
 
 
-def _agreed(question: Object, wanted: Checksum | None) -> Checksum | None:
+def _agreed(remote: RemoteFile, wanted: Checksum | None) -> Checksum | None:
     """Return what an object has to hash to.
 
     Raises:
         DigestMismatchError: the service knows already that it does not.
     """
-    known = question.digest
+    known = remote.digest
     if wanted is not None and known is not None and wanted != known:
-        raise DigestMismatchError(question.url, str(wanted), str(known))
+        raise DigestMismatchError(remote.url, str(wanted), str(known))
     return wanted or known
 
 
-def _most_telling(located: Located) -> list[Object]:
+def _most_telling(located: Located) -> list[RemoteFile]:
     """Return, for each host, the object whose reader may have all the others that are there.
 
     Services show a page about a repository, or its licence, to those who may not have the weights.
     """
-    largest: dict[str, Object] = {}
-    for question in sorted(located.objects, key=lambda question: question.size or 0):
-        largest[urlsplit(question.url).netloc] = question
+    largest: dict[str, RemoteFile] = {}
+    for remote in sorted(located.objects, key=lambda remote: remote.size or 0):
+        largest[urlsplit(remote.url).netloc] = remote
     return list(largest.values())
 
 
 def _version_of(located: Located) -> Identity:
     """Return the version of a folder."""
-    sizes = [question.size for question in located.objects]
+    sizes = [remote.size for remote in located.objects]
     total = None if None in sizes else sum(size or 0 for size in sizes)
     return Identity(total, f'"{located.version}"' if located.version else None)
 

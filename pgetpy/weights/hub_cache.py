@@ -26,7 +26,7 @@ from pgetpy.core.report.results import DownloadResult
 from pgetpy.engine.engine import Engine
 from pgetpy.errors import BadReferenceError, PgetError, TransferError
 from pgetpy.settings import Settings
-from pgetpy.sources.base import Located, Object
+from pgetpy.sources.base import Located, RemoteFile
 from pgetpy.system import polling
 from pgetpy.system.event_loop import seen_through
 from pgetpy.system.file_locks import try_lock
@@ -109,18 +109,18 @@ def _shelf(root: Path, named: HubName, commit: str, reference: Reference) -> _Sn
     return _SnapshotFolder(folder, named.revision, commit)
 
 
-def _whole_names(named: HubName, located: Located) -> list[Object]:
+def _whole_names(named: HubName, located: Located) -> list[RemoteFile]:
     """Return the objects of `located`, called as they are in their repository."""
     folder = f"{named.path}/" if named.path else ""
     objects = [replace(each, name=folder + each.name) for each in located.objects]
-    for question in objects:
-        if question.size is None or not _ETAG.fullmatch(question.etag):
-            raise TransferError(question.url, "the Hub's listing does not say what the file is")
+    for remote in objects:
+        if remote.size is None or not _ETAG.fullmatch(remote.etag):
+            raise TransferError(remote.url, "the Hub's listing does not say what the file is")
     return objects
 
 
-def _checksum(question: Object) -> Checksum:
-    return question.digest or Checksum.git_blob(question.etag, question.size or 0)
+def _checksum(remote: RemoteFile) -> Checksum:
+    return remote.digest or Checksum.git_blob(remote.etag, remote.size or 0)
 
 
 class _SnapshotDownload:
@@ -142,7 +142,7 @@ class _SnapshotDownload:
         self._budget = SizeBudget(reference, settings.largest)
         self._workers = Workers()
 
-    async def bring(self, objects: Sequence[Object]) -> tuple[int, int]:
+    async def bring(self, objects: Sequence[RemoteFile]) -> tuple[int, int]:
         """Bring what is missing, and publish; return the bytes of all, and of what was there."""
         self._budget.note_all(objects)
         shelf = self._shelf
@@ -158,27 +158,27 @@ class _SnapshotDownload:
         await seen_through(publishing, lambda: None)
         return progress.total or 0, progress.held
 
-    async def _bring(self, key: int, question: Object, progress: CombinedProgress) -> None:
+    async def _bring(self, key: int, remote: RemoteFile, progress: CombinedProgress) -> None:
         """Bring one blob, unless another process does so meanwhile."""
-        blob = self._shelf.blob(question.etag)
-        lock = await self._locked(key, question)
+        blob = self._shelf.blob(remote.etag)
+        lock = await self._locked(key, remote)
         try:
-            if _holds(blob, question):
-                size = question.size or 0
+            if _holds(blob, remote):
+                size = remote.size or 0
                 progress.heard(Progressed(key, size, size, 0))
                 return
-            heard, checksum = progress.heard, _checksum(question)
-            await fetch_listed(self._engine, question, blob, self._budget, heard, key, checksum)
+            heard, checksum = progress.heard, _checksum(remote)
+            await fetch_listed(self._engine, remote, blob, self._budget, heard, key, checksum)
         finally:
             if lock is not None:
                 os.close(lock)
 
-    async def _locked(self, key: int, question: Object) -> int | None:
+    async def _locked(self, key: int, remote: RemoteFile) -> int | None:
         """Return the descriptor of huggingface_hub's lock of a blob; None where locks fail.
 
         It saves work alone: blobs appear by rename.
         """
-        path = self._shelf.lock(question.etag)
+        path = self._shelf.lock(remote.etag)
         told = False
         while True:
             try:
@@ -195,13 +195,13 @@ class _SnapshotDownload:
             os.close(fd)
             if not told:
                 told = True
-                self._report(Waiting(0, question.name, "another process is fetching it"))
+                self._report(Waiting(0, remote.name, "another process is fetching it"))
             await asyncio.sleep(polling.LOCK)
 
 
 def _looked(
-    shelf: _SnapshotFolder, objects: Sequence[Object], settings: Settings
-) -> tuple[dict[Path, str], dict[int, Object]]:
+    shelf: _SnapshotFolder, objects: Sequence[RemoteFile], settings: Settings
+) -> tuple[dict[Path, str], dict[int, RemoteFile]]:
     """Return which links are to lead to which blobs, and those of `objects` that are to be fetched.
 
     Raises:
@@ -214,13 +214,13 @@ def _looked(
         _sweep(shelf)
     paths = paths_below(shelf.snapshot, objects, settings.limits, fold)
     links, missing, seen = {}, {}, set()
-    for key, (path, question) in enumerate(zip(paths, objects, strict=True)):
-        if _holds(path, question):
+    for key, (path, remote) in enumerate(zip(paths, objects, strict=True)):
+        if _holds(path, remote):
             continue
-        links[path] = question.etag
-        if question.etag not in seen and not _holds(shelf.blob(question.etag), question):
-            seen.add(question.etag)
-            missing[key] = question
+        links[path] = remote.etag
+        if remote.etag not in seen and not _holds(shelf.blob(remote.etag), remote):
+            seen.add(remote.etag)
+            missing[key] = remote
     return links, missing
 
 
@@ -232,10 +232,10 @@ def _sweep(shelf: _SnapshotFolder) -> None:
                 remove_tree(path)
 
 
-def _holds(path: Path, question: Object) -> bool:
+def _holds(path: Path, remote: RemoteFile) -> bool:
     """Whether `path` leads to a file of the right size: its name says what is in it."""
     try:
-        return path.is_file() and path.stat().st_size == question.size
+        return path.is_file() and path.stat().st_size == remote.size
     except OSError:
         return False
 

@@ -35,7 +35,7 @@ from pgetpy.core.report.events import (
 from pgetpy.engine.engine import Engine
 from pgetpy.errors import SizeMismatchError, UnsafeMemberError
 from pgetpy.settings import Settings
-from pgetpy.sources.base import Located, Object
+from pgetpy.sources.base import Located, RemoteFile
 from pgetpy.system.event_loop import gather_limited, seen_through
 from pgetpy.system.file_locks import boot_id
 from pgetpy.system.filesystem import fold_of, remove_tree
@@ -51,7 +51,7 @@ class PlannedFile(NamedTuple):
     """Where a file goes, and whether it is there already."""
 
     path: Path
-    question: Object
+    remote: RemoteFile
     whole: bool
 
 
@@ -82,8 +82,8 @@ async def gather(
     progress = CombinedProgress(report, located.objects, missing)
 
     async def bring(key: int) -> None:
-        question, path = missing[key].question, missing[key].path
-        await fetch_listed(engine, question, path, budget, progress.heard, key)
+        remote, path = missing[key].remote, missing[key].path
+        await fetch_listed(engine, remote, path, budget, progress.heard, key)
 
     await bring_all(engine, missing, bring, settings.max_concurrent_files)
     await workers.submit(lambda: _tidy(folder, {place.path for place in places}))
@@ -99,14 +99,14 @@ async def bring_all(
 
 async def fetch_listed(
     engine: Engine,
-    question: Object,
+    remote: RemoteFile,
     path: Path,
     budget: SizeBudget,
     report: Report,
     key: int,
     checksum: Checksum | None = None,
 ) -> None:
-    """Fetch the file `question` of a listing to `path`.
+    """Fetch the file `remote` of a listing to `path`.
 
     Raises:
         SizeMismatchError: the server has another file than its service has listed.
@@ -115,12 +115,12 @@ async def fetch_listed(
 
     def admit(identity: Identity) -> None:
         size = identity.total
-        if size is not None and question.size not in (None, size):
-            raise SizeMismatchError(question.url, question.size or 0, size)
+        if size is not None and remote.size not in (None, size):
+            raise SizeMismatchError(remote.url, remote.size or 0, size)
         budget.note(key, size)
 
-    job = Job(question.url, str(path), checksum, admit=admit)
-    await engine.fetch(question, job, budget.hearing(report), key)
+    job = Job(remote.url, str(path), checksum, admit=admit)
+    await engine.fetch(remote, job, budget.hearing(report), key)
 
 
 class CombinedProgress:
@@ -131,8 +131,10 @@ class CombinedProgress:
         held: the bytes of those that are not `missing`, by their places in the list.
     """
 
-    def __init__(self, report: Report, objects: Sequence[Object], missing: Collection[int]) -> None:
-        sizes = [question.size for question in objects]
+    def __init__(
+        self, report: Report, objects: Sequence[RemoteFile], missing: Collection[int]
+    ) -> None:
+        sizes = [remote.size for remote in objects]
         self.total = None if None in sizes else sum(size or 0 for size in sizes)
         self.held = sum(size or 0 for key, size in enumerate(sizes) if key not in missing)
         self._report = report
@@ -176,8 +178,8 @@ def _prepare(folder: Path, located: Located, limits: Limits, scope: str) -> list
     # What was written before the machine went down may be there by its name alone.
     safe = bool(now) and boot == now
     places = [
-        PlannedFile(path, question, _is_whole(path, question, safe=safe))
-        for path, question in zip(paths, located.objects, strict=True)
+        PlannedFile(path, remote, _is_whole(path, remote, safe=safe))
+        for path, remote in zip(paths, located.objects, strict=True)
     ]
     for place in places:
         if not place.whole:
@@ -187,7 +189,7 @@ def _prepare(folder: Path, located: Located, limits: Limits, scope: str) -> list
 
 
 def paths_below(
-    folder: Path, objects: Sequence[Object], limits: Limits, fold: Callable[[str], str]
+    folder: Path, objects: Sequence[RemoteFile], limits: Limits, fold: Callable[[str], str]
 ) -> list[Path]:
     """Return where `objects` are below `folder`, by names that are safe there.
 
@@ -196,10 +198,10 @@ def paths_below(
     """
     member_policy = MemberPolicy(limits, fold)
     paths = []
-    for question in objects:
-        entry = member_policy.admit(Member(question.name, Kind.FILE, question.size or 0))
+    for remote in objects:
+        entry = member_policy.admit(Member(remote.name, Kind.FILE, remote.size or 0))
         if entry is None or entry.replaces:
-            raise UnsafeMemberError(question.name, "it is listed twice")
+            raise UnsafeMemberError(remote.name, "it is listed twice")
         paths.append(folder.joinpath(*entry.parts))
     return paths
 
@@ -211,15 +213,15 @@ def _read(mark: Path) -> str:
         return ""
 
 
-def _is_whole(path: Path, question: Object, *, safe: bool) -> bool:
+def _is_whole(path: Path, remote: RemoteFile, *, safe: bool) -> bool:
     try:
         status = os.lstat(path)
     except OSError:
         return False
-    if not stat.S_ISREG(status.st_mode) or status.st_size != question.size:
+    if not stat.S_ISREG(status.st_mode) or status.st_size != remote.size:
         return False
     # It got its name when its digest had been verified.
-    return safe or (question.digest is not None and digest_of(path) == str(question.digest))
+    return safe or (remote.digest is not None and digest_of(path) == str(remote.digest))
 
 
 def _tidy(folder: Path, wanted: set[Path]) -> None:

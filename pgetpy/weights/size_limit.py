@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pgetpy.core.references.reference import Reference
 from pgetpy.core.report.events import Event, Progressed, Report
 from pgetpy.errors import NotAllowedError
-from pgetpy.sources.base import Object
+from pgetpy.sources.base import RemoteFile
 
 
 class SizeBudget:
@@ -42,10 +42,10 @@ class SizeBudget:
             reason = f"it has {found} bytes or more, {most} are allowed"
             raise NotAllowedError(str(self._reference), rule, reason)
 
-    def note_all(self, objects: Iterable[Object]) -> None:
+    def note_all(self, objects: Iterable[RemoteFile]) -> None:
         """Take note of the sizes that a service has listed, by their places in its list."""
-        for key, question in enumerate(objects):
-            self.note(key, question.size)
+        for key, remote in enumerate(objects):
+            self.note(key, remote.size)
 
     def hearing(self, report: Report) -> Report:
         """Return a report that takes note of what has come, before `report` is told."""

@@ -12,7 +12,7 @@ from pgetpy.core.references.policy import Policy
 from pgetpy.core.references.reference import Reference, Wanted
 from pgetpy.core.weights.safetensors import is_safetensors, read_header
 from pgetpy.core.weights.shards import is_index_name, parse_index
-from pgetpy.core.weights.sniffing import REFUSED, TELLING, Likeness, look_at
+from pgetpy.core.weights.sniffing import REFUSED, TELLING, FileKind, sniff
 from pgetpy.errors import (
     ALL_OF_IT,
     BadSafetensorsError,
@@ -65,19 +65,17 @@ def examine(source: Path, reference: Reference, name: str, *, any_file: bool) ->
         return stem
     size = source.stat().st_size
     with source.open("rb") as file:
-        look = look_at(file.read(TELLING))
-        if look.likeness is Likeness.SAFETENSORS:
+        found = sniff(file.read(TELLING))
+        if found.kind is FileKind.SAFETENSORS:
             try:
                 read_header(partial(_beginning, file), size)
             except BadSafetensorsError as error:
                 raise error.of(str(reference)) from error
             return stem + _SUFFIX
-    if any_file or (look.likeness is Likeness.JSON and _is_index(source, name)):
+    if any_file or (found.kind is FileKind.JSON and _is_index(source, name)):
         return stem + suffix
-    if look.likeness in REFUSED or suffix.lower() == _SUFFIX:
-        raise NotWeightsError(
-            str(reference), look.likeness.value, look.words, hint=_hint(look.likeness)
-        )
+    if found.kind in REFUSED or suffix.lower() == _SUFFIX:
+        raise NotWeightsError(str(reference), found.kind.value, found.words, hint=_hint(found.kind))
     return stem + suffix
 
 
@@ -130,8 +128,8 @@ def _beginning(file: BinaryIO, count: int) -> bytes:
     return file.read(count)
 
 
-def _hint(likeness: Likeness) -> str:
-    if likeness in (Likeness.PICKLE, Likeness.JSON, Likeness.TEXT):
+def _hint(kind: FileKind) -> str:
+    if kind in (FileKind.PICKLE, FileKind.JSON, FileKind.TEXT):
         return "pass any_file=True (--any-file) if that is what you want"
     return ""
 

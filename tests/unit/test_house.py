@@ -28,8 +28,6 @@ LONGEST_MODULE = 400
 # Classes that bear the name of another one today. No name may join them.
 TWICE = frozenset(
     {
-        "Data",
-        "File",
         "Tally",
         "Waiting",
         "_KnownError",

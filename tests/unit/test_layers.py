@@ -72,7 +72,7 @@ LAYERS = (
     Layer(("archives.decoders.base",)),
     Layer(("sources.table",)),
     Layer(("sources.*",), may_meet=False),
-    Layer(("sources.hublisting", "sources.civitaianswers"), may_meet=False),
+    Layer(("sources.hub_listing", "sources.civitai_answers"), may_meet=False),
     Layer(("sources.base",)),
     Layer(("core.text.*",)),
     Layer(("core.report.*",)),

@@ -20,7 +20,7 @@ _SUFFIXES = {"tar": ".tar", "zip": ".zip", "gzip": ".tar.gz", "bzip2": ".tar.bz2
 
 
 @dataclass(frozen=True)
-class Data:
+class DataUri:
     """What a data: URI bears; `archive` is whether the bytes begin like one."""
 
     media_type: str
@@ -42,7 +42,7 @@ def file_path(url: str) -> str:
     return unquote(urlsplit(url).path, errors="surrogateescape")
 
 
-def parse_data(uri: str, most: int | None = None) -> Data:
+def parse_data(uri: str, most: int | None = None) -> DataUri:
     """Return what `data:[<mediatype>][;base64],<data>` bears.
 
     Args:
@@ -70,7 +70,7 @@ def parse_data(uri: str, most: int | None = None) -> Data:
         raise _too_large(uri, most)
     suffix = _suffix(content)
     archive = suffix in _SUFFIXES.values()
-    return Data(kind if is_base64 else head, content, f"data{suffix}", archive)
+    return DataUri(kind if is_base64 else head, content, f"data{suffix}", archive)
 
 
 def _decoded(uri: str, raw: bytes) -> bytes:
@@ -91,9 +91,9 @@ def _suffix(content: bytes) -> str:
     """Return the suffix of a file that holds `content`; empty where it is nothing known."""
     # Few URLs bear data, and these modules read whole formats.
     from pgetpy.core.archives.formats import recognise
-    from pgetpy.core.weights.sniffing import TELLING, Likeness, look_at
+    from pgetpy.core.weights.sniffing import TELLING, FileKind, sniff
 
     beginning = content[:TELLING]
-    if look_at(beginning).likeness is Likeness.SAFETENSORS:
+    if sniff(beginning).kind is FileKind.SAFETENSORS:
         return ".safetensors"
     return _SUFFIXES.get(recognise(beginning, "").value, "")

@@ -20,7 +20,7 @@ _ZIP = b"PK\x03\x04"
 _TORCH_MEMBERS = (b"data.pkl", b".data/", b"byteorder", b"constants.pkl")
 
 
-class Likeness(Enum):
+class FileKind(Enum):
     """What a file looks like."""
 
     SAFETENSORS = "safetensors"
@@ -33,31 +33,31 @@ class Likeness(Enum):
 
 
 # What nobody means by weights; the rest may be a format that is not known here.
-REFUSED = frozenset({Likeness.PAGE, Likeness.JSON, Likeness.TEXT, Likeness.PICKLE, Likeness.EMPTY})
+REFUSED = frozenset({FileKind.PAGE, FileKind.JSON, FileKind.TEXT, FileKind.PICKLE, FileKind.EMPTY})
 
 
-class Look(NamedTuple):
+class SniffResult(NamedTuple):
     """What a file looks like, and the words at its beginning if it holds words."""
 
-    likeness: Likeness
+    kind: FileKind
     words: str = ""
 
 
-def look_at(beginning: bytes) -> Look:
+def sniff(beginning: bytes) -> SniffResult:
     """Return what the file whose first TELLING bytes are `beginning` looks like."""
     if not beginning:
-        return Look(Likeness.EMPTY)
+        return SniffResult(FileKind.EMPTY)
     if _is_safetensors(beginning):
-        return Look(Likeness.SAFETENSORS)
+        return SniffResult(FileKind.SAFETENSORS)
     if beginning.startswith(_PICKLES) or _is_torch_zip(beginning):
-        return Look(Likeness.PICKLE)
+        return SniffResult(FileKind.PICKLE)
     text = beginning.lstrip(_BLANK)
     if text.startswith(b"<"):
-        return Look(Likeness.PAGE, _words(text))
+        return SniffResult(FileKind.PAGE, _words(text))
     if not _is_text(beginning):
-        return Look(Likeness.OTHER)
-    likeness = Likeness.JSON if text.startswith((b"{", b"[")) else Likeness.TEXT
-    return Look(likeness, _words(text))
+        return SniffResult(FileKind.OTHER)
+    kind = FileKind.JSON if text.startswith((b"{", b"[")) else FileKind.TEXT
+    return SniffResult(kind, _words(text))
 
 
 def _is_safetensors(beginning: bytes) -> bool:

@@ -15,7 +15,7 @@ from pgetpy.engine.hosts import Host
 from pgetpy.engine.transports.base import Address, Request
 from pgetpy.errors import GatedError, NotFoundError, PgetError, ServiceError, UnauthorizedError
 from pgetpy.settings import Proxies, Settings, SourceSettings
-from pgetpy.sources.base import Located, Object
+from pgetpy.sources.base import Located, RemoteFile
 from pgetpy.sources.table import parse_reference
 from tests.integration.sources.conftest import OTHER_TOKEN, TOKEN
 from tests.support.faults import Status
@@ -246,8 +246,8 @@ def test_no_value_shows_what_opens_something() -> None:
         parse_reference(signed),
         parse_reference("hf://o/n", settings=settings.sources),
         Job(signed, "a", mirrors=(signed,), link=opened_link(signed, header[1], trusted=False)),
-        Object(signed, authorization=header[1]),
-        Located((Object(signed),)),
+        RemoteFile(signed, authorization=header[1]),
+        Located((RemoteFile(signed),)),
         Request(signed, (header,), (address,), proxy, None, 1.0),
         Host(link.origin, (address,), proxy, ConcurrencyController(1, 1), plain=False),
     ]

@@ -25,7 +25,7 @@ from pgetpy.errors import (
 )
 from pgetpy.settings import SourceSettings
 from pgetpy.sources import table
-from pgetpy.sources.base import Asker, Located, Object
+from pgetpy.sources.base import Located, RemoteFile, ServiceClient
 from pgetpy.weights.size_limit import SizeBudget
 from tests.integration.sources.conftest import TOKEN
 from tests.support.faults import Chunked, NoLength, SilenceAfter
@@ -133,10 +133,13 @@ class Folder:
         key = key_for(text, Wanted.FOLDER)
         return Reference(self.name, text, text, "folder", key, wanted=Wanted.FOLDER)
 
-    async def locate(self, reference: Reference, settings: SourceSettings, asker: Asker) -> Located:
+    async def locate(
+        self, reference: Reference, settings: SourceSettings, client: ServiceClient
+    ) -> Located:
         size = len(weights(LARGE)) if self.sized else None
         objects = [
-            Object(url, f"{number}.safetensors", size=size) for number, url in enumerate(self.urls)
+            RemoteFile(url, f"{number}.safetensors", size=size)
+            for number, url in enumerate(self.urls)
         ]
         return Located(tuple(objects), folder=True, version="1")
 

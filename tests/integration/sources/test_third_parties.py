@@ -17,7 +17,7 @@ from tests.support.weights import weights
 HUB = """
 from pgetpy.core.references.reference import Reference, Wanted, key_for, scope_for, wanted_of
 from pgetpy.errors import BadReferenceError, NotFoundError
-from pgetpy.sources.base import Located, Object
+from pgetpy.sources.base import Located, RemoteFile
 
 class Hub:
     name = "hub"
@@ -30,11 +30,11 @@ class Hub:
         chosen = wanted_of("", wanted)
         return Reference("hub", text, text, text[4:], key_for(text, chosen), wanted=chosen)
 
-    async def locate(self, reference, settings, asker):
+    async def locate(self, reference, settings, client):
         import json, os
-        question = Object(os.environ["HUB"] + "/about/" + reference.name)
-        about = json.loads(await asker.read(question))
-        return Located((Object(os.environ["HUB"] + about["path"], about["name"]),))
+        remote = RemoteFile(os.environ["HUB"] + "/about/" + reference.name)
+        about = json.loads(await client.read(remote))
+        return Located((RemoteFile(os.environ["HUB"] + about["path"], about["name"]),))
 
     def explained(self, reference, error, settings):
         if error.status == 404:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pgetpy.core.http.retry import Retries
 from pgetpy.core.references.hub_names import HubName
 from pgetpy.errors import ConnectionFailedError, NotAllowedError, PgetError, TransferError
-from pgetpy.sources.base import Asker, Object
+from pgetpy.sources.base import RemoteFile, ServiceClient
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -29,7 +29,7 @@ _LONGEST_LISTING = 64 << 20
 _SENSELESS = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 
-class File(NamedTuple):
+class HubFile(NamedTuple):
     """A file as the Hub lists it; `blob` is git's name of its content, or of what points to it."""
 
     path: str
@@ -39,11 +39,11 @@ class File(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Listing:
+class RepositoryListing:
     """What is in a repository at one commit."""
 
     commit: str
-    files: tuple[File, ...]
+    files: tuple[HubFile, ...]
 
 
 def offline(reference: str) -> NotAllowedError:
@@ -52,7 +52,9 @@ def offline(reference: str) -> NotAllowedError:
     return NotAllowedError(reference, "HF_HUB_OFFLINE", reason, hint="unset HF_HUB_OFFLINE")
 
 
-async def listed(named: HubName, endpoint: str, token: str | None, asker: Asker) -> Listing:
+async def list_repository(
+    named: HubName, endpoint: str, token: str | None, client: ServiceClient
+) -> RepositoryListing:
     """Return what is in the repository of `named`; without a token as anybody sees it.
 
     Raises:
@@ -61,12 +63,12 @@ async def listed(named: HubName, endpoint: str, token: str | None, asker: Asker)
     import asyncio
     import random
 
-    if asker.exclusive:
-        return await _listed_by_engine(named, endpoint, token, asker)
+    if client.exclusive:
+        return await _list_by_engine(named, endpoint, token, client)
     retries = Retries(_LISTING_RETRIES)
     while True:
         try:
-            return await asker.in_thread(lambda: _listing(named, endpoint, token))
+            return await client.in_thread(lambda: _listing(named, endpoint, token))
         except TransferError as error:
             delay = retries.delay(error, random.random())
             if delay is None:
@@ -75,17 +77,17 @@ async def listed(named: HubName, endpoint: str, token: str | None, asker: Asker)
         await asyncio.sleep(delay)
 
 
-async def _listed_by_engine(
-    named: HubName, endpoint: str, token: str | None, asker: Asker
-) -> Listing:
+async def _list_by_engine(
+    named: HubName, endpoint: str, token: str | None, client: ServiceClient
+) -> RepositoryListing:
     url = f"{named.listing(endpoint)}?blobs=true"
     bearer = f"Bearer {token}" if token is not None else None
-    question = Object(url, authorization=bearer, trusted=True)
-    answer = await asker.read(question, most=_LONGEST_LISTING)
-    return await asker.in_thread(lambda: _read(url, answer))
+    remote = RemoteFile(url, authorization=bearer, trusted=True)
+    answer = await client.read(remote, most=_LONGEST_LISTING)
+    return await client.in_thread(lambda: _read(url, answer))
 
 
-def _read(url: str, answer: bytes) -> Listing:
+def _read(url: str, answer: bytes) -> RepositoryListing:
     """Return what the Hub has answered."""
     import json
 
@@ -100,12 +102,12 @@ def _read(url: str, answer: bytes) -> Listing:
             )
             for each in info["siblings"]
         )
-        return Listing(str(info.get("sha") or ""), files)
+        return RepositoryListing(str(info.get("sha") or ""), files)
     except _SENSELESS as error:
         raise _senseless(url, error) from None
 
 
-def _listing(named: HubName, endpoint: str, token: str | None) -> Listing:
+def _listing(named: HubName, endpoint: str, token: str | None) -> RepositoryListing:
     """Ask what is in a repository, by one request."""
     try:
         info = _api(endpoint, token).repo_info(
@@ -119,7 +121,7 @@ def _listing(named: HubName, endpoint: str, token: str | None) -> Listing:
             _file_of(each.rfilename, each.size, getattr(each.lfs, "sha256", None), each.blob_id)
             for each in getattr(info, "siblings", None) or ()
         )
-        return Listing(str(info.sha or ""), files)
+        return RepositoryListing(str(info.sha or ""), files)
     except Exception as error:
         raise _translated(named, endpoint, error) from None
 
@@ -143,12 +145,12 @@ def _api(endpoint: str, token: str | None) -> HfApi:
     return Api(endpoint=endpoint, token=token or False)
 
 
-def _file_of(path: object, size: int | None, sha256: object, blob: object) -> File:
+def _file_of(path: object, size: int | None, sha256: object, blob: object) -> HubFile:
     if not isinstance(path, str) or not path:
         raise ValueError("a file without a name")
     if not (size is None or (isinstance(size, int) and 0 <= size < 1 << 63)):
         raise ValueError("a file with a strange size")
-    return File(path, size, str(sha256 or "") or None, str(blob or ""))
+    return HubFile(path, size, str(sha256 or "") or None, str(blob or ""))
 
 
 def _senseless(url: str, error: Exception) -> TransferError:

@@ -21,7 +21,7 @@ from pgetpy.errors import (
     TransferError,
     UnauthorizedError,
 )
-from pgetpy.sources.base import Object
+from pgetpy.sources.base import RemoteFile
 
 SERVICE = "CivitAI"
 HOSTS = frozenset(
@@ -34,7 +34,7 @@ _MODELS = frozenset({"Model", "Pruned Model"})
 
 
 @dataclass(frozen=True)
-class File:
+class CivitaiFile:
     """One file of a version, whose number `version` is."""
 
     fields: Mapping[str, Any]
@@ -60,14 +60,14 @@ class File:
     def fits(self, filters: Sequence[tuple[str, str]]) -> bool:
         return all(self._is(name, value) for name, value in filters)
 
-    def located(self, endpoint: str, authorization: str | None) -> Object:
+    def located(self, endpoint: str, authorization: str | None) -> RemoteFile:
         """Return where it is. The token goes to `endpoint` alone, wherever the API points."""
         said = self.fields.get("downloadUrl")
         own = f"{endpoint}{_DOWNLOADS}models/{self.version}"
         url, trusted = _pointed(own, said if isinstance(said, str) else own, endpoint)
         hashes = self.fields.get("hashes")
         digest = str(hashes.get("SHA256", "")) if isinstance(hashes, dict) else ""
-        return Object(
+        return RemoteFile(
             url,
             self.name,
             Checksum("sha256", digest.lower()) if _SHA256.fullmatch(digest) else None,
@@ -106,7 +106,7 @@ def described(reference: Reference, answer: bytes) -> Mapping[str, Any]:
 
 def chosen_file(
     reference: Reference, version: Mapping[str, Any], filters: Sequence[tuple[str, str]]
-) -> File:
+) -> CivitaiFile:
     """Return the file of `version` that is meant: the primary one, unless another is asked for.
 
     Where weights are wanted and the primary one is no .safetensors, another form of the model is.
@@ -116,7 +116,9 @@ def chosen_file(
         BadReferenceError: all of an archive is wanted, and it is none.
     """
     number = str(version.get("id", ""))
-    files = [File(each, number, _name(each, number)) for each in _dicts(version.get("files"))]
+    files = [
+        CivitaiFile(each, number, _name(each, number)) for each in _dicts(version.get("files"))
+    ]
     fitting = [file for file in files if file.fits(filters)]
     if not fitting:
         names = ", ".join(file.name for file in files[:10]) or "none"
