@@ -521,7 +521,7 @@ class Feed:
     def _allowed(self) -> Span | None:
         stop = self._sink.window.stop
         allowed = [index for index, span in enumerate(self._missing) if span.start < stop]
-        if self._sink.form is None:
+        if self._sink.extractor is None:
             allowed = [] if self._busy else allowed[:1]
         if not allowed:
             return None
@@ -806,8 +806,8 @@ def test_what_has_come_can_be_read_back_wherever_it_ends(tmp_path: Path, step: i
         stop = min(len(HEALTHY), start + step)
         sink.write(start, memoryview(HEALTHY)[start:stop])
         sink.mark(start, stop)
-        while sink.form is not None and read < stop:
-            count = sink.form.read(read, buffer[: stop - read])
+        while sink.extractor is not None and read < stop:
+            count = sink.extractor.read(read, buffer[: stop - read])
             assert count > 0
             assert buffer[:count] == HEALTHY[read : read + count]
             read += count
