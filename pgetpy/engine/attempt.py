@@ -86,6 +86,7 @@ class Session:
         self._sleeper: asyncio.Future[None] | None = None
         self._roused = False
         self._judging = threading.Lock()
+        self._ticked_at = self._loop.time()
 
     async def run(self) -> Answer:
         """Fetch everything; return the first answer, with the identity of the whole.
@@ -146,12 +147,13 @@ class Session:
 
     def _launch_probe(self, now: float, host: Host) -> None:
         """Make the first request, or make it a second time where its answer is late."""
-        if host.busy >= max(host.pace.level, 2 * len(self._watch)):
-            return
         if not self._watch:
-            total = self.expected.total if self.expected and self.plan.held else None
-            self._launch(host, self.plan.probe(now, total))
-        elif not self.whole and self._watch.asks_only(self.route.target.url):
+            if host.busy < host.pace.level:
+                total = self.expected.total if self.expected and self.plan.held else None
+                self._launch(host, self.plan.probe(now, total))
+            return
+        may = len(self._watch) < self._limit and host.busy < host.pace.ceiling
+        if may and not self.whole and self._watch.asks_only(self.route.target.url):
             twin = self.plan.probe_again(now)
             if twin is not None:
                 self._launch(host, twin)

@@ -143,7 +143,7 @@ class Hosts:
             addresses = await self._addresses(link, proxy)
         else:
             addresses = await self._admitted(link, policy)
-        pace = ConcurrencyController(self.ceiling, self.start, machine_load)
+        pace = ConcurrencyController(self.ceiling, min(self.start, self.ceiling), machine_load)
         host = Host(link.origin, addresses, proxy, pace, plain=proxy is None)
         return self._hosts.setdefault((link.origin, link.trusted), host)
 

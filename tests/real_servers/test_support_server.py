@@ -1,4 +1,7 @@
-"""The loopback server is itself judged, by curl and by the standard library's HTTP client."""
+"""The loopback server is itself judged, by curl, nginx, Apache and the standard library's client.
+
+What most tests rely on is in tests/integration/support.
+"""
 
 import gzip
 import http.client
@@ -12,8 +15,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
-from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -29,11 +31,9 @@ from tests.support.faults import (
     Close,
     ContentRangeOn200,
     Crawl,
-    Dam,
     DripHead,
     Encoded,
     EnormousHead,
-    EtagPerRequest,
     ExtraBytes,
     Fault,
     FinAfter,
@@ -42,34 +42,25 @@ from tests.support.faults import (
     Headers,
     Http10,
     IdleClose,
-    IgnoreIfRange,
     IgnoreRange,
     Interim,
-    LengthConflict,
     Multipart,
-    NoContentRange,
     NoLength,
-    NoValidators,
     ObsFold,
-    OtherRange,
     Overwritten,
     Pace,
     Redirect,
     RefuseAuthorization,
-    Replaced,
     RequireSignature,
     ResetAfter,
-    ShorterRange,
     Signer,
     SilenceAfter,
     SilenceBeforeHead,
-    StatedTotal,
     Status,
-    WeakEtag,
     When,
-    at_least,
 )
 from tests.support.judges import Judge
+from tests.support.plain_client import ask, connect
 from tests.support.processes import Run, folder_of_nobody, limited_tmpfs
 from tests.support.proxy import Proxy
 from tests.support.resources import LONG_AGO, Resource
@@ -77,42 +68,6 @@ from tests.support.server import Server
 
 BODY = body(300_000)
 OTHER = body(300_000, "v2")
-
-
-@dataclass
-class Got:
-    """What http.client made of an answer."""
-
-    status: int
-    headers: http.client.HTTPMessage
-    body: bytes
-    version: int
-
-    def __getitem__(self, name: str) -> str | None:
-        return self.headers[name]
-
-
-def connect(server: Server) -> http.client.HTTPConnection:
-    return http.client.HTTPConnection(server.host, server.port, timeout=30)
-
-
-def ask(
-    server: Server,
-    path: str = "/x",
-    over: http.client.HTTPConnection | None = None,
-    method: str = "GET",
-    **headers: str,
-) -> Got:
-    """One request; header names are written with underscores."""
-    connection = over or connect(server)
-    try:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, headers=named)
-        response = connection.getresponse()
-        return Got(response.status, response.headers, response.read(), response.version)
-    finally:
-        if over is None:
-            connection.close()
 
 
 def read_on(read: Callable[[], bytes], into: bytearray) -> None:
@@ -187,81 +142,12 @@ def test_a_single_range_has_exactly_its_bytes(server: Server, curl, asked, start
     assert got.body == BODY[start:stop]
 
 
-def test_a_range_past_the_end_is_416_with_the_size(server: Server):
-    serve(server)
-    got = ask(server, Range="bytes=300000-")
-    assert (got.status, got["Content-Range"]) == (416, "bytes */300000")
-
-
-@pytest.mark.parametrize(("option", "status"), [(416, 416), (200, 200)])
-def test_an_empty_body_has_no_range(server: Server, option, status):
-    server.add("/x", Resource(b"", empty_range=option))
-    got = ask(server, Range="bytes=0-99")
-    assert (got.status, got.body) == (status, b"")
-    assert got["Content-Range"] == ("bytes */0" if status == 416 else None)
-
-
-def test_several_ranges_are_multipart_or_the_whole(server: Server):
-    serve(server)
-    got = ask(server, Range="bytes=0-9, 20-29")
-    assert got.status == 206
-    assert got["Content-Type"].startswith("multipart/byteranges; boundary=")
-    assert got.body.count(b"Content-Range: bytes ") == 2
-    assert BODY[20:30] in got.body
-    server.change("/x", many_ranges="whole")
-    assert ask(server, Range="bytes=0-9,20-29").body == BODY
-
-
-@pytest.mark.parametrize(
-    ("etag", "condition", "status"),
-    [
-        ('"v1"', '"v1"', 206),
-        ('"v1"', '"v2"', 200),
-        ('"v1"', LONG_AGO, 206),
-        ('"v1"', "Tue, 14 Nov 2023 22:13:21 GMT", 200),
-        (None, '"v1"', 200),
-    ],
-)
-def test_if_range_holds_for_the_same_version_only(server: Server, etag, condition, status):
-    server.add("/x", Resource(BODY, etag=etag))
-    got = ask(server, Range="bytes=5-9", If_Range=condition)
-    assert got.status == status
-    assert got.body == (BODY[5:10] if status == 206 else BODY)
-
-
-def test_a_weak_if_range_never_matches_and_is_a_violation():
-    with Server() as server:
-        server.add("/x", Resource(BODY, etag='W/"v1"'))
-        assert ask(server, Range="bytes=5-9", If_Range='W/"v1"').status == 200
-        assert server.violations == ['If-Range with the weak entity tag W/"v1"']
-
-
-def test_preconditions_are_evaluated(server: Server):
-    serve(server)
-    assert ask(server, If_Match='"v2"').status == 412
-    assert ask(server, If_Match='"v2", "v1"', Range="bytes=0-0").status == 206
-    assert ask(server, If_None_Match='W/"v1"').status == 304
-    assert ask(server, If_Modified_Since=LONG_AGO).status == 304
-    assert ask(server, If_Unmodified_Since="Tue, 14 Nov 2000 22:13:20 GMT").status == 412
-
-
 def test_head_has_the_head_alone(server: Server, curl):
     assert curl("-I", serve(server))[0] == 0
     got = ask(server, method="HEAD", Range="bytes=0-9")
     assert (got.status, got["Content-Length"], got.body) == (200, "300000", b"")
     assert got["ETag"] == '"v1"'
     assert got["Accept-Ranges"] == "bytes"
-
-
-def test_a_connection_is_kept_and_numbered(server: Server):
-    serve(server)
-    connection = connect(server)
-    for _ in range(3):
-        ask(server, over=connection, Range="bytes=0-9")
-    connection.close()
-    ask(server)
-    assert [seen.connection for seen in server.requests] == [1, 1, 1, 2]
-    assert server.connections == 2
 
 
 def test_credentials_are_asked_for(server: Server, curl):
@@ -318,71 +204,7 @@ def test_pytest_httpserver_gives_the_same_simple_answers(server: Server, httpser
     other.close()
 
 
-# Strictness
-
-
-@pytest.mark.parametrize(
-    ("raw", "words"),
-    [
-        ("GET /x HTTP/1.1\r\n\r\n", "no Host"),
-        ("GET /x HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "host sent more than once"),
-        ("GET /x HTTP/1.1\r\nHost: 127.0.0.1:1\r\n\r\n", "another port"),
-        ("GET /x HTTP/1.1\r\nHost: user@a\r\n\r\n", "user information"),
-        ("GET /x y HTTP/1.1\r\nHost: a\r\n\r\n", "request line"),
-        ("GET /x#frag HTTP/1.1\r\nHost: a\r\n\r\n", "request target"),
-        ("GET /x HTTP/1.1\r\nHost : a\r\n\r\n", "header line"),
-        ("GET /x HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n", "header line"),
-        ("GET /x HTTP/1.1\r\nHost: a\nX: y\r\n\r\n", "does not end with CRLF"),
-        ("GET /x HTTP/1.1\r\nHost: a\r\nRange: bytes=9-5\r\n\r\n", "ends before it starts"),
-        ("GET /x HTTP/1.1\r\nHost: a\r\nRange: bytes=5\r\n\r\n", "malformed Range"),
-        ("GET /x HTTP/1.1\r\nHost: a\r\nRange: 0-5\r\n\r\n", "malformed Range"),
-        ('GET /x HTTP/1.1\r\nHost: a\r\nIf-Range: "v1"\r\n\r\n', "If-Range without Range"),
-        ("GET /x HTTP/1.1\r\nHost: a\r\nRange: bytes=0-\r\nIf-Range: v1\r\n\r\n", "neither"),
-        ("GET /x HTTP/1.1\r\nHost: a\r\nIf-Match: v1\r\n\r\n", "if-match"),
-        ("\r\nGET /x HTTP/1.1\r\nHost: a\r\n\r\n", "an empty line"),
-    ],
-)
-def test_a_request_that_may_not_be_sent_is_a_violation(raw, words):
-    with Server() as server:
-        serve(server)
-        with socket.create_connection((server.host, server.port), timeout=30) as link:
-            link.sendall(raw.encode())
-            link.recv(1000)
-        assert len(server.violations) == 1
-        assert words in server.violations[0]
-        assert server.errors == []
-
-
 # Faults of the object and of the head
-
-
-def test_ranges_ignored_and_if_range_ignored(server: Server):
-    serve(server, IgnoreRange())
-    got = ask(server, Range="bytes=5-9")
-    assert (got.status, got.body, got["Accept-Ranges"]) == (200, BODY, "bytes")
-    serve(server, IgnoreIfRange())
-    assert ask(server, Range="bytes=5-9", If_Range='"old"').body == BODY[5:10]
-
-
-def test_validators_are_weak_missing_or_changing(server: Server):
-    serve(server, WeakEtag())
-    assert ask(server)["ETag"] == 'W/"v1"'
-    serve(server, NoValidators())
-    assert ask(server)["ETag"] is ask(server)["Last-Modified"] is None
-    serve(server, EtagPerRequest(backends=2))
-    tags = [ask(server)["ETag"] for _ in range(4)]
-    assert tags[0] == tags[2] != tags[1] == tags[3]
-
-
-def test_an_object_is_replaced_after_so_many_requests_or_bytes(server: Server):
-    serve(server, Replaced(OTHER, '"v2"', when=When(request=at_least(2))))
-    assert ask(server, Range="bytes=0-9", If_Range='"v1"').body == BODY[:10]
-    changed = ask(server, Range="bytes=0-9", If_Range='"v1"')
-    assert (changed.status, changed["ETag"], changed.body) == (200, '"v2"', OTHER)
-    server.add("/y", Resource(BODY, faults=[Replaced(OTHER, None, when=When(after=100))]))
-    bodies = [ask(server, "/y", Range="bytes=0-59") for _ in range(3)]
-    assert [got.body == BODY[:60] for got in bodies] == [True, True, False]
-    assert bodies[2]["ETag"] is None
 
 
 def test_an_object_is_overwritten_while_it_is_read(server: Server):
@@ -398,30 +220,6 @@ def test_a_content_coding_comes_although_none_was_asked_for(server: Server):
     serve(server, Encoded("deflate", label="gzip"))
     got = ask(server)
     assert (got["Content-Encoding"], zlib.decompress(got.body)) == ("gzip", BODY)
-
-
-@pytest.mark.parametrize(
-    ("fault", "content_range", "start", "stop"),
-    [
-        (OtherRange(), "bytes 101-200/300000", 101, 201),
-        (OtherRange(-10, 0), "bytes 90-199/300000", 90, 200),
-        (OtherRange(0, 50), "bytes 100-249/300000", 100, 250),
-        (OtherRange(7, 7, claims_asked=True), "bytes 100-199/300000", 107, 207),
-        (ShorterRange(30), "bytes 100-129/300000", 100, 130),
-        (NoContentRange(), None, 100, 200),
-        (StatedTotal(), "bytes 100-199/*", 100, 200),
-        (StatedTotal(5000), "bytes 100-199/5000", 100, 200),
-        (LengthConflict(-20), "bytes 100-199/300000", 100, 180),
-        (LengthConflict(20), "bytes 100-199/300000", 100, 220),
-    ],
-    ids=repr,
-)
-def test_a_206_that_is_not_what_was_asked(server: Server, fault, content_range, start, stop):
-    serve(server, fault)
-    got = ask(server, Range="bytes=100-199")
-    assert (got.status, got["Content-Range"]) == (206, content_range)
-    assert got["Content-Length"] == str(stop - start)
-    assert got.body == BODY[start:stop]
 
 
 def test_a_200_with_a_content_range_and_a_multipart_of_one(server: Server):
@@ -450,19 +248,6 @@ def test_heads_that_are_odd_or_none_at_all(server: Server, curl):
 
 
 # Refusals and redirects
-
-
-def test_a_status_for_the_first_so_many_with_retry_after(server: Server):
-    moment = datetime(2030, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
-    serve(
-        server,
-        Status(503, "slow down", retry_after=2, when=When(times=1)),
-        Status(429, retry_after=moment, when=When(request=2)),
-    )
-    first, second, third = (ask(server) for _ in range(3))
-    assert (first.status, first["Retry-After"], first.body) == (503, "2", b"slow down")
-    assert (second.status, second["Retry-After"]) == (429, "Wed, 02 Jan 2030 03:04:05 GMT")
-    assert third.body == BODY
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 408, 410, 416, 425, 429, 500, 502, 503])
@@ -596,34 +381,6 @@ def test_a_client_that_goes_away_is_recorded(server: Server):
     assert server.requests[0].sent < len(big)
 
 
-def test_a_gate_holds_a_body_until_it_is_opened(server: Server):
-    gate = Gate()
-    serve(server, GateAfter(1000, gate))
-    connection = connect(server)
-    connection.request("GET", "/x")
-    response = connection.getresponse()
-    gate.wait_reached()
-    assert server.requests[0].sent == 1000
-    gate.open()
-    assert response.read() == BODY
-    connection.close()
-
-
-def test_a_dam_holds_all_bodies_together_until_its_gate_is_opened(server: Server):
-    gate = Gate()
-    serve(server, Dam(1500, gate))
-    assert ask(server, Range="bytes=0-999").body == BODY[:1000]
-    with closing(connect(server)) as one, closing(connect(server)) as other:
-        for connection in (one, other):
-            connection.request("GET", "/x")
-        # The heads come all the same.
-        responses = [connection.getresponse() for connection in (one, other)]
-        gate.wait_reached()
-        assert server.sent("/x") == 1500
-        gate.open()
-        assert [response.read() for response in responses] == [BODY, BODY]
-
-
 def test_a_crawl_and_a_pace_take_their_time(server: Server, ca: Authority):
     serve(server, Crawl(10_000, after=290_000, when=When(request=1)))
     began = time.monotonic()
@@ -661,23 +418,6 @@ def test_connections_are_refused_at_once(server: Server):
     with pytest.raises(ConnectionResetError):
         ask(server)
     assert ask(server).body == BODY
-
-
-def test_a_fault_meets_only_what_its_when_says(server: Server):
-    for when, expected in [
-        (When(start=100), [206, 500, 206]),
-        (When(start=range(50, 300)), [206, 500, 500]),
-        (When(covers=149), [206, 500, 206]),
-        (When(request={1, 3}), [500, 206, 500]),
-        (When(times=2), [500, 500, 206]),
-        (When(connection=server.connections + 18), [206, 206, 500]),
-        (When(ranged=False), [206, 206, 206]),
-        (When(method="HEAD"), [206, 206, 206]),
-    ]:
-        path = f"/{server.connections}"
-        server.add(path, Resource(BODY, faults=[Status(500, when=when)]))
-        starts = ("0-49", "100-149", "200-249")
-        assert [ask(server, path, Range=f"bytes={s}").status for s in starts] == expected
 
 
 # The proxy, the judges and second processes

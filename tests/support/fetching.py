@@ -8,15 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pytest
-
 import pgetpy
 from pgetpy.core.report.events import Event, Progressed, StartedOver
 from pgetpy.settings import Settings
 
 E = TypeVar("E")
-# For tests of what is the engine's alone, whichever transport carries the bytes.
-ONCE = pytest.mark.parametrize("transport", ["direct"], indirect=True)
 _CALL_ARGUMENTS = frozenset({"checksum", "headers", "mirrors", "force", "progress"})
 
 

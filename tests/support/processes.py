@@ -1,6 +1,7 @@
 """The command line as a second process, and machines that are poorer than this one.
 
-The child imports the same copy of the package as the tests do, from wherever that is.
+The child imports the same copy of the package as the tests do, from wherever that is. Children that
+run code of the tests import this module too, so that it does without pytest, which takes long.
 """
 
 import importlib.util
@@ -16,9 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-import pytest
-
-from .judges import required
 from .waiting import eventually
 
 PACKAGE = "pgetpy"
@@ -195,6 +193,10 @@ def limited_tmpfs(size: int) -> Iterator[Path]:
 
 def missing(why: str) -> None:
     """Skip the test for the lack of something; with CI=true fail it."""
+    import pytest
+
+    from .judges import required
+
     if required():
         pytest.fail(why)
     pytest.skip(why)

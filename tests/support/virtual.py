@@ -87,13 +87,15 @@ class Line:
 @dataclass
 class Network:
     """One object of `total` bytes; `line(number, busy)` says how the request `number` (from 0),
-    made while `busy` others are under way, is answered. All of them share `capacity`."""
+    made while `busy` others are under way, is answered. All of them share `capacity`; `most` is how
+    many there were at one time."""
 
     total: int
     line: Callable[[int, int], Line]
     capacity: float = float("inf")
     asked: list[Span] = field(default_factory=list)
     moved: int = 0
+    most: int = 0
     _busy: int = 0
     _flowing: int = 0
 
@@ -105,6 +107,7 @@ class Network:
         span = Span(asked.start, min(asked.stop, self.total))
         self.asked.append(span)
         self._busy += 1
+        self.most = max(self.most, self._busy)
         try:
             await asyncio.sleep(line.latency)
             call.judge(_head(span, self.total))

@@ -34,10 +34,12 @@ TWICE = frozenset(
 
 
 def rooms(package: Path) -> list[str]:
-    """Return what is at the top of the package and has no special place there."""
-    return sorted(
-        path.name for path in package.iterdir() if path.name not in {*BESIDE, "__pycache__"}
-    )
+    """Return what is at the top of the package and has no special place there.
+
+    Of folders that were renamed what was compiled may be left, which is no room.
+    """
+    there = {path.relative_to(package).parts[0] for path in package.rglob("*.py")}
+    return sorted(there - BESIDE)
 
 
 def long_modules(package: Path) -> set[str]:

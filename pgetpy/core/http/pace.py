@@ -68,32 +68,31 @@ def _unknown() -> Load:
     return Load(0.0)
 
 
+@dataclass
 class ConcurrencyController:
-    """The number of connections to one host.
+    """The number of connections to one host. The third argument tells how busy processors are.
 
-    Args:
-        ceiling: the most connections ever.
-        start: the level to begin with.
-        load: tells how busy the processors have been.
+    Attributes:
+        ceiling: the most connections ever, at least 1.
+        level: how many there may be now; at first from 1 to the ceiling.
     """
 
-    def __init__(self, ceiling: int, start: int = 1, load: Callable[[], Load] = _unknown) -> None:
-        self.ceiling = max(1, ceiling)
-        self.level = min(max(1, start), self.ceiling)
-        self._factor = _BOLD
-        self._best: tuple[int, float] | None = None
-        self._load = load
-        self._load_then = Load(0.0)
-        self._since: float | None = None
-        self._moved_then = 0
-        self._ended_then = 0
-        self._pause = _FIRST_PAUSE
-        self._resting_until = 0.0
-        self._silent_since: float | None = None
-        self._ended_seen = 0
-        self._doubted = False
-        self._climbing = True
-        self._stepped = False
+    ceiling: int
+    level: int = 1
+    _load: Callable[[], Load] = _unknown
+    _load_then: Load = Load(0.0)
+    _factor: int = _BOLD
+    _best: tuple[int, float] | None = None
+    _since: float | None = None
+    _moved_then: int = 0
+    _ended_then: int = 0
+    _pause: float = _FIRST_PAUSE
+    _resting_until: float = 0.0
+    _silent_since: float | None = None
+    _ended_seen: int = 0
+    _doubted: bool = False
+    _climbing: bool = True
+    _stepped: bool = False
 
     @property
     def expected(self) -> int:

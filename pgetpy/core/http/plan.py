@@ -154,7 +154,7 @@ class Plan:
             twin.again = part.again or not failed
 
     def superfluous(self) -> list[RangeRequest]:
-        """Return the parts whose rest has arrived by another way, or is about to."""
+        """Return the requests whose rest has arrived by another way, or is about to."""
         if self.total is None:
             return []  # what is held may have to be thrown away yet
         if not self.ranged:
@@ -181,7 +181,7 @@ class Plan:
 
     @property
     def landed(self) -> Spans:
-        """What is held, and what has come on parts that are under way."""
+        """What is held, and what has come by requests that are under way."""
         landed = Spans(self.held)
         for part in self.parts:
             landed.add(part.start, part.pos)
@@ -193,10 +193,7 @@ class Plan:
         assert self.total is not None
         taken = Spans(self.held)
         for part in self.parts:
-            taken.add(
-                part.start,
-                self.total if part.stop is None else part.stop,
-            )
+            taken.add(part.start, self.total if part.stop is None else part.stop)
         if self.window is None:
             return next(taken.missing(0, self.total), None), self.total - taken.size
         if self.window.only or self.window.closed:
@@ -256,11 +253,13 @@ class Plan:
         # It may be processors that it lacks: another connection would lack them as well.
         return own * _CRAWLS <= rate or (own * _SLOW <= rate and self._within_budget(part.rest))
 
-    def _launch_twin(self, now: float, slow: RangeRequest) -> RangeRequest:
+    def _launch_twin(self, now: float, slow: RangeRequest) -> RangeRequest | None:
         """Ask for the rest of `slow` a second time, or for as much of it as one range may be."""
         stop = min(slow.pos + slow.rest, slow.pos + self._chunk_size)
         if self.window is not None:
             stop = min(stop, self.window.stop)
+        if stop <= slow.pos:
+            return None  # the window has closed since it was asked for
         twin = self._launch(now, slow.pos, stop, again=True)
         slow.twin, twin.twin = twin, slow
         return twin

@@ -157,8 +157,19 @@ CHECKSUM = ("--checksum", f"sha256:{digest(archive_of())}")
 # ------------------------------------------------------------------- kill -9
 
 
-@pytest.mark.parametrize("options", [(), CHECKSUM], ids=["", "hashed"])
-@pytest.mark.parametrize("place", ["new", "empty", "full"])
+@pytest.mark.parametrize(
+    ("place", "options"),
+    [
+        ("new", ()),
+        ("new", CHECKSUM),
+        ("full", CHECKSUM),
+        *[
+            pytest.param(place, options, marks=pytest.mark.soak)
+            for place, options in [("empty", ()), ("empty", CHECKSUM), ("full", ())]
+        ],
+    ],
+    ids=["new", "new hashed", "full hashed", "empty", "empty hashed", "full"],
+)
 def test_a_plain_tar_goes_on_after_a_kill(
     server: Server, tmp_path: Path, place: str, options: tuple[str, ...]
 ) -> None:
@@ -386,38 +397,42 @@ def test_folders_look_the_same_after_a_kill_as_without_one(
     server: Server, call: str, name: str
 ) -> None:
     with folder_of_nobody() as home:
-        url = serve(server, data=packed(FOLDERS))
-        found = []
-        for out in (home / "killed", home / "whole"):
-            for folder, mode in [
-                ("stated/inner", 0o777),
-                ("implied", 0o700),
-                ("shut/inner", 0o500),
-            ]:
-                (out / folder).mkdir(parents=True)
-                (out / folder).chmod(mode)
-            (out / "shut").chmod(0o555)
-            for path in (*out.rglob("*"), out):
-                if os.geteuid() == 0:
-                    os.chown(path, home.stat().st_uid, home.stat().st_gid)
-                os.utime(path, (1, 1))
-            options = ("-x", "-f", url, out)
-            if out.name == "killed":
-                first = run(*options, program=dying_at(call, name), unprivileged=True)
-                assert first.code == -signal.SIGKILL, first.err
-            ended = run(*options, unprivileged=True)
-            assert ended.code == 0, ended.err
-            assert tree(out) == tree_of(FOLDERS)
-            found.append(looks(out))
-        assert found[0] == found[1]
-        assert found[1] == {
-            ".": (0o750, MTIME),
-            "stated": (0o711, MTIME),
-            "stated/inner": (0o555, MTIME),
-            "implied": (0o700, 0),
-            "shut": (0o555, 0),
-            "shut/inner": (0o700, MTIME),
-        }
+        options = folders_there(server, home)
+        first = run(*options, program=dying_at(call, name), unprivileged=True)
+        assert first.code == -signal.SIGKILL, first.err
+        looks_right(home, run(*options, unprivileged=True))
+
+
+def test_folders_that_are_there_look_as_the_archive_says(server: Server) -> None:
+    with folder_of_nobody() as home:
+        looks_right(home, run(*folders_there(server, home), unprivileged=True))
+
+
+def folders_there(server: Server, home: Path) -> tuple[str | Path, ...]:
+    """The command that extracts FOLDERS over some that are there and look otherwise."""
+    out = home / "out"
+    for folder, mode in [("stated/inner", 0o777), ("implied", 0o700), ("shut/inner", 0o500)]:
+        (out / folder).mkdir(parents=True)
+        (out / folder).chmod(mode)
+    (out / "shut").chmod(0o555)
+    for path in (*out.rglob("*"), out):
+        if os.geteuid() == 0:
+            os.chown(path, home.stat().st_uid, home.stat().st_gid)
+        os.utime(path, (1, 1))
+    return "-x", "-f", serve(server, data=packed(FOLDERS)), out
+
+
+def looks_right(home: Path, ended: Ended) -> None:
+    assert ended.code == 0, ended.err
+    assert tree(home / "out") == tree_of(FOLDERS)
+    assert looks(home / "out") == {
+        ".": (0o750, MTIME),
+        "stated": (0o711, MTIME),
+        "stated/inner": (0o555, MTIME),
+        "implied": (0o700, 0),
+        "shut": (0o555, 0),
+        "shut/inner": (0o700, MTIME),
+    }
 
 
 def test_a_folder_of_another_keeps_its_looks(server: Server) -> None:
@@ -712,8 +727,14 @@ def test_links_put_in_the_place_of_what_the_run_keeps_are_not_followed(
 # ------------------------------------------------------------------- side by side
 
 
-@pytest.mark.parametrize("place", ["new", "empty"])
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize(
+    ("count", "place"),
+    [
+        (4, "new"),
+        (2, "empty"),
+        *[pytest.param(*case, marks=pytest.mark.soak) for case in [(2, "new"), (4, "empty")]],
+    ],
+)
 def test_several_processes_extract_the_same_archive_to_the_same_folder(
     server: Server, tmp_path: Path, count: int, place: str
 ) -> None:
@@ -838,22 +859,35 @@ def test_a_folder_in_one_that_may_not_be_written_will_do(server: Server) -> None
 # ------------------------------------------------------------------- what cannot be moved
 
 
-@pytest.mark.parametrize("compress", [bytes, zstandard.compress], ids=["tar", "tar.zst"])
+MOUNTS = {
+    "bound": ("mount --bind {elsewhere} {out}/model", "model"),
+    "volume": ("mount -t tmpfs tmpfs {out}/model", "model"),
+    # Nothing is amiss in the folder above it.
+    "file": ("mount --bind {elsewhere} {out}/small/7", "small/7"),
+    "odd name": ("mount --bind {elsewhere} '{out}/model/a folder'", "model/a folder"),
+    "read-only": (
+        "mount --bind {elsewhere} {out}/model && mount -o remount,bind,ro {out}/model",
+        "model",
+    ),
+}
+
+
 @pytest.mark.parametrize(
-    ("mount", "at"),
+    ("mount", "compress"),
     [
-        ("mount --bind {elsewhere} {out}/model", "model"),
-        ("mount -t tmpfs tmpfs {out}/model", "model"),
-        # Nothing is amiss in the folder above it.
-        ("mount --bind {elsewhere} {out}/small/7", "small/7"),
-        ("mount --bind {elsewhere} '{out}/model/a folder'", "model/a folder"),
-        ("mount --bind {elsewhere} {out}/model && mount -o remount,bind,ro {out}/model", "model"),
+        *[(mount, bytes) for mount in MOUNTS],
+        ("bound", zstandard.compress),
+        *[
+            pytest.param(mount, zstandard.compress, marks=pytest.mark.soak)
+            for mount in MOUNTS
+            if mount != "bound"
+        ],
     ],
-    ids=["bound", "volume", "file", "odd name", "read-only"],
 )
 def test_a_mount_point_in_the_way_is_seen_before_anything_is_moved(
-    server: Server, tmp_path: Path, mount: str, at: str, compress: Callable[[bytes], bytes]
+    server: Server, tmp_path: Path, mount: str, compress: Callable[[bytes], bytes]
 ) -> None:
+    order, at = MOUNTS[mount]
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     (out / "model").mkdir(parents=True)
     (out / "small").mkdir()
@@ -866,9 +900,9 @@ def test_a_mount_point_in_the_way_is_seen_before_anything_is_moved(
         (out / at).mkdir(exist_ok=True)
     before = tree(out)
     url = serve(server, data=compress(packed(members)))
-    order = mount.format(elsewhere=elsewhere, out=out)
+    mounted = in_namespace(order.format(elsewhere=elsewhere, out=out))
     for _ in range(2):
-        ended = run("-x", "-f", url, out, program=in_namespace(order))
+        ended = run("-x", "-f", url, out, program=mounted)
         assert ended.code == 1
         assert f"destination {out / at} is a volume of its own" in last_line(ended)
         left = {name: what for name, what in tree(out).items() if "pgetpy" not in name}

@@ -361,12 +361,12 @@ def test_a_zip_goes_on_after_a_kill(
     assert bytes_asked(server, PATH) < len(archive_of()) - MIB, server.asked(PATH)
     again = asked_since(server, PATH, 0)
     # The end is asked for again, for it says what the archive is.
-    tail = range((len(archive_of()) - 70_000) // 4096, len(archive_of()))
+    again -= set(range((len(archive_of()) - 70_000) // 4096, len(archive_of()) // 4096 + 1))
     whole = members_within(held)
     assert whole
     for start, stop in whole:
         inner = set(range(-(-start // 4096), stop // 4096))
-        assert not (again - set(tail)) & inner
+        assert not again & inner
     also = {"other": b"kept"} if place == "full" else {}
     assert plain_tree(out) == {**expected(), **also}
     assert names_in(tmp_path) == ["out"]
@@ -467,7 +467,7 @@ def many(size: int, count: int, method: int = zipfile.ZIP_STORED) -> list[Member
     [
         (many(50, 1500), True),
         (many(50, 1500, DEFLATED), True),
-        (many(600_000, 400, DEFLATED), False),
+        pytest.param(many(600_000, 400, DEFLATED), False, marks=pytest.mark.soak),
         (many(600_000, 400, DEFLATED), True),
     ],
     ids=["stored hashed", "deflated hashed", "much deflated", "much deflated hashed"],
@@ -606,8 +606,7 @@ def test_what_was_tampered_with_between_the_runs_is_no_harm(server: Server, tmp_
         copy = tmp_path / str(number)
         shutil.copytree(home, copy, symlinks=True)
         tampering(copy / "out")
-        ended = run("-x", server.url(PATH), copy / "out")
-        assert ended.code == 0, ended.err
+        extract(server.url(PATH), copy / "out")
         assert plain_tree(copy / "out") == expected()
         assert names_in(copy) == ["out"]
 

@@ -149,7 +149,7 @@ def check_what_is_left(root: Path, *, locks: str) -> None:
 def test_nothing_is_wrong_or_lost_under_a_lease_while_some_are_killed(
     tmp_path: Path, locks: str
 ) -> None:
-    _, fills = run_side_by_side(tmp_path, 5, locks=locks, seed=1)
+    _, fills = run_side_by_side(tmp_path, 3, locks=locks, seed=1)
     assert fills
 
 

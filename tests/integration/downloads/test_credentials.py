@@ -30,7 +30,8 @@ from tests.support.faults import (
     Status,
     When,
 )
-from tests.support.fetching import ONCE, Events, fetch, impatient
+from tests.support.fetching import Events, fetch, impatient
+from tests.support.marks import ONCE
 from tests.support.processes import Run, run
 from tests.support.resources import Resource
 from tests.support.server import Server

@@ -349,10 +349,12 @@ def test_a_read_only_file_system_is_an_error_in_one_line(
 def test_a_path_that_cannot_be_is_an_error_with_the_systems_words(
     server: Server, tmp_path: Path, dest: str, words: str
 ) -> None:
-    (tmp_path / "file").write_bytes(b"precious")
-    (tmp_path / "loop").symlink_to("loop")
-    with unchanged(tmp_path / ".."), pytest.raises(DestinationError, match=words):
-        fetch(serve(server), tmp_path / dest)
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "file").write_bytes(b"precious")
+    (home / "loop").symlink_to("loop")
+    with unchanged(tmp_path), pytest.raises(DestinationError, match=words):
+        fetch(serve(server), home / dest)
 
 
 @pytest.mark.parametrize("own", [part_of, journal_of])

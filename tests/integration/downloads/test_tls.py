@@ -27,7 +27,8 @@ from tests.support.faults import (
     SilenceAfter,
     When,
 )
-from tests.support.fetching import ONCE, fetch, names_in
+from tests.support.fetching import fetch, names_in
+from tests.support.marks import ONCE
 from tests.support.processes import run
 from tests.support.resources import Resource
 from tests.support.server import Server

@@ -49,7 +49,7 @@ for number in itertools.count(step=int(stride)):
 
 
 # Every one of them is tried in the long run.
-@pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("changed", [False, True], ids=["same version", "another version"])
 @pytest.mark.parametrize("name", ["x.safetensors", "x.tar"])
 def test_a_kill_when_all_has_come_leaves_what_the_next_one_sorts_out(

@@ -192,17 +192,25 @@ def test_latency_costs_once(kind: str, total: int, latency: float, rate: float) 
     compared(KINDS[kind], total, latency, rate)
 
 
+AT_LENGTH = [
+    *(
+        (size, latency, rate)
+        for size in (64 * MIB, 1 * GIB)
+        for latency in LATENCIES
+        for rate in RATES
+    ),
+    *((10 * GIB, latency, rate) for latency in LATENCIES for rate in RATES[1:]),
+    *((100 * GIB, latency, rate) for latency in LATENCIES[1::2] for rate in RATES[2:]),
+]
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.soak
-@pytest.mark.parametrize("rate", RATES)
-@pytest.mark.parametrize("latency", LATENCIES)
-@pytest.mark.parametrize("total", [8 * MIB, 64 * MIB, 1 * GIB, 10 * GIB, 100 * GIB])
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("total", "latency", "rate"), AT_LENGTH)
 def test_latency_costs_once_at_any_size_and_rate(
     kind: str, total: int, latency: float, rate: float
 ) -> None:
-    if total > rate * 10_000:
-        pytest.skip("hours, each of which is like the other")
     compared(KINDS[kind], total, latency, rate)
 
 
@@ -283,11 +291,12 @@ def test_no_byte_is_asked_for_three_times_while_nothing_fails(
     chance = random.Random(seed)
 
     def lines(_: int, busy: int) -> Line:
-        return Line(chance.random() * longest, chance.choice([1, 5, 20, 200]) * MB)
+        # None so much slower than the others that it is given up, which is a failure.
+        return Line(chance.random() * longest, chance.choice([5, 20, 40]) * MB)
 
     outcome = transfer(Network(total, lines), ceiling=ceiling)
-    # A connection that is far slower than the others is given up, which counts as a failure.
-    assert outcome.most_asked() <= 2 + bool(outcome.failures or outcome.seconds > 3)
+    assert not outcome.failures
+    assert outcome.most_asked() <= 2
 
 
 @settings(max_examples=25)
@@ -304,3 +313,10 @@ def test_what_an_earlier_run_left_is_not_fetched_again(
     outcome = transfer(Network(total, all_but({})), held=spans)
     # One byte may be asked for again, to see whether the object is still the same.
     assert outcome.moved <= max(total - kept, 1)
+
+
+def test_one_connection_is_one_even_where_the_first_answer_is_late() -> None:
+    network = Network(10 * MB, all_but({0: Line(latency=5.0)}))
+    outcome = transfer(network, ceiling=1)
+    assert network.most == 1
+    assert outcome.most_asked() == 1

@@ -156,7 +156,7 @@ def test_the_sdist_holds_what_building_and_testing_need(built: Path) -> None:
         names = {name.partition("/")[2] for name in archive.getnames()}
     needed = {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "Makefile"}
     assert needed <= names
-    assert {"pgetpy/__init__.py", "tests/integration/test_package.py", "scripts/origin.py"} <= names
+    assert {"pgetpy/__init__.py", "tests/conftest.py", "scripts/origin.py"} <= names
     assert not any(name.startswith((".venv", ".bench", "dist")) for name in names)
 
 
