@@ -24,7 +24,7 @@ from pgetpy.core.archives.member_policy import AdmittedMember
 from pgetpy.core.archives.members import Kind, Member
 from pgetpy.core.http.range_request import Window
 from pgetpy.core.http.ranges import Span, Spans
-from pgetpy.core.http.reorder_buffer import Waiting
+from pgetpy.core.http.reorder_buffer import ReorderBuffer
 from pgetpy.core.http.sink import Place
 
 # Bytes that may wait for the headers before them: many where that is what keeps connections busy,
@@ -71,7 +71,7 @@ class RandomAccessExtractor(ArchiveExtractor):
         self._parallel = parallel
         self._readable = readable
         self._partial = bytearray()
-        self._ahead = Waiting()
+        self._ahead = ReorderBuffer()
         # Bytes that are where they belong, and those that `settled` has still to give out.
         self._landed = Spans()
         self._unsettled = Spans()

@@ -19,7 +19,7 @@ from pgetpy.core.archives.member_policy import Limits, MemberPolicy
 from pgetpy.core.archives.tar import TarReader
 from pgetpy.core.http.range_request import Window
 from pgetpy.core.http.ranges import Span, Spans
-from pgetpy.core.http.reorder_buffer import Waiting
+from pgetpy.core.http.reorder_buffer import ReorderBuffer
 from pgetpy.core.http.sink import Place, Sink
 from pgetpy.errors import ArchiveError, TruncatedArchiveError
 
@@ -77,7 +77,7 @@ class ArchiveSink(Sink):
         self._algorithm = algorithm
         self._noted = noted
         self._digest: hashlib._Hash | None = None
-        self._beginning = Waiting()
+        self._beginning = ReorderBuffer()
         self._marked = Spans()
         self.extractor: ArchiveExtractor | None = None
         self._survey: DirectoryReader | None = None

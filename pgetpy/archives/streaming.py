@@ -14,7 +14,7 @@ from pgetpy.archives.member_folder import MemberFolder
 from pgetpy.core.archives.member_policy import Limits, MemberPolicy
 from pgetpy.core.archives.members import Kind, Member
 from pgetpy.core.http.range_request import Window
-from pgetpy.core.http.reorder_buffer import Waiting
+from pgetpy.core.http.reorder_buffer import ReorderBuffer
 from pgetpy.core.references.checksums import Digest
 from pgetpy.errors import LimitExceededError
 from pgetpy.system import polling
@@ -63,7 +63,7 @@ class StreamExtractor(ArchiveExtractor):
         self._output = output
         self._limits = limits
         self._digest = digest
-        self._waiting = Waiting()
+        self._waiting = ReorderBuffer()
         self._changed = threading.Condition()
         self._total: int | None = None
         self._decoded = 0

@@ -20,7 +20,7 @@ from pgetpy.core.archives.zip import ZipReader, survey
 from pgetpy.core.archives.zip_entries import ZipMember
 from pgetpy.core.http.range_request import Window
 from pgetpy.core.http.ranges import Span, Spans, joined
-from pgetpy.core.http.reorder_buffer import Waiting
+from pgetpy.core.http.reorder_buffer import ReorderBuffer
 from pgetpy.core.http.sink import Place
 from pgetpy.errors import ArchiveError
 
@@ -56,7 +56,7 @@ class DirectoryReader:
         self._policy = policy
         self._layout = layout
         self._make_extractor = extractor
-        self._waiting = Waiting()
+        self._waiting = ReorderBuffer()
         self._failure: BaseException | None = None
         self._members_stop = 0
         self._survey = survey(total, policy.limits)

@@ -20,7 +20,7 @@ from pgetpy.system.filesystem import Claims
 ReadBack = Callable[[int, memoryview], int]
 
 
-class Tenancy:
+class DestinationLock:
     """The ledger at `anchor`, taken for this run or waited for.
 
     Attributes:

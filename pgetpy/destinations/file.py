@@ -21,9 +21,9 @@ from pgetpy.core.http.sink import Sink
 from pgetpy.destinations.base import (
     BusyError,
     Destination,
+    DestinationLock,
     ReadBack,
     ResumeError,
-    Tenancy,
     Wish,
 )
 from pgetpy.destinations.sinks.file import FileSink
@@ -52,7 +52,7 @@ class FileDestination(Destination):
         self._settings = settings
         self._ledger: Ledger | None = None
         self._sink: FileSink | None = None
-        self._tenancy: Tenancy | None = None
+        self._lock: DestinationLock | None = None
         self._others: int | None = None
 
     @property
@@ -71,7 +71,7 @@ class FileDestination(Destination):
         """See `Destination.prepare`."""
         if self._name is None or self._sink is not None:
             return True
-        waits = self._tenancy is not None and self._tenancy.waits
+        waits = self._lock is not None and self._lock.waits
         if not waits and not journal_path(self.path).exists():
             return True
         return self._acquire()
@@ -89,7 +89,7 @@ class FileDestination(Destination):
             self._choose_name(answer)
         with disk_errors(self.path):
             self._make_folder(answer.identity.total or 0)
-            sink = self._sink or self._opened(answer)
+            sink = self._sink or self._open_sink(answer)
             sink.begin(
                 Subject(self._key, answer.identity, boot_id()),
                 held,
@@ -119,11 +119,11 @@ class FileDestination(Destination):
         """See `Destination.keep`."""
         if self._sink is not None:
             self._sink.keep()
-        if self._tenancy is not None:
-            self._tenancy.leave()
+        if self._lock is not None:
+            self._lock.leave()
         if self._others is not None:
             os.close(self._others)
-        self._sink = self._ledger = self._tenancy = self._others = None
+        self._sink = self._ledger = self._lock = self._others = None
 
     def discard(self) -> None:
         """See `Destination.discard`."""
@@ -139,14 +139,14 @@ class FileDestination(Destination):
     def _acquire(self) -> bool:
         """Take the destination for this run and see what is there; False where another has it."""
         with disk_errors(self.path):
-            tenancy = self._tenancy = self._tenancy or Tenancy(self.path)
-            if not tenancy.take():
+            lock = self._lock = self._lock or DestinationLock(self.path)
+            if not lock.take():
                 return False
-            if tenancy.published is not None:
-                self.finished = self._published_by(tenancy.published)
+            if lock.published is not None:
+                self.finished = self._published_by(lock.published)
                 return True if self.finished else self._acquire()
             # From here on it is the sink's.
-            ledger, tenancy.ledger = tenancy.ledger, None
+            ledger, lock.ledger = lock.ledger, None
             if ledger is None:
                 return True
             try:
@@ -169,7 +169,7 @@ class FileDestination(Destination):
         there = self.path.exists() and self.path.stat().st_size == subject.identity.total
         return subject.identity if there else None
 
-    def _opened(self, answer: Answer) -> FileSink:
+    def _open_sink(self, answer: Answer) -> FileSink:
         total = answer.identity.total
         if total is not None and total <= SMALL:
             self._sink = FileSink(self.path, None)

@@ -20,9 +20,9 @@ from pgetpy.core.http.sink import Sink
 from pgetpy.destinations.base import (
     BusyError,
     Destination,
+    DestinationLock,
     ReadBack,
     ResumeError,
-    Tenancy,
     Wish,
 )
 from pgetpy.destinations.sinks.ledger import Ledger
@@ -50,7 +50,7 @@ class TreeDestination(Destination):
         self._key = f"{wish.key}+x"
         self._settings = settings
         self._staging = Staging(folder)
-        self._tenancy = Tenancy(self._staging.anchor)
+        self._lock = DestinationLock(self._staging.anchor)
         self._sink: ArchiveSink | None = None
         self._layout: ArchiveLayout | None = None
         self._resumable = False
@@ -88,7 +88,7 @@ class TreeDestination(Destination):
         """See `Destination.prepare`."""
         if self._sink is not None:
             return True
-        if not self._tenancy.waits and not journal_path(self._staging.anchor).exists():
+        if not self._lock.waits and not journal_path(self._staging.anchor).exists():
             return True
         return self._acquire()
 
@@ -108,7 +108,7 @@ class TreeDestination(Destination):
                 self._start_over()
             total = answer.identity.total or 0
             check_room(self._folder, total - held.size, self._settings.min_free)
-            ledger = self._tenancy.ledger
+            ledger = self._lock.ledger
             self._resumable = resumable and answer.ranged and ledger is not None
             if ledger is not None and self._resumable:
                 ledger.begin(Subject(self._key, answer.identity, boot_id()), held)
@@ -150,8 +150,8 @@ class TreeDestination(Destination):
             self._staging.check(self._sink.passages())
             # Now what is staged is no more to be thrown away: the rest of it is in its place.
             self._moving = True
-            if self._tenancy.ledger is not None:
-                self._tenancy.ledger.moving()
+            if self._lock.ledger is not None:
+                self._lock.ledger.moving()
             self._staging.publish()
             self._withdraw()
 
@@ -163,7 +163,7 @@ class TreeDestination(Destination):
                 return self.discard()
             self._layout.close()
             self._layout = None
-        self._tenancy.leave()
+        self._lock.leave()
         return None
 
     def discard(self) -> None:
@@ -173,7 +173,7 @@ class TreeDestination(Destination):
         if self._layout is not None:
             self._staging.clear()
             self._forget_staged()
-        self._tenancy.leave(remove=True)
+        self._lock.leave(remove=True)
 
     def _check_folder(self) -> None:
         """Raise DestinationError where the folder may not be written to."""
@@ -188,12 +188,12 @@ class TreeDestination(Destination):
     def _acquire(self) -> bool:
         """Take the folder for this run and see what is there; False where another has it."""
         with disk_errors(self._folder):
-            if not self._tenancy.take():
+            if not self._lock.take():
                 return False
-            if self._tenancy.published is not None:
-                self.finished = self._published_by(self._tenancy.published)
+            if self._lock.published is not None:
+                self.finished = self._published_by(self._lock.published)
                 return True if self.finished is not None else self._acquire()
-            ledger = self._tenancy.ledger
+            ledger = self._lock.ledger
             if ledger is None:
                 return True
             if ledger.journal.moving:
@@ -243,11 +243,11 @@ class TreeDestination(Destination):
         """The members are in their places: take away whatever else is there of ours."""
         if self._settings.fsync:
             self._staging.sync()
-        if self._tenancy.ledger is not None:
-            self._tenancy.ledger.published()
+        if self._lock.ledger is not None:
+            self._lock.ledger.published()
         self._staging.clear()
         self._forget_staged()
-        self._tenancy.leave(remove=True)
+        self._lock.leave(remove=True)
         self._staging.seal()
 
     def _restore(self, ledger: Ledger) -> None:
@@ -268,24 +268,24 @@ class TreeDestination(Destination):
             self._sink = None
 
     def _open(self, answer: Answer) -> None:
-        if self._tenancy.ledger is None:
+        if self._lock.ledger is None:
             self._make_parent(answer.identity.total or 0)
             if not self._acquire():
                 raise BusyError
             if self.held or self.finished is not None:
                 raise ResumeError
-        if self._tenancy.ledger is None:
+        if self._lock.ledger is None:
             self._staging.make_private()
         else:
-            self._tenancy.ledger.forget()
+            self._lock.ledger.forget()
         self._clear()
         self._sink = self._staged_sink()
 
     def _start_over(self) -> None:
         assert self._sink is not None
         self._sink.close()
-        if self._tenancy.ledger is not None:
-            self._tenancy.ledger.forget()
+        if self._lock.ledger is not None:
+            self._lock.ledger.forget()
         self._clear()
         self._sink = self._staged_sink()
 
@@ -314,8 +314,8 @@ class TreeDestination(Destination):
         )
 
     def _note(self, start: int, stop: int) -> None:
-        if self._resumable and self._tenancy.ledger is not None:
-            self._tenancy.ledger.written(start, stop)
+        if self._resumable and self._lock.ledger is not None:
+            self._lock.ledger.written(start, stop)
 
     def _make_parent(self, needed: int) -> None:
         parent = self._staging.anchor.parent

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from pgetpy.core.http.answers import Identity
-from pgetpy.core.http.rate_limit import Bucket
+from pgetpy.core.http.rate_limit import TokenBucket
 from pgetpy.core.references.jobs import Follower, Job
 from pgetpy.core.references.reference import Reference
 from pgetpy.core.report.events import Failed, Finished, Queued, Report
@@ -237,7 +237,7 @@ def _of(remote: RemoteFile, job: Job) -> Job:
 def _throttle(rate: int | None) -> Callable[[int], float] | None:
     if rate is None:
         return None
-    bucket = Bucket(rate, time.monotonic())
+    bucket = TokenBucket(rate, time.monotonic())
     lock = threading.Lock()
 
     def take(count: int) -> float:

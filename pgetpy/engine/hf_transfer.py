@@ -49,7 +49,7 @@ class _UnableError(Exception):
     """hf_transfer cannot bring it; the argument, a clause, says why."""
 
 
-class _KnownError(Exception):
+class _AnswerAcceptedError(Exception):
     """The first answer has been believed: `.answer`."""
 
     def __init__(self, answer: Answer) -> None:
@@ -130,13 +130,13 @@ class HfTransfer(Transfer):
         """Ask for the first byte, by which `route` learns where redirects lead."""
 
         def begin(answer: Answer, _: Spans) -> Sink:
-            raise _KnownError(answer)
+            raise _AnswerAcceptedError(answer)
 
         hooks = Hooks(begin, lambda _: None, self._retrying, self._lost)
         plan = Plan(chunk_size=1, first=1)
         try:
             return await Session(self._services, route, plan, hooks, self._tally).run()
-        except _KnownError as known:
+        except _AnswerAcceptedError as known:
             return known.answer
 
     async def _carry_out(self, order: bytes, sink: FileSink, size: int) -> None:
@@ -145,12 +145,12 @@ class HfTransfer(Transfer):
         Raises:
             _UnableError: it has failed, or does not get on.
         """
-        child = _started(order)
+        child = _start(order)
         said: list[bytes] = []
         try:
             await self._watch(child, sink, size)
         finally:
-            ending = self._services.workers.submit(lambda: said.append(_ended(child)))
+            ending = self._services.workers.submit(lambda: said.append(_end(child)))
             await seen_through(ending, lambda: None)
         if child.returncode != hf_transfer_worker.DONE:
             words = redact_text(said[0].decode(errors="replace"))
@@ -227,7 +227,7 @@ def _order(request: Request, sink: FileSink) -> bytes:
     return json.dumps(work).encode() + b"\n"
 
 
-def _started(order: bytes) -> subprocess.Popen[bytes]:
+def _start(order: bytes) -> subprocess.Popen[bytes]:
     """Start a process in which hf_transfer carries out `order`."""
     # Not as a module: that would look for others in the folder we happen to be in.
     command = [sys.executable, hf_transfer_worker.__file__]
@@ -257,7 +257,7 @@ def _environment() -> dict[str, str]:
     return {**env, "NO_PROXY": "*"}
 
 
-def _ended(child: subprocess.Popen[bytes]) -> bytes:
+def _end(child: subprocess.Popen[bytes]) -> bytes:
     """Have the child and its fork end, and return what they have said."""
     assert child.stdin is not None
     assert child.stdout is not None

@@ -30,7 +30,7 @@ def main() -> None:
     child = os.fork()
     if child == 0:
         os.close(done)
-        os._exit(_downloaded(work))
+        os._exit(_download(work))
     os.close(at_work)
     if not _wait(done, parent):
         os.kill(child, signal.SIGKILL)
@@ -57,7 +57,7 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
 
 
-def _downloaded(work: dict[str, Any]) -> int:
+def _download(work: dict[str, Any]) -> int:
     """Have hf_transfer do `work`; return the exit status."""
     try:
         _die_with_parent()

@@ -25,7 +25,7 @@ from pgetpy.sources.base import RemoteFile
 T = TypeVar("T")
 
 
-class _KnownError(Exception):
+class _HeadReceivedError(Exception):
     """The answer has been believed: nothing more is wanted."""
 
     def __init__(self, identity: Identity) -> None:
@@ -78,12 +78,12 @@ class EngineServiceClient:
         """
 
         def begin(answer: Answer, _: Spans) -> Sink:
-            raise _KnownError(answer.identity)
+            raise _HeadReceivedError(answer.identity)
 
         session = Session(*self._about(remote, begin, first=1))
         try:
             answer = await session.run()
-        except _KnownError as known:
+        except _HeadReceivedError as known:
             return known.identity
         return answer.identity
 

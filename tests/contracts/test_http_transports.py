@@ -1,7 +1,7 @@
 """What a transport that speaks HTTP over a network can get wrong: heads, framing, connections.
 
-Whatever a server does, a call ends in the right bytes, in an error, or in NotForMeError with
-nothing kept; never in wrong bytes.
+Whatever a server does, a call ends in the right bytes, in an error, or in NotForMeError
+with nothing kept; never in wrong bytes.
 """
 
 from __future__ import annotations

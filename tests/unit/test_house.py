@@ -29,8 +29,6 @@ LONGEST_MODULE = 400
 TWICE = frozenset(
     {
         "Tally",
-        "Waiting",
-        "_KnownError",
     }
 )
 

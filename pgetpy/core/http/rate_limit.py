@@ -6,7 +6,7 @@ from __future__ import annotations
 _BURST = 0.1
 
 
-class Bucket:
+class TokenBucket:
     """Lets `rate` bytes a second through, on the average of any longer while."""
 
     def __init__(self, rate: float, now: float) -> None:

@@ -7,7 +7,7 @@ from bisect import bisect_right, insort
 from pgetpy.core.http.ranges import Span, Spans
 
 
-class Waiting:
+class ReorderBuffer:
     """Holds pieces of an object until those before them have been dealt with; none twice.
 
     Attributes:

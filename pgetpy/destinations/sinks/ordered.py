@@ -11,7 +11,7 @@ import stat
 import threading
 
 from pgetpy.core.http.range_request import Window
-from pgetpy.core.http.reorder_buffer import Waiting
+from pgetpy.core.http.reorder_buffer import ReorderBuffer
 from pgetpy.core.http.sink import Sink
 from pgetpy.core.references.checksums import Digest
 from pgetpy.system import polling
@@ -34,7 +34,7 @@ class OrderedSink(Sink):
         self._fd = fd
         self._digest = digest
         self._atom = select.PIPE_BUF if _may_block(fd) else 1 << 20
-        self._waiting = Waiting()
+        self._waiting = ReorderBuffer()
         self._lock = threading.Lock()
         self._stopped = False
 

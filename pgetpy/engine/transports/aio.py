@@ -72,7 +72,7 @@ class AioTransport:
         import aiohttp
 
         request = call.request
-        session = self._opened(request)
+        session = self._open(request)
         # With a proxy there are two connections to wait for.
         patience = request.connect_timeout * (2 if request.proxy else 1)
         try:
@@ -179,7 +179,7 @@ class AioTransport:
         await seen_through(asyncio.ensure_future(storing), stop)
         call.part.waiting = True
 
-    def _opened(self, request: Request) -> aiohttp.ClientSession:
+    def _open(self, request: Request) -> aiohttp.ClientSession:
         import aiohttp
 
         known = self._known[request.trusted]

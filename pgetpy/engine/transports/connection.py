@@ -11,7 +11,7 @@ import time
 from urllib.parse import urlsplit
 
 from pgetpy.engine.transports.base import Address, Request, network_error
-from pgetpy.engine.transports.tls import SEALED, Tls
+from pgetpy.engine.transports.tls import TLS_READ_SIZE, Tls
 from pgetpy.errors import BadReferenceError, ConnectionFailedError
 from pgetpy.system.event_loop import wait_for
 
@@ -32,7 +32,7 @@ class Connection:
         self.fresh = True
         self.idle_since = 0.0
         self._tls = tls
-        self._sealed = memoryview(bytearray(SEALED if tls is not None else 0))
+        self._sealed = memoryview(bytearray(TLS_READ_SIZE if tls is not None else 0))
 
     @classmethod
     async def open(cls, request: Request) -> Connection:
@@ -47,7 +47,7 @@ class Connection:
             # An address that does not answer must not use up the time of those behind it.
             share = (deadline - time.monotonic()) / (len(request.addresses) - index)
             try:
-                opening = cls._connected(request, address)
+                opening = cls._connect(request, address)
                 return await wait_for(max(_SHORTEST_TRY, share), opening, cls.close)
             except asyncio.TimeoutError:
                 failure = TimeoutError(errno.ETIMEDOUT, "no answer within the connect timeout")
@@ -56,7 +56,7 @@ class Connection:
         raise failed(request, failure) from failure
 
     @classmethod
-    async def _connected(cls, request: Request, address: Address) -> Connection:
+    async def _connect(cls, request: Request, address: Address) -> Connection:
         sock = socket.socket(address.family, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)

@@ -53,7 +53,7 @@ class DirectTransport:
         if call.request.proxy is not None:
             raise NotForMeError("a proxy")
         key = _key(call.request)
-        connection = self._reused(key)
+        connection = self._take_idle(key)
         if connection is not None:
             try:
                 return await self._exchange(call, connection, key)
@@ -74,8 +74,8 @@ class DirectTransport:
         """Ask and pour over `connection`; keep it if it can be used again."""
         reusable = False
         try:
-            head, rest = await self._asked(call, connection)
-            surplus = await self._poured(call, connection, head, rest)
+            head, rest = await self._ask(call, connection)
+            surplus = await self._move_body(call, connection, head, rest)
             whole = not surplus and head.status in (200, 206) and not call.part.rest
             reusable = whole and head.headers.get("connection", "").lower() != "close"
         finally:
@@ -86,7 +86,7 @@ class DirectTransport:
                 connection.close()
             call.mark()
 
-    async def _asked(self, call: Call, connection: Connection) -> tuple[Head, memoryview]:
+    async def _ask(self, call: Call, connection: Connection) -> tuple[Head, memoryview]:
         """Send the request; return the answer's head and what came of the body with it."""
         reader = None
         try:
@@ -116,7 +116,7 @@ class DirectTransport:
             raise NotForMeError("a content coding")
         return head, reader.rest
 
-    async def _poured(
+    async def _move_body(
         self, call: Call, connection: Connection, head: Head, rest: memoryview
     ) -> bool:
         """Have `head` judged and the body moved; whether more came than belongs to it."""
@@ -146,12 +146,16 @@ class DirectTransport:
             call.cancelled = True
             connection.shutdown()
 
-        pouring = self._workers.submit(lambda: self._pour(call, connection, head, rest))
+        pouring = self._workers.submit(
+            lambda: self._move_body_in_thread(call, connection, head, rest)
+        )
         surplus = await seen_through(pouring, stop)
         connection.block(False)
         return surplus
 
-    def _pour(self, call: Call, connection: Connection, head: Head, rest: memoryview) -> bool:
+    def _move_body_in_thread(
+        self, call: Call, connection: Connection, head: Head, rest: memoryview
+    ) -> bool:
         """Have `head` judged and move the body; whether more came than belongs to it."""
         part = call.part
         answer, sink = call.judge(head)
@@ -215,7 +219,7 @@ class DirectTransport:
             view = self._local.buffer = memoryview(bytearray(_BUFFER))
         return view
 
-    def _reused(self, key: _Key) -> Connection | None:
+    def _take_idle(self, key: _Key) -> Connection | None:
         now = time.monotonic()
         idle = self._idle.get(key, [])
         while idle:

@@ -59,7 +59,7 @@ def version_at(url: str) -> Identity | None:
 
 def _carry_file(call: Call) -> None:
     url = call.request.url
-    with _opened(url) as (fd, before):
+    with _open(url) as (fd, before):
         headers = {"etag": _etag(before)}
         _pour(call, headers, before.st_size, lambda pos, buffer: os.preadv(fd, [buffer], pos))
         now = os.fstat(fd)
@@ -108,7 +108,7 @@ def _head(headers: dict[str, str], asked: Span | None, size: int) -> Head:
 
 
 @contextmanager
-def _opened(url: str) -> Iterator[tuple[int, os.stat_result]]:
+def _open(url: str) -> Iterator[tuple[int, os.stat_result]]:
     """Open the file of a URL; a FIFO or a device, which may never end, is none.
 
     Raises:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ssl
 
 # Read from a socket at a time: eight records.
-SEALED = 128 * 1024
+TLS_READ_SIZE = 128 * 1024
 
 
 class Tls:

@@ -1,7 +1,7 @@
 """The answers' heads that the direct transport reads, a small part of HTTP/1.1.
 
-Strict on purpose: a head that is not as RFC 9112 has it raises NotForMeError, and a full client
-looks at the server instead.
+Strict on purpose: a head that breaks RFC 9112 raises NotForMeError, and a full client asks the
+server instead.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgetpy.core.http.rate_limit import Bucket
+from pgetpy.core.http.rate_limit import TokenBucket
 
 RATE = 1000.0
 TAKES = st.lists(st.integers(0, 500), min_size=1, max_size=60)
@@ -11,7 +11,7 @@ TAKES = st.lists(st.integers(0, 500), min_size=1, max_size=60)
 @given(TAKES)
 def test_who_waits_as_told_goes_at_the_rate_and_no_slower(takes: list[int]) -> None:
     now = 0.0
-    bucket = Bucket(RATE, now)
+    bucket = TokenBucket(RATE, now)
     for count in takes:
         now += bucket.take(count, now)
     ideal = sum(takes) / RATE
@@ -24,7 +24,7 @@ def test_time_spent_elsewhere_is_no_credit_beyond_the_burst(
     takes: list[tuple[int, float]],
 ) -> None:
     now = 0.0
-    bucket = Bucket(RATE, now)
+    bucket = TokenBucket(RATE, now)
     moved: list[tuple[float, int]] = []
     for count, elsewhere in takes:
         now += elsewhere
@@ -37,7 +37,7 @@ def test_time_spent_elsewhere_is_no_credit_beyond_the_burst(
 
 
 def test_a_rest_lets_a_burst_through() -> None:
-    bucket = Bucket(RATE, 0.0)
+    bucket = TokenBucket(RATE, 0.0)
     assert bucket.take(100, 0.0) == 0.0
     assert bucket.take(100, 0.0) == pytest.approx(0.1)
     assert bucket.take(0, 100.0) == 0.0
@@ -46,6 +46,6 @@ def test_a_rest_lets_a_burst_through() -> None:
 
 
 def test_those_who_share_a_bucket_share_its_rate() -> None:
-    bucket = Bucket(RATE, 0.0)
+    bucket = TokenBucket(RATE, 0.0)
     waits = [bucket.take(100, 0.0) for _ in range(11)]
     assert waits[-1] == pytest.approx(1.0)
