@@ -28,7 +28,7 @@ from pgetpy.engine.context import Hooks, Services, StartOverError
 from pgetpy.engine.hosts import Host
 from pgetpy.engine.requests import Route
 from pgetpy.engine.transports.base import Call, NotForMeError
-from pgetpy.engine.watchdog import Tally, Watch
+from pgetpy.engine.watchdog import TransferCounts, Watch
 from pgetpy.errors import (
     HttpStatusError,
     NotAllowedError,
@@ -62,7 +62,7 @@ class Session:
     route: Route
     plan: Plan
     hooks: Hooks
-    tally: Tally
+    tally: TransferCounts
     expected: Identity | None = None
     verified: bool = False
     blocking: bool = False

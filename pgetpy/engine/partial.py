@@ -11,7 +11,7 @@ from pgetpy.destinations.sinks.parts import PartsSink
 from pgetpy.engine.attempt import Session
 from pgetpy.engine.context import Hooks, Services
 from pgetpy.engine.requests import Route
-from pgetpy.engine.watchdog import Tally
+from pgetpy.engine.watchdog import TransferCounts
 from pgetpy.sources.base import RemoteFile
 
 
@@ -40,5 +40,5 @@ async def pick(
     route = Route(remote.link, services.hosts, services.settings)
     plan = Plan(chunk_size=services.settings.chunk_size, first=first)
     hooks = Hooks(begin, lambda _: follow.landed(plan.landed), lambda *_: None, lambda _: None)
-    await Session(services, route, plan, hooks, Tally()).run()
+    await Session(services, route, plan, hooks, TransferCounts()).run()
     follow.landed(plan.landed)

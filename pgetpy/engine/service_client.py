@@ -18,7 +18,7 @@ from pgetpy.engine.attempt import Session
 from pgetpy.engine.context import Hooks, Services
 from pgetpy.engine.requests import Route
 from pgetpy.engine.transports.base import Call
-from pgetpy.engine.watchdog import Tally
+from pgetpy.engine.watchdog import TransferCounts
 from pgetpy.errors import TransferError
 from pgetpy.sources.base import RemoteFile
 
@@ -116,7 +116,7 @@ class EngineServiceClient:
 
     def _about(
         self, remote: RemoteFile, begin: Callable[[Answer, Spans], Sink], *, first: int
-    ) -> tuple[Services, Route, Plan, Hooks, Tally]:
+    ) -> tuple[Services, Route, Plan, Hooks, TransferCounts]:
         route = Route(remote.link, self.services.hosts, self.services.settings)
         hooks = Hooks(begin, lambda _: None, lambda *_: None, lambda _: None)
-        return self.services, route, Plan(chunk_size=first, first=first), hooks, Tally()
+        return self.services, route, Plan(chunk_size=first, first=first), hooks, TransferCounts()

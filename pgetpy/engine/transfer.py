@@ -36,7 +36,7 @@ from pgetpy.engine.content_policy import check_content, check_destination
 from pgetpy.engine.context import Hooks, Services, StartOverError
 from pgetpy.engine.hashing import FileDigest
 from pgetpy.engine.requests import Route
-from pgetpy.engine.watchdog import Tally
+from pgetpy.engine.watchdog import TransferCounts
 from pgetpy.errors import (
     ArchiveError,
     DigestMismatchError,
@@ -87,7 +87,7 @@ class Transfer:
         self._policy = services.settings.policy if vetted else None
         if self._policy is not None:
             check_destination(self._policy, job, self._destination)
-        self._tally = Tally()
+        self._tally = TransferCounts()
         self._held = Spans()
         self._expected: Identity | None = None
         self._resumed = 0

@@ -22,7 +22,7 @@ Task = asyncio.Task[None]
 
 
 @dataclass
-class Tally:
+class TransferCounts:
     """What is counted for the result."""
 
     retries: int = 0
@@ -37,7 +37,7 @@ class Watch:
     `patience` is how many seconds a call may bring nothing.
     """
 
-    def __init__(self, plan: Plan, tally: Tally, patience: float) -> None:
+    def __init__(self, plan: Plan, tally: TransferCounts, patience: float) -> None:
         self._plan = plan
         self._tally = tally
         self._patience = patience

@@ -27,7 +27,7 @@ from pgetpy.engine.hosts import Host, Hosts
 from pgetpy.engine.requests import Route
 from pgetpy.engine.transports.base import Call
 from pgetpy.engine.transports.local import LocalTransport
-from pgetpy.engine.watchdog import Tally
+from pgetpy.engine.watchdog import TransferCounts
 from pgetpy.errors import ConnectionFailedError, PgetError
 from pgetpy.settings import Settings
 from pgetpy.system.filesystem import Claims
@@ -238,7 +238,9 @@ async def _transfer(
         failures.append(error)
 
     hooks = Hooks(begin, tick, retrying, lambda reason: None)
-    session = Session(services, Route(link, hosts, chosen), plan, hooks, Tally(), verified=True)
+    session = Session(
+        services, Route(link, hosts, chosen), plan, hooks, TransferCounts(), verified=True
+    )
     session.expected = Identity(network.total, '"1"')
     await session.run()
     now = asyncio.get_running_loop().time()
