@@ -86,6 +86,7 @@ class Session:
         self._sleeper: asyncio.Future[None] | None = None
         self._roused = False
         self._judging = threading.Lock()
+        self._refused = False
         self._ticked_at = self._loop.time()
 
     async def run(self) -> Answer:
@@ -212,7 +213,7 @@ class Session:
             return self._judge_next(call, head)
 
     def _judge_next(self, call: Call, head: Head) -> tuple[Answer, Sink]:
-        if self.answer is not None and not self.plan.ranged:
+        if self._refused or (self.answer is not None and not self.plan.ranged):
             raise _TooLateError
         known = self.answer.identity if self.answer is not None else None
         if head.status == 416 and known is None and self.plan.held:
@@ -221,7 +222,11 @@ class Session:
         answer = judge(call.request.url, call.asked, head, known)
         call.part.meter.answer(self._loop.time(), answer.start)
         if self.answer is None:
+            # Where the first answer finds no place, a second one to the same request is not to
+            # take it a moment later.
+            self._refused = True
             self._sink = self._begun(call, answer)
+            self._refused = False
             self.plan.total = answer.identity.total
             self.plan.ranged = answer.ranged
             self.plan.window = self._sink.window
@@ -296,6 +301,8 @@ class Session:
         if isinstance(error, Redirected):
             assert call is not None
             return self.route.redirected(error, call.request.url)
+        if isinstance(error, _TooLateError):
+            return None
         if isinstance(error, AskWhole) and not self.whole:
             self.whole = True
             return None
