@@ -282,7 +282,7 @@ class Session:
             if call.part.pos > call.part.start and self.plan.ranged:
                 self._retries.progressed()
             if error is not None:
-                if not self._spared(call):
+                if not (isinstance(error, _TooLateError) or self._spared(call)):
                     self._failed(call, error)
             elif call.part.stop is None and not task.cancelled():
                 # The end of the body was all that could tell the size.
@@ -301,8 +301,6 @@ class Session:
         if isinstance(error, Redirected):
             assert call is not None
             return self.route.redirected(error, call.request.url)
-        if isinstance(error, _TooLateError):
-            return None
         if isinstance(error, AskWhole) and not self.whole:
             self.whole = True
             return None
