@@ -762,6 +762,37 @@ def test_who_waited_sees_that_the_file_was_published(tmp_path: Path) -> None:
     waiting.close()
 
 
+def test_who_opened_the_journal_first_and_lost_its_lock_sees_that_as_well(tmp_path: Path) -> None:
+    """The run with the lock did not make the journal, so it puts one of its own in its place."""
+    dest = tmp_path / "model.bin"
+    waiting = Ledger(dest)
+    sink = FileSink(dest, ledger_of(dest))
+    assert not waiting.acquire()
+    sink.begin(subject(10), Spans())
+    assert waiting.orphaned
+    assert not waiting.acquire(), "it would take the destination for free"
+    put(sink, BODY, 0, 10)
+    sink.publish(10)
+    assert waiting.acquire()
+    assert waiting.journal.published
+    assert waiting.journal.subject == subject(10)
+    waiting.close()
+
+
+def test_who_waits_at_a_replaced_journal_goes_on_when_its_run_gives_up(tmp_path: Path) -> None:
+    dest = tmp_path / "model.bin"
+    waiting = Ledger(dest)
+    sink = FileSink(dest, ledger_of(dest))
+    sink.begin(subject(10), Spans())
+    put(sink, BODY, 0, 5)
+    sink.keep()
+    assert waiting.acquire()
+    assert waiting.orphaned
+    assert not waiting.journal.published
+    waiting.close()
+    assert ledger_of(dest).journal.subject == subject(10)
+
+
 def test_whether_locks_exclude_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert locks_exclude(tmp_path)
     monkeypatch.setattr(fcntl, "flock", lambda fd, operation: None)

@@ -46,6 +46,8 @@ class Ledger:
         except FileExistsError:
             self._fd = os.open(self.path, _FLAGS | os.O_CREAT, 0o600)
             self._fresh = False
+        # Journals that ours has replaced. Other runs may be waiting for their locks.
+        self._former: list[int] = []
         self._lock = threading.Lock()
         self._written = Spans()
         self._broken = False
@@ -138,6 +140,12 @@ class Ledger:
         """Note, for those who wait for the lock, that the file stands at its destination."""
         with self._lock:
             self._append(published_line())
+            subject = self.journal.subject
+            lines = subject_line(subject) + published_line() if subject is not None else b""
+            for fd in self._former:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(fd, 0)
+                    os.write(fd, lines)
 
     def remove(self) -> None:
         """Take the journal's name away, then let go of the lock."""
@@ -147,18 +155,24 @@ class Ledger:
         self.close()
 
     def close(self) -> None:
-        """Let go of the lock; the journal stays for the next run."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Release the locks; the journal stays for the next run."""
+        for fd in (*self._former, self._fd):
+            if fd >= 0:
+                os.close(fd)
+        self._former, self._fd = [], -1
 
     def _replace(self) -> None:
-        """Put a new file, which is locked already, in the journal's place."""
+        """Put a new file, which is locked already, in the journal's place.
+
+        The old one stays locked as long as the new one: a run that opened it a moment ago, and
+        lost the race for its lock, waits there to be told whether the file has been published.
+        """
         path = self.path.with_name(f".{secrets.token_hex(8)}.pgetpy-lock")
         fd = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             try_lock(fd)
             os.replace(path, self.path)
+            self._former.append(os.dup(self._fd))
             os.dup2(fd, self._fd, inheritable=False)
             self._fresh = True
         finally:
