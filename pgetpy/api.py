@@ -50,8 +50,8 @@ async def download_async(
         force: overwrite what stands at `dest`.
         settings: how; by default what the environment (PGET_*) says.
         progress: is called with the events of `pgetpy.core.report.events` in the thread of the
-            loop, which it should not hold up. What it raises ends the call (what has come is
-            kept) and is raised to the caller.
+            loop, which it should not hold up. An exception from it ends the call, keeps what
+            was received, and is raised to the caller.
 
     Returns:
         What was done; sizes in bytes, times in seconds.

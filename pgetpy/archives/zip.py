@@ -138,7 +138,7 @@ class DirectoryReader:
             raise
 
     def _begin(self, extractor: RandomAccessExtractor) -> RandomAccessExtractor:
-        """Give `extractor` what has come before it was there, and all that is still to come."""
+        """Hand `extractor` the bytes received so far, and all that follow."""
         try:
             while (piece := self._waiting.take(_ENDLESS)) is not None:
                 pos, data = piece[0], memoryview(piece[1])

@@ -237,7 +237,7 @@ def progress_of(
 
     Args:
         keeps: whether what has arrived is of use to a rerun.
-        endings: whether nobody else says that a file is complete.
+        endings: whether this display also reports files that are complete.
         again: whether a rerun may name what is finished once more.
 
     Raises:

@@ -43,7 +43,7 @@ _ENDING_SECONDS = 0.25
 
 
 class _TooLateError(Exception):
-    """Another answer brings the whole object already."""
+    """Another answer to the same request has been taken, or refused, before this one."""
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """One transfer as a state machine: what to ask for next, what is under way, whether all is there.
 
-A plan knows bytes only. `take` gives the next `RangeRequest`; whoever carries it moves its `pos`
-forward as bytes reach the sink, and `end` takes it back. Ranges are given out from low to high, so
+A plan knows bytes only. `take` gives the next `RangeRequest`, a transport moves its `pos` forward
+as bytes reach the sink, and `end` takes it back. Ranges are given out from low to high, so
 that a reader behind the front (a hash, a pipe) can follow.
 
 Each request costs the time to its first byte, so a connection is asked as seldom as possible, and
@@ -181,7 +181,7 @@ class Plan:
 
     @property
     def landed(self) -> Spans:
-        """What is held, and what has come by requests that are under way."""
+        """Bytes held, and bytes received by requests that are still under way."""
         landed = Spans(self.held)
         for part in self.parts:
             landed.add(part.start, part.pos)

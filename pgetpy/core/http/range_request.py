@@ -57,8 +57,8 @@ class RateMeter:
 
     Attributes:
         rate: bytes a second, averaged over about a second.
-        quiet_since: when it was last seen to move, or not to wait for the network; later by the
-            time that nobody looked.
+        quiet_since: when it was last seen to move, or not to wait for the network. Time in which
+            this process did not run is added, so that it does not count as silence.
         born: when it was asked for.
         answered: when the head of its answer came; None before that.
     """
