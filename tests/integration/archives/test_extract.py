@@ -25,7 +25,7 @@ from pgetpy.errors import (
     UnsafeMemberError,
 )
 from tests.support.bodies import body
-from tests.support.faults import IgnoreRange, ResetAfter
+from tests.support.faults import IgnoreRange, ResetAt
 from tests.support.fetching import contents, extract, names_in
 from tests.support.resources import Resource
 from tests.support.server import Server
@@ -196,7 +196,7 @@ def test_nothing_is_written_through_a_link_that_was_there_before(
 
 def test_a_transfer_that_failed_goes_on_where_it_was(server: Server, tmp_path: Path) -> None:
     packed = tar_of(WEIGHTS)
-    url = server.add("/weights.tar", Resource(packed, etag='"1"', faults=[ResetAfter(3 * MIB)]))
+    url = server.add("/weights.tar", Resource(packed, etag='"1"', faults=[ResetAt(3 * MIB)]))
     with pytest.raises(TransferError):
         extract(url, tmp_path / "out", retries=0)
     assert not (tmp_path / "out").exists()

@@ -20,7 +20,7 @@ from pgetpy.errors import DigestMismatchError
 from tests.integration.sources.conftest import TOKEN
 from tests.support.delivery import Gate
 from tests.support.entries import child
-from tests.support.faults import GateAfter, ResetAfter, SilenceAfter, Status, When
+from tests.support.faults import GateAfter, ResetAt, SilenceAfter, Status, When
 from tests.support.fetching import Events, fetch
 from tests.support.hub import Hub
 from tests.support.hub_caches import at, opened_at, others
@@ -207,7 +207,7 @@ def test_small_files_archives_and_streams_are_not_for_it(
 def test_what_an_earlier_run_has_left_is_gone_on_from(
     hub: Hub, stored: str, tmp_path: Path
 ) -> None:
-    hub.cdn.change(stored, faults=[ResetAfter(3 * MIB)])
+    hub.cdn.change(stored, faults=[ResetAt(3 * MIB)])
     with pytest.raises(Exception, match="connection"):
         fetch(REFERENCE, tmp_path / "lora", sources=at(hub), retries=0)
     hub.cdn.change(stored, faults=[])

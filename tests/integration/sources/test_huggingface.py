@@ -31,7 +31,7 @@ from pgetpy.errors import (
 from pgetpy.settings import SourceSettings
 from pgetpy.sources.table import parse_reference
 from tests.integration.sources.conftest import MARK, OTHER_TOKEN, TOKEN
-from tests.support.faults import ResetAfter, Status
+from tests.support.faults import ResetAt, Status
 from tests.support.fetching import Events, fetch
 from tests.support.hub import Hub, Repo
 from tests.support.hub_caches import at, opened_at, others
@@ -384,7 +384,7 @@ def test_what_breaks_off_is_taken_up(hub: Hub, root: Path) -> None:
     data = weights(8 * MIB)
     sha256 = hashlib.sha256(data).hexdigest()
     hub.repo("owner/name", {"lora.safetensors": data})
-    hub.cdn.add(f"/repos/{sha256}", Resource(data, faults=[ResetAfter(MIB)]))
+    hub.cdn.add(f"/repos/{sha256}", Resource(data, faults=[ResetAt(MIB)]))
     with opened_at(hub, root, TOKEN, retries=0, concurrency=1) as cache:
         hub.tokens.add(TOKEN)
         with pytest.raises(ConnectionFailedError):

@@ -21,6 +21,7 @@ from .connections import (
     NoLength,
     Pace,
     ResetAfter,
+    ResetAt,
     SilenceAfter,
     SilenceBeforeHead,
 )
@@ -89,6 +90,7 @@ __all__ = [
     "Replaced",
     "RequireSignature",
     "ResetAfter",
+    "ResetAt",
     "ShorterRange",
     "Signer",
     "SilenceAfter",

@@ -58,6 +58,18 @@ class ResetAfter(Fault):
 
 
 @dataclass(frozen=True)
+class ResetAt(Fault):
+    """RST where an answer comes to byte ``offset`` of the resource, however the ranges are cut."""
+
+    offset: int
+
+    def answer(self, answer: Answer, exchange: Exchange) -> Answer:
+        start = answer.span[0] if answer.span else 0
+        reached = start <= self.offset < start + len(answer.body)
+        return answer.delivered(cut_after=self.offset - start, cut=Cut.RESET) if reached else answer
+
+
+@dataclass(frozen=True)
 class FinAfter(Fault):
     """A clean end of the connection after ``size`` body bytes."""
 
