@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from pgetpy.engine.transports.base import Call, NotForMeError
+from pgetpy.engine.transports.base import Exchange, UnsupportedResponseError
 
 from .support import judges
 from .support.authority import Authority
@@ -95,8 +95,8 @@ class UnwillingTransport:
     def __init__(self, *_: object) -> None:
         pass
 
-    async def carry(self, call: Call) -> None:
-        raise NotForMeError("unwilling")
+    async def carry(self, exchange: Exchange) -> None:
+        raise UnsupportedResponseError("unwilling")
 
     async def close(self) -> None:
         pass

@@ -10,7 +10,7 @@ import os
 import stat
 from pathlib import Path
 
-from pgetpy.destinations.base import Destination, Wish
+from pgetpy.destinations.base import Destination, DestinationOptions
 from pgetpy.destinations.file import FileDestination, check_overwrite, kind_of
 from pgetpy.destinations.stream import StreamDestination
 from pgetpy.destinations.tree import TreeDestination
@@ -19,32 +19,34 @@ from pgetpy.settings import Settings
 __all__ = ["open_destination"]
 
 
-def open_destination(dest: str | None, wish: Wish, settings: Settings) -> Destination:
+def open_destination(
+    dest: str | None, options: DestinationOptions, settings: Settings
+) -> Destination:
     """Return the destination that `dest` names (see `Job.dest`).
 
     Raises:
         DestinationError: something stands in the way.
     """
     if dest is None:
-        return StreamDestination(None, "(nowhere)", wish.algorithm)
+        return StreamDestination(None, "(nowhere)", options.algorithm)
     if dest in ("-", "/dev/stdout"):
-        wish.claims.take(Path("/dev/stdout"))
-        return StreamDestination(1, "-", wish.algorithm)
+        options.paths.take(Path("/dev/stdout"))
+        return StreamDestination(1, "-", options.algorithm)
     path = Path(dest)
-    if wish.extract:
+    if options.extract:
         folder = Path(os.path.realpath(path))
-        wish.claims.take(folder)
-        return TreeDestination(folder, wish, settings)
+        options.paths.take(folder)
+        return TreeDestination(folder, options, settings)
     kind = kind_of(path)
     if stat.S_ISCHR(kind):
-        return StreamDestination(path, dest, wish.algorithm)
+        return StreamDestination(path, dest, options.algorithm)
     if stat.S_ISFIFO(kind):
-        wish.claims.take(path)
-        return StreamDestination(path, dest, wish.algorithm)
+        options.paths.take(path)
+        return StreamDestination(path, dest, options.algorithm)
     if stat.S_ISDIR(kind) or dest.endswith("/"):
-        return FileDestination(path, None, wish, settings)
-    wish.claims.take(path)
+        return FileDestination(path, None, options, settings)
+    options.paths.take(path)
     check_overwrite(path, kind, settings)
     # A symbolic link stays; what it points to is replaced.
     resolved = Path(os.path.realpath(path)) if path.is_symlink() else path
-    return FileDestination(resolved.parent, resolved.name, wish, settings)
+    return FileDestination(resolved.parent, resolved.name, options, settings)

@@ -14,7 +14,7 @@ from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.sink import Sink
 from pgetpy.destinations.sinks.ledger import Ledger
 from pgetpy.system.file_locks import locks_exclude
-from pgetpy.system.filesystem import Claims
+from pgetpy.system.filesystem import ReservedPaths
 
 # Reads into a buffer from a position on: the bytes read.
 ReadBack = Callable[[int, memoryview], int]
@@ -166,7 +166,7 @@ class Destination(ABC):
 
 
 @dataclass(frozen=True)
-class Wish:
+class DestinationOptions:
     """What a transfer wants of its destination.
 
     Attributes:
@@ -174,12 +174,12 @@ class Wish:
         algorithm: of the digest that will be asked for.
         extract: whether the object is an archive to be extracted.
         name: what a service calls it.
-        claims: those of the call.
+        paths: those of the call.
     """
 
     url: str
     key: str
     algorithm: str | None
-    claims: Claims
+    paths: ReservedPaths
     extract: bool = False
     name: str = ""

@@ -22,9 +22,9 @@ from pgetpy.destinations.base import (
     BusyError,
     Destination,
     DestinationLock,
+    DestinationOptions,
     ReadBack,
     ResumeError,
-    Wish,
 )
 from pgetpy.destinations.sinks.file import FileSink
 from pgetpy.destinations.sinks.ledger import Ledger
@@ -43,12 +43,14 @@ class FileDestination(Destination):
     obstacle = "another run works on this file"
     blocks = False
 
-    def __init__(self, folder: Path, name: str | None, wish: Wish, settings: Settings) -> None:
+    def __init__(
+        self, folder: Path, name: str | None, options: DestinationOptions, settings: Settings
+    ) -> None:
         super().__init__(str(folder / name) if name else f"{folder}/")
         self._folder = folder
         self._name = name
-        self._wish = wish
-        self._key = wish.key
+        self._options = options
+        self._key = options.key
         self._settings = settings
         self._ledger: Ledger | None = None
         self._sink: FileSink | None = None
@@ -192,10 +194,10 @@ class FileDestination(Destination):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
 
     def _choose_name(self, answer: Answer) -> None:
-        name = name_from_service(self._wish.name)
+        name = name_from_service(self._options.name)
         if name is None and answer.name:
             name = name_from_disposition(answer.name)
-        name = name or name_from_url(self._wish.url)
+        name = name or name_from_url(self._options.url)
         if name is None:
             raise DestinationError(
                 str(self._folder),
@@ -204,7 +206,7 @@ class FileDestination(Destination):
                 code=errno.EISDIR,
             )
         path = self._folder / name
-        self._wish.claims.take(path)
+        self._options.paths.take(path)
         check_overwrite(path, kind_of(path), self._settings)
         self._name = name
         self.label = str(self.path)

@@ -21,9 +21,9 @@ from pgetpy.destinations.base import (
     BusyError,
     Destination,
     DestinationLock,
+    DestinationOptions,
     ReadBack,
     ResumeError,
-    Wish,
 )
 from pgetpy.destinations.sinks.ledger import Ledger
 from pgetpy.errors import ArchiveError, DestinationError
@@ -42,12 +42,12 @@ class TreeDestination(Destination):
     blocks = True
     slow = True
 
-    def __init__(self, folder: Path, wish: Wish, settings: Settings) -> None:
+    def __init__(self, folder: Path, options: DestinationOptions, settings: Settings) -> None:
         super().__init__(str(folder))
         self._folder = folder
-        self._wish = wish
+        self._options = options
         # A file of the same URL and name has a journal too.
-        self._key = f"{wish.key}+x"
+        self._key = f"{options.key}+x"
         self._settings = settings
         self._staging = Staging(folder)
         self._lock = DestinationLock(self._staging.anchor)
@@ -208,7 +208,7 @@ class TreeDestination(Destination):
         if subject is None or subject.key != self._key or not self._folder.is_dir():
             return None
         # Nothing here tells what the archive's digest was.
-        return subject.identity if self._wish.algorithm is None else None
+        return subject.identity if self._options.algorithm is None else None
 
     def _finish_moving(self, ledger: Ledger) -> None:
         """An earlier run was cut short while it moved the members to their places."""
@@ -220,7 +220,7 @@ class TreeDestination(Destination):
         staged = self._staging.ready
         there = certain and (journal.published or staged or self._staging.appeared)
         # Nothing here tells what the archive's digest was.
-        if there and not (ours and self._wish.algorithm is not None):
+        if there and not (ours and self._options.algorithm is not None):
             if staged:
                 self._staging.check(())
                 self._staging.publish()
@@ -297,7 +297,9 @@ class TreeDestination(Destination):
 
     def _staged_layout(self) -> ArchiveLayout:
         spool = Spool(self._staging.spool)
-        return ArchiveLayout(self._staging.layout, spool, indexed=self._wish.algorithm is not None)
+        return ArchiveLayout(
+            self._staging.layout, spool, indexed=self._options.algorithm is not None
+        )
 
     def _staged_sink(self) -> ArchiveSink:
         self._staging.make()
@@ -305,10 +307,10 @@ class TreeDestination(Destination):
         return ArchiveSink(
             self._staging.root,
             self._layout,
-            self._wish.name or name_from_url(self._wish.url) or "data",
+            self._options.name or name_from_url(self._options.url) or "data",
             limits=self._settings.limits,
             fold=fold_of(self._staging.root),
-            algorithm=self._wish.algorithm,
+            algorithm=self._options.algorithm,
             fsync=self._settings.fsync,
             noted=self._note,
         )

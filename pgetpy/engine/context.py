@@ -13,12 +13,12 @@ from pgetpy.engine.hosts import Hosts
 from pgetpy.engine.transports.base import Transport
 from pgetpy.errors import PgetError
 from pgetpy.settings import Settings
-from pgetpy.system.filesystem import Claims
+from pgetpy.system.filesystem import ReservedPaths
 from pgetpy.system.threads import Workers
 
 
 @dataclass(frozen=True)
-class Services:
+class EngineContext:
     """What all transfers of an engine share."""
 
     settings: Settings
@@ -27,7 +27,7 @@ class Services:
     direct: Transport
     full: Transport
     throttle: Callable[[int], float] | None
-    claims: Claims
+    paths: ReservedPaths
     local: Transport
     jitter: Callable[[], float] = random.random
 
@@ -41,8 +41,8 @@ class StartOverError(Exception):
 
 
 @dataclass(frozen=True)
-class Hooks:
-    """What a session needs from its transfer.
+class AttemptCallbacks:
+    """What an attempt needs from its transfer.
 
     Attributes:
         begin: gives the sink for the object of a first answer; called in any thread.

@@ -19,7 +19,7 @@ from pgetpy.core.references.reference import Reference
 from pgetpy.core.report.events import Failed, Finished, Queued, Report
 from pgetpy.core.report.results import DownloadFailure, DownloadResult
 from pgetpy.destinations.sinks.parts import Choose, PartsSink
-from pgetpy.engine.context import Services
+from pgetpy.engine.context import EngineContext
 from pgetpy.engine.hf_transfer import MOST_CHILDREN, HfTransfer
 from pgetpy.engine.hosts import Hosts, descriptor_limit
 from pgetpy.engine.metrics import Metrics
@@ -35,7 +35,7 @@ from pgetpy.settings import Settings
 from pgetpy.sources.base import Located, RemoteFile
 from pgetpy.sources.table import parse_reference, source_of
 from pgetpy.system.event_loop import gather_or_cancel
-from pgetpy.system.filesystem import Claims
+from pgetpy.system.filesystem import ReservedPaths
 from pgetpy.system.threads import Workers
 
 # Of several files so many are begun at once: while one waits for its answer another is written.
@@ -50,17 +50,17 @@ class Engine:
         self._settings = settings
         workers = Workers()
         hosts = Hosts(settings, workers)
-        self._services = Services(
+        self._context = EngineContext(
             settings=settings,
             hosts=hosts,
             workers=workers,
             direct=DirectTransport(workers),
             full=AioTransport(workers, descriptor_limit()),
             throttle=_throttle(settings.limit_rate),
-            claims=Claims(),
+            paths=ReservedPaths(),
             local=LocalTransport(workers),
         )
-        self._client = EngineServiceClient(self._services)
+        self._client = EngineServiceClient(self._context)
         self._children = asyncio.Semaphore(MOST_CHILDREN)
         self._metrics = Metrics(settings.metrics_endpoint, workers, hosts.tls)
 
@@ -124,7 +124,7 @@ class Engine:
         sink = PartsSink(first, choose)
         try:
             with self.explaining(reference):
-                await pick(self._services, located.objects[0], sink, first, follow)
+                await pick(self._context, located.objects[0], sink, first, follow)
         except WholeOnlyError:
             return False
         finally:
@@ -133,7 +133,7 @@ class Engine:
 
     def begin_anew(self) -> None:
         """What was fetched so far is done with, and may be fetched to the same places again."""
-        self._services.claims.clear()
+        self._context.paths.clear()
 
     async def download(self, job: Job, report: Report, key: int = 0) -> DownloadResult:
         """Run one job, whose URL may be a reference that a source knows.
@@ -151,7 +151,7 @@ class Engine:
                 name = reference.name if reference.local else ""
                 link = job.link or reference.link
                 found = replace(job, url=reference.text, link=link, name=name)
-                result = await Transfer(self._services, found, key, report, vetted=True).run()
+                result = await Transfer(self._context, found, key, report, vetted=True).run()
             else:
                 with self.explaining(reference):
                     remote = _only(reference, await self.locate(reference))
@@ -176,12 +176,12 @@ class Engine:
         found = _of(remote, job)
         if remote.hf_transfer and found.checksum == remote.digest:
             turns = self._children
-            return HfTransfer(self._services, found, key, report, turns=turns, vetted=vetted)
-        return Transfer(self._services, found, key, report, vetted=vetted)
+            return HfTransfer(self._context, found, key, report, turns=turns, vetted=vetted)
+        return Transfer(self._context, found, key, report, vetted=vetted)
 
     def expect(self, count: int) -> None:
         """So many files are about to be fetched: begin with several of a host at once."""
-        self._services.hosts.start = max(1, min(count, _SIDE_BY_SIDE))
+        self._context.hosts.start = max(1, min(count, _SIDE_BY_SIDE))
 
     async def download_all(
         self, jobs: Sequence[Job], report: Report, *, fail_fast: bool
@@ -205,14 +205,14 @@ class Engine:
                     outcomes[key] = DownloadFailure(redact(job.url), job.dest or "", error)
 
         self.expect(len(jobs))
-        count = min(self._settings.max_concurrent_files, self._services.hosts.ceiling, len(jobs))
+        count = min(self._settings.max_concurrent_files, self._context.hosts.ceiling, len(jobs))
         await gather_or_cancel([asyncio.ensure_future(work()) for _ in range(count)])
         return tuple(outcome for outcome in outcomes if outcome is not None)
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._services.direct.close()
-        await self._services.full.close()
+        await self._context.direct.close()
+        await self._context.full.close()
         await self._metrics.close()
 
 

@@ -27,14 +27,14 @@ from pgetpy.core.report.events import Progressed, Remarked, Report, Started
 from pgetpy.destinations.file import SMALL, FileDestination
 from pgetpy.destinations.sinks.file import FileSink
 from pgetpy.engine import hf_transfer_worker
-from pgetpy.engine.attempt import Session
-from pgetpy.engine.context import Hooks, Services
+from pgetpy.engine.attempt import Attempt
+from pgetpy.engine.context import AttemptCallbacks, EngineContext
 from pgetpy.engine.requests import Route
 from pgetpy.engine.transfer import Provenance, Transfer
 from pgetpy.engine.transports.base import Request
 from pgetpy.errors.redact import redact, redact_text
 from pgetpy.system import polling
-from pgetpy.system.event_loop import seen_through
+from pgetpy.system.event_loop import wait_uncancelled
 
 # Each of them has threads, and takes as many connections as it opens files.
 MOST_CHILDREN = 2
@@ -66,7 +66,7 @@ class HfTransfer(Transfer):
 
     def __init__(
         self,
-        services: Services,
+        context: EngineContext,
         job: Job,
         key: int,
         report: Report,
@@ -74,15 +74,15 @@ class HfTransfer(Transfer):
         turns: asyncio.Semaphore,
         vetted: bool = False,
     ) -> None:
-        super().__init__(services, job, key, report, vetted=vetted)
+        super().__init__(context, job, key, report, vetted=vetted)
         self._turns = turns
         self._tried = False
         self._theirs = False
 
-    async def _fetched(self, route: Route) -> Provenance:
+    async def _fetch(self, route: Route) -> Provenance:
         # What an earlier run has left is worth more than another engine.
         if self._tried or self._held:
-            return await super()._fetched(route)
+            return await super()._fetch(route)
         try:
             async with self._turns:
                 return await self._by_hf_transfer(route)
@@ -93,7 +93,7 @@ class HfTransfer(Transfer):
                 await self._start_over(reason)
             else:
                 self._tell(Remarked(self._key, self._label, reason))
-        return await super()._fetched(route)
+        return await super()._fetch(route)
 
     async def _mismatched(self, actual: str) -> None:
         if not self._theirs:
@@ -109,8 +109,8 @@ class HfTransfer(Transfer):
         size = _size_of(answer)
         request = route.request(host, None, None)
         self._check_reachable(request)
-        opening = self._services.workers.submit(lambda: self._begin(answer, Spans()))
-        sink = await seen_through(opening, lambda: None)
+        opening = self._context.workers.submit(lambda: self._begin(answer, Spans()))
+        sink = await wait_uncancelled(opening, lambda: None)
         assert isinstance(sink, FileSink)
         self._tried = True
         self._tell(Started(self._key, redact(self._job.url), self._label, size, 0, keeps=False))
@@ -121,8 +121,8 @@ class HfTransfer(Transfer):
             self._destination.discard()  # no later run can tell what of it is whole
             raise
         self._theirs = True
-        self._tally.moved += size
-        self._tally.connections = max(self._tally.connections, _FILES)
+        self._counts.moved += size
+        self._counts.connections = max(self._counts.connections, _FILES)
         self._tell(Progressed(self._key, size, size, 0))
         return Provenance(route.target.url, answer)
 
@@ -132,10 +132,10 @@ class HfTransfer(Transfer):
         def begin(answer: Answer, _: Spans) -> Sink:
             raise _AnswerAcceptedError(answer)
 
-        hooks = Hooks(begin, lambda _: None, self._retrying, self._lost)
+        callbacks = AttemptCallbacks(begin, lambda _: None, self._retrying, self._lost)
         plan = Plan(chunk_size=1, first=1)
         try:
-            return await Session(self._services, route, plan, hooks, self._tally).run()
+            return await Attempt(self._context, route, plan, callbacks, self._counts).run()
         except _AnswerAcceptedError as known:
             return known.answer
 
@@ -150,8 +150,8 @@ class HfTransfer(Transfer):
         try:
             await self._watch(child, sink, size)
         finally:
-            ending = self._services.workers.submit(lambda: said.append(_end(child)))
-            await seen_through(ending, lambda: None)
+            ending = self._context.workers.submit(lambda: said.append(_end(child)))
+            await wait_uncancelled(ending, lambda: None)
         if child.returncode != hf_transfer_worker.DONE:
             words = redact_text(said[0].decode(errors="replace"))
             raise _UnableError(f"it has failed ({words or f'status {child.returncode}'})")
@@ -171,14 +171,14 @@ class HfTransfer(Transfer):
             if done > came:
                 came, came_at = done, now
                 self._tell(Progressed(self._key, done, size, _FILES))
-            patience = self._services.settings.stall_timeout
+            patience = self._context.settings.stall_timeout
             if now - came_at > patience:
                 raise _UnableError(f"it has brought nothing for {patience:g} s")
 
     # --------------------------------------------------------------------- whether it can be used
 
     def _check_possible(self) -> None:
-        settings = self._services.settings
+        settings = self._context.settings
         reason = ""
         if not isinstance(self._destination, FileDestination):
             reason = "it writes nothing but files"
@@ -192,7 +192,7 @@ class HfTransfer(Transfer):
             raise _UnableError(reason)
 
     def _check_reachable(self, request: Request) -> None:
-        settings = self._services.settings
+        settings = self._context.settings
         reason = ""
         if any(name.lower() == "authorization" for name, _ in request.headers):
             reason = "the server of the bytes wants a token, which it is not given"

@@ -142,7 +142,7 @@ class Hosts:
         if policy is None or proxy is not None:
             addresses = await self._addresses(link, proxy)
         else:
-            addresses = await self._admitted(link, policy)
+            addresses = await self._admit(link, policy)
         pace = ConcurrencyController(self.ceiling, min(self.start, self.ceiling), machine_load)
         host = Host(link.origin, addresses, proxy, pace, plain=proxy is None)
         return self._hosts.setdefault((link.origin, link.trusted), host)
@@ -190,11 +190,11 @@ class Hosts:
             except BadReferenceError as error:
                 raise BadSettingError("HTTP_PROXY", str(error.reference), error.reason) from None
         try:
-            return await self._resolved(origin)
+            return await self._resolve(origin)
         except (OSError, UnicodeError) as error:
             raise _unresolved(link, origin, error) from None
 
-    async def _admitted(self, link: Link, policy: Policy) -> tuple[Address, ...]:
+    async def _admit(self, link: Link, policy: Policy) -> tuple[Address, ...]:
         """Return those addresses of `link` that `policy` lets be asked; --resolve's are judged too.
 
         Some hosts have, beside their public addresses, others for those who are in their network.
@@ -205,7 +205,7 @@ class Hosts:
             ConnectionFailedError: the resolver cannot tell for the moment.
         """
         try:
-            found = await self._resolved(link.origin)
+            found = await self._resolve(link.origin)
         except (OSError, UnicodeError) as error:
             if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
                 raise _unresolved(link, link.origin, error) from None
@@ -215,7 +215,7 @@ class Hosts:
             raise policy.no_address(link.url)
         return admitted
 
-    async def _resolved(self, origin: Origin) -> tuple[Address, ...]:
+    async def _resolve(self, origin: Origin) -> tuple[Address, ...]:
         name = self._settings.resolve.get((origin.host, origin.port), origin.host)
         found = await self._workers.submit(
             lambda: socket.getaddrinfo(name, origin.port, type=socket.SOCK_STREAM)

@@ -8,8 +8,8 @@ from pgetpy.core.http.ranges import Spans
 from pgetpy.core.http.sink import Sink
 from pgetpy.core.references.jobs import Follower
 from pgetpy.destinations.sinks.parts import PartsSink
-from pgetpy.engine.attempt import Session
-from pgetpy.engine.context import Hooks, Services
+from pgetpy.engine.attempt import Attempt
+from pgetpy.engine.context import AttemptCallbacks, EngineContext
 from pgetpy.engine.requests import Route
 from pgetpy.engine.watchdog import TransferCounts
 from pgetpy.sources.base import RemoteFile
@@ -20,7 +20,7 @@ class WholeOnlyError(Exception):
 
 
 async def pick(
-    services: Services, remote: RemoteFile, sink: PartsSink, first: int, follow: Follower
+    context: EngineContext, remote: RemoteFile, sink: PartsSink, first: int, follow: Follower
 ) -> None:
     """Fetch what `sink` wants of an object, of which it has asked for `first` bytes.
 
@@ -37,8 +37,10 @@ async def pick(
         follow.began(sink.fd, total)
         return sink
 
-    route = Route(remote.link, services.hosts, services.settings)
-    plan = Plan(chunk_size=services.settings.chunk_size, first=first)
-    hooks = Hooks(begin, lambda _: follow.landed(plan.landed), lambda *_: None, lambda _: None)
-    await Session(services, route, plan, hooks, TransferCounts()).run()
+    route = Route(remote.link, context.hosts, context.settings)
+    plan = Plan(chunk_size=context.settings.chunk_size, first=first)
+    callbacks = AttemptCallbacks(
+        begin, lambda _: follow.landed(plan.landed), lambda *_: None, lambda _: None
+    )
+    await Attempt(context, route, plan, callbacks, TransferCounts()).run()
     follow.landed(plan.landed)

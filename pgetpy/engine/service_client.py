@@ -14,10 +14,10 @@ from pgetpy.core.http.plan import Plan
 from pgetpy.core.http.ranges import Spans
 from pgetpy.core.http.sink import Sink
 from pgetpy.destinations.sinks.memory import MemorySink
-from pgetpy.engine.attempt import Session
-from pgetpy.engine.context import Hooks, Services
+from pgetpy.engine.attempt import Attempt
+from pgetpy.engine.context import AttemptCallbacks, EngineContext
 from pgetpy.engine.requests import Route
-from pgetpy.engine.transports.base import Call
+from pgetpy.engine.transports.base import Exchange
 from pgetpy.engine.watchdog import TransferCounts
 from pgetpy.errors import TransferError
 from pgetpy.sources.base import RemoteFile
@@ -41,10 +41,10 @@ class _AnsweredError(Exception):
         self.head = head
 
 
-class _FirstAnswer(Session):
+class _FirstAnswer(Attempt):
     """Ends at the first answer that is no error."""
 
-    def _judge(self, call: Call, head: Head) -> tuple[Answer, Sink]:
+    def _judge(self, call: Exchange, head: Head) -> tuple[Answer, Sink]:
         if head.status not in REDIRECTS:
             super()._judge(call, head)
         raise _AnsweredError(head)
@@ -68,7 +68,7 @@ class _Bounded(MemorySink):
 class EngineServiceClient:
     """The questions of the sources, by the means of an engine."""
 
-    services: Services
+    context: EngineContext
 
     async def identify(self, remote: RemoteFile) -> Identity:
         """Ask for the first byte of an object and return which version it is of.
@@ -80,18 +80,18 @@ class EngineServiceClient:
         def begin(answer: Answer, _: Spans) -> Sink:
             raise _HeadReceivedError(answer.identity)
 
-        session = Session(*self._about(remote, begin, first=1))
+        attempt = Attempt(*self._about(remote, begin, first=1))
         try:
-            answer = await session.run()
+            answer = await attempt.run()
         except _HeadReceivedError as known:
             return known.identity
         return answer.identity
 
     async def head(self, remote: RemoteFile) -> Mapping[str, str]:
         """Return the fields of the first answer; see `sources.base.ServiceClient`."""
-        session = _FirstAnswer(*self._about(remote, lambda *_: MemorySink(), first=1))
+        attempt = _FirstAnswer(*self._about(remote, lambda *_: MemorySink(), first=1))
         try:
-            await session.run()
+            await attempt.run()
         except _AnsweredError as answered:
             return {**answered.head.headers, ":status": str(answered.head.status)}
         raise AssertionError("unreachable")
@@ -100,23 +100,23 @@ class EngineServiceClient:
         """Return the whole answer; see `sources.base.ServiceClient`."""
         sink = _Bounded(remote.url, most)
         about = self._about(remote, lambda *_: sink, first=most)
-        session = Session(*about, whole=True)
-        await session.run()
+        attempt = Attempt(*about, whole=True)
+        await attempt.run()
         return bytes(sink.data)
 
     @property
     def exclusive(self) -> bool:
         """See `sources.base.ServiceClient`: of these settings the environment tells nobody else."""
-        settings = self.services.settings
+        settings = self.context.settings
         return settings.policy is not None or bool(settings.cacert or settings.resolve)
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Return what `work` returns, which blocks."""
-        return await self.services.workers.submit(work)
+        return await self.context.workers.submit(work)
 
     def _about(
         self, remote: RemoteFile, begin: Callable[[Answer, Spans], Sink], *, first: int
-    ) -> tuple[Services, Route, Plan, Hooks, TransferCounts]:
-        route = Route(remote.link, self.services.hosts, self.services.settings)
-        hooks = Hooks(begin, lambda _: None, lambda *_: None, lambda _: None)
-        return self.services, route, Plan(chunk_size=first, first=first), hooks, TransferCounts()
+    ) -> tuple[EngineContext, Route, Plan, AttemptCallbacks, TransferCounts]:
+        route = Route(remote.link, self.context.hosts, self.context.settings)
+        callbacks = AttemptCallbacks(begin, lambda _: None, lambda *_: None, lambda _: None)
+        return self.context, route, Plan(chunk_size=first, first=first), callbacks, TransferCounts()

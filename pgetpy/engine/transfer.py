@@ -1,7 +1,7 @@
 """One transfer: a job becomes a file.
 
 Mirrors, starting over, waiting for another run, the digest and the publishing are decided here; how
-the bytes come is a session's business.
+the bytes come is an attempt's business.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from pgetpy.core.http.sink import Sink
 from pgetpy.core.http.urls import parse_link
 from pgetpy.core.references.jobs import Job
 from pgetpy.core.report.events import (
-    Event,
     Progressed,
     Remarked,
     Report,
@@ -29,11 +28,11 @@ from pgetpy.core.report.events import (
 )
 from pgetpy.core.report.results import DownloadResult
 from pgetpy.destinations import open_destination
-from pgetpy.destinations.base import BusyError, ResumeError, Wish
+from pgetpy.destinations.base import BusyError, DestinationOptions, ResumeError
 from pgetpy.destinations.sinks.null import NullSink
-from pgetpy.engine.attempt import Session
+from pgetpy.engine.attempt import Attempt
 from pgetpy.engine.content_policy import check_content, check_destination
-from pgetpy.engine.context import Hooks, Services, StartOverError
+from pgetpy.engine.context import AttemptCallbacks, EngineContext, StartOverError
 from pgetpy.engine.hashing import FileDigest
 from pgetpy.engine.requests import Route
 from pgetpy.engine.watchdog import TransferCounts
@@ -46,7 +45,7 @@ from pgetpy.errors import (
     TransferError,
 )
 from pgetpy.errors.redact import redact
-from pgetpy.system.event_loop import seen_through
+from pgetpy.system.event_loop import wait_uncancelled
 from pgetpy.system.filesystem import disk_errors
 
 FIRST_RANGE = 1 << 20
@@ -71,23 +70,24 @@ class Transfer:
     """
 
     def __init__(
-        self, services: Services, job: Job, key: int, report: Report, *, vetted: bool = False
+        self, context: EngineContext, job: Job, key: int, report: Report, *, vetted: bool = False
     ) -> None:
-        self._services = services
+        self._context = context
         self._job = job
         self._key = key
-        self._report = report
+        self._tell = report
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
         self._links = [job.link or parse_link(job.url), *map(parse_link, job.mirrors)]
         algorithm = job.checksum.algorithm if job.checksum else None
-        names = self._links[0].key
-        wish = Wish(job.url, names, algorithm, services.claims, job.extract, job.name)
-        self._destination = open_destination(job.dest, wish, services.settings)
-        self._policy = services.settings.policy if vetted else None
+        options = DestinationOptions(
+            job.url, self._links[0].key, algorithm, context.paths, job.extract, job.name
+        )
+        self._destination = open_destination(job.dest, options, context.settings)
+        self._policy = context.settings.policy if vetted else None
         if self._policy is not None:
             check_destination(self._policy, job, self._destination)
-        self._tally = TransferCounts()
+        self._counts = TransferCounts()
         self._held = Spans()
         self._expected: Identity | None = None
         self._resumed = 0
@@ -115,11 +115,11 @@ class Transfer:
                         raise
                     await self._start_over("what an earlier run left does not fit together")
                     continue
-                actual = await self._hashed(size)
+                actual = await self._hash(size)
                 if actual is None or actual == str(self._job.checksum):
                     break
                 await self._mismatched(actual)
-            await self._vetted(size)
+            await self._check_content(size)
             if not shared:
                 await self._publish(size)
             return self._result(source, size, actual, shared)
@@ -130,7 +130,7 @@ class Transfer:
         """Fetch from the URL, or from a mirror of it; whether another run did the work."""
         failure: TransferError | None = None
         for link in self._links:
-            route = Route(link, self._services.hosts, self._services.settings)
+            route = Route(link, self._context.hosts, self._context.settings)
             try:
                 return await self._from(route)
             except (NotAllowedError, ObjectChangedError):
@@ -147,7 +147,7 @@ class Transfer:
             try:
                 if self._destination.finished is not None:
                     return await self._shared(route), True
-                return await self._fetched(route), False
+                return await self._fetch(route), False
             except (BusyError, ResumeError):
                 continue
             except StartOverError as error:
@@ -158,22 +158,24 @@ class Transfer:
                 self._restarts += 1
                 await self._start_over(error.what())
 
-    async def _fetched(self, route: Route) -> Provenance:
+    async def _fetch(self, route: Route) -> Provenance:
         plan = self._plan(self._held)
-        hooks = Hooks(self._begin, lambda now: self._tick(now, session), self._retrying, self._lost)
-        session = Session(self._services, route, plan, hooks, self._tally)
-        session.expected = self._expected
-        session.verified = self._job.checksum is not None
-        session.blocking = self._destination.blocks
+        callbacks = AttemptCallbacks(
+            self._begin, lambda now: self._tick(now, attempt), self._retrying, self._lost
+        )
+        attempt = Attempt(self._context, route, plan, callbacks, self._counts)
+        attempt.expected = self._expected
+        attempt.verified = self._job.checksum is not None
+        attempt.blocking = self._destination.blocks
         try:
             with disk_errors(self._destination.path):
-                answer = await session.run()
+                answer = await attempt.run()
         finally:
             # A mirror, or the same server after a change of mind, goes on from here.
             self._held = plan.held
-            if session.answer is not None:
-                self._expected = session.answer.identity
-        self._tick(self._loop.time(), session, last=True)
+            if attempt.answer is not None:
+                self._expected = attempt.answer.identity
+        self._tick(self._loop.time(), attempt, last=True)
         return Provenance(route.target.url, answer)
 
     async def _shared(self, route: Route) -> Provenance:
@@ -184,10 +186,12 @@ class Transfer:
         total = finished.total or 0
         self._held = Spans()
         plan = self._plan(Spans([Span(0, total)]))
-        hooks = Hooks(lambda *_: NullSink(), lambda _: None, self._retrying, self._lost)
-        session = Session(self._services, route, plan, hooks, self._tally)
-        session.expected = finished
-        answer = await session.run()
+        callbacks = AttemptCallbacks(
+            lambda *_: NullSink(), lambda _: None, self._retrying, self._lost
+        )
+        attempt = Attempt(self._context, route, plan, callbacks, self._counts)
+        attempt.expected = finished
+        answer = await attempt.run()
         self._tell(Started(self._key, redact(self._job.url), self._label, total, total))
         return Provenance(route.target.url, answer)
 
@@ -233,10 +237,10 @@ class Transfer:
     async def _settle(self, size: int) -> None:
         """Wait for what the destination still does with the bytes that have come."""
         if self._destination.blocks:
-            settling = self._services.workers.submit(lambda: self._destination.settle(size))
-            await seen_through(settling, self._destination.halt)
+            settling = self._context.workers.submit(lambda: self._destination.settle(size))
+            await wait_uncancelled(settling, self._destination.halt)
 
-    async def _hashed(self, size: int) -> str | None:
+    async def _hash(self, size: int) -> str | None:
         """Return the digest of the whole, None where none was asked for."""
         checksum = self._job.checksum
         if checksum is None:
@@ -252,7 +256,7 @@ class Transfer:
         with disk_errors(self._destination.path):
             return f"{checksum.algorithm}:{finishing.result()}"
 
-    async def _vetted(self, size: int) -> None:
+    async def _check_content(self, size: int) -> None:
         """Check that what has come may be had.
 
         Raises:
@@ -261,11 +265,11 @@ class Transfer:
         policy = self._policy
         if policy is None:
             return
-        looking = self._services.workers.submit(
+        looking = self._context.workers.submit(
             lambda: check_content(policy, self._job, self._destination, size)
         )
         try:
-            await seen_through(looking, lambda: None)
+            await wait_uncancelled(looking, lambda: None)
         except NotAllowedError:
             await self._stop_digest()
             self._destination.discard()
@@ -276,9 +280,9 @@ class Transfer:
         if self._flushing is not None:
             await self._flushing
         if self._destination.slow:
-            publishing = self._services.workers.submit(lambda: self._destination.publish(size))
+            publishing = self._context.workers.submit(lambda: self._destination.publish(size))
             # Half published it could be neither kept nor let go of.
-            await seen_through(publishing, lambda: None)
+            await wait_uncancelled(publishing, lambda: None)
         else:
             self._destination.publish(size)
 
@@ -307,7 +311,7 @@ class Transfer:
         return self._digest.position if self._digest is not None else 0
 
     def _plan(self, held: Spans) -> Plan:
-        chunk_size = self._services.settings.chunk_size
+        chunk_size = self._context.settings.chunk_size
         return Plan(chunk_size=chunk_size, first=FIRST_RANGE, held=held)
 
     def _follow(self) -> FileDigest | None:
@@ -315,7 +319,7 @@ class Transfer:
         if self._digest is None and self._job.checksum is not None:
             read = self._destination.readable()
             if read is not None:
-                self._digest = FileDigest(read, self._job.checksum, self._services.workers)
+                self._digest = FileDigest(read, self._job.checksum, self._context.workers)
         return self._digest
 
     async def _stop_digest(self) -> None:
@@ -323,10 +327,10 @@ class Transfer:
             digest, self._digest = self._digest, None
             await digest.stop()
 
-    def _tick(self, now: float, session: Session, *, last: bool = False) -> None:
-        if session.answer is None:
+    def _tick(self, now: float, attempt: Attempt, *, last: bool = False) -> None:
+        if attempt.answer is None:
             return
-        plan = session.plan
+        plan = attempt.plan
         if self._job.follow is not None:
             self._job.follow.landed(plan.landed)
         keeps = self._destination.keeps
@@ -355,7 +359,7 @@ class Transfer:
         """Bring what has come to stable storage: a power cut costs no more than what follows."""
         self._flushed_at = now
         if self._flushing is None or self._flushing.done():
-            self._flushing = self._services.workers.submit(self._destination.flush)
+            self._flushing = self._context.workers.submit(self._destination.flush)
 
     def _retrying(self, error: PgetError, after: float) -> None:
         self._tell(Retrying(self._key, self._label, error, after))
@@ -366,9 +370,6 @@ class Transfer:
         if self._job.follow is not None:
             self._job.follow.lost()
         self._tell(StartedOver(self._key, self._label, reason))
-
-    def _tell(self, event: Event) -> None:
-        self._report(event)
 
     @property
     def _label(self) -> str:
@@ -387,10 +388,10 @@ class Transfer:
             size=size,
             digest=digest,
             seconds=seconds,
-            bytes_per_second=self._tally.moved / seconds if seconds > 0 else 0.0,
-            retries=self._tally.retries,
-            requests=self._tally.requests,
-            connections=self._tally.connections,
+            bytes_per_second=self._counts.moved / seconds if seconds > 0 else 0.0,
+            retries=self._counts.retries,
+            requests=self._counts.requests,
+            connections=self._counts.connections,
             resumed=self._resumed,
             validator=validator if answer.ranged else "none",
             length_known=answer.delimited,

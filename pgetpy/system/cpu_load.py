@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import time
 
-from pgetpy.core.http.pace import Load
+from pgetpy.core.http.pace import CpuTimes
 
 _STAT = "/proc/stat"
 
 
-def machine_load(path: str = _STAT) -> Load:
+def machine_load(path: str = _STAT) -> CpuTimes:
     """Return what this process has used, and what nobody has, since some moment in the past.
 
     The second is from the first line of /proc/stat (proc(5)): idle and iowait, in ticks of all
@@ -21,5 +21,5 @@ def machine_load(path: str = _STAT) -> Load:
             fields = stat.read(256).split(b"\n", 1)[0].split()
         idle = (int(fields[4]) + int(fields[5])) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError):
-        return Load(time.process_time(), None)
-    return Load(time.process_time(), idle)
+        return CpuTimes(time.process_time(), None)
+    return CpuTimes(time.process_time(), idle)

@@ -153,7 +153,7 @@ async def in_engine(work: Coroutine[Any, Any, T]) -> T:
 # ------------------------------------------------------------------------------- waiting for tasks
 
 
-async def seen_through(work: asyncio.Future[T], stop: Callable[[], None]) -> T:
+async def wait_uncancelled(work: asyncio.Future[T], stop: Callable[[], None]) -> T:
     """Return the result of `work`, which a thread does and which may write to a sink.
 
     When cancelled, call `stop` and wait all the same until it has ended, however often cancelled:

@@ -67,7 +67,7 @@ def disk_error(error: OSError, dest: Path) -> DiskFullError | DestinationError:
 
 
 @dataclass(eq=False)
-class Claims:
+class ReservedPaths:
     """The paths that the files of one call go to: one file each."""
 
     _taken: set[str] = field(default_factory=set)

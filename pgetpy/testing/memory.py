@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pgetpy.core.http.answers import Answer, Head
 from pgetpy.core.http.ranges import Span
 from pgetpy.core.http.sink import Sink
-from pgetpy.engine.transports.base import Call, NotForMeError, Request
+from pgetpy.engine.transports.base import Exchange, Request, UnsupportedResponseError
 from pgetpy.errors import ConnectionFailedError
-from pgetpy.system.event_loop import seen_through
+from pgetpy.system.event_loop import wait_uncancelled
 
 _PIECE = 64 * 1024
 
@@ -33,7 +33,7 @@ class Turn:
         body: instead of the right bytes.
         cut_after: the connection breaks after so many bytes of the body.
         silent_after: nothing comes after so many; below 0 there is no head either.
-        not_for_me: the reason of a NotForMeError, which is raised instead of an answer.
+        not_for_me: the reason of an UnsupportedResponseError, which is raised instead of an answer.
     """
 
     status: int | None = None
@@ -71,33 +71,33 @@ class MemoryTransport:
         self.requests: list[Request] = []
         self._asked: Counter[str] = Counter()
 
-    async def carry(self, call: Call) -> None:
+    async def carry(self, exchange: Exchange) -> None:
         """See `Transport.carry`."""
-        url = call.request.url
-        self.requests.append(call.request)
+        url = exchange.request.url
+        self.requests.append(exchange.request)
         nth = self._asked[url]
         self._asked[url] += 1
         stored = self.objects.get(url, Stored(b"", script=[Turn(404)] * (nth + 1)))
         turn = stored.script[nth] if nth < len(stored.script) else Turn()
         if turn.not_for_me:
-            raise NotForMeError(turn.not_for_me)
+            raise UnsupportedResponseError(turn.not_for_me)
         await asyncio.sleep(0)
         if turn.silent_after is not None and turn.silent_after < 0:
-            await _silence(call)
-        head, body = _answer(stored, turn, call)
+            await _silence(exchange)
+        head, body = _answer(stored, turn, exchange)
         try:
-            answer, sink = call.judge(head)
-            await _pour(call, turn, answer, sink, body)
+            answer, sink = exchange.judge(head)
+            await _pour(exchange, turn, answer, sink, body)
         finally:
-            call.mark()
+            exchange.mark()
 
     async def close(self) -> None:
         """There is nothing to close."""
 
 
-def _answer(stored: Stored, turn: Turn, call: Call) -> tuple[Head, bytes]:
+def _answer(stored: Stored, turn: Turn, exchange: Exchange) -> tuple[Head, bytes]:
     """Return the head and the body that `turn` makes of the honest ones."""
-    span = call.asked if stored.ranges and _if_range_holds(stored, call.request) else None
+    span = exchange.asked if stored.ranges and _if_range_holds(stored, exchange.request) else None
     status, headers, body = _honest(stored, span)
     if turn.status is not None:
         status = turn.status
@@ -135,42 +135,42 @@ def _if_range_holds(stored: Stored, request: Request) -> bool:
     return all(value in (stored.etag, stored.last_modified) for value in conditions)
 
 
-async def _pour(call: Call, turn: Turn, answer: Answer, sink: Sink, body: bytes) -> None:
-    part = call.part
+async def _pour(exchange: Exchange, turn: Turn, answer: Answer, sink: Sink, body: bytes) -> None:
+    part = exchange.part
     view = memoryview(body)
     ends = [n for n in (turn.cut_after, turn.silent_after) if n is not None]
     reach = min([len(body), *ends])
-    while (at := part.pos - answer.start) < reach and not _arrived(call):
+    while (at := part.pos - answer.start) < reach and not _arrived(exchange):
         stop = min(reach, at + _PIECE)
         if part.stop is not None:
             stop = min(stop, part.stop - answer.start)
-        await _stored(call, sink, view[at:stop])
-    if _arrived(call) or (part.stop is None and not ends):
+        await _stored(exchange, sink, view[at:stop])
+    if _arrived(exchange) or (part.stop is None and not ends):
         return
     if turn.silent_after is not None and reach == turn.silent_after:
-        await _silence(call)
+        await _silence(exchange)
     raise ConnectionFailedError(
-        call.request.url,
+        exchange.request.url,
         f"closed by the server {part.rest} bytes before the end of the answer",
     )
 
 
-def _arrived(call: Call) -> bool:
-    return call.part.stop is not None and call.part.pos >= call.part.stop
+def _arrived(exchange: Exchange) -> bool:
+    return exchange.part.stop is not None and exchange.part.pos >= exchange.part.stop
 
 
-async def _stored(call: Call, sink: Sink, data: memoryview) -> None:
+async def _stored(exchange: Exchange, sink: Sink, data: memoryview) -> None:
     """Hand `data` to the sink in a thread, for a sink may take its time."""
 
     def stop() -> None:
-        call.cancelled = True
+        exchange.cancelled = True
 
-    call.part.waiting = False
-    storing = asyncio.ensure_future(asyncio.to_thread(call.store, sink, data))
-    await seen_through(storing, stop)
-    call.part.waiting = True
+    exchange.part.waiting = False
+    storing = asyncio.ensure_future(asyncio.to_thread(exchange.store, sink, data))
+    await wait_uncancelled(storing, stop)
+    exchange.part.waiting = True
 
 
-async def _silence(call: Call) -> None:
-    call.part.waiting = True
+async def _silence(exchange: Exchange) -> None:
+    exchange.part.waiting = True
     await asyncio.get_running_loop().create_future()

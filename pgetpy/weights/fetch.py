@@ -38,7 +38,7 @@ from pgetpy.errors import (
 from pgetpy.settings import Settings
 from pgetpy.sources.base import Located, RemoteFile
 from pgetpy.system import polling
-from pgetpy.system.event_loop import seen_through
+from pgetpy.system.event_loop import wait_uncancelled
 from pgetpy.system.filesystem import remove_tree
 from pgetpy.system.forks import call_in_children
 from pgetpy.system.threads import Workers
@@ -282,7 +282,7 @@ class Fetcher:
             remote = located.objects[0]
             dest = fill.folder / ("members" if located.extract else "object")
             members = fill.folder / "members"
-            await seen_through(self._in_thread(lambda: _begin_anew(members)), lambda: None)
+            await wait_uncancelled(self._in_thread(lambda: _begin_anew(members)), lambda: None)
             checksum = _agreed(remote, lookup.digest)
             extract, follow = located.extract, None if located.extract else request.follow
             job = Job(

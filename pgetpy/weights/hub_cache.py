@@ -28,7 +28,7 @@ from pgetpy.errors import BadReferenceError, PgetError, TransferError
 from pgetpy.settings import Settings
 from pgetpy.sources.base import Located, RemoteFile
 from pgetpy.system import polling
-from pgetpy.system.event_loop import seen_through
+from pgetpy.system.event_loop import wait_uncancelled
 from pgetpy.system.file_locks import try_lock
 from pgetpy.system.filesystem import disk_errors, fold_of, remove_tree
 from pgetpy.system.threads import Workers
@@ -147,7 +147,7 @@ class _SnapshotDownload:
         self._budget.note_all(objects)
         shelf = self._shelf
         looking = self._workers.submit(lambda: _looked(shelf, objects, self._settings))
-        links, missing = await seen_through(looking, lambda: None)
+        links, missing = await wait_uncancelled(looking, lambda: None)
         progress = CombinedProgress(self._report, objects, missing)
 
         async def bring(key: int) -> None:
@@ -155,7 +155,7 @@ class _SnapshotDownload:
 
         await bring_all(self._engine, missing, bring, self._settings.max_concurrent_files)
         publishing = self._workers.submit(lambda: _publish(shelf, links))
-        await seen_through(publishing, lambda: None)
+        await wait_uncancelled(publishing, lambda: None)
         return progress.total or 0, progress.held
 
     async def _bring(self, key: int, remote: RemoteFile, progress: CombinedProgress) -> None:

@@ -36,7 +36,7 @@ from pgetpy.engine.engine import Engine
 from pgetpy.errors import SizeMismatchError, UnsafeMemberError
 from pgetpy.settings import Settings
 from pgetpy.sources.base import Located, RemoteFile
-from pgetpy.system.event_loop import gather_limited, seen_through
+from pgetpy.system.event_loop import gather_limited, wait_uncancelled
 from pgetpy.system.file_locks import boot_id
 from pgetpy.system.filesystem import fold_of, remove_tree
 from pgetpy.system.threads import Workers
@@ -76,7 +76,7 @@ async def gather(
     workers = Workers()
     folder = fill.folder / "members"
     preparing = workers.submit(lambda: _prepare(folder, located, settings.limits, scope))
-    places = await seen_through(preparing, lambda: None)
+    places = await wait_uncancelled(preparing, lambda: None)
     await workers.submit(lambda: fill.reserve(sum(each.size or 0 for each in located.objects)))
     missing = {key: place for key, place in enumerate(places) if not place.whole}
     progress = CombinedProgress(report, located.objects, missing)

@@ -1,7 +1,7 @@
 """What a transport that speaks HTTP over a network can get wrong: heads, framing, connections.
 
-Whatever a server does, a call ends in the right bytes, in an error, or in NotForMeError
-with nothing kept; never in wrong bytes.
+Whatever a server does, an exchange ends in the right bytes, in an error, or in
+UnsupportedResponseError with nothing kept; never in wrong bytes.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from dataclasses import fields, replace
 
 import pytest
 
-from pgetpy.core.http.answers import AskWhole, Identity
+from pgetpy.core.http.answers import Identity, RetryWithoutRange
 from pgetpy.engine.transports.aio import AioTransport
-from pgetpy.engine.transports.base import Address, NotForMeError
+from pgetpy.engine.transports.base import Address, UnsupportedResponseError
 from pgetpy.engine.transports.direct import DirectTransport
 from pgetpy.errors import (
     BadReferenceError,
@@ -94,17 +94,17 @@ def kept(asking: Asking) -> RecordingSink:
 
 
 def outcome(wire: WireWorld, asking: Asking, content: bytes) -> str:
-    """Carry a call and say how it went, having made sure that no wrong byte was kept."""
+    """Carry an exchange and say how it went, having made sure that no wrong byte was kept."""
     try:
         run(wire, asking.carry())
         said = "right"
         assert kept(asking).data == content
-    except NotForMeError:
+    except UnsupportedResponseError:
         said = "not for me"
         assert not kept(asking).written
     except TransferError as error:
         said = type(error).__name__
-    except AskWhole:
+    except RetryWithoutRange:
         said = "ask whole"
         assert not kept(asking).written
     for span in kept(asking).written:
@@ -241,7 +241,7 @@ def test_after_nonsense_the_transport_goes_on(plain_wire: WireWorld, fault: Faul
     url = plain_wire.add("/x", BODY, replace(fault, when=When(request=1)))
 
     async def scenario() -> Asking:
-        with contextlib.suppress(TransferError, NotForMeError):
+        with contextlib.suppress(TransferError, UnsupportedResponseError):
             await Asking(plain_wire, url, 0, TOTAL).carry()
         return await Asking(plain_wire, url, 0, TOTAL).carry()
 
@@ -314,7 +314,7 @@ def test_a_coded_whole_that_is_damaged_is_an_error(plain_wire: WireWorld, coded:
 
 
 def in_turn(wire: WireWorld, url: str, times: int, total: int) -> list[int]:
-    """Carry so many calls one after the other; the connections that the answers came over."""
+    """Carry so many exchanges one after the other; the connections that the answers came over."""
 
     async def scenario() -> None:
         for _ in range(times):
@@ -375,7 +375,7 @@ def test_bytes_behind_a_body_are_no_part_of_the_next_answer(
             asking = Asking(wire, url, 0, len(content))
             try:
                 await asking.carry()
-            except (TransferError, NotForMeError):
+            except (TransferError, UnsupportedResponseError):
                 # They may come too late to be seen before the next request; but then it fails.
                 assert not kept(asking).written
             else:
@@ -489,29 +489,29 @@ def test_a_server_that_is_not_there_is_a_connection_that_failed(
 ) -> None:
     asking = asked(wire, SMALL)
     nowhere = (Address(socket.AF_INET, ("127.0.0.1", deaf_port)),)
-    request = asking.call.request
+    request = asking.exchange.request
     # A transport may go by the port of the URL or by that of the address.
     moved = request.url.replace(f":{wire.server.port}", f":{nowhere[0].sockaddr[1]}")
-    asking.call.request = replace(request, url=moved, addresses=nowhere)
+    asking.exchange.request = replace(request, url=moved, addresses=nowhere)
     with pytest.raises(ConnectionFailedError, match="refused"):
         run(wire, asking.carry())
 
 
 def test_an_address_that_refuses_gives_way_to_the_next(wire: WireWorld) -> None:
     asking = asked(wire, SMALL)
-    request = asking.call.request
+    request = asking.exchange.request
     port = wire.server.port
     refusing = Address(socket.AF_INET, ("127.0.0.99", port))
     named = request.url.replace("127.0.0.1", "localhost")
-    asking.call.request = replace(request, url=named, addresses=(refusing, *request.addresses))
+    asking.exchange.request = replace(request, url=named, addresses=(refusing, *request.addresses))
     assert outcome(wire, asking, SMALL) == "right"
 
 
 def test_a_host_is_reached_at_the_addresses_given_and_called_by_its_name(wire: WireWorld) -> None:
     asking = asked(wire, SMALL)
-    request = asking.call.request
+    request = asking.exchange.request
     named = request.url.replace("127.0.0.1", "weights.example")
-    asking.call.request = replace(request, url=named)
+    asking.exchange.request = replace(request, url=named)
     assert outcome(wire, asking, SMALL) == "right"
     assert wire.server.requests[0].header("host") == f"weights.example:{wire.server.port}"
 
@@ -525,7 +525,7 @@ def test_the_request_goes_out_as_it_was_given(plain_wire: WireWorld) -> None:
         100,
         headers=(("X-One", "a b"), ("If-Range", '"v1"')),
     )
-    asking.call.request = replace(asking.call.request, url=f"{url}?x=%2F&y=%7B%7D&z")
+    asking.exchange.request = replace(asking.exchange.request, url=f"{url}?x=%2F&y=%7B%7D&z")
     run(plain_wire, asking.carry())
     (seen,) = plain_wire.server.requests
     assert seen.target == "/a%20b/~c?x=%2F&y=%7B%7D&z"
@@ -568,9 +568,9 @@ def test_a_certificate_of_an_unknown_authority_is_not_accepted(secure: WireWorld
 def test_a_certificate_for_another_name_is_not_accepted(secure: WireWorld, ca: Authority) -> None:
     secure.tls = ca.client()
     asking = asked(secure, SMALL)
-    request = asking.call.request
+    request = asking.exchange.request
     other = request.url.replace("127.0.0.1", "elsewhere.example")
-    asking.call.request = replace(request, url=other)
+    asking.exchange.request = replace(request, url=other)
     with pytest.raises(ConnectionFailedError, match="certificate"):
         run(secure, asking.carry())
     assert not secure.server.requests
@@ -581,9 +581,9 @@ def test_a_plain_server_where_tls_was_meant_is_a_connection_that_failed(
 ) -> None:
     plain = WireWorld(secure.transport, server, ca.client())
     asking = asked(plain, SMALL)
-    request = asking.call.request
+    request = asking.exchange.request
     # The server waits for a head that never comes, the client for a handshake.
-    asking.call.request = replace(
+    asking.exchange.request = replace(
         request, url=request.url.replace("http:", "https:"), connect_timeout=0.2
     )
     with pytest.raises(ConnectionFailedError):
@@ -593,8 +593,8 @@ def test_a_plain_server_where_tls_was_meant_is_a_connection_that_failed(
 
 def test_a_tls_server_where_none_was_meant_is_no_wrong_bytes(secure: WireWorld) -> None:
     asking = asked(secure, SMALL)
-    request = asking.call.request
-    asking.call.request = replace(request, url=request.url.replace("https:", "http:"), tls=None)
-    with pytest.raises((TransferError, NotForMeError)):
+    request = asking.exchange.request
+    asking.exchange.request = replace(request, url=request.url.replace("https:", "http:"), tls=None)
+    with pytest.raises((TransferError, UnsupportedResponseError)):
         run(secure, asking.carry())
     assert not kept(asking).written

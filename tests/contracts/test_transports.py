@@ -50,7 +50,7 @@ def sink(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RecordingSi
 
 
 def settled(asking: Asking) -> None:
-    """What holds of every call that is over: all that landed is marked, nothing else, and right."""
+    """Of an exchange that is over all that landed is marked, nothing else, and right."""
     part, kept = asking.part, asking.sink
     assert isinstance(kept, RecordingSink)
     assert list(kept.marked) == ([Span(part.start, part.pos)] if part.pos > part.start else [])

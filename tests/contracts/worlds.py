@@ -21,7 +21,7 @@ from pgetpy.core.http.answers import Answer, Head, Identity, judge
 from pgetpy.core.http.range_request import RangeRequest, RateMeter
 from pgetpy.core.http.ranges import Span, Spans, format_range
 from pgetpy.core.http.sink import Place, Sink
-from pgetpy.engine.transports.base import Address, Call, Request, Transport
+from pgetpy.engine.transports.base import Address, Exchange, Request, Transport
 from pgetpy.testing.memory import MemoryTransport, Stored, Turn
 
 from ..support.faults import (
@@ -235,7 +235,7 @@ def request_for(
 
 
 class Asking:
-    """One call: bytes `start` to `stop` of a URL (both None: all of it) into a sink."""
+    """One exchange: bytes `start` to `stop` of a URL (both None: all of it) into a sink."""
 
     def __init__(
         self,
@@ -255,18 +255,18 @@ class Asking:
         self.heads: list[Head] = []
         self.answer: Answer | None = None
         self.part = RangeRequest(start or 0, stop, RateMeter.at(0.0, start or 0))
-        self.call = Call(
+        self.exchange = Exchange(
             world.request(url, asked, *headers), self.part, asked, self._judge, throttle
         )
         self._world = world
 
     async def carry(self) -> Asking:
-        await self._world.transport.carry(self.call)
+        await self._world.transport.carry(self.exchange)
         return self
 
-    def _judge(self, call: Call, head: Head) -> tuple[Answer, Sink]:
+    def _judge(self, exchange: Exchange, head: Head) -> tuple[Answer, Sink]:
         self.heads.append(head)
-        self.answer = judge(call.request.url, call.asked, head, self.known)
+        self.answer = judge(exchange.request.url, exchange.asked, head, self.known)
         return self.answer, self.sink
 
 

@@ -1,8 +1,8 @@
 """Transfers over a network that exists in numbers, on an event loop whose clock is one.
 
-The session, its plan, its pace and its watch are the real ones. Only what carries a call is made
-up: it waits as long as the network says, then moves the request forward. The loop's clock jumps to
-the next thing that is due, so that minutes pass in milliseconds.
+The attempt, its plan, its pace and its watch are the real ones. Only what carries an exchange is
+made up: it waits as long as the network says, then moves the request forward. The loop's clock
+jumps to the next thing that is due, so that minutes pass in milliseconds.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.sink import Sink
 from pgetpy.core.http.urls import parse_link
 from pgetpy.destinations.sinks.null import NullSink
-from pgetpy.engine.attempt import Session
-from pgetpy.engine.context import Hooks, Services
+from pgetpy.engine.attempt import Attempt
+from pgetpy.engine.context import AttemptCallbacks, EngineContext
 from pgetpy.engine.hosts import Host, Hosts
 from pgetpy.engine.requests import Route
-from pgetpy.engine.transports.base import Call
+from pgetpy.engine.transports.base import Exchange
 from pgetpy.engine.transports.local import LocalTransport
 from pgetpy.engine.watchdog import TransferCounts
 from pgetpy.errors import ConnectionFailedError, PgetError
 from pgetpy.settings import Settings
-from pgetpy.system.filesystem import Claims
+from pgetpy.system.filesystem import ReservedPaths
 from pgetpy.system.threads import Workers
 
 MIB = 1 << 20
@@ -99,9 +99,9 @@ class Network:
     _busy: int = 0
     _flowing: int = 0
 
-    async def carry(self, call: Call) -> None:
+    async def carry(self, exchange: Exchange) -> None:
         """See `Transport.carry`."""
-        asked = call.asked
+        asked = exchange.asked
         assert asked is not None
         line = self.line(len(self.asked), self._busy)
         span = Span(asked.start, min(asked.stop, self.total))
@@ -110,10 +110,10 @@ class Network:
         self.most = max(self.most, self._busy)
         try:
             await asyncio.sleep(line.latency)
-            call.judge(_head(span, self.total))
+            exchange.judge(_head(span, self.total))
             self._flowing += 1
             try:
-                await self._flow(call, line)
+                await self._flow(exchange, line)
             finally:
                 self._flowing -= 1
         finally:
@@ -122,8 +122,8 @@ class Network:
     async def close(self) -> None:
         pass
 
-    async def _flow(self, call: Call, line: Line) -> None:
-        part, brought = call.part, 0.0
+    async def _flow(self, exchange: Exchange, line: Line) -> None:
+        part, brought = exchange.part, 0.0
         step = 0.025
         while part.rest:
             own = line.rate if brought < line.dries_up else line.trickle
@@ -136,7 +136,7 @@ class Network:
             before, brought = int(brought), brought + rate * seconds
             count = min(part.rest, int(brought) - before)
             self.moved += count
-            call.landed(count)
+            exchange.landed(count)
             if brought >= line.breaks and part.rest:
                 raise ConnectionFailedError(URL, "broken by the network")
             # Long transfers are looked at less closely.
@@ -213,8 +213,16 @@ async def _transfer(
     host = Host(link.origin, (), None, ConcurrencyController(ceiling, start), plain=True)
     hosts.ceiling = ceiling
     hosts._hosts[link.origin, link.trusted] = host
-    services = Services(
-        chosen, hosts, workers, network, network, None, Claims(), LocalTransport(workers), lambda: 0
+    context = EngineContext(
+        chosen,
+        hosts,
+        workers,
+        network,
+        network,
+        None,
+        ReservedPaths(),
+        LocalTransport(workers),
+        lambda: 0,
     )
     plan = Plan(chunk_size=chunk_size, first=MIB, held=held)
     sink = NullSink() if window is None else _Windowed(window)
@@ -237,12 +245,12 @@ async def _transfer(
     def retrying(error: PgetError, after: float) -> None:
         failures.append(error)
 
-    hooks = Hooks(begin, tick, retrying, lambda reason: None)
-    session = Session(
-        services, Route(link, hosts, chosen), plan, hooks, TransferCounts(), verified=True
+    callbacks = AttemptCallbacks(begin, tick, retrying, lambda reason: None)
+    attempt = Attempt(
+        context, Route(link, hosts, chosen), plan, callbacks, TransferCounts(), verified=True
     )
-    session.expected = Identity(network.total, '"1"')
-    await session.run()
+    attempt.expected = Identity(network.total, '"1"')
+    await attempt.run()
     now = asyncio.get_running_loop().time()
     assert list(plan.held) == [Span(0, network.total)]
     return Outcome(now, network.moved, network.asked, failures, levels)

@@ -117,7 +117,7 @@ class Redirected(Exception):  # noqa: N818  no error: the server said where to a
         self.head = head
 
 
-class AskWhole(Exception):  # noqa: N818  no error: the question was wrong
+class RetryWithoutRange(Exception):  # noqa: N818  no error: the question was wrong
     """The answer can be used only when asked again without a range (a coded body, say)."""
 
 
@@ -128,7 +128,7 @@ def judge(url: str, asked: Span | None, head: Head, known: Identity | None) -> A
 
     Raises:
         Redirected: a redirect with a Location.
-        AskWhole: see there.
+        RetryWithoutRange: see there.
         HttpStatusError: any other status that is no success.
         RangeNotHonouredError: other bytes than those asked for.
         ObjectChangedError: another version than `known`.
@@ -145,7 +145,7 @@ def judge(url: str, asked: Span | None, head: Head, known: Identity | None) -> A
         # Two object stores answer a range with 200 and a right Content-Range.
         if coding and asked is not None:
             if known is None:
-                raise AskWhole
+                raise RetryWithoutRange
             # Other answers came plain, so this is one server of several, or one bad moment.
             got = f"a part of the {coding} form"
             raise RangeNotHonouredError(url, format_range(asked), got)
@@ -218,7 +218,7 @@ def _part(url: str, asked: Span | None, head: Head, known: Identity | None) -> A
         got = f"{value} in {length} bytes" if wrong_length else value
         raise RangeNotHonouredError(url, question, got)
     if identity.total is None:
-        raise AskWhole
+        raise RetryWithoutRange
     return Answer(
         span.start,
         span.stop,
@@ -271,7 +271,7 @@ def _unsatisfied(url: str, asked: Span | None, head: Head, known: Identity | Non
         return Answer(0, 0, _identity(head, 0), ranged=False)
     if total is None and known is None and asked is not None and asked.start == 0:
         # Some servers refuse any range of an empty object without saying its size.
-        raise AskWhole
+        raise RetryWithoutRange
     raise status_error(url, head)
 
 

@@ -44,7 +44,7 @@ _SILENCE = 0.5
 
 
 @dataclass(frozen=True)
-class Load:
+class CpuTimes:
     """Seconds of processor time since some moment: `used` by this process, and left `idle`.
 
     `idle` is None where that is not known.
@@ -53,7 +53,7 @@ class Load:
     used: float
     idle: float | None = None
 
-    def crowded_since(self, before: Load, elapsed: float) -> bool:
+    def crowded_since(self, before: CpuTimes, elapsed: float) -> bool:
         """Whether processors, not the network, have held this process back since `before`.
 
         Then another connection would only take from the others.
@@ -64,8 +64,8 @@ class Load:
         return used >= _BUSY and idle < _LITTLE
 
 
-def _unknown() -> Load:
-    return Load(0.0)
+def _unknown() -> CpuTimes:
+    return CpuTimes(0.0)
 
 
 @dataclass
@@ -79,8 +79,8 @@ class ConcurrencyController:
 
     ceiling: int
     level: int = 1
-    _load: Callable[[], Load] = _unknown
-    _load_then: Load = Load(0.0)
+    _load: Callable[[], CpuTimes] = _unknown
+    _load_then: CpuTimes = CpuTimes(0.0)
     _factor: int = _BOLD
     _best: tuple[int, float] | None = None
     _since: float | None = None

@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 from pgetpy.core.http.answers import Answer, Head, words_of
 from pgetpy.core.http.content_codings import CodingError, ContentDecoder
 from pgetpy.core.http.sink import Sink
-from pgetpy.engine.transports.base import Address, Call, Request, network_error
+from pgetpy.engine.transports.base import Address, Exchange, Request, network_error
 from pgetpy.errors import ConnectionFailedError, HttpStatusError, TransferError
-from pgetpy.system.event_loop import seen_through, wait_for
+from pgetpy.system.event_loop import wait_for, wait_uncancelled
 from pgetpy.system.threads import Workers, WorkersExecutor
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _Known = dict[tuple[str, int], tuple[Address, ...]]
 
 @dataclass(eq=False, repr=False)
 class AioTransport:
-    """Carries calls with aiohttp. Sessions are made when first needed: importing it takes long.
+    """Carries exchanges with aiohttp. Sessions are made when first needed: importing it takes long.
 
     Attributes:
         workers: write what has been received.
@@ -54,12 +54,12 @@ class AioTransport:
     # Where hosts and proxies answer, as the engine has resolved them, for each of the two.
     _known: defaultdict[bool, _Known] = field(default_factory=partial(defaultdict, dict))
 
-    async def carry(self, call: Call) -> None:
+    async def carry(self, exchange: Exchange) -> None:
         """See `Transport.carry`."""
         try:
-            await self._carry(call)
+            await self._carry(exchange)
         finally:
-            call.mark()
+            exchange.mark()
 
     async def close(self) -> None:
         """Close all connections."""
@@ -68,10 +68,10 @@ class AioTransport:
         for session in sessions:
             await session.close()
 
-    async def _carry(self, call: Call) -> None:
+    async def _carry(self, exchange: Exchange) -> None:
         import aiohttp
 
-        request = call.request
+        request = exchange.request
         session = self._open(request)
         # With a proxy there are two connections to wait for.
         patience = request.connect_timeout * (2 if request.proxy else 1)
@@ -85,7 +85,7 @@ class AioTransport:
                 timeout=aiohttp.ClientTimeout(total=None, connect=patience),
             ) as response:
                 try:
-                    await self._receive(call, response)
+                    await self._receive(exchange, response)
                 except BaseException:
                     _cut(response)
                     raise
@@ -103,7 +103,7 @@ class AioTransport:
                 del self._sessions[trusted]
                 self._distrusted.append(session)
 
-    async def _receive(self, call: Call, response: aiohttp.ClientResponse) -> None:
+    async def _receive(self, exchange: Exchange, response: aiohttp.ClientResponse) -> None:
         version = response.version or (1, 1)
         head = Head.of(
             response.status,
@@ -113,40 +113,40 @@ class AioTransport:
         )
         if response.status >= 400:
             head = words_of(head, await _beginning(response))
-        answer, sink = call.judge(head)
-        await self._pour(call, response, answer, sink)
+        answer, sink = exchange.judge(head)
+        await self._pour(exchange, response, answer, sink)
         # Close, not keep: what is left of a shortened body must not be taken for the next answer.
-        if call.part.stop is not None and answer.stop != call.part.stop:
+        if exchange.part.stop is not None and answer.stop != exchange.part.stop:
             _cut(response)
 
     async def _pour(
-        self, call: Call, response: aiohttp.ClientResponse, answer: Answer, sink: Sink
+        self, exchange: Exchange, response: aiohttp.ClientResponse, answer: Answer, sink: Sink
     ) -> None:
         decoder = ContentDecoder(answer.decode) if answer.decode else None
         pending = bytearray()
-        call.part.waiting = True
+        exchange.part.waiting = True
         try:
-            await self._gather(call, response, decoder, sink, pending)
+            await self._gather(exchange, response, decoder, sink, pending)
         except Exception as error:
             # What came before the connection broke is good.
             if pending:
-                await self._write(call, sink, pending)
+                await self._write(exchange, sink, pending)
             if isinstance(error, CodingError):
                 reason = f"the body is not what its Content-Encoding says ({error})"
-                raise TransferError(call.request.url, reason) from error
+                raise TransferError(exchange.request.url, reason) from error
             raise
-        _check_end(call, decoder)
+        _check_end(exchange, decoder)
 
     async def _gather(
         self,
-        call: Call,
+        exchange: Exchange,
         response: aiohttp.ClientResponse,
         decoder: ContentDecoder | None,
         sink: Sink,
         pending: bytearray,
     ) -> None:
         """Write the body in pieces of a sensible size; what is not written yet is in `pending`."""
-        part = call.part
+        part = exchange.part
         written_at = time.monotonic()
         async for chunk in response.content.iter_any():
             for data in decoder.feed(chunk) if decoder else (chunk,):
@@ -155,29 +155,29 @@ class AioTransport:
                     del pending[max(0, part.rest) :]
                 # What trickles in is written as it comes, or it would look like silence.
                 if len(pending) >= _GATHER or time.monotonic() - written_at > _GATHER_SECONDS:
-                    await self._write(call, sink, pending)
+                    await self._write(exchange, sink, pending)
                     written_at = time.monotonic()
             if part.stop is not None and part.pos + len(pending) >= part.stop:
                 break
         if pending:
-            await self._write(call, sink, pending)
+            await self._write(exchange, sink, pending)
 
-    async def _write(self, call: Call, sink: Sink, pending: bytearray) -> None:
+    async def _write(self, exchange: Exchange, sink: Sink, pending: bytearray) -> None:
         """Hand `pending` to the sink in a thread, for a disk may take its time, and empty it."""
         from aiofiles.os import wrap
 
         # asyncio's own pool would hold up the interpreter's end for a write that blocks.
-        store = wrap(call.store)
+        store = wrap(exchange.store)
         data = memoryview(bytes(pending))
         pending.clear()
-        call.part.waiting = False
+        exchange.part.waiting = False
 
         def stop() -> None:
-            call.cancelled = True
+            exchange.cancelled = True
 
         storing = store(sink, data, executor=WorkersExecutor(self.workers))
-        await seen_through(asyncio.ensure_future(storing), stop)
-        call.part.waiting = True
+        await wait_uncancelled(asyncio.ensure_future(storing), stop)
+        exchange.part.waiting = True
 
     def _open(self, request: Request) -> aiohttp.ClientSession:
         import aiohttp
@@ -243,13 +243,13 @@ def _resolver(known: _Known) -> aiohttp.abc.AbstractResolver:
     return Resolver()
 
 
-def _check_end(call: Call, decoder: ContentDecoder | None) -> None:
+def _check_end(exchange: Exchange, decoder: ContentDecoder | None) -> None:
     if decoder is not None and not decoder.complete:
-        raise ConnectionFailedError(call.request.url, "the coded body was cut off")
-    rest = call.part.rest
+        raise ConnectionFailedError(exchange.request.url, "the coded body was cut off")
+    rest = exchange.part.rest
     if rest:
         raise ConnectionFailedError(
-            call.request.url, f"closed by the server {rest} bytes before the end of the answer"
+            exchange.request.url, f"closed by the server {rest} bytes before the end of the answer"
         )
 
 

@@ -18,13 +18,13 @@ from pgetpy.errors import ConnectionFailedError
 # What is moved at a time, and how much may land before the sink is told: a killed run loses less
 # than their sum, 1 MiB, per connection.
 BLOCK = 768 * 1024
-MARK_EVERY = 256 * 1024
+JOURNAL_EVERY = 256 * 1024
 _SLICE = 0.05
 
 USER_AGENT = "pgetpy"
 
 
-class NotForMeError(Exception):
+class UnsupportedResponseError(Exception):
     """This transport does not speak what the server (`reason`) does; another one will."""
 
 
@@ -61,7 +61,7 @@ class Request:
 
 
 @dataclass(eq=False)
-class Call:
+class Exchange:
     """One request under way: what the engine and the transport that carries it share.
 
     Attributes:
@@ -77,7 +77,7 @@ class Call:
     request: Request
     part: RangeRequest
     asked: Span | None
-    on_head: Callable[[Call, Head], tuple[Answer, Sink]]
+    on_head: Callable[[Exchange, Head], tuple[Answer, Sink]]
     throttle: Callable[[int], float] | None = None
     cancelled: bool = field(default=False, init=False)
     blocking: bool = field(default=False, init=False)
@@ -116,7 +116,7 @@ class Call:
         """`count` more bytes have reached the sink."""
         part = self.part
         part.pos += count
-        if part.pos - self._marked >= MARK_EVERY:
+        if part.pos - self._marked >= JOURNAL_EVERY:
             self.mark()
         if self.throttle is not None:
             self._pause(self.throttle(count))
@@ -136,9 +136,9 @@ class Call:
 
 
 class Transport(Protocol):
-    """Carries calls. One instance serves many calls at a time."""
+    """Carries exchanges. One instance serves many exchanges at a time."""
 
-    async def carry(self, call: Call) -> None:
+    async def carry(self, exchange: Exchange) -> None:
         """Make the request, have the head judged, move the body into the sink.
 
         Returns when the body has landed up to `part.stop`, which may be lowered meanwhile. May be
@@ -146,7 +146,7 @@ class Transport(Protocol):
 
         Raises:
             TransferError: the network or server failed, or the judge said no.
-            NotForMeError: another transport has to do it; nothing was kept.
+            UnsupportedResponseError: another transport has to do it; nothing was kept.
             OSError: the sink failed.
         """
 

@@ -20,11 +20,11 @@ _SHORTEST_TRY = 0.3
 
 
 class Connection:
-    """A connected socket, not blocking until `block` is called; used by one call at a time.
+    """A connected socket, not blocking until `block` is called; used by one exchange at a time.
 
     Attributes:
         fresh: whether nothing has been asked on it yet.
-        idle_since: when its last call ended (monotonic time).
+        idle_since: when its last exchange ended (monotonic time).
     """
 
     def __init__(self, sock: socket.socket, tls: Tls | None) -> None:

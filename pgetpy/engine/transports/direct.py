@@ -17,12 +17,12 @@ from urllib.parse import urlsplit
 
 from pgetpy.core.http.answers import Head, words_of
 from pgetpy.core.http.sink import Place, Sink
-from pgetpy.engine.transports.base import Call, NotForMeError, Request
+from pgetpy.engine.transports.base import Exchange, Request, UnsupportedResponseError
 from pgetpy.engine.transports.connection import Connection, failed
 from pgetpy.engine.transports.pipes import PIPES, Pipe
 from pgetpy.engine.transports.wire import HeadReader
 from pgetpy.errors import ConnectionFailedError
-from pgetpy.system.event_loop import seen_through, wait_for
+from pgetpy.system.event_loop import wait_for, wait_uncancelled
 from pgetpy.system.threads import Workers
 
 _BUFFER = 256 * 1024
@@ -39,7 +39,7 @@ _Key = tuple[str, str, int, bool]
 
 
 class DirectTransport:
-    """Carries calls for ranges over pooled connections."""
+    """Carries exchanges for ranges over pooled connections."""
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
@@ -48,35 +48,35 @@ class DirectTransport:
         self._local = threading.local()
         self._closed = False
 
-    async def carry(self, call: Call) -> None:
+    async def carry(self, exchange: Exchange) -> None:
         """See `Transport.carry`."""
-        if call.request.proxy is not None:
-            raise NotForMeError("a proxy")
-        key = _key(call.request)
+        if exchange.request.proxy is not None:
+            raise UnsupportedResponseError("a proxy")
+        key = _key(exchange.request)
         connection = self._take_idle(key)
         if connection is not None:
             try:
-                return await self._exchange(call, connection, key)
+                return await self._exchange(exchange, connection, key)
             except _StaleError:
                 pass
-        connection = await Connection.open(call.request)
-        return await self._exchange(call, connection, key)
+        connection = await Connection.open(exchange.request)
+        return await self._exchange(exchange, connection, key)
 
     async def close(self) -> None:
-        """Close the idle connections, and those in use when their calls end."""
+        """Close the idle connections, and those in use when their exchanges end."""
         self._closed = True
         for idle in self._idle.values():
             for connection in idle:
                 connection.close()
         self._idle.clear()
 
-    async def _exchange(self, call: Call, connection: Connection, key: _Key) -> None:
+    async def _exchange(self, exchange: Exchange, connection: Connection, key: _Key) -> None:
         """Ask and pour over `connection`; keep it if it can be used again."""
         reusable = False
         try:
-            head, rest = await self._ask(call, connection)
-            surplus = await self._move_body(call, connection, head, rest)
-            whole = not surplus and head.status in (200, 206) and not call.part.rest
+            head, rest = await self._ask(exchange, connection)
+            surplus = await self._move_body(exchange, connection, head, rest)
+            whole = not surplus and head.status in (200, 206) and not exchange.part.rest
             reusable = whole and head.headers.get("connection", "").lower() != "close"
         finally:
             if reusable and not self._closed:
@@ -84,13 +84,13 @@ class DirectTransport:
                 self._idle.setdefault(key, []).append(connection)
             else:
                 connection.close()
-            call.mark()
+            exchange.mark()
 
-    async def _ask(self, call: Call, connection: Connection) -> tuple[Head, memoryview]:
+    async def _ask(self, exchange: Exchange, connection: Connection) -> tuple[Head, memoryview]:
         """Send the request; return the answer's head and what came of the body with it."""
         reader = None
         try:
-            await connection.ask(call.request)
+            await connection.ask(exchange.request)
             reader = HeadReader()
             head = None
             while head is None:
@@ -101,8 +101,8 @@ class DirectTransport:
         except OSError as error:
             if not connection.fresh and not (reader is not None and reader.received):
                 raise _StaleError from error
-            raise failed(call.request, error) from error
-        except NotForMeError as error:
+            raise failed(exchange.request, error) from error
+        except UnsupportedResponseError as error:
             if not connection.fresh:
                 # It may be what was left over of the answer before.
                 raise _StaleError from error
@@ -111,106 +111,106 @@ class DirectTransport:
         if head.status >= 400:
             return await _with_words(head, reader.rest, connection), reader.rest
         if head.status in (200, 206) and "content-length" not in head.headers:
-            raise NotForMeError("a body of unknown length")
+            raise UnsupportedResponseError("a body of unknown length")
         if head.headers.get("content-encoding", "identity").lower() != "identity":
-            raise NotForMeError("a content coding")
+            raise UnsupportedResponseError("a content coding")
         return head, reader.rest
 
     async def _move_body(
-        self, call: Call, connection: Connection, head: Head, rest: memoryview
+        self, exchange: Exchange, connection: Connection, head: Head, rest: memoryview
     ) -> bool:
         """Have `head` judged and the body moved; whether more came than belongs to it."""
-        if call.may_sleep or int(head.headers.get("content-length", "0")) > _SMALL:
-            return await self._in_thread(call, connection, head, rest)
-        answer, sink = call.judge(head)
-        early = rest[: call.part.rest]
-        call.store(sink, early)
+        if exchange.may_sleep or int(head.headers.get("content-length", "0")) > _SMALL:
+            return await self._in_thread(exchange, connection, head, rest)
+        answer, sink = exchange.judge(head)
+        early = rest[: exchange.part.rest]
+        exchange.store(sink, early)
         buffer = self._buffer()
-        while call.part.rest:
+        while exchange.part.rest:
             try:
-                count = await connection.receive_into(buffer[: call.part.rest])
+                count = await connection.receive_into(buffer[: exchange.part.rest])
             except OSError as error:
-                raise failed(call.request, error) from error
+                raise failed(exchange.request, error) from error
             if not count:
-                raise _ended_early(call)
-            call.store(sink, buffer[:count])
-        return len(rest) > len(early) or call.part.stop != answer.stop
+                raise _ended_early(exchange)
+            exchange.store(sink, buffer[:count])
+        return len(rest) > len(early) or exchange.part.stop != answer.stop
 
     async def _in_thread(
-        self, call: Call, connection: Connection, head: Head, rest: memoryview
+        self, exchange: Exchange, connection: Connection, head: Head, rest: memoryview
     ) -> bool:
         """As `_poured`, in a thread that is always waited for: it writes nothing later."""
         connection.block(True)
 
         def stop() -> None:
-            call.cancelled = True
+            exchange.cancelled = True
             connection.shutdown()
 
         pouring = self._workers.submit(
-            lambda: self._move_body_in_thread(call, connection, head, rest)
+            lambda: self._move_body_in_thread(exchange, connection, head, rest)
         )
-        surplus = await seen_through(pouring, stop)
+        surplus = await wait_uncancelled(pouring, stop)
         connection.block(False)
         return surplus
 
     def _move_body_in_thread(
-        self, call: Call, connection: Connection, head: Head, rest: memoryview
+        self, exchange: Exchange, connection: Connection, head: Head, rest: memoryview
     ) -> bool:
         """Have `head` judged and move the body; whether more came than belongs to it."""
-        part = call.part
-        answer, sink = call.judge(head)
+        part = exchange.part
+        answer, sink = exchange.judge(head)
         early = rest[: part.rest]
-        call.store(sink, early)
+        exchange.store(sink, early)
         with contextlib.ExitStack() as borrowed:
             pipe = None
             if part.rest and not connection.secure and PIPES.usable:
                 pipe = borrowed.enter_context(PIPES.borrowed())
-            while _wanted(call):
+            while _wanted(exchange):
                 place = sink.place(part.pos) if pipe is not None else None
                 if pipe is None or place is None:
-                    self._receive_block(call, connection, sink)
-                elif not self._splice_block(call, connection, sink, place, pipe):
+                    self._receive_block(exchange, connection, sink)
+                elif not self._splice_block(exchange, connection, sink, place, pipe):
                     pipe = None
         return len(rest) > len(early) or part.stop != answer.stop
 
     def _splice_block(
-        self, call: Call, connection: Connection, sink: Sink, place: Place, pipe: Pipe
+        self, exchange: Exchange, connection: Connection, sink: Sink, place: Place, pipe: Pipe
     ) -> bool:
         """Move one block; False where splice was refused and nothing is left in the pipe."""
-        part = call.part
-        want = min(part.rest, pipe.size, place.room, call.block)
+        part = exchange.part
+        want = min(part.rest, pipe.size, place.room, exchange.block)
         part.waiting = True
         try:
             got = pipe.fill(connection.sock.fileno(), want)
         except OSError as error:
             if error.errno in _REFUSED:
                 return False
-            if call.cancelled:
+            if exchange.cancelled:
                 return True
-            raise failed(call.request, error) from error
+            raise failed(exchange.request, error) from error
         part.waiting = False
         if not got:
-            if call.cancelled:
+            if exchange.cancelled:
                 return True
-            raise _ended_early(call)
+            raise _ended_early(exchange)
         with self._writers:
-            spliced = pipe.drain(place.fd, place.offset, call.landed)
+            spliced = pipe.drain(place.fd, place.offset, exchange.landed)
         if spliced:
             return True
         PIPES.usable = False
-        call.store(sink, memoryview(pipe.rest()))
+        exchange.store(sink, memoryview(pipe.rest()))
         return False
 
-    def _receive_block(self, call: Call, connection: Connection, sink: Sink) -> None:
+    def _receive_block(self, exchange: Exchange, connection: Connection, sink: Sink) -> None:
         """Move one block through a buffer of this thread's."""
         buffer = self._buffer()
-        size = min(len(buffer), call.part.rest, call.block)
-        filled, ended = _fill(call, connection, buffer[:size])
+        size = min(len(buffer), exchange.part.rest, exchange.block)
+        filled, ended = _fill(exchange, connection, buffer[:size])
         if filled:
             with self._writers:
-                call.store(sink, buffer[:filled])
-        if ended and _wanted(call):
-            raise _ended_early(call)
+                exchange.store(sink, buffer[:filled])
+        if ended and _wanted(exchange):
+            raise _ended_early(exchange)
 
     def _buffer(self) -> memoryview:
         """A buffer of this thread's."""
@@ -234,17 +234,17 @@ class _StaleError(Exception):
     """A kept connection turned out to be closed before it answered: ask again on a new one."""
 
 
-def _wanted(call: Call) -> bool:
-    return not call.cancelled and call.part.rest > 0
+def _wanted(exchange: Exchange) -> bool:
+    return not exchange.cancelled and exchange.part.rest > 0
 
 
-def _fill(call: Call, connection: Connection, buffer: memoryview) -> tuple[int, bool]:
+def _fill(exchange: Exchange, connection: Connection, buffer: memoryview) -> tuple[int, bool]:
     """Receive into `buffer` until it is full or a moment has passed: bytes, whether it ended."""
     filled = 0
     deadline = time.monotonic() + _FILL_SECONDS
-    call.part.waiting = True
+    exchange.part.waiting = True
     try:
-        while filled < len(buffer) and not call.cancelled:
+        while filled < len(buffer) and not exchange.cancelled:
             got = connection.fill(buffer[filled:])
             if not got:
                 return filled, True
@@ -252,13 +252,13 @@ def _fill(call: Call, connection: Connection, buffer: memoryview) -> tuple[int, 
             if time.monotonic() > deadline:
                 break
     except OSError as error:
-        if call.cancelled:
+        if exchange.cancelled:
             return filled, False
         if filled:
             return filled, True
-        raise failed(call.request, error) from error
+        raise failed(exchange.request, error) from error
     finally:
-        call.part.waiting = False
+        exchange.part.waiting = False
     return filled, False
 
 
@@ -278,9 +278,9 @@ async def _with_words(head: Head, rest: memoryview, connection: Connection) -> H
     return words_of(head, body)
 
 
-def _ended_early(call: Call) -> ConnectionFailedError:
-    part = call.part
+def _ended_early(exchange: Exchange) -> ConnectionFailedError:
+    part = exchange.part
     return ConnectionFailedError(
-        call.request.url,
+        exchange.request.url,
         f"closed by the server {part.rest} bytes before the end of the answer",
     )

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pgetpy.core.http.answers import Head, Identity
 from pgetpy.core.http.ranges import Span
 from pgetpy.core.references.local_urls import file_path, is_data, parse_data
-from pgetpy.engine.transports.base import BLOCK, Call
+from pgetpy.engine.transports.base import BLOCK, Exchange
 from pgetpy.errors import BadReferenceError, ConnectionFailedError, ObjectChangedError
-from pgetpy.system.event_loop import seen_through
+from pgetpy.system.event_loop import wait_uncancelled
 from pgetpy.system.filesystem import words_of
 from pgetpy.system.threads import Workers
 
@@ -27,19 +27,19 @@ _Read = Callable[[int, memoryview], int]
 
 @dataclass(frozen=True)
 class LocalTransport:
-    """Carries calls for file and data URLs, each in a thread."""
+    """Carries exchanges for file and data URLs, each in a thread."""
 
     workers: Workers
 
-    async def carry(self, call: Call) -> None:
+    async def carry(self, exchange: Exchange) -> None:
         """See `Transport.carry`."""
 
         def stop() -> None:
-            call.cancelled = True
+            exchange.cancelled = True
 
-        work = _carry_data if is_data(call.request.url) else _carry_file
-        call.part.waiting = False
-        await seen_through(self.workers.submit(lambda: work(call)), stop)
+        work = _carry_data if is_data(exchange.request.url) else _carry_file
+        exchange.part.waiting = False
+        await wait_uncancelled(self.workers.submit(lambda: work(exchange)), stop)
 
     async def close(self) -> None:
         """There is nothing to close."""
@@ -57,18 +57,18 @@ def version_at(url: str) -> Identity | None:
     return Identity(status.st_size, _etag(status))
 
 
-def _carry_file(call: Call) -> None:
-    url = call.request.url
+def _carry_file(exchange: Exchange) -> None:
+    url = exchange.request.url
     with _open(url) as (fd, before):
         headers = {"etag": _etag(before)}
-        _pour(call, headers, before.st_size, lambda pos, buffer: os.preadv(fd, [buffer], pos))
+        _pour(exchange, headers, before.st_size, lambda pos, buffer: os.preadv(fd, [buffer], pos))
         now = os.fstat(fd)
         if _etag(now) != _etag(before):
             raise ObjectChangedError(url, headers["etag"], _etag(now))
 
 
-def _carry_data(call: Call) -> None:
-    data = parse_data(call.request.url)
+def _carry_data(exchange: Exchange) -> None:
+    data = parse_data(exchange.request.url)
     content = memoryview(data.content)
 
     def read(pos: int, buffer: memoryview) -> int:
@@ -76,23 +76,23 @@ def _carry_data(call: Call) -> None:
         buffer[: len(piece)] = piece
         return len(piece)
 
-    _pour(call, {"etag": f'"{data.sha256}"'}, len(content), read)
+    _pour(exchange, {"etag": f'"{data.sha256}"'}, len(content), read)
 
 
-def _pour(call: Call, headers: dict[str, str], size: int, read: _Read) -> None:
+def _pour(exchange: Exchange, headers: dict[str, str], size: int, read: _Read) -> None:
     """Have the head judged and the bytes moved."""
-    _, sink = call.judge(_head(headers, call.asked, size))
-    part = call.part
-    buffer = memoryview(bytearray(min(call.block, BLOCK, max(part.rest, 1))))
+    _, sink = exchange.judge(_head(headers, exchange.asked, size))
+    part = exchange.part
+    buffer = memoryview(bytearray(min(exchange.block, BLOCK, max(part.rest, 1))))
     try:
-        while part.rest and not call.cancelled:
+        while part.rest and not exchange.cancelled:
             count = read(part.pos, buffer[: part.rest])
             if not count:
                 reason = f"the file ends {part.rest} bytes before it should"
-                raise ConnectionFailedError(call.request.url, reason)
-            call.store(sink, buffer[:count])
+                raise ConnectionFailedError(exchange.request.url, reason)
+            exchange.store(sink, buffer[:count])
     finally:
-        call.mark()
+        exchange.mark()
 
 
 def _head(headers: dict[str, str], asked: Span | None, size: int) -> Head:

@@ -1,7 +1,7 @@
 """The answers' heads that the direct transport reads, a small part of HTTP/1.1.
 
-Strict on purpose: a head that breaks RFC 9112 raises NotForMeError, and a full client asks the
-server instead.
+Strict on purpose: a head that breaks RFC 9112 raises UnsupportedResponseError, and a full client
+asks the server instead.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from pgetpy.core.http.answers import Head
-from pgetpy.engine.transports.base import NotForMeError
+from pgetpy.engine.transports.base import UnsupportedResponseError
 
 _LONGEST_HEAD = 64 * 1024
 _MOST_DIGITS = 18
@@ -37,10 +37,10 @@ class HeadReader:
         """Where to receive to.
 
         Raises:
-            NotForMeError: the head is longer than any sane one.
+            UnsupportedResponseError: the head is longer than any sane one.
         """
         if self._filled == len(self._buffer):
-            raise NotForMeError("a very long head")
+            raise UnsupportedResponseError("a very long head")
         return self._buffer[self._filled :]
 
     def feed(self, count: int) -> Head | None:
@@ -49,7 +49,7 @@ class HeadReader:
         Interim answers (1xx) are passed over.
 
         Raises:
-            NotForMeError: what came is not what this module speaks.
+            UnsupportedResponseError: what came is not what this module speaks.
         """
         self._filled += count
         while True:
@@ -57,7 +57,7 @@ class HeadReader:
             if end < 0:
                 begun = self._data[self._begin : min(self._begin + 9, self._filled)]
                 if not b"HTTP/1.1 ".startswith(begun):
-                    raise NotForMeError("something other than HTTP/1.1")
+                    raise UnsupportedResponseError("something other than HTTP/1.1")
                 return None
             head = parse_head(bytes(self._buffer[self._begin : end]))
             self._begin = end + 4
@@ -71,17 +71,17 @@ def parse_head(data: bytes) -> Head:
     first, *lines = data.split(b"\r\n")
     status = _STATUS_LINE.fullmatch(first)
     if status is None or status[1] != b"1":
-        raise NotForMeError("something other than HTTP/1.1")
+        raise UnsupportedResponseError("something other than HTTP/1.1")
     fields = []
     for line in lines:
         field = _FIELD.fullmatch(line)
         if field is None:
-            raise NotForMeError("a malformed header")
+            raise UnsupportedResponseError("a malformed header")
         fields.append((field[1].decode("ascii"), field[2].decode("latin-1")))
     reason = (status[3] or b"").decode("latin-1")
     head = Head.of(int(status[2]), reason, fields, (1, int(status[1])))
     if "transfer-encoding" in head.headers:
-        raise NotForMeError("a transfer coding")
+        raise UnsupportedResponseError("a transfer coding")
     if "content-length" in head.headers:
         head.headers["content-length"] = _length(head.headers["content-length"])
     return head
@@ -92,5 +92,5 @@ def _length(value: str) -> str:
     lengths = {length.strip() for length in value.split(",")}
     length = lengths.pop()
     if lengths or not (length.isascii() and length.isdigit()) or len(length) > _MOST_DIGITS:
-        raise NotForMeError("a malformed Content-Length")
+        raise UnsupportedResponseError("a malformed Content-Length")
     return length

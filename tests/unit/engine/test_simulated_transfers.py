@@ -1,4 +1,4 @@
-"""The real session, plan and pace over networks that exist in numbers only (support/virtual)."""
+"""The real attempt, plan and pace over networks that exist in numbers only (support/virtual)."""
 
 from __future__ import annotations
 

@@ -15,15 +15,15 @@ from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.jobs import Job
 from pgetpy.core.report.events import StartedOver
 from pgetpy.core.report.results import DownloadResult
-from pgetpy.engine.context import Services
+from pgetpy.engine.context import EngineContext
 from pgetpy.engine.hosts import Hosts
 from pgetpy.engine.transfer import Transfer
-from pgetpy.engine.transports.base import Call, NotForMeError, Transport
+from pgetpy.engine.transports.base import Exchange, Transport, UnsupportedResponseError
 from pgetpy.engine.transports.local import LocalTransport
 from pgetpy.errors import HttpStatusError, ObjectChangedError, PgetError
 from pgetpy.settings import Settings
-from pgetpy.system.event_loop import seen_through
-from pgetpy.system.filesystem import Claims
+from pgetpy.system.event_loop import wait_uncancelled
+from pgetpy.system.filesystem import ReservedPaths
 from pgetpy.system.threads import Workers
 from pgetpy.testing.memory import MemoryTransport, Stored, Turn
 from tests.support.bodies import body, digest
@@ -38,18 +38,20 @@ SETTINGS = Settings(retries=10, stall_timeout=0.3)
 class Refusing:
     """A direct transport that will have nothing to do with anything."""
 
-    async def carry(self, call: Call) -> None:
-        raise NotForMeError("refusing")
+    async def carry(self, exchange: Exchange) -> None:
+        raise UnsupportedResponseError("refusing")
 
     async def close(self) -> None:
         pass
 
 
-def services(direct: Transport, full: Transport, chosen: Settings) -> Services:
+def context(direct: Transport, full: Transport, chosen: Settings) -> EngineContext:
     workers = Workers()
     hosts = Hosts(chosen, workers)
     local = LocalTransport(workers)
-    return Services(chosen, hosts, workers, direct, full, None, Claims(), local, lambda: 0.0)
+    return EngineContext(
+        chosen, hosts, workers, direct, full, None, ReservedPaths(), local, lambda: 0.0
+    )
 
 
 def fetch(
@@ -66,7 +68,7 @@ def fetch(
     asked = Job(URL, str(dest), Checksum.parse(checksum) if checksum else None)
 
     async def scenario() -> DownloadResult:
-        shared = services(transport, transport, chosen)
+        shared = context(transport, transport, chosen)
         return await asyncio.wait_for(Transfer(shared, asked, 0, events or Events()).run(), 30)
 
     return asyncio.run(scenario())
@@ -85,7 +87,7 @@ def test_what_the_direct_transport_leaves_the_full_client_does(tmp_path: Path) -
     full = MemoryTransport({URL: Stored(BODY)})
 
     async def scenario() -> DownloadResult:
-        shared = services(Refusing(), full, SETTINGS)
+        shared = context(Refusing(), full, SETTINGS)
         return await Transfer(shared, Job(URL, str(tmp_path / "x")), 0, Events()).run()
 
     assert asyncio.run(scenario()).size == len(BODY)
@@ -208,13 +210,13 @@ class Stuck:
     def __init__(self) -> None:
         self.entered, self.leave, self.left = (threading.Event() for _ in range(3))
 
-    async def carry(self, call: Call) -> None:
+    async def carry(self, exchange: Exchange) -> None:
         memory = MemoryTransport({URL: Stored(BODY)})
-        if call.part.start == 0:
-            await memory.carry(call)
+        if exchange.part.start == 0:
+            await memory.carry(exchange)
             return
         writing = asyncio.ensure_future(asyncio.to_thread(self._write))
-        await seen_through(writing, lambda: None)
+        await wait_uncancelled(writing, lambda: None)
 
     async def close(self) -> None:
         pass
@@ -232,7 +234,7 @@ def test_a_cancelled_transfer_ends_only_when_nobody_writes_any_more(
     stuck = Stuck()
 
     async def scenario() -> None:
-        shared = services(stuck, stuck, replace(SETTINGS, stall_timeout=30))
+        shared = context(stuck, stuck, replace(SETTINGS, stall_timeout=30))
         transfer = Transfer(shared, Job(URL, str(tmp_path / "x")), 0, Events())
         running = asyncio.ensure_future(transfer.run())
         while not stuck.entered.is_set():

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from pgetpy.core.http.answers import (
     Answer,
-    AskWhole,
     Head,
     Identity,
     Redirected,
+    RetryWithoutRange,
     judge,
     may_continue,
     parse_retry_after,
@@ -246,11 +246,11 @@ REFUSED = {
         part(100, 200, Content_Length="", Content_Type="Multipart/Byteranges; boundary=X"),
         RangeNotHonouredError,
     ),
-    "a piece of an object of unknown size": Case(part(100, 200, total="*"), AskWhole),
+    "a piece of an object of unknown size": Case(part(100, 200, total="*"), RetryWithoutRange),
     "a piece of an object whose size was known": Case(
         part(100, 200, total="*"), RangeNotHonouredError, known=STRONG
     ),
-    "a coded piece": Case(part(100, 200, Content_Encoding="gzip"), AskWhole),
+    "a coded piece": Case(part(100, 200, Content_Encoding="gzip"), RetryWithoutRange),
     "a coded piece after others that were not": Case(
         part(100, 200, Content_Encoding="gzip"), RangeNotHonouredError, known=STRONG
     ),
@@ -300,7 +300,7 @@ REFUSED = {
     "416 for no reason": Case(
         head(416, Content_Range="bytes */1000"), HttpStatusError, known=STRONG
     ),
-    "416 without a word to the first bytes": Case(head(416), AskWhole, asked=Span(0, 100)),
+    "416 without a word to the first bytes": Case(head(416), RetryWithoutRange, asked=Span(0, 100)),
     "416 without a word to later bytes": Case(head(416), HttpStatusError),
     "416 to a request without a range": Case(head(416), HttpStatusError, asked=None),
     "a redirect": Case(head(302, Location="/elsewhere"), Redirected),
@@ -381,7 +381,7 @@ def test_no_head_can_surprise_the_judge(
 ) -> None:
     try:
         answer = judge(URL, asked, Head(status, headers), known)
-    except (TransferError, Redirected, AskWhole):
+    except (TransferError, Redirected, RetryWithoutRange):
         return
     assert status in (200, 206, 416)
     assert known is None or answer.stop is not None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pgetpy.core.http.pace import ConcurrencyController, Load
+from pgetpy.core.http.pace import ConcurrencyController, CpuTimes
 from pgetpy.core.http.range_request import RateMeter, is_straggler
 
 TICK = 0.02
@@ -31,11 +31,11 @@ class Machine:
         self.used += had * TICK
         self.idle += (2.0 - self._others - had) * TICK
 
-    def load(self) -> Load:
-        return Load(self.used, self.idle)
+    def load(self) -> CpuTimes:
+        return CpuTimes(self.used, self.idle)
 
 
-def most(machine: Machine, load: Callable[[], Load], seconds: float = 1.0) -> int:
+def most(machine: Machine, load: Callable[[], CpuTimes], seconds: float = 1.0) -> int:
     """The highest level within `seconds`."""
     pace = ConcurrencyController(64, 1, load)
     levels = []
@@ -68,7 +68,7 @@ def test_a_machine_that_others_keep_busy_does_not_hold_back_slow_connections() -
 
 def test_where_nobody_knows_what_is_idle_goodput_alone_decides() -> None:
     machine = Machine(each=0.02)
-    assert most(machine, lambda: Load(machine.used)) == 64
+    assert most(machine, lambda: CpuTimes(machine.used)) == 64
 
 
 @pytest.mark.parametrize(
