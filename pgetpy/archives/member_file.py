@@ -11,7 +11,8 @@ from typing import NoReturn
 from pgetpy.core.archives.member_policy import AdmittedMember
 from pgetpy.core.http.ranges import Spans
 from pgetpy.errors import DestinationError
-from pgetpy.system.filesystem import FULL, words_of, write_all
+from pgetpy.errors.reasons import system_reason
+from pgetpy.system.filesystem import FULL, write_all
 
 # Written by the kernel from the connection; smaller files are better gathered in a buffer first.
 LARGE = 512 * 1024
@@ -133,6 +134,6 @@ def refuse(error: OSError, entry: AdmittedMember) -> NoReturn:
     if isinstance(error, DestinationError) or error.errno in FULL:
         raise error
     code = error.errno or 0
-    reason = f"(a member of the archive) cannot be made: {words_of(error)}"
+    reason = f"(a member of the archive) cannot be made: {system_reason(error)}"
     name = "/".join(entry.parts)
     raise DestinationError(name, reason, hint=_HINTS.get(code, ""), code=code) from error

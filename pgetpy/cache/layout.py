@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pgetpy.errors import CacheError
-from pgetpy.system.filesystem import words_of
+from pgetpy.errors.reasons import system_reason
 
 _LAYOUT = b"pgetpy cache 1\n"
 _FOLDERS = ("digests", "entries", "evicting", "fills", "holders", "partial", "pins", "tmp", "uses")
@@ -83,7 +83,7 @@ class CachePaths:
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise CacheError(str(self.root), f"cannot be opened: {words_of(error)}") from None
+            raise CacheError(str(self.root), f"cannot be opened: {system_reason(error)}") from None
         if found != _LAYOUT:
             said = found[:40].decode(errors="replace").strip()
             reason = f"has another layout ({said!r})"
@@ -106,7 +106,7 @@ class CachePaths:
             for name in ("clock", "evictor"):
                 os.close(os.open(self.at(name), os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
         except OSError as error:
-            reason = f"cannot be made: {words_of(error)}"
+            reason = f"cannot be made: {system_reason(error)}"
             hint = "choose another folder for it, or make this one writable"
             raise CacheError(str(self.root), reason, hint=hint, code=error.errno or 0) from None
 

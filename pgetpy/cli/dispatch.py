@@ -47,15 +47,16 @@ from pgetpy.core.report.results import DownloadFailure, DownloadResult
 from pgetpy.errors import (
     BadManifestError,
     BadSettingError,
-    CacheError,
     DestinationError,
     InterruptedTransferError,
     PgetError,
     UsageError,
 )
+from pgetpy.errors.reasons import system_reason
 from pgetpy.errors.redact import redact_text
 from pgetpy.settings import CacheSettings, CommandOptions, Console, Settings
 from pgetpy.sources.table import parse_reference
+from pgetpy.system.filesystem import cache_error
 
 
 def run(arguments: Sequence[str], *, api: Any, environ: Mapping[str, str] | None) -> int:
@@ -137,7 +138,7 @@ def _run_cache_command(call: Invocation, environ: Mapping[str, str]) -> int:
     except OSError as error:
         if isinstance(error, (PgetError, BrokenPipeError)):
             raise
-        raise CacheError(str(settings.folder), f"cannot be used: {error}") from error
+        raise cache_error(error, settings.folder) from error
 
 
 def _call(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> Invocation:
@@ -274,7 +275,7 @@ def _manifest_text(operand: str, path: str) -> str:
     except FileNotFoundError:
         raise BadManifestError(path, 0, "there is no such file") from None
     except OSError as error:
-        raise BadManifestError(path, 0, error.strerror or str(error)) from None
+        raise BadManifestError(path, 0, system_reason(error)) from None
 
 
 def _check_all_free(manifest: Manifest, path: str, settings: Settings) -> None:

@@ -32,6 +32,7 @@ from pgetpy.engine.context import AttemptCallbacks, EngineContext
 from pgetpy.engine.requests import Route
 from pgetpy.engine.transfer import Provenance, Transfer
 from pgetpy.engine.transports.base import Request
+from pgetpy.errors.reasons import system_reason
 from pgetpy.errors.redact import redact, redact_text
 from pgetpy.system import polling
 from pgetpy.system.event_loop import wait_uncancelled
@@ -242,7 +243,7 @@ def _start(order: bytes) -> subprocess.Popen[bytes]:
             start_new_session=True,
         )
     except OSError as error:
-        raise _UnableError(f"its process cannot be started: {error.strerror}") from None
+        raise _UnableError(f"its process cannot be started: {system_reason(error)}") from None
     assert child.stdin is not None
     with contextlib.suppress(BrokenPipeError):
         child.stdin.write(order)

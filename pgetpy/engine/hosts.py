@@ -17,6 +17,7 @@ from pgetpy.core.http.urls import Link, Origin, basic_authorization, parse_link
 from pgetpy.core.references.policy import Policy
 from pgetpy.engine.transports.base import Address
 from pgetpy.errors import BadReferenceError, BadSettingError, ConnectionFailedError
+from pgetpy.errors.reasons import system_reason
 from pgetpy.settings import Settings
 from pgetpy.system.cpu_load import machine_load
 from pgetpy.system.threads import Workers
@@ -157,9 +158,10 @@ class Hosts:
             cacert = self._settings.cacert
             try:
                 self._tls = ssl.create_default_context(cafile=cacert)
-            except (OSError, ssl.SSLError) as error:
-                reason = os.strerror(error.errno) if error.errno else "holds no certificates"
-                raise BadSettingError("--cacert", cacert, reason.lower()) from None
+            except OSError as error:
+                malformed = isinstance(error, ssl.SSLError)
+                reason = "holds no certificates" if malformed else system_reason(error)
+                raise BadSettingError("--cacert", cacert, reason) from None
         return self._tls
 
     def login(self, origin: Origin) -> str | None:
@@ -170,7 +172,7 @@ class Hosts:
             try:
                 self._netrc = netrc.netrc(os.path.expanduser(self._settings.netrc_file))
             except (OSError, netrc.NetrcParseError) as error:
-                reason = str(error.strerror if isinstance(error, OSError) else error)
+                reason = system_reason(error) if isinstance(error, OSError) else str(error)
                 raise BadSettingError("--netrc", self._settings.netrc_file, reason) from None
         entry = self._netrc.authenticators(origin.host)
         return basic_authorization(entry[0], entry[2] or "") if entry is not None else None
@@ -227,10 +229,10 @@ class Hosts:
 
 
 def _unresolved(link: Link, origin: Origin, error: Exception) -> ConnectionFailedError:
-    reason = getattr(error, "strerror", None) or str(error)
+    reason = system_reason(error) if isinstance(error, OSError) else str(error)
     return ConnectionFailedError(
         link.url,
-        f"host {origin.host} cannot be resolved ({reason.lower()})",
+        f"host {origin.host} cannot be resolved ({reason})",
         hint="check the host's name and the network",
     )
 

@@ -13,7 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pgetpy.errors import DestinationError, DiskFullError, PgetError
+from pgetpy.errors import CacheError, DestinationError, DiskFullError, PgetError
+from pgetpy.errors.reasons import system_reason
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -32,11 +33,6 @@ def check_room(dest: Path, needed: int, min_free: int) -> None:
     free = free_bytes(dest)
     if needed + min_free > free:
         raise DiskFullError(str(dest), needed, free, keep=min_free)
-
-
-def words_of(error: OSError) -> str:
-    """Return what the system says, as a clause."""
-    return os.strerror(error.errno).lower() if error.errno else str(error)
 
 
 @contextlib.contextmanager
@@ -62,8 +58,15 @@ def disk_error(error: OSError, dest: Path) -> DiskFullError | DestinationError:
             return DiskFullError(str(dest), None, free_bytes(dest))
         except OSError:
             return DiskFullError(str(dest), None, 0)
-    reason = f"cannot be written: {words_of(error)}"
+    reason = f"cannot be written: {system_reason(error)}"
     return DestinationError(str(dest), reason, code=error.errno or 0)
+
+
+def cache_error(error: OSError, root: Path) -> CacheError:
+    """Return what `error` means for the cache at `root`."""
+    at = f" at {error.filename}" if error.filename else ""
+    reason = f"cannot be used{at}: {system_reason(error)}"
+    return CacheError(str(root), reason, code=error.errno or errno.EIO)
 
 
 @dataclass(eq=False)

@@ -34,10 +34,10 @@ from pgetpy.errors import (
     NotOneFileError,
     NotWeightsError,
 )
+from pgetpy.errors.reasons import system_reason
 from pgetpy.errors.redact import redact
 from pgetpy.system import polling
 from pgetpy.system.event_loop import done
-from pgetpy.system.filesystem import words_of
 from pgetpy.tensors.base import Array, Wakeup
 from pgetpy.tensors.delivery import ByteSource, Check, Delivery, head_of
 from pgetpy.tensors.devices import Device
@@ -296,7 +296,7 @@ def _check_readable(path: Path) -> None:
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:
-        reason = f"it cannot be read: {words_of(error)}"
+        reason = f"it cannot be read: {system_reason(error)}"
         raise BadReferenceError(str(path), reason) from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from pgetpy.core.http.range_request import RangeRequest
 from pgetpy.core.http.ranges import Span
 from pgetpy.core.http.sink import Sink
 from pgetpy.errors import ConnectionFailedError
+from pgetpy.errors.reasons import system_reason
 
 # What is moved at a time, and how much may land before the sink is told: a killed run loses less
 # than their sum, 1 MiB, per connection.
@@ -163,8 +163,4 @@ def network_error(url: str, error: OSError) -> ConnectionFailedError:
             hint="give the authority's certificate with --cacert",
             permanent=True,
         )
-    reason = error.strerror or str(error) or type(error).__name__
-    if error.errno and reason.startswith("Connect call failed"):
-        # asyncio says where it wanted to connect to instead of what went wrong.
-        reason = os.strerror(error.errno)
-    return ConnectionFailedError(url, reason[:1].lower() + reason[1:])
+    return ConnectionFailedError(url, system_reason(error))

@@ -17,8 +17,8 @@ from pgetpy.core.http.ranges import Span
 from pgetpy.core.references.local_urls import file_path, is_data, parse_data
 from pgetpy.engine.transports.base import BLOCK, Exchange
 from pgetpy.errors import BadReferenceError, ConnectionFailedError, ObjectChangedError
+from pgetpy.errors.reasons import system_reason
 from pgetpy.system.event_loop import wait_uncancelled
-from pgetpy.system.filesystem import words_of
 from pgetpy.system.threads import Workers
 
 # Reads into a buffer from a position on: the bytes read.
@@ -120,7 +120,7 @@ def _open(url: str) -> Iterator[tuple[int, os.stat_result]]:
     except (FileNotFoundError, NotADirectoryError):
         raise BadReferenceError(url, "there is no such file") from None
     except OSError as error:
-        raise BadReferenceError(url, f"it cannot be read: {words_of(error)}") from None
+        raise BadReferenceError(url, f"it cannot be read: {system_reason(error)}") from None
     except ValueError as error:  # a null character
         raise BadReferenceError(url, f"it cannot be read: {error}") from None
     try:

@@ -233,7 +233,7 @@ def test_bytes_that_are_thrown_away_need_no_destination(shell: Shell, argv: list
         ([URL, "d", "--fail-fast"], "cannot use --fail-fast with a single URL"),
         (["multifile"], "expected one MANIFEST"),
         (["multifile", "nowhere.txt"], "nowhere.txt: there is no such file"),
-        (["multifile", "."], ".: Is a directory"),
+        (["multifile", "."], ".: is a directory"),
         (["multifile", "--mirror", "http://h/", "x"], "cannot use --mirror with multifile mode"),
         (["completion", "tcsh"], "bash, zsh, fish, powershell"),
         (["help", "nonsense"], "there is no command 'nonsense'"),
