@@ -86,5 +86,5 @@ class DeviceCopier(Protocol):
             OSError: they cannot be read.
         """
 
-    def finished(self, tensor: Tensor) -> Array:
+    def finish(self, tensor: Tensor) -> Array:
         """Return `tensor`, all of whose bytes have been moved."""

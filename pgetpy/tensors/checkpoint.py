@@ -19,7 +19,6 @@ from pgetpy.core.weights.safetensors import SafetensorsHeader
 from pgetpy.core.weights.shards import (
     INDEX_SUFFIX,
     SUFFIX,
-    ShardIndex,
     beside,
     is_index_name,
     parse_index,
@@ -136,10 +135,7 @@ class Checkpoint:
         reference = self._request.reference
         if not isinstance(reference, str):
             return self._at(Path(reference))
-        index = self._index_of(reference)
-        if index is None:
-            return [TensorFile(reference, self._request.choice)]
-        return self._shards(index, lambda shard: beside(index.label, shard))
+        return self._of_reference(reference)
 
     def _at(self, path: Path) -> list[TensorFile]:
         """Return the files at a path of this machine, which may be a folder of them."""
@@ -147,7 +143,7 @@ class Checkpoint:
         if not path.is_dir():
             if not is_index_name(path.name):
                 return [TensorFile(path, self._request.choice)]
-            return self._shards(_Index.read(path, str(path)), path.with_name)
+            return self._shards(path, str(path), path.with_name)
         indices = sorted(path.glob(f"*{INDEX_SUFFIX}"))
         if len(indices) == 1:
             return self._at(indices[0])
@@ -157,34 +153,46 @@ class Checkpoint:
             raise NotOneFileError(str(path), SUFFIX, names, hint="name one of them")
         return [TensorFile(files[0], self._request.choice)]
 
-    def _index_of(self, reference: str) -> _Index | None:
-        """Return the index that `reference` names, or that is in the repository it names."""
+    def _of_reference(self, reference: str) -> list[TensorFile]:
+        """Return the files of the index that `reference` names, or that is in the repository it
+        names; else the file that it names."""
         cache, options = self._request.cache, self._request.options
-        if is_index_name(path_of(reference)):
-            return _Index.read(cache.ensure(reference, **options), reference)
-        repository = cache.repository(reference, **options).rstrip("/")
-        if not repository or cache.lookup(reference, **options) is not None:
-            return None
-        named = f"{repository}/model{INDEX_SUFFIX}"
+        file, index = TensorFile(reference, self._request.choice), reference
+        if not is_index_name(path_of(reference)):
+            repository = cache.repository(reference, **options).rstrip("/")
+            if not repository or cache.lookup(reference, **options) is not None:
+                return [file]
+            index = f"{repository}/model{INDEX_SUFFIX}"
         try:
-            return _Index.read(cache.ensure(named, **options), named)
+            path = cache.ensure(index, **options)
         except NotFoundError:
-            return None  # it has one file, or says itself how many
+            if index == reference:
+                raise
+            return [file]  # it has one file, or says itself how many
+        return self._shards(path, index, partial(beside, index))
 
-    def _shards(self, index: _Index, at: Callable[[str], str | Path]) -> list[TensorFile]:
-        """Return those files of an index that hold what is wanted."""
-        request, found = self._request, index.index
-        choice, label = request.choice, redact(index.label)
+    def _shards(self, path: Path, name: str, at: Callable[[str], str | Path]) -> list[TensorFile]:
+        """Return those files of the index at `path` that hold what is wanted.
+
+        Args:
+            name: what the index is called.
+            at: returns where the file of a name is.
+        """
+        request, label = self._request, redact(name)
+        try:
+            index = parse_index(path.read_bytes())
+        except BadSafetensorsError as error:
+            raise error.of(label) from error
         if request.digest is not None:
             reason = f"is of one file, and {label} tells of several"
             raise BadSettingError("digest", request.digest, reason)
-        names = [name for each in found.tensors.values() for name in each]
-        choice.check(names, label)
+        names = [name for each in index.tensors.values() for name in each]
+        request.choice.check(names, label)
         request.check_names(names)
         files = []
-        for shard in found.shards:
-            named = found.tensors[shard]
-            wanted = frozenset(name for name in named if name in choice)
+        for shard in index.shards:
+            named = index.tensors[shard]
+            wanted = frozenset(name for name in named if name in request.choice)
             if wanted:
                 files.append(TensorFile(at(shard), Choice(wanted), frozenset(named)))
         return files
@@ -211,7 +219,7 @@ class Checkpoint:
         lease = cache.hold(url, **options)
         outcome: Future[Path | None] | Future[Path]
         if request.choice:
-            choose = Chooser(choice, label, longest, check)
+            choose = partial(_choose, choice, label, longest, check)
             outcome = cache.pick(url, choose, _FIRST, growing, **options)
         else:
             outcome = cache.follow(url, growing, digest=request.digest, **options)
@@ -227,64 +235,42 @@ class TensorFile:
     holds: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
-class _Index:
-    """An index, and what it is called."""
+def _choose(
+    choice: Choice, label: str, longest: int, check: Check, fd: int, size: int, landed: Spans
+) -> tuple[tuple[Span, ...], bool]:
+    """Return what has to come for `choice` of a file of which `landed` is there.
 
-    index: ShardIndex
-    label: str
-
-    @classmethod
-    def read(cls, path: Path, label: str) -> _Index:
-        """Return the index that is kept at `path`."""
-        try:
-            return cls(parse_index(path.read_bytes()), label)
-        except BadSafetensorsError as error:
-            raise error.of(redact(label)) from error
-
-
-class Chooser:
-    """Chooses which parts of a file, called `label` in errors, have to come for `choice`.
+    See `destinations.sinks.parts.Choose`.
 
     Args:
+        label: what to call the file in errors.
         longest: bytes of the longest header that is read.
         check: is given the header first, and may raise.
+
+    Raises:
+        NotWeightsError: it is no safetensors file.
+        BadSettingError: what is wanted is not in it.
     """
+    first = Span(0, min(size, _FIRST))
+    try:
+        head = head_of(fd, size, landed, longest)
+    except BadSafetensorsError as error:
+        if not landed.covers(*first):
+            return (first,), False  # what it says tells what it is
+        raise _misfit(fd, label, error) from error
+    if not isinstance(head, SafetensorsHeader):
+        return (Span(0, head or first.stop),), False
+    check(head)
+    choice.check((each.name for each in head.tensors), label)
+    spans = (Span(each.start, each.stop) for each in head.tensors if each.name in choice)
+    return joined(spans, 0), True
 
-    def __init__(self, choice: Choice, label: str, longest: int, check: Check) -> None:
-        self._choice = choice
-        self._label = label
-        self._longest = longest
-        self._check = check
 
-    def __call__(self, fd: int, size: int, landed: Spans) -> tuple[tuple[Span, ...], bool]:
-        """Return what has to come of a file of which `landed` is there.
-
-        See `destinations.sinks.parts.Choose`.
-
-        Raises:
-            NotWeightsError: it is no safetensors file.
-            BadSettingError: what is wanted is not in it.
-        """
-        first = Span(0, min(size, _FIRST))
-        try:
-            head = head_of(fd, size, landed, self._longest)
-        except BadSafetensorsError as error:
-            if not landed.covers(*first):
-                return (first,), False  # what it says tells what it is
-            raise self._misfit(fd, error) from error
-        if not isinstance(head, SafetensorsHeader):
-            return (Span(0, head or first.stop),), False
-        self._check(head)
-        self._choice.check((each.name for each in head.tensors), self._label)
-        spans = (Span(each.start, each.stop) for each in head.tensors if each.name in self._choice)
-        return joined(spans, 0), True
-
-    def _misfit(self, fd: int, error: BadSafetensorsError) -> NotWeightsError:
-        found = sniff(os.pread(fd, TELLING, 0))
-        if found.kind in (FileKind.SAFETENSORS, FileKind.OTHER):
-            return error.of(self._label)
-        return NotWeightsError(self._label, found.kind.value, found.words)
+def _misfit(fd: int, label: str, error: BadSafetensorsError) -> NotWeightsError:
+    found = sniff(os.pread(fd, TELLING, 0))
+    if found.kind in (FileKind.SAFETENSORS, FileKind.OTHER):
+        return error.of(label)
+    return NotWeightsError(label, found.kind.value, found.words)
 
 
 def _check_readable(path: Path) -> None:

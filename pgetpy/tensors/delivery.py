@@ -71,11 +71,7 @@ class Delivery:
     ) -> None:
         self.order: tuple[str, ...] = ()
         self.life = -1
-        self._label = source.label
-        self._growing = source.growing
-        self._outcome = source.outcome
-        self._longest = source.longest_header
-        self._release = source.release
+        self._source = source
         self._choice = choice
         self._device = device
         self._check = check
@@ -99,12 +95,12 @@ class Delivery:
             PgetError: the file cannot be had, or is not what it should be.
             OSError: what has landed cannot be read.
         """
-        snapshot = self._held()
+        snapshot = self._snapshot()
         if snapshot is None:
             return []
         if snapshot.life != self.life:
             self._begin_anew(snapshot)
-        if self._readers is None and not self._understood(snapshot):
+        if self._readers is None and not self._read_header(snapshot):
             return []
         assert self._readers is not None
         if snapshot is not self._seen:
@@ -114,22 +110,21 @@ class Delivery:
 
     def close(self) -> None:
         """Want nothing any more; the threads end."""
-        self._release()
-        self._outcome.cancel()
+        self._source.release()
+        self._source.outcome.cancel()
         if self._readers is not None:
             self._readers.close()
 
-    def _held(self) -> FileSnapshot | None:
-        """What there is of the file: once it is verified, all that is wanted."""
+    def _snapshot(self) -> FileSnapshot | None:
+        """Return what there is of the file: once it is verified, all that is wanted."""
         # Not by asking the future, whose lock is Python's; see `Wakeup`.
         if not self._ended:
-            return self._growing.snapshot
-        path = self._outcome.result()
-        if self._verified:
-            return self._growing.snapshot
-        found = self._growing.found(path) if path is not None else self._growing.snapshot
+            return self._source.growing.snapshot
+        path = self._source.outcome.result()
+        if not self._verified and path is not None:
+            self._source.growing.adopt(path)
         self._verified = True
-        return found
+        return self._source.growing.snapshot
 
     def _begin_anew(self, snapshot: FileSnapshot) -> None:
         self.life = snapshot.life
@@ -138,19 +133,19 @@ class Delivery:
         self._readers = self._seen = None
         self.order = ()
 
-    def _understood(self, snapshot: FileSnapshot) -> bool:
+    def _read_header(self, snapshot: FileSnapshot) -> bool:
         """Whether the header has landed; if so get ready for its tensors."""
         try:
-            longest = LONGEST_HEADER if self._verified else self._longest
+            longest = LONGEST_HEADER if self._verified else self._source.longest_header
             header = head_of(snapshot.file.fd, snapshot.size, snapshot.landed, longest)
         except BadSafetensorsError as error:
             if not self._verified:
                 return False  # the cache says more exactly what it is
-            raise error.of(self._label) from error
+            raise error.of(self._source.label) from error
         if not isinstance(header, SafetensorsHeader):
             return False
         self._check(header)
-        self._choice.check((tensor.name for tensor in header.tensors), self._label)
+        self._choice.check((tensor.name for tensor in header.tensors), self._source.label)
         wanted = [tensor for tensor in header.tensors if tensor.name in self._choice]
         for tensor in wanted:
             self._device.framework.check(tensor)
@@ -159,15 +154,13 @@ class Delivery:
         self.order = tuple(tensor.name for tensor in wanted)
         self._unwanted = _all_but(wanted, snapshot.size)
         copier = self._device.copier(snapshot.file, snapshot.size)
-        self._readers = Readers(copier, wanted, self._wakeup, self._device.threads)
+        self._readers = Readers(copier, wanted, self._wakeup)
         return True
 
     def _usable(self, snapshot: FileSnapshot) -> Spans:
         """What has landed, in whole pages: who changes a mapped tensor gets a copy of its pages as
         they are then, in which the neighbours that share one with it have to be there already."""
-        known = Spans(self._unwanted)
-        for span in snapshot.landed:
-            known.add(*span)
+        known = Spans([*self._unwanted, *snapshot.landed])
         return whole_units(known, mmap.PAGESIZE, snapshot.size)
 
 

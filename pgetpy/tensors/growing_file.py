@@ -34,8 +34,9 @@ class GrowingFile:
             self._lives += 1
             self._snapshot = FileSnapshot(file, size, Spans(), self._lives)
 
-    def found(self, path: Path) -> FileSnapshot:
-        """Return what stands at `path`: what was followed, or another file that took its place."""
+    def adopt(self, path: Path) -> FileSnapshot:
+        """Go on with all of what stands at `path`: what was followed, or another file that took its
+        place."""
         with self._lock:
             now = self._snapshot
             if now is None or not os.path.samestat(os.fstat(now.file.fd), os.stat(path)):

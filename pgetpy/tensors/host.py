@@ -12,11 +12,11 @@ import errno
 import mmap
 import os
 import sys
-from functools import lru_cache
 from typing import Any
 
 from pgetpy.core.http.ranges import Span
 from pgetpy.core.weights.safetensors import Tensor
+from pgetpy.system.filesystem import system_call
 from pgetpy.tensors.arrays import Framework
 from pgetpy.tensors.base import Array, Descriptor
 
@@ -27,33 +27,38 @@ _UNKNOWN = frozenset({errno.EINVAL, errno.ENOSYS})
 
 
 class HostCopier:
-    """Maps `file`, of `size` bytes; its pages are in memory before its tensors are given out."""
+    """Maps `file`, of `size` bytes; its pages are in memory before its tensors are given out.
 
-    def __init__(self, file: Descriptor, size: int, framework: Framework) -> None:
+    Args:
+        onward: the device of torch that tensors go on to; None where they stay on the host.
+    """
+
+    def __init__(
+        self, file: Descriptor, size: int, framework: Framework, onward: Any = None
+    ) -> None:
         self._file = file
         self._framework = framework
+        self._onward = onward
         self._map = mmap.mmap(
             file.fd, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE
         )
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
         self._probe = bytearray(1)
-        self._populates = sys.platform == "linux"
+        self._madvise = system_call("madvise", 64, 64, 32) if sys.platform == "linux" else None
 
     def move(self, tensor: Tensor, span: Span) -> None:
         """Read the pages of `span` and map them, all at once, unless they are in memory."""
         if self._is_in_memory(span):
             return  # to map them takes as long now as when they are used
         start = span.start - span.start % mmap.PAGESIZE
-        if self._populates:
+        if self._madvise is not None:
             # Not by mmap.madvise, which would hold up every thread while the disk is read.
-            address = ctypes.c_void_p(self._address + start)
-            size = ctypes.c_size_t(span.stop - start)
-            if not _madvise()(address, size, _MADV_POPULATE_READ):
+            if not self._madvise(self._address + start, span.stop - start, _MADV_POPULATE_READ):
                 return
             code = ctypes.get_errno()
             if code not in _UNKNOWN:
                 raise OSError(code if code != errno.EFAULT else errno.EIO, "cannot be read")
-            self._populates = False
+            self._madvise = None
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._file.fd, start, span.stop - start, os.POSIX_FADV_WILLNEED)
 
@@ -68,11 +73,7 @@ class HostCopier:
             return False  # EAGAIN, or the file system does not say
         return True
 
-    def finished(self, tensor: Tensor) -> Array:
-        """See `Mover.finished`."""
-        return self._framework.convert(self._framework.view(self._map, tensor, tensor.start))
-
-
-@lru_cache(maxsize=1)
-def _madvise() -> Any:
-    return ctypes.CDLL(None, use_errno=True).madvise
+    def finish(self, tensor: Tensor) -> Array:
+        """See `DeviceCopier.finish`."""
+        found = self._framework.convert(self._framework.view(self._map, tensor, tensor.start))
+        return found if self._onward is None else found.to(self._onward)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from bisect import bisect_right
@@ -15,6 +16,8 @@ from pgetpy.tensors.base import Array, DeviceCopier, Wakeup
 
 # Large enough to make a call's cost small, small enough that several threads share a tensor.
 BLOCK = 16 << 20
+# More threads gain nothing.
+THREADS = min(8, os.cpu_count() or 1)
 _Work = tuple[Tensor, Span] | None
 
 
@@ -25,16 +28,23 @@ class Readers:
 
     The engine's thread starts them. An exception that is injected into a thread while that starts
     another one may reach the other, which never runs then and is waited for without end.
+
+    Attributes:
+        unfinished: how many tensors have not been taken yet.
     """
 
     def __init__(
-        self, copier: DeviceCopier, tensors: Iterable[Tensor], wakeup: Wakeup, threads: int
+        self,
+        copier: DeviceCopier,
+        tensors: Iterable[Tensor],
+        wakeup: Wakeup,
+        threads: int = THREADS,
     ) -> None:
         self._copier = copier
         self._wakeup = wakeup
         self._pending = {tensor: tensor.stop - tensor.start for tensor in tensors}
         self._whole = deque(tensor for tensor, left in self._pending.items() if not left)
-        self._unfinished = len(self._pending)
+        self.unfinished = len(self._pending)
         filled = (tensor for tensor, left in self._pending.items() if left)
         self._ordered = sorted(filled, key=lambda tensor: tensor.start)
         self._stops = [tensor.stop for tensor in self._ordered]
@@ -45,11 +55,6 @@ class Readers:
         self._threads = threads
         self._started = 0
         self._stopped = False
-
-    @property
-    def unfinished(self) -> int:
-        """How many tensors have not been taken yet."""
-        return self._unfinished
 
     def offer(self, landed: Spans) -> None:
         """All of `landed` is there: move what has not been moved."""
@@ -72,8 +77,8 @@ class Readers:
         found = []
         while self._whole:
             tensor = self._whole.popleft()
-            found.append((tensor.name, self._copier.finished(tensor)))
-            self._unfinished -= 1
+            found.append((tensor.name, self._copier.finish(tensor)))
+            self.unfinished -= 1
         return found
 
     def close(self) -> None:
@@ -101,7 +106,7 @@ class Readers:
         try:
             threading.Thread(target=self._run, name="pgetpy-reader", daemon=True).start()
         except RuntimeError as error:  # there are too many already
-            self._failed(error)
+            self._fail(error)
 
     def _run(self) -> None:
         while (work := self._queue.get()) is not None and not self._stopped:
@@ -109,11 +114,11 @@ class Readers:
             try:
                 self._copier.move(tensor, block)
             except BaseException as error:
-                self._failed(error)
+                self._fail(error)
                 return
             self._count(tensor, block)
 
-    def _failed(self, error: BaseException) -> None:
+    def _fail(self, error: BaseException) -> None:
         self._failure = error
         self._wakeup.tell()
 

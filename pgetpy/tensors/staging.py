@@ -94,7 +94,7 @@ class StagedCopier:
         self._events: dict[Tensor, list[Event]] = defaultdict(list)
 
     def move(self, tensor: Tensor, span: Span) -> None:
-        """See `Mover.move`."""
+        """See `DeviceCopier.move`."""
         target = self._target(tensor)
         buffer = self._ring.take()
         event = None
@@ -108,8 +108,8 @@ class StagedCopier:
         with self._lock:
             self._events[tensor].append(event)
 
-    def finished(self, tensor: Tensor) -> Array:
-        """See `Mover.finished`."""
+    def finish(self, tensor: Tensor) -> Array:
+        """See `DeviceCopier.finish`."""
         target = self._target(tensor)
         for event in self._events.pop(tensor, ()):
             event.synchronize()

@@ -27,7 +27,7 @@ from pgetpy.errors import NotWeightsError
 from pgetpy.tensors import checkpoint
 from pgetpy.tensors.arrays import TorchFramework
 from pgetpy.tensors.base import Descriptor, Wakeup
-from pgetpy.tensors.devices import StagedDevice
+from pgetpy.tensors.devices import Device, staged_device
 from pgetpy.tensors.readers import BLOCK, Readers
 from pgetpy.tensors.staging import Ring, StagedCopier
 from tests.support.checkpoints import Made, file_of
@@ -103,8 +103,8 @@ class LateAccelerator:
                 raise RuntimeError(f"{name} failed")
 
 
-def device(accelerator: LateAccelerator, dtype: Any = None) -> StagedDevice:
-    return StagedDevice(TorchFramework(dtype), accelerator)
+def device(accelerator: LateAccelerator, dtype: Any = None) -> Device:
+    return staged_device(TorchFramework(dtype), accelerator)
 
 
 def loaded(path: Path, accelerator: LateAccelerator, cache: WeightsDownloadCache) -> dict[str, Any]:
@@ -230,7 +230,7 @@ def test_a_file_that_becomes_shorter_is_an_error(tmp_path: Path) -> None:
         copier.move(tensor, Span(tensor.start, tensor.stop))
     path.write_bytes(content)
     copier.move(tensor, Span(tensor.start, tensor.stop))  # the buffer was given back
-    assert bits(copier.finished(tensor)) == content[tensor.start :]
+    assert bits(copier.finish(tensor)) == content[tensor.start :]
 
 
 def test_who_closes_in_the_middle_leaves_no_thread(

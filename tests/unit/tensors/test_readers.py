@@ -36,7 +36,7 @@ class Notes:
                 self.wrong.append(span)
             self.moved.setdefault(tensor.name, []).append(span)
 
-    def finished(self, tensor: Tensor) -> Any:
+    def finish(self, tensor: Tensor) -> Any:
         with self._lock:
             return sum(span.size for span in self.moved.get(tensor.name, []))
 
@@ -124,7 +124,7 @@ def test_a_file_that_goes_on_is_the_same_and_one_that_begins_anew_is_not(tmp_pat
         first = growing.snapshot
         growing.began(file.fileno(), 10)  # another server goes on with it
     assert growing.snapshot is first
-    assert growing.found(path).life == 1
+    assert growing.adopt(path).life == 1
     growing.lost()
     assert growing.snapshot is None
     growing.landed(Spans([Span(0, 4)]))
@@ -136,7 +136,7 @@ def test_a_file_that_goes_on_is_the_same_and_one_that_begins_anew_is_not(tmp_pat
     now = growing.snapshot
     assert now is not None
     assert (now.life, now.landed.size) == (2, 0)
-    whole = growing.found(path)
+    whole = growing.adopt(path)
     assert (whole.life, whole.landed.size) == (3, 10)
 
 
