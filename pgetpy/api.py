@@ -168,7 +168,7 @@ async def snapshot_async(
         IntegrityError: the bytes are not those that the Hub lists.
         DestinationError, DiskFullError: the cache cannot be written.
     """
-    from pgetpy.weights.hub_cache import snapshot as brought
+    from pgetpy.weights.hub_cache import snapshot as fetch_snapshot
     from pgetpy.weights.options import named
 
     # The policy takes away the operator's tokens, and not those of the caller.
@@ -182,7 +182,7 @@ async def snapshot_async(
         hf_api_token=hf_api_token,
     )
     folder = Path(cache_dir) if cache_dir is not None else hub_cache_dir(os.environ)
-    return await brought(found, folder.expanduser().absolute(), chosen, progress or _ignore)
+    return await fetch_snapshot(found, folder.expanduser().absolute(), chosen, progress or _ignore)
 
 
 snapshot = plain(snapshot_async)

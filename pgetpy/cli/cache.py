@@ -30,6 +30,7 @@ from pgetpy.cli.cache_tables import (
     table,
 )
 from pgetpy.cli.invocation import DONE, FAILED, Invocation
+from pgetpy.cli.results import failure_record
 from pgetpy.cli.terminal import print_line, say
 from pgetpy.core.cache.records import State
 from pgetpy.core.text.units import format_size, parse_age
@@ -56,20 +57,25 @@ class Target:
     url: str = ""
     scope: str | None = None
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """What programs are told first of it."""
+        return {"reference": self.reference, "key": self.key}
+
 
 @dataclass(frozen=True)
 class CacheCommand:
     """One run of a command on the cache; `closing` lasts as long as it does."""
 
-    call: Invocation
+    invocation: Invocation
     settings: CacheSettings
     closing: ExitStack
 
-    def opened(self) -> Store | None:
+    def open_store(self) -> Store | None:
         """Return the cache; None where there is none yet."""
-        return self.made() if CachePaths(self.settings.folder).check() else None
+        return self.make_store() if CachePaths(self.settings.folder).check() else None
 
-    def made(self) -> Store:
+    def make_store(self) -> Store:
         """Return the cache, made if it was not there."""
         store = Store(
             self.settings.folder,
@@ -80,12 +86,12 @@ class CacheCommand:
 
     def tell(self, words: str, record: Mapping[str, Any]) -> None:
         """Print `words` for people, or `record` for programs."""
-        print_line(json.dumps(record) if self.call.options.json else words)
+        print_line(json.dumps(record) if self.invocation.options.json else words)
 
     def fail(self, target: Target, error: PgetError) -> None:
         """Say what cannot be done about `target`; the others are still seen to."""
-        if self.call.options.json:
-            print_line(json.dumps({**_named(target), **failure(error)}))
+        if self.invocation.options.json:
+            print_line(json.dumps({**target.record, **failure_record(error)}))
         say(str(error))
 
     def targets(self) -> list[Target]:
@@ -95,9 +101,9 @@ class CacheCommand:
             UsageError: one is neither a URL nor a key.
             CacheError: no entry has such a key.
         """
-        operands = self.call.arguments.operands
+        operands = self.invocation.arguments.operands
         if not operands:
-            command = self.call.arguments.command
+            command = self.invocation.arguments.command
             raise UsageError(f"expected REF..., got nothing; see pgetpy {command} --help")
         return [self._target(operand) for operand in operands]
 
@@ -119,7 +125,7 @@ class CacheCommand:
     def _target(self, operand: str) -> Target:
         if not _KEY.fullmatch(operand):
             reference = parse_reference(
-                operand, self.call.options.wanted, self.call.settings.sources
+                operand, self.invocation.options.wanted, self.invocation.settings.sources
             )
             return Target(reference.key, str(reference), operand, reference.scope)
         if len(operand) < KEY_DIGITS:
@@ -135,30 +141,20 @@ class CacheCommand:
         return Target(found[0].key, found[0].about.reference)
 
 
-def run_upkeep(call: Invocation, settings: CacheSettings) -> int:
+def run_upkeep(invocation: Invocation, settings: CacheSettings) -> int:
     """Carry out a command below `cache` that needs no network; return the exit status."""
-    name = call.arguments.command.removeprefix("cache ")
+    name = invocation.arguments.command.removeprefix("cache ")
     takes_none = name in {"ls", "info", "gc", "prune"}
-    if takes_none and call.arguments.operands:
+    if takes_none and invocation.arguments.operands:
         raise UsageError(f"pgetpy cache {name} takes no REF; see pgetpy cache {name} --help")
-    try:
-        with ExitStack() as closing:
-            return _COMMANDS[name](CacheCommand(call, settings, closing))
-    except PgetError as error:
-        if call.options.json and not isinstance(error, UsageError):
-            print_line(json.dumps(failure(error)))
-        raise
-
-
-def failure(error: PgetError) -> dict[str, str]:
-    """Return an error for programs."""
-    return {"error": str(error), "error_type": type(error).__name__}
+    with invocation.telling_programs({}), ExitStack() as closing:
+        return _COMMANDS[name](CacheCommand(invocation, settings, closing))
 
 
 def _ls(command: CacheCommand) -> int:
-    store = command.opened()
+    store = command.open_store()
     found = store.entries() if store is not None else []
-    if command.call.options.json:
+    if command.invocation.options.json:
         layout = CachePaths(command.settings.folder)
         for each in found:
             record = each.record
@@ -175,9 +171,9 @@ def _ls(command: CacheCommand) -> int:
 
 
 def _info(command: CacheCommand) -> int:
-    store = command.opened()
+    store = command.open_store()
     sums = store.totals() if store is not None else _nothing(command.settings.folder)
-    if command.call.options.json:
+    if command.invocation.options.json:
         print_line(json.dumps(info_record(sums, command.settings)))
     else:
         for line in info_lines(sums, command.settings):
@@ -186,7 +182,7 @@ def _info(command: CacheCommand) -> int:
 
 
 def _path(command: CacheCommand) -> int:
-    store = command.opened()
+    store = command.open_store()
 
     def show(target: Target) -> None:
         entry = store.lookup(target.key) if store is not None else None
@@ -196,57 +192,57 @@ def _path(command: CacheCommand) -> int:
             hint = "pgetpy cache verify looks into it"
             reason = f"has {target.reference}, which is {entry.state.value}"
             raise CacheError(str(command.settings.folder), reason, hint=hint)
-        command.tell(str(entry.path), {**_named(target), "path": str(entry.path)})
+        command.tell(str(entry.path), {**target.record, "path": str(entry.path)})
 
     return command.each(show)
 
 
 def _rm(command: CacheCommand) -> int:
-    store = command.opened()
+    store = command.open_store()
 
     def remove(target: Target) -> None:
         size = store.remove(target.key) if store is not None else None
         if size is None:
             raise command.absent(target, hint="pgetpy cache ls shows what is there")
         words = f"removed {target.reference}, {format_size(size)}"
-        command.tell(words, {**_named(target), "size": size})
+        command.tell(words, {**target.record, "size": size})
 
     return command.each(remove)
 
 
 def _pin(command: CacheCommand) -> int:
     command.targets()  # nonsense makes no cache
-    store = command.made()
+    store = command.make_store()
 
     def pin(target: Target) -> None:
         store.pin(target.key)
         there = store.peek(target.key) is not None
         later = "" if there else "; it is not there yet, and stays once it is"
-        command.tell(f"pinned {target.reference}{later}", {**_named(target), "present": there})
+        command.tell(f"pinned {target.reference}{later}", {**target.record, "present": there})
 
     return command.each(pin)
 
 
 def _unpin(command: CacheCommand) -> int:
-    store = command.opened()
+    store = command.open_store()
 
     def unpin(target: Target) -> None:
         was = store is not None and store.unpin(target.key)
         words = f"unpinned {target.reference}" if was else f"{target.reference} was not pinned"
-        command.tell(words, {**_named(target), "was_pinned": was})
+        command.tell(words, {**target.record, "was_pinned": was})
 
     return command.each(unpin)
 
 
 def _gc(command: CacheCommand) -> int:
-    store = command.opened()
+    store = command.open_store()
     if store is None:
         command.tell(_empty(command), {"swept": 0, "evicted": 0})
         return DONE
-    age = command.call.options.older_than
+    age = command.invocation.options.older_than
     seconds = PARTIAL_SECONDS if age is None else parse_age(age, name="--older-than")
     swept = store.sweep(partial_seconds=seconds)
-    if swept and not command.call.options.json:
+    if swept and not command.invocation.options.json:
         print_line(f"swept    {format_size(swept)} that was left over")
     evicted = store.make_room(0)
     sums = store.totals()
@@ -261,17 +257,17 @@ def _gc(command: CacheCommand) -> int:
 
 
 def _prune(command: CacheCommand) -> int:
-    age = command.call.options.older_than
+    age = command.invocation.options.older_than
     if age is None:
         raise UsageError("expected --older-than TIME, as 30d or 12h")
     seconds = parse_age(age, name="--older-than")
-    store = command.opened()
+    store = command.open_store()
     gone = store.prune(time.time() - seconds) if store is not None else []
     size = sum({row.inode: row.size for row in gone}.values())
-    if command.call.options.json:
+    if command.invocation.options.json:
         for row in gone:
             target = Target(row.record.key, row.record.about.reference)
-            print_line(json.dumps({**_named(target), "size": row.size}))
+            print_line(json.dumps({**target.record, "size": row.size}))
     elif gone:
         print_line(f"removed {counted(len(gone))}, {format_size(size)}: not used for {age}")
     else:
@@ -290,10 +286,6 @@ def _nothing(folder: Path) -> Totals:
 def _open_to(entry: Entry, target: Target) -> bool:
     # What another signature fetched needs a server's word, which is not asked for here.
     return target.scope is None or entry.record.about.scope in ("", target.scope)
-
-
-def _named(target: Target) -> dict[str, str]:
-    return {"reference": target.reference, "key": target.key}
 
 
 _COMMANDS: Mapping[str, Callable[[CacheCommand], int]] = {

@@ -16,6 +16,7 @@ from pgetpy.settings import CacheSettings
 KEY_DIGITS = 8
 # A reference is not made shorter than this, however narrow the terminal.
 _LEAST_REFERENCE = 24
+_ALIGNMENTS = "<<>>><"
 _HEADINGS = ("KEY", "REFERENCE", "SIZE", "AGE", "LAST USE", "STATE")
 _GAP = "  "
 
@@ -133,17 +134,9 @@ def _cells(listing: ListedEntry, now: float) -> tuple[str, ...]:
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    key, reference, size, age, used, state = cells
-    return _GAP.join(
-        (
-            f"{key:<{widths[0]}}",
-            f"{shortened(reference, widths[1]):<{widths[1]}}",
-            f"{size:>{widths[2]}}",
-            f"{age:>{widths[3]}}",
-            f"{used:>{widths[4]}}",
-            state,
-        )
-    )
+    columns = zip(cells, _ALIGNMENTS, widths, strict=True)
+    padded = (f"{shortened(cell, width):{side}{width}}" for cell, side, width in columns)
+    return _GAP.join(padded).rstrip()
 
 
 def _bounds(sums: Totals, settings: CacheSettings) -> str:

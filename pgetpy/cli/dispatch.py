@@ -41,7 +41,7 @@ from pgetpy.cli.terminal import (
 )
 from pgetpy.core.destinations.names import check_url
 from pgetpy.core.references.jobs import Job
-from pgetpy.core.references.manifest import Manifest, parse_manifest
+from pgetpy.core.references.manifest import parse_manifest
 from pgetpy.core.references.reference import Reference
 from pgetpy.core.report.results import DownloadFailure, DownloadResult
 from pgetpy.errors import (
@@ -53,7 +53,7 @@ from pgetpy.errors import (
     UsageError,
 )
 from pgetpy.errors.reasons import system_reason
-from pgetpy.errors.redact import redact_text
+from pgetpy.errors.redact import redact, redact_text
 from pgetpy.settings import CacheSettings, CommandOptions, Console, Settings
 from pgetpy.sources.table import parse_reference
 from pgetpy.system.filesystem import cache_error
@@ -103,14 +103,14 @@ def _run_command(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> 
 
         print_line(completion_script(operands[0]))
     else:
-        call = _call(arguments, api, environ)
+        invocation = _invocation(arguments, api, environ)
         if command == "ensure" or command.partition(" ")[0] == "cache":
-            return _run_cache_command(call, environ)
+            return _run_cache_command(invocation, environ)
         if command == "snapshot":
             from pgetpy.cli.snapshot import run_snapshot
 
-            return run_snapshot(call, environ, _api(call))
-        return _multifile(call) if command == "multifile" else _download(call)
+            return run_snapshot(invocation, environ, _api(invocation))
+        return _multifile(invocation) if command == "multifile" else _download(invocation)
     return DONE
 
 
@@ -119,29 +119,29 @@ def _topic(operands: Sequence[str]) -> str:
     return f"cache {rest[0]}" if command == "cache" and rest else command
 
 
-def _run_cache_command(call: Invocation, environ: Mapping[str, str]) -> int:
+def _run_cache_command(invocation: Invocation, environ: Mapping[str, str]) -> int:
     """Carry out a command on the cache, whose modules nothing else needs."""
-    command = call.arguments.command
+    command = invocation.arguments.command
     if command == "cache":
-        found = next(iter(call.arguments.operands), "nothing")
+        found = next(iter(invocation.arguments.operands), "nothing")
         raise UsageError(f"expected one of {', '.join(CACHE_COMMANDS)}, got {found}")
-    settings = CacheSettings.from_environment(environ).with_flags(call.arguments.values)
+    settings = CacheSettings.from_environment(environ).with_flags(invocation.arguments.values)
     settings = replace(settings, folder=settings.folder.absolute())
     try:
         if command in {"ensure", "cache ensure", "cache verify"}:
             from pgetpy.cli.ensure import run_filling
 
-            return run_filling(call, settings)
+            return run_filling(invocation, settings)
         from pgetpy.cli.cache import run_upkeep
 
-        return run_upkeep(call, settings)
+        return run_upkeep(invocation, settings)
     except OSError as error:
         if isinstance(error, (PgetError, BrokenPipeError)):
             raise
         raise cache_error(error, settings.folder) from error
 
 
-def _call(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> Invocation:
+def _invocation(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> Invocation:
     console = Console.from_environment(environ).with_flags(arguments.values)
     warnings = [
         f"Flag --{old} has been deprecated, use --{new} instead"
@@ -153,9 +153,9 @@ def _call(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> Invocat
     if settings.policy is not None and (settings.headers or settings.authorization):
         warnings.append("headers and Authorization are not sent under --policy")
     options = CommandOptions().with_flags(arguments.values)
-    call = Invocation(arguments, settings, console, options, api)
-    _warn(call, warnings)
-    return call
+    invocation = Invocation(arguments, settings, console, options, api)
+    _warn(invocation, warnings)
+    return invocation
 
 
 def _settings(
@@ -168,53 +168,50 @@ def _settings(
     return settings
 
 
-def _warn(call: Invocation, warnings: Sequence[str]) -> None:
-    for warning in warnings if call.console.shows("warn") else ():
+def _warn(invocation: Invocation, warnings: Sequence[str]) -> None:
+    for warning in warnings if invocation.console.shows("warn") else ():
         say(f"warning: {warning}")
 
 
-def _download(call: Invocation) -> int:
-    job = _job(call)
-    try:
-        _check_free(job, "", call.settings)
-        with progress_of(call, keeps=job.dest not in STANDARD_OUTPUT) as progress:
-            result: DownloadResult = _api(call).download_job(
-                job, settings=call.settings, progress=progress
+def _download(invocation: Invocation) -> int:
+    job = _job(invocation)
+    about = {"url": redact(job.url), "dest": job.dest}
+    with invocation.telling_programs(about, job.dest):
+        _check_free(job, "", invocation.settings)
+        with progress_of(invocation, keeps=job.dest not in STANDARD_OUTPUT) as progress:
+            result: DownloadResult = _api(invocation).download_job(
+                job, settings=invocation.settings, progress=progress
             )
-    except PgetError as error:
-        if call.options.json and not isinstance(error, UsageError):
-            print_beside(job.dest, results.json_failure(job.url, job.dest, error))
-        raise
-    if call.console.shows("info"):
+    if invocation.console.shows("info"):
         say_raw(results.complete_line(result))
-    if call.options.json:
-        print_beside(job.dest, results.json_result(result))
+    if invocation.options.json:
+        print_beside(job.dest, results.json_outcome(result))
     return DONE
 
 
-def _job(call: Invocation) -> Job:
-    operands = call.arguments.operands
-    least = 1 if call.console.to_null else 2
+def _job(invocation: Invocation) -> Job:
+    operands = invocation.arguments.operands
+    least = 1 if invocation.console.to_null else 2
     if not least <= len(operands) <= 2:
         raise UsageError(
-            f"expected {'URL [DEST]' if call.console.to_null else 'URL and DEST'}, "
+            f"expected {'URL [DEST]' if invocation.console.to_null else 'URL and DEST'}, "
             f"got {len(operands) or 'nothing'}; see pgetpy --help"
         )
-    options = call.options
-    reference = _reference(operands[0], call.settings)
+    options = invocation.options
+    reference = _reference(operands[0], invocation.settings)
     for url in options.mirror:
         check_url(url)
-    dest = None if call.console.to_null else operands[1]
+    dest = None if invocation.console.to_null else operands[1]
     if dest is not None and (not dest or "\0" in dest):
         raise UsageError("DEST is empty or holds a null character")
-    if call.console.extracts and dest in STANDARD_OUTPUT:
+    if invocation.console.extracts and dest in STANDARD_OUTPUT:
         raise UsageError("an archive is extracted into a folder, not to standard output")
     return Job(
         operands[0],
         dest,
         options.checksum,
         options.mirror,
-        extract=call.console.extracts,
+        extract=invocation.console.extracts,
         reference=reference,
     )
 
@@ -232,8 +229,8 @@ def _reference(text: str, settings: Settings) -> Reference:
     return reference
 
 
-def _multifile(call: Invocation) -> int:
-    operands = call.arguments.operands
+def _multifile(invocation: Invocation) -> int:
+    operands = invocation.arguments.operands
     if len(operands) != 1:
         raise UsageError(f"expected one MANIFEST or -, got {len(operands) or 'nothing'}")
     path = "standard input" if operands[0] == "-" else operands[0]
@@ -241,27 +238,28 @@ def _multifile(call: Invocation) -> int:
     manifest = parse_manifest(
         text,
         path,
-        to_null=call.console.to_null,
-        extract=call.console.extracts,
+        to_null=invocation.console.to_null,
+        extract=invocation.console.extracts,
         is_folder=_is_folder,
-        read=lambda text: _reference(text, call.settings),
+        read=lambda text: _reference(text, invocation.settings),
     )
-    _warn(call, manifest.warnings)
-    _check_all_free(manifest, path, call.settings)
+    _warn(invocation, manifest.warnings)
+    for job, number in zip(manifest.jobs, manifest.lines, strict=True):
+        _check_free(job, f" ({path}:{number})", invocation.settings)
     started = time.monotonic()
-    with progress_of(call, keeps=True) as progress:
-        found: Sequence[DownloadResult | DownloadFailure] = _api(call).download_jobs(
+    with progress_of(invocation, keeps=True) as progress:
+        found: Sequence[DownloadResult | DownloadFailure] = _api(invocation).download_jobs(
             manifest.jobs,
-            settings=call.settings,
+            settings=invocation.settings,
             progress=progress,
-            fail_fast=call.options.fail_fast,
+            fail_fast=invocation.options.fail_fast,
         )
     failures = [outcome for outcome in found if isinstance(outcome, DownloadFailure)]
     for line in results.failure_table(failures, len(found)):
         say_raw(line)
-    if call.console.shows("info"):
+    if invocation.console.shows("info"):
         say_raw(results.metrics_line(found, time.monotonic() - started))
-    for outcome in found if call.options.json else ():
+    for outcome in found if invocation.options.json else ():
         print_line(results.json_outcome(outcome))
     return FAILED if failures else DONE
 
@@ -276,11 +274,6 @@ def _manifest_text(operand: str, path: str) -> str:
         raise BadManifestError(path, 0, "there is no such file") from None
     except OSError as error:
         raise BadManifestError(path, 0, system_reason(error)) from None
-
-
-def _check_all_free(manifest: Manifest, path: str, settings: Settings) -> None:
-    for job, line in zip(manifest.jobs, manifest.lines, strict=True):
-        _check_free(job, f" ({path}:{line})", settings)
 
 
 def _check_free(job: Job, place: str, settings: Settings) -> None:
@@ -307,9 +300,9 @@ def _is_folder(dest: str) -> bool:
     return dest.endswith("/") or os.path.isdir(dest)
 
 
-def _api(call: Invocation) -> Any:
-    if call.api is not None:
-        return call.api
+def _api(invocation: Invocation) -> Any:
+    if invocation.api is not None:
+        return invocation.api
     import pgetpy.api
 
     return pgetpy.api

@@ -9,10 +9,11 @@ from typing import Any
 
 from pgetpy.cache.checking import Verdict
 from pgetpy.cache.store import Store
-from pgetpy.cli.cache import CacheCommand, Target, failure
+from pgetpy.cli.cache import CacheCommand, Target
 from pgetpy.cli.cache_tables import KEY_DIGITS, counted
 from pgetpy.cli.invocation import DONE, FAILED, Invocation
 from pgetpy.cli.progress import progress_of
+from pgetpy.cli.results import failure_record
 from pgetpy.cli.terminal import print_line
 from pgetpy.core.cache.records import Record
 from pgetpy.core.references.local_urls import is_data
@@ -34,50 +35,50 @@ from pgetpy.weights.options import parse_digest
 _WIDEST = max(len(verdict.value) for verdict in Verdict)
 
 
-def run_filling(call: Invocation, settings: CacheSettings) -> int:
+def run_filling(invocation: Invocation, settings: CacheSettings) -> int:
     """Carry out `ensure`, `cache ensure` or `cache verify`; return the exit status."""
-    work = _verify if call.arguments.command == "cache verify" else _ensure
+    work = _verify if invocation.arguments.command == "cache verify" else _ensure
     with ExitStack() as closing:
-        return work(CacheCommand(call, settings, closing))
+        return work(CacheCommand(invocation, settings, closing))
 
 
 # ----------------------------------------------------------------------------------------- ensure
 
 
 def _ensure(command: CacheCommand) -> int:
-    operands = command.call.arguments.operands
-    digest = command.call.options.digest
+    invocation = command.invocation
+    operands, options = invocation.arguments.operands, invocation.options
     if not operands:
         raise UsageError("expected REF..., got nothing; see pgetpy ensure --help")
-    if digest is not None and len(operands) > 1:
+    if options.digest is not None and len(operands) > 1:
         raise UsageError("--digest is for one REF")
-    parse_digest(digest)
+    parse_digest(options.digest)
     # Nonsense makes no cache, and what is named twice is fetched once.
-    choice = _choice(command)
-    patterns = Patterns.of(choice["allow_patterns"], choice["ignore_patterns"])
-    sources = command.call.settings.sources
+    patterns = Patterns.of(options.include, options.exclude)
     references = {
-        url: parse_reference(url, command.call.options.wanted, sources, patterns)
+        url: parse_reference(url, options.wanted, invocation.settings.sources, patterns)
         for url in operands
     }
     failed: dict[int, PgetError] = {}
     cache = None
     try:
-        with progress_of(command.call, keeps=True, endings=True, again=True) as progress:
+        with progress_of(invocation, keeps=True, endings=True, again=True) as progress:
 
-            def heard(event: Event) -> None:
+            def hear(event: Event) -> None:
                 if isinstance(event, Failed):
                     failed[event.key] = event.error
                 progress(event)
 
-            cache = command.closing.enter_context(_cache(command, heard))
-            found = _ensure_all(cache, list(references), digest, choice)
+            cache = command.closing.enter_context(_cache(command, hear))
+            found = _ensure_all(cache, list(references), options.digest, _choice(command))
     except PgetError as error:
-        _tell_failure(command, cache, references, failed, error)
+        if options.json and not isinstance(error, UsageError):
+            _tell_failure(command, cache, references, failed, error)
         raise
     paths = dict(zip(references, found, strict=True))
     for url in operands:
-        _tell_path(command, references[url], paths[url])
+        record = {**_named(references[url]), "path": paths[url]}
+        command.tell(paths[url], record)
     # Nobody else would compute the digests: this process is all that knows of them.
     cache.settle()
     return DONE
@@ -86,21 +87,21 @@ def _ensure(command: CacheCommand) -> int:
 def _cache(
     command: CacheCommand, report: Report, *, any_file: bool = False
 ) -> WeightsDownloadCache:
-    options, settings = command.call.options, command.settings
+    options, settings = command.invocation.options, command.settings
     return WeightsDownloadCache(
         settings.folder,
         settings.min_disk_free,
         settings.max_bytes,
         refresh="check" if options.refresh else "never",
         any_file=any_file or options.any_file,
-        settings=command.call.settings,
+        settings=command.invocation.settings,
         progress=report,
     )
 
 
 def _choice(command: CacheCommand) -> dict[str, Any]:
     """Return what of each reference is to be kept, as the cache's calls take it."""
-    options = command.call.options
+    options = command.invocation.options
     return {
         "wanted": options.wanted,
         "allow_patterns": options.include,
@@ -116,9 +117,8 @@ def _ensure_all(
     return [str(path) for path in cache.ensure_many(urls, **choice)]
 
 
-def _tell_path(command: CacheCommand, reference: Reference, path: str) -> None:
-    record = {"reference": str(reference), "key": reference.key, "path": path}
-    command.tell(path, record)
+def _named(reference: Reference) -> dict[str, Any]:
+    return {"reference": str(reference), "key": reference.key}
 
 
 def _tell_failure(
@@ -128,9 +128,7 @@ def _tell_failure(
     failed: dict[int, PgetError],
     error: PgetError,
 ) -> None:
-    """Tell programs of each reference where it is or why not; people get the error alone."""
-    if not command.call.options.json or isinstance(error, UsageError):
-        return
+    """Tell programs of each reference where it is or why not."""
     whole = error if len(references) == 1 or cache is None else None
     for number, (url, reference) in enumerate(references.items()):
         cause = failed.get(number, whole)
@@ -140,11 +138,11 @@ def _tell_failure(
                 path = cache.lookup(url, **_choice(command))
             except NotAllowedError as refused:
                 cause = refused
-        record: dict[str, Any] = {"reference": str(reference), "key": reference.key}
+        record = _named(reference)
         if path is not None:
             record["path"] = str(path)
         elif cause is not None:
-            record |= failure(cause)
+            record |= failure_record(cause)
         else:
             record |= {"error": "stopped when another failed", "error_type": "Stopped"}
         print_line(json.dumps(record))
@@ -154,8 +152,8 @@ def _tell_failure(
 
 
 def _verify(command: CacheCommand) -> int:
-    store = command.opened()
-    if command.call.arguments.operands:
+    store = command.open_store()
+    if command.invocation.arguments.operands:
         targets = command.targets()
     elif store is not None:
         targets = [Target(each.record.key, each.record.about.reference) for each in store.entries()]
@@ -167,7 +165,7 @@ def _verify(command: CacheCommand) -> int:
         verdict, error = _verify_entry(command, store, target)
         found[verdict] += 1
         repaired += verdict is not Verdict.SOUND and error is None
-    if not command.call.options.json:
+    if not command.invocation.options.json:
         print_line(_sums(found, repaired))
     return DONE if found.total() == found[Verdict.SOUND] else FAILED
 
@@ -183,15 +181,11 @@ def _verify_entry(
         return Verdict.MISSING, missing
     store.settle(target.key)
     verdict = store.verify(target.key)
-    error = None
-    words = ""
+    record, words, error = {**target.record, "verdict": verdict.value}, "", None
     if verdict is not Verdict.SOUND:
         error = _repair(command, store, target, before.record)
         words = "  fetched anew" if error is None else f"  not repaired: {error}"
-    record: dict[str, Any] = {"reference": target.reference, "key": target.key}
-    record["verdict"] = verdict.value
-    if verdict is not Verdict.SOUND:
-        record |= {"repaired": error is None, **(failure(error) if error is not None else {})}
+        record |= {"repaired": error is None, **(failure_record(error) if error else {})}
     name = f"{target.key[:KEY_DIGITS]}  {target.reference}"
     command.tell(f"{verdict.value:<{_WIDEST}}  {name}{words}", record)
     return verdict, error
@@ -209,7 +203,7 @@ def _repair(
         return CacheError(str(store.root), f"does not keep the {lost}", hint=hint)
     try:
         with (
-            progress_of(command.call, keeps=True, endings=True, again=True) as progress,
+            progress_of(command.invocation, keeps=True, endings=True, again=True) as progress,
             # What was taken once is what was wanted.
             _cache(command, progress, any_file=True) as cache,
         ):
@@ -223,11 +217,11 @@ def _repair(
 def _source(command: CacheCommand, target: Target, record: Record) -> tuple[str, str] | None:
     """Return the reference of an entry, and what of it is kept; None where that is not known."""
     if target.url:
-        return target.url, command.call.options.wanted
+        return target.url, command.invocation.options.wanted
     for kind in Wanted:
         try:
             reference = parse_reference(
-                record.about.reference, kind.value, command.call.settings.sources
+                record.about.reference, kind.value, command.invocation.settings.sources
             )
         except BadReferenceError:
             continue  # a repository is no file; or its source is not installed any more

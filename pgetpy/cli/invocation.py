@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from pgetpy.cli.parser import Arguments
-from pgetpy.cli.terminal import Terminated
+from pgetpy.cli.results import failure_record
+from pgetpy.cli.terminal import Terminated, print_beside
+from pgetpy.errors import PgetError, UsageError
 from pgetpy.settings import CommandOptions, Console, Settings
 
 DONE, FAILED, MISUSED = 0, 1, 2
@@ -23,6 +28,19 @@ class Invocation:
     console: Console
     options: CommandOptions
     api: Any
+
+    @contextmanager
+    def telling_programs(self, about: Mapping[str, Any], dest: str | None = None) -> Iterator[None]:
+        """Print a failure for programs, behind the fields of `about`; people get the error alone.
+
+        `dest` is where bytes go, which may be standard output.
+        """
+        try:
+            yield
+        except PgetError as error:
+            if self.options.json and not isinstance(error, UsageError):
+                print_beside(dest, json.dumps({**about, **failure_record(error)}))
+            raise
 
 
 class Stopped(BaseException):

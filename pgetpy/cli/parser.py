@@ -55,7 +55,8 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     """
     arguments = list(argv)
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    namespace, rest = _parser().parse_known_args(_without_values(arguments[:end]))
+    flags = [_without_value(text) for text in arguments[:end]]
+    namespace, rest = _parser().parse_known_args(flags)
     unknown = next((text for text in rest if text.startswith("-") and text != "-"), None)
     if unknown is not None:
         raise UsageError(_unknown(unknown))
@@ -113,16 +114,11 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"unknown flag: -{stray[1]}" if stray else message)
 
 
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=32)
-
-
 def _parser(command: str = "") -> argparse.ArgumentParser:
     """Return a parser of all options, or one that has the help of a command and its options."""
     parser = _Parser(
         prog="pgetpy",
-        formatter_class=_Formatter,
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=32),
         argument_default=argparse.SUPPRESS,
         add_help=False,
         allow_abbrev=False,
@@ -144,16 +140,10 @@ def _parser(command: str = "") -> argparse.ArgumentParser:
     return parser
 
 
-def _without_values(arguments: list[str]) -> list[str]:
-    """Return `arguments` with --switch=true and --switch=false as --switch and --no-switch."""
-    return [
-        _without_value(text) if text.startswith("-") and "=" in text else text for text in arguments
-    ]
-
-
 def _without_value(text: str) -> str:
-    flag, _, value = text.partition("=")
-    for option in OPTIONS:
+    """Return --switch=true and --switch=false as --switch and --no-switch, all else as it is."""
+    flag, equals, value = text.partition("=")
+    for option in OPTIONS if equals else ():
         if flag in FLAGS[option.name] and not option.value:
             return f"--{option.name}" if read_bool(value, flag) else f"--no-{option.name}"
     return text

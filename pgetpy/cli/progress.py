@@ -39,19 +39,13 @@ from pgetpy.core.text.units import format_duration, format_rate, format_size
 from pgetpy.errors import PgetError
 from pgetpy.errors.redact import redact_text
 
-MODES = ("auto", "bar", "plain", "json", "none")
-_LOG_LEVELS = {
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warn": logging.WARNING,
-    "error": logging.ERROR,
-}
-
 # Between two plain lines on how far things are, and between two of one transfer's retries.
 _PLAIN_INTERVAL = 5.0
 _RETRY_INTERVAL = 5.0
 # A line for each file that is finished is of use up to so many.
 _FEW_FILES = 50
+# OSError: the terminal or the reader of a pipe is gone; ValueError: the stream is closed.
+_IF_NOT_GONE = contextlib.suppress(OSError, ValueError)
 
 
 class Progress:
@@ -70,26 +64,21 @@ class Progress:
             now = self._clock()
             self.tally.take(event, now)
             if not self._closed:
-                self._guarded(self._show, event, now)
+                with _IF_NOT_GONE:
+                    self._show(event, now)
 
     def line(self, text: str) -> None:
         """Write `text` as a line of its own, between what else is drawn."""
-        with self._lock:
-            self._guarded(self._write, one_line(text))
+        with self._lock, _IF_NOT_GONE:
+            self._write(one_line(text))
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._lock:
+        with self._lock, _IF_NOT_GONE:
             self._closed = True
-            self._guarded(self._close, self._clock())
-
-    @staticmethod
-    def _guarded(draw: Callable[..., None], *arguments: object) -> None:
-        # OSError: the terminal or the reader of a pipe is gone; ValueError: the stream is closed.
-        with contextlib.suppress(OSError, ValueError):
-            draw(*arguments)
+            self._close(self._clock())
 
     def _show(self, event: Event, now: float) -> None:
         pass
@@ -231,7 +220,7 @@ class _Notes:
 
 @contextlib.contextmanager
 def progress_of(
-    call: Invocation, *, keeps: bool, endings: bool = False, again: bool = False
+    invocation: Invocation, *, keeps: bool, endings: bool = False, again: bool = False
 ) -> Iterator[Progress]:
     """A Progress that also carries the log lines while it lasts.
 
@@ -243,29 +232,29 @@ def progress_of(
     Raises:
         Stopped: it was interrupted.
     """
-    mode = call.console.progress
-    if mode == "auto" and not call.console.shows("info"):
+    mode = invocation.console.progress
+    if mode == "auto" and not invocation.console.shows("info"):
         mode = "none"
     progress = open_progress(
         mode,
         stream=sys.stderr,
         is_terminal=bool(sys.stderr and sys.stderr.isatty()),
         rows=shutil.get_terminal_size().lines,
-        endings=endings or not call.console.shows("info"),
+        endings=endings or not invocation.console.shows("info"),
     )
     try:
-        with progress, _logging_to(progress, _LOG_LEVELS[call.console.log_level]):
+        with progress, _logging_to(progress, invocation.console.log_level.upper()):
             yield progress
     except (KeyboardInterrupt, Terminated) as signal:
-        keeps = keeps and call.settings.resume and not call.console.to_null
+        keeps = keeps and invocation.settings.resume and not invocation.console.to_null
         sentence = results.interrupted_line(
-            progress.tally, keeps=keeps, overwrites=again or call.settings.force
+            progress.tally, keeps=keeps, overwrites=again or invocation.settings.force
         )
         raise Stopped(sentence, status_of(signal)) from None
 
 
 @contextlib.contextmanager
-def _logging_to(progress: Progress, level: int) -> Iterator[None]:
+def _logging_to(progress: Progress, level: str) -> Iterator[None]:
     logger = logging.getLogger("pgetpy")
     handler = LogLines(progress)
     before = (logger.level, logger.propagate)
@@ -292,8 +281,9 @@ def open_progress(
 ) -> Progress:
     """Return a context manager that is called with events and draws them on `stream`.
 
-    `mode` is one of MODES; `auto` is bars on a terminal and plain lines elsewhere. `columns` None
-    follows the terminal's width. Without `endings` plain lines leave the last word to the caller.
+    `mode` is what --progress takes; `auto` is bars on a terminal and plain lines elsewhere.
+    `columns` None follows the terminal's width. Without `endings` plain lines leave the last word
+    to the caller.
     """
     if mode == "none":
         return Progress(stream, clock)

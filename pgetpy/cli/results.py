@@ -76,22 +76,17 @@ def interrupted_line(tally: Tally, *, keeps: bool, overwrites: bool) -> str:
     return "; ".join(parts)
 
 
-def json_result(result: DownloadResult) -> str:
-    """Return a result as one JSON object."""
-    return json.dumps(asdict(result))
-
-
-def json_failure(url: str, dest: str | None, error: PgetError) -> str:
-    """Return a failure as one JSON object; its `error` is the sentence."""
-    kind = type(error).__name__
-    return json.dumps({"url": redact(url), "dest": dest, "error": str(error), "error_type": kind})
-
-
 def json_outcome(outcome: DownloadResult | DownloadFailure) -> str:
-    """Return one of several outcomes as one JSON object."""
+    """Return an outcome as one JSON object."""
     if isinstance(outcome, DownloadResult):
-        return json_result(outcome)
-    return json_failure(outcome.url, outcome.dest, outcome.error)
+        return json.dumps(asdict(outcome))
+    about = {"url": redact(outcome.url), "dest": outcome.dest}
+    return json.dumps({**about, **failure_record(outcome.error)})
+
+
+def failure_record(error: PgetError) -> dict[str, str]:
+    """Return an error for programs; its `error` is the sentence."""
+    return {"error": str(error), "error_type": type(error).__name__}
 
 
 def _log_line(message: str, fields: dict[str, str]) -> str:

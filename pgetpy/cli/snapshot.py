@@ -7,34 +7,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pgetpy.cli.cache import failure
 from pgetpy.cli.invocation import DONE, Invocation
 from pgetpy.cli.progress import progress_of
 from pgetpy.cli.terminal import print_line
-from pgetpy.errors import PgetError, UsageError
+from pgetpy.errors import UsageError
 from pgetpy.errors.redact import redact
 from pgetpy.settings import hub_cache_dir
 
 
-def run_snapshot(call: Invocation, environ: Mapping[str, str], api: Any) -> int:
+def run_snapshot(invocation: Invocation, environ: Mapping[str, str], api: Any) -> int:
     """Bring a repository into the Hub's cache and print where it is; return the exit status."""
-    operands, options = call.arguments.operands, call.options
+    operands, options = invocation.arguments.operands, invocation.options
     if len(operands) != 1:
         raise UsageError(f"expected one REPOSITORY, got {len(operands) or 'nothing'}")
-    try:
-        with progress_of(call, keeps=True, endings=True, again=True) as progress:
-            path: Path = api.snapshot(
-                operands[0],
-                allow_patterns=options.include,
-                ignore_patterns=options.exclude,
-                cache_dir=options.hub_cache_dir or hub_cache_dir(environ),
-                settings=call.settings,
-                progress=progress,
-            )
-    except PgetError as error:
-        if call.options.json and not isinstance(error, UsageError):
-            print_line(json.dumps({"reference": redact(operands[0]), **failure(error)}))
-        raise
-    record = {"reference": redact(operands[0]), "path": str(path)}
-    print_line(json.dumps(record) if call.options.json else str(path))
+    about = {"reference": redact(operands[0])}
+    with (
+        invocation.telling_programs(about),
+        progress_of(invocation, keeps=True, endings=True, again=True) as progress,
+    ):
+        path: Path = api.snapshot(
+            operands[0],
+            allow_patterns=options.include,
+            ignore_patterns=options.exclude,
+            cache_dir=options.hub_cache_dir or hub_cache_dir(environ),
+            settings=invocation.settings,
+            progress=progress,
+        )
+    print_line(json.dumps({**about, "path": str(path)}) if invocation.options.json else str(path))
     return DONE

@@ -10,6 +10,11 @@ class PgetError(Exception):
 
     hint: str = ""
 
+    def __init__(self, *args: object, hint: str = "") -> None:
+        super().__init__(*args)
+        if hint:
+            self.hint = hint
+
     def sentence(self) -> str:
         """What failed and where, without the hint."""
         return str(self.args[0]) if self.args else type(self).__name__
@@ -19,10 +24,10 @@ class PgetError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # An exception is pickled as a call of its class with `args`, which fits none of ours.
-        return _restored, (type(self), self.args), self.__dict__
+        return _restore, (type(self), self.args), self.__dict__
 
 
-def _restored(kind: type[PgetError], args: tuple[object, ...]) -> PgetError:
+def _restore(kind: type[PgetError], args: tuple[object, ...]) -> PgetError:
     error = kind.__new__(kind, *args)
     super(PgetError, error).__init__(*args)
     return error
@@ -61,10 +66,8 @@ class MissingPackageError(UsageError):
     """What was asked for needs a package that is not installed, or a newer one. `.reason`."""
 
     def __init__(self, reason: str, *, hint: str = "") -> None:
-        super().__init__(reason)
+        super().__init__(reason, hint=hint)
         self.reason = reason
-        if hint:
-            self.hint = hint
 
     def sentence(self) -> str:
         return self.reason

@@ -49,9 +49,7 @@ class NotWeightsError(IntegrityError):
         self.url = redact(url)
         self.what = what
         self.words = redact_text(words)
-        super().__init__(self.url, what, self.words)
-        if hint:
-            self.hint = hint
+        super().__init__(self.url, what, self.words, hint=hint)
 
     def sentence(self) -> str:
         says = f", which says {self.words!r}" if self.words else ""
@@ -100,10 +98,8 @@ class ArchiveError(PgetError):
     hint = "nothing was written at the destination"
 
     def __init__(self, reason: str, *, hint: str = "") -> None:
-        super().__init__(reason)
+        super().__init__(reason, hint=hint)
         self.reason = reason
-        if hint:
-            self.hint = hint
 
     def sentence(self) -> str:
         return f"the archive cannot be extracted: {self.reason}"

@@ -11,11 +11,9 @@ class DestinationError(PgetError, OSError):
     """The destination stands in the way or cannot be written. `.dest`, `.reason`."""
 
     def __init__(self, dest: str, reason: str, *, hint: str = "", code: int = _errno.EIO) -> None:
-        super().__init__(code, reason, dest)
+        super().__init__(code, reason, dest, hint=hint)
         self.dest = dest
         self.reason = reason
-        if hint:
-            self.hint = hint
 
     def sentence(self) -> str:
         return f"destination {self.dest} {self.reason}"
@@ -48,11 +46,9 @@ class CacheError(PgetError, OSError):
     """The cache in folder `.root` cannot do what was asked of it. `.reason` is a clause."""
 
     def __init__(self, root: str, reason: str, *, hint: str = "", code: int = _errno.EIO) -> None:
-        super().__init__(code, reason, root)
+        super().__init__(code, reason, root, hint=hint)
         self.root = root
         self.reason = reason
-        if hint:
-            self.hint = hint
 
     def sentence(self) -> str:
         return f"the cache at {self.root} {self.reason}"

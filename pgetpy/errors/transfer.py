@@ -12,10 +12,8 @@ class TransferError(PgetError):
     def __init__(self, url: str, reason: str = "", *, hint: str = "") -> None:
         self.url = redact(url)
         self.reason = redact_text(reason)
-        super().__init__(self.url, self.reason)
+        super().__init__(self.url, self.reason, hint=hint)
         self.attempts = 1
-        if hint:
-            self.hint = hint
 
     def sentence(self) -> str:
         tries = f" (after {self.attempts} attempts)" if self.attempts > 1 else ""

@@ -55,7 +55,8 @@ class _Section:
         Raises:
             BadSettingError: a value that cannot be used; `.name` is the flag's.
         """
-        return self._read(_from_flags(values)) if values else self
+        given = [(OPTION[name], values[name], f"--{name}") for name in OPTION if name in values]
+        return self._read(given)
 
     def _read(self: _S, given: Sequence[_Given]) -> _S:
         if not given:
@@ -347,13 +348,6 @@ def _proxy(environ: Mapping[str, str], *names: str) -> str | None:
     if name is None:
         return None
     return read_url(environ[name] if "://" in environ[name] else f"http://{environ[name]}", name)
-
-
-def _from_flags(values: Mapping[str, Texts]) -> list[_Given]:
-    """Return the options that flags set; `values` has the texts by the names of the options."""
-    return [
-        (option, values[name], f"--{name}") for name, option in OPTION.items() if name in values
-    ]
 
 
 def _from_variables(environ: Mapping[str, str], warn: Warn) -> list[_Given]:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from unittest import mock
 
 from pgetpy.engine import engine
 from pgetpy.testing.memory import MemoryTransport, Stored, Turn
@@ -40,12 +41,9 @@ def network(objects: Mapping[str, Stored]) -> Iterator[MemoryTransport]:
         The transport, whose `requests` says what has been asked for.
     """
     transport = MemoryTransport(objects)
-    names = ("DirectTransport", "AioTransport")
-    usual = {name: getattr(engine, name) for name in names}
-    for name in names:
-        setattr(engine, name, lambda *_: transport)
-    try:
+
+    def make(*_: object) -> MemoryTransport:
+        return transport
+
+    with mock.patch.multiple(engine, DirectTransport=make, AioTransport=make):
         yield transport
-    finally:
-        for name, transport_class in usual.items():
-            setattr(engine, name, transport_class)

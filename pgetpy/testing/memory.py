@@ -101,10 +101,10 @@ def _answer(stored: Stored, turn: Turn, exchange: Exchange) -> tuple[Head, bytes
     status, headers, body = _honest(stored, span)
     if turn.status is not None:
         status = turn.status
-    if status >= 400 and turn.body is None:
-        body = b""
     if turn.body is not None:
         body = turn.body
+    elif status >= 400:
+        body = b""
     headers["content-length"] = str(len(body))
     for name, value in turn.headers.items():
         headers.pop(name, None)
@@ -144,7 +144,7 @@ async def _pour(exchange: Exchange, turn: Turn, answer: Answer, sink: Sink, body
         stop = min(reach, at + _PIECE)
         if part.stop is not None:
             stop = min(stop, part.stop - answer.start)
-        await _stored(exchange, sink, view[at:stop])
+        await _store(exchange, sink, view[at:stop])
     if _arrived(exchange) or (part.stop is None and not ends):
         return
     if turn.silent_after is not None and reach == turn.silent_after:
@@ -159,7 +159,7 @@ def _arrived(exchange: Exchange) -> bool:
     return exchange.part.stop is not None and exchange.part.pos >= exchange.part.stop
 
 
-async def _stored(exchange: Exchange, sink: Sink, data: memoryview) -> None:
+async def _store(exchange: Exchange, sink: Sink, data: memoryview) -> None:
     """Hand `data` to the sink in a thread, for a sink may take its time."""
 
     def stop() -> None:
