@@ -59,18 +59,14 @@ def counted(entries: int) -> str:
 
 def state_of(listing: ListedEntry) -> str:
     """Return whether an entry may be handed out, and what keeps it where it is."""
-    words = []
-    if listing.state is not State.SOUND:
-        words.append(listing.state.value)
-    if listing.digest_pending:
-        words.append("pending")
-    if listing.pinned:
-        words.append("pinned")
-    if listing.leased_by:
-        words.append("leased")
-    elif listing.in_use and not listing.pinned:
-        words.append("in use")
-    return ", ".join(words) or State.SOUND.value
+    words = {
+        listing.state.value: listing.state is not State.SOUND,
+        "pending": listing.digest_pending,
+        "pinned": listing.pinned,
+        "leased": bool(listing.leased_by),
+        "in use": listing.in_use and not (listing.pinned or listing.leased_by),
+    }
+    return ", ".join(word for word, holds in words.items() if holds) or State.SOUND.value
 
 
 def reference_of(listing: ListedEntry) -> str:

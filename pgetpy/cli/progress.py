@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, fields
-from typing import Any, TextIO
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import TextIO
 
 from pgetpy.cli import results
 from pgetpy.cli.invocation import Invocation, Stopped, status_of
@@ -36,7 +37,6 @@ from pgetpy.core.report.results import DownloadResult
 from pgetpy.core.report.tally import FileState, Tally
 from pgetpy.core.report.text import label, one_line
 from pgetpy.core.text.units import format_duration, format_rate, format_size
-from pgetpy.errors import PgetError
 from pgetpy.errors.redact import redact_text
 
 # Between two plain lines on how far things are, and between two of one transfer's retries.
@@ -100,9 +100,8 @@ class JsonProgress(Progress):
 
     def _show(self, event: Event, now: float) -> None:
         seconds = round(now - self._start, 3)
-        record = {"event": _EVENT_NAMES[type(event).__name__], "seconds": seconds}
-        record |= {item.name: _plain(getattr(event, item.name)) for item in fields(event)}
-        self._write(json.dumps(record))
+        record = {"event": _event_name(event), "seconds": seconds, **vars(event)}
+        self._write(json.dumps(record, default=_plain))
 
 
 class PlainProgress(Progress):
@@ -296,8 +295,8 @@ def open_progress(
 
 def finish_line(result: DownloadResult) -> str:
     """Return one line on a file that stands."""
-    rate = f", {format_rate(result.bytes_per_second)}" if result.bytes_per_second else ""
-    rate = "" if result.shared else rate
+    moved = result.bytes_per_second and not result.shared
+    rate = f", {format_rate(result.bytes_per_second)}" if moved else ""
     by = " by another process" if result.shared else ""
     size, seconds = format_size(result.size), format_duration(result.seconds)
     return f"{label(result.dest, result.url)}: done{by}, {size} in {seconds}{rate}"
@@ -321,21 +320,10 @@ def _figures(state: FileState | Tally, now: float) -> list[str]:
     return figures
 
 
-_EVENT_NAMES: Mapping[str, str] = {
-    "Queued": "queued",
-    "Started": "started",
-    "Progressed": "progressed",
-    "StartedOver": "started_over",
-    "Retrying": "retrying",
-    "Waiting": "waiting",
-    "Remarked": "remarked",
-    "Verifying": "verifying",
-    "Finished": "finished",
-    "Failed": "failed",
-}
+def _event_name(event: Event) -> str:
+    """Return what programs call an event: `started_over` of StartedOver."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, PgetError):
-        return str(value)
-    return asdict(value) if isinstance(value, DownloadResult) else value
+def _plain(value: object) -> object:
+    return asdict(value) if isinstance(value, DownloadResult) else str(value)

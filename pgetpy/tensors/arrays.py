@@ -108,7 +108,9 @@ class NumpyFramework:
         self._dtype = None
         if dtype is not None:
             try:
-                self._dtype = self._numpy.dtype(_of_ml_dtypes(dtype) or dtype)
+                if isinstance(dtype, str) and dtype in _ML_DTYPES.values():
+                    dtype = _ml_dtype(dtype, f"numpy has no {dtype}")
+                self._dtype = self._numpy.dtype(dtype)
             except TypeError:
                 raise BadSettingError("dtype", dtype, "is no dtype of numpy") from None
 
@@ -147,11 +149,8 @@ class NumpyFramework:
         reason = f"numpy has no {tensor.dtype}, of which tensor {tensor.name!r} is"
         if name is None:
             raise MissingPackageError(reason, hint="install torch")
-        if not _has("ml_dtypes"):
-            hint = "install ml_dtypes or torch"
-            hint += ", or ask for dtype='float32'" if tensor.dtype == "BF16" else ""
-            raise MissingPackageError(reason, hint=hint)
-        return self._numpy.dtype(getattr(importlib.import_module("ml_dtypes"), name))
+        or_else = ", or ask for dtype='float32'" if tensor.dtype == "BF16" else ""
+        return self._numpy.dtype(_ml_dtype(name, reason, or_else))
 
 
 def shape_in_torch(tensor: Tensor) -> tuple[int, ...]:
@@ -161,17 +160,15 @@ def shape_in_torch(tensor: Tensor) -> tuple[int, ...]:
     return tensor.shape
 
 
-def _of_ml_dtypes(dtype: Any) -> Any:
-    """Return the dtype that ml_dtypes calls so, None where it is none of its own.
+def _ml_dtype(name: str, reason: str, or_else: str = "") -> Any:
+    """Return the dtype that ml_dtypes calls `name`.
 
     Raises:
-        MissingPackageError: it is not installed.
+        MissingPackageError: it is not installed; `reason` says why it is needed.
     """
-    if not isinstance(dtype, str) or dtype not in _ML_DTYPES.values():
-        return None
     if not _has("ml_dtypes"):
-        raise MissingPackageError(f"numpy has no {dtype}", hint="install ml_dtypes or torch")
-    return getattr(importlib.import_module("ml_dtypes"), dtype)
+        raise MissingPackageError(reason, hint=f"install ml_dtypes or torch{or_else}")
+    return getattr(importlib.import_module("ml_dtypes"), name)
 
 
 def framework_for(name: str | None, dtype: Any) -> TorchFramework | NumpyFramework:

@@ -6,7 +6,7 @@ import mmap
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -49,39 +49,35 @@ class ByteSource:
     release: Callable[[], None] = lambda: None
 
 
+@dataclass(eq=False)
 class Delivery:
     """Gives out the tensors of one file.
 
-    Args:
-        check: is given the header before a tensor is given out, and may raise.
-
     Attributes:
+        choice: which of them.
+        device: where they are to be.
+        check: is given the header before a tensor is given out, and may raise.
+        wakeup: is told when something may have become whole.
         order: the names of the tensors that are wanted, in the order of the file, once known.
         life: the number of the file that tensors come from; it rises when another one takes its
             place, and what came of the one before is void.
     """
 
-    def __init__(
-        self,
-        source: ByteSource,
-        choice: Choice,
-        device: Device,
-        check: Check,
-        wakeup: Wakeup,
-    ) -> None:
-        self.order: tuple[str, ...] = ()
-        self.life = -1
-        self._source = source
-        self._choice = choice
-        self._device = device
-        self._check = check
-        self._wakeup = wakeup
-        self._ended: list[object] = []
-        self._verified = False
-        self._seen: FileSnapshot | None = None
-        self._unwanted = Spans()
-        self._readers: Readers | None = None
-        source.outcome.add_done_callback(partial(_tell, self._ended, wakeup))
+    source: ByteSource
+    choice: Choice
+    device: Device
+    check: Check
+    wakeup: Wakeup
+    order: tuple[str, ...] = ()
+    life: int = -1
+    _ended: list[object] = field(default_factory=list)
+    _verified: bool = False
+    _seen: FileSnapshot | None = None
+    _unwanted: Spans = field(default_factory=Spans)
+    _readers: Readers | None = None
+
+    def __post_init__(self) -> None:
+        self.source.outcome.add_done_callback(partial(_tell, self._ended, self.wakeup))
 
     @property
     def done(self) -> bool:
@@ -110,8 +106,8 @@ class Delivery:
 
     def close(self) -> None:
         """Want nothing any more; the threads end."""
-        self._source.release()
-        self._source.outcome.cancel()
+        self.source.release()
+        self.source.outcome.cancel()
         if self._readers is not None:
             self._readers.close()
 
@@ -119,12 +115,12 @@ class Delivery:
         """Return what there is of the file: once it is verified, all that is wanted."""
         # Not by asking the future, whose lock is Python's; see `Wakeup`.
         if not self._ended:
-            return self._source.growing.snapshot
-        path = self._source.outcome.result()
+            return self.source.growing.snapshot
+        path = self.source.outcome.result()
         if not self._verified and path is not None:
-            self._source.growing.adopt(path)
+            self.source.growing.adopt(path)
         self._verified = True
-        return self._source.growing.snapshot
+        return self.source.growing.snapshot
 
     def _begin_anew(self, snapshot: FileSnapshot) -> None:
         self.life = snapshot.life
@@ -136,25 +132,25 @@ class Delivery:
     def _read_header(self, snapshot: FileSnapshot) -> bool:
         """Whether the header has landed; if so get ready for its tensors."""
         try:
-            longest = LONGEST_HEADER if self._verified else self._source.longest_header
+            longest = LONGEST_HEADER if self._verified else self.source.longest_header
             header = head_of(snapshot.file.fd, snapshot.size, snapshot.landed, longest)
         except BadSafetensorsError as error:
             if not self._verified:
                 return False  # the cache says more exactly what it is
-            raise error.of(self._source.label) from error
+            raise error.of(self.source.label) from error
         if not isinstance(header, SafetensorsHeader):
             return False
-        self._check(header)
-        self._choice.check((tensor.name for tensor in header.tensors), self._source.label)
-        wanted = [tensor for tensor in header.tensors if tensor.name in self._choice]
+        self.check(header)
+        self.choice.check((tensor.name for tensor in header.tensors), self.source.label)
+        wanted = [tensor for tensor in header.tensors if tensor.name in self.choice]
         for tensor in wanted:
-            self._device.framework.check(tensor)
+            self.device.framework.check(tensor)
         if os.fstat(snapshot.file.fd).st_size < snapshot.size:
             return False  # a small one grows as it is written, and could not be mapped yet
         self.order = tuple(tensor.name for tensor in wanted)
         self._unwanted = _all_but(wanted, snapshot.size)
-        copier = self._device.copier(snapshot.file, snapshot.size)
-        self._readers = Readers(copier, wanted, self._wakeup)
+        copier = self.device.copier(snapshot.file, snapshot.size)
+        self._readers = Readers(copier, wanted, self.wakeup)
         return True
 
     def _usable(self, snapshot: FileSnapshot) -> Spans:

@@ -12,6 +12,7 @@ import os
 import queue
 import threading
 from collections import defaultdict
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pgetpy.core.http.ranges import Span
@@ -79,32 +80,30 @@ class Ring:
         self._free.put((buffer, event))
 
 
+@dataclass(eq=False)
 class StagedCopier:
-    """Brings the tensors of `file` to `accelerator`."""
+    """Brings the tensors of a file to an accelerator, through the buffers of `ring`."""
 
-    def __init__(
-        self, file: Descriptor, framework: TorchFramework, accelerator: Accelerator, ring: Ring
-    ) -> None:
-        self._file = file
-        self._framework = framework
-        self._accelerator = accelerator
-        self._ring = ring
-        self._lock = threading.Lock()
-        self._targets: dict[Tensor, Array] = {}
-        self._events: dict[Tensor, list[Event]] = defaultdict(list)
+    file: Descriptor
+    framework: TorchFramework
+    accelerator: Accelerator
+    ring: Ring
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _targets: dict[Tensor, Array] = field(default_factory=dict)
+    _events: dict[Tensor, list[Event]] = field(default_factory=lambda: defaultdict(list))
 
     def move(self, tensor: Tensor, span: Span) -> None:
         """See `DeviceCopier.move`."""
         target = self._target(tensor)
-        buffer = self._ring.take()
+        buffer = self.ring.take()
         event = None
         try:
             source = buffer[: span.size]
             self._read(source, span)
             at = span.start - tensor.start
-            event = self._accelerator.copy(target[at : at + span.size], source)
+            event = self.accelerator.copy(target[at : at + span.size], source)
         finally:
-            self._ring.give_back(buffer, event)
+            self.ring.give_back(buffer, event)
         with self._lock:
             self._events[tensor].append(event)
 
@@ -114,14 +113,13 @@ class StagedCopier:
         for event in self._events.pop(tensor, ()):
             event.synchronize()
         del self._targets[tensor]
-        framework = self._framework
-        found = target.view(framework.dtype_of(tensor)).reshape(shape_in_torch(tensor))
-        return framework.convert(found)
+        found = target.view(self.framework.dtype_of(tensor)).reshape(shape_in_torch(tensor))
+        return self.framework.convert(found)
 
     def _target(self, tensor: Tensor) -> Any:
         with self._lock:
             if tensor not in self._targets:
-                self._targets[tensor] = self._accelerator.empty(tensor.stop - tensor.start)
+                self._targets[tensor] = self.accelerator.empty(tensor.stop - tensor.start)
             return self._targets[tensor]
 
     def _read(self, buffer: Array, span: Span) -> None:
@@ -129,7 +127,7 @@ class StagedCopier:
         at = (ctypes.c_char * span.size).from_address(buffer.data_ptr())
         view, pos = memoryview(at).cast("B"), 0
         while pos < span.size:
-            count = os.preadv(self._file.fd, [view[pos:]], span.start + pos)
+            count = os.preadv(self.file.fd, [view[pos:]], span.start + pos)
             if not count:
                 raise OSError(errno.EIO, "has become shorter")
             pos += count

@@ -15,6 +15,7 @@ from pgetpy.core.report.events import (
     Finished,
     Progressed,
     Queued,
+    Remarked,
     Retrying,
     Started,
     StartedOver,
@@ -270,10 +271,11 @@ def test_json_is_one_object_an_event_without_secrets() -> None:
         terminal.tell(Retrying(1, "/w/a", error, 1.5), StartedOver(1, "/w/a", "changed"))
         terminal.tell(Waiting(1, "/w/a", "b"), Verifying(1, "/w/a", 1, 2))
         terminal.tell(Finished(1, RESULT), Failed(2, URL, "/w/b", error))
+        terminal.tell(Remarked(1, "/w/a", "another way"))
     records = [json.loads(line) for line in terminal.lines]
     assert [record["event"] for record in records] == [
         "queued", "started", "progressed", "retrying", "started_over", "waiting", "verifying",
-        "finished", "failed",
+        "finished", "failed", "remarked",
     ]  # fmt: skip
     assert records[2] == {
         "event": "progressed", "seconds": 2.0, "key": 1, "done": 5, "total": 10, "connections": 2
