@@ -105,17 +105,17 @@ def _zsh_spec(option: Option) -> str:
 
 def _fish() -> str:
     lines = ["# fish completion for pgetpy: pgetpy completion fish | source"]
-    for name, about in TOP_COMMANDS.items():
-        lines.append(
-            f"complete -c pgetpy -n __fish_use_subcommand -a {name} -d {_fish_quoted(about)}"
-        )
+    levels = {
+        "__fish_use_subcommand": TOP_COMMANDS,
+        "'__fish_seen_subcommand_from cache'": CACHE_COMMANDS,
+    }
+    lines += [
+        f"complete -c pgetpy -n {where} -a {name} -d {_fish_quoted(about)}"
+        for where, commands in levels.items()
+        for name, about in commands.items()
+    ]
     shells = " ".join(SHELLS)
     lines.append(f"complete -c pgetpy -n '__fish_seen_subcommand_from completion' -x -a '{shells}'")
-    lines += [
-        f"complete -c pgetpy -n '__fish_seen_subcommand_from cache' -a {name} "
-        f"-d {_fish_quoted(about)}"
-        for name, about in CACHE_COMMANDS.items()
-    ]
     for option in _SHOWN:
         parts = [f"complete -c pgetpy -l {option.name}"]
         if option.short:

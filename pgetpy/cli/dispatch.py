@@ -247,7 +247,7 @@ def _multifile(invocation: Invocation) -> int:
     for job, number in zip(manifest.jobs, manifest.lines, strict=True):
         _check_free(job, f" ({path}:{number})", invocation.settings)
     started = time.monotonic()
-    with progress_of(invocation, keeps=True) as progress:
+    with progress_of(invocation) as progress:
         found: Sequence[DownloadResult | DownloadFailure] = _api(invocation).download_jobs(
             manifest.jobs,
             settings=invocation.settings,

@@ -62,7 +62,7 @@ def _ensure(command: CacheCommand) -> int:
     failed: dict[int, PgetError] = {}
     cache = None
     try:
-        with progress_of(invocation, keeps=True, endings=True, again=True) as progress:
+        with progress_of(invocation, into_cache=True) as progress:
 
             def hear(event: Event) -> None:
                 if isinstance(event, Failed):
@@ -203,7 +203,7 @@ def _repair(
         return CacheError(str(store.root), f"does not keep the {lost}", hint=hint)
     try:
         with (
-            progress_of(command.invocation, keeps=True, endings=True, again=True) as progress,
+            progress_of(command.invocation, into_cache=True) as progress,
             # What was taken once is what was wanted.
             _cache(command, progress, any_file=True) as cache,
         ):

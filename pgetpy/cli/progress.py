@@ -219,14 +219,14 @@ class _Notes:
 
 @contextlib.contextmanager
 def progress_of(
-    invocation: Invocation, *, keeps: bool, endings: bool = False, again: bool = False
+    invocation: Invocation, *, keeps: bool = True, into_cache: bool = False
 ) -> Iterator[Progress]:
     """A Progress that also carries the log lines while it lasts.
 
     Args:
         keeps: whether what has arrived is of use to a rerun.
-        endings: whether this display also reports files that are complete.
-        again: whether a rerun may name what is finished once more.
+        into_cache: whether files go to a cache: this display reports those that are complete, and a
+            rerun may name them once more.
 
     Raises:
         Stopped: it was interrupted.
@@ -239,7 +239,7 @@ def progress_of(
         stream=sys.stderr,
         is_terminal=bool(sys.stderr and sys.stderr.isatty()),
         rows=shutil.get_terminal_size().lines,
-        endings=endings or not invocation.console.shows("info"),
+        endings=into_cache or not invocation.console.shows("info"),
     )
     try:
         with progress, _logging_to(progress, invocation.console.log_level.upper()):
@@ -247,7 +247,7 @@ def progress_of(
     except (KeyboardInterrupt, Terminated) as signal:
         keeps = keeps and invocation.settings.resume and not invocation.console.to_null
         sentence = results.interrupted_line(
-            progress.tally, keeps=keeps, overwrites=again or invocation.settings.force
+            progress.tally, keeps=keeps, overwrites=into_cache or invocation.settings.force
         )
         raise Stopped(sentence, status_of(signal)) from None
 

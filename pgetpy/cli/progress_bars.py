@@ -157,9 +157,8 @@ def _file_format(state: FileState, now: float, width: int) -> str:
 
 
 def _total_format(tally: Tally, now: float, seconds: float, width: int) -> str:
-    name = _padded(f"{tally.finished}/{tally.files} files", width)
-    if tally.failed:
-        name = _padded(f"{tally.finished}/{tally.files} ({tally.failed} failed)", width)
+    what = f"({tally.failed} failed)" if tally.failed else "files"
+    name = _padded(f"{tally.finished}/{tally.files} {what}", width)
     done = f"{format_size(tally.done):>7}"
     if tally.ended >= tally.files:
         return _with_bar(name, 1.0, f"{done} in {format_duration(seconds)}")

@@ -23,7 +23,7 @@ def run_snapshot(invocation: Invocation, environ: Mapping[str, str], api: Any) -
     about = {"reference": redact(operands[0])}
     with (
         invocation.telling_programs(about),
-        progress_of(invocation, keeps=True, endings=True, again=True) as progress,
+        progress_of(invocation, into_cache=True) as progress,
     ):
         path: Path = api.snapshot(
             operands[0],

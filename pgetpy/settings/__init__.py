@@ -321,10 +321,9 @@ def _expanded(path: str, environ: Mapping[str, str]) -> Path:
 
 
 def _warn_of_cache_nodes(environ: Mapping[str, str], warn: Warn) -> None:
-    by_cidr = "PGET_CACHE_NODES_SRV_NAME_BY_HOST_CIDR"
     names = ["PGET_CACHE_NODES_SRV_NAME", "PGET_CACHE_SERVICE_HOSTNAME"]
     if environ.get("PGET_HOST_IP"):
-        names.append(by_cidr)
+        names.append("PGET_CACHE_NODES_SRV_NAME_BY_HOST_CIDR")
     found = [name for name in names if environ.get(name)]
     if found:
         warn(

@@ -55,7 +55,6 @@ class FileState:
     started_at: float
     done: int = 0
     total: int | None = None
-    held: int = 0
     keeps: bool = True
     moved: int = 0
     connections: int = 0
@@ -180,7 +179,6 @@ class Tally:
     def _start(self, event: Started, now: float) -> None:
         state = self._state(event.key, event.dest, now)
         state.dest = event.dest
-        state.held = event.held
         state.keeps = event.keeps
         state.total = event.total
         state.done = max(state.done, event.held)
@@ -197,7 +195,7 @@ class Tally:
 
     def _start_over(self, event: StartedOver, now: float) -> None:
         state = self._state(event.key, event.dest, now)
-        state.done = state.held = 0
+        state.done = 0
         state.verified = None
         self._shown = 0.0
 
