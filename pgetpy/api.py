@@ -19,6 +19,7 @@ from pgetpy.core.report.results import DownloadFailure, DownloadResult
 from pgetpy.engine.engine import Engine
 from pgetpy.settings import Settings, hub_cache_dir
 from pgetpy.system.event_loop import plain
+from pgetpy.system.filesystem import disk_errors
 
 if TYPE_CHECKING:
     from pgetpy.weights.options import Secret
@@ -182,7 +183,9 @@ async def snapshot_async(
         hf_api_token=hf_api_token,
     )
     folder = Path(cache_dir) if cache_dir is not None else hub_cache_dir(os.environ)
-    return await fetch_snapshot(found, folder.expanduser().absolute(), chosen, progress or _ignore)
+    with disk_errors(folder):
+        folder = folder.expanduser().absolute()
+    return await fetch_snapshot(found, folder, chosen, progress or _ignore)
 
 
 snapshot = plain(snapshot_async)

@@ -126,8 +126,8 @@ def _run_cache_command(invocation: Invocation, environ: Mapping[str, str]) -> in
         found = next(iter(invocation.arguments.operands), "nothing")
         raise UsageError(f"expected one of {', '.join(CACHE_COMMANDS)}, got {found}")
     settings = CacheSettings.from_environment(environ).with_flags(invocation.arguments.values)
-    settings = replace(settings, folder=settings.folder.absolute())
     try:
+        settings = replace(settings, folder=settings.folder.absolute())
         if command in {"ensure", "cache ensure", "cache verify"}:
             from pgetpy.cli.ensure import run_filling
 

@@ -15,6 +15,7 @@ from pgetpy.destinations.file import FileDestination, check_overwrite, kind_of
 from pgetpy.destinations.stream import StreamDestination
 from pgetpy.destinations.tree import TreeDestination
 from pgetpy.settings import Settings
+from pgetpy.system.filesystem import disk_errors
 
 __all__ = ["open_destination"]
 
@@ -34,7 +35,8 @@ def open_destination(
         return StreamDestination(1, "-", options.algorithm)
     path = Path(dest)
     if options.extract:
-        folder = Path(os.path.realpath(path))
+        with disk_errors(path):
+            folder = Path(os.path.realpath(path))
         options.paths.take(folder)
         return TreeDestination(folder, options, settings)
     kind = kind_of(path)

@@ -80,9 +80,10 @@ class ReservedPaths:
         """Reserve `path`.
 
         Raises:
-            DestinationError: another file of the call has it.
+            DestinationError: another file of the call has it, or it cannot be looked up.
         """
-        real = os.path.realpath(path)
+        with disk_errors(path):
+            real = os.path.realpath(path)
         with self._lock:
             if real in self._taken:
                 raise DestinationError(

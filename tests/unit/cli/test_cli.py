@@ -255,6 +255,31 @@ def test_a_destination_that_exists_is_an_error_before_anything_starts(shell: She
     assert shell.run("-f", URL, "d") == 0
 
 
+@pytest.mark.parametrize(
+    ("argv", "place"),
+    [
+        ([URL, "d"], "destination d cannot be written"),
+        (["-x", URL, "d"], "destination d cannot be written"),
+        (["cache", "ls", "--cache-dir", "d"], "the cache at d cannot be used"),
+        (["ensure", URL, "--cache-dir", "d"], "the cache at d cannot be used"),
+        (["snapshot", "hf://o/n", "--hub-cache-dir", "d"], "destination d cannot be written"),
+    ],
+)
+def test_a_current_folder_that_was_removed_is_an_error_in_one_line(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    argv: list[str],
+    place: str,
+) -> None:
+    (tmp_path / "removed").mkdir()
+    monkeypatch.chdir(tmp_path / "removed")
+    (tmp_path / "removed").rmdir()
+    assert main(argv, environ={}) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"pgetpy: {place}: no such file or directory"
+
+
 def test_what_is_no_file_does_not_stand_in_the_way(shell: Shell) -> None:
     os.mkdir("folder")
     os.mkfifo("fifo")
