@@ -17,7 +17,9 @@ from pgetpy.core.references.jobs import Job
 from pgetpy.core.report.events import Event, Report
 from pgetpy.core.report.results import DownloadFailure, DownloadResult
 from pgetpy.engine.engine import Engine
-from pgetpy.settings import Settings, hub_cache_dir
+from pgetpy.settings import Settings
+from pgetpy.settings.command_options import hub_cache_dir
+from pgetpy.sources.table import check_settings
 from pgetpy.system.event_loop import plain
 from pgetpy.system.filesystem import disk_errors
 
@@ -236,6 +238,7 @@ def _settings(
     chosen = settings if settings is not None else Settings.from_environment(os.environ)
     if headers:
         chosen = chosen.with_headers(list(headers.items()), "headers")
+    check_settings(chosen.sources)
     return chosen if force is None else replace(chosen, force=force)
 
 

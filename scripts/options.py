@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pgetpy.cli.command_table import COMMANDS, usage_of
-from pgetpy.settings.options import FLAGS, GROUPS, OPTIONS, VARIABLES, Option
+from pgetpy.cli.option_table import FLAGS, GROUPS, OPTIONS, VARIABLES
+from pgetpy.settings.options import Option
 
 _HEAD = """\
 # Options
 
-This page is generated (`make docs-options`) from `pgetpy/settings/options.py` and
-`pgetpy/cli/command_table.py`. Do not edit it.
+This page is generated (`make docs-options`) from `pgetpy/settings/options.py`, the rows of
+`pgetpy/sources/` and `pgetpy/cli/command_table.py`. Do not edit it.
 
 A flag overrules its environment variable. An empty variable counts as unset. Every switch has a
 `--no-` form. SIZE is a number of bytes, or has a unit such as `10M` or `16MiB`; TIME is a number

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pgetpy.cli.command_table import CACHE_COMMANDS, SHELLS, TOP_COMMANDS
-from pgetpy.settings.options import FLAGS, OPTIONS, Option
+from pgetpy.cli.option_table import FLAGS, OPTIONS
+from pgetpy.settings.options import Option
 
 _SHOWN = tuple(option for option in OPTIONS if not option.deprecated)
 _FILE_VALUES = frozenset({"FILE", "PATH", "DIR"})

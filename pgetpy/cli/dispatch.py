@@ -54,8 +54,9 @@ from pgetpy.errors import (
 )
 from pgetpy.errors.reasons import system_reason
 from pgetpy.errors.redact import redact, redact_text
-from pgetpy.settings import CacheSettings, CommandOptions, Console, Settings
-from pgetpy.sources.table import parse_reference
+from pgetpy.settings import CacheSettings, Console, Settings
+from pgetpy.settings.command_options import CommandOptions
+from pgetpy.sources.table import check_settings, parse_reference
 from pgetpy.system.filesystem import cache_error
 
 
@@ -162,6 +163,7 @@ def _settings(
     arguments: Arguments, environ: Mapping[str, str], warn: Callable[[str], None]
 ) -> Settings:
     settings = Settings.from_environment(environ, warn=warn).with_flags(arguments.values)
+    check_settings(settings.sources)
     if settings.cacert is not None and not os.access(settings.cacert, os.R_OK):
         name = "--cacert" if "cacert" in arguments.values else "certificate file"
         raise BadSettingError(name, settings.cacert, "there is no such file, or it is unreadable")

@@ -12,7 +12,8 @@ from pgetpy.cli.parser import Arguments
 from pgetpy.cli.results import failure_record
 from pgetpy.cli.terminal import Terminated, print_beside
 from pgetpy.errors import PgetError, UsageError
-from pgetpy.settings import CommandOptions, Console, Settings
+from pgetpy.settings import Console, Settings
+from pgetpy.settings.command_options import CommandOptions
 
 DONE, FAILED, MISUSED = 0, 1, 2
 # 128 and the number of the signal, as shells have it.

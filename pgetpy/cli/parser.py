@@ -13,9 +13,10 @@ from functools import partial
 from typing import NoReturn
 
 from pgetpy.cli.command_table import CACHE_COMMANDS, COMMANDS, TOP_COMMANDS, usage_of
+from pgetpy.cli.option_table import FLAGS, GROUPS, OPTIONS
 from pgetpy.core.text.values import read_bool
 from pgetpy.errors import UsageError
-from pgetpy.settings.options import FLAGS, GROUPS, OPTIONS, REPORT, Option, Texts
+from pgetpy.settings.options import REPORT, Option, Texts
 
 _EPILOG = """\
 Most flags can also be set in the environment: --chunk-size is PGET_CHUNK_SIZE. Every

@@ -12,7 +12,7 @@ from pgetpy.cli.progress import progress_of
 from pgetpy.cli.terminal import print_line
 from pgetpy.errors import UsageError
 from pgetpy.errors.redact import redact
-from pgetpy.settings import hub_cache_dir
+from pgetpy.settings.command_options import hub_cache_dir
 
 
 def run_snapshot(invocation: Invocation, environ: Mapping[str, str], api: Any) -> int:

@@ -33,7 +33,7 @@ from pgetpy.errors import BadReferenceError, HttpStatusError, PgetError
 from pgetpy.errors.redact import redact
 from pgetpy.settings import Settings
 from pgetpy.sources.base import Located, RemoteFile
-from pgetpy.sources.table import parse_reference, source_of
+from pgetpy.sources.table import explained, locate, parse_reference
 from pgetpy.system.event_loop import gather_or_cancel
 from pgetpy.system.filesystem import ReservedPaths
 from pgetpy.system.threads import Workers
@@ -70,9 +70,8 @@ class Engine:
         Raises:
             TransferError: its source does not say.
         """
-        sources = self._settings.sources
         with self.explaining(reference):
-            return await source_of(reference).locate(reference, sources, self._client)
+            return await locate(reference, self._settings.sources, self._client)
 
     @contextmanager
     def _told(self, job: Job, report: Report, key: int) -> Iterator[None]:
@@ -90,10 +89,10 @@ class Engine:
         try:
             yield
         except HttpStatusError as error:
-            explained = source_of(reference).explained(reference, error, self._settings.sources)
-            if explained is error:
+            meaning = explained(reference, error, self._settings.sources)
+            if meaning is error:
                 raise
-            raise explained from error
+            raise meaning from error
 
     async def identify(self, remote: RemoteFile) -> Identity:
         """Return which version of an object the server has, by asking for its first byte.

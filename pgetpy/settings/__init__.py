@@ -6,34 +6,43 @@ environment is an argument, so that nothing here reaches for the process's own.
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pgetpy.core.archives.member_policy import Limits
-from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.policy import Policy
 from pgetpy.core.text.values import UNCHANGED, check_header, read_url
-from pgetpy.settings.options import BY_VARIABLE, OPTION, Option, Texts
+from pgetpy.settings.options import OPTIONS, Option, Texts, by_variable
 
-_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
 _NOTHING: Mapping[str, str] = MappingProxyType({})
+_FLAGS = frozenset(option.name for option in OPTIONS)
 # From the most to the least that is printed.
 _LOG_LEVELS = ("debug", "info", "warn", "error")
 
 Warn = Callable[[str], None]
 # An option that was set, its text, and the flag or variable that set it.
 _Given = tuple[Option, Texts, str]
-_S = TypeVar("_S", bound="_Section")
+_S = TypeVar("_S", bound="Section")
+_C = TypeVar("_C", bound="SourceSection")
 
 
 @dataclass(frozen=True)
-class _Section:
-    """A dataclass whose fields options set, and those of sections in its fields."""
+class Section:
+    """A dataclass whose fields options set.
+
+    Attributes:
+        options: the rows that are looked through; those of other sections set nothing.
+    """
+
+    options: ClassVar[tuple[Option, ...]] = OPTIONS
+    _by_variable: ClassVar[Mapping[str, Option]] = by_variable(OPTIONS)
+
+    def __init_subclass__(cls) -> None:
+        if "options" in cls.__dict__:
+            cls._by_variable = by_variable(cls.options)
 
     @classmethod
     def from_environment(
@@ -46,7 +55,12 @@ class _Section:
         Raises:
             BadSettingError: a value that cannot be used; `.name` is the variable's.
         """
-        return cls()._read(_from_variables(environ, warn))
+        given = [
+            (option, environ[name], name)
+            for name, option in cls._by_variable.items()
+            if environ.get(name) and (not option.deprecated or _counts(option, environ, warn))
+        ]
+        return cls()._read(given) if given else cls()
 
     def with_flags(self: _S, values: Mapping[str, Texts]) -> _S:
         """Return these settings changed by flags: the name of each to its text, or to a tuple of
@@ -55,30 +69,29 @@ class _Section:
         Raises:
             BadSettingError: a value that cannot be used; `.name` is the flag's.
         """
-        given = [(OPTION[name], values[name], f"--{name}") for name in OPTION if name in values]
+        if not values:
+            return self
+        given = [
+            (option, values[option.name], f"--{option.name}")
+            for option in self.options
+            if option.name in values
+        ]
         return self._read(given)
 
     def _read(self: _S, given: Sequence[_Given]) -> _S:
-        if not given:
-            return self
-        names = {each.__name__ for each in type(self).__mro__}
         changes: dict[str, Any] = {}
         for option, text, name in given:
-            if option.section in names:
+            if option.section == type(self).__name__:
                 value = option.read(text, name)
                 changes |= {} if value is UNCHANGED else {option.field: value}
-        for each in fields(self):
-            part = getattr(self, each.name)
-            if isinstance(part, _Section):
-                changes[each.name] = part._read(given)
-        return self._changed(changes)
+        return self._changed(changes) if changes else self
 
     def _changed(self: _S, changes: dict[str, Any]) -> _S:
         return replace(self, **changes)
 
 
 @dataclass(frozen=True)
-class CacheSettings(_Section):
+class CacheSettings(Section):
     """Where the cache of weights is, and what it keeps to.
 
     Attributes:
@@ -93,25 +106,76 @@ class CacheSettings(_Section):
 
 
 @dataclass(frozen=True)
-class SourceSettings(_Section):
-    """Where the services are, and what opens them.
+class SourceSection(Section):
+    """What one source goes by. Each has a dataclass of its own, with the rows that set its fields.
+
+    A field that `repr` leaves out is a secret of the operator's.
 
     Attributes:
-        hf_endpoint, civitai_endpoint, replicate_endpoint: URLs without a slash at their ends.
-        hf_token, civitai_token: sent to these services alone.
-        hf_offline: ask no Hub.
-        hf_transfer: fetch files of the Hub whose sha256 is known by hf_transfer.
-        max_data_size: bytes that a data: URI may bear.
+        endpoint: URL of the service without a slash at its end; empty where there is none.
+        token: is sent to the service alone.
     """
 
-    hf_endpoint: str = "https://huggingface.co"
-    hf_token: str | None = field(default=None, repr=False)
-    hf_offline: bool = False
-    hf_transfer: bool = False
-    civitai_endpoint: str = "https://civitai.com"
-    civitai_token: str | None = field(default=None, repr=False)
-    replicate_endpoint: str = "https://replicate.com"
-    max_data_size: int = 64 << 20
+    options: ClassVar[tuple[Option, ...]] = ()
+
+    endpoint: str = ""
+    token: str | None = field(default=None, repr=False)
+
+    def under_policy(self: _C, policy: Policy) -> _C:
+        """Return what a stranger's references may go by: nothing that is secret."""
+        if policy.own_tokens:
+            return self
+        changes: dict[str, Any] = {e.name: e.default for e in fields(self) if not e.repr}
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """What all sources go by. A source is known when it is asked, so what it goes by is read then.
+
+    Attributes:
+        given: what was set by the program, in place of what the others say.
+        environ, flags: the environment and the texts of flags, as far as no `Settings` are set by
+            them.
+        policy: what takes their secrets from those that are read.
+    """
+
+    given: tuple[SourceSection, ...] = ()
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
+    flags: Mapping[str, Texts] = field(default_factory=dict, repr=False, hash=False)
+    policy: Policy | None = None
+    _known: dict[type[SourceSection], Any] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(
+            self, "_known", dict(zip(map(type, self.given), self.given, strict=True))
+        )
+
+    def of(self, section: type[_C]) -> _C:
+        """Return what the source whose settings are a `section` goes by.
+
+        Raises:
+            BadSettingError: a value that cannot be used.
+        """
+        found: _C | None = self._known.get(section)
+        if found is None:
+            found = section.from_environment(self.environ)
+            if self.flags:
+                found = found.with_flags(self.flags)
+            if self.policy is not None:
+                found = found.under_policy(self.policy)
+            self._known[section] = found
+        return found
+
+    def replacing(self, section: SourceSection) -> SourceSettings:
+        """Return these settings with `section` for the source that it belongs to."""
+        others = (each for each in self.given if type(each) is not type(section))
+        return replace(self, given=(section, *others))
+
+    def under_policy(self, policy: Policy) -> SourceSettings:
+        """Return these settings without what `policy` takes away."""
+        given = tuple(each.under_policy(policy) for each in self.given)
+        return replace(self, given=given, policy=policy)
 
 
 @dataclass(frozen=True)
@@ -124,7 +188,7 @@ class Proxies:
 
 
 @dataclass(frozen=True)
-class Settings(_Section):
+class Settings(Section):
     """How transfers are made. Sizes are bytes, times float seconds.
 
     Attributes:
@@ -191,14 +255,11 @@ class Settings(_Section):
         """Return these settings without what their policy takes away.
 
         A stranger chooses the URL that headers and Authorization would be sent to, and would be
-        given what a login of the operator's opens. hf_transfer looks names up by itself.
+        given what a login of the operator's opens.
         """
         policy = self.policy
         if policy is None:
             return self
-        sources = replace(self.sources, hf_transfer=False)
-        if not policy.own_tokens:
-            sources = replace(sources, hf_token=None, civitai_token=None)
         limits = self.limits
         if policy.max_bytes is not None:
             most = policy.max_bytes if limits.total_bytes is None else limits.total_bytes
@@ -209,7 +270,7 @@ class Settings(_Section):
             authorization=None,
             use_netrc=False,
             proxies=self.proxies if policy.trust_proxy else Proxies(),
-            sources=sources,
+            sources=self.sources.under_policy(policy),
             limits=limits,
         )
 
@@ -219,7 +280,14 @@ class Settings(_Section):
     ) -> Settings:
         _warn_of_cache_nodes(environ, warn)
         settings = super().from_environment(environ, warn=warn)
-        return replace(settings, proxies=_proxies(environ))
+        own = cls._by_variable
+        rest = {name: value for name, value in environ.items() if value and name not in own}
+        return replace(settings, proxies=_proxies(environ), sources=SourceSettings(environ=rest))
+
+    def with_flags(self, values: Mapping[str, Texts]) -> Settings:
+        rest = {name: values[name] for name in values.keys() - _FLAGS}
+        settings = super().with_flags(values)
+        return replace(settings, sources=replace(self.sources, flags=rest)) if rest else settings
 
     def with_headers(self, headers: Sequence[tuple[str, str]], name: str) -> Settings:
         """Return these settings with `headers` put in place of their namesakes.
@@ -243,7 +311,7 @@ class Settings(_Section):
 
 
 @dataclass(frozen=True)
-class Console(_Section):
+class Console(Section):
     """How the command line behaves, apart from the transfer itself.
 
     Attributes:
@@ -269,55 +337,6 @@ class Console(_Section):
     def shows(self, level: str) -> bool:
         """Whether a line of `level` is to be printed."""
         return _LOG_LEVELS.index(level) >= _LOG_LEVELS.index(self.log_level)
-
-
-@dataclass(frozen=True)
-class CommandOptions(_Section):
-    """What a single run of a command is asked to do. No environment variable sets any of it.
-
-    Attributes:
-        mirror: more URLs of the file.
-        checksum: what the file must hash to.
-        digest: sha256 of a file in the cache.
-        fail_fast: stop at the first file of a manifest that fails.
-        json: print results for programs.
-        hub_cache_dir: the folder of huggingface_hub's cache.
-        wanted: what to keep of an archive or repository.
-        include, exclude: patterns that choose files of a repository.
-        refresh: ask the server whether a cached file is current.
-        any_file: accept files that are not weights.
-        older_than: an age, as `core.text.units.parse_age` takes it.
-    """
-
-    mirror: tuple[str, ...] = field(default=(), repr=False)
-    checksum: Checksum | None = None
-    digest: str | None = None
-    fail_fast: bool = False
-    json: bool = False
-    hub_cache_dir: Path | None = None
-    wanted: str = "auto"
-    include: tuple[str, ...] | None = None
-    exclude: tuple[str, ...] | None = None
-    refresh: bool = False
-    any_file: bool = False
-    older_than: str | None = None
-
-
-def hub_cache_dir(environ: Mapping[str, str]) -> Path:
-    """Return where the Hub's own cache is: PGET_HUB_CACHE_DIR, else as huggingface_hub has it."""
-    for name in ("PGET_HUB_CACHE_DIR", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        if environ.get(name):
-            return _expanded(environ[name], environ)
-    if environ.get("HF_HOME"):
-        return _expanded(environ["HF_HOME"], environ) / "hub"
-    base = environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return _expanded(base, environ) / "huggingface" / "hub"
-
-
-def _expanded(path: str, environ: Mapping[str, str]) -> Path:
-    """Return `path` with its ~ and variables written out; those that are not set stay."""
-    home = os.path.expanduser(path)
-    return Path(_VARIABLE.sub(lambda found: environ.get(found[1] or found[2], found[0]), home))
 
 
 def _warn_of_cache_nodes(environ: Mapping[str, str], warn: Warn) -> None:
@@ -349,21 +368,10 @@ def _proxy(environ: Mapping[str, str], *names: str) -> str | None:
     return read_url(environ[name] if "://" in environ[name] else f"http://{environ[name]}", name)
 
 
-def _from_variables(environ: Mapping[str, str], warn: Warn) -> list[_Given]:
-    """Return the options that variables set; empty variables count as unset.
-
-    `warn` gets a sentence for each deprecated variable.
-    """
-    return [
-        (option, environ[name], name)
-        for name, option in BY_VARIABLE.items()
-        if environ.get(name) and (not option.deprecated or _counts(option, environ, warn))
-    ]
-
-
 def _counts(option: Option, environ: Mapping[str, str], warn: Warn) -> bool:
     """Whether a deprecated variable counts: it does unless the new one is set."""
-    old, new = option.variable, OPTION[option.deprecated].variable
+    old = option.variable
+    new = next(each.variable for each in OPTIONS if each.name == option.deprecated)
     if not environ.get(new):
         warn(f"Using {old} is deprecated, use {new} instead")
         return True

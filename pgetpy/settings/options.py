@@ -2,12 +2,13 @@
 
 To add an option add a row here, give the dataclass that the row names a field, and use the field.
 The parser, --help, shell completion, the reading of the environment and docs/options.md (`make
-docs-options`) are made from the rows. A test refuses rows whose field is never used.
+docs-options`) are made from the rows. A test refuses rows whose field is never used. The options of
+a source are in the source's own module.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -23,14 +24,11 @@ from pgetpy.core.text.values import (
     one_of,
     read_bool,
     read_duration,
-    read_endpoint,
     read_headers,
     read_http_url,
-    read_hub_switch,
     read_resolve,
     read_text,
     read_texts,
-    read_token,
     size_reader,
     switch_to,
 )
@@ -85,7 +83,7 @@ class Option:
     @property
     def variable(self) -> str:
         """Its environment variable; empty if it has none."""
-        return next((name for name, option in BY_VARIABLE.items() if option is self), "")
+        return next(iter(by_variable((self,))), "")
 
     @property
     def section(self) -> str:
@@ -108,6 +106,16 @@ class Option:
         notes += ["may be repeated"] if self.many else []
         notes += [f"default {self.default}"] if self.default else []
         return f"{self.about} ({'; '.join(notes)})" if notes else self.about
+
+
+def by_variable(options: Iterable[Option]) -> dict[str, Option]:
+    """Return the options that have an environment variable, by its name."""
+    # Without a function call for each row: this is on the way of every download.
+    return {
+        option.environ or f"PGET_{option.name.replace('-', '_').upper()}": option
+        for option in options
+        if option.environ or not option.sets.startswith(_OF_ONE_RUN)
+    }
 
 
 def _path(text: str, _name: str) -> Path:
@@ -156,15 +164,6 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
                "another URL of the same file", ("download",), many=True),
         Option("header", "-H", "LINE", "Settings.headers", read_headers,
                "request header to send, written 'Name: value'", many=True, environ="PGET_HEADERS"),
-        Option("hf-token", "", "TOKEN", "SourceSettings.hf_token", read_token,
-               "access token for Hugging Face. Prefer to set HF_TOKEN: other users of a machine "
-               "can see the flags of its processes", (*TRANSFER, *NAME_ENTRIES)),
-        Option("civitai-token", "", "TOKEN", "SourceSettings.civitai_token", read_token,
-               "access token for CivitAI. Prefer to set CIVITAI_API_TOKEN",
-               (*TRANSFER, *NAME_ENTRIES)),
-        Option("hf-transfer", "", "", "SourceSettings.hf_transfer", read_bool,
-               "download large files of Hugging Face with hf_transfer, as "
-               "HF_HUB_ENABLE_HF_TRANSFER=1 does"),
         Option("netrc", "", "", "Settings.use_netrc", read_bool, "read logins from ~/.netrc"),
         Option("cacert", "", "FILE", "Settings.cacert", read_text,
                "certificate authorities to trust instead of the system's, as a PEM file"),
@@ -246,50 +245,23 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
     ),
 }
 
-# Environment variables without a flag. A flag's own variable overrules those of the same field.
-_variable = partial(Option, "", "", "", commands=())
+# A row of an environment variable without a flag. A flag's own variable overrules those of the same
+# field, because it is read after them.
+variable = partial(Option, "", "", "", commands=())
 VARIABLES: tuple[Option, ...] = (
-    _variable("SourceSettings.hf_token", read_token,
-              "access token for Hugging Face", environ="HF_TOKEN"),
-    _variable("SourceSettings.hf_endpoint", read_endpoint,
-              "URL of the Hub", default="https://huggingface.co", environ="HF_ENDPOINT"),
-    _variable("SourceSettings.hf_offline", read_hub_switch,
-              "1: send no request to the Hub", environ="HF_HUB_OFFLINE"),
-    _variable("SourceSettings.hf_transfer", read_hub_switch,
-              "1: download large files of the Hub with hf_transfer",
-              environ="HF_HUB_ENABLE_HF_TRANSFER"),
-    _variable("SourceSettings.civitai_token", read_token,
-              "access token for CivitAI", environ="CIVITAI_API_TOKEN"),
-    _variable("SourceSettings.civitai_endpoint", read_endpoint,
-              "URL of CivitAI", default="https://civitai.com", environ="PGET_CIVITAI_ENDPOINT"),
-    _variable("SourceSettings.replicate_endpoint", read_endpoint, "URL of Replicate",
-              default="https://replicate.com", environ="PGET_REPLICATE_ENDPOINT"),
-    _variable("SourceSettings.max_data_size", size_reader(0),
-              "maximum size of the content of a data: URI", default="64Mi",
-              environ="PGET_MAX_DATA_SIZE"),
-    _variable("Settings.authorization", read_text,
-              "Authorization header for the hosts of the URLs given",
-              environ="PGET_PROXY_AUTH_HEADER"),
-    _variable("Settings.metrics_endpoint", read_http_url,
-              "URL that gets a POST with the figures of each file",
-              environ="PGET_METRICS_ENDPOINT"),
-    _variable("Settings.cacert", read_text,
-              "certificate authorities to trust instead of the system's, as a PEM file",
-              environ="SSL_CERT_FILE"),
-    _variable("CacheSettings.folder", lambda text, _: Path(text) / "pgetpy",
-              "folder that holds pgetpy, the default of --cache-dir", default="~/.cache",
-              environ="XDG_CACHE_HOME"),
+    variable("Settings.authorization", read_text,
+             "Authorization header for the hosts of the URLs given",
+             environ="PGET_PROXY_AUTH_HEADER"),
+    variable("Settings.metrics_endpoint", read_http_url,
+             "URL that gets a POST with the figures of each file",
+             environ="PGET_METRICS_ENDPOINT"),
+    variable("Settings.cacert", read_text,
+             "certificate authorities to trust instead of the system's, as a PEM file",
+             environ="SSL_CERT_FILE"),
+    variable("CacheSettings.folder", lambda text, _: Path(text) / "pgetpy",
+             "folder that holds pgetpy, the default of --cache-dir", default="~/.cache",
+             environ="XDG_CACHE_HOME"),
 )
 # fmt: on
 
-# These are made without a function call for each row: they are on the way of every download.
-OPTIONS: tuple[Option, ...] = tuple(chain.from_iterable(GROUPS.values()))
-OPTION: Mapping[str, Option] = {option.name: option for option in OPTIONS}
-FLAGS: Mapping[str, list[str]] = {
-    option.name: [*filter(None, (option.short, f"--{option.name}"))] for option in OPTIONS
-}
-BY_VARIABLE: Mapping[str, Option] = {
-    option.environ or f"PGET_{option.name.replace('-', '_').upper()}": option
-    for option in (*VARIABLES, *OPTIONS)
-    if option.environ or not option.sets.startswith(_OF_ONE_RUN)
-}
+OPTIONS: tuple[Option, ...] = (*VARIABLES, *chain.from_iterable(GROUPS.values()))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from pgetpy.core.http.urls import Link, opened_link
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.reference import Reference
 from pgetpy.errors import HttpStatusError, PgetError
-from pgetpy.settings import SourceSettings
+from pgetpy.settings import SourceSection
 
 T = TypeVar("T")
+S = TypeVar("S", bound=SourceSection)
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class ServiceClient(Protocol):
         """Return what `work` returns, which blocks."""
 
 
-class Source(Protocol):
+class Source(ABC, Generic[S]):
     """One service, or one kind of reference.
 
     Other packages add theirs by an entry point of the group `pgetpy.sources`:
@@ -104,20 +106,31 @@ class Source(Protocol):
         hub = "their_package:Hub"
 
     `their_package.Hub()`, without arguments, is the source. It is asked for what none of this
-    package's sources knows, so it has a scheme of its own, as `hub:NAME@VERSION`: http and https
-    URLs never reach it. `recognise` has to make the key of a reference by
-    `core.references.reference.key_for` from a text that begins with the source's name, and to leave
-    secrets out of `shown`, `text` and the key; they belong to `token`, and `scope_for(token)` to
-    `scope`. Where the operator's settings say who is asked, that is the reference's `service`.
-    One that cannot be loaded, or bears a name that is taken, harms no reference that is not its
-    own.
+    package's sources knows, so it has a scheme of its own, as `hub:NAME@VERSION`. Of http and https
+    URLs it is asked for those of its `hosts` and its endpoint, if its distribution is called
+    `pgetpy-...`: looking into all that are installed takes longer than many a download.
+
+    `recognise` has to make the key of a reference by `core.references.reference.key_for` from a
+    text that begins with the source's name, and to leave secrets out of `shown`, `text` and the
+    key; they belong to `token`, and `scope_for(token)` to `scope`. Where the operator's settings
+    say who is asked, that is the reference's `service`. One that cannot be loaded, or bears a name
+    that is taken, harms no reference that is not its own.
+
+    Attributes:
+        name: what references bear that are its own.
+        hosts: http and https URLs of these hosts are its own, as are those of its endpoint.
+        settings: the dataclass of what it goes by. Its `options` are rows as in `settings.options`;
+            of other packages' rows the variables are read, and flags are not known.
+        argument: what callers in Python give the token as; empty where they cannot.
     """
 
-    @property
-    def name(self) -> str:
-        """What references bear that are its own."""
+    name: ClassVar[str]
+    hosts: ClassVar[Set[str]] = frozenset()
+    settings: type[S]
+    argument: ClassVar[str] = ""
 
-    def recognise(self, text: str, wanted: str, settings: SourceSettings) -> Reference | None:
+    @abstractmethod
+    def recognise(self, text: str, wanted: str, settings: S) -> Reference | None:
         """Return the reference that `text` is; None where it is another source's.
 
         It is asked for each hit: it touches neither network nor disk, and imports nothing heavy.
@@ -129,40 +142,16 @@ class Source(Protocol):
             BadReferenceError: it is this source's, and makes no sense.
         """
 
-    async def locate(
-        self, reference: Reference, settings: SourceSettings, client: ServiceClient
-    ) -> Located:
+    @abstractmethod
+    async def locate(self, reference: Reference, settings: S, client: ServiceClient) -> Located:
         """Return where the bytes are.
 
         Raises:
             TransferError: the service does not say.
         """
 
-    def explained(
-        self, reference: Reference, error: HttpStatusError, settings: SourceSettings
-    ) -> PgetError:
+    def explained(self, reference: Reference, error: HttpStatusError, settings: S) -> PgetError:
         """Return what `error`, an answer on the way to the bytes, means at this service."""
-
-
-class OwnSource(Source):
-    """What the sources of this package have in common.
-
-    Attributes:
-        hosts: the source knows URLs of these hosts, and no other http or https URL but those of its
-            endpoint.
-        endpoint: the setting that names the endpoint; empty where there is none.
-        token: the setting that holds the token, and `argument` what callers give it as.
-    """
-
-    hosts: frozenset[str] = frozenset()
-    endpoint: str = ""
-    token: str = ""
-    argument: str = ""
-
-    def explained(
-        self, reference: Reference, error: HttpStatusError, settings: SourceSettings
-    ) -> PgetError:
-        """See `Source.explained`."""
         return error
 
 

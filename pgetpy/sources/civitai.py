@@ -20,10 +20,11 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from pgetpy.core.references.reference import Reference, Wanted, key_for, scope_for, wanted_of
-from pgetpy.core.text.values import read_token
+from pgetpy.core.text.values import read_endpoint, read_token
 from pgetpy.errors import BadReferenceError, HttpStatusError, NotFoundError, PgetError
-from pgetpy.settings import SourceSettings
-from pgetpy.sources.base import Located, OwnSource, RemoteFile, ServiceClient, parts_at
+from pgetpy.settings import SourceSection
+from pgetpy.settings.options import NAME_ENTRIES, TRANSFER, Option, variable
+from pgetpy.sources.base import Located, RemoteFile, ServiceClient, Source, parts_at
 from pgetpy.sources.civitai_answers import (
     HOSTS,
     SERVICE,
@@ -70,31 +71,50 @@ class Asked:
         return f"{endpoint}{path}{query}"
 
 
-class Civitai(OwnSource):
+@dataclass(frozen=True)
+class CivitaiSettings(SourceSection):
+    """Where CivitAI is, and what opens it."""
+
+    # fmt: off
+    options = (
+        variable("CivitaiSettings.token", read_token,
+                 "access token for CivitAI", environ="CIVITAI_API_TOKEN"),
+        variable("CivitaiSettings.endpoint", read_endpoint,
+                 "URL of CivitAI", default="https://civitai.com", environ="PGET_CIVITAI_ENDPOINT"),
+        Option("civitai-token", "", "TOKEN", "CivitaiSettings.token", read_token,
+               "access token for CivitAI. Prefer to set CIVITAI_API_TOKEN",
+               (*TRANSFER, *NAME_ENTRIES)),
+    )
+    # fmt: on
+
+    endpoint: str = "https://civitai.com"
+    token: str | None = field(default=None, repr=False)
+
+
+class Civitai(Source[CivitaiSettings]):
     """Takes the pages and downloads of CivitAI, and AIR names of it."""
 
     name = "civitai"
     hosts = HOSTS
-    endpoint = "civitai_endpoint"
-    token = "civitai_token"  # noqa: S105  a setting's name
+    settings = CivitaiSettings
     argument = "civitai_api_token"
 
-    def recognise(self, text: str, wanted: str, settings: SourceSettings) -> Reference | None:
-        asked = parse_civitai(text, settings.civitai_endpoint)
+    def recognise(self, text: str, wanted: str, settings: CivitaiSettings) -> Reference | None:
+        asked = parse_civitai(text, settings.endpoint)
         if asked is None:
             return None
         chosen = Wanted.WEIGHTS if wanted == "auto" else wanted_of("", wanted)
-        token = read_token(asked.token or "", "token") or settings.civitai_token
-        service = settings.civitai_endpoint
+        token = read_token(asked.token or "", "token") or settings.token
+        service = settings.endpoint
         url = asked.url(service)
         key = key_for(f"civitai:{url}", chosen)
         scope = scope_for(token)
         return Reference(self.name, url, url, "", key, scope, chosen, token, service=service)
 
     async def locate(
-        self, reference: Reference, settings: SourceSettings, client: ServiceClient
+        self, reference: Reference, settings: CivitaiSettings, client: ServiceClient
     ) -> Located:
-        endpoint = settings.civitai_endpoint
+        endpoint = settings.endpoint
         asked = parse_civitai(reference.text, endpoint)
         assert asked is not None
         authorization = f"Bearer {reference.token}" if reference.token else None
@@ -112,9 +132,9 @@ class Civitai(OwnSource):
         return Located((found,), extract=extract, version=file.version)
 
     def explained(
-        self, reference: Reference, error: HttpStatusError, settings: SourceSettings
+        self, reference: Reference, error: HttpStatusError, settings: CivitaiSettings
     ) -> PgetError:
-        if urlsplit(error.url).netloc != urlsplit(settings.civitai_endpoint).netloc:
+        if urlsplit(error.url).netloc != urlsplit(settings.endpoint).netloc:
             return error  # its storage, or where else it has sent us
         said = _SAID.findall(error.words)
         words = ": ".join(said) if said else error.words

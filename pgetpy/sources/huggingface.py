@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from urllib.parse import urljoin
 
@@ -17,6 +17,7 @@ from pgetpy.core.http.urls import may_see_credentials, parse_link
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.hub_errors import meaning_at_hub
 from pgetpy.core.references.hub_names import HOSTS, HubName, parse_hub_name
+from pgetpy.core.references.policy import Policy
 from pgetpy.core.references.reference import (
     Reference,
     Wanted,
@@ -25,6 +26,7 @@ from pgetpy.core.references.reference import (
     scope_for,
     wanted_of,
 )
+from pgetpy.core.text.values import read_bool, read_endpoint, read_hub_switch, read_token
 from pgetpy.errors import (
     ALL_OF_IT,
     BadReferenceError,
@@ -34,8 +36,9 @@ from pgetpy.errors import (
     PgetError,
 )
 from pgetpy.errors.redact import HIDDEN
-from pgetpy.settings import SourceSettings
-from pgetpy.sources.base import Located, OwnSource, RemoteFile, ServiceClient
+from pgetpy.settings import SourceSection
+from pgetpy.settings.options import NAME_ENTRIES, TRANSFER, Option, variable
+from pgetpy.sources.base import Located, RemoteFile, ServiceClient, Source
 from pgetpy.sources.hub_listing import HubFile, RepositoryListing, list_repository, offline
 
 _SUFFIX = ".safetensors"
@@ -47,20 +50,58 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MOST_STEPS = 5
 
 
-class HuggingFace(OwnSource):
+@dataclass(frozen=True)
+class HubSettings(SourceSection):
+    """Where the Hub is, and what opens it.
+
+    Attributes:
+        offline: ask no Hub.
+        hf_transfer: fetch files whose sha256 is known by hf_transfer.
+    """
+
+    # fmt: off
+    options = (
+        variable("HubSettings.token", read_token,
+                 "access token for Hugging Face", environ="HF_TOKEN"),
+        variable("HubSettings.endpoint", read_endpoint,
+                 "URL of the Hub", default="https://huggingface.co", environ="HF_ENDPOINT"),
+        variable("HubSettings.offline", read_hub_switch,
+                 "1: send no request to the Hub", environ="HF_HUB_OFFLINE"),
+        variable("HubSettings.hf_transfer", read_hub_switch,
+                 "1: download large files of the Hub with hf_transfer",
+                 environ="HF_HUB_ENABLE_HF_TRANSFER"),
+        Option("hf-token", "", "TOKEN", "HubSettings.token", read_token,
+               "access token for Hugging Face. Prefer to set HF_TOKEN: other users of a machine "
+               "can see the flags of its processes", (*TRANSFER, *NAME_ENTRIES)),
+        Option("hf-transfer", "", "", "HubSettings.hf_transfer", read_bool,
+               "download large files of Hugging Face with hf_transfer, as "
+               "HF_HUB_ENABLE_HF_TRANSFER=1 does"),
+    )
+    # fmt: on
+
+    endpoint: str = "https://huggingface.co"
+    token: str | None = field(default=None, repr=False)
+    offline: bool = False
+    hf_transfer: bool = False
+
+    def under_policy(self, policy: Policy) -> HubSettings:
+        # hf_transfer looks names up by itself.
+        return replace(super().under_policy(policy), hf_transfer=False)
+
+
+class HuggingFace(Source[HubSettings]):
     """hf:// and the URLs of the Hub's pages."""
 
     name = "huggingface"
     hosts = HOSTS
-    endpoint = "hf_endpoint"
-    token = "hf_token"  # noqa: S105  a setting's name
+    settings = HubSettings
     argument = "hf_api_token"
 
-    def recognise(self, text: str, wanted: str, settings: SourceSettings) -> Reference | None:
-        named = parse_hub_name(text, settings.hf_endpoint)
+    def recognise(self, text: str, wanted: str, settings: HubSettings) -> Reference | None:
+        named = parse_hub_name(text, settings.endpoint)
         if named is None:
             return None
-        token = settings.hf_token
+        token = settings.token
         if token is not None and not _TOKEN.fullmatch(token):
             raise BadSettingError("hf_api_token", HIDDEN, "holds what no token can hold")
         chosen = _chosen(named, wanted)
@@ -71,22 +112,22 @@ class HuggingFace(OwnSource):
             text=canonical,
             shown=canonical,
             name=PurePosixPath(named.path or named.repo).name,
-            key=key_for(f"hub {settings.hf_endpoint} {canonical}", chosen),
+            key=key_for(f"hub {settings.endpoint} {canonical}", chosen),
             scope=scope_for(token),
             wanted=chosen,
             token=token,
             several=named.is_folder,
-            service=settings.hf_endpoint,
+            service=settings.endpoint,
         )
         return choosing(reference, named.patterns)
 
     async def locate(
-        self, reference: Reference, settings: SourceSettings, client: ServiceClient
+        self, reference: Reference, settings: HubSettings, client: ServiceClient
     ) -> Located:
-        if settings.hf_offline:
+        if settings.offline:
             raise offline(str(reference))
         named = _name_of(reference, settings)
-        place = _HubLocation(reference, named, settings.hf_endpoint, settings.hf_transfer)
+        place = _HubLocation(reference, named, settings.endpoint, settings.hf_transfer)
         if not place.named.is_folder:
             extract = reference.wanted is not Wanted.FILE
             return Located((await _one_file(place, client),), extract=extract)
@@ -98,12 +139,12 @@ class HuggingFace(OwnSource):
         return Located(objects, reference.wanted is Wanted.FOLDER, version=listing.commit)
 
     def explained(
-        self, reference: Reference, error: HttpStatusError, settings: SourceSettings
+        self, reference: Reference, error: HttpStatusError, settings: HubSettings
     ) -> PgetError:
-        asked, own = parse_link(error.url).origin, parse_link(settings.hf_endpoint).origin
+        asked, own = parse_link(error.url).origin, parse_link(settings.endpoint).origin
         if asked != own:
             return error  # a store's, which knows nothing of repositories
-        page = _name_of(reference, settings).page(settings.hf_endpoint)
+        page = _name_of(reference, settings).page(settings.endpoint)
         return meaning_at_hub(reference, error, page)
 
 
@@ -137,8 +178,8 @@ def _described(remote: RemoteFile, name: str, size: int | None, etag: str) -> Re
     return replace(remote, name=name, digest=digest, size=size, etag=etag, hf_transfer=by_other)
 
 
-def _name_of(reference: Reference, settings: SourceSettings) -> HubName:
-    named = parse_hub_name(reference.text, settings.hf_endpoint)
+def _name_of(reference: Reference, settings: HubSettings) -> HubName:
+    named = parse_hub_name(reference.text, settings.endpoint)
     assert named is not None
     return named
 

@@ -6,18 +6,19 @@ from pgetpy.core.destinations.names import name_from_url
 from pgetpy.core.http.urls import local_link, parse_link
 from pgetpy.core.references.reference import Reference, Wanted, key_for, path_of, wanted_of
 from pgetpy.errors.redact import redact
-from pgetpy.settings import SourceSettings
-from pgetpy.sources.base import Located, OwnSource, RemoteFile, ServiceClient
+from pgetpy.settings import SourceSection
+from pgetpy.sources.base import Located, RemoteFile, ServiceClient, Source
 
 _SCHEMES = ("http:", "https:", "file:")
 
 
-class Plain(OwnSource):
+class Plain(Source[SourceSection]):
     """Takes every URL that nobody else has taken."""
 
     name = "plain"
+    settings = SourceSection
 
-    def recognise(self, text: str, wanted: str, settings: SourceSettings) -> Reference | None:
+    def recognise(self, text: str, wanted: str, settings: SourceSection) -> Reference | None:
         if not text.lower().startswith(_SCHEMES):
             return None
         local = text[:5].lower() == "file:"
@@ -36,6 +37,6 @@ class Plain(OwnSource):
         )
 
     async def locate(
-        self, reference: Reference, settings: SourceSettings, client: ServiceClient
+        self, reference: Reference, settings: SourceSection, client: ServiceClient
     ) -> Located:
         return Located((RemoteFile(reference.text),), extract=reference.wanted is not Wanted.FILE)

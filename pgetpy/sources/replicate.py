@@ -10,12 +10,15 @@ weights of public models need no token. What is at replicate.delivery is plain: 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from pgetpy.core.references.reference import Reference, Wanted, is_archive_name, key_for, wanted_of
+from pgetpy.core.text.values import read_endpoint
 from pgetpy.errors import HttpStatusError, NotFoundError, PgetError, UnauthorizedError
-from pgetpy.settings import SourceSettings
-from pgetpy.sources.base import Located, OwnSource, RemoteFile, ServiceClient, parts_at
+from pgetpy.settings import SourceSection
+from pgetpy.settings.options import variable
+from pgetpy.sources.base import Located, RemoteFile, ServiceClient, Source, parts_at
 
 SERVICE = "Replicate"
 _HOSTS = frozenset({"replicate.com", "www.replicate.com"})
@@ -31,35 +34,49 @@ _RESERVED = frozenset(
 _LONGEST = 1024
 
 
-class Replicate(OwnSource):
+@dataclass(frozen=True)
+class ReplicateSettings(SourceSection):
+    """Where Replicate is."""
+
+    # fmt: off
+    options = (
+        variable("ReplicateSettings.endpoint", read_endpoint, "URL of Replicate",
+                 default="https://replicate.com", environ="PGET_REPLICATE_ENDPOINT"),
+    )
+    # fmt: on
+
+    endpoint: str = "https://replicate.com"
+
+
+class Replicate(Source[ReplicateSettings]):
     """Takes models of Replicate, whose weights it has."""
 
     name = "replicate"
     hosts = _HOSTS
-    endpoint = "replicate_endpoint"
+    settings = ReplicateSettings
 
-    def recognise(self, text: str, wanted: str, settings: SourceSettings) -> Reference | None:
-        found = _found(text, settings.replicate_endpoint)
+    def recognise(self, text: str, wanted: str, settings: ReplicateSettings) -> Reference | None:
+        found = _found(text, settings.endpoint)
         if found is None or found["owner"].lower() in _RESERVED:
             return None
         owner, name, version = found["owner"], found["name"], found["version"]
         chosen = Wanted.WEIGHTS if wanted == "auto" else wanted_of("", wanted)
         part = f"/versions/{version}" if version else ""
-        url = f"{settings.replicate_endpoint}/{owner}/{name}{part}/_weights"
+        url = f"{settings.endpoint}/{owner}/{name}{part}/_weights"
         key = key_for(f"replicate:{url}", chosen)
-        service = settings.replicate_endpoint
+        service = settings.endpoint
         return Reference(self.name, url, url, name, key, wanted=chosen, service=service)
 
     async def locate(
-        self, reference: Reference, settings: SourceSettings, client: ServiceClient
+        self, reference: Reference, settings: ReplicateSettings, client: ServiceClient
     ) -> Located:
         remote = RemoteFile(reference.text, f"{reference.name}.tar", trusted=True)
         return Located((remote,), extract=reference.wanted is not Wanted.FILE)
 
     def explained(
-        self, reference: Reference, error: HttpStatusError, settings: SourceSettings
+        self, reference: Reference, error: HttpStatusError, settings: ReplicateSettings
     ) -> PgetError:
-        if urlsplit(error.url).netloc != urlsplit(settings.replicate_endpoint).netloc:
+        if urlsplit(error.url).netloc != urlsplit(settings.endpoint).netloc:
             return error  # where the bytes are
         if error.status in (401, 403):
             hint = "only the weights of public models can be had; give a URL of the file itself"

@@ -5,31 +5,42 @@ This package's own come first, then those of other packages (see `sources.base.S
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from pgetpy.core.http.urls import parse_link
 from pgetpy.core.references.patterns import EVERYTHING, Patterns
 from pgetpy.core.references.reference import Reference, choosing
-from pgetpy.errors import BadReferenceError, PgetError
+from pgetpy.errors import BadReferenceError, HttpStatusError, PgetError
 from pgetpy.errors.redact import redact_text
-from pgetpy.settings import SourceSettings
-from pgetpy.sources.base import OwnSource, Source
+from pgetpy.settings import SourceSection, SourceSettings
+from pgetpy.settings.options import Option
+from pgetpy.sources.base import Located, ServiceClient, Source
 from pgetpy.sources.civitai import Civitai
 from pgetpy.sources.data import Data
 from pgetpy.sources.huggingface import HuggingFace
 from pgetpy.sources.plain import Plain
 from pgetpy.sources.replicate import Replicate
 
+AnySource = Source[Any]
+
 _PLAIN = Plain()
-_OWN: tuple[OwnSource, ...] = (Data(), HuggingFace(), Civitai(), Replicate())
-SOURCES: tuple[Source, ...] = (*_OWN, _PLAIN)
+SOURCES: tuple[AnySource, ...] = (Data(), HuggingFace(), Civitai(), Replicate(), _PLAIN)
+# The rows of this package's sources.
+OPTIONS: tuple[Option, ...] = tuple(chain.from_iterable(each.settings.options for each in SOURCES))
 
 _USUAL = SourceSettings()
 _GROUP = "pgetpy.sources"
+# What metadata of distributions begin with that are called pgetpy-...
+_THEIR_METADATA = "pgetpy_"
 # Longer ones (data: URIs bear megabytes) are read anew each time instead of being kept.
 _LONGEST_KEPT = 4096
 # What is meant for a path, on any system.
@@ -55,18 +66,47 @@ def parse_reference(
         BadSettingError: `wanted` is none of these.
     """
     text = text.strip()
-    parse = _remembered if len(text) <= _LONGEST_KEPT else _parsed
+    parse = _parse_once if len(text) <= _LONGEST_KEPT else _parse
     found = parse(text, wanted, settings)
     return found if patterns is EVERYTHING else choosing(found, patterns)
 
 
+async def locate(reference: Reference, settings: SourceSettings, client: ServiceClient) -> Located:
+    """Return where its source says that the bytes of `reference` are.
+
+    Raises:
+        TransferError: the service does not say.
+    """
+    source = _source_of(reference)
+    return await source.locate(reference, settings.of(source.settings), client)
+
+
+def explained(reference: Reference, error: HttpStatusError, settings: SourceSettings) -> PgetError:
+    """Return what `error`, an answer on the way to the bytes, means at the reference's service."""
+    source = _source_of(reference)
+    return source.explained(reference, error, settings.of(source.settings))
+
+
 def with_tokens(settings: SourceSettings, given: Mapping[str, str | None]) -> SourceSettings:
     """Return `settings` with the tokens that a caller has given, by the names of the arguments."""
-    changes = {each.token: given[each.argument] for each in _OWN if each.argument in given}
-    return replace(settings, **changes) if changes else settings  # type: ignore[arg-type]
+    for source in SOURCES:
+        if source.argument in given:
+            section = settings.of(source.settings)
+            settings = settings.replacing(replace(section, token=given[source.argument]))
+    return settings
 
 
-def source_of(reference: Reference) -> Source:
+def check_settings(settings: SourceSettings) -> None:
+    """Have what this package's sources go by read, so that a mistake in it is told before any work.
+
+    Raises:
+        BadSettingError: a value that cannot be used.
+    """
+    for source in SOURCES:
+        settings.of(source.settings)
+
+
+def _source_of(reference: Reference) -> AnySource:
     """Return the source that has recognised `reference`."""
     for source in SOURCES:
         if source.name == reference.source:
@@ -74,26 +114,23 @@ def source_of(reference: Reference) -> Source:
     return _registered().sources[reference.source]
 
 
-def _parsed(text: str, wanted: str, settings: SourceSettings) -> Reference:
-    for source in (_PLAIN,) if _is_plain(text, settings) else SOURCES:
-        found = source.recognise(text, wanted, settings)
+def _parse(text: str, wanted: str, settings: SourceSettings) -> Reference:
+    host = _web_host(text)
+    sources = SOURCES
+    if host and host not in _hosts_of(SOURCES, settings):
+        sources = (_PLAIN,)
+        if _others_may_have_hosts():
+            theirs = [each for each in _others() if host in _hosts_of((each,), settings)]
+            found = _ask_others(text, wanted, settings, theirs)
+            if found is not None:
+                return found
+    for source in sources:
+        found = source.recognise(text, wanted, settings.of(source.settings))
         if found is not None:
             return found
-    registered = _registered()
-    failures = list(registered.failures)
-    for name, source in registered.sources.items():
-        try:
-            found = source.recognise(text, wanted, settings)
-        except PgetError:
-            raise
-        except Exception as error:
-            failures.append(f"{name} ({_words(error)})")
-            continue
-        if found is not None:
-            return found
-    if failures:
-        reason = f"no source knows it, and these do not work: {', '.join(failures)}"
-        raise BadReferenceError(text, reason)
+    found = _ask_others(text, wanted, settings, _others(), _registered().failures)
+    if found is not None:
+        return found
     if _PATH.match(text):
         reason = f"it is no URL; a file of this machine is {_file_url(text)}"
         raise BadReferenceError(text, reason)
@@ -101,22 +138,51 @@ def _parsed(text: str, wanted: str, settings: SourceSettings) -> Reference:
     raise AssertionError("unreachable")
 
 
-def _is_plain(text: str, settings: SourceSettings) -> bool:
-    """Whether `text` is an http or https URL of a host that belongs to no service."""
-    if not text[:8].lower().startswith(("http://", "https://")):
-        return False
-    try:
-        netloc = urlsplit(text).netloc
-    except ValueError:
-        return False
-    return _bare_host(netloc) not in _service_hosts(settings)
+_parse_once = lru_cache(maxsize=4096)(_parse)
 
 
-@lru_cache(maxsize=16)
-def _service_hosts(settings: SourceSettings) -> frozenset[str]:
-    endpoints = [getattr(settings, source.endpoint) for source in _OWN if source.endpoint]
-    named = {_bare_host(urlsplit(endpoint).netloc) for endpoint in endpoints}
-    return frozenset(named.union(*(source.hosts for source in _OWN)))
+def _ask_others(
+    text: str,
+    wanted: str,
+    settings: SourceSettings,
+    sources: Iterable[AnySource],
+    failures: Iterable[str] = (),
+) -> Reference | None:
+    """Return the reference that one of `sources`, of other packages, takes `text` for.
+
+    Raises:
+        BadReferenceError: none does, and some do not work: these, and those that `failures` name.
+    """
+    failures = list(failures)
+    for source in sources:
+        try:
+            found = source.recognise(text, wanted, settings.of(source.settings))
+        except PgetError:
+            raise
+        except Exception as error:
+            failures.append(f"{source.name} ({_words(error)})")
+            continue
+        if found is not None:
+            return found
+    if failures:
+        reason = f"no source knows it, and these do not work: {', '.join(failures)}"
+        raise BadReferenceError(text, reason)
+    return None
+
+
+def _web_host(text: str) -> str:
+    """Return the host of an http or https URL; empty for what is none."""
+    if text[:8].lower().startswith(("http://", "https://")):
+        with suppress(ValueError):
+            return _bare_host(urlsplit(text).netloc)
+    return ""
+
+
+@lru_cache(maxsize=32)
+def _hosts_of(sources: tuple[AnySource, ...], settings: SourceSettings) -> frozenset[str]:
+    """Return the hosts of URLs that `sources` are asked about."""
+    hosts = {_bare_host(urlsplit(settings.of(each.settings).endpoint).netloc) for each in sources}
+    return frozenset(hosts.union(*(each.hosts for each in sources))) - {""}
 
 
 def _bare_host(netloc: str) -> str:
@@ -127,14 +193,28 @@ def _file_url(path: str) -> str:
     return f"file://{quote(path)}" if path.startswith("/") else "file:// and its whole path"
 
 
-_remembered = lru_cache(maxsize=4096)(_parsed)
+def _others() -> tuple[AnySource, ...]:
+    return tuple(_registered().sources.values())
+
+
+@lru_cache(maxsize=1)
+def _others_may_have_hosts() -> bool:
+    """Whether a distribution is installed that may have a source with hosts.
+
+    Names are all that is looked at: reading what each distribution says takes tens of milliseconds.
+    """
+    for path in sys.path:
+        with suppress(OSError):
+            if any(name.startswith(_THEIR_METADATA) for name in os.listdir(path or ".")):
+                return True
+    return False
 
 
 @dataclass(frozen=True)
 class _Registered:
     """Sources of other packages, by name, and why some of them are none."""
 
-    sources: dict[str, Source]
+    sources: dict[str, AnySource]
     failures: tuple[str, ...]
 
 
@@ -143,13 +223,17 @@ def _registered() -> _Registered:
     """Load the entry points, each a class."""
     from importlib.metadata import entry_points
 
-    sources: dict[str, Source] = {}
+    sources: dict[str, AnySource] = {}
     failures = []
     taken = {source.name for source in SOURCES}
     for point in sorted(entry_points(group=_GROUP), key=lambda point: (point.name, point.value)):
         try:
-            source: Source = point.load()()
+            source: AnySource = point.load()()
             name = source.name
+            # One that is no subclass may do without these.
+            for attribute, value in (("hosts", frozenset()), ("settings", SourceSection)):
+                if not hasattr(source, attribute):
+                    setattr(source, attribute, value)
         except Exception as error:
             failures.append(f"{point.name} of {point.value} ({_words(error)})")
             continue

@@ -87,6 +87,8 @@ class WeightsDownloadCache(Maintenance):
         settings: Settings | None = None,
         progress: Report | None = None,
     ) -> None:
+        from pgetpy.sources.table import check_settings
+
         _refuse_both("cache_dir", cache_dir, "base_dir", base_dir)
         _refuse_both("min_disk_free", min_disk_free, "min_disk_free_gb", min_disk_free_gb)
         usual = CacheSettings.from_environment(os.environ)
@@ -97,6 +99,7 @@ class WeightsDownloadCache(Maintenance):
         if refresh not in ("never", "check"):
             raise BadSettingError("refresh", refresh, "is neither never nor check")
         chosen = settings if settings is not None else Settings.from_environment(os.environ)
+        check_settings(chosen.sources)
         chosen = replace(chosen, policy=policy or chosen.policy).under_policy()
         store = Store(
             folder if folder is not None else usual.folder,

@@ -27,6 +27,7 @@ from pgetpy.engine.engine import Engine
 from pgetpy.errors import BadReferenceError, PgetError, TransferError
 from pgetpy.settings import Settings
 from pgetpy.sources.base import Located, RemoteFile
+from pgetpy.sources.huggingface import HubSettings
 from pgetpy.system import polling
 from pgetpy.system.event_loop import wait_uncancelled
 from pgetpy.system.file_locks import try_lock
@@ -48,7 +49,7 @@ async def snapshot(reference: Reference, root: Path, settings: Settings, report:
     Raises:
         PgetError: it cannot be had. What has come is kept.
     """
-    named = parse_hub_name(reference.text, settings.sources.hf_endpoint)
+    named = parse_hub_name(reference.text, settings.sources.of(HubSettings).endpoint)
     if reference.source != "huggingface" or named is None or not named.is_folder:
         hint = "a repository is hf://OWNER/NAME, and --include chooses of its files"
         raise BadReferenceError(str(reference), f"it is no repository of Hugging Face; {hint}")

@@ -21,11 +21,11 @@ from pgetpy import WeightsDownloadCache
 from pgetpy.cache.store import Store
 from pgetpy.cli import main
 from pgetpy.cli.command_table import CACHE_COMMANDS, SHELLS
+from pgetpy.cli.option_table import OPTIONS
 from pgetpy.core.cache.records import About
 from pgetpy.core.text.units import format_age, parse_age
 from pgetpy.errors import BadSettingError, CacheFullError
 from pgetpy.settings import CacheSettings, Settings
-from pgetpy.settings.options import OPTIONS
 from tests.support.bodies import body, digest
 from tests.support.children import events_of, last_line
 from tests.support.entries import key_of, put

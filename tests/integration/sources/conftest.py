@@ -54,12 +54,12 @@ def no_leaks(
     """No token in any error, log, output, file, file's name, or request to another host."""
     errors: list[PgetError] = []
     servers: list[Server] = []
-    started = Server.start
+    started, begin = Server.start, PgetError.__init__
 
     # Not __new__: what of OSError's is inherited besides does not come back when that is undone.
-    def init(error: PgetError, *args: object) -> None:
+    def init(error: PgetError, *args: object, hint: str = "") -> None:
         errors.append(error)
-        super(PgetError, error).__init__(*args)
+        begin(error, *args, hint=hint)
 
     def start(server: Server) -> None:
         servers.append(server)

@@ -16,6 +16,8 @@ from pgetpy.engine.transports.base import Address, Request
 from pgetpy.errors import GatedError, NotFoundError, PgetError, ServiceError, UnauthorizedError
 from pgetpy.settings import Proxies, Settings, SourceSettings
 from pgetpy.sources.base import Located, RemoteFile
+from pgetpy.sources.civitai import CivitaiSettings
+from pgetpy.sources.huggingface import HubSettings
 from pgetpy.sources.table import parse_reference
 from tests.integration.sources.conftest import OTHER_TOKEN, TOKEN
 from tests.support.faults import Status
@@ -110,7 +112,7 @@ def test_offline_nobody_can_show_that_he_may_have_it(hub: Hub, root: Path, wante
     with opened_at(hub, root, TOKEN) as cache:
         path = cache.ensure("hf://o/n", wanted=wanted)
     asked = len(hub.requests)
-    with opened_at(hub, root, TOKEN, hf_offline=True) as cache:
+    with opened_at(hub, root, TOKEN, offline=True) as cache:
         assert cache.ensure("hf://o/n", wanted=wanted) == path
         with pytest.raises(PgetError, match="HF_HUB_OFFLINE"):
             cache.ensure("hf://o/n", wanted=wanted, hf_api_token=OTHER_TOKEN)
@@ -236,7 +238,7 @@ def test_no_value_shows_what_opens_something() -> None:
         headers=dict([header]),
         authorization=header[1],
         proxies=Proxies(proxy, proxy),
-        sources=SourceSettings(hf_token=TOKEN, civitai_token=TOKEN),
+        sources=SourceSettings((HubSettings(token=TOKEN), CivitaiSettings(token=TOKEN))),
         metrics_endpoint=signed,
     )
     link = parse_link(signed)

@@ -26,6 +26,7 @@ from pgetpy.errors import (
     UnauthorizedError,
 )
 from pgetpy.settings import SourceSettings
+from pgetpy.sources.civitai import CivitaiSettings
 from pgetpy.sources.table import parse_reference
 from tests.integration.sources.conftest import OTHER_TOKEN, TOKEN
 from tests.support.civitai import Civitai, File, Version
@@ -52,7 +53,7 @@ def civitai(server: Server, other_server: Server, owners: set[int]) -> Civitai:
 
 def cache_of(civitai: Civitai, root: Path, **options: Any) -> WeightsDownloadCache:
     token = options.pop("token", None)
-    sources = SourceSettings(civitai_endpoint=civitai.endpoint, civitai_token=token)
+    sources = SourceSettings((CivitaiSettings(endpoint=civitai.endpoint, token=token),))
     return opened(root, sources=sources, **options)
 
 
@@ -130,7 +131,7 @@ def test_what_names_no_number_is_refused(text: str) -> None:
 
 
 def test_a_token_in_the_url_opens_it_and_is_seen_nowhere() -> None:
-    settings = SourceSettings(civitai_token=OTHER_TOKEN)
+    settings = SourceSettings((CivitaiSettings(token=OTHER_TOKEN),))
     url = f"https://civitai.com/api/download/models/5?token={TOKEN}"
     found = parse_reference(url, settings=settings)
     assert found.token == TOKEN
@@ -148,7 +149,7 @@ def test_keys_tell_apart_what_differs() -> None:
     texts = ["civitai:1", "civitai:1@1", "civitai:2@2", "civitai.com/api/download/models/1?fp=fp16"]
     keys = {parse_reference(text).key for text in texts}
     keys |= {parse_reference("civitai:1", wanted).key for wanted in ("file", "folder")}
-    other = SourceSettings(civitai_endpoint="http://mirror")
+    other = SourceSettings((CivitaiSettings(endpoint="http://mirror"),))
     assert len(keys | {parse_reference("civitai:1", "auto", other).key}) == 7
     assert parse_reference("civitai:9@1").key == parse_reference("civitai:1@1").key
 
@@ -414,7 +415,7 @@ def test_a_redirect_of_the_api_takes_no_token_along(
 
 def test_a_reference_can_be_downloaded_to_a_folder(civitai: Civitai, tmp_path: Path) -> None:
     private(civitai)
-    sources = SourceSettings(civitai_endpoint=civitai.endpoint, civitai_token=TOKEN)
+    sources = SourceSettings((CivitaiSettings(endpoint=civitai.endpoint, token=TOKEN),))
     settings = impatient(sources=sources)
     result = pgetpy.download("civitai:1@5", f"{tmp_path}/", settings=settings)
     assert (tmp_path / "lora.safetensors").read_bytes() == NEW

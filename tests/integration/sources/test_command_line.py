@@ -12,7 +12,10 @@ from pgetpy.cli.completion import completion_script
 from pgetpy.cli.parser import help_text, parse_arguments
 from pgetpy.errors import BadSettingError
 from pgetpy.settings import Settings, SourceSettings
-from pgetpy.settings.options import OPTION
+from pgetpy.sources.civitai import CivitaiSettings
+from pgetpy.sources.huggingface import HubSettings
+from pgetpy.sources.table import OPTIONS as SOURCE_ROWS
+from pgetpy.sources.table import check_settings
 from tests.integration.sources.conftest import MARK, OTHER_TOKEN, TOKEN
 from tests.support.children import last_line
 from tests.support.civitai import Civitai, File, Version
@@ -22,7 +25,7 @@ from tests.support.server import Server
 from tests.support.weights import flip, serve, tar_of, weights
 
 LORA = weights()
-SOURCE_FLAGS = [name for name, row in OPTION.items() if row.section == "SourceSettings"]
+SOURCE_FLAGS = [row.name for row in SOURCE_ROWS if row.name]
 TOKEN_FLAGS = [flag for flag in SOURCE_FLAGS if flag.endswith("-token")]
 REFERENCE = "urn:air:sdxl:lora:civitai:1@5"
 
@@ -133,9 +136,13 @@ def test_a_malformed_token_is_refused_unseen(shell: Shell, bad: str) -> None:
     for flag in TOKEN_FLAGS:
         ended = shell.run("ensure", f"--{flag}", bad, REFERENCE)
         assert (ended.code, f"--{flag}" in last_line(ended)) == (2, True)
-    for name in ("HF_TOKEN", "CIVITAI_API_TOKEN", *(OPTION[flag].variable for flag in TOKEN_FLAGS)):
+    for name in (
+        "HF_TOKEN",
+        "CIVITAI_API_TOKEN",
+        *(row.variable for row in SOURCE_ROWS if row.name in TOKEN_FLAGS),
+    ):
         with pytest.raises(BadSettingError) as caught:
-            Settings.from_environment({name: bad})
+            check_settings(Settings.from_environment({name: bad}).sources)
         assert (caught.value.name, caught.value.value) == (name, "***")
 
 
@@ -165,14 +172,15 @@ def test_a_mistake_beside_a_token_does_not_show_it(shell: Shell, argv: tuple[str
 )
 def test_an_endpoint_with_a_password_is_refused(name: str) -> None:
     with pytest.raises(BadSettingError, match="no user and password"):
-        SourceSettings.from_environment({name: f"https://me:{TOKEN}@host"})
+        check_settings(SourceSettings(environ={name: f"https://me:{TOKEN}@host"}))
 
 
 def test_settings_and_arguments_show_no_token() -> None:
     arguments = parse_arguments(["--hf-token", TOKEN, "a", "b"])
-    settings = SourceSettings().with_flags({"hf-token": TOKEN, "civitai-token": OTHER_TOKEN})
-    assert (settings.hf_token, settings.civitai_token) == (TOKEN, OTHER_TOKEN)
-    assert MARK not in repr(arguments) + repr(settings) + repr(Settings(sources=settings))
+    settings = Settings().with_flags({"hf-token": TOKEN, "civitai-token": OTHER_TOKEN})
+    read = settings.sources.of(HubSettings), settings.sources.of(CivitaiSettings)
+    assert [each.token for each in read] == [TOKEN, OTHER_TOKEN]
+    assert MARK not in repr(arguments) + repr(settings) + repr(read)
 
 
 def test_help_prefers_the_environment_and_completion_knows_the_flags() -> None:

@@ -29,6 +29,7 @@ from pgetpy.errors import (
 )
 from pgetpy.errors.redact import redact, redact_text
 from pgetpy.settings import Settings, SourceSettings
+from pgetpy.sources.data import DataSettings
 from pgetpy.sources.table import parse_reference
 from tests.support.entries import sha256
 from tests.support.faults import Redirect
@@ -99,11 +100,11 @@ def test_what_is_malformed_is_refused(text: str) -> None:
 
 def test_too_large_is_refused_before_it_is_decoded() -> None:
     for text in (uri(bytes(1000)), "data:," + "a" * 1000, "data:," + "%61" * 1000):
-        assert parse_reference(text, "auto", SourceSettings(max_data_size=1000)).local
+        assert parse_reference(text, "auto", SourceSettings((DataSettings(max_size=1000),))).local
         with pytest.raises(BadReferenceError, match="PGET_MAX_DATA_SIZE"):
-            parse_reference(text, "auto", SourceSettings(max_data_size=999))
+            parse_reference(text, "auto", SourceSettings((DataSettings(max_size=999),)))
     read = Settings.from_environment({"PGET_MAX_DATA_SIZE": "2MiB"}).sources
-    assert read.max_data_size == 2 * MIB
+    assert read.of(DataSettings).max_size == 2 * MIB
     with pytest.raises(BadReferenceError):
         parse_reference(uri(bytes(65 * MIB)))
 

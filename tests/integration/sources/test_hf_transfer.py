@@ -297,7 +297,8 @@ def test_a_child_that_is_killed_costs_nothing(
 _DOWNLOAD = """
 import pgetpy
 from pgetpy.settings import Settings, SourceSettings
-sources = SourceSettings(hf_endpoint=sys.argv[1], hf_transfer=True)
+from pgetpy.sources.huggingface import HubSettings
+sources = SourceSettings((HubSettings(endpoint=sys.argv[1], hf_transfer=True),))
 pgetpy.download(sys.argv[2], sys.argv[3], settings=Settings(sources=sources))
 """
 

@@ -25,7 +25,7 @@ from pgetpy.errors import (
     TransferError,
     UnsafeMemberError,
 )
-from pgetpy.settings import hub_cache_dir
+from pgetpy.settings.command_options import hub_cache_dir
 from tests.integration.sources.conftest import OTHER_TOKEN, TOKEN
 from tests.support.delivery import Gate
 from tests.support.entries import child, said
@@ -282,7 +282,8 @@ def test_a_killed_run_leaves_nothing_whole_and_the_next_goes_on(
     code = """
 import pgetpy
 from pgetpy.settings import Settings, SourceSettings
-sources = SourceSettings(hf_endpoint=sys.argv[1])
+from pgetpy.sources.huggingface import HubSettings
+sources = SourceSettings((HubSettings(endpoint=sys.argv[1]),))
 pgetpy.snapshot("hf://owner/name", cache_dir=sys.argv[2], settings=Settings(sources=sources))
 """
     blob = root / "models--owner--name/blobs"

@@ -28,7 +28,8 @@ from pgetpy.errors import (
     ServiceError,
     UnauthorizedError,
 )
-from pgetpy.settings import SourceSettings
+from pgetpy.settings import Settings
+from pgetpy.sources.huggingface import HubSettings
 from pgetpy.sources.table import parse_reference
 from tests.integration.sources.conftest import MARK, OTHER_TOKEN, TOKEN
 from tests.support.faults import ResetAt, Status
@@ -403,14 +404,14 @@ def test_offline_what_is_there_is_a_hit_and_nothing_is_asked(
     hub: Hub, root: Path, text: str
 ) -> None:
     hub.repo("owner/name", FILES, revisions={"v1": {"lora.safetensors": LORA}})
-    with opened_at(hub, root, hf_offline=True) as cache:
+    with opened_at(hub, root, offline=True) as cache:
         with pytest.raises(NotAllowedError, match=r"HF_HUB_OFFLINE.*not at hand.*unset"):
             cache.ensure(text)
         assert hub.requests == []
     with opened_at(hub, root) as cache:
         path = cache.ensure(text)
     asked = len(hub.requests)
-    with opened_at(hub, root, hf_offline=True) as cache:
+    with opened_at(hub, root, offline=True) as cache:
         assert cache.ensure(text) == path
         with pytest.raises(NotAllowedError, match="HF_HUB_OFFLINE"):
             cache.ensure("hf://owner/other/f")
@@ -419,5 +420,5 @@ def test_offline_what_is_there_is_a_hit_and_nothing_is_asked(
 
 def test_the_environment_says_where_the_hub_is(hub: Hub) -> None:
     environ = {"HF_ENDPOINT": f"{hub.url('')}/", "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "1"}
-    settings = SourceSettings.from_environment(environ)
-    assert settings == at(hub, TOKEN, hf_offline=True)
+    settings = Settings.from_environment(environ).sources
+    assert settings.of(HubSettings) == at(hub, TOKEN, offline=True).of(HubSettings)

@@ -21,11 +21,10 @@ from pgetpy.errors import (
     LimitExceededError,
     NotAllowedError,
     NotWeightsError,
-    PgetError,
 )
-from pgetpy.settings import SourceSettings
+from pgetpy.settings import SourceSection
 from pgetpy.sources import table
-from pgetpy.sources.base import Located, RemoteFile, ServiceClient
+from pgetpy.sources.base import Located, RemoteFile, ServiceClient, Source
 from pgetpy.weights.size_limit import SizeBudget
 from tests.integration.sources.conftest import TOKEN
 from tests.support.faults import Chunked, NoLength, SilenceAfter
@@ -118,23 +117,24 @@ def test_what_comes_out_of_an_archive_is_bounded(
     opening(replace(OPEN, max_bytes=LARGE * 2)).ensure(url)
 
 
-class Folder:
+class Folder(Source[SourceSection]):
     """A source whose references are folders of two files on a server."""
 
     name = "folder"
+    settings = SourceSection
 
     def __init__(self, urls: list[str], *, sized: bool) -> None:
         self.urls = urls
         self.sized = sized
 
-    def recognise(self, text: str, wanted: str, settings: SourceSettings) -> Reference | None:
+    def recognise(self, text: str, wanted: str, settings: SourceSection) -> Reference | None:
         if not text.startswith("folder:"):
             return None
         key = key_for(text, Wanted.FOLDER)
         return Reference(self.name, text, text, "folder", key, wanted=Wanted.FOLDER)
 
     async def locate(
-        self, reference: Reference, settings: SourceSettings, client: ServiceClient
+        self, reference: Reference, settings: SourceSection, client: ServiceClient
     ) -> Located:
         size = len(weights(LARGE)) if self.sized else None
         objects = [
@@ -142,11 +142,6 @@ class Folder:
             for number, url in enumerate(self.urls)
         ]
         return Located(tuple(objects), folder=True, version="1")
-
-    def explained(
-        self, reference: Reference, error: HttpStatusError, settings: SourceSettings
-    ) -> PgetError:
-        return error
 
 
 @pytest.mark.parametrize(("sized", "delimited"), [(True, True), (False, True), (False, False)])

@@ -20,12 +20,13 @@ from pgetpy.errors import (
 )
 from pgetpy.settings import Settings, SourceSettings
 from pgetpy.sources import table
+from pgetpy.sources.huggingface import HubSettings
 from tests.integration.sources.conftest import OTHER_TOKEN, TOKEN
 from tests.integration.sources.test_policy_content import Folder
 from tests.support.faults import Redirect
 from tests.support.fetching import contents
 from tests.support.hub import Hub
-from tests.support.hub_caches import at, opened_at, others
+from tests.support.hub_caches import opened_at, others
 from tests.support.resources import Resource
 from tests.support.server import Server
 from tests.support.weights import opened, serve, weights
@@ -82,7 +83,7 @@ def test_the_lists_of_hosts_hold_for_services(
 
 def test_where_a_service_leads_the_lists_hold_too(hub: Hub, root: Path) -> None:
     hub.repo("o/n", FILES)
-    named = replace(at(hub), hf_endpoint=f"http://localhost:{hub.port}")
+    named = SourceSettings((HubSettings(endpoint=f"http://localhost:{hub.port}"),))
     allowed = replace(OPEN, allow_hosts=("localhost",))
     with opened(root, sources=named, policy=allowed) as cache:
         with pytest.raises(NotAllowedError) as caught:
@@ -161,7 +162,7 @@ def test_a_listing_leads_nowhere_inside(hub: Hub, inside: Server, root: Path) ->
 
 def test_a_repository_is_listed_at_the_address_that_was_given(hub: Hub, root: Path) -> None:
     hub.repo("o/n", FILES)
-    named = SourceSettings(hf_endpoint=f"http://hub.example:{hub.port}")
+    named = SourceSettings((HubSettings(endpoint=f"http://hub.example:{hub.port}"),))
     resolve = {("hub.example", hub.port): "127.0.0.1"}
     with opened(root, sources=named, resolve=resolve, retries=0) as cache:
         assert contents(cache.ensure("hf://o/n", wanted="folder")) == FILES

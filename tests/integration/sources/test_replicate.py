@@ -11,6 +11,9 @@ from pgetpy import WeightsDownloadCache
 from pgetpy.core.references.reference import Wanted
 from pgetpy.errors import ArchiveError, NotFoundError, PgetError, UnauthorizedError
 from pgetpy.settings import SourceSettings
+from pgetpy.sources.civitai import CivitaiSettings
+from pgetpy.sources.huggingface import HubSettings
+from pgetpy.sources.replicate import ReplicateSettings
 from pgetpy.sources.table import parse_reference
 from tests.integration.sources.conftest import TOKEN
 from tests.support.faults import Status
@@ -31,9 +34,8 @@ def replicate(server: Server, other_server: Server) -> Replicate:
 
 
 def cache_of(replicate: Replicate, root: Path) -> WeightsDownloadCache:
-    sources = SourceSettings(
-        replicate_endpoint=replicate.endpoint, hf_token=TOKEN, civitai_token=TOKEN
-    )
+    others = (HubSettings(token=TOKEN), CivitaiSettings(token=TOKEN))
+    sources = SourceSettings((ReplicateSettings(endpoint=replicate.endpoint), *others))
     return opened(root, sources=sources)
 
 
@@ -133,7 +135,7 @@ def test_missing_is_told_from_refused(replicate: Replicate, root: Path) -> None:
 
 def test_the_tar_can_be_downloaded_or_extracted(replicate: Replicate, tmp_path: Path) -> None:
     replicate.add("me/lora", tar_of(MEMBERS))
-    settings = impatient(sources=SourceSettings(replicate_endpoint=replicate.endpoint))
+    settings = impatient(sources=SourceSettings((ReplicateSettings(endpoint=replicate.endpoint),)))
     pgetpy.download("me/lora", f"{tmp_path}/", settings=settings)
     assert (tmp_path / "lora.tar").read_bytes() == tar_of(MEMBERS)
     pgetpy.extract("me/lora", tmp_path / "out", settings=settings)

@@ -392,7 +392,7 @@ def test_a_killed_process_leaves_no_rests_in_the_folder(hub: Hub, root: Path) ->
     code = """
 from tests.support.hub_caches import *
 from tests.support.weights import opened as plain
-cache = plain(sys.argv[1], sources=SourceSettings(hf_endpoint=sys.argv[2]))
+cache = plain(sys.argv[1], sources=SourceSettings((HubSettings(endpoint=sys.argv[2]),)))
 say("ready")
 cache.ensure("hf://owner/name", wanted="folder")
 """

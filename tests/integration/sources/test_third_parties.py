@@ -60,11 +60,13 @@ class Nameless:
 """
 
 
-def install(folder: Path, points: Mapping[str, str], **modules: str) -> Mapping[str, str]:
+def install(
+    folder: Path, points: Mapping[str, str], package: str = "theirs", **modules: str
+) -> Mapping[str, str]:
     """Put a package with these entry points into `folder`; return the environment that has it."""
-    about = folder / "theirs-1.0.dist-info"
+    about = folder / f"{package}-1.0.dist-info"
     about.mkdir(parents=True)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
     lines = [f"{name} = {value}" for name, value in points.items()]
     (about / "entry_points.txt").write_text("\n".join(["[pgetpy.sources]", *lines, ""]))
     for name, text in modules.items():

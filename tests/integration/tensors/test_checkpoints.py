@@ -258,7 +258,7 @@ def test_a_checkpoint_is_a_repository_of_the_hub(hub: Hub, tmp_path: Path) -> No
             loaded("hf://owner/nobody", cache)
         with pytest.raises(NotFoundError):
             loaded(f"hf://owner/name@v9/{INDEX}", cache)
-    with opened_at(hub, tmp_path / "cache", hf_offline=True) as cache:
+    with opened_at(hub, tmp_path / "cache", offline=True) as cache:
         assert same(loaded("hf://owner/name", cache), MADE)
 
 
@@ -275,7 +275,7 @@ def test_of_a_repository_without_an_index_the_one_file_is_meant(hub: Hub, tmp_pa
         for name in ("two", "none"):
             with pytest.raises(NotOneFileError):
                 loaded(f"hf://owner/{name}", cache)
-    with opened_at(hub, tmp_path / "cache", hf_offline=True) as cache:
+    with opened_at(hub, tmp_path / "cache", offline=True) as cache:
         assert same(loaded("hf://owner/one", cache), made)
 
 

@@ -19,13 +19,13 @@ import pytest
 import pgetpy
 from pgetpy.cli import main
 from pgetpy.cli.command_table import COMMANDS, SHELLS
+from pgetpy.cli.option_table import OPTIONS
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.jobs import Job
 from pgetpy.core.report.events import Finished, Progressed, Queued, Started
 from pgetpy.core.report.results import DownloadFailure, DownloadResult
 from pgetpy.errors import DestinationError, HttpStatusError, InterruptedTransferError, PgetError
 from pgetpy.settings import Settings
-from pgetpy.settings.options import OPTIONS
 
 URL = "http://example.com/model.bin?X-Amz-Signature=hunter2"
 MD5 = "md5:" + "0123456789abcdef" * 2

@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import pytest
 
 from pgetpy.errors import BadSettingError
-from pgetpy.settings import Console, Proxies, Settings
-from pgetpy.settings.options import OPTION, OPTIONS
+from pgetpy.settings import Console, Proxies, Settings, SourceSettings
+from pgetpy.settings.options import OPTIONS
+
+OPTION = {row.name: row for row in OPTIONS}
 
 
 def read(**environ: str) -> Settings:
@@ -195,7 +199,7 @@ def test_a_metrics_endpoint_is_an_http_url() -> None:
 def test_cache_nodes_are_accepted_and_said_to_be_unused(
     environ: dict[str, str], told: bool
 ) -> None:
-    assert read(**environ) == Settings()
+    assert replace(read(**environ), sources=SourceSettings()) == Settings()
     assert [("not used" in warning) for warning in warnings_of(**environ)] == [True] * told
 
 

@@ -11,7 +11,9 @@ from pgetpy.core.references.reference import Wanted
 from pgetpy.errors import BadReferenceError
 from pgetpy.settings import SourceSettings
 from pgetpy.sources import table
-from pgetpy.sources.data import Data
+from pgetpy.sources.civitai import CivitaiSettings
+from pgetpy.sources.data import Data, DataSettings
+from pgetpy.sources.huggingface import HubSettings
 from pgetpy.sources.table import SOURCES, parse_reference, with_tokens
 
 
@@ -52,10 +54,11 @@ def test_blanks_that_were_pasted_with_a_reference_mean_nothing(text: str) -> Non
 
 
 def test_a_token_of_a_caller_goes_to_the_source_that_names_its_argument() -> None:
-    before = SourceSettings(hf_token="a", civitai_token="b")
+    before = SourceSettings((HubSettings(token="a"), CivitaiSettings(token="b")))
     after = with_tokens(before, {"hf_api_token": None})
-    assert (after.hf_token, after.civitai_token) == (None, "b")
-    assert with_tokens(before, {"civitai_api_token": "c"}).civitai_token == "c"
+    assert (after.of(HubSettings).token, after.of(CivitaiSettings).token) == (None, "b")
+    other = with_tokens(before, {"civitai_api_token": "c"})
+    assert (other.of(HubSettings).token, other.of(CivitaiSettings).token) == ("a", "c")
     assert with_tokens(before, {}) is before
 
 
@@ -66,7 +69,7 @@ def test_a_url_of_a_services_host_is_put_to_the_services(
     asked: list[str] = []
 
     class Listening(Data):
-        def recognise(self, text: str, wanted: str, settings: SourceSettings) -> None:
+        def recognise(self, text: str, wanted: str, settings: DataSettings) -> None:
             asked.append(text)
 
     monkeypatch.setattr(table, "SOURCES", (Listening(), *SOURCES))

@@ -9,6 +9,8 @@ import pytest
 from pgetpy import Policy
 from pgetpy.errors import BadReferenceError, BadSettingError, NotAllowedError
 from pgetpy.settings import Proxies, Settings, SourceSettings
+from pgetpy.sources.civitai import CivitaiSettings
+from pgetpy.sources.huggingface import HubSettings
 from pgetpy.sources.table import parse_reference
 
 
@@ -200,7 +202,7 @@ OWN = Settings(
     authorization="Bearer mine",
     use_netrc=True,
     proxies=Proxies(http="http://proxy:3128", https="http://proxy:3128"),
-    sources=SourceSettings(hf_token="a", civitai_token="b", hf_transfer=True),
+    sources=SourceSettings((HubSettings(token="a", hf_transfer=True), CivitaiSettings(token="b"))),
 )
 
 
@@ -214,9 +216,10 @@ def test_a_policy_takes_away_what_is_the_operators_own(trusting: bool) -> None:
     left = replace(OWN, policy=policy).under_policy()
     assert (dict(left.headers), left.authorization, left.use_netrc) == ({}, None, False)
     assert left.proxies == (OWN.proxies if trusting else Proxies())
-    found = (left.sources.hf_token, left.sources.civitai_token)
+    hub = left.sources.of(HubSettings)
+    found = (hub.token, left.sources.of(CivitaiSettings).token)
     assert found == (("a", "b") if trusting else (None, None))
-    assert not left.sources.hf_transfer
+    assert not hub.hf_transfer
     assert left.under_policy() == left
 
 

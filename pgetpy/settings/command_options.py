@@ -1,0 +1,63 @@
+"""What a single run of a command is asked to do, and where it finds the Hub's own cache."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pgetpy.core.references.checksums import Checksum
+from pgetpy.settings import Section
+
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
+
+
+@dataclass(frozen=True)
+class CommandOptions(Section):
+    """What a single run of a command is asked to do. No environment variable sets any of it.
+
+    Attributes:
+        mirror: more URLs of the file.
+        checksum: what the file must hash to.
+        digest: sha256 of a file in the cache.
+        fail_fast: stop at the first file of a manifest that fails.
+        json: print results for programs.
+        hub_cache_dir: the folder of huggingface_hub's cache.
+        wanted: what to keep of an archive or repository.
+        include, exclude: patterns that choose files of a repository.
+        refresh: ask the server whether a cached file is current.
+        any_file: accept files that are not weights.
+        older_than: an age, as `core.text.units.parse_age` takes it.
+    """
+
+    mirror: tuple[str, ...] = field(default=(), repr=False)
+    checksum: Checksum | None = None
+    digest: str | None = None
+    fail_fast: bool = False
+    json: bool = False
+    hub_cache_dir: Path | None = None
+    wanted: str = "auto"
+    include: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] | None = None
+    refresh: bool = False
+    any_file: bool = False
+    older_than: str | None = None
+
+
+def hub_cache_dir(environ: Mapping[str, str]) -> Path:
+    """Return where the Hub's own cache is: PGET_HUB_CACHE_DIR, else as huggingface_hub has it."""
+    for name in ("PGET_HUB_CACHE_DIR", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if environ.get(name):
+            return _expanded(environ[name], environ)
+    if environ.get("HF_HOME"):
+        return _expanded(environ["HF_HOME"], environ) / "hub"
+    base = environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return _expanded(base, environ) / "huggingface" / "hub"
+
+
+def _expanded(path: str, environ: Mapping[str, str]) -> Path:
+    """Return `path` with its ~ and variables written out; those that are not set stay."""
+    home = os.path.expanduser(path)
+    return Path(_VARIABLE.sub(lambda found: environ.get(found[1] or found[2], found[0]), home))
