@@ -163,21 +163,16 @@ def _ls(command: CacheCommand) -> int:
     elif store is None or not found:
         print_line(_empty(command))
     else:
-        is_terminal = sys.stdout.isatty()
-        width = shutil.get_terminal_size().columns if is_terminal else None
-        for line in table(found, totals(store.root, found, 0), time.time(), width):
-            print_line(line)
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        lines = table(found, totals(store.root, found, 0), time.time(), width)
+        print_line("\n".join(lines))
     return DONE
 
 
 def _info(command: CacheCommand) -> int:
     store = command.open_store()
     sums = store.totals() if store is not None else _nothing(command.settings.folder)
-    if command.invocation.options.json:
-        print_line(json.dumps(info_record(sums, command.settings)))
-    else:
-        for line in info_lines(sums, command.settings):
-            print_line(line)
+    command.tell("\n".join(info_lines(sums, command.settings)), info_record(sums, command.settings))
     return DONE
 
 

@@ -175,7 +175,7 @@ class LogLines(logging.Handler):
         self._progress = progress
 
     def emit(self, record: logging.LogRecord) -> None:
-        level = "warning" if record.levelno == logging.WARNING else record.levelname.lower()
+        level = record.levelname.lower()
         self._progress.line(f"pgetpy: {level}: {redact_text(record.getMessage())}")
 
 

@@ -90,12 +90,11 @@ class Screen:
 
     def _assign(self, tally: Tally, now: float) -> None:
         """Give free bars to files that have been in flight for a while."""
-        shown = {key for key in self._slots if key in tally.active}
-        self._slots = [key if key in shown else None for key in self._slots]
+        self._slots = [key if key in tally.active else None for key in self._slots]
         waiting = [
             state.key
             for state in tally.active.values()
-            if state.key not in shown and now - state.started_at >= _OLD_ENOUGH
+            if state.key not in self._slots and now - state.started_at >= _OLD_ENOUGH
         ]
         for place, key in enumerate(self._slots):
             if key is None and waiting:

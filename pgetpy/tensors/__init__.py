@@ -68,8 +68,7 @@ def load(
         TransferError, IntegrityError, CacheError, UsageError: it cannot be had.
         OSError: the disk fails while a file is read.
     """
-    request = _request(reference, device, dtype, only, cache, digest, framework, options)
-    return _load(request)
+    return _load(_request(reference, device, dtype, only, cache, digest, framework, options))
 
 
 def stream(
