@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import io
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable
 
 from pgetpy.core.http.ranges import Span
-from pgetpy.core.http.sink import Place
+from pgetpy.core.http.sink import Sink
 
 
-class ArchiveExtractor(ABC):
-    """Takes the bytes of one archive from many threads. Positions are those of the archive.
+class ArchiveExtractor(Sink):
+    """A sink for the bytes of one archive; `write` may raise ArchiveError: it has to be refused.
 
     Attributes:
         resumable: whether a later run can go on from here, and the archive be read back.
@@ -21,26 +21,11 @@ class ArchiveExtractor(ABC):
     resumable: bool = False
     spooled: bool = False
 
-    def place(self, pos: int) -> Place | None:
-        """See `Sink.place`."""
-        return None
-
-    @abstractmethod
-    def write(self, pos: int, data: memoryview) -> None:
-        """See `Sink.write`.
-
-        Raises:
-            ArchiveError: the archive has to be refused.
-        """
-
-    def mark(self, start: int, stop: int) -> None:  # noqa: B027  most have nothing to note
-        """See `Sink.mark`."""
-
     def settled(self) -> list[Span]:
         """Return, once each, the spans that a later run would find where they belong."""
         return []
 
-    def tidy(self, busy: Iterable[Span]) -> None:  # noqa: B027
+    def tidy(self, busy: Iterable[Span]) -> None:
         """Finish what is whole; nobody writes but to `busy` spans. Never waits.
 
         Raises:

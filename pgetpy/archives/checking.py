@@ -11,13 +11,14 @@ from collections import deque
 from collections.abc import Iterator
 
 from pgetpy.archives.decoders import crc32, decoder_for
-from pgetpy.archives.member_file import MemberFile, reading
+from pgetpy.archives.member_file import MemberFile
 from pgetpy.archives.member_folder import MemberFolder
 from pgetpy.archives.spool import Spool
 from pgetpy.core.archives.formats import Format
 from pgetpy.core.archives.members import Member
 from pgetpy.errors import ArchiveError
 from pgetpy.system import polling
+from pgetpy.system.filesystem import closing_fd
 
 _PIECE = 1 << 20
 _MOST_THREADS = 4
@@ -28,11 +29,11 @@ class MemberVerifier:
 
     Args:
         folder: gets what is inflated.
-        spool: holds what is to be inflated.
+        spool: holds what is to be inflated; None where nothing will be.
         sparing: whether to give back the spool's bytes when they have been inflated.
     """
 
-    def __init__(self, folder: MemberFolder, spool: Spool, *, sparing: bool) -> None:
+    def __init__(self, folder: MemberFolder, spool: Spool | None, *, sparing: bool) -> None:
         self._folder = folder
         self._spool = spool
         self._sparing = sparing
@@ -54,8 +55,8 @@ class MemberVerifier:
                 self._threads.append(thread)
                 thread.start()
 
-    def advanced(self) -> None:
-        """Bytes of some file have landed."""
+    def notify(self) -> None:
+        """Tell the threads that bytes of some file have landed."""
         if self._threads:
             with self._changed:
                 self._changed.notify_all()
@@ -117,7 +118,7 @@ class MemberVerifier:
         sum_ = ContentSum(file.entry.member)
         if file.spooled:
             self._inflate(file, sum_)
-            if self._sparing:
+            if self._sparing and self._spool is not None:
                 self._spool.release(file.start, file.stop)
         else:
             for piece in self._pieces(file):
@@ -144,7 +145,7 @@ class MemberVerifier:
         """Yield the bytes of `file` in order as they land; each is good until the next."""
         buffer = memoryview(bytearray(_PIECE))
         pos = file.start
-        with reading(file) as fd:
+        with closing_fd(file.open_again()) as fd:
             while pos < file.stop:
                 front = self._front(file, pos)
                 count = os.preadv(fd, [buffer[: front - pos]], file.offset_of(pos))

@@ -28,7 +28,6 @@ class DiskExtents:
     """The extents of files, which are added in the archive's order."""
 
     def __init__(self) -> None:
-        self._starts: list[int] = []
         self._extents: list[DiskExtent] = []
 
     def __iter__(self) -> Iterator[DiskExtent]:
@@ -39,30 +38,30 @@ class DiskExtents:
         for extent in file.entry.member.extents:
             if extent.size:
                 offset = extent.start if file.spooled else extent.offset
-                self._starts.append(extent.start)
                 self._extents.append(DiskExtent(extent.start, extent.stop, offset, file))
 
     def drop(self, file: MemberFile) -> None:
         """Take those of `file` away."""
         self._extents = [extent for extent in self._extents if extent.file is not file]
-        self._starts = [extent.start for extent in self._extents]
 
     def at(self, pos: int) -> DiskExtent | None:
         """Return the one that byte `pos` is in."""
-        if not self._starts:
-            return None
-        index = bisect_right(self._starts, pos) - 1
+        index = self._after(pos) - 1
         if index >= 0 and pos < self._extents[index].stop:
             return self._extents[index]
         return None
 
     def next_start(self, pos: int) -> int:
         """Return where the first one behind `pos` begins."""
-        index = bisect_right(self._starts, pos)
-        return self._starts[index] if index < len(self._starts) else _NOWHERE
+        index = self._after(pos)
+        return self._extents[index].start if index < len(self._extents) else _NOWHERE
 
     def between(self, start: int, stop: int) -> list[DiskExtent]:
         """Return those that have bytes between `start` and `stop`."""
-        first = max(0, bisect_right(self._starts, start) - 1)
-        last = bisect_right(self._starts, stop)
-        return [e for e in self._extents[first:last] if e.start < stop and start < e.stop]
+        first = max(0, self._after(start) - 1)
+        found = self._extents[first : self._after(stop)]
+        return [extent for extent in found if extent.start < stop and start < extent.stop]
+
+    def _after(self, pos: int) -> int:
+        """The index of the first one that begins behind `pos`."""
+        return bisect_right(self._extents, (pos, _NOWHERE))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from pathlib import Path
 
 from pgetpy.archives.spool import Spool
@@ -19,6 +19,7 @@ from pgetpy.system.filesystem import write_all
 
 _RECORD = struct.Struct("<QII")  # position, size, CRC-32 of the bytes
 _FLUSH_AT = 128 * 1024
+_ENDLESS = 1 << 62
 
 
 class ArchiveLayout:
@@ -37,7 +38,6 @@ class ArchiveLayout:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self._fd = os.open(path, flags, 0o600)
         # Where each record's bytes are: position in the archive, size, place in the file.
-        self._starts: list[int] = []
         self._places: list[tuple[int, int, int]] = []
         self._noted = Spans()
         self._buffer = bytearray()
@@ -63,7 +63,7 @@ class ArchiveLayout:
 
     def read(self, pos: int, buffer: memoryview) -> int:
         """Read into `buffer` from archive position `pos` on; 0 where nothing is known of it."""
-        index = bisect_right(self._starts, pos) - 1
+        index = bisect_right(self._places, (pos, _ENDLESS)) - 1
         if index < 0:
             return 0
         start, size, place = self._places[index]
@@ -90,7 +90,6 @@ class ArchiveLayout:
         self.spool.forget()
         os.ftruncate(self._fd, 0)
         self._noted = Spans()
-        self._starts.clear()
         self._places.clear()
         self._buffer.clear()
         self._size = 0
@@ -104,9 +103,7 @@ class ArchiveLayout:
 
     def _note(self, pos: int, size: int, place: int) -> None:
         for gap in list(self._noted.missing(pos, pos + size)):
-            index = bisect_right(self._starts, gap.start)
-            self._starts.insert(index, gap.start)
-            self._places.insert(index, (gap.start, gap.size, place + gap.start - pos))
+            insort(self._places, (gap.start, gap.size, place + gap.start - pos))
         self._noted.add(pos, pos + size)
 
     def _read(self) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator
-from typing import NoReturn
+from dataclasses import dataclass, field
 
 from pgetpy.core.archives.member_policy import AdmittedMember
 from pgetpy.core.http.ranges import Spans
@@ -22,8 +22,9 @@ _HINTS = {
 }
 
 
+@dataclass(eq=False, slots=True)
 class MemberFile:
-    """A file under way: `landed` are the archive's bytes that it has got.
+    """A file under way: `landed` are the archive's bytes that it has got, of `wanted` many.
 
     Attributes:
         fd: -1 once it is closed.
@@ -35,31 +36,20 @@ class MemberFile:
         pinned: reads the file when it has lost its name; -1 where it has not.
     """
 
-    __slots__ = (
-        "checked",
-        "entry",
-        "fd",
-        "front",
-        "landed",
-        "large",
-        "path",
-        "pinned",
-        "spooled",
-        "wanted",
-    )
+    path: str
+    entry: AdmittedMember
+    fd: int
+    large: bool
+    spooled: bool = False
+    checked: bool = field(init=False)
+    pinned: int = field(default=-1, init=False)
+    landed: Spans = field(default_factory=Spans, init=False)
+    wanted: int = field(init=False)
+    front: int = field(init=False)
 
-    def __init__(
-        self, path: str, entry: AdmittedMember, fd: int, *, large: bool, spooled: bool = False
-    ) -> None:
-        self.path = path
-        self.entry = entry
-        self.fd = fd
-        self.large = large
-        self.spooled = spooled
-        self.checked = entry.member.crc32 is None
-        self.pinned = -1
-        self.landed = Spans()
-        self.wanted = sum(extent.size for extent in entry.member.extents)
+    def __post_init__(self) -> None:
+        self.checked = self.entry.member.crc32 is None
+        self.wanted = sum(extent.size for extent in self.entry.member.extents)
         self.front = self.start
 
     @property
@@ -94,13 +84,15 @@ class MemberFile:
 
     def pin(self) -> None:
         """Keep the file readable: its name is about to go to another."""
-        if self.pinned >= 0:
-            return
-        if self.fd >= 0:
-            # It will be closed once it has got all its bytes.
-            self.pinned = os.dup(self.fd)
-        else:
-            self.pinned = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        if self.pinned < 0:
+            self.pinned = self.open_again()
+
+    def open_again(self) -> int:
+        """Return a descriptor of the caller's own to read the file by, open or closed."""
+        fd = self.fd if self.fd >= 0 else self.pinned
+        if fd >= 0:
+            return os.dup(fd)
+        return os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def unpin(self) -> None:
         """The file will not be read any more."""
@@ -110,30 +102,19 @@ class MemberFile:
 
     def write(self, offset: int, data: memoryview) -> None:
         """Write `data` at `offset` of the file."""
-        try:
+        with member_errors(self.entry):
             write_all(self.fd, offset, data)
-        except OSError as error:
-            refuse(error, self.entry)
 
 
 @contextlib.contextmanager
-def reading(file: MemberFile) -> Iterator[int]:
-    """A descriptor that reads `file`, whether it is open or closed."""
-    if file.fd >= 0:
-        yield file.fd
-        return
-    fd = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+def member_errors(entry: AdmittedMember) -> Iterator[None]:
+    """Raise what says which member the disk has refused; that it is full goes for all of them."""
     try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def refuse(error: OSError, entry: AdmittedMember) -> NoReturn:
-    """Raise what says of which member the disk has said `error`."""
-    if isinstance(error, DestinationError) or error.errno in FULL:
-        raise error
-    code = error.errno or 0
-    reason = f"(a member of the archive) cannot be made: {system_reason(error)}"
-    name = "/".join(entry.parts)
-    raise DestinationError(name, reason, hint=_HINTS.get(code, ""), code=code) from error
+        yield
+    except OSError as error:
+        if isinstance(error, DestinationError) or error.errno in FULL:
+            raise
+        code = error.errno or 0
+        reason = f"(a member of the archive) cannot be made: {system_reason(error)}"
+        name = "/".join(entry.parts)
+        raise DestinationError(name, reason, hint=_HINTS.get(code, ""), code=code) from error

@@ -19,11 +19,11 @@ from pgetpy.archives.folder_attributes import (
     with_local_bits,
     write_record,
 )
-from pgetpy.archives.member_file import LARGE, MemberFile, reading, refuse
+from pgetpy.archives.member_file import LARGE, MemberFile, member_errors
 from pgetpy.core.archives.member_policy import AdmittedMember, permissions
 from pgetpy.core.archives.members import Kind, Member
 from pgetpy.errors import ArchiveError, UnsafeMemberError
-from pgetpy.system.filesystem import mode_at, remove_tree, write_all
+from pgetpy.system.filesystem import closing_fd, mode_at, remove_tree, write_all
 
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -43,34 +43,30 @@ class MemberFolder:
         self._umask = 0o777 & ~_mode_of_new(root)
         self._known: set[tuple[str, ...]] = {()}
 
-    def make(self, entry: AdmittedMember, *, large: bool) -> MemberFile | None:
-        """Make `entry`; return the file, open, if it is one.
+    def make(
+        self, entry: AdmittedMember, *, large: bool, stretched: bool = True
+    ) -> MemberFile | None:
+        """Make `entry`; return the file, open, if it is one: of its full size if `stretched`.
 
         Raises:
             DestinationError: it cannot be made here.
             OSError: the disk is full.
         """
-        try:
-            return self._make(entry, large=large)
-        except OSError as error:
-            refuse(error, entry)
-
-    def _make(
-        self, entry: AdmittedMember, *, large: bool, stretched: bool = True
-    ) -> MemberFile | None:
         path = self._at(entry.parts)
-        self._make_way(path, entry)
-        kind = entry.member.kind
-        if kind is Kind.FOLDER:
-            self._make_folder(entry.parts)
-        elif kind is Kind.SYMLINK:
-            os.symlink(entry.member.target, path)
-            self._stamp(path, entry)
-        elif kind is Kind.HARDLINK:
-            assert entry.target is not None
-            os.link(self._at(entry.target), path, follow_symlinks=False)
-        else:
-            return self._made(path, entry, large=large, stretched=stretched)
+        kind, mtime = entry.member.kind, entry.member.mtime
+        with member_errors(entry):
+            self._make_way(path, entry)
+            if kind is Kind.FILE:
+                return self._create(path, entry, large=large, stretched=stretched)
+            if kind is Kind.FOLDER:
+                self._make_folder(entry.parts)
+            elif kind is Kind.SYMLINK:
+                os.symlink(entry.member.target, path)
+                if os.utime in os.supports_follow_symlinks:
+                    os.utime(path, ns=(mtime, mtime), follow_symlinks=False)
+            else:
+                assert entry.target is not None
+                os.link(self._at(entry.target), path, follow_symlinks=False)
         return None
 
     def put(self, entry: AdmittedMember, offset: int, content: memoryview) -> None:
@@ -81,18 +77,13 @@ class MemberFolder:
         """
         member = entry.member
         path = self._at(entry.parts)
-        try:
+        with member_errors(entry):
             self._make_way(path, entry)
-            fd = os.open(path, _NEW_FILE, 0o600)
-            try:
+            with closing_fd(os.open(path, _NEW_FILE, 0o600)) as fd:
                 write_all(fd, offset, content)
                 if member.size != offset + len(content):
                     os.ftruncate(fd, member.size)
                 self._finish(fd, member)
-            finally:
-                os.close(fd)
-        except OSError as error:
-            refuse(error, entry)
 
     def made(self, entry: AdmittedMember) -> MemberFile:
         """Return, closed, the file that has been made of `entry`."""
@@ -112,7 +103,7 @@ class MemberFolder:
         """Return a new file for the content of `file`, under a name that no member has."""
         folder = os.path.dirname(file.path)
         path = f"{folder}/.pgetpy-{secrets.token_hex(8)}.pgetpy-part"
-        return self._made(path, file.entry, large=False)
+        return self._create(path, file.entry, large=False)
 
     def deliver(self, output: MemberFile) -> None:
         """Finish `output`, and give it its name."""
@@ -152,15 +143,12 @@ class MemberFolder:
         Raises:
             DestinationError, OSError: see `make`.
         """
-        try:
-            return self._adopt(entry, needed=needed, whole=whole)
-        except OSError as error:
-            refuse(error, entry)
+        with member_errors(entry):
+            return self._adopt(self._at(entry.parts), entry, needed, whole=whole)
 
     def _adopt(
-        self, entry: AdmittedMember, *, needed: int, whole: bool
+        self, path: str, entry: AdmittedMember, needed: int, *, whole: bool
     ) -> tuple[bool, MemberFile | None]:
-        path = self._at(entry.parts)
         self._adopt_parents(entry.parts)
         if entry.member.kind is Kind.FOLDER:
             self._adopt_folder(entry.parts)
@@ -170,17 +158,14 @@ class MemberFolder:
         if there is None or not needed <= there <= most:
             remove_tree(path)
             # It stays short until it is written: the journal may still say that its bytes are here.
-            return False, self._make(entry, large=True, stretched=False)
+            return False, self.make(entry, large=True, stretched=False)
         self.written.append("/".join(entry.parts))
         if entry.member.kind is not Kind.FILE:
             return True, None
         os.chmod(path, 0o600)
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         file = MemberFile(path, entry, fd, large=True)
-        if not whole:
-            self._stretch(file)
-            return True, file
-        self.finish(file)
+        (self.finish if whole else self._stretch)(file)
         return True, file
 
     def sweep(self, kept: Set[tuple[str, ...]]) -> None:
@@ -198,13 +183,11 @@ class MemberFolder:
 
     def finish(self, file: MemberFile) -> None:
         """`file` has got all its bytes: give it its permissions and time, and close it."""
-        try:
+        with member_errors(file.entry):
             if file.fd >= 0 and not file.spooled:
                 self._complete(file)
-            with reading(file) as fd:
+            with closing_fd(file.open_again()) as fd:
                 self._finish(fd, file.entry.member)
-        except OSError as error:
-            refuse(error, file.entry)
         self.close(file)
 
     def close(self, file: MemberFile) -> None:
@@ -226,7 +209,7 @@ class MemberFolder:
             os.chmod(path, with_local_bits(stated[parts].mode, os.lstat(path)))
             os.utime(path, ns=(member.mtime, member.mtime))
 
-    def _made(
+    def _create(
         self, path: str, entry: AdmittedMember, *, large: bool, stretched: bool = True
     ) -> MemberFile:
         file = MemberFile(path, entry, os.open(path, _NEW_FILE, 0o600), large=large)
@@ -315,11 +298,6 @@ class MemberFolder:
                 reason = "its folder has the name of something else here"
                 raise UnsafeMemberError("/".join(parts), reason) from None
         self._known.add(parts)
-
-    def _stamp(self, path: str, entry: AdmittedMember) -> None:
-        mtime = entry.member.mtime
-        if os.utime in os.supports_follow_symlinks:
-            os.utime(path, ns=(mtime, mtime), follow_symlinks=False)
 
     def _at(self, parts: tuple[str, ...]) -> str:
         return "/".join((self._root, *parts))

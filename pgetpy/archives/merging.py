@@ -23,6 +23,7 @@ from pgetpy.archives.folder_attributes import (
     write_record,
 )
 from pgetpy.errors import DestinationError
+from pgetpy.system.filesystem import closing_fd
 
 OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Linux: the fifth field of each line is a mount point, in which octal stands for white space.
@@ -117,15 +118,11 @@ class Merge:
         return True
 
     def _from_the_top(self, visit: Callable[[_Level], None]) -> None:
-        source = os.open(self._source, OPEN_FOLDER)
-        try:
-            target = os.open(self._target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                visit(_Level(source, target, ()))
-            finally:
-                os.close(target)
-        finally:
-            os.close(source)
+        with (
+            closing_fd(os.open(self._source, OPEN_FOLDER)) as source,
+            closing_fd(os.open(self._target, OPEN_FOLDER & ~os.O_NOFOLLOW)) as target,
+        ):
+            visit(_Level(source, target, ()))
 
     def _descend(
         self,
@@ -231,8 +228,7 @@ def _open_folder(name: str, folder: int, attributes: Attributes | None = None) -
     if mode & 0o700 != 0o700:
         with contextlib.suppress(PermissionError):
             os.chmod(name, mode | 0o700, dir_fd=folder)
-    fd = os.open(name, OPEN_FOLDER, dir_fd=folder)
-    try:
+    with closing_fd(os.open(name, OPEN_FOLDER, dir_fd=folder)) as fd:
         closed = Attributes(mode, None) if mode & 0o700 != 0o700 else None
         try:
             yield fd
@@ -240,5 +236,3 @@ def _open_folder(name: str, folder: int, attributes: Attributes | None = None) -
         finally:
             if closed is not None:
                 closed.apply(fd)
-    finally:
-        os.close(fd)

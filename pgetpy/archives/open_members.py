@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-import os
-
 from pgetpy.archives.checking import MemberVerifier
-from pgetpy.archives.extents import DiskExtent, DiskExtents
-from pgetpy.archives.layout import ArchiveLayout
+from pgetpy.archives.extents import DiskExtents
 from pgetpy.archives.member_file import MemberFile
 from pgetpy.archives.member_folder import MemberFolder
+from pgetpy.archives.spool import Spool
 from pgetpy.core.http.ranges import Spans
 
 
 class OpenMembers:
     """Keeps files from their header to their last byte; one thread at a time may call it.
 
-    `raise_failure`, `wait`, `halt` and `stop` may be called by any thread.
-
     Args:
         folder: makes and closes the files.
-        layout: has the spool of deflated members; None where there are none.
+        spool: holds deflated members; None where there are none.
         readable: whether the archive will be read back, so that files stay findable once closed.
 
     Attributes:
         extents: of the open files, in the archive's order; of all where it will be read back.
+        verifier: makes and checks content as bytes land; any thread may call it.
     """
 
-    def __init__(
-        self, folder: MemberFolder, layout: ArchiveLayout | None, *, readable: bool
-    ) -> None:
+    def __init__(self, folder: MemberFolder, spool: Spool | None, *, readable: bool) -> None:
         self.extents = DiskExtents()
+        self.verifier = MemberVerifier(folder, spool, sparing=not readable)
         self._folder = folder
-        self._layout = layout
         self._readable = readable
         self._open: dict[MemberFile, None] = {}
-        self._checker: MemberVerifier | None = None
 
     def __len__(self) -> int:
         return len(self._open)
@@ -51,13 +45,8 @@ class OpenMembers:
 
     def check_behind(self, file: MemberFile) -> None:
         """Make and check the content of `file` as its bytes land, if it can be checked."""
-        if file.checked:
-            return
-        if self._checker is None:
-            assert self._layout is not None
-            sparing = not self._readable
-            self._checker = MemberVerifier(self._folder, self._layout.spool, sparing=sparing)
-        self._checker.submit(file)
+        if not file.checked:
+            self.verifier.submit(file)
 
     def check_all_behind(self) -> None:
         """Do the same with all open files."""
@@ -67,8 +56,8 @@ class OpenMembers:
     def land(self, file: MemberFile, start: int, stop: int) -> None:
         """The archive's bytes from `start` up to `stop` are in `file` now."""
         file.land(start, stop)
-        if self._checker is not None and not file.checked:
-            self._checker.advanced()
+        if not file.checked:
+            self.verifier.notify()
 
     def pin(self, parts: tuple[str, ...]) -> None:
         """Keep the file at `parts` readable: another member is about to take its place."""
@@ -104,33 +93,3 @@ class OpenMembers:
             self._folder.close(file)
         for extent in self.extents:
             extent.file.unpin()
-
-    def descriptor_of(self, extent: DiskExtent) -> tuple[int, bool]:
-        """Return a descriptor to read the file of `extent` by, and whether to close it then."""
-        file = extent.file
-        fd = file.fd if file.fd >= 0 else file.pinned
-        if fd >= 0:
-            return fd, False
-        return os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), True
-
-    # ------------------------------------------------------------------ checks, from any thread
-
-    def raise_failure(self) -> None:
-        """Raise what a check has found wrong, see `MemberVerifier.raise_failure`."""
-        if self._checker is not None:
-            self._checker.raise_failure()
-
-    def wait(self, left: int = 0) -> None:
-        """Wait until all files but `left` have been checked. Raises as `raise_failure` does."""
-        if self._checker is not None:
-            self._checker.wait(left)
-
-    def halt(self) -> None:
-        """Give up the checks as soon as possible."""
-        if self._checker is not None:
-            self._checker.halt()
-
-    def stop(self) -> None:
-        """Give up the checks; nothing is read or written any more when this returns."""
-        if self._checker is not None:
-            self._checker.stop()

@@ -26,6 +26,7 @@ from pgetpy.core.http.range_request import Window
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.reorder_buffer import ReorderBuffer
 from pgetpy.core.http.sink import Place
+from pgetpy.system.filesystem import closing_fd
 
 # Bytes that may wait for the headers before them: many where that is what keeps connections busy,
 # few where members are made more slowly than bytes come, for then they only wait.
@@ -62,7 +63,7 @@ class RandomAccessExtractor(ArchiveExtractor):
         parallel: bool = True,
         readable: bool = False,
     ) -> None:
-        self.window = window
+        self.window: Window = window
         self._room_ahead = _LEAST_AHEAD
         self._folder = folder
         self._reader = reader
@@ -75,7 +76,8 @@ class RandomAccessExtractor(ArchiveExtractor):
         # Bytes that are where they belong, and those that `settled` has still to give out.
         self._landed = Spans()
         self._unsettled = Spans()
-        self._open = OpenMembers(folder, layout, readable=readable)
+        spool = layout.spool if layout is not None else None
+        self._open = OpenMembers(folder, spool, readable=readable)
         self._extents = self._open.extents
         self._lock = threading.Lock()
         self._move_horizon()
@@ -92,7 +94,7 @@ class RandomAccessExtractor(ArchiveExtractor):
         there = Spans()
         lost = Spans()
         restorer = Restorer(
-            self._reader, self._admit, self._folder, self._layout, held, readable=self._readable
+            self._reader, self._admit, self._folder, self._layout, held, self._readable
         )
         for restored in restorer.members():
             for extent in restored.entry.member.extents:
@@ -170,7 +172,7 @@ class RandomAccessExtractor(ArchiveExtractor):
 
     def tidy(self, busy: Iterable[Span]) -> None:
         """See `ArchiveExtractor.tidy`. Does nothing for now where others are at work."""
-        self._open.raise_failure()
+        self._open.verifier.raise_failure()
         self._adapt()
         spans = Spans(busy)
         if not self._lock.acquire(blocking=False):
@@ -185,25 +187,25 @@ class RandomAccessExtractor(ArchiveExtractor):
         """Wait until few files are open; bytes come in order, and nobody else may be writing."""
         if len(self._open) >= _MOST_OPEN:
             # The last may still be incomplete.
-            self._open.wait(left=1)
+            self._open.verifier.wait(left=1)
             self.tidy(())
 
     def finish(self, total: int) -> None:
         """See `ArchiveExtractor.finish`."""
         with self._lock:
             self._reader.finish(total)
-        self._open.wait()
+        self._open.verifier.wait()
         with self._lock:
             self._open.finish_all()
             self._move_horizon()
 
     def halt(self) -> None:
         """See `ArchiveExtractor.halt`."""
-        self._open.halt()
+        self._open.verifier.halt()
 
     def close(self) -> None:
         """See `ArchiveExtractor.close`. The files stay as they are."""
-        self._open.stop()
+        self._open.verifier.stop()
         with self._lock:
             self._open.close()
 
@@ -218,13 +220,9 @@ class RandomAccessExtractor(ArchiveExtractor):
             if extent.file.spooled:
                 return self._layout.spool.read(pos, buffer)
             # Without the lock another member could take its name first.
-            fd, opened = self._open.descriptor_of(extent)
-            if not opened:
-                return os.preadv(fd, [buffer], extent.offset_of(pos))
-        try:
+            fd = extent.file.open_again()
+        with closing_fd(fd):
             return os.preadv(fd, [buffer], extent.offset_of(pos))
-        finally:
-            os.close(fd)
 
     def _adapt(self) -> None:
         """Let more bytes come ahead of the headers, or fewer, by how many are waiting."""

@@ -30,28 +30,19 @@ class Restored:
     held: Spans | None
 
 
+@dataclass(frozen=True)
 class Restorer:
     """Reads an archive's headers from `layout`, as far as the bytes `held` go.
 
     What is to be `readable` has to be there as it was sent, too.
     """
 
-    def __init__(
-        self,
-        reader: Reader,
-        admit: Admit,
-        folder: MemberFolder,
-        layout: ArchiveLayout,
-        held: Spans,
-        *,
-        readable: bool,
-    ) -> None:
-        self._reader = reader
-        self._admit = admit
-        self._folder = folder
-        self._layout = layout
-        self._held = held
-        self._readable = readable
+    reader: Reader
+    admit: Admit
+    folder: MemberFolder
+    layout: ArchiveLayout
+    held: Spans
+    readable: bool
 
     def members(self) -> Iterator[Restored]:
         """Yield the members whose headers are known, in the archive's order.
@@ -60,13 +51,13 @@ class Restorer:
             ArchiveError: what was left makes no sense.
         """
         kept: set[tuple[str, ...]] = set()
-        while not self._reader.ended:
-            wanted = self._reader.wanted
-            data = self._layout.record(wanted)
-            if len(data) < wanted.size or not self._held.covers(wanted.start, wanted.stop):
+        while not self.reader.ended:
+            wanted = self.reader.wanted
+            data = self.layout.record(wanted)
+            if len(data) < wanted.size or not self.held.covers(wanted.start, wanted.stop):
                 break
-            member = self._reader.feed(data)
-            entry = self._admit(member) if member is not None else None
+            member = self.reader.feed(data)
+            entry = self.admit(member) if member is not None else None
             if entry is None:
                 continue
             if entry.replaces:
@@ -74,40 +65,40 @@ class Restorer:
             kept.add(entry.parts)
             yield self._deflated(entry) if entry.member.deflated else self._plain(entry)
         # What was made of members whose headers have not been noted would stand in their way.
-        self._folder.sweep(kept)
+        self.folder.sweep(kept)
 
     def _plain(self, entry: AdmittedMember) -> Restored:
         member = entry.member
         held = self._held_of(member)
-        whole = all(self._held.covers(extent.start, extent.stop) for extent in member.extents)
+        whole = all(self.held.covers(extent.start, extent.stop) for extent in member.extents)
         needed = member.size if whole else _size_needed(member, held)
         # Content that can be checked is: the disk is not as trustworthy as that.
         closed = whole and member.crc32 is None
-        there, file = self._folder.adopt(entry, needed=needed, whole=closed)
+        there, file = self.folder.adopt(entry, needed=needed, whole=closed)
         if there and (file is None or file.fd < 0):
             return Restored(entry, file, None)
         if whole and there and file is not None:
             # There may be more of these than files can be open; they are only to be read.
-            self._folder.close(file)
+            self.folder.close(file)
         return Restored(entry, file, held if there else Spans())
 
     def _deflated(self, entry: AdmittedMember) -> Restored:
-        member, spool = entry.member, self._layout.spool
+        member, spool = entry.member, self.layout.spool
         extent, held = member.extents[0], self._held_of(member)
-        delivered = self._folder.delivered(entry)
+        delivered = self.folder.delivered(entry)
         there = max((span.stop for span in held), default=0) <= spool.size
         if delivered or held.covers(extent.start, extent.start + 1):
             # What was delivered may have been given back before it was noted that it had come.
             there = there and spool.holds(extent.start, extent.stop)
         held = held if there else Spans()
-        if delivered and (not self._readable or held.covers(extent.start, extent.stop)):
-            return Restored(entry, self._folder.adopt_delivered(entry), None)
-        file = self._folder.defer(entry, spool.fd, large=extent.size >= LARGE)
+        if delivered and (not self.readable or held.covers(extent.start, extent.stop)):
+            return Restored(entry, self.folder.adopt_delivered(entry), None)
+        file = self.folder.defer(entry, spool.fd, large=extent.size >= LARGE)
         return Restored(entry, file, held)
 
     def _held_of(self, member: Member) -> Spans:
         """What of the bytes held are bytes of `member`."""
-        pairs = [(extent, span) for extent in member.extents for span in self._held]
+        pairs = [(extent, span) for extent in member.extents for span in self.held]
         parts = [(max(e.start, s.start), min(e.stop, s.stop)) for e, s in pairs]
         return Spans(Span(start, stop) for start, stop in parts if start < stop)
 

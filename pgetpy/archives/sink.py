@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -236,22 +237,19 @@ class ArchiveSink(Sink):
 
     def _stream_extractor(self, format_: Format) -> ArchiveExtractor:
         from pgetpy.archives.decoders import decoder_for
-        from pgetpy.archives.streaming import Decoded, StreamExtractor
+        from pgetpy.archives.streaming import StreamExtractor
 
         decoder = decoder_for(format_)
         if self._algorithm is not None:
             self._digest = hashlib.new(self._algorithm, usedforsecurity=False)
-        output = Decoded(self._decoded_output(format_))
-        return StreamExtractor(decoder, output, self.window, self._limits, self._digest)
+        choose = partial(self._decoded_output, format_)
+        return StreamExtractor(decoder, choose, self.window, self._limits, self._digest)
 
-    def _decoded_output(self, format_: Format) -> Callable[[bytes], Output]:
+    def _decoded_output(self, format_: Format, beginning: bytes) -> Output:
+        """Return what takes the decoded bytes: those of a tar, or of a single file."""
         from pgetpy.archives.streaming import SingleFile
 
-        def choose(beginning: bytes) -> Output:
-            if recognise(beginning, "") is Format.TAR:
-                admit = self._policy.admit
-                reader = self._tar_reader()
-                return RandomAccessExtractor(self._folder, reader, admit, Window(0), parallel=False)
-            return SingleFile(self._folder, self._policy, stem(self._name, format_))
-
-        return choose
+        if recognise(beginning, "") is Format.TAR:
+            reader, admit = self._tar_reader(), self._policy.admit
+            return RandomAccessExtractor(self._folder, reader, admit, Window(0), parallel=False)
+        return SingleFile(self._folder, self._policy, stem(self._name, format_))

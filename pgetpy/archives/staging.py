@@ -21,7 +21,7 @@ from pgetpy.archives.merging import OPEN_FOLDER, Merge
 from pgetpy.core.destinations.journal import parse_journal
 from pgetpy.core.destinations.names import journal_path, layout_name, part_name, spool_name
 from pgetpy.errors import DestinationError
-from pgetpy.system.filesystem import remove_tree
+from pgetpy.system.filesystem import closing_fd, remove_tree, sync_folder
 
 # What the staged members of an existing folder are called, and what a new file system has.
 _INSIDE = "members"
@@ -46,17 +46,12 @@ class Staging:
         appeared = os.path.lexists(journal) and not os.path.lexists(staged)
         self._inside = folder.is_dir() and not appeared
         self.anchor = folder / _INSIDE if self._inside else folder
-        self.root = self.anchor.with_name(part_name(self.anchor.name))
-        self.layout = self.anchor.with_name(layout_name(self.anchor.name))
-        self.spool = self.anchor.with_name(spool_name(self.anchor.name))
+        self._choose_names(self.anchor.name)
         self._stated: Attributes | None = None
 
     def make_private(self) -> None:
         """Stage under names of this run's own: another may be at work that cannot be seen."""
-        mark = f"{self.anchor.name}.{secrets.token_hex(4)}"
-        self.root = self.anchor.with_name(part_name(mark))
-        self.layout = self.anchor.with_name(layout_name(mark))
-        self.spool = self.anchor.with_name(spool_name(mark))
+        self._choose_names(f"{self.anchor.name}.{secrets.token_hex(4)}")
 
     def make(self) -> None:
         """Make the root, where it is not there yet."""
@@ -111,32 +106,29 @@ class Staging:
         if self._stated is None:
             return
         # What may not be read belongs to another.
-        with contextlib.suppress(PermissionError):
-            fd = os.open(self.folder, OPEN_FOLDER)
-            try:
-                self._stated.apply(fd)
-            finally:
-                os.close(fd)
+        with (
+            contextlib.suppress(PermissionError),
+            closing_fd(os.open(self.folder, OPEN_FOLDER)) as fd,
+        ):
+            self._stated.apply(fd)
 
     def sync(self) -> None:
         """Bring the names to stable storage."""
-        for folder in (self.folder, self.folder.parent):
-            fd = os.open(folder, OPEN_FOLDER)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+        sync_folder(self.folder)
+        sync_folder(self.folder.parent)
+
+    def _choose_names(self, name: str) -> None:
+        self.root = self.anchor.with_name(part_name(name))
+        self.layout = self.anchor.with_name(layout_name(name))
+        self.spool = self.anchor.with_name(spool_name(name))
 
     def _open_up(self) -> None:
         """An earlier run may have given the root the permissions that the archive states."""
         # A link that others have put there would lead elsewhere.
-        fd = os.open(self.root, OPEN_FOLDER)
-        try:
+        with closing_fd(os.open(self.root, OPEN_FOLDER)) as fd:
             mode = stat.S_IMODE(os.fstat(fd).st_mode)
             if mode & 0o700 != 0o700:
                 os.fchmod(fd, mode | 0o700)
-        finally:
-            os.close(fd)
 
     def _appear(self) -> None:
         try:

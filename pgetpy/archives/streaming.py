@@ -43,7 +43,7 @@ class StreamExtractor(ArchiveExtractor):
 
     Args:
         decoder: undoes the compression.
-        output: takes what it gives.
+        choose: gives, from the first decoded bytes, what takes them all.
         window: is moved as the front is decoded.
         limits: how much larger than what came the output may be.
         digest: is given every byte as it came, in order.
@@ -52,15 +52,17 @@ class StreamExtractor(ArchiveExtractor):
     def __init__(
         self,
         decoder: Decoder,
-        output: Output,
+        choose: Callable[[bytes], Output],
         window: Window,
         limits: Limits,
         digest: Digest | None = None,
     ) -> None:
-        self.window = window
+        self.window: Window = window
         window.size = AHEAD
         self._decoder = decoder
-        self._output = output
+        self._choose = choose
+        self._beginning = bytearray()
+        self._output: Output | None = None
         self._limits = limits
         self._digest = digest
         self._waiting = ReorderBuffer()
@@ -107,7 +109,8 @@ class StreamExtractor(ArchiveExtractor):
         """See `ArchiveExtractor.close`."""
         self.halt()
         self._thread.join()
-        self._output.close()
+        if self._output is not None:
+            self._output.close()
 
     def _works(self) -> bool:
         return self._failure is None and not self._stopped and self._thread.is_alive()
@@ -119,7 +122,7 @@ class StreamExtractor(ArchiveExtractor):
                 self._advance(len(piece))
             if not self._stopped:
                 self._decoder.finish()
-                self._output.finish(self._decoded)
+                (self._output or self._begin_output()).finish(self._decoded)
         except BaseException as failure:
             with self._changed:
                 self._failure = failure
@@ -148,8 +151,22 @@ class StreamExtractor(ArchiveExtractor):
             if self._stopped:
                 return
             self._check_ratio(len(decoded), self.window.horizon + len(piece))
-            self._output.write(self._decoded, memoryview(decoded))
-            self._decoded += len(decoded)
+            self._write(memoryview(decoded))
+
+    def _write(self, decoded: memoryview) -> None:
+        if self._output is not None:
+            self._output.write(self._decoded, decoded)
+        else:
+            self._beginning += decoded
+            if len(self._beginning) >= _TELLING:
+                self._begin_output()
+        self._decoded += len(decoded)
+
+    def _begin_output(self) -> Output:
+        beginning = bytes(self._beginning)
+        output = self._output = self._choose(beginning)
+        output.write(0, memoryview(beginning))
+        return output
 
     def _check_ratio(self, size: int, consumed: int) -> None:
         if self._limits.exceeds_ratio(self._decoded + size, consumed):
@@ -159,45 +176,6 @@ class StreamExtractor(ArchiveExtractor):
         with self._changed:
             self.window.horizon += count
             self._changed.notify_all()
-
-
-class Decoded:
-    """What comes out of a decoder, which is a tar or a single file.
-
-    Args:
-        choose: gives, from the first bytes, what takes them all.
-    """
-
-    def __init__(self, choose: Callable[[bytes], Output]) -> None:
-        self._choose = choose
-        self._beginning = bytearray()
-        self._output: Output | None = None
-
-    def write(self, pos: int, data: memoryview) -> None:
-        """Take `data`, the decoded bytes from `pos` on."""
-        if self._output is not None:
-            self._output.write(pos, data)
-            return
-        self._beginning += data
-        if len(self._beginning) >= _TELLING:
-            self._start()
-
-    def finish(self, total: int) -> None:
-        """All `total` bytes have come."""
-        if self._output is None:
-            self._start()
-        assert self._output is not None
-        self._output.finish(total)
-
-    def close(self) -> None:
-        """Let go of what is open."""
-        if self._output is not None:
-            self._output.close()
-
-    def _start(self) -> None:
-        beginning = bytes(self._beginning)
-        self._output = self._choose(beginning)
-        self._output.write(0, memoryview(beginning))
 
 
 class SingleFile:

@@ -100,13 +100,19 @@ class ReservedPaths:
             self._taken.clear()
 
 
-def sync_folder(folder: Path) -> None:
-    """Bring the names in `folder` to stable storage."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+@contextlib.contextmanager
+def closing_fd(fd: int) -> Iterator[int]:
+    """Close descriptor `fd` at the end."""
     try:
-        os.fsync(fd)
+        yield fd
     finally:
         os.close(fd)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in `folder` to stable storage."""
+    with closing_fd(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as fd:
+        os.fsync(fd)
 
 
 def remove_tree(path: str | Path) -> None:

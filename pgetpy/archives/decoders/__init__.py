@@ -7,7 +7,7 @@ decoder is made; none of their exceptions gets out.
 
 from __future__ import annotations
 
-from pgetpy.archives.decoders.base import PIECE, Codec, Decoder, Opener, Streams
+from pgetpy.archives.decoders.base import PIECE, Codec, Decoder, Opener
 from pgetpy.archives.decoders.deflate import crc32, open_deflate, open_gzip
 from pgetpy.archives.decoders.frames import open_lz4, open_zstd
 from pgetpy.core.archives import formats
@@ -28,7 +28,7 @@ def decoder_for(format: Format) -> Decoder:
     """
     if format not in _CODECS:
         raise ValueError(f"{format} is no compression")
-    return Streams(format, _CODECS[format])
+    return Decoder(format, _CODECS[format])
 
 
 def _bzip2() -> Opener:

@@ -20,31 +20,6 @@ PIECE = 1 << 20
 _FIRST_STEP = 16 << 10
 
 
-class Decoder(Protocol):
-    """Undoes a compression. `consumed` counts the bytes of input that were taken in."""
-
-    consumed: int
-
-    def feed(self, data: memoryview) -> Iterator[bytes | memoryview]:
-        """Yield what `data`, the next bytes of the input, decodes to, at most PIECE at a time.
-
-        The work is done as the pieces are asked for; all of them have to be, before the next call
-        and before `data` is reused.
-
-        Raises:
-            ArchiveError: the input is damaged, or needs a larger window than WINDOW.
-        """
-        ...
-
-    def finish(self) -> None:
-        """Take note that the input is over.
-
-        Raises:
-            TruncatedArchiveError: it may not end here.
-        """
-        ...
-
-
 class Stream(Protocol):
     """One compressed stream: the interface of `bz2.BZ2Decompressor`."""
 
@@ -80,8 +55,14 @@ class Codec:
     repeats: bool = True
 
 
-class Streams:
-    """Decodes streams that follow one another."""
+class Decoder:
+    """Undoes a compression: decodes streams that follow one another.
+
+    `consumed` counts the bytes of input that were taken in.
+
+    Raises:
+        ArchiveError: the library for it is not installed.
+    """
 
     def __init__(self, format: Format, codec: Codec) -> None:
         self.consumed = 0
@@ -102,6 +83,14 @@ class Streams:
         self._step = _FIRST_STEP
 
     def feed(self, data: memoryview) -> Iterator[bytes | memoryview]:
+        """Yield what `data`, the next bytes of the input, decodes to, at most PIECE at a time.
+
+        The work is done as the pieces are asked for; all of them have to be, before the next call
+        and before `data` is reused.
+
+        Raises:
+            ArchiveError: the input is damaged, or needs a larger window than WINDOW.
+        """
         while data:
             if self._stream is None:
                 data = data[self._begin(data) :]
@@ -117,6 +106,11 @@ class Streams:
             data = data[len(step) - unused :]
 
     def finish(self) -> None:
+        """Take note that the input is over.
+
+        Raises:
+            TruncatedArchiveError: it may not end here.
+        """
         if self._stream is not None or self._magic:
             raise TruncatedArchiveError(self.consumed, f"its {self._format} stream is incomplete")
         if not self._count:

@@ -20,12 +20,12 @@ def open_zstd() -> Opener:
 
     decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW)
 
-    def opened(magic: bytes) -> Stream:
+    def open_frame(magic: bytes) -> Stream:
         if magic != formats.ZSTD_MAGIC:
             return Skippable()
         return _ZstdFrame(decompressor.decompressobj(write_size=PIECE))
 
-    return opened
+    return open_frame
 
 
 def open_lz4() -> Opener:
