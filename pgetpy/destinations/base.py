@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from pgetpy.core.destinations.journal import Journal
+from pgetpy.core.destinations.journal import Journal, Subject
+from pgetpy.core.destinations.names import journal_path
 from pgetpy.core.http.answers import Answer, Identity
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.sink import Sink
 from pgetpy.destinations.sinks.ledger import Ledger
+from pgetpy.settings import Settings
 from pgetpy.system.file_locks import locks_exclude
-from pgetpy.system.filesystem import ReservedPaths
+from pgetpy.system.filesystem import ReservedPaths, disk_errors
 
 # Reads into a buffer from a position on: the bytes read.
 ReadBack = Callable[[int, memoryview], int]
@@ -35,9 +37,9 @@ class DestinationLock:
         self._awaited: Ledger | None = None
 
     @property
-    def waits(self) -> bool:
-        """Whether another run was found to hold it."""
-        return self._awaited is not None
+    def pending(self) -> bool:
+        """Whether another run was found to hold it, or has left something."""
+        return self._awaited is not None or journal_path(self._anchor).exists()
 
     def take(self) -> bool:
         """Take it; False where another run holds it, for which it waits."""
@@ -163,6 +165,57 @@ class Destination(ABC):
 
     def flush(self) -> None:  # noqa: B027
         """Bring what has been written to stable storage."""
+
+
+class ResumableDestination(Destination):
+    """One with a journal, by which runs wait for one another, and go on from what another left.
+
+    `anchor` is the path by which the journal goes, `key` what it calls the object.
+    """
+
+    def __init__(self, label: str, key: str, anchor: Path, settings: Settings) -> None:
+        super().__init__(label)
+        self._key = key
+        self._settings = settings
+        self._lock = DestinationLock(anchor)
+
+    @abstractmethod
+    def _has_published(self, identity: Identity) -> bool:
+        """Whether what another run says that it has published is here, and all that is wanted."""
+
+    @abstractmethod
+    def _take_over(self, ledger: Ledger) -> None:
+        """It is ours: see what an earlier run left."""
+
+    def _own_subject(self, journal: Journal) -> Subject | None:
+        """What `journal` is about, if that is the object that we bring."""
+        subject = journal.subject
+        return subject if subject is not None and subject.key == self._key else None
+
+    def _acquire(self) -> bool:
+        """Take the destination for this run and see what is there; False where another has it."""
+        with disk_errors(self.path):
+            if not self._lock.take():
+                return False
+            if self._lock.published is not None:
+                subject = self._own_subject(self._lock.published)
+                if subject is None or not self._has_published(subject.identity):
+                    return self._acquire()
+                self.finished = subject.identity
+            elif self._lock.ledger is not None:
+                self._take_over(self._lock.ledger)
+        return True
+
+    def _acquire_fresh(self) -> None:
+        """Take the destination, in which nothing was seen to stand.
+
+        Raises:
+            BusyError, ResumeError: see there.
+        """
+        if not self._acquire():
+            raise BusyError
+        if self.held or self.finished is not None:
+            raise ResumeError
 
 
 @dataclass(frozen=True)

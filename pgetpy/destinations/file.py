@@ -8,9 +8,8 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from pgetpy.core.destinations.journal import Journal, Subject
+from pgetpy.core.destinations.journal import Subject
 from pgetpy.core.destinations.names import (
-    journal_path,
     name_from_disposition,
     name_from_service,
     name_from_url,
@@ -19,12 +18,10 @@ from pgetpy.core.http.answers import Answer, Identity
 from pgetpy.core.http.ranges import Spans
 from pgetpy.core.http.sink import Sink
 from pgetpy.destinations.base import (
-    BusyError,
-    Destination,
     DestinationLock,
     DestinationOptions,
     ReadBack,
-    ResumeError,
+    ResumableDestination,
 )
 from pgetpy.destinations.sinks.file import FileSink
 from pgetpy.destinations.sinks.ledger import Ledger
@@ -37,7 +34,7 @@ from pgetpy.system.filesystem import check_room, disk_error, disk_errors
 SMALL = 1 << 20
 
 
-class FileDestination(Destination):
+class FileDestination(ResumableDestination):
     """A file, which appears by rename; its part file and journal stand beside it until then."""
 
     obstacle = "another run works on this file"
@@ -46,15 +43,12 @@ class FileDestination(Destination):
     def __init__(
         self, folder: Path, name: str | None, options: DestinationOptions, settings: Settings
     ) -> None:
-        super().__init__(str(folder / name) if name else f"{folder}/")
+        label = str(folder / name) if name else f"{folder}/"
+        super().__init__(label, options.key, folder / (name or ""), settings)
         self._folder = folder
         self._name = name
         self._options = options
-        self._key = options.key
-        self._settings = settings
-        self._ledger: Ledger | None = None
         self._sink: FileSink | None = None
-        self._lock: DestinationLock | None = None
         self._others: int | None = None
 
     @property
@@ -67,16 +61,13 @@ class FileDestination(Destination):
 
     @property
     def slow(self) -> bool:
-        return self._ledger is not None or self._settings.fsync
+        has_ledger = self._sink is not None and self._sink.ledger is not None
+        return has_ledger or self._settings.fsync
 
     def prepare(self) -> bool:
         """See `Destination.prepare`."""
-        if self._name is None or self._sink is not None:
-            return True
-        waits = self._lock is not None and self._lock.waits
-        if not waits and not journal_path(self.path).exists():
-            return True
-        return self._acquire()
+        begun = self._name is None or self._sink is not None
+        return begun or not self._lock.pending or self._acquire()
 
     def begin(
         self, answer: Answer, held: Spans, hold: Callable[[], int], *, resumable: bool
@@ -115,71 +106,48 @@ class FileDestination(Destination):
         assert self._sink is not None
         with disk_errors(self.path):
             self._sink.publish(size, fsync=self._settings.fsync)
-        self._sink = self._ledger = None
+        self._sink = None
 
     def keep(self) -> None:
         """See `Destination.keep`."""
         if self._sink is not None:
             self._sink.keep()
-        if self._lock is not None:
-            self._lock.leave()
+        self._lock.leave()
         if self._others is not None:
             os.close(self._others)
-        self._sink = self._ledger = self._lock = self._others = None
+        self._sink = self._others = None
 
     def discard(self) -> None:
         """See `Destination.discard`."""
         if self._sink is not None:
             self._sink.discard()
-        self._sink = self._ledger = None
+        self._sink = None
 
     def flush(self) -> None:
         """See `Destination.flush`."""
         if self._sink is not None:
             self._sink.flush()
 
-    def _acquire(self) -> bool:
-        """Take the destination for this run and see what is there; False where another has it."""
-        with disk_errors(self.path):
-            lock = self._lock = self._lock or DestinationLock(self.path)
-            if not lock.take():
-                return False
-            if lock.published is not None:
-                self.finished = self._published_by(lock.published)
-                return True if self.finished else self._acquire()
-            # From here on it is the sink's.
-            ledger, lock.ledger = lock.ledger, None
-            if ledger is None:
-                return True
-            try:
-                self._sink = FileSink(self.path, ledger)
-            except OSError:
-                (ledger.close if ledger.journal.written else ledger.remove)()
-                raise
-            self._ledger = ledger
-        subject = ledger.journal.subject
-        if subject is not None and subject.key == self._key and self._settings.resume:
+    def _take_over(self, ledger: Ledger) -> None:
+        self._lock.ledger = None  # from here on it is the sink's
+        try:
+            self._sink = FileSink(self.path, ledger)
+        except OSError:
+            (ledger.close if ledger.journal.written else ledger.remove)()
+            raise
+        subject = self._own_subject(ledger.journal)
+        if subject is not None and self._settings.resume:
             self.held = self._sink.trusted()
             self.expected = subject.identity if self.held else None
-        return True
 
-    def _published_by(self, journal: Journal) -> Identity | None:
-        """The version that the run of `journal` has published, if it is there."""
-        subject = journal.subject
-        if subject is None or subject.key != self._key:
-            return None
-        there = self.path.exists() and self.path.stat().st_size == subject.identity.total
-        return subject.identity if there else None
+    def _has_published(self, identity: Identity) -> bool:
+        return self.path.exists() and self.path.stat().st_size == identity.total
 
     def _open_sink(self, answer: Answer) -> FileSink:
         total = answer.identity.total
-        if total is not None and total <= SMALL:
-            self._sink = FileSink(self.path, None)
-        elif not self._acquire():
-            raise BusyError
-        elif self.held or self.finished is not None:
-            raise ResumeError
-        if self._sink is None:  # locks do not work here
+        if total is None or total > SMALL:
+            self._acquire_fresh()
+        if self._sink is None:  # it is small, or locks do not work here
             self._sink = FileSink(self.path, None)
         return self._sink
 
@@ -209,7 +177,8 @@ class FileDestination(Destination):
         self._options.paths.take(path)
         check_overwrite(path, kind_of(path), self._settings)
         self._name = name
-        self.label = str(self.path)
+        self._lock = DestinationLock(path)
+        self.label = str(path)
 
 
 def _reading(fd: int) -> ReadBack:

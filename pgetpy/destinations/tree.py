@@ -12,19 +12,12 @@ from pgetpy.archives.layout import ArchiveLayout
 from pgetpy.archives.sink import ArchiveSink
 from pgetpy.archives.spool import Spool
 from pgetpy.archives.staging import Staging, check_empty
-from pgetpy.core.destinations.journal import Journal, Subject
-from pgetpy.core.destinations.names import journal_path, name_from_url
+from pgetpy.core.destinations.journal import Subject
+from pgetpy.core.destinations.names import name_from_url
 from pgetpy.core.http.answers import Answer, Identity
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.sink import Sink
-from pgetpy.destinations.base import (
-    BusyError,
-    Destination,
-    DestinationLock,
-    DestinationOptions,
-    ReadBack,
-    ResumeError,
-)
+from pgetpy.destinations.base import DestinationOptions, ReadBack, ResumableDestination
 from pgetpy.destinations.sinks.ledger import Ledger
 from pgetpy.errors import ArchiveError, DestinationError
 from pgetpy.settings import Settings
@@ -32,7 +25,7 @@ from pgetpy.system.file_locks import boot_id
 from pgetpy.system.filesystem import check_room, disk_errors, fold_of
 
 
-class TreeDestination(Destination):
+class TreeDestination(ResumableDestination):
     """Extracts into `folder`, which need not exist; links on the way to it are resolved already.
 
     Nothing is flushed on the way: after a power cut an extraction starts over.
@@ -43,14 +36,11 @@ class TreeDestination(Destination):
     slow = True
 
     def __init__(self, folder: Path, options: DestinationOptions, settings: Settings) -> None:
-        super().__init__(str(folder))
+        self._staging = Staging(folder)
+        # A file of the same URL and name has a journal too.
+        super().__init__(str(folder), f"{options.key}+x", self._staging.anchor, settings)
         self._folder = folder
         self._options = options
-        # A file of the same URL and name has a journal too.
-        self._key = f"{options.key}+x"
-        self._settings = settings
-        self._staging = Staging(folder)
-        self._lock = DestinationLock(self._staging.anchor)
         self._sink: ArchiveSink | None = None
         self._layout: ArchiveLayout | None = None
         self._resumable = False
@@ -86,11 +76,7 @@ class TreeDestination(Destination):
 
     def prepare(self) -> bool:
         """See `Destination.prepare`."""
-        if self._sink is not None:
-            return True
-        if not self._lock.waits and not journal_path(self._staging.anchor).exists():
-            return True
-        return self._acquire()
+        return self._sink is not None or not self._lock.pending or self._acquire()
 
     def begin(
         self, answer: Answer, held: Spans, hold: Callable[[], int], *, resumable: bool
@@ -102,11 +88,9 @@ class TreeDestination(Destination):
             DestinationError, DiskFullError: the folder cannot be made.
         """
         with disk_errors(self._folder):
-            if self._sink is None:
-                self._open(answer)
-            elif not held:
-                self._start_over()
             total = answer.identity.total or 0
+            if self._sink is None or not held:
+                self._open_sink(total)
             check_room(self._folder, total - held.size, self._settings.min_free)
             ledger = self._lock.ledger
             self._resumable = resumable and answer.ranged and ledger is not None
@@ -171,8 +155,7 @@ class TreeDestination(Destination):
         if self._sink is not None:
             self._sink.close()
         if self._layout is not None:
-            self._staging.clear()
-            self._forget_staged()
+            self._remove_staged()
         self._lock.leave(remove=True)
 
     def _check_folder(self) -> None:
@@ -185,54 +168,35 @@ class TreeDestination(Destination):
             if not self._settings.force:
                 check_empty(self._folder)
 
-    def _acquire(self) -> bool:
-        """Take the folder for this run and see what is there; False where another has it."""
-        with disk_errors(self._folder):
-            if not self._lock.take():
-                return False
-            if self._lock.published is not None:
-                self.finished = self._published_by(self._lock.published)
-                return True if self.finished is not None else self._acquire()
-            ledger = self._lock.ledger
-            if ledger is None:
-                return True
-            if ledger.journal.moving:
-                self._finish_moving(ledger)
-            else:
-                self._restore(ledger)
-        return True
+    def _take_over(self, ledger: Ledger) -> None:
+        (self._finish_moving if ledger.journal.moving else self._restore)(ledger)
 
-    def _published_by(self, journal: Journal) -> Identity | None:
-        """The version whose members the run of `journal` has brought here."""
-        subject = journal.subject
-        if subject is None or subject.key != self._key or not self._folder.is_dir():
-            return None
+    def _has_published(self, identity: Identity) -> bool:
         # Nothing here tells what the archive's digest was.
-        return subject.identity if self._options.algorithm is None else None
+        return self._folder.is_dir() and self._options.algorithm is None
 
     def _finish_moving(self, ledger: Ledger) -> None:
         """An earlier run was cut short while it moved the members to their places."""
         journal = ledger.journal
-        subject = journal.subject
-        ours = subject is not None and subject.key == self._key
+        subject = self._own_subject(journal)
         # After a power cut the staged members may be there by name alone.
-        certain = subject is not None and subject.boot == boot_id() != ""
+        certain = journal.subject is not None and journal.subject.boot == boot_id() != ""
         staged = self._staging.ready
         there = certain and (journal.published or staged or self._staging.appeared)
         # Nothing here tells what the archive's digest was.
-        if there and not (ours and self._options.algorithm is not None):
+        if there and not (subject is not None and self._options.algorithm is not None):
             if staged:
                 self._staging.check(())
                 self._staging.publish()
             self._withdraw()
-            if subject is not None and ours:
+            if subject is not None:
                 self.finished = subject.identity
                 return
         else:
             # From here on what is staged may change, and is not to be moved as it is.
             held = journal.trusted(boot_id())
             ledger.forget()
-            if subject is not None and ours:
+            if subject is not None:
                 ledger.begin(subject, held)
                 self._restore(ledger)
                 return
@@ -245,16 +209,15 @@ class TreeDestination(Destination):
             self._staging.sync()
         if self._lock.ledger is not None:
             self._lock.ledger.published()
-        self._staging.clear()
-        self._forget_staged()
+        self._remove_staged()
         self._lock.leave(remove=True)
         self._staging.seal()
 
     def _restore(self, ledger: Ledger) -> None:
         """Take over what an earlier run staged, if it is of the same object."""
-        subject = ledger.journal.subject
+        subject = self._own_subject(ledger.journal)
         held = ledger.journal.trusted(boot_id())
-        if subject is None or subject.key != self._key or not held or not self._settings.resume:
+        if subject is None or not held or not self._settings.resume:
             return
         try:
             self._sink = self._staged_sink()
@@ -267,46 +230,32 @@ class TreeDestination(Destination):
             self._sink.close()
             self._sink = None
 
-    def _open(self, answer: Answer) -> None:
-        if self._lock.ledger is None:
-            self._make_parent(answer.identity.total or 0)
-            if not self._acquire():
-                raise BusyError
-            if self.held or self.finished is not None:
-                raise ResumeError
-        if self._lock.ledger is None:
-            self._staging.make_private()
-        else:
-            self._lock.ledger.forget()
-        self._clear()
-        self._sink = self._staged_sink()
-
-    def _start_over(self) -> None:
-        assert self._sink is not None
-        self._sink.close()
+    def _open_sink(self, total: int) -> None:
+        """Open a sink for an archive of `total` bytes; what is staged is worth nothing."""
+        if self._sink is not None:
+            self._sink.close()
+        elif self._lock.ledger is None:
+            self._make_parent(total)
+            self._acquire_fresh()
         if self._lock.ledger is not None:
             self._lock.ledger.forget()
-        self._clear()
+        elif self._sink is None:
+            self._staging.make_private()
+        self._staging.clear()
+        self._open_layout().forget()
         self._sink = self._staged_sink()
 
-    def _clear(self) -> None:
-        """What is staged is worth nothing."""
-        self._staging.clear()
-        self._layout = self._layout or self._staged_layout()
-        self._layout.forget()
-
-    def _staged_layout(self) -> ArchiveLayout:
-        spool = Spool(self._staging.spool)
-        return ArchiveLayout(
-            self._staging.layout, spool, indexed=self._options.algorithm is not None
-        )
+    def _open_layout(self) -> ArchiveLayout:
+        if self._layout is None:
+            spool, indexed = Spool(self._staging.spool), self._options.algorithm is not None
+            self._layout = ArchiveLayout(self._staging.layout, spool, indexed=indexed)
+        return self._layout
 
     def _staged_sink(self) -> ArchiveSink:
         self._staging.make()
-        self._layout = self._layout or self._staged_layout()
         return ArchiveSink(
             self._staging.root,
-            self._layout,
+            self._open_layout(),
             self._options.name or name_from_url(self._options.url) or "data",
             limits=self._settings.limits,
             fold=fold_of(self._staging.root),
@@ -325,7 +274,8 @@ class TreeDestination(Destination):
             check_room(self._folder, needed, self._settings.min_free)
             parent.mkdir(parents=True, exist_ok=True)
 
-    def _forget_staged(self) -> None:
+    def _remove_staged(self) -> None:
+        self._staging.clear()
         if self._layout is not None:
             self._layout.close()
             self._layout = None
