@@ -218,11 +218,10 @@ class MemberFolder:
         return file
 
     def _stretch(self, file: MemberFile) -> None:
-        size = file.entry.member.size
-        if file.entry.member.deflated:
-            return
-        if file.wanted != size or (file.large and size >= LARGE):
-            os.ftruncate(file.fd, size)
+        member = file.entry.member
+        gathered = file.wanted == member.size and not (file.large and member.size >= LARGE)
+        if not (gathered or member.deflated):
+            os.ftruncate(file.fd, member.size)
 
     def _complete(self, file: MemberFile) -> None:
         """See that `file` has its size, to which the last of its holes may be missing."""
@@ -283,8 +282,7 @@ class MemberFolder:
 
     def _make_parents(self, parts: tuple[str, ...]) -> None:
         for depth in range(1, len(parts)):
-            if parts[:depth] not in self._known:
-                self._make_folder(parts[:depth])
+            self._make_folder(parts[:depth])
 
     def _make_folder(self, parts: tuple[str, ...]) -> None:
         if parts in self._known:

@@ -197,13 +197,10 @@ def _mounts_below(folder: Path) -> frozenset[Path]:
         lines = _MOUNTS.read_bytes().splitlines()
     except OSError:
         return frozenset()
-    points = (_OCTAL.sub(_octal, line.split(b" ")[4]) for line in lines)
+    fields = (line.split(b" ")[4] for line in lines)
+    points = (_OCTAL.sub(lambda octal: bytes([int(octal[1], 8)]), field) for field in fields)
     paths = (Path(os.fsdecode(point)) for point in points)
     return frozenset(path for path in paths if folder in path.parents)
-
-
-def _octal(escaped: re.Match[bytes]) -> bytes:
-    return bytes([int(escaped[1], 8)])
 
 
 def _entries(level: _Level) -> list[os.DirEntry[str]]:

@@ -167,11 +167,10 @@ class ArchiveSink(Sink):
     def _judged(self) -> Iterator[None]:
         try:
             yield
-        except TruncatedArchiveError as error:
+        except ArchiveError as error:
             self.sound = False
-            raise self._doubt or error from None
-        except ArchiveError:
-            self.sound = False
+            if self._doubt is not None and isinstance(error, TruncatedArchiveError):
+                raise self._doubt from None
             raise
 
     def _begin(self, pos: int, data: memoryview) -> None:

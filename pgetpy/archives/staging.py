@@ -73,7 +73,10 @@ class Staging:
     @property
     def appeared(self) -> bool:
         """Whether an earlier run has published by one rename."""
-        return not self._inside and not self.ready and _holds_something(self.folder)
+        try:
+            return not self._inside and not self.ready and bool(_names_in(self.folder))
+        except PermissionError:
+            return True
 
     def check(self, passages: Iterable[tuple[str, ...]]) -> None:
         """Raise DestinationError where something stands in the way of a member.
@@ -150,10 +153,7 @@ def check_empty(folder: Path, place: str = "") -> None:
     """
     ours = f".{_INSIDE}."
     lock = ".pgetpy-lock"
-    try:
-        names = os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return
+    names = _names_in(folder)
     theirs = (name for name in names if not (name.startswith(ours) or name.endswith(lock)))
     # A run that was cut short while it moved the members has left some of them there.
     if any(name not in _UNIMPORTANT for name in theirs) and not _half_moved(folder):
@@ -173,10 +173,8 @@ def _half_moved(folder: Path) -> bool:
         return False
 
 
-def _holds_something(folder: Path) -> bool:
+def _names_in(folder: Path) -> list[str]:
     try:
-        return bool(os.listdir(folder))
+        return os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
-        return False
-    except PermissionError:
-        return True
+        return []

@@ -67,14 +67,15 @@ class DirectoryReader:
 
         See `RandomAccessExtractor.restore`.
         """
-        extractor = None
-        while extractor is None:
-            parts = [self._layout.record(span) for span in self._wanted]
-            if any(len(part) < span.size for part, span in zip(parts, self._wanted, strict=True)):
+
+        def read(span: Span) -> bytes:
+            part = self._layout.record(span)
+            if len(part) < span.size:
                 raise ArchiveError("what it holds was not known yet")
-            for part, span in zip(parts, self._wanted, strict=True):
-                self._waiting.keep(span.start, memoryview(part))
-            extractor = self._advance(parts)
+            self._waiting.keep(span.start, memoryview(part))
+            return part
+
+        extractor = self._read_all(read)
         try:
             there = extractor.restore(held)
         except BaseException:
@@ -104,17 +105,22 @@ class DirectoryReader:
             extractor = self._advance(parts)
         return self._begin(extractor)
 
-    def spooled(self) -> tuple[RandomAccessExtractor, int]:
+    def read_spool(self) -> tuple[RandomAccessExtractor, int]:
         """Return what takes the archive that the spool holds, and where its members end."""
-        extractor = None
-        while extractor is None:
-            parts = []
-            for span in self._wanted:
-                part = memoryview(bytearray(span.size))
-                self._layout.spool.read(span.start, part)
-                parts.append(bytes(part))
-            extractor = self._advance(parts)
-        return extractor, self._members_stop
+
+        def read(span: Span) -> bytes:
+            part = bytearray(span.size)
+            self._layout.spool.read(span.start, memoryview(part))
+            return bytes(part)
+
+        return self._read_all(read), self._members_stop
+
+    def _read_all(self, read: Callable[[Span], bytes]) -> RandomAccessExtractor:
+        """Finish the survey of an archive of which `read` gives everything."""
+        while True:
+            extractor = self._advance([read(span) for span in self._wanted])
+            if extractor is not None:
+                return extractor
 
     def _want(self, spans: Sequence[Span]) -> None:
         self._wanted = tuple(spans)
@@ -187,7 +193,7 @@ class SpooledZip(ArchiveExtractor):
 
     def finish(self, total: int) -> None:
         """See `ArchiveExtractor.finish`."""
-        extractor, members_stop = self._survey(total).spooled()
+        extractor, members_stop = self._survey(total).read_spool()
         self._extractor = extractor
         buffer = memoryview(bytearray(_PIECE))
         pos = 0

@@ -60,11 +60,9 @@ class StreamDestination(Destination):
         """
         if self._target is None and self._digest is None:
             return NullSink()
-        if self._sink is None:
+        if self._sink is None or (self._target is None and not held):
             if self._fd < 0:
-                self._fd = self._target if isinstance(self._target, int) else _nowhere()
-            self._sink = OrderedSink(self._fd, digest=self._digest)
-        elif self._target is None and not held:
+                self._fd = self._target if isinstance(self._target, int) else _open_nowhere()
             self._digest = self._fresh_digest()
             self._sink = OrderedSink(self._fd, digest=self._digest)
         elif self._sink.front > 0 and not (held or self._is_same(answer)):
@@ -115,5 +113,5 @@ class StreamDestination(Destination):
         self._fd = -1
 
 
-def _nowhere() -> int:
+def _open_nowhere() -> int:
     return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)

@@ -58,9 +58,9 @@ class EngineThread:
 
     def start(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Run `work` on the loop."""
-        return asyncio.run_coroutine_threadsafe(self._tracked(work), self._loop)
+        return asyncio.run_coroutine_threadsafe(self._track(work), self._loop)
 
-    async def _tracked(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _track(self, work: Coroutine[Any, Any, T]) -> T:
         task = asyncio.current_task()
         assert task is not None
         self._running.add(task)
@@ -147,7 +147,7 @@ def _read(value: object) -> object:
 
 async def in_engine(work: Coroutine[Any, Any, T]) -> T:
     """Run `work` on the engine thread for a caller on another loop."""
-    return await asyncio.wrap_future(EngineThread.get().start(work))
+    return await asyncio.wrap_future(begin(work))
 
 
 # ------------------------------------------------------------------------------- waiting for tasks

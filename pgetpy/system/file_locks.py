@@ -9,6 +9,8 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 
+from pgetpy.system.filesystem import closing_fd
+
 
 @lru_cache(maxsize=1)
 def boot_id() -> str:
@@ -35,19 +37,15 @@ def locks_exclude(folder: Path) -> bool:
         OSError: the folder cannot be written.
     """
     path = folder / f".{os.urandom(8).hex()}.pgetpy-lock"
-    one = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        # As another process would open it.
-        two = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    finally:
-        os.unlink(path)
-    try:
-        return try_lock(one) and not try_lock(two)
-    except OSError:
-        return False
-    finally:
-        os.close(one)
-        os.close(two)
+    flags = os.O_RDWR | os.O_CLOEXEC
+    with closing_fd(os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)) as one:
+        try:
+            two = os.open(path, flags)  # as another process would open it
+        finally:
+            os.unlink(path)
+        with closing_fd(two), contextlib.suppress(OSError):
+            return try_lock(one) and not try_lock(two)
+    return False
 
 
 def try_lock(fd: int, *, shared: bool = False) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from types import TracebackType
 
 from pgetpy.system import polling
 
@@ -44,12 +43,7 @@ class QueueSlot:
             time.sleep(polling.TURN)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.over = True
 
     def _come(self) -> bool:

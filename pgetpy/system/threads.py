@@ -12,6 +12,7 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -87,20 +88,9 @@ class WorkersExecutor(concurrent.futures.Executor):
 def _settle(
     work: Callable[[], Any], future: asyncio.Future[Any], loop: asyncio.AbstractEventLoop
 ) -> None:
-    result: Any = None
-    error: BaseException | None = None
     try:
-        result = work()
-    except BaseException as raised:
-        error = raised
+        deliver = partial(future.set_result, work())
+    except BaseException as error:
+        deliver = partial(future.set_exception, error)
     with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-        loop.call_soon_threadsafe(_deliver, future, result, error)
-
-
-def _deliver(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(result)
-    else:
-        future.set_exception(error)
+        loop.call_soon_threadsafe(lambda: future.done() or deliver())

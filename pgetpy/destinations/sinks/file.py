@@ -31,6 +31,8 @@ class FileSink(Sink):
     same bytes to it: what belongs to another version is never overwritten but left to its owner,
     and what is published is a file that has been ours to the end.
 
+    Attributes:
+        resumable: whether what is written is of use to the next run.
     """
 
     def __init__(self, dest: Path, ledger: Ledger | None) -> None:
@@ -39,10 +41,10 @@ class FileSink(Sink):
         own = part_name(dest.name) if ledger else part_name(f"{dest.name}.{secrets.token_hex(4)}")
         self.part = dest.with_name(own)
         # What an earlier run left stays until this one has something better.
-        self._resumable = ledger is not None and bool(ledger.journal.written)
+        self.resumable = ledger is not None and bool(ledger.journal.written)
         self._write_back: WriteBack | None = None
         try:
-            self.fd = self._made()
+            self.fd = self._create()
             self._fresh = True
         except FileExistsError:
             if ledger is None:
@@ -52,11 +54,6 @@ class FileSink(Sink):
             self.fd = os.open(self.part, flags, 0o666)
             self._fresh = False
 
-    @property
-    def resumable(self) -> bool:
-        """Whether what is written is of use to the next run."""
-        return self._resumable
-
     def trusted(self) -> Spans:
         """Return what the part file holds from an earlier run, seen from this boot."""
         if self.ledger is None:
@@ -64,7 +61,7 @@ class FileSink(Sink):
         size = os.fstat(self.fd).st_size
         spans = self.ledger.journal.trusted(boot_id())
         held = Spans(span for span in spans if span.stop <= size)
-        self._resumable = bool(held)
+        self.resumable = bool(held)
         return held
 
     def begin(
@@ -89,13 +86,12 @@ class FileSink(Sink):
             if memory_limit() < total:
                 self._write_back = WriteBack(self.fd, hold)
         self._fresh = False
-        wanted = resumable and self.ledger is not None
-        if wanted and self.ledger is not None:
+        if resumable and self.ledger is not None:
             self.ledger.begin(subject, held)
         if total is not None and self.ledger is not None:
             # Now that the journal says no more than is there: a file of full size is believed.
             os.ftruncate(self.fd, total)
-        self._resumable = wanted
+        self.resumable = resumable and self.ledger is not None
 
     def place(self, pos: int) -> Place:
         return Place(self.fd, pos, _ENDLESS)
@@ -104,14 +100,14 @@ class FileSink(Sink):
         write_all(self.fd, pos, data)
 
     def mark(self, start: int, stop: int) -> None:
-        if self._resumable and self.ledger is not None:
+        if self.resumable and self.ledger is not None:
             self.ledger.written(start, stop)
         if self._write_back is not None:
             self._write_back.written(start, stop)
 
     def flush(self) -> None:
         """Bring what has been marked to stable storage, and note that."""
-        if self.ledger is None or not self._resumable:
+        if self.ledger is None or not self.resumable:
             return
         snapshot = self.ledger.snapshot()
         os.fdatasync(self.fd) if hasattr(os, "fdatasync") else os.fsync(self.fd)
@@ -136,7 +132,7 @@ class FileSink(Sink):
 
     def keep(self) -> None:
         """Close it; what is written stays for the next run, if that can go on from it."""
-        if not self._resumable:
+        if not self.resumable:
             self.discard()
             return
         os.close(self.fd)
@@ -153,18 +149,18 @@ class FileSink(Sink):
 
     def _forget(self) -> None:
         """What stands there belongs to another object: its room is free again."""
-        self._resumable = False
+        self.resumable = False
         # The journal first, or a kill in between would leave it to speak for bytes that are gone.
         if self.ledger is not None:
             self.ledger.forget()
         if not self._fresh:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.part)
-            fd = self._made()
+            fd = self._create()
             os.dup2(fd, self.fd, inheritable=False)
             os.close(fd)
 
-    def _made(self) -> int:
+    def _create(self) -> int:
         """Make the part file."""
         return os.open(self.part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 

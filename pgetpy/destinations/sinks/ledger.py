@@ -63,7 +63,7 @@ class Ledger:
         """
         if not try_lock(self._fd):
             return False
-        self.journal = parse_journal(_contents(self._fd))
+        self.journal = parse_journal(os.pread(self._fd, os.fstat(self._fd).st_size, 0))
         return True
 
     @property
@@ -192,12 +192,3 @@ class Ledger:
             self._broken = os.write(self._fd, lines) != len(lines)
         except OSError:
             self._broken = True
-
-
-def _contents(fd: int) -> bytes:
-    parts = []
-    at = 0
-    while part := os.pread(fd, 1 << 20, at):
-        parts.append(part)
-        at += len(part)
-    return b"".join(parts)

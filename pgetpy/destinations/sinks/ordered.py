@@ -60,12 +60,9 @@ class OrderedSink(Sink):
         """Write what of `data`, the bytes from `pos` on, lies at the front."""
         data = data[max(0, self.front - pos) :]
         poller = select.poll()
-        try:
-            poller.register(self._fd, select.POLLOUT)
-        except (OSError, ValueError):
-            poller = None  # type: ignore[assignment]
+        poller.register(self._fd, select.POLLOUT)
         while data and not self._stopped:
-            if poller is not None and not poller.poll(_SLICE_MS):
+            if not poller.poll(_SLICE_MS):
                 continue
             # A pipe that can be written at all takes this much without blocking (POSIX, PIPE_BUF),
             # so that a reader who went to sleep cannot hold us for ever.
