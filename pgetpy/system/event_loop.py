@@ -35,8 +35,6 @@ class EngineThread:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._running: set[asyncio.Task[Any]] = set()
-        self._idle = threading.Event()
-        self._idle.set()
         threading.Thread(target=self._serve, name="pgetpy-engine", daemon=True).start()
         atexit.register(self._end)
 
@@ -64,13 +62,10 @@ class EngineThread:
         task = asyncio.current_task()
         assert task is not None
         self._running.add(task)
-        self._idle.clear()
         try:
             return await work
         finally:
             self._running.discard(task)
-            if not self._running:
-                self._idle.set()
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -82,15 +77,18 @@ class EngineThread:
 
     def _end(self) -> None:
         """Cancel what still runs and wait a moment for it."""
-        if not self._idle.is_set():
-            self._loop.call_soon_threadsafe(self._cancel_all)
+        if self._running:
+            ending = asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop)
             # Whoever presses Ctrl-C once more does not want to wait, nor to read a traceback.
             with contextlib.suppress(BaseException):
-                self._idle.wait(_GRACE)
+                ending.result(_GRACE)
 
-    def _cancel_all(self) -> None:
-        for task in self._running:
+    async def _cancel_all(self) -> None:
+        running = list(self._running)
+        for task in running:
             task.cancel()
+        if running:
+            await asyncio.wait(running)
 
 
 call_in_children(EngineThread.forget)

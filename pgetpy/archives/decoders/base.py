@@ -153,17 +153,14 @@ class Decoder:
             except (MemoryError, ArchiveError):
                 raise
             except Exception as error:  # only the library runs here, and each has its own classes
-                raise self._refused(str(error)) from error
+                if str(error) == "Memory usage limit exceeded":  # liblzma's, for a dictionary
+                    raise window_error(self._format) from error
+                raise self._damaged(str(error)) from error
             if piece:
                 yield piece
             if stream.eof or stream.needs_input or not (piece or step):
                 return
             step = b""
-
-    def _refused(self, words: str) -> ArchiveError:
-        if words == "Memory usage limit exceeded":  # liblzma's, for a dictionary
-            return window_error(self._format)
-        return self._damaged(words)
 
     def _foreign(self, magic: bytes) -> ArchiveError:
         if self._format == "lz4" and formats.LZ4_LEGACY_MAGIC.startswith(magic):

@@ -71,7 +71,8 @@ class _ZstdFrame:
         self._part: ZstdPart | None = next(self._parts)
         self._field = b""
         self._seen = 0
-        self._rest: bytes | memoryview = b""
+        # What was handed over and is still to be decoded, or lies behind the frame.
+        self.unused_data: bytes | memoryview = b""
 
     @property
     def eof(self) -> bool:
@@ -79,16 +80,12 @@ class _ZstdFrame:
 
     @property
     def needs_input(self) -> bool:
-        return not self._rest
-
-    @property
-    def unused_data(self) -> bytes | memoryview:
-        return self._rest
+        return not self.unused_data
 
     def decompress(self, data: bytes | memoryview, max_length: int = -1) -> bytes:
-        data = self._rest or data
+        data = self.unused_data or data
         size = self._measure(data, max_length // _ZSTD_BLOCK)
-        self._rest = data[size:]
+        self.unused_data = data[size:]
         return self._inner.decompress(data[:size])
 
     def _measure(self, data: bytes | memoryview, blocks: int) -> int:

@@ -258,28 +258,23 @@ def _expect_ratio(limits: Limits, members: Sequence[ZipMember], total: int) -> N
 
 def _with_targets(members: tuple[ZipMember, ...], limits: Limits) -> Survey:
     """Read the content of all symbolic links, which is their target."""
-    links = [number for number, found in enumerate(members) if found.member.kind is Kind.SYMLINK]
-    for number in links:
-        _limit_target(members[number], limits)
+    links = {at: found for at, found in enumerate(members) if found.member.kind is Kind.SYMLINK}
+    for link in links.values():
+        _limit_target(link, limits)
     headers = dict.fromkeys(links, b"")
-    spans = {number: _link_span(members[number]) for number in links}
-    targets: dict[int, str] = {}
+    spans = {at: _link_span(link) for at, link in links.items()}
+    complete = list(members)
     while spans:
-        for number, data in zip(spans, (yield tuple(spans.values())), strict=True):
-            headers[number] += data
-        for number in list(spans):
-            found = _target(headers[number], members[number])
-            if isinstance(found, Span):
-                spans[number] = found
+        for at, data in zip(list(spans), (yield tuple(spans.values())), strict=True):
+            headers[at] += data
+            target = _target(headers[at], links[at])
+            if isinstance(target, Span):
+                spans[at] = target
             else:
-                targets[number] = found
-                del spans[number]
-    return tuple(
-        replace(found, member=found.member._replace(target=targets[number]))
-        if number in targets
-        else found
-        for number, found in enumerate(members)
-    )
+                member = links[at].member._replace(target=target)
+                complete[at] = replace(links[at], member=member)
+                del spans[at]
+    return tuple(complete)
 
 
 def _limit_target(link: ZipMember, limits: Limits) -> None:

@@ -57,26 +57,24 @@ class ZipMember:
             `target` of a symbolic link is empty: the target is the entry's content, `size` bytes.
         raw_name: the name's bytes, which the local header has to repeat.
         method: STORED or DEFLATE.
-        flags: the general purpose flags (4.4.4).
         crc32: of the content.
         compressed_size: bytes of the data in the archive.
         size: bytes of the content, links included.
-        stop: the first byte that belongs to the next member or to the directory; header and data
-            lie between `member.position` and here.
         local_time: whether `member.mtime` comes from the DOS fields, which are local time without
             naming a zone (4.4.6): it is the moment at which a clock that shows UTC would show it,
             and whoever knows the zone has to shift it.
+        stop: the first byte that belongs to the next member or to the directory; header and data
+            lie between `member.position` and here.
     """
 
     member: Member
     raw_name: bytes
     method: int
-    flags: int
     crc32: int
     compressed_size: int
     size: int
-    stop: int
     local_time: bool
+    stop: int = 0
 
 
 class ZipEntry(NamedTuple):
@@ -117,25 +115,10 @@ def read_entry(entry: ZipEntry, raw_name: bytes, extra: bytes, prefix: int) -> Z
     kind, mode = _kind_and_mode(name, host, entry.external)
     _refuse_sizes(entry.method, name, kind, size, compressed_size)
     mtime, local_time = _mtime(entry, extras)
-    member = Member(
-        name,
-        kind,
-        size if kind is Kind.FILE else 0,
-        mode,
-        mtime,
-        position=offset + prefix,
-    )
-    return ZipMember(
-        member,
-        raw_name,
-        entry.method,
-        entry.flags,
-        entry.crc32,
-        compressed_size,
-        size,
-        0,
-        local_time,
-    )
+    file_size = size if kind is Kind.FILE else 0
+    member = Member(name, kind, file_size, mode, mtime, position=offset + prefix)
+    method, crc32 = entry.method, entry.crc32
+    return ZipMember(member, raw_name, method, crc32, compressed_size, size, local_time)
 
 
 def _extras(raw_name: bytes, extra: bytes) -> dict[int, bytes]:

@@ -89,6 +89,12 @@ def agree_with_zipfile(data: bytes) -> tuple[ZipMember, ...]:
     return members
 
 
+def descriptors(data: bytes) -> list[bool]:
+    """Which members state sizes and CRC behind their data."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return [bool(info.flag_bits & 8) for info in archive.infolist()]
+
+
 @given(FILES, st.sampled_from([STORED, DEFLATE]), COMMENTS, st.binary(max_size=40))
 def test_an_archive_of_zipfile_is_read_as_zipfile_reads_it(
     files: dict[str, bytes], method: int, comment: bytes, junk: bytes
@@ -117,8 +123,8 @@ def test_a_streamed_archive_with_data_descriptors_is_read() -> None:
         archive.writestr("a", b"a" * 1000)
         with archive.open("b", "w", force_zip64=True) as large:
             large.write(b"b" * 1000)
-    members = agree_with_zipfile(pipe.written)
-    assert [m.flags & 8 for m in members] == [8, 8]
+    agree_with_zipfile(pipe.written)
+    assert descriptors(pipe.written) == [True, True]
 
 
 def test_more_entries_than_the_end_record_can_count_are_read() -> None:
@@ -220,7 +226,8 @@ def test_what_zip_streams_is_read_as_unzip_reads_it(folder: Path, arguments: lis
     # It cannot stream what it stores, and links it stores.
     (folder / "link").unlink()
     data = zipped(folder, *arguments, stream=True)
-    assert any(zip_member.flags & 8 for zip_member in agree_with_zipfile(data))
+    agree_with_zipfile(data)
+    assert any(descriptors(data))
     assert read_tree(data) == unzipped(data, folder.parent)
 
 
