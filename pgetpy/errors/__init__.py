@@ -10,6 +10,7 @@
                                     BadSafetensorsError  BadLoraError: WrongBaseModelError
       ArchiveError                  UnsafeMemberError  TruncatedArchiveError  LimitExceededError
                                     NotOneFileError
+      NotRestoredError              a pipeline that LoRAs have changed for good
       DestinationError (OSError)    what stands at the destination, or cannot be made there
       DiskFullError (OSError)
       CacheError (OSError)          CacheFullError
@@ -41,6 +42,7 @@ from pgetpy.errors.content import (
     IntegrityError,
     LimitExceededError,
     NotOneFileError,
+    NotRestoredError,
     NotWeightsError,
     SizeMismatchError,
     TruncatedArchiveError,
@@ -86,6 +88,7 @@ __all__ = [
     "NotAllowedError",
     "NotFoundError",
     "NotOneFileError",
+    "NotRestoredError",
     "NotWeightsError",
     "ObjectChangedError",
     "PgetError",

@@ -92,6 +92,19 @@ class WrongBaseModelError(BadLoraError):
     hint = "use a LoRA that was made for the pipeline's base model"
 
 
+class NotRestoredError(PgetError):
+    """A pipeline could not be brought back to its base. `.reason` is a clause."""
+
+    hint = "load the pipeline anew: what it makes is not what its base makes"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def sentence(self) -> str:
+        return f"the pipeline could not be brought back to its base: {self.reason}"
+
+
 class ArchiveError(PgetError):
     """What came is no archive that can be extracted. `.reason` is a clause."""
 

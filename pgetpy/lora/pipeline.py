@@ -1,4 +1,4 @@
-"""Pipelines of diffusers, as far as LoRAs go: what they can do, and what they are made of.
+"""Pipelines of diffusers, as far as LoRAs go: what they can do, and the calls that make them do it.
 
 Nothing of diffusers, peft or torch is imported: whatever has these methods will do.
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeGuard
 
-from pgetpy.core.lora.adapters import Base, Widths
 from pgetpy.core.lora.composition import Abilities
+from pgetpy.core.weights.safetensors import Tensor
 from pgetpy.errors import BadSettingError
+from pgetpy.lora.base import FLAGGED, adapters_in, wrapped_in
 
 
 class Pipeline(Protocol):
@@ -68,7 +70,7 @@ def check_pipeline(pipeline: object) -> None:
     """Check that LoRAs can be composed on `pipeline`.
 
     Raises:
-        BadSettingError: it lacks a method.
+        BadSettingError: it lacks a method, has LoRAs, or torch.compile has wrapped a component.
     """
     kind = type(pipeline).__name__
     for name in ("load_lora_weights", "set_adapters"):
@@ -77,11 +79,46 @@ def check_pipeline(pipeline: object) -> None:
     if not deletes(pipeline) and not unloads(pipeline):
         reason = "has neither delete_adapters nor unload_lora_weights"
         raise BadSettingError("pipeline", kind, reason)
+    wrapped = wrapped_in(pipeline)
+    if wrapped:
+        raise BadSettingError("pipeline", kind, how_to_compile(wrapped))
+    own = adapters_in(pipeline)
+    if own:
+        reason = (
+            f"has LoRAs of its own ({', '.join(sorted(own))}): call unload_lora_weights() first"
+        )
+        raise BadSettingError("pipeline", kind, reason)
+
+
+def how_to_compile(component: str) -> str:
+    """Return why what torch.compile returned cannot be a component, and what can."""
+    return (
+        f"its {component} is wrapped by torch.compile, out of the reach of LoRAs: compile it in "
+        f"place, by pipeline.{component}.compile()"
+    )
 
 
 def abilities(pipeline: Pipeline) -> Abilities:
     """Return what `pipeline` can do."""
     return Abilities(deletes(pipeline), disables(pipeline))
+
+
+def load(pipeline: Pipeline, path: Path, name: str, *, component: str = "", **more: object) -> None:
+    """Load the .safetensors at `path` as the adapter `name`.
+
+    Args:
+        component: what is to be filled, where that is not what the loader fills by itself.
+        more: options that this loader is known to take.
+    """
+    options: dict[str, Any] = {"adapter_name": name, **more}
+    if component in FLAGGED:
+        options[f"load_into_{component}"] = True
+    if takes(pipeline.load_lora_weights, "weight_name"):
+        # A path alone is not enough for some versions of diffusers while the Hub is offline, and
+        # a file that cannot be read would be tried as a pickle.
+        options |= {"weight_name": path.name, "use_safetensors": True}
+        path = path.parent
+    pipeline.load_lora_weights(str(path), **options)
 
 
 def unload(pipeline: Pipeline, names: Sequence[str]) -> None:
@@ -99,20 +136,24 @@ def unload(pipeline: Pipeline, names: Sequence[str]) -> None:
     pipeline.unload_lora_weights(**options)
 
 
-def base_of(pipeline: object) -> Base:
-    """Return what LoRAs would be loaded into.
+def translate(pipeline: object, path: Path) -> list[Tensor] | None:
+    """Return the tensors of a file by the names that the pipeline's loader gives them.
 
-    Which parts of a pipeline take them is known from the list that diffusers goes by itself, under
-    a private name; without it nothing is known.
+    None where the loader does not say. Raises what the loader raises.
     """
-    names = getattr(pipeline, "_lora_loadable_modules", None)
-    if not isinstance(names, list | tuple) or not names:
-        return Base()
-    parts = {str(name): getattr(pipeline, str(name), None) for name in names}
-    return Base(
-        {name: _widths(part) for name, part in parts.items() if part is not None},
-        widens=hasattr(pipeline, "_maybe_expand_transformer_param_shape_or_error_"),
-    )
+    read = getattr(pipeline, "lora_state_dict", None)
+    if not callable(read):
+        return None
+    options: dict[str, Any] = {"weight_name": path.name, "use_safetensors": True}
+    unet = getattr(pipeline, "unet", None)
+    if unet is not None:
+        options["unet_config"] = unet.config
+    found = read(str(path.parent), **options)
+    tensors = found[0] if isinstance(found, tuple) else found
+    return [
+        Tensor(name, str(tensor.dtype), tuple(tensor.shape), 0, 0)
+        for name, tensor in tensors.items()
+    ]
 
 
 def reference_to(pipeline: Pipeline, gone: Callable[[], object]) -> Callable[[], Pipeline | None]:
@@ -123,34 +164,19 @@ def reference_to(pipeline: Pipeline, gone: Callable[[], object]) -> Callable[[],
         return lambda: pipeline
 
 
-def _widths(part: Any) -> Mapping[str, Widths]:
-    named = getattr(part, "named_modules", None)
-    if not callable(named):
-        return {}
-    modules: Iterable[tuple[str, object]] = named()
-    found = ((name, _width(module)) for name, module in modules)
-    return {name: widths for name, widths in found if widths is not None}
-
-
-def _width(module: object) -> Widths | None:
-    """Return the widths of a linear layer or a convolution, as either class calls them."""
-    # Whole models answer for their configuration as well, with a warning.
-    own = getattr(module, "__dict__", {})
-    if own.get("groups", 1) != 1:
-        return None
-    for inputs, outputs in (("in_features", "out_features"), ("in_channels", "out_channels")):
-        here, there = own.get(inputs), own.get(outputs)
-        if isinstance(here, int) and isinstance(there, int):
-            return Widths(here, there)
-    return None
-
-
 def _has(pipeline: object, *names: str) -> bool:
     return all(callable(getattr(pipeline, name, None)) for name in names)
 
 
-def _parameters(method: Callable[..., object]) -> Iterable[str]:
+def takes(method: Callable[..., object], option: str) -> bool:
+    """Whether `method` takes an option of that name, or of any."""
+    found = _parameters(method)
+    kinds = [parameter.kind for parameter in found.values()]
+    return option in found or inspect.Parameter.VAR_KEYWORD in kinds
+
+
+def _parameters(method: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
     try:
         return inspect.signature(method).parameters
     except (TypeError, ValueError):
-        return ()
+        return {}

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pgetpy.core.lora.adapters import Base, Finding, compare
-from pgetpy.core.weights.safetensors import SafetensorsHeader, read_header
-from pgetpy.errors import BadLoraError, BadSafetensorsError, WrongBaseModelError
+from pgetpy.core.weights.safetensors import SafetensorsHeader, Tensor, read_header
+from pgetpy.errors import BadLoraError, BadSafetensorsError, BadSettingError, WrongBaseModelError
+
+# Returns the tensors of a file by the names that the loader gives them, None where it cannot say.
+Translation = Callable[[Path], Sequence[Tensor] | None]
 
 
-def check_lora(slot: str, reference: str, path: Path, base: Base) -> Finding:
+def check_lora(
+    slot: str, reference: str, path: Path, base: Base, translate: Translation, component: str = ""
+) -> Finding:
     """Return what the file at `path` is, if it may be loaded into `base`.
 
     Args:
         slot, reference: what it is meant for, and where it is from; for the errors alone.
+        translate: asked where the names in the file are not clear by themselves.
+        component: the one part that it is to change; "" for any.
 
     Raises:
         WrongBaseModelError: it is for another base.
-        BadLoraError: it is no LoRA.
+        BadLoraError: it is no LoRA, or would have no effect.
     """
     try:
         header = _header_of(path)
@@ -27,12 +36,46 @@ def check_lora(slot: str, reference: str, path: Path, base: Base) -> Finding:
         raise BadLoraError(slot, reference, "it is a folder") from None
     except BadSafetensorsError as error:
         raise BadLoraError(slot, reference, f"as safetensors, {error.reason}") from None
-    finding = compare(header.tensors, base)
+    seen = base.seen_by(component)
+    finding = compare(header.tensors, seen)
+    if finding.unclear and not finding.no_lora:
+        finding = _translated(slot, reference, path, seen, translate) or finding
     if finding.no_lora:
         raise BadLoraError(slot, reference, finding.no_lora)
     if finding.contradiction:
         raise WrongBaseModelError(slot, reference, finding.contradiction)
+    if component in base.flagged:
+        pairs = {(component, module): pair for (_, module), pair in finding.pairs.items()}
+        finding = replace(finding, pairs=pairs)
+    others = {part for part, _ in finding.pairs} - {component}
+    if component and others:
+        raise BadLoraError(slot, reference, f"it changes {', '.join(sorted(others))} as well")
     return finding
+
+
+def _translated(
+    slot: str, reference: str, path: Path, base: Base, translate: Translation
+) -> Finding | None:
+    try:
+        tensors = translate(path)
+    except Exception as error:  # whatever the loader raises for what it cannot read
+        reason = f"the pipeline cannot read it ({type(error).__name__}: {error})"
+        raise BadLoraError(slot, reference, reason) from error
+    return None if tensors is None else compare(tensors, base, translated=True)
+
+
+def check_component(slot: str, component: str, base: Base) -> None:
+    """Check that the pipeline has the part that a slot names.
+
+    Raises:
+        BadSettingError: it has not.
+    """
+    if component and base.components is not None and component not in base.components:
+        has = ", ".join(base.components) or "none"
+        what = f"the component of slot {slot!r}"
+        raise BadSettingError(
+            what, component, f"is no part of the pipeline that takes LoRAs: {has}"
+        )
 
 
 def _header_of(path: Path) -> SafetensorsHeader:
@@ -41,11 +84,11 @@ def _header_of(path: Path) -> SafetensorsHeader:
         return read_header(lambda count: os.pread(fd, count, 0), os.fstat(fd).st_size)
 
 
-def adapter_name(path: Path) -> str:
+def adapter_name(path: Path, component: str = "") -> str:
     """Return what the adapter of a file is called: the same for the same file, in every process.
 
     peft takes no dots, and diffusers looks for one name inside others.
     """
     status = os.stat(path)
-    file = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    file = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, component)
     return f"pget_{hashlib.sha256(repr(file).encode()).hexdigest()[:16]}"

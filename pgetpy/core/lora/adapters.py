@@ -1,57 +1,34 @@
-"""What the names and shapes in a LoRA's file tell: which modules it changes, and whether they fit.
+"""Whether a LoRA fits its model, as far as the names and shapes in its file tell.
 
-A LoRA adds to a module of IN inputs and OUT outputs the product of two small matrices, of shapes
-(RANK, IN) and (OUT, RANK). Files name them in these ways:
-
-    COMPONENT.MODULE.lora_A.weight               COMPONENT.MODULE.lora_B.weight      (peft)
-    COMPONENT.MODULE.lora.down.weight            COMPONENT.MODULE.lora.up.weight     (diffusers)
-    lora_unet_MODULE.lora_down.weight            lora_unet_MODULE.lora_up.weight     (kohya)
-
-kohya writes MODULE with underscores for dots, and lora_te1_, lora_te2_ for the text encoders. There
-are more ways, and loaders learn new ones: what is not understood here is taken to fit. Nothing is
-refused but what cannot be meant for the pipeline.
+What is not understood is taken to fit, unless the loader itself has said what the names mean:
+nothing is refused but what cannot be meant for the pipeline.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from pgetpy.core.lora.naming import MARKS, LoraTensors, ModuleIndex, Pair, place_of, sort_tensors
 from pgetpy.core.weights.safetensors import Tensor
 
-# What pipelines of diffusers call the parts that take LoRAs, and files name them by.
-COMPONENTS = (
-    "unet",
-    "transformer",
-    "transformer_2",
-    "prior",
-    "text_encoder",
-    "text_encoder_2",
-    "text_encoder_3",
-)
-# kohya says unet for whatever removes the noise.
-_KOHYA = {
-    "lora_unet_": ("unet", "transformer", "transformer_2", "prior"),
-    "lora_te_": ("text_encoder",),
-    "lora_te1_": ("text_encoder",),
-    "lora_te2_": ("text_encoder_2",),
-}
-_IN = re.compile(r"\.(?:lora_A(?:\.default)?|lora(?:_linear_layer\.|_|\.)down)\.weight$")
-_OUT = re.compile(r"\.(?:lora_B(?:\.default)?|lora(?:_linear_layer\.|_|\.)up)\.weight$")
-_MARKS = ("lora", "lokr")
-# What stands beside the matrices and is part of the adapter.
-_BESIDE = (*_MARKS, "alpha", "dora_scale", "diff")
-# The text model of CLIP lies one level deeper in some versions of transformers and in their files.
-_DEEPER = "text_model."
+# A module of the pipeline: component and name.
+Module = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Widths:
-    """How many inputs and outputs a module has."""
+    """How many inputs and outputs a module has.
+
+    Attributes:
+        linear: whether it is a matrix, and no convolution.
+        biased: whether there is a bias, which nobody makes wider.
+    """
 
     inputs: int
     outputs: int
+    linear: bool = True
+    biased: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,11 +37,25 @@ class Base:
 
     Attributes:
         components: the modules of each part that takes LoRAs, by name; None where that is unknown.
-        widens: whether the pipeline makes modules wider for LoRAs that want it.
+        widens: the parts in which modules are made wider for LoRAs that want it.
+        pads: those in which narrower LoRAs are made as wide as their modules.
+        flagged: those that a loader fills only if it is told to, with what files name by the first.
     """
 
     components: Mapping[str, Mapping[str, Widths]] | None = None
-    widens: bool = False
+    widens: frozenset[str] = frozenset()
+    pads: frozenset[str] = frozenset()
+    flagged: Mapping[str, str] = field(default_factory=dict)
+
+    def seen_by(self, component: str) -> Base:
+        """Return what a loader sees of it that is told to fill `component`; "" for as it likes."""
+        if self.components is None:
+            return self
+        own = self.flagged.get(component)
+        if own is not None:
+            return replace(self, components={own: self.components[component]})
+        seen = {name: each for name, each in self.components.items() if name not in self.flagged}
+        return replace(self, components=seen)
 
 
 @dataclass(frozen=True)
@@ -72,118 +63,174 @@ class Finding:
     """What came of comparing a file with a base.
 
     Attributes:
-        no_lora: why it is no LoRA at all; empty where it is one.
+        no_lora: why it is no LoRA at all, or can have no effect; empty where it is one.
         contradiction: what shows that it is for another base; empty where nothing does.
         alters: whether loading it changes the base beyond its adapter, so that only unloading all
             of them brings the base back.
+        unclear: whether there are names that are not understood, or that the base does not have.
+        pairs: the matrices by the pipeline's module, where both are known.
+        overwrites: whether it has tensors that take the place of the base's.
     """
 
     no_lora: str = ""
     contradiction: str = ""
     alters: bool = False
+    unclear: bool = field(default=False, compare=False)
+    pairs: Mapping[Module, Pair] = field(default_factory=dict, compare=False)
+    overwrites: bool = field(default=False, compare=False)
 
 
-@dataclass(frozen=True)
-class _ModulePath:
-    """Where a tensor belongs: the component, as one of several, and the module's name in it, which
-    has underscores for dots where it is `flat`.
+def compare(tensors: Iterable[Tensor], base: Base, *, translated: bool = False) -> Finding:
+    """Return what the tensors of a file tell of it, and of whether it can be meant for `base`.
+
+    Args:
+        translated: whether the names are those that the pipeline's loader goes by, so that what is
+            not found will not be loaded.
     """
-
-    components: tuple[str, ...]
-    module: str
-    flat: bool = False
-
-
-def compare(tensors: Iterable[Tensor], base: Base) -> Finding:
-    """Return what the tensors of a file tell of it, and of whether it can be meant for `base`."""
     tensors = tuple(tensors)
-    if not any(mark in tensor.name.lower() for tensor in tensors for mark in _MARKS):
+    if not any(mark in tensor.name.lower() for tensor in tensors for mark in MARKS):
         example = f", its first is {tensors[0].name!r}" if tensors else ""
         return Finding(no_lora=f"none of its {len(tensors)} tensors is one of a LoRA{example}")
-    alters = not all(any(mark in tensor.name.lower() for mark in _BESIDE) for tensor in tensors)
+    contents = sort_tensors(tensors)
+    if contents.half:
+        return Finding(no_lora=f"it is half a LoRA: {contents.half!r} has no counterpart")
+    alters = bool(contents.overwriting)
     if base.components is None:
-        return Finding(alters=alters)
+        return Finding(alters=alters, overwrites=alters)
     strange = _strange_components(tensors, base.components)
     if strange:
         return Finding(contradiction=strange)
-    indexes = {name: _flat_names(modules) for name, modules in base.components.items()}
-    for tensor in tensors:
-        wrong, wider = _misfit(tensor, base.components, indexes)
-        if wrong and not (wider and base.widens):
-            return Finding(contradiction=wrong)
-        alters |= bool(wrong)
-    return Finding(alters=alters)
+    found, lost = _find(contents.pairs, base.components)
+    if translated:
+        nowhere = _nowhere(tensors, contents, found, base.components)
+        if nowhere:
+            return Finding(no_lora=nowhere)
+    for (component, module), pair in found.items():
+        widths = base.components[component][module]
+        if not _fits(pair, widths, component, base):
+            return Finding(contradiction=_misfit(pair, widths, f"{module} of {component}"))
+        alters |= pair.inputs > widths.inputs or pair.outputs > widths.outputs
+    return Finding(
+        alters=alters,
+        unclear=bool(lost or contents.others)
+        or any(not place_of(n, base.components) for n in contents.overwriting),
+        pairs=found,
+        overwrites=bool(contents.overwriting),
+    )
+
+
+def _find(
+    pairs: Iterable[Pair], components: Mapping[str, Mapping[str, Widths]]
+) -> tuple[dict[Module, Pair], list[str]]:
+    """Return the pairs by the modules they are for, and the names of those without one."""
+    index = ModuleIndex(components)
+    found: dict[Module, Pair] = {}
+    lost: list[str] = []
+    for pair in pairs:
+        place = place_of(pair.stem, components)
+        module = index.find(place) if place is not None else None
+        if module is None:
+            lost.append(pair.stem)
+        else:
+            found[module] = pair
+    return found, lost
+
+
+def _fits(pair: Pair, widths: Widths, component: str, base: Base) -> bool:
+    """Whether a loader takes the matrices for a module of these widths."""
+    inputs, outputs = pair.inputs - widths.inputs, pair.outputs - widths.outputs
+    if not inputs and not outputs:
+        return True
+    if not widths.linear or outputs < 0 or (outputs > 0 and widths.biased):
+        return False
+    if inputs < 0:
+        return outputs == 0 and component in base.pads
+    return component in base.widens
+
+
+def _misfit(pair: Pair, widths: Widths, module: str) -> str:
+    if pair.inputs != widths.inputs:
+        what, here, there = "inputs", pair.inputs, widths.inputs
+    else:
+        what, here, there = "outputs", pair.outputs, widths.outputs
+    return f"its {module} has {here} {what}, the pipeline's has {there}"
 
 
 def _strange_components(tensors: Iterable[Tensor], present: Mapping[str, object]) -> str:
     """Return why nothing of the file has a place in the pipeline; empty where something may."""
     named: set[str] = set()
     for tensor in tensors:
-        place = _place(tensor.name)
+        place = place_of(tensor.name, present)
         if place is None or any(name in present for name in place.components):
             return ""
         named.update(place.components[:1])
-    has = ", ".join(present) or "none that takes LoRAs"
-    return f"it changes {', '.join(sorted(named))}, and the pipeline's parts are {has}"
+    return f"it changes {', '.join(sorted(named))}, and {_parts(present)}"
 
 
-def _misfit(
-    tensor: Tensor,
-    components: Mapping[str, Mapping[str, Widths]],
-    indexes: Mapping[str, Mapping[str, str]],
-) -> tuple[str, bool]:
-    """Return what of the tensor's shape contradicts its module, and whether it is the wider."""
-    takes, gives = _IN.search(tensor.name), _OUT.search(tensor.name)
-    side = takes or gives
-    if side is None or len(tensor.shape) < 2:
-        return "", False
-    place = _place(tensor.name[: side.start()])
-    found = _look_up(place, components, indexes) if place is not None else None
-    if found is None:
-        return "", False
-    component, module = found
-    widths = components[component][module]
-    there, here = (widths.inputs, tensor.shape[1]) if takes else (widths.outputs, tensor.shape[0])
-    if there == here:
-        return "", False
-    what = "inputs" if takes else "outputs"
-    reason = f"its {module} of {component} has {here} {what}, the pipeline's has {there}"
-    return reason, here > there
+def _nowhere(
+    tensors: Sequence[Tensor],
+    contents: LoraTensors,
+    found: Mapping[Module, Pair],
+    present: Mapping[str, object],
+) -> str:
+    """Return why nothing of what a loader has read would have any effect; empty where some has."""
+    if not any(tensor.name.partition(".")[0] in present for tensor in tensors):
+        return f"its names ({tensors[0].name!r}) match nothing of the pipeline: {_parts(present)}"
+    if contents.pairs and not contents.others and not found:
+        first = contents.pairs[0].stem
+        return f"none of the {len(contents.pairs)} modules it changes is the pipeline's: {first!r}"
+    return ""
 
 
-def _place(name: str) -> _ModulePath | None:
-    """Return where the tensor or module called `name` belongs; None where it does not say."""
-    for prefix, components in _KOHYA.items():
-        if name.startswith(prefix):
-            return _ModulePath(components, name[len(prefix) :], flat=True)
-    component, dot, rest = name.partition(".")
-    return _ModulePath((component,), rest) if dot and component in COMPONENTS else None
+def _parts(present: Mapping[str, object]) -> str:
+    return f"the pipeline's parts are {', '.join(present) or 'none that takes LoRAs'}"
 
 
-def _look_up(
-    place: _ModulePath,
-    components: Mapping[str, Mapping[str, Widths]],
-    indexes: Mapping[str, Mapping[str, str]],
-) -> tuple[str, str] | None:
-    """Return component and module of the pipeline, None where it has none of that very name."""
-    component = next((name for name in place.components if name in components), None)
-    if component is None:
-        return None
-    deeper = _DEEPER.replace(".", "_") if place.flat else _DEEPER
-    for module in (place.module, place.module.removeprefix(deeper), deeper + place.module):
-        found = indexes[component].get(module, "") if place.flat else module
-        if found in components[component]:
-            return component, found
-    return None
+def load_order(
+    wanted: Mapping[str, Mapping[Module, Pair]], base: Base
+) -> tuple[list[str], tuple[str, str] | None]:
+    """Return in which order LoRAs have to be loaded that make modules wider.
+
+    What makes a module widest comes before all others that change it: these are padded then, while
+    a module that has an adapter is not made wider any more.
+
+    Args:
+        wanted: the matrices of each, by name and module.
+
+    Returns:
+        The names, else in the order of `wanted`; and two that no order suits, if there are such.
+    """
+    order: list[str] = []
+    left = list(wanted)
+    while left:
+        before = {name: _first_before(name, left, wanted, base) for name in left}
+        free = next((name for name in left if before[name] is None), None)
+        if free is None:
+            return order, (left[0], before[left[0]] or "")
+        order.append(free)
+        left.remove(free)
+    return order, None
 
 
-def _flat_names(modules: Iterable[str]) -> dict[str, str]:
-    """Return the modules by their names with underscores, but for names that two would have."""
-    found: dict[str, str] = {}
-    twice: set[str] = set()
-    for module in modules:
-        flat = module.replace(".", "_")
-        if flat in found:
-            twice.add(flat)
-        found[flat] = module
-    return {flat: module for flat, module in found.items() if flat not in twice}
+def _first_before(
+    name: str, others: Iterable[str], wanted: Mapping[str, Mapping[Module, Pair]], base: Base
+) -> str | None:
+    """Return one of `others` that has to be loaded before `name`."""
+    return next(
+        (each for each in others if each != name and _precedes(each, name, wanted, base)), None
+    )
+
+
+def _precedes(
+    one: str, other: str, wanted: Mapping[str, Mapping[Module, Pair]], base: Base
+) -> bool:
+    here, there = wanted[one], wanted[other]
+    for module in here.keys() & there.keys():
+        component, name = module
+        widths = (base.components or {})[component][name]
+        if here[module].inputs > max(there[module].inputs, widths.inputs):
+            return True
+        # Outputs are never padded: neither order will do.
+        if here[module].outputs != there[module].outputs:
+            return True
+    return False

@@ -9,8 +9,9 @@ from typing import Any
 
 from pgetpy.errors import BadSettingError
 
-# What a slot holds: a reference to a LoRA, and the scale at which it is added to the base.
-Slot = tuple[str, float]
+# What a slot holds: a reference to a LoRA, and the scale at which it is added to the base; and the
+# component that it is for, where files do not say it.
+Slot = tuple[str, float] | tuple[str, float, str]
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def steps(
     keep: int,
     can: Abilities,
     altering: Collection[str] = (),
+    order: Sequence[str] | None = None,
 ) -> Steps:
     """Return how to come to have `wanted` loaded and active.
 
@@ -57,21 +59,31 @@ def steps(
         loaded: the names of what is loaded, used longest ago first.
         wanted: names, each once.
         keep: how many may stay loaded that are not wanted.
-        altering: those that change the base as long as they are loaded, active or not.
+        altering: those that change the base as long as they are loaded, active or not. They are
+            loaded into the base itself, in their order: what the base is then must not depend on
+            what was there before.
+        order: `wanted` in the order in which they have to be loaded; by default their own.
     """
+    order = wanted if order is None else order
     idle = [name for name in loaded if name not in wanted]
     excess = tuple(idle[: max(0, len(idle) - keep)])
     unload = bool(loaded) and (
         any(name in altering for name in idle)
+        or any(name in altering and name not in loaded for name in wanted)
+        or _which(loaded, altering) != _which(wanted, altering)
         or (bool(excess) and not can.delete)
         # Of what is kept one at least was active last: deleting all that is active makes peft
         # activate another, so that nothing may be left then.
         or (not wanted and (not can.disable or len(excess) == len(loaded)))
     )
     if unload:
-        return Steps(True, tuple(wanted), (), tuple(wanted))
-    load = tuple(name for name in wanted if name not in loaded)
+        return Steps(True, tuple(order), (), tuple(wanted))
+    load = tuple(name for name in order if name not in loaded)
     return Steps(False, load, excess, (*idle[len(excess) :], *wanted))
+
+
+def _which(names: Sequence[str], among: Collection[str]) -> list[str]:
+    return [name for name in names if name in among]
 
 
 def sums(layers: Sequence[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
@@ -100,14 +112,24 @@ def _name(name: object) -> str:
 
 
 def _slot(name: str, slot: object) -> Slot:
-    if not isinstance(slot, tuple | list) or len(slot) != 2:
+    if not isinstance(slot, tuple | list) or len(slot) not in (2, 3):
         kind = type(slot).__name__
         raise BadSettingError(f"slot {name!r}", kind, "is no pair of a reference and a scale")
-    reference, scale = slot
+    reference, scale, *component = slot
     if not isinstance(reference, str) or not reference:
         kind = type(reference).__name__
         raise BadSettingError(f"the reference of slot {name!r}", kind, "is no text")
-    return reference, _scale(name, scale)
+    if not component:
+        return reference, _scale(name, scale)
+    if not isinstance(component[0], str) or not component[0]:
+        kind = type(component[0]).__name__
+        raise BadSettingError(f"the component of slot {name!r}", kind, "is no text")
+    return reference, _scale(name, scale), component[0]
+
+
+def component_of(slot: Slot) -> str:
+    """Return the component that a slot names, "" for none."""
+    return slot[2] if len(slot) == 3 else ""
 
 
 def _scale(name: str, scale: Any) -> float:

@@ -219,6 +219,7 @@ def test_what_was_made_wider_is_made_narrow_again(
 ) -> None:
     class Widening(FakePipeline):
         narrow = True
+        transformer_name = "unet"
 
         def _maybe_expand_transformer_param_shape_or_error_(self) -> None:
             """Its name tells that it does."""

@@ -23,12 +23,16 @@ PACKAGE = Path(pgetpy.__file__).parent
 OURS = frozenset(
     str(PACKAGE / name)
     for name in (
+        "lora/base.py",
         "lora/composer.py",
+        "lora/record.py",
+        "lora/state.py",
         "lora/validate.py",
         "system/interruptible_lock.py",
         "lora/pipeline.py",
         "core/lora/composition.py",
         "core/lora/adapters.py",
+        "core/lora/naming.py",
     )
 )
 

@@ -24,6 +24,8 @@ def test_any_way_through_compositions_ends_right(
     for wanted in wishes:
         plan = steps(loaded, wanted, keep=keep, can=can, altering=altering)
         there = [] if plan.unload else list(loaded)
+        # What changes the base is loaded into the base itself, in the order of the slots.
+        assert not there or not set(plan.load) & altering
         for name in plan.load:
             assert name not in there
             there.append(name)
@@ -35,6 +37,9 @@ def test_any_way_through_compositions_ends_right(
         idle = set(there) - set(wanted)
         assert len(idle) <= keep
         assert not (idle & altering)
+        assert [name for name in there if name in altering] == [
+            name for name in wanted if name in altering
+        ]
         if not wanted and there:
             assert can.disable
         loaded = plan.loaded

@@ -1,0 +1,132 @@
+"""Hot swapping on one pipeline: who is seated where, and what is known of those before them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from pgetpy.core.lora.adapters import Base, Module
+from pgetpy.core.lora.seats import (
+    Passenger,
+    Seats,
+    SeatSteps,
+    Shape,
+    frame_file,
+    seat_name,
+    seat_steps,
+    shapes_of,
+)
+from pgetpy.errors import BadLoraError
+from pgetpy.lora.hotswap import activate, multiply_scales, prepare, reset_scales, swapping_parts
+from pgetpy.lora.pipeline import Pipeline, load
+from pgetpy.lora.state import Adapter
+
+# What loaders raise for a LoRA that does not fit the seat after all; nothing says so beforehand.
+_NOT_SWAPPED = (ValueError, RuntimeError, NotImplementedError)
+
+
+class Seating:
+    """Swaps LoRAs up to a rank, which all matrices are padded to."""
+
+    def __init__(self, pipeline: Pipeline, rank: int, base: Base) -> None:
+        prepare(pipeline, rank)
+        self._rank = rank
+        self._base = base
+        self._parts = swapping_parts(pipeline)
+        # What has been seen to be changed, by component.
+        self._known: dict[str, dict[Module, Shape]] = {}
+        # Those that the loader would not swap in.
+        self._refused: set[str] = set()
+
+    def check_rank(self, slot: str, adapter: Adapter) -> None:
+        """Check that the matrices of a LoRA are small enough.
+
+        Raises:
+            BadLoraError: they are not.
+        """
+        rank = max((pair.rank for pair in adapter.finding.pairs.values()), default=0)
+        if rank > self._rank:
+            reason = (
+                f"its rank is {rank}, and the pipeline is prepared for ranks up to {self._rank}"
+            )
+            raise BadLoraError(slot, adapter.references[0], reason)
+
+    def plan(self, seats: Seats, wanted: Sequence[Adapter], scales: Sequence[float]) -> SeatSteps:
+        """Return how to come to have `wanted` active, and keep in mind what they change."""
+        passengers = list(map(self._passenger, wanted))
+        for each in passengers:
+            self._known.setdefault(each.component, {}).update(each.shapes or {})
+        return seat_steps(seats, passengers, scales, self._known)
+
+    def carry_out(
+        self,
+        pipeline: Pipeline,
+        plan: SeatSteps,
+        paths: Mapping[str, Path],
+        order: Sequence[str],
+        unload: Callable[[], object],
+    ) -> Seats:
+        """Make the calls that `plan` comes to after its unloading; return what there is then.
+
+        Where the loader refuses to swap, all are loaded as if nothing were ever swapped.
+
+        Args:
+            paths: the files, by name.
+            order: the names in the order in which they have to be loaded, where they are loaded.
+            unload: takes everything out.
+        """
+        if not plan.after.frames:
+            return self._load(pipeline, plan, paths, order)
+        try:
+            self._swap(pipeline, plan, paths)
+        except _NOT_SWAPPED:
+            used, after = plan.used, plan.after
+            plain = Seats(after.names[:used], after.scales[:used], after.components[:used])
+            self._refused.update(plain.names)
+            unload()
+            return self._load(pipeline, SeatSteps(True, (), plain, used), paths, order)
+        return plan.after
+
+    def _passenger(self, adapter: Adapter) -> Passenger:
+        refused = adapter.name in self._refused
+        shapes = None if refused else shapes_of(adapter.finding, self._base, self._parts)
+        return Passenger(adapter.name, adapter.component, shapes)
+
+    def _load(
+        self, pipeline: Pipeline, plan: SeatSteps, paths: Mapping[str, Path], order: Sequence[str]
+    ) -> Seats:
+        """Have the LoRAs themselves as adapters."""
+        seats = plan.after
+        if plan.unload:
+            for at in sorted(range(plan.used), key=lambda at: order.index(seats.names[at])):
+                component = seats.components[at]
+                load(pipeline, paths[seats.names[at]], seat_name(at), component=component)
+        if plan.used:
+            names = [seat_name(at) for at in range(plan.used)]
+            pipeline.set_adapters(names, adapter_weights=list(seats.scales[: plan.used]))
+        return seats
+
+    def _swap(self, pipeline: Pipeline, plan: SeatSteps, paths: Mapping[str, Path]) -> None:
+        """Have the matrices of LoRAs in the adapters of seats."""
+        seats = plan.after
+        changed = tuple(range(plan.used)) if plan.unload else plan.swap
+        for at in changed:
+            name, component = seat_name(at), seats.components[at]
+            if plan.unload:
+                self._load_frame(pipeline, name, component, seats.frames[at])
+            reset_scales(pipeline, name)
+            path = paths[seats.names[at]]
+            load(pipeline, path, name, component=component, hotswap=True)
+            multiply_scales(pipeline, name, seats.scales[at])
+        if plan.used:
+            activate(pipeline, [seat_name(at) for at in range(plan.used)])
+
+    def _load_frame(
+        self, pipeline: Pipeline, name: str, component: str, frame: Mapping[Module, Shape]
+    ) -> None:
+        with tempfile.TemporaryDirectory(prefix="pgetpy-") as folder:
+            file = Path(folder) / "frame.safetensors"
+            file.write_bytes(frame_file(frame, self._base.flagged))
+            prepare(pipeline, self._rank)
+            load(pipeline, file, name, component=component)
