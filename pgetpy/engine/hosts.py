@@ -145,7 +145,7 @@ class Hosts:
         else:
             addresses = await self._admit(link, policy)
         pace = ConcurrencyController(self.ceiling, min(self.start, self.ceiling), machine_load)
-        host = Host(link.origin, addresses, proxy, pace, plain=proxy is None)
+        host = Host(link.origin, addresses, proxy, pace, plain=True)
         return self._hosts.setdefault((link.origin, link.trusted), host)
 
     def tls(self) -> ssl.SSLContext:

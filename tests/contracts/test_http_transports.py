@@ -157,27 +157,21 @@ def test_odd_and_lawful_is_right(plain_wire: WireWorld, content: bytes, fault: F
     ],
     ids=name,
 )
-def test_other_framings_are_right_or_left_to_another(
-    wire: WireWorld, content: bytes, fault: Fault
-) -> None:
+def test_other_framings_are_right(wire: WireWorld, content: bytes, fault: Fault) -> None:
     content = content[:3000] if fault == Chunked(size=1) else content
-    expected = "not for me" if is_direct(wire) else "right"
-    assert outcome(wire, asked(wire, content, fault, ranged=False), content) == expected
+    assert outcome(wire, asked(wire, content, fault, ranged=False), content) == "right"
 
 
 @BODIES
 @pytest.mark.parametrize("fault", [Chunked(), NoLength()], ids=name)
-def test_a_range_in_another_framing_is_right_or_left_to_another(
+def test_a_range_in_another_framing_is_right(
     plain_wire: WireWorld, content: bytes, fault: Fault
 ) -> None:
-    expected = "not for me" if is_direct(plain_wire) else "right"
-    assert outcome(plain_wire, asked(plain_wire, content, fault), content) == expected
+    assert outcome(plain_wire, asked(plain_wire, content, fault), content) == "right"
 
 
 @pytest.mark.parametrize("fault", [Http10(), NoLength()], ids=name)
 def test_a_body_that_only_the_connection_ends_is_told(plain_wire: WireWorld, fault: Fault) -> None:
-    if is_direct(plain_wire):
-        pytest.skip("left to another")
     asking = asked(plain_wire, BODY, fault, ranged=False)
     run(plain_wire, asking.carry())
     assert asking.answer is not None
@@ -275,9 +269,7 @@ def test_a_length_said_twice_the_same_is_taken_for_one(plain_wire: WireWorld) ->
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 def test_a_coded_range_is_asked_for_again_as_a_whole(plain_wire: WireWorld, coding: str) -> None:
     asking = asked(plain_wire, BODY, Encoded(coding))  # type: ignore[arg-type]
-    assert outcome(plain_wire, asking, BODY) == (
-        "not for me" if is_direct(plain_wire) else "ask whole"
-    )
+    assert outcome(plain_wire, asking, BODY) == "ask whole"
 
 
 RAW = zlib.compressobj(wbits=-zlib.MAX_WBITS)
@@ -295,7 +287,7 @@ CODED = {
 def test_a_coded_whole_is_decoded(plain_wire: WireWorld, coding: str, coded: bytes) -> None:
     url = plain_wire.add("/x.json", coded, headers=(("Content-Encoding", coding),))
     asking = Asking(plain_wire, url)
-    assert outcome(plain_wire, asking, BODY) == ("not for me" if is_direct(plain_wire) else "right")
+    assert outcome(plain_wire, asking, BODY) == "right"
 
 
 @pytest.mark.parametrize(
@@ -307,7 +299,7 @@ def test_a_coded_whole_is_decoded(plain_wire: WireWorld, coding: str, coded: byt
 def test_a_coded_whole_that_is_damaged_is_an_error(plain_wire: WireWorld, coded: bytes) -> None:
     url = plain_wire.add("/x.json", coded, headers=(("Content-Encoding", "gzip"),))
     said = outcome(plain_wire, Asking(plain_wire, url), BODY)
-    assert said == "not for me" if is_direct(plain_wire) else said.endswith("Error")
+    assert said.endswith("Error")
 
 
 # ----------------------------------------------------------------------------- connections in turn

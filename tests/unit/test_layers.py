@@ -54,7 +54,10 @@ LAYERS = (
     Layer(("engine.transports.*",), may_meet=False),
     Layer(
         (
+            "engine.transports.body",
+            "engine.transports.connecting",
             "engine.transports.connection",
+            "engine.transports.failures",
             "engine.transports.pipes",
             "engine.transports.tls",
             "engine.transports.wire",

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from pgetpy.core.http.content_codings import content_codings
 from pgetpy.core.http.ranges import Span, format_range, parse_content_range
 from pgetpy.errors import (
     HttpStatusError,
@@ -51,7 +52,9 @@ class Head:
         headers: dict[str, str] = {}
         for name, value in fields:
             lowered = name.lower()
-            headers[lowered] = f"{headers[lowered]}, {value}" if lowered in headers else value
+            # Cookies hold commas, so that no list could be taken apart again (RFC 9110, 5.3).
+            joint = "\n" if lowered == "set-cookie" else ", "
+            headers[lowered] = f"{headers[lowered]}{joint}{value}" if lowered in headers else value
         return cls(status, headers, reason, version)
 
 
@@ -323,8 +326,8 @@ def _coding(url: str, head: Head) -> str:
     A .tar.gz served with `Content-Encoding: gzip` (Apache's AddEncoding does it) is the file that
     was asked for, already in its only form; decoding it would give the tar instead.
     """
-    coding = head.headers.get("content-encoding", "").strip().lower()
-    if coding in ("", "identity"):
+    coding = ", ".join(content_codings(head.headers.get("content-encoding", "")))
+    if not coding:
         return ""
     path = url.partition("?")[0].lower()
     kind = _media_type(head)
@@ -334,7 +337,7 @@ def _coding(url: str, head: Head) -> str:
         return coding
     raise TransferError(
         url,
-        f"the server sent Content-Encoding {coding!r} although none was asked for",
+        f"the server used Content-Encoding {coding!r}, unasked, which cannot be undone here,",
         hint="ask the server's operator for the plain bytes",
     )
 

@@ -11,6 +11,32 @@ _PIECE = 256 * 1024
 _ZLIB, _GZIP = 8, 0x1F
 
 
+# What content codings are called (IANA's registry and, at the end, names that it lacks). Anything
+# else is no coding: some servers say in Content-Encoding how bytes were uploaded, or a charset.
+_CODINGS = frozenset({
+    "aes128gcm", "br", "compress", "dcb", "dcz", "deflate", "exi", "gzip", "pack200-gzip",
+    "x-compress", "x-gzip", "zstd",
+    "bzip2", "lz4", "lzma", "sdch", "snappy", "x-bzip2", "x-zstd", "xz",
+})  # fmt: skip
+_PLAIN = frozenset({"identity", "none", "binary"})
+
+
+def content_codings(value: str) -> tuple[str, ...]:
+    """Return the codings that a Content-Encoding of `value` names, in lower case."""
+    return tuple(name for name in _names(value) if name in _CODINGS)
+
+
+def names_no_coding(value: str) -> bool:
+    """Whether a Content-Encoding of `value` names something that is no coding, so that it may be
+    unclear what the bytes are."""
+    return any(name not in _CODINGS and name not in _PLAIN for name in _names(value))
+
+
+def _names(value: str) -> list[str]:
+    names = (name.strip().lower() for name in value.split(","))
+    return [name for name in names if name]
+
+
 class CodingError(Exception):
     """The bytes are not of the coding they are said to be of."""
 

@@ -1,7 +1,5 @@
-"""The full client: aiohttp for everything the direct transport leaves alone.
-
-Proxies, chunked and unmarked bodies, HTTP/1.0, content codings. It can do a whole transfer by
-itself.
+"""The full client: aiohttp for what the direct transport leaves alone, proxies that speak TLS above
+all. It can do a whole transfer by itself.
 """
 
 from __future__ import annotations
@@ -20,8 +18,19 @@ from urllib.parse import urlsplit
 from pgetpy.core.http.answers import Answer, Head, words_of
 from pgetpy.core.http.content_codings import CodingError, ContentDecoder
 from pgetpy.core.http.sink import Sink
-from pgetpy.engine.transports.base import Address, Exchange, Request, network_error
-from pgetpy.errors import ConnectionFailedError, HttpStatusError, TransferError
+from pgetpy.engine.transports.base import Address, Exchange, Request
+from pgetpy.engine.transports.body import check_transfer_coding
+from pgetpy.engine.transports.connecting import DELAY, AddressRace
+from pgetpy.engine.transports.connection import Connection
+from pgetpy.engine.transports.failures import (
+    certificate_error,
+    failed,
+    is_for_another_name,
+    proxy_refused,
+    timed_out,
+    unreachable,
+)
+from pgetpy.errors import ConnectionFailedError, TransferError
 from pgetpy.system.event_loop import wait_for, wait_uncancelled
 from pgetpy.system.threads import Workers, WorkersExecutor
 
@@ -48,6 +57,7 @@ class AioTransport:
 
     workers: Workers
     limit: int
+    _race: AddressRace = field(default_factory=AddressRace)
     # One for requests that are trusted, one for those that are not; see `Request.trusted`.
     _sessions: dict[bool, aiohttp.ClientSession] = field(default_factory=dict)
     _distrusted: list[aiohttp.ClientSession] = field(default_factory=list)
@@ -94,7 +104,7 @@ class AioTransport:
         except (aiohttp.ClientError, asyncio.TimeoutError, ssl.SSLError) as error:
             if isinstance(error, aiohttp.ClientResponseError):
                 self._distrust(session)
-            raise _failed(request, error) from error
+            raise await _failed(request, error) from error
 
     def _distrust(self, session: aiohttp.ClientSession) -> None:
         """Lend no kept connection of `session` again: each may hold what nobody asked for."""
@@ -104,6 +114,7 @@ class AioTransport:
                 self._distrusted.append(session)
 
     async def _receive(self, exchange: Exchange, response: aiohttp.ClientResponse) -> None:
+        self._learn(exchange.request, response)
         version = response.version or (1, 1)
         head = Head.of(
             response.status,
@@ -111,13 +122,24 @@ class AioTransport:
             response.headers.items(),
             (version[0], version[1]),
         )
+        check_transfer_coding(exchange.request.url, head)
         if response.status >= 400:
             head = words_of(head, await _beginning(response))
+            if head.status == 407 and exchange.request.proxy is not None:
+                raise proxy_refused(exchange.request, head.status, head.words or head.reason)
         answer, sink = exchange.judge(head)
         await self._pour(exchange, response, answer, sink)
         # Close, not keep: what is left of a shortened body must not be taken for the next answer.
         if exchange.part.stop is not None and answer.stop != exchange.part.stop:
             _cut(response)
+
+    def _learn(self, request: Request, response: aiohttp.ClientResponse) -> None:
+        """Begin with the address that has answered the next time."""
+        transport = response.connection.transport if response.connection is not None else None
+        peer = transport.get_extra_info("peername") if transport is not None else None
+        for address in request.addresses:
+            if peer and address.sockaddr[:2] == peer[:2]:
+                self._race.won(request.addresses, address)
 
     async def _pour(
         self, exchange: Exchange, response: aiohttp.ClientResponse, answer: Answer, sink: Sink
@@ -194,7 +216,7 @@ class AioTransport:
         target = request.proxy or request.url
         parts = urlsplit(target)
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        known[parts.hostname or "", port] = request.addresses
+        known[parts.hostname or "", port] = tuple(self._race.order(request.addresses))
         return self._sessions[request.trusted]
 
 
@@ -214,7 +236,12 @@ def _connector(limit: int, resolver: aiohttp.abc.AbstractResolver) -> aiohttp.TC
                     return connection
                 connection.close()
 
-    return Connector(limit=limit, resolver=resolver, use_dns_cache=False)
+    return Connector(
+        limit=limit,
+        resolver=resolver,
+        use_dns_cache=False,
+        happy_eyeballs_delay=DELAY,
+    )
 
 
 def _resolver(known: _Known) -> aiohttp.abc.AbstractResolver:
@@ -278,26 +305,33 @@ def _encoded(url: str) -> yarl.URL:
     return URL(url, encoded=True)
 
 
-def _failed(request: Request, error: Exception) -> TransferError:
+async def _failed(request: Request, error: Exception) -> TransferError:
     """Return the error for `error`, which aiohttp raised."""
     import aiohttp
 
     url = request.url
+    cause = _system_error(error)
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        names = await Connection.names_of(request) if is_for_another_name(cause) else ()
+        return certificate_error(request, cause, names)
     if isinstance(error, asyncio.TimeoutError):
-        return ConnectionFailedError(url, "no answer within the connect timeout")
+        return timed_out(request)
     if isinstance(error, aiohttp.ClientHttpProxyError):
-        return HttpStatusError(url, error.status, f"the proxy said: {error.message}")
+        return proxy_refused(request, error.status, error.message)
     if isinstance(error, aiohttp.ClientResponseError):
         said = " ".join(error.message.split())[:100]
         return ConnectionFailedError(url, f"what came is no HTTP ({said})")
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return ConnectionFailedError(url, "closed by the server before it answered")
-    cause = _system_error(error)
+    if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(cause, ssl.SSLError):
+        return unreachable(request, request.addresses, error.os_error)
     if cause is not None:
-        return network_error(url, cause)
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return ConnectionFailedError(url, "the body was cut off or is malformed")
-    return ConnectionFailedError(url, " ".join(str(error).split())[:200] or type(error).__name__)
+        return failed(request, cause)
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        reason = "closed by the server before it answered"
+    elif isinstance(error, aiohttp.ClientPayloadError):
+        reason = "the body was cut off or is malformed"
+    else:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return ConnectionFailedError(url, reason)
 
 
 def _system_error(error: BaseException) -> OSError | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 import time
 from collections.abc import Callable
@@ -9,17 +10,18 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pgetpy.core.http.answers import Answer, Head
+from pgetpy.core.http.content_codings import names_no_coding
 from pgetpy.core.http.range_request import RangeRequest
 from pgetpy.core.http.ranges import Span
 from pgetpy.core.http.sink import Sink
-from pgetpy.errors import ConnectionFailedError
-from pgetpy.errors.reasons import system_reason
+from pgetpy.errors.redact import redact
 
 # What is moved at a time, and how much may land before the sink is told: a killed run loses less
 # than their sum, 1 MiB, per connection.
 BLOCK = 768 * 1024
 JOURNAL_EVERY = 256 * 1024
 _SLICE = 0.05
+_LOG = logging.getLogger("pgetpy.engine")
 
 USER_AGENT = "pgetpy"
 
@@ -97,6 +99,12 @@ class Exchange:
     def judge(self, head: Head) -> tuple[Answer, Sink]:
         """Have `head` judged and the range set to what it promises; the body may be kept then."""
         answer, sink = self.on_head(self, head)
+        if answer.start == 0 and names_no_coding(head.headers.get("content-encoding", "")):
+            _LOG.warning(
+                "Content-Encoding %r of %s names no coding; the bytes are kept as they come",
+                head.headers["content-encoding"],
+                redact(self.request.url),
+            )
         part = self.part
         part.start = part.pos = part.counted = self._marked = answer.start
         part.stop = answer.stop
@@ -152,15 +160,3 @@ class Transport(Protocol):
 
     async def close(self) -> None:
         """Close all connections."""
-
-
-def network_error(url: str, error: OSError) -> ConnectionFailedError:
-    """Return the error for `error`, which the network raised on the way to `url`."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return ConnectionFailedError(
-            url,
-            f"the certificate was not accepted: {error.verify_message}",
-            hint="give the authority's certificate with --cacert",
-            permanent=True,
-        )
-    return ConnectionFailedError(url, system_reason(error))

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import select
 import socket
+import ssl
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from urllib.parse import urlsplit
 
-from pgetpy.engine.transports.base import Address, Request, network_error
+from pgetpy.core.http.certificates import names_in
+from pgetpy.engine.transports.base import Request, UnsupportedResponseError
+from pgetpy.engine.transports.connecting import AddressRace
+from pgetpy.engine.transports.failures import (
+    certificate_error,
+    failed,
+    is_for_another_name,
+    proxy_headers,
+    proxy_refused,
+    timed_out,
+    unreachable,
+)
 from pgetpy.engine.transports.tls import TLS_READ_SIZE, Tls
-from pgetpy.errors import BadReferenceError, ConnectionFailedError
+from pgetpy.engine.transports.wire import HeadReader
+from pgetpy.errors import BadReferenceError, TransferError
 from pgetpy.system.event_loop import wait_for
 
 # However many addresses there are, each gets this much time.
@@ -35,42 +49,70 @@ class Connection:
         self._sealed = memoryview(bytearray(TLS_READ_SIZE if tls is not None else 0))
 
     @classmethod
-    async def open(cls, request: Request) -> Connection:
-        """Return a new connection to the first address of `request` that answers.
+    async def open(cls, request: Request, race: AddressRace) -> Connection:
+        """Return a new connection to one of the addresses of `request`, through its proxy if any.
 
         Raises:
-            ConnectionFailedError: none does, or the certificate is not accepted.
+            TransferError: none answers, the proxy refuses, or the certificate is not accepted.
         """
-        deadline = time.monotonic() + request.connect_timeout
-        failure: OSError = OSError("the host has no address")
-        for index, address in enumerate(request.addresses):
-            # An address that does not answer must not use up the time of those behind it.
-            share = (deadline - time.monotonic()) / (len(request.addresses) - index)
+        addresses = race.order(request.addresses)
+        # Through a proxy there are two connections to wait for.
+        patience = request.connect_timeout * (2 if request.proxy is not None else 1)
+        deadline = time.monotonic() + patience
+        while True:
+            left = max(_SHORTEST_TRY, deadline - time.monotonic())
             try:
-                opening = cls._connect(request, address)
-                return await wait_for(max(_SHORTEST_TRY, share), opening, cls.close)
-            except asyncio.TimeoutError:
-                failure = TimeoutError(errno.ETIMEDOUT, "no answer within the connect timeout")
+                sock, address = await race.connect(addresses, min(left, request.connect_timeout))
             except OSError as error:
-                failure = error
-        raise failed(request, failure) from failure
+                raise unreachable(request, request.addresses, error) from error
+            addresses.remove(address)
+            # Where others are left to try, this one must not use up their time.
+            share = max(_SHORTEST_TRY, (deadline - time.monotonic()) / (len(addresses) + 1))
+            try:
+                connection = await wait_for(share, cls._prepare(request, sock), cls.close)
+            except (OSError, asyncio.TimeoutError) as error:
+                sock.close()
+                if isinstance(error, ssl.SSLCertVerificationError):
+                    names = await cls.names_of(request) if is_for_another_name(error) else ()
+                    raise certificate_error(request, error, names) from error
+                if not addresses:
+                    if isinstance(error, asyncio.TimeoutError):
+                        raise timed_out(request) from error
+                    raise failed(request, error) from error
+            except BaseException:
+                sock.close()
+                raise
+            else:
+                race.won(request.addresses, address)
+                return connection
 
     @classmethod
-    async def _connect(cls, request: Request, address: Address) -> Connection:
-        sock = socket.socket(address.family, socket.SOCK_STREAM)
-        try:
-            sock.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(sock, address.sockaddr)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            parts = urlsplit(request.url)
-            if parts.scheme != "https":
-                return cls(sock, None)
-            assert request.tls is not None
-            connection = cls(sock, Tls(request.tls, parts.hostname))
-            await connection._shake_hands()
-        except BaseException:
-            sock.close()
-            raise
+    async def names_of(cls, request: Request) -> list[str]:
+        """Return the names that the certificate of the host is for, whoever has issued it.
+
+        Nothing is asked of the host; none where it does not answer again.
+        """
+        anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        anyone.check_hostname = False
+        anyone.verify_mode = ssl.CERT_NONE
+        with contextlib.suppress(TransferError):
+            connection = await cls.open(replace(request, tls=anyone), AddressRace())
+            connection.close()
+            assert connection._tls is not None
+            return names_in(connection._tls.certificate())
+        return []
+
+    @classmethod
+    async def _prepare(cls, request: Request, sock: socket.socket) -> Connection:
+        """Have `sock` lead to the host of `request`: through its proxy, and with TLS."""
+        parts = urlsplit(request.url)
+        if parts.scheme != "https":
+            return cls(sock, None)
+        if request.proxy is not None:
+            await cls(sock, None)._open_tunnel(request)
+        assert request.tls is not None
+        connection = cls(sock, Tls(request.tls, parts.hostname))
+        await connection._shake_hands()
         return connection
 
     @property
@@ -123,6 +165,24 @@ class Connection:
         poller.register(self.sock.fileno(), select.POLLIN | select.POLLHUP)
         return not poller.poll(0)
 
+    async def _open_tunnel(self, request: Request) -> None:
+        """Have the proxy connect to the host of `request`."""
+        await self._send(_connect_request(request))
+        reader = HeadReader()
+        head = None
+        while head is None:
+            # No more than the head, byte for byte, belongs to the proxy; but no server speaks
+            # first under TLS.
+            count = await self._receive(reader.space)
+            if not count:
+                raise ConnectionError("closed by the proxy before it answered")
+            try:
+                head = reader.feed(count)
+            except UnsupportedResponseError:
+                raise ConnectionError("what the proxy said is no HTTP") from None
+        if not 200 <= head.status <= 299:
+            raise proxy_refused(request, head.status, head.reason)
+
     async def _shake_hands(self) -> None:
         assert self._tls is not None
         while not self._tls.shaken_hands():
@@ -157,16 +217,27 @@ def _bytes_of(request: Request) -> bytes:
     if parts.query:
         target = f"{target}?{parts.query}"
     fields = [("Host", parts.netloc), *request.headers]
-    lines = [f"GET {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields)]
-    text = "\r\n".join(lines)
+    if request.proxy is not None and parts.scheme == "http":
+        target = request.url
+        fields += proxy_headers(request.proxy)
+    return _encode(request, f"GET {target} HTTP/1.1", fields)
+
+
+def _connect_request(request: Request) -> bytes:
+    """Return what asks the proxy to connect to the host of `request`."""
+    assert request.proxy is not None
+    parts = urlsplit(request.url)
+    place = parts.netloc if parts.port is not None else f"{parts.netloc}:443"
+    agents = [field for field in request.headers if field[0].lower() == "user-agent"]
+    fields = [("Host", place), *agents, *proxy_headers(request.proxy)]
+    return _encode(request, f"CONNECT {place} HTTP/1.1", fields)
+
+
+def _encode(request: Request, first: str, fields: Sequence[tuple[str, str]]) -> bytes:
+    text = "\r\n".join([first, *(f"{name}: {value}" for name, value in fields)])
     if text.count("\n") != len(fields) or "\0" in text:
         raise BadReferenceError(request.url, "a header or the URL holds a line break")
     return f"{text}\r\n\r\n".encode("latin-1", "replace")
-
-
-def failed(request: Request, error: OSError) -> ConnectionFailedError:
-    """Return the error for `error`, which the network raised."""
-    return network_error(request.url, error)
 
 
 async def _ready(sock: socket.socket, *, write: bool) -> None:

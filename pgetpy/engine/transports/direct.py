@@ -2,8 +2,9 @@
 
 A request is made on the event loop. A small body is taken there as well, for a thread would cost
 more than it; a large one is moved by a thread: on Linux without TLS by splice, from the socket
-through a pipe into the file, never seen by Python; elsewhere through a reused buffer. What this
-module does not expect of a server (chunks, HTTP/1.0, a proxy) it leaves to the full client.
+through a pipe into the file, never seen by Python; elsewhere through a reused buffer. A body that
+has to be decoded, or whose end only its framing or the connection's end tells, goes through Python.
+What is no HTTP/1, and a proxy that is asked by TLS, is left to the full client.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ import time
 from urllib.parse import urlsplit
 
 from pgetpy.core.http.answers import Head, words_of
+from pgetpy.core.http.content_codings import content_codings
 from pgetpy.core.http.sink import Place, Sink
 from pgetpy.engine.transports.base import Exchange, Request, UnsupportedResponseError
-from pgetpy.engine.transports.connection import Connection, failed
+from pgetpy.engine.transports.body import BodyDecoder, check_transfer_coding
+from pgetpy.engine.transports.connecting import AddressRace
+from pgetpy.engine.transports.connection import Connection
+from pgetpy.engine.transports.failures import failed, proxy_refused
 from pgetpy.engine.transports.pipes import PIPES, Pipe
-from pgetpy.engine.transports.wire import HeadReader
-from pgetpy.errors import ConnectionFailedError
+from pgetpy.engine.transports.wire import HeadReader, may_stay_open
+from pgetpy.errors import ConnectionFailedError, TransferError
 from pgetpy.system.event_loop import wait_for, wait_uncancelled
 from pgetpy.system.threads import Workers
 
@@ -35,7 +40,7 @@ _IDLE_SECONDS = 15.0
 _WORDS_SECONDS = 1.0
 _REFUSED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.ENOMEM})
 
-_Key = tuple[str, str, int, bool]
+_Key = tuple[str, str, str | None, int, bool]
 
 
 class DirectTransport:
@@ -43,6 +48,7 @@ class DirectTransport:
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
+        self._race = AddressRace()
         self._idle: dict[_Key, list[Connection]] = {}
         self._writers = threading.Semaphore(_WRITERS)
         self._local = threading.local()
@@ -50,8 +56,8 @@ class DirectTransport:
 
     async def carry(self, exchange: Exchange) -> None:
         """See `Transport.carry`."""
-        if exchange.request.proxy is not None:
-            raise UnsupportedResponseError("a proxy")
+        if (exchange.request.proxy or "").lower().startswith("https:"):
+            raise UnsupportedResponseError("a proxy that is asked by TLS")
         key = _key(exchange.request)
         connection = self._take_idle(key)
         if connection is not None:
@@ -59,7 +65,7 @@ class DirectTransport:
                 return await self._exchange(exchange, connection, key)
             except _StaleError:
                 pass
-        connection = await Connection.open(exchange.request)
+        connection = await Connection.open(exchange.request, self._race)
         return await self._exchange(exchange, connection, key)
 
     async def close(self) -> None:
@@ -77,7 +83,7 @@ class DirectTransport:
             head, rest = await self._ask(exchange, connection)
             surplus = await self._move_body(exchange, connection, head, rest)
             whole = not surplus and head.status in (200, 206) and not exchange.part.rest
-            reusable = whole and head.headers.get("connection", "").lower() != "close"
+            reusable = whole and may_stay_open(head)
         finally:
             if reusable and not self._closed:
                 connection.idle_since = time.monotonic()
@@ -109,18 +115,18 @@ class DirectTransport:
             raise
         connection.fresh = False
         if head.status >= 400:
-            return await _with_words(head, reader.rest, connection), reader.rest
-        if head.status in (200, 206) and "content-length" not in head.headers:
-            raise UnsupportedResponseError("a body of unknown length")
-        if head.headers.get("content-encoding", "identity").lower() != "identity":
-            raise UnsupportedResponseError("a content coding")
+            head = await _with_words(head, reader.rest, connection)
+            if head.status == 407 and exchange.request.proxy is not None:
+                raise proxy_refused(exchange.request, head.status, head.words or head.reason)
+            return head, reader.rest
+        check_transfer_coding(exchange.request.url, head)
         return head, reader.rest
 
     async def _move_body(
         self, exchange: Exchange, connection: Connection, head: Head, rest: memoryview
     ) -> bool:
         """Have `head` judged and the body moved; whether more came than belongs to it."""
-        if exchange.may_sleep or int(head.headers.get("content-length", "0")) > _SMALL:
+        if exchange.may_sleep or not _is_small(head):
             return await self._in_thread(exchange, connection, head, rest)
         answer, sink = exchange.judge(head)
         early = rest[: exchange.part.rest]
@@ -159,6 +165,9 @@ class DirectTransport:
         """Have `head` judged and move the body; whether more came than belongs to it."""
         part = exchange.part
         answer, sink = exchange.judge(head)
+        if answer.decode or "content-length" not in head.headers:
+            body = BodyDecoder(exchange.request.url, head, answer.decode)
+            return self._decode_body(exchange, connection, body, rest, sink)
         early = rest[: part.rest]
         exchange.store(sink, early)
         with contextlib.ExitStack() as borrowed:
@@ -172,6 +181,35 @@ class DirectTransport:
                 elif not self._splice_block(exchange, connection, sink, place, pipe):
                     pipe = None
         return len(rest) > len(early) or part.stop != answer.stop
+
+    def _decode_body(
+        self,
+        exchange: Exchange,
+        connection: Connection,
+        body: BodyDecoder,
+        rest: memoryview,
+        sink: Sink,
+    ) -> bool:
+        """Move a body through `body`; whether more came, or is still to come, than is wanted."""
+        part = exchange.part
+        buffer = self._buffer()
+        data = bytes(rest)
+        while not exchange.cancelled:
+            for plain in body.feed(data):
+                wanted = plain if part.stop is None else plain[: part.rest]
+                exchange.store(sink, memoryview(wanted))
+            if body.complete or (part.stop is not None and not part.rest):
+                break
+            filled, ended = _receive(exchange, connection, buffer)
+            if ended:
+                break
+            data = bytes(buffer[:filled])
+        if exchange.cancelled or (part.stop is not None and not part.rest):
+            return body.surplus or not body.complete
+        body.end()
+        if part.rest:
+            raise _ended_early(exchange)
+        return body.surplus or not body.complete
 
     def _splice_block(
         self, exchange: Exchange, connection: Connection, sink: Sink, place: Place, pipe: Pipe
@@ -238,6 +276,28 @@ def _wanted(exchange: Exchange) -> bool:
     return not exchange.cancelled and exchange.part.rest > 0
 
 
+def _is_small(head: Head) -> bool:
+    """Whether the body may be received on the loop: it is short, and may be taken as it is."""
+    length = head.headers.get("content-length")
+    if length is None or content_codings(head.headers.get("content-encoding", "")):
+        return head.status not in (200, 206)
+    return int(length) <= _SMALL
+
+
+def _receive(exchange: Exchange, connection: Connection, buffer: memoryview) -> tuple[int, bool]:
+    """Receive what there is into `buffer`, waiting for the first byte: bytes, whether it ended."""
+    exchange.part.waiting = True
+    try:
+        got = connection.fill(buffer)
+    except OSError as error:
+        if exchange.cancelled:
+            return 0, True
+        raise failed(exchange.request, error) from error
+    finally:
+        exchange.part.waiting = False
+    return got, not got
+
+
 def _fill(exchange: Exchange, connection: Connection, buffer: memoryview) -> tuple[int, bool]:
     """Receive into `buffer` until it is full or a moment has passed: bytes, whether it ended."""
     filled = 0
@@ -264,18 +324,23 @@ def _fill(exchange: Exchange, connection: Connection, buffer: memoryview) -> tup
 
 def _key(request: Request) -> _Key:
     parts = urlsplit(request.url)
-    return parts.scheme, parts.netloc, id(request.tls), request.trusted
+    return parts.scheme, parts.netloc, request.proxy, id(request.tls), request.trusted
 
 
 async def _with_words(head: Head, rest: memoryview, connection: Connection) -> Head:
     """Return `head` with the beginning of its body, waiting a moment for it."""
-    body = bytes(rest[:2048])
-    if not body and head.headers.get("content-length", "0") != "0":
-        buffer = memoryview(bytearray(2048))
-        with contextlib.suppress(OSError, asyncio.TimeoutError):
-            receiving = connection.receive_into(buffer)
-            body = bytes(buffer[: await wait_for(_WORDS_SECONDS, receiving)])
-    return words_of(head, body)
+    codings = content_codings(head.headers.get("content-encoding", ""))
+    body = BodyDecoder("", head, codings[0] if len(codings) == 1 else "")
+    words = b""
+    buffer = memoryview(bytearray(2048))
+    with contextlib.suppress(OSError, asyncio.TimeoutError, TransferError):
+        words = b"".join(body.feed(bytes(rest)))
+        while not words and not body.complete:
+            count = await wait_for(_WORDS_SECONDS, connection.receive_into(buffer))
+            if not count:
+                break
+            words = b"".join(body.feed(bytes(buffer[:count])))
+    return words_of(head, words[:2048])
 
 
 def _ended_early(exchange: Exchange) -> ConnectionFailedError:

@@ -37,6 +37,10 @@ class Tls:
             return False
         return True
 
+    def certificate(self) -> bytes:
+        """Return the host's certificate in DER; after the handshake."""
+        return self._object.getpeercert(binary_form=True) or b""
+
     def seal(self, data: bytes) -> None:
         """Have `data` sent."""
         self._object.write(data)

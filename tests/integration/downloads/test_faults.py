@@ -182,7 +182,7 @@ def test_a_chunked_body_that_is_cut_off_is_no_whole_one(server: Server, tmp_path
 def test_a_chunk_with_a_senseless_size_is_no_body(server: Server, tmp_path: Path) -> None:
     with pytest.raises(TransferError):
         fetch(serve(server, Chunked(size_line=b"xyz")), tmp_path / "got", retries=1)
-    assert names_in(tmp_path) == []
+    assert not (tmp_path / "got").exists()
 
 
 @pytest.mark.parametrize("data", [BODY, BODY[:1000], b""], ids=len)

@@ -1,0 +1,54 @@
+"""For which names a certificate is, read from its DER bytes (RFC 5280, 4.2.1.6).
+
+Only for the words of an error: nothing is trusted because of it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+
+# The extension's OBJECT IDENTIFIER 2.5.29.17 with its tag and length.
+_ALTERNATIVE_NAMES = bytes.fromhex("0603551d11")
+_BOOLEAN, _OCTETS = 0x01, 0x04
+_DNS_NAME, _IP_ADDRESS = 0x82, 0x87
+
+
+def names_in(certificate: bytes) -> list[str]:
+    """Return the host names and addresses that `certificate` is for, as far as it is readable."""
+    at = certificate.find(_ALTERNATIVE_NAMES)
+    if at < 0:
+        return []
+    names = []
+    for tag, value in _elements(certificate[at + len(_ALTERNATIVE_NAMES) :]):
+        if tag == _BOOLEAN:  # the extension is critical
+            continue
+        if tag == _OCTETS:
+            outer = next(_elements(value), (0, b""))
+            names = [name for tag, raw in _elements(outer[1]) if (name := _name(tag, raw))]
+        break
+    return names
+
+
+def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield tag and content of each element (X.690, 8.1), as far as they are whole."""
+    at = 0
+    while at + 2 <= len(data):
+        tag, size = data[at], data[at + 1]
+        at += 2
+        if size & 0x80:
+            count = size & 0x7F
+            size = int.from_bytes(data[at : at + count], "big")
+            at += count
+        if at + size > len(data):
+            return
+        yield tag, data[at : at + size]
+        at += size
+
+
+def _name(tag: int, raw: bytes) -> str:
+    if tag == _DNS_NAME:
+        return "".join(character for character in raw.decode("latin-1") if character.isprintable())
+    if tag == _IP_ADDRESS and len(raw) in (4, 16):
+        return str(ipaddress.ip_address(raw))
+    return ""

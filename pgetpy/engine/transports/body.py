@@ -1,0 +1,86 @@
+"""A body that is not simply the object's bytes: framed, coded, or ended by the connection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pgetpy.core.http.answers import Head
+from pgetpy.core.http.chunked import ChunkedDecoder, ChunkError
+from pgetpy.core.http.content_codings import CodingError, ContentDecoder
+from pgetpy.errors import ConnectionFailedError, TransferError
+
+
+class BodyDecoder:
+    """Takes what a connection delivers behind `head` and gives the object's bytes.
+
+    Args:
+        url: for errors.
+        head: says how the body is framed.
+        coding: the content coding to undo; empty for none.
+    """
+
+    def __init__(self, url: str, head: Head, coding: str) -> None:
+        self._url = url
+        self._chunks = ChunkedDecoder() if "transfer-encoding" in head.headers else None
+        length = head.headers.get("content-length")
+        self._left = int(length) if length is not None and self._chunks is None else None
+        self._decoder = ContentDecoder(coding) if coding else None
+        self._surplus = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether the end of the body has come, as far as its framing marks it."""
+        return self._chunks.complete if self._chunks is not None else self._left == 0
+
+    @property
+    def surplus(self) -> bool:
+        """Whether something has come behind the end."""
+        return self._surplus or (self._chunks is not None and self._chunks.surplus > 0)
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield the bytes of the object that `data` brings.
+
+        Raises:
+            ConnectionFailedError: the framing is broken.
+            TransferError: the coded bytes are.
+        """
+        if self._chunks is not None:
+            try:
+                data = self._chunks.feed(data)
+            except ChunkError as error:
+                reason = f"the chunked body is malformed ({error})"
+                raise ConnectionFailedError(self._url, reason) from None
+        elif self._left is not None:
+            self._surplus |= len(data) > self._left
+            data = data[: self._left]
+            self._left -= len(data)
+        if self._decoder is None:
+            if data:
+                yield data
+            return
+        try:
+            yield from self._decoder.feed(data)
+        except CodingError as error:
+            reason = f"the body is not what its Content-Encoding says ({error})"
+            raise TransferError(self._url, reason) from None
+
+    def end(self) -> None:
+        """The body has come to its end, or the connection has.
+
+        Raises:
+            ConnectionFailedError: something of it is missing.
+        """
+        if not self.complete and (self._chunks is not None or self._left is not None):
+            what = f"{self._left} bytes before" if self._left is not None else "before"
+            reason = f"closed by the server {what} the end of the answer"
+            raise ConnectionFailedError(self._url, reason)
+        if self._decoder is not None and not self._decoder.complete:
+            raise ConnectionFailedError(self._url, "the coded body was cut off")
+
+
+def check_transfer_coding(url: str, head: Head) -> None:
+    """Raise where the body has a transfer coding other than chunked."""
+    coding = head.headers.get("transfer-encoding", "chunked")
+    if coding.lower() != "chunked":
+        reason = f"the server used Transfer-Encoding {coding!r}, unasked, which cannot be undone,"
+        raise TransferError(url, reason, hint="ask the server's operator for the plain bytes")

@@ -1,0 +1,142 @@
+"""What failed on the way to a host, in words: the network, TLS, a certificate, a proxy."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+from collections.abc import Sequence
+from urllib.parse import unquote, urlsplit
+
+from pgetpy.core.http.urls import basic_authorization
+from pgetpy.engine.transports.base import Address, Request
+from pgetpy.engine.transports.connecting import NO_WAY
+from pgetpy.errors import ConnectionFailedError, HttpStatusError
+from pgetpy.errors.reasons import system_reason
+from pgetpy.errors.redact import redact
+
+# X509_V_ERR_... of OpenSSL's x509_vfy.h, by what they mean to a user.
+_NOT_YET_VALID, _EXPIRED = 9, 10
+_OTHER_NAME = frozenset({62, 64})
+_UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21, 27})
+_MOST_NAMES = 5
+# What TLS makes of an answer that is not TLS.
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST",
+                     "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"})  # fmt: skip
+_HINTS = {
+    errno.ECONNREFUSED: "nothing listens there; check the host and the port",
+    errno.ETIMEDOUT: "raise --connect-timeout, or check the network and its firewalls",
+}
+
+
+def failed(request: Request, error: OSError) -> ConnectionFailedError:
+    """Return the error for `error`, which the network raised once there was a connection."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return certificate_error(request, error)
+    if isinstance(error, ssl.SSLError):
+        return _tls_error(request.url, error)
+    return ConnectionFailedError(request.url, system_reason(error))
+
+
+def unreachable(
+    request: Request, addresses: Sequence[Address], error: OSError
+) -> ConnectionFailedError:
+    """Return the error for `error`: none of `addresses`, the host's or its proxy's, answers."""
+    reason = system_reason(error)
+    if request.proxy is not None:
+        return ConnectionFailedError(
+            request.url,
+            f"the proxy {proxy_name(request.proxy)} cannot be reached: {reason}",
+            hint="check HTTP_PROXY, HTTPS_PROXY and NO_PROXY",
+        )
+    hint = _HINTS.get(error.errno or 0, "")
+    if error.errno in NO_WAY:
+        hint = "check this machine's network"
+        if addresses and all(address.family == socket.AF_INET6 for address in addresses):
+            reason = f"{reason}: the host has only IPv6 addresses, and no way leads there from here"
+            hint = "use a network with IPv6, or a proxy (HTTP_PROXY, HTTPS_PROXY)"
+    return ConnectionFailedError(request.url, reason, hint=hint)
+
+
+def timed_out(request: Request) -> ConnectionFailedError:
+    """Return the error for a connection that was not ready within its time."""
+    through = f"the proxy {proxy_name(request.proxy)} gave " if request.proxy is not None else ""
+    return ConnectionFailedError(
+        request.url,
+        f"{through}no answer within the connect timeout",
+        hint=_HINTS[errno.ETIMEDOUT],
+    )
+
+
+def certificate_error(
+    request: Request, error: ssl.SSLCertVerificationError, names: Sequence[str] = ()
+) -> ConnectionFailedError:
+    """Return the error for a certificate that was not accepted; `names` are those it is for."""
+    code = error.verify_code
+    said = error.verify_message
+    hint = ""
+    if code in _OTHER_NAME:
+        host = urlsplit(request.url).hostname
+        # That of OpenSSL says no more than that.
+        said = f"it is not for {host}"
+        if names:
+            more = ", …" if len(names) > _MOST_NAMES else ""
+            said = f"it is for {', '.join(names[:_MOST_NAMES])}{more}, not for {host}"
+        hint = "check the host in the URL: another server answers in its place"
+    elif code in _UNKNOWN_AUTHORITY:
+        said = f"its authority is not trusted here ({said})"
+        hint = "if you trust it, give its authority's certificate with --cacert or SSL_CERT_FILE"
+    elif code == _NOT_YET_VALID:
+        said = "it is not yet valid"
+        hint = "check the clock of this machine"
+    elif code == _EXPIRED:
+        said = "it has expired"
+        hint = "its server's operator has to renew it, unless the clock of this machine is wrong"
+    reason = f"the certificate was not accepted: {said}"
+    return ConnectionFailedError(request.url, reason, hint=hint, permanent=True)
+
+
+def is_for_another_name(error: BaseException) -> bool:
+    """Whether a certificate was refused because of the name that it is for."""
+    return isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _OTHER_NAME
+
+
+def proxy_refused(request: Request, status: int, words: str) -> HttpStatusError:
+    """Return the error for a proxy that answered with `status` itself."""
+    assert request.proxy is not None
+    said = f": {words}" if words else ""
+    name = proxy_name(request.proxy)
+    error = HttpStatusError(request.url, status, f"said by the proxy {name}{said}")
+    if status >= 500:
+        error.hint = "the proxy cannot reach the host, or is in trouble itself"
+    elif status != 407:
+        error.hint = "ask the proxy's operator to let this host through, or name it in NO_PROXY"
+    return error
+
+
+def proxy_name(proxy: str) -> str:
+    """Return the URL of a proxy as it may be shown."""
+    return redact(proxy).rstrip("/")
+
+
+def proxy_headers(proxy: str) -> list[tuple[str, str]]:
+    """Return what tells `proxy` who asks."""
+    parts = urlsplit(proxy)
+    if parts.username is None and parts.password is None:
+        return []
+    value = basic_authorization(unquote(parts.username or ""), unquote(parts.password or ""))
+    return [("Proxy-Authorization", value)]
+
+
+def _tls_error(url: str, error: ssl.SSLError) -> ConnectionFailedError:
+    if isinstance(error, ssl.SSLEOFError):
+        return ConnectionFailedError(url, "closed by the server in the midst of TLS")
+    reason = error.reason or ""
+    if reason in _NO_TLS:
+        return ConnectionFailedError(
+            url,
+            "what answers there does not speak TLS",
+            hint="check the port, and whether the URL begins with http:// instead",
+        )
+    words = reason.replace("_", " ").lower() or system_reason(error)
+    return ConnectionFailedError(url, f"TLS failed ({words})")
