@@ -21,7 +21,7 @@ class ArchiveExtractor(Sink):
     resumable: bool = False
     spooled: bool = False
 
-    def settled(self) -> list[Span]:
+    def take_settled(self) -> list[Span]:
         """Return, once each, the spans that a later run would find where they belong."""
         return []
 

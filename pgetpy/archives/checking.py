@@ -147,14 +147,14 @@ class MemberVerifier:
         pos = file.start
         with closing_fd(file.open_again()) as fd:
             while pos < file.stop:
-                front = self._front(file, pos)
+                front = self._wait_for_bytes(file, pos)
                 count = os.preadv(fd, [buffer[: front - pos]], file.offset_of(pos))
                 if not count:
                     raise ArchiveError(f"member {file.entry.member.name!r} was cut short meanwhile")
                 yield buffer[:count]
                 pos += count
 
-    def _front(self, file: MemberFile, pos: int) -> int:
+    def _wait_for_bytes(self, file: MemberFile, pos: int) -> int:
         """Wait until bytes from `pos` on have landed; return up to where."""
         with self._changed:
             while file.front <= pos and not self._stopped:

@@ -85,7 +85,7 @@ class MemberFolder:
                     os.ftruncate(fd, member.size)
                 self._finish(fd, member)
 
-    def made(self, entry: AdmittedMember) -> MemberFile:
+    def closed_file(self, entry: AdmittedMember) -> MemberFile:
         """Return, closed, the file that has been made of `entry`."""
         deflated = entry.member.deflated
         return MemberFile(self._at(entry.parts), entry, -1, large=False, spooled=deflated)
@@ -110,7 +110,7 @@ class MemberFolder:
         self.finish(output)
         os.rename(output.path, self._at(output.entry.parts))
 
-    def delivered(self, entry: AdmittedMember) -> bool:
+    def claim_delivered(self, entry: AdmittedMember) -> bool:
         """Whether an earlier run made the content of `entry`; what else stands there goes."""
         self._adopt_parents(entry.parts)
         path = self._at(entry.parts)
@@ -126,7 +126,7 @@ class MemberFolder:
         # It may have been cut short right after the last byte.
         os.chmod(path, 0o600)
         self.finish(MemberFile(path, entry, -1, large=False))
-        return self.made(entry)
+        return self.closed_file(entry)
 
     def adopt(
         self, entry: AdmittedMember, *, needed: int, whole: bool

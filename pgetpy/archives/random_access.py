@@ -73,7 +73,7 @@ class RandomAccessExtractor(ArchiveExtractor):
         self._readable = readable
         self._partial = bytearray()
         self._ahead = ReorderBuffer()
-        # Bytes that are where they belong, and those that `settled` has still to give out.
+        # Bytes that are where they belong, and those that `take_settled` has still to give out.
         self._landed = Spans()
         self._unsettled = Spans()
         spool = layout.spool if layout is not None else None
@@ -159,8 +159,8 @@ class RandomAccessExtractor(ArchiveExtractor):
                 begin, end = max(start, extent.start), min(stop, extent.stop)
                 self._land(extent.file, begin, end)
 
-    def settled(self) -> list[Span]:
-        """See `ArchiveExtractor.settled`."""
+    def take_settled(self) -> list[Span]:
+        """See `ArchiveExtractor.take_settled`."""
         with self._lock:
             known = self._known
             ready = [Span(s.start, min(s.stop, known)) for s in self._unsettled if s.start < known]
@@ -368,7 +368,7 @@ class RandomAccessExtractor(ArchiveExtractor):
             if member.deflated:
                 assert self._layout is not None
                 self._layout.spool.write(extent.start, data[start:stop])
-            self._open.add_closed(self._folder.made(entry))
+            self._open.add_closed(self._folder.closed_file(entry))
         self._landed.add(extent.start, extent.stop)
         padding = data[stop : max(stop, self._known - pos)]
         if padding:

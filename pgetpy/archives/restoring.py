@@ -63,11 +63,15 @@ class Restorer:
             if entry.replaces:
                 raise ArchiveError("a member stands in it twice")
             kept.add(entry.parts)
-            yield self._deflated(entry) if entry.member.deflated else self._plain(entry)
+            yield (
+                self._restore_deflated(entry)
+                if entry.member.deflated
+                else self._restore_plain(entry)
+            )
         # What was made of members whose headers have not been noted would stand in their way.
         self.folder.sweep(kept)
 
-    def _plain(self, entry: AdmittedMember) -> Restored:
+    def _restore_plain(self, entry: AdmittedMember) -> Restored:
         member = entry.member
         held = self._held_of(member)
         whole = all(self.held.covers(extent.start, extent.stop) for extent in member.extents)
@@ -82,10 +86,10 @@ class Restorer:
             self.folder.close(file)
         return Restored(entry, file, held if there else Spans())
 
-    def _deflated(self, entry: AdmittedMember) -> Restored:
+    def _restore_deflated(self, entry: AdmittedMember) -> Restored:
         member, spool = entry.member, self.layout.spool
         extent, held = member.extents[0], self._held_of(member)
-        delivered = self.folder.delivered(entry)
+        delivered = self.folder.claim_delivered(entry)
         there = max((span.stop for span in held), default=0) <= spool.size
         if delivered or held.covers(extent.start, extent.start + 1):
             # What was delivered may have been given back before it was noted that it had come.

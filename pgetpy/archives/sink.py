@@ -107,7 +107,7 @@ class ArchiveSink(Sink):
             ArchiveError: what was left makes no sense.
         """
         self.total = total
-        format_ = self._recognised(self._layout.record(Span(0, _TELLING)))
+        format_ = self._recognise(self._layout.record(Span(0, _TELLING)))
         if format_ is Format.ZIP and total is not None:
             self.extractor, there = self._directory_reader(total).restore(held)
         elif format_ is Format.TAR:
@@ -121,7 +121,7 @@ class ArchiveSink(Sink):
         return self.extractor.place(pos) if self.extractor is not None else None
 
     def write(self, pos: int, data: memoryview) -> None:
-        with self._judged():
+        with self._watch_soundness():
             if self.extractor is None:
                 with self._lock:
                     if self.extractor is None:
@@ -136,18 +136,18 @@ class ArchiveSink(Sink):
             marked, self._marked = self._marked, Spans()
         for span in (Span(start, stop), *marked):
             self.extractor.mark(span.start, span.stop)
-        for span in self.extractor.settled():
+        for span in self.extractor.take_settled():
             self._noted(span.start, span.stop)
 
     def tidy(self, busy: Iterable[Span]) -> None:
         """See `ArchiveExtractor.tidy`."""
         if self.extractor is not None:
-            with self._judged():
+            with self._watch_soundness():
                 self.extractor.tidy(busy)
 
     def finish(self, total: int) -> None:
         """See `ArchiveExtractor.finish`."""
-        with self._judged():
+        with self._watch_soundness():
             if self.extractor is None and self._survey is None:
                 self._decide(self._beginning.read(Span(0, total)) or b"")
             if self.extractor is None:
@@ -164,7 +164,7 @@ class ArchiveSink(Sink):
             self.extractor.close()
 
     @contextlib.contextmanager
-    def _judged(self) -> Iterator[None]:
+    def _watch_soundness(self) -> Iterator[None]:
         try:
             yield
         except ArchiveError as error:
@@ -184,7 +184,7 @@ class ArchiveSink(Sink):
             self._decide(beginning)
 
     def _decide(self, beginning: bytes) -> None:
-        format_ = self._recognised(beginning)
+        format_ = self._recognise(beginning)
         if format_ is Format.UNKNOWN:
             assert self._doubt is not None
             raise self._doubt
@@ -206,7 +206,7 @@ class ArchiveSink(Sink):
             elif self._survey is not None:
                 self.extractor = self._survey.take(pos, data)
 
-    def _recognised(self, beginning: bytes) -> Format:
+    def _recognise(self, beginning: bytes) -> Format:
         format_ = recognise(beginning, self._name)
         if format_ is not Format.UNKNOWN:
             return format_

@@ -136,7 +136,7 @@ class DirectoryReader:
             except StopIteration as end:
                 members: tuple[ZipMember, ...] = end.value
             self._members_stop = max((found.stop for found in members), default=0)
-            admit = _admitting(members, self._policy)
+            admit = _admit_all(members, self._policy)
             return self._make_extractor(ZipReader(members), admit)
         except ArchiveError as error:
             # Others may still be bringing bytes.
@@ -219,7 +219,7 @@ class SpooledZip(ArchiveExtractor):
             self._extractor.close()
 
 
-def _admitting(members: Sequence[ZipMember], policy: MemberPolicy) -> Admit:
+def _admit_all(members: Sequence[ZipMember], policy: MemberPolicy) -> Admit:
     """Admit all members; return what says how to write each. Of several of one name the last is.
 
     Raises:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,7 +18,7 @@ from pgetpy.core.http.sink import Sink
 from pgetpy.destinations.sinks.ledger import Ledger
 from pgetpy.settings import Settings
 from pgetpy.system.file_locks import locks_exclude
-from pgetpy.system.filesystem import ReservedPaths, disk_errors
+from pgetpy.system.filesystem import ReservedPaths, check_room, disk_errors
 
 # Reads into a buffer from a position on: the bytes read.
 ReadBack = Callable[[int, memoryview], int]
@@ -191,6 +193,16 @@ class ResumableDestination(Destination):
         """What `journal` is about, if that is the object that we bring."""
         subject = journal.subject
         return subject if subject is not None and subject.key == self._key else None
+
+    def _make_folder(self, folder: Path, needed: int) -> None:
+        """Make `folder` unless it is there, or there is no room for what goes into it."""
+        if folder.is_dir():
+            return
+        check_room(self.path, needed, self._settings.min_free)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
 
     def _acquire(self) -> bool:
         """Take the destination for this run and see what is there; False where another has it."""

@@ -28,7 +28,7 @@ from pgetpy.destinations.sinks.ledger import Ledger
 from pgetpy.errors import DestinationError
 from pgetpy.settings import Settings
 from pgetpy.system.file_locks import boot_id
-from pgetpy.system.filesystem import check_room, disk_error, disk_errors
+from pgetpy.system.filesystem import disk_error, disk_errors
 
 # Up to here an object comes in one answer, and going on from half of it would save nothing.
 SMALL = 1 << 20
@@ -81,7 +81,7 @@ class FileDestination(ResumableDestination):
         if self._name is None:
             self._choose_name(answer)
         with disk_errors(self.path):
-            self._make_folder(answer.identity.total or 0)
+            self._make_folder(self._folder, answer.identity.total or 0)
             sink = self._sink or self._open_sink(answer)
             sink.begin(
                 Subject(self._key, answer.identity, boot_id()),
@@ -137,7 +137,7 @@ class FileDestination(ResumableDestination):
             raise
         subject = self._own_subject(ledger.journal)
         if subject is not None and self._settings.resume:
-            self.held = self._sink.trusted()
+            self.held = self._sink.load_held()
             self.expected = subject.identity if self.held else None
 
     def _has_published(self, identity: Identity) -> bool:
@@ -150,16 +150,6 @@ class FileDestination(ResumableDestination):
         if self._sink is None:  # it is small, or locks do not work here
             self._sink = FileSink(self.path, None)
         return self._sink
-
-    def _make_folder(self, needed: int) -> None:
-        """Make the folder unless it is there, or there is no room for what goes into it."""
-        if self._folder.is_dir():
-            return
-        check_room(self.path, needed, self._settings.min_free)
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except FileExistsError:
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
 
     def _choose_name(self, answer: Answer) -> None:
         name = name_from_service(self._options.name)

@@ -82,11 +82,15 @@ class StreamDestination(Destination):
 
     def publish(self, size: int) -> None:
         """See `Destination.publish`."""
-        self._close()
+        self.keep()
 
     def keep(self) -> None:
         """See `Destination.keep`."""
-        self._close()
+        if self._sink is not None:
+            self._sink.stop()
+        if self._fd > 2:
+            os.close(self._fd)
+        self._fd = -1
 
     def _open(self, target: Path) -> bool:
         """Open the target; False as long as it is a FIFO that nobody reads."""
@@ -104,13 +108,6 @@ class StreamDestination(Destination):
         if self._algorithm is None:
             return None
         return hashlib.new(self._algorithm, usedforsecurity=False)
-
-    def _close(self) -> None:
-        if self._sink is not None:
-            self._sink.stop()
-        if self._fd > 2:
-            os.close(self._fd)
-        self._fd = -1
 
 
 def _open_nowhere() -> int:

@@ -135,7 +135,7 @@ class TreeDestination(ResumableDestination):
             # Now what is staged is no more to be thrown away: the rest of it is in its place.
             self._moving = True
             if self._lock.ledger is not None:
-                self._lock.ledger.moving()
+                self._lock.ledger.note_moving()
             self._staging.publish()
             self._withdraw()
 
@@ -208,7 +208,7 @@ class TreeDestination(ResumableDestination):
         if self._settings.fsync:
             self._staging.sync()
         if self._lock.ledger is not None:
-            self._lock.ledger.published()
+            self._lock.ledger.note_published()
         self._remove_staged()
         self._lock.leave(remove=True)
         self._staging.seal()
@@ -220,7 +220,7 @@ class TreeDestination(ResumableDestination):
         if subject is None or not held or not self._settings.resume:
             return
         try:
-            self._sink = self._staged_sink()
+            self._sink = self._make_sink()
             self.held = self._sink.restore(held, subject.identity.total)
         except ArchiveError:
             self.held = Spans()
@@ -235,7 +235,7 @@ class TreeDestination(ResumableDestination):
         if self._sink is not None:
             self._sink.close()
         elif self._lock.ledger is None:
-            self._make_parent(total)
+            self._make_folder(self._staging.anchor.parent, total)
             self._acquire_fresh()
         if self._lock.ledger is not None:
             self._lock.ledger.forget()
@@ -243,7 +243,7 @@ class TreeDestination(ResumableDestination):
             self._staging.make_private()
         self._staging.clear()
         self._open_layout().forget()
-        self._sink = self._staged_sink()
+        self._sink = self._make_sink()
 
     def _open_layout(self) -> ArchiveLayout:
         if self._layout is None:
@@ -251,7 +251,7 @@ class TreeDestination(ResumableDestination):
             self._layout = ArchiveLayout(self._staging.layout, spool, indexed=indexed)
         return self._layout
 
-    def _staged_sink(self) -> ArchiveSink:
+    def _make_sink(self) -> ArchiveSink:
         self._staging.make()
         return ArchiveSink(
             self._staging.root,
@@ -266,13 +266,7 @@ class TreeDestination(ResumableDestination):
 
     def _note(self, start: int, stop: int) -> None:
         if self._resumable and self._lock.ledger is not None:
-            self._lock.ledger.written(start, stop)
-
-    def _make_parent(self, needed: int) -> None:
-        parent = self._staging.anchor.parent
-        if not parent.is_dir():
-            check_room(self._folder, needed, self._settings.min_free)
-            parent.mkdir(parents=True, exist_ok=True)
+            self._lock.ledger.note_written(start, stop)
 
     def _remove_staged(self) -> None:
         self._staging.clear()

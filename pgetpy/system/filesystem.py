@@ -36,7 +36,7 @@ def check_room(dest: Path, needed: int, min_free: int) -> None:
 
 
 @contextlib.contextmanager
-def mapped(meaning: Callable[[OSError], PgetError]) -> Iterator[None]:
+def map_os_errors(meaning: Callable[[OSError], PgetError]) -> Iterator[None]:
     """Raise `meaning` of what the system says; errors of ours stay as they are."""
     try:
         yield
@@ -48,7 +48,7 @@ def mapped(meaning: Callable[[OSError], PgetError]) -> Iterator[None]:
 
 def disk_errors(path: Path) -> contextlib.AbstractContextManager[None]:
     """Raise what the disk says of destination `path` as an error of ours."""
-    return mapped(lambda error: disk_error(error, path))
+    return map_os_errors(lambda error: disk_error(error, path))
 
 
 def disk_error(error: OSError, dest: Path) -> DiskFullError | DestinationError:

@@ -512,7 +512,7 @@ def test_after_a_torn_line_a_journal_is_gone_on_with(tmp_path: Path) -> None:
     dest = tmp_path / "model.bin"
     for start in (0, 100, 200):
         sink = FileSink(dest, ledger_of(dest))
-        held = sink.trusted()
+        held = sink.load_held()
         assert held == Spans([Span(0, start)])
         sink.begin(subject(), held)
         put(sink, BODY, start, start + 100)
@@ -612,8 +612,8 @@ def test_what_is_kept_is_what_the_next_run_can_use(sink: FileSink, tmp_path: Pat
     assert len(names(tmp_path)) == 2
     assert not sink.dest.exists()
     again = FileSink(sink.dest, ledger_of(sink.dest))
-    assert again.trusted() == Spans([Span(1000, 5000)])
-    again.begin(subject(), again.trusted())
+    assert again.load_held() == Spans([Span(1000, 5000)])
+    again.begin(subject(), again.load_held())
     put(again, BODY, 0, 1000)
     put(again, BODY, 5000, TOTAL)
     again.publish(TOTAL)
@@ -704,7 +704,7 @@ def test_bytes_that_a_short_part_file_lacks_are_not_trusted(tmp_path: Path) -> N
     sink.keep()
     os.truncate(sink.part, 6000)
     again = FileSink(dest, ledger_of(dest))
-    assert list(again.trusted()) == [Span(0, 1000)]
+    assert list(again.load_held()) == [Span(0, 1000)]
     again.discard()
 
 
@@ -716,7 +716,7 @@ def test_a_part_file_that_is_gone_is_not_trusted(tmp_path: Path) -> None:
     sink.keep()
     sink.part.unlink()
     again = FileSink(dest, ledger_of(dest))
-    assert not again.trusted()
+    assert not again.load_held()
     again.discard()
 
 

@@ -54,7 +54,7 @@ class FileSink(Sink):
             self.fd = os.open(self.part, flags, 0o666)
             self._fresh = False
 
-    def trusted(self) -> Spans:
+    def load_held(self) -> Spans:
         """Return what the part file holds from an earlier run, seen from this boot."""
         if self.ledger is None:
             return Spans()
@@ -101,9 +101,9 @@ class FileSink(Sink):
 
     def mark(self, start: int, stop: int) -> None:
         if self.resumable and self.ledger is not None:
-            self.ledger.written(start, stop)
+            self.ledger.note_written(start, stop)
         if self._write_back is not None:
-            self._write_back.written(start, stop)
+            self._write_back.note_written(start, stop)
 
     def flush(self) -> None:
         """Bring what has been marked to stable storage, and note that."""
@@ -111,7 +111,7 @@ class FileSink(Sink):
             return
         snapshot = self.ledger.snapshot()
         os.fdatasync(self.fd) if hasattr(os, "fdatasync") else os.fsync(self.fd)
-        self.ledger.flushed(snapshot)
+        self.ledger.note_flushed(snapshot)
 
     def publish(self, size: int, *, fsync: bool = False) -> None:
         """Give the file, `size` bytes and whole, its name."""
@@ -126,7 +126,7 @@ class FileSink(Sink):
         if fsync:
             sync_folder(self.dest.parent)
         if self.ledger is not None:
-            self.ledger.published()
+            self.ledger.note_published()
             self.ledger.remove()
         os.close(self.fd)
 

@@ -108,7 +108,7 @@ class Ledger:
                 os.fsync(self._fd)
             self._replace()
 
-    def written(self, start: int, stop: int) -> None:
+    def note_written(self, start: int, stop: int) -> None:
         """Note that the bytes from `start` up to `stop` have been written."""
         with self._lock:
             self._written.add(start, stop)
@@ -119,7 +119,7 @@ class Ledger:
         with self._lock:
             return self.journal, list(self._written)
 
-    def flushed(self, snapshot: tuple[Journal, list[Span]]) -> None:
+    def note_flushed(self, snapshot: tuple[Journal, list[Span]]) -> None:
         """Note that what was in `snapshot` is on stable storage."""
         journal, spans = snapshot
         with self._lock:
@@ -130,13 +130,13 @@ class Ledger:
             self._append(b"".join(flushed_line(span.start, span.stop) for span in spans))
         os.fsync(self._fd)
 
-    def moving(self) -> None:
+    def note_moving(self) -> None:
         """Note, for a run that has to finish it, that an archive's members go to their places."""
         with self._lock:
             self._append(moving_line())
             os.fsync(self._fd)
 
-    def published(self) -> None:
+    def note_published(self) -> None:
         """Note, for those who wait for the lock, that the file stands at its destination."""
         with self._lock:
             self._append(published_line())

@@ -38,7 +38,7 @@ class WriteBack:
         self._lock = threading.Lock()
         self._queue: deque[Span] = deque()
 
-    def written(self, start: int, stop: int) -> None:
+    def note_written(self, start: int, stop: int) -> None:
         """The bytes from `start` up to `stop` have been written."""
         sync_range(self._fd, start, stop - start, _SYNC_WRITE)
         with self._lock:
