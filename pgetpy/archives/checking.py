@@ -6,8 +6,8 @@ Threads follow each member's bytes through the page cache while the rest of it s
 from __future__ import annotations
 
 import os
+import queue
 import threading
-from collections import deque
 from collections.abc import Iterator
 
 from pgetpy.archives.decoders import crc32, decoder_for
@@ -38,8 +38,9 @@ class MemberVerifier:
         self._spool = spool
         self._sparing = sparing
         self._changed = threading.Condition()
-        self._due: deque[MemberFile] = deque()
-        self._busy = 0
+        # A None for each thread ends them.
+        self._due: queue.SimpleQueue[MemberFile | None] = queue.SimpleQueue()
+        self._left = 0
         self._threads: list[threading.Thread] = []
         self._stopped = False
         self._failure: BaseException | None = None
@@ -47,10 +48,10 @@ class MemberVerifier:
     def submit(self, file: MemberFile) -> None:
         """Follow the bytes of `file`, whose `checked` becomes true in the end."""
         with self._changed:
-            self._due.append(file)
-            self._changed.notify_all()
+            self._left += 1
+            self._due.put(file)
             most = min(_MOST_THREADS, os.cpu_count() or 1)
-            if len(self._threads) < min(most, len(self._due) + self._busy):
+            if len(self._threads) < min(most, self._left):
                 thread = threading.Thread(target=self._run, name="pgetpy-checker", daemon=True)
                 self._threads.append(thread)
                 thread.start()
@@ -74,7 +75,7 @@ class MemberVerifier:
     def wait(self, left: int = 0) -> None:
         """Wait until all files but `left` have been checked. Raises as `raise_failure` does."""
         with self._changed:
-            while len(self._due) + self._busy > left and not (self._stopped or self._failure):
+            while self._left > left and not (self._stopped or self._failure):
                 self._changed.wait(polling.SLICE)
         self.raise_failure()
 
@@ -83,6 +84,8 @@ class MemberVerifier:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
+        for _ in self._threads:
+            self._due.put(None)
 
     def stop(self) -> None:
         """Give up; nothing is read or written any more when this returns."""
@@ -91,7 +94,7 @@ class MemberVerifier:
             thread.join()
 
     def _run(self) -> None:
-        while (file := self._next()) is not None:
+        while (file := self._due.get()) is not None:
             try:
                 self._check(file)
             except _StoppedError:
@@ -102,19 +105,12 @@ class MemberVerifier:
                     self._stopped = True
             finally:
                 with self._changed:
-                    self._busy -= 1
+                    self._left -= 1
                     self._changed.notify_all()
 
-    def _next(self) -> MemberFile | None:
-        with self._changed:
-            while not self._due and not self._stopped:
-                self._changed.wait()
-            if self._stopped:
-                return None
-            self._busy += 1
-            return self._due.popleft()
-
     def _check(self, file: MemberFile) -> None:
+        if self._stopped:
+            raise _StoppedError
         sum_ = ContentSum(file.entry.member)
         if file.spooled:
             self._inflate(file, sum_)

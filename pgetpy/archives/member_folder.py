@@ -143,30 +143,27 @@ class MemberFolder:
         Raises:
             DestinationError, OSError: see `make`.
         """
+        path, kind = self._at(entry.parts), entry.member.kind
         with member_errors(entry):
-            return self._adopt(self._at(entry.parts), entry, needed, whole=whole)
-
-    def _adopt(
-        self, path: str, entry: AdmittedMember, needed: int, *, whole: bool
-    ) -> tuple[bool, MemberFile | None]:
-        self._adopt_parents(entry.parts)
-        if entry.member.kind is Kind.FOLDER:
-            self._adopt_folder(entry.parts)
-            return True, None
-        there = self._size_of(path, entry, whole=whole)
-        most = entry.member.size if entry.member.kind is Kind.FILE else 0
-        if there is None or not needed <= there <= most:
-            remove_tree(path)
-            # It stays short until it is written: the journal may still say that its bytes are here.
-            return False, self.make(entry, large=True, stretched=False)
-        self.written.append("/".join(entry.parts))
-        if entry.member.kind is not Kind.FILE:
-            return True, None
-        os.chmod(path, 0o600)
-        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        file = MemberFile(path, entry, fd, large=True)
-        (self.finish if whole else self._stretch)(file)
-        return True, file
+            self._adopt_parents(entry.parts)
+            if kind is Kind.FOLDER:
+                self._adopt_folder(entry.parts)
+                return True, None
+            there = self._size_of(path, entry, whole=whole)
+            most = entry.member.size if kind is Kind.FILE else 0
+            if there is None or not needed <= there <= most:
+                remove_tree(path)
+                # It stays short until it is written: the journal may still say that its bytes are
+                # here.
+                return False, self.make(entry, large=True, stretched=False)
+            self.written.append("/".join(entry.parts))
+            if kind is not Kind.FILE:
+                return True, None
+            os.chmod(path, 0o600)
+            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            file = MemberFile(path, entry, fd, large=True)
+            (self.finish if whole else self._stretch)(file)
+            return True, file
 
     def sweep(self, kept: Set[tuple[str, ...]]) -> None:
         """Take away what an earlier run made, or others did, but what stands at `kept`."""

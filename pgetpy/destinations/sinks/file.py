@@ -82,7 +82,9 @@ class FileSink(Sink):
         if not held:
             self._forget()
         if total is not None:
-            self._check_room(total, min_free)
+            # Blocks that it has already are needed no more; not every system tells of them.
+            there = getattr(os.fstat(self.fd), "st_blocks", 0) * 512
+            check_room(self.dest, max(0, total - there), min_free)
             if memory_limit() < total:
                 self._write_back = WriteBack(self.fd, hold)
         self._fresh = False
@@ -179,7 +181,3 @@ class FileSink(Sink):
             return os.path.samestat(os.fstat(self.fd), os.lstat(path))
         except FileNotFoundError:
             return False
-
-    def _check_room(self, total: int, min_free: int) -> None:
-        there = os.fstat(self.fd)
-        check_room(self.dest, max(0, total - getattr(there, "st_blocks", 0) * 512), min_free)
