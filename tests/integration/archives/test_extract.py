@@ -167,6 +167,16 @@ def test_a_folder_that_holds_something_needs_force(server: Server, tmp_path: Pat
     assert names_in(out) == ["empty", "model", "other", "small"]
 
 
+def test_a_folder_below_a_file_is_refused_in_the_systems_words(
+    server: Server, tmp_path: Path
+) -> None:
+    url = server.add("/weights.tar", Resource(tar_of(WEIGHTS)))
+    (tmp_path / "file").write_bytes(b"precious")
+    with pytest.raises(DestinationError, match="not a directory"):
+        extract(url, tmp_path / "file" / "out")
+    assert (tmp_path / "file").read_bytes() == b"precious"
+
+
 def test_an_empty_folder_is_filled_in_place(server: Server, tmp_path: Path) -> None:
     url = server.add("/weights.tar", Resource(tar_of(WEIGHTS)))
     out = tmp_path / "out"
