@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from enum import Enum
 
 from pgetpy.cache.contents import Entry, digest_of, look_up, read_all
 from pgetpy.cache.layout import CachePaths, discard
-from pgetpy.cache.publishing import Publisher, append
+from pgetpy.cache.publishing import Publisher, append, open_to_append
 from pgetpy.cache.removal import digest_path
-from pgetpy.core.cache.records import State, damaged_fact, digest_fact, parse_record
+from pgetpy.core.cache.records import State, fact, parse_record
 
 
 class Verdict(Enum):
@@ -23,10 +22,6 @@ class Verdict(Enum):
     STOPPED = "stopped"
 
 
-def _never() -> bool:
-    return False
-
-
 class EntryVerifier:
     """Hashes content of one cache and notes what that says."""
 
@@ -34,7 +29,7 @@ class EntryVerifier:
         self._layout = layout
         self._publisher = publisher
 
-    def settle(self, key: str, stop: Callable[[], bool] = _never, *, fsync: bool) -> Entry | None:
+    def settle(self, key: str, stop: Callable[[], bool], *, fsync: bool) -> Entry | None:
         """Compute the digest of `key` if it is not known, and bring the entry to stable storage.
 
         Returns:
@@ -46,7 +41,7 @@ class EntryVerifier:
         try:
             if not entry.record.digest:
                 digest = digest_of(entry.path, stop)
-                if digest is None or not self._append(entry, digest_fact(digest)):
+                if digest is None or not self._append(entry, fact("digest", digest)):
                     return None
                 if not entry.record.folder:
                     self._publisher.share(entry.record, digest)
@@ -56,7 +51,7 @@ class EntryVerifier:
             return None
         return look_up(self._layout, key)
 
-    def verify(self, key: str, stop: Callable[[], bool] = _never) -> Verdict:
+    def verify(self, key: str, stop: Callable[[], bool]) -> Verdict:
         """Hash the content of `key` and compare; what is found is noted in the record."""
         entry = look_up(self._layout, key)
         if entry is None:
@@ -82,24 +77,20 @@ class EntryVerifier:
 
     def _condemn(self, entry: Entry) -> Verdict:
         if not entry.record.damaged:
-            self._append(entry, damaged_fact())
+            self._append(entry, fact("damaged"))
         if entry.record.digest and not entry.record.folder:
             # What is fetched in its place must not be made one with it.
             discard(digest_path(self._layout, entry.record.digest))
         return Verdict.DAMAGED
 
-    def _append(self, entry: Entry, fact: bytes) -> bool:
+    def _append(self, entry: Entry, learnt: bytes) -> bool:
         """Append to the record of just this content; False where another stands there."""
         try:
-            path = self._layout.record(entry.key)
-            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+            with open_to_append(self._layout, entry.key) as fd:
+                standing = parse_record(read_all(fd))
+                if standing is None or standing.generation != entry.record.generation:
+                    return False
+                append(fd, learnt)
+                return True
         except FileNotFoundError:
             return False
-        try:
-            standing = parse_record(read_all(fd))
-            if standing is None or standing.generation != entry.record.generation:
-                return False
-            append(fd, fact)
-            return True
-        finally:
-            os.close(fd)

@@ -128,9 +128,10 @@ def scan(layout: CachePaths, beginning: str = "") -> Contents:
     rows: list[Row] = []
     orphans: list[tuple[str, str]] = []
     broken: list[str] = []
-    for first, shard in layout.folders("entries"):
-        if beginning not in ("", first):
+    for first in names_in(layout.at("entries")):
+        if len(first) != 2 or beginning not in ("", first):
             continue
+        shard = layout.at("entries", first)
         names = names_in(shard)
         named = set()
         for key in names:
@@ -177,7 +178,7 @@ def size_of(path: Path) -> tuple[int, bool]:
     if stat.S_ISREG(status.st_mode):
         return status.st_size, False
     seen: dict[tuple[int, int], int] = {}
-    for below in _files_in(path):
+    for below in files_in(path):
         status = os.lstat(below)
         seen[status.st_dev, status.st_ino] = status.st_size
     return sum(seen.values()), True
@@ -192,7 +193,7 @@ def digest_of(path: Path, stop: Callable[[], bool] = lambda: False) -> str | Non
         found = _hash_of(path, stop)
         return f"sha256:{found}" if found is not None else None
     whole = hashlib.sha256()
-    for below in sorted(_files_in(path)):
+    for below in sorted(files_in(path)):
         if below.is_symlink():
             found = hashlib.sha256(os.fsencode(os.readlink(below))).hexdigest()
         else:
@@ -207,7 +208,7 @@ def digest_of(path: Path, stop: Callable[[], bool] = lambda: False) -> str | Non
 
 def flush(path: Path) -> None:
     """Bring a file, or all of a folder, to stable storage."""
-    for target in (path, *(_all_in(path) if path.is_dir() else ())):
+    for target in (path, *(all_in(path) if path.is_dir() else ())):
         if not target.is_symlink():
             fd = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -227,12 +228,14 @@ def _hash_of(path: Path, stop: Callable[[], bool]) -> str | None:
     return found.hexdigest()
 
 
-def _files_in(folder: Path) -> Iterator[Path]:
+def files_in(folder: Path) -> Iterator[Path]:
+    """Yield all below `folder` that is no folder; a link to one is none."""
     for here, folders, names in os.walk(folder):
         links = [name for name in folders if os.path.islink(os.path.join(here, name))]
         yield from (Path(here, name) for name in (*names, *links))
 
 
-def _all_in(folder: Path) -> Iterator[Path]:
+def all_in(folder: Path) -> Iterator[Path]:
+    """Yield all below `folder`."""
     for here, folders, names in os.walk(folder):
         yield from (Path(here, name) for name in (*folders, *names))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 
@@ -57,28 +56,18 @@ class Survey:
     goal: Goal
 
 
+@dataclass(frozen=True)
 class Evictor:
     """Makes room in one cache."""
 
-    def __init__(
-        self,
-        layout: CachePaths,
-        bounds: Bounds,
-        remover: Remover,
-        watch: LivenessMonitor,
-        fills: Fills,
-        clock: Clock,
-    ) -> None:
-        self._layout = layout
-        self._bounds = bounds
-        self._remover = remover
-        self._watch = watch
-        self._fills = fills
-        self._clock = clock
+    layout: CachePaths
+    bounds: Bounds
+    remover: Remover
+    watch: LivenessMonitor
+    fills: Fills
+    clock: Clock
 
-    def make_room(
-        self, needed: int, claim: Claim | None = None, pause: Callable[[float], None] = time.sleep
-    ) -> int:
+    def make_room(self, needed: int, claim: Claim | None = None) -> int:
         """See that `needed` bytes can be written; return the bytes of entries that had to leave.
 
         Args:
@@ -87,18 +76,18 @@ class Evictor:
         Raises:
             CacheFullError: that cannot be, and nothing has left; or what left gave no room.
         """
-        if self._bounds.max_bytes is None and self._disk_short(needed, claim) <= 0:
+        if self.bounds.max_bytes is None and self._disk_short(needed, claim) <= 0:
             return 0
-        with self._remover.alone(pause):
-            self._remover.recover()
-            self._remover.sweep()
-            return self._make_room(needed, claim, pause)
+        with self.remover.alone():
+            self.remover.recover()
+            self.remover.sweep()
+            return self._make_room(needed, claim)
 
     def candidates(self, contents: Contents) -> tuple[list[Candidate], dict[str, int]]:
         """Return the entries as who decides sees them, and the uses by living processes."""
-        uses = self._remover.uses()
-        held = self._remover.pinned() | self._watch.leased().keys()
-        just = self._clock.now() - JUST_NOW
+        uses = self.remover.uses()
+        held = self.remover.pinned() | self.watch.leased().keys()
+        just = self.clock.now() - JUST_NOW
 
         def standing(key: str) -> EvictionPriority:
             if key in held:
@@ -121,19 +110,20 @@ class Evictor:
         ]
         return found, uses
 
-    def _make_room(self, needed: int, claim: Claim | None, pause: Callable[[float], None]) -> int:
+    def _make_room(self, needed: int, claim: Claim | None) -> int:
         gains = Gains()
         taken = 0
         for rounds in count(1):
             survey = self._survey(needed, claim)
-            if not survey.goal.met:
-                survey = self._tidy(survey, needed, claim)
+            # What nobody has a name for goes before any entry has to.
+            if not survey.goal.met and self.fills.sweep() + self.tidy(survey.contents):
+                survey = self._survey(needed, claim)
             if survey.goal.met:
                 return taken
             chosen = victims(survey.candidates, survey.goal)
             if chosen is None or rounds > _ROUNDS:
                 raise self._full(needed, survey, claim)
-            taken += self._evict(chosen, survey, gains, pause)
+            taken += self._evict(chosen, survey, gains)
             if gains.hopeless and self._disk_short(needed, claim) > 0:
                 cause = "what left gave no room: it is still mapped, or others write"
                 raise self._full(needed, self._survey(needed, claim), claim, cause)
@@ -142,38 +132,26 @@ class Evictor:
     def tidy(self, contents: Contents) -> int:
         """Take away content that no record names, and records without; return how many."""
         gained = 0
-        since = self._clock.now() - JUST_NOW
+        since = self.clock.now() - JUST_NOW
         for key, path in contents.orphans:
-            if not self._fills.busy(key):
-                gained += self._remover.drop(key, path, since)
+            if not self.fills.busy(key):
+                gained += self.remover.drop(key, path, since)
         for key in contents.broken:
-            if not self._fills.busy(key):
-                self._remover.drop_record(key)
+            if not self.fills.busy(key):
+                self.remover.drop_record(key)
         return gained
 
     def _survey(self, needed: int, claim: Claim | None) -> Survey:
-        contents = scan(self._layout)
+        contents = scan(self.layout)
         found, uses = self.candidates(contents)
         room = Goal(1 << 62, needed - self._disk_short(needed, claim))
-        if self._bounds.max_bytes is not None:
+        if self.bounds.max_bytes is not None:
             used = total_size(found) + self._loose(contents) + self._reserved(claim)
-            room = Goal(self._bounds.max_bytes - used, room.disk)
+            room = Goal(self.bounds.max_bytes - used, room.disk)
         goal = Goal(max(0, needed - room.budget), max(0, needed - room.disk))
         return Survey(contents, found, uses, room, goal)
 
-    def _tidy(self, survey: Survey, needed: int, claim: Claim | None) -> Survey:
-        """Take away what nobody has a name for, before any entry has to go."""
-        gained = self._fills.sweep()
-        gained += self.tidy(survey.contents)
-        return self._survey(needed, claim) if gained else survey
-
-    def _evict(
-        self,
-        chosen: list[Group],
-        survey: Survey,
-        gains: Gains,
-        pause: Callable[[float], None],
-    ) -> int:
+    def _evict(self, chosen: list[Group], survey: Survey, gains: Gains) -> int:
         """Take `chosen` away until that is seen to be no use; return their bytes."""
         rows = {row.record.key: row for row in survey.contents.rows}
         budget = survey.goal.budget
@@ -182,42 +160,42 @@ class Evictor:
             if gains.hopeless and budget <= 0:
                 break
             members = [rows[member.key] for group in batch for member in group.members]
-            before = free_bytes(self._layout.root / "entries")
-            left = {row.record.key for row in self._remover.take(members, survey.uses)}
+            before = free_bytes(self.layout.root / "entries")
+            left = {row.record.key for row in self.remover.take(members, survey.uses)}
             gone = [group for group in batch if left.issuperset(m.key for m in group.members)]
             size = sum(group.size for group in gone)
             if survey.goal.disk > 0:
                 expected = sum(group.gain for group in gone)
-                gains.took(expected, self._gained(before, expected, pause))
+                gains.took(expected, self._gained(before, expected))
             budget -= size
             taken += size
         return taken
 
-    def _gained(self, before: int, expected: int, pause: Callable[[float], None]) -> int:
+    def _gained(self, before: int, expected: int) -> int:
         """Return by how much the disk's free bytes rose, once that is what was expected."""
         waited = 0.0
         while True:
-            gained = free_bytes(self._layout.root / "entries") - before
+            gained = free_bytes(self.layout.root / "entries") - before
             if pays(expected, gained) or waited >= _GAIN_SECONDS:
                 return gained
-            pause(polling.SLICE)
+            time.sleep(polling.SLICE)
             waited += polling.SLICE
 
     def _disk_short(self, needed: int, claim: Claim | None) -> int:
-        free = free_bytes(self._layout.root / "entries")
-        return needed + self._bounds.min_disk_free + self._reserved(claim) - free
+        free = free_bytes(self.layout.root / "entries")
+        return needed + self.bounds.min_disk_free + self._reserved(claim) - free
 
     def _reserved(self, claim: Claim | None) -> int:
         """Return the bytes that others were promised room for and have still to write."""
         return sum(
             max(0, progress.reserved - bytes_at(os.fspath(folder)))
-            for progress, folder in self._fills.others(claim)
+            for progress, folder in self.fills.others(claim)
         )
 
     def _loose(self, contents: Contents) -> int:
         """Return the bytes that are no entry's: on their way, or left over."""
-        partial = self._layout.at("partial")
-        loose = [self._layout.at("partial", name) for name in names_in(partial)]
+        partial = self.layout.at("partial")
+        loose = [self.layout.at("partial", name) for name in names_in(partial)]
         loose += [path for _, path in contents.orphans]
         return sum(map(bytes_at, loose))
 
@@ -227,12 +205,12 @@ class Evictor:
         most = most_gain(survey.candidates)
         room = min(survey.room.budget + most.budget, survey.room.disk + most.disk)
         held = self._held(survey.contents.rows, claim)
-        root = str(self._layout.root)
+        root = str(self.layout.root)
         return CacheFullError(root, needed, max(0, room), held, cause=cause)
 
     def _held(self, rows: list[Row], claim: Claim | None) -> tuple[tuple[str, int], ...]:
         """Return who holds how many bytes, the most first."""
-        leased, pinned = self._watch.leased(), self._remover.pinned()
+        leased, pinned = self.watch.leased(), self.remover.pinned()
         found: dict[str, dict[tuple[int, int], int]] = {}
         for row in rows:
             holders = [str(process) for process in leased.get(row.record.key, ())]

@@ -13,12 +13,12 @@ import math
 import os
 import stat
 import weakref
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pgetpy.cache.contents import all_in
 from pgetpy.cache.holders import LeaseFile, LivenessMonitor
-from pgetpy.cache.layout import KEY_LENGTH, CachePaths, discard, names_in, token
+from pgetpy.cache.layout import KEY_LENGTH, CachePaths, discard, move_if_free, names_in, token
 from pgetpy.system.file_locks import try_lock
 from pgetpy.system.filesystem import remove_tree
 
@@ -52,10 +52,10 @@ class Claim:
     """
 
     def __init__(
-        self, layout: CachePaths, key: str, fd: int, progress: FillProgress, folder: str
+        self, layout: CachePaths, key: str, fd: int, progress: FillProgress, folder: Path
     ) -> None:
         self.key = key
-        self.folder = Path(folder)
+        self.folder = folder
         self.progress = progress
         self._path = layout.at("fills", key)
         self._fd = fd
@@ -69,7 +69,7 @@ class Claim:
         """Show those who wait how far it has come."""
         self.progress = progress
         with contextlib.suppress(OSError):
-            os.pwrite(self._fd, _printed(progress), 0)
+            os.pwrite(self._fd, _line_of(progress), 0)
 
     def release(self, *, keep: bool) -> None:
         """Let the next one in; `keep` what has been fetched for it."""
@@ -77,7 +77,7 @@ class Claim:
             return
         fd, self._fd = self._fd, -1
         try:
-            if not keep or not _holds_something(self.folder):
+            if not keep or not names_in(os.fspath(self.folder)):
                 remove_tree(self.folder)
         finally:
             if _same_file(fd, self._path):
@@ -115,12 +115,9 @@ class Fills:
         fd = self._lock_file(key) if self._locks else self._claim_name(key, progress)
         if fd is None:
             return None
-        # Without locks another may be at work on the same key without being seen.
-        own = "" if self._locks else f".{progress.owner}.{progress.token}"
-        folder = self._layout.at("partial", f"{key}{own}")
-        claim = Claim(self._layout, key, fd, progress, folder)
+        claim = Claim(self._layout, key, fd, progress, self._folder(key, progress))
         self._claims[progress.token] = claim
-        os.makedirs(folder, exist_ok=True)
+        claim.folder.mkdir(parents=True, exist_ok=True)
         return claim
 
     def progress(self, key: str) -> FillProgress | None:
@@ -140,8 +137,7 @@ class Fills:
             if progress is None or (claim is not None and progress.token == claim.progress.token):
                 continue
             if self._at_work(progress):
-                own = "" if self._locks else f".{progress.owner}.{progress.token}"
-                found.append((progress, Path(self._layout.at("partial", f"{key}{own}"))))
+                found.append((progress, self._folder(key, progress)))
         return found
 
     def sweep(self, written_before: float = math.inf) -> int:
@@ -152,7 +148,7 @@ class Fills:
             with contextlib.suppress(OSError):
                 size, latest = allocated(Path(folder))
                 if latest < written_before:
-                    gained += size if self._swept(name, folder) else 0
+                    gained += size if self._sweep_folder(name, folder) else 0
         for key in names_in(self._layout.at("fills")):
             with contextlib.suppress(OSError):
                 self._forget(key)
@@ -163,7 +159,13 @@ class Fills:
         for claim in list(self._claims.values()):
             claim.abandon()
 
-    def _swept(self, name: str, folder: str) -> bool:
+    def _folder(self, key: str, progress: FillProgress) -> Path:
+        """Return where the filler of `key` fetches it to."""
+        # Without locks another may be at work on the same key without being seen.
+        own = "" if self._locks else f".{progress.owner}.{progress.token}"
+        return Path(self._layout.at("partial", f"{key}{own}"))
+
+    def _sweep_folder(self, name: str, folder: str) -> bool:
         if not self._locks:
             _, owner, mark = name.split(".") if name.count(".") == 2 else ("", "", "")
             if self._at_work(FillProgress(owner, mark)):
@@ -184,8 +186,7 @@ class Fills:
         """Take away the claim on `key` of a filler that is dead."""
         path = self._layout.at("fills", key)
         if self._locks:
-            fd = self._lock_file(key)
-            if fd is not None:
+            if (fd := self._lock_file(key)) is not None:
                 discard(path)
                 os.close(fd)
             return
@@ -229,28 +230,19 @@ class Fills:
         path = self._layout.at("fills", key)
         own = self._layout.scratch(self._holder.owner)
         fd = os.open(own, _FLAGS | os.O_EXCL, 0o666)
+        taken = False
         try:
-            os.write(fd, _printed(progress))
-            if self._put(own, path):
-                return fd
-        except BaseException:
-            os.close(fd)
-            raise
+            os.write(fd, _line_of(progress))
+            taken = self._put(own, path)
         finally:
             discard(own)
-        os.close(fd)
-        return None
+            if not taken:
+                os.close(fd)
+        return fd if taken else None
 
     def _put(self, own: str, path: str) -> bool:
-        try:
-            os.link(own, path)
+        if move_if_free(own, path):
             return True
-        except FileExistsError:
-            pass
-        except PermissionError:  # a file system without hard links
-            if not os.path.exists(path):
-                os.replace(own, path)
-                return True
         standing = read_progress(path)
         if standing is not None and self._at_work(standing):
             return False
@@ -274,9 +266,11 @@ def allocated(path: Path) -> tuple[int, float]:
     own = os.lstat(path)
     size = 0 if stat.S_ISDIR(own.st_mode) else getattr(own, "st_blocks", 0) * 512
     latest = own.st_mtime
-    for status in _statuses(path):
-        size += getattr(status, "st_blocks", 0) * 512
-        latest = max(latest, status.st_mtime)
+    for below in all_in(path):
+        with contextlib.suppress(OSError):
+            status = os.lstat(below)
+            size += getattr(status, "st_blocks", 0) * 512
+            latest = max(latest, status.st_mtime)
     return size, latest
 
 
@@ -288,20 +282,9 @@ def bytes_at(path: str) -> int:
         return 0
 
 
-def _statuses(folder: Path) -> Iterator[os.stat_result]:
-    for here, folders, names in os.walk(folder):
-        for name in (*folders, *names):
-            with contextlib.suppress(OSError):
-                yield os.lstat(os.path.join(here, name))
-
-
-def _printed(progress: FillProgress) -> bytes:
+def _line_of(progress: FillProgress) -> bytes:
     text = " ".join(str(value) for value in vars(progress).values())
     return text.encode().ljust(_LENGTH)
-
-
-def _holds_something(folder: Path) -> bool:
-    return bool(names_in(os.fspath(folder)))
 
 
 def _same_file(fd: int, path: str) -> bool:

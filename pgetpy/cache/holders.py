@@ -231,21 +231,14 @@ class LivenessMonitor:
         finally:
             os.close(fd)
 
-    def living(self) -> dict[str, LeaseRecord]:
-        """Return what those hold who live, by owner."""
-        found = {}
+    def leased(self) -> dict[str, list[Process]]:
+        """Return the keys that are leased, and by whom of those who live."""
+        found: dict[str, list[Process]] = {}
         for owner in names_in(self._layout.at("holders")):
             holding = _holding_of(self._layout.at("holders", owner))
             if holding is not None and self.alive(owner):
-                found[owner] = holding
-        return found
-
-    def leased(self) -> dict[str, list[Process]]:
-        """Return the keys that are leased, and by whom."""
-        found: dict[str, list[Process]] = {}
-        for holding in self.living().values():
-            for key in holding.keys:
-                found.setdefault(key, []).append(holding.process)
+                for key in holding.keys:
+                    found.setdefault(key, []).append(holding.process)
         return found
 
     def _shows_life(self, owner: str, fd: int) -> bool:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from pgetpy.errors import CacheError
@@ -110,12 +109,6 @@ class CachePaths:
             hint = "choose another folder for it, or make this one writable"
             raise CacheError(str(self.root), reason, hint=hint, code=error.errno or 0) from None
 
-    def folders(self, kind: str) -> Iterator[tuple[str, str]]:
-        """Yield name and path of each folder that spreads the entries of `kind`."""
-        for name in names_in(self.at(kind)):
-            if len(name) == 2:
-                yield name, self.at(kind, name)
-
     def _declare(self) -> None:
         path = self.at("layout")
         if os.path.exists(path):
@@ -137,6 +130,19 @@ def names_in(folder: str) -> list[str]:
         return os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def move_if_free(source: str, target: str) -> bool:
+    """Give a file the name `target` unless there is one already; its old name may stay."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    except PermissionError:  # a file system without hard links
+        if os.path.exists(target):
+            return False
+        os.replace(source, target)
+    return True
 
 
 def discard(path: str) -> bool:

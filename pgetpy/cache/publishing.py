@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pgetpy.cache.contents import Entry, content_path, flush, look_up, read_record, size_of
@@ -16,7 +16,7 @@ from pgetpy.cache.evictor import JUST_NOW
 from pgetpy.cache.layout import KEY_LENGTH, CachePaths, discard, token
 from pgetpy.cache.removal import Remover, digest_path
 from pgetpy.cache.uses import Clock
-from pgetpy.core.cache.records import About, Record, State, flushed_fact, record_lines
+from pgetpy.core.cache.records import About, Record, State, fact, record_lines
 from pgetpy.core.destinations.names import LONGEST_NAME
 from pgetpy.errors import CacheError
 from pgetpy.system.file_locks import boot_id
@@ -47,9 +47,11 @@ class Publisher:
         """
         check_name(self._layout, name)
         size, folder = size_of(source)
-        record = self._new(key, name, size, about, digest=digest, folder=folder)
+        generation, created = token()[:_GENERATION], self._clock.now() / 1e9
+        record = Record(key, generation, name, size, folder, boot_id(), created, about, digest)
         twin = self.twin(digest, size) if digest and not folder else None
-        content = self._place(record)
+        content = content_path(self._layout, record)
+        os.makedirs(os.path.dirname(content), exist_ok=True)
         if twin is None or not _link(twin, content):
             os.rename(source, content)
         try:
@@ -95,31 +97,13 @@ class Publisher:
 
     def flush(self, record: Record) -> None:
         """Bring an entry to stable storage, and note that."""
-        path = self._layout.record(record.key)
-        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
-        try:
-            flush(Path(content_path(self._layout, record)))
-            shard = Path(path).parent
-            for changed in (shard, shard.parent):
+        with open_to_append(self._layout, record.key) as fd:
+            content = Path(content_path(self._layout, record))
+            flush(content)
+            for changed in (content.parent, content.parent.parent):
                 sync_folder(changed)
-            append(fd, flushed_fact())
+            append(fd, fact("flushed"))
             os.fsync(fd)
-        finally:
-            os.close(fd)
-
-    def _new(
-        self, key: str, name: str, size: int, about: About, *, digest: str, folder: bool
-    ) -> Record:
-        created = self._clock.now() / 1e9
-        return Record(
-            key, token()[:_GENERATION], name, size, folder, boot_id(), created, about, digest
-        )
-
-    def _place(self, record: Record) -> str:
-        """Return where content goes, which nobody looks for there yet."""
-        content = content_path(self._layout, record)
-        os.makedirs(os.path.dirname(content), exist_ok=True)
-        return content
 
     def _undo(self, record: Record, source: Path) -> None:
         """Give `source` back what has not appeared: it need not be fetched again."""
@@ -165,10 +149,20 @@ class Publisher:
         return entry
 
 
-def append(fd: int, fact: bytes) -> None:
+@contextlib.contextmanager
+def open_to_append(layout: CachePaths, key: str) -> Iterator[int]:
+    """Open the record of `key` for `append`."""
+    fd = os.open(layout.record(key), os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def append(fd: int, learnt: bytes) -> None:
     """Append to the record open at `fd`, whose time of change is that of its entry's last use."""
     used = os.fstat(fd).st_mtime_ns
-    os.write(fd, fact)
+    os.write(fd, learnt)
     os.utime(fd, ns=(used, used))
 
 

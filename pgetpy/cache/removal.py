@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from pgetpy.cache.contents import Row, content_path, read_record
 from pgetpy.cache.holders import LivenessMonitor
-from pgetpy.cache.layout import KEY_LENGTH, CachePaths, discard, names_in
+from pgetpy.cache.layout import KEY_LENGTH, CachePaths, discard, move_if_free, names_in
 from pgetpy.cache.uses import fold, read_uses
 from pgetpy.core.cache.records import Record
 from pgetpy.system import polling
@@ -42,16 +42,17 @@ class Remover:
         self._locks = locks
 
     @contextmanager
-    def alone(self, pause: Callable[[float], None] = time.sleep) -> Iterator[None]:
-        """Wait until no other process takes entries away."""
+    def alone(self, *, wait: bool = True) -> Iterator[bool]:
+        """Wait until no other process takes entries away; what is yielded is whether none does."""
         if not self._locks:
-            yield
+            yield True
             return
-        fd = self._opened()
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(self._layout.at("evictor"), flags, 0o666)
         try:
-            while not try_lock(fd):
-                pause(polling.SLICE)
-            yield
+            while not (free := try_lock(fd)) and wait:
+                time.sleep(polling.SLICE)
+            yield free
         finally:
             os.close(fd)
 
@@ -126,17 +127,9 @@ class Remover:
 
     def put_back(self, mark: str, key: str) -> None:
         """Give a record its place again, unless there is a newer one."""
-        record = self._layout.record(key)
-        try:
-            os.link(mark, record)
-        except FileExistsError:
-            pass
-        except PermissionError:  # a file system without hard links
-            if not os.path.exists(record):
-                os.replace(mark, record)
-        except FileNotFoundError:
-            return
-        discard(mark)
+        with contextlib.suppress(FileNotFoundError):
+            move_if_free(mark, self._layout.record(key))
+            discard(mark)
 
     def recover(self) -> None:
         """Sort out the marks of evictors that are dead; call it `alone`."""
@@ -151,17 +144,10 @@ class Remover:
 
     def try_recover(self, key: str) -> bool:
         """Sort out the mark on `key`; False where its evictor is alive and will be done soon."""
-        if self._locks:
-            fd = self._opened()
-            try:
-                if not try_lock(fd):
-                    return False
+        with self.alone(wait=False) as free:
+            if free:
                 self.recover()
-            finally:
-                os.close(fd)
-        else:
-            self.recover()
-        return not self.marked(key)
+        return free and not self.marked(key)
 
     def marked(self, key: str) -> bool:
         """Whether the entry of `key` is about to go, or to be put back."""
@@ -183,10 +169,6 @@ class Remover:
             if owner != self._owner and not self._watch.alive(owner):
                 with contextlib.suppress(OSError):
                     remove_tree(self._layout.at("tmp", name))
-
-    def _opened(self) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        return os.open(self._layout.at("evictor"), flags, 0o666)
 
     def _mark(self, row: Row) -> str | None:
         """Take the record of `row` from its place; None where another stands there, or none."""

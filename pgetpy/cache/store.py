@@ -13,7 +13,7 @@ import errno
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
@@ -74,7 +74,7 @@ class Store:
         self._lower = [layout for path in lower if (layout := _lower_layout(path)) is not None]
         self._bounds = Bounds(min_disk_free, max_bytes)
         self._now = now
-        self._locks = self._probed() if locks is None else locks
+        self._locks = self._probe_locks() if locks is None else locks
         self._begin()
         _STORES.add(self)
         call_in_children(self._forked)
@@ -128,7 +128,7 @@ class Store:
     def totals(self) -> Totals:
         """Return what the cache takes and holds, each inode's bytes once."""
         with self._mapped():
-            return totals(self.root, self.entries(), self._partial_bytes())
+            return totals(self.root, self.entries(), sum(self._loose_bytes("partial").values()))
 
     # ------------------------------------------------------------------------------------- filling
 
@@ -142,8 +142,7 @@ class Store:
             CacheError: the cache cannot be written.
             CacheFullError: there is no room even for the claim.
         """
-        self._need_writable()
-        with self._mapped():
+        with self._writing():
             claim = self._with_room(lambda: self._fills.claim(key))
             if claim is None:
                 return None
@@ -166,8 +165,7 @@ class Store:
         Raises:
             CacheFullError: that cannot be.
         """
-        self._need_writable()
-        with self._mapped():
+        with self._writing():
             self._layout.make()
             return self._evictor.make_room(needed)
 
@@ -178,15 +176,13 @@ class Store:
 
         What was about to leave may be gone: look it up afterwards.
         """
-        self._need_writable()
-        with self._mapped():
+        with self._writing():
             self._layout.make()
             os.close(os.open(self._layout.at("pins", key), os.O_WRONLY | os.O_CREAT, 0o666))
 
     def unpin(self, key: str) -> bool:
         """Take a pin back; False where there was none."""
-        self._need_writable()
-        with self._mapped():
+        with self._writing():
             return discard(self._layout.at("pins", key))
 
     def remove(self, key: str) -> int | None:
@@ -195,9 +191,7 @@ class Store:
         Raises:
             CacheError: it is pinned or leased.
         """
-        self._need_writable()
-        with self._mapped(), self._alone():
-            self._remover.recover()
+        with self._taking_away():
             found = [row for row in scan(self._layout, key[:2]).rows if row.record.key == key]
             if not found:
                 return None
@@ -216,9 +210,7 @@ class Store:
         Returns:
             What has left.
         """
-        self._need_writable()
-        with self._mapped(), self._alone():
-            self._remover.recover()
+        with self._taking_away():
             contents = scan(self._layout)
             found, uses = self._evictor.candidates(contents)
             old = [
@@ -239,8 +231,7 @@ class Store:
         Returns:
             The entry as it is then; None where it is gone or `stop` said so, asked every 1 MiB.
         """
-        self._need_writable()
-        with self._mapped():
+        with self._writing():
             return self._checker.settle(key, stop, fsync=fsync)
 
     def verify(self, key: str, *, stop: Callable[[], bool] = lambda: False) -> Verdict:
@@ -249,8 +240,7 @@ class Store:
         An entry found DAMAGED is one no more for `lookup`, whose state says so; filling it again
         repairs it.
         """
-        self._need_writable()
-        with self._mapped():
+        with self._writing():
             return self._checker.verify(key, stop)
 
     def sweep(self, *, partial_seconds: float = PARTIAL_SECONDS) -> int:
@@ -259,9 +249,7 @@ class Store:
         Returns:
             The bytes gained.
         """
-        self._need_writable()
-        with self._mapped(), self._alone():
-            self._remover.recover()
+        with self._taking_away():
             loose = self._loose_bytes("partial", "tmp")
             self._remover.sweep()
             self._fills.sweep(time.time() - partial_seconds)
@@ -275,8 +263,8 @@ class Store:
 
         A thread does so every few seconds; this is for those that do not want to wait for it.
         """
-        self._need_writable()
-        self._holder.beat()
+        with self._writing():
+            self._holder.beat()
 
     def close(self) -> None:
         """This process uses nothing any more: its leases end, its uses count as past."""
@@ -314,13 +302,10 @@ class Store:
         self._fills.abandon()
         self._begin()
 
-    def _probed(self) -> bool:
+    def _probe_locks(self) -> bool:
         with contextlib.suppress(OSError):
             return self.writable and locks_exclude(Path(self._layout.at("tmp")))
         return False
-
-    def _partial_bytes(self) -> int:
-        return sum(self._loose_bytes("partial").values())
 
     def _loose_bytes(self, *folders: str) -> dict[str, int]:
         """Return what stands in `folders`, with the bytes that it takes."""
@@ -328,14 +313,27 @@ class Store:
         paths = [at(folder, name) for folder in folders for name in names_in(at(folder))]
         return {path: bytes_at(path) for path in paths}
 
-    def _alone(self) -> AbstractContextManager[None]:
-        self._layout.make()
-        return self._remover.alone()
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Do within the block what writes; see `_mapped`.
 
-    def _need_writable(self) -> None:
+        Raises:
+            CacheError: nothing can be written.
+        """
         if not self.writable:
             hint = "choose another folder for it, or make this one writable"
             raise CacheError(str(self.root), "cannot be written", hint=hint, code=errno.EROFS)
+        with self._mapped():
+            yield
+
+    @contextlib.contextmanager
+    def _taking_away(self) -> Iterator[None]:
+        """Do within the block what takes entries away, when no other process does."""
+        with self._writing():
+            self._layout.make()
+            with self._remover.alone():
+                self._remover.recover()
+                yield
 
     def _mapped(self) -> AbstractContextManager[None]:
         """Raise what the system says as an error of ours."""

@@ -90,10 +90,10 @@ def total_size(candidates: Iterable[Candidate]) -> int:
     return sum({candidate.inode: candidate.size for candidate in candidates}.values())
 
 
-def leaving_order(groups: Iterable[Group]) -> list[Group]:
-    """Return those that may leave, the first to go first."""
-    free = [(g.standing, g.used, g.members[0].key, g) for g in groups]
-    return [entry[-1] for entry in sorted(free) if entry[0] is not EvictionPriority.HELD]
+def leaving_order(candidates: Iterable[Candidate]) -> list[Group]:
+    """Return the groups that may leave, the first to go first."""
+    free = [each for each in groups_of(candidates) if each.standing is not EvictionPriority.HELD]
+    return sorted(free, key=lambda group: (group.standing, group.used, group.members[0].key))
 
 
 def victims(candidates: Iterable[Candidate], goal: Goal) -> list[Group] | None:
@@ -103,7 +103,7 @@ def victims(candidates: Iterable[Candidate], goal: Goal) -> list[Group] | None:
     """
     chosen = []
     budget, disk = goal.budget, goal.disk
-    for group in leaving_order(groups_of(candidates)):
+    for group in leaving_order(candidates):
         if budget <= 0 and disk <= 0:
             break
         if budget > 0 or group.gain:
@@ -115,7 +115,7 @@ def victims(candidates: Iterable[Candidate], goal: Goal) -> list[Group] | None:
 
 def most_gain(candidates: Iterable[Candidate]) -> Goal:
     """Return what could be gained at most."""
-    order = leaving_order(groups_of(candidates))
+    order = leaving_order(candidates)
     return Goal(sum(group.size for group in order), sum(group.gain for group in order))
 
 

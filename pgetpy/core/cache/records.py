@@ -19,6 +19,7 @@ from enum import Enum
 from pgetpy.core.destinations.checked_lines import checked_line, text_of
 
 _MAGIC = "pgetpy entry 1"
+_FACTS = ("digest", "flushed", "damaged")
 
 
 class State(Enum):
@@ -83,29 +84,17 @@ class Record:
 def record_lines(record: Record) -> bytes:
     """Return the file of a new record."""
     value = asdict(record)
-    facts = [value.pop("digest"), value.pop("flushed"), value.pop("damaged")]
-    lines = checked_line(f"{_MAGIC} {json.dumps(value, sort_keys=True)}")
-    if facts[0]:
-        lines += digest_fact(record.digest)
-    if facts[1]:
-        lines += flushed_fact()
-    return lines + (damaged_fact() if facts[2] else b"")
+    known = {kind: value.pop(kind) for kind in _FACTS}
+    first = checked_line(f"{_MAGIC} {json.dumps(value, sort_keys=True)}")
+    facts = (fact(kind, found) for kind, found in known.items() if found)
+    return first + b"".join(facts)
 
 
-# Each begins a line of its own, in case the one before was cut off.
-def digest_fact(digest: str) -> bytes:
-    """Return what is appended when the digest has become known."""
-    return b"\n" + checked_line(f"digest {digest}")
-
-
-def flushed_fact() -> bytes:
-    """Return what is appended when all of it is on stable storage."""
-    return b"\n" + checked_line("flushed")
-
-
-def damaged_fact() -> bytes:
-    """Return what is appended when its content was found to be something else."""
-    return b"\n" + checked_line("damaged")
+def fact(kind: str, value: str | bool = True) -> bytes:
+    """Return what is appended when something has become known: a `digest`, or that all of it is
+    `flushed` to stable storage, or `damaged`: found to be something else."""
+    # A line of its own, in case the one before was cut off.
+    return b"\n" + checked_line(f"{kind} {value}" if isinstance(value, str) else kind)
 
 
 def parse_record(data: bytes) -> Record | None:
@@ -119,7 +108,7 @@ def parse_record(data: bytes) -> Record | None:
         kind, _, value = (text_of(raw) or "").partition(" ")
         if kind == "digest":
             facts["digest"] = value
-        elif kind in ("flushed", "damaged"):
+        elif kind in _FACTS:
             facts[kind] = True
     try:
         fields = json.loads(text[len(_MAGIC) :])

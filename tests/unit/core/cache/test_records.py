@@ -8,9 +8,7 @@ from pgetpy.core.cache.records import (
     About,
     Record,
     State,
-    damaged_fact,
-    digest_fact,
-    flushed_fact,
+    fact,
     parse_record,
     record_lines,
 )
@@ -33,19 +31,19 @@ def test_a_record_says_what_was_written_into_it() -> None:
 
 
 def test_facts_are_learnt_later_and_in_any_order() -> None:
-    data = record_lines(RECORD) + flushed_fact() + digest_fact("sha256:11")
+    data = record_lines(RECORD) + fact("flushed") + fact("digest", "sha256:11")
     assert parse_record(data) == replace(RECORD, digest="sha256:11", flushed=True)
-    assert parse_record(data + damaged_fact()) == replace(
+    assert parse_record(data + fact("damaged")) == replace(
         RECORD, digest="sha256:11", flushed=True, damaged=True
     )
 
 
 def test_a_fact_that_was_cut_off_is_none_and_spoils_no_other() -> None:
-    whole = digest_fact("sha256:11")
+    whole = fact("digest", "sha256:11")
     for cut in range(1, len(whole) - 1):
         data = record_lines(RECORD) + whole[:cut]
         assert parse_record(data) == RECORD
-        assert parse_record(data + flushed_fact()) == replace(RECORD, flushed=True)
+        assert parse_record(data + fact("flushed")) == replace(RECORD, flushed=True)
 
 
 def test_a_record_that_is_cut_off_damaged_or_anothers_is_none() -> None:
