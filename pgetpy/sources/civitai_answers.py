@@ -49,14 +49,6 @@ class CivitaiFile:
     def safetensors(self) -> bool:
         return self._is("format", "SafeTensor") or self.name.lower().endswith(".safetensors")
 
-    @property
-    def primary(self) -> bool:
-        return self.fields.get("primary") is True
-
-    @property
-    def model(self) -> bool:
-        return self.fields.get("type") in _MODELS
-
     def fits(self, filters: Sequence[tuple[str, str]]) -> bool:
         return all(self._is(name, value) for name, value in filters)
 
@@ -123,9 +115,11 @@ def chosen_file(
     if not fitting:
         names = ", ".join(file.name for file in files[:10]) or "none"
         raise _not_there(reference, f"no such file in version {number}; there are: {names}")
-    found = next((file for file in fitting if file.primary), fitting[0])
+    found = next((file for file in fitting if file.fields.get("primary") is True), fitting[0])
     if reference.wanted is Wanted.WEIGHTS and not found.safetensors:
-        others = (file for file in fitting if file.safetensors and file.model)
+        others = (
+            file for file in fitting if file.safetensors and str(file.fields.get("type")) in _MODELS
+        )
         found = next(others, found)
     if reference.wanted is Wanted.FOLDER and not found.archive:
         reason = f"it is one file, {found.name}, and no archive; do not ask for a folder"

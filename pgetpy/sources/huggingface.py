@@ -215,10 +215,8 @@ async def _one_file(place: _HubLocation, client: ServiceClient) -> RemoteFile:
         if onward is None:
             break
         remote = place.remote(onward)
-    if _COMMIT.fullmatch(commit):
-        remote = place.remote(named.file(place.endpoint, named.path, commit))
-    else:
-        remote = place.remote(named.file(place.endpoint, named.path))
+    revision = commit if _COMMIT.fullmatch(commit) else ""
+    remote = place.remote(named.file(place.endpoint, named.path, revision))
     name = PurePosixPath(named.path).name
     return _described(remote, name, _size_in(fields), _etag_in(fields))
 

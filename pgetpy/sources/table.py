@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from itertools import chain
 from typing import Any
@@ -111,7 +111,7 @@ def _source_of(reference: Reference) -> AnySource:
     for source in SOURCES:
         if source.name == reference.source:
             return source
-    return _registered().sources[reference.source]
+    return next(each for each in _registered()[0] if each.name == reference.source)
 
 
 def _parse(text: str, wanted: str, settings: SourceSettings) -> Reference:
@@ -120,7 +120,7 @@ def _parse(text: str, wanted: str, settings: SourceSettings) -> Reference:
     if host and host not in _hosts_of(SOURCES, settings):
         sources = (_PLAIN,)
         if _others_may_have_hosts():
-            theirs = [each for each in _others() if host in _hosts_of((each,), settings)]
+            theirs = [each for each in _registered()[0] if host in _hosts_of((each,), settings)]
             found = _ask_others(text, wanted, settings, theirs)
             if found is not None:
                 return found
@@ -128,7 +128,7 @@ def _parse(text: str, wanted: str, settings: SourceSettings) -> Reference:
         found = source.recognise(text, wanted, settings.of(source.settings))
         if found is not None:
             return found
-    found = _ask_others(text, wanted, settings, _others(), _registered().failures)
+    found = _ask_others(text, wanted, settings, *_registered())
     if found is not None:
         return found
     if _PATH.match(text):
@@ -193,10 +193,6 @@ def _file_url(path: str) -> str:
     return f"file://{quote(path)}" if path.startswith("/") else "file:// and its whole path"
 
 
-def _others() -> tuple[AnySource, ...]:
-    return tuple(_registered().sources.values())
-
-
 @lru_cache(maxsize=1)
 def _others_may_have_hosts() -> bool:
     """Whether a distribution is installed that may have a source with hosts.
@@ -210,20 +206,12 @@ def _others_may_have_hosts() -> bool:
     return False
 
 
-@dataclass(frozen=True)
-class _Registered:
-    """Sources of other packages, by name, and why some of them are none."""
-
-    sources: dict[str, AnySource]
-    failures: tuple[str, ...]
-
-
 @lru_cache(maxsize=1)
-def _registered() -> _Registered:
-    """Load the entry points, each a class."""
+def _registered() -> tuple[tuple[AnySource, ...], tuple[str, ...]]:
+    """Return the sources of other packages, and why some of them are none."""
     from importlib.metadata import entry_points
 
-    sources: dict[str, AnySource] = {}
+    sources: list[AnySource] = []
     failures = []
     taken = {source.name for source in SOURCES}
     for point in sorted(entry_points(group=_GROUP), key=lambda point: (point.name, point.value)):
@@ -241,8 +229,8 @@ def _registered() -> _Registered:
             failures.append(f"{point.name} of {point.value} (the name {name!r} is taken)")
             continue
         taken.add(name)
-        sources[name] = source
-    return _Registered(sources, tuple(failures))
+        sources.append(source)
+    return tuple(sources), tuple(failures)
 
 
 def _words(error: Exception) -> str:

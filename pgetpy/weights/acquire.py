@@ -48,7 +48,6 @@ class Acquisition:
         self._settings = settings
         self._hasher = hasher
         self._progress = progress
-        self._most_at_once = settings.max_concurrent_files
         self._access = AccessRules(store, hasher, settings.policy)
         self._the_fetcher: Fetcher | None = None
         self._lock = threading.Lock()
@@ -61,7 +60,7 @@ class Acquisition:
         """Return the entry if nobody needs to be asked, and count it."""
         entry = self.peek(reference, lookup)
         if entry is not None:
-            self._count_hits(1)
+            self._count(hits=1)
         return entry
 
     async def obtain(
@@ -79,10 +78,7 @@ class Acquisition:
             adapter.failed(error)
             raise
         adapter.finished(entry, fetched=fetched)
-        if fetched:
-            self._count_miss(entry.size)
-        else:
-            self._count_hits(1)
+        self._count(hits=not fetched, misses=fetched, fetched=entry.size if fetched else 0)
         return entry.path
 
     async def pick(
@@ -112,7 +108,7 @@ class Acquisition:
         paths = [entry.path for entry in here if entry is not None]
         if len(paths) < len(here):
             return None
-        self._count_hits(len(paths))
+        self._count(hits=len(paths))
         return paths
 
     async def obtain_all(
@@ -129,8 +125,8 @@ class Acquisition:
             if len(missing) > 1:
                 self._progress(Queued(len(missing)))
             works = [partial(self.obtain, references[at], lookup, at) for at in missing]
-            fetched = iter(await gather_limited(works, self._most_at_once))
-            self._count_hits(len(here) - len(missing))
+            fetched = iter(await gather_limited(works, self._settings.max_concurrent_files))
+            self._count(hits=len(here) - len(missing))
             return [entry.path if entry is not None else next(fetched) for entry in here]
 
     def _fetcher(self) -> Fetcher:
@@ -142,11 +138,9 @@ class Acquisition:
                 self._the_fetcher = Fetcher(self._store, self._settings, self._hasher, self._access)
             return self._the_fetcher
 
-    def _count_hits(self, count: int) -> None:
+    def _count(self, *, hits: int = 0, misses: int = 0, fetched: int = 0) -> None:
         with self._lock:
-            self.info = self.info._replace(hits=self.info.hits + count)
-
-    def _count_miss(self, size: int) -> None:
-        with self._lock:
-            hits, misses, fetched = self.info
-            self.info = CacheInfo(hits, misses + 1, fetched + size)
+            so_far = self.info
+            self.info = CacheInfo(
+                so_far.hits + hits, so_far.misses + misses, so_far.bytes + fetched
+            )

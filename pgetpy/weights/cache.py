@@ -291,20 +291,15 @@ class WeightsDownloadCache(Maintenance):
             PgetError: the first failure; the others are stopped, and nothing is held.
         """
         references = [self._allowed(url, **options) for url in urls]
-        leases: list[Lease] = []
-        try:
-            for reference in references:
-                leases.append(self._store.lease(reference.key))
+        with contextlib.ExitStack() as stack:
+            leases = [stack.enter_context(self._store.lease(each.key)) for each in references]
             paths = self._acquisition.paths_at_hand(references, self._lookup(None))
             if paths is None:
                 from pgetpy.system.event_loop import run_blocking
 
                 paths = run_blocking(self._acquisition.obtain_all(references, self._lookup(None)))
+            stack.pop_all()
             return [LeasedPath(*pair) for pair in zip(paths, leases, strict=True)]
-        except BaseException:
-            for lease in leases:
-                lease.release()
-            raise
 
     # ------------------------------------------------------------------------------------ upkeep
 

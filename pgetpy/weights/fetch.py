@@ -142,7 +142,7 @@ class Fetcher:
 
     async def _acceptable(self, entry: Entry, request: FetchRequest) -> bool:
         reference, lookup, engine = request.reference, request.lookup, request.engine
-        if not self._access.is_sound(entry) and not await self._survived(entry):
+        if not self._access.is_sound(entry) and not await self._check_survival(entry):
             return False
         if lookup.digest is not None and not await self._has_digest(
             entry, reference, lookup.digest
@@ -163,7 +163,7 @@ class Fetcher:
             self._access.trust(entry, reference)
         return True
 
-    async def _survived(self, entry: Entry) -> bool:
+    async def _check_survival(self, entry: Entry) -> bool:
         """Whether what was not flushed when its machine went down is what it was."""
         if entry.state is not State.UNFLUSHED:
             return False
@@ -224,7 +224,7 @@ class Fetcher:
         identity = result.identity
         as_it_came = source.name == "object"
         if identity.total is None or not as_it_came:
-            await self._paid_for(fill)
+            await self._make_room_for(fill)
         details = {"identity": json.dumps(asdict(identity))}
         if policy is not None:
             details["policy"] = policy.mark
@@ -243,7 +243,7 @@ class Fetcher:
         self._store.lookup(reference.key)  # from now on it is in use
         return entry
 
-    async def _paid_for(self, fill: Fill) -> None:
+    async def _make_room_for(self, fill: Fill) -> None:
         """Make room for what has come where that is not what was reserved.
 
         Raises:

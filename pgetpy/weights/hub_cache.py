@@ -124,62 +124,57 @@ def _checksum(remote: RemoteFile) -> Checksum:
     return remote.digest or Checksum.git_blob(remote.etag, remote.size or 0)
 
 
+@dataclass
 class _SnapshotDownload:
     """Brings the files of one commit to their shelf."""
 
-    def __init__(
-        self,
-        reference: Reference,
-        shelf: _SnapshotFolder,
-        engine: Engine,
-        settings: Settings,
-        report: Report,
-    ) -> None:
-        self._reference = reference
-        self._shelf = shelf
-        self._engine = engine
-        self._settings = settings
-        self._report = report
-        self._budget = SizeBudget(reference, settings.largest)
-        self._workers = Workers()
+    reference: Reference
+    shelf: _SnapshotFolder
+    engine: Engine
+    settings: Settings
+    report: Report
+
+    def __post_init__(self) -> None:
+        self.budget = SizeBudget(self.reference, self.settings.largest)
+        self.workers = Workers()
 
     async def bring(self, objects: Sequence[RemoteFile]) -> tuple[int, int]:
         """Bring what is missing, and publish; return the bytes of all, and of what was there."""
-        self._budget.note_all(objects)
-        shelf = self._shelf
-        looking = self._workers.submit(lambda: _looked(shelf, objects, self._settings))
-        links, missing = await wait_uncancelled(looking, lambda: None)
-        progress = CombinedProgress(self._report, objects, missing)
+        self.budget.note_all(objects)
+        shelf, settings = self.shelf, self.settings
+        planning = self.workers.submit(lambda: _plan(shelf, objects, settings))
+        links, missing = await wait_uncancelled(planning, lambda: None)
+        progress = CombinedProgress(self.report, objects, missing)
 
         async def bring(key: int) -> None:
             await self._bring(key, missing[key], progress)
 
-        await bring_all(self._engine, missing, bring, self._settings.max_concurrent_files)
-        publishing = self._workers.submit(lambda: _publish(shelf, links))
+        await bring_all(self.engine, missing, bring, settings.max_concurrent_files)
+        publishing = self.workers.submit(lambda: _publish(shelf, links))
         await wait_uncancelled(publishing, lambda: None)
         return progress.total or 0, progress.held
 
     async def _bring(self, key: int, remote: RemoteFile, progress: CombinedProgress) -> None:
         """Bring one blob, unless another process does so meanwhile."""
-        blob = self._shelf.blob(remote.etag)
-        lock = await self._locked(key, remote)
+        blob = self.shelf.blob(remote.etag)
+        lock = await self._lock(key, remote)
         try:
             if _holds(blob, remote):
                 size = remote.size or 0
                 progress.heard(Progressed(key, size, size, 0))
                 return
             heard, checksum = progress.heard, _checksum(remote)
-            await fetch_listed(self._engine, remote, blob, self._budget, heard, key, checksum)
+            await fetch_listed(self.engine, remote, blob, self.budget, heard, key, checksum)
         finally:
             if lock is not None:
                 os.close(lock)
 
-    async def _locked(self, key: int, remote: RemoteFile) -> int | None:
+    async def _lock(self, key: int, remote: RemoteFile) -> int | None:
         """Return the descriptor of huggingface_hub's lock of a blob; None where locks fail.
 
         It saves work alone: blobs appear by rename.
         """
-        path = self._shelf.lock(remote.etag)
+        path = self.shelf.lock(remote.etag)
         told = False
         while True:
             try:
@@ -196,11 +191,11 @@ class _SnapshotDownload:
             os.close(fd)
             if not told:
                 told = True
-                self._report(Waiting(0, remote.name, "another process is fetching it"))
+                self.report(Waiting(0, remote.name, "another process is fetching it"))
             await asyncio.sleep(polling.LOCK)
 
 
-def _looked(
+def _plan(
     shelf: _SnapshotFolder, objects: Sequence[RemoteFile], settings: Settings
 ) -> tuple[dict[Path, str], dict[int, RemoteFile]]:
     """Return which links are to lead to which blobs, and those of `objects` that are to be fetched.

@@ -41,14 +41,14 @@ class EventAdapter:
 
     def finished(self, entry: Entry, *, fetched: bool) -> None:
         """Tell that `entry` stands, be it by another's work."""
-        result = self._result or self._made(entry, fetched=fetched)
+        result = self._result or self._result_of(entry, fetched=fetched)
         self._report(Finished(self._key, replace(result, dest=self._name)))
 
     def failed(self, error: PgetError) -> None:
         """Tell that it cannot be had."""
         self._report(Failed(self._key, self._url, self._name, error))
 
-    def _made(self, entry: Entry, *, fetched: bool) -> DownloadResult:
+    def _result_of(self, entry: Entry, *, fetched: bool) -> DownloadResult:
         """Return the result of what no engine has brought."""
         seconds = time.monotonic() - self._begun
         return DownloadResult(

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from pgetpy.cache.contents import digest_of
+from pgetpy.cache.contents import digest_of, files_in
 from pgetpy.cache.tickets import Fill
 from pgetpy.core.archives.member_policy import Limits, MemberPolicy
 from pgetpy.core.archives.members import Kind, Member
@@ -226,8 +226,6 @@ def _is_whole(path: Path, remote: RemoteFile, *, safe: bool) -> bool:
 
 def _tidy(folder: Path, wanted: set[Path]) -> None:
     """Take away what a run that died has left half done."""
-    for here, _, names in os.walk(folder):
-        for name in names:
-            path = Path(here, name)
-            if path not in wanted:
-                path.unlink()
+    for path in files_in(folder):
+        if path not in wanted:
+            path.unlink()

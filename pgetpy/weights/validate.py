@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from pgetpy.cache.contents import files_in
 from pgetpy.core.references.policy import Policy
 from pgetpy.core.references.reference import Reference, Wanted
 from pgetpy.core.weights.safetensors import is_safetensors, read_header
@@ -36,19 +36,12 @@ def chosen_content(folder: Path, reference: Reference, name: str) -> tuple[Path,
         return folder / "object", name
     if reference.wanted is Wanted.FOLDER:
         return members, name
-    found = sorted(path for path in _files(members) if path.name.lower().endswith(_SUFFIX))
+    named = (path for path in files_in(members) if path.name.lower().endswith(_SUFFIX))
+    found = sorted(path for path in named if path.is_file() and not path.is_symlink())
     if len(found) == 1:
         return found[0], found[0].name
     names = tuple(str(path.relative_to(members)) for path in found)
     raise NotOneFileError(str(reference), _SUFFIX, names, hint=ALL_OF_IT)
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for here, _, names in os.walk(folder):
-        for name in names:
-            path = Path(here, name)
-            if path.is_file() and not path.is_symlink():
-                yield path
 
 
 def examine(source: Path, reference: Reference, name: str, *, any_file: bool) -> str:
@@ -100,9 +93,9 @@ def check_safetensors(source: Path, reference: Reference) -> None:
     reason = ""
     if not source.is_dir():
         reason = "" if _is_safetensors(source) else "it is no safetensors file"
-    elif not all(_is_safetensors(path, named=True) for path in _members(source)):
+    elif not all(_is_safetensors(path, named=True) for path in files_in(source)):
         reason = "not all of its files are safetensors"
-    elif not any(_members(source)):
+    elif not any(files_in(source)):
         reason = "it holds no file"
     if reason:
         raise Policy.not_safetensors(str(reference), reason)
@@ -114,13 +107,6 @@ def _is_safetensors(path: Path, *, named: bool = False) -> bool:
         return False
     with path.open("rb") as file:
         return is_safetensors(partial(_beginning, file), path.stat().st_size)
-
-
-def _members(folder: Path) -> Iterator[Path]:
-    """Yield all below `folder` that is no folder; a link to one is none."""
-    for here, folders, names in os.walk(folder):
-        yield from (Path(here, name) for name in names)
-        yield from (Path(here, name) for name in folders if Path(here, name).is_symlink())
 
 
 def _beginning(file: BinaryIO, count: int) -> bytes:

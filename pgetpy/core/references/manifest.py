@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from pgetpy.core.destinations.names import check_url
@@ -63,34 +63,26 @@ def parse_manifest(
     Raises:
         BadManifestError: a line is malformed, or one DEST has two URLs or two checksums.
     """
-    reading = _Reading(path, is_folder, read, to_null=to_null, extract=extract)
+    reading = _Reading(path, is_folder, read, to_null, extract)
     # Not splitlines(), which takes characters for line ends that a path may hold.
     for line, content in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
         reading.take(line, content)
     return Manifest(tuple(reading.jobs), tuple(reading.lines), tuple(reading.warnings))
 
 
+@dataclass
 class _Reading:
     """A manifest half read."""
 
-    def __init__(
-        self,
-        path: str,
-        is_folder: Callable[[str], bool],
-        read: Callable[[str], Reference | None],
-        *,
-        to_null: bool,
-        extract: bool,
-    ) -> None:
-        self.jobs: list[Job] = []
-        self.lines: list[int] = []
-        self.warnings: list[str] = []
-        self._path = path
-        self._to_null = to_null
-        self._extract = extract
-        self._is_folder = is_folder
-        self._read = read
-        self._seen: dict[tuple[str, str], Job] = {}
+    path: str
+    is_folder: Callable[[str], bool]
+    read: Callable[[str], Reference | None]
+    to_null: bool
+    extract: bool
+    jobs: list[Job] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    seen: dict[tuple[str, str], Job] = field(default_factory=dict)
 
     def take(self, line: int, content: str) -> None:
         try:
@@ -100,33 +92,33 @@ class _Reading:
                 self.jobs.append(job)
                 self.lines.append(line)
         except UsageError as error:
-            raise BadManifestError(self._path, line, str(error)) from None
+            raise BadManifestError(self.path, line, str(error)) from None
 
     def _job(self, fields: list[str]) -> Job:
-        extract = self._extract or (fields[-1] == _EXTRACT and not self._to_null)
+        extract = self.extract or (fields[-1] == _EXTRACT and not self.to_null)
         if fields[-1] == _EXTRACT:
             fields = fields[:-1]
-        least = 1 if self._to_null else 2
+        least = 1 if self.to_null else 2
         if not least <= len(fields) <= 3:
-            expected = "URL [DEST] [DIGEST]" if self._to_null else "URL DEST [DIGEST] [-x]"
+            expected = "URL [DEST] [DIGEST]" if self.to_null else "URL DEST [DIGEST] [-x]"
             raise UsageError(
                 f"expected {expected}, found {len(fields)} fields (quote a path with blanks)"
             )
         url = fields[0]
-        reference = self._read(url)
+        reference = self.read(url)
         checksum = Checksum.parse(fields[2], name="digest") if len(fields) == 3 else None
-        if self._to_null:
+        if self.to_null:
             return Job(url, None, checksum, reference=reference)
-        dest = _checked_dest(fields[1])
-        return Job(url, dest, checksum, extract=extract, reference=reference)
+        _check_dest(fields[1])
+        return Job(url, fields[1], checksum, extract=extract, reference=reference)
 
     def _is_repeated(self, job: Job, line: int) -> bool:
         if job.dest is None:
             return False
         # Two spellings of one path are one destination; a folder is one for each URL.
-        named = self._is_folder(job.dest) and not job.extract
+        named = self.is_folder(job.dest) and not job.extract
         key = (str(PurePosixPath(job.dest)), job.url if named else "")
-        earlier = self._seen.setdefault(key, job)
+        earlier = self.seen.setdefault(key, job)
         if earlier is job:
             return False
         if earlier.url != job.url:
@@ -137,7 +129,7 @@ class _Reading:
         if earlier.checksum != job.checksum:
             raise UsageError(f"duplicate destination {job.dest} with different checksums")
         self.warnings.append(
-            f"{self._path}:{line}: {redact(job.url)} to {job.dest} is there already; skipped"
+            f"{self.path}:{line}: {redact(job.url)} to {job.dest} is there already; skipped"
         )
         return True
 
@@ -157,9 +149,8 @@ def _fields(content: str) -> list[str]:
     return fields
 
 
-def _checked_dest(dest: str) -> str:
+def _check_dest(dest: str) -> None:
     if not dest or "\0" in dest:
         raise UsageError("the destination is empty or holds a null character")
     if dest == "-":
         raise UsageError("several files cannot go to standard output")
-    return dest
