@@ -159,7 +159,7 @@ class SourceSettings:
         """
         found: _C | None = self._known.get(section)
         if found is None:
-            found = section.from_environment(self.environ)
+            found = section.from_environment(self.environ) if section.options else section()
             if self.flags:
                 found = found.with_flags(self.flags)
             if self.policy is not None:
@@ -285,6 +285,8 @@ class Settings(Section):
         return replace(settings, proxies=_proxies(environ), sources=SourceSettings(environ=rest))
 
     def with_flags(self, values: Mapping[str, Texts]) -> Settings:
+        if not values:
+            return self
         rest = {name: values[name] for name in values.keys() - _FLAGS}
         settings = super().with_flags(values)
         return replace(settings, sources=replace(self.sources, flags=rest)) if rest else settings

@@ -102,8 +102,7 @@ def check_settings(settings: SourceSettings) -> None:
     Raises:
         BadSettingError: a value that cannot be used.
     """
-    for source in SOURCES:
-        settings.of(source.settings)
+    _hosts_of(SOURCES, settings)  # reads all, and is asked for again by the first reference
 
 
 def _source_of(reference: Reference) -> AnySource:
@@ -181,8 +180,13 @@ def _web_host(text: str) -> str:
 @lru_cache(maxsize=32)
 def _hosts_of(sources: tuple[AnySource, ...], settings: SourceSettings) -> frozenset[str]:
     """Return the hosts of URLs that `sources` are asked about."""
-    hosts = {_bare_host(urlsplit(settings.of(each.settings).endpoint).netloc) for each in sources}
-    return frozenset(hosts.union(*(each.hosts for each in sources))) - {""}
+    hosts: set[str] = set()
+    for each in sources:
+        hosts |= each.hosts
+        endpoint = settings.of(each.settings).endpoint
+        if endpoint:
+            hosts.add(_bare_host(urlsplit(endpoint).netloc))
+    return frozenset(hosts)
 
 
 def _bare_host(netloc: str) -> str:
