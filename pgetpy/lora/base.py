@@ -101,7 +101,8 @@ def put_back(originals: Originals) -> None:
         present = _modules(part)
         for name, module in originals.modules[component].items():
             parent, _, leaf = name.rpartition(".")
-            if present.get(name) is not module and parent in present:
+            # What is not there any more was taken out by somebody else: LoRAs take nothing out.
+            if present.get(name, module) is not module:
                 setattr(present[parent], leaf, _where(part, module))
         values = _parameters(part)
         for name, value in originals.values[component].items():
@@ -130,8 +131,8 @@ def check_base(pipeline: object, base: Base) -> None:
     for component, part in (parts_of(pipeline) or {}).items():
         now = _widths(part)
         for name, was in base.components.get(component, {}).items():
-            if now.get(name) != was:
-                raise NotRestoredError(_change(f"{name} of {component}", now.get(name), was))
+            if now.get(name, was) != was:
+                raise NotRestoredError(_change(f"{name} of {component}", now[name], was))
         if any(name.endswith(f".{_ADAPTED}") for name in now.keys() - base.components[component]):
             raise NotRestoredError(f"adapters are left in {component}")
     left = adapters_in(pipeline)
@@ -139,9 +140,7 @@ def check_base(pipeline: object, base: Base) -> None:
         raise NotRestoredError(f"adapters are left in it ({', '.join(sorted(left))})")
 
 
-def _change(module: str, now: Widths | None, was: Widths) -> str:
-    if now is None:
-        return f"{module} is gone"
+def _change(module: str, now: Widths, was: Widths) -> str:
     is_now = f"{now.inputs} inputs and {now.outputs} outputs"
     return f"{module} has {is_now}, and had {was.inputs} and {was.outputs}"
 

@@ -45,7 +45,9 @@ class Seating:
         Raises:
             BadLoraError: they are not.
         """
-        rank = max((pair.rank for pair in adapter.finding.pairs.values()), default=0)
+        pairs = adapter.finding.pairs.items()
+        swapped = (pair.rank for (part, _), pair in pairs if self._parts.get(part))
+        rank = max(swapped, default=0)
         if rank > self._rank:
             reason = (
                 f"its rank is {rank}, and the pipeline is prepared for ranks up to {self._rank}"

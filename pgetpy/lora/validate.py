@@ -12,6 +12,8 @@ from pgetpy.core.lora.adapters import Base, Finding, compare
 from pgetpy.core.weights.safetensors import SafetensorsHeader, Tensor, read_header
 from pgetpy.errors import BadLoraError, BadSafetensorsError, BadSettingError, WrongBaseModelError
 
+# Of what a loader says, which may name every tensor of the file.
+LONGEST_WORDS = 200
 # Returns the tensors of a file by the names that the loader gives them, None where it cannot say.
 Translation = Callable[[Path], Sequence[Tensor] | None]
 
@@ -59,7 +61,8 @@ def _translated(
     try:
         tensors = translate(path)
     except Exception as error:  # whatever the loader raises for what it cannot read
-        reason = f"the pipeline cannot read it ({type(error).__name__}: {error})"
+        words = " ".join(str(error).split())[:LONGEST_WORDS]
+        reason = f"the pipeline cannot read it ({type(error).__name__}: {words})"
         raise BadLoraError(slot, reference, reason) from error
     return None if tensors is None else compare(tensors, base, translated=True)
 

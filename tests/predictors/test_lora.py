@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import gc
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
 import torch
@@ -24,6 +21,7 @@ from tests.support.weights import opened
 from ..support.faults import Status
 from ..support.resources import Resource
 from ..support.server import Server
+from .interrupting import interrupted
 from .pipelines import (
     image_of,
     make_pipeline,
@@ -232,36 +230,6 @@ def test_what_diffusers_refuses_itself_is_undone(
         loras.apply({"main": (url, 1)})
     loras.apply({"main": (urls["b"], 1)})
     assert image_of(pipeline) == alone(("b", 1.0))
-
-
-class Cancelled(BaseException):
-    """As Cog's: no Exception."""
-
-
-def interrupted(work: Callable[[], object], number: int) -> bool:
-    """Run `work`, and raise when it enters its n-th function in diffusers, peft or transformers."""
-    count = 0
-    packages = ("/diffusers/", "/peft/", "/transformers/")
-
-    def enter(frame: FrameType, event: str, argument: object) -> Any:
-        nonlocal count
-        code = frame.f_code
-        # What is raised in a generator that is being closed is thrown away.
-        if code.co_name[0] != "<" and any(name in code.co_filename for name in packages):
-            count += 1
-            if count == number:
-                sys.settrace(None)
-                raise Cancelled
-
-    before = sys.gettrace()
-    sys.settrace(enter)
-    try:
-        work()
-    except Cancelled:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
 
 
 def test_an_interruption_anywhere_in_diffusers_is_undone_by_the_next_composition(

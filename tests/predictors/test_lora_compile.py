@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,19 @@ from tests.support.weights import opened
 
 from ..support.resources import Resource
 from ..support.server import Server
+from .interrupting import interrupted
 from .pipelines import image_of, make_pipeline, save_kohya_lora, save_lora
-from .transformers import WAN_TO_Q, WIDTH, make_wan, save_adapter, wan_bits
+from .transformers import (
+    TO_Q,
+    WAN_TO_Q,
+    WIDTH,
+    X_EMBEDDER,
+    flux_bits,
+    make_flux,
+    make_wan,
+    save_adapter,
+    wan_bits,
+)
 
 # The highest of the files below, so that no padding changes the order of additions.
 RANK = 4
@@ -289,6 +301,53 @@ def test_an_interruption_while_swapping_is_undone(
         assert (dict(loras.active), loras.loaded) == ({}, ())
         loras.apply(slots(urls, ("a", 0.7)))
         assert image_of(pipeline, steps=1) == alone(("a", 0.7))
+
+
+def test_an_interruption_anywhere_while_swapping_is_undone_by_the_next_composition(
+    cache: WeightsDownloadCache, server: Server, tmp_path: Path
+) -> None:
+    urls = {}
+    for seed, name in enumerate(("x", "y")):
+        path = save_adapter(tmp_path / f"{name}.safetensors", seed, {TO_Q: (WIDTH, WIDTH)})
+        urls[name] = server.add(f"/{name}.safetensors", Resource(path.read_bytes()))
+    pipeline, plain = make_flux(), make_flux()
+    loras = LoraComposer(pipeline, cache, hotswap_rank=RANK)
+    expected = LoraComposer(plain, cache)
+    apply = partial(loras.apply, slots(urls, ("x", 0.5)))
+    back = partial(loras.apply, slots(urls, ("y", 0.7)))
+    bits = []
+    for each in (("x", 0.5), ("y", 0.7)):
+        expected.apply(slots(urls, each))
+        bits.append(flux_bits(plain))
+    back()
+    number = 1
+    while interrupted(apply, number):
+        apply()
+        assert flux_bits(pipeline) == bits[0], number
+        back()
+        assert flux_bits(pipeline) == bits[1], number
+        number = number * 3 // 2 + 1
+    assert number > 20
+
+
+def test_what_changes_the_base_is_loaded_and_taken_out_again(
+    cache: WeightsDownloadCache, server: Server, tmp_path: Path
+) -> None:
+    kinds = {"plain": {TO_Q: (WIDTH, WIDTH)}, "small": {X_EMBEDDER: (8, WIDTH)}}
+    kinds["wide"] = {X_EMBEDDER: (16, WIDTH), TO_Q: (WIDTH, WIDTH)}
+    urls = {}
+    for seed, (name, modules) in enumerate(kinds.items()):
+        path = save_adapter(tmp_path / f"{name}.safetensors", seed, modules, rank=RANK)
+        urls[name] = server.add(f"/{name}.safetensors", Resource(path.read_bytes()))
+    pipeline, plain = make_flux(), make_flux()
+    loras = LoraComposer(pipeline, cache, hotswap_rank=RANK)
+    expected = LoraComposer(plain, cache)
+    way = ("plain", "wide", "plain small", "small wide", "", "plain", "wide", "")
+    for names in way:
+        chosen = slots(urls, *((name, 0.7) for name in names.split()))
+        loras.apply(chosen)
+        expected.apply(chosen)
+        assert flux_bits(pipeline) == flux_bits(plain), names
 
 
 def test_two_transformers_swap_each_its_own(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests.support.weights import opened
 
 from ..support.resources import Resource
 from ..support.server import Server
+from .interrupting import interrupted
 from .transformers import (
     TO_Q,
     WAN_TO_Q,
@@ -189,6 +191,29 @@ def test_an_interrupted_widening_is_undone(
     assert pipeline.transformer.x_embedder.in_features == 16
     loras.apply({})
     assert flux_bits(pipeline) == alone()
+
+
+def test_an_interruption_anywhere_while_widening_is_undone_by_the_next_composition(
+    cache: WeightsDownloadCache, urls: dict[str, str], alone: Callable[..., bytes]
+) -> None:
+    pipeline = make_flux()
+    loras = LoraComposer(pipeline, cache)
+    change = partial(loras.apply, slots(urls, "small", "north"))
+    back = partial(loras.apply, slots(urls, "plain"))
+    expected = {"base": alone(), "plain": alone("plain")}
+    expected["change"] = alone("north", "small", active=("small", "north"))
+    back()
+    number = 1
+    while interrupted(change, number):
+        loras.apply({})
+        assert flux_bits(pipeline) == expected["base"], number
+        change()
+        assert flux_bits(pipeline) == expected["change"], number
+        interrupted(back, number)
+        back()
+        assert flux_bits(pipeline) == expected["plain"], number
+        number = number * 3 // 2 + 1
+    assert number > 50
 
 
 def test_a_base_that_cannot_be_brought_back_is_no_success(

@@ -5,6 +5,7 @@ A LoRA adds to a module of IN inputs and OUT outputs the product of two small ma
 
     COMPONENT.MODULE.lora_A.weight               COMPONENT.MODULE.lora_B.weight      (peft)
     COMPONENT.MODULE.lora.down.weight            COMPONENT.MODULE.lora.up.weight     (diffusers)
+    COMPONENT.PARENT.processor.to_q_lora.down.weight ... up.weight                 (diffusers, once)
     lora_unet_MODULE.lora_down.weight            lora_unet_MODULE.lora_up.weight     (kohya)
 
 kohya writes MODULE with underscores for dots, and lora_te1_, lora_te2_ for the text encoders. There
@@ -36,8 +37,17 @@ _KOHYA = {
     "lora_te1_": ("text_encoder",),
     "lora_te2_": ("text_encoder_2",),
 }
-_IN = re.compile(r"\.(?:lora_A(?:\.default)?|lora(?:_linear_layer\.|_|\.)down)\.weight$")
-_OUT = re.compile(r"\.(?:lora_B(?:\.default)?|lora(?:_linear_layer\.|_|\.)up)\.weight$")
+_IN = re.compile(
+    r"(?:\.lora_A(?:\.default)?|\.lora(?:_linear_layer\.|_|\.)down|(?<=to_[qkv])_lora\.down"
+    r"|(?<=to_out)_lora\.down)\.weight$"
+)
+_OUT = re.compile(
+    r"(?:\.lora_B(?:\.default)?|\.lora(?:_linear_layer\.|_|\.)up|(?<=to_[qkv])_lora\.up"
+    r"|(?<=to_out)_lora\.up)\.weight$"
+)
+# What attention's matrices were part of, and the one that has become the first of several.
+_PROCESSOR = ".processor."
+_FIRST_OF_SEVERAL = "to_out"
 # What stands in the name of a tensor that is a LoRA's.
 MARKS = ("lora", "lokr")
 # What stands beside the matrices and is part of the adapter.
@@ -111,7 +121,7 @@ def sort_tensors(tensors: Iterable[Tensor]) -> LoraTensors:
         takes, gives = _IN.search(tensor.name), _OUT.search(tensor.name)
         side = takes or gives
         if side is not None and len(tensor.shape) >= 2:
-            (downs if takes else ups)[tensor.name[: side.start()]] = tensor
+            (downs if takes else ups)[_stem(tensor.name[: side.start()])] = tensor
         elif not any(mark in tensor.name.lower() for mark in BESIDE):
             overwriting.append(tensor.name)
         elif not tensor.name.endswith(("alpha", "dora_scale")):
@@ -124,6 +134,13 @@ def sort_tensors(tensors: Iterable[Tensor]) -> LoraTensors:
         if stem in ups
     )
     return LoraTensors(pairs, lonely.name if lonely else "", tuple(overwriting), tuple(others))
+
+
+def _stem(name: str) -> str:
+    parent, processor, module = name.rpartition(_PROCESSOR)
+    if not processor:
+        return name
+    return f"{parent}.{module}.0" if module == _FIRST_OF_SEVERAL else f"{parent}.{module}"
 
 
 def place_of(name: str, present: Collection[str] = ()) -> ModulePath | None:

@@ -44,6 +44,10 @@ NAMINGS = [
     (f"unet.{ATTENTION}.lora.down.weight", f"unet.{ATTENTION}.lora.up.weight"),
     (f"unet.{ATTENTION}.lora_down.weight", f"unet.{ATTENTION}.lora_up.weight"),
     (f"{FLAT}.lora_down.weight", f"{FLAT}.lora_up.weight"),
+    tuple(
+        f"unet.{ATTENTION.replace('to_q', 'processor.to_q')}_lora.{side}.weight"
+        for side in ("down", "up")
+    ),
 ]
 
 
