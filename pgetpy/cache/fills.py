@@ -213,17 +213,16 @@ class Fills:
         path = self._layout.at("fills", key)
         while True:
             fd = os.open(path, _FLAGS, 0o666)
+            ours = False
             try:
                 if not try_lock(fd):
-                    os.close(fd)
                     return None
-                if _same_file(fd, path):
+                ours = _same_file(fd, path)
+                if ours:
                     return fd
-            except BaseException:
-                with contextlib.suppress(OSError):
+            finally:
+                if not ours:
                     os.close(fd)
-                raise
-            os.close(fd)
 
     def _claim_name(self, key: str, progress: FillProgress) -> int | None:
         """Return the file that says that `key` is ours; None where it is another's, who lives."""
