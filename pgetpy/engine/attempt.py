@@ -82,7 +82,9 @@ class Attempt:
     def __post_init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._retries = Retries(self.context.settings.retries)
-        self._watchdog = Watchdog(self.plan, self.counts, self.context.settings.stall_timeout)
+        self._watchdog = Watchdog(
+            self.plan, self.counts, self.context.settings.stall_timeout, self._retries
+        )
         self._sleeper: asyncio.Future[None] | None = None
         self._roused = False
         self._judging = threading.Lock()

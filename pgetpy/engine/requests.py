@@ -1,12 +1,15 @@
 """How one URL is reached.
 
-Redirects are followed once, credentials sent where they belong, and signed targets resolved again
-when their time is over.
+Redirects are followed once, credentials and the cookies of the chain sent where they belong, and
+signed targets resolved again when their time is over.
 """
 
 from __future__ import annotations
 
+import time
+
 from pgetpy.core.http.answers import Identity, Redirected
+from pgetpy.core.http.cookies import Cookies
 from pgetpy.core.http.ranges import Span, format_range
 from pgetpy.core.http.retry import EXPIRED_STATUSES
 from pgetpy.core.http.urls import MOST_REDIRECTS, Link, follow, headers_for, may_see_credentials
@@ -27,6 +30,7 @@ class Route:
         self._hosts = hosts
         self._settings = settings
         self._hops = 0
+        self._cookies = Cookies()
         # Once a step has led from https to http, no credential goes on.
         self._downgraded = False
 
@@ -52,6 +56,12 @@ class Route:
         own = self._own_headers()
         names = {name.lower() for name, _ in own}
         headers = [each for each in _HEADERS if each[0].lower() not in names] + own
+        cookies = self._cookies.header(
+            self.target, next((value for name, value in own if name.lower() == "cookie"), "")
+        )
+        if cookies:
+            headers = [each for each in headers if each[0].lower() != "cookie"]
+            headers.append(("Cookie", cookies))
         authorization = self._authorization()
         if authorization is not None:
             headers.append(("Authorization", authorization))
@@ -81,6 +91,8 @@ class Route:
         if self._hops > MOST_REDIRECTS:
             raise TransferError(self.link.url, f"more than {MOST_REDIRECTS} redirects")
         before = self.target
+        fields = redirect.head.headers.get("set-cookie", "").split("\n")
+        self._cookies.learn(before, fields, time.time())
         self.target = follow(before, redirect.location)
         if before.origin.scheme == "https" and self.target.origin.scheme == "http":
             self._downgraded = True
@@ -98,6 +110,7 @@ class Route:
         self.target = self.link
         self._hops = 0
         self._downgraded = False
+        self._cookies = Cookies()
 
     def _own_headers(self) -> list[tuple[str, str]]:
         asked = self.target.origin

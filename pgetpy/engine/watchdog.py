@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pgetpy.core.http.plan import Plan
 from pgetpy.core.http.range_request import is_straggler
+from pgetpy.core.http.retry import Retries
 from pgetpy.engine.hosts import Host
 from pgetpy.engine.transports.base import Exchange
 from pgetpy.errors import PgetError, StalledError
@@ -34,13 +35,17 @@ class TransferCounts:
 class Watchdog:
     """Knows the exchanges under way, counts what they bring and ends those that are stuck.
 
-    `patience` is how many seconds an exchange may bring nothing.
+    `patience` is how many seconds an exchange may bring nothing; for a first byte it grows with the
+    failures that `retries` has counted.
     """
 
-    def __init__(self, plan: Plan, counts: TransferCounts, patience: float) -> None:
+    def __init__(
+        self, plan: Plan, counts: TransferCounts, patience: float, retries: Retries
+    ) -> None:
         self._plan = plan
         self._counts = counts
         self._patience = patience
+        self._retries = retries
         self._exchanges: dict[Task, Exchange] = {}
         # Calls to an expired target may still be under way when the next host is asked already.
         self._hosts: dict[Exchange, Host] = {}
@@ -154,8 +159,11 @@ class Watchdog:
 
     def _end_if_stuck(self, task: Task, exchange: Exchange, now: float) -> None:
         meter = exchange.part.meter
-        if meter.quiet(now) > self._patience:
-            return self._doom(task, StalledError(exchange.request.url, self._patience))
+        patience = self._patience
+        if meter.answered is None:
+            patience = self._retries.first_byte_patience(patience)
+        if meter.quiet(now) > patience:
+            return self._doom(task, StalledError(exchange.request.url, patience))
         if meter.answered is not None and now - meter.answered > _STRAGGLER_PATIENCE:
             others = [c.part.meter.rate for c in self._exchanges.values() if c is not exchange]
             if is_straggler(meter.rate, others):

@@ -53,6 +53,14 @@ class Retries:
             return asked + jitter * min(1.0, _FIRST_DELAY + asked / 10)
         return backoff * (0.5 + jitter / 2)
 
+    def first_byte_patience(self, seconds: float) -> float:
+        """Return how long to wait for an answer to begin, where `seconds` are right for the first.
+
+        What a server makes while it is asked for may take longer; asking again does not speed it
+        up.
+        """
+        return seconds * self.attempts
+
     @property
     def attempts(self) -> int:
         """Tries made in a row, the last failure included."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from pgetpy.core.http.answers import Answer, Head
@@ -14,13 +15,16 @@ from pgetpy.core.http.content_codings import names_no_coding
 from pgetpy.core.http.range_request import RangeRequest
 from pgetpy.core.http.ranges import Span
 from pgetpy.core.http.sink import Sink
-from pgetpy.errors.redact import redact
+from pgetpy.errors.redact import HIDDEN, redact
 
 # What is moved at a time, and how much may land before the sink is told: a killed run loses less
 # than their sum, 1 MiB, per connection.
 BLOCK = 768 * 1024
 JOURNAL_EVERY = 256 * 1024
 _SLICE = 0.05
+_SECRET_HEADERS = frozenset({"authorization", "cookie"})
+# Less could be a word of the sentence as well.
+_SHORTEST_SECRET = 5
 _LOG = logging.getLogger("pgetpy.engine")
 
 USER_AGENT = "pgetpy"
@@ -98,6 +102,8 @@ class Exchange:
 
     def judge(self, head: Head) -> tuple[Answer, Sink]:
         """Have `head` judged and the range set to what it promises; the body may be kept then."""
+        if head.words:
+            head = replace(head, words=_without_secrets(head.words, self.request.headers))
         answer, sink = self.on_head(self, head)
         if answer.start == 0 and names_no_coding(head.headers.get("content-encoding", "")):
             _LOG.warning(
@@ -141,6 +147,16 @@ class Exchange:
         while not self.cancelled and (left := deadline - time.monotonic()) > 0:
             time.sleep(min(_SLICE, left))
         self.part.waiting = waiting
+
+
+def _without_secrets(words: str, headers: tuple[tuple[str, str], ...]) -> str:
+    """Return a server's `words` without those of the request: some servers repeat it."""
+    values = [value for name, value in headers if name.lower() in _SECRET_HEADERS]
+    parts = [part.partition("=")[2] for value in values for part in re.split("[; ]+", value)]
+    for secret in sorted({*values, *parts}, key=len, reverse=True):
+        if len(secret) >= _SHORTEST_SECRET:
+            words = words.replace(secret, HIDDEN)
+    return words
 
 
 class Transport(Protocol):

@@ -96,3 +96,14 @@ def test_a_server_that_names_too_long_a_time_is_given_up() -> None:
 def test_those_that_failed_together_do_not_come_back_together() -> None:
     delays = {Retries(5).delay(BROKEN, jitter / 10) for jitter in range(10)}
     assert len(delays) == 10
+
+
+def test_the_patience_for_a_first_byte_grows_with_each_failure_in_a_row() -> None:
+    retries = Retries(3)
+    waited = [retries.first_byte_patience(15)]
+    for _ in range(3):
+        retries.delay(BROKEN, 0.5)
+        waited.append(retries.first_byte_patience(15))
+    assert waited == [15, 30, 45, 60]
+    retries.progressed()
+    assert retries.first_byte_patience(15) == 15
