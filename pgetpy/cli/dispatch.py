@@ -165,7 +165,7 @@ def _settings(
     settings = Settings.from_environment(environ, warn=warn).with_flags(arguments.values)
     check_settings(settings.sources)
     if settings.cacert is not None and not os.access(settings.cacert, os.R_OK):
-        name = "--cacert" if "cacert" in arguments.values else "certificate file"
+        name = "--cacert" if "cacert" in arguments.values else "PGET_CACERT"
         raise BadSettingError(name, settings.cacert, "there is no such file, or it is unreadable")
     return settings
 

@@ -28,6 +28,7 @@ from pgetpy.destinations.file import SMALL, FileDestination
 from pgetpy.destinations.sinks.file import FileSink
 from pgetpy.engine import hf_transfer_worker
 from pgetpy.engine.attempt import Attempt
+from pgetpy.engine.authorities import authorities
 from pgetpy.engine.context import AttemptCallbacks, EngineContext
 from pgetpy.engine.requests import Route
 from pgetpy.engine.transfer import Provenance, Transfer
@@ -201,8 +202,8 @@ class HfTransfer(Transfer):
             reason = "there is a proxy in between"
         elif settings.resolve:
             reason = "it looks up hosts by itself, whatever --resolve says"
-        elif request.tls is not None and settings.cacert is not None:
-            reason = "it does not know the authorities of --cacert"
+        elif request.tls is not None and authorities(settings):
+            reason = f"it does not know the authorities of {authorities(settings)[0][0]}"
         if reason:
             raise _UnableError(reason)
 

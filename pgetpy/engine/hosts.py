@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import netrc
 import os
 import resource
@@ -15,6 +16,7 @@ from pgetpy.core.http.proxies import bypasses_proxy
 from pgetpy.core.http.range_request import Latency, RangeRequest, median
 from pgetpy.core.http.urls import Link, Origin, basic_authorization, parse_link
 from pgetpy.core.references.policy import Policy
+from pgetpy.engine.authorities import trusting
 from pgetpy.engine.transports.base import Address
 from pgetpy.errors import BadReferenceError, BadSettingError, ConnectionFailedError
 from pgetpy.errors.reasons import system_reason
@@ -31,6 +33,8 @@ _REFUSALS = 3
 _TELLING = 512 * 1024
 _TELLING_SECONDS = 0.02
 _SHORTEST = 0.001
+# Addresses for documentation (RFC 5737, RFC 3849), which are nobody's.
+_ELSEWHERE = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
 
 
 @dataclass
@@ -152,16 +156,10 @@ class Hosts:
         """Return the context for https; made when first needed, for it reads many certificates.
 
         Raises:
-            BadSettingError: `cacert` cannot be used.
+            BadSettingError: the certificate authorities that were given cannot be used.
         """
         if self._tls is None:
-            cacert = self._settings.cacert
-            try:
-                self._tls = ssl.create_default_context(cafile=cacert)
-            except OSError as error:
-                malformed = isinstance(error, ssl.SSLError)
-                reason = "holds no certificates" if malformed else system_reason(error)
-                raise BadSettingError("--cacert", cacert, reason) from None
+            self._tls = trusting(self._settings)
         return self._tls
 
     def login(self, origin: Origin) -> str | None:
@@ -229,12 +227,24 @@ class Hosts:
 
 
 def _unresolved(link: Link, origin: Origin, error: Exception) -> ConnectionFailedError:
+    who = f"host {origin.host}" if origin.host == link.origin.host else f"the proxy {origin.host}"
     reason = system_reason(error) if isinstance(error, OSError) else str(error)
-    return ConnectionFailedError(
-        link.url,
-        f"host {origin.host} cannot be resolved ({reason})",
-        hint="check the host's name and the network",
-    )
+    hint = "check its name in the URL" if who[:4] == "host" else "check HTTP_PROXY and HTTPS_PROXY"
+    if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
+        hint = "no name server answers; check /etc/resolv.conf, or try later"
+    if not _has_network():
+        reason = "this machine has no network"
+        hint = "check its network, or that of the container"
+    return ConnectionFailedError(link.url, f"{who} cannot be resolved: {reason}", hint=hint)
+
+
+def _has_network() -> bool:
+    """Whether a way leads out of this machine. Nothing is sent to find out."""
+    for family, address in _ELSEWHERE:
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect((address, 9))
+            return True
+    return False
 
 
 def descriptor_limit() -> int:

@@ -15,6 +15,7 @@ from pgetpy.core.http.ranges import Spans
 from pgetpy.core.http.sink import Sink
 from pgetpy.destinations.sinks.memory import MemorySink
 from pgetpy.engine.attempt import Attempt
+from pgetpy.engine.authorities import authorities
 from pgetpy.engine.context import AttemptCallbacks, EngineContext
 from pgetpy.engine.requests import Route
 from pgetpy.engine.transports.base import Exchange
@@ -108,7 +109,7 @@ class EngineServiceClient:
     def exclusive(self) -> bool:
         """See `sources.base.ServiceClient`: of these settings the environment tells nobody else."""
         settings = self.context.settings
-        return settings.policy is not None or bool(settings.cacert or settings.resolve)
+        return settings.policy is not None or bool(authorities(settings) or settings.resolve)
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Return what `work` returns, which blocks."""

@@ -205,7 +205,9 @@ class Settings(Section):
         limit_rate: bytes a second over all transfers of a call.
         max_size: refuse objects larger than this.
         min_free: bytes that must stay free on the destination's file system.
-        cacert: PEM file of certificate authorities to trust instead of the system's.
+        cacert: PEM file, or folder, of certificate authorities to trust instead of the system's.
+        ssl_cert_file, ssl_cert_dir, requests_ca_bundle, curl_ca_bundle: the same, as the variables
+            say it that other programs read; the first that is given counts.
         use_netrc: take credentials from ~/.netrc (or $NETRC) for hosts it names.
         netrc_file: where those are.
         resolve: (host, port) to the IP address to connect to.
@@ -232,6 +234,10 @@ class Settings(Section):
     max_size: int | None = None
     min_free: int = 0
     cacert: str | None = None
+    ssl_cert_file: str | None = None
+    ssl_cert_dir: str | None = None
+    requests_ca_bundle: str | None = None
+    curl_ca_bundle: str | None = None
     use_netrc: bool = False
     netrc_file: str = "~/.netrc"
     resolve: Mapping[tuple[str, int], str] = field(default_factory=lambda: MappingProxyType({}))

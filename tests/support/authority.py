@@ -27,9 +27,12 @@ class Authority:
         self._ca.issue_cert(*names, not_after=not_after).configure_cert(context)
         return context
 
-    def files(self, folder: Path, names: tuple[str, ...] = NAMES) -> tuple[Path, Path]:
-        """The certificate chain and the key as files, for servers that are other programs."""
-        issued = self._ca.issue_cert(*names)
+    def files(
+        self, folder: Path, names: tuple[str, ...] = NAMES, **times: datetime
+    ) -> tuple[Path, Path]:
+        """The certificate chain and the key as files, for servers that are other programs;
+        ``times`` are ``not_before`` and ``not_after``."""
+        issued = self._ca.issue_cert(*names, **times)
         chain, key = folder / "chain.pem", folder / "key.pem"
         chain.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
         issued.private_key_pem.write_to_path(key)

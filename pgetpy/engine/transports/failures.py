@@ -53,7 +53,7 @@ def unreachable(
     if error.errno in NO_WAY:
         hint = "check this machine's network"
         if addresses and all(address.family == socket.AF_INET6 for address in addresses):
-            reason = f"{reason}: the host has only IPv6 addresses, and no way leads there from here"
+            reason = f"{reason} (the host has IPv6 addresses only)"
             hint = "use a network with IPv6, or a proxy (HTTP_PROXY, HTTPS_PROXY)"
     return ConnectionFailedError(request.url, reason, hint=hint)
 
@@ -78,19 +78,19 @@ def certificate_error(
     if code in _OTHER_NAME:
         host = urlsplit(request.url).hostname
         # That of OpenSSL says no more than that.
-        said = f"it is not for {host}"
+        said = f"it does not name {host},"
         if names:
             more = ", …" if len(names) > _MOST_NAMES else ""
-            said = f"it is for {', '.join(names[:_MOST_NAMES])}{more}, not for {host}"
+            said = f"it names {', '.join(names[:_MOST_NAMES])}{more}, not {host},"
         hint = "check the host in the URL: another server answers in its place"
     elif code in _UNKNOWN_AUTHORITY:
         said = f"its authority is not trusted here ({said})"
         hint = "if you trust it, give its authority's certificate with --cacert or SSL_CERT_FILE"
     elif code == _NOT_YET_VALID:
-        said = "it is not yet valid"
+        said = "it is not yet valid,"
         hint = "check the clock of this machine"
     elif code == _EXPIRED:
-        said = "it has expired"
+        said = "it has expired,"
         hint = "its server's operator has to renew it, unless the clock of this machine is wrong"
     reason = f"the certificate was not accepted: {said}"
     return ConnectionFailedError(request.url, reason, hint=hint, permanent=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import pgetpy
 from pgetpy.errors import BadSettingError, ConnectionFailedError
 from pgetpy.settings import Settings
 from tests.support.authority import Authority
@@ -67,13 +69,63 @@ def test_a_private_authority_is_trusted_when_it_is_given(
     assert result.validator == "strong"
 
 
-def test_ssl_cert_file_names_the_authorities_too(
-    tls_server: Server, ca: Authority, tmp_path: Path
+VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
+@pytest.fixture(params=["file", "folder", "folder by hashes"])
+def authorities(request: pytest.FixtureRequest, ca: Authority, tmp_path: Path) -> Path:
+    """The authority that has signed, in each way that one is kept."""
+    if request.param == "file":
+        return ca.pem
+    folder = tmp_path / "authorities"
+    folder.mkdir()
+    (folder / "README").write_text("no certificate")
+    (folder / "ours.pem").write_bytes(ca.pem.read_bytes())
+    if request.param == "folder by hashes":
+        subprocess.run(["openssl", "rehash", folder], check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_the_variables_of_other_programs_name_the_authorities_too(
+    tls_server: Server, tmp_path: Path, authorities: Path, variable: str
 ) -> None:
     url = tls_server.add("/model", Resource(BODY))
-    settings = Settings.from_environment({"SSL_CERT_FILE": str(ca.pem)})
-    fetch(url, tmp_path / "got", cacert=settings.cacert)
+    settings = Settings.from_environment({variable: str(authorities)})
+    pgetpy.download(url, tmp_path / "got", settings=settings)
     assert (tmp_path / "got").read_bytes() == BODY
+
+
+def test_several_folders_stand_beside_a_file(
+    tls_server: Server, ca: Authority, other_ca: Authority, tmp_path: Path
+) -> None:
+    url = tls_server.add("/model", Resource(BODY))
+    for name, authority in (("a", other_ca), ("b", ca)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.crt").write_bytes(authority.pem.read_bytes())
+    folders = f"{tmp_path / 'a'}:{tmp_path / 'b'}"
+    environ = {"SSL_CERT_FILE": str(other_ca.pem), "SSL_CERT_DIR": folders}
+    pgetpy.download(url, tmp_path / "got", settings=Settings.from_environment(environ))
+    assert (tmp_path / "got").read_bytes() == BODY
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+@pytest.mark.parametrize("kind", ["missing", "empty", "an empty folder", "a folder of others"])
+def test_a_variable_that_names_no_authorities_is_an_error_that_names_it(
+    tls_server: Server, tmp_path: Path, variable: str, kind: str
+) -> None:
+    url = tls_server.add("/model", Resource(BODY))
+    place = tmp_path / "authorities"
+    if kind == "empty":
+        place.touch()
+    elif kind != "missing":
+        place.mkdir()
+        if kind == "a folder of others":
+            (place / "README").write_text("no certificate")
+    settings = Settings.from_environment({variable: str(place)})
+    with pytest.raises(BadSettingError, match=f"^{variable} .*authorities"):
+        pgetpy.download(url, tmp_path / "got", settings=settings)
+    assert tls_server.requests == []
 
 
 @ONCE

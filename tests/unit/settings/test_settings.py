@@ -174,11 +174,6 @@ def test_a_proxy_that_is_not_used_is_not_judged() -> None:
     assert read(**urls).proxies == Proxies("http://p", "http://p")
 
 
-def test_the_certificates_of_the_environment_give_way_to_the_flag_of_the_same_end() -> None:
-    assert read(SSL_CERT_FILE="/a.pem").cacert == "/a.pem"
-    assert read(SSL_CERT_FILE="/a.pem", PGET_CACERT="/b.pem").cacert == "/b.pem"
-
-
 def test_a_metrics_endpoint_is_an_http_url() -> None:
     assert read(PGET_METRICS_ENDPOINT="http://m/x").metrics_endpoint == "http://m/x"
     with pytest.raises(BadSettingError, match="PGET_METRICS_ENDPOINT"):
