@@ -180,6 +180,21 @@ def test_a_body_that_only_the_connection_ends_is_told(plain_wire: WireWorld, fau
     assert kept(asking).data == BODY
 
 
+@BODIES
+def test_a_body_that_only_the_connection_ends_may_lack_the_end_of_tls(
+    wire: WireWorld, content: bytes
+) -> None:
+    asking = asked(wire, content, NoLength(), FinAfter(len(content)), ranged=False)
+    assert outcome(wire, asking, content) == "right"
+
+
+@BODIES
+@pytest.mark.parametrize("fault", [NoLength(), Chunked()], ids=name)
+def test_a_reset_is_no_end(wire: WireWorld, content: bytes, fault: Fault) -> None:
+    asking = asked(wire, content, fault, ResetAfter(len(content) // 2), ranged=False)
+    assert outcome(wire, asking, content) == "ConnectionFailedError"
+
+
 # ------------------------------------------------------------------------- what must not be wrong
 
 

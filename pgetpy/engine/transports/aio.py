@@ -128,7 +128,10 @@ class AioTransport:
             if head.status == 407 and exchange.request.proxy is not None:
                 raise proxy_refused(exchange.request, head.status, head.words or head.reason)
         answer, sink = exchange.judge(head)
+        closed = None if answer.delimited else _closed(response)
         await self._pour(exchange, response, answer, sink)
+        if closed is not None and closed.done():
+            _check_orderly(exchange.request, closed)
         # Close, not keep: what is left of a shortened body must not be taken for the next answer.
         if exchange.part.stop is not None and answer.stop != exchange.part.stop:
             _cut(response)
@@ -278,6 +281,24 @@ def _check_end(exchange: Exchange, decoder: ContentDecoder | None) -> None:
         raise ConnectionFailedError(
             exchange.request.url, f"closed by the server {rest} bytes before the end of the answer"
         )
+
+
+def _closed(response: aiohttp.ClientResponse) -> asyncio.Future[None] | None:
+    """Return what ends when the connection of `response` does, in order or not."""
+    protocol = response.connection.protocol if response.connection is not None else None
+    closed: asyncio.Future[None] | None = getattr(protocol, "closed", None)
+    if closed is not None:
+        # asyncio complains of exceptions that nobody has looked at.
+        closed.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    return closed
+
+
+def _check_orderly(request: Request, closed: asyncio.Future[None]) -> None:
+    """Raise where the connection was broken off, which aiohttp takes for the end of a body."""
+    error = closed.exception()
+    if error is not None:
+        cause = error.__cause__
+        raise failed(request, cause if isinstance(cause, OSError) else OSError(str(error)))
 
 
 def _cut(response: aiohttp.ClientResponse) -> None:

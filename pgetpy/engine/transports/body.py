@@ -33,6 +33,11 @@ class BodyDecoder:
         return self._chunks.complete if self._chunks is not None else self._left == 0
 
     @property
+    def open_ended(self) -> bool:
+        """Whether nothing but the end of the connection marks the body's."""
+        return self._chunks is None and self._left is None
+
+    @property
     def surplus(self) -> bool:
         """Whether something has come behind the end."""
         return self._surplus or (self._chunks is not None and self._chunks.surplus > 0)
@@ -70,7 +75,7 @@ class BodyDecoder:
         Raises:
             ConnectionFailedError: something of it is missing.
         """
-        if not self.complete and (self._chunks is not None or self._left is not None):
+        if not self.complete and not self.open_ended:
             what = f"{self._left} bytes before" if self._left is not None else "before"
             reason = f"closed by the server {what} the end of the answer"
             raise ConnectionFailedError(self._url, reason)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import ssl
 import threading
 import time
 from urllib.parse import urlsplit
@@ -200,10 +201,10 @@ class DirectTransport:
                 exchange.store(sink, memoryview(wanted))
             if body.complete or (part.stop is not None and not part.rest):
                 break
-            filled, ended = _receive(exchange, connection, buffer)
-            if ended:
+            count = _receive(exchange, connection, buffer, open_ended=body.open_ended)
+            if not count:
                 break
-            data = bytes(buffer[:filled])
+            data = bytes(buffer[:count])
         if exchange.cancelled or (part.stop is not None and not part.rest):
             return body.surplus or not body.complete
         body.end()
@@ -284,18 +285,20 @@ def _is_small(head: Head) -> bool:
     return int(length) <= _SMALL
 
 
-def _receive(exchange: Exchange, connection: Connection, buffer: memoryview) -> tuple[int, bool]:
-    """Receive what there is into `buffer`, waiting for the first byte: bytes, whether it ended."""
+def _receive(
+    exchange: Exchange, connection: Connection, buffer: memoryview, *, open_ended: bool
+) -> int:
+    """Receive what there is into `buffer`, waiting for the first byte; 0 at the end."""
     exchange.part.waiting = True
     try:
-        got = connection.fill(buffer)
+        return connection.fill(buffer)
     except OSError as error:
-        if exchange.cancelled:
-            return 0, True
+        # Where the end of the connection ends the body, many servers leave out that of TLS.
+        if exchange.cancelled or (open_ended and isinstance(error, ssl.SSLEOFError)):
+            return 0
         raise failed(exchange.request, error) from error
     finally:
         exchange.part.waiting = False
-    return got, not got
 
 
 def _fill(exchange: Exchange, connection: Connection, buffer: memoryview) -> tuple[int, bool]:
