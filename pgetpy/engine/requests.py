@@ -30,7 +30,8 @@ class Route:
         self._hosts = hosts
         self._settings = settings
         self._hops = 0
-        self._cookies = Cookies()
+        # There are none before a redirect sets one.
+        self._cookies: Cookies | None = None
         # Once a step has led from https to http, no credential goes on.
         self._downgraded = False
 
@@ -56,12 +57,11 @@ class Route:
         own = self._own_headers()
         names = {name.lower() for name, _ in own}
         headers = [each for each in _HEADERS if each[0].lower() not in names] + own
-        cookies = self._cookies.header(
-            self.target, next((value for name, value in own if name.lower() == "cookie"), "")
-        )
-        if cookies:
+        if self._cookies is not None:
+            given = [value for name, value in own if name.lower() == "cookie"]
+            cookies = self._cookies.header(self.target, "; ".join(given))
             headers = [each for each in headers if each[0].lower() != "cookie"]
-            headers.append(("Cookie", cookies))
+            headers += [("Cookie", cookies)] if cookies else []
         authorization = self._authorization()
         if authorization is not None:
             headers.append(("Authorization", authorization))
@@ -91,8 +91,10 @@ class Route:
         if self._hops > MOST_REDIRECTS:
             raise TransferError(self.link.url, f"more than {MOST_REDIRECTS} redirects")
         before = self.target
-        fields = redirect.head.headers.get("set-cookie", "").split("\n")
-        self._cookies.learn(before, fields, time.time())
+        cookies = redirect.head.headers.get("set-cookie")
+        if cookies is not None:
+            self._cookies = self._cookies or Cookies()
+            self._cookies.learn(before, cookies.split("\n"), time.time())
         self.target = follow(before, redirect.location)
         if before.origin.scheme == "https" and self.target.origin.scheme == "http":
             self._downgraded = True
@@ -110,7 +112,7 @@ class Route:
         self.target = self.link
         self._hops = 0
         self._downgraded = False
-        self._cookies = Cookies()
+        self._cookies = None
 
     def _own_headers(self) -> list[tuple[str, str]]:
         asked = self.target.origin

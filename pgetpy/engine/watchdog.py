@@ -159,10 +159,10 @@ class Watchdog:
 
     def _end_if_stuck(self, task: Task, exchange: Exchange, now: float) -> None:
         meter = exchange.part.meter
-        patience = self._patience
-        if meter.answered is None:
+        quiet, patience = meter.quiet(now), self._patience
+        if quiet > patience and meter.answered is None:
             patience = self._retries.first_byte_patience(patience)
-        if meter.quiet(now) > patience:
+        if quiet > patience:
             return self._doom(task, StalledError(exchange.request.url, patience))
         if meter.answered is not None and now - meter.answered > _STRAGGLER_PATIENCE:
             others = [c.part.meter.rate for c in self._exchanges.values() if c is not exchange]

@@ -7,7 +7,8 @@ import contextlib
 import errno
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 
 from pgetpy.engine.transports.base import Address
@@ -17,14 +18,15 @@ DELAY = 0.25
 # What says nothing about a host, only that there is no way to such addresses from here.
 NO_WAY = frozenset({errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EHOSTUNREACH})
 
+Connect = Callable[[Address], Coroutine[None, None, socket.socket]]
 _Connecting = asyncio.Task[socket.socket]
 
 
+@dataclass(eq=False)
 class AddressRace:
     """Connects to whichever address of a host answers first, and begins there the next time."""
 
-    def __init__(self) -> None:
-        self._winners: dict[tuple[Address, ...], Address] = {}
+    _winners: dict[tuple[Address, ...], Address] = field(default_factory=dict)
 
     def order(self, addresses: tuple[Address, ...]) -> list[Address]:
         """Return `addresses` in the order to try them: the last winner, then families in turn."""
@@ -34,13 +36,12 @@ class AddressRace:
 
     def won(self, addresses: tuple[Address, ...], winner: Address) -> None:
         """`winner`, one of `addresses`, has answered."""
-        if len(addresses) > 1:
-            self._winners[addresses] = winner
+        self._winners[addresses] = winner
 
     async def connect(
-        self, addresses: Sequence[Address], seconds: float
+        self, addresses: Sequence[Address], seconds: float, connect: Connect
     ) -> tuple[socket.socket, Address]:
-        """Return a connected socket that does not block, and which of `addresses` it leads to.
+        """Return a connected socket, and to which of `addresses` it is; `connect` makes one.
 
         They are tried in their order, each a moment after the one before unless that one fails
         sooner, and none is given up for another.
@@ -58,7 +59,7 @@ class AddressRace:
             while waiting or running:
                 if waiting:
                     address = waiting.pop(0)
-                    running[asyncio.ensure_future(_connect(address))] = address
+                    running[asyncio.ensure_future(connect(address))] = address
                 left = deadline - time.monotonic()
                 patience = min(delay, left) if waiting else left
                 done, _ = await asyncio.wait(
@@ -94,18 +95,6 @@ def _telling(before: OSError, task: _Connecting, address: Address) -> OSError:
     if error.errno in NO_WAY and before.errno is not None and before.errno not in NO_WAY:
         return before
     return error
-
-
-async def _connect(address: Address) -> socket.socket:
-    sock = socket.socket(address.family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, address.sockaddr)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 async def _end(running: dict[_Connecting, Address]) -> None:

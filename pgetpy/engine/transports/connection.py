@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import select
 import socket
 import ssl
@@ -13,7 +14,7 @@ from dataclasses import replace
 from urllib.parse import urlsplit
 
 from pgetpy.core.http.certificates import names_in
-from pgetpy.engine.transports.base import Request, UnsupportedResponseError
+from pgetpy.engine.transports.base import Address, Request, UnsupportedResponseError
 from pgetpy.engine.transports.connecting import AddressRace
 from pgetpy.engine.transports.failures import (
     certificate_error,
@@ -26,7 +27,7 @@ from pgetpy.engine.transports.failures import (
 )
 from pgetpy.engine.transports.tls import TLS_READ_SIZE, Tls
 from pgetpy.engine.transports.wire import HeadReader
-from pgetpy.errors import BadReferenceError, TransferError
+from pgetpy.errors import BadReferenceError, ConnectionFailedError, TransferError
 from pgetpy.system.event_loop import wait_for
 
 # However many addresses there are, each gets this much time.
@@ -55,14 +56,16 @@ class Connection:
         Raises:
             TransferError: none answers, the proxy refuses, or the certificate is not accepted.
         """
-        addresses = race.order(request.addresses)
+        addresses = list(request.addresses)
+        if len(addresses) > 1:
+            addresses = race.order(request.addresses)
         # Through a proxy there are two connections to wait for.
         patience = request.connect_timeout * (2 if request.proxy is not None else 1)
         deadline = time.monotonic() + patience
         while True:
             left = max(_SHORTEST_TRY, deadline - time.monotonic())
             try:
-                sock, address = await race.connect(addresses, min(left, request.connect_timeout))
+                sock, address = await _reach(addresses, min(left, request.connect_timeout), race)
             except OSError as error:
                 raise unreachable(request, request.addresses, error) from error
             addresses.remove(address)
@@ -72,19 +75,27 @@ class Connection:
                 connection = await wait_for(share, cls._prepare(request, sock), cls.close)
             except (OSError, asyncio.TimeoutError) as error:
                 sock.close()
-                if isinstance(error, ssl.SSLCertVerificationError):
-                    names = await cls.names_of(request) if is_for_another_name(error) else ()
-                    raise certificate_error(request, error, names) from error
-                if not addresses:
-                    if isinstance(error, asyncio.TimeoutError):
-                        raise timed_out(request) from error
-                    raise failed(request, error) from error
+                if not addresses or isinstance(error, ssl.SSLCertVerificationError):
+                    raise await cls._explain(request, error) from error
             except BaseException:
                 sock.close()
                 raise
             else:
-                race.won(request.addresses, address)
+                if len(request.addresses) > 1:
+                    race.won(request.addresses, address)
                 return connection
+
+    @classmethod
+    async def _explain(
+        cls, request: Request, error: OSError | asyncio.TimeoutError
+    ) -> ConnectionFailedError:
+        """Return the error for `error`, which came once there was a connection."""
+        if isinstance(error, asyncio.TimeoutError):
+            return timed_out(request)
+        if isinstance(error, ssl.SSLCertVerificationError):
+            names = await cls.names_of(request) if is_for_another_name(error) else ()
+            return certificate_error(request, error, names)
+        return failed(request, error)
 
     @classmethod
     async def names_of(cls, request: Request) -> list[str]:
@@ -210,6 +221,30 @@ class Connection:
                 return self.sock.recv_into(buffer)
             except BlockingIOError:
                 await _ready(self.sock, write=False)
+
+
+async def _reach(
+    addresses: Sequence[Address], seconds: float, race: AddressRace
+) -> tuple[socket.socket, Address]:
+    """Return a connected socket that does not block, and to which of `addresses` it is."""
+    if len(addresses) != 1:
+        return await race.connect(addresses, seconds, _connect)
+    try:
+        return await wait_for(seconds, _connect(addresses[0]), socket.socket.close), addresses[0]
+    except asyncio.TimeoutError:
+        raise TimeoutError(errno.ETIMEDOUT, "no answer within the connect timeout") from None
+
+
+async def _connect(address: Address) -> socket.socket:
+    sock = socket.socket(address.family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, address.sockaddr)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _bytes_of(request: Request) -> bytes:
