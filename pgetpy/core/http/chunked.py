@@ -11,7 +11,7 @@ from enum import Enum
 
 _SIZE = re.compile(rb"([0-9A-Fa-f]+)[ \t]*(?:;[^\x00]*)?")
 _MOST_DIGITS = 15
-_LONGEST_LINE = 8 * 1024
+_LONGEST_LINE = 16 * 1024
 _LONGEST_TRAILERS = 64 * 1024
 
 

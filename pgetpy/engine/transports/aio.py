@@ -122,7 +122,7 @@ class AioTransport:
             response.headers.items(),
             (version[0], version[1]),
         )
-        check_transfer_coding(exchange.request.url, head)
+        check_transfer_coding(exchange.request.url, head, most=1)
         if response.status >= 400:
             head = words_of(head, await _beginning(response))
             if head.status == 407 and exchange.request.proxy is not None:

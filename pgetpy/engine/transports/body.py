@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pgetpy.core.http.answers import Head
 from pgetpy.core.http.chunked import ChunkedDecoder, ChunkError
 from pgetpy.core.http.content_codings import CodingError, ContentDecoder
 from pgetpy.errors import ConnectionFailedError, TransferError
+
+_COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate"})
 
 
 class BodyDecoder:
@@ -21,10 +23,12 @@ class BodyDecoder:
 
     def __init__(self, url: str, head: Head, coding: str) -> None:
         self._url = url
-        self._chunks = ChunkedDecoder() if "transfer-encoding" in head.headers else None
-        length = head.headers.get("content-length")
-        self._left = int(length) if length is not None and self._chunks is None else None
-        self._decoder = ContentDecoder(coding) if coding else None
+        *inner, outer = transfer_codings(head) or ("",)
+        self._chunks = ChunkedDecoder() if outer == "chunked" else None
+        length = None if outer else head.headers.get("content-length")
+        self._left = int(length) if length is not None else None
+        codings = [*([] if outer in ("", "chunked") else [outer]), *reversed(inner), coding]
+        self._decoders = [ContentDecoder(each) for each in codings if each]
         self._surplus = False
 
     @property
@@ -59,15 +63,12 @@ class BodyDecoder:
             self._surplus |= len(data) > self._left
             data = data[: self._left]
             self._left -= len(data)
-        if self._decoder is None:
-            if data:
-                yield data
-            return
-        try:
-            yield from self._decoder.feed(data)
-        except CodingError as error:
-            reason = f"the body is not what its Content-Encoding says ({error})"
-            raise TransferError(self._url, reason) from None
+        if data:
+            try:
+                yield from _decode(data, self._decoders)
+            except CodingError as error:
+                reason = f"the body is not what its Content-Encoding says ({error})"
+                raise TransferError(self._url, reason) from None
 
     def end(self) -> None:
         """The body has come to its end, or the connection has.
@@ -79,13 +80,34 @@ class BodyDecoder:
             what = f"{self._left} bytes before" if self._left is not None else "before"
             reason = f"closed by the server {what} the end of the answer"
             raise ConnectionFailedError(self._url, reason)
-        if self._decoder is not None and not self._decoder.complete:
+        if not all(decoder.complete for decoder in self._decoders):
             raise ConnectionFailedError(self._url, "the coded body was cut off")
 
 
-def check_transfer_coding(url: str, head: Head) -> None:
-    """Raise where the body has a transfer coding other than chunked."""
-    coding = head.headers.get("transfer-encoding", "chunked")
-    if coding.lower() != "chunked":
+def transfer_codings(head: Head) -> tuple[str, ...]:
+    """Return the transfer codings of the body in lower case, in the order they were applied."""
+    names = head.headers.get("transfer-encoding", "").lower().split(",")
+    return tuple(name.strip() for name in names if name.strip())
+
+
+def check_transfer_coding(url: str, head: Head, *, most: int = 2) -> None:
+    """Raise where the body has transfer codings that are not undone here.
+
+    `most` may be had: chunks, and in them one compression, which nobody asked for.
+    """
+    codings = transfer_codings(head)
+    inner = codings[:-1] if codings[-1:] == ("chunked",) else codings
+    if len(codings) > most or len(inner) > 1 or not set(inner) <= _COMPRESSIONS:
+        coding = head.headers["transfer-encoding"]
         reason = f"the server used Transfer-Encoding {coding!r}, unasked, which cannot be undone,"
         raise TransferError(url, reason, hint="ask the server's operator for the plain bytes")
+
+
+def _decode(data: bytes, decoders: Sequence[ContentDecoder]) -> Iterator[bytes]:
+    """Yield `data` as the `decoders` make it, one after the other."""
+    if not decoders:
+        yield data
+        return
+    first, *others = decoders
+    for piece in first.feed(data):
+        yield from _decode(piece, others)

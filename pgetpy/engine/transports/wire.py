@@ -17,10 +17,13 @@ _FIRST_SIZE = 64 * 1024
 # curl 8 stops there, too.
 _LONGEST_HEAD = 300 * 1024
 _MOST_DIGITS = 18
-_END = re.compile(rb"\r?\n\r?\n")
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) +([1-5]\d\d)(?:[ \t]+([^\n]*))?")
+_END = re.compile(rb"\r*\n\r*\n")
+# Of the characters of an end some may have come before.
+_OVERLAP = 8
+# Some servers say HTTP/2 in the form of HTTP/1.
+_STATUS_LINE = re.compile(rb"HTTP/(?:1\.([01])|2(?:\.0)?) *([1-5]\d\d)(?!\d)(.*)", re.IGNORECASE)
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_BEGINNING = b"HTTP/1."
+_BEGINNING = b"HTTP/"
 _LENGTH = re.compile(r"\+?(\d+)(?:[ \t;].*)?", re.ASCII)
 
 
@@ -62,11 +65,11 @@ class HeadReader:
         """
         self._filled += count
         while True:
-            end = _END.search(self._data, max(self._begin, self._searched - 3), self._filled)
+            end = _END.search(self._data, max(self._begin, self._searched - _OVERLAP), self._filled)
             self._searched = self._filled
             if end is None:
                 begun = self._data[self._begin : min(self._begin + len(_BEGINNING), self._filled)]
-                if not _BEGINNING.startswith(begun):
+                if not _BEGINNING.startswith(begun.upper()):
                     raise UnsupportedResponseError("something other than HTTP/1")
                 return None
             head = parse_head(bytes(self._buffer[self._begin : end.start()]))
@@ -88,13 +91,13 @@ def parse_head(data: bytes) -> Head:
     may not be used again.
     """
     first, *lines = data.split(b"\n")
-    status = _STATUS_LINE.fullmatch(first.removesuffix(b"\r"))
+    status = _STATUS_LINE.fullmatch(first.rstrip(b"\r"))
     if status is None:
         raise UnsupportedResponseError("something other than HTTP/1")
     fields, odd = _fields(lines)
-    reason = (status[3] or b"").strip().decode("latin-1")
-    head = Head.of(int(status[2]), reason, fields, (1, int(status[1])))
-    odd |= data.count(b"\n") != data.count(b"\r\n")
+    reason = status[3].strip().decode("latin-1")
+    head = Head.of(int(status[2]), reason, fields, (1, int(status[1] or b"0")))
+    odd |= data.count(b"\n") != data.count(b"\r\n") or b"\r\r" in data
     headers = head.headers
     if _codings_left(headers):
         # RFC 9112, 6.3: it overrides, and the connection is not to be believed any further.

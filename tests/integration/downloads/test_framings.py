@@ -5,7 +5,9 @@ Each is asked for plainly, over TLS, and both through a proxy. What is cut off i
 
 from __future__ import annotations
 
+import gzip
 import logging
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +31,7 @@ CHUNKED = b"".join(
     for at in range(0, len(DATA), 70_000)
 ) + b"0\r\nX-Trailer: 1\r\n\r\n"  # fmt: skip
 OK = b"HTTP/1.1 200 OK\r\n"
+GZIPPED = gzip.compress(DATA)
 SIZE = b"Content-Length: %d\r\n" % len(DATA)
 
 Fetch = Callable[..., Any]
@@ -80,6 +83,20 @@ ODD = {
     "a length with a unit": raw(OK + b"Content-Length: %d bytes\r\n" % len(DATA)),
     "a length with blanks": raw(OK + b"Content-Length: \t %d \t\r\n" % len(DATA)),
     "a blank before the colon": raw(OK + b"Content-Length : %d\r\n" % len(DATA)),
+    "compressed chunks": raw(
+        OK + b"Transfer-Encoding: gzip, chunked\r\n",
+        b"%x\r\n%s\r\n0\r\n\r\n" % (len(GZIPPED), GZIPPED),
+    ),
+    "compressed to the end": raw(OK + b"Transfer-Encoding: deflate\r\n", zlib.compress(DATA)),
+    "a long chunk extension": raw(
+        OK + b"Transfer-Encoding: chunked\r\n", CHUNKED.replace(b";n=0", b";n=" + b"0" * 9000)
+    ),
+    "lines with CR twice": Garbage(
+        b"HTTP/1.1 200 OK\r\r\n" + SIZE.replace(b"\r", b"\r\r") + b"\r\r\n" + DATA
+    ),
+    "HTTP/2 in the form of HTTP/1": raw(b"HTTP/2 200\r\n" + SIZE),
+    "small letters": raw(b"http/1.1 200 ok\r\n" + SIZE.lower()),
+    "no blank": raw(b"HTTP/1.1 200OK\r\n" + SIZE),
     "no reason": raw(b"HTTP/1.1 200\r\n" + SIZE),
     "two blanks": raw(b"HTTP/1.1  200 OK\r\n" + SIZE),
     "HTTP/1.0": raw(b"HTTP/1.0 200 OK\r\n" + SIZE),
@@ -156,7 +173,7 @@ def test_a_range_that_ends_before_its_content_range_says_is_asked_for_again(
     assert get(server.add("/model", Resource(DATA, faults=[fault, cut]))) == DATA
 
 
-@pytest.mark.parametrize("coding", ["gzip", "foo", "chunked, gzip"])
+@pytest.mark.parametrize("coding", ["br", "foo", "chunked, gzip", "gzip, deflate, chunked"])
 def test_a_transfer_coding_that_nobody_asked_for_is_an_error(
     way: tuple[Server, Fetch], tmp_path: Path, coding: str
 ) -> None:
@@ -192,8 +209,6 @@ def test_what_is_no_content_coding_changes_nothing(
 
 @pytest.mark.usefixtures("transport")
 def test_a_coding_beside_other_words_is_undone(server: Server, tmp_path: Path) -> None:
-    import gzip
-
     fields = (("Content-Encoding", "aws-chunked, gzip"),)
     url = server.add("/model", Resource(gzip.compress(DATA), headers=fields))
     fetch(url, tmp_path / "got")
