@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pgetpy.core.destinations.names import check_unicode
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.jobs import Job
 from pgetpy.core.report.events import Event, Report
@@ -19,6 +20,7 @@ from pgetpy.core.report.results import DownloadFailure, DownloadResult
 from pgetpy.engine.engine import Engine
 from pgetpy.settings import Settings
 from pgetpy.settings.command_options import hub_cache_dir
+from pgetpy.settings.folders import expand_user
 from pgetpy.sources.table import check_settings
 from pgetpy.system.event_loop import plain
 from pgetpy.system.filesystem import disk_errors
@@ -186,7 +188,7 @@ async def snapshot_async(
     )
     folder = Path(cache_dir) if cache_dir is not None else hub_cache_dir(os.environ)
     with disk_errors(folder):
-        folder = folder.expanduser().absolute()
+        folder = expand_user(str(folder), "cache_dir").absolute()
     return await fetch_snapshot(found, folder, chosen, progress or _ignore)
 
 
@@ -225,6 +227,8 @@ download_jobs = plain(download_jobs_async)
 
 def _job(url: str, dest: str | PathLike, checksum: str | None, mirrors: Sequence[str]) -> Job:
     parsed = Checksum.parse(checksum, name="checksum") if checksum is not None else None
+    for mirror in mirrors:
+        check_unicode(mirror)
     return Job(url, os.fspath(dest), parsed, tuple(mirrors))
 
 

@@ -11,7 +11,7 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,16 @@ RECORD = ".pgetpy-folders"
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 # An existing folder keeps these, and a new one those that it inherits: GNU tar does the same.
 _LOCAL_BITS = 0o7000
-_NOT_OURS = (errno.EPERM, errno.EACCES, errno.EROFS)
+# By who is not the owner, or by a file system that does not keep such things.
+_REFUSED = (
+    errno.EPERM,
+    errno.EACCES,
+    errno.EROFS,
+    errno.EINVAL,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+)
 
 Parts = tuple[str, ...]
 
@@ -33,13 +42,20 @@ class Attributes(NamedTuple):
 
     def apply(self, folder: int) -> None:
         """Give them to the folder of that descriptor, unless only others may do that."""
-        try:
-            if self.mtime is not None:
+        if self.mtime is not None:
+            with _unless_refused():
                 os.utime(folder, ns=(self.mtime, self.mtime))
+        with _unless_refused():
             os.fchmod(folder, with_local_bits(self.mode, os.fstat(folder)))
-        except OSError as error:
-            if error.errno not in _NOT_OURS:
-                raise
+
+
+@contextlib.contextmanager
+def _unless_refused() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
 
 
 def with_local_bits(mode: int, there: os.stat_result) -> int:

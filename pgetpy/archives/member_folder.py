@@ -23,7 +23,14 @@ from pgetpy.archives.member_file import LARGE, MemberFile, member_errors
 from pgetpy.core.archives.member_policy import AdmittedMember, permissions
 from pgetpy.core.archives.members import Kind, Member
 from pgetpy.errors import ArchiveError, UnsafeMemberError
-from pgetpy.system.filesystem import closing_fd, mode_at, remove_tree, write_all
+from pgetpy.system.filesystem import (
+    MetadataWarnings,
+    closing_fd,
+    mode_at,
+    remove_tree,
+    sync_file,
+    write_all,
+)
 
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -39,6 +46,7 @@ class MemberFolder:
         self.written: list[str] = []
         self._root = os.fspath(root)
         self._fsync = fsync
+        self._warnings = MetadataWarnings("members of the archive")
         # An earlier run may have given the root itself other permissions than a new folder has.
         self._umask = 0o777 & ~_mode_of_new(root)
         self._known: set[tuple[str, ...]] = {()}
@@ -63,7 +71,8 @@ class MemberFolder:
             elif kind is Kind.SYMLINK:
                 os.symlink(entry.member.target, path)
                 if os.utime in os.supports_follow_symlinks:
-                    os.utime(path, ns=(mtime, mtime), follow_symlinks=False)
+                    with self._warnings.tolerate("to set times"):
+                        os.utime(path, ns=(mtime, mtime), follow_symlinks=False)
             else:
                 assert entry.target is not None
                 os.link(self._at(entry.target), path, follow_symlinks=False)
@@ -124,7 +133,8 @@ class MemberFolder:
         path = self._at(entry.parts)
         self.written.append("/".join(entry.parts))
         # It may have been cut short right after the last byte.
-        os.chmod(path, 0o600)
+        with self._warnings.tolerate("to set permissions"):
+            os.chmod(path, 0o600)
         self.finish(MemberFile(path, entry, -1, large=False))
         return self.closed_file(entry)
 
@@ -159,7 +169,8 @@ class MemberFolder:
             self.written.append("/".join(entry.parts))
             if kind is not Kind.FILE:
                 return True, None
-            os.chmod(path, 0o600)
+            with self._warnings.tolerate("to set permissions"):
+                os.chmod(path, 0o600)
             fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             file = MemberFile(path, entry, fd, large=True)
             (self.finish if whole else self._stretch)(file)
@@ -203,8 +214,10 @@ class MemberFolder:
             write_record(self._root, stated)
         for parts, member in folders:
             path = self._at(parts)
-            os.chmod(path, with_local_bits(stated[parts].mode, os.lstat(path)))
-            os.utime(path, ns=(member.mtime, member.mtime))
+            with self._warnings.tolerate("to set permissions"):
+                os.chmod(path, with_local_bits(stated[parts].mode, os.lstat(path)))
+            with self._warnings.tolerate("to set times"):
+                os.utime(path, ns=(member.mtime, member.mtime))
 
     def _create(
         self, path: str, entry: AdmittedMember, *, large: bool, stretched: bool = True
@@ -244,7 +257,8 @@ class MemberFolder:
             remove_tree(path)
             os.mkdir(path, 0o777)
         elif mode & 0o700 != 0o700:
-            os.chmod(path, stat.S_IMODE(mode) | 0o700)
+            with self._warnings.tolerate("to set permissions"):
+                os.chmod(path, stat.S_IMODE(mode) | 0o700)
         self._known.add(parts)
 
     def _size_of(self, path: str, entry: AdmittedMember, *, whole: bool) -> int | None:
@@ -264,9 +278,11 @@ class MemberFolder:
 
     def _finish(self, fd: int, member: Member) -> None:
         if self._fsync:
-            os.fsync(fd)
-        os.fchmod(fd, permissions(member.mode, self._umask))
-        os.utime(fd, ns=(member.mtime, member.mtime))
+            self._fsync = sync_file(fd, "members of the archive")
+        with self._warnings.tolerate("to set permissions"):
+            os.fchmod(fd, permissions(member.mode, self._umask))
+        with self._warnings.tolerate("to set times"):
+            os.utime(fd, ns=(member.mtime, member.mtime))
 
     def _make_way(self, path: str, entry: AdmittedMember) -> None:
         """See that `entry` can be made at `path`."""

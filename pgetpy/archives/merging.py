@@ -223,7 +223,7 @@ def _open_folder(name: str, folder: int, attributes: Attributes | None = None) -
     """
     mode = stat.S_IMODE(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
     if mode & 0o700 != 0o700:
-        with contextlib.suppress(PermissionError):
+        with contextlib.suppress(OSError):
             os.chmod(name, mode | 0o700, dir_fd=folder)
     with closing_fd(os.open(name, OPEN_FOLDER, dir_fd=folder)) as fd:
         closed = Attributes(mode, None) if mode & 0o700 != 0o700 else None

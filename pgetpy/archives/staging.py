@@ -21,7 +21,7 @@ from pgetpy.archives.merging import OPEN_FOLDER, Merge
 from pgetpy.core.destinations.journal import parse_journal
 from pgetpy.core.destinations.names import journal_path, layout_name, part_name, spool_name
 from pgetpy.errors import DestinationError
-from pgetpy.system.filesystem import closing_fd, remove_tree, sync_folder
+from pgetpy.system.filesystem import MetadataWarnings, closing_fd, remove_tree, sync_folder
 
 # What the staged members of an existing folder are called, and what a new file system has.
 _INSIDE = "members"
@@ -131,7 +131,8 @@ class Staging:
         with closing_fd(os.open(self.root, OPEN_FOLDER)) as fd:
             mode = stat.S_IMODE(os.fstat(fd).st_mode)
             if mode & 0o700 != 0o700:
-                os.fchmod(fd, mode | 0o700)
+                with MetadataWarnings(str(self.folder)).tolerate("to set permissions"):
+                    os.fchmod(fd, mode | 0o700)
 
     def _appear(self) -> None:
         try:

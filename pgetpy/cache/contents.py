@@ -12,6 +12,7 @@ from pathlib import Path
 from pgetpy.cache.layout import KEY_LENGTH, CachePaths, names_in
 from pgetpy.core.cache.records import Record, State, parse_record
 from pgetpy.system.file_locks import boot_id
+from pgetpy.system.filesystem import sync_file
 
 # Read at once; asking for much more would make a buffer that costs more than all the rest.
 _USUAL_RECORD = 8192
@@ -212,7 +213,7 @@ def flush(path: Path) -> None:
         if not target.is_symlink():
             fd = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                os.fsync(fd)
+                sync_file(fd, str(path))
             finally:
                 os.close(fd)
 

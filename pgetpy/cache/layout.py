@@ -23,6 +23,7 @@ from pathlib import Path
 
 from pgetpy.errors import CacheError
 from pgetpy.errors.reasons import system_reason
+from pgetpy.settings.folders import claim
 
 _LAYOUT = b"pgetpy cache 1\n"
 _FOLDERS = ("digests", "entries", "evicting", "fills", "holders", "partial", "pins", "tmp", "uses")
@@ -77,6 +78,7 @@ class CachePaths:
         Raises:
             CacheError: it is one of another layout, or cannot be read.
         """
+        claim(self.root)
         try:
             found = Path(self.at("layout")).read_bytes()
         except FileNotFoundError:

@@ -20,7 +20,7 @@ from pgetpy.core.cache.records import About, Record, State, fact, record_lines
 from pgetpy.core.destinations.names import LONGEST_NAME
 from pgetpy.errors import CacheError
 from pgetpy.system.file_locks import boot_id
-from pgetpy.system.filesystem import sync_folder
+from pgetpy.system.filesystem import sync_file, sync_folder
 
 # Hex digits that tell one content of a key from the next.
 _GENERATION = 8
@@ -103,7 +103,7 @@ class Publisher:
             for changed in (content.parent, content.parent.parent):
                 sync_folder(changed)
             append(fd, fact("flushed"))
-            os.fsync(fd)
+            sync_file(fd, str(self._layout.root))
 
     def _undo(self, record: Record, source: Path) -> None:
         """Give `source` back what has not appeared: it need not be fetched again."""
@@ -132,7 +132,7 @@ class Publisher:
 
         def write(scratch: str) -> None:
             Path(scratch).write_bytes(record_lines(record))
-            os.utime(scratch, ns=(now, now))
+            set_time(scratch, now)
 
         self._rename_to(self._layout.record(record.key), write)
         if record.digest and not record.folder:
@@ -163,7 +163,13 @@ def append(fd: int, learnt: bytes) -> None:
     """Append to the record open at `fd`, whose time of change is that of its entry's last use."""
     used = os.fstat(fd).st_mtime_ns
     os.write(fd, learnt)
-    os.utime(fd, ns=(used, used))
+    set_time(fd, used)
+
+
+def set_time(path: str | int, used: int) -> None:
+    """Note when an entry was last used; where no times can be set it looks used when written."""
+    with contextlib.suppress(OSError):
+        os.utime(path, ns=(used, used))
 
 
 def check_name(layout: CachePaths, name: str) -> None:

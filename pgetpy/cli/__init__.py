@@ -7,6 +7,7 @@ the entry point and imports nothing heavy: `--version` needs nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
 from collections.abc import Mapping, Sequence
@@ -28,18 +29,23 @@ def main(
     if arguments in (["--version"], ["version"]):
         from pgetpy._version import __version__
 
-        sys.stdout.write(f"pgetpy {__version__}\n")
-        return 0
+        # Where this fails it is said below, by the command that this is short for.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            sys.stdout.write(f"pgetpy {__version__}\n")
+            sys.stdout.flush()
+            return 0
     if argv is None:
         # What is imported lives for ever: looking through it again and again is a tenth of the
         # start.
         gc.set_threshold(_COLLECT_AFTER)
     try:
         from pgetpy.cli.dispatch import run
-        from pgetpy.cli.terminal import ignore_signals, terminable
+        from pgetpy.cli.terminal import fill_standard_streams, ignore_signals, terminable
     except KeyboardInterrupt:
         return 130  # nothing has begun, so there is nothing to say
 
+    if argv is None:
+        fill_standard_streams()
     with terminable():
         status = run(arguments, api=api, environ=environ)
         if argv is None and status in (130, 143):

@@ -163,7 +163,7 @@ def _ls(command: CacheCommand) -> int:
     elif store is None or not found:
         print_line(_empty(command))
     else:
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        width = shutil.get_terminal_size().columns if sys.stdout and sys.stdout.isatty() else None
         lines = table(found, totals(store.root, found, 0), time.time(), width)
         print_line("\n".join(lines))
     return DONE

@@ -29,7 +29,7 @@ from pgetpy.cli.invocation import (
     status_of,
 )
 from pgetpy.cli.parser import Arguments, help_text, parse_arguments
-from pgetpy.cli.progress import progress_of
+from pgetpy.cli.progress import log_lines, progress_of
 from pgetpy.cli.terminal import (
     STANDARD_OUTPUT,
     Terminated,
@@ -135,7 +135,8 @@ def _run_cache_command(invocation: Invocation, environ: Mapping[str, str]) -> in
             return run_filling(invocation, settings)
         from pgetpy.cli.cache import run_upkeep
 
-        return run_upkeep(invocation, settings)
+        with log_lines(invocation):
+            return run_upkeep(invocation, settings)
     except OSError as error:
         if isinstance(error, (PgetError, BrokenPipeError)):
             raise

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from pgetpy.cli.parser import Arguments
 from pgetpy.cli.results import failure_record
 from pgetpy.cli.terminal import Terminated, print_beside
-from pgetpy.errors import PgetError, UsageError
+from pgetpy.errors import OutputError, PgetError, UsageError
 from pgetpy.settings import Console, Settings
 from pgetpy.settings.command_options import CommandOptions
 
@@ -40,7 +40,9 @@ class Invocation:
             yield
         except PgetError as error:
             if self.options.json and not isinstance(error, UsageError):
-                print_beside(dest, json.dumps({**about, **failure_record(error)}))
+                # Why it failed is said in any case.
+                with suppress(OutputError):
+                    print_beside(dest, json.dumps({**about, **failure_record(error)}))
             raise
 
 

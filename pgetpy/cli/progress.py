@@ -44,8 +44,9 @@ _PLAIN_INTERVAL = 5.0
 _RETRY_INTERVAL = 5.0
 # A line for each file that is finished is of use up to so many.
 _FEW_FILES = 50
-# OSError: the terminal or the reader of a pipe is gone; ValueError: the stream is closed.
-_IF_NOT_GONE = contextlib.suppress(OSError, ValueError)
+# OSError: the terminal or the reader of a pipe is gone; ValueError: the stream is closed;
+# AttributeError: there was none from the beginning.
+_IF_NOT_GONE = contextlib.suppress(OSError, ValueError, AttributeError)
 
 
 class Progress:
@@ -64,8 +65,12 @@ class Progress:
             now = self._clock()
             self.tally.take(event, now)
             if not self._closed:
-                with _IF_NOT_GONE:
+                try:
                     self._show(event, now)
+                except (OSError, ValueError):
+                    pass  # the terminal or the reader is gone; another event may get through
+                except Exception:  # whatever is wrong here is not the download's fault
+                    self._closed = True
 
     def line(self, text: str) -> None:
         """Write `text` as a line of its own, between what else is drawn."""
@@ -232,7 +237,7 @@ def progress_of(
         Stopped: it was interrupted.
     """
     mode = invocation.console.progress
-    if mode == "auto" and not invocation.console.shows("info"):
+    if sys.stderr is None or (mode == "auto" and not invocation.console.shows("info")):
         mode = "none"
     progress = open_progress(
         mode,
@@ -250,6 +255,16 @@ def progress_of(
             progress.tally, keeps=keeps, overwrites=into_cache or invocation.settings.force
         )
         raise Stopped(sentence, status_of(signal)) from None
+
+
+@contextlib.contextmanager
+def log_lines(invocation: Invocation) -> Iterator[None]:
+    """Print log lines while it lasts, for commands that show no progress."""
+    with (
+        Progress(sys.stderr, time.monotonic) as progress,
+        _logging_to(progress, invocation.console.log_level.upper()),
+    ):
+        yield
 
 
 @contextlib.contextmanager

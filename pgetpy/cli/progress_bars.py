@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
 from typing import Any, TextIO
 
 from pgetpy.core.report.events import Event, Finished, Queued, Started, StartedOver
@@ -138,8 +137,27 @@ def _tqdm_class() -> Any:
         monitor_interval = 0  # no thread of its own: events come often enough
 
     # tqdm's own lock reaches for multiprocessing, which costs time and a semaphore.
-    Bar.set_lock(threading.RLock())
+    Bar.set_lock(_NoLock())
     return Bar
+
+
+class _NoLock:
+    """Keeps nobody out: whoever draws holds the lock of the `Progress`.
+
+    tqdm keeps a real one for good where the terminal is gone as it draws.
+    """
+
+    def acquire(self, *_: object, **__: object) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
 def _file_format(state: FileState, now: float, width: int) -> str:

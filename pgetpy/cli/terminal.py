@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -10,6 +11,8 @@ import threading
 from collections.abc import Iterator
 
 from pgetpy.core.report.text import one_line
+from pgetpy.errors import OutputError
+from pgetpy.errors.reasons import system_reason
 
 STANDARD_OUTPUT = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
 
@@ -33,12 +36,14 @@ def terminable() -> Iterator[None]:
     def stop(number: int, _frame: object) -> None:
         # Supervisors often send it twice; the second may not break into what the first set off.
         # The interpreter complains of one that is ignored when it is already on its way.
-        for each in before:
-            signal.signal(each, _pass_over)
+        for each, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(each, _pass_over)
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
-    signal.signal(signal.SIGTERM, stop)
-    # Who starts us in the background has it ignored, and who runs us may see to it himself.
+    # Who starts us in the background has them ignored, and who runs us may see to them himself.
+    if before[signal.SIGTERM] is not signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, stop)
     if before[signal.SIGINT] is signal.default_int_handler:
         signal.signal(signal.SIGINT, stop)
     try:
@@ -68,10 +73,47 @@ def silence_output() -> None:
         os.close(nowhere)
 
 
+def fill_standard_streams() -> None:
+    """Put something in the place of standard streams that were closed before we began.
+
+    Files that are opened would get their numbers, and what is meant for the stream would go there.
+    Writing to standard output fails afterwards as well.
+    """
+    for number, flags in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, flags)
+
+
 def print_line(text: str) -> None:
-    """Write a line to standard output."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    """Write a line to standard output.
+
+    Raises:
+        OutputError: it cannot be written.
+        BrokenPipeError: nobody reads it.
+    """
+    try:
+        _write_output(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What is left in the buffer would fail once more at the end of the process.
+        silence_output()
+        raise OutputError(system_reason(error)) from None
+
+
+def _write_output(text: str) -> None:
+    output = sys.stdout
+    if output is None or output.closed:
+        raise OSError(errno.EBADF, "it is closed")
+    try:
+        output.write(f"{text}\n")
+    except UnicodeEncodeError:
+        # A path that is no UTF-8 goes out as the bytes that it is.
+        output.flush()
+        output.buffer.write(f"{text}\n".encode(errors="surrogateescape"))
+    output.flush()
 
 
 def print_beside(dest: str | None, text: str) -> None:

@@ -14,6 +14,7 @@
       DestinationError (OSError)    what stands at the destination, or cannot be made there
       DiskFullError (OSError)
       CacheError (OSError)          CacheFullError
+      OutputError                   the result cannot be printed
       InterruptedTransferError      Ctrl-C or SIGTERM: what is held is kept
 
 Errors carry fields; the sentence is made in `__str__`: what failed, where, and what to try. A URL
@@ -49,7 +50,13 @@ from pgetpy.errors.content import (
     UnsafeMemberError,
     WrongBaseModelError,
 )
-from pgetpy.errors.places import CacheError, CacheFullError, DestinationError, DiskFullError
+from pgetpy.errors.places import (
+    CacheError,
+    CacheFullError,
+    DestinationError,
+    DiskFullError,
+    OutputError,
+)
 from pgetpy.errors.transfer import (
     ConnectionFailedError,
     GatedError,
@@ -91,6 +98,7 @@ __all__ = [
     "NotRestoredError",
     "NotWeightsError",
     "ObjectChangedError",
+    "OutputError",
     "PgetError",
     "RangeNotHonouredError",
     "ServiceError",

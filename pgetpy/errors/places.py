@@ -42,6 +42,19 @@ class DiskFullError(PgetError, OSError):
         )
 
 
+class OutputError(PgetError):
+    """What was to be printed cannot be: `.reason` is a clause. What was downloaded is complete."""
+
+    hint = "files that were downloaded are complete"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def sentence(self) -> str:
+        return f"standard output cannot be written: {self.reason}"
+
+
 class CacheError(PgetError, OSError):
     """The cache in folder `.root` cannot do what was asked of it. `.reason` is a clause."""
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeVar
 from pgetpy.core.archives.member_policy import Limits
 from pgetpy.core.references.policy import Policy
 from pgetpy.core.text.values import UNCHANGED, check_header, read_url
+from pgetpy.settings.folders import default_cache_folder
 from pgetpy.settings.options import OPTIONS, Option, Texts, by_variable
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -100,7 +101,7 @@ class CacheSettings(Section):
         max_bytes: bytes that it takes at most, None for any.
     """
 
-    folder: Path = field(default_factory=lambda: Path("~/.cache/pgetpy").expanduser())
+    folder: Path = field(default_factory=default_cache_folder)
     min_disk_free: int = 10 << 30
     max_bytes: int | None = None
 

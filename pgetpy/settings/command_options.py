@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.settings import Section
+from pgetpy.settings.folders import default_hub_cache_base, expand_user
 
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
 
@@ -50,14 +50,15 @@ def hub_cache_dir(environ: Mapping[str, str]) -> Path:
     """Return where the Hub's own cache is: PGET_HUB_CACHE_DIR, else as huggingface_hub has it."""
     for name in ("PGET_HUB_CACHE_DIR", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if environ.get(name):
-            return _expanded(environ[name], environ)
+            return _expanded(name, environ)
     if environ.get("HF_HOME"):
-        return _expanded(environ["HF_HOME"], environ) / "hub"
-    base = environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return _expanded(base, environ) / "huggingface" / "hub"
+        return _expanded("HF_HOME", environ) / "hub"
+    if environ.get("XDG_CACHE_HOME"):
+        return _expanded("XDG_CACHE_HOME", environ) / "huggingface" / "hub"
+    return default_hub_cache_base() / "huggingface" / "hub"
 
 
-def _expanded(path: str, environ: Mapping[str, str]) -> Path:
-    """Return `path` with its ~ and variables written out; those that are not set stay."""
-    home = os.path.expanduser(path)
-    return Path(_VARIABLE.sub(lambda found: environ.get(found[1] or found[2], found[0]), home))
+def _expanded(name: str, environ: Mapping[str, str]) -> Path:
+    """Return the path in variable `name`, ~ and variables written out; those not set stay."""
+    path = str(expand_user(environ[name], name))
+    return Path(_VARIABLE.sub(lambda found: environ.get(found[1] or found[2], found[0]), path))

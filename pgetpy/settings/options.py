@@ -32,6 +32,7 @@ from pgetpy.core.text.values import (
     size_reader,
     switch_to,
 )
+from pgetpy.settings.folders import expand_user
 
 Texts = str | tuple[str, ...]
 
@@ -118,8 +119,8 @@ def by_variable(options: Iterable[Option]) -> dict[str, Option]:
     }
 
 
-def _path(text: str, _name: str) -> Path:
-    return Path(text).expanduser()
+def _path(text: str, name: str) -> Path:
+    return expand_user(text, name)
 
 
 def _file_count(text: str, name: str) -> int:

@@ -16,6 +16,7 @@ from itertools import chain
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from pgetpy.core.destinations.names import check_unicode
 from pgetpy.core.http.urls import parse_link
 from pgetpy.core.references.patterns import EVERYTHING, Patterns
 from pgetpy.core.references.reference import Reference, choosing
@@ -66,6 +67,7 @@ def parse_reference(
         BadSettingError: `wanted` is none of these.
     """
     text = text.strip()
+    check_unicode(text)
     parse = _parse_once if len(text) <= _LONGEST_KEPT else _parse
     found = parse(text, wanted, settings)
     return found if patterns is EVERYTHING else choosing(found, patterns)

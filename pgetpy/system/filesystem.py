@@ -17,6 +17,10 @@ from pgetpy.errors import CacheError, DestinationError, DiskFullError, PgetError
 from pgetpy.errors.reasons import system_reason
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+# What FUSE, SMB and some NFS say of permissions, times, owners and flushes that they do not keep.
+_REFUSED = frozenset(
+    {errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+)
 
 
 def free_bytes(path: Path) -> int:
@@ -53,13 +57,21 @@ def disk_errors(path: Path) -> contextlib.AbstractContextManager[None]:
 
 def disk_error(error: OSError, dest: Path) -> DiskFullError | DestinationError:
     """Return what `error` means for destination `dest`."""
-    if error.errno in FULL:
+    # Of a stream, such as /dev/full, there is no disk to look at.
+    if error.errno in FULL and not _is_stream(dest):
         try:
             return DiskFullError(str(dest), None, free_bytes(dest))
         except OSError:
             return DiskFullError(str(dest), None, 0)
     reason = f"cannot be written: {system_reason(error)}"
     return DestinationError(str(dest), reason, code=error.errno or 0)
+
+
+def _is_stream(path: Path) -> bool:
+    try:
+        return str(path) == "-" or stat.S_ISCHR(path.stat().st_mode)
+    except OSError:
+        return False
 
 
 def cache_error(error: OSError, root: Path) -> CacheError:
@@ -109,9 +121,49 @@ def closing_fd(fd: int) -> Iterator[int]:
         os.close(fd)
 
 
+class MetadataWarnings:
+    """Lets what a file system refuses to set be: content decides. Each kind is warned of once.
+
+    Args:
+        label: what the warnings call the files.
+    """
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._told: set[str] = set()
+
+    @contextlib.contextmanager
+    def tolerate(self, what: str) -> Iterator[None]:
+        """Warn where the system refuses what the block does to `what`, such as "times"."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _REFUSED:
+                raise
+            if what not in self._told:
+                self._told.add(what)
+                # Who only looks into a cache need not wait for this import.
+                import logging
+
+                logging.getLogger(__name__).warning(
+                    "%s: the file system refuses %s: %s", self._label, what, system_reason(error)
+                )
+
+
+def sync_file(fd: int, label: str) -> bool:
+    """Bring what was written to `fd` to stable storage; False where the file system has no way."""
+    with MetadataWarnings(label).tolerate("to flush a file"):
+        os.fsync(fd)
+        return True
+    return False
+
+
 def sync_folder(folder: Path) -> None:
-    """Bring the names in `folder` to stable storage."""
-    with closing_fd(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as fd:
+    """Bring the names in `folder` to stable storage, where the file system has a way."""
+    with (
+        MetadataWarnings(str(folder)).tolerate("to flush a folder"),
+        closing_fd(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as fd,
+    ):
         os.fsync(fd)
 
 
@@ -119,17 +171,23 @@ def remove_tree(path: str | Path) -> None:
     """Take away what stands at `path`, whatever that is, also folders that may not be written."""
     mode = mode_at(path)
     if stat.S_ISDIR(mode):
-        os.chmod(path, 0o700)
+        _open_up(path)
         for folder, names, _ in os.walk(path):
             for name in names:
                 below = os.path.join(folder, name)
                 if not os.path.islink(below):
-                    os.chmod(below, 0o700)
+                    _open_up(below)
         import shutil
 
         shutil.rmtree(path)
     elif mode:
         os.unlink(path)
+
+
+def _open_up(folder: str | Path) -> None:
+    # Where this is refused the folder may be open as it is, or what follows says why not.
+    with contextlib.suppress(OSError):
+        os.chmod(folder, 0o700)
 
 
 def mode_at(path: str | Path) -> int:

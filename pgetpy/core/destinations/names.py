@@ -41,6 +41,7 @@ def check_url(url: str, link: Link | None = None) -> None:
     Args:
         link: what `url` was read as, where that has been done already.
     """
+    check_unicode(url)
     if _CONTROL.search(url):
         raise BadReferenceError(url, "there are control characters in it")
     if "://" not in url:
@@ -49,6 +50,13 @@ def check_url(url: str, link: Link | None = None) -> None:
     parts = urlsplit(url)
     if parts.port == 0 or not _is_host(host, parts.netloc):
         raise BadReferenceError(url, "its host or port is malformed")
+
+
+def check_unicode(text: str) -> None:
+    """Raise BadReferenceError for a text with bytes in it that were no UTF-8."""
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+        hint = "it is not valid UTF-8: write such bytes as %XX"
+        raise BadReferenceError(text, hint)
 
 
 def name_from_url(url: str) -> str | None:

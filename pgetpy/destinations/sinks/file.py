@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import secrets
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +17,22 @@ from pgetpy.core.http.ranges import Spans
 from pgetpy.core.http.sink import Place, Sink
 from pgetpy.destinations.sinks.ledger import Ledger
 from pgetpy.destinations.sinks.page_cache import WriteBack, memory_limit
-from pgetpy.errors import DestinationError
+from pgetpy.errors import DestinationError, DiskFullError
 from pgetpy.system.file_locks import boot_id
-from pgetpy.system.filesystem import check_room, sync_folder, write_all
+from pgetpy.system.filesystem import (
+    MetadataWarnings,
+    check_room,
+    closing_fd,
+    sync_file,
+    sync_folder,
+    write_all,
+)
 
 _ENDLESS = 1 << 62
+_COPY_BLOCK = 1 << 20
+# What says that nothing can take the place of a file: another one is mounted there.
+_IRREPLACEABLE = (errno.EBUSY, errno.EXDEV)
+_LOGGER = logging.getLogger(__name__)
 
 
 class FileSink(Sink):
@@ -112,8 +126,12 @@ class FileSink(Sink):
         if self.ledger is None or not self.resumable:
             return
         snapshot = self.ledger.snapshot()
-        os.fdatasync(self.fd) if hasattr(os, "fdatasync") else os.fsync(self.fd)
-        self.ledger.note_flushed(snapshot)
+        try:
+            os.fdatasync(self.fd) if hasattr(os, "fdatasync") else os.fsync(self.fd)
+            self.ledger.note_flushed(snapshot)
+        except OSError as error:
+            # The journal says no more than is certain, and a power cut costs more.
+            _LOGGER.debug("%s cannot be flushed: %s", self.part, error)
 
     def publish(self, size: int, *, fsync: bool = False) -> None:
         """Give the file, `size` bytes and whole, its name."""
@@ -123,8 +141,9 @@ class FileSink(Sink):
         if self._write_back is not None:
             self._write_back.finish()
         if fsync:
-            os.fsync(self.fd)
-        self._rename()
+            sync_file(self.fd, str(self.dest))
+        self._keep_attributes()
+        self._rename(size, fsync=fsync)
         if fsync:
             sync_folder(self.dest.parent)
         if self.ledger is not None:
@@ -163,10 +182,38 @@ class FileSink(Sink):
             os.close(fd)
 
     def _create(self) -> int:
-        """Make the part file."""
-        return os.open(self.part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        """Make the part file, which nobody may read who may not read what it replaces."""
+        there = self._replaced()
+        mode = 0o666 if there is None else stat.S_IMODE(there.st_mode) & 0o666
+        return os.open(self.part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
 
-    def _rename(self) -> None:
+    def _replaced(self) -> os.stat_result | None:
+        """The state of the file that is going to be replaced, None where there is none."""
+        try:
+            there = os.lstat(self.dest)
+        except OSError:
+            return None
+        return there if stat.S_ISREG(there.st_mode) else None
+
+    def _keep_attributes(self) -> None:
+        """Give the part file the permissions and the owner of what it replaces, where allowed."""
+        there, own = self._replaced(), os.fstat(self.fd)
+        if there is None:
+            return
+        warnings = MetadataWarnings(str(self.dest))
+        with warnings.tolerate("to keep the owner"):
+            if there.st_uid != own.st_uid:
+                os.fchown(self.fd, there.st_uid, -1)
+        with warnings.tolerate("to keep the group"):
+            if there.st_gid != own.st_gid:
+                os.fchown(self.fd, -1, there.st_gid)
+        # No set-ID bits: who made those did not know the new content.
+        mode = stat.S_IMODE(there.st_mode) & 0o777
+        with warnings.tolerate("to keep the permissions"):
+            if mode != stat.S_IMODE(own.st_mode):
+                os.fchmod(self.fd, mode)
+
+    def _rename(self, size: int, *, fsync: bool) -> None:
         """Give the part file the destination's name, unless another run was faster or took it."""
         if self.ledger is not None and not self._stands_at(self.part):
             if self._stands_at(self.dest):
@@ -174,7 +221,38 @@ class FileSink(Sink):
             if self.part.exists():
                 reason = "has been taken by another run"
                 raise DestinationError(str(self.part), reason, hint="run it again")
-        os.replace(self.part, self.dest)
+        try:
+            os.replace(self.part, self.dest)
+        except OSError as error:
+            if error.errno not in _IRREPLACEABLE or self._replaced() is None:
+                raise
+            self._write_in_place(size, fsync=fsync)
+            os.unlink(self.part)
+
+    def _write_in_place(self, size: int, *, fsync: bool) -> None:
+        """Copy the whole part file over the destination, in whose place no other file can be put.
+
+        Should that be cut short the part file is still there for the next run.
+        """
+        with closing_fd(os.open(self.dest, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)) as fd:
+            disk, there = os.fstatvfs(fd), os.fstat(fd)
+            free = disk.f_bavail * disk.f_frsize
+            if there.st_dev == os.fstat(self.fd).st_dev or size > there.st_size:
+                needed = max(0, size - there.st_blocks * 512)
+                if needed > free:
+                    raise DiskFullError(str(self.dest), needed, free)
+            buffer = memoryview(bytearray(_COPY_BLOCK))
+            done = 0
+            while done < size:
+                count = os.preadv(self.fd, [buffer], done)
+                if not count:
+                    raise DestinationError(str(self.part), "was cut short by another process")
+                write_all(fd, done, buffer[:count])
+                done += count
+            os.ftruncate(fd, size)
+            if fsync:
+                sync_file(fd, str(self.dest))
+        _LOGGER.warning("%s is a mount and cannot be replaced: it was written in place", self.dest)
 
     def _stands_at(self, path: Path) -> bool:
         try:

@@ -27,6 +27,7 @@ from pgetpy.core.destinations.journal import (
 from pgetpy.core.destinations.names import journal_path
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.system.file_locks import try_lock
+from pgetpy.system.filesystem import sync_file
 
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -105,7 +106,7 @@ class Ledger:
             stable = bool(self.journal.flushed)
             self._reset(Journal())
             if stable:
-                os.fsync(self._fd)
+                sync_file(self._fd, str(self.path))
             self._replace()
 
     def note_written(self, start: int, stop: int) -> None:
@@ -134,7 +135,7 @@ class Ledger:
         """Note, for a run that has to finish it, that an archive's members go to their places."""
         with self._lock:
             self._append(moving_line())
-            os.fsync(self._fd)
+            sync_file(self._fd, str(self.path))
 
     def note_published(self) -> None:
         """Note, for those who wait for the lock, that the file stands at its destination."""
