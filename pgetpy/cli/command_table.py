@@ -40,11 +40,12 @@ For an archive or a repository the path is that of its only .safetensors file.""
 # By name; `download` is what runs without a command.
 COMMANDS: Mapping[str, Command] = {
     "download": Command(
-        "[flags] URL DEST\n       pgetpy COMMAND [flags] ...",
+        "[flags] URL [DEST]\n       pgetpy COMMAND [flags] ...",
         "download URL to DEST, over several connections where that is faster",
         f"""\
 URL is {_KINDS}.
-DEST is a file, a folder (the file is named after the URL), or - for standard output.""",
+DEST is a file, a folder, or - for standard output. In a folder, and without DEST in the
+current one, the file is named by the server or after the URL.""",
     ),
     "multifile": Command(
         "[flags] MANIFEST|-",

@@ -194,8 +194,8 @@ def _download(invocation: Invocation) -> int:
 
 def _job(invocation: Invocation) -> Job:
     operands = invocation.arguments.operands
-    least = 1 if invocation.console.to_null else 2
-    if not least <= len(operands) <= 2:
+    extracts = invocation.console.extracts
+    if not (2 if extracts else 1) <= len(operands) <= 2:
         raise UsageError(
             f"expected {'URL [DEST]' if invocation.console.to_null else 'URL and DEST'}, "
             f"got {len(operands) or 'nothing'}; see pgetpy --help"
@@ -204,17 +204,18 @@ def _job(invocation: Invocation) -> Job:
     reference = _reference(operands[0], invocation.settings)
     for url in options.mirror:
         check_url(url)
-    dest = None if invocation.console.to_null else operands[1]
+    # Without DEST the file is named as in a folder, by the server or the URL.
+    dest = None if invocation.console.to_null else (*operands, "./")[1]
     if dest is not None and (not dest or "\0" in dest):
         raise UsageError("DEST is empty or holds a null character")
-    if invocation.console.extracts and dest in STANDARD_OUTPUT:
+    if extracts and dest in STANDARD_OUTPUT:
         raise UsageError("an archive is extracted into a folder, not to standard output")
     return Job(
         operands[0],
         dest,
         options.checksum,
         options.mirror,
-        extract=invocation.console.extracts,
+        extract=extracts,
         reference=reference,
     )
 

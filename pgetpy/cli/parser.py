@@ -27,6 +27,10 @@ Exit status: 0 success, 1 failure, 2 usage error, 130 or 143 interrupted (repeat
 command to continue)."""
 
 
+_OFFSET = re.compile(r"(?:-C|--continue-at)(?:(?:(?<=-C)=?|=)(.+))?")
+_CONTINUE = re.compile(r"--(no-)?continue(?==|\Z)")
+
+
 @dataclass(frozen=True)
 class Arguments:
     """What was asked for.
@@ -56,7 +60,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     """
     arguments = list(argv)
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    flags = [_without_value(text) for text in arguments[:end]]
+    flags = [_without_value(text) for text in _translate(arguments[:end])]
     namespace, rest = _parser().parse_known_args(flags)
     unknown = next((text for text in rest if text.startswith("-") and text != "-"), None)
     if unknown is not None:
@@ -141,6 +145,22 @@ def _parser(command: str = "") -> argparse.ArgumentParser:
     return parser
 
 
+def _translate(arguments: Sequence[str]) -> list[str]:
+    """Return `arguments` with --resume for what aria2c, wget and curl call it."""
+    found: list[str] = []
+    rest = iter(arguments)
+    for text in rest:
+        offset = _OFFSET.fullmatch(text)
+        if offset is None:
+            found.append(_CONTINUE.sub(r"--\1resume", text))
+            continue
+        value = next(rest, "") if offset[1] is None else offset[1]
+        if value not in ("-", "0"):
+            raise UsageError(f"{text} {value}: where to go on is found out; write -C -")
+        found.append("--resume" if value == "-" else "--no-resume")
+    return found
+
+
 def _without_value(text: str) -> str:
     """Return --switch=true and --switch=false as --switch and --no-switch, all else as it is."""
     flag, equals, value = text.partition("=")
@@ -150,10 +170,24 @@ def _without_value(text: str) -> str:
     return text
 
 
+# What other programs call the name of the file, or its folder.
+_NAMES_FILE = re.compile(r"-[a-zA-Z]*O|--remote-name(-all)?|-[a-zA-Z]*J|--remote-header-name")
+_NAMES_DEST = re.compile(
+    r"-O.+|--out|--output-document|-[dP]|--dir|--output-dir|--directory-prefix"
+)
+
+
 def _unknown(text: str) -> str:
     import difflib
 
     name = text.partition("=")[0]
+    if _NAMES_FILE.fullmatch(name):
+        return (
+            f"unknown flag: {name} (pgetpy URL names the file as the server or the URL does, "
+            "pgetpy URL FILE as you like)"
+        )
+    if _NAMES_DEST.fullmatch(name):
+        return f"unknown flag: {name} (write pgetpy URL FILE, or pgetpy URL FOLDER/)"
     close = difflib.get_close_matches(name, [f"--{option.name}" for option in OPTIONS], n=1)
     return f"unknown flag: {name}" + (f" (is {close[0]} meant?)" if close else "")
 

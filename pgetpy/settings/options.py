@@ -133,7 +133,9 @@ def _checksum(text: str, name: str) -> Checksum | None:
 
 _POLICY = ChoiceReader({"public": Policy.public(), "none": None})
 _WANTED = one_of("auto", *(wanted.value for wanted in Wanted))
-_OUTPUT = one_of("file", "null", "tar-extractor", tar="tar-extractor")
+_OUTPUT = one_of("file", "null", "tar-extractor", tar="tar-extractor").hinting(
+    "to name the file write pgetpy URL FILE"
+)
 _LEVEL = one_of("debug", "info", "warn", "error", warning="warn")
 _PROGRESS = one_of("auto", "bar", "plain", "json", "none")
 
@@ -160,7 +162,7 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
                "maximum bytes per second over all connections, such as 50M"),
         Option("resume", "", "", "Settings.resume", read_bool,
                "continue what an earlier run left unfinished; this is the default, --no-resume "
-               "starts over"),
+               "starts over; --continue and -C - are the same"),
         Option("mirror", "", "URL", "CommandOptions.mirror", read_texts,
                "another URL of the same file", ("download",), many=True),
         Option("header", "-H", "LINE", "Settings.headers", read_headers,

@@ -10,7 +10,7 @@ import ipaddress
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
@@ -66,16 +66,23 @@ class ChoiceReader:
     Attributes:
         values: each word and its value.
         aliases: further spellings of the words.
+        hint: what to write instead of a word that is none of these, a clause.
     """
 
     values: Mapping[str, object]
     aliases: Mapping[str, str] = field(default_factory=dict)
+    hint: str = ""
 
     def __call__(self, text: str, name: str) -> object:
         word = self.aliases.get(text.lower(), text.lower())
         if word not in self.values:
-            raise BadSettingError(name, text, f"is not one of {', '.join(self.values)}")
+            hint = f"; {self.hint}" if self.hint else ""
+            raise BadSettingError(name, text, f"is not one of {', '.join(self.values)}{hint}")
         return self.values[word]
+
+    def hinting(self, hint: str) -> ChoiceReader:
+        """Return a reader of the same words that says so of others."""
+        return replace(self, hint=hint)
 
 
 def one_of(*words: str, **aliases: str) -> ChoiceReader:

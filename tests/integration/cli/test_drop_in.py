@@ -653,7 +653,7 @@ def test_many_files_arrive_whole(shell: Shell, server: Server, tmp_path: Path) -
     ("arguments", "words"),
     [
         ([], "expected URL and DEST"),
-        (["{url}"], "expected URL and DEST"),
+        (["{url}", "-x"], "expected URL and DEST"),
         (["{url}", "a", "b"], "expected URL and DEST"),
         (["{url}", "a", "--frobnicate"], "--frobnicate"),
         (["{url}", "a", "-m", "tiny"], "tiny"),

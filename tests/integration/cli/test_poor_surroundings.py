@@ -1,4 +1,4 @@
-"""Streams that are closed or full, names that are no UTF-8, folders and homes that are not there."""
+"""Streams that are closed or full, names that are no UTF-8, folders that are not there."""
 
 from __future__ import annotations
 
@@ -109,9 +109,7 @@ def test_a_path_that_cannot_be_printed_is_in_the_cache(
 @pytest.mark.parametrize(
     "words", ["--version", "version", "--help", "completion bash", "cache ls --cache-dir none"]
 )
-def test_words_that_cannot_be_printed_are_one_error(
-    tmp_path: Path, order: str, words: str
-) -> None:
+def test_words_that_cannot_be_printed_are_one_error(tmp_path: Path, order: str, words: str) -> None:
     ended = shell(order, *words.split(), cwd=tmp_path)
     assert ended.returncode == 1
     assert "standard output cannot be written" in last_words(ended)

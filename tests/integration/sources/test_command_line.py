@@ -215,6 +215,16 @@ def test_every_reference_goes_to_a_destination(
     assert names == ["a file", "data", "lora.safetensors", "lora.tar", "plain.safetensors"]
 
 
+def test_without_a_destination_the_service_names_the_file(shell: Shell, tmp_path: Path) -> None:
+    words = (REFERENCE, "--civitai-token", TOKEN)
+    ended = run(*words, env=shell.environ, cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    assert (tmp_path / "lora.safetensors").read_bytes() == LORA
+    again = run(*words, env=shell.environ, cwd=tmp_path)
+    assert again.code == 1
+    assert "lora.safetensors already exists; use -f" in last_line(again)
+
+
 def test_what_is_no_reference_is_refused_before_anything_is_done(
     shell: Shell, tmp_path: Path
 ) -> None:

@@ -205,7 +205,7 @@ def test_bytes_that_are_thrown_away_need_no_destination(shell: Shell, argv: list
     ("argv", "words"),
     [
         ([], "expected URL and DEST, got nothing"),
-        ([URL], "expected URL and DEST, got 1"),
+        ([URL, "-x"], "expected URL and DEST, got 1"),
         ([URL, "d", "e"], "got 3"),
         (["-o", "null"], "expected URL [DEST]"),
         ([URL, ""], "DEST is empty"),
@@ -521,13 +521,13 @@ def test_the_version_needs_no_library() -> None:
 @pytest.mark.parametrize(
     ("argv", "usage"),
     [
-        (["--help"], "usage: pgetpy [flags] URL DEST"),
-        (["-h", URL], "usage: pgetpy [flags] URL DEST"),
+        (["--help"], "usage: pgetpy [flags] URL [DEST]"),
+        (["-h", URL], "usage: pgetpy [flags] URL [DEST]"),
         (["multifile", "--help"], "usage: pgetpy multifile [flags] MANIFEST|-"),
         (["help", "multifile"], "usage: pgetpy multifile [flags] MANIFEST|-"),
         (["completion", "-h"], "usage: pgetpy completion bash|zsh|fish|powershell"),
         (["version", "--help"], "usage: pgetpy version"),
-        (["help"], "usage: pgetpy [flags] URL DEST"),
+        (["help"], "usage: pgetpy [flags] URL [DEST]"),
     ],
 )
 def test_help_is_shown_for_each_command(shell: Shell, argv: list[str], usage: str) -> None:
