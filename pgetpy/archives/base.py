@@ -21,6 +21,11 @@ class ArchiveExtractor(Sink):
     resumable: bool = False
     spooled: bool = False
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is odd about the archive, clauses; all of them are known when `finish` returns."""
+        return ()
+
     def take_settled(self) -> list[Span]:
         """Return, once each, the spans that a later run would find where they belong."""
         return []

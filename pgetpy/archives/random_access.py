@@ -82,6 +82,10 @@ class RandomAccessExtractor(ArchiveExtractor):
         self._lock = threading.Lock()
         self._move_horizon()
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return self._reader.remarks.clauses()
+
     # ------------------------------------------------------------------ an earlier run's work
 
     def restore(self, held: Spans) -> Spans:
@@ -193,7 +197,7 @@ class RandomAccessExtractor(ArchiveExtractor):
     def finish(self, total: int) -> None:
         """See `ArchiveExtractor.finish`."""
         with self._lock:
-            self._reader.finish(total)
+            self._reader.finish(total, bytes(self._partial))
         self._open.verifier.wait()
         with self._lock:
             self._open.finish_all()

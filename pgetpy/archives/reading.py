@@ -7,6 +7,7 @@ from typing import Protocol
 
 from pgetpy.core.archives.member_policy import AdmittedMember
 from pgetpy.core.archives.members import Member
+from pgetpy.core.archives.remarks import Remarks
 from pgetpy.core.http.ranges import Span
 
 # Says how to write a member; None where there is nothing to make.
@@ -19,10 +20,12 @@ class Reader(Protocol):
     Attributes:
         wanted: the bytes of the archive that `feed` takes next, never before earlier ones.
         ended: whether it wants no more.
+        remarks: what is odd about the archive.
     """
 
     wanted: Span
     ended: bool
+    remarks: Remarks
 
     def feed(self, data: bytes) -> Member | None:
         """Take exactly the bytes of `wanted`; return the member that they complete, if they do.
@@ -31,8 +34,8 @@ class Reader(Protocol):
             ArchiveError: they are no headers, or headers that cannot be believed.
         """
 
-    def finish(self, total: int) -> None:
-        """Take note that the archive has `total` bytes.
+    def finish(self, total: int, rest: bytes = b"") -> None:
+        """Take note that the archive has `total` bytes; `rest` are those of `wanted` that came.
 
         Raises:
             TruncatedArchiveError: its end is missing.

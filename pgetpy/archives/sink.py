@@ -52,6 +52,7 @@ class ArchiveSink(Sink):
         window: how far ahead bytes may come.
         sound: whether nothing was found yet for which the archive has to be refused.
         total: the archive's bytes, where any of them can be asked for.
+        delimited: whether it is known where the archive ends, be it by a digest.
         extractor: what makes the members; None as long as it is not known what the archive holds.
     """
 
@@ -70,6 +71,7 @@ class ArchiveSink(Sink):
         self.window: Window = Window(_FIRST)
         self.sound = True
         self.total: int | None = None
+        self.delimited = True
         self._layout = layout
         self._name = name
         self._limits = limits
@@ -90,6 +92,11 @@ class ArchiveSink(Sink):
     def members(self) -> tuple[str, ...]:
         """The names of what has been written, in the archive's order."""
         return tuple(self._folder.written)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """See `ArchiveExtractor.remarks`."""
+        return self.extractor.remarks if self.extractor is not None else ()
 
     @property
     def streamed_digest(self) -> str | None:
@@ -211,14 +218,15 @@ class ArchiveSink(Sink):
         if format_ is not Format.UNKNOWN:
             return format_
         start = beginning[:40].decode("ascii", "backslashreplace")
-        self._doubt = ArchiveError(f"it is of no known format; it begins {start!r}")
+        what = f"it is of no known format; it begins {start!r}" if beginning else "it is empty"
+        self._doubt = ArchiveError(what)
         return Format.ZIP if self._name.lower().endswith(_ZIP_SUFFIX) else Format.UNKNOWN
 
     def _tar(self) -> RandomAccessExtractor:
         return self._random_access_extractor(self._tar_reader(), self._policy.admit)
 
     def _tar_reader(self) -> TarReader:
-        return TarReader(longest_header=self._limits.header_bytes)
+        return TarReader(longest_header=self._limits.header_bytes, delimited=self.delimited)
 
     def _directory_reader(self, total: int) -> DirectoryReader:
         # What a plain tar does not need is not waited for.

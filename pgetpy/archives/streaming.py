@@ -34,6 +34,10 @@ class Output(Protocol):
     def finish(self, total: int) -> None:
         """All `total` decoded bytes have come."""
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """See `ArchiveExtractor.remarks`."""
+
     def close(self) -> None:
         """Let go of what is open; nothing more will come."""
 
@@ -73,6 +77,10 @@ class StreamExtractor(ArchiveExtractor):
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="pgetpy-decoder", daemon=True)
         self._thread.start()
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return self._output.remarks if self._output is not None else ()
 
     def write(self, pos: int, data: memoryview) -> None:
         """Take `data`, the bytes from `pos` on; waits where they are too far ahead.
@@ -180,6 +188,8 @@ class StreamExtractor(ArchiveExtractor):
 
 class SingleFile:
     """One file that was compressed by itself."""
+
+    remarks = ()
 
     def __init__(self, folder: MemberFolder, policy: MemberPolicy, name: str) -> None:
         self._folder = folder

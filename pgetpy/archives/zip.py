@@ -181,6 +181,10 @@ class SpooledZip(ArchiveExtractor):
         self._extractor: RandomAccessExtractor | None = None
         self._halted = False
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return self._extractor.remarks if self._extractor is not None else ()
+
     def place(self, pos: int) -> Place:
         return Place(self._spool.fd, pos, _ENDLESS)
 

@@ -109,6 +109,11 @@ class Destination(ABC):
         return ""
 
     @property
+    def oddities(self) -> tuple[str, ...]:
+        """What is odd about what came and was taken all the same, clauses; see `settle`."""
+        return ()
+
+    @property
     def members(self) -> tuple[str, ...]:
         """The names of the members that have been extracted."""
         return ()

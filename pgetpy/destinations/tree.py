@@ -67,6 +67,10 @@ class TreeDestination(ResumableDestination):
         return ""
 
     @property
+    def oddities(self) -> tuple[str, ...]:
+        return self._sink.remarks if self._sink is not None else ()
+
+    @property
     def members(self) -> tuple[str, ...]:
         return self._sink.members if self._sink is not None else ()
 
@@ -98,6 +102,7 @@ class TreeDestination(ResumableDestination):
                 ledger.begin(Subject(self._key, answer.identity, boot_id()), held)
         assert self._sink is not None
         self._sink.total = answer.identity.total if answer.ranged else None
+        self._sink.delimited = answer.delimited or self._options.algorithm is not None
         return self._sink
 
     def readable(self) -> ReadBack | None:

@@ -84,6 +84,7 @@ class Transfer:
             job.url, self._links[0].key, algorithm, context.paths, job.extract, job.name
         )
         self._destination = open_destination(job.dest, options, context.settings)
+        self._label = self._destination.label
         self._policy = context.settings.policy if vetted else None
         if self._policy is not None:
             check_destination(self._policy, job, self._destination)
@@ -239,6 +240,8 @@ class Transfer:
         if self._destination.blocks:
             settling = self._context.workers.submit(lambda: self._destination.settle(size))
             await wait_uncancelled(settling, self._destination.halt)
+            for oddity in self._destination.oddities:
+                self._tell(Remarked(self._key, self._label, oddity))
 
     async def _hash(self, size: int) -> str | None:
         """Return the digest of the whole, None where none was asked for."""
@@ -370,10 +373,6 @@ class Transfer:
         if self._job.follow is not None:
             self._job.follow.lost()
         self._tell(StartedOver(self._key, self._label, reason))
-
-    @property
-    def _label(self) -> str:
-        return self._destination.label
 
     def _result(
         self, source: Provenance, size: int, digest: str | None, shared: bool

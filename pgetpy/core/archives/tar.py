@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import partial
 
 from pgetpy.core.archives.members import Extent, Kind, Member
+from pgetpy.core.archives.remarks import Remarks
 from pgetpy.core.archives.tar_fields import (
     BLOCK,
     LARGEST,
@@ -34,6 +35,8 @@ from pgetpy.errors import ArchiveError, LimitExceededError, TruncatedArchiveErro
 
 _LABEL, _CONTINUED, _SPARSE, _DUMPED_FOLDER = b"V", b"M", b"S", b"D"
 _LINKS = (Kind.SYMLINK, Kind.HARDLINK)
+# With what some makers and editors fill up or end what they write.
+_FILLING = b"\0\r\n\t "
 
 _Step = Callable[[bytes], Member | None]
 
@@ -46,21 +49,31 @@ def is_tar(block: bytes) -> bool:
 class TarReader:
     """Reads the headers of one archive, in order.
 
+    What is odd but clear is taken where GNU tar takes it, and noted in `remarks`.
+
+    Args:
+        longest_header: bounds what describes one member: extended headers, long names, sparse maps.
+        delimited: whether it is known by other means where the archive ends, so that nothing is
+            missing where the end marker is.
+
     Attributes:
         wanted: the bytes of the archive that `feed` takes next; empty once `ended`.
         ended: whether the end marker has been seen.
-
-    `longest_header` bounds what describes one member: extended headers, long names, sparse maps.
+        remarks: what is odd about the archive.
     """
 
-    def __init__(self, *, longest_header: int = 1 << 20) -> None:
+    def __init__(self, *, longest_header: int = 1 << 20, delimited: bool = True) -> None:
         self.wanted = Span(0, BLOCK)
         self.ended = False
+        self.remarks = Remarks()
         self._longest = longest_header
+        self._delimited = delimited
         self._step: _Step = self._header
         self._overrides = Overrides()
         # How long the description of the next member is so far.
         self._length = 0
+        # Whether what is wanted would be the next member's first header.
+        self._between = True
         self._zero_block = False
         # For errors: what was read last.
         self._name = ""
@@ -78,24 +91,36 @@ class TarReader:
         try:
             return self._step(data)
         except MalformedError as error:
-            what = f"member {self._name!r} at byte {self._position}"
-            raise ArchiveError(f"{what}: {error}") from error
+            raise ArchiveError(f"{self._place}: {error}") from error
 
-    def finish(self, total: int) -> None:
-        """Take note that the archive has `total` bytes.
+    def finish(self, total: int, rest: bytes = b"") -> None:
+        """Take note that the archive has `total` bytes; `rest` are those of `wanted` that came.
 
         Raises:
-            TruncatedArchiveError: its end marker does not lie within them.
+            TruncatedArchiveError: it ends within a member, or may have ended before its end.
         """
-        if self._zero_block and total == self.wanted.start:
-            # GNU tar takes one zero block for two where nothing follows.
-            self._end(total)
-        if self.ended and total >= self.wanted.start:
-            return
-        reason = "the end marker is missing"
         if total < self.wanted.start:
             reason = f"member {self._name!r} goes on to byte {self.wanted.start}"
-        raise TruncatedArchiveError(total, reason)
+            raise TruncatedArchiveError(total, reason)
+        if self.ended:
+            return
+        if self._zero_block:
+            # GNU tar takes one zero block for two.
+            if rest.strip(b"\0"):
+                self._remark_lone_block()
+            self._end(self.wanted.start)
+            return
+        if not self._between or rest.strip(_FILLING):
+            raise TruncatedArchiveError(total, "the header of a member is not complete")
+        if not self._delimited:
+            reason = "the end marker is missing, and nothing else tells whether that is all"
+            raise TruncatedArchiveError(total, reason)
+        self.remarks.add("the tar has no end marker; all that was sent has been extracted")
+        self._end(self.wanted.start)
+
+    @property
+    def _place(self) -> str:
+        return f"member {self._name!r} at byte {self._position}"
 
     def _want(self, start: int, size: int, step: _Step) -> None:
         if start + size > LARGEST:
@@ -105,6 +130,7 @@ class TarReader:
 
     def _want_more(self, size: int, step: _Step) -> None:
         """Want what follows, as a further part of the next member's description."""
+        self._between = False
         self._length += size
         if self._length > self._longest:
             raise LimitExceededError("header_bytes", self._longest, self._length, self._name)
@@ -114,6 +140,7 @@ class TarReader:
         """Want the header behind data that goes up to `stop`."""
         self._overrides.forget()
         self._length = 0
+        self._between = True
         self._want(round_up(stop), BLOCK, self._header)
 
     def _end(self, stop: int) -> None:
@@ -140,23 +167,29 @@ class TarReader:
             return None if header.size else self._body(header, b"")
         entry = self._overrides.entry(header, self._position)
         self._name = entry.name
+        for oddity in entry.oddities:
+            self.remarks.add(oddity, self._place)
         return self._entry(entry, block)
 
     def _first_zero_block(self) -> None:
         if self._overrides.start is not None:
-            raise ArchiveError(f"the header at byte {self._overrides.start} belongs to no member")
+            self.remarks.add(f"the header at byte {self._overrides.start} belongs to no member")
         self._zero_block = True
         self._want(self.wanted.stop, BLOCK, self._second_zero_block)
 
     def _second_zero_block(self, block: bytes) -> Member | None:
         if block != ZERO_BLOCK:
-            # GNU tar warns and stops; members behind it would be lost in silence.
-            raise ArchiveError(f"a lone zero block at byte {self._position}")
+            self._remark_lone_block()
         self._end(self.wanted.stop)
         return None
 
+    def _remark_lone_block(self) -> None:
+        where = f"the tar ends with the lone zero block at byte {self._position}"
+        self.remarks.add(f"{where}; what follows has been left out, as other programs do")
+
     def _body(self, header: Header, data: bytes) -> Member | None:
         self._overrides.take(header.type, data[: header.size], self._position)
+        self._between = self._overrides.start is None
         self._want(self.wanted.stop, BLOCK, self._header)
         return None
 

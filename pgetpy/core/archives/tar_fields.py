@@ -25,9 +25,12 @@ _USTAR_MAGIC = b"ustar\0"
 _GNU_MAGIC = b"ustar  \0"
 # Old makers put a NUL or blanks before the digits; what follows the end of a number is theirs.
 _OCTAL = re.compile(rb"\0?[ \t\n\v\f\r]*([0-7]*)(?:[\0 \t\n\v\f\r].*)?", re.DOTALL)
-_DECIMAL = re.compile(rb"[0-9]{1,19}")
-_SECONDS = re.compile(rb"(-?)([0-9]{1,19})(?:\.([0-9]*))?")
-_RECORD = re.compile(rb"([0-9]{1,19}) ([^=]+)=")
+_DECIMAL = re.compile(rb"0*([0-9]{1,19})|-0+")
+_SECONDS = re.compile(rb"(-?)0*([0-9]{1,19})(?![0-9])(?:\.([0-9]*))?")
+# GNU tar takes any blanks around a record's length, and a keyword that is empty.
+_RECORD = re.compile(rb"[ \t]*0*([0-9]{1,19})[ \t]+([^=]*)=")
+# What is taken where the header states no mode that can be read.
+_USUAL_MODE = 0o644
 
 
 class MalformedError(Exception):
@@ -42,6 +45,7 @@ class Header(NamedTuple):
         mtime: nanoseconds since the epoch.
         posix: whether the block is in the form of POSIX (ustar, pax, star).
         gnu: whether it is in GNU tar's own form.
+        oddities: clauses about fields that cannot be read and that members do without.
     """
 
     name: bytes
@@ -52,6 +56,7 @@ class Header(NamedTuple):
     target: bytes
     posix: bool
     gnu: bool
+    oddities: tuple[str, ...] = ()
 
 
 def is_header(block: bytes) -> bool:
@@ -76,19 +81,27 @@ def parse_header(block: bytes) -> Header:
     posix = block[257:263] == _USTAR_MAGIC
     name = text_field(block[:100])
     prefix = _prefix(block) if posix else b""
-    mtime = parse_number(block[136:148], "modification time")
-    if not -LARGEST <= mtime <= LARGEST:
-        raise MalformedError("its modification time is impossible")
+    mode, mtime, oddities = _USUAL_MODE, 0, []
+    try:
+        mtime = _parse_mtime(block[136:148])
+    except MalformedError:
+        oddities.append("its modification time cannot be read, that of the epoch is taken")
+    try:
+        # Mode 0, for blanks, would make files that nobody can read.
+        mode = parse_number(block[100:108].strip(b" ") or b"-", "mode")
+    except MalformedError:
+        oddities.append("its mode cannot be read, 0644 is taken")
     return Header(
         name=prefix + b"/" + name if prefix else name,
         type=block[156:157],
         size=parse_size(block[124:136], "size"),
         # Some makers put the whole st_mode there, the kind of file in its upper bits.
-        mode=parse_number(block[100:108], "mode") & 0o7777,
+        mode=mode & 0o7777,
         mtime=mtime * SECOND,
         target=text_field(block[157:257]),
         posix=posix,
         gnu=block[257:265] == _GNU_MAGIC,
+        oddities=tuple(oddities),
     )
 
 
@@ -142,16 +155,20 @@ def parse_records(body: bytes) -> list[tuple[bytes, bytes]]:
 
 def parse_decimal(value: bytes, what: str) -> int:
     """Return a decimal number that counts bytes, or entries."""
-    if _DECIMAL.fullmatch(value) is None or int(value) > LARGEST:
+    match = _DECIMAL.fullmatch(value)
+    if match is None or int(match[1] or 0) > LARGEST:
         raise MalformedError(f"its {what} is no number: {value[:40]!r}")
-    return int(value)
+    return int(match[1] or 0)
 
 
-def parse_seconds(value: bytes) -> int:
-    """Return a decimal time in nanoseconds; what is finer is rounded down, as the kernel does."""
-    match = _SECONDS.fullmatch(value)
+def parse_seconds(value: bytes) -> int | None:
+    """Return a decimal time in nanoseconds; what is finer is rounded down, as the kernel does.
+
+    As GNU tar does, whatever follows the number is left out. None where there is no number.
+    """
+    match = _SECONDS.match(value)
     if match is None or int(match[2]) > LARGEST:
-        raise MalformedError(f"its modification time is no time: {value[:40]!r}")
+        return None
     fraction = match[3] or b""
     nanoseconds = int(match[2]) * SECOND + int(fraction[:9].ljust(9, b"0"))
     if not match[1]:
@@ -162,6 +179,13 @@ def parse_seconds(value: bytes) -> int:
 def round_up(size: int) -> int:
     """Return `size` in whole blocks."""
     return -(-size // BLOCK) * BLOCK
+
+
+def _parse_mtime(field: bytes) -> int:
+    mtime = parse_number(field, "modification time")
+    if not -LARGEST <= mtime <= LARGEST:
+        raise MalformedError("its modification time is impossible")
+    return mtime
 
 
 def _prefix(block: bytes) -> bytes:

@@ -46,6 +46,7 @@ class TarEntry(NamedTuple):
         position: where the first of its headers begins.
         size: what the archive holds of it; for a sparse file without the holes.
         sparse: what pax records say of a sparse file.
+        oddities: clauses about what cannot be read and what the member does without.
     """
 
     position: int
@@ -56,6 +57,7 @@ class TarEntry(NamedTuple):
     size: int
     mtime: int
     sparse: PaxSparse | None = None
+    oddities: tuple[str, ...] = ()
 
 
 class Overrides:
@@ -78,6 +80,7 @@ class Overrides:
         self.long_name = b""
         self._long_target = b""
         self._records: list[tuple[bytes, bytes]] | None = None
+        self._oddities: tuple[str, ...] = ()
 
     def take(self, flag: bytes, body: bytes, position: int) -> None:
         """Take in the body of a header whose type is one of `TYPES`."""
@@ -91,9 +94,10 @@ class Overrides:
             self.long_name = text_field(body)
         elif flag == _LONG_TARGET:
             self._long_target = text_field(body)
-        elif self._records is not None:
-            raise MalformedError("it is the second extended header of one member")
         else:
+            if self._records is not None:
+                # As GNU tar has it, nothing of the first one holds.
+                self._oddities = ("it has several extended headers, the last one is taken",)
             self._records = parse_records(body)
 
     def entry(self, header: Header, position: int) -> TarEntry:
@@ -103,7 +107,11 @@ class Overrides:
         sparse = parse_pax_sparse(own) if own else None
         sparse_name = sparse.name if sparse is not None else b""
         name = as_text(sparse_name or records.get(b"path") or self.long_name or header.name)
-        size, mtime = records.get(b"size"), records.get(b"mtime")
+        size, stated = records.get(b"size"), records.get(b"mtime")
+        mtime = parse_seconds(stated) if stated else None
+        oddities = self._oddities + (header.oddities if mtime is None else ())
+        if stated and mtime is None:
+            oddities += ("the time in its extended header is none, the plain header's is taken",)
         return TarEntry(
             position=position if self.start is None else self.start,
             header=header,
@@ -111,8 +119,9 @@ class Overrides:
             target=as_text(records.get(b"linkpath") or self._long_target or header.target),
             kind=_kind(header.type, name),
             size=parse_decimal(size, "size") if size else header.size,
-            mtime=parse_seconds(mtime) if mtime else header.mtime,
+            mtime=header.mtime if mtime is None else mtime,
             sparse=sparse,
+            oddities=oddities,
         )
 
     def _take_globals(self, records: list[tuple[bytes, bytes]]) -> None:

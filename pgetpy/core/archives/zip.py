@@ -16,6 +16,7 @@ from itertools import pairwise
 
 from pgetpy.core.archives.member_policy import Limits
 from pgetpy.core.archives.members import Extent, Kind, Member
+from pgetpy.core.archives.remarks import Remarks
 from pgetpy.core.archives.zip_directory import Directory, find_directory, first_look
 from pgetpy.core.archives.zip_entries import (
     DEFLATE,
@@ -75,9 +76,11 @@ class ZipReader:
     Attributes:
         wanted: the bytes of the archive that `feed` takes next; empty once `ended`.
         ended: whether all have been read.
+        remarks: what is odd about the archive.
     """
 
-    def __init__(self, members: Sequence[ZipMember]) -> None:
+    def __init__(self, members: Sequence[ZipMember], remarks: Remarks | None = None) -> None:
+        self.remarks = remarks or Remarks()
         self._members = iter(sorted(members, key=lambda zip_member: zip_member.member.position))
         self._header = b""
         self._next()
@@ -104,7 +107,7 @@ class ZipReader:
         deflated = current.method == DEFLATE
         return member._replace(extents=extents, crc32=current.crc32, deflated=deflated)
 
-    def finish(self, total: int) -> None:
+    def finish(self, total: int, rest: bytes = b"") -> None:
         """Take note that the archive has `total` bytes; the directory has told so before."""
         assert self.ended
 
