@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,10 @@ MARKS = {
     "slow": pytest.mark.soak,
     "predictors": pytest.mark.predictors,
 }
+
+# What runs remember for later ones is no business of other tests, nor of the user's.
+_STATE = tempfile.TemporaryDirectory(prefix="pgetpy-state-")
+os.environ["XDG_STATE_HOME"] = _STATE.name
 
 # A shell starts what runs in the background deaf to Ctrl-C, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

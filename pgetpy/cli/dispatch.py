@@ -43,6 +43,7 @@ from pgetpy.core.destinations.names import check_url
 from pgetpy.core.references.jobs import Job
 from pgetpy.core.references.manifest import parse_manifest
 from pgetpy.core.references.reference import Reference
+from pgetpy.core.report.events import Report, Verifying
 from pgetpy.core.report.results import DownloadFailure, DownloadResult
 from pgetpy.errors import (
     BadManifestError,
@@ -164,6 +165,8 @@ def _settings(
     arguments: Arguments, environ: Mapping[str, str], warn: Callable[[str], None]
 ) -> Settings:
     settings = Settings.from_environment(environ, warn=warn).with_flags(arguments.values)
+    if settings.skip_existing and arguments.values.get("force") == "true":
+        raise UsageError("--force replaces what exists and --skip-existing keeps it: give one")
     check_settings(settings.sources)
     if settings.cacert is not None and not os.access(settings.cacert, os.R_OK):
         name = "--cacert" if "cacert" in arguments.values else "PGET_CACERT"
@@ -179,12 +182,14 @@ def _warn(invocation: Invocation, warnings: Sequence[str]) -> None:
 def _download(invocation: Invocation) -> int:
     job = _job(invocation)
     about = {"url": redact(job.url), "dest": job.dest}
-    with invocation.telling_programs(about, job.dest):
-        _check_free(job, "", invocation.settings)
-        with progress_of(invocation, keeps=job.dest not in STANDARD_OUTPUT) as progress:
-            result: DownloadResult = _api(invocation).download_job(
-                job, settings=invocation.settings, progress=progress
-            )
+    with (
+        invocation.telling_programs(about, job.dest),
+        progress_of(invocation, keeps=job.dest not in STANDARD_OUTPUT) as progress,
+    ):
+        _check_free(job, invocation.settings, progress)
+        result: DownloadResult = _api(invocation).download_job(
+            job, settings=invocation.settings, progress=progress
+        )
     if invocation.console.shows("info"):
         say_raw(results.complete_line(result))
     if invocation.options.json:
@@ -248,10 +253,9 @@ def _multifile(invocation: Invocation) -> int:
         read=lambda text: _reference(text, invocation.settings),
     )
     _warn(invocation, manifest.warnings)
-    for job, number in zip(manifest.jobs, manifest.lines, strict=True):
-        _check_free(job, f" ({path}:{number})", invocation.settings)
     started = time.monotonic()
     with progress_of(invocation) as progress:
+        _check_all_free(manifest.jobs, invocation.settings, progress)
         found: Sequence[DownloadResult | DownloadFailure] = _api(invocation).download_jobs(
             manifest.jobs,
             settings=invocation.settings,
@@ -280,9 +284,26 @@ def _manifest_text(operand: str, path: str) -> str:
         raise BadManifestError(path, 0, system_reason(error)) from None
 
 
-def _check_free(job: Job, place: str, settings: Settings) -> None:
-    """Raise DestinationError if a file stands at the destination and may not be overwritten."""
-    if settings.force or job.dest is None or job.dest in STANDARD_OUTPUT:
+def _check_all_free(jobs: Sequence[Job], settings: Settings, report: Report) -> None:
+    """Raise DestinationError if a file stands in the way that no earlier run of these finished."""
+    journal = None
+    for number, job in enumerate(jobs):
+        try:
+            _check_free(job, settings, report, number)
+        except DestinationError:
+            from pgetpy.destinations.manifest_journal import ManifestJournal
+
+            journal = journal or ManifestJournal(jobs, os.environ, settings)
+            if journal.finished(number) is None:
+                raise
+
+
+def _check_free(job: Job, settings: Settings, report: Report, number: int = 0) -> None:
+    """Raise DestinationError if a file stands at the destination and may not be overwritten.
+
+    One that has the checksum may stay there.
+    """
+    if job.dest is None or job.dest in STANDARD_OUTPUT or settings.force or settings.skip_existing:
         return
     try:
         mode = os.stat(job.dest).st_mode
@@ -293,11 +314,17 @@ def _check_free(job: Job, place: str, settings: Settings) -> None:
         from pgetpy.archives.staging import check_empty
 
         if stat.S_ISDIR(mode):
-            check_empty(Path(os.path.realpath(job.dest)), place)
+            check_empty(Path(os.path.realpath(job.dest)), job.place)
+    elif job.checksum is not None and stat.S_ISREG(mode):
+        from pgetpy.destinations.existing import result_of_existing
+
+        def hashed(done: int, total: int) -> None:
+            report(Verifying(number, job.dest or "", done, total))
+
+        result_of_existing(job, settings, hashed)
     elif stat.S_ISREG(mode) or stat.S_ISBLK(mode):
-        raise DestinationError(
-            job.dest, f"already exists{place}", hint="use -f to overwrite it", code=errno.EEXIST
-        )
+        reason = f"already exists{job.place}"
+        raise DestinationError(job.dest, reason, hint="use -f to overwrite it", code=errno.EEXIST)
 
 
 def _is_folder(dest: str) -> bool:

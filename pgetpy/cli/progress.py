@@ -251,9 +251,7 @@ def progress_of(
             yield progress
     except (KeyboardInterrupt, Terminated) as signal:
         keeps = keeps and invocation.settings.resume and not invocation.console.to_null
-        sentence = results.interrupted_line(
-            progress.tally, keeps=keeps, overwrites=into_cache or invocation.settings.force
-        )
+        sentence = results.interrupted_line(progress.tally, keeps=keeps)
         raise Stopped(sentence, status_of(signal)) from None
 
 
@@ -310,6 +308,8 @@ def open_progress(
 
 def finish_line(result: DownloadResult) -> str:
     """Return one line on a file that stands."""
+    if result.skipped:
+        return f"{label(result.dest, result.url)}: there already, {format_size(result.size)}"
     moved = result.bytes_per_second and not result.shared
     rate = f", {format_rate(result.bytes_per_second)}" if moved else ""
     by = " by another process" if result.shared else ""

@@ -16,6 +16,8 @@ from pgetpy.errors.redact import redact
 
 def complete_line(result: DownloadResult) -> str:
     """Return pget's line on a file that is complete, with the rate added."""
+    if result.skipped:
+        return _log_line("Skipped", _skipped_fields(result))
     said = {
         "dest": result.dest,
         "size": format_size(result.size),
@@ -30,19 +32,27 @@ def complete_line(result: DownloadResult) -> str:
     return _log_line("Complete", said)
 
 
+def _skipped_fields(result: DownloadResult) -> dict[str, str]:
+    said = {"dest": result.dest, "size": format_size(result.size), "url": redact(result.url)}
+    if result.digest:
+        said["checksum"] = result.digest
+    return said
+
+
 def metrics_line(found: Sequence[DownloadResult | DownloadFailure], seconds: float) -> str:
-    """Return pget's line on a manifest: files, bytes, bytes a second, time."""
-    results = [outcome for outcome in found if isinstance(outcome, DownloadResult)]
+    """Return pget's line on a manifest: files, bytes, bytes a second, time; and what was there."""
+    complete = [outcome for outcome in found if isinstance(outcome, DownloadResult)]
+    results = [result for result in complete if not result.skipped]
     moved = sum(result.size - result.resumed for result in results if not result.shared)
-    return _log_line(
-        "Metrics",
-        {
-            "file_count": str(len(results)),
-            "total_bytes_downloaded": format_size(sum(result.size for result in results)),
-            "bytes_per_second": format_rate(moved / seconds if seconds else 0.0),
-            "elapsed_time": f"{seconds:.3f}s",
-        },
-    )
+    said = {
+        "file_count": str(len(results)),
+        "total_bytes_downloaded": format_size(sum(result.size for result in results)),
+        "bytes_per_second": format_rate(moved / seconds if seconds else 0.0),
+        "elapsed_time": f"{seconds:.3f}s",
+    }
+    if len(results) < len(complete):
+        said["skipped"] = str(len(complete) - len(results))
+    return _log_line("Metrics", said)
 
 
 def failure_table(failures: Sequence[DownloadFailure], files: int) -> list[str]:
@@ -57,7 +67,7 @@ def failure_table(failures: Sequence[DownloadFailure], files: int) -> list[str]:
     return [heading, *lines]
 
 
-def interrupted_line(tally: Tally, *, keeps: bool, overwrites: bool) -> str:
+def interrupted_line(tally: Tally, *, keeps: bool) -> str:
     """Return what is left of a call that was interrupted, and how to go on."""
     states = [*tally.active.values(), *tally.stopped.values()]
     held = sum(state.done for state in states if state.keeps)
@@ -65,14 +75,13 @@ def interrupted_line(tally: Tally, *, keeps: bool, overwrites: bool) -> str:
     how = "the same command goes on from there"
     if tally.files > 1 and tally.finished:
         parts.append(f"{tally.finished} of {tally.files} files are finished")
-        if not overwrites:
-            # Files that stand are an error before anything starts.
-            how = "to go on, leave the finished ones out"
     if keeps and held:
         known = len(states) == 1 and states[0].total is not None
         of = f" of {format_size(states[0].total or 0)}" if known else ""
         others = " of the others" if len(parts) > 1 else ""
         parts.append(f"{format_size(held)}{of}{others} is kept: {how}")
+    elif keeps and len(parts) > 1:
+        parts[-1] += ": the same command goes on with the others"
     return "; ".join(parts)
 
 

@@ -201,6 +201,8 @@ class Settings(Section):
         max_conn_per_host: the most connections to one host over all transfers.
         max_concurrent_files: files of a manifest in flight.
         force: overwrite what stands at a destination.
+        skip_existing: leave what stands at a destination as it is, and count it as done; what is
+            known to be wrong by its checksum is an error all the same. Goes before `force`.
         resume: go on from what an earlier run left.
         fsync: return only when the file is on stable storage.
         limit_rate: bytes a second over all transfers of a call.
@@ -229,6 +231,7 @@ class Settings(Section):
     max_conn_per_host: int = 64
     max_concurrent_files: int = 20
     force: bool = False
+    skip_existing: bool = False
     resume: bool = True
     fsync: bool = False
     limit_rate: int | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -40,6 +41,14 @@ def default_hub_cache_base() -> Path:
         return found / ".cache"
     claim(temporary_folder())
     return temporary_folder()
+
+
+def state_folder(environ: Mapping[str, str]) -> Path | None:
+    """Return where to keep what is of use to a later run (XDG_STATE_HOME); None without a home."""
+    base, found = environ.get("XDG_STATE_HOME", ""), home()
+    if os.path.isabs(base):
+        return Path(base) / "pgetpy"
+    return found / ".local" / "state" / "pgetpy" if found is not None else None
 
 
 def expand_user(path: str, name: str) -> Path:

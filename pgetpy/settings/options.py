@@ -181,6 +181,8 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
     "files": (
         Option("force", "-f", "", "Settings.force", read_bool, "overwrite DEST if it exists",
                DOWNLOAD),
+        Option("skip-existing", "", "", "Settings.skip_existing", read_bool,
+               "leave DEST as it is if it exists, and count it as done", DOWNLOAD),
         Option("checksum", "", "ALGO:HEX", "CommandOptions.checksum", _checksum,
                "expected checksum of the file; ALGO is sha256, sha1, md5 or blake2b",
                ("download",)),

@@ -22,7 +22,16 @@ from .waiting import eventually
 PACKAGE = "pgetpy"
 NOBODY = 65534
 _DAC_READ_SEARCH = 2
-_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+_KEPT = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "VIRTUAL_ENV",
+    "LD_LIBRARY_PATH",
+    "XDG_STATE_HOME",
+)
 
 
 @dataclass(frozen=True)

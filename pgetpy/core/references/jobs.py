@@ -39,6 +39,7 @@ class Job:
         extract: the object is an archive; `dest` is the folder that its members go to.
         reference: what `url` was read as, where that has been done already.
         link: where the bytes are, and what opens them; None as long as nobody has said so.
+        place: where it was named, as errors put it in brackets; empty where no manifest did.
         name: what a service calls the file, for a `dest` that is a folder.
         admit: is told which version comes, and its size, before a byte of it is kept; from any
             thread. What it raises ends the transfer.
@@ -53,5 +54,6 @@ class Job:
     reference: Reference | None = field(default=None, compare=False, repr=False)
     link: Link | None = field(default=None, compare=False, repr=False)
     name: str = ""
+    place: str = field(default="", compare=False)
     admit: Callable[[Identity], object] | None = field(default=None, compare=False)
     follow: Follower | None = field(default=None, compare=False)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from pgetpy.core.destinations.names import check_url
@@ -89,7 +89,7 @@ class _Reading:
             fields = _fields(content)
             job = self._job(fields) if fields else None
             if job is not None and not self._is_repeated(job, line):
-                self.jobs.append(job)
+                self.jobs.append(replace(job, place=f" ({self.path}:{line})"))
                 self.lines.append(line)
         except UsageError as error:
             raise BadManifestError(self.path, line, str(error)) from None

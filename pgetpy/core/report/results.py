@@ -28,6 +28,8 @@ class DownloadResult:
         length_known: False where the body ended by the connection closing, so that nothing but
             the server's good faith says that it was whole.
         shared: True where another process on the same destination did the work.
+        skipped: True where it was there already and nothing was fetched: it has the checksum, an
+            earlier run of the same manifest finished it, or it was to be left as it is.
         requests: requests made for it by this run, redirects and failed ones included.
         members: of an archive that was extracted, the names of the members written but for folders,
             in the archive's order; empty where `shared`.
@@ -48,6 +50,7 @@ class DownloadResult:
     shared: bool = False
     members: tuple[str, ...] = ()
     requests: int = 0
+    skipped: bool = False
 
 
 @dataclass(frozen=True)

@@ -209,6 +209,6 @@ class Tally:
         self.finished += 1
         self.ended_bytes += event.result.size
         done = state.done if state else event.result.resumed
-        if not event.result.shared:
+        if not (event.result.shared or event.result.skipped):
             self.moved += max(0, event.result.size - done)
         self.rate.add(now, self.moved)

@@ -126,7 +126,7 @@ def test_several_files_are_counted(number: int, server: Server, tmp_path: Path) 
         running.wait_until(lambda: any(e["done"] > MIB for e in events_of(running, "progressed")))
         said = last_word(stopped(running, number))
     assert "1 of 2 files are finished" in said
-    assert "of the others is kept: to go on, leave the finished ones out" in said
+    assert "of the others is kept: the same command goes on from there" in said
     assert (tmp_path / "small").read_bytes() == BODY[:1000]
     assert not (tmp_path / "large").exists()
     assert fetch(serve(server), tmp_path / "large").resumed > 0

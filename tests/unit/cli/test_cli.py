@@ -470,7 +470,7 @@ def test_an_interrupted_manifest_counts_the_files(shell: Shell) -> None:
     assert shell.run("--progress=none", "multifile", "list.txt") == 130
     assert shell.err == (
         "pgetpy: interrupted; 1 of 2 files are finished; "
-        "1.0 kB of 2.0 kB of the others is kept: to go on, leave the finished ones out\n"
+        "1.0 kB of 2.0 kB of the others is kept: the same command goes on from there\n"
     )
 
 

@@ -6,18 +6,33 @@ running loop too.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pgetpy.api.existing import (
+    HoldingBack,
+    Renumbering,
+    find_existing,
+    reconsider,
+    settle,
+)
 from pgetpy.core.destinations.names import check_unicode
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.jobs import Job
-from pgetpy.core.report.events import Event, Report
+from pgetpy.core.report.events import (
+    Event,
+    Finished,
+    Queued,
+    Report,
+)
 from pgetpy.core.report.results import DownloadFailure, DownloadResult
+from pgetpy.destinations.manifest_journal import ManifestJournal
 from pgetpy.engine.engine import Engine
+from pgetpy.errors import DestinationError, InterruptedTransferError, PgetError
 from pgetpy.settings import Settings
 from pgetpy.settings.command_options import hub_cache_dir
 from pgetpy.settings.folders import expand_user
@@ -199,9 +214,29 @@ async def download_job_async(
     job: Job, *, settings: Settings, progress: Report | None = None
 ) -> DownloadResult:
     """Run one job with exactly these settings."""
+    report = progress or _ignore
+    if job.checksum is None and not settings.skip_existing:
+        return await _download(job, settings, report)
+    found = await find_existing(job, settings, 0, report)
+    if found is None:
+        hear = HoldingBack(report)
+        try:
+            return await _download(job, settings, hear)
+        except DestinationError as error:
+            # Only the server knew what the file in the folder is called.
+            if error.errno == errno.EEXIST:
+                found = await find_existing(replace(job, dest=error.dest), settings, 0, report)
+            if found is None:
+                hear.release()
+                raise
+    report(Finished(0, found))
+    return found
+
+
+async def _download(job: Job, settings: Settings, report: Report) -> DownloadResult:
     engine = Engine(settings)
     try:
-        return await engine.download(job, progress or _ignore)
+        return await engine.download(job, report)
     finally:
         await engine.close()
 
@@ -213,12 +248,41 @@ async def download_jobs_async(
     progress: Report | None = None,
     fail_fast: bool = False,
 ) -> tuple[DownloadResult | DownloadFailure, ...]:
-    """Run several jobs with exactly these settings."""
-    engine = Engine(settings)
+    """Run several jobs with exactly these settings.
+
+    Nothing is fetched for what has the checksum that is asked for, nor for what an earlier run of
+    the same jobs finished that did not get to its end.
+    """
+    report = progress or _ignore
+    journal = ManifestJournal(jobs, os.environ, settings)
+    outcomes: dict[int, DownloadResult | DownloadFailure] = {}
+    interrupted = True
     try:
-        return await engine.download_all(jobs, progress or _ignore, fail_fast=fail_fast)
+        report(Queued(len(jobs)))
+        for number, job in enumerate(jobs):
+            outcome = await settle(number, job, settings, journal, report)
+            if outcome is not None:
+                if fail_fast and isinstance(outcome, DownloadFailure):
+                    raise outcome.error
+                outcomes[number] = outcome
+        left = [number for number in range(len(jobs)) if number not in outcomes]
+        followed = [journal.followed(jobs[number], number) for number in left]
+        hear = Renumbering(left, journal, report)
+        engine = Engine(settings)
+        try:
+            found = await engine.download_all(followed, hear, fail_fast=fail_fast)
+        finally:
+            await engine.close()
+        for number, outcome in zip(left, found, strict=True):
+            outcomes[number] = await reconsider(number, jobs[number], outcome, settings, hear)
+        interrupted = False
+    except PgetError as error:
+        interrupted = isinstance(error, InterruptedTransferError)
+        raise
     finally:
-        await engine.close()
+        done = [each for each in outcomes.values() if isinstance(each, DownloadResult)]
+        journal.close(finished=len(done) == len(jobs), interrupted=interrupted)
+    return tuple(outcomes[number] for number in range(len(jobs)))
 
 
 download_job = plain(download_job_async)

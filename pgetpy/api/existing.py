@@ -1,0 +1,129 @@
+"""What stands at destinations already, and for which nothing need be fetched."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pgetpy.core.references.jobs import Job
+from pgetpy.core.report.events import Event, Failed, Finished, Queued, Report, Verifying
+from pgetpy.core.report.results import DownloadFailure, DownloadResult
+from pgetpy.destinations.existing import result_of_existing, skipped
+from pgetpy.destinations.manifest_journal import ManifestJournal
+from pgetpy.errors import DestinationError
+from pgetpy.errors.redact import redact
+from pgetpy.settings import Settings
+from pgetpy.sources.table import parse_reference
+from pgetpy.system.event_loop import wait_uncancelled
+from pgetpy.system.threads import Workers
+
+
+async def settle(
+    number: int, job: Job, settings: Settings, journal: ManifestJournal, report: Report
+) -> DownloadResult | DownloadFailure | None:
+    """Return the outcome of a job for which nothing need be fetched, or may be; else None."""
+    found: DownloadResult | None = None
+    try:
+        noted = journal.finished(number)
+        if noted is not None and journal.is_certain(noted):
+            journal.tidy(noted)
+            found = skipped(
+                job, noted.path, noted.size, str(job.checksum) if job.checksum else None
+            )
+        elif noted is not None:
+            journal.forget(noted)
+        if found is None:
+            found = await find_existing(job, settings, number, report)
+    except DestinationError as error:
+        report(Failed(number, redact(job.url), job.dest or "", error))
+        return DownloadFailure(redact(job.url), job.dest or "", error)
+    if found is not None:
+        report(Finished(number, found))
+    return found
+
+
+async def reconsider(
+    number: int,
+    job: Job,
+    outcome: DownloadResult | DownloadFailure,
+    settings: Settings,
+    hear: Renumbering,
+) -> DownloadResult | DownloadFailure:
+    """Return the outcome of a job in whose way a file stood that only the server could name."""
+    event = hear.held_back.pop(number, None)
+    if event is None:
+        return outcome
+    error = event.error
+    assert isinstance(error, DestinationError)
+    found = None
+    with contextlib.suppress(DestinationError):
+        found = await find_existing(replace(job, dest=error.dest), settings, number, hear.report)
+    hear.report(event if found is None else Finished(number, found))
+    return outcome if found is None else found
+
+
+async def find_existing(
+    job: Job, settings: Settings, number: int, report: Report
+) -> DownloadResult | None:
+    """See `destinations.existing.result_of_existing`; in a thread, as files may be large."""
+    if job.checksum is None and not settings.skip_existing:
+        return None
+    if settings.policy is not None:
+        reference = job.reference or parse_reference(job.url, settings=settings.sources)
+        settings.policy.check_reference(reference)
+    loop, stopped = asyncio.get_running_loop(), threading.Event()
+
+    def hashed(done: int, total: int) -> None:
+        if stopped.is_set():
+            raise InterruptedError
+        event = Verifying(number, job.dest or "", done, total)
+        loop.call_soon_threadsafe(report, event)
+
+    work = Workers().submit(lambda: result_of_existing(job, settings, hashed))
+    return await wait_uncancelled(work, stopped.set)
+
+
+class HoldingBack:
+    """Passes events on, but for the failure that something exists, which may be no failure."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._held: list[Event] = []
+
+    def __call__(self, event: Event) -> None:
+        (self._held.append if _says_exists(event) else self._report)(event)
+
+    def release(self) -> None:
+        for event in self._held:
+            self._report(event)
+
+
+class Renumbering:
+    """Passes on the events of jobs under their numbers in the whole; notes what is finished."""
+
+    def __init__(self, numbers: Sequence[int], journal: ManifestJournal, report: Report) -> None:
+        self.report = report
+        self.held_back: dict[int, Failed] = {}
+        self._numbers = numbers
+        self._journal = journal
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Queued):
+            return
+        number = self._numbers[event.key]
+        event = event if number == event.key else replace(event, key=number)
+        if isinstance(event, Finished):
+            self._journal.note_finished(number, event.result)
+        if isinstance(event, Failed) and _says_exists(event):
+            self.held_back[number] = event
+        else:
+            self.report(event)
+
+
+def _says_exists(event: Event) -> bool:
+    error = event.error if isinstance(event, Failed) else None
+    return isinstance(error, DestinationError) and error.errno == errno.EEXIST

@@ -1,0 +1,107 @@
+"""Which files of a manifest a run has finished that did not get to its end, as lines that say so.
+
+A journal goes by the digest of its manifest, and each of its lines has a checksum:
+
+    pgetpy manifest 1 BOOT CRC            a run on this boot of the machine wrote what follows
+    {"job": 3, "path": …, "size": …} CRC  a file that is about to get its name, or has it
+
+A file is noted twice. Before it gets its name only its inode can be told, so that a run that is
+killed right after the rename has said what it did.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+
+from pgetpy.core.destinations.checked_lines import checked_line, text_of
+
+_MAGIC = "pgetpy manifest 1"
+
+
+@dataclass(frozen=True)
+class FinishedFile:
+    """What a run has made of one line of its manifest.
+
+    Attributes:
+        job: its place in the manifest, from 0.
+        path: where it is, absolute; empty where its name was not known yet.
+        size, mtime: of the file (nanoseconds); of a folder the sum of its members, and 0.
+        inode: of a file; 0 of a folder.
+        named: whether it had its name.
+        flushed: whether it was on stable storage.
+        boot: the boot of the machine on which this was noted; empty where that is not known.
+        members: of a folder, the names of the files in it.
+        fingerprint: of a folder, a hash of its members' names, sizes and times.
+    """
+
+    job: int
+    path: str
+    size: int
+    mtime: int
+    inode: int = 0
+    named: bool = True
+    flushed: bool = False
+    boot: str = ""
+    members: tuple[str, ...] = ()
+    fingerprint: str = ""
+
+    def is_certain(self, boot: str) -> bool:
+        """Whether its content is there, seen from `boot`: a power cut may have taken it."""
+        return self.flushed or (boot != "" and self.boot == boot)
+
+
+def manifest_digest(lines: Iterable[tuple[str, ...]]) -> str:
+    """Return what names a manifest: a hash of what its lines ask for."""
+    whole = hashlib.sha256()
+    for fields in lines:
+        whole.update(json.dumps(fields).encode() + b"\n")
+    return whole.hexdigest()
+
+
+def manifest_journal_name(digest: str) -> str:
+    """Return the name of the journal's file."""
+    return f".{digest[:24]}.pgetpy-manifest"
+
+
+def boot_line(boot: str) -> bytes:
+    """Return the line with which a run begins."""
+    return checked_line(f"{_MAGIC} {boot}")
+
+
+def file_line(file: FinishedFile) -> bytes:
+    """Return the line that says `file` is finished."""
+    fields = {name: value for name, value in asdict(file).items() if name != "boot" and value}
+    return checked_line(json.dumps(fields))
+
+
+def parse_manifest_journal(data: bytes) -> dict[int, list[FinishedFile]]:
+    """Return what was noted of each line of the manifest, the latest last.
+
+    Damaged lines are passed over: two runs may have written at a time.
+    """
+    found: dict[int, list[FinishedFile]] = {}
+    boot: str | None = None
+    for raw in data.split(b"\n"):
+        text = text_of(raw)
+        if text is None:
+            continue
+        if text.startswith(_MAGIC):
+            boot = text[len(_MAGIC) :].strip()
+            continue
+        file = _file(text) if boot is not None else None
+        if file is not None:
+            found.setdefault(file.job, []).append(replace(file, boot=boot or ""))
+    return found
+
+
+def _file(text: str) -> FinishedFile | None:
+    try:
+        fields = json.loads(text)
+        members = tuple(fields.pop("members", ()))
+        usual = {"job": 0, "path": "", "size": 0, "mtime": 0, "named": False}
+        return FinishedFile(**{**usual, **fields}, members=members)
+    except (AttributeError, TypeError, ValueError):
+        return None  # another release wrote it

@@ -1,0 +1,129 @@
+"""Whether what stands at a destination is what was asked for, so that nothing need be fetched."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from pgetpy.archives.staging import check_empty
+from pgetpy.core.destinations.names import name_from_url
+from pgetpy.core.references.checksums import Checksum
+from pgetpy.core.references.jobs import Job
+from pgetpy.core.report.results import DownloadResult
+from pgetpy.errors import DestinationError
+from pgetpy.errors.redact import redact
+from pgetpy.settings import Settings
+from pgetpy.system.filesystem import closing_fd, disk_errors
+
+_BLOCK = 4 << 20
+# Digests of files by what is known of their versions: the command line looks before the call does.
+_KNOWN: dict[tuple[object, ...], str] = {}
+_STREAMS = frozenset({"-", "/dev/stdout"})
+
+
+def result_of_existing(
+    job: Job, settings: Settings, hashed: Callable[[int, int], object]
+) -> DownloadResult | None:
+    """Return what is said of `job` where nothing need be fetched for it, else None.
+
+    Args:
+        hashed: is told how many bytes of how many are hashed; what it raises ends that.
+
+    Raises:
+        DestinationError: a file with another checksum stands there, and may not be replaced.
+    """
+    path = _path_of(job)
+    if path is None:
+        return None
+    with disk_errors(path):
+        try:
+            status = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if job.extract:
+            skip = settings.skip_existing and stat.S_ISDIR(status.st_mode) and not _is_free(path)
+            return skipped(job, str(path), 0) if skip else None
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        digest = None
+        if job.checksum is not None:
+            digest = digest_of(path, job.checksum, hashed)
+            if digest != str(job.checksum):
+                if settings.force and not settings.skip_existing:
+                    return None
+                raise _conflict(job, path, digest)
+        if digest is None and not settings.skip_existing:
+            return None
+        return skipped(job, str(path), status.st_size, digest)
+
+
+def skipped(job: Job, dest: str, size: int, digest: str | None = None) -> DownloadResult:
+    """Return the result of a job for which nothing had to be fetched."""
+    url = redact(job.url)
+    return DownloadResult(url, url, dest, size, digest, 0.0, 0.0, skipped=True)
+
+
+def digest_of(path: Path, checksum: Checksum, hashed: Callable[[int, int], object]) -> str:
+    """Return the digest of the file at `path`, of the kind that `checksum` is.
+
+    A file that has not changed since is not read again.
+    """
+    with closing_fd(os.open(path, os.O_RDONLY | os.O_CLOEXEC)) as fd:
+        before = _version_of(fd, checksum)
+        if before not in _KNOWN:
+            found = _hash(fd, checksum, hashed)
+            if before == _version_of(fd, checksum):
+                _KNOWN[before] = found
+            return found
+        return _KNOWN[before]
+
+
+def _version_of(fd: int, checksum: Checksum) -> tuple[object, ...]:
+    there = os.fstat(fd)
+    return (
+        checksum.algorithm,
+        there.st_dev,
+        there.st_ino,
+        there.st_size,
+        there.st_mtime_ns,
+        there.st_ctime_ns,
+    )
+
+
+def _hash(fd: int, checksum: Checksum, hashed: Callable[[int, int], object]) -> str:
+    found = hashlib.new(checksum.algorithm, checksum.prefix, usedforsecurity=False)
+    buffer = memoryview(bytearray(_BLOCK))
+    total, done = os.fstat(fd).st_size, 0
+    while count := os.preadv(fd, [buffer], done):
+        found.update(buffer[:count])
+        done += count
+        hashed(done, max(done, total))
+    return f"{checksum.algorithm}:{found.hexdigest()}"
+
+
+def _path_of(job: Job) -> Path | None:
+    """Return where `job` goes, as far as that is known before a server is asked."""
+    if job.dest is None or job.dest in _STREAMS:
+        return None
+    path = Path(job.dest)
+    if job.extract or not (job.dest.endswith("/") or path.is_dir()):
+        return path
+    name = job.name or name_from_url(job.url)
+    return path / name if name else None
+
+
+def _is_free(folder: Path) -> bool:
+    try:
+        check_empty(folder)
+    except DestinationError:
+        return False
+    return True
+
+
+def _conflict(job: Job, path: Path, digest: str) -> DestinationError:
+    reason = f"already exists{job.place} and has another checksum, {digest}"
+    return DestinationError(str(path), reason, hint="use -f to overwrite it", code=errno.EEXIST)

@@ -1,0 +1,296 @@
+"""The journal of a manifest on disk, by which a run goes on from one that did not get to its end.
+
+It lies beside the first destination, or in the user's folder for state where that cannot be
+written, and goes when all files are finished. Losing it costs an error or a second download, never
+a wrong file: it is believed only of files that are as they were left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pgetpy.core.destinations.manifest_journal import (
+    FinishedFile,
+    boot_line,
+    file_line,
+    manifest_digest,
+    manifest_journal_name,
+    parse_manifest_journal,
+)
+from pgetpy.core.destinations.names import journal_path, part_name
+from pgetpy.core.http.ranges import Spans
+from pgetpy.core.references.jobs import Follower, Job
+from pgetpy.core.report.results import DownloadResult
+from pgetpy.destinations.sinks.ledger import Ledger
+from pgetpy.settings import Settings
+from pgetpy.settings.folders import state_folder
+from pgetpy.system.file_locks import boot_id
+from pgetpy.system.filesystem import closing_fd, remove_tree
+
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class ManifestJournal:
+    """What is known of the lines of the manifest of `jobs`.
+
+    Args:
+        environ: says where the user's folder for state is.
+    """
+
+    def __init__(self, jobs: Sequence[Job], environ: Mapping[str, str], settings: Settings) -> None:
+        self._jobs = jobs
+        self._flushed = settings.fsync
+        self._fd = -1
+        self._broken = False
+        self._places = _places(jobs, environ)
+        self._path: Path | None = None
+        found = (_read_own(path) for path in self._places)
+        self._data = b"\n".join(data for data in found if data is not None)
+        self._known = parse_manifest_journal(self._data) if settings.resume else {}
+
+    def finished(self, number: int) -> FinishedFile | None:
+        """Return what a former run finished of line `number`, if it stands as it was left."""
+        for noted in reversed(self._known.get(number, [])):
+            found = self._standing(noted)
+            if found is not None:
+                return found
+        return None
+
+    def tidy(self, file: FinishedFile) -> None:
+        """Take away the file's own journal, which a kill right after the rename has left."""
+        path = Path(file.path)
+        with contextlib.suppress(OSError):
+            if journal_path(path).exists() and not path.with_name(part_name(path.name)).exists():
+                ledger = Ledger(path)
+                (ledger.remove if ledger.acquire() else ledger.close)()
+
+    def forget(self, file: FinishedFile) -> bool:
+        """Take away what a power cut may have damaged; False where others have put files there."""
+        path = Path(file.path)
+        if file.fingerprint and sorted(file.members) != sorted(_names_below(path)):
+            return False
+        remove_tree(path)
+        return True
+
+    def is_certain(self, file: FinishedFile) -> bool:
+        """Whether no power cut can have damaged it."""
+        return file.is_certain(boot_id())
+
+    def followed(self, job: Job, number: int) -> Job:
+        """Return `job`, of line `number`, noted when it is whole and before it has its name."""
+        if job.follow is not None or job.extract or job.dest is None:
+            return job
+        return replace(job, follow=_WholeFile(self, number))
+
+    def note_whole(self, number: int, status: os.stat_result) -> None:
+        """The file of line `number` is whole, and gets its name as soon as it is verified."""
+        dest = self._jobs[number].dest or ""
+        path = "" if _is_folder(dest) else os.path.realpath(dest)
+        size, mtime, inode = status.st_size, status.st_mtime_ns, status.st_ino
+        self._append(FinishedFile(number, path, size, mtime, inode, named=False))
+
+    def note_finished(self, number: int, result: DownloadResult) -> None:
+        """Line `number` has been carried out."""
+        if self._broken:
+            return
+        with contextlib.suppress(OSError):
+            path = os.path.realpath(result.dest)
+            if self._jobs[number].extract:
+                folder = Path(path)
+                names = result.members or tuple(_names_below(folder))
+                fingerprint, size = _fingerprint(folder, names)
+                file = FinishedFile(number, path, size, 0, members=names, fingerprint=fingerprint)
+            else:
+                status = os.stat(path)
+                if not stat.S_ISREG(status.st_mode):
+                    return
+                file = FinishedFile(number, path, status.st_size, status.st_mtime_ns, status.st_ino)
+            self._append(file)
+
+    def close(self, *, finished: bool, interrupted: bool) -> None:
+        """End it: gone where all is `finished`; beside the files where it was `interrupted`.
+
+        Where lines have failed it may be long until somebody runs them again, or never: then it is
+        out of the way.
+        """
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        kept = None
+        if self._path is not None and not finished:
+            kept = self._path if interrupted else self._put_away(self._path)
+        if finished or kept is not None:
+            for path in self._places:
+                if path != kept:
+                    with contextlib.suppress(OSError):
+                        os.unlink(path)
+
+    def _put_away(self, path: Path) -> Path:
+        """Move the journal at `path` to the user's folder for state; return where it is."""
+        *_, away = self._places
+        own = away.with_name(f"{away.name}.{secrets.token_hex(4)}")
+        try:
+            os.makedirs(away.parent, mode=0o700, exist_ok=True)
+            fd = os.open(own, _APPEND | os.O_EXCL, 0o600)
+            with closing_fd(fd):
+                if not _is_own(fd):
+                    raise PermissionError
+                os.write(fd, _read_own(path) or b"")
+            os.replace(own, away)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(own)
+            return path
+        return away
+
+    def _append(self, file: FinishedFile) -> None:
+        if self._fd < 0 and not self._broken:
+            self._broken = not self._open()
+        if self._broken:
+            return
+        line = file_line(replace(file, flushed=self._flushed and file.named))
+        try:
+            self._broken = os.write(self._fd, line) != len(line)
+        except OSError:
+            self._broken = True
+
+    def _open(self) -> bool:
+        for path in self._places:
+            try:
+                os.makedirs(path.parent, exist_ok=True)
+                fd = os.open(path, _APPEND, 0o600)
+            except OSError:
+                continue
+            if _is_own(fd):
+                self._path, self._fd = path, fd
+                there = os.fstat(fd).st_size > 0
+                # What was cut off ends here; what is known from elsewhere is said here as well.
+                os.write(fd, (b"\n" if there else self._data + b"\n") + boot_line(boot_id()))
+                return True
+            # Nobody would believe it: here files belong to whoever the mount says.
+            os.close(fd)
+        return False
+
+    def _standing(self, noted: FinishedFile) -> FinishedFile | None:
+        """Return `noted`, with its path, if that is what stands there."""
+        try:
+            if noted.fingerprint:
+                same = _fingerprint(Path(noted.path), noted.members)[0] == noted.fingerprint
+                return noted if same else None
+            path = noted.path or self._path_of(noted)
+            status = os.lstat(path)
+        except OSError:
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        if (status.st_size, status.st_mtime_ns) != (noted.size, noted.mtime):
+            return None
+        # Before it had its name another file may have had it; no path is as sure as an inode.
+        if not noted.named and status.st_ino != noted.inode:
+            return None
+        return replace(noted, path=path)
+
+    def _path_of(self, noted: FinishedFile) -> str:
+        """Look for a file, whose name was not known yet, in the folder that it went to."""
+        folder = self._jobs[noted.job].dest or ""
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                ours = entry.name.endswith(".pgetpy-part")
+                if entry.inode() == noted.inode and not ours:
+                    return os.path.realpath(entry.path)
+        raise FileNotFoundError
+
+
+class _WholeFile(Follower):
+    """Notes that a file is whole."""
+
+    def __init__(self, journal: ManifestJournal, number: int) -> None:
+        self._journal = journal
+        self._number = number
+        self._fd = -1
+        self._size = 0
+
+    def began(self, fd: int, size: int) -> None:
+        self._fd, self._size = fd, size
+
+    def landed(self, spans: Spans) -> None:
+        if self._fd >= 0 and spans.size >= self._size:
+            fd, self._fd = self._fd, -1
+            with contextlib.suppress(OSError):
+                self._journal.note_whole(self._number, os.fstat(fd))
+
+    def lost(self) -> None:
+        self._fd = -1
+
+
+def _places(jobs: Sequence[Job], environ: Mapping[str, str]) -> list[Path]:
+    """Return where the journal of `jobs` may be, the best place first."""
+    first = next((job for job in jobs if job.dest is not None), None)
+    if first is None or first.dest is None:
+        return []
+    try:
+        # Where there is no current folder relative destinations cannot be written either.
+        lines = [
+            (
+                job.reference.key if job.reference is not None else job.url,
+                os.path.abspath(job.dest) + ("/" if job.dest.endswith("/") else ""),
+                str(job.checksum or ""),
+                "-x" if job.extract else "",
+            )
+            for job in jobs
+            if job.dest is not None
+        ]
+        beside = Path(os.path.abspath(first.dest))
+    except OSError:
+        return []
+    name = manifest_journal_name(manifest_digest(lines))
+    folder = beside if _is_folder(first.dest) and not first.extract else beside.parent
+    state = state_folder(environ)
+    return [place / name for place in (folder, state) if place is not None]
+
+
+def _is_folder(dest: str) -> bool:
+    return dest.endswith("/") or os.path.isdir(dest)
+
+
+def _read_own(path: Path) -> bytes | None:
+    """Return what is in a journal that only this user can have written; None without one."""
+    try:
+        with closing_fd(os.open(path, _READ)) as fd:
+            return os.read(fd, os.fstat(fd).st_size) if _is_own(fd) else None
+    except OSError:
+        return None
+
+
+def _is_own(fd: int) -> bool:
+    status = os.fstat(fd)
+    private = status.st_uid == os.geteuid() and not status.st_mode & 0o022
+    return stat.S_ISREG(status.st_mode) and private
+
+
+def _names_below(folder: Path) -> list[str]:
+    """Return what stands in `folder` and below it, but for folders."""
+    names = []
+    for path, folders, files in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(path, name))]
+        names += [os.path.relpath(os.path.join(path, name), folder) for name in files + links]
+    return names
+
+
+def _fingerprint(folder: Path, names: Sequence[str]) -> tuple[str, int]:
+    """Return a hash of what `names` are in `folder`, and their bytes."""
+    whole, size = hashlib.sha256(), 0
+    for name in names:
+        status = os.lstat(folder / name)
+        size += status.st_size if stat.S_ISREG(status.st_mode) else 0
+        what = (name, stat.S_IFMT(status.st_mode), status.st_size, status.st_mtime_ns)
+        whole.update(repr(what).encode(errors="surrogateescape"))
+    return whole.hexdigest(), size
