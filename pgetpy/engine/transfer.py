@@ -302,6 +302,7 @@ class Transfer:
             self._job.admit(answer.identity)
         resumable = self._job.checksum is not None or answer.identity.strong
         sink = self._destination.begin(answer, held, self._hold, resumable=resumable)
+        self._label = self._destination.label  # in a folder it has its name now
         place, total = sink.place(0), answer.identity.total
         if self._job.follow is not None and place is not None and total is not None:
             self._job.follow.began(place.fd, total)
