@@ -16,9 +16,10 @@ from pgetpy.archives.member_folder import MemberFolder
 from pgetpy.archives.spool import Spool
 from pgetpy.core.archives.formats import Format
 from pgetpy.core.archives.members import Member
-from pgetpy.errors import ArchiveError
+from pgetpy.errors import ArchiveError, ThreadLimitError
 from pgetpy.system import polling
 from pgetpy.system.filesystem import closing_fd
+from pgetpy.system.thread_limit import start_thread
 
 _PIECE = 1 << 20
 _MOST_THREADS = 4
@@ -52,9 +53,7 @@ class MemberVerifier:
             self._due.put(file)
             most = min(_MOST_THREADS, os.cpu_count() or 1)
             if len(self._threads) < min(most, self._left):
-                thread = threading.Thread(target=self._run, name="pgetpy-checker", daemon=True)
-                self._threads.append(thread)
-                thread.start()
+                self._start_one()
 
     def notify(self) -> None:
         """Tell the threads that bytes of some file have landed."""
@@ -92,6 +91,14 @@ class MemberVerifier:
         self.halt()
         for thread in self._threads:
             thread.join()
+
+    def _start_one(self) -> None:
+        """Start one more thread; the first is needed, the others make it faster."""
+        try:
+            self._threads.append(start_thread(self._run, "pgetpy-checker", tries=1))
+        except ThreadLimitError:
+            if not self._threads:
+                self._threads.append(start_thread(self._run, "pgetpy-checker"))
 
     def _run(self) -> None:
         while (file := self._due.get()) is not None:

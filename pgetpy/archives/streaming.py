@@ -18,6 +18,7 @@ from pgetpy.core.http.reorder_buffer import ReorderBuffer
 from pgetpy.core.references.checksums import Digest
 from pgetpy.errors import LimitExceededError
 from pgetpy.system import polling
+from pgetpy.system.thread_limit import start_thread
 
 # Compressed bytes that may wait in memory.
 AHEAD = 16 << 20
@@ -75,8 +76,7 @@ class StreamExtractor(ArchiveExtractor):
         self._decoded = 0
         self._stopped = False
         self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="pgetpy-decoder", daemon=True)
-        self._thread.start()
+        self._thread = start_thread(self._run, "pgetpy-decoder")
 
     @property
     def remarks(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 
-from pgetpy.cache.contents import Entry, digest_of, look_up, read_all
+from pgetpy.cache.contents import Entry, digest_of, look_up, read_all, stamp_of
 from pgetpy.cache.layout import CachePaths, discard
 from pgetpy.cache.publishing import Publisher, append, open_to_append
 from pgetpy.cache.removal import digest_path
@@ -32,6 +32,9 @@ class EntryVerifier:
     def settle(self, key: str, stop: Callable[[], bool], *, fsync: bool) -> Entry | None:
         """Compute the digest of `key` if it is not known, and bring the entry to stable storage.
 
+        The digest of content that was written since it was published would bless what is not what
+        arrived: it stays unknown.
+
         Returns:
             The entry as it is then; None where it is gone, or `stop` said so.
         """
@@ -40,7 +43,11 @@ class EntryVerifier:
             return entry
         try:
             if not entry.record.digest:
+                if not _is_as_published(entry):
+                    return entry
                 digest = digest_of(entry.path, stop)
+                if digest is not None and not _is_as_published(entry):
+                    return entry
                 if digest is None or not self._append(entry, fact("digest", digest)):
                     return None
                 if not entry.record.folder:
@@ -50,6 +57,11 @@ class EntryVerifier:
         except FileNotFoundError:
             return None
         return look_up(self._layout, key)
+
+    def note_digest(self, entry: Entry, digest: str) -> None:
+        """The content of `entry` was shown to be what it should be, and hashes to `digest`."""
+        if self._append(entry, fact("digest", digest)) and not entry.record.folder:
+            self._publisher.share(entry.record, digest)
 
     def verify(self, key: str, stop: Callable[[], bool]) -> Verdict:
         """Hash the content of `key` and compare; what is found is noted in the record."""
@@ -94,3 +106,8 @@ class EntryVerifier:
                 return True
         except FileNotFoundError:
             return False
+
+
+def _is_as_published(entry: Entry) -> bool:
+    """Whether nobody has written to the content since it was published, so far as one can see."""
+    return bool(entry.record.arrived) and stamp_of(entry.path) == entry.record.arrived

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from pgetpy.system.filesystem import sync_file
 # Read at once; asking for much more would make a buffer that costs more than all the rest.
 _USUAL_RECORD = 8192
 _BLOCK = 1 << 20
+# Of the clock of kernels that tick a hundred times a second, and some more.
+_LONGEST_TICK = 0.02
 
 
 @dataclass(frozen=True)
@@ -205,6 +208,40 @@ def digest_of(path: Path, stop: Callable[[], bool] = lambda: False) -> str | Non
         name = os.fsencode(below.relative_to(path))
         whole.update(b"%s %s %d %s\n" % (kind.encode(), found.encode(), len(name), name))
     return f"sha256:{whole.hexdigest()}"
+
+
+def stamp(path: Path) -> str:
+    """Return what tells later whether a file, or any in a folder, has been written since.
+
+    File systems tell times by a clock that ticks every few milliseconds: nobody is given the path
+    before the next tick, so that whatever he writes has another time.
+    """
+    latest = max((os.lstat(below).st_ctime_ns for below in _files_at(path)), default=0)
+    deadline = time.monotonic() + _LONGEST_TICK
+    while latest >= _ticks() and time.monotonic() < deadline:
+        time.sleep(_LONGEST_TICK / 20)
+    return stamp_of(path)
+
+
+def _ticks() -> int:
+    """Return the time in nanoseconds by the clock that files are marked by."""
+    coarse = getattr(time, "CLOCK_REALTIME_COARSE", time.CLOCK_REALTIME)
+    return time.clock_gettime_ns(coarse)
+
+
+def stamp_of(path: Path) -> str:
+    """Return the stamp of a file or folder as it is now; its time of change cannot be set."""
+    whole = hashlib.sha256()
+    for below in sorted(_files_at(path)):
+        status = os.lstat(below)
+        name = os.fsencode(below.relative_to(path))
+        fields = (len(name), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        whole.update(b"%d %d %d %d " % fields + name)
+    return whole.hexdigest()
+
+
+def _files_at(path: Path) -> Iterator[Path]:
+    return files_in(path) if path.is_dir() else iter((path,))
 
 
 def flush(path: Path) -> None:

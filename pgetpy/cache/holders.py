@@ -27,7 +27,9 @@ from itertools import count
 from pathlib import Path
 
 from pgetpy.cache.layout import CachePaths, discard, names_in
+from pgetpy.errors import ThreadLimitError
 from pgetpy.system.file_locks import boot_id, try_lock
+from pgetpy.system.thread_limit import start_thread
 
 BEAT_SECONDS = 5.0
 # Whoever was watched for so long without a beat is dead: the interpreter's lock may be held for
@@ -85,6 +87,8 @@ class LeaseFile:
         with self._lock:
             if self._fd >= 0:
                 if os.fstat(self._fd).st_nlink:
+                    if self._stop.is_set():
+                        self._start()
                     return
                 os.close(self._fd)
                 self._fd = -1
@@ -180,14 +184,16 @@ class LeaseFile:
             os.pwrite(self._fd, raw, _HEADER + slot * _SLOT)
 
     def _start(self) -> None:
-        self._stop = threading.Event()
-        thread = threading.Thread(
-            target=_keep_beating,
-            args=(weakref.ref(self), self._stop),
-            name="pgetpy-cache-heartbeat",
-            daemon=True,
-        )
-        thread.start()
+        stop = threading.Event()
+        name = "pgetpy-cache-heartbeat"
+        try:
+            start_thread(_keep_beating, name, weakref.ref(self), stop, tries=1)
+        except ThreadLimitError:
+            # Each lease beats then, and tries again to start one.
+            with contextlib.suppress(OSError):
+                os.utime(self._fd)
+        else:
+            self._stop = stop
 
 
 def _keep_beating(holder: weakref.ref[LeaseFile], stop: threading.Event) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from pgetpy.cache.contents import Entry, content_path, flush, look_up, read_record, size_of
+from pgetpy.cache.contents import Entry, content_path, flush, look_up, read_record, size_of, stamp
 from pgetpy.cache.evictor import JUST_NOW
 from pgetpy.cache.layout import KEY_LENGTH, CachePaths, discard, token
 from pgetpy.cache.removal import Remover, digest_path
@@ -55,6 +56,8 @@ class Publisher:
         if twin is None or not _link(twin, content):
             os.rename(source, content)
         try:
+            if not digest:
+                record = replace(record, arrived=stamp(Path(content)))
             entry = self._appear(record, fsync=fsync)
         except BaseException:
             self._undo(record, source)

@@ -226,7 +226,8 @@ class Store:
     ) -> Entry | None:
         """Compute the digest of `key` if it is pending, and bring the entry to stable storage.
 
-        It takes as long as reading all of it: for a thread in the background.
+        It takes as long as reading all of it: for a thread in the background. Of content that was
+        written since it was published the digest stays unknown.
 
         Returns:
             The entry as it is then; None where it is gone or `stop` said so, asked every 1 MiB.
@@ -234,9 +235,16 @@ class Store:
         with self._writing():
             return self._checker.settle(key, stop, fsync=fsync)
 
+    def note_digest(self, entry: Entry, digest: str) -> None:
+        """Note what the content of `entry` hashes to, which whoever calls has shown to be right."""
+        with self._writing():
+            self._checker.note_digest(entry, digest)
+
     def verify(self, key: str, *, stop: Callable[[], bool] = lambda: False) -> Verdict:
         """Hash the content of `key` and compare; what is found is noted.
 
+        Where there is nothing to compare with it is UNKNOWN: what hashes to something now need not
+        be what arrived.
         An entry found DAMAGED is one no more for `lookup`, whose state says so; filling it again
         repairs it.
         """

@@ -80,7 +80,9 @@ it there. Files that exist already are not downloaded again.""",
     "cache verify": Command(
         "[flags] [REF...]",
         "check the hashes of entries and download damaged ones again",
-        f"Without REF all entries are checked. The exit status is 1 if one is damaged.\n{_ENTRY}",
+        "Without REF all entries are checked. What has no digest to compare with is unknown, and\n"
+        "downloaded again too. The exit status is 1 unless all are found sound.\n"
+        f"{_ENTRY}",
     ),
     "cache gc": Command(
         "[flags]",

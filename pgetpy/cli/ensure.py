@@ -70,18 +70,31 @@ def _ensure(command: CacheCommand) -> int:
                 progress(event)
 
             cache = command.closing.enter_context(_cache(command, hear))
-            found = _ensure_all(cache, list(references), options.digest, _choice(command))
+            try:
+                found = _ensure_all(cache, list(references), options.digest, _choice(command))
+            except PgetError:
+                _settle(cache, references)  # of what has come while another failed
+                raise
     except PgetError as error:
         if options.json and not isinstance(error, UsageError):
             _tell_failure(command, cache, references, failed, error)
         raise
     paths = dict(zip(references, found, strict=True))
-    for url in operands:
-        record = {**_named(references[url]), "path": paths[url]}
-        command.tell(paths[url], record)
-    # Nobody else would compute the digests: this process is all that knows of them.
-    cache.settle()
+    try:
+        for url in operands:
+            record = {**_named(references[url]), "path": paths[url]}
+            command.tell(paths[url], record)
+    finally:
+        _settle(cache, references)
     return DONE
+
+
+def _settle(cache: WeightsDownloadCache, references: dict[str, Reference]) -> None:
+    """See that the digests are known before this process ends, also those that one which was killed
+    has left: the sooner they are computed the less can have happened to what arrived."""
+    cache.settle()
+    for reference in references.values():
+        cache.settle_one(reference.key)
 
 
 def _cache(
@@ -179,12 +192,16 @@ def _verify_entry(
         missing = command.absent(target)
         command.fail(target, missing)
         return Verdict.MISSING, missing
-    store.settle(target.key)
     verdict = store.verify(target.key)
     record, words, error = {**target.record, "verdict": verdict.value}, "", None
-    if verdict is not Verdict.SOUND:
+    if verdict is Verdict.SOUND:
+        store.settle(target.key)  # what is right may as well outlive a power cut
+    else:
         error = _repair(command, store, target, before.record)
-        words = "  fetched anew" if error is None else f"  not repaired: {error}"
+        words = f"  not repaired: {error}" if error is not None else "  fetched anew"
+        now = store.peek(target.key)
+        if error is None and now is not None and now.record.generation == before.record.generation:
+            words = "  is what its service says"
         record |= {"repaired": error is None, **(failure_record(error) if error else {})}
     name = f"{target.key[:KEY_DIGITS]}  {target.reference}"
     command.tell(f"{verdict.value:<{_WIDEST}}  {name}{words}", record)
@@ -207,7 +224,7 @@ def _repair(
             # What was taken once is what was wanted.
             _cache(command, progress, any_file=True) as cache,
         ):
-            cache.ensure(source[0], wanted=source[1])
+            cache.repair(source[0], wanted=source[1])
             cache.settle()
     except PgetError as error:
         return error

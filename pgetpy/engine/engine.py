@@ -36,7 +36,7 @@ from pgetpy.sources.base import Located, RemoteFile
 from pgetpy.sources.table import explained, locate, parse_reference
 from pgetpy.system.event_loop import gather_or_cancel
 from pgetpy.system.filesystem import ReservedPaths
-from pgetpy.system.threads import Workers
+from pgetpy.system.threads import WORKERS
 
 # Of several files so many are begun at once: while one waits for its answer another is written.
 _SIDE_BY_SIDE = 4
@@ -48,7 +48,7 @@ class Engine:
     def __init__(self, settings: Settings) -> None:
         settings = settings.under_policy()
         self._settings = settings
-        workers = Workers()
+        workers = WORKERS
         hosts = Hosts(settings, workers)
         self._context = EngineContext(
             settings=settings,

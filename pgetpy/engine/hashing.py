@@ -1,4 +1,7 @@
-"""A digest of an object while it arrives: a thread reads behind the front, from the page cache."""
+"""A digest of an object while it arrives: read behind the front, from the page cache.
+
+No thread waits for bytes: one reads as far as they have come, and ends.
+"""
 
 from __future__ import annotations
 
@@ -24,47 +27,66 @@ class FileDigest:
         self.position = 0
         self._read = read
         self._hash = hashlib.new(checksum.algorithm, checksum.prefix, usedforsecurity=False)
+        self._workers = workers
         self._front = 0
-        self._stopped = False
-        self._moved = threading.Condition()
         self._total: int | None = None
-        self._done = workers.submit(self._run)
+        self._stopped = False
+        # Guards what is read of `_front` together with `_running`.
+        self._lock = threading.Lock()
+        self._running = False
+        self._done: asyncio.Future[None] | None = None
 
     def advance(self, front: int) -> None:
         """Every byte before `front` has been written."""
-        with self._moved:
+        with self._lock:
             self._front = max(self._front, front)
-            self._moved.notify()
+        self._go_on()
 
     async def finish(self, total: int) -> str:
         """Return the hex digest of the file's `total` bytes, all of them written."""
-        with self._moved:
+        with self._lock:
             self._front = self._total = total
-            self._moved.notify()
-        await asyncio.shield(self._done)
+        while self.position < total or self._running:
+            self._go_on()
+            if self._done is not None:
+                await asyncio.shield(self._done)
         return self._hash.hexdigest()
 
     async def stop(self) -> None:
         """Give up; the file is read no more when this returns."""
-        with self._moved:
-            self._stopped = True
-            self._moved.notify()
-        await asyncio.wait([self._done])
-        if not self._done.cancelled():
-            self._done.exception()
+        self._stopped = True
+        if self._done is not None:
+            await asyncio.wait([self._done])
+            if not self._done.cancelled():
+                self._done.exception()
+
+    def _go_on(self) -> None:
+        """Have a thread hash what has come since the last one ended, if that is enough."""
+        with self._lock:
+            failed = self._done is not None and self._done.done() and self._done.exception()
+            if self._running or self._stopped or failed or not self._due():
+                return
+            self._running = True
+        self._done = self._workers.submit(self._run)
+
+    def _due(self) -> int:
+        """How far to hash; 0 where there is not enough to be worth it."""
+        left = self._front - self.position
+        worth = left >= _BLOCK or (self._total is not None and left > 0)
+        return self._front if worth else 0
 
     def _run(self) -> None:
         buffer = memoryview(bytearray(_BLOCK))
-        while not self._stopped:
-            with self._moved:
-                while self._front - self.position < _BLOCK and not self._stopped:
-                    if self._total is not None:
-                        break
-                    self._moved.wait()
-                front = self._front
-            if self.position == self._total:
-                return
-            self._hash_up_to(front, buffer)
+        try:
+            while not self._stopped:
+                with self._lock:
+                    front = self._due()
+                    if not front:
+                        self._running = False
+                        return
+                self._hash_up_to(front, buffer)
+        finally:
+            self._running = False
 
     def _hash_up_to(self, front: int, buffer: memoryview) -> None:
         while self.position < front and not self._stopped:

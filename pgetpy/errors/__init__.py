@@ -15,6 +15,7 @@
       DiskFullError (OSError)
       CacheError (OSError)          CacheFullError
       OutputError                   the result cannot be printed
+      ThreadLimitError (RuntimeError)  the system lets no more threads be started
       InterruptedTransferError      Ctrl-C or SIGTERM: what is held is kept
 
 Errors carry fields; the sentence is made in `__str__`: what failed, where, and what to try. A URL
@@ -56,6 +57,7 @@ from pgetpy.errors.places import (
     DestinationError,
     DiskFullError,
     OutputError,
+    ThreadLimitError,
 )
 from pgetpy.errors.transfer import (
     ConnectionFailedError,
@@ -104,6 +106,7 @@ __all__ = [
     "ServiceError",
     "SizeMismatchError",
     "StalledError",
+    "ThreadLimitError",
     "TransferError",
     "TruncatedArchiveError",
     "UnauthorizedError",

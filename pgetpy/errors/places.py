@@ -100,3 +100,12 @@ class CacheFullError(CacheError):
         return (
             f"the cache at {self.root} is full: {what}{f'; held by{by[1:]}' if by else ''}{cause}"
         )
+
+
+class ThreadLimitError(PgetError, RuntimeError):
+    """The system lets this process, or this user, start no more threads."""
+
+    hint = "raise ulimit -u, or the container's limit of pids"
+
+    def sentence(self) -> str:
+        return "cannot start a thread: the system's limit has been reached"

@@ -19,6 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from pgetpy.system import polling
 from pgetpy.system.forks import call_in_children
+from pgetpy.system.thread_limit import start_thread
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,7 +36,7 @@ class EngineThread:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._running: set[asyncio.Task[Any]] = set()
-        threading.Thread(target=self._serve, name="pgetpy-engine", daemon=True).start()
+        start_thread(self._serve, "pgetpy-engine")
         atexit.register(self._end)
 
     @classmethod
@@ -96,7 +97,12 @@ call_in_children(EngineThread.forget)
 
 def begin(work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
     """Run `work` on the engine thread; to cancel what is returned cancels it."""
-    return EngineThread.get().start(work)
+    try:
+        thread = EngineThread.get()
+    except BaseException:
+        work.close()  # nobody is going to await it
+        raise
+    return thread.start(work)
 
 
 def done(result: T) -> concurrent.futures.Future[T]:

@@ -2,6 +2,9 @@
 
 Unlike concurrent.futures' pool they never hold up the end of the interpreter: a thread stuck in a
 name look-up or in a pipe that nobody reads must not turn Ctrl-C into a hang.
+
+A process has one bounded set of them, whatever runs in it, and makes do with fewer where the system
+lets no more be started (`ulimit -u`, the pids limit of a container).
 """
 
 from __future__ import annotations
@@ -9,56 +12,172 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import queue
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
+from pgetpy.system.forks import call_in_children
+from pgetpy.system.thread_limit import SHED
+
 P = ParamSpec("P")
 T = TypeVar("T")
+_Work = Callable[[], None]
 _IDLE_SECONDS = 20.0
+# What moves bodies finds other ways where there are no more; a container often allows a hundred.
+_MOST = 80
+# Of many threads so many are left to work that is short: what takes long must not hold it up.
+_SPARE = 4
+# Other processes of the user end too: the system is asked again after that long.
+_ASK_AGAIN_SECONDS = 1.0
 
 
 class Workers:
-    """As many threads as there are calls at one time; idle ones are used again, then end."""
+    """At most `most` threads; idle ones are used again, then end.
 
-    def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._lock = threading.Lock()
+    Work must not wait for other work that is done here. What takes as long as a server likes says
+    that it is `long`, and never takes the last thread from the rest.
+    """
+
+    def __init__(self, most: int = _MOST) -> None:
+        self._most = most
+        self._begin()
+        call_in_children(self._begin)
+
+    def _begin(self) -> None:
+        """Begin with no threads, and nothing to do."""
+        self._changed = threading.Condition()
+        self._short: deque[_Work] = deque()
+        self._long: deque[_Work] = deque()
+        self._limit = self._most
+        self._refused_at = 0.0
+        self._threads = 0
         self._idle = 0
+        self._long_running = 0
+        self._surplus = 0
 
-    def submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """Run `work` in a thread; call it from the running loop, which gets the result."""
+    def submit(self, work: Callable[[], T], *, long: bool = False) -> asyncio.Future[T]:
+        """Run `work` in a thread; call it from the running loop, which gets the result.
+
+        Where no thread at all can be had it has been run when this returns.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self.start(lambda: _settle(work, future, loop))
+        self.start(lambda: _settle(work, future, loop), long=long)
         return future
 
-    def start(self, work: Callable[[], None]) -> None:
+    def submit_now(self, work: Callable[[], T]) -> asyncio.Future[T] | None:
+        """As `submit`, for work that takes long; None where no thread is free to begin now."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        with self._changed:
+            free = self._may_run_long(len(self._long)) and self._one_free()
+            if not free:
+                return None
+            self._long.append(lambda: _settle(work, future, loop))
+            self._changed.notify()
+        return future
+
+    def start(self, work: _Work, *, long: bool = False) -> None:
         """Run `work`, which raises nothing, in a thread."""
-        with self._lock:
-            spawn = self._idle == 0
-            if not spawn:
-                self._idle -= 1
-        self._queue.put(work)
-        if spawn:
+        with self._changed:
+            (self._long if long else self._short).append(work)
+            if self._waiting() <= self._idle or self._start_thread() or self._threads:
+                self._changed.notify()
+                return
+            alone = [*self._short, *self._long]
+            self._short.clear()
+            self._long.clear()
+        for each in alone:
+            each()
+
+    def shed(self) -> None:
+        """Have idle threads end: somebody needs one of his own."""
+        with self._changed:
+            self._surplus = max(0, self._idle - self._waiting())
+            self._changed.notify_all()
+
+    # ---------------------------------------------------------- with the lock held from here on
+
+    def _one_free(self) -> bool:
+        """Whether one more piece of work would begin now; starts a thread for it if need be."""
+        return self._waiting() < self._idle or self._start_thread()
+
+    def _waiting(self) -> int:
+        """How many pieces of work could begin if there were threads."""
+        may_begin = max(0, self._most_long() - self._long_running)
+        return len(self._short) + min(len(self._long), may_begin)
+
+    def _most_long(self) -> int:
+        return max(1, self._limit - max(1, min(_SPARE, self._limit // 4)))
+
+    def _may_run_long(self, queued: int) -> bool:
+        return self._limit > 1 and self._long_running + queued < self._most_long()
+
+    def _start_thread(self) -> bool:
+        """Start one more; False where that cannot be."""
+        now = time.monotonic()
+        if self._limit < self._most and now - self._refused_at > _ASK_AGAIN_SECONDS:
+            self._limit = self._most
+        if self._threads >= self._limit:
+            return False
+        self._threads += 1
+        try:
             threading.Thread(target=self._serve, name="pgetpy-worker", daemon=True).start()
+        except (RuntimeError, MemoryError):
+            self._threads -= 1
+            self._limit, self._refused_at = self._threads, now
+            return False
+        return True
+
+    def _take(self) -> _Work | None:
+        if self._short:
+            return self._short.popleft()
+        if self._long and self._long_running < self._most_long():
+            self._long_running += 1
+            return partial(self._run_long, self._long.popleft())
+        return None
+
+    def _next(self) -> _Work | None:
+        """Return the next work, waiting for it; None where this thread is to end."""
+        deadline = time.monotonic() + _IDLE_SECONDS
+        self._idle += 1
+        try:
+            while (work := self._take()) is None:
+                left = deadline - time.monotonic()
+                if left <= 0 or self._surplus:
+                    self._surplus = max(0, self._surplus - 1)
+                    self._threads -= 1
+                    return None
+                self._changed.wait(left)
+            return work
+        finally:
+            self._idle -= 1
+
+    # ------------------------------------------------------------------------ in a thread, without
 
     def _serve(self) -> None:
         while True:
-            try:
-                work = self._queue.get(timeout=_IDLE_SECONDS)
-            except queue.Empty:
-                with self._lock:
-                    if self._idle == 0:
-                        continue  # a call was promised to this thread just now
-                    self._idle -= 1
+            with self._changed:
+                work = self._next()
+            if work is None:
                 return
             work()
             del work
-            with self._lock:
-                self._idle += 1
+
+    def _run_long(self, work: _Work) -> None:
+        try:
+            work()
+        finally:
+            with self._changed:
+                self._long_running -= 1
+
+
+# All of this process's.
+WORKERS = Workers()
+SHED.append(WORKERS.shed)
 
 
 class WorkersExecutor(concurrent.futures.Executor):

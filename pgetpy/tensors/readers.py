@@ -11,7 +11,9 @@ from collections.abc import Iterable, Iterator
 
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.weights.safetensors import Tensor
+from pgetpy.errors import ThreadLimitError
 from pgetpy.system.event_loop import begin
+from pgetpy.system.thread_limit import start_thread
 from pgetpy.tensors.base import Array, DeviceCopier, Wakeup
 
 # Large enough to make a call's cost small, small enough that several threads share a tensor.
@@ -104,9 +106,10 @@ class Readers:
 
     async def _start(self) -> None:
         try:
-            threading.Thread(target=self._run, name="pgetpy-reader", daemon=True).start()
-        except RuntimeError as error:  # there are too many already
-            self._fail(error)
+            start_thread(self._run, "pgetpy-reader")
+        except ThreadLimitError as error:
+            if self._started == 1:  # the others only make it faster
+                self._fail(error)
 
     def _run(self) -> None:
         while (work := self._queue.get()) is not None and not self._stopped:

@@ -28,11 +28,13 @@ class LookupOptions:
         digest: what the object must hash to.
         fresh: whether the server is to be asked if it still has the same version.
         any_file: whether it need not be weights.
+        proven: whether it must be known to be what the server has: by its digest, or fetched now.
     """
 
     digest: Checksum | None = None
     fresh: bool = False
     any_file: bool = False
+    proven: bool = False
 
 
 class AccessRules:
@@ -57,7 +59,7 @@ class AccessRules:
         entry = self._store.lookup(reference.key)
         if entry is None or not self.is_sound(entry):
             return None
-        if lookup.digest is not None or lookup.fresh:
+        if lookup.digest is not None or lookup.fresh or lookup.proven:
             return None
         if reference.local and not reference.by_content:
             return None

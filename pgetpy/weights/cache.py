@@ -306,17 +306,25 @@ class WeightsDownloadCache(Maintenance):
     def verify(
         self, url: str, *, repair: bool = True, **options: Unpack[ReferenceOptions]
     ) -> Verdict:
-        """Hash what is kept of `url` and compare; what is damaged is fetched anew.
+        """Hash what is kept of `url` and compare; what is damaged is fetched anew, and so is what
+        has no digest yet, unless its service says what it hashes to.
 
         Returns:
             What was found, before it was repaired.
         """
-        reference = self._reference(url, **options)
-        self._store.settle(reference.key)
-        verdict = self._store.verify(reference.key)
-        if verdict is Verdict.DAMAGED and repair:
-            self.ensure(url, **options)
+        self._hasher.wait()
+        verdict = self._store.verify(self._reference(url, **options).key)
+        if verdict in (Verdict.DAMAGED, Verdict.UNKNOWN) and repair:
+            self.repair(url, **options)
         return verdict
+
+    def repair(self, url: str, **options: Unpack[ReferenceOptions]) -> Path:
+        """As `ensure`, but give out nothing that is not known to be what the server has."""
+        reference = self._allowed(url, **options)
+        lookup = replace(self._lookup(None), proven=True)
+        from pgetpy.system.event_loop import run_blocking
+
+        return run_blocking(self._acquisition.obtain(reference, lookup))
 
     def cache_info(self) -> CacheInfo:
         """Return what `ensure` has done so far."""

@@ -41,12 +41,15 @@ from pgetpy.system import polling
 from pgetpy.system.event_loop import wait_uncancelled
 from pgetpy.system.filesystem import remove_tree
 from pgetpy.system.forks import call_in_children
-from pgetpy.system.threads import Workers
+from pgetpy.system.threads import WORKERS
 from pgetpy.weights.access import AccessRules, LookupOptions
 from pgetpy.weights.background_hash import BackgroundHasher
 from pgetpy.weights.repository import gather
 from pgetpy.weights.size_limit import SizeBudget
 from pgetpy.weights.validate import check_safetensors, chosen_content, examine
+
+# To hash as much takes no longer than to hand it to the thread that does it later.
+_SMALL = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,8 @@ class Fetcher:
             entry, reference, lookup.digest
         ):
             return False
+        if lookup.proven and not entry.record.digest and not await self._is_proven(entry, request):
+            return False
         if reference.local:
             now = version_at(reference.text)
             return now is None or now.agrees(_identity_of(entry))
@@ -161,6 +166,15 @@ class Fetcher:
             if lookup.fresh and not (now.etag or now.last_modified):
                 return False  # that the size is the same says nothing
             self._access.trust(entry, reference)
+        return True
+
+    async def _is_proven(self, entry: Entry, request: FetchRequest) -> bool:
+        """Whether the service says what the content hashes to, and it does; that is noted then."""
+        located = await request.engine.locate(request.reference)
+        known = None if located.folder or located.extract else located.objects[0].digest
+        if known is None or await self._in_thread(lambda: digest_of(entry.path)) != str(known):
+            return False
+        await self._in_thread(lambda: self._store.note_digest(entry, str(known)))
         return True
 
     async def _check_survival(self, entry: Entry) -> bool:
@@ -177,9 +191,8 @@ class Fetcher:
         return True
 
     def _begin(self) -> None:
-        """Begin with no threads, and nothing under way."""
-        workers = Workers()
-        self._in_thread = workers.submit
+        """Begin with nothing under way."""
+        self._in_thread = WORKERS.submit
         # The keys that callers of this process look after now; the others need not poll.
         self._under_way: dict[str, asyncio.Future[None]] = {}
 
@@ -232,6 +245,8 @@ class Fetcher:
         if not as_it_came:
             details["archive"] = digest
             digest = ""
+        if not digest:
+            digest = await self._in_thread(lambda: _digest_if_small(source))
         about = About(
             reference=str(reference),
             validator=identity.etag or identity.last_modified or "",
@@ -299,6 +314,13 @@ class Fetcher:
             # Whoever died just before he could publish it has fetched all of it.
             identity = found[-1] if found else await engine.identify(remote)
         return FetchResult(identity, remote.name or reference.name, checksum)
+
+
+def _digest_if_small(source: Path) -> str:
+    """Return the digest of a file that is read within moments; empty for others."""
+    if source.is_dir() or source.stat().st_size > _SMALL:
+        return ""
+    return digest_of(source) or ""
 
 
 def _begin_anew(members: Path) -> None:

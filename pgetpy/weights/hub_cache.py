@@ -32,7 +32,7 @@ from pgetpy.system import polling
 from pgetpy.system.event_loop import wait_uncancelled
 from pgetpy.system.file_locks import try_lock
 from pgetpy.system.filesystem import disk_errors, fold_of, remove_tree
-from pgetpy.system.threads import Workers
+from pgetpy.system.threads import WORKERS
 from pgetpy.weights.repository import CombinedProgress, bring_all, fetch_listed, paths_below
 from pgetpy.weights.size_limit import SizeBudget
 
@@ -136,7 +136,7 @@ class _SnapshotDownload:
 
     def __post_init__(self) -> None:
         self.budget = SizeBudget(self.reference, self.settings.largest)
-        self.workers = Workers()
+        self.workers = WORKERS
 
     async def bring(self, objects: Sequence[RemoteFile]) -> tuple[int, int]:
         """Bring what is missing, and publish; return the bytes of all, and of what was there."""

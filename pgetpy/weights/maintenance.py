@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from pgetpy.cache.checking import Verdict
 from pgetpy.cache.listing import ListedEntry, Totals
 from pgetpy.cache.store import Store
 from pgetpy.core.references.reference import Reference
+from pgetpy.errors import CacheError
 from pgetpy.settings import Settings
 from pgetpy.weights.background_hash import BackgroundHasher
 from pgetpy.weights.options import ReferenceOptions, named
@@ -47,7 +49,11 @@ class Maintenance:
         return self._store.remove(self._reference(url, **options).key)
 
     def verify_all(self) -> dict[str, Verdict]:
-        """Hash every entry; return what was found, by key. Who asks next repairs the damaged."""
+        """Hash every entry; return what was found, by key. Who asks next repairs the damaged.
+
+        UNKNOWN is what has no digest: nobody can tell whether it still is what arrived.
+        """
+        self._hasher.wait()
         keys = [row.record.key for row in self._store.entries()]
         return {key: self._store.verify(key) for key in keys}
 
@@ -79,8 +85,15 @@ class Maintenance:
         """
         return self._hasher.wait(seconds, flush=flush)
 
+    def settle_one(self, key: str) -> None:
+        """Compute the digest of an entry now, if it is not known and can be."""
+        with contextlib.suppress(CacheError):
+            self._store.settle(key, fsync=False)
+
     def close(self) -> None:
-        """This process uses nothing of it any more."""
+        """This process uses nothing of it any more; digests still to be computed are, if that
+        takes no more than a moment."""
+        self._hasher.finish()
         self._hasher.stop()
         self._store.close()
 

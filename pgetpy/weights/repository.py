@@ -39,7 +39,7 @@ from pgetpy.sources.base import Located, RemoteFile
 from pgetpy.system.event_loop import gather_limited, wait_uncancelled
 from pgetpy.system.file_locks import boot_id
 from pgetpy.system.filesystem import fold_of, remove_tree
-from pgetpy.system.threads import Workers
+from pgetpy.system.threads import WORKERS
 from pgetpy.weights.size_limit import SizeBudget
 
 T = TypeVar("T")
@@ -73,7 +73,7 @@ async def gather(
         PgetError: one of them cannot be had, or they are too much; the others are stopped.
     """
     budget.note_all(located.objects)
-    workers = Workers()
+    workers = WORKERS
     folder = fill.folder / "members"
     preparing = workers.submit(lambda: _prepare(folder, located, settings.limits, scope))
     places = await wait_uncancelled(preparing, lambda: None)

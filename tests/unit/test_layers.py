@@ -58,6 +58,7 @@ LAYERS = (
             "engine.transports.connecting",
             "engine.transports.connection",
             "engine.transports.failures",
+            "engine.transports.on_loop",
             "engine.transports.pipes",
             "engine.transports.tls",
             "engine.transports.wire",

@@ -1,6 +1,7 @@
 """The record of a cache entry, as a value and as the lines of its file.
 
     pgetpy entry 1 {"key": …, "generation": …, "name": …, "size": …, …} CRC
+    arrived STAMP CRC          what its content's times were when it was published
     digest sha256:HEX CRC      what its content hashes to
     flushed CRC                content and record are on stable storage
     damaged CRC                its content was found to be something else
@@ -19,7 +20,8 @@ from enum import Enum
 from pgetpy.core.destinations.checked_lines import checked_line, text_of
 
 _MAGIC = "pgetpy entry 1"
-_FACTS = ("digest", "flushed", "damaged")
+_FACTS = ("arrived", "digest", "flushed", "damaged")
+_VALUED = ("arrived", "digest")
 
 
 class State(Enum):
@@ -59,6 +61,8 @@ class Record:
         boot: which boot of the machine wrote it.
         created: seconds since the epoch.
         digest: `sha256:HEX`; empty where it is still to be computed.
+        arrived: shows whether the content was written since it was published, which a digest that
+            is computed later depends on.
     """
 
     key: str
@@ -72,6 +76,7 @@ class Record:
     digest: str = ""
     flushed: bool = False
     damaged: bool = False
+    arrived: str = ""
 
     def state(self, boot: str) -> State:
         """Return whether its content may be handed out in boot `boot` of the machine."""
@@ -106,8 +111,8 @@ def parse_record(data: bytes) -> Record | None:
     facts: dict[str, object] = {}
     for raw in rest:
         kind, _, value = (text_of(raw) or "").partition(" ")
-        if kind == "digest":
-            facts["digest"] = value
+        if kind in _VALUED:
+            facts[kind] = value
         elif kind in _FACTS:
             facts[kind] = True
     try:

@@ -25,9 +25,10 @@ from pgetpy.engine.transports.body import BodyDecoder, check_transfer_coding
 from pgetpy.engine.transports.connecting import AddressRace
 from pgetpy.engine.transports.connection import Connection
 from pgetpy.engine.transports.failures import failed, proxy_refused
+from pgetpy.engine.transports.on_loop import ended_early, move_on_loop
 from pgetpy.engine.transports.pipes import PIPES, Pipe
 from pgetpy.engine.transports.wire import HeadReader, may_stay_open
-from pgetpy.errors import ConnectionFailedError, TransferError
+from pgetpy.errors import TransferError
 from pgetpy.system.event_loop import wait_for, wait_uncancelled
 from pgetpy.system.threads import Workers
 
@@ -139,7 +140,7 @@ class DirectTransport:
             except OSError as error:
                 raise failed(exchange.request, error) from error
             if not count:
-                raise _ended_early(exchange)
+                raise ended_early(exchange)
             exchange.store(sink, buffer[:count])
         return len(rest) > len(early) or exchange.part.stop != answer.stop
 
@@ -153,9 +154,12 @@ class DirectTransport:
             exchange.cancelled = True
             connection.shutdown()
 
-        pouring = self._workers.submit(
+        pouring = self._workers.submit_now(
             lambda: self._move_body_in_thread(exchange, connection, head, rest)
         )
+        if pouring is None:
+            connection.block(False)
+            return await move_on_loop(exchange, connection, head, rest, self._workers)
         surplus = await wait_uncancelled(pouring, stop)
         connection.block(False)
         return surplus
@@ -209,7 +213,7 @@ class DirectTransport:
             return body.surplus or not body.complete
         body.end()
         if part.rest:
-            raise _ended_early(exchange)
+            raise ended_early(exchange)
         return body.surplus or not body.complete
 
     def _splice_block(
@@ -231,7 +235,7 @@ class DirectTransport:
         if not got:
             if exchange.cancelled:
                 return True
-            raise _ended_early(exchange)
+            raise ended_early(exchange)
         with self._writers:
             spliced = pipe.drain(place.fd, place.offset, exchange.landed)
         if spliced:
@@ -249,7 +253,7 @@ class DirectTransport:
             with self._writers:
                 exchange.store(sink, buffer[:filled])
         if ended and _wanted(exchange):
-            raise _ended_early(exchange)
+            raise ended_early(exchange)
 
     def _buffer(self) -> memoryview:
         """A buffer of this thread's."""
@@ -344,11 +348,3 @@ async def _with_words(head: Head, rest: memoryview, connection: Connection) -> H
                 break
             words = b"".join(body.feed(bytes(buffer[:count])))
     return words_of(head, words[:2048])
-
-
-def _ended_early(exchange: Exchange) -> ConnectionFailedError:
-    part = exchange.part
-    return ConnectionFailedError(
-        exchange.request.url,
-        f"closed by the server {part.rest} bytes before the end of the answer",
-    )

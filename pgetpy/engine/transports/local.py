@@ -39,7 +39,7 @@ class LocalTransport:
 
         work = _carry_data if is_data(exchange.request.url) else _carry_file
         exchange.part.waiting = False
-        await wait_uncancelled(self.workers.submit(lambda: work(exchange)), stop)
+        await wait_uncancelled(self.workers.submit(lambda: work(exchange), long=True), stop)
 
     async def close(self) -> None:
         """There is nothing to close."""

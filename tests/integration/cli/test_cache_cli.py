@@ -28,7 +28,7 @@ from pgetpy.errors import BadSettingError, CacheFullError
 from pgetpy.settings import CacheSettings, Settings
 from tests.support.bodies import body, digest
 from tests.support.children import events_of, last_line
-from tests.support.entries import key_of, put
+from tests.support.entries import content_of, key_of, put, sha256
 from tests.support.faults import SilenceAfter
 from tests.support.processes import Run, folder_of_nobody, limited_tmpfs, run
 from tests.support.resources import Resource
@@ -668,7 +668,7 @@ def test_gc_that_cannot_be_is_one_sentence_with_who_holds_what(shell: Shell, sto
 
 
 def test_what_is_sound_is_said_so(shell: Shell, store: Store) -> None:
-    put(store, "a")
+    put(store, "a", digest=sha256(content_of("a")))
     line, sums = shell.lines("cache", "verify")
     assert line.split() == ["sound", key_of("a")[:8], "https://host/a"]
     assert sums == "1 entry: 1 sound"

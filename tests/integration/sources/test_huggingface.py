@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pgetpy.cache.checking import Verdict
 from pgetpy.core.references.reference import Wanted
 from pgetpy.core.report.events import Failed
 from pgetpy.errors import (
@@ -37,7 +38,7 @@ from tests.support.fetching import Events, fetch
 from tests.support.hub import Hub, Repo
 from tests.support.hub_caches import at, opened_at, others
 from tests.support.resources import Resource
-from tests.support.weights import MIB, only_record, tar_of, weights
+from tests.support.weights import MIB, flip, only_record, rewrite, tar_of, weights
 
 LORA = weights()
 FILES = {"lora.safetensors": LORA, "config.json": b'{"a": 1}', "small.safetensors": weights(10)}
@@ -422,3 +423,19 @@ def test_the_environment_says_where_the_hub_is(hub: Hub) -> None:
     environ = {"HF_ENDPOINT": f"{hub.url('')}/", "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "1"}
     settings = Settings.from_environment(environ).sources
     assert settings.of(HubSettings) == at(hub, TOKEN, offline=True).of(HubSettings)
+
+
+@pytest.mark.parametrize("changed", [True, False])
+def test_what_the_hub_says_of_the_content_is_compared_with_what_has_no_digest(
+    hub: Hub, repo: Repo, root: Path, changed: bool
+) -> None:
+    with opened_at(hub, root) as cache:
+        path = cache.ensure("hf://owner/name/lora.safetensors")
+        rewrite(cache, digest="")  # as one that was killed leaves it
+        if changed:
+            flip(path)
+        assert cache.verify("hf://owner/name/lora.safetensors") is Verdict.UNKNOWN
+        now = cache.ensure("hf://owner/name/lora.safetensors")
+        assert (now == path) is not changed
+        assert now.read_bytes() == LORA
+        assert only_record(cache).digest == f"sha256:{SHA256}"

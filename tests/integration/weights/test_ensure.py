@@ -415,3 +415,11 @@ def test_importing_the_cache_starts_nothing_and_is_light() -> None:
     assert {"aiohttp", "aiofiles", "tqdm"}.isdisjoint(ended.out.split())
     with child("from pgetpy import WeightsDownloadCache\nsay('imported')") as other:
         assert said(other) == "imported"
+
+
+def test_many_misses_leave_few_threads(server: Server, cache: WeightsDownloadCache) -> None:
+    """Each had one of its own, for as long as idle ones are kept."""
+    before = threading.active_count()
+    for number in range(40):
+        cache.ensure(serve(server, path=f"/{number}.safetensors"))
+    assert threading.active_count() - before < 10

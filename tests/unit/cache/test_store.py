@@ -7,6 +7,8 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -180,6 +182,72 @@ def test_a_flipped_bit_is_found_and_repaired_by_filling_again(store: Store) -> N
     assert store.verify(entry.key) is Verdict.SOUND
     # Both were one file, and the other name of it has to be looked at on its own.
     assert store.verify(twin.key) is Verdict.DAMAGED
+
+
+def overwrite(path: Path) -> None:
+    flip(path)
+
+
+def replace_file(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(path.read_bytes())
+    flip(other)
+    os.replace(other, path)
+
+
+def append_and_truncate(path: Path) -> None:
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.write(b"new")
+        file.truncate(size)
+
+
+@pytest.mark.parametrize("change", [overwrite, replace_file, append_and_truncate])
+def test_what_was_changed_before_its_digest_was_computed_is_never_blessed(
+    store: Store, change: Callable[[Path], None]
+) -> None:
+    # At once: the clock of the file system may not have ticked since.
+    for number in range(30):
+        entry = put(store, number)
+        change(entry.path)
+        assert store.settle(entry.key) is not None
+        assert found(store, number).record.digest == ""
+        assert store.verify(entry.key) is Verdict.UNKNOWN
+
+
+def test_a_change_while_the_digest_is_computed_is_seen(store: Store) -> None:
+    entry = put(store, "a", size=3 << 20)
+    changes = iter([entry.path])
+
+    def stop() -> bool:  # asked for each block
+        for path in changes:
+            flip(path)
+        return False
+
+    store.settle(entry.key, stop=stop)
+    assert found(store, "a").record.digest == ""
+
+
+def test_a_folder_with_a_changed_file_is_never_blessed(store: Store) -> None:
+    fill = store.try_fill(key_of("folder"))
+    assert fill is not None
+    with fill:
+        source = fill.folder / "members"
+        (source / "below").mkdir(parents=True)
+        for name in ("a", "below/b"):
+            (source / name).write_bytes(content_of(name))
+        entry = fill.publish(source, About("https://host/folder"), name="folder")
+    flip(entry.path / "below" / "b")
+    store.settle(entry.key)
+    assert found(store, "folder").record.digest == ""
+
+
+def test_an_older_record_that_does_not_tell_what_arrived_is_not_blessed(store: Store) -> None:
+    entry = put(store, "a")
+    path = store.root / "entries" / entry.key[:2] / entry.key
+    path.write_bytes(record_lines(replace(entry.record, arrived="")))
+    store.settle(entry.key)
+    assert store.verify(entry.key) is Verdict.UNKNOWN
 
 
 def test_what_cannot_be_verified_says_so(store: Store) -> None:

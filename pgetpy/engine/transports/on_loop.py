@@ -1,0 +1,118 @@
+"""A body moved on the event loop, block by block: for a connection that no thread can be had for.
+
+It is slower than a thread of its own, and never seen by the kernel alone. What may have to wait (a
+pipe's reader, a limit of the rate) is done by whichever thread is free, one block at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from pgetpy.core.http.answers import Answer, Head
+from pgetpy.core.http.sink import Sink
+from pgetpy.engine.transports.base import Exchange
+from pgetpy.engine.transports.body import BodyDecoder
+from pgetpy.engine.transports.connection import Connection
+from pgetpy.engine.transports.failures import failed
+from pgetpy.errors import ConnectionFailedError
+from pgetpy.system.event_loop import wait_uncancelled
+from pgetpy.system.threads import Workers
+
+_BUFFER = 64 * 1024
+
+
+async def move_on_loop(
+    exchange: Exchange, connection: Connection, head: Head, rest: memoryview, workers: Workers
+) -> bool:
+    """Have `head` judged and move the body; whether more came, or is to come, than is wanted.
+
+    Args:
+        rest: what came of the body with its head.
+    """
+    answer, sink = exchange.judge(head)
+    if answer.decode or "content-length" not in head.headers:
+        body = BodyDecoder(exchange.request.url, head, answer.decode)
+        await _decode(exchange, connection, body, rest, sink, workers)
+        return body.surplus or not body.complete
+    return await _copy(exchange, connection, answer, rest, sink, workers)
+
+
+async def _copy(
+    exchange: Exchange,
+    connection: Connection,
+    answer: Answer,
+    rest: memoryview,
+    sink: Sink,
+    workers: Workers,
+) -> bool:
+    part = exchange.part
+    early = rest[: part.rest]
+    await _store(exchange, sink, early, workers)
+    buffer = memoryview(bytearray(_BUFFER))
+    while part.rest:
+        count = await _receive(exchange, connection, buffer[: part.rest])
+        if not count:
+            raise ended_early(exchange)
+        await _store(exchange, sink, buffer[:count], workers)
+    return len(rest) > len(early) or part.stop != answer.stop
+
+
+async def _decode(
+    exchange: Exchange,
+    connection: Connection,
+    body: BodyDecoder,
+    rest: memoryview,
+    sink: Sink,
+    workers: Workers,
+) -> None:
+    part = exchange.part
+    async for data in _pieces(exchange, connection, rest):
+        for plain in body.feed(data):
+            wanted = plain if part.stop is None else plain[: part.rest]
+            await _store(exchange, sink, memoryview(wanted), workers)
+        if body.complete or (part.stop is not None and not part.rest):
+            break
+    if part.stop is not None and not part.rest:
+        return
+    body.end()
+    if part.rest:
+        raise ended_early(exchange)
+
+
+async def _pieces(
+    exchange: Exchange, connection: Connection, rest: memoryview
+) -> AsyncIterator[bytes]:
+    """Yield what comes until the connection ends."""
+    yield bytes(rest)
+    buffer = memoryview(bytearray(_BUFFER))
+    while count := await _receive(exchange, connection, buffer):
+        yield bytes(buffer[:count])
+
+
+async def _receive(exchange: Exchange, connection: Connection, buffer: memoryview) -> int:
+    try:
+        return await connection.receive_into(buffer)
+    except OSError as error:
+        raise failed(exchange.request, error) from error
+
+
+async def _store(exchange: Exchange, sink: Sink, data: memoryview, workers: Workers) -> None:
+    if not exchange.may_sleep:
+        exchange.store(sink, data)
+        return
+
+    def stop() -> None:
+        exchange.cancelled = True
+
+    exchange.part.waiting = False
+    await wait_uncancelled(workers.submit(lambda: exchange.store(sink, data)), stop)
+    exchange.part.waiting = True
+
+
+def ended_early(exchange: Exchange) -> ConnectionFailedError:
+    """Return the error that the server closed the connection within the body."""
+    part = exchange.part
+    return ConnectionFailedError(
+        exchange.request.url,
+        f"closed by the server {part.rest} bytes before the end of the answer",
+    )
