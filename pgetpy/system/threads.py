@@ -54,7 +54,7 @@ class Workers:
         self._limit = self._most
         self._refused_at = 0.0
         self._threads = 0
-        self._idle = 0
+        self._busy = 0
         self._long_running = 0
         self._surplus = 0
 
@@ -69,12 +69,12 @@ class Workers:
         return future
 
     def submit_now(self, work: Callable[[], T]) -> asyncio.Future[T] | None:
-        """As `submit`, for work that takes long; None where no thread is free to begin now."""
+        """As `submit`, for work that takes long; None where no thread is free to begin now, or the
+        next that is short would find none."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         with self._changed:
-            free = self._may_run_long(len(self._long)) and self._one_free()
-            if not free:
+            if not (self._may_run_long(len(self._long)) and self._two_free()):
                 return None
             self._long.append(lambda: _settle(work, future, loop))
             self._changed.notify()
@@ -84,7 +84,7 @@ class Workers:
         """Run `work`, which raises nothing, in a thread."""
         with self._changed:
             (self._long if long else self._short).append(work)
-            if self._waiting() <= self._idle or self._start_thread() or self._threads:
+            if self._waiting() <= self._free or self._start_thread() or self._threads:
                 self._changed.notify()
                 return
             alone = [*self._short, *self._long]
@@ -96,14 +96,22 @@ class Workers:
     def shed(self) -> None:
         """Have idle threads end: somebody needs one of his own."""
         with self._changed:
-            self._surplus = max(0, self._idle - self._waiting())
+            self._surplus = max(0, self._free - self._waiting())
             self._changed.notify_all()
 
     # ---------------------------------------------------------- with the lock held from here on
 
-    def _one_free(self) -> bool:
-        """Whether one more piece of work would begin now; starts a thread for it if need be."""
-        return self._waiting() < self._idle or self._start_thread()
+    @property
+    def _free(self) -> int:
+        """How many threads have nothing to do."""
+        return self._threads - self._busy
+
+    def _two_free(self) -> bool:
+        """Whether two more pieces of work would begin now; starts threads for them if need be."""
+        while self._free - self._waiting() < 2:
+            if not self._start_thread():
+                return False
+        return True
 
     def _waiting(self) -> int:
         """How many pieces of work could begin if there were threads."""
@@ -134,8 +142,10 @@ class Workers:
 
     def _take(self) -> _Work | None:
         if self._short:
+            self._busy += 1
             return self._short.popleft()
         if self._long and self._long_running < self._most_long():
+            self._busy += 1
             self._long_running += 1
             return partial(self._run_long, self._long.popleft())
         return None
@@ -143,18 +153,14 @@ class Workers:
     def _next(self) -> _Work | None:
         """Return the next work, waiting for it; None where this thread is to end."""
         deadline = time.monotonic() + _IDLE_SECONDS
-        self._idle += 1
-        try:
-            while (work := self._take()) is None:
-                left = deadline - time.monotonic()
-                if left <= 0 or self._surplus:
-                    self._surplus = max(0, self._surplus - 1)
-                    self._threads -= 1
-                    return None
-                self._changed.wait(left)
-            return work
-        finally:
-            self._idle -= 1
+        while (work := self._take()) is None:
+            left = deadline - time.monotonic()
+            if left <= 0 or self._surplus:
+                self._surplus = max(0, self._surplus - 1)
+                self._threads -= 1
+                return None
+            self._changed.wait(left)
+        return work
 
     # ------------------------------------------------------------------------ in a thread, without
 
@@ -166,6 +172,8 @@ class Workers:
                 return
             work()
             del work
+            with self._changed:
+                self._busy -= 1
 
     def _run_long(self, work: _Work) -> None:
         try:
