@@ -24,7 +24,8 @@ from pgetpy.system.thread_limit import SHED
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_Work = Callable[[], None]
+# What work returns is called when its thread is free again: whoever is told by it may have more.
+_Work = Callable[[], Callable[[], object] | None]
 _IDLE_SECONDS = 20.0
 # What moves bodies finds other ways where there are no more; a container often allows a hundred.
 _MOST = 80
@@ -65,7 +66,7 @@ class Workers:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self.start(lambda: _settle(work, future, loop), long=long)
+        self._put(lambda: _run(work, future, loop), long=long)
         return future
 
     def submit_now(self, work: Callable[[], T]) -> asyncio.Future[T] | None:
@@ -76,12 +77,19 @@ class Workers:
         with self._changed:
             if not (self._may_run_long(len(self._long)) and self._two_free()):
                 return None
-            self._long.append(lambda: _settle(work, future, loop))
+            self._long.append(lambda: _run(work, future, loop))
             self._changed.notify()
         return future
 
-    def start(self, work: _Work, *, long: bool = False) -> None:
+    def start(self, work: Callable[[], object], *, long: bool = False) -> None:
         """Run `work`, which raises nothing, in a thread."""
+
+        def run() -> None:
+            work()
+
+        self._put(run, long=long)
+
+    def _put(self, work: _Work, *, long: bool) -> None:
         with self._changed:
             (self._long if long else self._short).append(work)
             if self._waiting() <= self._free or self._start_thread() or self._threads:
@@ -91,7 +99,8 @@ class Workers:
             self._short.clear()
             self._long.clear()
         for each in alone:
-            each()
+            if (tell := each()) is not None:
+                tell()
 
     def shed(self) -> None:
         """Have idle threads end: somebody needs one of his own."""
@@ -170,14 +179,16 @@ class Workers:
                 work = self._next()
             if work is None:
                 return
-            work()
-            del work
+            tell = work()
             with self._changed:
                 self._busy -= 1
+            if tell is not None:
+                tell()
+            del work, tell
 
-    def _run_long(self, work: _Work) -> None:
+    def _run_long(self, work: _Work) -> Callable[[], object] | None:
         try:
-            work()
+            return work()
         finally:
             with self._changed:
                 self._long_running -= 1
@@ -212,12 +223,17 @@ class WorkersExecutor(concurrent.futures.Executor):
         return future
 
 
-def _settle(
+def _run(
     work: Callable[[], Any], future: asyncio.Future[Any], loop: asyncio.AbstractEventLoop
-) -> None:
+) -> Callable[[], object]:
+    """Do `work`; return what tells `future` of its outcome."""
     try:
         deliver = partial(future.set_result, work())
     except BaseException as error:
         deliver = partial(future.set_exception, error)
-    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-        loop.call_soon_threadsafe(lambda: future.done() or deliver())
+
+    def tell() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(lambda: future.done() or deliver())
+
+    return tell
