@@ -107,13 +107,14 @@ def load_into(
     """Give `module` the tensors of a checkpoint: they become its parameters and buffers.
 
     A module that was made on the meta device (`with torch.device("meta")`) has none of its own, so
-    that nothing is allocated twice. Parameters that are tied stay tied.
+    that nothing is allocated twice. Parameters that are tied stay tied. Buffers that a module does
+    not save are in no checkpoint and have to be real, as those of a module are that was made by
+    `accelerate.init_empty_weights(include_buffers=False)`.
 
     Args:
         module: a torch.nn.Module.
         strict: whether the names have to be the same ones. What is of another shape is refused in
-            any case. Both are seen before the tensors are fetched. Buffers that a module does not
-            save are not in a checkpoint: on the meta device they stay there.
+            any case. Both are seen before the tensors are fetched.
         reference, device, dtype, cache, digest, options: see `load`.
 
     Returns:
@@ -121,11 +122,14 @@ def load_into(
 
     Raises:
         NotWeightsError: names or shapes are not those of the module, which is as it was then.
+        BadSettingError: `module` has on the meta device what no checkpoint holds.
     """
     from pgetpy.tensors.modules import Fit
 
     request = _request(reference, device, dtype, None, cache, digest, "torch", options)
     fit = Fit(module, redact(str(reference)), strict=strict)
+    if str(device) != "meta":
+        fit.check_buffers()
     return fit.assign(_load(replace(request, check=fit.check, check_names=fit.check_names)))
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from pgetpy.core.weights.safetensors import DTYPE_BITS, Tensor
-from pgetpy.errors import BadSettingError, MissingPackageError
+from pgetpy.errors import BadSafetensorsError, BadSettingError, MissingPackageError
 from pgetpy.tensors.base import Array
 
 _TORCH = {
@@ -32,15 +33,19 @@ _ML_DTYPES = {
     "F8_E5M2FNUZ": "float8_e5m2fnuz",
 }  # fmt: skip
 
+# numpy 1 has no array with more.
+_MOST_DIMENSIONS = 32
+
 
 class Framework(Protocol):
     """Makes arrays."""
 
     def check(self, tensor: Tensor) -> None:
-        """Check that there is a dtype for `tensor`.
+        """Check that there is a dtype for `tensor`, and that it may have its shape.
 
         Raises:
             MissingPackageError: there is none, or not without another package.
+            BadSafetensorsError: no array can have this shape.
         """
 
     def view(self, buffer: Any, tensor: Tensor, offset: int) -> Array:
@@ -67,7 +72,9 @@ class TorchFramework:
 
     def check(self, tensor: Tensor) -> None:
         """See `Framework.check`."""
-        self.dtype_of(tensor)
+        dtype = self.dtype_of(tensor)
+        if 0 in tensor.shape:
+            _check_shape(tensor, lambda: self._empty(dtype, shape_in_torch(tensor)))
 
     def dtype_of(self, tensor: Tensor) -> Any:
         """Return the torch.dtype of `tensor` in the file."""
@@ -82,10 +89,14 @@ class TorchFramework:
         dtype, shape = self.dtype_of(tensor), shape_in_torch(tensor)
         count = (tensor.stop - tensor.start) // dtype.itemsize
         if not count:
-            return self.torch.empty(shape, dtype=dtype)
+            return self._empty(dtype, shape)
         found = self.torch.frombuffer(buffer, dtype=dtype, count=count, offset=offset)
         # Code that is generated for a dtype may rely on its alignment.
         return (found if not offset % dtype.itemsize else found.clone()).reshape(shape)
+
+    def _empty(self, dtype: Any, shape: tuple[int, ...]) -> Array:
+        # By `reshape`, for which no dimension beside a zero is too long.
+        return self.torch.empty(0, dtype=dtype).reshape(shape)
 
     def convert(self, array: Array) -> Array:
         """See `Framework.convert`."""
@@ -116,8 +127,11 @@ class NumpyFramework:
 
     def check(self, tensor: Tensor) -> None:
         """See `Framework.check`."""
-        if not self._widens(tensor):
-            self._dtype_of(tensor)
+        dtype = self._numpy.dtype("<f4") if self._widens(tensor) else self._dtype_of(tensor)
+        if 0 in tensor.shape or len(tensor.shape) > _MOST_DIMENSIONS:
+            # Strides of none: it takes no memory whatever its size.
+            one = self._numpy.empty((), dtype)
+            _check_shape(tensor, lambda: self._numpy.broadcast_to(one, tensor.shape))
 
     def view(self, buffer: Any, tensor: Tensor, offset: int) -> Array:
         """See `Framework.view`."""
@@ -151,6 +165,22 @@ class NumpyFramework:
             raise MissingPackageError(reason, hint="install torch")
         or_else = ", or ask for dtype='float32'" if tensor.dtype == "BF16" else ""
         return self._numpy.dtype(_ml_dtype(name, reason, or_else))
+
+
+def _check_shape(tensor: Tensor, make: Callable[[], object]) -> None:
+    """Check that an array of the shape of `tensor`, which is empty or has many dimensions, can be
+    made: packages have limits of their own.
+
+    Raises:
+        BadSafetensorsError: it cannot.
+    """
+    try:
+        make()
+    except (RuntimeError, TypeError, ValueError, OverflowError, MemoryError) as error:
+        reason = str(error).partition("\n")[0]
+        raise BadSafetensorsError(
+            f"tensor {tensor.name!r} has a shape that no array can have ({reason})"
+        ) from None
 
 
 def shape_in_torch(tensor: Tensor) -> tuple[int, ...]:

@@ -143,8 +143,11 @@ class Delivery:
         self.check(header)
         self.choice.check((tensor.name for tensor in header.tensors), self.source.label)
         wanted = [tensor for tensor in header.tensors if tensor.name in self.choice]
-        for tensor in wanted:
-            self.device.framework.check(tensor)
+        try:
+            for tensor in wanted:
+                self.device.framework.check(tensor)
+        except BadSafetensorsError as error:
+            raise error.of(self.source.label) from error
         if os.fstat(snapshot.file.fd).st_size < snapshot.size:
             return False  # a small one grows as it is written, and could not be mapped yet
         self.order = tuple(tensor.name for tensor in wanted)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pgetpy.core.weights.safetensors import SafetensorsHeader
-from pgetpy.errors import NotWeightsError
+from pgetpy.errors import BadSettingError, NotWeightsError
 from pgetpy.tensors.arrays import shape_in_torch
 from pgetpy.tensors.base import Array
+
+# So many names fit in a sentence.
+_NAMED = 8
+_REAL_BUFFERS = (
+    "make the module with real buffers, as accelerate.init_empty_weights(include_buffers=False) "
+    "does, or give these their values first"
+)
 
 
 class Fit:
@@ -26,6 +33,19 @@ class Fit:
         self._strict = strict
         self._expected = {name: tuple(each.shape) for name, each in module.state_dict().items()}
         self._ties = _ties(module)
+
+    def check_buffers(self) -> None:
+        """Check that the module has nothing on the meta device that no checkpoint could give it.
+
+        Raises:
+            BadSettingError: it has. It would compute with whatever lies in its memory.
+        """
+        empty = sorted(_left_empty(self._module))
+        if empty:
+            more = f" and {len(empty) - _NAMED} more" if len(empty) > _NAMED else ""
+            names = ", ".join(empty[:_NAMED]) + more
+            reason = f"on the meta device it has what no checkpoint holds: {names}; {_REAL_BUFFERS}"
+            raise BadSettingError("module", type(self._module).__name__, reason)
 
     def check(self, header: SafetensorsHeader) -> None:
         """Check that no tensor is of another shape than the module's of its name.
@@ -89,6 +109,16 @@ class Fit:
     def _misfit(self, reason: str) -> NotWeightsError:
         what = f"those of another module: it {reason}"
         return NotWeightsError(self._label, what, hint="check the reference and the module")
+
+
+def _left_empty(module: Any) -> Iterator[str]:
+    """Yield the names of buffers that are not saved, and of tensors that are plain attributes,
+    where they are on the meta device."""
+    for path, part in module.named_modules():
+        unsaved = {name: part._buffers.get(name) for name in part._non_persistent_buffers_set}
+        for name, found in {**vars(part), **unsaved}.items():
+            if getattr(found, "is_meta", False) is True:
+                yield f"{path}.{name}" if path else name
 
 
 def _first_of(names: list[str]) -> str:

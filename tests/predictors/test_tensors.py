@@ -305,6 +305,73 @@ def test_what_does_not_fit_is_refused_before_it_is_fetched(
         gate.open()
 
 
+class Rotary(torch.nn.Module):
+    """A part with a buffer that is not saved, and a tensor that is no buffer at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("saved", torch.ones(2))
+        self.register_buffer("nothing", None, persistent=False)
+        self.register_buffer("position_ids", torch.arange(5), persistent=False)
+        self.freqs = torch.arange(3)
+
+
+def with_rotary() -> Tied:
+    module = Tied()
+    module.rotary = Rotary()
+    return module
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_what_no_checkpoint_holds_is_not_left_on_the_meta_device(
+    server: Server, cache: WeightsDownloadCache, path: Path, strict: bool
+) -> None:
+    judge = with_rotary().state_dict()
+    del judge["head.weight"]
+    save_file(judge, path)
+    url = serve(server, path.read_bytes(), PATH)
+    with torch.device("meta"):
+        module = with_rotary()
+    before = snapshot(module)
+    with pytest.raises(BadSettingError, match="include_buffers=False") as caught:
+        tensors.load_into(module, url, strict=strict, cache=cache)
+    assert "no checkpoint holds: rotary.freqs, rotary.position_ids; make" in str(caught.value)
+    assert snapshot(module) == before
+    assert server.requests == []
+    module.rotary.freqs = torch.arange(3)
+    with pytest.raises(BadSettingError, match=r"'Tied': on the .* holds: rotary.position_ids; "):
+        tensors.load_into(module, url, strict=strict, cache=cache)
+    module.rotary.position_ids = torch.arange(5)
+    tensors.load_into(module, url, strict=strict, cache=cache)
+    assert not any(each.is_meta for each in (*module.parameters(), *module.buffers()))
+    assert module.rotary.position_ids.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_model_with_unsaved_buffers_computes_as_the_one_that_was_saved(
+    cache: WeightsDownloadCache, tmp_path: Path
+) -> None:
+    from accelerate import init_empty_weights
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig(
+        vocab_size=99, hidden_size=16, intermediate_size=16, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=8,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    judge = CLIPTextModel(config).eval()
+    judge.save_pretrained(tmp_path / "clip")
+    with torch.device("meta"):
+        module = CLIPTextModel(config).eval()
+    with pytest.raises(BadSettingError, match="position_ids"):
+        tensors.load_into(module, tmp_path / "clip", cache=cache)
+    with init_empty_weights(include_buffers=False):
+        module = CLIPTextModel(config).eval()
+    tensors.load_into(module, tmp_path / "clip", cache=cache)
+    ids = torch.arange(8)[None]
+    with torch.no_grad():
+        assert module(ids).last_hidden_state.equal(judge(ids).last_hidden_state)
+
+
 def test_where_it_need_not_be_strict_the_rest_is_left_as_it_is(
     cache: WeightsDownloadCache, path: Path
 ) -> None:

@@ -4,16 +4,19 @@
     N bytes   JSON: {"NAME": {"dtype": …, "shape": […], "data_offsets": [START, STOP]}, …}
     the rest  the tensors' bytes, which the offsets cover from 0 to the end without gap or overlap
 
-The rules are those of the format's own page (huggingface.co/docs/safetensors). Names of dtypes are
+The rules are those of the format's own page (huggingface.co/docs/safetensors) and, where it leaves
+something open, of the package's `load_file`; a test compares the two. Names of dtypes are
 added to the format now and then: of one not known here the size is left unchecked.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn, cast
 
 from pgetpy.errors import BadSafetensorsError
 
@@ -22,6 +25,12 @@ LONGEST_HEADER = 100_000_000
 # What a stranger sends is not to take gigabytes to parse; a thousand tensors need 100 kB.
 LONGEST_FOR_STRANGERS = 4 << 20
 _PREFIX = 8
+_METADATA = "__metadata__"
+_FIELDS = frozenset({"dtype", "shape", "data_offsets"})
+_BLANKS = b" \t\r\n"
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+# What torch and numpy measure a dimension with, and safetensors counts elements with.
+_LONGEST, _MOST = 2**63 - 1, 2**64 - 1
 
 # Bits of one element.
 DTYPE_BITS = {
@@ -117,52 +126,85 @@ def parse_head(head: bytes, size: int) -> SafetensorsHeader:
     if len(head) < begin:
         raise BadSafetensorsError(f"its header of {begin - _PREFIX} bytes is cut off")
     entries = _json_object(head[_PREFIX:begin])
-    metadata = _metadata(entries.pop("__metadata__", {}))
-    tensors = sorted(
-        (_tensor(name, value, begin) for name, value in entries.items()),
-        key=lambda tensor: (tensor.start, tensor.stop),
-    )
+    metadata = _metadata(entries)
+    described = [
+        (name, _tensor(name, value, begin)) for name, value in entries if name != _METADATA
+    ]
+    # Of a name that is given twice the last is meant, as all parsers of JSON have it.
+    tensors = sorted(dict(described).values(), key=lambda tensor: (tensor.start, tensor.stop))
+    for tensor in tensors:
+        _check_size(tensor)
     stop = _contiguous(tensors, begin)
     if stop != size:
         raise BadSafetensorsError(f"its header tells of {stop} bytes, and it has {size}")
     return SafetensorsHeader(tuple(tensors), stop, metadata)
 
 
-def _json_object(raw: bytes) -> dict[str, Any]:
-    if not raw.startswith(b"{"):
+class _Object(list[tuple[str, Any]]):
+    """An object of JSON as its pairs: what a name that is given twice means depends on whose."""
+
+
+def _json_object(raw: bytes) -> _Object:
+    """Return the header, by the grammar that safetensors' own parser (serde_json) keeps to."""
+    if not raw.lstrip(_BLANKS).startswith(b"{"):
         raise BadSafetensorsError("its header does not begin with a brace")
     try:
-        return dict(json.loads(raw.decode(), object_pairs_hook=_without_doubles))
+        found = json.loads(
+            raw.decode(),
+            object_pairs_hook=_Object,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            parse_int=_not_minus_zero if b"-0" in raw else None,
+        )
+        if _SURROGATE.search(raw):
+            # Of two that make a character there is no word here; one alone cannot be encoded.
+            json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise BadSafetensorsError(f"its header is no JSON ({error})") from None
+    return cast(_Object, found)
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name is given twice")
-    return found
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number")
 
 
-def _metadata(value: object) -> dict[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise BadSafetensorsError("its __metadata__ is no map of texts")
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:40]} is out of range")
     return value
 
 
+def _not_minus_zero(text: str) -> float:
+    # To serde_json -0 is a number with a fraction.
+    return -0.0 if text == "-0" else int(text)
+
+
+def _metadata(entries: _Object) -> dict[str, str]:
+    values = [value for name, value in entries if name == _METADATA]
+    value = values[0] if values else None
+    if len(values) > 1:
+        raise BadSafetensorsError(f"its {_METADATA} is given twice")
+    if value is None:
+        return {}
+    if not isinstance(value, _Object) or not all(isinstance(text, str) for _, text in value):
+        raise BadSafetensorsError(f"its {_METADATA} is no map of texts")
+    return dict(value)
+
+
 def _tensor(name: str, value: object, begin: int) -> Tensor:
-    if not isinstance(value, dict):
+    if not isinstance(value, _Object):
         raise BadSafetensorsError(f"tensor {name!r} is not described by an object")
-    dtype = value.get("dtype")
-    shape, offsets = _naturals(value.get("shape")), _naturals(value.get("data_offsets"))
+    fields = {key: each for key, each in value if key in _FIELDS}
+    if len(fields) < sum(key in _FIELDS for key, _ in value):
+        raise BadSafetensorsError(f"a field of tensor {name!r} is given twice")
+    dtype = fields.get("dtype")
+    shape, offsets = _naturals(fields.get("shape")), _naturals(fields.get("data_offsets"))
     if not isinstance(dtype, str):
         raise BadSafetensorsError(f"tensor {name!r} has no dtype")
     if shape is None or offsets is None or len(offsets) != 2:
         raise BadSafetensorsError(f"the shape or the offsets of tensor {name!r} are malformed")
     start, stop = offsets
-    if start > stop:
-        raise BadSafetensorsError(f"tensor {name!r} ends before it starts")
-    _check_size(name, dtype, shape, stop - start)
     return Tensor(name, dtype, tuple(shape), begin + start, begin + stop)
 
 
@@ -173,13 +215,17 @@ def _naturals(value: object) -> list[int] | None:
     return None
 
 
-def _check_size(name: str, dtype: str, shape: Iterable[int], size: int) -> None:
-    bits = DTYPE_BITS.get(dtype)
-    if bits is None:
-        return
-    for length in shape:
-        bits *= length
-    if bits != size * 8:
+def _check_size(tensor: Tensor) -> None:
+    name, bits, size = tensor.name, DTYPE_BITS.get(tensor.dtype), tensor.stop - tensor.start
+    if size < 0:
+        raise BadSafetensorsError(f"tensor {name!r} ends before it starts")
+    count = 1
+    for length in tensor.shape:
+        count *= length
+        # Even where a dimension of zero follows: no program can hold it.
+        if length > _LONGEST or count > _MOST:
+            raise BadSafetensorsError(f"the shape of tensor {name!r} is impossible")
+    if bits is not None and count * bits != size * 8:
         raise BadSafetensorsError(f"tensor {name!r} has {size} bytes, which is not its shape's")
 
 

@@ -62,7 +62,7 @@ def sniff(beginning: bytes) -> SniffResult:
 
 def _is_safetensors(beginning: bytes) -> bool:
     """Whether a header's length and its brace stand where they should."""
-    return len(beginning) > 8 and beginning[8:9] == b"{" and not any(beginning[4:8])
+    return beginning[8:].lstrip(b" \t\r\n").startswith(b"{") and not any(beginning[4:8])
 
 
 def _is_torch_zip(beginning: bytes) -> bool:

@@ -48,6 +48,25 @@ def test_scalars_empty_tensors_and_padding_are_allowed() -> None:
     assert [t.name for t in parse_head(raw, len(raw) + 5).tensors] == ["s", "e", "x"]
 
 
+def test_what_load_file_takes_is_taken() -> None:
+    one, other = json.dumps(tensor(7, 9)), json.dumps(tensor(0, 2))
+    for text in (
+        f'{{"__metadata__": null, "a": {other}}}',
+        f'{{"__metadata__": {{"x": "1", "x": "2"}}, "a": {other}}}',
+        f'{{"a": {one}, "a": {other}}}',
+        f' \n{{"a": {other}}}\r\n\t',
+    ):
+        raw = head(text.encode())
+        found = parse_head(raw, len(raw) + 2)
+        assert [each.name for each in found.tensors] == ["a"]
+        assert found.metadata == ({"x": "2"} if "x" in text else {})
+    for field in ('"x": 1, "x": 2', '"x": -0', '"x": "\\ud83d\\ude00"', f'"x": {"1" * 300}'):
+        raw = head(f'{{"a": {other[:-1]}, {field}}}}}'.encode())
+        assert len(parse_head(raw, len(raw) + 2).tensors) == 1
+    raw = head({"a": tensor(0, 0, shape=[0, 2**62, 4]), "b": tensor(0, 0, "F64", [2**60, 0])})
+    assert len(parse_head(raw, len(raw)).tensors) == 2
+
+
 def test_bytes_behind_the_head_are_no_concern() -> None:
     raw = head({"a": tensor(0, 3)})
     assert parse_head(raw + b"abc", len(raw) + 3) == parse_head(raw, len(raw) + 3)
@@ -96,13 +115,30 @@ def test_whatever_is_written_by_the_rules_is_read(drawn: list[tuple[str, list[in
         ({"a": {"dtype": 8, "shape": [1], "data_offsets": [0, 1]}}, 1, "no dtype"),
         ({"a": []}, 0, "not described"),
         ({"__metadata__": {"n": 1}}, 0, "__metadata__"),
-        ({"__metadata__": None}, 0, "__metadata__"),
+        ({"__metadata__": []}, 0, "__metadata__"),
+        ({"__metadata__": {"n": None}}, 0, "__metadata__"),
         (b"[]", 0, "brace"),
-        (b" {}", 0, "brace"),
         (b"", 0, "brace"),
         (b'{"a": ', 0, "no JSON"),
         (b'{"a": "\xff"}', 0, "no JSON"),
-        (b'{"__metadata__": {}, "__metadata__": {}}', 0, "no JSON"),
+        (b'{"__metadata__": {}, "__metadata__": {}}', 0, "given twice"),
+        (
+            b'{"a": {"dtype": "U8", "dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}',
+            0,
+            "twice",
+        ),
+        (b'{"a": {"dtype": "U8", "shape": [-0], "data_offsets": [0, 0]}}', 0, "malformed"),
+        ({"a": tensor(0, 0, shape=[0, 10**23])}, 0, "impossible"),
+        ({"a": tensor(0, 0, shape=[10**23, 0])}, 0, "impossible"),
+        ({"a": tensor(0, 0, shape=[0, 2**63])}, 0, "impossible"),
+        ({"a": tensor(0, 0, shape=[2**40, 2**40, 0])}, 0, "impossible"),
+        ({"a": tensor(0, 0, "F9_NEW", [2**63, 0])}, 0, "impossible"),
+        (b'{"\\ud800": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}', 0, "no JSON"),
+        (b'{"__metadata__": {"\\uDFFF": ""}}', 0, "no JSON"),
+        (b'{"__metadata__": {"": "\\udC00\\ud800"}}', 0, "no JSON"),
+        ({"a": {**tensor(0, 0), "x": float("nan")}}, 0, "NaN is no number"),
+        ({"a": {**tensor(0, 0), "x": [float("-inf")]}}, 0, "Infinity is no number"),
+        (b'{"a": {"x": 1e999}}', 0, "out of range"),
         (b'{"a":' + b"[" * 100_000, 0, "no JSON"),
         (b"{}x", 0, "no JSON"),
     ],
