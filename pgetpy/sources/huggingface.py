@@ -27,6 +27,7 @@ from pgetpy.core.references.reference import (
     wanted_of,
 )
 from pgetpy.core.text.values import read_bool, read_endpoint, read_hub_switch, read_token
+from pgetpy.core.weights.choosing import are_shards, weights_among
 from pgetpy.errors import (
     ALL_OF_IT,
     BadReferenceError,
@@ -266,14 +267,16 @@ def _files_of(place: _HubLocation, listing: RepositoryListing) -> list[HubFile]:
 
 
 def _only_weights(place: _HubLocation, files: list[HubFile]) -> list[HubFile]:
-    found = [file for file in files if file.path.lower().endswith(_SUFFIX)]
-    if len(found) == 1:
-        return found
-    names = tuple(file.path for file in found)
+    names = weights_among(file.path for file in files)
+    if len(names) == 1:
+        return [file for file in files if file.path == names[0]][:1]
     hint = ALL_OF_IT
-    if names:
+    whole = [name for name in names if not are_shards((name,))]
+    if names and not whole:
+        hint = f"they are parts of a checkpoint: {hint}, or load it by pgetpy.tensors"
+    elif whole:
         named = place.named
-        path = f"{named.path}/{names[0]}" if named.path else names[0]
+        path = f"{named.path}/{whole[0]}" if named.path else whole[0]
         one = HubName(named.repo, named.type, named.revision, path, is_folder=False)
         hint = f"name one of them, as {one}, or {hint}"
     raise NotOneFileError(str(place.reference), _SUFFIX, names, hint=hint)

@@ -46,8 +46,10 @@ def load(
     returns it is verified, where its digest is known, and in the cache.
 
     Args:
-        reference: what `WeightsDownloadCache.ensure` takes, a `…safetensors.index.json`, or a
-            repository of the Hub that has one; a `pathlib.Path` of a file, index or folder.
+        reference: what `WeightsDownloadCache.ensure` takes, a `…safetensors.index.json` or that of
+            a variant, `…safetensors.index.fp16.json`; a repository of the Hub, or a folder of one
+            (`hf://OWNER/NAME/transformer/`), that has one; a `pathlib.Path` of a file, index or
+            folder.
         device: `cpu`, `cuda`, `cuda:1` or a torch.device. On the cpu tensors are the pages of the
             cached file, mapped privately: to change one copies the pages that it changes.
         dtype: what tensors of floating point are to be, as torch.bfloat16 or "bfloat16".

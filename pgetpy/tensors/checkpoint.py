@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,14 +16,9 @@ from pgetpy.cache.contents import digest_of
 from pgetpy.core.http.ranges import Span, Spans, joined
 from pgetpy.core.references.reference import path_of
 from pgetpy.core.tensors.choices import Choice
+from pgetpy.core.weights.choosing import are_shards, indices_among, weights_among
 from pgetpy.core.weights.safetensors import SafetensorsHeader
-from pgetpy.core.weights.shards import (
-    INDEX_SUFFIX,
-    SUFFIX,
-    beside,
-    is_index_name,
-    parse_index,
-)
+from pgetpy.core.weights.shards import INDEX_NAMES, SUFFIX, beside, is_index_name, parse_index
 from pgetpy.core.weights.sniffing import TELLING, FileKind, sniff
 from pgetpy.errors import (
     BadReferenceError,
@@ -94,6 +90,7 @@ class Checkpoint:
         self._request = request
         self._wakeup = Wakeup()
         self._open: dict[int, Delivery] = {}
+        self._begun: dict[int, TensorFile] = {}
         self._orders: dict[int, tuple[str, ...]] = {}
 
     def __enter__(self) -> Checkpoint:
@@ -118,9 +115,15 @@ class Checkpoint:
         while waiting or self._open:
             while waiting and len(self._open) < _SIDE_BY_SIDE:
                 number, file = waiting.popleft()
+                self._begun[number] = file
                 self._open[number] = self._begin(file)
             for number, delivery in list(self._open.items()):
-                for name, array in delivery.take():
+                try:
+                    arrived = delivery.take()
+                except NotOneFileError as error:
+                    waiting.extend(enumerate(self._instead(number, error), number + 1))
+                    continue
+                for name, array in arrived:
                     yield ArrivedTensor(number, delivery.life, name, array)
                 if delivery.done:
                     self._orders[number] = delivery.order
@@ -128,6 +131,21 @@ class Checkpoint:
                     del self._open[number]
             if self._open:
                 self._wakeup.wait(polling.SLICE)
+
+    def _instead(self, number: int, error: NotOneFileError) -> list[TensorFile]:
+        """Return the files of a repository that turned out to have several.
+
+        Raises:
+            NotOneFileError: it does not tell which of them are meant.
+        """
+        file = self._begun.pop(number)
+        if not file.repository or not are_shards(error.found):
+            raise error
+        self._open.pop(number).close()
+        try:
+            return self._listed_shards(file.repository)
+        except NotOneFileError as other:
+            raise other if other.found else error from error
 
     # ------------------------------------------------------------------------ which files
 
@@ -144,32 +162,49 @@ class Checkpoint:
             if not is_index_name(path.name):
                 return [TensorFile(path, self._request.choice)]
             return self._shards(path, str(path), path.with_name)
-        indices = sorted(path.glob(f"*{INDEX_SUFFIX}"))
+        there = sorted(each.name for each in path.iterdir())
+        indices = indices_among(there)
         if len(indices) == 1:
-            return self._at(indices[0])
-        files = sorted(path.glob(f"*{SUFFIX}"))
+            return self._at(path / indices[0])
+        files = weights_among(there)
         if indices or len(files) != 1:
-            names = tuple(file.name for file in indices or files)
-            raise NotOneFileError(str(path), SUFFIX, names, hint="name one of them")
-        return [TensorFile(files[0], self._request.choice)]
+            raise NotOneFileError(str(path), SUFFIX, indices or files, hint="name one of them")
+        return [TensorFile(path / files[0], self._request.choice)]
 
     def _of_reference(self, reference: str) -> list[TensorFile]:
         """Return the files of the index that `reference` names, or that is in the repository it
         names; else the file that it names."""
         cache, options = self._request.cache, self._request.options
-        file, index = TensorFile(reference, self._request.choice), reference
-        if not is_index_name(path_of(reference)):
-            repository = cache.repository(reference, **options).rstrip("/")
-            if not repository or cache.lookup(reference, **options) is not None:
-                return [file]
-            index = f"{repository}/model{INDEX_SUFFIX}"
-        try:
-            path = cache.ensure(index, **options)
-        except NotFoundError:
-            if index == reference:
-                raise
-            return [file]  # it has one file, or says itself how many
-        return self._shards(path, index, partial(beside, index))
+        if is_index_name(path_of(reference)):
+            path = cache.ensure(reference, **options)
+            return self._shards(path, reference, partial(beside, reference))
+        repository = cache.repository(reference, **options).rstrip("/")
+        if not repository or cache.lookup(reference, **options) is not None:
+            return [TensorFile(reference, self._request.choice)]
+        # What is here already is asked of nobody, who may not be there to be asked.
+        indices = [f"{repository}/{name}" for name in INDEX_NAMES]
+        indices.sort(key=lambda index: cache.lookup(index, **options) is None)
+        for index in indices:
+            with contextlib.suppress(NotFoundError):
+                return self._shards(cache.ensure(index, **options), index, partial(beside, index))
+        # It has one file, or says itself how many.
+        return [TensorFile(reference, self._request.choice, repository=repository)]
+
+    def _listed_shards(self, repository: str) -> list[TensorFile]:
+        """Return the files of the index in a repository that has none of a usual name.
+
+        Raises:
+            NotOneFileError: there is none, or several.
+        """
+        options: ReferenceOptions = {**self._request.options, "wanted": "folder"}
+        listed = f"{repository}/?include=*{SUFFIX}.index*.json"
+        folder = self._request.cache.ensure(listed, **options)
+        names = indices_among(sorted(each.name for each in folder.iterdir()))
+        if len(names) != 1:
+            what = f"{SUFFIX}.index.json"
+            raise NotOneFileError(repository, what, names, hint="name one of them")
+        index = f"{repository}/{names[0]}"
+        return self._shards(folder / names[0], index, partial(beside, index))
 
     def _shards(self, path: Path, name: str, at: Callable[[str], str | Path]) -> list[TensorFile]:
         """Return those files of the index at `path` that hold what is wanted.
@@ -228,11 +263,13 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class TensorFile:
-    """One file: where it is, what is wanted of it, and what it has to hold."""
+    """One file: where it is, what is wanted of it, and what it has to hold; or a repository, of
+    which it is known only that it has no index of a usual name."""
 
     place: str | Path
     choice: Choice
     holds: frozenset[str] = frozenset()
+    repository: str = ""
 
 
 def _choose(

@@ -10,6 +10,7 @@ from typing import BinaryIO
 from pgetpy.cache.contents import files_in
 from pgetpy.core.references.policy import Policy
 from pgetpy.core.references.reference import Reference, Wanted
+from pgetpy.core.weights.choosing import weights_among
 from pgetpy.core.weights.safetensors import is_safetensors, read_header
 from pgetpy.core.weights.shards import is_index_name, parse_index
 from pgetpy.core.weights.sniffing import REFUSED, TELLING, FileKind, sniff
@@ -36,12 +37,12 @@ def chosen_content(folder: Path, reference: Reference, name: str) -> tuple[Path,
         return folder / "object", name
     if reference.wanted is Wanted.FOLDER:
         return members, name
-    named = (path for path in files_in(members) if path.name.lower().endswith(_SUFFIX))
-    found = sorted(path for path in named if path.is_file() and not path.is_symlink())
+    files = sorted(path for path in files_in(members) if path.is_file() and not path.is_symlink())
+    found = weights_among(path.relative_to(members).as_posix() for path in files)
     if len(found) == 1:
-        return found[0], found[0].name
-    names = tuple(str(path.relative_to(members)) for path in found)
-    raise NotOneFileError(str(reference), _SUFFIX, names, hint=ALL_OF_IT)
+        path = members / found[0]
+        return path, path.name
+    raise NotOneFileError(str(reference), _SUFFIX, found, hint=ALL_OF_IT)
 
 
 def examine(source: Path, reference: Reference, name: str, *, any_file: bool) -> str:

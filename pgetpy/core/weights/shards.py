@@ -3,20 +3,23 @@
     {"metadata": {...}, "weight_map": {"TENSOR": "model-00001-of-00002.safetensors", ...}}
 
 as `save_pretrained` of transformers and diffusers writes it beside the files, by a name that ends
-in `.safetensors.index.json`.
+in `.safetensors.index.json`, or in `.safetensors.index.VARIANT.json`.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from pgetpy.errors import BadSafetensorsError
 
-INDEX_SUFFIX = ".safetensors.index.json"
 SUFFIX = ".safetensors"
+# What transformers and diffusers call the index of a model.
+INDEX_NAMES = ("model.safetensors.index.json", "diffusion_pytorch_model.safetensors.index.json")
+_INDEX_NAME = re.compile(r"\.safetensors\.index[^/]*\.json\Z", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class ShardIndex:
 
 def is_index_name(name: str) -> bool:
     """Whether a file, or the path of a URL, is called like an index."""
-    return name.lower().endswith(INDEX_SUFFIX)
+    return _INDEX_NAME.search(name) is not None
 
 
 def parse_index(raw: bytes) -> ShardIndex:

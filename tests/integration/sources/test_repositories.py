@@ -151,6 +151,36 @@ def test_none_or_several_are_an_error_that_says_how_to_name_one(
     assert len(hub.requests) == 1
 
 
+@pytest.mark.parametrize(
+    ("folder", "beside"),
+    [
+        ("", ("._lora.safetensors", "__MACOSX/lora.safetensors", ".x/lora.safetensors")),
+        ("deep/", ("deep/._lora.safetensors", "deep/.lora.safetensors")),
+    ],
+)
+def test_what_is_hidden_in_a_repository_is_no_weights(
+    hub: Hub, root: Path, folder: str, beside: tuple[str, ...]
+) -> None:
+    other = weights(seed="other")
+    hub.repo("owner/name", {f"{folder}lora.safetensors": LORA, **dict.fromkeys(beside, other)})
+    with opened_at(hub, root) as cache:
+        assert cache.ensure(f"hf://owner/name/{folder}").read_bytes() == LORA
+
+
+def test_the_usual_name_of_a_loras_weights_tells_them_from_others(
+    hub: Hub, root: Path, tmp_path: Path
+) -> None:
+    usual = "pytorch_lora_weights.safetensors"
+    names = ("a.safetensors", f"checkpoint-500/{usual}", "zz/x.safetensors")
+    hub.repo("owner/name", {**dict.fromkeys(names, weights(seed="other")), usual: LORA})
+    with opened_at(hub, root) as cache:
+        path = cache.ensure("hf://owner/name")
+        assert (path.read_bytes(), path.name.endswith(usual)) == (LORA, True)
+    fetch("hf://owner/name", tmp_path / "f", sources=at(hub))
+    assert (tmp_path / "f").read_bytes() == LORA
+    assert {name for name in hub.resolved() if name.endswith(".safetensors")} == {usual}
+
+
 # -------------------------------------------------------------------------------------- patterns
 
 

@@ -262,6 +262,88 @@ def test_a_checkpoint_is_a_repository_of_the_hub(hub: Hub, tmp_path: Path) -> No
         assert same(loaded("hf://owner/name", cache), MADE)
 
 
+DIFFUSERS = "diffusion_pytorch_model.safetensors.index.json"
+NAMES = [
+    INDEX,
+    DIFFUSERS,
+    "model.safetensors.index.fp16.json",
+    "model.fp16.safetensors.index.json",
+    "diffusion_pytorch_model.safetensors.index.non_ema.json",
+]
+
+
+def renamed(name: str, made: Mapping[str, Made] = MADE) -> dict[str, bytes]:
+    """The files of a checkpoint whose index is called `name`."""
+    files = files_of(made)
+    return {name: files.pop(INDEX), **files}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_index_is_one_by_every_name_that_diffusers_gives_it(
+    server: Server, hub: Hub, tmp_path: Path, name: str
+) -> None:
+    files = renamed(name)
+    served(server, files)
+    folder = put(tmp_path / "here", {**files, "config.json": b"{}", f"._{name}": b"\0\5\x16\7"})
+    pipe = {f"transformer/{each}": data for each, data in files.items()}
+    other = {f"vae/{each}": data for each, data in renamed(DIFFUSERS, {"a": floats(3)}).items()}
+    hub.repo("owner/pipe", {**pipe, **other, "model_index.json": b"{}"})
+    hub.repo("owner/name", files)
+    with opened(tmp_path / "other") as cache:
+        for reference in (server.url(f"/m/{name}"), folder, folder / name):
+            assert same(loaded(reference, cache), MADE)
+    references = [f"hf://owner/pipe/transformer/{name}", "hf://owner/pipe/transformer/"]
+    references += ["hf://owner/name", f"{hub.url('/owner/pipe/tree/main/transformer')}"]
+    for number, reference in enumerate(references):
+        with opened_at(hub, tmp_path / f"{number}") as cache:
+            assert same(loaded(reference, cache), MADE)
+            only = loaded(reference, cache, only="layer.3.bias")
+            assert same(only, {"layer.3.bias": MADE["layer.3.bias"]})
+        with opened_at(hub, tmp_path / f"{number}", offline=True) as cache:
+            if name in (INDEX, DIFFUSERS) or reference.endswith(".json"):
+                assert same(loaded(reference, cache), MADE)
+
+
+def test_the_checkpoint_of_no_variant_is_meant(hub: Hub, tmp_path: Path) -> None:
+    other = {name: floats(20_000, f"other {name}") for name in MADE}
+    variant = {
+        name.replace("model-", "model.fp16-"): data
+        for name, data in renamed("model.safetensors.index.fp16.json", other).items()
+        if name.endswith(".safetensors")
+    }
+    shards = {
+        f"model.fp16-{at + 1:05}-of-00006.safetensors": data
+        for at, data in enumerate(variant.values())
+    }
+    index = index_of({name: list(MADE)[at::6] for at, name in enumerate(shards)})
+    variants = {"model.safetensors.index.fp16.json": index, **shards}
+    one = {"model.safetensors": file_of(MADE)}
+    for number, whole in enumerate((files_of(), one)):
+        both = {**variants, **whole}
+        hub.repo("owner/name", both)
+        folder = put(tmp_path / f"here {number}", both)
+        with opened_at(hub, tmp_path / f"cache {number}") as cache:
+            assert same(loaded(folder, cache), MADE)
+            assert same(loaded("hf://owner/name", cache), MADE)
+            named = loaded("hf://owner/name/model.safetensors.index.fp16.json", cache)
+            assert same(named, other)
+
+
+def test_parts_without_an_index_are_not_one_of_them(hub: Hub, tmp_path: Path) -> None:
+    files = files_of()
+    del files[INDEX]
+    hub.repo("owner/name", files)
+    hub.repo("owner/pipe", {f"a/{name}": data for name, data in files_of().items()})
+    with opened_at(hub, tmp_path / "cache") as cache:
+        for reference in ("hf://owner/name", "hf://owner/pipe"):
+            for ask in (lambda name: loaded(name, cache), cache.ensure):
+                with pytest.raises(
+                    NotOneFileError, match=r"parts of a checkpoint.*folder"
+                ) as caught:
+                    ask(reference)
+                assert "name one of them" not in str(caught.value)
+
+
 def test_of_a_repository_without_an_index_the_one_file_is_meant(hub: Hub, tmp_path: Path) -> None:
     made = {"a": floats(5000), "b": floats(6)}
     data = file_of(made)

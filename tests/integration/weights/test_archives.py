@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import pytest
 
-from pgetpy import WeightsDownloadCache
+from pgetpy import WeightsDownloadCache, tensors
 from pgetpy.cache.checking import Verdict
 from pgetpy.errors import (
     ArchiveError,
@@ -79,6 +79,44 @@ def test_the_one_safetensors_of_an_archive_is_what_is_wanted(
     assert len(server.requests) <= (2 if name == "x.zip" else 1)
     cache.close()
     assert_nothing_left(cache.path)
+
+
+APPLE = b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(100)
+CANONICAL = "pytorch_lora_weights.safetensors"
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize(
+    "beside",
+    [
+        ("output/flux/._lora.safetensors",),
+        ("__MACOSX/output/flux/._lora.safetensors", "__MACOSX/lora.safetensors"),
+        (".cache/x.safetensors", "output/.x.safetensors", "._.safetensors"),
+    ],
+    ids=["AppleDouble", "__MACOSX", "hidden"],
+)
+def test_what_is_hidden_in_an_archive_is_no_weights(
+    server: Server, cache: WeightsDownloadCache, name: str, beside: tuple[str, ...]
+) -> None:
+    members = {**dict.fromkeys(beside, APPLE), **LORA}
+    url = serve(server, MAKERS[name](members), f"/{name}")
+    path = cache.ensure(url)
+    assert path.name.endswith("lora.safetensors")
+    assert path.read_bytes() == weights()
+    assert list(tensors.load(url, cache=cache, framework="numpy")) == ["weight"]
+    assert contents(cache.ensure(url, wanted="folder")) == members
+    only = serve(server, MAKERS[name](dict.fromkeys(beside, APPLE)), f"/only/{name}")
+    with pytest.raises(NotOneFileError, match=r"holds no .safetensors file"):
+        cache.ensure(only)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_the_usual_name_of_a_loras_weights_tells_them_from_others(
+    server: Server, cache: WeightsDownloadCache, name: str
+) -> None:
+    others = dict.fromkeys(("a.safetensors", f"checkpoint-9/{CANONICAL}"), weights(seed="other"))
+    url = serve(server, MAKERS[name]({**others, CANONICAL: weights()}), f"/{name}")
+    assert cache.ensure(url).read_bytes() == weights()
 
 
 @pytest.mark.parametrize("name", MAKERS)
