@@ -18,6 +18,7 @@ A name's OWNER is the id of a holder.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -69,8 +70,27 @@ class CachePaths:
             return True
         with contextlib.suppress(CacheError):
             self.make()
+        return self._closed() is None
+
+    def unwritable(self) -> CacheError:
+        """Return the error that nothing can be written, which says by whom that can be changed."""
+        hint = "choose another folder for it, or make this one writable"
+        root, closed = str(self.root), self._closed()
+        reason = "cannot be written"
+        if closed is not None and closed != root:
+            # The folder is shared, and whoever came first has made what is in it for himself.
+            reason += f" by this user: {closed} belongs to {_owner_of(closed)}"
+            hint = (
+                "choose another folder for it, or have those who share it be of its group, with "
+                "umask 002, and what is there made writable (chmod -R g+w)"
+            )
+        return CacheError(root, reason, hint=hint, code=errno.EROFS)
+
+    def _closed(self) -> str | None:
+        """The first folder that this user may not write to; None where there is none."""
         needed = [str(self.root), *(self.at(name) for name in _FOLDERS)]
-        return all(os.access(folder, os.R_OK | os.W_OK | os.X_OK) for folder in needed)
+        allowed = os.R_OK | os.W_OK | os.X_OK
+        return next((folder for folder in needed if not os.access(folder, allowed)), None)
 
     def check(self) -> bool:
         """Whether a cache is there.
@@ -124,6 +144,19 @@ class CachePaths:
 def token() -> str:
     """Return 16 hex digits that nobody else has."""
     return os.urandom(8).hex()
+
+
+def _owner_of(path: str) -> str:
+    import pwd
+
+    try:
+        uid = os.stat(path).st_uid
+    except OSError:
+        return "nobody: it is not there"
+    try:
+        return f"user {pwd.getpwuid(uid).pw_name}"
+    except KeyError:
+        return f"user {uid}"
 
 
 def names_in(folder: str) -> list[str]:

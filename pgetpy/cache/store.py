@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import errno
 import os
 import time
 import weakref
@@ -329,8 +328,7 @@ class Store:
             CacheError: nothing can be written.
         """
         if not self.writable:
-            hint = "choose another folder for it, or make this one writable"
-            raise CacheError(str(self.root), "cannot be written", hint=hint, code=errno.EROFS)
+            raise self._layout.unwritable()
         with self._mapped():
             yield
 

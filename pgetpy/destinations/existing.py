@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from pgetpy.system.filesystem import closing_fd, disk_errors
 
 _BLOCK = 4 << 20
 # Digests of files by what is known of their versions: the command line looks before the call does.
+_MOST_KNOWN = 10_000
+_SETTLED = 5 * 10**9
 _KNOWN: dict[tuple[object, ...], str] = {}
 _STREAMS = frozenset({"-", "/dev/stdout"})
 
@@ -76,7 +79,11 @@ def digest_of(path: Path, checksum: Checksum, hashed: Callable[[int, int], objec
         before = _version_of(fd, checksum)
         if before not in _KNOWN:
             found = _hash(fd, checksum, hashed)
-            if before == _version_of(fd, checksum):
+            # What has changed just now may change again without showing it by its times.
+            settled = time.time_ns() - os.fstat(fd).st_ctime_ns > _SETTLED
+            if before == _version_of(fd, checksum) and settled:
+                if len(_KNOWN) >= _MOST_KNOWN:
+                    _KNOWN.clear()
                 _KNOWN[before] = found
             return found
         return _KNOWN[before]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -265,6 +266,49 @@ def test_a_kill_right_after_the_rename_loses_nothing(
     assert call.skipped == 1
     assert len(server.asked("/any")) == before
     assert names_in(tmp_path / "out") == ["victim"]
+
+
+# Kills itself when so many renames and removals are done since the archive's folder appeared.
+_KILLED_AT = """
+import os, signal, sys
+left = [None]
+def count():
+    if left[0] is not None:
+        left[0] -= 1
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+def rename(source, target, *rest, own=os.rename, **options):
+    own(source, target, *rest, **options)
+    if str(target).endswith("/victim"):
+        left[0] = int(os.environ["KILLED_AT"])
+        count()
+def unlink(path, *rest, own=os.unlink, **options):
+    own(path, *rest, **options)
+    count()
+os.rename, os.unlink, os.remove = rename, unlink, unlink
+"""
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4])
+def test_a_kill_once_an_archives_folder_has_appeared_loses_nothing(
+    call: Call, server: Server, tmp_path: Path, count: int
+) -> None:
+    url = server.add("/tar", Resource(tarball()))
+    gate = Gate()
+    other = server.add("/other", Resource(SLOW, faults=[GateAfter(1_200_000, gate)]))
+    (tmp_path / "list").write_text(f"{url} victim -x\n{other} other\n")
+    options = {"program": after(_KILLED_AT), "env": {"KILLED_AT": str(count)}}
+    with Run("multifile", "list", cwd=tmp_path, **options) as running:  # type: ignore[arg-type]
+        noted = lambda: any(  # noqa: E731
+            '"fingerprint"' in path.read_text() for path in tmp_path.glob(".*.pgetpy-manifest")
+        )
+        with contextlib.suppress(RuntimeError):
+            running.wait_until(noted)
+            running.kill()
+    gate.open()
+    assert call("multifile", "list", "--json") == 0, call.err
+    assert contents(tmp_path / "victim") == {"a": b"a" * 2000, "sub/b": SMALL}
+    assert names_in(tmp_path) == ["list", "other", "victim"]
 
 
 def test_a_stranger_in_the_place_of_what_was_about_to_appear_is_not_ours(

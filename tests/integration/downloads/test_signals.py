@@ -485,3 +485,28 @@ def test_a_callers_other_threads_are_not_disturbed(server: Server, tmp_path: Pat
             fetch(free, tmp_path / "free", progress=spoil)
         gate.open()
         assert running.result(30).size == len(BODY)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("command", ["download", "multifile", "ensure"])
+def test_a_signal_that_was_ignored_before_we_began_is_ignored(
+    server: Server, tmp_path: Path, number: int, command: str
+) -> None:
+    gate = Gate()
+    url = serve(server, Dam(MIB + 600_000, gate))
+    (tmp_path / "list").write_text(f"{url} got\n")
+    words = {
+        "download": [url, "got"],
+        "multifile": ["multifile", "list"],
+        "ensure": ["ensure", url, "--any-file", "--min-disk-free", "0", "--cache-dir", "cache"],
+    }[command]
+    name = signal.Signals(number).name.removeprefix("SIG")
+    # As a shell has it for what runs in the background, and nohup.
+    program = ("/bin/sh", "-c", f'trap "" {name}; exec "$@"', "sh", sys.executable, "-m", "pgetpy")
+    with Run(*words, program=program, cwd=tmp_path) as running:
+        gate.wait_reached()
+        running.send(number)
+        gate.open()
+        ended = running.wait(SOON)
+    assert ended.code == 0, ended.err
+    assert "interrupted" not in ended.err

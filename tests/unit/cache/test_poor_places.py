@@ -14,7 +14,7 @@ from pgetpy.cache.store import Store
 from pgetpy.core.cache.records import About
 from pgetpy.errors import CacheError, PgetError
 from tests.support.entries import child, content_of, key_of, left_over, names_of, put, said, tell
-from tests.support.processes import folder_of_nobody, run
+from tests.support.processes import NOBODY, folder_of_nobody, run
 
 
 def test_a_cache_that_cannot_be_written_is_used_for_hits() -> None:
@@ -213,3 +213,39 @@ input()
             assert store.verify(key_of("a")).value == "sound"
             store.sweep()
         assert left_over(root) == []
+
+
+@pytest.mark.parametrize("mode", [0o1777, 0o2775])
+def test_a_second_user_of_a_shared_folder_is_told_whose_it_is(mode: int) -> None:
+    code = """
+import sys
+from pgetpy.cache.store import Store
+from pgetpy.errors import CacheError
+store = Store(sys.argv[1])
+print(store.writable)
+try:
+    store.try_fill(sys.argv[2])
+except CacheError as error:
+    print(error)
+"""
+    if os.geteuid() != 0:
+        pytest.skip("there is no second user")
+    with folder_of_nobody() as folder:
+        root = folder / "cache"
+        root.mkdir()
+        os.chown(root, 0, NOBODY)
+        root.chmod(mode)
+        before = os.umask(0o022)
+        try:
+            with Store(root) as store:
+                put(store, "a")
+        finally:
+            os.umask(before)
+        arguments = ("-c", code, root, key_of("b"))
+        ended = run(*arguments, unprivileged=True, program=(sys.executable,))
+        assert ended.code == 0, ended.err
+        writable, said = ended.out.splitlines()
+        assert writable == "False"
+        assert said.startswith(f"the cache at {root} cannot be written by this user: {root}/")
+        assert "belongs to user root; choose another folder" in said
+        assert "umask 002" in said
