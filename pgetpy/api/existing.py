@@ -19,7 +19,7 @@ from pgetpy.errors.redact import redact
 from pgetpy.settings import Settings
 from pgetpy.sources.table import parse_reference
 from pgetpy.system.event_loop import wait_uncancelled
-from pgetpy.system.threads import Workers
+from pgetpy.system.threads import WORKERS
 
 
 async def settle(
@@ -83,7 +83,7 @@ async def find_existing(
         event = Verifying(number, job.dest or "", done, total)
         loop.call_soon_threadsafe(report, event)
 
-    work = Workers().submit(lambda: result_of_existing(job, settings, hashed))
+    work = WORKERS.submit(lambda: result_of_existing(job, settings, hashed), long=True)
     return await wait_uncancelled(work, stopped.set)
 
 

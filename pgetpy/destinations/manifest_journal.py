@@ -12,6 +12,8 @@ import hashlib
 import os
 import secrets
 import stat
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +35,10 @@ from pgetpy.settings import Settings
 from pgetpy.settings.folders import state_folder
 from pgetpy.system.file_locks import boot_id
 from pgetpy.system.filesystem import closing_fd, remove_tree
+from pgetpy.system.threads import WORKERS
 
+# As often what is finished is brought to stable storage, so that it also counts after a power cut.
+_FLUSH_EVERY = 15.0
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -50,6 +55,9 @@ class ManifestJournal:
         self._flushed = settings.fsync
         self._fd = -1
         self._broken = False
+        self._lock = threading.Lock()
+        self._unflushed: list[FinishedFile] = []
+        self._flushed_at = time.monotonic()
         self._places = _places(jobs, environ)
         self._path: Path | None = None
         found = (_read_own(path) for path in self._places)
@@ -114,6 +122,32 @@ class ManifestJournal:
                     return
                 file = FinishedFile(number, path, status.st_size, status.st_mtime_ns, status.st_ino)
             self._append(file)
+            if not self._flushed:
+                self._flush_later(file)
+
+    def _flush_later(self, file: FinishedFile) -> None:
+        """Have `file` flushed together with others, by a thread that nobody waits for."""
+        with self._lock:
+            self._unflushed.append(file)
+            if time.monotonic() - self._flushed_at < _FLUSH_EVERY:
+                return
+            files, self._unflushed = self._unflushed, []
+            self._flushed_at = time.monotonic()
+        WORKERS.start(lambda: self._flush(files), long=True)
+
+    def _flush(self, files: Sequence[FinishedFile]) -> None:
+        for file in files:
+            members = [os.path.join(file.path, name) for name in file.members]
+            folders = {os.path.dirname(name) for name in members}
+            names = [*members, *folders, file.path, os.path.dirname(file.path)]
+            try:
+                for name in names:
+                    if not os.path.islink(name):
+                        with closing_fd(os.open(name, _READ)) as fd:
+                            os.fsync(fd)
+            except OSError:
+                continue  # it is fetched again after a power cut
+            self._append(replace(file, flushed=True))
 
     def close(self, *, finished: bool, interrupted: bool) -> None:
         """End it: gone where all is `finished`; beside the files where it was `interrupted`.
@@ -121,9 +155,11 @@ class ManifestJournal:
         Where lines have failed it may be long until somebody runs them again, or never: then it is
         out of the way.
         """
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        with self._lock:
+            if self._fd >= 0:
+                os.close(self._fd)
+            # A thread that still flushes has nowhere to note it.
+            self._fd, self._broken = -1, True
         kept = None
         if self._path is not None and not finished:
             kept = self._path if interrupted else self._put_away(self._path)
@@ -152,15 +188,16 @@ class ManifestJournal:
         return away
 
     def _append(self, file: FinishedFile) -> None:
-        if self._fd < 0 and not self._broken:
-            self._broken = not self._open()
-        if self._broken:
-            return
-        line = file_line(replace(file, flushed=self._flushed and file.named))
-        try:
-            self._broken = os.write(self._fd, line) != len(line)
-        except OSError:
-            self._broken = True
+        line = file_line(replace(file, flushed=file.flushed or (self._flushed and file.named)))
+        with self._lock:
+            if self._fd < 0 and not self._broken:
+                self._broken = not self._open()
+            if self._broken:
+                return
+            try:
+                self._broken = os.write(self._fd, line) != len(line)
+            except OSError:
+                self._broken = True
 
     def _open(self) -> bool:
         for path in self._places:

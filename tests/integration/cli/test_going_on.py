@@ -408,6 +408,26 @@ def test_after_a_power_cut_it_is_fetched_again(
     assert contents(tmp_path / "tree") == {"a": b"a" * 2000, "sub/b": SMALL}
 
 
+def test_what_was_flushed_counts_after_a_power_cut(
+    call: Call, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = Half(server, tmp_path)
+    code = "from pgetpy.destinations import manifest_journal as m; m._FLUSH_EVERY = 0.0"
+    with Run("multifile", "list", cwd=tmp_path, program=after(code)) as running:
+        running.wait_until(
+            lambda: any(
+                path.read_text().count('"flushed": true') == 3
+                for path in tmp_path.glob(".*.pgetpy-manifest")
+            )
+        )
+        running.kill()
+    half.gate.open()
+    monkeypatch.setattr(manifest_journal, "boot_id", lambda: "another boot")
+    before = half.requests()
+    assert call("multifile", "list", "--json") == 0, call.err
+    assert (call.skipped, half.requests()) == (3, before)
+
+
 # ------------------------------------------------------------------------------- checksums
 
 
