@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from pgetpy.core.references.jobs import Job
 from pgetpy.core.report.events import Event, Failed, Finished, Queued, Report, Verifying
@@ -19,6 +21,7 @@ from pgetpy.errors.redact import redact
 from pgetpy.settings import Settings
 from pgetpy.sources.table import parse_reference
 from pgetpy.system.event_loop import wait_uncancelled
+from pgetpy.system.filesystem import disk_errors
 from pgetpy.system.threads import WORKERS
 
 
@@ -31,11 +34,11 @@ async def settle(
         noted = journal.finished(number)
         if noted is not None and journal.is_certain(noted):
             journal.tidy(noted)
-            found = skipped(
-                job, noted.path, noted.size, str(job.checksum) if job.checksum else None
-            )
+            digest = str(job.checksum) if job.checksum else None
+            found = skipped(job, _label(job, noted.path), noted.size, digest)
         elif noted is not None:
-            journal.forget(noted)
+            with disk_errors(Path(noted.path)):
+                journal.forget(noted)
         if found is None:
             found = await find_existing(job, settings, number, report)
     except DestinationError as error:
@@ -44,6 +47,13 @@ async def settle(
     if found is not None:
         report(Finished(number, found))
     return found
+
+
+def _label(job: Job, path: str) -> str:
+    """Return what results call the file at `path`, which `job` went to."""
+    dest = job.dest or ""
+    folder = not job.extract and (dest.endswith("/") or os.path.isdir(dest))
+    return str(Path(dest) / os.path.basename(path)) if folder else str(Path(dest))
 
 
 async def reconsider(

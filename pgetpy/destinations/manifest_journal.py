@@ -39,6 +39,7 @@ from pgetpy.system.threads import WORKERS
 
 # As often what is finished is brought to stable storage, so that it also counts after a power cut.
 _FLUSH_EVERY = 15.0
+_KEPT_FOR = 90 * 24 * 3600.0
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -181,6 +182,7 @@ class ManifestJournal:
                     raise PermissionError
                 os.write(fd, _read_own(path) or b"")
             os.replace(own, away)
+            _sweep(away.parent)
         except OSError:
             with contextlib.suppress(OSError):
                 os.unlink(own)
@@ -292,6 +294,14 @@ def _places(jobs: Sequence[Job], environ: Mapping[str, str]) -> list[Path]:
     folder = beside if _is_folder(first.dest) and not first.extract else beside.parent
     state = state_folder(environ)
     return [place / name for place in (folder, state) if place is not None]
+
+
+def _sweep(folder: Path) -> None:
+    """Take away the journals of manifests that nobody has run again for long."""
+    for path in folder.glob(".*.pgetpy-manifest"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _KEPT_FOR:
+                path.unlink()
 
 
 def _is_folder(dest: str) -> bool:

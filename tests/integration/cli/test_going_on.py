@@ -134,6 +134,8 @@ def test_an_interrupted_manifest_goes_on(
     assert call("multifile", "list", "--json") == 0, call.err
     assert half.requests() == before
     assert call.skipped == 3
+    dests = [json.loads(line)["dest"] for line in call.out.splitlines()]
+    assert dests[:2] == ["small", "folder/large"]
     assert "skipped=3" in call.err
     assert (tmp_path / "slow").read_bytes() == SLOW
     assert (tmp_path / "folder" / "large").read_bytes() == LARGE
@@ -333,13 +335,20 @@ def test_a_stranger_in_the_place_of_what_was_about_to_appear_is_not_ours(
 def test_a_manifest_with_a_line_that_failed_goes_on(
     call: Call, server: Server, tmp_path: Path, state: Path
 ) -> None:
+    old = state / "pgetpy" / ".old.pgetpy-manifest"
+    old.parent.mkdir()
+    old.touch()
+    os.utime(old, (1, 1))
     good = server.add("/good", Resource(LARGE))
-    bad = server.add("/bad", Resource(SMALL, faults=[Status(404, when=When(times=1))]))
+    bad = server.add("/bad", Resource(SMALL, faults=[Status(404, when=When(times=2))]))
     (tmp_path / "list").write_text(f"{good} good\n{bad} bad\n")
     assert call("multifile", "list", "--json") == 1
     assert names_in(tmp_path) == ["good", "list"]
-    assert len(list((state / "pgetpy").iterdir())) == 1
+    (journal,) = (state / "pgetpy").iterdir()
+    assert journal != old, "what is old is gone"
     before = len(server.asked("/good"))
+    assert call("multifile", "list", "--json") == 1
+    assert list((state / "pgetpy").iterdir()) == [journal]
     assert call("multifile", "list", "--json") == 0, call.err
     assert (call.skipped, len(server.asked("/good"))) == (1, before)
     assert list((state / "pgetpy").iterdir()) == []
