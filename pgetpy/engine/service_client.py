@@ -111,6 +111,11 @@ class EngineServiceClient:
         settings = self.context.settings
         return settings.policy is not None or bool(authorities(settings) or settings.resolve)
 
+    @property
+    def retries(self) -> int:
+        """See `sources.base.ServiceClient`."""
+        return self.context.settings.retries
+
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Return what `work` returns, which blocks."""
         return await self.context.workers.submit(work)

@@ -93,6 +93,10 @@ class ServiceClient(Protocol):
     def exclusive(self) -> bool:
         """Whether nothing else may ask: there are rules on how to which no other client keeps."""
 
+    @property
+    def retries(self) -> int:
+        """How often a question is asked again that fails."""
+
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Return what `work` returns, which blocks."""
 

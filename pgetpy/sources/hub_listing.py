@@ -65,7 +65,7 @@ async def list_repository(
 
     if client.exclusive:
         return await _list_by_engine(named, endpoint, token, client)
-    retries = Retries(_LISTING_RETRIES)
+    retries = Retries(min(_LISTING_RETRIES, client.retries))
     while True:
         try:
             return await client.in_thread(lambda: _listing(named, endpoint, token))

@@ -17,22 +17,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.hub_names import HubName, parse_hub_name
 from pgetpy.core.references.reference import Reference
-from pgetpy.core.report.events import Failed, Finished, Progressed, Report, Waiting
+from pgetpy.core.report.events import Failed, Finished, Progressed, Remarked, Report, Waiting
 from pgetpy.core.report.results import DownloadResult
 from pgetpy.engine.engine import Engine
-from pgetpy.errors import BadReferenceError, PgetError, TransferError
+from pgetpy.errors import (
+    BadReferenceError,
+    ConnectionFailedError,
+    NotAllowedError,
+    PgetError,
+    TransferError,
+)
 from pgetpy.settings import Settings
 from pgetpy.sources.base import Located, RemoteFile
 from pgetpy.sources.huggingface import HubSettings
 from pgetpy.system import polling
-from pgetpy.system.event_loop import wait_uncancelled
+from pgetpy.system.event_loop import wait_for, wait_uncancelled
 from pgetpy.system.file_locks import try_lock
 from pgetpy.system.filesystem import disk_errors, fold_of, remove_tree
 from pgetpy.system.threads import WORKERS
+from pgetpy.weights.hub_at_hand import commit_at, note_whole, whole_size
 from pgetpy.weights.repository import CombinedProgress, bring_all, fetch_listed, paths_below
 from pgetpy.weights.size_limit import SizeBudget
 
@@ -41,6 +49,8 @@ _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 # Of these names each run has its own, and needs none for so long.
 _OWN = (".pgetpy-*", "blobs/.*.????????.pgetpy-part")
 _DEAD_AFTER = 3600.0
+# As long as huggingface_hub gives the Hub where it has something to fall back on.
+_ASKING_SECONDS = 10.0
 
 
 async def snapshot(reference: Reference, root: Path, settings: Settings, report: Report) -> Path:
@@ -58,21 +68,73 @@ async def snapshot(reference: Reference, root: Path, settings: Settings, report:
         policy.check_reference(reference)
         if policy.only_safetensors:
             raise policy.not_safetensors(str(reference), "a repository may hold anything")
+    held = _held(root, named, reference)
     engine = Engine(replace(settings, force=True))
     begun = time.monotonic()
     try:
-        located = await engine.locate(reference)
+        try:
+            located = await (_ask_once(reference, settings) if held else engine.locate(reference))
+        except TransferError as error:
+            if held is None or not _may_do(error, settings):
+                raise
+            report(Remarked(0, str(reference), _why_held(error)))
+            seconds = time.monotonic() - begun
+            report(Finished(0, _result(reference, held.snapshot, held.size, held.size, seconds)))
+            return held.snapshot
         shelf = _shelf(root, named, located.version, reference)
         with engine.explaining(reference), disk_errors(shelf.folder):
             download = _SnapshotDownload(reference, shelf, engine, settings, report)
-            size, held = await download.bring(_whole_names(named, located))
+            size, there = await download.bring(_whole_names(named, located), named.path)
     except PgetError as error:
         report(Failed(0, str(reference), "", error))
         raise
     finally:
         await engine.close()
-    report(Finished(0, _result(reference, shelf.snapshot, size, held, time.monotonic() - begun)))
+    report(Finished(0, _result(reference, shelf.snapshot, size, there, time.monotonic() - begun)))
     return shelf.snapshot
+
+
+class _HeldSnapshot(NamedTuple):
+    """A snapshot that is known to be whole, and the bytes of the files that are meant."""
+
+    snapshot: Path
+    size: int
+
+
+def _held(root: Path, named: HubName, reference: Reference) -> _HeldSnapshot | None:
+    """Return what is there of the revision that `named` was last found to mean, if it is whole."""
+    folder = _repository_folder(root, named)
+    fixed = _COMMIT.fullmatch(named.revision) is not None
+    commit = named.revision if fixed else commit_at(folder, named.revision)
+    if not _COMMIT.fullmatch(commit):
+        return None
+    size = whole_size(folder, commit, named.path, reference.patterns)
+    return _HeldSnapshot(folder / "snapshots" / commit, size) if size is not None else None
+
+
+async def _ask_once(reference: Reference, settings: Settings) -> Located:
+    """Ask what is in a repository, by one short try: what is there will do as well."""
+    engine = Engine(replace(settings, retries=0))
+    try:
+        return await wait_for(_ASKING_SECONDS, engine.locate(reference))
+    except asyncio.TimeoutError:
+        reason = f"no answer within {_ASKING_SECONDS:.0f} s"
+        raise ConnectionFailedError(reference.service, reason) from None
+    finally:
+        await engine.close()
+
+
+def _may_do(error: TransferError, settings: Settings) -> bool:
+    """Whether what is there may be given where the Hub has answered so: it is down, does not let us
+    in, or knows the repository no more. That is what huggingface_hub does."""
+    if settings.sources.of(HubSettings).offline:
+        return True
+    code = getattr(error.__cause__, "code", "")
+    return not isinstance(error, NotAllowedError) and code != "RevisionNotFound"
+
+
+def _why_held(error: TransferError) -> str:
+    return f"taken from what was fetched before: {error.sentence()}"
 
 
 @dataclass(frozen=True)
@@ -106,8 +168,11 @@ class _SnapshotFolder:
 def _shelf(root: Path, named: HubName, commit: str, reference: Reference) -> _SnapshotFolder:
     if not _COMMIT.fullmatch(commit):
         raise TransferError(str(reference), "the Hub's listing names no commit")
-    folder = root / f"{named.type}s--{named.repo.replace('/', '--')}"
-    return _SnapshotFolder(folder, named.revision, commit)
+    return _SnapshotFolder(_repository_folder(root, named), named.revision, commit)
+
+
+def _repository_folder(root: Path, named: HubName) -> Path:
+    return root / f"{named.type}s--{named.repo.replace('/', '--')}"
 
 
 def _whole_names(named: HubName, located: Located) -> list[RemoteFile]:
@@ -138,8 +203,9 @@ class _SnapshotDownload:
         self.budget = SizeBudget(self.reference, self.settings.largest)
         self.workers = WORKERS
 
-    async def bring(self, objects: Sequence[RemoteFile]) -> tuple[int, int]:
-        """Bring what is missing, and publish; return the bytes of all, and of what was there."""
+    async def bring(self, objects: Sequence[RemoteFile], path: str) -> tuple[int, int]:
+        """Bring what is missing below `path`, and publish; return the bytes of all, and of what was
+        there."""
         self.budget.note_all(objects)
         shelf, settings = self.shelf, self.settings
         planning = self.workers.submit(lambda: _plan(shelf, objects, settings))
@@ -150,7 +216,16 @@ class _SnapshotDownload:
             await self._bring(key, missing[key], progress)
 
         await bring_all(self.engine, missing, bring, settings.max_concurrent_files)
-        publishing = self.workers.submit(lambda: _publish(shelf, links))
+        sizes = {remote.name: remote.size or 0 for remote in objects}
+        patterns = self.reference.patterns
+
+        def publish() -> None:
+            _publish(shelf, links)
+            with TemporaryDirectory(prefix=".pgetpy-", dir=shelf.folder) as work:
+                made = Path(work, "note")
+                note_whole(shelf.folder, shelf.commit, path, patterns, sizes, made)
+
+        publishing = self.workers.submit(publish)
         await wait_uncancelled(publishing, lambda: None)
         return progress.total or 0, progress.held
 

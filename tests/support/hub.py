@@ -102,6 +102,10 @@ class Hub(Server):
         self.tokens |= set(repo.readers)
         return repo
 
+    def forget(self, repo: Repo) -> None:
+        """The owner of `repo` deletes it."""
+        del self._repos[repo.type, repo.name]
+
     def asked_of_api(self) -> list[str]:
         """The targets of all questions put to the API."""
         return [seen.target for seen in self.requests if seen.path.startswith("/api/")]

@@ -16,12 +16,13 @@ from huggingface_hub import HfApi, hf_hub_download, scan_cache_dir, snapshot_dow
 
 import pgetpy
 from pgetpy.core.references.policy import Policy
-from pgetpy.core.report.events import Finished, Progressed, Started, Waiting
+from pgetpy.core.report.events import Finished, Progressed, Remarked, Started, Waiting
 from pgetpy.errors import (
     BadReferenceError,
     DigestMismatchError,
     GatedError,
     NotAllowedError,
+    NotFoundError,
     TransferError,
     UnsafeMemberError,
 )
@@ -29,7 +30,7 @@ from pgetpy.settings.command_options import hub_cache_dir
 from tests.integration.sources.conftest import OTHER_TOKEN, TOKEN
 from tests.support.delivery import Gate
 from tests.support.entries import child, said
-from tests.support.faults import Dam
+from tests.support.faults import Dam, Status
 from tests.support.fetching import Events, contents, impatient
 from tests.support.hub import Hub, Repo
 from tests.support.hub_caches import at, others
@@ -413,3 +414,105 @@ def test_the_cache_is_where_huggingface_hub_has_it(environ: dict[str, str]) -> N
         check=True,
     )
     assert str(hub_cache_dir(environ)) == theirs.stdout.strip()
+
+
+# -------------------------------------------------------------------- where no Hub can be asked
+
+
+def offline(hub: Hub, root: Path, reference: str = "hf://owner/name", **options: Any) -> Path:
+    """What `pgetpy.snapshot` returns where it may ask nobody."""
+    settings = impatient(sources=at(hub, offline=True))
+    before = len(hub.requests)
+    try:
+        return pgetpy.snapshot(reference, cache_dir=root, settings=settings, **options)
+    finally:
+        assert len(hub.requests) == before
+
+
+def test_what_was_brought_as_a_whole_is_at_hand_offline(hub: Hub, repo: Repo, root: Path) -> None:
+    folder = taken(hub, root)
+    events = Events()
+    assert offline(hub, root, progress=events) == folder
+    (finished,) = events.of(Finished)
+    total = sum(map(len, FILES.values()))
+    assert (finished.result.size, finished.result.resumed) == (total, total)
+    assert offline(hub, root, f"hf://owner/name@{repo.commit('main')}") == folder
+    assert offline(hub, root, allow_patterns=["*.json"]) == folder
+    assert offline(hub, root, "hf://owner/name/unet/") == folder
+    for missing in ("hf://owner/name@v2", "hf://owner/other", f"hf://owner/name@{'0' * 40}"):
+        with pytest.raises(NotAllowedError, match="HF_HUB_OFFLINE"):
+            offline(hub, root, missing)
+
+
+def test_what_was_chosen_by_patterns_is_at_hand_for_the_same_alone(
+    hub: Hub, repo: Repo, root: Path
+) -> None:
+    folder = taken(hub, root, allow_patterns=["*.json"])
+    assert offline(hub, root, allow_patterns=["*.json"]) == folder
+    for other in ({}, {"allow_patterns": ["*.md"]}):
+        with pytest.raises(NotAllowedError):
+            offline(hub, root, **other)
+    taken(hub, root)
+    assert offline(hub, root) == offline(hub, root, allow_patterns=["*.md"]) == folder
+
+
+def test_a_snapshot_that_lost_a_file_is_not_whole(hub: Hub, repo: Repo, root: Path) -> None:
+    folder = taken(hub, root)
+    (folder / "unet" / "config.json").resolve().unlink()
+    with pytest.raises(NotAllowedError):
+        offline(hub, root)
+
+
+def test_what_huggingface_hub_has_brought_is_at_hand(hub: Hub, repo: Repo, root: Path) -> None:
+    theirs = snapshot_download("owner/name", cache_dir=root, endpoint=hub.url(""), token=False)
+    assert offline(hub, root) == Path(theirs)
+
+
+def test_a_hub_that_cannot_be_reached_is_tried_once(hub: Hub, repo: Repo, root: Path) -> None:
+    folder = taken(hub, root)
+    hub.requests.clear()
+    hub.add("/api/models/owner/name/revision/main", Resource(b"", faults=[Status(503, "down")]))
+    events = Events()
+    assert taken(hub, root, progress=events, retries=5) == folder
+    assert len(hub.requests) == 1
+    (remarked,) = events.of(Remarked)
+    assert "taken from what was fetched before" in remarked.remark
+    hub.stop()
+    assert taken(hub, root) == folder
+    with pytest.raises(TransferError):
+        taken(hub, root, "hf://owner/other", retries=0)
+
+
+@pytest.mark.parametrize("revision", ["", "commit"])
+def test_a_repository_that_was_deleted_is_at_hand(
+    hub: Hub, repo: Repo, root: Path, revision: str
+) -> None:
+    folder = taken(hub, root)
+    reference = f"hf://owner/name@{repo.commit('main')}" if revision else "hf://owner/name"
+    hub.forget(repo)
+    assert taken(hub, root, reference) == folder
+
+
+def test_a_revision_that_was_deleted_is_an_error(hub: Hub, repo: Repo, root: Path) -> None:
+    taken(hub, root, "hf://owner/name@refs/pr/1")
+    del repo.revisions["refs/pr/1"]
+    with pytest.raises(NotFoundError, match="check the revision"):
+        taken(hub, root, "hf://owner/name@refs/pr/1")
+
+
+def test_a_hub_that_answers_again_is_believed(hub: Hub, repo: Repo, root: Path) -> None:
+    old = taken(hub, root)
+    repo.revisions["main"] = {"config.json": b"{}"}
+    assert taken(hub, root) != old
+    assert offline(hub, root) == taken(hub, root)
+    assert offline(hub, root, f"hf://owner/name@{old.name}") == old
+
+
+def test_the_command_gives_the_path_offline(hub: Hub, repo: Repo, tmp_path: Path) -> None:
+    environ = {"HF_ENDPOINT": hub.url(""), "HF_HOME": str(tmp_path / "home")}
+    first = run("snapshot", "hf://owner/name", env=environ)
+    hub.stop()
+    for more in ({"HF_HUB_OFFLINE": "1"}, {}):
+        again = run("snapshot", "hf://owner/name", env=environ | more)
+        assert (again.code, again.out) == (0, first.out)
+        assert "taken from what was fetched before" in again.err
