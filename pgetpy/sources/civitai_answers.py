@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urljoin, urlsplit
@@ -31,6 +32,9 @@ _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _DOWNLOADS = "/api/download/"
 # The types of files that are the model itself, beside VAEs, configurations and training data.
 _MODELS = frozenset({"Model", "Pruned Model"})
+# What a file has to be; other parameters of a download say what is liked better.
+_EXACT = frozenset({"type", "fileId"})
+_LOG = logging.getLogger("pgetpy.sources")
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,17 @@ class CivitaiFile:
     def safetensors(self) -> bool:
         return self._is("format", "SafeTensor") or self.name.lower().endswith(".safetensors")
 
-    def fits(self, filters: Sequence[tuple[str, str]]) -> bool:
+    @property
+    def is_model(self) -> bool:
+        return str(self.fields.get("type")) in _MODELS
+
+    def fits(self, filters: Iterable[tuple[str, str]]) -> bool:
         return all(self._is(name, value) for name, value in filters)
+
+    def rank(self, wishes: Sequence[tuple[str, str]]) -> tuple[bool, int, bool]:
+        """Return what files are ordered by: the lowest is the nearest to what is meant."""
+        unmet = sum(not self._is(name, value) for name, value in wishes)
+        return not self.is_model, unmet, self.fields.get("primary") is not True
 
     def located(self, endpoint: str, authorization: str | None) -> RemoteFile:
         """Return where it is. The token goes to `endpoint` alone, wherever the API points."""
@@ -99,9 +112,12 @@ def described(reference: Reference, answer: bytes) -> Mapping[str, Any]:
 def chosen_file(
     reference: Reference, version: Mapping[str, Any], filters: Sequence[tuple[str, str]]
 ) -> CivitaiFile:
-    """Return the file of `version` that is meant: the primary one, unless another is asked for.
+    """Return the file of `version` that is meant.
 
-    Where weights are wanted and the primary one is no .safetensors, another form of the model is.
+    Its type and number have to be those that are asked for. What else is asked for is preferred, as
+    CivitAI does it; the model comes before its VAE and others, and the primary one before its
+    equals. Where weights are wanted and that is no .safetensors, another form of the model is,
+    unless the form was asked for.
 
     Raises:
         NotFoundError: there is none.
@@ -111,16 +127,20 @@ def chosen_file(
     files = [
         CivitaiFile(each, number, _name(each, number)) for each in _dicts(version.get("files"))
     ]
-    fitting = [file for file in files if file.fits(filters)]
+    asked = dict(filters)
+    fitting = [file for file in files if file.fits(each for each in filters if each[0] in _EXACT)]
     if not fitting:
         names = ", ".join(file.name for file in files[:10]) or "none"
         raise _not_there(reference, f"no such file in version {number}; there are: {names}")
-    found = next((file for file in fitting if file.fields.get("primary") is True), fitting[0])
-    if reference.wanted is Wanted.WEIGHTS and not found.safetensors:
-        others = (
-            file for file in fitting if file.safetensors and str(file.fields.get("type")) in _MODELS
-        )
-        found = next(others, found)
+    wishes = [each for each in filters if each[0] not in _EXACT]
+    fitting.sort(key=lambda file: file.rank(wishes))
+    found = fitting[0]
+    by_form = "format" in asked and found.fits([("format", asked["format"])])
+    if reference.wanted is Wanted.WEIGHTS and not (found.safetensors or by_form):
+        found = next((file for file in fitting if file.safetensors and file.is_model), found)
+    if unmet := [f"{name}={value}" for name, value in wishes if not found.fits([(name, value)])]:
+        which = f"{found.name} is the nearest to {' and '.join(unmet)} in version {number}"
+        _LOG.warning("%s: %s", reference, which)
     if reference.wanted is Wanted.FOLDER and not found.archive:
         reason = f"it is one file, {found.name}, and no archive; do not ask for a folder"
         raise BadReferenceError(str(reference), reason)

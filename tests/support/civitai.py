@@ -163,7 +163,7 @@ class _Download(Fault):
 def _fits(file: File, query: dict[str, list[str]]) -> bool:
     if not query:
         return file.primary
-    about = {"type": file.type, "format": file.format, "fp": file.fp}
+    about = {"type": file.type, "format": file.format, "fp": file.fp, "name": file.name}
     return all(about.get(name, values[0]) == values[0] for name, values in query.items())
 
 

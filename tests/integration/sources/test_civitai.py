@@ -217,9 +217,59 @@ def test_the_safetensors_form_is_preferred_to_a_pickle(civitai: Civitai, root: P
         with pytest.raises(NotWeightsError, match="pickle"):
             cache.ensure("civitai:1@4")
         with pytest.raises(NotFoundError, match=r"m\.ckpt, vae\.safetensors, m\.safetensors"):
-            cache.ensure(f"{civitai.endpoint}/api/download/models/5?format=GGUF")
+            cache.ensure(f"{civitai.endpoint}/api/download/models/5?type=Config")
         with pytest.raises(BadReferenceError, match="no archive"):
             cache.ensure("civitai:1@5", wanted="folder")
+
+
+FULL = File("full.safetensors", weights(seed="full"), fp="fp32", primary=True)
+PRUNED = File("pruned.safetensors", weights(seed="pruned"), type="Pruned Model", fp="fp16")
+VAE = File("vae.safetensors", weights(seed="vae"), type="VAE", fp="fp16")
+PICKLE = File("m.ckpt", b"\x80\x02pickle", format="PickleTensor", fp="fp16")
+
+
+@pytest.mark.parametrize(
+    ("files", "query", "chosen"),
+    [
+        ((VAE, FULL, PRUNED), "", FULL),
+        ((VAE, PRUNED, FULL), "format=SafeTensor", FULL),
+        ((VAE, PRUNED, FULL), "format=safetensor&fp=fp16", PRUNED),
+        ((VAE, FULL), "fp=fp16", FULL),
+        ((VAE, replace(FULL, primary=False)), "fp=fp16&format=SafeTensor", FULL),
+        ((VAE, PICKLE, PRUNED), "format=SafeTensor", PRUNED),
+        ((replace(VAE, primary=True), PRUNED), "", PRUNED),
+        ((VAE, FULL, PRUNED), "format=GGUF", FULL),
+        ((VAE, FULL, PRUNED), "size=pruned&fp=fp16", PRUNED),
+        ((VAE, FULL, PRUNED), "type=VAE", VAE),
+        ((FULL, PRUNED, VAE), "type=VAE&fp=fp32", VAE),
+        ((FULL, VAE, PRUNED), "type=Pruned%20Model&format=GGUF", PRUNED),
+        ((FULL, VAE, PRUNED), "fileId=51", VAE),
+    ],
+)
+def test_only_the_type_filters_and_what_else_is_asked_for_is_preferred(
+    civitai: Civitai, root: Path, files: tuple[File, ...], query: str, chosen: File
+) -> None:
+    # Each is found at a URL of its own, whatever the API's parameters mean.
+    own = [replace(file, url=f"/api/download/models/5?name={file.name}") for file in files]
+    civitai.add(1, Version(5, tuple(own)))
+    with cache_of(civitai, root) as cache:
+        path = cache.ensure(f"{civitai.endpoint}/api/download/models/5?{query}")
+        assert path.read_bytes() == chosen.body
+
+
+def test_a_form_that_is_not_there_is_said(
+    civitai: Civitai, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    civitai.add(1, Version(5, (FULL, PRUNED)))
+    with cache_of(civitai, root) as cache:
+        cache.ensure(f"{civitai.endpoint}/api/download/models/5?format=GGUF&fp=fp32")
+    assert "full.safetensors is the nearest to format=GGUF in version 5" in caplog.text
+
+
+def test_a_pickle_that_was_asked_for_is_no_other_form(civitai: Civitai, root: Path) -> None:
+    civitai.add(1, Version(5, (FULL, PICKLE)))
+    with cache_of(civitai, root) as cache, pytest.raises(NotWeightsError, match="pickle"):
+        cache.ensure(f"{civitai.endpoint}/api/download/models/5?format=PickleTensor")
 
 
 def test_the_hash_that_the_service_gives_is_verified(civitai: Civitai, root: Path) -> None:
