@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pgetpy.core.http.retry import Retries
 from pgetpy.core.references.hub_names import HubName
 from pgetpy.errors import ConnectionFailedError, NotAllowedError, PgetError, TransferError
+from pgetpy.errors.reasons import system_reason
 from pgetpy.sources.base import RemoteFile, ServiceClient
 
 if TYPE_CHECKING:
@@ -154,7 +155,8 @@ def _file_of(path: object, size: int | None, sha256: object, blob: object) -> Hu
 
 
 def _senseless(url: str, error: Exception) -> TransferError:
-    return TransferError(url, f"the Hub's listing makes no sense ({type(error).__name__})")
+    reason = f"the Hub's listing makes no sense ({type(error).__name__})"
+    return TransferError(url, reason, hint="check whether HF_ENDPOINT, if it is set, is a Hub")
 
 
 def _translated(named: HubName, endpoint: str, error: Exception) -> PgetError:
@@ -174,7 +176,19 @@ def _translated(named: HubName, endpoint: str, error: Exception) -> PgetError:
         return status_error(url, head)
     if isinstance(error, _SENSELESS):
         return _senseless(url, error)
-    return ConnectionFailedError(url, str(error).partition("\n")[0][:200] or type(error).__name__)
+    return _unreached(url, error)
+
+
+def _unreached(url: str, error: BaseException) -> ConnectionFailedError:
+    """Return the error that a server was not reached, with what the system says of that."""
+    hint = "check the network, its proxies, and HF_ENDPOINT if it is set"
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno and not hasattr(cause, "response"):
+            return ConnectionFailedError(url, system_reason(cause), hint=hint)
+        cause = cause.__cause__ or cause.__context__
+    said = str(error).partition("\n")[0][:200] or type(error).__name__
+    return ConnectionFailedError(url, said, hint=hint)
 
 
 def _content(response: object) -> bytes:

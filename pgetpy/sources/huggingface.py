@@ -146,7 +146,11 @@ class HuggingFace(Source[HubSettings]):
         if asked != own:
             return error  # a store's, which knows nothing of repositories
         page = _name_of(reference, settings).page(settings.endpoint)
-        return meaning_at_hub(reference, error, page)
+        meaning = meaning_at_hub(reference, error, page)
+        if error.status == 404 and not error.code and settings.endpoint != HubSettings.endpoint:
+            # A Hub says what is missing; another server has no such pages at all.
+            meaning.hint += f", and whether HF_ENDPOINT, {settings.endpoint}, is a Hub"
+        return meaning
 
 
 @dataclass(frozen=True)

@@ -144,10 +144,20 @@ def read_url(text: str, name: str) -> str:
 
 
 def read_endpoint(text: str, name: str) -> str:
-    """Read the URL of a service, without the slash at its end."""
-    if "@" in urlsplit(read_url(text, name)).netloc:
+    """Read the URL of a service, without the slash at its end; files of settings leave blanks."""
+    text = text.strip()
+    if not text:
+        raise BadSettingError(name, text, "is blank; give a URL, or leave it unset")
+    if text[0] in "\"'":
+        raise BadSettingError(name, redact(text), "is in quotation marks; leave them out")
+    parts = urlsplit(read_url(text, name))
+    if "@" in parts.netloc:
         # The endpoint becomes a part of what is shown and recorded.
         raise BadSettingError(name, redact(text), "may bear no user and password")
+    if "?" in text or "#" in text:
+        raise BadSettingError(
+            name, redact(text), "may bear neither ? nor #, for paths are put behind it"
+        )
     return text.rstrip("/")
 
 

@@ -175,6 +175,30 @@ def test_an_endpoint_with_a_password_is_refused(name: str) -> None:
         check_settings(SourceSettings(environ={name: f"https://me:{TOKEN}@host"}))
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (" ", "is blank"),
+        ('"https://host"', "quotation marks"),
+        ("'https://host'", "quotation marks"),
+        ("host", "does not begin with http"),
+        ("host:8080/", "does not begin with http"),
+        ("https://host?x=1", r"neither \? nor #"),
+        ("https://host/#f", r"neither \? nor #"),
+        ("ftp://host", "'ftp' is not supported"),
+    ],
+)
+def test_an_endpoint_that_makes_no_sense_is_refused_with_a_reason(text: str, reason: str) -> None:
+    with pytest.raises(BadSettingError, match=f"HF_ENDPOINT.*{reason}"):
+        check_settings(SourceSettings(environ={"HF_ENDPOINT": text}))
+
+
+@pytest.mark.parametrize("text", ["https://h", "https://h/", " https://h//\n", "https://h\r\n"])
+def test_blanks_and_slashes_around_an_endpoint_mean_nothing(text: str) -> None:
+    settings = SourceSettings(environ={"HF_ENDPOINT": text})
+    assert settings.of(HubSettings).endpoint == "https://h"
+
+
 def test_settings_and_arguments_show_no_token() -> None:
     arguments = parse_arguments(["--hf-token", TOKEN, "a", "b"])
     settings = Settings().with_flags({"hf-token": TOKEN, "civitai-token": OTHER_TOKEN})

@@ -36,6 +36,7 @@ from tests.support.hub import Hub, Repo
 from tests.support.hub_caches import at, others
 from tests.support.processes import run
 from tests.support.resources import Resource
+from tests.support.server import Server
 from tests.support.waiting import eventually
 from tests.support.weights import MIB, weights
 
@@ -381,6 +382,23 @@ def test_the_command_prints_where_it_is(hub: Hub, repo: Repo, tmp_path: Path) ->
 def test_nonsense_is_refused_by_the_command(hub: Hub, arguments: tuple[str, ...]) -> None:
     assert run("snapshot", *arguments, env={"HF_ENDPOINT": hub.url("")}).code == 2
     assert hub.requests == []
+
+
+def test_an_endpoint_that_is_no_hub_is_said(server: Server, tmp_path: Path) -> None:
+    environ = {"HF_HUB_CACHE": str(tmp_path / "c"), "PGET_CACHE_DIR": str(tmp_path / "d")}
+    environ |= {"HF_ENDPOINT": server.url("/api"), "PGET_RETRIES": "0"}
+    for arguments in (("snapshot", "hf://o/n"), ("ensure", "hf://o/n/a.safetensors")):
+        ended = run(*arguments, env=environ)
+        assert ended.code == 1
+        assert f"whether HF_ENDPOINT, {server.url('/api')}, is a Hub" in ended.err
+    page = Resource(b"<html>", content_type="text/html")
+    server.add("/api/api/models/o/n/revision/main", page)
+    assert "HF_ENDPOINT" in run("snapshot", "hf://o/n", env=environ).err
+    server.stop()
+    ended = run("snapshot", "hf://o/n", env=environ)
+    assert "connection refused" in ended.err
+    assert "HF_ENDPOINT" in ended.err
+    assert "Errno" not in ended.err
 
 
 def test_what_fails_is_said(hub: Hub, tmp_path: Path) -> None:
