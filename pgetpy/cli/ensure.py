@@ -12,7 +12,7 @@ from pgetpy.cache.store import Store
 from pgetpy.cli.cache import CacheCommand, Target
 from pgetpy.cli.cache_tables import KEY_DIGITS, counted
 from pgetpy.cli.invocation import DONE, FAILED, Invocation
-from pgetpy.cli.progress import progress_of
+from pgetpy.cli.progress import log_lines, progress_of
 from pgetpy.cli.results import failure_record
 from pgetpy.cli.terminal import print_line
 from pgetpy.core.cache.records import Record
@@ -165,7 +165,8 @@ def _tell_failure(
 
 
 def _verify(command: CacheCommand) -> int:
-    store = command.open_store()
+    with log_lines(command.invocation):
+        store = command.open_store()
     if command.invocation.arguments.operands:
         targets = command.targets()
     elif store is not None:

@@ -247,8 +247,12 @@ def test_without_a_home_the_cache_is_below_the_temporary_folder(
 
 
 @pytest.mark.parametrize("words", ["cache ls", "cache info", "cache gc", "cache verify"])
-def test_without_a_home_looking_at_the_cache_is_no_error(homeless: Path, words: str) -> None:
+def test_without_a_home_looking_at_the_cache_is_no_error(
+    homeless: Path, words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert main(words.split(), environ={}) == 0
+    said = f"pgetpy: warning: this user has no home folder: the cache is in {homeless}\n"
+    assert capfd.readouterr().err == said
 
 
 def test_without_a_home_python_has_a_cache_too(url: str, homeless: Path) -> None:
