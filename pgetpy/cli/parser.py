@@ -60,7 +60,11 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     """
     arguments = list(argv)
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    flags = [_without_value(text) for text in _translate(arguments[:end])]
+    texts = arguments[:end]
+    # Few write it so: this is on the way of every download.
+    if "-C" in "".join(texts) or "continue" in "".join(texts):
+        texts = _translate(texts)
+    flags = [_without_value(text) for text in texts]
     namespace, rest = _parser().parse_known_args(flags)
     unknown = next((text for text in rest if text.startswith("-") and text != "-"), None)
     if unknown is not None:

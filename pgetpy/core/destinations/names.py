@@ -41,7 +41,8 @@ def check_url(url: str, link: Link | None = None) -> None:
     Args:
         link: what `url` was read as, where that has been done already.
     """
-    check_unicode(url)
+    if link is None:
+        check_unicode(url)
     if _CONTROL.search(url):
         raise BadReferenceError(url, "there are control characters in it")
     if "://" not in url:
