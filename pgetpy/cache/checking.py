@@ -89,7 +89,12 @@ class EntryVerifier:
 
     def _condemn(self, entry: Entry) -> Verdict:
         if not entry.record.damaged:
-            self._append(entry, fact("damaged"))
+            try:
+                self._append(entry, fact("damaged"))
+            except PermissionError as error:
+                found = self._layout.error_of(error)
+                found.reason = f"holds damaged content at {entry.path}, and cannot note that"
+                raise found from None
         if entry.record.digest and not entry.record.folder:
             # What is fetched in its place must not be made one with it.
             discard(digest_path(self._layout, entry.record.digest))

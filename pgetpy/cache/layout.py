@@ -25,10 +25,15 @@ from pathlib import Path
 from pgetpy.errors import CacheError
 from pgetpy.errors.reasons import system_reason
 from pgetpy.settings.folders import claim
+from pgetpy.system.filesystem import cache_error
 
 _LAYOUT = b"pgetpy cache 1\n"
 _FOLDERS = ("digests", "entries", "evicting", "fills", "holders", "partial", "pins", "tmp", "uses")
 KEY_LENGTH = 64
+_HOW_TO_SHARE = (
+    "have those who share it be of its group, with umask 002, and what is there made writable "
+    "(chmod -R g+w)"
+)
 
 
 class CachePaths:
@@ -80,11 +85,19 @@ class CachePaths:
         if closed is not None and closed != root:
             # The folder is shared, and whoever came first has made what is in it for himself.
             reason += f" by this user: {closed} belongs to {_owner_of(closed)}"
-            hint = (
-                "choose another folder for it, or have those who share it be of its group, with "
-                "umask 002, and what is there made writable (chmod -R g+w)"
-            )
+            hint = f"choose another folder for it, or {_HOW_TO_SHARE}"
         return CacheError(root, reason, hint=hint, code=errno.EROFS)
+
+    def error_of(self, error: OSError) -> CacheError:
+        """Return what the system says as an error of the cache; what another user of a shared one
+        has made for himself is told as such."""
+        found = cache_error(error, self.root)
+        if isinstance(error, PermissionError) and isinstance(error.filename, (str, bytes)):
+            closed = os.fsdecode(error.filename)
+            while not os.path.lexists(closed) and len(closed) > 1:
+                closed = os.path.dirname(closed)
+            found.hint = f"{closed} belongs to {_owner_of(closed)}; {_HOW_TO_SHARE}"
+        return found
 
     def _closed(self) -> str | None:
         """The first folder that this user may not write to; None where there is none."""

@@ -31,7 +31,7 @@ from pgetpy.cache.uses import Clock, Uses
 from pgetpy.core.cache.eviction import EvictionPriority
 from pgetpy.errors import CacheError, CacheFullError
 from pgetpy.system.file_locks import locks_exclude
-from pgetpy.system.filesystem import FULL, cache_error, map_os_errors
+from pgetpy.system.filesystem import FULL, map_os_errors
 from pgetpy.system.forks import call_in_children
 
 T = TypeVar("T")
@@ -343,7 +343,7 @@ class Store:
 
     def _mapped(self) -> AbstractContextManager[None]:
         """Raise what the system says as an error of ours."""
-        return map_os_errors(lambda error: cache_error(error, self.root))
+        return map_os_errors(self._layout.error_of)
 
     def _with_room(self, work: Callable[[], T]) -> T:
         """Do `work`, on a full disk once more after some entries have left."""

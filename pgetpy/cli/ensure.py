@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from contextlib import ExitStack
@@ -193,10 +194,15 @@ def _verify_entry(
         missing = command.absent(target)
         command.fail(target, missing)
         return Verdict.MISSING, missing
-    verdict = store.verify(target.key)
+    try:
+        verdict = store.verify(target.key)
+    except CacheError as failed:  # what it says cannot be noted; the others may do
+        command.fail(target, failed)
+        return Verdict.UNKNOWN, failed
     record, words, error = {**target.record, "verdict": verdict.value}, "", None
     if verdict is Verdict.SOUND:
-        store.settle(target.key)  # what is right may as well outlive a power cut
+        with contextlib.suppress(CacheError):
+            store.settle(target.key)  # what is right may as well outlive a power cut
     else:
         error = _repair(command, store, target, before.record)
         words = f"  not repaired: {error}" if error is not None else "  fetched anew"

@@ -139,6 +139,8 @@ class BackgroundHasher:
 
 
 def _finish_all() -> None:
+    if issubclass(getattr(sys, "last_type", None) or Exception, KeyboardInterrupt):
+        return  # who has ended it so does not want to wait
     for hasher in list(_HASHERS):
         hasher.finish()
 

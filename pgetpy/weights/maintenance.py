@@ -100,7 +100,9 @@ class Maintenance:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and not issubclass(kind, Exception):
+            self._hasher.stop()  # who interrupts us does not want to wait
         self.close()
 
     def _reference(self, url: str, **options: Unpack[ReferenceOptions]) -> Reference:

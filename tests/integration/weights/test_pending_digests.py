@@ -12,6 +12,7 @@ from pgetpy import WeightsDownloadCache
 from pgetpy.cache.checking import Verdict
 from pgetpy.cli import main
 from pgetpy.errors import PgetError
+from pgetpy.weights.background_hash import BackgroundHasher
 from tests.support.entries import sha256
 from tests.support.faults import Status
 from tests.support.processes import environment
@@ -134,3 +135,21 @@ def test_a_short_process_computes_the_digest_before_it_ends(
     subprocess.run(command, env=environment(), cwd=home, check=True, timeout=50)
     with opened(root) as cache:
         assert only_record(cache).digest == sha256(LARGE)
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_who_is_interrupted_does_not_wait_for_digests(
+    server: Server, root: Path, monkeypatch: pytest.MonkeyPatch, interrupt: type[BaseException]
+) -> None:
+    waits: list[object] = []
+    monkeypatch.setattr(BackgroundHasher, "put", lambda hasher, key: setattr(hasher, "_unknown", 1))
+    monkeypatch.setattr(BackgroundHasher, "wait", lambda *arguments: waits.append(arguments))
+
+    def work() -> None:
+        with opened(root) as cache:
+            cache.ensure(serve(server, LARGE))
+            raise interrupt
+
+    with pytest.raises(interrupt):
+        work()
+    assert waits == []

@@ -13,7 +13,17 @@ import pytest
 from pgetpy.cache.store import Store
 from pgetpy.core.cache.records import About
 from pgetpy.errors import CacheError, PgetError
-from tests.support.entries import child, content_of, key_of, left_over, names_of, put, said, tell
+from tests.support.entries import (
+    child,
+    content_of,
+    key_of,
+    left_over,
+    names_of,
+    put,
+    said,
+    sha256,
+    tell,
+)
 from tests.support.processes import NOBODY, folder_of_nobody, run
 
 
@@ -249,3 +259,40 @@ except CacheError as error:
         assert said.startswith(f"the cache at {root} cannot be written by this user: {root}/")
         assert "belongs to user root; choose another folder" in said
         assert "umask 002" in said
+
+
+def test_what_another_user_has_made_for_himself_is_told_as_such() -> None:
+    """The folder is shared rightly, and some of what is in it was made with another umask."""
+    code = """
+import sys
+from pgetpy.cache.store import Store
+from pgetpy.errors import CacheError
+store = Store(sys.argv[1])
+print(store.writable)
+for work in (store.remove, store.verify):
+    try:
+        print(work(sys.argv[2]))
+    except CacheError as error:
+        print(error)
+"""
+    if os.geteuid() != 0:
+        pytest.skip("there is no second user")
+    with folder_of_nobody() as folder:
+        root = folder / "cache"
+        with Store(root) as store:
+            entry = put(store, "a", digest=sha256(content_of("a")))
+            entry.path.write_bytes(bytes(1000))
+        for each in [root, *root.rglob("*")]:
+            if not each.is_symlink():
+                each.chmod(0o777 if each.is_dir() else 0o666)
+        entry.path.parent.chmod(0o755)
+        record = entry.path.parent / entry.key
+        record.chmod(0o644)
+        arguments = ("-c", code, root, entry.key)
+        ended = run(*arguments, unprivileged=True, program=(sys.executable,))
+        assert ended.code == 0, ended.err
+        writable, removed, verified = ended.out.splitlines()
+        assert writable == "True"
+        assert f"{record} belongs to user root; have those who share it" in removed
+        assert f"holds damaged content at {entry.path}, and cannot note that" in verified
+        assert "belongs to user root" in verified
