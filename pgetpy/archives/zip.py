@@ -16,6 +16,7 @@ from pgetpy.archives.random_access import RandomAccessExtractor
 from pgetpy.archives.reading import Admit, Reader
 from pgetpy.core.archives.member_policy import AdmittedMember, MemberPolicy
 from pgetpy.core.archives.members import Member
+from pgetpy.core.archives.remarks import Remarks
 from pgetpy.core.archives.zip import ZipReader, survey
 from pgetpy.core.archives.zip_entries import ZipMember
 from pgetpy.core.http.range_request import Window
@@ -59,7 +60,8 @@ class DirectoryReader:
         self._waiting = ReorderBuffer()
         self._failure: BaseException | None = None
         self._members_stop = 0
-        self._survey = survey(total, policy.limits)
+        self._remarks = Remarks()
+        self._survey = survey(total, policy.limits, self._remarks)
         self._want(next(self._survey))
 
     def restore(self, held: Spans) -> tuple[RandomAccessExtractor, Spans]:
@@ -137,7 +139,7 @@ class DirectoryReader:
                 members: tuple[ZipMember, ...] = end.value
             self._members_stop = max((found.stop for found in members), default=0)
             admit = _admit_all(members, self._policy)
-            return self._make_extractor(ZipReader(members), admit)
+            return self._make_extractor(ZipReader(members, self._remarks), admit)
         except ArchiveError as error:
             # Others may still be bringing bytes.
             self._failure = error

@@ -17,7 +17,7 @@ from itertools import pairwise
 from pgetpy.core.archives.member_policy import Limits
 from pgetpy.core.archives.members import Extent, Kind, Member
 from pgetpy.core.archives.remarks import Remarks
-from pgetpy.core.archives.zip_directory import Directory, find_directory, first_look
+from pgetpy.core.archives.zip_directory import COUNTED, Directory, find_directory, first_look
 from pgetpy.core.archives.zip_entries import (
     DEFLATE,
     DESCRIPTOR,
@@ -44,7 +44,7 @@ _MOST_DIRECTORY = 128 << 20
 Survey = Generator[Sequence[Span], Sequence[bytes], tuple[ZipMember, ...]]
 
 
-def survey(total: int, limits: Limits) -> Survey:
+def survey(total: int, limits: Limits, remarks: Remarks | None = None) -> Survey:
     """Find out what an archive of `total` bytes holds; return its members, targets of links known.
 
     Raises:
@@ -60,12 +60,16 @@ def survey(total: int, limits: Limits) -> Survey:
         tail = more + tail
         found = find_directory(tail, total)
     _keep_within(limits, found)
+    if found.surplus and remarks is not None:
+        remarks.add(f"{found.surplus} bytes that are no part of the zip follow its end")
     start = found.offset + len(tail) - total
     if start >= 0:
         data = tail[start : start + found.size]
     else:
         (data,) = yield (Span(found.offset, found.offset + found.size),)
     members = read_directory(data, found)
+    if len(members) > limits.members:
+        raise LimitExceededError("members", limits.members, len(members))
     _expect_ratio(limits, members, total)
     return (yield from _with_targets(members, limits))
 
@@ -80,7 +84,7 @@ class ZipReader:
     """
 
     def __init__(self, members: Sequence[ZipMember], remarks: Remarks | None = None) -> None:
-        self.remarks = remarks or Remarks()
+        self.remarks = remarks if remarks is not None else Remarks()
         self._members = iter(sorted(members, key=lambda zip_member: zip_member.member.position))
         self._header = b""
         self._next()
@@ -132,13 +136,13 @@ def read_directory(data: bytes, directory: Directory) -> tuple[ZipMember, ...]:
     """
     if len(data) < directory.size:
         raise TruncatedArchiveError(directory.offset + len(data), "the central directory goes on")
-    members = []
-    at = 0
-    for number in range(1, directory.count + 1):
+    members: list[ZipMember] = []
+    at, count = 0, directory.count
+    while len(members) < count or _goes_on(data, at, directory):
+        count += 0 if len(members) < count else COUNTED
+        number = len(members) + 1
         if data[at : at + 4] != ENTRY_MAGIC or at + ENTRY.size > len(data):
-            raise ArchiveError(
-                f"entry {number} of {directory.count} of the central directory is no entry"
-            )
+            raise ArchiveError(f"entry {number} of {count} of the central directory is no entry")
         entry = ZipEntry(*ENTRY.unpack_from(data, at))
         name_stop = at + ENTRY.size + entry.name_length
         extra_stop = name_stop + entry.extra_length
@@ -184,6 +188,12 @@ def local_data_start(header: bytes, zip_member: ZipMember) -> int | Span:
 
 
 # ------------------------------------------------------------------------ headers and what overlaps
+
+
+def _goes_on(data: bytes, at: int, directory: Directory) -> bool:
+    """Whether so many entries follow that the end record could not count them."""
+    room = len(data) - at >= COUNTED * ENTRY.size
+    return room and not directory.exact and data[at : at + 4] == ENTRY_MAGIC
 
 
 def _expect_end(rest: bytes) -> None:

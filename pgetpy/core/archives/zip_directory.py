@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from pgetpy.core.archives.zip_entries import ENTRY, ENTRY_MAGIC, U16, U32
@@ -25,6 +25,8 @@ _END_MAGIC, _END64_MAGIC, _LOCATOR_MAGIC = b"PK\x05\x06", b"PK\x06\x06", b"PK\x0
 _END_FULL = (U16, U16, U16, U16, U32, U32)
 # The comment behind the end record is 65,535 bytes at most (4.3.16).
 _END_REACH = _END.size + U16
+# More entries than this the end record cannot count; it goes on from 0 then.
+COUNTED = U16 + 1
 # How many of an archive's last bytes `find_directory` wants to see at least.
 END_SEARCH = _END_REACH + _LOCATOR.size + _END64.size
 # A comment with more end records than this that fit is an attack: each may cost a request.
@@ -42,12 +44,16 @@ class Directory:
         size: its bytes.
         count: its entries, never more than `size` has room for.
         prefix: bytes that stand before the archive proper and that its offsets do not count.
+        surplus: bytes that follow its end and are no part of it.
+        exact: whether `count` is all of the number; the end record has only its lower 16 bits.
     """
 
     offset: int
     size: int
     count: int
     prefix: int = 0
+    surplus: int = 0
+    exact: bool = True
 
 
 class _End(NamedTuple):
@@ -71,7 +77,8 @@ def find_directory(tail: bytes, total: int) -> Directory | Span:
     """Return where the central directory of an archive of `total` bytes is, by its last bytes.
 
     A span instead says which bytes right before `tail` are needed too. Of several end records that
-    fit, which a comment can fake, the last with a directory before it is believed.
+    fit, which a comment can fake, the last with a directory before it is believed. Where none fits
+    bytes may follow the end, if it is that of the whole and not of an archive within.
 
     Raises:
         TruncatedArchiveError: no end record.
@@ -80,7 +87,8 @@ def find_directory(tail: bytes, total: int) -> Directory | Span:
     base = total - len(tail)
     if base > 0 and len(tail) < END_SEARCH:
         return Span(first_look(total).start, base)
-    ends = [at for at in _ends(tail) if at + _END.size + _comment_length(tail, at) == len(tail)]
+    surplus = {at: len(tail) - at - _END.size - _comment_length(tail, at) for at in _ends(tail)}
+    ends = [at for at in surplus if not surplus[at]] or [at for at in surplus if surplus[at] > 0]
     if len(ends) > _MOST_ENDS:
         raise ArchiveError(f"its comment holds {len(ends) - 1} more end records")
     failure = None if ends else _no_end(tail, total)
@@ -90,7 +98,11 @@ def find_directory(tail: bytes, total: int) -> Directory | Span:
         except ArchiveError as error:
             failure = failure or error
         else:
-            return found
+            if isinstance(found, Span) or not surplus[at]:
+                return found
+            if not found.prefix:
+                return replace(found, surplus=surplus[at])
+            failure = failure or _no_end(tail, total)
     assert failure is not None
     raise failure
 
@@ -127,7 +139,7 @@ def _confirmed(tail: bytes, base: int, at: int, *, alone: bool) -> Directory | S
     end = _widened(tail, base, at)
     if isinstance(end, Span):
         return end
-    directory = _directory(end)
+    directory = _directory(end, exact=end.position != base + at)
     start = directory.offset - base
     if start < 0:
         return directory if alone else Span(directory.offset, base)
@@ -136,7 +148,7 @@ def _confirmed(tail: bytes, base: int, at: int, *, alone: bool) -> Directory | S
     return directory
 
 
-def _directory(end: _End) -> Directory:
+def _directory(end: _End, *, exact: bool) -> Directory:
     if end.disk or end.first_disk or end.here != end.entries:
         raise ArchiveError("it is one part of an archive in several parts")
     offset = end.position - end.size
@@ -146,10 +158,10 @@ def _directory(end: _End) -> Directory:
         raise ArchiveError(
             f"its central directory of {end.size} bytes has no room for {end.entries} entries"
         )
-    if end.entries == 0 and end.position > 0:
+    if end.entries == 0 and end.position > 0 and end.size < COUNTED * ENTRY.size:
         # Else an empty end record within a comment would hide what the archive holds.
         raise ArchiveError(f"it names no members although it holds {end.position} bytes")
-    return Directory(offset, end.size, end.entries, offset - end.offset)
+    return Directory(offset, end.size, end.entries, offset - end.offset, exact=exact)
 
 
 def _widened(tail: bytes, base: int, at: int) -> _End | Span:

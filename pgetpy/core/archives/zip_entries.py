@@ -106,7 +106,7 @@ def read_entry(entry: ZipEntry, raw_name: bytes, extra: bytes, prefix: int) -> Z
         ArchiveError: it cannot be read, or makes no sense.
     """
     host = entry.made >> 8
-    extras = _extras(raw_name, extra)
+    extras = _extras(extra)
     name = _name(raw_name, host, entry.flags, extras)
     _refuse_method(entry, name)
     size, compressed_size, offset, disk = _sizes(entry, name, extras.get(_ZIP64, b""))
@@ -121,7 +121,7 @@ def read_entry(entry: ZipEntry, raw_name: bytes, extra: bytes, prefix: int) -> Z
     return ZipMember(member, raw_name, method, crc32, compressed_size, size, local_time)
 
 
-def _extras(raw_name: bytes, extra: bytes) -> dict[int, bytes]:
+def _extras(extra: bytes) -> dict[int, bytes]:
     """Return the extra fields by their header ID (4.5.1), the first of each."""
     fields: dict[int, bytes] = {}
     at = 0
@@ -130,8 +130,8 @@ def _extras(raw_name: bytes, extra: bytes) -> dict[int, bytes]:
         tag, size = struct.unpack_from("<2H", extra, at)
         stop = at + 4 + size
         if stop > len(extra):
-            name = raw_name.decode("utf-8", "surrogateescape")
-            raise ArchiveError(f"the extra fields of member {name!r} are cut off")
+            # As unzip does: what is needed of it will be missing.
+            break
         fields.setdefault(tag, extra[at + 4 : stop])
         at = stop
     return fields

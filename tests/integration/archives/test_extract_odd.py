@@ -19,7 +19,7 @@ from tests.support.fetching import Events, contents, extract, names_in
 from tests.support.resources import Resource
 from tests.support.server import Server
 from tests.support.tars import END, block, file, octal, padded, pax
-from tests.support.weights import opened, weights
+from tests.support.weights import opened, weights, zip_of
 
 MIB = 1 << 20
 BIG = body(3 * MIB + 17)
@@ -127,3 +127,18 @@ def test_the_cache_takes_odd_tars(server: Server, tmp_path: Path, kind: str) -> 
         assert list(tensors.load(url, cache=cache, framework="numpy")) == ["weight"]
     remarked = [event for event in said if isinstance(event, Remarked)]
     assert len(remarked) == (0 if "zeros" in kind else 2)
+
+
+def test_bytes_behind_a_zip_are_said(
+    server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By the command line, and by the cache, with ranges and without."""
+    url = server.add("/odd.zip", Resource(zip_of({"lora.safetensors": weights()}) + b"\r\n"))
+    assert main(["-x", url, str(tmp_path / "out")], environ={}) == 0
+    assert "2 bytes that are no part of the zip follow its end" in capfd.readouterr().err
+    assert contents(tmp_path / "out") == {"lora.safetensors": weights()}
+    server.change("/odd.zip", faults=[IgnoreRange()])
+    events = Events()
+    with opened(tmp_path / "cache", progress=events) as cache:
+        assert cache.ensure(url).read_bytes() == weights()
+    assert any("follow its end" in event.remark for event in events.of(Remarked))

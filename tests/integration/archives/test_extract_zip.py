@@ -521,7 +521,6 @@ WRONG: dict[str, tuple[bytes, str]] = {
     "comment cut off": (made(RIGHT, comment=b"comment")[:-1], "cut off"),
     "beginning cut off": (made(RIGHT, RIGHT)[40:], ""),
     "first half only": (by_zipfile(WEIGHTS)[: 4 * MIB], "cut off"),
-    "bytes behind": (made(RIGHT) + b"more", "4 bytes"),
     "bytes in the directory": (with_directory(lambda data: data + b"more"), "directory"),
     "directory of noise": (with_directory(lambda data: body(len(data))), "directory"),
     "half a directory": (with_directory(lambda data: data[:60]), "directory"),
