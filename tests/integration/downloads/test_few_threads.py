@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.bodies import body, digest
 from tests.support.children import MIB, after, result_of
-from tests.support.faults import Encoded
+from tests.support.faults import Encoded, Pace
 from tests.support.processes import run
 from tests.support.resources import Resource
 from tests.support.server import Server
@@ -41,6 +41,16 @@ def test_a_download_makes_do(server: Server, tmp_path: Path, most: int) -> None:
     flags = ("-c", "64", "-m", "64K", "--json", "--checksum", checksum)
     assert result_of(run(url, dest, *flags, program=few(most)))["digest"] == checksum
     assert dest.read_bytes() == BODY
+
+
+@pytest.mark.parametrize("most", [14])
+def test_many_slow_connections_make_do(server: Server, tmp_path: Path, most: int) -> None:
+    """More of them pay than there are threads."""
+    data = body(24 * MIB)
+    url = server.add("/x", Resource(data, faults=[Pace(800_000)]))
+    told = run(url, tmp_path / "x", "-c", "64", "-m", "1M", "--json", program=few(most))
+    assert result_of(told)["requests"] > most
+    assert (tmp_path / "x").read_bytes() == data
 
 
 @pytest.mark.parametrize("most", [2, 5])
