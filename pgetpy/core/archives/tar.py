@@ -110,6 +110,9 @@ class TarReader:
                 self._remark_lone_block()
             self._end(self.wanted.start)
             return
+        if self._overrides.start is not None:
+            reason = f"the member that byte {self._overrides.start} describes is missing"
+            raise TruncatedArchiveError(total, reason)
         if not self._between or rest.strip(_FILLING):
             raise TruncatedArchiveError(total, "the header of a member is not complete")
         if not self._delimited:

@@ -52,7 +52,10 @@ def test_what_may_end_without_a_marker_is_a_member_not_its_description() -> None
     for archive in (TWO + block(b"empty"), TWO + link, TWO + pax((b"a", b"b"), flag=b"g")):
         assert "no end marker" in remark(archive)
     long = described(b"long\0", b"L")
-    for archive in (TWO + long, TWO + pax((b"path", b"a")), TWO + block(b"three")[:300]):
+    for archive in (TWO + long, TWO + pax((b"path", b"a")), TWO + long + block(b"x")[:9]):
+        with pytest.raises(TruncatedArchiveError, match="that byte 2560 describes is missing"):
+            read(archive)
+    for archive in (TWO + block(b"three")[:300], TWO + block(b"x", b"L", size=octal(9)) + b"x"):
         with pytest.raises(TruncatedArchiveError, match="not complete"):
             read(archive)
     for size in (513, 1024 + 512, 1024 + 512 + 599, 1024 + 512 + 600, len(TWO) - 1):
