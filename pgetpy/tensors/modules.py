@@ -115,7 +115,9 @@ def _left_empty(module: Any) -> Iterator[str]:
     """Yield the names of buffers that are not saved, and of tensors that are plain attributes,
     where they are on the meta device."""
     for path, part in module.named_modules():
-        unsaved = {name: part._buffers.get(name) for name in part._non_persistent_buffers_set}
+        # Modules that are scripts have no such set.
+        names = getattr(part, "_non_persistent_buffers_set", ())
+        unsaved = {name: getattr(part, name, None) for name in names}
         for name, found in {**vars(part), **unsaved}.items():
             if getattr(found, "is_meta", False) is True:
                 yield f"{path}.{name}" if path else name
