@@ -181,15 +181,15 @@ def _warn(invocation: Invocation, warnings: Sequence[str]) -> None:
 
 def _download(invocation: Invocation) -> int:
     job = _job(invocation)
-    about = {"url": redact(job.url), "dest": job.dest}
-    with (
-        invocation.telling_programs(about, job.dest),
-        progress_of(invocation, keeps=job.dest not in STANDARD_OUTPUT) as progress,
-    ):
-        _check_free(job, invocation.settings, progress)
-        result: DownloadResult = _api(invocation).download_job(
-            job, settings=invocation.settings, progress=progress
-        )
+    try:
+        with progress_of(invocation, keeps=job.dest not in STANDARD_OUTPUT) as progress:
+            _check_free(job, invocation.settings, progress)
+            result: DownloadResult = _api(invocation).download_job(
+                job, settings=invocation.settings, progress=progress
+            )
+    except PgetError as error:
+        invocation.tell_programs(error, {"url": redact(job.url), "dest": job.dest}, job.dest)
+        raise
     if invocation.console.shows("info"):
         say_raw(results.complete_line(result))
     if invocation.options.json:

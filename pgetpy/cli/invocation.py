@@ -39,11 +39,17 @@ class Invocation:
         try:
             yield
         except PgetError as error:
-            if self.options.json and not isinstance(error, UsageError):
-                # Why it failed is said in any case.
-                with suppress(OutputError):
-                    print_beside(dest, json.dumps({**about, **failure_record(error)}))
+            self.tell_programs(error, about, dest)
             raise
+
+    def tell_programs(
+        self, error: PgetError, about: Mapping[str, Any], dest: str | None = None
+    ) -> None:
+        """See `telling_programs`."""
+        if self.options.json and not isinstance(error, UsageError):
+            # Why it failed is said in any case.
+            with suppress(OutputError):
+                print_beside(dest, json.dumps({**about, **failure_record(error)}))
 
 
 class Stopped(BaseException):

@@ -7,33 +7,29 @@ more.
 from __future__ import annotations
 
 import asyncio
-import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
-from pgetpy.core.http.answers import (
-    Answer,
-    Head,
-    Identity,
-    Redirected,
-    RetryWithoutRange,
-    judge,
-    may_continue,
-)
+from pgetpy.core.http.answers import Answer, Redirected, RetryWithoutRange
+from pgetpy.core.http.heads import Head
+from pgetpy.core.http.manner import Manner
 from pgetpy.core.http.plan import Plan
 from pgetpy.core.http.range_request import RangeRequest
-from pgetpy.core.http.ranges import Span
+from pgetpy.core.http.ranges import OPEN_END, Span
 from pgetpy.core.http.retry import OVERLOADED, Retries
 from pgetpy.core.http.sink import Sink
-from pgetpy.engine.context import AttemptCallbacks, EngineContext, StartOverError
+from pgetpy.core.http.speed_limit import SpeedLimit
+from pgetpy.engine.answer_gate import AnswerGate, TooLateError
+from pgetpy.engine.context import AttemptCallbacks, EngineContext
 from pgetpy.engine.hosts import Host
 from pgetpy.engine.requests import Route
 from pgetpy.engine.transports.base import Exchange, UnsupportedResponseError
 from pgetpy.engine.watchdog import TransferCounts, Watchdog
 from pgetpy.errors import (
+    ConnectionFailedError,
     HttpStatusError,
-    NotAllowedError,
     PgetError,
-    RangeNotHonouredError,
+    StalledError,
+    TooSlowError,
     TransferError,
 )
 
@@ -42,20 +38,14 @@ TICK = 0.025
 _ENDING_SECONDS = 0.25
 
 
-class _TooLateError(Exception):
-    """Another answer to the same request has been taken, or refused, before this one."""
-
-
 @dataclass
 class Attempt:
     """Fetches what `plan` lacks of the object behind `route`.
 
     Attributes:
-        expected: the version of which `plan` holds bytes, if it does.
-        verified: whether the whole will be checked against a checksum.
         blocking: whether who writes to the sink may have to wait for its reader.
-        whole: whether the object is asked for as a whole, without a range.
-        answer: the first answer that was believed.
+        manner: how the object is asked for.
+        gate: believes the answers; knows the version of the object.
     """
 
     context: EngineContext
@@ -63,32 +53,28 @@ class Attempt:
     plan: Plan
     callbacks: AttemptCallbacks
     counts: TransferCounts
-    expected: Identity | None = None
-    verified: bool = False
     blocking: bool = False
-    whole: bool = False
-    answer: Answer | None = None
+    manner: Manner = field(default_factory=Manner)
     _host: Host | None = None
-    _sink: Sink | None = None
     _resume_at: float = 0.0
     _failed_at: float = -1.0
+    _generation: int = 0
     _moved_then: int = 0
     _scouting: bool = True
     _proven: bool = True
-    _untied: bool = False
+    _told: bool = False
     _ticked_at: float = 0.0
     _complete_at: float | None = None
 
     def __post_init__(self) -> None:
+        settings = self.context.settings
+        self.gate = AnswerGate(self.plan, self.callbacks.begin, settings.largest)
         self._loop = asyncio.get_running_loop()
-        self._retries = Retries(self.context.settings.retries)
-        self._watchdog = Watchdog(
-            self.plan, self.counts, self.context.settings.stall_timeout, self._retries
-        )
+        self._retries = Retries(settings.retries)
+        self._watchdog = Watchdog(self.plan, self.counts, settings.stall_timeout, self._retries)
+        self._speed_limit = SpeedLimit(settings.speed_limit, settings.speed_time)
         self._sleeper: asyncio.Future[None] | None = None
         self._roused = False
-        self._judging = threading.Lock()
-        self._refused = False
         self._ticked_at = self._loop.time()
 
     async def run(self) -> Answer:
@@ -111,13 +97,13 @@ class Attempt:
                 await self._watchdog.end_all()
             finally:
                 self._watchdog.leave(self._host)
-        assert self.answer is not None
-        return self.answer
+        assert self.gate.answer is not None
+        return self.gate.answer
 
     def _over(self) -> bool:
         """Whether every byte has landed. Answers at their end get a moment to leave their
         connections in order; nothing is waited for longer."""
-        if self.answer is None or not self.plan.complete:
+        if self.gate.answer is None or not self.plan.complete:
             return False
         now = self._loop.time()
         if self._complete_at is None:
@@ -137,9 +123,17 @@ class Attempt:
         self._turn_to(host)
         if now < host.not_before:
             return
-        if self.answer is None:
+        if self.gate.answer is None:
             self._launch_probe(now, host)
             return
+        if self.gate.repeatable:
+            self.plan.end_reading_on()
+        if self.manner.single:
+            rest = self.plan.rest(now) if self.plan.ranged else None
+            if rest is not None:
+                self._launch(host, rest, whole=self.manner.whole)
+            return
+        self.plan.keep_to_window()
         while self._has_room(host):
             part = self.plan.take(
                 now, host.rate, self._lanes(host.pace.level), self._lanes(host.pace.expected)
@@ -152,11 +146,12 @@ class Attempt:
         """Make the first request, or make it a second time where its answer is late."""
         if not self._watchdog:
             if host.busy < host.pace.level:
-                total = self.expected.total if self.expected and self.plan.held else None
-                self._launch(host, self.plan.probe(now, total))
+                self.manner.whole |= host.no_ranges
+                total = self.gate.expected.total if self.gate.expected and self.plan.held else None
+                self._launch(host, self.plan.probe(now, total), whole=self.manner.whole)
             return
         may = len(self._watchdog) < self._limit and host.busy < host.pace.ceiling
-        if may and not self.whole and self._watchdog.asks_only(self.route.target.url):
+        if may and not self.manner.whole and self._watchdog.asks_only(self.route.target.url):
             twin = self.plan.probe_again(now)
             if twin is not None:
                 self._launch(host, twin)
@@ -181,16 +176,19 @@ class Attempt:
             return False
         return len(self._watchdog) < self._limit and host.busy < host.pace.level
 
-    def _launch(self, host: Host, part: RangeRequest) -> None:
-        asked = None if self.whole or part.stop is None else Span(part.start, part.stop)
-        known = self.answer.identity if self.answer else None
-        tie = known or (self.expected if self.plan.held and not self.verified else None)
-        if known is not None and self._untied:
+    def _launch(self, host: Host, part: RangeRequest, *, whole: bool = False) -> None:
+        asked = None
+        if not whole and part.stop is not None:
+            asked = Span(part.start, OPEN_END if part.reads_on else part.stop)
+        known = self.gate.answer.identity if self.gate.answer else None
+        tie = known or (self.gate.expected if self.plan.held and not self.gate.verified else None)
+        if known is not None and not self.manner.tied:
             # Each answer has to repeat the validator in any case.
             tie = None
         request = self.route.request(host, asked, tie)
         exchange = Exchange(request, part, asked, self._judge, self.context.throttle)
         exchange.blocking |= self.blocking
+        exchange.generation = self._generation
         task = self._loop.create_task(self._carry(host, exchange))
         task.add_done_callback(self._rouse)
         self._watchdog.add(task, exchange, host)
@@ -210,55 +208,32 @@ class Attempt:
         await self.context.full.carry(exchange)
 
     def _judge(self, exchange: Exchange, head: Head) -> tuple[Answer, Sink]:
-        """Believe `head` or raise; in any thread. The first answer fixes the version."""
-        with self._judging:
-            return self._judge_next(exchange, head)
-
-    def _judge_next(self, exchange: Exchange, head: Head) -> tuple[Answer, Sink]:
-        if self._refused or (self.answer is not None and not self.plan.ranged):
-            raise _TooLateError
-        known = self.answer.identity if self.answer is not None else None
-        if head.status == 416 and known is None and self.plan.held:
-            # What is still missing lies behind its end.
-            raise StartOverError(f"the object is shorter now (was {self.expected})")
-        answer = judge(exchange.request.url, exchange.asked, head, known)
-        exchange.part.meter.answer(self._loop.time(), answer.start)
-        if self.answer is None:
-            # Where the first answer finds no place, a second one to the same request is not to
-            # take it a moment later.
-            self._refused = True
-            self._sink = self._begin(exchange, answer)
-            self._refused = False
-            self.plan.total = answer.identity.total
-            self.plan.ranged = answer.ranged
-            self.plan.window = self._sink.window
-            self.answer = answer
+        """Believe `head` or raise; in any thread."""
+        first = self.gate.answer is None
+        admitted = self.gate.admit(exchange, head, self._loop.time())
+        if first and self.manner.reason and self._host is not None:
+            self._host.no_ranges = True
         if exchange.request.url == self.route.target.url:
             self._scouting = False
             self._proven = True
-        if known is None and answer.stop != answer.identity.total:
-            # There is more to ask for, at once.
+        if self.manner.reason and exchange.asked is None:
+            # A refusal of this as well would be an error of another kind.
+            self._loop.call_soon_threadsafe(self._tell_manner)
+        if first:
+            # There may be more to ask for, at once.
             self._loop.call_soon_threadsafe(self._rouse)
-        assert self._sink is not None
-        return answer, self._sink
+        return admitted
 
-    def _begin(self, exchange: Exchange, answer: Answer) -> Sink:
-        self._check_size(exchange.request.url, answer.identity.total)
-        if self.plan.held:
-            before, now = self.expected, answer.identity
-            assert before is not None
-            # The whole in place of a range is also how If-Range says no (RFC 9110, 13.1.5).
-            if not answer.ranged and before.agrees(replace(now, total=before.total)):
-                raise StartOverError(f"the server no longer serves {before} in ranges")
-            if not answer.ranged or not may_continue(before, now, verified=self.verified):
-                raise StartOverError(f"the object is another one now (was {before}, is {now})")
-        return self.callbacks.begin(answer, self.plan.held)
+    def _check_speed(self, now: float, host: Host) -> None:
+        """End a transfer that makes no worthwhile progress.
 
-    def _check_size(self, url: str, size: int | None) -> None:
-        largest = self.context.settings.largest
-        if largest is not None and size is not None and size > largest[0]:
-            most, rule = largest
-            raise NotAllowedError(url, rule, f"the object has {size} bytes, {most} are allowed")
+        Until an answer has come patience is the watchdog's.
+        """
+        waiting = self.gate.answer is not None and now >= host.not_before
+        waiting &= not self._watchdog or self._watchdog.waiting
+        if self._speed_limit.undercut(now, self.counts.moved, waiting=waiting):
+            limit = self._speed_limit
+            raise TooSlowError(self.route.target.url, limit.rate, limit.seconds)
 
     async def _pause(self) -> None:
         """Wait until an exchange ends, the first answer is believed, or the next tick is due."""
@@ -281,20 +256,20 @@ class Attempt:
     def _collect(self) -> None:
         """Take back the exchanges that have ended."""
         for task, exchange, error in self._watchdog.ended(self._loop.time()):
-            if exchange.part.pos > exchange.part.start and self.plan.ranged:
+            if exchange.part.pos > exchange.part.start and not self.gate.restarts:
                 self._retries.progressed()
             if error is not None:
-                if not (isinstance(error, _TooLateError) or self._spared(exchange)):
+                if not (isinstance(error, TooLateError) or self._spared(exchange)):
                     self._handle_failure(exchange, error)
             elif exchange.part.stop is None and not task.cancelled():
                 # The end of the body was all that could tell the size.
                 self.plan.total = exchange.part.pos
-                self._check_size(exchange.request.url, self.plan.total)
+                self.gate.check_size(exchange.request.url, self.plan.total)
 
     def _spared(self, exchange: Exchange) -> bool:
         """Whether the failure of `exchange` concerns no one: it was asked for a second time what is
         still on its way, or has come as a whole."""
-        if self.answer is not None and not self.plan.ranged:
+        if self.gate.answer is not None and not self.plan.ranged:
             return exchange.part.meter.answered is None
         return exchange.part.again and exchange.part.twin in self.plan.parts
 
@@ -303,24 +278,27 @@ class Attempt:
         if isinstance(error, Redirected):
             assert exchange is not None
             return self.route.redirected(error, exchange.request.url)
-        if isinstance(error, RetryWithoutRange) and not self.whole:
-            self.whole = True
+        if isinstance(error, RetryWithoutRange):
+            self.manner.whole = True
             return None
         if not isinstance(error, PgetError):
             raise error
-        if not self.plan.ranged:
+        restarts = self.gate.restarts and self.plan.reader is None
+        if restarts:
             self._restart_single()
-        if (
-            exchange is not None
-            and isinstance(error, TransferError)
-            and self._renew_target(exchange, error)
-        ):
-            return None
-        if isinstance(error, RangeNotHonouredError) and error.got.startswith("200 "):
-            # Some servers give the whole object for any If-Range, be it the right one.
-            self._untied = True
-        if self.plan.ranged and self.counts.moved > self._moved_then:
+        if exchange is not None and isinstance(error, TransferError):
+            if self._renew_target(exchange, error) or self._is_surplus(exchange, error):
+                return None
+            if self._ask_more_plainly(exchange, error):
+                return None
+        if not restarts and self.counts.moved > self._moved_then:
             self._retries.progressed()
+        return self._try_again(exchange, error)
+
+    def _try_again(self, exchange: Exchange | None, error: PgetError) -> None:
+        """Have the next requests wait a moment; raise `error` where enough have been made."""
+        if self.gate.answer is None and self.manner.reason:
+            self.manner.ask_ranges_again()
         echo = exchange is not None and exchange.part.meter.born <= self._failed_at
         delay = self._retries.delay(error, self.context.jitter(), echo=echo)
         if delay is None:
@@ -328,14 +306,57 @@ class Attempt:
                 error.attempts = self._retries.attempts
             raise error
         self._postpone(error, delay, echo=echo)
-        return None
+
+    def _is_surplus(self, exchange: Exchange, error: TransferError) -> bool:
+        """Whether only this connection was too many: others deliver, and go on without it."""
+        host = self._host
+        if exchange.part.meter.answered is not None or host is None:
+            return False
+        refused = isinstance(error, HttpStatusError) and error.status not in OVERLOADED
+        if not (refused and self.gate.repeatable) and not isinstance(
+            error, (ConnectionFailedError, StalledError)
+        ):
+            return False
+        delivering = self._watchdog.delivering
+        if delivering:
+            host.pace.cap(self._loop.time(), delivering)
+        return delivering > 0
+
+    def _ask_more_plainly(self, exchange: Exchange, error: TransferError) -> bool:
+        """Whether the server may yet give what it did not give for the range `exchange` asked."""
+        if exchange.asked is None:
+            return False
+        if exchange.generation < self._generation:
+            return True  # asked before another failure had it asked for more plainly
+        reader, manner = self.plan.reader, self.manner
+        brings_all = reader is not None and reader.stop == self.plan.total
+        tied = any(name == "If-Range" for name, _ in exchange.request.headers)
+        if not manner.becomes_plainer(
+            error,
+            tied=tied,
+            proven=self.gate.answer is not None and self.gate.answer.ranged,
+            reads_on=brings_all,
+            last_try=not self._retries.left(error),
+        ):
+            return False
+        self._generation += 1
+        if reader is not None and manner.single:
+            self.plan.read_on_alone(reader)
+            self._tell_manner()
+        return True
+
+    def _tell_manner(self) -> None:
+        """Say, once, why the object comes in one stream."""
+        if self.manner.reason and not self._told:
+            self._told = True
+            self.callbacks.remark(f"{self.manner.reason}: it is asked for in one stream")
 
     def _restart_single(self) -> None:
         """Without ranges there is no going on: the next answer brings everything again."""
         if self.plan.held:
             self.callbacks.started_over("the server serves no ranges")
         self.plan.forget()
-        self.answer = None
+        self.gate.forget()
 
     def _renew_target(self, exchange: Exchange, error: TransferError) -> bool:
         """Whether `error` was a signed target's end, and the way is being looked for anew."""
@@ -372,6 +393,7 @@ class Attempt:
         if self._host is not None:
             self._watchdog.look_after(now, self._host)
             self._host.observe(now, self._watchdog.rates(now))
-        if self.plan.total is None and self.answer is not None:
-            self._check_size(self.route.target.url, self.plan.done)
+            self._check_speed(now, self._host)
+        if self.plan.total is None and self.gate.answer is not None:
+            self.gate.check_size(self.route.target.url, self.plan.done)
         self.callbacks.tick(now)

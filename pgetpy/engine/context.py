@@ -49,9 +49,11 @@ class AttemptCallbacks:
         tick: is called some forty times a second.
         retrying: is told of a failure and the seconds to the next try.
         started_over: is told why bytes that had come are thrown away.
+        remark: is told what is worth knowing and no failure.
     """
 
     begin: Callable[[Answer, Spans], Sink]
     tick: Callable[[float], None]
     retrying: Callable[[PgetError, float], None]
     started_over: Callable[[str], None]
+    remark: Callable[[str], None] = lambda _: None

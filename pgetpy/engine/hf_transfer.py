@@ -23,18 +23,19 @@ from pgetpy.core.http.plan import Plan
 from pgetpy.core.http.ranges import Spans
 from pgetpy.core.http.sink import Sink
 from pgetpy.core.references.jobs import Job
-from pgetpy.core.report.events import Progressed, Remarked, Report, Started
+from pgetpy.core.report.events import Report
 from pgetpy.destinations.file import SMALL, FileDestination
 from pgetpy.destinations.sinks.file import FileSink
 from pgetpy.engine import hf_transfer_worker
 from pgetpy.engine.attempt import Attempt
 from pgetpy.engine.authorities import authorities
 from pgetpy.engine.context import AttemptCallbacks, EngineContext
+from pgetpy.engine.provenance import Provenance
 from pgetpy.engine.requests import Route
-from pgetpy.engine.transfer import Provenance, Transfer
+from pgetpy.engine.transfer import Transfer
 from pgetpy.engine.transports.base import Request
 from pgetpy.errors.reasons import system_reason
-from pgetpy.errors.redact import redact, redact_text
+from pgetpy.errors.redact import redact_text
 from pgetpy.system import polling
 from pgetpy.system.event_loop import wait_uncancelled
 
@@ -94,7 +95,7 @@ class HfTransfer(Transfer):
             if begun:
                 await self._start_over(reason)
             else:
-                self._tell(Remarked(self._key, self._label, reason))
+                self._report.remark(reason)
         return await super()._fetch(route)
 
     async def _mismatched(self, actual: str) -> None:
@@ -115,8 +116,7 @@ class HfTransfer(Transfer):
         sink = await wait_uncancelled(opening, lambda: None)
         assert isinstance(sink, FileSink)
         self._tried = True
-        self._tell(Started(self._key, redact(self._job.url), self._label, size, 0, keeps=False))
-        self._announced = True
+        self._report.started(size, 0, keeps=False)
         try:
             await self._carry_out(_order(request, sink), sink, size)
         except asyncio.CancelledError:
@@ -125,7 +125,7 @@ class HfTransfer(Transfer):
         self._theirs = True
         self._counts.moved += size
         self._counts.connections = max(self._counts.connections, _FILES)
-        self._tell(Progressed(self._key, size, size, 0))
+        self._report.stands_at(size, size, 0)
         return Provenance(route.target.url, answer)
 
     async def _identified(self, route: Route) -> Answer:
@@ -134,7 +134,9 @@ class HfTransfer(Transfer):
         def begin(answer: Answer, _: Spans) -> Sink:
             raise _AnswerAcceptedError(answer)
 
-        callbacks = AttemptCallbacks(begin, lambda _: None, self._retrying, self._lost)
+        callbacks = AttemptCallbacks(
+            begin, lambda _: None, self._report.retrying, self._report.lost
+        )
         plan = Plan(chunk_size=1, first=1)
         try:
             return await Attempt(self._context, route, plan, callbacks, self._counts).run()
@@ -172,7 +174,7 @@ class HfTransfer(Transfer):
             done, now = min(size, os.fstat(sink.fd).st_blocks * _BLOCK), self._loop.time()
             if done > came:
                 came, came_at = done, now
-                self._tell(Progressed(self._key, done, size, _FILES))
+                self._report.stands_at(done, size, _FILES)
             patience = self._context.settings.stall_timeout
             if now - came_at > patience:
                 raise _UnableError(f"it has brought nothing for {patience:g} s")

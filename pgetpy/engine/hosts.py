@@ -52,6 +52,7 @@ class Host:
         rate: what one connection delivers, bytes a second; 0 for unknown.
         latency: how long its answers take to begin.
         not_before: when the host may be asked again, as it said itself (loop time).
+        no_ranges: whether an object was to be had by a plain GET only.
     """
 
     origin: Origin
@@ -66,6 +67,7 @@ class Host:
     rate: float = 0.0
     latency: Latency = field(default_factory=Latency)
     not_before: float = 0.0
+    no_ranges: bool = False
     _refusals: int = field(default=0, repr=False)
 
     @property

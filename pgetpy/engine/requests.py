@@ -7,9 +7,9 @@ signed targets resolved again when their time is over.
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from pgetpy.core.http.answers import Identity, Redirected
-from pgetpy.core.http.cookies import Cookies
 from pgetpy.core.http.ranges import Span, format_range
 from pgetpy.core.http.retry import EXPIRED_STATUSES
 from pgetpy.core.http.urls import MOST_REDIRECTS, Link, follow, headers_for, may_see_credentials
@@ -17,6 +17,9 @@ from pgetpy.engine.hosts import Host, Hosts
 from pgetpy.engine.transports.base import USER_AGENT, Request
 from pgetpy.errors import HttpStatusError, NotAllowedError, TransferError
 from pgetpy.settings import Settings
+
+if TYPE_CHECKING:
+    from pgetpy.core.http.cookies import Cookies
 
 _HEADERS = (("User-Agent", USER_AGENT), ("Accept", "*/*"), ("Accept-Encoding", "identity"))
 
@@ -30,7 +33,7 @@ class Route:
         self._hosts = hosts
         self._settings = settings
         self._hops = 0
-        # There are none before a redirect sets one.
+        # None until a server on the way has set one.
         self._cookies: Cookies | None = None
         # Once a step has led from https to http, no credential goes on.
         self._downgraded = False
@@ -58,10 +61,7 @@ class Route:
         names = {name.lower() for name, _ in own}
         headers = [each for each in _HEADERS if each[0].lower() not in names] + own
         if self._cookies is not None:
-            given = [value for name, value in own if name.lower() == "cookie"]
-            cookies = self._cookies.header(self.target, "; ".join(given))
-            headers = [each for each in headers if each[0].lower() != "cookie"]
-            headers += [("Cookie", cookies)] if cookies else []
+            headers = _with_cookies(headers, self._cookies, self.target)
         authorization = self._authorization()
         if authorization is not None:
             headers.append(("Authorization", authorization))
@@ -91,10 +91,7 @@ class Route:
         if self._hops > MOST_REDIRECTS:
             raise TransferError(self.link.url, f"more than {MOST_REDIRECTS} redirects")
         before = self.target
-        cookies = redirect.head.headers.get("set-cookie")
-        if cookies is not None:
-            self._cookies = self._cookies or Cookies()
-            self._cookies.learn(before, cookies.split("\n"), time.time())
+        self._learn_cookies(before, redirect.head.headers.get("set-cookie", ""))
         self.target = follow(before, redirect.location)
         if before.origin.scheme == "https" and self.target.origin.scheme == "http":
             self._downgraded = True
@@ -114,6 +111,16 @@ class Route:
         self._downgraded = False
         self._cookies = None
 
+    def _learn_cookies(self, link: Link, fields: str) -> None:
+        """Take note of what an answer of `link` has set, a field a line."""
+        if not fields:
+            return
+        if self._cookies is None:
+            from pgetpy.core.http.cookies import Cookies
+
+            self._cookies = Cookies()
+        self._cookies.learn(link, fields.split("\n"), time.time())
+
     def _own_headers(self) -> list[tuple[str, str]]:
         asked = self.target.origin
         headers = headers_for(asked, self.link.origin, self._settings.headers)
@@ -130,3 +137,13 @@ class Route:
             if given is not None:
                 return given
         return self._hosts.login(asked)
+
+
+def _with_cookies(
+    headers: list[tuple[str, str]], cookies: Cookies, link: Link
+) -> list[tuple[str, str]]:
+    """Return `headers` with what of `cookies` goes to `link` beside the caller's own."""
+    given = next((value for name, value in headers if name.lower() == "cookie"), "")
+    kept = [each for each in headers if each[0].lower() != "cookie"]
+    value = cookies.header(link, given)
+    return [*kept, ("Cookie", value)] if value else headers

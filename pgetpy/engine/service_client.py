@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pgetpy.core.http.answers import REDIRECTS, Answer, Head, Identity
+from pgetpy.core.http.answers import REDIRECTS, Answer, Identity
+from pgetpy.core.http.heads import Head
+from pgetpy.core.http.manner import Manner
 from pgetpy.core.http.plan import Plan
 from pgetpy.core.http.ranges import Spans
 from pgetpy.core.http.sink import Sink
@@ -81,7 +83,7 @@ class EngineServiceClient:
         def begin(answer: Answer, _: Spans) -> Sink:
             raise _HeadReceivedError(answer.identity)
 
-        attempt = Attempt(*self._about(remote, begin, first=1))
+        attempt = Attempt(*self._about(remote, begin, first=1), manner=Manner(settled=True))
         try:
             answer = await attempt.run()
         except _HeadReceivedError as known:
@@ -101,7 +103,7 @@ class EngineServiceClient:
         """Return the whole answer; see `sources.base.ServiceClient`."""
         sink = _Bounded(remote.url, most)
         about = self._about(remote, lambda *_: sink, first=most)
-        attempt = Attempt(*about, whole=True)
+        attempt = Attempt(*about, manner=Manner(whole=True, settled=True))
         await attempt.run()
         return bytes(sink.data)
 

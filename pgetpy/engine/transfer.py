@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from dataclasses import dataclass
 
 from pgetpy.core.http.answers import Answer, Identity
 from pgetpy.core.http.plan import Plan
@@ -16,16 +15,7 @@ from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.sink import Sink
 from pgetpy.core.http.urls import parse_link
 from pgetpy.core.references.jobs import Job
-from pgetpy.core.report.events import (
-    Progressed,
-    Remarked,
-    Report,
-    Retrying,
-    Started,
-    StartedOver,
-    Verifying,
-    Waiting,
-)
+from pgetpy.core.report.events import Report
 from pgetpy.core.report.results import DownloadResult
 from pgetpy.destinations import open_destination
 from pgetpy.destinations.base import BusyError, DestinationOptions, ResumeError
@@ -34,32 +24,26 @@ from pgetpy.engine.attempt import Attempt
 from pgetpy.engine.content_policy import check_content, check_destination
 from pgetpy.engine.context import AttemptCallbacks, EngineContext, StartOverError
 from pgetpy.engine.hashing import FileDigest
+from pgetpy.engine.provenance import Provenance
 from pgetpy.engine.requests import Route
+from pgetpy.engine.transfer_report import REPORT_EVERY, TransferReport
 from pgetpy.engine.watchdog import TransferCounts
 from pgetpy.errors import (
     ArchiveError,
     DigestMismatchError,
     NotAllowedError,
     ObjectChangedError,
-    PgetError,
     TransferError,
 )
 from pgetpy.errors.redact import redact
+from pgetpy.settings import Settings
 from pgetpy.system.event_loop import wait_uncancelled
 from pgetpy.system.filesystem import disk_errors
 
 FIRST_RANGE = 1 << 20
-_REPORT_EVERY = 0.1
 _LOCK_POLL = 0.1
 _FLUSH_EVERY = 15.0
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where the bytes came from in the end."""
-
-    url: str
-    answer: Answer
+_CONTRADICTORY = "its answers contradict each other in their validators"
 
 
 class Transfer:
@@ -74,8 +58,6 @@ class Transfer:
     ) -> None:
         self._context = context
         self._job = job
-        self._key = key
-        self._tell = report
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
         self._links = [job.link or parse_link(job.url), *map(parse_link, job.mirrors)]
@@ -84,7 +66,7 @@ class Transfer:
             job.url, self._links[0].key, algorithm, context.paths, job.extract, job.name
         )
         self._destination = open_destination(job.dest, options, context.settings)
-        self._label = self._destination.label
+        self._report = TransferReport(report, key, job, self._destination)
         self._policy = context.settings.policy if vetted else None
         if self._policy is not None:
             check_destination(self._policy, job, self._destination)
@@ -93,11 +75,12 @@ class Transfer:
         self._expected: Identity | None = None
         self._resumed = 0
         self._digest: FileDigest | None = None
-        self._announced = False
-        self._reported_at = 0.0
         self._flushing: asyncio.Future[None] | None = None
         self._flushed_at = self._started
         self._restarts = 0
+        self._changes = 0
+        self._drifted = False
+        self._single = False
 
     async def run(self) -> DownloadResult:
         """Fetch, verify, publish.
@@ -154,19 +137,28 @@ class Transfer:
             except StartOverError as error:
                 await self._start_over(error.reason)
             except ObjectChangedError as error:
-                if self._restarts:
+                if self._single:
                     raise
-                self._restarts += 1
+                # Once it may have been replaced. Twice, it is rather that servers which answer in
+                # turns disagree: what one answer brings belongs together.
+                self._single = self._changes > 0
+                self._changes += 1
                 await self._start_over(error.what())
 
     async def _fetch(self, route: Route) -> Provenance:
         plan = self._plan(self._held)
         callbacks = AttemptCallbacks(
-            self._begin, lambda now: self._tick(now, attempt), self._retrying, self._lost
+            self._begin,
+            lambda now: self._tick(now, attempt),
+            self._report.retrying,
+            self._report.lost,
+            self._report.remark,
         )
         attempt = Attempt(self._context, route, plan, callbacks, self._counts)
-        attempt.expected = self._expected
-        attempt.verified = self._job.checksum is not None
+        attempt.gate.expected = self._expected
+        attempt.gate.verified = self._job.checksum is not None
+        if self._single:
+            attempt.manner.stay_single(_CONTRADICTORY)
         attempt.blocking = self._destination.blocks
         try:
             with disk_errors(self._destination.path):
@@ -174,10 +166,12 @@ class Transfer:
         finally:
             # A mirror, or the same server after a change of mind, goes on from here.
             self._held = plan.held
-            if attempt.answer is not None:
-                self._expected = attempt.answer.identity
+            self._drifted |= attempt.gate.drifted
+            if attempt.gate.answer is not None:
+                self._expected = attempt.gate.answer.identity
         self._tick(self._loop.time(), attempt, last=True)
-        return Provenance(route.target.url, answer)
+        single = attempt.manner.single or (answer.whole and not attempt.gate.repeatable)
+        return Provenance(route.target.url, answer, single)
 
     async def _shared(self, route: Route) -> Provenance:
         """Another run has just published this file: make sure that it is what we want."""
@@ -188,12 +182,12 @@ class Transfer:
         self._held = Spans()
         plan = self._plan(Spans([Span(0, total)]))
         callbacks = AttemptCallbacks(
-            lambda *_: NullSink(), lambda _: None, self._retrying, self._lost
+            lambda *_: NullSink(), lambda _: None, self._report.retrying, self._report.lost
         )
         attempt = Attempt(self._context, route, plan, callbacks, self._counts)
-        attempt.expected = finished
+        attempt.gate.expected = finished
         answer = await attempt.run()
-        self._tell(Started(self._key, redact(self._job.url), self._label, total, total))
+        self._report.started(total, total)
         return Provenance(route.target.url, answer)
 
     async def _wait_for_others(self) -> None:
@@ -202,7 +196,7 @@ class Transfer:
         while not self._destination.prepare():
             if not told:
                 told = True
-                self._tell(Waiting(self._key, self._label, self._destination.obstacle))
+                self._report.waiting()
             await asyncio.sleep(_LOCK_POLL)
         if self._destination.held:
             self._held, self._destination.held = self._destination.held, Spans()
@@ -214,12 +208,16 @@ class Transfer:
         self._held = Spans()
         self._expected = None
         self._resumed = 0
-        self._lost(reason)
+        self._report.lost(reason)
 
     async def _mismatched(self, actual: str) -> None:
         """The digest is wrong: fetch everything anew if old bytes are to blame, else give up."""
         if self._may_restart():
             await self._start_over("the checksum does not match what an earlier run left")
+            return
+        if self._drifted and not self._single:
+            self._single = True
+            await self._start_over("the checksum does not match what different answers brought")
             return
         await self._stop_digest()
         error = DigestMismatchError(self._job.url, str(self._job.checksum), actual)
@@ -241,7 +239,7 @@ class Transfer:
             settling = self._context.workers.submit(lambda: self._destination.settle(size))
             await wait_uncancelled(settling, self._destination.halt)
             for oddity in self._destination.oddities:
-                self._tell(Remarked(self._key, self._label, oddity))
+                self._report.remark(oddity)
 
     async def _hash(self, size: int) -> str | None:
         """Return the digest of the whole, None where none was asked for."""
@@ -254,8 +252,8 @@ class Transfer:
         assert digest is not None
         finishing = asyncio.ensure_future(digest.finish(size))
         while not finishing.done():
-            self._tell(Verifying(self._key, self._label, digest.position, size))
-            await asyncio.wait([finishing], timeout=_REPORT_EVERY)
+            self._report.verifying(digest.position, size)
+            await asyncio.wait([finishing], timeout=REPORT_EVERY)
         with disk_errors(self._destination.path):
             return f"{checksum.algorithm}:{finishing.result()}"
 
@@ -302,7 +300,6 @@ class Transfer:
             self._job.admit(answer.identity)
         resumable = self._job.checksum is not None or answer.identity.strong
         sink = self._destination.begin(answer, held, self._hold, resumable=resumable)
-        self._label = self._destination.label  # in a folder it has its name now
         place, total = sink.place(0), answer.identity.total
         if self._job.follow is not None and place is not None and total is not None:
             self._job.follow.began(place.fd, total)
@@ -316,7 +313,9 @@ class Transfer:
 
     def _plan(self, held: Spans) -> Plan:
         chunk_size = self._context.settings.chunk_size
-        return Plan(chunk_size=chunk_size, first=FIRST_RANGE, held=held)
+        # Who limits the size of ranges means the first one as well.
+        open_ended = chunk_size >= Settings.chunk_size
+        return Plan(chunk_size=chunk_size, first=FIRST_RANGE, open_ended=open_ended, held=held)
 
     def _follow(self) -> FileDigest | None:
         """Return the digest that follows the file; None where the sink hashes by itself."""
@@ -332,30 +331,21 @@ class Transfer:
             await digest.stop()
 
     def _tick(self, now: float, attempt: Attempt, *, last: bool = False) -> None:
-        if attempt.answer is None:
+        if attempt.gate.answer is None:
             return
         plan = attempt.plan
         if self._job.follow is not None:
             self._job.follow.landed(plan.landed)
-        keeps = self._destination.keeps
-        if not self._announced and (last or keeps is not None):
-            self._announced = True
-            url = redact(self._job.url)
-            keeps = bool(keeps)
-            self._tell(Started(self._key, url, self._label, plan.total, self._resumed, keeps))
-            if self._destination.remark:
-                self._tell(Remarked(self._key, self._label, self._destination.remark))
+        self._report.started_once(plan.total, self._resumed, last=last)
         # What comes in one answer may have to come again, and be another version then.
-        digest = self._follow() if plan.ranged else None
+        digest = None if attempt.gate.restarts else self._follow()
         if digest is not None:
             digest.advance(plan.front)
         # Where a part was cut short a block may still be on its way behind its end.
         self._destination.tidy(
             Span(f.pos, max(f.stop or sys.maxsize, f.pos + 1)) for f in plan.parts
         )
-        if last or now - self._reported_at >= _REPORT_EVERY:
-            self._reported_at = now
-            self._tell(Progressed(self._key, plan.done, plan.total, len(plan.parts)))
+        self._report.progressed(now, plan, last=last)
         if now - self._flushed_at >= _FLUSH_EVERY and not last:
             self._flush(now)
 
@@ -365,26 +355,14 @@ class Transfer:
         if self._flushing is None or self._flushing.done():
             self._flushing = self._context.workers.submit(self._destination.flush)
 
-    def _retrying(self, error: PgetError, after: float) -> None:
-        self._tell(Retrying(self._key, self._label, error, after))
-
-    def _lost(self, reason: str) -> None:
-        """What had come is thrown away."""
-        self._announced = False
-        if self._job.follow is not None:
-            self._job.follow.lost()
-        self._tell(StartedOver(self._key, self._label, reason))
-
     def _result(
         self, source: Provenance, size: int, digest: str | None, shared: bool
     ) -> DownloadResult:
         seconds = self._loop.time() - self._started
-        answer = source.answer
-        validator = "strong" if answer.identity.strong else "weak"
         return DownloadResult(
             url=redact(self._job.url),
             final_url=redact(source.url),
-            dest=self._label,
+            dest=self._report.label,
             size=size,
             digest=digest,
             seconds=seconds,
@@ -393,8 +371,9 @@ class Transfer:
             requests=self._counts.requests,
             connections=self._counts.connections,
             resumed=self._resumed,
-            validator=validator if answer.ranged else "none",
-            length_known=answer.delimited,
+            validator=source.validator,
+            length_known=source.answer.delimited,
+            single_stream=source.single_stream,
             shared=shared,
             members=self._destination.members,
         )

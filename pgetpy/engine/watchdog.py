@@ -67,6 +67,17 @@ class Watchdog:
         host.busy += 1
         self._counts.connections = max(self._counts.connections, len(self._exchanges))
 
+    @property
+    def delivering(self) -> int:
+        """How many exchanges under way have been answered."""
+        under_way = self._exchanges.values()
+        return sum(exchange.part.meter.answered is not None for exchange in under_way)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether any exchange waits for the network, and not for a disk, a reader or a limit."""
+        return any(exchange.part.waiting for exchange in self._exchanges.values())
+
     def asks_only(self, url: str) -> bool:
         """Whether all exchanges ask `url`."""
         return all(exchange.request.url == url for exchange in self._exchanges.values())

@@ -70,6 +70,7 @@ from pgetpy.errors.transfer import (
     RangeNotHonouredError,
     ServiceError,
     StalledError,
+    TooSlowError,
     TransferError,
     UnauthorizedError,
 )
@@ -107,6 +108,7 @@ __all__ = [
     "SizeMismatchError",
     "StalledError",
     "ThreadLimitError",
+    "TooSlowError",
     "TransferError",
     "TruncatedArchiveError",
     "UnauthorizedError",

@@ -51,6 +51,20 @@ class StalledError(TransferError):
         return f"connection stalled: no bytes for {self.seconds:g} s"
 
 
+class TooSlowError(TransferError):
+    """Over `.seconds` fewer than `.rate` bytes a second came, all connections together."""
+
+    def __init__(self, url: str, rate: float, seconds: float) -> None:
+        super().__init__(
+            url, hint="run it again to go on; --speed-limit 0 waits for it however slow it is"
+        )
+        self.rate = rate
+        self.seconds = seconds
+
+    def what(self) -> str:
+        return f"too slow: less than {self.rate:g} bytes a second for {self.seconds:g} s"
+
+
 class HttpStatusError(TransferError):
     """The server answered with a status that is no success.
 
@@ -129,12 +143,16 @@ class NotFoundError(ServiceError):
 
 
 class RangeNotHonouredError(TransferError):
-    """A range was asked for and something else came. `.asked` and `.got` are header values."""
+    """A range was asked for and something else came. `.asked` and `.got` are header values.
 
-    def __init__(self, url: str, asked: str, got: str) -> None:
+    `.whole` says whether what came was the whole object.
+    """
+
+    def __init__(self, url: str, asked: str, got: str, *, whole: bool = False) -> None:
         super().__init__(url, hint="the bytes were thrown away; a cache or proxy may be at fault")
         self.asked = asked
         self.got = got
+        self.whole = whole
 
     def what(self) -> str:
         return f"asked for {self.asked}, got {self.got},"

@@ -197,6 +197,8 @@ class Settings(Section):
         chunk_size: the largest range asked for.
         connect_timeout: for a connection with its TLS handshake.
         stall_timeout: a connection that delivers nothing for so long is given up.
+        speed_limit: bytes a second that a transfer has to bring, all connections together.
+        speed_time: seconds over which it has to; 0 for either waits however slow it is.
         retries: consecutive failures without progress before a transfer is given up.
         max_conn_per_host: the most connections to one host over all transfers.
         max_concurrent_files: files of a manifest in flight.
@@ -227,6 +229,8 @@ class Settings(Section):
     chunk_size: int = 125_000_000
     connect_timeout: float = 5.0
     stall_timeout: float = 15.0
+    speed_limit: float = 1024.0
+    speed_time: float = 60.0
     retries: int = 5
     max_conn_per_host: int = 64
     max_concurrent_files: int = 20

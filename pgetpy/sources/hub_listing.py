@@ -161,7 +161,7 @@ def _senseless(url: str, error: Exception) -> TransferError:
 
 def _translated(named: HubName, endpoint: str, error: Exception) -> PgetError:
     """Return an exception of huggingface_hub, or of what it asks by, as one of our own."""
-    from pgetpy.core.http.answers import Head, status_error, words_of
+    from pgetpy.core.http.heads import Head, status_error, words_of
 
     if type(error).__name__ == "OfflineModeIsEnabled":
         return offline(str(named))

@@ -13,7 +13,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pgetpy.core.http.answers import Answer, Head
+from pgetpy.core.http.answers import Answer
+from pgetpy.core.http.heads import Head
 from pgetpy.core.http.ranges import Span
 from pgetpy.core.http.sink import Sink
 from pgetpy.engine.transports.base import Exchange, Request, UnsupportedResponseError
@@ -139,11 +140,11 @@ async def _pour(exchange: Exchange, turn: Turn, answer: Answer, sink: Sink, body
     part = exchange.part
     view = memoryview(body)
     ends = [n for n in (turn.cut_after, turn.silent_after) if n is not None]
-    reach = min([len(body), *ends])
-    while (at := part.pos - answer.start) < reach and not _arrived(exchange):
+    reach, first = min([len(body), *ends]), answer.start - answer.skip
+    while (at := part.pos - first) < reach and not _arrived(exchange):
         stop = min(reach, at + _PIECE)
         if part.stop is not None:
-            stop = min(stop, part.stop - answer.start)
+            stop = min(stop, part.stop - first)
         await _store(exchange, sink, view[at:stop])
     if _arrived(exchange) or (part.stop is None and not ends):
         return

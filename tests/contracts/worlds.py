@@ -17,7 +17,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from pgetpy.core.http.answers import Answer, Head, Identity, judge
+from pgetpy.core.http.answers import Answer, Identity, judge
+from pgetpy.core.http.heads import Head
 from pgetpy.core.http.range_request import RangeRequest, RateMeter
 from pgetpy.core.http.ranges import Span, Spans, format_range
 from pgetpy.core.http.sink import Place, Sink
@@ -254,7 +255,9 @@ class Asking:
         self.known = known
         self.heads: list[Head] = []
         self.answer: Answer | None = None
-        self.part = RangeRequest(start or 0, stop, RateMeter.at(0.0, start or 0))
+        first = start or 0
+        meter = RateMeter(born=0.0, quiet_since=0.0, seen_at=0.0, seen_pos=first)
+        self.part = RangeRequest(first, stop, pos=first, counted=first, meter=meter)
         self.exchange = Exchange(
             world.request(url, asked, *headers), self.part, asked, self._judge, throttle
         )

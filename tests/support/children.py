@@ -84,7 +84,12 @@ def landed(dest: Path, data: bytes) -> set[int]:
 def asked_since(server: Server, path: str, count: int) -> set[int]:
     """The pages that the requests for `path` behind the first `count` asked for."""
     spans = [span for span in server.asked(path)[count:] if span is not None]
-    return {page for start, stop in spans for page in range(start // PAGE, -(-stop // PAGE))}
+    size = server.size(path)
+    return {
+        page
+        for start, stop in spans
+        for page in range(start // PAGE, -(-(size if stop is None else stop) // PAGE))
+    }
 
 
 def bytes_asked(server: Server, path: str) -> int:
@@ -96,7 +101,7 @@ def bytes_asked(server: Server, path: str) -> int:
     asked = Spans()
     for span in server.asked(path):
         start, stop = span or (0, None)
-        asked.add(start or 0, ENDLESS if stop is None else stop)
+        asked.add(start or 0, server.size(path) if stop is None else stop)
     return asked.size
 
 

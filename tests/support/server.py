@@ -95,6 +95,10 @@ class Server:
         """The ranges that were asked of one path by GET."""
         return [seen.asked for seen in self.seen(path) if seen.method == "GET"]
 
+    def size(self, path: str) -> int:
+        """How many bytes the resource at ``path`` has."""
+        return len(self._resources[path].body)
+
     def sent(self, path: str) -> int:
         """The body bytes sent for one path in all."""
         return sum(seen.sent for seen in self.seen(path))

@@ -13,11 +13,12 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from pgetpy.core.http.answers import Answer, Head, Identity
+from pgetpy.core.http.answers import Answer, Identity
+from pgetpy.core.http.heads import Head
 from pgetpy.core.http.pace import ConcurrencyController
 from pgetpy.core.http.plan import Plan
 from pgetpy.core.http.range_request import Window
-from pgetpy.core.http.ranges import Span, Spans
+from pgetpy.core.http.ranges import OPEN_END, Span, Spans
 from pgetpy.core.http.sink import Sink
 from pgetpy.core.http.urls import parse_link
 from pgetpy.destinations.sinks.null import NullSink
@@ -105,6 +106,7 @@ class Network:
         assert asked is not None
         line = self.line(len(self.asked), self._busy)
         span = Span(asked.start, min(asked.stop, self.total))
+        number = len(self.asked)
         self.asked.append(span)
         self._busy += 1
         self.most = max(self.most, self._busy)
@@ -118,6 +120,10 @@ class Network:
                 self._flowing -= 1
         finally:
             self._busy -= 1
+            if asked.stop == OPEN_END:
+                # What it would have brought besides is no request of anybody's.
+                part = exchange.part
+                self.asked[number] = Span(part.start, part.pos)
 
     async def close(self) -> None:
         pass
@@ -224,7 +230,7 @@ async def _transfer(
         LocalTransport(workers),
         lambda: 0,
     )
-    plan = Plan(chunk_size=chunk_size, first=MIB, held=held)
+    plan = Plan(chunk_size=chunk_size, first=MIB, open_ended=True, held=held)
     sink = NullSink() if window is None else _Windowed(window)
 
     def begin(answer: Answer, held: Spans) -> Sink:
@@ -246,10 +252,9 @@ async def _transfer(
         failures.append(error)
 
     callbacks = AttemptCallbacks(begin, tick, retrying, lambda reason: None)
-    attempt = Attempt(
-        context, Route(link, hosts, chosen), plan, callbacks, TransferCounts(), verified=True
-    )
-    attempt.expected = Identity(network.total, '"1"')
+    attempt = Attempt(context, Route(link, hosts, chosen), plan, callbacks, TransferCounts())
+    attempt.gate.verified = True
+    attempt.gate.expected = Identity(network.total, '"1"')
     await attempt.run()
     now = asyncio.get_running_loop().time()
     assert list(plan.held) == [Span(0, network.total)]

@@ -7,13 +7,12 @@ to break them in a harmless way the comment names the habit.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from pgetpy.core.http.content_codings import content_codings
-from pgetpy.core.http.ranges import Span, format_range, parse_content_range
+from pgetpy.core.http.heads import Head, http_date, status_error
+from pgetpy.core.http.ranges import OPEN_END, Span, format_range, parse_content_range
 from pgetpy.errors import (
-    HttpStatusError,
     ObjectChangedError,
     RangeNotHonouredError,
     TransferError,
@@ -27,35 +26,7 @@ _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e\x80-\xff]*"')
 _DECODABLE = frozenset({"gzip", "x-gzip", "deflate"})
 _GZIP_TYPES = frozenset({"application/gzip", "application/x-gzip", "application/x-tar+gzip",
                          "application/tar+gzip", "application/x-compressed-tar"})  # fmt: skip
-_NOISE = re.compile(r"<(head|style|script)\b.*?</\1>|[\x00-\x1f\x7f]", re.IGNORECASE | re.DOTALL)
-_MARKUP = re.compile(r"<[^>]*>?")
 _GZIP_SUFFIXES = (".gz", ".tgz", ".gzip")
-
-
-@dataclass(frozen=True)
-class Head:
-    """A response before its body: `headers` maps lower-case names to values joined by `, `.
-
-    `words` is the beginning of the body of an answer that is an error, as text.
-    """
-
-    status: int
-    headers: dict[str, str]
-    reason: str = ""
-    version: tuple[int, int] = (1, 1)
-    words: str = ""
-
-    @classmethod
-    def of(
-        cls, status: int, reason: str, fields: Iterable[tuple[str, str]], version: tuple[int, int]
-    ) -> Head:
-        headers: dict[str, str] = {}
-        for name, value in fields:
-            lowered = name.lower()
-            # Cookies hold commas, so that no list could be taken apart again (RFC 9110, 5.3).
-            joint = "\n" if lowered == "set-cookie" else ", "
-            headers[lowered] = f"{headers[lowered]}{joint}{value}" if lowered in headers else value
-        return cls(status, headers, reason, version)
 
 
 @dataclass(frozen=True)
@@ -99,6 +70,8 @@ class Answer:
         ranged: whether the server serves ranges of this object.
         delimited: whether the end of the body is marked; False where it is the connection's end.
         decode: the content coding to undo, empty for none.
+        skip: bytes of the body that come before those from `start` on, and are not wanted.
+        whole: whether it was given as the whole, be it that a range was asked for.
         name: the Content-Disposition header, for naming a file.
     """
 
@@ -108,6 +81,8 @@ class Answer:
     ranged: bool
     delimited: bool = True
     decode: str = ""
+    skip: int = 0
+    whole: bool = field(default=False, compare=False)
     name: str = field(default="", compare=False)
 
 
@@ -124,10 +99,14 @@ class RetryWithoutRange(Exception):  # noqa: N818  no error: the question was wr
     """The answer can be used only when asked again without a range (a coded body, say)."""
 
 
-def judge(url: str, asked: Span | None, head: Head, known: Identity | None) -> Answer:
+def judge(
+    url: str, asked: Span | None, head: Head, known: Identity | None, *, verified: bool = False
+) -> Answer:
     """Return what may be believed of `head`, the answer to a GET of `asked` (None: all) of `url`.
 
-    `known` is the identity that earlier answers of this transfer agreed on, if any.
+    `known` is the identity that earlier answers of this transfer agreed on, if any. Where the whole
+    is `verified` against a digest at its end an equal size is enough: replicas behind one name may
+    differ in their validators over equal bytes.
 
     Raises:
         Redirected: a redirect with a Location.
@@ -140,11 +119,15 @@ def judge(url: str, asked: Span | None, head: Head, known: Identity | None) -> A
         raise Redirected(head.headers["location"], head)
     if head.status == 416:
         return _unsatisfied(url, asked, head, known)
-    if head.status not in (200, 206):
+    if head.status not in (200, 203, 206):
         raise status_error(url, head)
+    if verified and known is not None:
+        head = _with_validators_of(known, head)
     coding = _coding(url, head)
     content_range = head.headers.get("content-range")
-    if head.status == 206 or (content_range is not None and asked is not None):
+    if (head.status == 206 and not _is_whole(asked, head)) or (
+        content_range is not None and asked is not None
+    ):
         # Two object stores answer a range with 200 and a right Content-Range.
         if coding and asked is not None:
             if known is None:
@@ -154,29 +137,6 @@ def judge(url: str, asked: Span | None, head: Head, known: Identity | None) -> A
             raise RangeNotHonouredError(url, format_range(asked), got)
         return _part(url, asked, head, known)
     return _whole(url, asked, head, known, coding)
-
-
-def words_of(head: Head, body: bytes) -> Head:
-    """Return `head` with what the beginning of its body says to a reader, mark-up taken away."""
-    text = _NOISE.sub(" ", body.decode("utf-8", "replace"))
-    return replace(head, words=" ".join(_MARKUP.sub(" ", text).split())[:200])
-
-
-def status_error(url: str, head: Head) -> HttpStatusError:
-    """Return the error for a status that is no success, with the server's own words."""
-    # The Hub says in this field what its body wraps in JSON.
-    said = _NOISE.sub(" ", head.headers.get("x-error-message", "")).strip() or head.words
-    words = said.removeprefix(str(head.status)).strip()
-    if head.reason.lower() not in words.lower():
-        words = f"{head.reason}: {words}" if words else head.reason
-    words = " ".join(words.split())[:200]
-    return HttpStatusError(
-        url,
-        head.status,
-        words,
-        retry_after=parse_retry_after(head.headers),
-        code=head.headers.get("x-error-code", ""),
-    )
 
 
 def may_continue(before: Identity, now: Identity, *, verified: bool) -> bool:
@@ -190,17 +150,6 @@ def may_continue(before: Identity, now: Identity, *, verified: bool) -> bool:
     return verified or (before.strong and before.agrees(now))
 
 
-def parse_retry_after(headers: dict[str, str]) -> float | None:
-    """Return Retry-After in seconds (RFC 9110, 10.2.3: a number, or a date against Date)."""
-    value = headers.get("retry-after", "").strip()
-    if value.isascii() and value.isdigit():
-        return float(value[:9])
-    when, date = _http_date(value), _http_date(headers.get("date", ""))
-    if when is None or date is None:
-        return None
-    return max(0.0, when - date)
-
-
 def _part(url: str, asked: Span | None, head: Head, known: Identity | None) -> Answer:
     value = head.headers.get("content-range", "no Content-Range")
     content_range = parse_content_range(value)
@@ -211,9 +160,15 @@ def _part(url: str, asked: Span | None, head: Head, known: Identity | None) -> A
         raise RangeNotHonouredError(url, question, f"{head.status} with {value}")
     span = content_range.span
     identity = _identity(head, content_range.total)
-    if known is not None:
-        _expect(url, known, identity)
     length = _length(url, head)
+    if known is not None:
+        same = known.strong and identity.etag == known.etag
+        lying = same or identity.total in (span.size, span.stop)
+        if lying and identity.total not in (None, known.total):
+            # Some servers give the range's own end, or length, for the object's.
+            got = f"{value} of an object of {known.total} bytes"
+            raise RangeNotHonouredError(url, question, got)
+        _expect(url, known, identity)
     # A longer answer than asked for, or one that starts elsewhere, is not our bytes; a shorter one
     # is honest (RFC 9110, 15.3.7 allows it) and the rest is asked for again.
     wrong_length = length is not None and length != span.size
@@ -241,16 +196,44 @@ def _whole(url: str, asked: Span | None, head: Head, known: Identity | None, cod
         _expect(url, known, identity)
         if asked is not None:
             # The same version, but a server (one of several, perhaps) that knows no ranges.
-            raise RangeNotHonouredError(url, format_range(asked), "200 with the whole object")
+            got = f"{head.status} with the whole object"
+            raise RangeNotHonouredError(url, format_range(asked), got, whole=True)
     return Answer(
         0,
         total,
         identity,
-        ranged=False,
+        ranged=total is not None and _asks_all(asked) and _offers_ranges(head),
         delimited=_delimited(head),
         decode=coding,
+        whole=True,
         name=head.headers.get("content-disposition", ""),
     )
+
+
+def _is_whole(asked: Span | None, head: Head) -> bool:
+    """Whether a 206 is all of the object, as some servers answer where no range was asked for."""
+    stated = parse_content_range(head.headers.get("content-range", ""))
+    if asked is not None or _media_type(head) == "multipart/byteranges":
+        return False
+    return stated is None or stated.span is None or stated.span == (0, stated.total)
+
+
+def _asks_all(asked: Span | None) -> bool:
+    return asked is None or asked == (0, OPEN_END)
+
+
+def _offers_ranges(head: Head) -> bool:
+    return head.headers.get("accept-ranges", "").strip().lower() == "bytes"
+
+
+def _with_validators_of(known: Identity, head: Head) -> Head:
+    """Return `head` with the validators of `known` instead of its own."""
+    headers = {k: v for k, v in head.headers.items() if k not in ("etag", "last-modified")}
+    if known.etag is not None:
+        headers["etag"] = known.etag
+    if known.last_modified is not None:
+        headers["last-modified"] = known.last_modified
+    return replace(head, headers=headers)
 
 
 def _refuse_part(url: str, head: Head, total: int | None) -> None:
@@ -298,8 +281,8 @@ def _identity(head: Head, total: int | None) -> Identity:
 
 def _is_strong_date(headers: dict[str, str]) -> bool:
     """Whether Last-Modified lies long enough before Date."""
-    changed = _http_date(headers.get("last-modified", ""))
-    date = _http_date(headers.get("date", ""))
+    changed = http_date(headers.get("last-modified", ""))
+    date = http_date(headers.get("date", ""))
     return changed is not None and date is not None and date - changed >= _STRONG_DATE_DISTANCE
 
 
@@ -344,18 +327,3 @@ def _coding(url: str, head: Head) -> str:
 
 def _media_type(head: Head) -> str:
     return head.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-def _http_date(value: str) -> float | None:
-    # Seldom seen, and slow to import.
-    import email.utils
-    from datetime import timezone
-
-    try:
-        moment = email.utils.parsedate_to_datetime(value)
-        if moment.tzinfo is None:
-            # The asctime form names no zone and means UTC (RFC 9110, 5.6.7).
-            moment = moment.replace(tzinfo=timezone.utc)
-        return moment.timestamp()
-    except (TypeError, ValueError, OverflowError):
-        return None

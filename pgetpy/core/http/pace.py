@@ -93,6 +93,7 @@ class ConcurrencyController:
     _doubted: bool = False
     _climbing: bool = True
     _stepped: bool = False
+    _capped: bool = False
 
     @property
     def expected(self) -> int:
@@ -211,6 +212,17 @@ class ConcurrencyController:
         self._stepped, self._doubted = True, False
         self.level = min(self.ceiling, self.level * factor)
         self._climbing = self.level < self.ceiling
+
+    def cap(self, now: float, connections: int) -> None:
+        """More than `connections` are refused or broken off: make no more of them. Where it was
+        not the first time, never more."""
+        if self._capped:
+            self.ceiling = max(1, min(self.ceiling, connections))
+        self._capped = True
+        self.level = max(1, min(self.level, connections))
+        self._best = None
+        self._since = None
+        self._rest(now)
 
     def lower(self, now: float) -> None:
         """The host is overloaded (429, 503): halve the level and leave it there for a while."""

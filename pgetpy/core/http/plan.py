@@ -15,13 +15,21 @@ Where that fails, because connections are not equally fast, an idle connection i
 a slow request (`_split`), or asked for all of its rest (`_late`), but only if what is left takes
 longer than another connection needs to overtake it. The same bytes are not asked for a third time
 as long as nothing fails: what is asked for `again` is neither split nor asked for anew.
+
+Some links are good for one answer, and some servers serve a range once and never again. So the
+first request may ask for everything from its start on, and reads on until another one has been
+answered; until then it holds a claim, behind which the others are asked for their bytes:
+
+    first    |latency|==========claim>- - - reads on, should nobody else be answered - - - ->
+    second       |latency|            ==========|
+    third        |latency|                       ==========|
 """
 
 from __future__ import annotations
 
 from pgetpy.core.http.range_request import Latency, RangeRequest, RateMeter, Window
 from pgetpy.core.http.range_size import Prospect, range_size
-from pgetpy.core.http.ranges import Span, Spans
+from pgetpy.core.http.ranges import OPEN_END, Span, Spans
 
 MIB = 1 << 20
 # A hole of this size before the horizon is filled on the way to it.
@@ -47,6 +55,7 @@ class Plan:
     Args:
         chunk_size: the largest range to ask for.
         first: the size of the first range, which is also the probe.
+        open_ended: whether the first request asks for all that follows as well.
         window: how far ahead a range may end; None for anywhere.
         held: what an earlier run left.
 
@@ -59,6 +68,7 @@ class Plan:
         *,
         chunk_size: int,
         first: int,
+        open_ended: bool = False,
         window: Window | None = None,
         held: Spans | None = None,
     ) -> None:
@@ -70,6 +80,7 @@ class Plan:
         self.latency = Latency()
         self._chunk_size = chunk_size
         self._first = min(first, chunk_size)
+        self._open_ended = open_ended
         self._again = 0
 
     @property
@@ -103,7 +114,53 @@ class Plan:
         gap = next(self.held.missing(0, max(1, limit)), None)
         if gap is None:
             gap = Span(limit - 1, limit)
-        return self._launch(now, gap.start, min(gap.stop, gap.start + self._first))
+            return self._launch(now, *gap)
+        probe = self._launch(now, gap.start, min(gap.stop, gap.start + self._first))
+        probe.reads_on = self._open_ended and not self.held.overlaps(gap.start, OPEN_END)
+        return probe
+
+    def rest(self, now: float) -> RangeRequest | None:
+        """Return a request for all that follows the first missing byte; None where one is under
+        way or nothing is missing."""
+        gap = None if self.total is None else next(self.held.missing(0, self.total), None)
+        if gap is None or self.parts:
+            return None
+        rest = self._launch(now, gap.start, self.total or 0)
+        rest.reads_on = True
+        return rest
+
+    @property
+    def reader(self) -> RangeRequest | None:
+        """The request that is to bring all that is missing if nobody else does."""
+        return next((p for p in self.parts if p.reads_on and p.meter.answered is not None), None)
+
+    def end_reading_on(self) -> None:
+        """Another request has been answered: what reads on brings no more than its claim."""
+        for part in self.parts:
+            part.reads_on = False
+            if part.claim is not None and part.stop is not None:
+                part.stop = min(part.stop, max(part.claim, part.pos))
+                part.claim = None
+
+    @property
+    def wants_only(self) -> bool:
+        """Whether the sink wants something else before what comes in order."""
+        return self.window is not None and bool(self.window.only)
+
+    def keep_to_window(self) -> None:
+        """Where something else is wanted first, what reads on ends with the window: there is no
+        place for what follows, and nobody else might be asked as long as it reads."""
+        if self.window is None or not self.wants_only:
+            return
+        limit = self.window.horizon + self.window.size
+        for part in self.parts:
+            if part.reads_on and part.meter.answered is not None:
+                part.claim = min(limit, part.claim or limit)
+        self.end_reading_on()
+
+    def read_on_alone(self, reader: RangeRequest) -> None:
+        """Everything that is missing comes by `reader`."""
+        reader.claim = None
 
     def probe_again(self, now: float) -> RangeRequest | None:
         """Ask for the first bytes a second time where the first answer is late."""
@@ -113,7 +170,10 @@ class Plan:
         patience = self.latency.late if self.latency.typical else _PROBE_LATE
         if probe.again or probe.stop is None or probe.meter.quiet(now) < patience:
             return None
-        return self._launch_twin(now, probe)
+        twin = self._launch_twin(now, probe)
+        if twin is not None:
+            twin.reads_on = probe.reads_on
+        return twin
 
     def take(
         self, now: float, rate: float, connections: int, expected: int | None = None
@@ -125,6 +185,11 @@ class Plan:
         """
         if self.total is None or not self.ranged:
             return None
+        reader = self.reader
+        if reader is not None and reader.claim is None:
+            if self._about_to_show(now, rate):
+                return None
+            self._give_claim(reader, now, rate, connections, expected or connections)
         gap, unasked = self._gap()
         # Where a reader in order holds up all that is new, what he waits for may still be hurried.
         held_up = gap is not None and self._is_beyond_window(gap.start)
@@ -135,8 +200,8 @@ class Plan:
             if self._late(slowest, now, rate):
                 return self._launch_twin(now, slowest)
             return None if held_up else self._split(slowest, now, rate)
-        if rate <= 0 and any(part.meter.quiet(now) < _HEDGE_QUIET for part in self.parts):
-            return None  # how much to ask for is about to show
+        if self._about_to_show(now, rate):
+            return None
         latency, expected = self.latency.typical, expected or connections
         prospect = Prospect(now, rate, latency, connections, expected, unasked, self.parts)
         size = self._fitted(gap, prospect)
@@ -173,7 +238,8 @@ class Plan:
         self.total = None
 
     def _launch(self, now: float, start: int, stop: int, *, again: bool = False) -> RangeRequest:
-        part = RangeRequest(start, stop, RateMeter.at(now, start), again=again)
+        meter = RateMeter(born=now, quiet_since=now, seen_at=now, seen_pos=start)
+        part = RangeRequest(start, stop, pos=start, counted=start, meter=meter, again=again)
         if again:
             self._again += stop - start
         self.parts.append(part)
@@ -193,7 +259,8 @@ class Plan:
         assert self.total is not None
         taken = Spans(self.held)
         for part in self.parts:
-            taken.add(part.start, self.total if part.stop is None else part.stop)
+            stop = part.stop if part.claim is None else max(part.claim, part.pos)
+            taken.add(part.start, self.total if stop is None else stop)
         if self.window is None:
             return next(taken.missing(0, self.total), None), self.total - taken.size
         if self.window.only or self.window.closed:
@@ -226,10 +293,26 @@ class Plan:
             size = gap.size
         return size if self.window is None else min(size, self.window.stop - gap.start)
 
+    def _about_to_show(self, now: float, rate: float) -> bool:
+        """Whether a moment more will tell how much to ask for."""
+        return rate <= 0 and any(part.meter.quiet(now) < _HEDGE_QUIET for part in self.parts)
+
+    def _give_claim(
+        self, reader: RangeRequest, now: float, rate: float, connections: int, expected: int
+    ) -> None:
+        """Say how much of what follows is `reader`'s own: as for a new connection, which waits."""
+        assert self.total is not None
+        others = [part for part in self.parts if part is not reader]
+        latency, gap = self.latency.typical, Span(reader.pos, self.total)
+        prospect = Prospect(now, rate, latency, connections, expected, gap.size, others)
+        size = self._fitted(gap, prospect) + int(rate * latency)
+        stop = reader.stop or self.total
+        reader.claim = stop if stop - gap.start - size < _SMALLEST_SPLIT else gap.start + size
+
     def _slowest(self) -> RangeRequest | None:
         """The request that would be the last to end, of those asked for once."""
-        candidates = [f for f in self.parts if not f.again and f.twin is None and f.rest > 0]
-        return max(candidates, key=lambda f: (f.seconds_left, f.rest), default=None)
+        candidates = [f for f in self.parts if not f.again and f.twin is None and f.owed > 0]
+        return max(candidates, key=lambda f: (f.seconds_left, f.owed), default=None)
 
     def _late(self, part: RangeRequest, now: float, rate: float) -> bool:
         """Whether the rest of `part` should be asked for again instead of waited for."""
@@ -244,18 +327,18 @@ class Plan:
             return quiet
         if not quiet and not self._slow_enough(part, rate):
             return False
-        needed = self.latency.typical + _HEDGE * part.rest / rate
+        needed = self.latency.typical + _HEDGE * part.owed / rate
         return part.seconds_left > max(_WORTHWHILE_SECONDS, needed)
 
     def _slow_enough(self, part: RangeRequest, rate: float) -> bool:
         """Whether `part`, which delivers, is so far behind the others that it may be replaced."""
         own = part.meter.rate
         # It may be processors that it lacks: another connection would lack them as well.
-        return own * _CRAWLS <= rate or (own * _SLOW <= rate and self._within_budget(part.rest))
+        return own * _CRAWLS <= rate or (own * _SLOW <= rate and self._within_budget(part.owed))
 
     def _launch_twin(self, now: float, slow: RangeRequest) -> RangeRequest | None:
         """Ask for the rest of `slow` a second time, or for as much of it as one range may be."""
-        stop = min(slow.pos + slow.rest, slow.pos + self._chunk_size)
+        stop = min(slow.pos + slow.owed, slow.pos + self._chunk_size)
         if self.window is not None:
             stop = min(stop, self.window.stop)
         if stop <= slow.pos:
@@ -274,17 +357,20 @@ class Plan:
             return None
         other = max(rate, own)
         # Both end after T seconds: own * T + other * (T - latency) is the rest.
-        seconds = (part.rest + other * latency) / (own + other)
+        pos, owed = part.pos, part.owed
+        seconds = (owed + other * latency) / (own + other)
         kept = max(_SMALLEST_SPLIT, int(own * seconds))
-        middle, stop = part.pos + kept, part.stop
-        assert stop is not None
+        middle, stop = pos + kept, pos + owed
         gained = part.seconds_left - seconds
         if stop - middle < _SMALLEST_SPLIT or gained < _WORTHWHILE_SECONDS:
             return None
         size = min(stop - middle, self._chunk_size)
         if not self._within_budget(size):
             return None
-        part.stop = middle
+        if part.reads_on:
+            part.claim = middle
+        else:
+            part.stop = middle
         return self._launch(now, middle, middle + size, again=True)
 
     def _within_budget(self, size: int) -> bool:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
-from pgetpy.core.http.ranges import Span
+from pgetpy.core.http.ranges import OPEN_END, Span
 
 # Looks at a connection come several times in this. Where the next one comes later, this process was
 # stopped or found no processor, and what it did not look at is no silence of the network's.
@@ -25,9 +26,9 @@ _LATE_TIMES = 2.0
 _REMEMBERED = 32
 # One of two requests for the same bytes is given up when the other will end so many times sooner.
 _SOONER = 2.0
-_ENDLESS = 1 << 62
 
 
+@dataclass
 class Latency:
     """Seconds from asking to the head of the answer, connecting and TLS included, at one host.
 
@@ -37,10 +38,9 @@ class Latency:
             in twenty may take ten times as long as the others without moving either.
     """
 
-    def __init__(self) -> None:
-        self.typical = 0.0
-        self.late = float("inf")
-        self._recent: deque[float] = deque(maxlen=_REMEMBERED)
+    typical: float = 0.0
+    late: float = float("inf")
+    _recent: deque[float] = field(default_factory=partial(deque, maxlen=_REMEMBERED), repr=False)
 
     def add(self, seconds: float) -> None:
         """Take note of an answer."""
@@ -56,47 +56,44 @@ class RateMeter:
     """How one connection is doing, seen at intervals.
 
     Attributes:
-        rate: bytes a second, averaged over about a second.
+        born: when it was asked for.
         quiet_since: when it was last seen to move, or not to wait for the network. Time in which
             this process did not run is added, so that it does not count as silence.
-        born: when it was asked for.
+        seen_at, seen_pos: when it was looked at last, and where it stood.
+        rate: bytes a second, averaged over about a second.
         answered: when the head of its answer came; None before that.
     """
 
     born: float
     quiet_since: float
+    seen_at: float
+    seen_pos: int
     rate: float = 0.0
     answered: float | None = None
-    _seen_at: float = 0.0
-    _seen_pos: int = 0
-
-    @classmethod
-    def at(cls, now: float, pos: int) -> RateMeter:
-        return cls(born=now, quiet_since=now, _seen_at=now, _seen_pos=pos)
 
     def answer(self, now: float, pos: int) -> None:
         """The head of the answer has come; its body begins at `pos`."""
-        self.answered = self.quiet_since = self._seen_at = now
-        self._seen_pos = pos
+        self.answered = self.quiet_since = self.seen_at = now
+        self.seen_pos = pos
 
     def observe(self, now: float, pos: int, *, waiting: bool) -> None:
         """Take note that the connection stands at `pos` and whether it waits for the network."""
-        elapsed = now - self._seen_at
+        elapsed = now - self.seen_at
         if elapsed <= 0:
             return
-        if pos != self._seen_pos or not waiting:
+        if pos != self.seen_pos or not waiting:
             self.quiet_since = now
         else:
             self.quiet_since += max(0.0, elapsed - _LATE)
-        current = (pos - self._seen_pos) / elapsed
+        current = (pos - self.seen_pos) / elapsed
         age = now - (self.born if self.answered is None else self.answered)
         weight = min(1.0, max(elapsed, 0.05) / min(1.0, max(age, elapsed)))
         self.rate += (current - self.rate) * weight
-        self._seen_at, self._seen_pos = now, pos
+        self.seen_at, self.seen_pos = now, pos
 
     def quiet(self, now: float) -> float:
         """Seconds spent waiting for the network without a byte."""
-        return now - self.quiet_since - max(0.0, now - self._seen_at - _LATE)
+        return now - self.quiet_since - max(0.0, now - self.seen_at - _LATE)
 
 
 def is_straggler(rate: float, others: Sequence[float]) -> bool:
@@ -131,7 +128,7 @@ class Window:
     @property
     def stop(self) -> int:
         """Nothing from here on may be asked for; where there is an `only`, that alone says what."""
-        return _ENDLESS if self.only else self.horizon + self.size
+        return OPEN_END if self.only else self.horizon + self.size
 
 
 @dataclass(eq=False)
@@ -140,23 +137,28 @@ class RangeRequest:
 
     Attributes:
         stop: None where only the end of the body tells. Another thread may lower it.
+        pos: every byte before this one has come.
         waiting: whether whoever carries it waits for the network just now.
         again: whether its bytes have been asked for before.
         twin: the part that was asked for the same rest; each has the other.
         counted: up to where its bytes are in the sums already.
+        reads_on: whether it was asked for everything behind `start`, and is to read on as long as
+            nothing shows that the server would answer a second time.
+        claim: where other requests begin meanwhile; None for `stop`.
+        most: where it stops at the latest, whatever its answer brings.
     """
 
     start: int
     stop: int | None
+    pos: int
+    counted: int
     meter: RateMeter
-    pos: int = field(init=False)
     waiting: bool = True
     again: bool = False
     twin: RangeRequest | None = None
-    counted: int = 0
-
-    def __post_init__(self) -> None:
-        self.pos = self.counted = self.start
+    reads_on: bool = False
+    claim: int | None = None
+    most: int | None = None
 
     @property
     def rest(self) -> int:
@@ -164,15 +166,20 @@ class RangeRequest:
         return max(0, self.stop - self.pos) if self.stop is not None else 0
 
     @property
+    def owed(self) -> int:
+        """Bytes still to come that nobody else is asked for."""
+        return max(0, self.claim - self.pos) if self.claim is not None else self.rest
+
+    @property
     def seconds_left(self) -> float:
-        return self.rest / self.meter.rate if self.meter.rate > 0 else float("inf")
+        return self.owed / self.meter.rate if self.meter.rate > 0 else float("inf")
 
     def ends_in(self, now: float, rate: float, latency: float) -> float:
         """Seconds to its end, at `rate` bytes a second or its own if it is slower."""
         if self.meter.answered is None:
-            return max(0.0, self.meter.born + latency - now) + self.rest / rate
+            return max(0.0, self.meter.born + latency - now) + self.owed / rate
         own = self.meter.rate
-        return self.rest / (min(own, rate) if own > 0 else rate)
+        return self.owed / (min(own, rate) if own > 0 else rate)
 
     @property
     def is_overtaken(self) -> bool:

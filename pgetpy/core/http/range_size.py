@@ -60,7 +60,7 @@ def range_size(prospect: Prospect) -> tuple[int, int]:
         return max(_SMALLEST, min(_BLIND, prospect.unasked // prospect.connections)), _SMALLEST
     worth = rate * max(_WORTHWHILE_SECONDS, latency * _LATENCIES)
     least = max(_SMALLEST, int(rate * max(_LEAST_SECONDS, latency * _LEAST_LATENCIES)))
-    left = prospect.unasked + sum(asked.rest for asked in prospect.under_way)
+    left = prospect.unasked + sum(asked.owed for asked in prospect.under_way)
     useful = prospect.connections
     if left > rate * useful * _CLIMBS * (latency + PERIOD):
         # Keep something for connections that are yet to come, as far as it is worth a range.

@@ -38,9 +38,13 @@ class ContentRange:
     total: int | None
 
 
+# Where a range stops that asks for everything from its start on.
+OPEN_END = 1 << 62
+
+
 def format_range(span: Span) -> str:
     """Return the value of a Range header that asks for `span` (RFC 9110, 14.1.2)."""
-    return f"bytes={span.start}-{span.stop - 1}"
+    return f"bytes={span.start}-" + ("" if span.stop == OPEN_END else f"{span.stop - 1}")
 
 
 def parse_content_range(value: str) -> ContentRange | None:

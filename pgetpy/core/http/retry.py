@@ -61,6 +61,10 @@ class Retries:
         """
         return seconds * self.attempts
 
+    def left(self, error: PgetError) -> bool:
+        """Whether there is another try after `error`."""
+        return retryable(error) and self._in_a_row < self.limit
+
     @property
     def attempts(self) -> int:
         """Tries made in a row, the last failure included."""

@@ -27,6 +27,8 @@ class DownloadResult:
             single answer.
         length_known: False where the body ended by the connection closing, so that nothing but
             the server's good faith says that it was whole.
+        single_stream: True where everything came in one stream, because the server serves no
+            ranges, or none that can be used.
         shared: True where another process on the same destination did the work.
         skipped: True where it was there already and nothing was fetched: it has the checksum, an
             earlier run of the same manifest finished it, or it was to be left as it is.
@@ -47,6 +49,7 @@ class DownloadResult:
     resumed: int = 0
     validator: str = "none"
     length_known: bool = True
+    single_stream: bool = False
     shared: bool = False
     members: tuple[str, ...] = ()
     requests: int = 0

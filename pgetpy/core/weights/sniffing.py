@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
-from pgetpy.core.http.answers import Head, words_of
+from pgetpy.core.http.heads import Head, words_of
 
 # Enough to find the first member's name in the zips that torch.save makes.
 TELLING = 2048

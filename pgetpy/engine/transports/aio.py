@@ -15,8 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pgetpy.core.http.answers import Answer, Head, words_of
+from pgetpy.core.http.answers import Answer
 from pgetpy.core.http.content_codings import CodingError, ContentDecoder
+from pgetpy.core.http.heads import Head, words_of
 from pgetpy.core.http.sink import Sink
 from pgetpy.engine.transports.base import Address, Exchange, Request
 from pgetpy.engine.transports.body import check_transfer_coding
@@ -151,7 +152,7 @@ class AioTransport:
         pending = bytearray()
         exchange.part.waiting = True
         try:
-            await self._gather(exchange, response, decoder, sink, pending)
+            await self._gather(exchange, response, decoder, sink, pending, answer.skip)
         except Exception as error:
             # What came before the connection broke is good.
             if pending:
@@ -169,13 +170,16 @@ class AioTransport:
         decoder: ContentDecoder | None,
         sink: Sink,
         pending: bytearray,
+        skip: int,
     ) -> None:
-        """Write the body in pieces of a sensible size; what is not written yet is in `pending`."""
+        """Write the body in pieces of a sensible size, but for the first `skip` bytes; what is not
+        written yet is in `pending`."""
         part = exchange.part
         written_at = time.monotonic()
         async for chunk in response.content.iter_any():
             for data in decoder.feed(chunk) if decoder else (chunk,):
-                pending += data
+                pending += data[skip:]
+                skip = max(0, skip - len(data))
                 if part.stop is not None:
                     del pending[max(0, part.rest) :]
                 # What trickles in is written as it comes, or it would look like silence.

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from pgetpy.core.http.answers import Answer, Head
+from pgetpy.core.http.answers import Answer
 from pgetpy.core.http.content_codings import names_no_coding
+from pgetpy.core.http.heads import Head
 from pgetpy.core.http.range_request import RangeRequest
 from pgetpy.core.http.ranges import Span
 from pgetpy.core.http.sink import Sink
@@ -78,6 +79,7 @@ class Exchange:
         throttle: takes the bytes that have landed and returns the seconds to pause.
         cancelled: set by a transport that was cancelled, for its thread to see.
         blocking: whether the sink may have to wait for its reader.
+        generation: how often the object had to be asked for more plainly before.
     """
 
     request: Request
@@ -87,6 +89,7 @@ class Exchange:
     throttle: Callable[[int], float] | None = None
     cancelled: bool = field(default=False, init=False)
     blocking: bool = field(default=False, init=False)
+    generation: int = field(default=0, init=False)
     _sink: Sink | None = field(default=None, init=False)
     _marked: int = field(default=0, init=False)
 
@@ -113,7 +116,8 @@ class Exchange:
             )
         part = self.part
         part.start = part.pos = part.counted = self._marked = answer.start
-        part.stop = answer.stop
+        stops = (stop for stop in (answer.stop, part.most) if stop is not None)
+        part.stop = min(stops, default=None)
         self._sink = sink
         return answer, sink
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pgetpy.core.http.answers import Head
 from pgetpy.core.http.chunked import ChunkedDecoder, ChunkError
 from pgetpy.core.http.content_codings import CodingError, ContentDecoder
+from pgetpy.core.http.heads import Head
 from pgetpy.errors import ConnectionFailedError, TransferError
 
 _COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate"})

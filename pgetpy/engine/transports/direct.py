@@ -17,8 +17,8 @@ import threading
 import time
 from urllib.parse import urlsplit
 
-from pgetpy.core.http.answers import Head, words_of
 from pgetpy.core.http.content_codings import content_codings
+from pgetpy.core.http.heads import Head, words_of
 from pgetpy.core.http.sink import Place, Sink
 from pgetpy.engine.transports.base import Exchange, Request, UnsupportedResponseError
 from pgetpy.engine.transports.body import BodyDecoder, check_transfer_coding
@@ -131,17 +131,19 @@ class DirectTransport:
         if exchange.may_sleep or not _is_small(head):
             return await self._in_thread(exchange, connection, head, rest)
         answer, sink = exchange.judge(head)
+        rest, skip = rest[answer.skip :], max(0, answer.skip - len(rest))
         early = rest[: exchange.part.rest]
         exchange.store(sink, early)
         buffer = self._buffer()
         while exchange.part.rest:
             try:
-                count = await connection.receive_into(buffer[: exchange.part.rest])
+                count = await connection.receive_into(buffer[: skip + exchange.part.rest])
             except OSError as error:
                 raise failed(exchange.request, error) from error
             if not count:
                 raise ended_early(exchange)
-            exchange.store(sink, buffer[:count])
+            exchange.store(sink, buffer[min(skip, count) : count])
+            skip = max(0, skip - count)
         return len(rest) > len(early) or exchange.part.stop != answer.stop
 
     async def _in_thread(
@@ -172,13 +174,16 @@ class DirectTransport:
         answer, sink = exchange.judge(head)
         if answer.decode or "content-length" not in head.headers:
             body = BodyDecoder(exchange.request.url, head, answer.decode)
-            return self._decode_body(exchange, connection, body, rest, sink)
+            return self._decode_body(exchange, connection, body, rest, sink, answer.skip)
+        rest, skip = rest[answer.skip :], max(0, answer.skip - len(rest))
         early = rest[: part.rest]
         exchange.store(sink, early)
         with contextlib.ExitStack() as borrowed:
             pipe = None
             if part.rest and not connection.secure and PIPES.usable:
                 pipe = borrowed.enter_context(PIPES.borrowed())
+            while skip and _wanted(exchange):
+                skip -= self._drop(exchange, connection, skip)
             while _wanted(exchange):
                 place = sink.place(part.pos) if pipe is not None else None
                 if pipe is None or place is None:
@@ -194,14 +199,18 @@ class DirectTransport:
         body: BodyDecoder,
         rest: memoryview,
         sink: Sink,
+        skip: int,
     ) -> bool:
-        """Move a body through `body`; whether more came, or is still to come, than is wanted."""
+        """Move a body through `body`, but for its first `skip` bytes; whether more came, or is
+        still to come, than is wanted."""
         part = exchange.part
         buffer = self._buffer()
         data = bytes(rest)
         while not exchange.cancelled:
             for plain in body.feed(data):
-                wanted = plain if part.stop is None else plain[: part.rest]
+                wanted, skip = plain[skip:], max(0, skip - len(plain))
+                if part.stop is not None:
+                    wanted = wanted[: part.rest]
                 exchange.store(sink, memoryview(wanted))
             if body.complete or (part.stop is not None and not part.rest):
                 break
@@ -254,6 +263,14 @@ class DirectTransport:
                 exchange.store(sink, buffer[:filled])
         if ended and _wanted(exchange):
             raise ended_early(exchange)
+
+    def _drop(self, exchange: Exchange, connection: Connection, most: int) -> int:
+        """Receive at most so many bytes that are not wanted; return how many it were."""
+        buffer = self._buffer()
+        dropped, ended = _fill(exchange, connection, buffer[:most])
+        if ended and _wanted(exchange):
+            raise ended_early(exchange)
+        return dropped
 
     def _buffer(self) -> memoryview:
         """A buffer of this thread's."""

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pgetpy.core.http.answers import Head, Identity
+from pgetpy.core.http.answers import Identity
+from pgetpy.core.http.heads import Head
 from pgetpy.core.http.ranges import Span
 from pgetpy.core.references.local_urls import file_path, is_data, parse_data
 from pgetpy.engine.transports.base import BLOCK, Exchange

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from pgetpy.core.http.answers import Answer, Head
+from pgetpy.core.http.answers import Answer
+from pgetpy.core.http.heads import Head
 from pgetpy.core.http.sink import Sink
 from pgetpy.engine.transports.base import Exchange
 from pgetpy.engine.transports.body import BodyDecoder
@@ -32,7 +33,8 @@ async def move_on_loop(
     answer, sink = exchange.judge(head)
     if answer.decode or "content-length" not in head.headers:
         body = BodyDecoder(exchange.request.url, head, answer.decode)
-        await _decode(exchange, connection, body, rest, sink, workers)
+        pieces = _pieces(exchange, connection, rest)
+        await _decode(exchange, pieces, body, answer.skip, sink, workers)
         return body.surplus or not body.complete
     return await _copy(exchange, connection, answer, rest, sink, workers)
 
@@ -46,29 +48,33 @@ async def _copy(
     workers: Workers,
 ) -> bool:
     part = exchange.part
+    rest, skip = rest[answer.skip :], max(0, answer.skip - len(rest))
     early = rest[: part.rest]
     await _store(exchange, sink, early, workers)
     buffer = memoryview(bytearray(_BUFFER))
     while part.rest:
-        count = await _receive(exchange, connection, buffer[: part.rest])
+        count = await _receive(exchange, connection, buffer[: skip + part.rest])
         if not count:
             raise ended_early(exchange)
-        await _store(exchange, sink, buffer[:count], workers)
+        await _store(exchange, sink, buffer[min(skip, count) : count], workers)
+        skip = max(0, skip - count)
     return len(rest) > len(early) or part.stop != answer.stop
 
 
 async def _decode(
     exchange: Exchange,
-    connection: Connection,
+    pieces: AsyncIterator[bytes],
     body: BodyDecoder,
-    rest: memoryview,
+    skip: int,
     sink: Sink,
     workers: Workers,
 ) -> None:
     part = exchange.part
-    async for data in _pieces(exchange, connection, rest):
+    async for data in pieces:
         for plain in body.feed(data):
-            wanted = plain if part.stop is None else plain[: part.rest]
+            wanted, skip = plain[skip:], max(0, skip - len(plain))
+            if part.stop is not None:
+                wanted = wanted[: part.rest]
             await _store(exchange, sink, memoryview(wanted), workers)
         if body.complete or (part.stop is not None and not part.rest):
             break

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from pgetpy.core.http.answers import Head
+from pgetpy.core.http.heads import Head
 from pgetpy.engine.transports.base import UnsupportedResponseError
 
 _FIRST_SIZE = 64 * 1024

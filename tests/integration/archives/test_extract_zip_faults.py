@@ -194,6 +194,20 @@ def test_room_that_is_missing_is_one_error_that_leaves_nothing(
         extract(serve(server, *faults), disk / "out", resume=False)
 
 
+def test_over_one_connection_the_directory_comes_before_the_members(
+    server: Server, tmp_path: Path
+) -> None:
+    # Nothing has a place before: what came until then would be kept in memory.
+    url = serve(server, Pace(4 * MIB))
+    extract(url, tmp_path / "out", concurrency=1)
+    first, second, *others = server.asked(PATH)
+    assert first == (0, None)
+    assert second is not None
+    assert second[1] == len(archive_of())
+    assert others
+    assert plain_tree(tmp_path / "out") == expected()
+
+
 @pytest.mark.parametrize(
     "faults",
     [(), pytest.param((IgnoreRange(),), marks=pytest.mark.soak)],
@@ -426,7 +440,7 @@ def test_what_was_inflated_before_it_was_noted_is_no_harm(
     # If no look falls into such a moment, the last one but one is held in it: its end comes with a
     # range of which nothing is noted before all of it is there.
     url = serve(server, Pace(MIB), Dam(spans_of(data)["10"][1] + 100_000), data=data)
-    with Run("-x", url, out, "-c", "1") as running:
+    with Run("-x", url, out, "-c", "1", "-m", "1M") as running:
         killed_when(running, delivered_unnoted)
     serve(server, data=data)
     server.requests.clear()
@@ -448,7 +462,7 @@ def test_a_checksum_may_be_asked_for_by_the_second_run_alone(
     ]
     data = packed(members)
     url = serve(server, *slow(data), data=data)
-    with Run("-x", url, out, "-c", "1") as running:
+    with Run("-x", url, out, "-c", "1", "-m", "1M") as running:
         killed_when(running, lambda: written(out).size > 4 * MIB)
     serve(server, data=data)
     result = result_of(run("-x", url, out, "--json", "--checksum", f"sha256:{digest(data)}"))
@@ -488,7 +502,7 @@ def test_members_that_are_checked_again_take_few_descriptors(
     members = many(2000, 2000)
     data = packed(members)
     url = serve(server, *slow(data), data=data)
-    with Run("-x", url, tmp_path / "out", "-c", "1") as running:
+    with Run("-x", url, tmp_path / "out", "-c", "1", "-m", "1M") as running:
         killed_when(running, lambda: written(tmp_path / "out").size > 2 * MIB)
     serve(server, data=data)
     ended = run("-x", url, tmp_path / "out", "--json", descriptors=200)

@@ -13,12 +13,11 @@ from pathlib import Path
 import pytest
 
 import pgetpy
-from pgetpy.core.report.events import Event, Retrying, StartedOver
+from pgetpy.core.report.events import Event, Remarked, Retrying, StartedOver
 from pgetpy.errors import (
     ConnectionFailedError,
     DigestMismatchError,
     HttpStatusError,
-    ObjectChangedError,
     PgetError,
     RangeNotHonouredError,
     StalledError,
@@ -52,6 +51,7 @@ from tests.support.faults import (
     Pace,
     Replaced,
     ResetAfter,
+    ResetAt,
     ShorterRange,
     SilenceAfter,
     SilenceBeforeHead,
@@ -345,7 +345,7 @@ def test_an_object_replaced_once_is_had_in_its_new_version(
 
 
 @pytest.mark.parametrize("honoured", [True, False], ids=["If-Range", "no If-Range"])
-def test_an_object_replaced_twice_is_an_error_that_says_so(
+def test_an_object_replaced_twice_is_had_in_its_last_version_in_one_stream(
     server: Server, tmp_path: Path, honoured: bool
 ) -> None:
     url = serve(
@@ -354,11 +354,12 @@ def test_an_object_replaced_twice_is_an_error_that_says_so(
         Replaced(body(3_500_001, "v3"), '"v3"', when=When(request=at_least(10))),
         *(() if honoured else (IgnoreIfRange(),)),
     )
-    with pytest.raises(ObjectChangedError, match="changed") as caught:
-        fetch(url, tmp_path / "got", chunk_size=SMALL, concurrency=1)
-    assert '"v2"' in caught.value.before
-    assert '"v3"' in caught.value.after
-    assert "got" not in names_in(tmp_path)
+    events = Events()
+    result = fetch(url, tmp_path / "got", chunk_size=SMALL, concurrency=1, progress=events)
+    assert (tmp_path / "got").read_bytes() == body(3_500_001, "v3")
+    assert (result.single_stream, result.validator) == (True, "none")
+    assert ["changed" in each.reason for each in events.of(StartedOver)] == [True, True]
+    assert "contradict each other" in events.of(Remarked)[-1].remark
 
 
 def test_the_new_version_of_a_replaced_object_is_hashed_alone(
@@ -430,13 +431,13 @@ def test_a_weak_etag_that_changes_is_another_version(server: Server, tmp_path: P
 
 
 @pytest.mark.parametrize("honoured", [True, False], ids=["If-Range", "no If-Range"])
-def test_an_etag_of_its_own_for_every_request_is_an_error_and_no_mix(
+def test_an_etag_of_its_own_for_every_request_leaves_one_stream(
     server: Server, tmp_path: Path, honoured: bool
 ) -> None:
     lies = () if honoured else (IgnoreIfRange(),)
-    with pytest.raises(ObjectChangedError):
-        fetch(serve(server, EtagPerRequest(), *lies), tmp_path / "got", chunk_size=SMALL)
-    assert "got" not in names_in(tmp_path)
+    result = fetch(serve(server, EtagPerRequest(), *lies), tmp_path / "got", chunk_size=SMALL)
+    assert (tmp_path / "got").read_bytes() == BODY
+    assert (result.single_stream, result.validator) == (True, "none")
 
 
 # ------------------------------------------------------------------- ranges that are none
@@ -456,22 +457,22 @@ def test_a_wrong_206_is_thrown_away_and_asked_for_again(
     assert result.retries >= 1
 
 
-def test_a_server_that_never_serves_what_was_asked_for_is_given_up(
+def test_a_server_that_never_serves_what_was_asked_for_is_asked_for_the_whole(
     server: Server, tmp_path: Path
 ) -> None:
-    with pytest.raises(RangeNotHonouredError) as caught:
-        fetch(serve(server, OtherRange(1, 1)), tmp_path / "got", chunk_size=LARGE, retries=2)
-    assert caught.value.attempts == 3
-    assert caught.value.asked == f"bytes=0-{LARGE - 1}"
-    assert "(after 3 attempts)" in str(caught.value)
-    assert names_in(tmp_path) == []
+    url, events = serve(server, OtherRange(1, 1)), Events()
+    result = fetch(url, tmp_path / "got", chunk_size=LARGE, retries=0, progress=events)
+    assert (tmp_path / "got").read_bytes() == BODY
+    assert (result.single_stream, result.validator) == (True, "none")
+    assert f"asked for bytes=0-{LARGE - 1}" in events.of(Remarked)[0].remark
 
 
-def test_a_206_of_another_total_is_another_object(server: Server, tmp_path: Path) -> None:
+def test_a_206_of_another_total_under_the_same_etag_is_not_believed(
+    server: Server, tmp_path: Path
+) -> None:
     url = serve(server, StatedTotal(len(BODY) + 7, when=When(request=at_least(3))))
-    with pytest.raises(ObjectChangedError):
-        fetch(url, tmp_path / "got", chunk_size=SMALL)
-    assert "got" not in names_in(tmp_path)
+    assert fetch(url, tmp_path / "got", chunk_size=SMALL).single_stream
+    assert (tmp_path / "got").read_bytes() == BODY
 
 
 def test_a_206_of_unknown_total_is_asked_for_whole(server: Server, tmp_path: Path) -> None:
@@ -562,9 +563,8 @@ def test_a_senseless_length_is_an_error_of_the_transfer(
 
 def test_a_senseless_content_range_is_not_believed(server: Server, tmp_path: Path) -> None:
     url = serve(server, Headers(put=(("Content-Range", "bytes 5-1/9"),)))
-    with pytest.raises(RangeNotHonouredError):
-        fetch(url, tmp_path / "got", chunk_size=SMALL, retries=0)
-    assert names_in(tmp_path) == []
+    assert fetch(url, tmp_path / "got", chunk_size=SMALL, retries=0).single_stream
+    assert (tmp_path / "got").read_bytes() == BODY
 
 
 @pytest.mark.parametrize("name", ["ETag", "Last-Modified"])
@@ -624,7 +624,8 @@ def test_many_broken_connections_in_a_row_end_well_as_long_as_bytes_come(
 
 
 def test_a_body_without_ranges_that_is_cut_off_begins_again(server: Server, tmp_path: Path) -> None:
-    url = serve(server, IgnoreRange(), ResetAfter(2_000_000, when=When(times=2)))
+    no_ranges = Headers(remove=("Accept-Ranges",))
+    url = serve(server, IgnoreRange(), no_ranges, ResetAfter(2_000_000, when=When(times=2)))
     events = Events()
     result = fetch(url, tmp_path / "got", progress=events)
     assert (tmp_path / "got").read_bytes() == BODY
@@ -634,11 +635,25 @@ def test_a_body_without_ranges_that_is_cut_off_begins_again(server: Server, tmp_
 
 
 def test_a_body_without_ranges_that_is_always_cut_off_ends(server: Server, tmp_path: Path) -> None:
+    no_ranges = Headers(remove=("Accept-Ranges",))
+    url = serve(server, IgnoreRange(), no_ranges, ResetAfter(2_000_000))
     with pytest.raises(ConnectionFailedError) as caught:
-        fetch(serve(server, IgnoreRange(), ResetAfter(2_000_000)), tmp_path / "got", retries=2)
+        fetch(url, tmp_path / "got", retries=2)
     assert caught.value.attempts == 3
     assert len(server.requests) == 3
     assert names_in(tmp_path) == []
+
+
+def test_a_whole_of_a_known_version_that_is_cut_off_goes_on_behind_what_has_come(
+    server: Server, tmp_path: Path
+) -> None:
+    """It says that it serves ranges, and does not: what has come is passed over."""
+    url = serve(server, IgnoreRange(), ResetAt(2_000_000, when=When(times=1)))
+    events = Events()
+    result = fetch(url, tmp_path / "got", progress=events)
+    assert (tmp_path / "got").read_bytes() == BODY
+    assert result.single_stream
+    assert not events.of(StartedOver)
 
 
 def test_a_body_without_ranges_that_began_again_as_another_is_hashed_alone(
@@ -821,7 +836,8 @@ def test_any_other_refusal_fails_at_once_with_the_servers_words(
     assert caught.value.attempts == 1
     assert f"HTTP status {status}" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert len(server.requests) == 1
+    # A plain GET is the last resort; what a proxy wants is no matter of ranges.
+    assert [seen.asked for seen in server.requests] == [(0, None), None][: 1 + (status != 407)]
     assert names_in(tmp_path) == []
 
 
@@ -831,7 +847,7 @@ def test_retries_that_are_used_up_say_how_many_tries_were_made(
     with pytest.raises(HttpStatusError, match=r"503 .*sorry.*\(after 3 attempts\)") as caught:
         fetch(serve(server, Status(503, "sorry")), tmp_path / "got", retries=2)
     assert caught.value.attempts == 3
-    assert len(server.requests) == 3
+    assert [seen.asked for seen in server.requests] == [(0, None)] * 3 + [None]
 
 
 def test_progress_between_failures_gives_new_tries(server: Server, tmp_path: Path) -> None:

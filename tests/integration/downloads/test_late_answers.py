@@ -24,7 +24,7 @@ def test_an_answer_that_takes_several_stalls_to_begin_is_waited_for(
     server: Server, tmp_path: Path, faults: list[Late]
 ) -> None:
     url = server.add("/made", Resource(BODY, faults=faults))
-    fetch(url, tmp_path / "got", stall_timeout=STALL, retries=5, chunk_size=len(BODY))
+    fetch(url, tmp_path / "got", stall_timeout=STALL, retries=5, chunk_size=2 * len(BODY))
     assert (tmp_path / "got").read_bytes() == BODY
 
 

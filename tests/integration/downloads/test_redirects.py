@@ -213,7 +213,7 @@ def test_a_refusal_of_the_url_itself_is_not_taken_for_a_signature_that_expired(
 ) -> None:
     with pytest.raises(HttpStatusError):
         fetch(server.add("/start", Resource(faults=[Status(403)])), tmp_path / "got")
-    assert len(server.requests) == 1
+    assert [seen.asked for seen in server.requests] == [(0, None), None]
 
 
 def test_another_version_behind_the_new_signature_is_begun_from_0(

@@ -160,7 +160,7 @@ def test_after_kill_9_at_most_one_mib_a_connection_is_fetched_again(
     gate = Gate()
     url = serve(server, GateAfter(3 * MIB // 2, gate, when=When(request=at_least(2))), data=LARGE)
     dest = tmp_path / "got"
-    args = (url, dest, "-c", "4", "--cacert", ca.pem, "--json")
+    args = (url, dest, "-c", "4", "-m", "100M", "--cacert", ca.pem, "--json")
 
     def all_has_landed() -> bool:
         there = part_of(dest).read_bytes() if part_of(dest).exists() else b""
@@ -571,13 +571,28 @@ def test_another_version_under_the_same_etag_is_told_by_its_size(
 
 
 @BOTH
-@pytest.mark.parametrize("faults", [(IgnoreRange(),), (IgnoreRange(), Chunked())])
-def test_a_server_that_serves_no_ranges_any_more_is_read_from_the_beginning(
-    server: Server, tmp_path: Path, faults: tuple[Fault, ...]
+def test_what_is_held_is_passed_over_where_the_whole_comes_for_a_range(
+    server: Server, tmp_path: Path
 ) -> None:
     url = serve(server)
     stop_half_way(url, server, tmp_path / "got")
-    serve(server, *faults)
+    serve(server, IgnoreRange())
+    events = Events()
+    result = fetch(url, tmp_path / "got", progress=events)
+    assert (tmp_path / "got").read_bytes() == BODY
+    assert result.resumed > 1_000_000
+    assert result.single_stream
+    assert not events.of(StartedOver)
+
+
+@BOTH
+def test_a_server_that_serves_no_ranges_any_more_is_read_from_the_beginning(
+    server: Server, tmp_path: Path
+) -> None:
+    """Without a size nothing says that it is the same object."""
+    url = serve(server)
+    stop_half_way(url, server, tmp_path / "got")
+    serve(server, IgnoreRange(), Chunked())
     events = Events()
     result = fetch(url, tmp_path / "got", progress=events)
     assert_fetched_whole(server, result)

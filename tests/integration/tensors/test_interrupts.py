@@ -20,7 +20,7 @@ from tests.integration.tensors.test_load import open_files, readers
 from tests.support.checkpoints import file_of, floats, same
 from tests.support.delivery import Gate
 from tests.support.entries import child, said
-from tests.support.faults import GateAfter, When, at_least
+from tests.support.faults import GateAfter, When, midway
 from tests.support.server import Server
 from tests.support.waiting import eventually
 from tests.support.weights import MIB, opened, serve
@@ -105,7 +105,7 @@ def test_a_caller_starts_no_thread_himself(
 
 def test_ctrl_c_ends_a_process_that_waits(server: Server, tmp_path: Path) -> None:
     gate = Gate()
-    url = serve(server, DATA, PATH, faults=[GateAfter(1000, gate, when=When(request=at_least(2)))])
+    url = serve(server, DATA, PATH, faults=[GateAfter(MIB + 1000, gate, when=When(request=1))])
     code = """
 from pgetpy import tensors
 from tests.support.weights import opened
@@ -132,7 +132,7 @@ def test_one_who_is_interrupted_does_not_hinder_another(
     server: Server, cache: WeightsDownloadCache
 ) -> None:
     gate = Gate()
-    url = serve(server, DATA, PATH, faults=[GateAfter(1000, gate, when=When(request=at_least(2)))])
+    url = serve(server, DATA, PATH, faults=midway(MIB + 1000, gate))
     got: list[dict[str, Any]] = []
     first = Calling(lambda: loaded(url, cache))
     gate.wait_reached()

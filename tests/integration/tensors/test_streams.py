@@ -33,6 +33,7 @@ from tests.support.faults import (
     Overwritten,
     Replaced,
     ResetAfter,
+    ResetAt,
     Status,
     WeakEtag,
     When,
@@ -207,9 +208,9 @@ LATER = When(request=at_least(2))
         [ResetAfter(300_000, when=When(times=2))],
         [FinAfter(300_000, when=When(times=2))],
         [ResetAfter(10, when=When(times=2))],
-        [IgnoreRange(when=When(request=2))],
+        [ResetAfter(MIB, when=When(request=1)), IgnoreRange(when=When(request=2))],
         [IgnoreRange(), ResetAfter(600_000, when=When(times=1))],
-        [Status(503, when=When(request=range(2, 4)))],
+        [ResetAfter(MIB, when=When(request=1)), Status(503, when=When(request=range(2, 4)))],
     ],
     ids=str,
 )
@@ -276,20 +277,30 @@ def test_a_file_that_is_overwritten_in_place_is_caught_by_its_digest(
 
 
 @pytest.mark.parametrize(
-    "fault",
-    [ResetAfter(0, when=LATER), IgnoreRange(when=LATER), EtagPerRequest(2), Status(404)],
-    ids=str,
+    "faults",
+    [(ResetAt(MIB), ResetAfter(0, when=LATER)), (Status(404),)],
+    ids=["reset", "404"],
 )
 @pytest.mark.parametrize("get", [loaded, streamed])
 def test_a_server_that_fails_for_good_is_an_error_and_leaves_nothing(
-    server: Server, cache: WeightsDownloadCache, fault: Fault, get: Callable[..., Any]
+    server: Server, cache: WeightsDownloadCache, faults: tuple[Fault, ...], get: Callable[..., Any]
 ) -> None:
-    url = serve(server, DATA, PATH, faults=[fault])
+    url = serve(server, DATA, PATH, faults=faults)
     with pytest.raises(TransferError):
         dict(get(url, cache))
     assert cache.lookup(url) is None
     server.change(PATH, faults=[])
     assert same(loaded(url, cache), MADE)
+
+
+@pytest.mark.parametrize("fault", [IgnoreRange(when=LATER), EtagPerRequest(2)], ids=str)
+def test_a_server_that_can_be_used_in_one_stream_only_will_do(
+    server: Server, cache: WeightsDownloadCache, fault: Fault
+) -> None:
+    broken = ResetAfter(MIB, when=When(request=1))
+    url = serve(server, DATA, PATH, faults=[broken, fault])
+    assert same(loaded(url, cache), MADE)
+    assert server.asked(PATH)[-1] in (None, (0, None))
 
 
 @pytest.mark.parametrize(
@@ -318,7 +329,7 @@ def test_what_is_no_safetensors_file_is_said_to_be_none(
 
 def test_processes_that_want_one_file_cause_one_download(server: Server, tmp_path: Path) -> None:
     gate = Gate()
-    url = serve(server, DATA, PATH, faults=[GateAfter(None, gate, when=When(request=2))])
+    url = serve(server, DATA, PATH, faults=[GateAfter(MIB, gate, when=When(request=1))])
     code = """
 from pgetpy import tensors
 from tests.support.weights import opened

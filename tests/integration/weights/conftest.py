@@ -21,3 +21,10 @@ def root(tmp_path: Path) -> Path:
 def cache(root: Path) -> Iterator[WeightsDownloadCache]:
     with opened(root) as cache:
         yield cache
+
+
+@pytest.fixture
+def one_lane(root: Path) -> Iterator[WeightsDownloadCache]:
+    """One that fetches over one connection, so that no other takes over what stands still."""
+    with opened(root, concurrency=1) as cache:
+        yield cache

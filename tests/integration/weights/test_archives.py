@@ -31,6 +31,7 @@ from tests.support.faults import (
     GateAfter,
     RequireSignature,
     ResetAfter,
+    ResetAt,
     Signer,
     Status,
     When,
@@ -270,7 +271,7 @@ def test_an_archive_that_broke_off_is_gone_on_with(server: Server, root: Path, m
     data = maker({"lora.safetensors": weights(4 * MIB, "broken")})
     fault = ResetAfter(900_000, when=When(request=at_least(2)))
     url = serve(server, data, "/x.archive", faults=[fault])
-    with opened(root, retries=0, concurrency=1) as cache:
+    with opened(root, retries=0, concurrency=1, chunk_size=64 * MIB) as cache:
         with pytest.raises(PgetError):
             cache.ensure(url, wanted="weights")
         before = server.sent("/x.archive")
@@ -502,8 +503,7 @@ def test_a_download_that_a_first_signature_began_is_gone_on_with_by_a_second(
 ) -> None:
     signer = Signer()
     data = weights(4 * MIB)
-    broken = ResetAfter(700_000, when=When(request=at_least(2)))
-    bare = serve(server, data, faults=[RequireSignature(signer), broken])
+    bare = serve(server, data, faults=[RequireSignature(signer), ResetAt(2 * MIB)])
     with opened(root, retries=0, concurrency=1) as cache:
         with pytest.raises(PgetError):
             cache.ensure(signer.sign(bare))

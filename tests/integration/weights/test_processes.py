@@ -15,7 +15,7 @@ from pgetpy import WeightsDownloadCache
 from pgetpy.errors import CacheError, PgetError
 from tests.support.delivery import Gate
 from tests.support.entries import child, left_over, said, tell
-from tests.support.faults import GateAfter, When, at_least
+from tests.support.faults import GateAfter, When, midway
 from tests.support.processes import environment, folder_of_nobody, run
 from tests.support.server import Server
 from tests.support.waiting import eventually
@@ -110,7 +110,7 @@ def test_a_fork_in_the_middle_of_a_download_waits_for_its_parent(
 ) -> None:
     gate = Gate()
     data = weights(4 * MIB)
-    url = serve(server, data, faults=[GateAfter(None, gate, when=When(request=at_least(2)))])
+    url = serve(server, data, faults=[GateAfter(2 * MIB, gate, when=When(request=1))])
     small = serve(server, path="/small.safetensors")
     with child(_FORK_MIDWAY, root, url, small) as other:
         gate.wait_reached()
@@ -255,8 +255,7 @@ def test_a_cache_that_is_deleted_during_a_download_is_an_error_or_none_but_no_ha
     gate = Gate()
     members = {"a.safetensors": weights(3 * MIB)}
     data = tar_of(members)
-    held = GateAfter(None, gate, when=When(request=at_least(2)))
-    url = serve(server, data, "/a.tar", faults=[held])
+    url = serve(server, data, "/a.tar", faults=midway(MIB, gate))
     errors: list[BaseException] = []
 
     def ask() -> None:

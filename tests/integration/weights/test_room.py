@@ -12,7 +12,7 @@ import pytest
 from pgetpy.errors import CacheError, CacheFullError, DiskFullError, PgetError
 from tests.support.delivery import Gate
 from tests.support.entries import child, disk_size, said, tell
-from tests.support.faults import Chunked, GateAfter, IgnoreRange, NoLength, When, at_least
+from tests.support.faults import Chunked, GateAfter, IgnoreRange, NoLength, midway
 from tests.support.processes import limited_tmpfs
 from tests.support.server import Server
 from tests.support.waiting import eventually
@@ -198,7 +198,7 @@ def test_where_there_is_no_room_the_server_sends_no_more_than_the_beginning(
     server: Server, root: Path
 ) -> None:
     url = serve(server, weights(8 * MIB))
-    with opened(root, max_bytes=2 * MIB) as cache:
+    with opened(root, max_bytes=2 * MIB, chunk_size=MIB) as cache:
         for number in (1, 2):
             with pytest.raises(CacheFullError) as caught:
                 cache.ensure(url)
@@ -217,7 +217,7 @@ def test_room_is_made_before_the_download_begins_and_not_for_nothing(
         server,
         weights(2 * MIB, "big"),
         "/big.safetensors",
-        faults=[GateAfter(None, gate, when=When(request=at_least(2)))],
+        faults=midway(MIB, gate),
     )
     huge = serve(server, weights(9 * MIB, "huge"), "/huge.safetensors")
     with opened(root) as cache:
@@ -231,7 +231,7 @@ def test_room_is_made_before_the_download_begins_and_not_for_nothing(
         thread = threading.Thread(target=cache.ensure, args=[big])
         thread.start()
         gate.wait_reached()
-        assert names_in_cache(cache) == {"c"}
+        eventually(lambda: names_in_cache(cache) == {"c"})
         gate.open()
         thread.join(30)
         assert names_in_cache(cache) == {"c", "big"}
@@ -319,7 +319,7 @@ def test_a_disk_that_fills_up_midway_is_one_clear_error_and_the_next_ensure_goes
     server: Server, known: bool
 ) -> None:
     gate = Gate()
-    held = GateAfter(500_000, gate, when=When(request=at_least(2) if known else None))
+    held = GateAfter(MIB + 500_000 if known else 500_000, gate)
     data = weights(3 * MIB)
     url = serve(server, data, faults=[held] if known else [IgnoreRange(), NoLength(), held])
     with limited_tmpfs(4 * MIB) as disk, opened(disk / "cache", concurrency=1) as cache:

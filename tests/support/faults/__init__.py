@@ -24,6 +24,7 @@ from .connections import (
     ResetAt,
     SilenceAfter,
     SilenceBeforeHead,
+    midway,
 )
 from .heads import (
     ContentRangeOn200,
@@ -102,4 +103,5 @@ __all__ = [
     "When",
     "at_least",
     "met",
+    "midway",
 ]

@@ -8,7 +8,7 @@ from functools import partial
 
 from ..delivery import Cut, Gate
 from ..resources import Answer, whole
-from .base import Exchange, Fault
+from .base import Exchange, Fault, When, at_least
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,13 @@ class GateAfter(Fault):
         if self.size is None:
             return answer.delivered(head_gate=self.gate)
         return answer.delivered(gate_after=self.size, gate=self.gate)
+
+
+def midway(size: int, gate: Gate) -> tuple[Fault, ...]:
+    """The first answer holds after ``size`` body bytes and all others before their heads, until the
+    test opens the gate: so much has come, whoever is asked for the rest."""
+    first, others = When(request=1), When(request=at_least(2))
+    return GateAfter(size, gate, when=first), GateAfter(None, gate, when=others)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgetpy.core.http.answers import Head
+from pgetpy.core.http.heads import Head
 from pgetpy.engine.transports.base import UnsupportedResponseError
 from pgetpy.engine.transports.wire import HeadReader, may_stay_open, parse_head
 

@@ -97,7 +97,7 @@ def test_what_a_crawling_connection_owes_is_taken_over(number: int, undisturbed:
 
 
 def test_a_single_connection_that_stalls_is_ended_by_its_time_limit() -> None:
-    assert stalls(fetch(100 * MB, all_but({1: Line(dries_up=3 * MB)}), ceiling=1)) == 1
+    assert stalls(fetch(100 * MB, all_but({0: Line(dries_up=3 * MB)}), ceiling=1)) == 1
 
 
 @pytest.mark.parametrize("silent", [Line(latency=1e6), Line(dries_up=0)])
@@ -123,7 +123,7 @@ def test_a_loser_that_wakes_up_leaves_the_whole_exact() -> None:
 
 
 def test_when_every_connection_stalls_each_is_given_up_in_its_time() -> None:
-    lines = all_but({number: Line(dries_up=2 * MB) for number in range(1, 10)})
+    lines = all_but({number: Line(dries_up=2 * MB) for number in range(10)})
     outcome = fetch(200 * MB, lines, ceiling=4)
     assert stalls(outcome) >= 1
     assert outcome.seconds < 60
@@ -220,9 +220,10 @@ def test_an_answer_that_is_slow_now_and_then_is_asked_for_again(total: int, late
     CHANCE.seed(2)
     undisturbed = fetch(total, steady(latency, 20 * MB)).seconds
     outcomes = [fetch(total, seldom_slow(latency, 20 * MB)) for _ in range(11)]
-    # Now and then the second answer is slow as well; it is not asked for a third time.
+    # Where the second answer is slow as well it is not asked for a third time. Of some two hundred
+    # requests ten are slow, so that this happens in four transfers of ten.
     assert max(outcome.seconds for outcome in outcomes) < 1.3 * undisturbed + 3.5
-    assert sorted(outcome.seconds for outcome in outcomes)[5] < 1.3 * undisturbed + 2 * latency + 1
+    assert sorted(outcome.seconds for outcome in outcomes)[2] < 1.3 * undisturbed + 2 * latency + 1
     for outcome in outcomes:
         assert_economical(outcome, total)
 
@@ -275,7 +276,8 @@ def test_however_lines_behave_every_byte_comes_in_the_end(
     # Each odd line may cost the longest stall, and what they trickle may count as alive.
     assert outcome.seconds < 60 + 16 * len(odd) + 10 * total / MB * bool(odd)
     assert outcome.moved >= total
-    assert all(span.size <= chunk_size for span in outcome.asked)
+    # The first request reads on until another one is answered.
+    assert all(span.size <= chunk_size for span in outcome.asked[1:])
 
 
 @settings(max_examples=60)

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.jobs import Job
-from pgetpy.core.report.events import StartedOver
+from pgetpy.core.report.events import Remarked, StartedOver
 from pgetpy.core.report.results import DownloadResult
 from pgetpy.engine.context import EngineContext
 from pgetpy.engine.hosts import Hosts
 from pgetpy.engine.transfer import Transfer
 from pgetpy.engine.transports.base import Exchange, Transport, UnsupportedResponseError
 from pgetpy.engine.transports.local import LocalTransport
-from pgetpy.errors import HttpStatusError, ObjectChangedError, PgetError
+from pgetpy.errors import HttpStatusError, PgetError
 from pgetpy.settings import Settings
 from pgetpy.system.event_loop import wait_uncancelled
 from pgetpy.system.filesystem import ReservedPaths
@@ -104,16 +104,39 @@ def test_a_version_that_changes_once_is_started_over(tmp_path: Path) -> None:
             now, self[url] = self[url], Stored(new, '"2"')
             return now
 
-    objects = Changing({URL: Stored(BODY, '"1"')})
+    # The first answer breaks off: what it brought is of the version before.
+    objects = Changing({URL: Stored(BODY, '"1"', script=[Turn(cut_after=MIB)])})
     fetch(objects, tmp_path / "x", chosen=replace(SETTINGS, chunk_size=MIB))
     assert (tmp_path / "x").read_bytes() == new
 
 
-def test_a_version_that_goes_on_changing_is_an_error(tmp_path: Path) -> None:
-    script = [Turn(headers={"etag": f'"{n}"'}) for n in range(50)]
-    with pytest.raises(ObjectChangedError):
-        fetch(Stored(BODY, script=script), tmp_path / "x")
-    assert not (tmp_path / "x").exists()
+def drifting(answers: int) -> list[Turn]:
+    """Answers whose validators differ; all but the last break off, so that others follow."""
+    turns = [Turn(headers={"etag": f'"{n}"'}, cut_after=MIB) for n in range(answers)]
+    return [*turns[:-1], replace(turns[-1], cut_after=None)]
+
+
+def test_validators_that_go_on_changing_leave_one_stream(tmp_path: Path) -> None:
+    events = Events()
+    result = fetch(Stored(BODY, script=drifting(5)), tmp_path / "x", events=events)
+    assert (tmp_path / "x").read_bytes() == BODY
+    assert (result.single_stream, result.validator) == (True, "none")
+    assert "contradict each other" in events.of(Remarked)[-1].remark
+
+
+def test_validators_that_change_do_not_matter_where_there_is_a_digest(tmp_path: Path) -> None:
+    events, known = Events(), f"sha256:{digest(BODY)}"
+    stored = Stored(BODY, script=drifting(8))
+    fetch(stored, tmp_path / "x", checksum=known, events=events)
+    assert (tmp_path / "x").read_bytes() == BODY
+    assert not events.of(StartedOver)
+
+
+def test_a_new_version_between_two_answers_does_not_pass_the_digest(tmp_path: Path) -> None:
+    new = body(len(BODY), "v2")
+    turns = [Turn(body=new, headers={"etag": '"0"'}, cut_after=MIB)]
+    fetch(Stored(BODY, script=turns), tmp_path / "x", checksum=f"sha256:{digest(BODY)}")
+    assert (tmp_path / "x").read_bytes() == BODY
 
 
 def test_a_server_that_is_never_well_is_given_up(tmp_path: Path) -> None:
@@ -152,7 +175,7 @@ def test_an_object_that_shrank_since_an_earlier_run_is_started_over(
     # Over one connection, so that no other takes over what breaks off.
     given_up = replace(SETTINGS, retries=0, concurrency=1)
     old = f"sha256:{digest(BODY)}"
-    script = [Turn(), Turn(cut_after=300_000)]
+    script = [Turn(cut_after=MIB + 300_000)]
     with pytest.raises(PgetError):
         fetch(Stored(BODY, script=script), dest, checksum=old, chosen=given_up)
     assert len(names_in(tmp_path)) == 2
@@ -211,7 +234,7 @@ class Stuck:
         self.entered, self.leave, self.left = (threading.Event() for _ in range(3))
 
     async def carry(self, exchange: Exchange) -> None:
-        memory = MemoryTransport({URL: Stored(BODY)})
+        memory = MemoryTransport({URL: Stored(BODY, script=[Turn(cut_after=MIB)])})
         if exchange.part.start == 0:
             await memory.carry(exchange)
             return

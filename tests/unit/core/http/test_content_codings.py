@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pgetpy.core.http.answers import Answer, Head, judge
+from pgetpy.core.http.answers import Answer, judge
 from pgetpy.core.http.content_codings import content_codings, names_no_coding
+from pgetpy.core.http.heads import Head
 from pgetpy.core.http.ranges import Span
 from pgetpy.errors import TransferError
 

@@ -89,7 +89,7 @@ def test_a_straggler_has_a_tenth_of_the_median_of_at_least_three(
 
 def looked_at(*times: float) -> RateMeter:
     """A connection that began at 0 and has brought nothing at any of `times`."""
-    meter = RateMeter.at(0.0, 0)
+    meter = RateMeter(born=0.0, quiet_since=0.0, seen_at=0.0, seen_pos=0)
     for now in times:
         meter.observe(now, 0, waiting=True)
     return meter

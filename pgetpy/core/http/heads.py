@@ -1,0 +1,88 @@
+"""The heads of responses, what refusals say in words, and the dates in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from pgetpy.errors import HttpStatusError
+
+_NOISE = re.compile(r"<(head|style|script)\b.*?</\1>|[\x00-\x1f\x7f]", re.IGNORECASE | re.DOTALL)
+_MARKUP = re.compile(r"<[^>]*>?")
+
+
+@dataclass(frozen=True)
+class Head:
+    """A response before its body: `headers` maps lower-case names to values joined by `, `.
+
+    `words` is the beginning of the body of an answer that is an error, as text.
+    """
+
+    status: int
+    headers: dict[str, str]
+    reason: str = ""
+    version: tuple[int, int] = (1, 1)
+    words: str = ""
+
+    @classmethod
+    def of(
+        cls, status: int, reason: str, fields: Iterable[tuple[str, str]], version: tuple[int, int]
+    ) -> Head:
+        headers: dict[str, str] = {}
+        for name, value in fields:
+            lowered = name.lower()
+            # Cookies hold commas, so that no list could be taken apart again (RFC 9110, 5.3).
+            joint = "\n" if lowered == "set-cookie" else ", "
+            headers[lowered] = f"{headers[lowered]}{joint}{value}" if lowered in headers else value
+        return cls(status, headers, reason, version)
+
+
+def words_of(head: Head, body: bytes) -> Head:
+    """Return `head` with what the beginning of its body says to a reader, mark-up taken away."""
+    text = _NOISE.sub(" ", body.decode("utf-8", "replace"))
+    return replace(head, words=" ".join(_MARKUP.sub(" ", text).split())[:200])
+
+
+def status_error(url: str, head: Head) -> HttpStatusError:
+    """Return the error for a status that is no success, with the server's own words."""
+    # The Hub says in this field what its body wraps in JSON.
+    said = _NOISE.sub(" ", head.headers.get("x-error-message", "")).strip() or head.words
+    words = said.removeprefix(str(head.status)).strip()
+    if head.reason.lower() not in words.lower():
+        words = f"{head.reason}: {words}" if words else head.reason
+    words = " ".join(words.split())[:200]
+    return HttpStatusError(
+        url,
+        head.status,
+        words,
+        retry_after=parse_retry_after(head.headers),
+        code=head.headers.get("x-error-code", ""),
+    )
+
+
+def parse_retry_after(headers: dict[str, str]) -> float | None:
+    """Return Retry-After in seconds (RFC 9110, 10.2.3: a number, or a date against Date)."""
+    value = headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    when, date = http_date(value), http_date(headers.get("date", ""))
+    if when is None or date is None:
+        return None
+    return max(0.0, when - date)
+
+
+def http_date(value: str) -> float | None:
+    """Return a date of HTTP (RFC 9110, 5.6.7) in seconds since 1970, None where it is none."""
+    # Seldom seen, and slow to import.
+    import email.utils
+    from datetime import timezone
+
+    try:
+        moment = email.utils.parsedate_to_datetime(value)
+        if moment.tzinfo is None:
+            # The asctime form names no zone and means UTC (RFC 9110, 5.6.7).
+            moment = moment.replace(tzinfo=timezone.utc)
+        return moment.timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return None

@@ -1,0 +1,157 @@
+"""Which answers of one attempt are believed; the first of them fixes the version of the object."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from pgetpy.core.http.answers import Answer, Identity, RetryWithoutRange, judge, may_continue
+from pgetpy.core.http.heads import Head
+from pgetpy.core.http.plan import Plan
+from pgetpy.core.http.ranges import Spans
+from pgetpy.core.http.sink import Sink
+from pgetpy.engine.context import StartOverError
+from pgetpy.engine.transports.base import Exchange
+from pgetpy.errors import NotAllowedError
+
+
+class TooLateError(Exception):
+    """An answer that nobody waits for any more: another one has brought everything."""
+
+
+@dataclass
+class AnswerGate:
+    """Believes heads or refuses them, one at a time, in any thread.
+
+    Args:
+        plan: is told the size of the object, and whether it comes in ranges.
+        begin: gives the sink for the object of the first answer, and what is held of it.
+        largest: the most bytes an object may have, and the rule that says so; None for any.
+
+    Attributes:
+        answer: the first answer that was believed.
+        sink: where its bytes go.
+        expected: the version that what is held belongs to.
+        verified: whether a digest of the whole is checked in the end.
+        repeatable: whether the server has answered a second time.
+        drifted: whether an answer bore another ETag than the first, which the digest outweighs.
+    """
+
+    plan: Plan
+    begin: Callable[[Answer, Spans], Sink]
+    largest: tuple[int, str] | None
+    expected: Identity | None = None
+    verified: bool = False
+    answer: Answer | None = None
+    sink: Sink | None = None
+    repeatable: bool = False
+    drifted: bool = False
+    _refused: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def admit(self, exchange: Exchange, head: Head, now: float) -> tuple[Answer, Sink]:
+        """Return what may be believed of `head`, the answer to `exchange`, and where it goes.
+
+        Raises:
+            TransferError, Redirected, RetryWithoutRange: see `judge`.
+            StartOverError: what is held belongs to another version.
+            TooLateError: see there.
+            Exception: whatever `begin` raises.
+        """
+        with self._lock:
+            if self._refused or (self.answer is not None and not self.plan.ranged):
+                raise TooLateError
+            known = self.answer.identity if self.answer is not None else None
+            if head.status == 416 and known is None and self.plan.held:
+                # What is still missing lies behind its end.
+                raise StartOverError(f"the object is shorter now (was {self.expected})")
+            part = exchange.part
+            answer = self._judge(exchange, head, known)
+            part.meter.answer(now, answer.start)
+            if self.answer is None:
+                self._admit_first(exchange, answer)
+                unsaid = "accept-ranges" not in head.headers and self.plan.total is not None
+                if unsaid and part.reads_on and self._takes_any_order():
+                    # Some servers know ranges, but not one without an end, nor say that they do.
+                    self.plan.ranged = True
+            elif not self.repeatable:
+                self.repeatable = True
+                self.answer = replace(self.answer, ranged=True)
+            if self.repeatable or self.plan.wants_only:
+                # Nothing is to be read on: another one was answered before, or little is wanted.
+                part.most, part.reads_on = part.stop, False
+            if known is not None and self.verified:
+                self.drifted |= head.headers.get("etag") != known.etag
+            assert self.sink is not None
+            return answer, self.sink
+
+    @property
+    def restarts(self) -> bool:
+        """Whether what a next answer brings is not known to belong to what has come."""
+        return self.answer is not None and not self.answer.ranged
+
+    def check_size(self, url: str, size: int | None) -> None:
+        """Refuse an object of `size` bytes where that is more than may be had.
+
+        Raises:
+            NotAllowedError: it is.
+        """
+        if self.largest is not None and size is not None and size > self.largest[0]:
+            most, rule = self.largest
+            raise NotAllowedError(url, rule, f"the object has {size} bytes, {most} are allowed")
+
+    def forget(self) -> None:
+        """The next answer is the first again."""
+        self.answer = None
+        self.repeatable = False
+
+    def _judge(self, exchange: Exchange, head: Head, known: Identity | None) -> Answer:
+        url, part = exchange.request.url, exchange.part
+        answer = judge(url, exchange.asked, head, known, verified=self.verified)
+        total = answer.identity.total
+        first = known is None and not self.plan.held
+        if first and total and exchange.asked == (0, total):
+            # Some servers give the range's own end, or length, for the object's.
+            raise RetryWithoutRange
+        if answer.start < part.start:
+            # The whole, asked for as the last resort when its beginning was there already.
+            return replace(answer, start=part.start, skip=part.start, ranged=True)
+        return replace(answer, ranged=answer.ranged and (not answer.whole or _may_go_on(exchange)))
+
+    def _takes_any_order(self) -> bool:
+        assert self.sink is not None
+        return self.sink.window is None and self.sink.place(0) is not None
+
+    def _admit_first(self, exchange: Exchange, answer: Answer) -> None:
+        # Where the first answer finds no place, a second one to the same request is not to take it
+        # a moment later.
+        self._refused = True
+        self.check_size(exchange.request.url, answer.identity.total)
+        self._check_held(answer)
+        self.sink = self.begin(answer, self.plan.held)
+        self._refused = False
+        self.plan.total = answer.identity.total
+        self.plan.ranged = answer.ranged
+        self.plan.window = self.sink.window
+        self.answer = answer
+
+    def _check_held(self, answer: Answer) -> None:
+        """Check that what is held may be completed by what `answer` promises."""
+        if not self.plan.held:
+            return
+        before, now = self.expected, answer.identity
+        assert before is not None
+        # The whole in place of a range is also how If-Range says no (RFC 9110, 13.1.5).
+        if not answer.ranged and before.agrees(replace(now, total=before.total)):
+            raise StartOverError(f"the server no longer serves {before} in ranges")
+        if not answer.ranged or not may_continue(before, now, verified=self.verified):
+            raise StartOverError(f"the object is another one now (was {before}, is {now})")
+
+
+def _may_go_on(exchange: Exchange) -> bool:
+    """Whether, after the whole for a range, ranges may be asked for as the server says it has them.
+
+    An archive of which the end is wanted first would be held up if that is not true.
+    """
+    return exchange.part.reads_on and not exchange.blocking

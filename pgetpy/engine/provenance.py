@@ -1,0 +1,34 @@
+"""Where the bytes of a transfer came from in the end, and what vouches for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pgetpy.core.http.answers import Answer
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The source of a transfer that has ended.
+
+    Attributes:
+        url: where redirects led.
+        answer: the first answer that was believed.
+        single: whether one request at a time brought everything.
+    """
+
+    url: str
+    answer: Answer
+    single: bool = False
+
+    @property
+    def single_stream(self) -> bool:
+        """Whether the bytes came in one stream."""
+        return self.single or not self.answer.ranged
+
+    @property
+    def validator(self) -> str:
+        """What tied the ranges to one version; see `DownloadResult`."""
+        if not self.answer.ranged or (self.single and self.answer.whole):
+            return "none"
+        return "strong" if self.answer.identity.strong else "weak"

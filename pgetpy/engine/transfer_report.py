@@ -1,0 +1,86 @@
+"""What one transfer tells its user."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pgetpy.core.http.plan import Plan
+from pgetpy.core.references.jobs import Job
+from pgetpy.core.report.events import (
+    Progressed,
+    Remarked,
+    Report,
+    Retrying,
+    Started,
+    StartedOver,
+    Verifying,
+    Waiting,
+)
+from pgetpy.destinations.base import Destination
+from pgetpy.errors import PgetError
+from pgetpy.errors.redact import redact
+
+REPORT_EVERY = 0.1
+
+
+@dataclass(eq=False)
+class TransferReport:
+    """Sends the events of the transfer of `job` to `report`, under `key`."""
+
+    report: Report
+    key: int
+    job: Job
+    destination: Destination
+    _announced: bool = False
+    _reported_at: float = 0.0
+
+    @property
+    def label(self) -> str:
+        return self.destination.label
+
+    def waiting(self) -> None:
+        """Another run has the destination."""
+        self.report(Waiting(self.key, self.label, self.destination.obstacle))
+
+    def started(self, total: int | None, resumed: int, *, keeps: bool = True) -> None:
+        """The object is `total` bytes, `resumed` of which are held."""
+        self._announced = True
+        url = redact(self.job.url)
+        self.report(Started(self.key, url, self.label, total, resumed, keeps))
+
+    def started_once(self, total: int | None, resumed: int, *, last: bool) -> None:
+        """As `started`, unless it has been told, as soon as the destination knows what it keeps."""
+        keeps = self.destination.keeps
+        if not self._announced and (last or keeps is not None):
+            self.started(total, resumed, keeps=bool(keeps))
+            if self.destination.remark:
+                self.remark(self.destination.remark)
+
+    def progressed(self, now: float, plan: Plan, *, last: bool) -> None:
+        """Tell how far it is, now and then and at the `last`."""
+        if last or now - self._reported_at >= REPORT_EVERY:
+            self._reported_at = now
+            self.stands_at(plan.done, plan.total, len(plan.parts))
+
+    def stands_at(self, done: int, total: int | None, connections: int) -> None:
+        """`done` bytes of `total` are there, over so many connections."""
+        self.report(Progressed(self.key, done, total, connections))
+
+    def verifying(self, done: int, size: int) -> None:
+        """`done` bytes of `size` are hashed."""
+        self.report(Verifying(self.key, self.label, done, size))
+
+    def retrying(self, error: PgetError, after: float) -> None:
+        """It is tried again `after` seconds."""
+        self.report(Retrying(self.key, self.label, error, after))
+
+    def remark(self, remark: str) -> None:
+        """Say what is worth knowing and no failure."""
+        self.report(Remarked(self.key, self.label, remark))
+
+    def lost(self, reason: str) -> None:
+        """What had come is thrown away."""
+        self._announced = False
+        if self.job.follow is not None:
+            self.job.follow.lost()
+        self.report(StartedOver(self.key, self.label, reason))

@@ -1,0 +1,156 @@
+"""Servers with odd notions of ranges, validators and connections, made up by a table of oddities.
+
+A plain GET, the only thing that `curl -fL` asks, is answered with the whole object, unless `plain`
+says otherwise. What else a client may ask is answered as the oddities have it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pgetpy.core.http.ranges import Span
+
+# What a range is answered with, beside statuses: the whole, a Content-Range that is none, none at
+# all, the range's own length or end as the size of the object, other bytes, an unknown size, fewer
+# bytes than asked for.
+RANGED = ("well", "whole", "malformed", "missing", "length", "end", "shifted", "star", "short")
+STATUSES = (400, 401, 403, 404, 405, 410, 412, 416, 500, 501, 503)
+VALIDATORS = ("strong", "weak", "date", "none", "drifting etag", "drifting date", "only on 200")
+IF_RANGE = ("honoured", "ignored", "whole", "412", "400")
+_SHORT = 300_000
+_MOST_REQUESTS = 300
+
+
+@dataclass(frozen=True)
+class Oddity:
+    """How a server answers.
+
+    Attributes:
+        ranged: how a range is answered, a word of RANGED or a status.
+        since: the number, from 0, of the request from which `ranged` holds; before, all is well.
+        open_end: whether it knows a range without an end.
+        plain: the status of the answer to a plain GET.
+        validators: a word of VALIDATORS.
+        if_range: a word of IF_RANGE.
+        accept_ranges: what it says of itself; None for nothing.
+        answers: how many answers the link is good for; None for any number.
+        breaks: the number of an answer that breaks off in the middle; None for none.
+        most: how many connections it serves at a time; further ones are refused with 403.
+        late: seconds before each answer.
+    """
+
+    ranged: str | int = "well"
+    since: int = 0
+    open_end: bool = True
+    plain: int = 200
+    validators: str = "strong"
+    if_range: str = "honoured"
+    accept_ranges: str | None = "bytes"
+    answers: int | None = None
+    breaks: int | None = None
+    most: int | None = None
+    late: float = 0.0
+
+    @property
+    def curl_gets_it(self) -> bool:
+        """Whether a plain GET, made first, brings the whole."""
+        return self.plain == 200 and self.breaks != 0
+
+    @property
+    def spends_its_answer(self) -> bool:
+        """Whether the only answer that the link is good for is one to a range that nobody can use,
+        so that asking for a range was one request too many."""
+        unusable = isinstance(self.ranged, str) and self.ranged not in ("well", "whole")
+        return self.answers is not None and unusable and self.since == 0
+
+
+@dataclass
+class Reply:
+    """One answer: `cut` is how many bytes of `body` arrive, where it breaks off."""
+
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes | memoryview = b""
+    cut: int | None = None
+
+
+class OddServer:
+    """Answers for `body` as `oddity` has it."""
+
+    def __init__(self, body: bytes, oddity: Oddity) -> None:
+        self.body = body
+        self.oddity = oddity
+        self.requests = 0
+        self.busy = 0
+        self._answered = 0
+
+    def reply(self, asked: Span | None, if_range: str | None, *, open_end: bool) -> Reply:
+        """Answer a request for `asked`, None for the whole object."""
+        odd, number = self.oddity, self.requests
+        self.requests += 1
+        if number > _MOST_REQUESTS:
+            raise AssertionError("asked for without end")
+        if odd.most is not None and self.busy > odd.most:
+            return Reply(403)
+        if odd.answers is not None and self._answered >= odd.answers:
+            return Reply(403)
+        if asked is None:
+            return self._whole(number, odd.plain)
+        if open_end and not odd.open_end:
+            return self._whole(number)
+        if if_range is not None and odd.if_range not in {"honoured", "ignored"}:
+            return self._whole(number) if odd.if_range == "whole" else Reply(int(odd.if_range))
+        if (
+            if_range is not None
+            and odd.if_range == "honoured"
+            and if_range not in (self._validators(number, 206).values())
+        ):
+            return self._whole(number)
+        return self._part(number, asked)
+
+    def _whole(self, number: int, status: int = 200) -> Reply:
+        if status != 200:
+            return Reply(status)
+        headers = {**self._validators(number, 200), "content-length": str(len(self.body))}
+        if self.oddity.accept_ranges is not None:
+            headers["accept-ranges"] = self.oddity.accept_ranges
+        return self._given(Reply(200, headers, self.body))
+
+    def _part(self, number: int, asked: Span) -> Reply:
+        total = len(self.body)
+        if asked.start >= total:
+            return Reply(416, {"content-range": f"bytes */{total}"})
+        how = self.oddity.ranged if number >= self.oddity.since else "well"
+        if isinstance(how, int):
+            return Reply(how)
+        if how == "whole":
+            return self._whole(number)
+        start, stop = asked.start, min(asked.stop, total)
+        if how == "short":
+            stop = min(stop, start + _SHORT)
+        if how == "shifted" and stop < total:
+            start, stop = start + 1, stop + 1
+        said: str | int = {"length": stop - start, "end": stop, "star": "*"}.get(how, total)
+        value = f"bytes {start}-{stop - 1}/{said}"
+        headers = {**self._validators(number, 206), "content-length": str(stop - start)}
+        if how != "missing":
+            headers["content-range"] = value.replace(" ", "=") if how == "malformed" else value
+        return self._given(Reply(206, headers, memoryview(self.body)[start:stop]))
+
+    def _given(self, reply: Reply) -> Reply:
+        if self._answered == self.oddity.breaks:
+            reply.cut = len(reply.body) // 2
+        self._answered += 1
+        return reply
+
+    def _validators(self, number: int, status: int) -> dict[str, str]:
+        date = f"Mon, 01 Jan 2024 00:00:0{number % 2} GMT"
+        return {
+            "strong": {"etag": '"v"'},
+            "weak": {"etag": 'W/"v"'},
+            "date": {"last-modified": "Mon, 01 Jan 2024 00:00:00 GMT"},
+            "none": {},
+            "drifting etag": {"etag": f'"v{number % 2}"'},
+            "drifting date": {"last-modified": date},
+            "only on 200": {"etag": '"v"'} if status == 200 else {},
+        }[self.oddity.validators]
