@@ -44,7 +44,9 @@ class Http10(Fault):
     def answer(self, answer: Answer, exchange: Exchange) -> Answer:
         old = whole(exchange.resource).without("Accept-Ranges")
         old = old if self.length else old.without("Content-Length")
-        return replace(old, version="HTTP/1.0", delivery=answer.delivery).delivered(close=True)
+        # It knows no chunks, whatever another fault has made of the body.
+        old = replace(old, version="HTTP/1.0", delivery=replace(answer.delivery, chunk=None))
+        return old.delivered(close=True)
 
 
 @dataclass(frozen=True)
