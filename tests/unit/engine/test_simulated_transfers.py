@@ -222,7 +222,8 @@ def test_an_answer_that_is_slow_now_and_then_is_asked_for_again(total: int, late
     outcomes = [fetch(total, seldom_slow(latency, 20 * MB)) for _ in range(11)]
     # Where the second answer is slow as well it is not asked for a third time. Of some two hundred
     # requests ten are slow, so that this happens in four transfers of ten.
-    assert max(outcome.seconds for outcome in outcomes) < 1.3 * undisturbed + 3.5
+    # The first answer of all is asked for again after a second.
+    assert max(outcome.seconds for outcome in outcomes) < 1.3 * undisturbed + 1 + 3.5
     assert sorted(outcome.seconds for outcome in outcomes)[2] < 1.3 * undisturbed + 2 * latency + 1
     for outcome in outcomes:
         assert_economical(outcome, total)
