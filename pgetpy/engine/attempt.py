@@ -258,6 +258,9 @@ class Attempt:
         for task, exchange, error in self._watchdog.ended(self._loop.time()):
             if exchange.part.pos > exchange.part.start and not self.gate.restarts:
                 self._retries.progressed()
+            if exchange.asked is not None and exchange.asked.stop == OPEN_END and self._host:
+                # It had no other answer to wait for.
+                self._host.pace.measure_anew(self._loop.time())
             if error is not None:
                 if not (isinstance(error, TooLateError) or self._spared(exchange)):
                     self._handle_failure(exchange, error)

@@ -107,7 +107,8 @@ class ConcurrencyController:
             self._best = (1, rate)
             self._since = None
             self._raise(latency)
-            self.level = min(self.level, max(_BOLD, int(_FASTEST / rate)))
+            # Where answers are late each of them waits for most of its time.
+            self.level = min(self.level, max(_BOLD, int(_FASTEST / rate * (1 + latency))))
 
     def observe(
         self,
@@ -211,6 +212,13 @@ class ConcurrencyController:
             factor = next(step for least, step in _FIRST_STEPS if latency >= least)
         self._stepped, self._doubted = True, False
         self.level = min(self.ceiling, self.level * factor)
+        self._climbing = self.level < self.ceiling
+
+    def measure_anew(self, now: float) -> None:
+        """What has been measured holds no more: a connection has ended that was not like others."""
+        self._best = self._since = None
+        self._resting_until = now
+        self._pause, self._factor = _FIRST_PAUSE, _BOLD
         self._climbing = self.level < self.ceiling
 
     def cap(self, now: float, connections: int) -> None:

@@ -305,13 +305,19 @@ class Plan:
         others = [part for part in self.parts if part is not reader]
         latency, gap = self.latency.typical, Span(reader.pos, self.total)
         prospect = Prospect(now, rate, latency, connections, expected, gap.size, others)
-        size = self._fitted(gap, prospect) + int(rate * latency)
+        # However large a range may be: this one has been asked for already.
+        size = range_size(prospect)[0] + int(rate * latency)
+        if self.window is not None:
+            size = min(size, self.window.stop - gap.start)
         stop = reader.stop or self.total
         reader.claim = stop if stop - gap.start - size < _SMALLEST_SPLIT else gap.start + size
 
     def _slowest(self) -> RangeRequest | None:
         """The request that would be the last to end, of those asked for once."""
-        candidates = [f for f in self.parts if not f.again and f.twin is None and f.owed > 0]
+        reader = self.reader
+        # What reads on may yet bring what the others were asked for: these are the second.
+        parts = self.parts if reader is None else [reader]
+        candidates = [f for f in parts if not f.again and f.twin is None and f.owed > 0]
         return max(candidates, key=lambda f: (f.seconds_left, f.owed), default=None)
 
     def _late(self, part: RangeRequest, now: float, rate: float) -> bool:

@@ -277,8 +277,8 @@ def test_however_lines_behave_every_byte_comes_in_the_end(
     # Each odd line may cost the longest stall, and what they trickle may count as alive.
     assert outcome.seconds < 60 + 16 * len(odd) + 10 * total / MB * bool(odd)
     assert outcome.moved >= total
-    # The first request reads on until another one is answered.
-    assert all(span.size <= chunk_size for span in outcome.asked[1:])
+    # The first request, and its second try, read on until another one is answered.
+    assert all(span.size <= chunk_size for span in outcome.asked[2:])
 
 
 @settings(max_examples=60)
