@@ -29,7 +29,6 @@ from pgetpy.errors import (
     HttpStatusError,
     PgetError,
     StalledError,
-    TooSlowError,
     TransferError,
 )
 
@@ -59,6 +58,7 @@ class Attempt:
     _resume_at: float = 0.0
     _failed_at: float = -1.0
     _generation: int = 0
+    _in_plain: bool = False
     _moved_then: int = 0
     _scouting: bool = True
     _proven: bool = True
@@ -71,8 +71,9 @@ class Attempt:
         self.gate = AnswerGate(self.plan, self.callbacks.begin, settings.largest)
         self._loop = asyncio.get_running_loop()
         self._retries = Retries(settings.retries)
-        self._watchdog = Watchdog(self.plan, self.counts, settings.stall_timeout, self._retries)
-        self._speed_limit = SpeedLimit(settings.speed_limit, settings.speed_time)
+        slowest = SpeedLimit(settings.speed_limit, settings.speed_time)
+        patience = settings.stall_timeout
+        self._watchdog = Watchdog(self.plan, self.counts, patience, self._retries, slowest)
         self._sleeper: asyncio.Future[None] | None = None
         self._roused = False
         self._ticked_at = self._loop.time()
@@ -224,17 +225,6 @@ class Attempt:
             self._loop.call_soon_threadsafe(self._rouse)
         return admitted
 
-    def _check_speed(self, now: float, host: Host) -> None:
-        """End a transfer that makes no worthwhile progress.
-
-        Until an answer has come patience is the watchdog's.
-        """
-        waiting = self.gate.answer is not None and now >= host.not_before
-        waiting &= not self._watchdog or self._watchdog.waiting
-        if self._speed_limit.undercut(now, self.counts.moved, waiting=waiting):
-            limit = self._speed_limit
-            raise TooSlowError(self.route.target.url, limit.rate, limit.seconds)
-
     async def _pause(self) -> None:
         """Wait until an exchange ends, the first answer is believed, or the next tick is due."""
         if self._roused:
@@ -258,9 +248,6 @@ class Attempt:
         for task, exchange, error in self._watchdog.ended(self._loop.time()):
             if exchange.part.pos > exchange.part.start and not self.gate.restarts:
                 self._retries.progressed()
-            if exchange.asked is not None and exchange.asked.stop == OPEN_END and self._host:
-                # It had no other answer to wait for.
-                self._host.pace.measure_anew(self._loop.time())
             if error is not None:
                 if not (isinstance(error, TooLateError) or self._spared(exchange)):
                     self._handle_failure(exchange, error)
@@ -343,6 +330,10 @@ class Attempt:
         ):
             return False
         self._generation += 1
+        if manner.whole and not self._in_plain:
+            # Tries of its own, once.
+            self._in_plain = True
+            self._retries.progressed()
         if reader is not None and manner.single:
             self.plan.read_on_alone(reader)
             self._tell_manner()
@@ -396,7 +387,6 @@ class Attempt:
         if self._host is not None:
             self._watchdog.look_after(now, self._host)
             self._host.observe(now, self._watchdog.rates(now))
-            self._check_speed(now, self._host)
         if self.plan.total is None and self.gate.answer is not None:
             self.gate.check_size(self.route.target.url, self.plan.done)
         self.callbacks.tick(now)

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from pgetpy.core.http.plan import Plan
 from pgetpy.core.http.range_request import is_straggler
+from pgetpy.core.http.ranges import OPEN_END
 from pgetpy.core.http.retry import Retries
+from pgetpy.core.http.speed_limit import SpeedLimit
 from pgetpy.engine.hosts import Host
 from pgetpy.engine.transports.base import Exchange
-from pgetpy.errors import PgetError, StalledError
+from pgetpy.errors import PgetError, StalledError, TooSlowError
 from pgetpy.system.event_loop import wait_uncancelled
 
 # Slower than a tenth of the others for so long, and a new connection is tried.
@@ -36,16 +38,24 @@ class Watchdog:
     """Knows the exchanges under way, counts what they bring and ends those that are stuck.
 
     `patience` is how many seconds an exchange may bring nothing; for a first byte it grows with the
-    failures that `retries` has counted.
+    failures that `retries` has counted. `slowest` is the least that all of them have to bring.
     """
 
     def __init__(
-        self, plan: Plan, counts: TransferCounts, patience: float, retries: Retries
+        self,
+        plan: Plan,
+        counts: TransferCounts,
+        patience: float,
+        retries: Retries,
+        slowest: SpeedLimit,
     ) -> None:
         self._plan = plan
         self._counts = counts
         self._patience = patience
         self._retries = retries
+        self._slowest = slowest
+        self._url = ""
+        self._answered = False
         self._exchanges: dict[Task, Exchange] = {}
         # Calls to an expired target may still be under way when the next host is asked already.
         self._hosts: dict[Exchange, Host] = {}
@@ -63,6 +73,7 @@ class Watchdog:
     def add(self, task: Task, exchange: Exchange, host: Host) -> None:
         """`task` carries `exchange` to `host` from now on."""
         self._exchanges[task] = exchange
+        self._url = exchange.request.url
         self._hosts[exchange] = host
         host.busy += 1
         self._counts.connections = max(self._counts.connections, len(self._exchanges))
@@ -72,11 +83,6 @@ class Watchdog:
         """How many exchanges under way have been answered."""
         under_way = self._exchanges.values()
         return sum(exchange.part.meter.answered is not None for exchange in under_way)
-
-    @property
-    def waiting(self) -> bool:
-        """Whether any exchange waits for the network, and not for a disk, a reader or a limit."""
-        return any(exchange.part.waiting for exchange in self._exchanges.values())
 
     def asks_only(self, url: str) -> bool:
         """Whether all exchanges ask `url`."""
@@ -88,13 +94,21 @@ class Watchdog:
             doom = self._doomed.pop(task, None)
             error = doom if task.cancelled() else task.exception()
             self._learn(self._exchanges[task], now, ended=error is None)
+            host = self._hosts[self._exchanges[task]]
             failed = error is not None or task in self._given_up
             exchange = self._forget(task, failed=failed)
+            if exchange.asked is not None and exchange.asked.stop == OPEN_END:
+                # It had no other answer to wait for.
+                host.pace.measure_anew(now)
             self._given_up.discard(task)
             yield task, exchange, error
 
     def look_after(self, now: float, host: Host) -> None:
-        """Take note of what has come to `now`, and end what is stuck or superfluous."""
+        """Take note of what has come to `now`, and end what is stuck or superfluous.
+
+        Raises:
+            TooSlowError: too little comes, by whatever exchange, to be worth waiting for.
+        """
         delivering = 0
         for task, exchange in self._exchanges.items():
             part = exchange.part
@@ -107,6 +121,7 @@ class Watchdog:
         host.delivering += delivering - self._delivering
         self._delivering = delivering
         self.end_superfluous()
+        self._check_speed(now, host)
 
     def rates(self, now: float) -> list[float]:
         """Return the rates of the exchanges that have delivered for long enough to show theirs."""
@@ -156,6 +171,7 @@ class Watchdog:
         host = self._hosts[exchange]
         if meter.answered is not None and exchange not in self._timed:
             self._timed.add(exchange)
+            self._answered = True
             host.latency.add(meter.answered - meter.born)
         host.first_bytes(now, exchange.part, ended=ended)
 
@@ -167,6 +183,15 @@ class Watchdog:
             part.counted = part.pos
             self._hosts[exchange].moved += moved
             self._counts.moved += moved
+
+    def _check_speed(self, now: float, host: Host) -> None:
+        # Before the first answer patience is what counts, and a server may ask to be left alone;
+        # a disk, a reader or a limit of ours is no slow network.
+        waiting = self._answered and now >= host.not_before
+        under_way = self._exchanges.values()
+        waiting &= not under_way or any(exchange.part.waiting for exchange in under_way)
+        if self._slowest.undercut(now, self._counts.moved, waiting=waiting):
+            raise TooSlowError(self._url, self._slowest.rate, self._slowest.seconds)
 
     def _end_if_stuck(self, task: Task, exchange: Exchange, now: float) -> None:
         meter = exchange.part.meter

@@ -192,6 +192,9 @@ def _whole(url: str, asked: Span | None, head: Head, known: Identity | None, cod
     total = None if coding else _length(url, head)
     _refuse_part(url, head, total)
     identity = _identity(head, total)
+    if asked is None and known is not None and not coding and total is None:
+        # Asked for as the last resort; what came before has said how large it is.
+        identity, total = replace(identity, total=known.total), known.total
     if known is not None and known.total is not None:
         _expect(url, known, identity)
         if asked is not None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgetpy.core.http.ranges import Spans
-from pgetpy.errors import StalledError
+from pgetpy.errors import StalledError, TooSlowError
 from tests.support.virtual import Line, Network, Outcome, transfer
 
 MB = 1_000_000
@@ -127,6 +127,12 @@ def test_when_every_connection_stalls_each_is_given_up_in_its_time() -> None:
     outcome = fetch(200 * MB, lines, ceiling=4)
     assert stalls(outcome) >= 1
     assert outcome.seconds < 60
+
+
+def test_connections_that_bring_next_to_nothing_are_not_tried_for_ever() -> None:
+    """Each of them makes progress, and none that is worth the time."""
+    with pytest.raises(TooSlowError, match="less than 1024 bytes a second for 60 s"):
+        fetch(100 * MB, lambda *_: Line(dries_up=1000))
 
 
 def test_a_reader_of_the_bytes_in_order_is_not_held_up_by_a_stalled_connection() -> None:
