@@ -58,7 +58,6 @@ class Attempt:
     _resume_at: float = 0.0
     _failed_at: float = -1.0
     _generation: int = 0
-    _in_plain: bool = False
     _moved_then: int = 0
     _scouting: bool = True
     _proven: bool = True
@@ -212,8 +211,11 @@ class Attempt:
         """Believe `head` or raise; in any thread."""
         first = self.gate.answer is None
         admitted = self.gate.admit(exchange, head, self._loop.time())
-        if first and self.manner.reason and self._host is not None:
-            self._host.no_ranges = True
+        host = self._host
+        if first and self.manner.reason and host is not None and not host.no_ranges:
+            host.no_ranges = True
+            # This way of asking has tries of its own.
+            self._retries.progressed()
         if exchange.request.url == self.route.target.url:
             self._scouting = False
             self._proven = True
@@ -245,8 +247,12 @@ class Attempt:
 
     def _collect(self) -> None:
         """Take back the exchanges that have ended."""
-        for task, exchange, error in self._watchdog.ended(self._loop.time()):
-            if exchange.part.pos > exchange.part.start and not self.gate.restarts:
+        now = self._loop.time()
+        for task, exchange, error in self._watchdog.ended(now):
+            # What went silent after a few bytes is as good as nothing, however often it comes.
+            part, stalled = exchange.part, isinstance(error, StalledError)
+            least = self.context.settings.speed_limit * (now - part.meter.born) if stalled else 0
+            if part.pos - part.start > least and not self.gate.restarts:
                 self._retries.progressed()
             if error is not None:
                 if not (isinstance(error, TooLateError) or self._spared(exchange)):
@@ -281,7 +287,8 @@ class Attempt:
                 return None
             if self._ask_more_plainly(exchange, error):
                 return None
-        if not restarts and self.counts.moved > self._moved_then:
+        stalled = isinstance(error, StalledError)
+        if not restarts and not stalled and self.counts.moved > self._moved_then:
             self._retries.progressed()
         return self._try_again(exchange, error)
 
@@ -330,10 +337,6 @@ class Attempt:
         ):
             return False
         self._generation += 1
-        if manner.whole and not self._in_plain:
-            # Tries of its own, once.
-            self._in_plain = True
-            self._retries.progressed()
         if reader is not None and manner.single:
             self.plan.read_on_alone(reader)
             self._tell_manner()

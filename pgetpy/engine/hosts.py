@@ -88,7 +88,8 @@ class Host:
             now, self.moved, self.ended, self.busy, self.delivering, self.latency.typical
         )
         if rates and self.rate:
-            self.rate += (median(rates) - self.rate) * 0.3
+            # Never 0, which would say that it is not known.
+            self.rate = max(1.0, self.rate + (median(rates) - self.rate) * 0.3)
 
     def first_bytes(self, now: float, part: RangeRequest, *, ended: bool) -> None:
         """`part` has brought enough of its body, or all, to tell what a connection delivers: the

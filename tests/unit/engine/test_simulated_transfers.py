@@ -132,7 +132,7 @@ def test_when_every_connection_stalls_each_is_given_up_in_its_time() -> None:
 def test_connections_that_bring_next_to_nothing_are_not_tried_for_ever() -> None:
     """Each of them makes progress, and none that is worth the time."""
     with pytest.raises(TooSlowError, match="less than 1024 bytes a second for 60 s"):
-        fetch(100 * MB, lambda *_: Line(dries_up=1000))
+        fetch(100 * MB, lambda *_: Line(dries_up=1000), ceiling=4)
 
 
 def test_a_reader_of_the_bytes_in_order_is_not_held_up_by_a_stalled_connection() -> None:

@@ -20,7 +20,7 @@ from pgetpy.engine.hosts import Hosts
 from pgetpy.engine.transfer import Transfer
 from pgetpy.engine.transports.base import Exchange, Transport, UnsupportedResponseError
 from pgetpy.engine.transports.local import LocalTransport
-from pgetpy.errors import HttpStatusError, PgetError
+from pgetpy.errors import ConnectionFailedError, HttpStatusError, PgetError, StalledError
 from pgetpy.settings import Settings
 from pgetpy.system.event_loop import wait_uncancelled
 from pgetpy.system.filesystem import ReservedPaths
@@ -151,6 +151,25 @@ def test_who_makes_progress_is_not_given_up(tmp_path: Path) -> None:
     result = fetch(Stored(BODY, script=script), tmp_path / "x", chosen=replace(SETTINGS, retries=1))
     assert (tmp_path / "x").read_bytes() == BODY
     assert result.retries >= 6
+
+
+def test_a_last_resort_that_breaks_off_each_time_is_given_up(tmp_path: Path) -> None:
+    script = [Turn(403), *[Turn(cut_after=100_000)] * 1000]
+    with pytest.raises(ConnectionFailedError):
+        fetch(
+            Stored(BODY, ranges=False, script=script),
+            tmp_path / "x",
+            chosen=replace(SETTINGS, retries=2),
+        )
+    assert names_in(tmp_path) == []
+
+
+def test_a_few_bytes_before_each_silence_are_no_progress(tmp_path: Path) -> None:
+    chosen = replace(SETTINGS, stall_timeout=0.1, retries=2, speed_limit=100_000.0)
+    stored = Stored(BODY, script=[Turn(silent_after=1000)] * 10_000)
+    with pytest.raises(StalledError) as caught:
+        fetch(stored, tmp_path / "x", chosen=chosen)
+    assert caught.value.attempts == 3
 
 
 def test_an_object_without_ranges_that_breaks_off_begins_anew(tmp_path: Path) -> None:
