@@ -668,7 +668,7 @@ def test_a_body_without_ranges_that_began_again_as_another_is_hashed_alone(
     )
     checksum = f"sha256:{hashlib.sha256(LONGER).hexdigest()}"
     result = fetch(url, tmp_path / "got", checksum=checksum, stall_timeout=STALL)
-    assert result.retries == 1
+    assert result.retries >= 1
     assert (tmp_path / "got").read_bytes() == LONGER
 
 
