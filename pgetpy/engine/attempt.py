@@ -35,6 +35,8 @@ from pgetpy.errors import (
 TICK = 0.025
 # For the last exchanges of a transfer to end by themselves once every byte is there.
 _ENDING_SECONDS = 0.25
+# For a server to notice that a connection was cut off.
+_CROWDED_SECONDS = 1.0
 
 
 @dataclass
@@ -322,7 +324,10 @@ class Attempt:
     def _ask_more_plainly(self, exchange: Exchange, error: TransferError) -> bool:
         """Whether the server may yet give what it did not give for the range `exchange` asked."""
         if exchange.asked is None:
-            return False
+            if not self.manner.may_be_crowded(error):
+                return False
+            self._resume_at = self._loop.time() + _CROWDED_SECONDS
+            return True
         if exchange.generation < self._generation:
             return True  # asked before another failure had it asked for more plainly
         reader, manner = self.plan.reader, self.manner

@@ -83,8 +83,8 @@ def test_64_connections_take_little_memory(
     result = result_of(ended)
     assert filecmp.cmp(tmp_path / "got", large / "model", shallow=False)
     assert peak_of(ended.err) < 96 * MB
-    # Many of them, also where other processes leave little of the processors.
-    assert result["connections"] > 8
+    # Several of them, also where other processes leave little of the processors.
+    assert result["connections"] > 4
     (tmp_path / "got").unlink()
 
 

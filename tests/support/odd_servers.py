@@ -61,7 +61,9 @@ class Oddity:
         """Whether the only answer that the link is good for is one to a range that nobody can use,
         so that asking for a range was one request too many."""
         unusable = isinstance(self.ranged, str) and self.ranged not in ("well", "whole")
-        return self.answers is not None and unusable and self.since == 0
+        # Where the first answer is late a second one is asked for.
+        first = self.since == 0 or (self.since == 1 and self.late > 1)
+        return self.answers is not None and unusable and first
 
 
 @dataclass

@@ -43,6 +43,7 @@ class Manner:
     settled: bool = False
     reason: str = ""
     _odd: int = 0
+    _cut: bool = False
 
     def becomes_plainer(
         self,
@@ -76,11 +77,20 @@ class Manner:
         if isinstance(error, HttpStatusError) and error.status == _PROXY:
             return False
         self.whole = True
+        # An answer that nobody could use was cut off, and the server may not have noticed yet.
+        self._cut = proven or isinstance(error, RangeNotHonouredError)
         if proven:
             return self._become_single(error)
         # Whether others may join in shows when it is answered.
         self.reason = _reason(error)
         return True
+
+    def may_be_crowded(self, error: TransferError) -> bool:
+        """Whether `error`, the answer to the plain GET, may be meant for one connection too many,
+        because one that has just been cut off still counts; once."""
+        crowded = self._cut and isinstance(error, HttpStatusError)
+        self._cut = False
+        return crowded
 
     def stay_single(self, reason: str) -> None:
         """Ask for everything in one answer, and for nothing beside it."""
