@@ -210,17 +210,16 @@ def digest_of(path: Path, stop: Callable[[], bool] = lambda: False) -> str | Non
     return f"sha256:{whole.hexdigest()}"
 
 
-def stamp(path: Path) -> str:
-    """Return what tells later whether a file, or any in a folder, has been written since.
+def wait_for_tick(path: Path) -> None:
+    """Wait until whoever writes to a file, or to any in a folder, gives it another time.
 
     File systems tell times by a clock that ticks every few milliseconds: nobody is given the path
-    before the next tick, so that whatever he writes has another time.
+    before the next tick.
     """
     latest = max((os.lstat(below).st_ctime_ns for below in _files_at(path)), default=0)
     deadline = time.monotonic() + _LONGEST_TICK
     while latest >= _ticks() and time.monotonic() < deadline:
         time.sleep(_LONGEST_TICK / 20)
-    return stamp_of(path)
 
 
 def _ticks() -> int:
@@ -230,7 +229,8 @@ def _ticks() -> int:
 
 
 def stamp_of(path: Path) -> str:
-    """Return the stamp of a file or folder as it is now; its time of change cannot be set."""
+    """Return what tells later whether a file, or any in a folder, has been written since: their
+    times of change, which nobody can set."""
     whole = hashlib.sha256()
     for below in sorted(_files_at(path)):
         status = os.lstat(below)

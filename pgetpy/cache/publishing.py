@@ -12,7 +12,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from pgetpy.cache.contents import Entry, content_path, flush, look_up, read_record, size_of, stamp
+from pgetpy.cache.contents import (
+    Entry,
+    content_path,
+    flush,
+    look_up,
+    read_record,
+    size_of,
+    stamp_of,
+    wait_for_tick,
+)
 from pgetpy.cache.evictor import JUST_NOW
 from pgetpy.cache.layout import KEY_LENGTH, CachePaths, discard, token
 from pgetpy.cache.removal import Remover, digest_path
@@ -57,13 +66,16 @@ class Publisher:
             os.rename(source, content)
         try:
             if not digest:
-                record = replace(record, arrived=stamp(Path(content)))
+                # At once: who makes room takes content without a record for what was left over.
+                record = replace(record, arrived=stamp_of(Path(content)))
             entry = self._appear(record, fsync=fsync)
         except BaseException:
             self._undo(record, source)
             raise
         if twin is not None:
             source.unlink(missing_ok=True)
+        if not digest:
+            wait_for_tick(entry.path)
         return entry
 
     def twin(self, digest: str, size: int) -> str | None:
