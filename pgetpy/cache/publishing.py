@@ -149,9 +149,10 @@ class Publisher:
             Path(scratch).write_bytes(record_lines(record))
             set_time(scratch, now)
 
-        self._rename_to(self._layout.record(record.key), write)
+        # Nothing stands between the record and the look at it: from then on others may make room.
         if record.digest and not record.folder:
             self.note_digest(record.key, record.digest)
+        self._rename_to(self._layout.record(record.key), write)
         if fsync:
             self.flush(record)
         if before is not None:
