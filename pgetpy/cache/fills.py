@@ -107,16 +107,22 @@ class Fills:
         self._watch = watch
         self._locks = locks
         self._claims: weakref.WeakValueDictionary[str, Claim] = weakref.WeakValueDictionary()
+        # Claims that others may see before they are among those.
+        self._claiming: set[str] = set()
 
     def claim(self, key: str) -> Claim | None:
         """Take the right to fetch `key`; None where another has it."""
         self._holder.stand()
         progress = FillProgress(self._holder.owner, token())
-        fd = self._lock_file(key) if self._locks else self._claim_name(key, progress)
-        if fd is None:
-            return None
-        claim = Claim(self._layout, key, fd, progress, self._folder(key, progress))
-        self._claims[progress.token] = claim
+        self._claiming.add(progress.token)
+        try:
+            fd = self._lock_file(key) if self._locks else self._claim_name(key, progress)
+            if fd is None:
+                return None
+            claim = Claim(self._layout, key, fd, progress, self._folder(key, progress))
+            self._claims[progress.token] = claim
+        finally:
+            self._claiming.discard(progress.token)
         claim.folder.mkdir(parents=True, exist_ok=True)
         return claim
 
@@ -204,6 +210,8 @@ class Fills:
     def _at_work(self, progress: FillProgress) -> bool:
         if progress.owner == self._holder.owner:
             # An object that nobody has any more gives its claim back at an unknown time.
+            if progress.token in self._claiming:
+                return True
             claim = self._claims.get(progress.token)
             return claim is not None and claim.held
         return self._watch.alive(progress.owner)
@@ -240,12 +248,14 @@ class Fills:
         return fd if taken else None
 
     def _put(self, own: str, path: str) -> bool:
-        if move_if_free(own, path):
-            return True
-        standing = read_progress(path)
-        if standing is not None and self._at_work(standing):
-            return False
-        os.replace(own, path)
+        while not move_if_free(own, path):
+            standing = read_progress(path)
+            if standing is None and not os.path.lexists(path):
+                continue  # given back meanwhile, and perhaps another's by now
+            if standing is not None and self._at_work(standing):
+                return False
+            os.replace(own, path)
+            break
         return True
 
 
