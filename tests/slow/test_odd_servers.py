@@ -10,7 +10,9 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,10 +21,7 @@ from pgetpy.errors import PgetError
 from tests.support.bodies import body
 from tests.support.fetching import fetch
 from tests.support.odd_servers import (
-    IF_RANGE,
-    RANGED,
-    STATUSES,
-    VALIDATORS,
+    CHOICES,
     Oddity,
     OddServer,
     Reply,
@@ -120,18 +119,9 @@ def served(oddity: Oddity, size: int, framing: str) -> Iterator[str]:
 
 
 def random_oddity(chance: random.Random) -> Oddity:
-    return Oddity(
-        ranged=chance.choice([*RANGED, *STATUSES]),
-        since=chance.choice([0, 0, 1, 2, 5]),
-        open_end=chance.random() < 0.6,
-        plain=chance.choice([200, 200, 200, 403]),
-        validators=chance.choice(VALIDATORS),
-        if_range=chance.choice(IF_RANGE),
-        accept_ranges=chance.choice(["bytes", "none", None]),
-        answers=chance.choice([None, None, None, 1]),
-        breaks=chance.choice([None, None, 0, 1, 3]),
-        most=chance.choice([None, None, 1, 2]),
-    )
+    """Return an oddity, but for late answers, which this server does not know."""
+    chosen: dict[str, Any] = {name: chance.choice(choices) for name, choices in CHOICES.items()}
+    return replace(Oddity(**chosen), late=0.0)
 
 
 @pytest.mark.parametrize("seed", range(300))

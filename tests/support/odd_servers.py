@@ -6,6 +6,7 @@ says otherwise. What else a client may ask is answered as the oddities have it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pgetpy.core.http.ranges import Span
@@ -64,6 +65,22 @@ class Oddity:
         # Where the first answer is late a second one is asked for.
         first = self.since == 0 or (self.since == 1 and self.late > 1)
         return self.answers is not None and unusable and first
+
+
+# What random oddities are made of: what is likelier is there several times.
+CHOICES: dict[str, Sequence[object]] = {
+    "ranged": [*RANGED, *STATUSES],
+    "since": [0, 0, 1, 2, 5],
+    "open_end": [False, True],
+    "plain": [200, 200, 200, 403],
+    "validators": VALIDATORS,
+    "if_range": IF_RANGE,
+    "accept_ranges": ["bytes", "none", None],
+    "answers": [None, None, None, 1],
+    "breaks": [None, None, 0, 1, 3],
+    "most": [None, None, 1, 2],
+    "late": [0.0, 0.0, 0.3, 5.0],
+}
 
 
 @dataclass

@@ -66,6 +66,7 @@ LAYERS = (
     ),
     Layer(("engine.transports.base",)),
     Layer(("destinations",)),
+    Layer(("destinations.skip_existing",)),
     Layer(("destinations.*",), may_meet=False),
     Layer(("destinations.base",)),
     Layer(("destinations.sinks.*",), may_meet=False),

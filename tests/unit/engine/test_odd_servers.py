@@ -33,10 +33,7 @@ from pgetpy.system.filesystem import ReservedPaths
 from pgetpy.system.threads import Workers
 from tests.support.bodies import body
 from tests.support.odd_servers import (
-    IF_RANGE,
-    RANGED,
-    STATUSES,
-    VALIDATORS,
+    CHOICES,
     Oddity,
     OddServer,
     Reply,
@@ -53,18 +50,7 @@ SMALL = 200_000
 
 T = TypeVar("T")
 ODDITIES = st.builds(
-    Oddity,
-    ranged=st.sampled_from([*RANGED, *STATUSES]),
-    since=st.sampled_from([0, 0, 1, 2, 5]),
-    open_end=st.booleans(),
-    plain=st.sampled_from([200, 200, 200, 403]),
-    validators=st.sampled_from(VALIDATORS),
-    if_range=st.sampled_from(IF_RANGE),
-    accept_ranges=st.sampled_from(["bytes", "none", None]),
-    answers=st.sampled_from([None, None, None, 1]),
-    breaks=st.sampled_from([None, None, 0, 1, 3]),
-    most=st.sampled_from([None, None, 1, 2]),
-    late=st.sampled_from([0.0, 0.0, 0.3, 5.0]),
+    Oddity, **{name: st.sampled_from(choices) for name, choices in CHOICES.items()}
 )
 
 

@@ -13,13 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pgetpy.api.existing import (
-    HoldingBack,
-    Renumbering,
-    find_existing,
-    reconsider,
-    settle,
-)
 from pgetpy.core.destinations.names import check_unicode
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.jobs import Job
@@ -31,6 +24,13 @@ from pgetpy.core.report.events import (
 )
 from pgetpy.core.report.results import DownloadFailure, DownloadResult
 from pgetpy.destinations.manifest_journal import ManifestJournal
+from pgetpy.destinations.skip_existing import (
+    HoldingBack,
+    Renumbering,
+    find_existing,
+    reconsider,
+    settle,
+)
 from pgetpy.engine.engine import Engine
 from pgetpy.errors import DestinationError, InterruptedTransferError, PgetError
 from pgetpy.settings import Settings
