@@ -1,6 +1,12 @@
-"""What a pipeline is made of, as far as LoRAs can change it, and how it is made so again.
+"""What a pipeline is made of, as far as LoRAs can change it, and how to restore it.
 
-Nothing of diffusers, peft or torch is imported: whatever has modules by name will do.
+Most LoRAs add small matrices beside a module, and unloading removes them. Some change the base
+itself: diffusers replaces a module by a wider one if a LoRA needs more input channels (Flux control
+LoRAs), and overwrites norm vectors in place. diffusers remembers only the last replaced module, so
+this module keeps references to the original modules and copies of the small vectors, and puts them
+back. After each restore, all widths are compared with those recorded at the start.
+
+Nothing here imports diffusers, peft or torch: anything with `named_modules` will do.
 """
 
 from __future__ import annotations
@@ -12,18 +18,19 @@ from typing import Any
 from pgetpy.core.lora.adapters import Base, Widths
 from pgetpy.errors import NotRestoredError
 
-# Where torch.compile puts a module that it is called with.
+# torch.compile(module) returns a wrapper that holds the module under this name.
 _WRAPPED = "_orig_mod"
-# Where peft puts a module that it adds to.
+# peft wraps a module that gets an adapter, and holds the original under this name.
 _ADAPTED = "base_layer"
-# What loaders fill only if asked, by keyword `load_into_NAME`, with what files name by the other.
+# Components that loaders fill only when told to, by the keyword `load_into_NAME`. Files name their
+# tensors by the component on the right.
 FLAGGED = {"transformer_2": "transformer"}
 
 
 def parts_of(pipeline: object) -> dict[str, Any] | None:
-    """Return the components that take LoRAs, by name; None where that is unknown.
+    """Return the components that take LoRAs, by name; None if the pipeline does not say.
 
-    It is known from the list that diffusers goes by itself, under a private name.
+    The list is diffusers' own, under a private name: there is no public one.
     """
     names = getattr(pipeline, "_lora_loadable_modules", None)
     if not isinstance(names, list | tuple) or not names:
@@ -33,11 +40,12 @@ def parts_of(pipeline: object) -> dict[str, Any] | None:
 
 
 def base_of(pipeline: object) -> Base:
-    """Return what LoRAs would be loaded into."""
+    """Return a description of what LoRAs would be loaded into."""
     parts = parts_of(pipeline)
     if parts is None:
         return Base()
-    # Whose loaders change widths have these methods, for the one component of this name.
+    # The presence of these private methods shows that the loader can widen modules, or pad narrower
+    # LoRAs. It does so for the one component of this name.
     own = frozenset({str(getattr(pipeline, "transformer_name", "transformer"))})
     widens = hasattr(pipeline, "_maybe_expand_transformer_param_shape_or_error_")
     pads = hasattr(pipeline, "_maybe_expand_lora_state_dict")
@@ -50,7 +58,7 @@ def base_of(pipeline: object) -> Base:
 
 
 def wrapped_in(pipeline: object) -> str:
-    """Return the component that is inside of what torch.compile returned; empty where none is."""
+    """Return the name of a component that torch.compile has wrapped; empty if there is none."""
     for component, part in (parts_of(pipeline) or {}).items():
         if any(_WRAPPED in name.split(".") for name in _modules(part)):
             return component
@@ -58,7 +66,7 @@ def wrapped_in(pipeline: object) -> str:
 
 
 def adapters_in(pipeline: object) -> frozenset[str]:
-    """Return the names of the adapters in the pipeline, whoever has loaded them."""
+    """Return the names of all adapters in the pipeline, including those loaded by other code."""
     found: set[str] = set()
     for part in (parts_of(pipeline) or {}).values():
         configs = getattr(part, "peft_config", None)
@@ -68,14 +76,14 @@ def adapters_in(pipeline: object) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Originals:
-    """What a pipeline consists of while something else may stand in its place.
+    """The original parts of a pipeline, kept while a LoRA replaces some of them.
 
     Attributes:
-        modules: those whose widths may be changed, by component and name. They are put back as
-            objects: who makes one wider puts another in its place.
-        values: copies of small parameters that are overwritten in place.
-        inputs: what each component's configuration says of its inputs.
         parts: the components themselves.
+        modules: modules whose widths may change, by component and name. They are put back as
+            objects, since widening replaces the object.
+        values: copies of small parameters that may be overwritten in place.
+        inputs: the `in_channels` of each component's configuration.
     """
 
     parts: Mapping[str, Any]
@@ -85,7 +93,10 @@ class Originals:
 
 
 def keep_originals(pipeline: object) -> Originals:
-    """Return what has to be put back after LoRAs that change the base."""
+    """Return what must be put back after LoRAs that change the base.
+
+    This takes no extra memory except for the copies of the norms.
+    """
     parts = parts_of(pipeline) or {}
     return Originals(
         parts,
@@ -96,12 +107,12 @@ def keep_originals(pipeline: object) -> Originals:
 
 
 def put_back(originals: Originals) -> None:
-    """Make the components consist of what was kept."""
+    """Restore the components from what was kept."""
     for component, part in originals.parts.items():
         present = _modules(part)
         for name, module in originals.modules[component].items():
             parent, _, leaf = name.rpartition(".")
-            # What is not there any more was taken out by somebody else: LoRAs take nothing out.
+            # A module that is missing was removed by other code: loading a LoRA never removes one.
             if present.get(name, module) is not module:
                 setattr(present[parent], leaf, _where(part, module))
         values = _parameters(part)
@@ -110,18 +121,18 @@ def put_back(originals: Originals) -> None:
                 values[name].data.copy_(value)
         if originals.inputs[component] != _inputs(part):
             part.config.in_channels = originals.inputs[component]
-        # Copies of the loader's own, which are of no more use and grow old.
+        # diffusers' own backup copies. They are stale once the originals are back.
         if getattr(part, "_overwritten_params", None) is not None:
             part._overwritten_params = None
 
 
 def modules_in(parts: Iterable[Any]) -> list[Any]:
-    """Return what LoRAs change: the components, and their modules that have widths."""
+    """Return what LoRAs change: the components, and those of their modules that have widths."""
     return [each for part in parts for each in (part, *_with_widths(part).values())]
 
 
 def check_base(pipeline: object, base: Base) -> None:
-    """Check that the pipeline is what it was when `base` was taken of it.
+    """Check that the pipeline is what it was when `base` was recorded.
 
     Raises:
         NotRestoredError: it is not.
@@ -134,10 +145,10 @@ def check_base(pipeline: object, base: Base) -> None:
             if now.get(name, was) != was:
                 raise NotRestoredError(_change(f"{name} of {component}", now[name], was))
         if any(name.endswith(f".{_ADAPTED}") for name in now.keys() - base.components[component]):
-            raise NotRestoredError(f"adapters are left in {component}")
+            raise NotRestoredError(f"{component} still has adapters")
     left = adapters_in(pipeline)
     if left:
-        raise NotRestoredError(f"adapters are left in it ({', '.join(sorted(left))})")
+        raise NotRestoredError(f"it still has adapters ({', '.join(sorted(left))})")
 
 
 def _change(module: str, now: Widths, was: Widths) -> str:
@@ -160,8 +171,12 @@ def _modules(part: Any) -> dict[str, Any]:
 
 
 def _width(module: object) -> Widths | None:
-    """Return the widths of a linear layer or a convolution, as either class calls them."""
-    # Whole models answer for their configuration as well, with a warning.
+    """Return the widths of a linear layer or convolution; None for any other module.
+
+    Grouped convolutions are left out: LoRA loaders do not widen them.
+    """
+    # Read `__dict__` and not attributes: on whole models diffusers forwards attribute access to the
+    # configuration, with a deprecation warning.
     own = getattr(module, "__dict__", {})
     if own.get("groups", 1) != 1:
         return None
@@ -180,7 +195,7 @@ def _parameters(part: Any) -> dict[str, Any]:
 
 
 def _small_values(part: Any) -> dict[str, Any]:
-    """Return copies of the vectors, such as those of norms: LoRAs overwrite no others."""
+    """Return copies of the vectors, such as those of norms. LoRAs overwrite nothing larger."""
     wide = _with_widths(part)
     return {
         name: value.detach().clone()
@@ -194,6 +209,6 @@ def _inputs(part: Any) -> Any:
 
 
 def _where(part: Any, module: Any) -> Any:
-    """Return the module where the component is now: what stood outside was not moved with it."""
+    """Return `module` on the component's device: it was not moved along with the component."""
     device = getattr(part, "device", None)
     return module if device is None else module.to(device)

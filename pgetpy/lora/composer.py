@@ -1,10 +1,29 @@
-"""The composer: which LoRAs are on a pipeline, and how it comes to others or back to its base.
+"""The composer: puts a set of LoRAs on a pipeline, swaps it for another, and restores the base.
 
-Everything is fetched and looked at before the pipeline is touched, so that a bad URL costs nothing.
-The composer's state is one value, replaced in one step. Before the first call that changes the
-pipeline it is a state that says so; whoever finds that one later knows that somebody was cut off,
-and takes everything out before doing anything else. Nothing depends on `finally`: exceptions may be
-injected at any byte code (Cog's cancellation).
+The hard part is being cut off. Cog cancels a prediction by raising an exception in the predicting
+thread, at any bytecode and even inside `finally`. A pipeline that is left half changed would
+silently produce wrong images for every later request. So cleanup code carries no guarantee here.
+What does is the order of writes to one attribute, `_state`, which is immutable and replaced in a
+single step:
+
+    clean(old) --1--> dirty(old + new) --2--> change the pipeline --3--> clean(new)
+                          |                         |
+                          +---- cut off anywhere ---+
+                                      |
+                         next call:   v
+                         unload everything, check the base --> clean(empty) --> start over
+
+1. Before the first call that changes the pipeline, the state becomes "dirty" and names every
+   adapter that may be loaded from now on: the old ones and the new ones.
+2. The pipeline is changed. If this is cut off, the dirty state stays.
+3. A clean state that describes the result replaces the dirty one.
+
+A call that finds a dirty state cannot know how far the last one came, so it assumes the worst: it
+unloads everything and verifies that the base is back before doing anything else.
+
+Files are leased from the cache and checked before step 1, so a bad URL or an unsuitable file leaves
+the pipeline as it was. Leases follow the state: those of the old state are released only after step
+3.
 """
 
 from __future__ import annotations
@@ -44,24 +63,25 @@ if TYPE_CHECKING:
 
 
 class LoraComposer:
-    """Composes LoRAs on a pipeline that has none. Threads that apply at once take turns.
+    """Applies sets of LoRAs to a pipeline. Threads that call `apply` at once take turns.
 
     Args:
-        pipeline: of diffusers, or anything with load_lora_weights, set_adapters, and
-            delete_adapters or unload_lora_weights (see `pgetpy.lora.pipeline.Pipeline`). It is the
-            caller's: the composer alone does not keep it.
-        cache: where the files come from; by default the one that the environment names.
-        keep_loaded: how many adapters stay loaded beyond those in use, the ones used last.
+        pipeline: a diffusers pipeline without LoRAs, or any object with `load_lora_weights`,
+            `set_adapters`, and `delete_adapters` or `unload_lora_weights` (see
+            `pgetpy.lora.pipeline.Pipeline`). The composer holds only a weak reference to it.
+        cache: where LoRA files are fetched to; by default the cache that the environment names.
+        keep_loaded: how many unused adapters may stay loaded, the most recently used first. A kept
+            adapter takes GPU memory but is active again without reading its file.
         hotswap_rank: for a pipeline that is or will be compiled (`pipeline.unet.compile()`): the
-            highest rank of all LoRAs to come. One takes the place of another in the same adapter
-            then, so that nothing is compiled anew, and `keep_loaded` has no meaning. To have called
-            the pipeline's own `enable_lora_hotswap` is the same.
+            highest rank of any LoRA to come. LoRAs then replace one another inside the same
+            adapter, so torch.compile does not compile again; `keep_loaded` is ignored. Calling the
+            pipeline's own `enable_lora_hotswap` first has the same effect.
 
     Raises:
-        BadSettingError: the pipeline lacks a method, has LoRAs of its own, shares modules with that
-            of another composer, or has a component that torch.compile has wrapped; `keep_loaded`
-            or `hotswap_rank` is no natural number.
-        CacheError: the cache of the environment cannot be opened.
+        BadSettingError: the pipeline lacks a method, already has LoRAs, shares modules with another
+            composer's pipeline, or has a component wrapped by torch.compile; or `keep_loaded` or
+            `hotswap_rank` is not a whole number in range.
+        CacheError: the default cache cannot be opened.
     """
 
     def __init__(
@@ -92,13 +112,13 @@ class LoraComposer:
 
     @property
     def active(self) -> Mapping[str, Slot]:
-        """The slots as they are applied; none where the last `apply` was cut off half-way."""
+        """The slots as they are applied now; empty if the last `apply` was cut off half-way."""
         state = self._state
         return MappingProxyType({} if state.dirty else dict(state.slots))
 
     @property
     def loaded(self) -> tuple[str, ...]:
-        """The references whose adapters are loaded, in use or kept, used longest ago first."""
+        """The references whose adapters are loaded, active or kept, least recently used first."""
         state = self._state
         if state.dirty:
             return ()
@@ -110,24 +130,29 @@ class LoraComposer:
     def apply(self, slots: Mapping[str, Slot], **options: Unpack[ReferenceOptions]) -> None:
         """Make the pipeline its base plus `slots`, and nothing else.
 
-        All files are fetched first, side by side; a failure of that, or of their check, leaves the
-        pipeline as it was. A failure while the pipeline is changed is undone by the next call,
-        before it does anything else. What is loaded is not loaded again unless its file is another.
+        All files are fetched first, in parallel, and checked; if that fails the pipeline is
+        unchanged. If changing the pipeline fails, the next call restores the base before it does
+        anything else. An adapter that is already loaded is loaded again only if its file has
+        changed.
 
         Args:
-            slots: by name, a reference as `WeightsDownloadCache.ensure` takes it, and a scale. The
-                scales of slots with the same file are added up. A third element names the component
-                that it is for: `transformer_2` where a pipeline has two.
-            options: `wanted`, patterns and tokens, as `ensure` takes them, for all references.
+            slots: slot name to `(reference, scale)`. The reference is anything
+                `WeightsDownloadCache.ensure` takes; the scale is a finite number, 1.0 for full
+                strength. Slots with the same file have their scales added. A third element names
+                the component the LoRA is for, such as `transformer_2` where a pipeline has two
+                transformers.
+            options: `wanted`, patterns and tokens, as for `ensure`; they apply to all references.
 
         Raises:
-            BadSettingError: `slots` is no such mapping, or a scale is not finite.
-            WrongBaseModelError: a LoRA is for another base model.
-            BadLoraError: a file is no LoRA, or would have no effect, or cannot be with another.
-            UsageError: the pipeline has other components by now, or LoRAs of somebody else.
-            NotRestoredError: the base could not be brought back; nor will it be by another call.
-            PgetError: a file cannot be had; see `ensure`.
-            Exception: whatever the pipeline raises.
+            BadSettingError: `slots` is malformed, or a scale is not finite.
+            WrongBaseModelError: a LoRA was made for another base model.
+            BadLoraError: a file is not a LoRA, would have no effect, or cannot be combined with
+                another.
+            UsageError: the pipeline's components were replaced, or other code loaded LoRAs into it.
+            NotRestoredError: the base could not be restored. Another call will not help: load the
+                pipeline again.
+            PgetError: a file cannot be fetched; see `ensure`.
+            Exception: whatever the pipeline itself raises.
         """
         chosen = check_slots(slots)
         with self._lock.take():
@@ -144,11 +169,12 @@ class LoraComposer:
                 self._release(held.values())
 
     def clear(self) -> None:
-        """Make the pipeline its base; what may stay loaded stays. The same as `apply({})`."""
+        """Restore the base, as `apply({})` does; up to `keep_loaded` adapters stay loaded,
+        inactive."""
         self.apply({})
 
     def close(self) -> None:
-        """Take everything out of the pipeline, let go of its files; again, to no effect."""
+        """Unload everything and release the leased files. Calling it again has no effect."""
         with self._lock.take():
             self._closed = True
             pipeline, state = self._pipeline(), self._state
@@ -156,7 +182,7 @@ class LoraComposer:
                 self._state = replace(state, dirty=True)
                 self._restore(pipeline)
             _forget(self)
-            self._record.let_go()
+            self._record.release()
 
     def __enter__(self) -> LoraComposer:
         return self
@@ -167,7 +193,12 @@ class LoraComposer:
     # --------------------------------------------------------------------- before it is touched
 
     def _present(self) -> Pipeline:
-        """Return the pipeline, as somebody else may have left it."""
+        """Return the pipeline, having checked what other code may have done to it since.
+
+        Raises:
+            UsageError: the composer is closed, the pipeline is gone, or its components were
+                replaced.
+        """
         pipeline = self._pipeline()
         if self._closed or pipeline is None:
             why = "was closed" if self._closed else "has outlived its pipeline"
@@ -184,7 +215,8 @@ class LoraComposer:
     def _lease(self, slots: Mapping[str, Slot], options: ReferenceOptions) -> dict[str, LeasedPath]:
         """Return the file of each reference, leased.
 
-        What is loaded goes through the cache as well: who may have it is judged there.
+        Files of loaded adapters go through the cache again as well: whether this caller may use an
+        entry is decided there, on every call.
         """
         references = list(dict.fromkeys(slot[0] for slot in slots.values()))
         found = self._cache.hold_many(references, **options) if references else []
@@ -193,7 +225,7 @@ class LoraComposer:
     def _examine(
         self, pipeline: Pipeline, slots: Mapping[str, Slot], held: Mapping[str, LeasedPath]
     ) -> tuple[dict[str, Adapter], list[tuple[str, float]]]:
-        """Return the adapters that are wanted, by name, and name and scale for each slot."""
+        """Return the wanted adapters by name, and the name and scale for each slot."""
         found: dict[str, Adapter] = {}
         layers = []
         for slot, chosen in slots.items():
@@ -217,11 +249,11 @@ class LoraComposer:
         held: Mapping[str, LeasedPath],
         component: str,
     ) -> Adapter:
-        """Return a file as an adapter, if it may be loaded."""
+        """Return a file as an adapter, after checking that it may be loaded."""
         path = held[reference].path
-        standing = self._state.loaded.get(name)
-        if standing is not None:
-            finding = standing.finding
+        known = self._state.loaded.get(name)
+        if known is not None:
+            finding = known.finding
         else:
             ask = partial(translate, pipeline)
             finding = check_lora(slot, reference, path, self._record.base, ask, component)
@@ -230,10 +262,10 @@ class LoraComposer:
         return Adapter(name, path, tuple(alike), leases, finding, component, slot)
 
     def _order(self, wanted: Mapping[str, Adapter]) -> list[str]:
-        """Return in which order they have to be loaded.
+        """Return the names in the order in which they must be loaded.
 
         Raises:
-            BadLoraError: there is none.
+            BadLoraError: two LoRAs would have to come before each other.
         """
         pairs = {name: adapter.finding.pairs for name, adapter in wanted.items()}
         order, clash = load_order(pairs, self._record.base)
@@ -252,7 +284,7 @@ class LoraComposer:
         wanted: Mapping[str, Adapter],
         layers: Sequence[tuple[str, float]],
     ) -> None:
-        """Bring the pipeline from the present state to `wanted`."""
+        """Take the pipeline from its present state to `wanted` by loading and unloading."""
         before, active = self._state, sums(layers)
         every = {**before.loaded, **wanted}
         plan = steps(
@@ -286,7 +318,10 @@ class LoraComposer:
         wanted: Mapping[str, Adapter],
         layers: Sequence[tuple[str, float]],
     ) -> None:
-        """Bring the pipeline to `wanted` by making its adapters other ones, where that can be."""
+        """Take the pipeline to `wanted` by replacing matrices inside its adapters where possible.
+
+        Hot swapping keeps a compiled model valid; see `core/lora/seats`.
+        """
         before, active = self._state, sums(layers)
         every = {**before.loaded, **wanted}
         order = self._order(wanted)
@@ -321,18 +356,18 @@ class LoraComposer:
         self._release(before.held())
 
     def _unload(self, pipeline: Pipeline) -> None:
-        """Take everything out, while the state is dirty."""
+        """Unload everything and put the base back. The state must be dirty already."""
         state = self._state
         self._record.restore(pipeline, state.adapters, state.originals)
         self._state = replace(state, originals=None)
 
     def _keep_originals(self, pipeline: Pipeline, adapters: Iterable[Adapter]) -> None:
-        """Keep what has to be put back before the first of what changes the base is loaded."""
+        """Save what must be put back, before the first LoRA that changes the base itself."""
         if any(adapter.alters for adapter in adapters):
             self._state = replace(self._state, originals=keep_originals(pipeline))
 
     def _restore(self, pipeline: Pipeline) -> None:
-        """Take everything out if somebody was cut off."""
+        """Restore the base if an earlier call was cut off."""
         state = self._state
         if state.dirty:
             self._unload(pipeline)
@@ -340,7 +375,7 @@ class LoraComposer:
             self._release(state.held())
 
     def _release(self, leases: Iterable[LeasedPath]) -> None:
-        """Give leases back, but for those that the present state has."""
+        """Release leases, except those that the present state still needs."""
         kept = {id(held.lease) for held in self._state.held()}
         for held in leases:
             if id(held.lease) not in kept:
@@ -348,7 +383,7 @@ class LoraComposer:
 
 
 def _forget(composer: LoraComposer | None) -> None:
-    """Let go of all files: the pipeline has none of them any more, or is no more itself."""
+    """Release all files: the pipeline has been unloaded, or is gone."""
     if composer is not None:
         state, composer._state = composer._state, CompositionState()
         for held in state.held():
@@ -362,7 +397,7 @@ def _carry_out(
     active: Sequence[tuple[str, float]],
     adapters: Mapping[str, Adapter],
 ) -> None:
-    """Make the calls that `plan` comes to, but for unloading."""
+    """Make the calls of `plan`, except for unloading."""
     disabled = before.disabled and not plan.unload
     if disabled and active and disables(pipeline):
         pipeline.enable_lora()
@@ -372,7 +407,7 @@ def _carry_out(
         names, scales = zip(*active, strict=True)
         pipeline.set_adapters(list(names), adapter_weights=list(scales))
     elif plan.loaded and not disabled and disables(pipeline):
-        # diffusers takes no empty list of adapters.
+        # diffusers does not accept an empty list of adapters.
         pipeline.disable_lora()
     if plan.delete and deletes(pipeline):
         pipeline.delete_adapters(list(plan.delete))

@@ -1,8 +1,9 @@
-"""Hot swapping on a pipeline of diffusers: the calls, and peft's scales where they are tensors.
+"""Hot swapping on a diffusers pipeline: the calls, and peft's scales as tensors.
 
-diffusers prepares an adapter for it (matrices of one rank, scales in tensors) as it is loaded, once
-`enable_lora_hotswap` was called. Its `set_adapters` would put numbers in the place of the tensors,
-computed from the rank and alpha of the first adapter: the scales are set here.
+After `enable_lora_hotswap`, diffusers prepares each adapter as it loads it: matrices padded to one
+rank, scales held in tensors. `set_adapters` would replace these tensors by Python numbers, which
+the compiled graph has baked in as constants, and it computes them from the rank and alpha of the
+first adapter. So this module sets the scales itself, in place.
 """
 
 from __future__ import annotations
@@ -16,36 +17,36 @@ from pgetpy.lora.pipeline import Pipeline
 
 
 class Swaps(Pipeline, Protocol):
-    """A pipeline whose adapters can become other ones."""
+    """A pipeline whose adapters can be replaced in place."""
 
     def enable_lora_hotswap(self, *, target_rank: int, check_compiled: str) -> object:
-        """Prepare what is loaded next for ranks up to `target_rank`."""
+        """Prepare adapters loaded from now on for ranks up to `target_rank`."""
 
 
 def swaps(pipeline: object) -> TypeGuard[Swaps]:
-    """Whether adapters of `pipeline` can become other ones."""
+    """Whether the adapters of `pipeline` can be replaced in place."""
     return callable(getattr(pipeline, "enable_lora_hotswap", None))
 
 
 def check_rank(pipeline: Pipeline, rank: int | None) -> None:
-    """Check that adapters up to that rank can be swapped.
+    """Check that the pipeline can swap adapters up to this rank.
 
     Raises:
-        BadSettingError: it is no natural number, or the pipeline swaps nothing.
+        BadSettingError: the rank is not a whole number above 0, or the pipeline cannot swap.
     """
     if rank is None:
         return
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        raise BadSettingError("hotswap_rank", rank, "is no natural number above 0")
+        raise BadSettingError("hotswap_rank", rank, "is not a whole number above 0")
     if not swaps(pipeline):
         kind = type(pipeline).__name__
         raise BadSettingError("hotswap_rank", rank, f"{kind} has no enable_lora_hotswap")
 
 
 def prepared_rank(pipeline: object) -> int | None:
-    """Return the rank up to which the caller has enabled hot swapping; None if they have not."""
+    """Return the rank that the caller enabled hot swapping for; None if not enabled."""
     for part in (parts_of(pipeline) or {}).values():
-        # The only place where diffusers says so.
+        # diffusers records it nowhere else.
         options = getattr(part, "_prepare_lora_hotswap_kwargs", None)
         if isinstance(options, Mapping) and isinstance(options.get("target_rank"), int):
             return int(options["target_rank"])
@@ -53,7 +54,7 @@ def prepared_rank(pipeline: object) -> int | None:
 
 
 def swapping_parts(pipeline: object) -> dict[str, bool]:
-    """Return of each component whether its adapters can become other ones."""
+    """Return for each component whether its adapters can be replaced in place."""
     parts = parts_of(pipeline) or {}
     return {
         name: callable(getattr(part, "enable_lora_hotswap", None)) for name, part in parts.items()
@@ -61,13 +62,17 @@ def swapping_parts(pipeline: object) -> dict[str, bool]:
 
 
 def prepare(pipeline: Pipeline, rank: int) -> None:
-    """Have what is loaded next prepared. That the model may be compiled already is known."""
+    """Have adapters loaded from now on prepared for hot swapping.
+
+    `check_compiled="ignore"`: diffusers would warn that the model may be compiled already, which is
+    the normal case here.
+    """
     assert swaps(pipeline)
     pipeline.enable_lora_hotswap(target_rank=rank, check_compiled="ignore")
 
 
 def activate(pipeline: Pipeline, names: Sequence[str]) -> None:
-    """Make these adapters the active ones, and leave their scales alone."""
+    """Make these adapters the active ones without touching their scales."""
     for part in (parts_of(pipeline) or {}).values():
         here = getattr(part, "peft_config", None)
         if here:
@@ -75,18 +80,23 @@ def activate(pipeline: Pipeline, names: Sequence[str]) -> None:
 
 
 def reset_scales(pipeline: Pipeline, name: str) -> None:
-    """Set the scales of an adapter to 1: where the next one changes nothing, nobody else does."""
+    """Set the scales of an adapter to 1.
+
+    Swapping sets the scale of each module that the new LoRA changes. Modules that it does not
+    change would keep the scale of the LoRA before.
+    """
     for scale in _scales(pipeline, name):
         scale.fill_(1.0)
 
 
 def multiply_scales(pipeline: Pipeline, name: str, factor: float) -> None:
-    """Multiply the scales of an adapter, which are as its file says."""
+    """Multiply the scales of an adapter, which hold the file's own alpha / rank."""
     for scale in _scales(pipeline, name):
         scale.mul_(factor)
 
 
 def _scales(pipeline: Pipeline, name: str) -> Iterator[Any]:
+    """Yield the scale tensors of an adapter, one for each module that it changes."""
     for part in (parts_of(pipeline) or {}).values():
         for module in part.modules():
             scaling = getattr(module, "scaling", None)

@@ -1,4 +1,8 @@
-"""Who composes on which modules: two composers on the same ones would undo each other's work."""
+"""Which composer works on which modules: two on the same ones would undo each other's work.
+
+Claims are per module and not per pipeline, since pipelines share modules: `from_pipe` makes an
+image-to-image pipeline around the very UNet of a text-to-image one.
+"""
 
 from __future__ import annotations
 
@@ -12,34 +16,41 @@ from pgetpy.system.forks import call_in_children
 
 
 class ModuleClaim:
-    """The right to change some modules; given up by letting go of it."""
+    """The right to change some modules. It ends when the object is garbage collected.
+
+    There is no release method to forget, or to be interrupted in.
+    """
 
 
 class ModuleOwners:
-    """The modules that composers change, each with the claim on it."""
+    """The modules that composers change, each with a weak reference to the claim on it."""
 
     def __init__(self) -> None:
         self._begin()
         call_in_children(self._begin)
 
     def check(self, modules: Iterable[Any], kind: str) -> None:
-        """Check that nobody has claimed any of `modules`.
+        """Check that none of `modules` is claimed.
 
         Args:
-            kind: what they belong to, for the error.
+            kind: the class of the pipeline, for the error.
 
         Raises:
-            BadSettingError: somebody has.
+            BadSettingError: one is claimed.
         """
         for module in filter(_is_key, modules):
             reference = self._claims.get(module)
             if reference is not None and reference() is not None:
                 shared = type(module).__name__
-                reason = f"another LoraComposer, to be closed first, is at work on its {shared}"
+                reason = f"another LoraComposer works on its {shared}; close that one first"
                 raise BadSettingError("pipeline", kind, reason)
 
     def claim(self, modules: Iterable[Any], kind: str) -> ModuleClaim:
-        """Return the claim on `modules`; raise as `check` does."""
+        """Claim `modules` and return the claim.
+
+        Raises:
+            BadSettingError: one is claimed already.
+        """
         mine = list(filter(_is_key, modules))
         with self._lock:
             self.check(mine, kind)
@@ -49,13 +60,14 @@ class ModuleOwners:
             return claim
 
     def _begin(self) -> None:
-        """Know of nobody. In a child the lock may be held by a thread that it does not have."""
+        """Start empty. Also runs in a forked child, where another thread may have held the lock."""
         self._lock = threading.Lock()
         self._claims: weakref.WeakKeyDictionary[Any, weakref.ref[ModuleClaim]]
         self._claims = weakref.WeakKeyDictionary()
 
 
 def _is_key(module: Any) -> bool:
+    """Whether `module` can be a key of a weak dictionary; test doubles often cannot."""
     try:
         hash(module)
         weakref.ref(module)

@@ -1,6 +1,6 @@
-"""Pipelines of diffusers, as far as LoRAs go: what they can do, and the calls that make them do it.
+"""diffusers pipelines as far as LoRAs go: what they can do, and the calls that do it.
 
-Nothing of diffusers, peft or torch is imported: whatever has these methods will do.
+Nothing here imports diffusers, peft or torch: anything with these methods will do.
 """
 
 from __future__ import annotations
@@ -18,51 +18,51 @@ from pgetpy.lora.base import FLAGGED, adapters_in, wrapped_in
 
 
 class Pipeline(Protocol):
-    """What every pipeline that takes LoRAs has; and one of `Deletes` and `Unloads`, or both."""
+    """What every pipeline that takes LoRAs has, besides `Deletes` or `Unloads` or both."""
 
     def load_lora_weights(self, path: str, /, *, adapter_name: str) -> object:
-        """Load the .safetensors at `path`."""
+        """Load the safetensors file at `path` as an adapter."""
 
     def set_adapters(self, adapter_names: list[str], /, *, adapter_weights: list[float]) -> object:
-        """Make these the active ones."""
+        """Make these adapters, and no others, active at these scales."""
 
 
 class Deletes(Protocol):
-    """A pipeline that takes single adapters out."""
+    """A pipeline that can remove single adapters."""
 
     def delete_adapters(self, adapter_names: list[str], /) -> object:
-        """Take them out; of names that are not loaded nothing is to be made."""
+        """Remove these adapters; names that are not loaded must be ignored."""
 
 
 class Unloads(Protocol):
-    """A pipeline that takes all adapters out."""
+    """A pipeline that can remove all adapters at once."""
 
     def unload_lora_weights(self) -> object:
-        """Bring the base back as it was before the first was loaded."""
+        """Remove all adapters and restore the base."""
 
 
 class Disables(Protocol):
-    """A pipeline that is its base at times while adapters stay loaded."""
+    """A pipeline that can act as its base while adapters stay loaded."""
 
     def disable_lora(self) -> object:
-        """Leave all adapters out of account."""
+        """Ignore all adapters."""
 
     def enable_lora(self) -> object:
-        """Take the active ones into account again."""
+        """Use the active adapters again."""
 
 
 def deletes(pipeline: object) -> TypeGuard[Deletes]:
-    """Whether `pipeline` takes single adapters out."""
+    """Whether `pipeline` can remove single adapters."""
     return _has(pipeline, "delete_adapters")
 
 
 def unloads(pipeline: object) -> TypeGuard[Unloads]:
-    """Whether `pipeline` takes all adapters out."""
+    """Whether `pipeline` can remove all adapters at once."""
     return _has(pipeline, "unload_lora_weights")
 
 
 def disables(pipeline: object) -> TypeGuard[Disables]:
-    """Whether `pipeline` can leave adapters out of account."""
+    """Whether `pipeline` can ignore its adapters."""
     return _has(pipeline, "disable_lora", "enable_lora")
 
 
@@ -70,7 +70,8 @@ def check_pipeline(pipeline: object) -> None:
     """Check that LoRAs can be composed on `pipeline`.
 
     Raises:
-        BadSettingError: it lacks a method, has LoRAs, or torch.compile has wrapped a component.
+        BadSettingError: it lacks a method, has LoRAs already, or torch.compile has wrapped a
+            component.
     """
     kind = type(pipeline).__name__
     for name in ("load_lora_weights", "set_adapters"):
@@ -91,10 +92,10 @@ def check_pipeline(pipeline: object) -> None:
 
 
 def how_to_compile(component: str) -> str:
-    """Return why what torch.compile returned cannot be a component, and what can."""
+    """Return why a wrapped component cannot take LoRAs, and how to compile it instead."""
     return (
-        f"its {component} is wrapped by torch.compile, out of the reach of LoRAs: compile it in "
-        f"place, by pipeline.{component}.compile()"
+        f"its {component} is wrapped by torch.compile, where LoRAs cannot reach it: compile it "
+        f"in place with pipeline.{component}.compile()"
     )
 
 
@@ -104,25 +105,25 @@ def abilities(pipeline: Pipeline) -> Abilities:
 
 
 def load(pipeline: Pipeline, path: Path, name: str, *, component: str = "", **more: object) -> None:
-    """Load the .safetensors at `path` as the adapter `name`.
+    """Load the safetensors file at `path` as the adapter `name`.
 
     Args:
-        component: what is to be filled, where that is not what the loader fills by itself.
-        more: options that this loader is known to take.
+        component: the component to fill, if the loader would not choose it by itself.
+        more: extra options that this loader is known to take.
     """
     options: dict[str, Any] = {"adapter_name": name, **more}
     if component in FLAGGED:
         options[f"load_into_{component}"] = True
     if takes(pipeline.load_lora_weights, "weight_name"):
-        # A path alone is not enough for some versions of diffusers while the Hub is offline, and
-        # a file that cannot be read would be tried as a pickle.
+        # With a bare path, some versions of diffusers fail while the Hub is offline, and try a file
+        # that they cannot read as a pickle.
         options |= {"weight_name": path.name, "use_safetensors": True}
         path = path.parent
     pipeline.load_lora_weights(str(path), **options)
 
 
 def unload(pipeline: Pipeline, names: Sequence[str]) -> None:
-    """Take everything out; `names` is what may have been loaded."""
+    """Remove everything; `names` lists all adapters that may be loaded."""
     if not unloads(pipeline):
         assert deletes(pipeline)
         pipeline.delete_adapters(list(names))
@@ -130,16 +131,21 @@ def unload(pipeline: Pipeline, names: Sequence[str]) -> None:
             pipeline.enable_lora()
         return
     options: dict[str, Any] = {}
-    # Pipelines that have been made wider for a LoRA stay so unless asked.
+    # Without this option, modules that a LoRA has widened stay wide.
     if "reset_to_overwritten_params" in _parameters(pipeline.unload_lora_weights):
         options["reset_to_overwritten_params"] = True
     pipeline.unload_lora_weights(**options)
 
 
 def translate(pipeline: object, path: Path) -> list[Tensor] | None:
-    """Return the tensors of a file by the names that the pipeline's loader gives them.
+    """Return the tensors of a file under the names that the pipeline's loader gives them.
 
-    None where the loader does not say. Raises what the loader raises.
+    diffusers converts the naming schemes of other trainers (kohya, ComfyUI and more) while it
+    loads. Asking its converter avoids a second copy of these rules here.
+
+    Returns:
+        The tensors, or None if the pipeline has no `lora_state_dict`. Errors of the loader pass
+        through.
     """
     read = getattr(pipeline, "lora_state_dict", None)
     if not callable(read):
@@ -157,7 +163,11 @@ def translate(pipeline: object, path: Path) -> list[Tensor] | None:
 
 
 def reference_to(pipeline: Pipeline, gone: Callable[[], object]) -> Callable[[], Pipeline | None]:
-    """Return what gives the pipeline for as long as somebody else has it; then calls `gone`."""
+    """Return a function that gives the pipeline while others keep it alive.
+
+    Args:
+        gone: is called when the pipeline has been garbage collected.
+    """
     try:
         return weakref.ref(pipeline, lambda _: gone())
     except TypeError:
@@ -169,7 +179,7 @@ def _has(pipeline: object, *names: str) -> bool:
 
 
 def takes(method: Callable[..., object], option: str) -> bool:
-    """Whether `method` takes an option of that name, or of any."""
+    """Whether `method` takes a keyword option of that name, or any keyword."""
     found = _parameters(method)
     kinds = [parameter.kind for parameter in found.values()]
     return option in found or inspect.Parameter.VAR_KEYWORD in kinds

@@ -1,4 +1,4 @@
-"""What a pipeline was when its composer was made: all that it is compared with later."""
+"""What a pipeline was like when its composer was made, to compare it with later."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ from pgetpy.lora.pipeline import Pipeline, how_to_compile, unload
 
 
 class BaseRecord:
-    """The widths of a pipeline's modules, and which components they are in.
+    """The widths of a pipeline's modules, and the components they are in.
+
+    It also holds the claim that keeps a second composer off the same modules.
 
     Attributes:
-        base: what LoRAs are compared with, whatever is loaded.
+        base: what LoRAs are compared with, whatever is loaded at the time.
 
     Raises:
-        BadSettingError: another composer is at work on some of the modules.
+        BadSettingError: another composer uses some of the modules.
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
@@ -41,18 +43,21 @@ class BaseRecord:
         OWNERS.check(*_changed(pipeline))
 
     def claim(self, pipeline: Pipeline) -> None:
-        """Keep others from composing on the modules."""
+        """Keep other composers off these modules until `release`."""
         self._claim = OWNERS.claim(*_changed(pipeline))
 
-    def let_go(self) -> None:
-        """Let others compose on the modules."""
+    def release(self) -> None:
+        """Let other composers use the modules."""
         self._claim = None
 
     def check_components(self, pipeline: Pipeline) -> None:
-        """Check that the pipeline has the components that it had, or none in their places.
+        """Check that no component was replaced since the composer was made.
+
+        A component may be missing (moved elsewhere to save memory), but a different object in its
+        place would make the record meaningless.
 
         Raises:
-            UsageError: it has others.
+            UsageError: a component was replaced.
         """
         now = parts_of(pipeline) or {}
         others = [name for name, part in now.items() if self._was(name) is not part]
@@ -61,14 +66,14 @@ class BaseRecord:
         wrapped = wrapped_in(pipeline)
         if wrapped:
             raise UsageError(f"the pipeline cannot take LoRAs: {how_to_compile(wrapped)}")
-        reason = f"the pipeline's {others[0]} is another than the LoraComposer was made for"
-        raise UsageError(f"{reason}: close it, and make one for the pipeline as it is now")
+        reason = f"the pipeline's {others[0]} is not the one that the LoraComposer was made for"
+        raise UsageError(f"{reason}: close it and make a new one")
 
     def is_touched(self, pipeline: Pipeline, adapters: Collection[str]) -> bool:
-        """Whether somebody else has taken any of `adapters` out.
+        """Whether other code has unloaded any of `adapters`.
 
         Raises:
-            UsageError: somebody else has put others in.
+            UsageError: other code has loaded adapters of its own.
         """
         here = adapters_in(pipeline)
         strange = sorted(here - set(adapters))
@@ -76,13 +81,13 @@ class BaseRecord:
             what = (
                 f"the pipeline has LoRAs that the LoraComposer did not load ({', '.join(strange)})"
             )
-            raise UsageError(f"{what}: take them out, by delete_adapters")
+            raise UsageError(f"{what}: remove them with delete_adapters")
         return self._told and not here.issuperset(adapters)
 
     def restore(
         self, pipeline: Pipeline, adapters: Collection[str], originals: Originals | None
     ) -> None:
-        """Take everything out, and make sure that what is left is the base.
+        """Unload everything and verify that what is left is the base.
 
         Raises:
             NotRestoredError: it is not.
@@ -98,11 +103,12 @@ class BaseRecord:
 
 
 def _changed(pipeline: object) -> tuple[list[Any], str]:
-    """Return what is changed, and what it belongs to."""
+    """Return the modules that LoRAs change, and the class name of the pipeline they belong to."""
     return modules_in((parts_of(pipeline) or {}).values()) or [pipeline], type(pipeline).__name__
 
 
 def _reference_to(part: Any) -> Callable[[], object]:
+    """Return a function that gives `part` while it is alive; a strong one if it cannot be weak."""
     try:
         return weakref.ref(part)
     except TypeError:

@@ -1,4 +1,4 @@
-"""Hot swapping on one pipeline: who is seated where, and what is known of those before them."""
+"""Hot swapping on one pipeline: which LoRA is in which adapter, and what earlier ones changed."""
 
 from __future__ import annotations
 
@@ -22,12 +22,18 @@ from pgetpy.lora.hotswap import activate, multiply_scales, prepare, reset_scales
 from pgetpy.lora.pipeline import Pipeline, load
 from pgetpy.lora.state import Adapter
 
-# What loaders raise for a LoRA that does not fit the seat after all; nothing says so beforehand.
+# What diffusers and peft raise when a LoRA does not fit the prepared adapter. There is no way to
+# ask beforehand.
 _NOT_SWAPPED = (ValueError, RuntimeError, NotImplementedError)
 
 
 class Seating:
-    """Swaps LoRAs up to a rank, which all matrices are padded to."""
+    """Swaps LoRAs of up to one rank, to which all matrices are padded.
+
+    Args:
+        rank: the highest rank of any LoRA to come.
+        base: the pipeline's modules and their widths.
+    """
 
     def __init__(self, pipeline: Pipeline, rank: int, base: Base) -> None:
         prepare(pipeline, rank)
@@ -40,7 +46,7 @@ class Seating:
         self._refused: set[str] = set()
 
     def check_rank(self, slot: str, adapter: Adapter) -> None:
-        """Check that the matrices of a LoRA are small enough.
+        """Check that the matrices of a LoRA are within the prepared rank.
 
         Raises:
             BadLoraError: they are not.
@@ -55,7 +61,7 @@ class Seating:
             raise BadLoraError(slot, adapter.references[0], reason)
 
     def plan(self, seats: Seats, wanted: Sequence[Adapter], scales: Sequence[float]) -> SeatSteps:
-        """Return how to come to have `wanted` active, and keep in mind what they change."""
+        """Return the steps that make `wanted` active, and remember which modules they change."""
         passengers = list(map(self._passenger, wanted))
         for each in passengers:
             self._known.setdefault(each.component, {}).update(each.shapes or {})
@@ -69,14 +75,14 @@ class Seating:
         order: Sequence[str],
         unload: Callable[[], object],
     ) -> Seats:
-        """Make the calls that `plan` comes to after its unloading; return what there is then.
+        """Make the calls of `plan` that follow its unloading, and return the resulting seats.
 
-        Where the loader refuses to swap, all are loaded as if nothing were ever swapped.
+        If the loader refuses to swap, everything is loaded the ordinary way instead.
 
         Args:
-            paths: the files, by name.
-            order: the names in the order in which they have to be loaded, where they are loaded.
-            unload: takes everything out.
+            paths: the files, by adapter name.
+            order: the names in the order in which they must be loaded, if they are loaded.
+            unload: removes everything from the pipeline.
         """
         if not plan.after.frames:
             return self._load(pipeline, plan, paths, order)
@@ -98,7 +104,7 @@ class Seating:
     def _load(
         self, pipeline: Pipeline, plan: SeatSteps, paths: Mapping[str, Path], order: Sequence[str]
     ) -> Seats:
-        """Have the LoRAs themselves as adapters."""
+        """Load the LoRAs as ordinary adapters."""
         seats = plan.after
         if plan.unload:
             for at in sorted(range(plan.used), key=lambda at: order.index(seats.names[at])):
@@ -110,7 +116,7 @@ class Seating:
         return seats
 
     def _swap(self, pipeline: Pipeline, plan: SeatSteps, paths: Mapping[str, Path]) -> None:
-        """Have the matrices of LoRAs in the adapters of seats."""
+        """Put the matrices of LoRAs into the adapters of their seats."""
         seats = plan.after
         changed = tuple(range(plan.used)) if plan.unload else plan.swap
         for at in changed:
@@ -127,6 +133,8 @@ class Seating:
     def _load_frame(
         self, pipeline: Pipeline, name: str, component: str, frame: Mapping[Module, Shape]
     ) -> None:
+        """Load an adapter of zeros that covers all modules of `frame`, for LoRAs to be swapped
+        into."""
         with tempfile.TemporaryDirectory(prefix="pgetpy-") as folder:
             file = Path(folder) / "frame.safetensors"
             file.write_bytes(frame_file(frame, self._base.flagged))

@@ -1,4 +1,4 @@
-"""What a composer knows of its pipeline: one value, which is replaced in one step."""
+"""What a composer knows about its pipeline: one immutable value, replaced in one step."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from pgetpy.weights.cache import LeasedPath
 
 @dataclass(frozen=True)
 class Adapter:
-    """A file as an adapter of the pipeline.
+    """A file that is, or is about to be, an adapter of the pipeline.
 
     Attributes:
-        references: what it is called by, one for each slot that had it last.
-        held: the leases of the file, as many.
-        finding: what it is; `alters` says whether only unloading all brings the base back.
-        component: the one that its slot names.
-        slot: for which it was looked at; for errors alone.
+        references: the references that resolved to this file in the last `apply`, one a slot.
+        held: the leases that keep the file in the cache, one for each reference.
+        finding: what the file's header says. If `finding.alters`, only unloading everything
+            restores the base.
+        component: the component that the slot names; empty for the loader's choice.
+        slot: the slot that it was first checked for, used in error messages only.
     """
 
     name: str
@@ -35,21 +36,22 @@ class Adapter:
 
     @property
     def alters(self) -> bool:
+        """Whether loading it changes the base itself, and not only its own adapter."""
         return self.finding.alters
 
 
 @dataclass(frozen=True)
 class CompositionState:
-    """What is known of the pipeline.
+    """What is known about the pipeline. See `composer` for how states follow one another.
 
     Attributes:
-        loaded: adapters by name, used longest ago first.
-        active: names and scales, as the pipeline was told.
-        disabled: whether it leaves all adapters out of account.
-        dirty: whether somebody has begun to change it since, and was cut off. `loaded` is then
-            whatever may be there.
-        originals: what has to be put back, where something loaded changes the base itself.
-        seats: where adapters are swapped, which ones are there.
+        loaded: adapters by name, least recently used first.
+        active: names and scales, as last passed to the pipeline.
+        disabled: whether the pipeline ignores all of its adapters.
+        dirty: whether a change was begun and not finished. `loaded` then lists everything that may
+            be in the pipeline.
+        originals: what must be put back when a loaded LoRA changes the base itself.
+        seats: with hot swapping, which LoRA is in which adapter.
     """
 
     slots: Mapping[str, Slot] = field(default_factory=dict)
@@ -62,10 +64,11 @@ class CompositionState:
 
     @property
     def adapters(self) -> tuple[str, ...]:
-        """What the adapters in the pipeline are called."""
+        """The names of the adapters in the pipeline, as the pipeline knows them."""
         if self.seats.names:
             return tuple(seat_name(at) for at in range(len(self.seats.names)))
         return tuple(self.loaded)
 
     def held(self) -> Iterable[LeasedPath]:
+        """Yield the leases of all loaded files."""
         return (held for adapter in self.loaded.values() for held in adapter.held)

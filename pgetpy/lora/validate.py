@@ -1,4 +1,4 @@
-"""The file of a LoRA: whether it may be loaded, and what its adapter is called."""
+"""Checks on a LoRA file: whether it may be loaded, and the name of its adapter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pgetpy.core.lora.adapters import Base, Finding, compare
 from pgetpy.core.weights.safetensors import SafetensorsHeader, Tensor, read_header
 from pgetpy.errors import BadLoraError, BadSafetensorsError, BadSettingError, WrongBaseModelError
 
-# Of what a loader says, which may name every tensor of the file.
+# Loaders' messages may list every tensor of the file; this many characters are enough.
 LONGEST_WORDS = 200
 # Returns the tensors of a file by the names that the loader gives them, None where it cannot say.
 Translation = Callable[[Path], Sequence[Tensor] | None]
@@ -21,16 +21,18 @@ Translation = Callable[[Path], Sequence[Tensor] | None]
 def check_lora(
     slot: str, reference: str, path: Path, base: Base, translate: Translation, component: str = ""
 ) -> Finding:
-    """Return what the file at `path` is, if it may be loaded into `base`.
+    """Check that the file at `path` may be loaded into `base`, and return what it is.
 
     Args:
-        slot, reference: what it is meant for, and where it is from; for the errors alone.
-        translate: asked where the names in the file are not clear by themselves.
-        component: the one part that it is to change; "" for any.
+        slot: the slot that it is for, used in errors only.
+        reference: where it is from, used in errors only.
+        base: the pipeline's modules.
+        translate: called if the names in the file are not clear by themselves.
+        component: the only component that it may change; "" for any.
 
     Raises:
-        WrongBaseModelError: it is for another base.
-        BadLoraError: it is no LoRA, or would have no effect.
+        WrongBaseModelError: it was made for another base model.
+        BadLoraError: it is not a LoRA, or would have no effect.
     """
     try:
         header = _header_of(path)
@@ -58,6 +60,7 @@ def check_lora(
 def _translated(
     slot: str, reference: str, path: Path, base: Base, translate: Translation
 ) -> Finding | None:
+    """Return the finding for the tensors as the pipeline's loader names them; None if it cannot."""
     try:
         tensors = translate(path)
     except Exception as error:  # whatever the loader raises for what it cannot read
@@ -68,16 +71,16 @@ def _translated(
 
 
 def check_component(slot: str, component: str, base: Base) -> None:
-    """Check that the pipeline has the part that a slot names.
+    """Check that the pipeline has the component that a slot names.
 
     Raises:
-        BadSettingError: it has not.
+        BadSettingError: it does not.
     """
     if component and base.components is not None and component not in base.components:
         has = ", ".join(base.components) or "none"
         what = f"the component of slot {slot!r}"
         raise BadSettingError(
-            what, component, f"is no part of the pipeline that takes LoRAs: {has}"
+            what, component, f"is not a part of the pipeline that takes LoRAs: {has}"
         )
 
 
@@ -88,9 +91,10 @@ def _header_of(path: Path) -> SafetensorsHeader:
 
 
 def adapter_name(path: Path, component: str = "") -> str:
-    """Return what the adapter of a file is called: the same for the same file, in every process.
+    """Return the adapter name for a file: the same for the same file, in every process.
 
-    peft takes no dots, and diffusers looks for one name inside others.
+    It is a hash since peft allows no dots in names, and diffusers searches for one name inside
+    others.
     """
     status = os.stat(path)
     file = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, component)

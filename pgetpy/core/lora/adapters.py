@@ -1,7 +1,8 @@
-"""Whether a LoRA fits its model, as far as the names and shapes in its file tell.
+"""Whether a LoRA fits its model, judged by the names and shapes in its file.
 
-What is not understood is taken to fit, unless the loader itself has said what the names mean:
-nothing is refused but what cannot be meant for the pipeline.
+A LoRA is refused only for a contradiction, such as a matrix for 64 inputs where the module has 128.
+Names that are not understood count as fitting, unless they come from the pipeline's own loader:
+then a name that matches nothing would be loaded without effect, and that is refused as well.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ from dataclasses import dataclass, field, replace
 from pgetpy.core.lora.naming import MARKS, LoraTensors, ModuleIndex, Pair, place_of, sort_tensors
 from pgetpy.core.weights.safetensors import Tensor
 
-# A module of the pipeline: component and name.
+# Component and name of a module.
 Module = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Widths:
-    """How many inputs and outputs a module has.
+    """The numbers of inputs and outputs of a module.
 
     Attributes:
-        linear: whether it is a matrix, and no convolution.
-        biased: whether there is a bias, which nobody makes wider.
+        linear: whether it is a linear layer rather than a convolution.
+        biased: whether it has a bias. Loaders do not widen the outputs of such a module.
     """
 
     inputs: int
@@ -36,10 +37,11 @@ class Base:
     """What a LoRA would be loaded into.
 
     Attributes:
-        components: the modules of each part that takes LoRAs, by name; None where that is unknown.
-        widens: the parts in which modules are made wider for LoRAs that want it.
-        pads: those in which narrower LoRAs are made as wide as their modules.
-        flagged: those that a loader fills only if it is told to, with what files name by the first.
+        components: the modules of each component that takes LoRAs; None if unknown.
+        widens: the components whose loader widens modules for LoRAs that need it.
+        pads: the components whose loader pads narrower LoRAs with zeros.
+        flagged: components that a loader fills only when told to, each with the component name that
+            files use for it.
     """
 
     components: Mapping[str, Mapping[str, Widths]] | None = None
@@ -48,7 +50,11 @@ class Base:
     flagged: Mapping[str, str] = field(default_factory=dict)
 
     def seen_by(self, component: str) -> Base:
-        """Return what a loader sees of it that is told to fill `component`; "" for as it likes."""
+        """Return the part of the base that a loader sees when told to fill `component`.
+
+        Args:
+            component: "" if the loader chooses.
+        """
         if self.components is None:
             return self
         own = self.flagged.get(component)
@@ -60,16 +66,16 @@ class Base:
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of comparing a file with a base.
+    """The result of comparing a file with a base.
 
     Attributes:
-        no_lora: why it is no LoRA at all, or can have no effect; empty where it is one.
-        contradiction: what shows that it is for another base; empty where nothing does.
-        alters: whether loading it changes the base beyond its adapter, so that only unloading all
-            of them brings the base back.
-        unclear: whether there are names that are not understood, or that the base does not have.
-        pairs: the matrices by the pipeline's module, where both are known.
-        overwrites: whether it has tensors that take the place of the base's.
+        no_lora: why the file is not a LoRA, or cannot have any effect; empty if it is one.
+        contradiction: what shows that it was made for another base; empty if nothing does.
+        alters: whether loading it changes the base itself, so that only unloading everything
+            restores it.
+        unclear: whether some names are not understood, or not found in the base.
+        pairs: the matrices by the module that they change, where both are known.
+        overwrites: whether it has tensors that replace the base's own.
     """
 
     no_lora: str = ""
@@ -81,11 +87,11 @@ class Finding:
 
 
 def compare(tensors: Iterable[Tensor], base: Base, *, translated: bool = False) -> Finding:
-    """Return what the tensors of a file tell of it, and of whether it can be meant for `base`.
+    """Compare the tensors of a file with `base`.
 
     Args:
-        translated: whether the names are those that the pipeline's loader goes by, so that what is
-            not found will not be loaded.
+        translated: whether the names come from the pipeline's loader, so that a tensor whose name
+            is not found will not be loaded.
     """
     tensors = tuple(tensors)
     if not any(mark in tensor.name.lower() for tensor in tensors for mark in MARKS):
@@ -122,7 +128,7 @@ def compare(tensors: Iterable[Tensor], base: Base, *, translated: bool = False) 
 def _find(
     pairs: Iterable[Pair], components: Mapping[str, Mapping[str, Widths]]
 ) -> tuple[dict[Module, Pair], list[str]]:
-    """Return the pairs by the modules they are for, and the names of those without one."""
+    """Return the pairs by the modules that they change, and the names of those without a module."""
     index = ModuleIndex(components)
     found: dict[Module, Pair] = {}
     lost: list[str] = []
@@ -137,7 +143,11 @@ def _find(
 
 
 def _fits(pair: Pair, widths: Widths, component: str, base: Base) -> bool:
-    """Whether a loader takes the matrices for a module of these widths."""
+    """Whether a loader accepts these matrices for a module of these widths.
+
+    Exact widths always fit. Wider inputs or outputs need a loader that widens, narrower inputs one
+    that pads; narrower outputs never fit.
+    """
     inputs, outputs = pair.inputs - widths.inputs, pair.outputs - widths.outputs
     if not inputs and not outputs:
         return True
@@ -149,6 +159,7 @@ def _fits(pair: Pair, widths: Widths, component: str, base: Base) -> bool:
 
 
 def _misfit(pair: Pair, widths: Widths, module: str) -> str:
+    """Return the difference between a pair and its module, as a clause."""
     if pair.inputs != widths.inputs:
         what, here, there = "inputs", pair.inputs, widths.inputs
     else:
@@ -157,14 +168,14 @@ def _misfit(pair: Pair, widths: Widths, module: str) -> str:
 
 
 def _strange_components(tensors: Iterable[Tensor], present: Mapping[str, object]) -> str:
-    """Return why nothing of the file has a place in the pipeline; empty where something may."""
+    """Return why nothing in the file has a place in the pipeline; empty if something may have."""
     named: set[str] = set()
     for tensor in tensors:
         place = place_of(tensor.name, present)
         if place is None or any(name in present for name in place.components):
             return ""
         named.update(place.components[:1])
-    return f"it changes {', '.join(sorted(named))}, and {_parts(present)}"
+    return f"it changes {', '.join(sorted(named))}, but {_parts(present)}"
 
 
 def _nowhere(
@@ -173,7 +184,7 @@ def _nowhere(
     found: Mapping[Module, Pair],
     present: Mapping[str, object],
 ) -> str:
-    """Return why nothing of what a loader has read would have any effect; empty where some has."""
+    """Return why nothing of what a loader has read would have an effect; empty if something has."""
     if not any(tensor.name.partition(".")[0] in present for tensor in tensors):
         return f"its names ({tensors[0].name!r}) match nothing of the pipeline: {_parts(present)}"
     if contents.pairs and not contents.others and not found:
@@ -189,16 +200,17 @@ def _parts(present: Mapping[str, object]) -> str:
 def load_order(
     wanted: Mapping[str, Mapping[Module, Pair]], base: Base
 ) -> tuple[list[str], tuple[str, str] | None]:
-    """Return in which order LoRAs have to be loaded that make modules wider.
+    """Return an order in which LoRAs that widen modules can be loaded.
 
-    What makes a module widest comes before all others that change it: these are padded then, while
-    a module that has an adapter is not made wider any more.
+    A module that has an adapter cannot be widened any more, but narrower LoRAs can be padded. So
+    the LoRA that widens a module most must come before all others that change it.
 
     Args:
-        wanted: the matrices of each, by name and module.
+        wanted: the matrices of each LoRA, by its name and by module.
 
     Returns:
-        The names, else in the order of `wanted`; and two that no order suits, if there are such.
+        The names, in the order of `wanted` where it does not matter; and two names that each have
+        to come before the other, or None.
     """
     order: list[str] = []
     left = list(wanted)
@@ -215,7 +227,7 @@ def load_order(
 def _first_before(
     name: str, others: Iterable[str], wanted: Mapping[str, Mapping[Module, Pair]], base: Base
 ) -> str | None:
-    """Return one of `others` that has to be loaded before `name`."""
+    """Return one of `others` that must be loaded before `name`, or None."""
     return next(
         (each for each in others if each != name and _precedes(each, name, wanted, base)), None
     )
@@ -224,13 +236,14 @@ def _first_before(
 def _precedes(
     one: str, other: str, wanted: Mapping[str, Mapping[Module, Pair]], base: Base
 ) -> bool:
+    """Whether `one` must be loaded before `other`."""
     here, there = wanted[one], wanted[other]
     for module in here.keys() & there.keys():
         component, name = module
         widths = (base.components or {})[component][name]
         if here[module].inputs > max(there[module].inputs, widths.inputs):
             return True
-        # Outputs are never padded: neither order will do.
+        # Outputs are never padded, so neither order works.
         if here[module].outputs != there[module].outputs:
             return True
     return False

@@ -1,15 +1,23 @@
-"""What the names and shapes in a LoRA's file say: which modules it changes, and by what matrices.
+"""What the names and shapes in a LoRA file say: which modules it changes, and with which matrices.
 
-A LoRA adds to a module of IN inputs and OUT outputs the product of two small matrices, of shapes
-(RANK, IN) and (OUT, RANK). Files name them in these ways:
+For a module with IN inputs and OUT outputs, a LoRA adds the product of two small matrices of shapes
+(RANK, IN) and (OUT, RANK):
+
+           IN                         RANK          IN
+      +---------+                    +----+    +---------+
+  OUT | weight  |  +  scale *    OUT | up |  x |  down   | RANK
+      +---------+                    +----+    +---------+
+
+Trainers name the two matrices in different ways:
 
     COMPONENT.MODULE.lora_A.weight               COMPONENT.MODULE.lora_B.weight      (peft)
     COMPONENT.MODULE.lora.down.weight            COMPONENT.MODULE.lora.up.weight     (diffusers)
-    COMPONENT.PARENT.processor.to_q_lora.down.weight ... up.weight                 (diffusers, once)
+    COMPONENT.PARENT.processor.to_q_lora.down.weight ... up.weight             (diffusers, old)
     lora_unet_MODULE.lora_down.weight            lora_unet_MODULE.lora_up.weight     (kohya)
 
-kohya writes MODULE with underscores for dots, and lora_te1_, lora_te2_ for the text encoders. There
-are more ways, and loaders learn new ones.
+kohya writes MODULE with underscores for dots, and uses lora_te1_ and lora_te2_ for the text
+encoders. There are more schemes, and loaders learn new ones; a name that is not understood here is
+left for the pipeline's own loader to judge.
 """
 
 from __future__ import annotations
@@ -20,7 +28,7 @@ from dataclasses import dataclass
 
 from pgetpy.core.weights.safetensors import Tensor
 
-# What pipelines of diffusers call the parts that take LoRAs, and files name them by.
+# What diffusers pipelines call the components that take LoRAs; files use the same names.
 COMPONENTS = (
     "unet",
     "transformer",
@@ -30,7 +38,7 @@ COMPONENTS = (
     "text_encoder_2",
     "text_encoder_3",
 )
-# kohya says unet for whatever removes the noise.
+# kohya says "unet" for any denoiser, transformers included.
 _KOHYA = {
     "lora_unet_": ("unet", "transformer", "transformer_2", "prior"),
     "lora_te_": ("text_encoder",),
@@ -45,21 +53,27 @@ _OUT = re.compile(
     r"(?:\.lora_B(?:\.default)?|\.lora(?:_linear_layer\.|_|\.)up|(?<=to_[qkv])_lora\.up"
     r"|(?<=to_out)_lora\.up)\.weight$"
 )
-# What attention's matrices were part of, and the one that has become the first of several.
+# In old diffusers files the matrices belong to the attention's "processor", and the output
+# projection (`to_out`) has since become the first element of a list.
 _PROCESSOR = ".processor."
 _FIRST_OF_SEVERAL = "to_out"
-# What stands in the name of a tensor that is a LoRA's.
+# A tensor with one of these in its name belongs to a LoRA.
 MARKS = ("lora", "lokr")
-# What stands beside the matrices and is part of the adapter.
+# A tensor with one of these in its name belongs to an adapter, matrices or not.
 BESIDE = (*MARKS, "alpha", "dora_scale", "diff")
-# The text model of CLIP lies one level deeper in some versions of transformers and in their files.
+# CLIP's text model is one level deeper in some versions of transformers, and in files that these
+# versions wrote.
 _DEEPER = "text_model."
 
 
 @dataclass(frozen=True)
 class ModulePath:
-    """Where a tensor belongs: the component, as one of several, and the module's name in it, which
-    has underscores for dots where it is `flat`.
+    """The place that a tensor's name gives.
+
+    Attributes:
+        components: the component; several where the name fits more than one.
+        module: the name of the module in the component.
+        flat: whether `module` has underscores for dots, as kohya writes it.
     """
 
     components: tuple[str, ...]
@@ -69,11 +83,13 @@ class ModulePath:
 
 @dataclass(frozen=True)
 class Pair:
-    """The two matrices of one module, by the name that both begin with.
+    """The two matrices of one module.
 
     Attributes:
-        down: the shape of the one that takes the module's inputs, (RANK, IN, ...).
-        up: that of the one that gives its outputs, (OUT, RANK, ...).
+        stem: what the names of both begin with.
+        down: the shape of the matrix that takes the module's inputs, (RANK, IN, ...).
+        up: the shape of the matrix that gives its outputs, (OUT, RANK, ...).
+        dtype: the type of the elements, as safetensors names it.
     """
 
     stem: str
@@ -96,13 +112,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class LoraTensors:
-    """The tensors of a file, sorted by what they are.
+    """The tensors of a file, sorted by their role.
 
     Attributes:
-        pairs: those whose names are known to be the two matrices of a module.
-        half: a matrix whose other one is missing; empty where there is none.
-        overwriting: what is no part of an adapter, and takes the place of the base's.
-        others: LoRAs' tensors that are named in other ways.
+        pairs: recognised pairs of matrices.
+        half: the name of a matrix without a counterpart; empty if there is none.
+        overwriting: tensors that are not part of an adapter and would replace the base's own.
+        others: LoRA tensors under names that are not recognised.
     """
 
     pairs: tuple[Pair, ...]
@@ -112,7 +128,7 @@ class LoraTensors:
 
 
 def sort_tensors(tensors: Iterable[Tensor]) -> LoraTensors:
-    """Return what the tensors of a file are."""
+    """Sort the tensors of a file by their role."""
     downs: dict[str, Tensor] = {}
     ups: dict[str, Tensor] = {}
     overwriting: list[str] = []
@@ -137,6 +153,7 @@ def sort_tensors(tensors: Iterable[Tensor]) -> LoraTensors:
 
 
 def _stem(name: str) -> str:
+    """Return the name of the module, with that of an old attention processor brought up to date."""
     parent, processor, module = name.rpartition(_PROCESSOR)
     if not processor:
         return name
@@ -144,10 +161,10 @@ def _stem(name: str) -> str:
 
 
 def place_of(name: str, present: Collection[str] = ()) -> ModulePath | None:
-    """Return where the tensor or module called `name` belongs; None where it does not say.
+    """Return where the tensor or module called `name` belongs; None if the name does not say.
 
     Args:
-        present: components of the pipeline, which may be more than those known here.
+        present: components of the pipeline, which may have more than those known here.
     """
     for prefix, components in _KOHYA.items():
         if name.startswith(prefix):
@@ -158,14 +175,14 @@ def place_of(name: str, present: Collection[str] = ()) -> ModulePath | None:
 
 
 class ModuleIndex:
-    """The modules of a pipeline, to be found by the names that files give them."""
+    """Finds a pipeline's modules by the names that files give them."""
 
     def __init__(self, components: Mapping[str, Mapping[str, object]]) -> None:
         self._components = components
         self._flat = {name: _flat_names(modules) for name, modules in components.items()}
 
     def find(self, place: ModulePath) -> tuple[str, str] | None:
-        """Return component and module, None where there is none of that very name."""
+        """Return component and module, or None if the pipeline has no module of that name."""
         component = next((name for name in place.components if name in self._components), None)
         if component is None:
             return None
@@ -178,7 +195,7 @@ class ModuleIndex:
 
 
 def _flat_names(modules: Iterable[str]) -> dict[str, str]:
-    """Return the modules by their names with underscores, but for names that two would have."""
+    """Return the modules by their names with underscores, leaving out ambiguous names."""
     found: dict[str, str] = {}
     twice: set[str] = set()
     for module in modules:

@@ -1,9 +1,17 @@
-"""Hot swapping: adapters that stay in a pipeline while their matrices become another LoRA's.
+"""Hot swapping: adapters that stay in a pipeline while their matrices are replaced.
 
-A compiled model is compiled again for each adapter that it gets, and not for one whose numbers
-have changed. So each slot has a seat: an adapter that changes all modules that any LoRA so far has
-changed, with zeros where the present one changes nothing. A LoRA that no seat can take (it changes
-a text encoder, or the base itself) is loaded as everywhere else; all leave their seats then.
+torch.compile compiles a model again whenever an adapter is added, but not when the numbers in one
+change. So each slot gets a "seat": an adapter that covers every module that any LoRA has changed so
+far, with zeros where the present LoRA changes nothing:
+
+    module        A    B    C    D          frame: all modules seen so far
+    seat 0      [ x ][ x ][ 0 ][ 0 ]        LoRA 1 changes A and B
+    seat 0      [ 0 ][ x ][ x ][ 0 ]        swapped for LoRA 2: only numbers changed
+    a LoRA that changes E  ->  a larger frame, loaded anew, compiled once more
+
+Frames only grow, so a service settles after it has seen one LoRA of each kind. A LoRA that cannot
+be seated (it changes a text encoder, or the base itself) is loaded as an ordinary adapter, and all
+others with it.
 """
 
 from __future__ import annotations
@@ -19,7 +27,7 @@ from pgetpy.core.weights.safetensors import DTYPE_BITS
 
 @dataclass(frozen=True)
 class Shape:
-    """The matrices of a module as a seat has them, for a rank of 1."""
+    """The shapes of a module's two matrices in a seat, for rank 1."""
 
     down: tuple[int, ...]
     up: tuple[int, ...]
@@ -31,9 +39,9 @@ class Passenger:
     """A LoRA to be seated.
 
     Attributes:
-        name: what its adapter is called elsewhere.
-        component: what the slot names.
-        shapes: what it changes; None where it cannot be seated.
+        name: its adapter name outside of seats.
+        component: the component that the slot names.
+        shapes: what it changes; None if it cannot be seated.
     """
 
     name: str
@@ -43,12 +51,13 @@ class Passenger:
 
 @dataclass(frozen=True)
 class Seats:
-    """What is in a pipeline.
+    """What is loaded in a pipeline.
 
     Attributes:
-        names: whose matrices each seat has.
-        scales: at which scale.
-        frames: what each seat changes; none of them are swapped where it is empty.
+        names: the LoRA in each seat.
+        scales: the scale of each.
+        components: the component that each slot names.
+        frames: the modules that each seat covers; empty if the LoRAs are ordinary adapters.
     """
 
     names: tuple[str, ...] = ()
@@ -59,12 +68,13 @@ class Seats:
 
 @dataclass(frozen=True)
 class SeatSteps:
-    """What leads from one seating to another.
+    """The steps from one seating to another.
 
     Attributes:
-        unload: everything leaves first, and all of `after` are loaded.
-        swap: which seats get other matrices, or the same at another scale.
-        after: what there is then, of which the first `used` are active.
+        unload: whether everything is removed first, and all of `after` is loaded.
+        swap: the seats that get other matrices, or the same at another scale.
+        after: the resulting seats.
+        used: how many of them are active, counted from the first.
     """
 
     unload: bool
@@ -74,17 +84,17 @@ class SeatSteps:
 
 
 def seat_name(number: int) -> str:
-    """Return what the adapter of a seat is called; no name is in another."""
+    """Return the adapter name of a seat. Fixed width, so that no name is part of another."""
     return f"pget_seat_{number:03d}"
 
 
 def shapes_of(
     finding: Finding, base: Base, parts: Mapping[str, bool]
 ) -> Mapping[Module, Shape] | None:
-    """Return what a LoRA changes, None if it cannot be seated.
+    """Return what a LoRA changes; None if it cannot be seated.
 
     Args:
-        parts: which components are known to swap.
+        parts: for each component, whether its adapters can be swapped.
     """
     if finding.alters or finding.unclear or not finding.pairs or base.components is None:
         return None
@@ -95,7 +105,7 @@ def shapes_of(
 
 def _shape(pair: Pair, module: Module, base: Base) -> Shape:
     assert base.components is not None
-    # Narrower ones are padded before they are swapped in.
+    # The loader pads narrower ones before it swaps them in.
     inputs = base.components[module[0]][module[1]].inputs
     return Shape((1, inputs, *pair.down[2:]), (pair.outputs, 1, *pair.up[2:]), pair.dtype)
 
@@ -106,15 +116,16 @@ def seat_steps(
     scales: Sequence[float],
     known: Mapping[str, Mapping[Module, Shape]],
 ) -> SeatSteps:
-    """Return how to come to have `wanted` active, in this order.
+    """Return the steps after which `wanted` is active, in this order.
 
     Args:
-        known: what has been seen to be changed, by component; seats are made for all of it.
+        known: all modules that LoRAs have changed so far, by component; new frames cover them all.
     """
     used = len(wanted)
     names = tuple(each.name for each in wanted)
     components = tuple(each.component for each in wanted)
-    # What is not seated may change the base as long as it is there.
+    # LoRAs that are not seated may change the base as long as they are loaded, so the match must be
+    # exact for them.
     same = seats.names[:used] == names and seats.components[:used] == components
     same &= bool(seats.frames) or used == len(seats.names)
     seated = bool(seats.frames) and seats.components[:used] == components
@@ -143,15 +154,15 @@ def _fits(passenger: Passenger, frame: Mapping[Module, Shape]) -> bool:
 def _frame(
     passenger: Passenger, known: Mapping[str, Mapping[Module, Shape]]
 ) -> Mapping[Module, Shape]:
-    # Where two have other shapes or types for a module, the one that is to sit down is right.
+    # If two LoRAs have different shapes or types for a module, the one about to be seated wins.
     return {**known.get(passenger.component, {}), **(passenger.shapes or {})}
 
 
 def frame_file(frame: Mapping[Module, Shape], named: Mapping[str, str]) -> bytes:
-    """Return the .safetensors of a LoRA of rank 1 that changes nothing, at all of these places.
+    """Return a safetensors file of a rank-1 LoRA of zeros that covers all modules of `frame`.
 
     Args:
-        named: what files call components, where it is not what the pipeline does.
+        named: what files call a component, if not by the pipeline's name.
     """
     header: dict[str, object] = {}
     at = 0

@@ -1,4 +1,4 @@
-"""Which tensors of a checkpoint are wanted: all, some by name, or those whose names begin alike."""
+"""Which tensors of a checkpoint are wanted: all, some by name, or those with a prefix."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pgetpy.errors import BadSettingError
 
 @dataclass(frozen=True)
 class Choice:
-    """Tensors by `names`, or by the `prefix` of their names; all of them where neither is given."""
+    """A choice of tensors: by `names`, else by the `prefix` of their names, else all of them."""
 
     names: frozenset[str] | None = None
     prefix: str = ""
 
     @classmethod
     def of(cls, only: str | Iterable[str] | None) -> Choice:
-        """Return the choice that a caller spells as a prefix, as names, or as None for all."""
+        """Return the choice for a caller's `only`: a prefix, names, or None for all."""
         if only is None or isinstance(only, str):
             return cls(prefix=only or "")
         return cls(frozenset(only))
@@ -29,10 +29,13 @@ class Choice:
         return name in self.names if self.names is not None else name.startswith(self.prefix)
 
     def check(self, available: Iterable[str], where: str) -> None:
-        """Check that what is wanted is among the tensors that are `available`.
+        """Check that the wanted tensors are among those `available`.
+
+        Args:
+            where: what to call the checkpoint in the error.
 
         Raises:
-            BadSettingError: it is not.
+            BadSettingError: one is missing, or no name begins with the prefix.
         """
         if not self:
             return

@@ -99,7 +99,7 @@ def test_a_file_of_which_nothing_has_a_place_is_for_another_base(name: str) -> N
     component = "transformer" if "transformer" in name else "text_encoder_2"
     tensors = whole(name, 64)
     found = compare(tensors, BASE).contradiction
-    assert found == f"it changes {component}, and the pipeline's parts are unet, text_encoder"
+    assert found == f"it changes {component}, but the pipeline's parts are unet, text_encoder"
     # Loaders leave out what has no place, if something has.
     assert compare([*tensors, *whole(f"unet.{ATTENTION}", 64)], BASE) == Finding()
 
