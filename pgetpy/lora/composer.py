@@ -1,29 +1,11 @@
 """The composer: puts a set of LoRAs on a pipeline, swaps it for another, and restores the base.
 
-The hard part is being cut off. Cog cancels a prediction by raising an exception in the predicting
-thread, at any bytecode and even inside `finally`. A pipeline that is left half changed would
-silently produce wrong images for every later request. So cleanup code carries no guarantee here.
-What does is the order of writes to one attribute, `_state`, which is immutable and replaced in a
-single step:
+The order in which the composer's state and the pipeline change is explained in `state`: it is what
+keeps a pipeline right when a call is cut off anywhere.
 
-    clean(old) --1--> dirty(old + new) --2--> change the pipeline --3--> clean(new)
-                          |                         |
-                          +---- cut off anywhere ---+
-                                      |
-                         next call:   v
-                         unload everything, check the base --> clean(empty) --> start over
-
-1. Before the first call that changes the pipeline, the state becomes "dirty" and names every
-   adapter that may be loaded from now on: the old ones and the new ones.
-2. The pipeline is changed. If this is cut off, the dirty state stays.
-3. A clean state that describes the result replaces the dirty one.
-
-A call that finds a dirty state cannot know how far the last one came, so it assumes the worst: it
-unloads everything and verifies that the base is back before doing anything else.
-
-Files are leased from the cache and checked before step 1, so a bad URL or an unsuitable file leaves
-the pipeline as it was. Leases follow the state: those of the old state are released only after step
-3.
+Files are leased from the cache and checked before the pipeline is touched, so a bad URL or an
+unsuitable file leaves the pipeline as it was. Leases follow the state: those of the old state are
+released only after the new one is in place.
 """
 
 from __future__ import annotations

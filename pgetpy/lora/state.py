@@ -1,4 +1,26 @@
-"""What a composer knows about its pipeline: one immutable value, replaced in one step."""
+"""What a composer knows about its pipeline: one immutable value, replaced in one step.
+
+The hard part is being cut off. Cog cancels a prediction by raising an exception in the predicting
+thread, at any bytecode and even inside `finally`. A pipeline that is left half changed would
+silently produce wrong images for every later request. So cleanup code carries no guarantee here.
+What does is the order of writes to one attribute of the composer, whose value is a
+`CompositionState`:
+
+    clean(old) --1--> dirty(old + new) --2--> change the pipeline --3--> clean(new)
+                          |                         |
+                          +---- cut off anywhere ---+
+                                      |
+                         next call:   v
+                         unload everything, check the base --> clean(empty) --> start over
+
+1. Before the first call that changes the pipeline, the state becomes "dirty" and names every
+   adapter that may be loaded from now on: the old ones and the new ones.
+2. The pipeline is changed. If this is cut off, the dirty state stays.
+3. A clean state that describes the result replaces the dirty one.
+
+A call that finds a dirty state cannot know how far the last one came, so it assumes the worst: it
+unloads everything and verifies that the base is back before doing anything else.
+"""
 
 from __future__ import annotations
 

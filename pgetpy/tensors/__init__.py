@@ -2,10 +2,18 @@
 
     state = pgetpy.tensors.load("https://example.com/model.safetensors", device="cuda")
 
-torch where it is installed, else numpy.
+They are torch tensors if torch is installed, else numpy arrays.
 
-What makes tensors of a file's bytes, or brings them to a device, belongs here; which of them are
-wanted is decided in core/tensors. Nothing here asks a server or writes a file.
+How a byte becomes a tensor:
+
+    transfer --> file in the cache --> GrowingFile --> Delivery --> Readers --> DeviceCopier
+    (engine)     (page cache)          what has        header,      threads     to the CPU or
+                                       landed so far   choice                   to a GPU
+
+The transfer writes the file as it always does, and tells a follower which bytes have landed.
+Nothing in the engine or the cache knows about tensors. This package turns bytes into tensors and
+moves them to a device; which tensors are wanted is decided in core/tensors. Nothing here asks a
+server or writes a file.
 """
 
 from __future__ import annotations
@@ -40,35 +48,42 @@ def load(
     framework: str | None = None,
     **options: Unpack[ReferenceOptions],
 ) -> dict[str, Array]:
-    """Return the tensors of a safetensors file, or of a checkpoint of several.
+    """Return the tensors of a safetensors file, or of a checkpoint that is split over several.
 
-    What is not in the cache is fetched, and its tensors are made while it arrives; when this
-    returns it is verified, where its digest is known, and in the cache.
+    A file that is not in the cache is fetched, and its tensors are made while it arrives. When
+    `load` returns, the file is in the cache and, if its digest is known, verified.
 
     Args:
-        reference: what `WeightsDownloadCache.ensure` takes, a `…safetensors.index.json` or that of
-            a variant, `…safetensors.index.fp16.json`; a repository of the Hub, or a folder of one
-            (`hf://OWNER/NAME/transformer/`), that has one; a `pathlib.Path` of a file, index or
-            folder.
-        device: `cpu`, `cuda`, `cuda:1` or a torch.device. On the cpu tensors are the pages of the
-            cached file, mapped privately: to change one copies the pages that it changes.
-        dtype: what tensors of floating point are to be, as torch.bfloat16 or "bfloat16".
-        only: the beginning of the names of those that are wanted, or their names. Of what is not
-            in the cache nothing else is fetched; nothing is kept then, nor verified as a whole.
-        cache: by default the one that the environment names.
-        digest: `sha256:HEX` of the one file that the reference names.
-        framework: `torch` or `numpy`; by default torch where it is installed.
-        options: tokens and the like, as `ensure` takes them.
+        reference: anything `WeightsDownloadCache.ensure` takes; an index such as
+            `model.safetensors.index.json` (also `….safetensors.index.fp16.json`); a repository of
+            the Hub, or a folder of one (`hf://OWNER/NAME/transformer/`); or a `pathlib.Path` of a
+            local file, index or folder.
+        device: `cpu`, `cuda`, `cuda:1` or a torch.device. CPU tensors are the pages of the cached
+            file, mapped privately: writing to a tensor copies the pages it changes and leaves the
+            file alone.
+        dtype: the type to convert floating-point tensors to, such as torch.bfloat16 or "bfloat16";
+            None keeps the file's.
+        only: a prefix of the names of the wanted tensors, or the names themselves. If the file is
+            not in the cache, only these bytes are fetched; they are not kept, nor verified as a
+            whole.
+        cache: where files are kept; by default the cache that the environment names.
+        digest: the expected `sha256:HEX`, for a reference to a single file.
+        framework: `torch` or `numpy`; by default torch if installed.
+        options: tokens, patterns and the like, as for `ensure`.
 
     Returns:
         The tensors by name, in the order of the file.
 
     Raises:
-        NotWeightsError: it is no safetensors file.
-        BadSettingError: `only` names what is not there, or an argument makes no sense.
-        MissingPackageError: neither torch nor numpy is installed, or not as new as a dtype needs.
-        TransferError, IntegrityError, CacheError, UsageError: it cannot be had.
-        OSError: the disk fails while a file is read.
+        NotWeightsError: the file is not a valid safetensors file (huggingface.co/docs/safetensors).
+        BadSettingError: `only` names a tensor that does not exist, or an argument is invalid.
+        MissingPackageError: neither torch nor numpy is installed, or the installed version lacks a
+            dtype.
+        TransferError: the server or the network failed.
+        IntegrityError: the bytes do not match the digest or the size.
+        CacheError: the cache is full or cannot be used.
+        UsageError: the reference or an option is invalid.
+        OSError: the disk failed while a file was read.
     """
     return _load(_request(reference, device, dtype, only, cache, digest, framework, options))
 
@@ -84,13 +99,28 @@ def stream(
     framework: str | None = None,
     **options: Unpack[ReferenceOptions],
 ) -> Iterator[tuple[str, Array]]:
-    """Yield names and tensors as they become whole, in whatever order that is; see `load`.
+    """Yield names and tensors as they arrive, in whatever order that is.
 
-    Only when it has come to its end are they verified, and in the cache: it raises at its end where
-    the bytes were wrong. To close it before ends the download, which the next call goes on with.
+    The file is verified, and in the cache, only when the iterator has finished: it raises at the
+    end if the bytes were wrong. Closing it earlier stops the download; the next call resumes it.
+
+    Args:
+        reference: see `load`.
+        device: see `load`.
+        dtype: see `load`.
+        only: see `load`.
+        cache: see `load`.
+        digest: see `load`.
+        framework: see `load`.
+        options: see `load`.
+
+    Yields:
+        The name of a tensor, and the tensor.
 
     Raises:
-        ObjectChangedError: the file had to be fetched anew after tensors of it had been given out.
+        ObjectChangedError: the file had to be fetched again from the start, after some of its
+            tensors had been yielded.
+        PgetError: as for `load`.
     """
     return _stream(_request(reference, device, dtype, only, cache, digest, framework, options))
 
@@ -106,25 +136,32 @@ def load_into(
     digest: str | None = None,
     **options: Unpack[ReferenceOptions],
 ) -> Any:
-    """Give `module` the tensors of a checkpoint: they become its parameters and buffers.
+    """Load a checkpoint into `module`: its tensors become the module's parameters and buffers.
 
-    A module that was made on the meta device (`with torch.device("meta")`) has none of its own, so
-    that nothing is allocated twice. Parameters that are tied stay tied. Buffers that a module does
-    not save are in no checkpoint and have to be real, as those of a module are that was made by
-    `accelerate.init_empty_weights(include_buffers=False)`.
+    Make the module on the meta device (`with torch.device("meta")`), so that its memory is not
+    allocated twice. Tied parameters stay tied. Buffers that a module does not save are in no
+    checkpoint and must be real; `accelerate.init_empty_weights(include_buffers=False)` leaves them
+    so.
+
+    Names and shapes are checked against the header before the tensors are fetched.
 
     Args:
         module: a torch.nn.Module.
-        strict: whether the names have to be the same ones. What is of another shape is refused in
-            any case. Both are seen before the tensors are fetched.
-        reference, device, dtype, cache, digest, options: see `load`.
+        reference: see `load`.
+        device: see `load`.
+        dtype: see `load`.
+        strict: whether missing and unexpected names are errors. A wrong shape always is.
+        cache: see `load`.
+        digest: see `load`.
+        options: see `load`.
 
     Returns:
-        What `Module.load_state_dict` returns: the names that were missing or not expected.
+        What `Module.load_state_dict` returns: the missing and the unexpected names.
 
     Raises:
-        NotWeightsError: names or shapes are not those of the module, which is as it was then.
-        BadSettingError: `module` has on the meta device what no checkpoint holds.
+        NotWeightsError: names or shapes do not match. The module is left as it was.
+        BadSettingError: `module` has something on the meta device that no checkpoint holds.
+        PgetError: as for `load`.
     """
     from pgetpy.tensors.modules import Fit
 
@@ -165,7 +202,7 @@ def _stream(request: LoadRequest) -> Iterator[tuple[str, Array]]:
 
 
 def _load(request: LoadRequest) -> dict[str, Array]:
-    # What came of a file whose place another one has taken comes again, of that one.
+    # If a file had to be fetched again, its tensors come again, from the new file.
     with Checkpoint(request) as checkpoint:
         found = {arrival.name: arrival.array for arrival in checkpoint.arrivals()}
         return {name: found[name] for name in checkpoint.order}

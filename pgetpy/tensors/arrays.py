@@ -1,6 +1,6 @@
-"""Tensors of torch, or arrays of numpy, that lie upon bytes.
+"""torch tensors or numpy arrays over bytes that are already in memory.
 
-The names of dtypes are those of the safetensors format (huggingface.co/docs/safetensors).
+Dtype names are those of the safetensors format (huggingface.co/docs/safetensors).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ML_DTYPES = {
     "F8_E5M2FNUZ": "float8_e5m2fnuz",
 }  # fmt: skip
 
-# numpy 1 has no array with more.
+# numpy 1's limit; numpy 2 allows 64.
 _MOST_DIMENSIONS = 32
 
 
@@ -41,25 +41,26 @@ class Framework(Protocol):
     """Makes arrays."""
 
     def check(self, tensor: Tensor) -> None:
-        """Check that there is a dtype for `tensor`, and that it may have its shape.
+        """Check that `tensor` has a dtype and a shape that this framework can represent.
 
         Raises:
-            MissingPackageError: there is none, or not without another package.
+            MissingPackageError: the dtype needs another package, or a newer version.
             BadSafetensorsError: no array can have this shape.
         """
 
     def view(self, buffer: Any, tensor: Tensor, offset: int) -> Array:
-        """Return `tensor`, whose bytes lie in `buffer` from `offset` on, without copying them."""
+        """Return `tensor`, whose bytes begin at `offset` of `buffer`, without copying them."""
 
     def convert(self, array: Array) -> Array:
-        """Return `array` with the dtype that is wanted, where it is of floating point."""
+        """Return `array` converted to the wanted dtype, if it is a floating-point one."""
 
 
 class TorchFramework:
-    """Tensors of torch.
+    """torch tensors.
 
     Args:
-        dtype: a torch.dtype, or the name of one; None leaves each as it is.
+        dtype: a torch.dtype or its name, to convert floating-point tensors to; None keeps the
+            file's.
     """
 
     def __init__(self, dtype: Any = None) -> None:
@@ -68,7 +69,7 @@ class TorchFramework:
         if isinstance(dtype, str):
             self._dtype = getattr(self.torch, dtype.removeprefix("torch."), None)
         if dtype is not None and not isinstance(self._dtype, self.torch.dtype):
-            raise BadSettingError("dtype", dtype, "is no dtype of torch")
+            raise BadSettingError("dtype", dtype, "is not a torch dtype")
 
     def check(self, tensor: Tensor) -> None:
         """See `Framework.check`."""
@@ -77,10 +78,14 @@ class TorchFramework:
             _check_shape(tensor, lambda: self._empty(dtype, shape_in_torch(tensor)))
 
     def dtype_of(self, tensor: Tensor) -> Any:
-        """Return the torch.dtype of `tensor` in the file."""
+        """Return the torch.dtype of `tensor` in the file.
+
+        Raises:
+            MissingPackageError: the installed torch is too old to have it.
+        """
         found = getattr(self.torch, _TORCH.get(tensor.dtype, ""), None)
         if found is None:
-            reason = f"tensor {tensor.name!r} is of {tensor.dtype}, which this torch has not"
+            reason = f"tensor {tensor.name!r} is {tensor.dtype}, which this torch does not have"
             raise MissingPackageError(reason, hint="install a newer torch")
         return found
 
@@ -91,16 +96,16 @@ class TorchFramework:
         if not count:
             return self._empty(dtype, shape)
         found = self.torch.frombuffer(buffer, dtype=dtype, count=count, offset=offset)
-        # Code that is generated for a dtype may rely on its alignment.
+        # Compiled kernels may assume natural alignment, and a file need not align its tensors.
         return (found if not offset % dtype.itemsize else found.clone()).reshape(shape)
 
     def _empty(self, dtype: Any, shape: tuple[int, ...]) -> Array:
-        # By `reshape`, for which no dimension beside a zero is too long.
+        # With `reshape`: `empty(shape)` rejects huge dimensions even next to a zero.
         return self.torch.empty(0, dtype=dtype).reshape(shape)
 
     def convert(self, array: Array) -> Array:
         """See `Framework.convert`."""
-        # Those that hold two values in an element cannot be converted.
+        # Packed types hold two values in an element and cannot be converted.
         packed = array.dtype == getattr(self.torch, _TORCH["F4"], None)
         if self._dtype is None or packed or not array.dtype.is_floating_point:
             return array
@@ -108,10 +113,11 @@ class TorchFramework:
 
 
 class NumpyFramework:
-    """Arrays of numpy; of dtypes that numpy has not, those of ml_dtypes, where that is installed.
+    """numpy arrays. Dtypes that numpy lacks come from ml_dtypes, if installed.
 
     Args:
-        dtype: what numpy takes for one; None leaves each as it is.
+        dtype: anything numpy takes as a dtype, to convert floating-point arrays to; None keeps the
+            file's.
     """
 
     def __init__(self, dtype: Any = None) -> None:
@@ -123,13 +129,13 @@ class NumpyFramework:
                     dtype = _ml_dtype(dtype, f"numpy has no {dtype}")
                 self._dtype = self._numpy.dtype(dtype)
             except TypeError:
-                raise BadSettingError("dtype", dtype, "is no dtype of numpy") from None
+                raise BadSettingError("dtype", dtype, "is not a numpy dtype") from None
 
     def check(self, tensor: Tensor) -> None:
         """See `Framework.check`."""
         dtype = self._numpy.dtype("<f4") if self._widens(tensor) else self._dtype_of(tensor)
         if 0 in tensor.shape or len(tensor.shape) > _MOST_DIMENSIONS:
-            # Strides of none: it takes no memory whatever its size.
+            # With zero strides an array takes no memory, whatever its shape.
             one = self._numpy.empty((), dtype)
             _check_shape(tensor, lambda: self._numpy.broadcast_to(one, tensor.shape))
 
@@ -137,7 +143,7 @@ class NumpyFramework:
         """See `Framework.view`."""
         size = tensor.stop - tensor.start
         if self._widens(tensor):
-            # The upper half of a float32 (which is what BF16 is) by itself is the same number.
+            # BF16 is the upper half of a float32, so appending 16 zero bits keeps the value.
             half = self._numpy.frombuffer(buffer, "<u2", count=size // 2, offset=offset)
             wide = half.astype("<u4") << 16
             return wide.view("<f4").reshape(tensor.shape)
@@ -153,14 +159,14 @@ class NumpyFramework:
         return array.astype(self._dtype, copy=False)
 
     def _widens(self, tensor: Tensor) -> bool:
-        """Whether it is made wider by ourselves, as nobody else is here who could."""
+        """Whether to convert BF16 to float32 here, since ml_dtypes is missing."""
         return tensor.dtype == "BF16" and self._dtype is not None and not _has("ml_dtypes")
 
     def _dtype_of(self, tensor: Tensor) -> Any:
         if tensor.dtype in _NUMPY:
             return self._numpy.dtype(_NUMPY[tensor.dtype])
         name = _ML_DTYPES.get(tensor.dtype)
-        reason = f"numpy has no {tensor.dtype}, of which tensor {tensor.name!r} is"
+        reason = f"tensor {tensor.name!r} is {tensor.dtype}, which numpy does not have"
         if name is None:
             raise MissingPackageError(reason, hint="install torch")
         or_else = ", or ask for dtype='float32'" if tensor.dtype == "BF16" else ""
@@ -168,8 +174,10 @@ class NumpyFramework:
 
 
 def _check_shape(tensor: Tensor, make: Callable[[], object]) -> None:
-    """Check that an array of the shape of `tensor`, which is empty or has many dimensions, can be
-    made: packages have limits of their own.
+    """Check that an array of the shape of `tensor` can be made.
+
+    Only for empty tensors and those with many dimensions, where packages have limits of their own
+    beyond what the file's size implies.
 
     Raises:
         BadSafetensorsError: it cannot.
@@ -184,7 +192,7 @@ def _check_shape(tensor: Tensor, make: Callable[[], object]) -> None:
 
 
 def shape_in_torch(tensor: Tensor) -> tuple[int, ...]:
-    """Return the shape of `tensor` in torch, where an element may hold two values."""
+    """Return the shape of `tensor` in torch, where an F4 element holds two values."""
     if tensor.dtype == "F4" and tensor.shape:
         return (*tensor.shape[:-1], tensor.shape[-1] // 2)
     return tensor.shape
@@ -193,8 +201,12 @@ def shape_in_torch(tensor: Tensor) -> tuple[int, ...]:
 def _ml_dtype(name: str, reason: str, or_else: str = "") -> Any:
     """Return the dtype that ml_dtypes calls `name`.
 
+    Args:
+        reason: why it is needed, for the error.
+        or_else: an alternative to installing it, for the hint.
+
     Raises:
-        MissingPackageError: it is not installed; `reason` says why it is needed.
+        MissingPackageError: ml_dtypes is not installed.
     """
     if not _has("ml_dtypes"):
         raise MissingPackageError(reason, hint=f"install ml_dtypes or torch{or_else}")
@@ -202,10 +214,10 @@ def _ml_dtype(name: str, reason: str, or_else: str = "") -> Any:
 
 
 def framework_for(name: str | None, dtype: Any) -> TorchFramework | NumpyFramework:
-    """Return the framework called `name`; by default torch, or numpy where torch is missing.
+    """Return the framework called `name`; by default torch, or numpy if torch is missing.
 
     Raises:
-        BadSettingError: there is none called so, or it has no such dtype.
+        BadSettingError: there is no such framework, or it has no such dtype.
         MissingPackageError: it is not installed.
     """
     if name not in (None, "torch", "numpy"):

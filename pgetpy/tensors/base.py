@@ -1,4 +1,4 @@
-"""What the rooms of tensors share: files of which more and more has landed, and what moves them."""
+"""What the modules of this package share: files that still grow, and what moves their bytes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ Array = Any  # a torch.Tensor or a numpy.ndarray
 
 
 class Descriptor(io.FileIO):
-    """A file that stays open for as long as anybody reads from it, be he in a thread or mapped.
+    """An open file that closes when its last user, a thread or a mapping, drops it.
 
-    Its making is one step, between whose parts no exception can be injected.
+    It is a subclass so that opening is one step: an exception injected between opening and wrapping
+    would leak the descriptor.
     """
 
     def __del__(self) -> None:
@@ -26,20 +27,24 @@ class Descriptor(io.FileIO):
 
     @classmethod
     def copy(cls, fd: int) -> Descriptor:
-        """Return one of its own for what `fd` is open on."""
+        """Return a new descriptor for the file that `fd` is open on."""
         return cls(os.dup(fd))
 
     @property
     def fd(self) -> int:
-        """Its number."""
+        """The descriptor's number."""
         return self.fileno()
 
 
 @dataclass(frozen=True)
 class FileSnapshot:
-    """A file of `size` bytes, of which `landed` is there.
+    """A file of `size` bytes, of which the `landed` spans are on disk.
 
-    `life` tells a file from the one that took its place when its fetching began anew.
+    Attributes:
+        file: the file, open for reading.
+        size: its final size in bytes.
+        landed: the bytes that are there.
+        life: tells a file from its replacement after fetching began again.
     """
 
     file: Descriptor
@@ -49,27 +54,28 @@ class FileSnapshot:
 
     @classmethod
     def whole(cls, file: Descriptor, life: int = 0) -> FileSnapshot:
-        """Return what `file` holds when all of it has come."""
+        """Return a snapshot of a complete file."""
         size = os.fstat(file.fd).st_size
         return cls(file, size, Spans([Span(0, size)]), life)
 
 
 class Wakeup:
-    """Wakes the one who waits for bytes when something has happened.
+    """Wakes the thread that waits for bytes.
 
-    He may be interrupted anywhere, so nothing here is locked by means of Python: a lock that he
-    left behind would stop those who tell, and with them all that they do.
+    The waiting thread can be interrupted at any bytecode, so this uses no Python lock: one left
+    locked would block the threads of the transfer. SimpleQueue's own lock is taken and released in
+    C.
     """
 
     def __init__(self) -> None:
         self._told: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def tell(self) -> None:
-        """Something has happened."""
+        """Wake the waiting thread: something has happened."""
         self._told.put(None)
 
     def wait(self, seconds: float) -> None:
-        """Wait until something has happened since the last call, at most `seconds`."""
+        """Wait until `tell` was called since the last wait, for at most `seconds`."""
         with suppress(queue.Empty):
             self._told.get(timeout=seconds)
             while True:
@@ -77,14 +83,14 @@ class Wakeup:
 
 
 class DeviceCopier(Protocol):
-    """Brings the bytes of one file to where its tensors are."""
+    """Moves the bytes of one file to the device of its tensors."""
 
     def move(self, tensor: Tensor, span: Span) -> None:
-        """Bring the bytes `span`, which have landed, of `tensor`. Called in several threads.
+        """Move the bytes `span` of `tensor`, which have landed. Called from several threads.
 
         Raises:
-            OSError: they cannot be read.
+            OSError: the file cannot be read.
         """
 
     def finish(self, tensor: Tensor) -> Array:
-        """Return `tensor`, all of whose bytes have been moved."""
+        """Return `tensor` as an array, after all of its bytes have been moved."""

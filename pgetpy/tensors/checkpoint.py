@@ -1,4 +1,9 @@
-"""The files that a reference stands for, and their tensors, in whatever order they come."""
+"""The files that a reference means, and their tensors, in whatever order they arrive.
+
+A checkpoint is one safetensors file, or several with an index that says which tensor is in which
+(`core/weights/shards`). Files are fetched a few at a time; the wanted tensors of each are given out
+as soon as they are whole.
+"""
 
 from __future__ import annotations
 
@@ -40,10 +45,10 @@ from pgetpy.tensors.growing_file import GrowingFile
 from pgetpy.weights.cache import WeightsDownloadCache
 from pgetpy.weights.options import ReferenceOptions, parse_digest
 
-# The head of most files is in the first answer; more would be more than was asked for where one
-# small tensor is wanted.
+# Enough for most headers, so that length and header come in one answer. More would often exceed
+# what the caller wants, a single small tensor.
 _FIRST = 16 << 10
-# Of the files of one checkpoint so many come at once.
+# How many files of a checkpoint are fetched at a time.
 _SIDE_BY_SIDE = 4
 PathLike = os.PathLike[str]
 
@@ -53,14 +58,14 @@ class LoadRequest:
     """What a caller asks for.
 
     Attributes:
-        reference: a URL or what else the cache takes, or a path of this machine.
+        reference: a URL or anything else the cache takes, or a local path.
         choice: which tensors.
-        device: where they are to be.
-        cache: where the files come from.
-        digest: what the one file must hash to.
+        device: where to put them.
+        cache: where files are fetched to.
+        digest: the expected digest of a single file.
         options: tokens and the like, see `weights.options.ReferenceOptions`.
-        check: is given each file's header before a tensor of it is given out, and may raise.
-        check_names: is given the names of all tensors before one is fetched, and may raise.
+        check: is called with each file's header before any of its tensors is given out; may raise.
+        check_names: is called with all tensor names before any tensor is fetched; may raise.
     """
 
     reference: str | PathLike
@@ -74,8 +79,10 @@ class LoadRequest:
 
 
 class ArrivedTensor(NamedTuple):
-    """A tensor that has come, of the file with the number `file`. Where `life` is another one than
-    before, another file has taken the place of that one, and what came of it is void."""
+    """A tensor of the file with the number `file`.
+
+    If `life` differs from before, that file was replaced, and its earlier tensors are void.
+    """
 
     file: int
     life: int
@@ -84,7 +91,7 @@ class ArrivedTensor(NamedTuple):
 
 
 class Checkpoint:
-    """All tensors that are wanted, while they arrive. Use it once, as a context manager."""
+    """All wanted tensors, while they arrive. A context manager, for one use."""
 
     def __init__(self, request: LoadRequest) -> None:
         self._request = request
@@ -102,14 +109,14 @@ class Checkpoint:
 
     @property
     def order(self) -> list[str]:
-        """The names of the tensors that were wanted, file by file."""
+        """The names of the wanted tensors, file by file."""
         return [name for number in sorted(self._orders) for name in self._orders[number]]
 
     def arrivals(self) -> Iterator[ArrivedTensor]:
-        """Yield tensors as they become whole; end when all files are verified.
+        """Yield tensors as they are completed; end when all files are verified.
 
         Raises:
-            PgetError: they cannot be had, or are not what they should be.
+            PgetError: a file cannot be fetched, or is not what it should be.
         """
         waiting = deque(enumerate(self._files()))
         while waiting or self._open:
@@ -136,7 +143,7 @@ class Checkpoint:
         """Return the files of a repository that turned out to have several.
 
         Raises:
-            NotOneFileError: it does not tell which of them are meant.
+            NotOneFileError: it does not say which of them are meant.
         """
         file = self._begun.pop(number)
         if not file.repository or not are_shards(error.found):
@@ -156,7 +163,7 @@ class Checkpoint:
         return self._of_reference(reference)
 
     def _at(self, path: Path) -> list[TensorFile]:
-        """Return the files at a path of this machine, which may be a folder of them."""
+        """Return the files at a local path, which may be a folder."""
         _check_readable(path)
         if not path.is_dir():
             if not is_index_name(path.name):
@@ -172,8 +179,10 @@ class Checkpoint:
         return [TensorFile(path / files[0], self._request.choice)]
 
     def _of_reference(self, reference: str) -> list[TensorFile]:
-        """Return the files of the index that `reference` names, or that is in the repository it
-        names; else the file that it names."""
+        """Return the files that a reference means: those of an index, or the one file it names.
+
+        For a repository, the usual index names are tried before its single file.
+        """
         cache, options = self._request.cache, self._request.options
         if is_index_name(path_of(reference)):
             path = cache.ensure(reference, **options)
@@ -181,20 +190,21 @@ class Checkpoint:
         repository = cache.repository(reference, **options).rstrip("/")
         if not repository or cache.lookup(reference, **options) is not None:
             return [TensorFile(reference, self._request.choice)]
-        # What is here already is asked of nobody, who may not be there to be asked.
+        # Cached indexes first: they need no request, and the server may be unreachable.
         indices = [f"{repository}/{name}" for name in INDEX_NAMES]
         indices.sort(key=lambda index: cache.lookup(index, **options) is None)
         for index in indices:
             with contextlib.suppress(NotFoundError):
                 return self._shards(cache.ensure(index, **options), index, partial(beside, index))
-        # It has one file, or says itself how many.
+        # No index under a usual name: the repository has a single file, or `ensure` raises an error
+        # that lists its files.
         return [TensorFile(reference, self._request.choice, repository=repository)]
 
     def _listed_shards(self, repository: str) -> list[TensorFile]:
-        """Return the files of the index in a repository that has none of a usual name.
+        """Return the files of a repository whose index has an unusual name.
 
         Raises:
-            NotOneFileError: there is none, or several.
+            NotOneFileError: there is no index, or there are several.
         """
         options: ReferenceOptions = {**self._request.options, "wanted": "folder"}
         listed = f"{repository}/?include=*{SUFFIX}.index*.json"
@@ -207,11 +217,11 @@ class Checkpoint:
         return self._shards(folder / names[0], index, partial(beside, index))
 
     def _shards(self, path: Path, name: str, at: Callable[[str], str | Path]) -> list[TensorFile]:
-        """Return those files of the index at `path` that hold what is wanted.
+        """Return those files of the index at `path` that hold wanted tensors.
 
         Args:
-            name: what the index is called.
-            at: returns where the file of a name is.
+            name: what errors call the index.
+            at: returns the location of a file by its name.
         """
         request, label = self._request, redact(name)
         try:
@@ -219,7 +229,7 @@ class Checkpoint:
         except BadSafetensorsError as error:
             raise error.of(label) from error
         if request.digest is not None:
-            reason = f"is of one file, and {label} tells of several"
+            reason = f"is that of one file, but {label} lists several"
             raise BadSettingError("digest", request.digest, reason)
         names = [name for each in index.tensors.values() for name in each]
         request.choice.check(names, label)
@@ -246,11 +256,11 @@ class Checkpoint:
         return Delivery(source, file.choice, self._request.device, check, self._wakeup)
 
     def _ask(self, url: str, choice: Choice, label: str, check: Check) -> ByteSource:
-        """Have what is wanted of a file brought by the cache, unless it is there."""
+        """Fetch what is wanted of a file through the cache, unless it is there."""
         request, growing = self._request, GrowingFile(self._wakeup)
         cache, options = request.cache, request.options
         longest = cache.longest_header
-        # Before it is open it must not be evicted.
+        # Keep it from being evicted until it is open.
         lease = cache.hold(url, **options)
         outcome: Future[Path | None] | Future[Path]
         if request.choice:
@@ -263,8 +273,14 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class TensorFile:
-    """One file: where it is, what is wanted of it, and what it has to hold; or a repository, of
-    which it is known only that it has no index of a usual name."""
+    """One file of a checkpoint.
+
+    Attributes:
+        place: its URL or local path.
+        choice: which of its tensors are wanted.
+        holds: tensors that it must hold, by its index.
+        repository: set if the reference is a repository without an index of a usual name.
+    """
 
     place: str | Path
     choice: Choice
@@ -275,25 +291,33 @@ class TensorFile:
 def _choose(
     choice: Choice, label: str, longest: int, check: Check, fd: int, size: int, landed: Spans
 ) -> tuple[tuple[Span, ...], bool]:
-    """Return what has to come for `choice` of a file of which `landed` is there.
+    """Return the spans to fetch next for `choice`, given what has landed.
 
-    See `destinations.sinks.parts.Choose`.
+    Called by the transfer; see `destinations.sinks.parts.Choose`. First the header is fetched, then
+    the wanted tensors.
 
     Args:
-        label: what to call the file in errors.
-        longest: bytes of the longest header that is read.
-        check: is given the header first, and may raise.
+        choice: the wanted tensors.
+        label: what errors call the file.
+        longest: the largest header, in bytes, that is parsed.
+        check: is called with the header first; may raise.
+        fd: the part file, open for reading.
+        size: the size of the whole file in bytes.
+        landed: which bytes are there.
+
+    Returns:
+        The spans, and whether they are all that will be wanted.
 
     Raises:
-        NotWeightsError: it is no safetensors file.
-        BadSettingError: what is wanted is not in it.
+        NotWeightsError: it is not a safetensors file.
+        BadSettingError: a wanted tensor is not in it.
     """
     first = Span(0, min(size, _FIRST))
     try:
         head = head_of(fd, size, landed, longest)
     except BadSafetensorsError as error:
         if not landed.covers(*first):
-            return (first,), False  # what it says tells what it is
+            return (first,), False  # fetch its beginning, to say what it is instead
         raise _misfit(fd, label, error) from error
     if not isinstance(head, SafetensorsHeader):
         return (Span(0, head or first.stop),), False
@@ -304,6 +328,7 @@ def _choose(
 
 
 def _misfit(fd: int, label: str, error: BadSafetensorsError) -> NotWeightsError:
+    """Return the error for a file that is not safetensors, saying what it looks like instead."""
     found = sniff(os.pread(fd, TELLING, 0))
     if found.kind in (FileKind.SAFETENSORS, FileKind.OTHER):
         return error.of(label)
@@ -311,10 +336,10 @@ def _misfit(fd: int, label: str, error: BadSafetensorsError) -> NotWeightsError:
 
 
 def _check_readable(path: Path) -> None:
-    """Check that there is something at `path` that may be read.
+    """Check that `path` exists and may be read.
 
     Raises:
-        BadReferenceError: there is not.
+        BadReferenceError: it does not, or may not.
     """
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
@@ -324,10 +349,10 @@ def _check_readable(path: Path) -> None:
 
 
 def _verify(path: Path, digest: str | None) -> Path:
-    """Return `path` if the file there has the digest.
+    """Return `path` after comparing the file with `digest`, if one is given.
 
     Raises:
-        DigestMismatchError: it has another one.
+        DigestMismatchError: they differ.
     """
     wanted = parse_digest(digest)
     if wanted is not None:
@@ -338,6 +363,11 @@ def _verify(path: Path, digest: str | None) -> Path:
 
 
 def _check(file: TensorFile, label: str, request: LoadRequest, header: SafetensorsHeader) -> None:
+    """Check a header against the index and the caller's expectations.
+
+    Raises:
+        NotWeightsError: a tensor that the index places in this file is missing.
+    """
     names = [tensor.name for tensor in header.tensors]
     missing = sorted(file.holds.difference(names))
     if missing:

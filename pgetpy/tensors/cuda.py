@@ -1,4 +1,8 @@
-"""A CUDA device: page-locked buffers, and copies on a stream of their own."""
+"""CUDA devices: page-locked buffers, and copies on a stream of their own.
+
+Only page-locked memory can be read by the GPU's copy engine while the CPU goes on, and a separate
+stream keeps the copies from queueing behind the caller's kernels.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,10 @@ from pgetpy.tensors.staging import Event
 
 
 class Cuda:
-    """See `staging.Accelerator`.
+    """A CUDA device; see `staging.Accelerator`.
 
     Args:
-        torch: the module.
+        torch: the torch module, imported by the caller.
         device: a torch.device of type cuda.
     """
 
@@ -25,9 +29,10 @@ class Cuda:
         """See `Accelerator.empty`."""
         torch = self._torch
         found = torch.empty(size, dtype=torch.uint8, device=self._device)
-        # The allocator knows of one stream only. Work of that one may still read what stood here;
-        # and should the tensor be dropped half filled, its memory is not to be given out before
-        # ours has stopped writing to it.
+        # torch's caching allocator tracks one stream only. The memory it returns may still be read
+        # by work queued on the current stream, so our stream waits for that first. And if the
+        # tensor is dropped half filled, its memory must not be reused before our stream has stopped
+        # writing to it: record_stream says so.
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         found.record_stream(self._stream)
         return found

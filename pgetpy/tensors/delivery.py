@@ -1,4 +1,4 @@
-"""The tensors of one safetensors file, as its bytes land."""
+"""The tensors of one safetensors file, given out as its bytes land."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ Check = Callable[[SafetensorsHeader], None]
 
 @dataclass(frozen=True)
 class ByteSource:
-    """Where the bytes come from.
+    """A file that tensors are read from.
 
     Attributes:
-        label: what to call the file in errors.
-        growing: what of it has landed.
-        outcome: is done when the file is whole and verified; its path, or None where there is
-            none, for only what was wanted has come.
-        longest_header: bytes of the longest header that is read while the file arrives.
-        release: is called when nothing of it is wanted any more.
+        label: what errors call the file.
+        growing: which of its bytes have landed.
+        outcome: completes when the file is whole and verified, with its path; None if only the
+            wanted parts were fetched.
+        longest_header: the largest header, in bytes, that is parsed while the file arrives.
+        release: is called when the file is not needed any more.
     """
 
     label: str
@@ -53,14 +53,17 @@ class ByteSource:
 class Delivery:
     """Gives out the tensors of one file.
 
+    Call `take` whenever `wakeup` fires, until `done`.
+
     Attributes:
-        choice: which of them.
-        device: where they are to be.
-        check: is given the header before a tensor is given out, and may raise.
-        wakeup: is told when something may have become whole.
-        order: the names of the tensors that are wanted, in the order of the file, once known.
-        life: the number of the file that tensors come from; it rises when another one takes its
-            place, and what came of the one before is void.
+        source: the file.
+        choice: which of its tensors are wanted.
+        device: where to put them.
+        check: is called with the header before any tensor is given out; may raise.
+        wakeup: is told when a tensor may have been completed.
+        order: the wanted tensors' names in the order of the file, once the header is known.
+        life: the number of the file that tensors come from. It rises when another file takes its
+            place; tensors of the earlier one are then void.
     """
 
     source: ByteSource
@@ -81,15 +84,15 @@ class Delivery:
 
     @property
     def done(self) -> bool:
-        """Whether every tensor has been taken, and the file is verified."""
+        """Whether every tensor has been taken and the file is verified."""
         return self._verified and self._readers is not None and not self._readers.unfinished
 
     def take(self) -> list[tuple[str, Array]]:
-        """Return what has become whole since the last call, all of it of the present `life`.
+        """Return the tensors that were completed since the last call, all from the present `life`.
 
         Raises:
-            PgetError: the file cannot be had, or is not what it should be.
-            OSError: what has landed cannot be read.
+            PgetError: the file cannot be fetched, or is not what it should be.
+            OSError: landed bytes cannot be read.
         """
         snapshot = self._snapshot()
         if snapshot is None:
@@ -105,15 +108,16 @@ class Delivery:
         return self._readers.take()
 
     def close(self) -> None:
-        """Want nothing any more; the threads end."""
+        """Stop: cancel the download if it still runs, and let the threads end."""
         self.source.release()
         self.source.outcome.cancel()
         if self._readers is not None:
             self._readers.close()
 
     def _snapshot(self) -> FileSnapshot | None:
-        """Return what there is of the file: once it is verified, all that is wanted."""
-        # Not by asking the future, whose lock is Python's; see `Wakeup`.
+        """Return what has landed; everything, once the file is verified."""
+        # Not `outcome.done()`: a future has a Python lock, which an interrupted thread would leave
+        # locked (see `Wakeup`).
         if not self._ended:
             return self.source.growing.snapshot
         path = self.source.outcome.result()
@@ -123,6 +127,7 @@ class Delivery:
         return self.source.growing.snapshot
 
     def _begin_anew(self, snapshot: FileSnapshot) -> None:
+        """Discard everything made from the earlier file."""
         self.life = snapshot.life
         if self._readers is not None:
             self._readers.close()
@@ -130,13 +135,13 @@ class Delivery:
         self.order = ()
 
     def _read_header(self, snapshot: FileSnapshot) -> bool:
-        """Whether the header has landed; if so get ready for its tensors."""
+        """Whether the header has landed; if so, prepare to read its tensors."""
         try:
             longest = LONGEST_HEADER if self._verified else self.source.longest_header
             header = head_of(snapshot.file.fd, snapshot.size, snapshot.landed, longest)
         except BadSafetensorsError as error:
             if not self._verified:
-                return False  # the cache says more exactly what it is
+                return False  # the cache will reject the file, with a better message
             raise error.of(self.source.label) from error
         if not isinstance(header, SafetensorsHeader):
             return False
@@ -149,7 +154,7 @@ class Delivery:
         except BadSafetensorsError as error:
             raise error.of(self.source.label) from error
         if os.fstat(snapshot.file.fd).st_size < snapshot.size:
-            return False  # a small one grows as it is written, and could not be mapped yet
+            return False  # a small file grows as it is written; pages past its end cannot be mapped
         self.order = tuple(tensor.name for tensor in wanted)
         self._unwanted = _all_but(wanted, snapshot.size)
         copier = self.device.copier(snapshot.file, snapshot.size)
@@ -157,8 +162,11 @@ class Delivery:
         return True
 
     def _usable(self, snapshot: FileSnapshot) -> Spans:
-        """What has landed, in whole pages: who changes a mapped tensor gets a copy of its pages as
-        they are then, in which the neighbours that share one with it have to be there already."""
+        """Return what has landed, rounded to whole pages.
+
+        Tensors map the file's pages. Writing to one copies its pages as they are at that moment,
+        and a neighbour that shares a page must not be half there then.
+        """
         known = Spans([*self._unwanted, *snapshot.landed])
         return whole_units(known, mmap.PAGESIZE, snapshot.size)
 
@@ -169,7 +177,7 @@ def _tell(ended: list[object], wakeup: Wakeup, outcome: object) -> None:
 
 
 def _all_but(tensors: Iterable[Tensor], size: int) -> Spans:
-    """Return the bytes of a file of `size` bytes in which none of `tensors` lies."""
+    """Return the bytes of a file of `size` bytes that belong to none of `tensors`."""
     taken = Spans(Span(tensor.start, tensor.stop) for tensor in tensors)
     return Spans(taken.missing(0, size))
 
@@ -177,13 +185,19 @@ def _all_but(tensors: Iterable[Tensor], size: int) -> Spans:
 def head_of(
     fd: int, size: int, landed: Spans, longest: int = LONGEST_HEADER
 ) -> SafetensorsHeader | int | None:
-    """Return the header of a file of `size` bytes; as far as has landed, its length or nothing.
+    """Return the header of a file, or how far it is from being readable.
 
     Args:
-        longest: bytes of the longest header that is read.
+        fd: the file, open for reading.
+        size: its final size in bytes.
+        landed: which of its bytes are there.
+        longest: the largest header, in bytes, that is parsed.
+
+    Returns:
+        The header; its length in bytes if only the length has landed; None if not even that.
 
     Raises:
-        BadSafetensorsError: it is no safetensors file, or its header is longer.
+        BadSafetensorsError: it is not a safetensors file, or its header is longer than `longest`.
     """
     if not landed.covers(0, min(size, _PREFIX)):
         return None

@@ -1,4 +1,4 @@
-"""Where tensors are to be, and what brings them there."""
+"""Devices that tensors can be on, and what moves bytes there."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pgetpy.tensors.staging import Accelerator, Ring, StagedCopier
 
 @dataclass(frozen=True)
 class Device:
-    """Where tensors are to be.
+    """A place for tensors.
 
     Attributes:
-        framework: what makes them.
-        copier: returns what brings the tensors of a file, which has so many bytes, here.
+        framework: what makes the arrays.
+        copier: makes the copier for an open file of the given size in bytes.
     """
 
     framework: Framework
@@ -29,16 +29,17 @@ class Device:
 
 
 def host_device(framework: Framework, onward: Any = None) -> Device:
-    """Return the host's memory.
+    """Return a device for the host's memory.
 
-    Where `onward` is a device of torch, one that has no way of its own here, each tensor goes on to
-    it.
+    Args:
+        onward: a torch device without a path of its own here (mps, xpu): each tensor is made on the
+            host and then moved there by torch.
     """
     return Device(framework, lambda file, size: HostCopier(file, size, framework, onward))
 
 
 def staged_device(framework: TorchFramework, accelerator: Accelerator) -> Device:
-    """Return the memory of an accelerator, reached through one ring of buffers for all files."""
+    """Return a device for an accelerator's memory, with one ring of buffers for all files."""
     ring = Ring(accelerator, THREADS + 2)
     return Device(framework, lambda file, _: StagedCopier(file, framework, accelerator, ring))
 
@@ -48,26 +49,27 @@ def device_for(device: Any, dtype: Any, framework: str | None) -> Device:
 
     Args:
         device: `cpu`, `cuda`, `cuda:1`, or a torch.device.
-        dtype, framework: see `arrays.framework_for`.
+        dtype: see `arrays.framework_for`.
+        framework: see `arrays.framework_for`.
 
     Raises:
-        BadSettingError: there is no such device.
-        MissingPackageError: what it takes is not installed.
+        BadSettingError: the device does not exist.
+        MissingPackageError: a package that it needs is not installed.
     """
     chosen = framework_for(framework, dtype)
     if not isinstance(chosen, TorchFramework):
         if str(device) != "cpu":
-            raise BadSettingError("device", str(device), "is for torch; numpy has cpu alone")
+            raise BadSettingError("device", str(device), "needs torch; numpy has the cpu only")
         return host_device(chosen)
     torch = chosen.torch
     try:
         named = torch.device(device)
     except (RuntimeError, TypeError):
-        raise BadSettingError("device", str(device), "is no device of torch") from None
+        raise BadSettingError("device", str(device), "is not a torch device") from None
     if named.type == "cpu":
         return host_device(chosen)
     if named.type == "cuda":
         if not torch.cuda.is_available():
-            raise BadSettingError("device", str(device), "is not there: torch sees no CUDA device")
+            raise BadSettingError("device", str(device), "is not available: torch finds no GPU")
         return staged_device(chosen, Cuda(torch, named))
     return host_device(chosen, named)

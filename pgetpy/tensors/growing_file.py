@@ -1,4 +1,16 @@
-"""A file that is looked at while it is fetched."""
+"""A file that is read while it is being fetched.
+
+The transfer calls a follower (`core.references.jobs.Follower`) from its own threads:
+
+    began(fd, size)     a file was opened for writing
+    landed(spans)       these bytes are on disk now      (many times)
+    lost()              the server's object changed: the bytes so far are void
+
+A transfer may begin more than once: it goes on with the same file after a switch to a mirror, and
+with a new file after `lost`. Each file is one "life", with a number. A reader that sees the number
+change discards everything it made from the earlier life. That is cheaper than a promise that a file
+never changes, and no locks are needed between transfer and reader.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +23,7 @@ from pgetpy.tensors.base import Descriptor, FileSnapshot, Wakeup
 
 
 class GrowingFile:
-    """Follows one file (see `core.references.jobs.Follower`): what of it has landed so far."""
+    """Follows one file: which file it is, and which of its bytes have landed."""
 
     def __init__(self, wakeup: Wakeup) -> None:
         self._wakeup = wakeup
@@ -21,7 +33,7 @@ class GrowingFile:
 
     @property
     def snapshot(self) -> FileSnapshot | None:
-        """What is there now; None where nothing is, or it had to begin anew."""
+        """The present file and its landed bytes; None before it began, and after it was lost."""
         return self._snapshot
 
     def began(self, fd: int, size: int) -> None:
@@ -30,13 +42,16 @@ class GrowingFile:
         with self._lock:
             now = self._snapshot
             if now is not None and _same(now.file.fd, fd):
-                return  # another server goes on with it
+                return  # a mirror continues the same file
             self._lives += 1
             self._snapshot = FileSnapshot(file, size, Spans(), self._lives)
 
     def adopt(self, path: Path) -> FileSnapshot:
-        """Go on with all of what stands at `path`: what was followed, or another file that took its
-        place."""
+        """Switch to the finished file at `path` and return its snapshot.
+
+        Usually this is the inode that was followed, under its final name. If it is another one
+        (another process fetched it first), a new life begins.
+        """
         with self._lock:
             now = self._snapshot
             if now is None or not os.path.samestat(os.fstat(now.file.fd), os.stat(path)):

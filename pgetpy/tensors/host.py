@@ -1,8 +1,8 @@
-"""Tensors in the memory of the host: the file's own pages, mapped.
+"""Tensors in host memory: the cached file's own pages, mapped.
 
-A copy of them would be memory to find and bytes to move once more; the pages are there, for the
-file was written a moment ago. The mapping is private: who changes a tensor gets pages of his own,
-and the file stays what it was.
+Copying would need as much memory again and move every byte once more, while the pages are in the
+page cache because the file was just written. The mapping is private (copy on write): writing to a
+tensor never changes the file.
 """
 
 from __future__ import annotations
@@ -20,17 +20,20 @@ from pgetpy.system.filesystem import system_call
 from pgetpy.tensors.arrays import Framework
 from pgetpy.tensors.base import Array, Descriptor
 
-# linux/mman.h, since Linux 5.14; the mmap module does not name it.
+# From linux/mman.h, since Linux 5.14; Python's mmap module does not define it.
 _MADV_POPULATE_READ = 22
 _PROBE_EVERY = 1 << 20
 _UNKNOWN = frozenset({errno.EINVAL, errno.ENOSYS})
 
 
 class HostCopier:
-    """Maps `file`, of `size` bytes; its pages are in memory before its tensors are given out.
+    """Maps `file`, of `size` bytes, and loads pages before their tensors are given out.
 
     Args:
-        onward: the device of torch that tensors go on to; None where they stay on the host.
+        file: the file, open for reading.
+        size: its final size in bytes.
+        framework: what makes the arrays.
+        onward: a torch device to move finished tensors to; None leaves them on the host.
     """
 
     def __init__(
@@ -47,12 +50,12 @@ class HostCopier:
         self._madvise = system_call("madvise", 64, 64, 32) if sys.platform == "linux" else None
 
     def move(self, tensor: Tensor, span: Span) -> None:
-        """Read the pages of `span` and map them, all at once, unless they are in memory."""
+        """Read and map the pages of `span` in one go, unless they are in memory already."""
         if self._is_in_memory(span):
-            return  # to map them takes as long now as when they are used
+            return  # mapping them now would save nothing over mapping them on first use
         start = span.start - span.start % mmap.PAGESIZE
         if self._madvise is not None:
-            # Not by mmap.madvise, which would hold up every thread while the disk is read.
+            # Not mmap.madvise: it holds the interpreter lock while the disk is read.
             if not self._madvise(self._address + start, span.stop - start, _MADV_POPULATE_READ):
                 return
             code = ctypes.get_errno()
@@ -63,14 +66,14 @@ class HostCopier:
             os.posix_fadvise(self._file.fd, start, span.stop - start, os.POSIX_FADV_WILLNEED)
 
     def _is_in_memory(self, span: Span) -> bool:
-        """Whether no page of `span`, of some that are looked at, has to be read from the disk."""
+        """Whether a sample of the pages of `span` are all in the page cache."""
         if not hasattr(os, "RWF_NOWAIT"):
             return False
         try:
             for pos in (*range(span.start, span.stop, _PROBE_EVERY), span.stop - 1):
                 os.preadv(self._file.fd, [self._probe], pos, os.RWF_NOWAIT)
         except OSError:
-            return False  # EAGAIN, or the file system does not say
+            return False  # EAGAIN: not cached; or the file system does not support the flag
         return True
 
     def finish(self, tensor: Tensor) -> Array:

@@ -1,4 +1,4 @@
-"""Whether a checkpoint fits a torch module, and how it gets into it."""
+"""Whether a checkpoint fits a torch module, and how it is put into it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pgetpy.errors import BadSettingError, NotWeightsError
 from pgetpy.tensors.arrays import shape_in_torch
 from pgetpy.tensors.base import Array
 
-# So many names fit in a sentence.
+# How many names an error message lists.
 _NAMED = 8
 _REAL_BUFFERS = (
     "make the module with real buffers, as accelerate.init_empty_weights(include_buffers=False) "
@@ -19,12 +19,12 @@ _REAL_BUFFERS = (
 
 
 class Fit:
-    """A module, and what is found out about a checkpoint for it.
+    """Compares checkpoints with a module, and assigns them.
 
     Args:
         module: a torch.nn.Module.
-        label: what to call the checkpoint in errors.
-        strict: whether the names have to be the same ones.
+        label: what errors call the checkpoint.
+        strict: whether missing and unexpected names are errors.
     """
 
     def __init__(self, module: Any, label: str, *, strict: bool) -> None:
@@ -35,10 +35,13 @@ class Fit:
         self._ties = _ties(module)
 
     def check_buffers(self) -> None:
-        """Check that the module has nothing on the meta device that no checkpoint could give it.
+        """Check that the module has nothing on the meta device that no checkpoint could fill.
+
+        Such a buffer would be left with whatever its memory holds, and the module would compute
+        nonsense without an error.
 
         Raises:
-            BadSettingError: it has. It would compute with whatever lies in its memory.
+            BadSettingError: it has.
         """
         empty = sorted(_left_empty(self._module))
         if empty:
@@ -48,10 +51,10 @@ class Fit:
             raise BadSettingError("module", type(self._module).__name__, reason)
 
     def check(self, header: SafetensorsHeader) -> None:
-        """Check that no tensor is of another shape than the module's of its name.
+        """Check that every tensor has the shape of the module's tensor of that name.
 
         Raises:
-            NotWeightsError: one is.
+            NotWeightsError: one has not.
         """
         for tensor in header.tensors:
             expected = self._expected.get(tensor.name)
@@ -60,10 +63,12 @@ class Fit:
                 raise self._misfit(f"has {found}, and the module's is {expected}")
 
     def check_names(self, names: Iterable[str]) -> None:
-        """Check, if it is to be strict, that the names are those of the module.
+        """If strict, check that the names are exactly those of the module.
+
+        Of parameters that are tied in the module, one name is enough.
 
         Raises:
-            NotWeightsError: one is missing, or the module has none called so.
+            NotWeightsError: a name is missing or unexpected.
         """
         if not self._strict:
             return
@@ -74,13 +79,13 @@ class Fit:
             raise self._misfit(f"lacks {_first_of(missing)}, which the module has")
         unknown = sorted(given - self._expected.keys())
         if unknown:
-            raise self._misfit(f"has {_first_of(unknown)}, which the module has not")
+            raise self._misfit(f"has {_first_of(unknown)}, which the module does not have")
 
     def assign(self, state: Mapping[str, Array]) -> Any:
-        """Give the module the tensors of `state`, or leave it as it is.
+        """Give the module the tensors of `state`, or leave the module as it was.
 
         Raises:
-            NotWeightsError: they cannot become its parameters.
+            NotWeightsError: torch refuses them.
         """
         whole = dict(state)
         for name, others in self._ties.items():
@@ -92,7 +97,7 @@ class Fit:
             result = self._module.load_state_dict(whole, strict=self._strict, assign=True)
             self._tie()
         except BaseException as error:
-            # What is assigned one by one may fail in the middle, or be interrupted there.
+            # Parameters are assigned one by one: a failure or an interrupt may come in the middle.
             self._module.load_state_dict(before, strict=False, assign=True)
             if not isinstance(error, RuntimeError):
                 raise
@@ -100,7 +105,7 @@ class Fit:
         return result
 
     def _tie(self) -> None:
-        """Make one parameter again of those that were one."""
+        """Tie again the parameters that were one before."""
         for name, others in self._ties.items():
             first = self._module.get_parameter(min(name, *others))
             owner, _, last = name.rpartition(".")
@@ -112,10 +117,9 @@ class Fit:
 
 
 def _left_empty(module: Any) -> Iterator[str]:
-    """Yield the names of buffers that are not saved, and of tensors that are plain attributes,
-    where they are on the meta device."""
+    """Yield the names of unsaved buffers and plain tensor attributes on the meta device."""
     for path, part in module.named_modules():
-        # Modules that are scripts have no such set.
+        # ScriptModules have no such attribute.
         names = getattr(part, "_non_persistent_buffers_set", ())
         unsaved = {name: getattr(part, name, None) for name in names}
         for name, found in {**vars(part), **unsaved}.items():
@@ -128,7 +132,7 @@ def _first_of(names: list[str]) -> str:
 
 
 def _ties(module: Any) -> dict[str, tuple[str, ...]]:
-    """Return the names of each parameter that has several, with the others that it has."""
+    """Return the names of each parameter that has several, each with its other names."""
     names: dict[int, list[str]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)

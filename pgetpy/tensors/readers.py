@@ -1,4 +1,9 @@
-"""Threads that have bytes moved as they land: blocks in, whole tensors out."""
+"""Threads that move bytes to a device as they land: blocks in, whole tensors out.
+
+Tensors are cut into blocks of up to 16 MiB, so that several threads can share a large one, and each
+block is moved as soon as all of it has landed. A tensor is given out when its last block has been
+moved.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +21,22 @@ from pgetpy.system.event_loop import begin
 from pgetpy.system.thread_limit import start_thread
 from pgetpy.tensors.base import Array, DeviceCopier, Wakeup
 
-# Large enough to make a call's cost small, small enough that several threads share a tensor.
+# Large enough that the overhead of a call does not matter, small enough that several threads can
+# share a tensor.
 BLOCK = 16 << 20
-# More threads gain nothing.
+# Measured: more threads were not faster.
 THREADS = min(8, os.cpu_count() or 1)
 _Work = tuple[Tensor, Span] | None
 
 
 class Readers:
-    """Moves the bytes of `tensors` by `copier`, each once, in `threads`.
+    """Moves the bytes of `tensors` with `copier`, each once, in up to `threads` threads.
 
-    They are daemons and are not waited for: what they still hold stays open until they are through.
+    The threads are daemons and are not waited for; what they use stays open until they finish.
 
-    The engine's thread starts them. An exception that is injected into a thread while that starts
-    another one may reach the other, which never runs then and is waited for without end.
+    They are started on the engine thread, not in the caller's. If an exception is injected into a
+    thread while `Thread.start` waits for the new thread, it may strike inside the new one, which
+    then never runs while its starter waits for ever.
 
     Attributes:
         unfinished: how many tensors have not been taken yet.
@@ -59,7 +66,7 @@ class Readers:
         self._stopped = False
 
     def offer(self, landed: Spans) -> None:
-        """All of `landed` is there: move what has not been moved."""
+        """Move whatever of `landed` has not been moved yet."""
         fresh = [gap for span in landed for gap in self._offered.missing(*span)]
         for gap in fresh:
             for tensor, block in self._blocks(gap):
@@ -69,10 +76,11 @@ class Readers:
                     self._start_one()
 
     def take(self) -> list[tuple[str, Array]]:
-        """Return the names and tensors that have become whole.
+        """Return the names and tensors that have been completed since the last call.
 
         Raises:
-            OSError: what had landed cannot be read.
+            OSError: landed bytes cannot be read.
+            ThreadLimitError: not a single thread could be started.
         """
         if self._failure is not None:
             raise self._failure
@@ -84,13 +92,14 @@ class Readers:
         return found
 
     def close(self) -> None:
-        """Move nothing any more."""
+        """Stop moving; the threads end after their present block."""
         self._stopped = True
         for _ in range(self._started):
             self._queue.put(None)
 
     def _blocks(self, gap: Span) -> Iterator[tuple[Tensor, Span]]:
-        """Yield the blocks that `gap` touches: BLOCK bytes of a tensor, or its last ones."""
+        """Yield the blocks that `gap` touches. A block is BLOCK bytes of a tensor, or its last
+        ones."""
         for at in range(bisect_right(self._stops, gap.start), len(self._ordered)):
             tensor = self._ordered[at]
             if tensor.start >= gap.stop:
@@ -126,6 +135,7 @@ class Readers:
         self._wakeup.tell()
 
     def _count(self, tensor: Tensor, block: Span) -> None:
+        """Note that a block has been moved; the last one completes its tensor."""
         with self._lock:
             self._pending[tensor] -= block.size
             whole = not self._pending[tensor]

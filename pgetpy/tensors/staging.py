@@ -1,7 +1,12 @@
-"""Tensors on an accelerator: through a ring of host buffers that its copying engine reads itself.
+"""Tensors on an accelerator, through a ring of host buffers that its copy engine can read.
 
-A buffer is filled from the page cache while those before it are on their way. Host memory is that
-of the ring, however large the file.
+    page cache --read--> [buffer] --async copy--> device
+                         [buffer]   in flight
+                         [buffer]   in flight
+                            ^----- reused once its copy is done
+
+A buffer is filled from the page cache while earlier ones are still being copied. Host memory is
+limited to the ring, however large the file is.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ from pgetpy.tensors.readers import BLOCK
 
 
 class Event(Protocol):
-    """Something that is under way on an accelerator."""
+    """An operation that is under way on an accelerator."""
 
     def synchronize(self) -> None:
         """Wait until it is done."""
@@ -33,19 +38,20 @@ class Accelerator(Protocol):
     """A device with memory of its own."""
 
     def empty(self, size: int) -> Array:
-        """Return `size` bytes of its memory: a flat torch.uint8 tensor."""
+        """Return `size` bytes of device memory, as a flat torch.uint8 tensor."""
 
     def buffer(self, size: int) -> Array:
-        """Return `size` bytes of the host's that it can copy by itself, as such a tensor."""
+        """Return `size` bytes of host memory that the device can read, as a flat torch.uint8
+        tensor."""
 
     def copy(self, target: Array, source: Array) -> Event:
-        """Begin to copy to `target`, in its memory, what is in `source`, in a `buffer`."""
+        """Start copying `source`, in a `buffer`, to `target`, in device memory."""
 
 
 class Ring:
-    """Buffers, each given out once it has been copied. At most `count`, made as they are needed.
+    """At most `count` buffers, made when first needed, each reused once it has been copied.
 
-    The one that was given back first comes first: its copy is the likeliest to be done.
+    Buffers are reused in the order in which they came back: the oldest copy is likeliest done.
     """
 
     def __init__(self, accelerator: Accelerator, count: int) -> None:
@@ -55,7 +61,7 @@ class Ring:
         self._unmade = count
 
     def take(self) -> Array:
-        """Return a buffer of BLOCK bytes, waiting for one if it must."""
+        """Return a free buffer of BLOCK bytes, waiting for one if necessary."""
         with self._lock:
             make = self._free.empty() and self._unmade > 0
             self._unmade -= make
@@ -70,19 +76,19 @@ class Ring:
         try:
             return self._accelerator.buffer(BLOCK)
         except BaseException:
-            # Others, who wait for one, may have more luck.
+            # Let another thread try: it may succeed, or a buffer may come back.
             with self._lock:
                 self._unmade += 1
             raise
 
     def give_back(self, buffer: Array, event: Event | None) -> None:
-        """It may be given out again after `event`."""
+        """Return a buffer; it is reused after `event`."""
         self._free.put((buffer, event))
 
 
 @dataclass(eq=False)
 class StagedCopier:
-    """Brings the tensors of a file to an accelerator, through the buffers of `ring`."""
+    """Moves the tensors of a file to an accelerator through the buffers of `ring`."""
 
     file: Descriptor
     framework: TorchFramework
@@ -123,7 +129,7 @@ class StagedCopier:
             return self._targets[tensor]
 
     def _read(self, buffer: Array, span: Span) -> None:
-        # Not by numpy, which need not be installed.
+        # By address, not through numpy, which need not be installed.
         at = (ctypes.c_char * span.size).from_address(buffer.data_ptr())
         view, pos = memoryview(at).cast("B"), 0
         while pos < span.size:

@@ -1,21 +1,22 @@
-"""A network in memory, for tests of what uses pgetpy: predictors, caches, scripts.
+"""An in-memory network, for tests of code that uses pgetpy: predictors, caches, scripts.
 
     from pgetpy import WeightsDownloadCache
     from pgetpy.testing import Stored, Turn, network
 
     URL = "http://192.0.2.1/model.safetensors"
 
-    def test_setup_outlives_a_broken_connection(tmp_path):
-        weights = Stored(BODY, script=[Turn(cut_after=100)])  # the second answer is honest
+    def test_setup_survives_a_broken_connection(tmp_path):
+        weights = Stored(BODY, script=[Turn(cut_after=100)])  # the second answer is complete
         with network({URL: weights}) as transport:
             path = WeightsDownloadCache(tmp_path).ensure(URL)
         assert path.read_bytes() == BODY
         assert len(transport.requests) == 2
 
-All else is what runs in production: plans, retries, checks, the cache. No connection is opened; no
-name is looked up either if the URLs have an address in place of a host's name, as above.
+Everything above the network is the real thing: plans, retries, checks, the cache. No connection is
+opened. No name is resolved either if the URLs use an IP address, as above (192.0.2.0/24 is reserved
+for documentation, RFC 5737).
 
-What tests of others need belongs here. Nothing in pgetpy imports it.
+Test tools for users of pgetpy belong here. Nothing else in pgetpy imports this package.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ __all__ = ["MemoryTransport", "Stored", "Turn", "network"]
 
 @contextmanager
 def network(objects: Mapping[str, Stored]) -> Iterator[MemoryTransport]:
-    """Have everything that is fetched within the block, by any thread, come from `objects`.
+    """Serve everything fetched within the block, by any thread, from `objects`.
 
     Args:
-        objects: by URL; what is not among them is answered with 404.
+        objects: what to serve, by URL. Any other URL is answered with status 404.
 
     Yields:
-        The transport, whose `requests` says what has been asked for.
+        The transport, whose `requests` lists the requests so far.
     """
     transport = MemoryTransport(objects)
 

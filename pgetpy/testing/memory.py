@@ -1,9 +1,10 @@
-"""A network that exists in memory: objects by URL, and what goes wrong by a script.
-
-For tests, ours and those of others; it opens no connection and looks up no name.
+"""An in-memory network: objects by URL, and a script of what goes wrong.
 
     store = {"http://h/x": Stored(b"...", script=[Turn(cut_after=100)])}
-    transport = MemoryTransport(store)  # the first answer breaks off, the second is honest
+    transport = MemoryTransport(store)  # the first answer breaks off, the second is complete
+
+It honours Range and If-Range as RFC 9110 (sections 13 and 14) has it, opens no connection and
+resolves no name.
 """
 
 from __future__ import annotations
@@ -26,15 +27,17 @@ _PIECE = 64 * 1024
 
 @dataclass(frozen=True)
 class Turn:
-    """What one request meets in place of the honest answer; as it stands, nothing.
+    """How one request is answered differently from normal. Fields that are not set change nothing.
 
     Attributes:
-        status: instead of 200 or 206. From 400 on, `body` is what the server says.
-        headers: put in place of the honest ones, by lower-case name; None takes one away.
+        status: instead of 200 or 206. From 400 on, the body is `body`, else empty.
+        headers: replace the normal ones, by lower-case name; None removes one.
         body: instead of the right bytes.
-        cut_after: the connection breaks after so many bytes of the body.
-        silent_after: nothing comes after so many; below 0 there is no head either.
-        not_for_me: the reason of an UnsupportedResponseError, which is raised instead of an answer.
+        cut_after: close the connection after this many bytes of the body.
+        silent_after: send nothing after this many bytes of the body; negative: not even a status
+            line.
+        not_for_me: raise UnsupportedResponseError with this reason instead of answering, as a
+            transport does that leaves an answer to another.
     """
 
     status: int | None = None
@@ -47,9 +50,17 @@ class Turn:
 
 @dataclass(frozen=True)
 class Stored:
-    """One object: its bytes, its metadata, and what its requests meet, one turn each.
+    """One object, and a script for its first requests, one turn each.
 
-    When the script is over, answers are honest.
+    Requests after the end of the script are answered normally.
+
+    Attributes:
+        body: the object's bytes.
+        etag: its ETag header; None for none.
+        last_modified: its Last-Modified header; None for none.
+        headers: further headers.
+        ranges: whether range requests are honoured.
+        script: how to answer the first requests.
     """
 
     body: bytes
@@ -61,10 +72,11 @@ class Stored:
 
 
 class MemoryTransport:
-    """Answers from `objects`, which may be changed while it is in use.
+    """A transport that answers from `objects`, which may be changed while it is in use.
 
     Attributes:
-        requests: all that were made, in their order.
+        objects: what to serve, by URL.
+        requests: all requests so far, in order.
     """
 
     def __init__(self, objects: Mapping[str, Stored]) -> None:
@@ -93,11 +105,11 @@ class MemoryTransport:
             exchange.mark()
 
     async def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: there is no connection to close."""
 
 
 def _answer(stored: Stored, turn: Turn, exchange: Exchange) -> tuple[Head, bytes]:
-    """Return the head and the body that `turn` makes of the honest ones."""
+    """Return the head and body of the normal answer, changed as `turn` says."""
     span = exchange.asked if stored.ranges and _if_range_holds(stored, exchange.request) else None
     status, headers, body = _honest(stored, span)
     if turn.status is not None:
@@ -116,6 +128,7 @@ def _answer(stored: Stored, turn: Turn, exchange: Exchange) -> tuple[Head, bytes
 
 
 def _honest(stored: Stored, span: Span | None) -> tuple[int, dict[str, str], bytes]:
+    """Return status, headers and body for `span` of the object; all of it for None."""
     total = len(stored.body)
     headers = dict(stored.headers)
     if stored.etag is not None:
@@ -137,6 +150,7 @@ def _if_range_holds(stored: Stored, request: Request) -> bool:
 
 
 async def _pour(exchange: Exchange, turn: Turn, answer: Answer, sink: Sink, body: bytes) -> None:
+    """Send the body piece by piece to the sink, up to where the turn cuts it off."""
     part = exchange.part
     view = memoryview(body)
     ends = [n for n in (turn.cut_after, turn.silent_after) if n is not None]
@@ -161,7 +175,7 @@ def _arrived(exchange: Exchange) -> bool:
 
 
 async def _store(exchange: Exchange, sink: Sink, data: memoryview) -> None:
-    """Hand `data` to the sink in a thread, for a sink may take its time."""
+    """Hand `data` to the sink in a thread: a sink may block."""
 
     def stop() -> None:
         exchange.cancelled = True
@@ -173,5 +187,6 @@ async def _store(exchange: Exchange, sink: Sink, data: memoryview) -> None:
 
 
 async def _silence(exchange: Exchange) -> None:
+    """Wait until cancelled, like a connection that has gone silent."""
     exchange.part.waiting = True
     await asyncio.get_running_loop().create_future()

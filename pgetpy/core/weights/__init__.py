@@ -1,4 +1,4 @@
-"""What is decided about files of weights: whether they are safetensors, and of which shards.
+"""Decisions about weight files: whether they are safetensors, and which shards belong together.
 
 What opens the files is in weights/.
 """

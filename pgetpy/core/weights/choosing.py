@@ -1,8 +1,8 @@
-"""Which of several files are the weights, as far as their names tell.
+"""Which of several files are the weights, judged by their names.
 
-Names are paths below one folder, with slashes. diffusers and transformers agree on what is called
-how: `model.safetensors` and `diffusion_pytorch_model.safetensors`, each with an index where it is
-in parts, and `pytorch_lora_weights.safetensors`; a variant stands before the last suffix.
+Names are paths below one folder, with slashes. diffusers and transformers share a convention:
+`model.safetensors` and `diffusion_pytorch_model.safetensors`, each with an index if it is split,
+and `pytorch_lora_weights.safetensors`. A variant such as `fp16` comes before the last suffix.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from pgetpy.core.weights.shards import INDEX_NAMES, SUFFIX, is_index_name
 
 _LORA = "pytorch_lora_weights.safetensors"
-# What diffusers passes over when it looks for the weights of a LoRA.
+# diffusers skips files with these words when it looks for the weights of a LoRA.
 _NOT_LORA = ("scheduler", "optimizer", "checkpoint")
 _STEMS = tuple(name.partition(".")[0] for name in INDEX_NAMES)
 _VARIANT = re.compile(rf"((?:.*/)?(?:{'|'.join(_STEMS)}))\.[^./]+(\.safetensors)")
@@ -22,41 +22,41 @@ _INDEX_VARIANTS = (
     re.compile(r"(.+\.safetensors\.index)\.[^./]+(\.json)", re.IGNORECASE),
     re.compile(r"(.+)\.[^./]+(\.safetensors\.index\.json)", re.IGNORECASE),
 )
-# The parts of a checkpoint in several files.
+# Parts of a split checkpoint.
 _SHARD = re.compile(r".+-\d{5,}-of-\d{5,}\.safetensors", re.IGNORECASE)
 _APPLE = "__MACOSX"
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file is hidden, or holds what macOS keeps of another (AppleDouble)."""
+    """Whether a file is hidden, or holds macOS metadata of another (AppleDouble)."""
     parts = PurePosixPath(name).parts
     return _APPLE in parts or any(part.startswith(".") and part != ".." for part in parts)
 
 
 def weights_among(names: Iterable[str]) -> tuple[str, ...]:
-    """Return which of `names` are the weights: one where the names tell, else all that may be."""
+    """Return the weights among `names`: one if the names decide it, else all candidates."""
     found = [name for name in names if name.lower().endswith(SUFFIX) and not is_hidden(name)]
     lora = _lora_among(found)
     if lora is not None:
         return (lora,)
-    standing = set(found)
-    return tuple(name for name in found if _without_variant(name) not in standing)
+    present = set(found)
+    return tuple(name for name in found if _without_variant(name) not in present)
 
 
 def indices_among(names: Iterable[str]) -> tuple[str, ...]:
-    """Return which of `names` are indexes, but for variants of a checkpoint that is there, too."""
+    """Return the indexes among `names`, leaving out variants if the plain checkpoint is there."""
     every = [name for name in names if not is_hidden(name)]
-    standing = set(every)
-    return tuple(name for name in every if is_index_name(name) and not _spare(name, standing))
+    present = set(every)
+    return tuple(name for name in every if is_index_name(name) and not _spare(name, present))
 
 
 def are_shards(names: Iterable[str]) -> bool:
-    """Whether all of `names` are those of parts of checkpoints."""
+    """Whether all of `names` are parts of split checkpoints."""
     return all(_SHARD.fullmatch(name) for name in names)
 
 
 def _lora_among(names: list[str]) -> str | None:
-    """Return the file that diffusers takes a LoRA's weights from, if there is one."""
+    """Return the file from which diffusers would load a LoRA's weights, if it is clear which."""
     ending = [name for name in names if name.endswith(_LORA)]
     found = [name for name in ending if PurePosixPath(name).name == _LORA] or ending
     found = [name for name in found if not any(word in name for word in _NOT_LORA)] or found
@@ -67,16 +67,16 @@ def _lora_among(names: list[str]) -> str | None:
 
 
 def _without_variant(name: str) -> str:
-    """Return what the file of no variant is called; nothing where `name` is no variant's."""
+    """Return the name without its variant; empty if `name` has none."""
     match = _VARIANT.fullmatch(name)
     return f"{match[1]}{match[2]}" if match is not None else ""
 
 
-def _spare(index: str, standing: set[str]) -> bool:
-    """Whether the index is a variant's, and the checkpoint of no variant is there."""
+def _spare(index: str, present: set[str]) -> bool:
+    """Whether `index` is that of a variant while the plain checkpoint is there."""
     for pattern in _INDEX_VARIANTS:
         match = pattern.fullmatch(index)
         plain = f"{match[1]}{match[2]}" if match is not None else ""
-        if plain in standing or (plain and plain[: plain.rindex(".index")] in standing):
+        if plain in present or (plain and plain[: plain.rindex(".index")] in present):
             return True
     return False

@@ -1,12 +1,12 @@
-"""The head of a safetensors file, and whether it fits the file's size.
+"""The header of a safetensors file, and whether it agrees with the file's size.
 
     8 bytes   N, the length of the header, little-endian
     N bytes   JSON: {"NAME": {"dtype": …, "shape": […], "data_offsets": [START, STOP]}, …}
-    the rest  the tensors' bytes, which the offsets cover from 0 to the end without gap or overlap
+    the rest  the tensors' bytes; offsets count from here, without gap or overlap
 
-The rules are those of the format's own page (huggingface.co/docs/safetensors) and, where it leaves
-something open, of the package's `load_file`; a test compares the two. Names of dtypes are
-added to the format now and then: of one not known here the size is left unchecked.
+The rules are those of the format's documentation (huggingface.co/docs/safetensors) and, where it
+leaves something open, of the package's own `load_file`; a test compares the two. The format gains
+dtypes now and then: for one not known here, the size goes unchecked.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ from typing import Any, NoReturn, cast
 
 from pgetpy.errors import BadSafetensorsError
 
-# The format allows no longer header.
+# The format's own limit.
 LONGEST_HEADER = 100_000_000
-# What a stranger sends is not to take gigabytes to parse; a thousand tensors need 100 kB.
+# For files from untrusted URLs: a header of 100 MB would take gigabytes to parse. A thousand
+# tensors need about 100 kB.
 LONGEST_FOR_STRANGERS = 4 << 20
 _PREFIX = 8
 _METADATA = "__metadata__"
 _FIELDS = frozenset({"dtype", "shape", "data_offsets"})
 _BLANKS = b" \t\r\n"
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-# What torch and numpy measure a dimension with, and safetensors counts elements with.
+# The largest dimension of torch and numpy, and safetensors' largest number of elements.
 _LONGEST, _MOST = 2**63 - 1, 2**64 - 1
 
-# Bits of one element.
+# Bits in one element.
 DTYPE_BITS = {
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8,
@@ -45,7 +46,15 @@ DTYPE_BITS = {
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor of the file; `start` and `stop` are bytes of the file, half-open."""
+    """A tensor in a file.
+
+    Attributes:
+        name: its name.
+        dtype: its element type, as the format names it, such as "BF16".
+        shape: its dimensions.
+        start: its first byte, counted from the beginning of the file.
+        stop: the byte after its last.
+    """
 
     name: str
     dtype: str
@@ -56,9 +65,12 @@ class Tensor:
 
 @dataclass(frozen=True)
 class SafetensorsHeader:
-    """What a header says: its tensors in the order of their bytes, and the notes of its author.
+    """The contents of a header.
 
-    `size` is the size that the file must have.
+    Attributes:
+        tensors: in the order of their bytes.
+        size: the size in bytes that the file must have.
+        metadata: free text entries, under `__metadata__`.
     """
 
     tensors: tuple[Tensor, ...]
@@ -69,14 +81,14 @@ class SafetensorsHeader:
 def read_header(
     read: Callable[[int], bytes], size: int, *, longest: int = LONGEST_HEADER
 ) -> SafetensorsHeader:
-    """Return what the header of a file of `size` bytes says, if that is a safetensors file.
+    """Return the header of a file of `size` bytes.
 
     Args:
-        read: returns the first so many bytes of the file, fewer where it is shorter.
-        longest: bytes of the longest header to be read.
+        read: returns the first so many bytes of the file, or fewer if it is shorter.
+        longest: the largest header, in bytes, that is parsed.
 
     Raises:
-        BadSafetensorsError: it is none.
+        BadSafetensorsError: it is not a safetensors file.
     """
     length = head_size(read(_PREFIX), size)
     if length - _PREFIX > longest:
@@ -85,7 +97,7 @@ def read_header(
 
 
 def is_safetensors(read: Callable[[int], bytes], size: int) -> bool:
-    """Whether a file, which a stranger chose, is a safetensors file; see `read_header`."""
+    """Whether a file of untrusted origin is a safetensors file; see `read_header`."""
     try:
         read_header(read, size, longest=LONGEST_FOR_STRANGERS)
     except BadSafetensorsError:
@@ -94,14 +106,14 @@ def is_safetensors(read: Callable[[int], bytes], size: int) -> bool:
 
 
 def head_size(prefix: bytes, size: int | None = None) -> int:
-    """Return how many bytes the head takes: the 8 of `prefix` and the header behind them.
+    """Return how many bytes the head takes: the 8 of the length and the header itself.
 
     Args:
-        prefix: the beginning of the file, 8 bytes or more.
-        size: the file's size, where it is known.
+        prefix: the beginning of the file, at least 8 bytes.
+        size: the file's size, if known.
 
     Raises:
-        BadSafetensorsError: no file begins like this.
+        BadSafetensorsError: no safetensors file begins like this.
     """
     if len(prefix) < _PREFIX:
         raise BadSafetensorsError(f"it has {len(prefix)} bytes, and its head takes 8 at least")
@@ -114,10 +126,11 @@ def head_size(prefix: bytes, size: int | None = None) -> int:
 
 
 def parse_head(head: bytes, size: int) -> SafetensorsHeader:
-    """Return what `head` says, if a file of `size` bytes may begin with it.
+    """Parse `head` and check it against the size of the file.
 
     Args:
         head: the first `head_size` bytes of the file, or more.
+        size: the size of the file in bytes.
 
     Raises:
         BadSafetensorsError: it contradicts itself, the format or the size.
@@ -130,7 +143,7 @@ def parse_head(head: bytes, size: int) -> SafetensorsHeader:
     described = [
         (name, _tensor(name, value, begin)) for name, value in entries if name != _METADATA
     ]
-    # Of a name that is given twice the last is meant, as all parsers of JSON have it.
+    # For a repeated name the last entry counts, as in most JSON parsers.
     tensors = sorted(dict(described).values(), key=lambda tensor: (tensor.start, tensor.stop))
     for tensor in tensors:
         _check_size(tensor)
@@ -141,11 +154,14 @@ def parse_head(head: bytes, size: int) -> SafetensorsHeader:
 
 
 class _Object(list[tuple[str, Any]]):
-    """An object of JSON as its pairs: what a name that is given twice means depends on whose."""
+    """A JSON object as pairs: what a repeated name means differs between levels of the header."""
 
 
 def _json_object(raw: bytes) -> _Object:
-    """Return the header, by the grammar that safetensors' own parser (serde_json) keeps to."""
+    """Parse the header with the grammar of serde_json, which safetensors uses.
+
+    It is stricter than Python's json module: no NaN, no lone surrogates, no infinite numbers.
+    """
     if not raw.lstrip(_BLANKS).startswith(b"{"):
         raise BadSafetensorsError("its header does not begin with a brace")
     try:
@@ -157,15 +173,15 @@ def _json_object(raw: bytes) -> _Object:
             parse_int=_not_minus_zero if b"-0" in raw else None,
         )
         if _SURROGATE.search(raw):
-            # Of two that make a character there is no word here; one alone cannot be encoded.
+            # A lone surrogate cannot be encoded, and raises here; a pair passes.
             json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise BadSafetensorsError(f"its header is no JSON ({error})") from None
+        raise BadSafetensorsError(f"its header is not JSON ({error})") from None
     return cast(_Object, found)
 
 
 def _refuse_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a number")
 
 
 def _finite(text: str) -> float:
@@ -176,7 +192,7 @@ def _finite(text: str) -> float:
 
 
 def _not_minus_zero(text: str) -> float:
-    # To serde_json -0 is a number with a fraction.
+    # serde_json reads -0 as a floating-point number.
     return -0.0 if text == "-0" else int(text)
 
 
@@ -188,7 +204,7 @@ def _metadata(entries: _Object) -> dict[str, str]:
     if value is None:
         return {}
     if not isinstance(value, _Object) or not all(isinstance(text, str) for _, text in value):
-        raise BadSafetensorsError(f"its {_METADATA} is no map of texts")
+        raise BadSafetensorsError(f"its {_METADATA} is not a map of strings")
     return dict(value)
 
 
@@ -209,7 +225,7 @@ def _tensor(name: str, value: object, begin: int) -> Tensor:
 
 
 def _naturals(value: object) -> list[int] | None:
-    """Return `value` if it is a list of natural numbers, to which JSON's `true` does not belong."""
+    """Return `value` if it is a list of whole numbers from 0 on. JSON's `true` is not one."""
     if isinstance(value, list) and all(type(number) is int and number >= 0 for number in value):
         return value
     return None
@@ -222,7 +238,7 @@ def _check_size(tensor: Tensor) -> None:
     count = 1
     for length in tensor.shape:
         count *= length
-        # Even where a dimension of zero follows: no program can hold it.
+        # Even if a dimension of zero follows: no program can represent such a shape.
         if length > _LONGEST or count > _MOST:
             raise BadSafetensorsError(f"the shape of tensor {name!r} is impossible")
     if bits is not None and count * bits != size * 8:
@@ -230,7 +246,7 @@ def _check_size(tensor: Tensor) -> None:
 
 
 def _contiguous(tensors: Iterable[Tensor], begin: int) -> int:
-    """Return where the last tensor ends, if each begins where the one before it ends."""
+    """Return where the last tensor ends, after checking that there are no gaps or overlaps."""
     at = begin
     for tensor in tensors:
         if tensor.start != at:

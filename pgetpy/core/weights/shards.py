@@ -1,9 +1,9 @@
-"""The index of a checkpoint in several safetensors files.
+"""The index of a checkpoint that is split over several safetensors files.
 
     {"metadata": {...}, "weight_map": {"TENSOR": "model-00001-of-00002.safetensors", ...}}
 
-as `save_pretrained` of transformers and diffusers writes it beside the files, by a name that ends
-in `.safetensors.index.json`, or in `.safetensors.index.VARIANT.json`.
+`save_pretrained` of transformers and diffusers writes it beside the files, under a name that ends
+in `.safetensors.index.json` or `.safetensors.index.VARIANT.json`.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from pgetpy.errors import BadSafetensorsError
 
 SUFFIX = ".safetensors"
-# What transformers and diffusers call the index of a model.
+# The names that transformers and diffusers give the index of a model.
 INDEX_NAMES = ("model.safetensors.index.json", "diffusion_pytorch_model.safetensors.index.json")
 _INDEX_NAME = re.compile(r"\.safetensors\.index[^/]*\.json\Z", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """Which file, of those beside the index, holds which tensors."""
+    """Which file beside the index holds which tensors."""
 
     tensors: Mapping[str, tuple[str, ...]]
 
     @property
     def shards(self) -> tuple[str, ...]:
-        """The names of the files, in order."""
+        """The names of the files, sorted."""
         return tuple(sorted(self.tensors))
 
 
 def is_index_name(name: str) -> bool:
-    """Whether a file, or the path of a URL, is called like an index."""
+    """Whether a file, or the path of a URL, is named like an index."""
     return _INDEX_NAME.search(name) is not None
 
 
 def parse_index(raw: bytes) -> ShardIndex:
-    """Return what an index says.
+    """Parse an index.
 
     Raises:
-        BadSafetensorsError: it is none, or names a file elsewhere than beside it.
+        BadSafetensorsError: it is not an index, or names a file in another folder.
     """
     try:
         found = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise BadSafetensorsError(f"its index is no JSON ({error})") from None
+        raise BadSafetensorsError(f"its index is not JSON ({error})") from None
     weight_map = found.get("weight_map") if isinstance(found, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise BadSafetensorsError("its index has no weight_map")
@@ -61,9 +61,9 @@ def parse_index(raw: bytes) -> ShardIndex:
 
 
 def beside(url: str, name: str) -> str:
-    """Return the reference of the file `name` beside the one that `url` names.
+    """Return a reference to the file `name` beside the one that `url` names.
 
-    A query stays: some services are opened by one.
+    The query is kept: some services put their token in it.
     """
     parts = urlsplit(url)
     folder = parts.path.rpartition("/")[0]
@@ -72,6 +72,6 @@ def beside(url: str, name: str) -> str:
 
 
 def _is_plain(name: str) -> bool:
-    """Whether `name` is that of a safetensors file and leads nowhere else."""
+    """Whether `name` is a safetensors file in the same folder, and safe as a file name."""
     strange = any(char in '/\\:*?"<>|' or not char.isprintable() for char in name)
     return name.endswith(SUFFIX) and not name.startswith(".") and not strange

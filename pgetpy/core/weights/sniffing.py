@@ -1,7 +1,7 @@
-"""What shows in a file's first bytes that is not the weights it was taken for.
+"""What a file looks like by its first bytes, when it is not the weights it should be.
 
-Error pages, JSON and pointers are saved as weights by tools that look at nothing but the status;
-pickles run whatever code their author put into them when they are loaded.
+Tools that look at the status alone save error pages, JSON and Git LFS pointers as weights. Pickles
+are recognised since loading one runs whatever code its author put into it.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from pgetpy.core.http.heads import Head, words_of
 
-# Enough to find the first member's name in the zips that torch.save makes.
+# Enough to reach the first member's name in the zips that torch.save writes.
 TELLING = 2048
 _BLANK = b"\xef\xbb\xbf \t\r\n"
-# Protocols 2 to 5 begin with their number (PEP 307, 3154, 574).
+# Protocols 2 to 5 begin with their number (PEP 307, 3154 and 574).
 _PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 _ZIP = b"PK\x03\x04"
 _TORCH_MEMBERS = (b"data.pkl", b".data/", b"byteorder", b"constants.pkl")
@@ -32,19 +32,19 @@ class FileKind(Enum):
     OTHER = "something else"
 
 
-# What nobody means by weights; the rest may be a format that is not known here.
+# Never weights. Any other file may be in a format that is not known here.
 REFUSED = frozenset({FileKind.PAGE, FileKind.JSON, FileKind.TEXT, FileKind.PICKLE, FileKind.EMPTY})
 
 
 class SniffResult(NamedTuple):
-    """What a file looks like, and the words at its beginning if it holds words."""
+    """What a file looks like, and the words at its beginning if it is text."""
 
     kind: FileKind
     words: str = ""
 
 
 def sniff(beginning: bytes) -> SniffResult:
-    """Return what the file whose first TELLING bytes are `beginning` looks like."""
+    """Return what a file looks like by its first TELLING bytes."""
     if not beginning:
         return SniffResult(FileKind.EMPTY)
     if _is_safetensors(beginning):
@@ -61,12 +61,12 @@ def sniff(beginning: bytes) -> SniffResult:
 
 
 def _is_safetensors(beginning: bytes) -> bool:
-    """Whether a header's length and its brace stand where they should."""
+    """Whether it begins with a plausible header length and the header's opening brace."""
     return beginning[8:].lstrip(b" \t\r\n").startswith(b"{") and not any(beginning[4:8])
 
 
 def _is_torch_zip(beginning: bytes) -> bool:
-    # Its members lie in a folder named after the file.
+    # The members are in a folder named after the file.
     name_length = int.from_bytes(beginning[26:28], "little")
     name = beginning[30 : 30 + name_length]
     return beginning.startswith(_ZIP) and name.endswith(_TORCH_MEMBERS)
@@ -74,7 +74,7 @@ def _is_torch_zip(beginning: bytes) -> bool:
 
 def _is_text(beginning: bytes) -> bool:
     try:
-        # The last character may be cut off.
+        # The sample may end in the middle of a character.
         text = beginning.decode("utf-8", "strict" if len(beginning) < TELLING else "ignore")
     except UnicodeDecodeError:
         return False
