@@ -1,7 +1,7 @@
-"""The calls of the Python interface, each as a coroutine and as a plain function.
+"""The Python calls, each as a coroutine (`NAME_async`) and as a plain function (`NAME`).
 
-Plain functions run on the engine thread (system/event_loop), so they work anywhere, inside a
-running loop too.
+Plain functions run the coroutine on the engine thread (system/event_loop). So they work anywhere,
+even while the caller's own event loop is running.
 """
 
 from __future__ import annotations
@@ -61,26 +61,29 @@ async def download_async(
     """Download `url` to `dest`.
 
     Args:
-        url: an http or https URL; user and password may be in it.
-        dest: a file, which appears when it is whole; an existing folder, or a path with a trailing
-            slash, takes the file's name from the server or the URL; `-` is standard output.
-        checksum: `sha256:HEX` (or sha1, md5, blake2b) that the bytes must have.
-        headers: more request headers; other hosts do not see them after a redirect.
-        mirrors: URLs of the same bytes, tried in order when `url` fails.
-        force: overwrite what stands at `dest`.
-        settings: how; by default what the environment (PGET_*) says.
-        progress: is called with the events of `pgetpy.core.report.events` in the thread of the
-            loop, which it should not hold up. An exception from it ends the call, keeps what
-            was received, and is raised to the caller.
+        url: an http or https URL, which may contain a user and password; or a reference to a
+            service, such as `hf://OWNER/NAME/FILE`.
+        dest: a path. The file appears there when it is complete. For an existing folder, or a path
+            with a trailing slash, the name comes from the server or the URL. `-` is standard
+            output.
+        checksum: the expected `sha256:HEX`; sha1, md5 and blake2b work as well.
+        headers: extra request headers. They are not sent to another host after a redirect.
+        mirrors: further URLs of the same bytes, tried in order if `url` fails.
+        force: overwrite `dest` if it exists.
+        settings: how to download; by default what the environment variables (PGET_*) say.
+        progress: is called with the events of `pgetpy.core.report.events` on the event loop's
+            thread, so it must return quickly. If it raises, the download stops, what was received
+            is kept for the next run, and the exception is raised to the caller.
 
     Returns:
-        What was done; sizes in bytes, times in seconds.
+        What was done. Sizes are in bytes, times in seconds.
 
     Raises:
-        UsageError: an argument makes no sense.
+        UsageError: an argument is invalid.
         TransferError: the server or the network failed.
-        IntegrityError: the bytes are not those that were meant.
-        DestinationError, DiskFullError: `dest` cannot be written.
+        IntegrityError: the bytes do not match the checksum or the size.
+        DestinationError: `dest` exists or cannot be written.
+        DiskFullError: the disk is full.
     """
     job = _job(url, dest, checksum, mirrors)
     chosen = _settings(settings, headers, force)
@@ -103,24 +106,31 @@ async def extract_async(
 ) -> DownloadResult:
     """Extract the archive at `url` into `folder` while it arrives.
 
+    Formats: zip; tar, plain or compressed with gzip, bzip2, xz, zstd, lz4 or LZMA; and a single
+    file compressed with one of these.
+
     Args:
-        url: of a zip, of a tar, plain or compressed by gzip, bzip2, xz, zstd, lz4 or LZMA, or of a
-            single file compressed by one of these.
-        folder: appears when all members are there; an existing one gets them then, which needs
-            `force` unless it is empty.
-        checksum: of the archive as it is sent.
-        force: put the members among what `folder` holds already.
-        settings: how; its `limits` are on what comes out.
-        headers, mirrors, progress: see `download_async`.
+        url: see `download_async`.
+        folder: appears when all members have been extracted. If it exists, the members are moved
+            into it then; unless it is empty that needs `force`.
+        checksum: of the archive itself; see `download_async`.
+        headers: see `download_async`.
+        mirrors: see `download_async`.
+        force: merge the members into what `folder` already holds.
+        settings: see `download_async`. Its `limits` bound what may come out of the archive.
+        progress: see `download_async`.
 
     Returns:
-        What was done; `members` are the names of what was written.
+        What was done; `members` lists the names of the extracted members.
 
     Raises:
-        ArchiveError: it is no archive, is damaged or cut off, or one of its members is refused;
-            nothing has been written to `folder` then.
-        UsageError, TransferError, IntegrityError, DestinationError, DiskFullError: see
-            `download_async`.
+        ArchiveError: it is not an archive, is damaged or cut off, or has a member that is refused.
+            Nothing has been written to `folder` then.
+        UsageError: see `download_async`.
+        TransferError: see `download_async`.
+        IntegrityError: see `download_async`.
+        DestinationError: see `download_async`.
+        DiskFullError: see `download_async`.
     """
     job = replace(_job(url, folder, checksum, mirrors), extract=True)
     chosen = _settings(settings, headers, force)
@@ -139,15 +149,23 @@ async def download_many_async(
     settings: Settings | None = None,
     progress: Report | None = None,
 ) -> tuple[DownloadResult | DownloadFailure, ...]:
-    """Download several files side by side over shared connections.
+    """Download several files at a time, over shared connections.
 
     Args:
-        files: pairs of URL and destination, or `Job`s.
-        fail_fast: raise the first failure and stop the rest, instead of going on without it.
-        headers, force, settings, progress: see `download_async`.
+        files: pairs of URL and destination, or `Job` objects.
+        fail_fast: raise the first failure and stop the other downloads. By default the others
+            continue, and failures are returned.
+        headers: see `download_async`.
+        force: see `download_async`.
+        settings: see `download_async`.
+        progress: see `download_async`.
 
     Returns:
-        What became of each file, in the order of `files`.
+        A `DownloadResult` or `DownloadFailure` for each file, in the order of `files`.
+
+    Raises:
+        UsageError: an argument is invalid, or two files have the same destination.
+        PgetError: with `fail_fast`, the first failure.
     """
     chosen = _settings(settings, headers, force)
     return await download_jobs_async(
@@ -168,30 +186,36 @@ async def snapshot_async(
     settings: Settings | None = None,
     progress: Report | None = None,
 ) -> Path:
-    """Bring a repository of the Hugging Face Hub into huggingface_hub's own cache.
+    """Download a repository of the Hugging Face Hub into huggingface_hub's own cache.
+
+    `from_pretrained` and `hf_hub_download` find it there without a request. Layout and locks are
+    those of huggingface_hub (huggingface.co/docs/huggingface_hub, "Understand caching").
 
     Args:
-        reference: `hf://OWNER/NAME[@REVISION]`, the URL of its page, or a folder of it.
-        allow_patterns: only files that match one of these, as `*.safetensors`.
-        ignore_patterns: no file that matches one of these.
-        hf_api_token: opens it, instead of the settings' own; empty for none.
-        cache_dir: the Hub's cache; by default where huggingface_hub has it (HF_HUB_CACHE, HF_HOME).
-        settings, progress: see `download_async`.
+        reference: `hf://OWNER/NAME[@REVISION]`, the URL of the repository's page, or a folder of
+            it.
+        allow_patterns: download only files that match one of these, such as `*.safetensors`.
+        ignore_patterns: skip files that match one of these.
+        hf_api_token: the token to use instead of the one in the settings; empty for none.
+        cache_dir: the Hub's cache; by default where huggingface_hub looks (HF_HUB_CACHE, HF_HOME).
+        settings: see `download_async`.
+        progress: see `download_async`.
 
     Returns:
-        The folder of the snapshot, which `from_pretrained` takes; by `OWNER/NAME` the same is found
-        without asking anybody.
+        The folder of the snapshot, to pass to `from_pretrained`; `OWNER/NAME` finds the same files.
 
     Raises:
-        UsageError: it is no repository of the Hub, or a pattern makes no sense.
-        ServiceError, TransferError: the Hub or the network failed.
-        IntegrityError: the bytes are not those that the Hub lists.
-        DestinationError, DiskFullError: the cache cannot be written.
+        UsageError: the reference is not a repository of the Hub, or a pattern is invalid.
+        ServiceError: the Hub refused access.
+        TransferError: the Hub or the network failed.
+        IntegrityError: the bytes do not match what the Hub lists.
+        DestinationError: the cache cannot be written.
+        DiskFullError: the disk is full.
     """
     from pgetpy.weights.hub_cache import snapshot as fetch_snapshot
     from pgetpy.weights.options import named
 
-    # The policy takes away the operator's tokens, and not those of the caller.
+    # A policy drops the operator's tokens, but not the one that the caller passes.
     chosen = _settings(settings, None, None).under_policy()
     found = named(
         reference,
@@ -213,7 +237,7 @@ snapshot = plain(snapshot_async)
 async def download_job_async(
     job: Job, *, settings: Settings, progress: Report | None = None
 ) -> DownloadResult:
-    """Run one job with exactly these settings."""
+    """Run one job with exactly these settings, without reading the environment."""
     report = progress or _ignore
     if job.checksum is None and not settings.skip_existing:
         return await _download(job, settings, report)
@@ -223,7 +247,7 @@ async def download_job_async(
         try:
             return await _download(job, settings, hear)
         except DestinationError as error:
-            # Only the server knew what the file in the folder is called.
+            # The name in the folder was known only after the server's answer.
             if error.errno == errno.EEXIST:
                 found = await find_existing(replace(job, dest=error.dest), settings, 0, report)
             if found is None:
@@ -248,10 +272,10 @@ async def download_jobs_async(
     progress: Report | None = None,
     fail_fast: bool = False,
 ) -> tuple[DownloadResult | DownloadFailure, ...]:
-    """Run several jobs with exactly these settings.
+    """Run several jobs with exactly these settings, without reading the environment.
 
-    Nothing is fetched for what has the checksum that is asked for, nor for what an earlier run of
-    the same jobs finished that did not get to its end.
+    Nothing is fetched for a file that has the expected checksum already, nor for one that an
+    earlier, unfinished run of the same jobs has completed.
     """
     report = progress or _ignore
     journal = ManifestJournal(jobs, os.environ, settings)
@@ -311,4 +335,4 @@ def _settings(
 
 
 def _ignore(event: Event) -> None:
-    """No progress is wanted."""
+    """Discard an event: the caller asked for no progress reports."""

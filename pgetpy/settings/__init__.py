@@ -1,7 +1,7 @@
-"""Settings: frozen dataclasses, and the only readers of the environment.
+"""Settings as frozen dataclasses, and the code that reads them from the environment.
 
-Which flag and which environment variable set which field is in the table of `settings.options`. The
-environment is an argument, so that nothing here reaches for the process's own.
+The table in `settings.options` says which flag and which variable sets which field. The environment
+is passed as an argument: nothing here reads the process's own.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pgetpy.settings.options import OPTIONS, Option, Texts, by_variable
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _FLAGS = frozenset(option.name for option in OPTIONS)
-# From the most to the least that is printed.
+# From most to least verbose.
 _LOG_LEVELS = ("debug", "info", "warn", "error")
 
 Warn = Callable[[str], None]
-# An option that was set, its text, and the flag or variable that set it.
+# An option, its text, and the flag or variable that gave it.
 _Given = tuple[Option, Texts, str]
 _S = TypeVar("_S", bound="Section")
 _C = TypeVar("_C", bound="SourceSection")
@@ -32,10 +32,10 @@ _C = TypeVar("_C", bound="SourceSection")
 
 @dataclass(frozen=True)
 class Section:
-    """A dataclass whose fields options set.
+    """A dataclass whose fields are set by options.
 
     Attributes:
-        options: the rows that are looked through; those of other sections set nothing.
+        options: the rows to search; rows of other sections set nothing here.
     """
 
     options: ClassVar[tuple[Option, ...]] = OPTIONS
@@ -51,10 +51,12 @@ class Section:
     ) -> _S:
         """Read the environment; empty variables count as unset.
 
-        `warn` gets a sentence for each variable that is deprecated or has no effect.
+        Args:
+            environ: the environment.
+            warn: is called with a sentence for each variable that is deprecated or has no effect.
 
         Raises:
-            BadSettingError: a value that cannot be used; `.name` is the variable's.
+            BadSettingError: a value is invalid; `.name` is the variable.
         """
         given = [
             (option, environ[name], name)
@@ -64,11 +66,14 @@ class Section:
         return cls()._read(given) if given else cls()
 
     def with_flags(self: _S, values: Mapping[str, Texts]) -> _S:
-        """Return these settings changed by flags: the name of each to its text, or to a tuple of
-        them if it may be repeated. Flags that set nothing here are passed over.
+        """Return these settings changed by flags.
+
+        Args:
+            values: the name of each flag and its text, or a tuple of texts if it may be repeated.
+                Flags of other sections are ignored.
 
         Raises:
-            BadSettingError: a value that cannot be used; `.name` is the flag's.
+            BadSettingError: a value is invalid; `.name` is the flag.
         """
         if not values:
             return self
@@ -93,12 +98,12 @@ class Section:
 
 @dataclass(frozen=True)
 class CacheSettings(Section):
-    """Where the cache of weights is, and what it keeps to.
+    """Where the cache is, and its limits.
 
     Attributes:
-        folder: where it is, or is to be.
-        min_disk_free: bytes that stay free on its disk.
-        max_bytes: bytes that it takes at most, None for any.
+        folder: its folder, existing or not.
+        min_disk_free: bytes to leave free on its disk.
+        max_bytes: bytes that it may use; None for no limit.
     """
 
     folder: Path = field(default_factory=default_cache_folder)
@@ -108,13 +113,13 @@ class CacheSettings(Section):
 
 @dataclass(frozen=True)
 class SourceSection(Section):
-    """What one source goes by. Each has a dataclass of its own, with the rows that set its fields.
+    """The settings of one source. Each source has a subclass, with the rows that set its fields.
 
-    A field that `repr` leaves out is a secret of the operator's.
+    A field with `repr=False` is a secret of the operator's.
 
     Attributes:
-        endpoint: URL of the service without a slash at its end; empty where there is none.
-        token: is sent to the service alone.
+        endpoint: the service's URL without a trailing slash; empty if it has none.
+        token: is sent to the service only.
     """
 
     options: ClassVar[tuple[Option, ...]] = ()
@@ -123,7 +128,7 @@ class SourceSection(Section):
     token: str | None = field(default=None, repr=False)
 
     def under_policy(self: _C, policy: Policy) -> _C:
-        """Return what a stranger's references may go by: nothing that is secret."""
+        """Return the settings for references from untrusted callers: without secrets."""
         if policy.own_tokens:
             return self
         changes: dict[str, Any] = {e.name: e.default for e in fields(self) if not e.repr}
@@ -132,13 +137,13 @@ class SourceSection(Section):
 
 @dataclass(frozen=True)
 class SourceSettings:
-    """What all sources go by. A source is known when it is asked, so what it goes by is read then.
+    """The settings of all sources. Each source's own are read when it is first used.
 
     Attributes:
-        given: what was set by the program, in place of what the others say.
-        environ, flags: the environment and the texts of flags, as far as no `Settings` are set by
-            them.
-        policy: what takes their secrets from those that are read.
+        given: settings that the program passed, which replace what is read.
+        environ: environment variables that no field of `Settings` uses.
+        flags: flags that no field of `Settings` uses.
+        policy: removes secrets from what is read.
     """
 
     given: tuple[SourceSection, ...] = ()
@@ -153,10 +158,10 @@ class SourceSettings:
         )
 
     def of(self, section: type[_C]) -> _C:
-        """Return what the source whose settings are a `section` goes by.
+        """Return the settings of the source whose dataclass is `section`.
 
         Raises:
-            BadSettingError: a value that cannot be used.
+            BadSettingError: a value is invalid.
         """
         found: _C | None = self._known.get(section)
         if found is None:
@@ -169,19 +174,19 @@ class SourceSettings:
         return found
 
     def replacing(self, section: SourceSection) -> SourceSettings:
-        """Return these settings with `section` for the source that it belongs to."""
+        """Return these settings with `section` for its source."""
         others = (each for each in self.given if type(each) is not type(section))
         return replace(self, given=(section, *others))
 
     def under_policy(self, policy: Policy) -> SourceSettings:
-        """Return these settings without what `policy` takes away."""
+        """Return these settings without what `policy` removes."""
         given = tuple(each.under_policy(policy) for each in self.given)
         return replace(self, given=given, policy=policy)
 
 
 @dataclass(frozen=True)
 class Proxies:
-    """Proxy URLs (with user and password where given) and the hosts that need none."""
+    """Proxy URLs, with user and password if given, and the hosts that are reached directly."""
 
     http: str | None = field(default=None, repr=False)
     https: str | None = field(default=None, repr=False)
@@ -190,39 +195,44 @@ class Proxies:
 
 @dataclass(frozen=True)
 class Settings(Section):
-    """How transfers are made. Sizes are bytes, times float seconds.
+    """How transfers are made. Sizes are in bytes, times in seconds.
 
     Attributes:
-        concurrency: the most ranges in flight for one file; None leaves it to measurement.
-        chunk_size: the largest range asked for.
-        connect_timeout: for a connection with its TLS handshake.
-        stall_timeout: a connection that delivers nothing for so long is given up.
-        speed_limit: bytes a second that a transfer has to bring, all connections together.
-        speed_time: seconds over which it has to; 0 for either waits however slow it is.
-        retries: consecutive failures without progress before a transfer is given up.
-        max_conn_per_host: the most connections to one host over all transfers.
-        max_concurrent_files: files of a manifest in flight.
-        force: overwrite what stands at a destination.
-        skip_existing: leave what stands at a destination as it is, and count it as done; what is
-            known to be wrong by its checksum is an error all the same. Goes before `force`.
-        resume: go on from what an earlier run left.
+        concurrency: the most ranges of one file in flight; None to find the best number by
+            measuring.
+        chunk_size: the largest range to request, in bytes.
+        connect_timeout: time for a connection and its TLS handshake.
+        stall_timeout: give up a connection that receives nothing for this long.
+        speed_limit: give up a transfer that receives fewer bytes a second than this.
+        speed_time: the seconds over which that is measured. 0 for either waits however slow it is.
+        retries: failures in a row, without progress between, before a transfer is given up.
+        max_conn_per_host: the most connections to one host, over all transfers.
+        max_concurrent_files: how many files to download at a time.
+        force: overwrite existing destinations.
+        skip_existing: leave existing destinations as they are and count them as done; one with a
+            wrong checksum is still an error. Wins over `force`.
+        resume: continue what an earlier run left.
         fsync: return only when the file is on stable storage.
-        limit_rate: bytes a second over all transfers of a call.
-        max_size: refuse objects larger than this.
-        min_free: bytes that must stay free on the destination's file system.
-        cacert: PEM file, or folder, of certificate authorities to trust instead of the system's.
-        ssl_cert_file, ssl_cert_dir, requests_ca_bundle, curl_ca_bundle: the same, as the variables
-            say it that other programs read; the first that is given counts.
-        use_netrc: take credentials from ~/.netrc (or $NETRC) for hosts it names.
-        netrc_file: where those are.
+        limit_rate: bytes a second, over all transfers of a call.
+        max_size: refuse larger objects.
+        min_free: bytes to leave free on the destination's file system.
+        cacert: a PEM file, or a folder, of certificate authorities to trust instead of the
+            system's.
+        ssl_cert_file: the same, from SSL_CERT_FILE. The first of these that is set counts.
+        ssl_cert_dir: the same, from SSL_CERT_DIR.
+        requests_ca_bundle: the same, from REQUESTS_CA_BUNDLE.
+        curl_ca_bundle: the same, from CURL_CA_BUNDLE.
+        use_netrc: read logins from ~/.netrc or $NETRC for the hosts listed there.
+        netrc_file: the path of that file.
         resolve: (host, port) to the IP address to connect to.
-        headers: sent to the hosts of the URLs given, never to another after a redirect.
-        authorization: value of the Authorization header for the same hosts.
+        headers: are sent to the hosts of the given URLs, never to another after a redirect.
+        authorization: the value of the Authorization header, for the same hosts.
         proxies: see `Proxies`.
-        limits: on what comes out of an archive.
+        limits: bounds on what comes out of an archive.
         sources: see `SourceSettings`.
-        metrics_endpoint: URL that gets a POST per file, as pget's PGET_METRICS_ENDPOINT.
-        policy: what may be fetched where strangers give the references; None for everything.
+        metrics_endpoint: a URL that gets a POST for each file, like pget's PGET_METRICS_ENDPOINT.
+        policy: what may be fetched if untrusted callers give the references; None allows
+            everything.
     """
 
     concurrency: int | None = None
@@ -259,17 +269,17 @@ class Settings(Section):
 
     @property
     def largest(self) -> tuple[int, str] | None:
-        """How large an object may be, and what says so."""
+        """The largest allowed object in bytes, and the rule that says so."""
         rules = [] if self.max_size is None else [(self.max_size, "--max-size")]
         if self.policy is not None and self.policy.max_bytes is not None:
             rules.append((self.policy.max_bytes, "max_bytes"))
         return min(rules, default=None)
 
     def under_policy(self) -> Settings:
-        """Return these settings without what their policy takes away.
+        """Return these settings without what their policy removes.
 
-        A stranger chooses the URL that headers and Authorization would be sent to, and would be
-        given what a login of the operator's opens.
+        Otherwise an untrusted caller could have the operator's headers and logins sent to a URL of
+        their choice, or receive what the operator's login opens.
         """
         policy = self.policy
         if policy is None:
@@ -306,9 +316,10 @@ class Settings(Section):
         return replace(settings, sources=replace(self.sources, flags=rest)) if rest else settings
 
     def with_headers(self, headers: Sequence[tuple[str, str]], name: str) -> Settings:
-        """Return these settings with `headers` put in place of their namesakes.
+        """Return these settings with `headers` added, replacing those of the same name.
 
-        `name` says what gave them.
+        Args:
+            name: what gave them, for errors.
         """
         return self._changed({"headers": [check_header(*header, name) for header in headers]})
 
@@ -317,7 +328,7 @@ class Settings(Section):
         merged = dict(self.headers)
         authorization = settings.authorization
         for key, value in changes.get("headers", ()):
-            # Authorization has its own field, the one place where it is looked for.
+            # Authorization has a field of its own, the only place where it is read.
             if key.lower() == "authorization":
                 authorization = value
                 continue
@@ -328,14 +339,7 @@ class Settings(Section):
 
 @dataclass(frozen=True)
 class Console(Section):
-    """How the command line behaves, apart from the transfer itself.
-
-    Attributes:
-        log_level: debug, info, warn or error.
-        output: file, null or tar-extractor.
-        progress: auto, bar, plain, json or none.
-        force_http2: an option of pget that has no effect.
-    """
+    """Options of the command line other than those of transfers."""
 
     log_level: str = "info"
     output: str = "file"
@@ -367,7 +371,7 @@ def _warn_of_cache_nodes(environ: Mapping[str, str], warn: Warn) -> None:
 
 
 def _proxies(environ: Mapping[str, str]) -> Proxies:
-    # A CGI server hands a client's "Proxy:" header on as HTTP_PROXY (httpoxy).
+    # A CGI server turns a client's "Proxy:" header into HTTP_PROXY (the httpoxy attack).
     http_names = ["http_proxy"] if environ.get("REQUEST_METHOD") else ["http_proxy", "HTTP_PROXY"]
     no_proxy = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
     return Proxies(
@@ -385,7 +389,7 @@ def _proxy(environ: Mapping[str, str], *names: str) -> str | None:
 
 
 def _counts(option: Option, environ: Mapping[str, str], warn: Warn) -> bool:
-    """Whether a deprecated variable counts: it does unless the new one is set."""
+    """Whether a deprecated variable is used: it is unless its replacement is set."""
     old = option.variable
     new = next(each.variable for each in OPTIONS if each.name == option.deprecated)
     if not environ.get(new):

@@ -1,4 +1,4 @@
-"""What a single run of a command is asked to do, and where it finds the Hub's own cache."""
+"""Options of a single command run, and the location of the Hub's own cache."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
 
 @dataclass(frozen=True)
 class CommandOptions(Section):
-    """What a single run of a command is asked to do. No environment variable sets any of it.
+    """Options of a single command run. They have no environment variables.
 
     Attributes:
-        mirror: more URLs of the file.
-        checksum: what the file must hash to.
-        digest: sha256 of a file in the cache.
-        fail_fast: stop at the first file of a manifest that fails.
-        json: print results for programs.
+        mirror: further URLs of the file.
+        checksum: the expected digest.
+        digest: the expected sha256 of a file in the cache.
+        fail_fast: stop at the first file that fails.
+        json: print results as JSON.
         hub_cache_dir: the folder of huggingface_hub's cache.
         wanted: what to keep of an archive or repository.
-        include, exclude: patterns that choose files of a repository.
+        include: patterns of files of a repository to download.
+        exclude: patterns of files of a repository to skip.
         refresh: ask the server whether a cached file is current.
         any_file: accept files that are not weights.
-        older_than: an age, as `core.text.units.parse_age` takes it.
+        older_than: an age, in the form that `core.text.units.parse_age` takes.
     """
 
     mirror: tuple[str, ...] = field(default=(), repr=False)
@@ -47,7 +48,7 @@ class CommandOptions(Section):
 
 
 def hub_cache_dir(environ: Mapping[str, str]) -> Path:
-    """Return where the Hub's own cache is: PGET_HUB_CACHE_DIR, else as huggingface_hub has it."""
+    """Return the folder of the Hub's cache: PGET_HUB_CACHE_DIR, else huggingface_hub's rules."""
     for name in ("PGET_HUB_CACHE_DIR", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if environ.get(name):
             return _expanded(name, environ)
@@ -59,6 +60,6 @@ def hub_cache_dir(environ: Mapping[str, str]) -> Path:
 
 
 def _expanded(name: str, environ: Mapping[str, str]) -> Path:
-    """Return the path in variable `name`, ~ and variables written out; those not set stay."""
+    """Return the path in variable `name` with ~ and variables expanded; unset ones stay."""
     path = str(expand_user(environ[name], name))
     return Path(_VARIABLE.sub(lambda found: environ.get(found[1] or found[2], found[0]), path))

@@ -1,4 +1,4 @@
-"""Where a user's own files go when nothing says otherwise. Who has no home is given a folder."""
+"""Where a user's files go by default, and where they go for a user without a home folder."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pgetpy.errors.reasons import system_reason
 
 
 def home() -> Path | None:
-    """Return the user's home folder; None for a uid without a name where HOME is not set.
+    """Return the user's home folder; None for a uid without a name when HOME is not set.
 
-    Containers say that such a uid lives in /, which belongs to root.
+    Containers often report / as the home of such a uid, which belongs to root.
     """
     found = os.path.expanduser("~")
     if found == "~" or (found == "/" and os.geteuid() != 0):
@@ -25,16 +25,16 @@ def home() -> Path | None:
 
 
 def default_cache_folder() -> Path:
-    """Return where the cache of weights is unless an option says otherwise."""
+    """Return the default folder of the weights cache."""
     found = home()
     return temporary_folder() / "cache" if found is None else found / ".cache" / "pgetpy"
 
 
 def default_hub_cache_base() -> Path:
-    """Return what holds huggingface_hub's cache unless a variable says otherwise.
+    """Return the default folder that contains huggingface_hub's cache.
 
     Raises:
-        CacheError: there is no home, and the folder in its place may be another user's.
+        CacheError: there is no home folder, and its replacement may belong to another user.
     """
     found = home()
     if found is not None:
@@ -44,7 +44,7 @@ def default_hub_cache_base() -> Path:
 
 
 def state_folder(environ: Mapping[str, str]) -> Path | None:
-    """Return where to keep what is of use to a later run (XDG_STATE_HOME); None without a home."""
+    """Return the folder for data of use to later runs (XDG_STATE_HOME); None without a home."""
     base, found = environ.get("XDG_STATE_HOME", ""), home()
     if os.path.isabs(base):
         return Path(base) / "pgetpy"
@@ -52,30 +52,36 @@ def state_folder(environ: Mapping[str, str]) -> Path | None:
 
 
 def expand_user(path: str, name: str) -> Path:
-    """Return `path` with its ~ written out.
+    """Return `path` with ~ expanded.
+
+    Args:
+        name: the option that gave the path, for errors.
 
     Raises:
-        BadSettingError: there is no such user, or no home; `name` says what gave the path.
+        BadSettingError: the user or the home folder does not exist.
     """
     found = os.path.expanduser(path)
     if found.startswith("~") and not os.path.lexists(found):
-        raise BadSettingError(name, path, "there is no home folder that ~ stands for")
+        raise BadSettingError(name, path, "there is no home folder to replace ~ with")
     return Path(found)
 
 
 def temporary_folder() -> Path:
-    """Return what stands in for the home of this uid."""
-    # Takes some time, and few have no home.
+    """Return the replacement for a home folder of this uid."""
+    # Imported here: it is slow, and few users lack a home.
     import tempfile
 
     return Path(tempfile.gettempdir()) / f"pgetpy-{os.geteuid()}"
 
 
 def claim(folder: Path) -> None:
-    """Make the folder that stands in for a home if `folder` is it or below it, and check it.
+    """Create and check the home replacement, if `folder` is in it.
+
+    Anyone can create files in the shared temporary folder, so the replacement must belong to this
+    user and be closed to others.
 
     Raises:
-        CacheError: others may write to it.
+        CacheError: others could write to it.
     """
     if home() is not None or temporary_folder() not in (folder, *folder.parents):
         return
@@ -91,14 +97,14 @@ def claim(folder: Path) -> None:
         ) from None
     ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
     if not ours or status.st_mode & 0o077:
-        reason = "cannot be used: others own it or may look into it"
+        reason = "cannot be used: others own it or can read it"
         raise CacheError(str(base), reason, hint="set HOME, or choose a folder")
     _tell(base)
 
 
 @lru_cache(maxsize=4)
 def _tell(folder: Path) -> None:
-    # Once a process.
+    # Cached, so that it warns once a process.
     import logging
 
     logging.getLogger(__name__).warning("this user has no home folder: the cache is in %s", folder)

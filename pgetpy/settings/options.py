@@ -1,9 +1,9 @@
-"""The table of all options: flags, environment variables, and the settings that they change.
+"""The table of all options: flags, environment variables, and the fields that they set.
 
-To add an option add a row here, give the dataclass that the row names a field, and use the field.
+To add an option, add a row here and a field to the dataclass that the row names, and use the field.
 The parser, --help, shell completion, the reading of the environment and docs/options.md (`make
-docs-options`) are made from the rows. A test refuses rows whose field is never used. The options of
-a source are in the source's own module.
+docs-options`) are all generated from the rows. A test rejects a row whose field is never used.
+Options of a source are in the source's own module.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ CHOOSE_FILES = ("ensure", "cache ensure", "snapshot")
 REPORT = (*DOWNLOAD, "snapshot", *USE_CACHE)
 EVERY = (*REPORT, "cache", "version", "completion", "help")
 
-# Settings of one run of a command. They have no environment variables.
+# Options of a single run, which have no environment variables.
 _OF_ONE_RUN = ("Arguments.", "CommandOptions.")
 
 
@@ -56,17 +56,17 @@ class Option:
     """A row of the table.
 
     Attributes:
-        name: of the flag, without dashes; empty where there is only a variable.
-        short: a dash and one letter, or empty.
-        value: what help calls the value; empty for a switch, which also has a --no- form.
-        sets: the dataclass and its field that get the value; empty if it has no effect.
-        read: returns the value of a text, given what an error calls the option.
-        about: says in --help what it does. Choices, default and repetition are added.
-        commands: the commands that take it.
-        default: the text that stands for the field's default, as help shows it.
-        many: it may be repeated.
+        name: the flag without dashes; empty for a variable without a flag.
+        short: a dash and a letter, or empty.
+        value: the placeholder in --help; empty for a switch, which also gets a --no- form.
+        sets: the dataclass and field that get the value; empty if it has no effect.
+        read: converts the text to the value, given the option's name for errors.
+        about: the help text. Choices, default and repetition are added to it.
+        commands: the commands that accept it.
+        default: the field's default as help shows it.
+        many: whether it may be repeated.
         deprecated: the option to use instead.
-        environ: its environment variable, if that is not PGET_ and the name.
+        environ: its environment variable, if not PGET_ and the name.
     """
 
     name: str
@@ -83,25 +83,27 @@ class Option:
 
     @property
     def variable(self) -> str:
-        """Its environment variable; empty if it has none."""
+        """The environment variable; empty if there is none."""
         return next(iter(by_variable((self,))), "")
 
     @property
     def section(self) -> str:
-        """The dataclass that gets the value."""
+        """The dataclass that the value goes to."""
         return self.sets.partition(".")[0]
 
     @property
     def field(self) -> str:
+        """The field of that dataclass."""
         return self.sets.partition(".")[2]
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The words that it takes; none if it takes any text."""
+        """The accepted words; empty if any text is accepted."""
         return tuple(self.read.values) if isinstance(self.read, ChoiceReader) else ()
 
     @property
     def help(self) -> str:
+        """The help text with choices and default."""
         *others, last = self.choices or ("",)
         notes = [f"{', '.join(others)} or {last}"] if others else []
         notes += ["may be repeated"] if self.many else []
@@ -111,7 +113,7 @@ class Option:
 
 def by_variable(options: Iterable[Option]) -> dict[str, Option]:
     """Return the options that have an environment variable, by its name."""
-    # Without a function call for each row: this is on the way of every download.
+    # Written without a call for each row: every download runs this.
     return {
         option.environ or f"PGET_{option.name.replace('-', '_').upper()}": option
         for option in options
@@ -124,7 +126,7 @@ def _path(text: str, name: str) -> Path:
 
 
 def _file_count(text: str, name: str) -> int:
-    return count_reader(0)(text, name) or 20  # pget takes 0 for its default
+    return count_reader(0)(text, name) or 20  # pget treats 0 as its default
 
 
 def _checksum(text: str, name: str) -> Checksum | None:
@@ -139,8 +141,8 @@ _OUTPUT = one_of("file", "null", "tar-extractor", tar="tar-extractor").hinting(
 _LEVEL = one_of("debug", "info", "warn", "error", warning="warn")
 _PROGRESS = one_of("auto", "bar", "plain", "json", "none")
 
-# The rows of each group of --help, as name, short name, value, field, reader and explanation. Later
-# rows overrule earlier ones that set the same field.
+# The rows of each group in --help: name, short form, placeholder, field, reader and help text. If
+# several set the same field, the last one wins.
 # fmt: off
 GROUPS: Mapping[str, tuple[Option, ...]] = {
     "transfer": (
@@ -256,8 +258,7 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
     ),
 }
 
-# A row of an environment variable without a flag. A flag's own variable overrules those of the same
-# field, because it is read after them.
+# Variables without a flag. A flag's own variable is read later, and so wins over them.
 variable = partial(Option, "", "", "", commands=())
 VARIABLES: tuple[Option, ...] = (
     variable("Settings.authorization", read_text,

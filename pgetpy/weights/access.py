@@ -1,4 +1,10 @@
-"""What of a cache may be given to its caller as it is, without asking anybody."""
+"""Whether a cached entry may be given to a caller without a request.
+
+Entries are shared by all callers of a machine, but access is not: a private model that was fetched
+with one token must not be given to a caller with another. An entry is open to a caller if it is
+public, if it was fetched with the same credentials (the same "scope"), or if this caller's
+credentials opened it at the server a short time ago.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +19,23 @@ from pgetpy.core.references.policy import Policy
 from pgetpy.core.references.reference import Reference
 from pgetpy.weights.background_hash import BackgroundHasher
 
-# How long a caller who was shown to have access to what another fetched need not show it again.
+# How long a caller with other credentials, once the server has accepted them, need not prove access
+# again.
 _TRUSTED_SECONDS = 600.0
 _MOST_TRUSTED = 4096
-# Whoever fetched an entry has computed its digest and flushed it by then, or has ended.
+# By then the fetching process has computed the digest and flushed the entry, or has ended.
 _OVERDUE_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
 class LookupOptions:
-    """What a caller asks of an entry.
+    """What a caller requires of an entry.
 
     Attributes:
-        digest: what the object must hash to.
-        fresh: whether the server is to be asked if it still has the same version.
-        any_file: whether it need not be weights.
-        proven: whether it must be known to be what the server has: by its digest, or fetched now.
+        digest: the expected digest.
+        fresh: ask the server whether the version is current.
+        any_file: accept files that are not weights.
+        proven: accept only content known to be the server's: by its digest, or fetched just now.
     """
 
     digest: Checksum | None = None
@@ -38,7 +45,7 @@ class LookupOptions:
 
 
 class AccessRules:
-    """Judges the entries of `store`; remembers what has been shown of them."""
+    """Judges the entries of `store`, and remembers what was shown about them."""
 
     def __init__(
         self, store: Store, hasher: BackgroundHasher, policy: Policy | None = None
@@ -46,16 +53,17 @@ class AccessRules:
         self._store = store
         self._hasher = hasher
         self._policy = policy
-        # Generations that were found to be safetensors.
+        # Contents that were checked to be safetensors. A generation names one content of a key.
         self._vetted: set[str] = set()
-        # Until when a scope may have the content of a generation.
+        # Until when a scope may have a content.
         self._trusted: dict[tuple[str, str], float] = {}
-        # Generations of lower entries, which cannot be noted as flushed, that were verified here.
+        # Contents of read-only lower caches, which cannot be marked as flushed, that were verified
+        # here.
         self._verified: set[str] = set()
         self._overdue: set[str] = set()
 
     def at_hand(self, reference: Reference, lookup: LookupOptions) -> Entry | None:
-        """Return the entry if it may be given out as it is, without asking anybody."""
+        """Return the entry if it may be given out without a request."""
         entry = self._store.lookup(reference.key)
         if entry is None or not self.is_sound(entry):
             return None
@@ -70,7 +78,7 @@ class AccessRules:
         return entry
 
     def check_content(self, entry: Entry, reference: Reference) -> None:
-        """Check that the policy lets the content be given out, whoever has fetched it.
+        """Check that the policy allows the content, whoever fetched it.
 
         Raises:
             NotAllowedError: it does not.
@@ -85,15 +93,15 @@ class AccessRules:
             self._vetted.add(generation)
 
     def is_sound(self, entry: Entry) -> bool:
-        """Whether the content is known to be what it was."""
+        """Whether the content is known to be undamaged."""
         return entry.state is State.SOUND or entry.record.generation in self._verified
 
     def verified(self, entry: Entry) -> None:
-        """Its content was compared with its digest just now."""
+        """Note that the content was just compared with its digest."""
         self._verified.add(entry.record.generation)
 
     def see_to(self, entry: Entry) -> None:
-        """Have the digest of an entry computed whose fetcher has ended before he came to that."""
+        """Have the digest computed if the process that fetched the entry ended before it did so."""
         record = entry.record
         if entry.lower or (record.digest and record.flushed) or record.generation in self._overdue:
             return
@@ -102,17 +110,19 @@ class AccessRules:
             self._hasher.put(entry.key)
 
     def trust(self, entry: Entry, reference: Reference) -> None:
-        """Who gives `reference` was shown just now to have access to what it names."""
+        """Note that the server just let this reference's credentials have the content."""
         now = time.monotonic()
         if len(self._trusted) >= _MOST_TRUSTED:
-            # Links may be signed anew for each call.
+            # Signed links differ on every call, so the table would grow without end.
             self._trusted = {who: until for who, until in self._trusted.items() if until > now}
         self._trusted[entry.record.generation, reference.scope] = now + _TRUSTED_SECONDS
 
     def is_open_to(self, entry: Entry, reference: Reference) -> bool:
-        """Whether who gives `reference` may have the entry: it is anybody's, or was his before.
+        """Whether the caller of `reference` may have the entry: public, or fetched with these
+        credentials.
 
-        What was not fetched under the policy may come from a host whose name leads inside.
+        Under a policy, content that was fetched without it does not count as public: it may come
+        from an internal host.
         """
         about = entry.record.about
         alike = (

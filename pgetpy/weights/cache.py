@@ -1,7 +1,7 @@
-"""WeightsDownloadCache: a URL in, a path that can be trusted out.
+"""WeightsDownloadCache: give it a URL, get a path to verified weights.
 
-The plain calls work in any thread, inside a running loop too, and end when their caller is
-interrupted. A hit looks at the disk and at nothing else.
+Plain calls work in any thread, even while the caller's event loop runs, and stop when their caller
+is interrupted. A hit reads the disk and makes no request.
 """
 
 from __future__ import annotations
@@ -41,35 +41,34 @@ PathLike = os.PathLike[str]
 
 
 class LeasedPath(NamedTuple):
-    """A path, and the lease that keeps there what it names until it is released."""
+    """A path, and the lease that keeps its content until released."""
 
     path: Path
     lease: Lease
 
 
 class WeightsDownloadCache(Maintenance):
-    """Weights on disk, shared by all processes that name the same folder.
+    """Weights on disk, shared by all processes that use the same folder.
 
     Args:
-        cache_dir: the folder; by default `pgetpy` in the user's cache folder, or what
-            PGET_CACHE_DIR names. `base_dir` is another name for it.
-        min_disk_free: bytes that have to stay free on its disk; `min_disk_free_gb` gives them in
-            GiB; by default what PGET_MIN_DISK_FREE says, else 10 GiB. Entries used longest ago
-            leave when it is less.
-        max_bytes: bytes that the entries may take; by default what PGET_MAX_BYTES says, else any.
-        lower: caches that are looked at first and only read, baked into an image for example.
-        refresh: `never` asks nobody about what is there; `check` asks the server each time whether
-            it still has the same version, and fetches anew what it names no version of.
-        any_file: take files that are no weights (JSON, text, pickles) as well.
-        policy: what may be fetched, and given out, where strangers give the references, as
-            `Policy.public()`; by default that of the settings, which is none unless PGET_POLICY
-            names one.
+        cache_dir: the folder; by default PGET_CACHE_DIR, else `pgetpy` in the user's cache folder.
+        min_disk_free: bytes to leave free on its disk; by default PGET_MIN_DISK_FREE, else 10 GiB.
+            The least recently used entries are evicted when less is free.
+        max_bytes: bytes that entries may use; by default PGET_MAX_BYTES, else unlimited.
+        base_dir: another name for `cache_dir`.
+        min_disk_free_gb: `min_disk_free` in GiB.
+        lower: caches that are searched first and never written, such as one baked into an image.
+        refresh: `never` serves cached entries without a request; `check` asks the server each time
+            whether the version is still current, and fetches again what has no version.
+        any_file: accept files that are not weights (JSON, text, pickles).
+        policy: what untrusted callers may fetch and be given, such as `Policy.public()`; by default
+            that of the settings (PGET_POLICY), else no restriction.
         settings: how to fetch; by default from the environment.
-        progress: is given the events of what is fetched.
+        progress: is called with the events of downloads.
 
     Raises:
-        CacheError: the folder is no cache, and cannot become one.
-        BadSettingError: an argument that makes no sense.
+        CacheError: the folder is not a cache, and cannot become one.
+        BadSettingError: an argument is invalid.
     """
 
     def __init__(  # noqa: PLR0913  two spellings are in use
@@ -125,27 +124,35 @@ class WeightsDownloadCache(Maintenance):
         hf_api_token: str | Secret | None = None,
         civitai_api_token: str | Secret | None = None,
     ) -> Path:
-        """Return a path at which the object that `url` names is, whole and checked.
+        """Return the path of the object that `url` names, complete and checked.
 
-        It stays there for as long as it can: what was returned to a process that lives leaves after
-        all else. Where it must stay, hold a `lease`.
+        It is fetched if it is not in the cache. Entries given to living processes are evicted last.
+        To rule out eviction, hold a `lease`.
 
         Args:
-            url: an http, https, file or data URL, or a reference to a service, as
-                hf://OWNER/NAME@REVISION/FILE (see README.md). Of a repository, and of what is an
-                archive, the path is that of the one .safetensors in it.
-            digest: `sha256:HEX`, or HEX alone: what the object must hash to.
-            wanted: `file`: the object as it is, whatever it is called; `weights`: the one
-                .safetensors of an archive or repository; `folder`: all of it, in a folder.
-            allow_patterns, ignore_patterns: which files of a repository are meant: a file has to
-                match one of the first and none of the second (`*.json`, `unet/*`).
-            hf_api_token, civitai_api_token: for references to these services.
+            url: an http, https, file or data URL, or a reference to a service such as
+                hf://OWNER/NAME@REVISION/FILE (see README.md). For an archive or a repository, the
+                path is that of its one .safetensors file.
+            digest: the expected `sha256:HEX`, or HEX alone.
+            wanted: `file` for the object as it is; `weights` for the one .safetensors in an archive
+                or repository; `folder` for all of it, in a folder; `auto` decides by the name.
+            allow_patterns: files of a repository to include, such as `*.json` or `unet/*`.
+            ignore_patterns: files of a repository to leave out.
+            hf_api_token: the token for the Hugging Face Hub.
+            civitai_api_token: the token for Civitai.
+
+        Returns:
+            The path of a file, or of a folder if `wanted` is `folder`.
 
         Raises:
-            NotWeightsError: what the server gave are no weights.
-            CacheFullError: there is no room for it, and nothing that may leave.
+            NotWeightsError: the server sent something other than weights.
+            CacheFullError: there is not enough space, and nothing that may be evicted.
             NotAllowedError: the policy forbids it.
-            TransferError, IntegrityError, ArchiveError, CacheError, UsageError: it cannot be had.
+            TransferError: the server or the network failed.
+            IntegrityError: the bytes do not match the digest or the size.
+            ArchiveError: the archive is damaged, or holds no single .safetensors file.
+            CacheError: the cache cannot be read or written.
+            UsageError: the URL or an argument is invalid.
         """
         reference = self._allowed(
             url,
@@ -166,7 +173,7 @@ class WeightsDownloadCache(Maintenance):
     async def ensure_async(
         self, url: str, *, digest: str | None = None, **options: Unpack[ReferenceOptions]
     ) -> Path:
-        """Return a path at which the object that `url` names is; see `ensure`."""
+        """As `ensure`, as a coroutine for any event loop."""
         reference = self._allowed(url, **options)
         lookup = self._lookup(digest)
         entry = self._acquisition.hit(reference, lookup)
@@ -184,11 +191,20 @@ class WeightsDownloadCache(Maintenance):
         digest: str | None = None,
         **options: Unpack[ReferenceOptions],
     ) -> Future[Path]:
-        """As `ensure`, but return at once; `follower` is shown what is fetched while it is.
+        """As `ensure`, but return at once; `follower` is told which bytes have arrived.
 
-        It is shown nothing of what is there already, nor of what another process fetches, nor of
-        archives and folders. Until the path is there nothing that was shown has been verified.
-        Cancelling the future ends the fetching.
+        It is told nothing about cached entries, about downloads by another process, or about
+        archives and folders. Bytes are unverified until the future completes. Cancelling the future
+        stops the download.
+
+        Args:
+            url: see `ensure`.
+            follower: is told what arrives; see `core.references.jobs.Follower`.
+            digest: see `ensure`.
+            options: see `ensure`.
+
+        Returns:
+            A future of the path.
         """
         reference = self._allowed(url, **options)
         lookup = self._lookup(digest)
@@ -207,13 +223,17 @@ class WeightsDownloadCache(Maintenance):
         follower: Follower,
         **options: Unpack[ReferenceOptions],
     ) -> Future[Path | None]:
-        """As `follow`, but of what is not there fetch only the parts that `choose` wants.
+        """As `follow`, but fetch only the parts that `choose` selects, unless all is cached.
 
-        They are not kept, and are verified by nobody: None comes in place of a path. Where parts
-        cannot be had it is fetched as a whole.
+        Parts are neither kept nor verified: the future gives None instead of a path. If the server
+        cannot send parts, the whole file is fetched.
 
         Args:
-            choose, first: see `destinations.sinks.parts.PartsSink`.
+            url: see `ensure`.
+            choose: selects the parts; see `destinations.sinks.parts.PartsSink`.
+            first: how many bytes to fetch from the beginning, for `choose` to decide by.
+            follower: is told what arrives.
+            options: see `ensure`.
         """
         reference = self._allowed(url, **options)
         lookup = self._lookup(None)
@@ -225,13 +245,15 @@ class WeightsDownloadCache(Maintenance):
         return begin(self._acquisition.pick(reference, lookup, choose, first, follower))
 
     def ensure_many(self, urls: Iterable[str], **options: Unpack[ReferenceOptions]) -> list[Path]:
-        """Return the paths of several, fetched side by side; none leaves until all are there.
+        """Return the paths of several objects, fetched in parallel. None is evicted until all are
+        there.
 
         Args:
-            options: `wanted`, patterns and tokens, as `ensure` takes them, for all of them.
+            urls: see `ensure`.
+            options: `wanted`, patterns and tokens for all of them; see `ensure`.
 
         Raises:
-            PgetError: the first failure; the others are stopped.
+            PgetError: the first failure; the other downloads are stopped.
         """
         references = [self._allowed(url, **options) for url in urls]
         from pgetpy.system.event_loop import run_blocking
@@ -241,29 +263,30 @@ class WeightsDownloadCache(Maintenance):
     async def ensure_many_async(
         self, urls: Iterable[str], **options: Unpack[ReferenceOptions]
     ) -> list[Path]:
-        """Return the paths of several; see `ensure_many`."""
+        """As `ensure_many`, as a coroutine for any event loop."""
         references = [self._allowed(url, **options) for url in urls]
         from pgetpy.system.event_loop import in_engine
 
         return await in_engine(self._acquisition.obtain_all(references, self._lookup(None)))
 
     def lookup(self, url: str, **options: Unpack[ReferenceOptions]) -> Path | None:
-        """Return the path of what is there of `url`, None for a miss; asks no server.
+        """Return the path if `url` is cached, None if not; makes no request.
 
-        What another's token has fetched is a miss until `ensure` has shown that this one opens it.
+        An entry that was fetched with another token counts as a miss until `ensure` has shown that
+        this caller's token opens it.
 
         Args:
-            options: `wanted`, patterns and tokens, as `ensure` takes them.
+            url: see `ensure`.
+            options: `wanted`, patterns and tokens; see `ensure`.
 
         Raises:
-            NotAllowedError: the policy forbids to give it out.
+            NotAllowedError: the policy forbids it.
         """
         entry = self._acquisition.peek(self._allowed(url, **options), LookupOptions())
         return entry.path if entry is not None else None
 
     def repository(self, url: str, **options: Unpack[ReferenceOptions]) -> str:
-        """Return how a whole repository that `url` names is spelt; empty where it names a file, or
-        where patterns choose."""
+        """Return the canonical name of the repository `url`; empty for a file or with patterns."""
         reference = self._reference(url, **options)
         return str(reference) if reference.several and not reference.patterns else ""
 
@@ -271,24 +294,25 @@ class WeightsDownloadCache(Maintenance):
     def lease(
         self, url: str, *, digest: str | None = None, **options: Unpack[ReferenceOptions]
     ) -> Iterator[Path]:
-        """Ensure `url`, and keep it where it is for as long as the block lasts; see `ensure`."""
+        """Ensure `url`, and keep it from being evicted within the block; see `ensure`."""
         with self.hold(url, **options):
             yield self.ensure(url, digest=digest, **options)
 
     def hold(self, url: str, **options: Unpack[ReferenceOptions]) -> Lease:
-        """Keep what `url` names where it is, once it is there, until the lease is released."""
+        """Keep what `url` names, now or once it is cached, until the lease is released."""
         return self._store.lease(self._reference(url, **options).key)
 
     def hold_many(
         self, urls: Iterable[str], **options: Unpack[ReferenceOptions]
     ) -> list[LeasedPath]:
-        """Ensure several side by side, and keep each where it is until its lease is released.
+        """Ensure several objects in parallel, and keep each until its lease is released.
 
         Args:
-            options: `wanted`, patterns and tokens, as `ensure` takes them, for all of them.
+            urls: see `ensure`.
+            options: `wanted`, patterns and tokens for all of them; see `ensure`.
 
         Raises:
-            PgetError: the first failure; the others are stopped, and nothing is held.
+            PgetError: the first failure; the other downloads are stopped and all leases released.
         """
         references = [self._allowed(url, **options) for url in urls]
         with contextlib.ExitStack() as stack:
@@ -306,11 +330,16 @@ class WeightsDownloadCache(Maintenance):
     def verify(
         self, url: str, *, repair: bool = True, **options: Unpack[ReferenceOptions]
     ) -> Verdict:
-        """Hash what is kept of `url` and compare; what is damaged is fetched anew, and so is what
-        has no digest yet, unless its service says what it hashes to.
+        """Hash the cached content of `url` and compare it with its recorded digest.
+
+        Args:
+            url: see `ensure`.
+            repair: fetch damaged content again, and content without a digest unless the service
+                says what it is.
+            options: see `ensure`.
 
         Returns:
-            What was found, before it was repaired.
+            What was found, before any repair.
         """
         self._hasher.wait()
         verdict = self._store.verify(self._reference(url, **options).key)
@@ -319,7 +348,7 @@ class WeightsDownloadCache(Maintenance):
         return verdict
 
     def repair(self, url: str, **options: Unpack[ReferenceOptions]) -> Path:
-        """As `ensure`, but give out nothing that is not known to be what the server has."""
+        """As `ensure`, but return only content that is known to be what the server has."""
         reference = self._allowed(url, **options)
         lookup = replace(self._lookup(None), proven=True)
         from pgetpy.system.event_loop import run_blocking
@@ -327,12 +356,12 @@ class WeightsDownloadCache(Maintenance):
         return run_blocking(self._acquisition.obtain(reference, lookup))
 
     def cache_info(self) -> CacheInfo:
-        """Return what `ensure` has done so far."""
+        """Return counters of what `ensure` has done so far in this object."""
         return self._acquisition.info
 
     @property
     def longest_header(self) -> int:
-        """Bytes of the longest header of a safetensors file that its policy lets be read."""
+        """The longest safetensors header in bytes that the policy allows to be parsed."""
         policy = self._settings.policy
         strict = policy is not None and policy.only_safetensors
         return LONGEST_FOR_STRANGERS if strict else LONGEST_HEADER
@@ -340,10 +369,10 @@ class WeightsDownloadCache(Maintenance):
     # ------------------------------------------------------------------------------------ innards
 
     def _allowed(self, url: str, **options: Unpack[ReferenceOptions]) -> Reference:
-        """Return the reference of what may be given out.
+        """Return the parsed reference, if the policy allows it.
 
         Raises:
-            NotAllowedError: the policy forbids it.
+            NotAllowedError: it does not.
         """
         reference = self._reference(url, **options)
         if self._settings.policy is not None:
@@ -355,7 +384,7 @@ class WeightsDownloadCache(Maintenance):
 
 
 def usual_cache() -> WeightsDownloadCache:
-    """Return the cache that the environment names, one for all of this process."""
+    """Return the cache that the environment names, one for the whole process."""
     return _usual(CacheSettings.from_environment(os.environ).folder)
 
 
@@ -370,4 +399,4 @@ def _refuse_both(name: str, value: object, other_name: str, other: object) -> No
 
 
 def _ignore(event: Event) -> None:
-    """No progress is wanted."""
+    """Discard an event."""

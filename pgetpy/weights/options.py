@@ -1,4 +1,4 @@
-"""What tells, beside a URL, what is meant and what opens it."""
+"""What callers pass beside a URL: which files they mean, and what opens them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Chosen = str | Sequence[str] | None
 
 
 class Secret(Protocol):
-    """What pydantic's and Cog's secrets are."""
+    """The interface of the secret types of pydantic and Cog."""
 
     def get_secret_value(self) -> str | None:
-        """Return the secret itself."""
+        """Return the secret as plain text."""
 
 
 class ReferenceOptions(TypedDict, total=False):
-    """What callers give beside a URL; see `WeightsDownloadCache.ensure`."""
+    """Options beside a URL; see `WeightsDownloadCache.ensure`."""
 
     wanted: str
     allow_patterns: Chosen
@@ -43,12 +43,12 @@ def named(
     hf_api_token: str | Secret | None = None,
     civitai_api_token: str | Secret | None = None,
 ) -> Reference:
-    """Return the reference that a caller spells so.
+    """Parse a URL and the options beside it.
 
     Raises:
-        UsageError: nobody knows it, or what is given beside it makes no sense.
+        UsageError: no source knows the URL, or an option is invalid.
     """
-    # Each source has much to say of how its references are spelt.
+    # Imported here: the sources take time to import.
     from pgetpy.sources.table import parse_reference, with_tokens
 
     tokens = {"hf_api_token": hf_api_token, "civitai_api_token": civitai_api_token}
@@ -59,7 +59,7 @@ def named(
 
 @lru_cache(maxsize=4096)
 def parse_digest(digest: str | None) -> Checksum | None:
-    """Return `sha256:HEX`, or HEX alone, as a checksum.
+    """Return `sha256:HEX`, or HEX alone, as a checksum; None for None.
 
     Raises:
         BadSettingError: it is something else.
@@ -68,15 +68,18 @@ def parse_digest(digest: str | None) -> Checksum | None:
         return None
     checksum = Checksum.parse(digest if ":" in digest else f"sha256:{digest}", name="digest")
     if checksum.algorithm != "sha256":
-        raise BadSettingError("digest", digest, "is no sha256")
+        raise BadSettingError("digest", digest, "is not a sha256 digest")
     return checksum
 
 
 def revealed(token: str | Secret, name: str) -> str | None:
-    """Return a token that a caller has given as the argument `name`; None for an empty one.
+    """Return a caller's token as plain text; None if it is empty.
+
+    Args:
+        name: the argument that it was passed as, for errors.
 
     Raises:
-        BadSettingError: it is none that could be sent.
+        BadSettingError: it contains characters that no token has.
     """
     secret = token if isinstance(token, str) else token.get_secret_value()
     return read_token(secret or "", name)

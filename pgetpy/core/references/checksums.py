@@ -1,4 +1,4 @@
-"""Checksums as values: what the bytes of an object must hash to. Nothing is hashed here."""
+"""Checksums as values: the digest that an object must have. Nothing is hashed here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 from pgetpy.errors import BadSettingError
 
-# Hex digits of each algorithm that may be asked for.
+# The supported algorithms, with the number of hex digits of each.
 HEX_LENGTHS = {"sha256": 64, "sha1": 40, "md5": 32, "blake2b": 128}
 
 _HEX = frozenset("0123456789abcdef")
@@ -15,10 +15,13 @@ _HEX = frozenset("0123456789abcdef")
 
 @dataclass(frozen=True)
 class Checksum:
-    """`algorithm` is a key of `HEX_LENGTHS`, `hexdigest` lower-case hex of its length.
+    """The expected digest of an object.
 
-    `prefix` is hashed before the bytes, as git does with the kind and size of what it keeps. Only
-    files are verified so.
+    Attributes:
+        algorithm: a key of `HEX_LENGTHS`: sha256, sha1, md5 or blake2b.
+        hexdigest: the digest in lower-case hex.
+        prefix: bytes that are hashed before the object's own, as git does with its type and size
+            (git's "blob SIZE"). Supported for files only.
     """
 
     algorithm: str
@@ -27,7 +30,14 @@ class Checksum:
 
     @classmethod
     def parse(cls, text: str, *, name: str = "--checksum") -> Checksum:
-        """Read `sha256:HEX` in any case; `name` is who is to blame in a BadSettingError."""
+        """Parse `ALGORITHM:HEX`, in upper or lower case.
+
+        Args:
+            name: the option or argument that errors name.
+
+        Raises:
+            BadSettingError: it is something else.
+        """
         algorithm, colon, digest = text.strip().lower().partition(":")
         if not colon:
             raise BadSettingError(name, text, "is not ALGORITHM:HEX, as sha256:9f86d0…")

@@ -14,16 +14,16 @@ from pgetpy.core.references.reference import Reference
 
 
 class Follower(Protocol):
-    """Looks at a file while it is fetched. Called from any thread; returns at once."""
+    """Is told about a file while it is fetched. Called from any thread; must return at once."""
 
     def began(self, fd: int, size: int) -> None:
-        """The bytes of a file of `size` bytes are going to what `fd` is open on, until `lost`."""
+        """A file of `size` bytes is being written to what `fd` is open on, until `lost`."""
 
     def landed(self, spans: Spans) -> None:
-        """All of `spans` is there."""
+        """All bytes of `spans` have been written."""
 
     def lost(self) -> None:
-        """It is another object, or has to come again: what has come counts no more."""
+        """The object has changed or must be fetched again: discard what was received."""
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,20 @@ class Job:
     """One object to fetch.
 
     Attributes:
-        url: an http or https URL, user and password allowed.
-        dest: a path; `-` for standard output; an existing folder or a path with a trailing slash
-            takes the name from the URL or the answer; None throws the bytes away.
-        checksum: what the bytes must hash to.
-        mirrors: URLs of the same bytes elsewhere, tried in order when `url` fails.
-        extract: the object is an archive; `dest` is the folder that its members go to.
-        reference: what `url` was read as, where that has been done already.
-        link: where the bytes are, and what opens them; None as long as nobody has said so.
-        place: where it was named, as errors put it in brackets; empty where no manifest did.
-        name: what a service calls the file, for a `dest` that is a folder.
-        admit: is told which version comes, and its size, before a byte of it is kept; from any
-            thread. What it raises ends the transfer.
-        follow: is shown the file while it is fetched, where it is one with a known size.
+        url: an http or https URL, which may contain a user and password, or a reference to a
+            service.
+        dest: a path; `-` for standard output. An existing folder, or a path with a trailing slash,
+            takes the file's name from the URL or the answer. None discards the bytes.
+        checksum: the expected digest.
+        mirrors: further URLs of the same bytes, tried in order if `url` fails.
+        extract: the object is an archive; `dest` is the folder for its members.
+        reference: `url` as a parsed reference, if that has been done already.
+        link: the location of the bytes with its credentials, once the service has been asked.
+        place: where the job was named, such as a line of a manifest, for errors.
+        name: the service's name for the file, used if `dest` is a folder.
+        admit: is called with version and size before any byte is kept, from any thread. If it
+            raises, the transfer ends.
+        follow: is told about the file while it is fetched, if its size is known.
     """
 
     url: str = field(repr=False)

@@ -1,6 +1,7 @@
-"""Patterns that choose files of a repository, as `filter_repo_objects` of huggingface_hub does.
+"""Patterns that choose files of a repository, with the rules of huggingface_hub.
 
-They are fnmatch's, with regard to case; a star crosses slashes, and `folder/` stands for all in it.
+Its `filter_repo_objects` uses fnmatch, case-sensitively: `*` also matches slashes, and `folder/`
+means everything in the folder.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ _INCLUDE, _EXCLUDE = "include", "exclude"
 
 @dataclass(frozen=True)
 class Patterns:
-    """Which files are wanted. It is false where all are.
+    """A choice of files. It is falsy if it chooses all.
 
     Attributes:
-        allow: a file has to match one of these; none for any file.
-        ignore: it may match none of these.
+        allow: a file must match one of these; empty allows all.
+        ignore: a file must match none of these.
     """
 
     allow: tuple[str, ...] = ()
@@ -33,10 +34,10 @@ class Patterns:
     def of(
         cls, allow: str | Iterable[str] | None = None, ignore: str | Iterable[str] | None = None
     ) -> Patterns:
-        """Return the patterns of two arguments; their order and repetitions mean nothing.
+        """Return the patterns for two arguments; order and repetition do not matter.
 
         Raises:
-            BadSettingError: one is no pattern, or nothing is allowed.
+            BadSettingError: a pattern is invalid, or `allow` is given but empty.
         """
         allowed = _listed("allow_patterns", allow)
         if allow is not None and not allowed:
@@ -45,13 +46,13 @@ class Patterns:
 
     @classmethod
     def parse(cls, query: str) -> Patterns:
-        """Read what `query` has printed; other parameters mean nothing here."""
+        """Parse the output of `query`; other parameters are ignored."""
         fields = parse_qsl(query, keep_blank_values=True)
         allow = [value for name, value in fields if name == _INCLUDE]
         return cls.of(allow or None, [value for name, value in fields if name == _EXCLUDE])
 
     def admits(self, name: str) -> bool:
-        """Whether the file `name`, a relative path, is wanted."""
+        """Whether the file `name`, a relative path, is chosen."""
         path = name.replace("\\", "/")
         if self.allow and not any(fnmatchcase(path, _whole(each)) for each in self.allow):
             return False
@@ -59,7 +60,7 @@ class Patterns:
 
     @property
     def query(self) -> str:
-        """These patterns as the query of a URL."""
+        """The patterns as the query of a URL."""
         named = [(_INCLUDE, each) for each in self.allow]
         named += [(_EXCLUDE, each) for each in self.ignore]
         return "&".join(f"{name}={quote(each, safe='/*!,')}" for name, each in named)
@@ -75,7 +76,7 @@ def _listed(name: str, given: str | Iterable[str] | None) -> tuple[str, ...]:
     each = [given] if isinstance(given, str) else list(given or ())
     for pattern in each:
         if not isinstance(pattern, str) or not pattern or _CONTROL.search(pattern):
-            raise BadSettingError(name, pattern, "is no pattern, as *.safetensors is one")
+            raise BadSettingError(name, pattern, "is not a pattern such as *.safetensors")
     return tuple(sorted(set(each)))
 
 

@@ -1,9 +1,14 @@
-"""What may be fetched for a stranger: rules over URLs, addresses, sizes and kinds of file.
+"""What may be fetched for untrusted callers: rules on URLs, addresses, sizes and kinds of file.
 
-A policy decides; asking about each URL before it is requested, and connecting to no address but
-those that were judged, is done where hosts are looked up. What the operator has named himself (a
-service's endpoint, a proxy that he trusts) is judged by no rule about addresses; whether references
-to a service may be had, the lists of hosts say.
+The danger is server-side request forgery: someone who may pass a URL to a predictor makes it fetch
+from hosts that only the predictor can reach, such as a cloud's metadata service at 169.254.169.254.
+Checking the URL is not enough, as its host name may resolve to any address, and to a different one
+the next time. So a URL is judged before each request, redirects included, and the connection is
+made only to addresses that were judged.
+
+A policy decides; it is enforced where hosts are looked up. What the operator has configured (a
+service's endpoint, a trusted proxy) is exempt from the rules on addresses; the host lists still
+decide whether references to that service are allowed.
 """
 
 from __future__ import annotations
@@ -27,12 +32,12 @@ from pgetpy.core.references.reference import Reference
 from pgetpy.errors import BadSettingError, NotAllowedError
 from pgetpy.errors.redact import redact
 
-# Larger than any adapter, and than the single files of most models.
+# More than any LoRA, and than single files of most models.
 _PUBLIC_MAX_BYTES = 16 << 30
-# Below lie the ports of mail, shells and the like, which are not to be bothered with requests.
+# Lower ports belong to mail, remote shells and the like, which could be attacked by requests.
 _FIRST_FREE_PORT = 1024
-# One sentence for names that do not exist and for those of internal hosts: a stranger is not to
-# find out which of the two a name is.
+# The same sentence for a name that does not exist and one that resolves to an internal host: the
+# error must not reveal which internal names exist.
 NO_ADDRESS = "its host has no address that may be asked"
 _RESERVED = "its host is the address of no public host"
 _HINTS = {"allow_networks": "check its name; only hosts on the public internet are asked"}
@@ -40,25 +45,27 @@ _HINTS = {"allow_networks": "check its name; only hosts on the public internet a
 
 @dataclass(frozen=True)
 class Policy:
-    """Rules for references that strangers give; `rule` of a NotAllowedError is a field's name.
+    """Rules for references from untrusted callers.
 
-    They hold for the first URL, mirrors, redirects and whatever a service points to. Headers,
-    Authorization and netrc logins of the operator's settings are not sent under a policy.
+    They apply to the first URL, to mirrors, to redirects and to any URL that a service returns. The
+    operator's headers, Authorization and netrc logins are not sent under a policy. The `rule` of a
+    NotAllowedError is the name of a field here.
 
     Attributes:
-        schemes: of http, https and file. Data URIs ask nobody, and are always allowed.
-        allow_hosts: names of the only hosts that may be asked, any where there are none;
-            `*.example.com` stands for all names below example.com. References to a service
-            (hf://OWNER/NAME) need the host of its endpoint, and those where its files are.
-        deny_hosts: names of hosts that may not be asked, whatever is allowed.
-        allow_networks: networks (`10.1.0.0/16`) that may be asked although they are not public.
-        ports: those below 1024 that may be asked; all others may.
-        max_bytes: how large an object, a folder, or what comes out of an archive may be.
-        only_safetensors: whether only files that are checked to be safetensors may be had.
-        trust_proxy: use the proxies of the environment; which addresses are asked is theirs to
-            decide then.
-        own_tokens: open references with the operator's own tokens for their services, so that
-            strangers may have whatever he may.
+        schemes: of http, https and file. Data URIs (RFC 2397) need no request and are always
+            allowed.
+        allow_hosts: the only hosts that may be contacted; empty allows any. `*.example.com` matches
+            all names below example.com. A reference to a service (hf://OWNER/NAME) needs the hosts
+            of its endpoint and of its files.
+        deny_hosts: hosts that may never be contacted, even if allowed above.
+        allow_networks: networks such as `10.1.0.0/16` that are allowed although not public.
+        ports: the allowed ports below 1024; higher ones are all allowed.
+        max_bytes: the largest object, folder, or sum of extracted files.
+        only_safetensors: only give out files that were checked to be safetensors.
+        trust_proxy: use the proxies of the environment. The proxy then decides which addresses are
+            contacted.
+        own_tokens: use the operator's own tokens for services. Callers can then fetch anything that
+            the operator can.
     """
 
     schemes: tuple[str, ...] = ("https", "http")
@@ -76,7 +83,7 @@ class Policy:
         for name in ("schemes", "allow_hosts", "deny_hosts", "allow_networks", "ports"):
             value = getattr(self, name)
             if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-                raise BadSettingError(name, value, "is no tuple")
+                raise BadSettingError(name, value, "is not a tuple")
             object.__setattr__(self, name, tuple(value))
         unknown = set(self.schemes) - {"http", "https", "file"}
         if unknown:
@@ -89,33 +96,34 @@ class Policy:
 
     @classmethod
     def public(cls) -> Policy:
-        """Return the rules for a predictor that anybody may call.
+        """Return the rules for a predictor that anyone may call.
 
-        https alone: what answers inside a network, metadata services above all, has no certificate
-        for a name of the stranger's, so that even an address that no table knows gives nothing;
-        and nobody between can put other weights in their place.
+        https only: services inside a network, metadata services above all, have no certificate for
+        a name of the caller's choice, so even an address that no table lists gives nothing away. It
+        also keeps others on the network from replacing the weights.
         """
         return cls(schemes=("https",), max_bytes=_PUBLIC_MAX_BYTES, only_safetensors=True)
 
     @property
     def mark(self) -> str:
-        """A text in which policies agree that let the same hosts be asked."""
+        """A text that is equal for policies that allow the same hosts."""
         rules = (self.schemes, self.allow_hosts, self.deny_hosts, self.allow_networks, self.ports)
         text = repr((rules, self.trust_proxy))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def check_reference(self, reference: Reference) -> None:
-        """Judge what a stranger has given, as far as that can be done without asking anybody.
+        """Judge a caller's reference as far as possible without a request.
 
-        Of a service the lists of hosts judge the endpoint; where it leads is judged as it comes.
+        For a service, the host lists are applied to its endpoint; URLs that it returns are judged
+        when they are used.
 
         Raises:
-            NotAllowedError: it may not be had.
+            NotAllowedError: it is not allowed.
         """
         if reference.local and reference.by_content:
-            return  # it has the bytes in it
+            return  # a data URI contains its bytes
         if reference.local and "file" not in self.schemes:
-            raise NotAllowedError(str(reference), "schemes", "files of this machine are not given")
+            raise NotAllowedError(str(reference), "schemes", "local files are not allowed")
         if reference.service:
             found = _refusal_of(self, reference.service, names_only=True)
             if found is not None:
@@ -124,23 +132,27 @@ class Policy:
             self.check_url(reference.text)
 
     def check_url(self, url: str) -> None:
-        """Judge `url`; see `check_origin`."""
+        """Judge `url`; see `check_origin`.
+
+        Raises:
+            NotAllowedError: it is not allowed.
+        """
         found = _refusal_of(self, url)
         if found is not None:
             raise NotAllowedError(url, *found, hint=_HINTS.get(found[0], ""))
 
     def check_origin(self, origin: Origin, url: str) -> None:
-        """Judge the scheme, the port and the host of `url`, without looking its name up.
+        """Judge scheme, port and host name of `url`, without resolving the name.
 
         Raises:
-            NotAllowedError: it may not be asked.
+            NotAllowedError: it is not allowed.
         """
         found = self._refusal(origin)
         if found is not None:
             raise NotAllowedError(url, *found, hint=_HINTS.get(found[0], ""))
 
     def admits(self, address: str) -> bool:
-        """Whether a host that is found at IP address `address` may be asked."""
+        """Whether a connection to the IP address `address` is allowed."""
         found = read_address(address)
         if found is None:
             return False
@@ -149,7 +161,7 @@ class Policy:
         )
 
     def no_address(self, url: str) -> NotAllowedError:
-        """Return the error for a host that has no address which may be asked."""
+        """Return the error for a host without any allowed address."""
         return NotAllowedError(url, "allow_networks", NO_ADDRESS, hint=_HINTS["allow_networks"])
 
     @staticmethod
@@ -182,7 +194,7 @@ class Policy:
         return None
 
 
-# It runs at every cache hit.
+# Cached: this runs on every cache hit.
 @lru_cache(maxsize=1024)
 def _refusal_of(policy: Policy, url: str, *, names_only: bool = False) -> tuple[str, str] | None:
     origin = parse_link(url).origin
@@ -190,7 +202,7 @@ def _refusal_of(policy: Policy, url: str, *, names_only: bool = False) -> tuple[
 
 
 def _spelt(address: Address) -> str:
-    """Return `address`, or the one that it carries, in the one spelling that is compared."""
+    """Return `address`, or the IPv4 address embedded in it, in one canonical spelling."""
     return " ".join(str(each) for each in reached(address))
 
 
@@ -199,7 +211,7 @@ def _names(pattern: str, host: str) -> bool:
 
 
 def _pattern(text: str, name: str) -> str:
-    """Return a pattern of host names in the form in which hosts are compared."""
+    """Return a host pattern in the form in which host names are compared."""
     star = "*." if text.startswith("*.") else ""
     host = text[len(star) :].strip().rstrip(".")
     address = literal(host.strip("[]"))
@@ -210,7 +222,7 @@ def _pattern(text: str, name: str) -> str:
     except UnicodeError:
         found = ""
     if not found or set(found) & set("*/:@ "):
-        raise BadSettingError(name, redact(text), "is neither a host's name nor *. and a name")
+        raise BadSettingError(name, redact(text), "is neither a host name nor *. followed by one")
     return star + found
 
 

@@ -1,6 +1,6 @@
-"""What happens during transfers, as values: the one language of progress.
+"""Events of transfers as values: the one vocabulary of progress reports.
 
-Every event names its transfer by `key` (unique within one call) and carries redacted URLs only.
+Each event names its transfer by `key`, unique within one call. URLs in events are redacted.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ from pgetpy.errors import PgetError
 
 @dataclass(frozen=True)
 class Queued:
-    """All files of a call are known: `files` of them."""
+    """The call has `files` files to transfer."""
 
     files: int
 
 
 @dataclass(frozen=True)
 class Started:
-    """The first answer has been believed; `held` bytes were there from an earlier run.
+    """The first answer was accepted.
 
-    `keeps` says whether a later run could go on from what arrives.
+    Attributes:
+        total: the size in bytes; None if the server does not say.
+        held: bytes that an earlier run left.
+        keeps: whether a later run could resume from what arrives now.
     """
 
     key: int
@@ -37,9 +40,13 @@ class Started:
 
 @dataclass(frozen=True)
 class Progressed:
-    """`done` of `total` bytes are held; `connections` carry the rest. Several times a second.
+    """So many bytes have arrived. Sent several times a second.
 
-    `done` never falls but after `StartedOver`, and never passes `total`.
+    Attributes:
+        done: bytes that have arrived. Never falls except after `StartedOver`, and never exceeds
+            `total`.
+        total: the size in bytes; None if unknown.
+        connections: how many connections are receiving.
     """
 
     key: int
@@ -50,7 +57,7 @@ class Progressed:
 
 @dataclass(frozen=True)
 class StartedOver:
-    """What was held is worthless (`reason`, a clause); the transfer begins again at 0."""
+    """What was received is useless, for `reason` (a clause); the transfer restarts at 0."""
 
     key: int
     dest: str
@@ -59,7 +66,7 @@ class StartedOver:
 
 @dataclass(frozen=True)
 class Retrying:
-    """A request failed (`error`) and is made again in `after` seconds."""
+    """A request failed with `error` and is repeated in `after` seconds."""
 
     key: int
     dest: str
@@ -69,7 +76,7 @@ class Retrying:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Nothing moves for a reason of its own (`reason`, a clause): another process, a check."""
+    """Nothing arrives, for `reason` (a clause), such as another process on the same file."""
 
     key: int
     dest: str
@@ -78,7 +85,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Remarked:
-    """This transfer is done in another way than one would think (`remark`, a clause)."""
+    """This transfer is done in an unusual way; `remark`, a clause, says how."""
 
     key: int
     dest: str
@@ -87,7 +94,7 @@ class Remarked:
 
 @dataclass(frozen=True)
 class Verifying:
-    """All bytes are there; a digest is being computed. `done` of `total` bytes are hashed."""
+    """All bytes have arrived, and `done` of `total` are hashed."""
 
     key: int
     dest: str
@@ -97,7 +104,7 @@ class Verifying:
 
 @dataclass(frozen=True)
 class Finished:
-    """The file stands at its destination."""
+    """The file is complete at its destination."""
 
     key: int
     result: DownloadResult
@@ -105,7 +112,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """This transfer ended with `error`."""
+    """The transfer ended with `error`."""
 
     key: int
     url: str

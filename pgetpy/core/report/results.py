@@ -1,4 +1,4 @@
-"""What a call gives back."""
+"""What the calls return."""
 
 from __future__ import annotations
 
@@ -9,32 +9,33 @@ from pgetpy.errors import PgetError
 
 @dataclass(frozen=True)
 class DownloadResult:
-    """One file that stands at its destination.
+    """A file that is complete at its destination.
 
     Attributes:
-        url: the URL as given, redacted.
-        final_url: where the bytes came from after redirects, redacted.
-        dest: path of the file, or of the folder of an archive's members; `-` for standard output.
-        size: bytes of the object.
-        digest: `algorithm:hex` that was verified, or None where none was asked for.
-        seconds: wall time from the call to the publishing of the file.
-        bytes_per_second: bytes moved by this run over `seconds`.
-        retries: requests that failed and were made again.
-        connections: the most connections that moved bytes at one time.
+        url: the URL as given, with secrets redacted.
+        final_url: the URL after redirects, with secrets redacted.
+        dest: the path of the file, or of the folder of an extracted archive; `-` for standard
+            output.
+        size: the size of the object in bytes.
+        digest: the verified `algorithm:hex`; None if none was asked for.
+        seconds: wall-clock time from the call to the finished file.
+        bytes_per_second: bytes received in this run, divided by `seconds`.
+        retries: how many requests failed and were made again.
+        connections: the largest number of connections that received at the same time.
         resumed: bytes that an earlier run had left.
-        validator: `strong` where an ETag tied all ranges to one version of the object, `weak`
-            where equal ETag, Last-Modified and size had to do, `none` where the bytes came in a
-            single answer.
-        length_known: False where the body ended by the connection closing, so that nothing but
-            the server's good faith says that it was whole.
-        single_stream: True where everything came in one stream, because the server serves no
-            ranges, or none that can be used.
-        shared: True where another process on the same destination did the work.
-        skipped: True where it was there already and nothing was fetched: it has the checksum, an
-            earlier run of the same manifest finished it, or it was to be left as it is.
-        requests: requests made for it by this run, redirects and failed ones included.
-        members: of an archive that was extracted, the names of the members written but for folders,
-            in the archive's order; empty where `shared`.
+        validator: how sure it is that all ranges are of one version: `strong` if a strong ETag says
+            so (RFC 9110, 8.8.1), `weak` if only ETag, Last-Modified and size agree, `none` if the
+            bytes came in one answer.
+        length_known: False if the body ended when the server closed the connection, so that a
+            cut-off would go unnoticed (RFC 9112, 8).
+        single_stream: True if everything came in one stream, because the server has no usable range
+            requests.
+        shared: True if another process was downloading to the same destination and did the work.
+        skipped: True if nothing was fetched: the file was there with the expected checksum, was
+            finished by an earlier run of the manifest, or was to be left as it is.
+        requests: requests made in this run, including redirects and failures.
+        members: names of the extracted members without folders, in the archive's order; empty if
+            `shared`.
     """
 
     url: str
@@ -58,7 +59,13 @@ class DownloadResult:
 
 @dataclass(frozen=True)
 class DownloadFailure:
-    """One file of several that could not be had."""
+    """A file of several that could not be downloaded.
+
+    Attributes:
+        url: the URL as given, with secrets redacted.
+        dest: the destination as given.
+        error: why it failed.
+    """
 
     url: str
     dest: str

@@ -229,7 +229,7 @@ def test_a_dtype_that_numpy_has_not_is_named_and_does_not_hinder_others(
     size = {"F4": 4, "F6_E2M3": 6}.get(dtype, 5)
     made = {"strange": Made(dtype, [8], bytes(size)), "usual": floats(4)}
     path = at(tmp_path, file_of(made))
-    with pytest.raises(MissingPackageError, match=f"{dtype}.*strange"):
+    with pytest.raises(MissingPackageError, match=f"strange.*{dtype}"):
         loaded(path, cache)
     assert same(loaded(path, cache, only=["usual"]), {"usual": made["usual"]})
 
