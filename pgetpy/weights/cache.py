@@ -141,9 +141,6 @@ class WeightsDownloadCache(Maintenance):
             hf_api_token: the token for the Hugging Face Hub.
             civitai_api_token: the token for Civitai.
 
-        Returns:
-            The path of a file, or of a folder if `wanted` is `folder`.
-
         Raises:
             NotWeightsError: the server sent something other than weights.
             CacheFullError: there is not enough space, and nothing that may be evicted.
@@ -272,8 +269,7 @@ class WeightsDownloadCache(Maintenance):
     def lookup(self, url: str, **options: Unpack[ReferenceOptions]) -> Path | None:
         """Return the path if `url` is cached, None if not; makes no request.
 
-        An entry that was fetched with another token counts as a miss until `ensure` has shown that
-        this caller's token opens it.
+        An entry fetched with another token is a miss until `ensure` shows that this token opens it.
 
         Args:
             url: see `ensure`.
@@ -308,11 +304,11 @@ class WeightsDownloadCache(Maintenance):
         """Ensure several objects in parallel, and keep each until its lease is released.
 
         Args:
-            urls: see `ensure`.
-            options: `wanted`, patterns and tokens for all of them; see `ensure`.
+            urls: see `ensure_many`.
+            options: see `ensure_many`.
 
         Raises:
-            PgetError: the first failure; the other downloads are stopped and all leases released.
+            PgetError: the first failure; the others are stopped and all leases released.
         """
         references = [self._allowed(url, **options) for url in urls]
         with contextlib.ExitStack() as stack:
