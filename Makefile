@@ -6,6 +6,8 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 # torch and what comes with it is over a GB, so that the tests of predictors have a place of their own.
 PREDICTORS := .venv-predictors
+# mkdocs brings packages that nothing else needs.
+DOCS := .venv-docs
 ARGS :=
 # Each process of the tests would compile all of them anew where the environment forbids to keep that.
 export PYTHONDONTWRITEBYTECODE :=
@@ -13,7 +15,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # ARGS runs them one by one (for --pdb, and for what they print).
 SIDE_BY_SIDE := -n 3 --dist worksteal
 
-.PHONY: help setup demo test check soak test-predictors bench docs-options dist clean
+.PHONY: help setup demo test check soak test-predictors bench docs docs-options dist clean
 
 help: ## name the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +27,10 @@ $(READY): pyproject.toml scripts/setup.sh
 
 $(PREDICTORS)/.ready: pyproject.toml scripts/setup.sh
 	@PYTHON='$(PYTHON)' scripts/setup.sh $(PREDICTORS) predictors
+	@touch $@
+
+$(DOCS)/.ready: pyproject.toml scripts/setup.sh
+	@PYTHON='$(PYTHON)' scripts/setup.sh $(DOCS) docs
 	@touch $@
 
 setup: $(READY) ## make .venv with the package and its tools (PYTHON=... chooses the interpreter)
@@ -51,13 +57,17 @@ test-predictors: $(PREDICTORS)/.ready ## run the tests with torch, diffusers and
 bench: $(READY) ## time pgetpy against its peers and write docs/bench.md (ARGS="--list" for the cases)
 	@$(PY) -m scripts.bench $(if $(ARGS),$(ARGS),--docs)
 
-docs-options: $(READY) ## write docs/options.md from the tables of options and commands
+docs: $(DOCS)/.ready ## build the documentation into site/ (open site/index.html)
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs --quiet build --strict
+
+docs-options: $(READY) ## write docs/options.md and the man page from the tables of options and commands
 	@$(PY) -m scripts.options
+	@$(PY) -m scripts.manual
 
 dist: $(READY) ## build the wheel and the source distribution into dist/
 	@rm -rf dist
 	@$(PY) -m build --outdir dist .
 
 clean: ## remove everything that was made
-	@rm -rf $(VENV) $(PREDICTORS) .bench dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(PREDICTORS) $(DOCS) .bench dist site build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

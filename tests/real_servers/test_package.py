@@ -139,13 +139,14 @@ def url(tmp_path: Path) -> Iterator[str]:
         server.terminate()
 
 
-def test_the_wheel_holds_the_package_its_types_and_its_licence_and_nothing_else(
+def test_the_wheel_holds_the_package_its_types_its_licence_and_its_manual_alone(
     wheel: Path,
 ) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.partition("/")[0] for name in names}
-    assert len(tops) == 2
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"pgetpy"}
+    assert {top for top in tops if not top.endswith((".dist-info", ".data"))} == {"pgetpy"}
+    data = [name for name in names if ".data/" in name]
+    assert [name.partition(".data/")[2] for name in data] == ["data/share/man/man1/pgetpy.1"]
     assert "pgetpy/py.typed" in names
     assert any(name.endswith("LICENSE") for name in names)
 
@@ -154,7 +155,8 @@ def test_the_sdist_holds_what_building_and_testing_need(built: Path) -> None:
     [path] = built.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    needed = {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "Makefile"}
+    needed = {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "Makefile", "SECURITY.md"}
+    needed |= {"man/pgetpy.1", "mkdocs.yml", "docs/index.md"}
     assert needed <= names
     assert {"pgetpy/__init__.py", "tests/conftest.py", "scripts/origin.py"} <= names
     assert not any(name.startswith((".venv", ".bench", "dist")) for name in names)

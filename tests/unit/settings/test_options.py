@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ from pgetpy.settings import (
 from pgetpy.settings.command_options import CommandOptions, hub_cache_dir
 from pgetpy.settings.options import Option
 from pgetpy.sources.table import SOURCES
+from scripts import manual
 from scripts.options import page
 
 PACKAGE = Path(pgetpy.__file__).parent
@@ -207,3 +209,10 @@ def test_no_option_lacks_an_explanation() -> None:
 def test_the_page_of_options_is_up_to_date() -> None:
     written = PACKAGE.parent / "docs" / "options.md"
     assert written.read_text() == page(), "make docs-options writes it anew"
+
+
+def test_the_man_page_is_up_to_date_and_escapes_what_roff_reads() -> None:
+    written = (PACKAGE.parent / "man" / "pgetpy.1").read_text()
+    assert written == manual.page(), "make docs-options writes it anew"
+    bodies = [line for line in written.splitlines() if not line.startswith((".", "'"))]
+    assert not [line for line in bodies if re.search(r"(?<!\\)--", line)]
