@@ -1,4 +1,4 @@
-"""What is learnt about content after it was published: its digest, and whether it still is that."""
+"""What is learned about content after it was published: its digest, and whether it is undamaged."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from pgetpy.core.cache.records import State, fact, parse_record
 
 
 class Verdict(Enum):
-    """What a look at all bytes of an entry says."""
+    """The result of reading all bytes of an entry."""
 
     SOUND = "sound"
     DAMAGED = "damaged"
-    UNKNOWN = "unknown"  # there is no digest to compare with: it was never computed
+    UNKNOWN = "unknown"  # no digest was recorded to compare with
     MISSING = "missing"
     STOPPED = "stopped"
 
 
 class EntryVerifier:
-    """Hashes content of one cache and notes what that says."""
+    """Hashes the content of one cache and notes the results."""
 
     def __init__(self, layout: CachePaths, publisher: Publisher) -> None:
         self._layout = layout
         self._publisher = publisher
 
     def settle(self, key: str, stop: Callable[[], bool], *, fsync: bool) -> Entry | None:
-        """Compute the digest of `key` if it is not known, and bring the entry to stable storage.
+        """Compute the digest of `key` if it is missing, and flush the entry to stable storage.
 
-        The digest of content that was written since it was published would bless what is not what
-        arrived: it stays unknown.
+        If the content was written to after it was published, its digest stays unknown: recording
+        one would bless bytes that are not those that arrived.
 
         Returns:
-            The entry as it is then; None where it is gone, or `stop` said so.
+            The entry afterwards; None if it is gone or `stop` returned True.
         """
         entry = look_up(self._layout, key)
         if entry is None or entry.state is not State.SOUND:
@@ -59,12 +59,12 @@ class EntryVerifier:
         return look_up(self._layout, key)
 
     def note_digest(self, entry: Entry, digest: str) -> None:
-        """The content of `entry` was shown to be what it should be, and hashes to `digest`."""
+        """Record the digest of `entry`, which the caller has proven to be right."""
         if self._append(entry, fact("digest", digest)) and not entry.record.folder:
             self._publisher.share(entry.record, digest)
 
     def verify(self, key: str, stop: Callable[[], bool]) -> Verdict:
-        """Hash the content of `key` and compare; what is found is noted in the record."""
+        """Hash the content of `key`, compare it, and note the result in its record."""
         entry = look_up(self._layout, key)
         if entry is None:
             return Verdict.MISSING
@@ -96,16 +96,16 @@ class EntryVerifier:
                 found.reason = f"holds damaged content at {entry.path}, and cannot note that"
                 raise found from None
         if entry.record.digest and not entry.record.folder:
-            # What is fetched in its place must not be made one with it.
+            # Its replacement must not be linked to it.
             discard(digest_path(self._layout, entry.record.digest))
         return Verdict.DAMAGED
 
     def _append(self, entry: Entry, learnt: bytes) -> bool:
-        """Append to the record of just this content; False where another stands there."""
+        """Append to the record of exactly this content; False if it was replaced."""
         try:
             with open_to_append(self._layout, entry.key) as fd:
-                standing = parse_record(read_all(fd))
-                if standing is None or standing.generation != entry.record.generation:
+                present = parse_record(read_all(fd))
+                if present is None or present.generation != entry.record.generation:
                     return False
                 append(fd, learnt)
                 return True
@@ -114,5 +114,5 @@ class EntryVerifier:
 
 
 def _is_as_published(entry: Entry) -> bool:
-    """Whether nobody has written to the content since it was published, so far as one can see."""
+    """Whether the content is unchanged since it was published, as far as file times show."""
     return bool(entry.record.arrived) and stamp_of(entry.path) == entry.record.arrived

@@ -1,4 +1,4 @@
-"""What is in a cache: records read, content found, digests of files and folders."""
+"""The contents of a cache: reading records, finding content, hashing files and folders."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from pgetpy.core.cache.records import Record, State, parse_record
 from pgetpy.system.file_locks import boot_id
 from pgetpy.system.filesystem import sync_file
 
-# Read at once; asking for much more would make a buffer that costs more than all the rest.
+# Enough for nearly every record. A larger buffer would cost more to allocate than the rest of a
+# lookup.
 _USUAL_RECORD = 8192
 _BLOCK = 1 << 20
-# Of the clock of kernels that tick a hundred times a second, and some more.
+# Kernels update the clock of file times at least a hundred times a second.
 _LONGEST_TICK = 0.02
 
 
@@ -27,8 +28,8 @@ class Entry:
     """An entry whose content was there a moment ago.
 
     Attributes:
-        state: hand it out as it is only if that is SOUND.
-        lower: whether it stands in a lower tier, which is only read.
+        state: use the content as it is only if this is SOUND.
+        lower: whether it is in a lower cache, which is read-only.
     """
 
     record: Record
@@ -50,9 +51,10 @@ class Row:
     """An entry as a scan finds it.
 
     Attributes:
-        folded: when it was used, so far as its record tells.
+        folded: its last use as far as its record tells, in nanoseconds.
         mark: the inode of its record.
-        inode: what its bytes are counted by; `names` is how many names that has.
+        inode: the device and inode of its content, by which bytes are counted.
+        names: how many hard links that inode has.
     """
 
     record: Record
@@ -65,11 +67,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Contents:
-    """All of a cache.
+    """All contents of a cache.
 
     Attributes:
-        orphans: content that no record names, with its keys.
-        broken: keys of records without content, or that make no sense.
+        rows: its entries.
+        orphans: content without a record, as key and path.
+        broken: keys of records that are invalid or have no content.
     """
 
     rows: list[Row]
@@ -78,7 +81,7 @@ class Contents:
 
 
 def read_record(path: str) -> Record | None:
-    """Return the record at `path`; None where there is none that makes sense."""
+    """Return the record at `path`; None if there is no valid one."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -92,7 +95,7 @@ def read_record(path: str) -> Record | None:
 
 
 def read_all(fd: int) -> bytes:
-    """Return what is in a small file."""
+    """Return all bytes of a small open file."""
     data = part = os.read(fd, _USUAL_RECORD)
     while len(part) == _USUAL_RECORD:
         part = os.read(fd, _USUAL_RECORD)
@@ -101,12 +104,12 @@ def read_all(fd: int) -> bytes:
 
 
 def content_path(layout: CachePaths, record: Record) -> str:
-    """Return where the content of `record` is."""
+    """Return the path of the content of `record`."""
     return layout.content(record.key, record.generation, record.name)
 
 
 def look_up(layout: CachePaths, key: str, *, lower: bool = False) -> Entry | None:
-    """Return the entry under `key` if its content is there and has its size."""
+    """Return the entry under `key`, if its content is there."""
     record = read_record(layout.record(key))
     if record is None or record.key != key:
         return None
@@ -124,10 +127,11 @@ def look_up(layout: CachePaths, key: str, *, lower: bool = False) -> Entry | Non
 
 
 def scan(layout: CachePaths, beginning: str = "") -> Contents:
-    """Return all entries, and what is left of entries that are gone.
+    """Return all entries, and the leftovers of others.
 
     Args:
-        beginning: two digits of the keys to look at; all where it is empty.
+        layout: the cache.
+        beginning: the first two digits of the keys to look at; empty for all.
     """
     rows: list[Row] = []
     orphans: list[tuple[str, str]] = []
@@ -211,10 +215,10 @@ def digest_of(path: Path, stop: Callable[[], bool] = lambda: False) -> str | Non
 
 
 def wait_for_tick(path: Path) -> None:
-    """Wait until whoever writes to a file, or to any in a folder, gives it another time.
+    """Wait until a later write to the file or folder would get a later time.
 
-    File systems tell times by a clock that ticks every few milliseconds: nobody is given the path
-    before the next tick.
+    File times come from a coarse clock that ticks every few milliseconds. A write within the same
+    tick would not show, so the path is given out only after the next one.
     """
     latest = max((os.lstat(below).st_ctime_ns for below in _files_at(path)), default=0)
     deadline = time.monotonic() + _LONGEST_TICK
@@ -223,14 +227,16 @@ def wait_for_tick(path: Path) -> None:
 
 
 def _ticks() -> int:
-    """Return the time in nanoseconds by the clock that files are marked by."""
+    """Return the time of the coarse clock that file times come from, in nanoseconds."""
     coarse = getattr(time, "CLOCK_REALTIME_COARSE", time.CLOCK_REALTIME)
     return time.clock_gettime_ns(coarse)
 
 
 def stamp_of(path: Path) -> str:
-    """Return what tells later whether a file, or any in a folder, has been written since: their
-    times of change, which nobody can set."""
+    """Return a hash by which later writes to a file or folder show.
+
+    It covers change times (ctime), which programs cannot set.
+    """
     whole = hashlib.sha256()
     for below in sorted(_files_at(path)):
         status = os.lstat(below)
@@ -245,7 +251,7 @@ def _files_at(path: Path) -> Iterator[Path]:
 
 
 def flush(path: Path) -> None:
-    """Bring a file, or all of a folder, to stable storage."""
+    """Flush a file, or everything in a folder, to stable storage."""
     for target in (path, *(all_in(path) if path.is_dir() else ())):
         if not target.is_symlink():
             fd = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
@@ -267,13 +273,13 @@ def _hash_of(path: Path, stop: Callable[[], bool]) -> str | None:
 
 
 def files_in(folder: Path) -> Iterator[Path]:
-    """Yield all below `folder` that is no folder; a link to one is none."""
+    """Yield everything below `folder` except folders. A link to a folder counts as a file."""
     for here, folders, names in os.walk(folder):
         links = [name for name in folders if os.path.islink(os.path.join(here, name))]
         yield from (Path(here, name) for name in (*names, *links))
 
 
 def all_in(folder: Path) -> Iterator[Path]:
-    """Yield all below `folder`."""
+    """Yield everything below `folder`."""
     for here, folders, names in os.walk(folder):
         yield from (Path(here, name) for name in (*folders, *names))

@@ -1,4 +1,8 @@
-"""Room made before it is needed: entries leave in the order of core/cache/eviction, or none do."""
+"""Making room before it is needed: entries are evicted in the order that core/cache/eviction
+decides.
+
+If evicting everything that may go would not make enough room, nothing is evicted.
+"""
 
 from __future__ import annotations
 
@@ -29,17 +33,17 @@ from pgetpy.errors import CacheFullError
 from pgetpy.system import polling
 from pgetpy.system.filesystem import free_bytes
 
-# Nanoseconds for which what was handed out is likely to be loaded right now.
+# For this many nanoseconds, an entry that was given out is probably still being loaded.
 JUST_NOW = 60_000_000_000
-# What is being handed out while room is made stays, and others have to go in its place.
+# Entries that are given out while room is made are kept, and others must be chosen instead.
 _ROUNDS = 4
-# Some file systems give room back a little after the file is gone.
+# Some file systems free the space a little after the file is gone.
 _GAIN_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a cache keeps to: bytes that stay free on its disk, and bytes it has at most."""
+    """The limits of a cache: bytes to leave free on its disk, and bytes that it may use."""
 
     min_disk_free: int = 0
     max_bytes: int | None = None
@@ -47,7 +51,12 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Survey:
-    """The cache and its disk at one moment; `goal` is what is short."""
+    """The cache and its disk at one moment.
+
+    Attributes:
+        room: the bytes that can be written now, by the cache's limit and on the disk.
+        goal: the bytes that are missing.
+    """
 
     contents: Contents
     candidates: list[Candidate]
@@ -68,13 +77,14 @@ class Evictor:
     clock: Clock
 
     def make_room(self, needed: int, claim: Claim | None = None) -> int:
-        """See that `needed` bytes can be written; return the bytes of entries that had to leave.
+        """Make sure that `needed` bytes can be written; return the bytes of evicted entries.
 
         Args:
-            claim: whose need it is: what it has already and has reserved is not counted twice.
+            needed: bytes.
+            claim: the fetch that needs them; what it has written or reserved is not counted twice.
 
         Raises:
-            CacheFullError: that cannot be, and nothing has left; or what left gave no room.
+            CacheFullError: that is impossible, and nothing was evicted; or evicting freed no space.
         """
         if self.bounds.max_bytes is None and self._disk_short(needed, claim) <= 0:
             return 0
@@ -84,7 +94,7 @@ class Evictor:
             return self._make_room(needed, claim)
 
     def candidates(self, contents: Contents) -> tuple[list[Candidate], dict[str, int]]:
-        """Return the entries as who decides sees them, and the uses by living processes."""
+        """Return the entries as candidates for eviction, and the uses by living processes."""
         uses = self.remover.uses()
         held = self.remover.pinned() | self.watch.leased().keys()
         just = self.clock.now() - JUST_NOW
@@ -115,7 +125,7 @@ class Evictor:
         taken = 0
         for rounds in count(1):
             survey = self._survey(needed, claim)
-            # What nobody has a name for goes before any entry has to.
+            # Leftovers go before any entry has to.
             if not survey.goal.met and self.fills.sweep() + self.tidy(survey.contents):
                 survey = self._survey(needed, claim)
             if survey.goal.met:
@@ -130,7 +140,7 @@ class Evictor:
         raise AssertionError("unreachable")
 
     def tidy(self, contents: Contents) -> int:
-        """Take away content that no record names, and records without; return how many."""
+        """Remove content without record and records without content; return how many."""
         gained = 0
         since = self.clock.now() - JUST_NOW
         for key, path in contents.orphans:
@@ -152,7 +162,7 @@ class Evictor:
         return Survey(contents, found, uses, room, goal)
 
     def _evict(self, chosen: list[Group], survey: Survey, gains: Gains) -> int:
-        """Take `chosen` away until that is seen to be no use; return their bytes."""
+        """Evict `chosen`, until that turns out to free no space; return their bytes."""
         rows = {row.record.key: row for row in survey.contents.rows}
         budget = survey.goal.budget
         taken = 0
@@ -172,7 +182,7 @@ class Evictor:
         return taken
 
     def _gained(self, before: int, expected: int) -> int:
-        """Return by how much the disk's free bytes rose, once that is what was expected."""
+        """Return by how much the free space grew, as soon as it is about what was expected."""
         waited = 0.0
         while True:
             gained = free_bytes(self.layout.root / "entries") - before
@@ -186,14 +196,14 @@ class Evictor:
         return needed + self.bounds.min_disk_free + self._reserved(claim) - free
 
     def _reserved(self, claim: Claim | None) -> int:
-        """Return the bytes that others were promised room for and have still to write."""
+        """Return the bytes that were promised to other fetches and are still to be written."""
         return sum(
             max(0, progress.reserved - bytes_at(os.fspath(folder)))
             for progress, folder in self.fills.others(claim)
         )
 
     def _loose(self, contents: Contents) -> int:
-        """Return the bytes that are no entry's: on their way, or left over."""
+        """Return the bytes that belong to no entry: being fetched, or left over."""
         partial = self.layout.at("partial")
         loose = [self.layout.at("partial", name) for name in names_in(partial)]
         loose += [path for _, path in contents.orphans]
@@ -209,7 +219,7 @@ class Evictor:
         return CacheFullError(root, needed, max(0, room), held, cause=cause)
 
     def _held(self, rows: list[Row], claim: Claim | None) -> tuple[tuple[str, int], ...]:
-        """Return who holds how many bytes, the most first."""
+        """Return who holds how many bytes, the largest first."""
         leased, pinned = self.watch.leased(), self.remover.pinned()
         found: dict[str, dict[tuple[int, int], int]] = {}
         for row in rows:

@@ -1,9 +1,12 @@
-"""One process fetches an entry, the others wait for it: a lock for each key.
+"""Claims: one process fetches an entry while the others wait.
 
-The lock saves work and carries no correctness. Where locks exclude, the kernel lets go of a dead
-filler's, and the next one goes on in the folder it has left. Elsewhere a claim is a file that names
-its filler; whoever finds it dead takes the claim over, should two do so at once both fetch, each in
-a folder of its own, and the entry appears by rename: one of the two, whole.
+A claim saves work; correctness does not depend on it. If two processes fetch the same entry, each
+publishes a complete one by rename, and the second replaces the first.
+
+Where file locks work, a claim is a lock on `fills/KEY`. The kernel releases it when the process
+dies, and the next one continues in the folder that was left. Where they do not, a claim is a file
+that names its process. If that process is found dead, its claim is taken over. Two processes may do
+so at once: then both fetch, each into a folder of its own.
 """
 
 from __future__ import annotations
@@ -28,13 +31,14 @@ _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 @dataclass(frozen=True)
 class FillProgress:
-    """How far a filler has come.
+    """The content of a claim file: who fetches, and how far it is.
 
     Attributes:
-        owner: its holder.
-        token: tells this filling from others by the same holder.
-        done: bytes that have come, of `total`; 0 where that is not known.
-        reserved: bytes for which room was made.
+        owner: the id of the lease file of the process.
+        token: tells this claim from others of the same process.
+        done: bytes fetched.
+        total: bytes in all; 0 if unknown.
+        reserved: bytes that room was made for.
     """
 
     owner: str
@@ -45,10 +49,10 @@ class FillProgress:
 
 
 class Claim:
-    """The right to fetch one entry, held until `release`.
+    """The right to fetch one entry, until `release`.
 
     Attributes:
-        folder: where to fetch it to; what an earlier filler has left may be there.
+        folder: where to fetch it to. It may hold what an earlier process left.
     """
 
     def __init__(
@@ -66,13 +70,13 @@ class Claim:
         return self._fd >= 0
 
     def tell(self, progress: FillProgress) -> None:
-        """Show those who wait how far it has come."""
+        """Show the waiting processes how far the fetch is."""
         self.progress = progress
         with contextlib.suppress(OSError):
             os.pwrite(self._fd, _line_of(progress), 0)
 
     def release(self, *, keep: bool) -> None:
-        """Let the next one in; `keep` what has been fetched for it."""
+        """Give the claim up, and `keep` what was fetched for the next process."""
         if self._fd < 0:
             return
         fd, self._fd = self._fd, -1
@@ -85,19 +89,19 @@ class Claim:
             os.close(fd)
 
     def abandon(self) -> None:
-        """Let go without a word: this is the copy of a process that lives on."""
+        """Forked child: close the file, but do not release the claim; it is the parent's."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def __del__(self) -> None:
-        # Who forgot it must not keep others out for as long as his process lives.
+        # A forgotten claim must not block others for the life of its process.
         with contextlib.suppress(OSError):
             self.release(keep=True)
 
 
 class Fills:
-    """The claims of one store, and what is known of those of others."""
+    """The claims of one store, and those of other processes."""
 
     def __init__(
         self, layout: CachePaths, holder: LeaseFile, watch: LivenessMonitor, *, locks: bool
@@ -107,11 +111,11 @@ class Fills:
         self._watch = watch
         self._locks = locks
         self._claims: weakref.WeakValueDictionary[str, Claim] = weakref.WeakValueDictionary()
-        # Claims that others may see before they are among those.
+        # Claims in the making: visible to others already, but not yet in `_claims`.
         self._claiming: set[str] = set()
 
     def claim(self, key: str) -> Claim | None:
-        """Take the right to fetch `key`; None where another has it."""
+        """Take the right to fetch `key`; None if another process has it."""
         self._holder.stand()
         progress = FillProgress(self._holder.owner, token())
         self._claiming.add(progress.token)
@@ -127,16 +131,16 @@ class Fills:
         return claim
 
     def progress(self, key: str) -> FillProgress | None:
-        """Return how far the filler of `key` says to have come; it may be dead."""
+        """Return what the claim on `key` says. Its process may be dead."""
         return read_progress(self._layout.at("fills", key))
 
     def busy(self, key: str) -> bool:
-        """Whether somebody alive is at work on `key`."""
+        """Whether a living process is fetching `key`."""
         progress = self.progress(key)
         return progress is not None and self._at_work(progress)
 
     def others(self, claim: Claim | None) -> list[tuple[FillProgress, Path]]:
-        """Return the living fillers but `claim`, and their folders."""
+        """Return the living claims other than `claim`, with their folders."""
         found = []
         for key in names_in(self._layout.at("fills")):
             progress = self.progress(key)
@@ -147,7 +151,7 @@ class Fills:
         return found
 
     def sweep(self, written_before: float = math.inf) -> int:
-        """Take away what dead fillers wrote before that time; return the bytes gained."""
+        """Remove what dead processes fetched before `written_before`; return the bytes freed."""
         gained = 0
         for name in names_in(self._layout.at("partial")):
             folder = self._layout.at("partial", name)
@@ -161,13 +165,13 @@ class Fills:
         return gained
 
     def abandon(self) -> None:
-        """Let go of all without a word: this is the copy of a process that lives on."""
+        """Forked child: close all claims, but do not release them; they are the parent's."""
         for claim in list(self._claims.values()):
             claim.abandon()
 
     def _folder(self, key: str, progress: FillProgress) -> Path:
-        """Return where the filler of `key` fetches it to."""
-        # Without locks another may be at work on the same key without being seen.
+        """Return the folder that `key` is fetched to."""
+        # Without locks, two processes may fetch the same key unseen.
         own = "" if self._locks else f".{progress.owner}.{progress.token}"
         return Path(self._layout.at("partial", f"{key}{own}"))
 
@@ -189,7 +193,7 @@ class Fills:
         return True
 
     def _forget(self, key: str) -> None:
-        """Take away the claim on `key` of a filler that is dead."""
+        """Remove the claim on `key` if its process is dead."""
         path = self._layout.at("fills", key)
         if self._locks:
             if (fd := self._lock_file(key)) is not None:
@@ -202,14 +206,14 @@ class Fills:
         away = self._layout.scratch(self._holder.owner)
         os.rename(path, away)
         try:
-            if read_progress(away) != found:  # somebody has taken it over meanwhile
+            if read_progress(away) != found:  # another process took it over meanwhile
                 os.link(away, path)
         finally:
             discard(away)
 
     def _at_work(self, progress: FillProgress) -> bool:
         if progress.owner == self._holder.owner:
-            # An object that nobody has any more gives its claim back at an unknown time.
+            # A claim object without references is finalised at an unknown time.
             if progress.token in self._claiming:
                 return True
             claim = self._claims.get(progress.token)
@@ -217,7 +221,7 @@ class Fills:
         return self._watch.alive(progress.owner)
 
     def _lock_file(self, key: str) -> int | None:
-        """Return the locked file of `key`; None where another has locked it."""
+        """Return the locked claim file of `key`; None if another process has it locked."""
         path = self._layout.at("fills", key)
         while True:
             fd = os.open(path, _FLAGS, 0o666)
@@ -233,7 +237,7 @@ class Fills:
                     os.close(fd)
 
     def _claim_name(self, key: str, progress: FillProgress) -> int | None:
-        """Return the file that says that `key` is ours; None where it is another's, who lives."""
+        """Return our claim file on `key`; None if a living process has the claim."""
         path = self._layout.at("fills", key)
         own = self._layout.scratch(self._holder.owner)
         fd = os.open(own, _FLAGS | os.O_EXCL, 0o666)
@@ -249,10 +253,10 @@ class Fills:
 
     def _put(self, own: str, path: str) -> bool:
         while not move_if_free(own, path):
-            standing = read_progress(path)
-            if standing is None and not os.path.lexists(path):
-                continue  # given back meanwhile, and perhaps another's by now
-            if standing is not None and self._at_work(standing):
+            present = read_progress(path)
+            if present is None and not os.path.lexists(path):
+                continue  # released meanwhile, and perhaps claimed again by now
+            if present is not None and self._at_work(present):
                 return False
             os.replace(own, path)
             break
@@ -260,7 +264,7 @@ class Fills:
 
 
 def read_progress(path: str) -> FillProgress | None:
-    """Return what a filler has told in the file at `path`; None where that makes no sense."""
+    """Return the content of the claim file at `path`; None if it is invalid."""
     try:
         with open(path, "rb") as file:
             owner, mark, *numbers = file.read(_LENGTH).decode("ascii").split()
@@ -270,8 +274,7 @@ def read_progress(path: str) -> FillProgress | None:
 
 
 def allocated(path: Path) -> tuple[int, float]:
-    """Return the bytes that a file, or what is in a folder, takes on the disk, and when something
-    of it was written."""
+    """Return the disk space of a file or a folder's contents, and the latest modification time."""
     own = os.lstat(path)
     size = 0 if stat.S_ISDIR(own.st_mode) else getattr(own, "st_blocks", 0) * 512
     latest = own.st_mtime
@@ -284,7 +287,7 @@ def allocated(path: Path) -> tuple[int, float]:
 
 
 def bytes_at(path: str) -> int:
-    """Return the bytes that what stands at `path` takes on the disk; 0 where nothing does."""
+    """Return the disk space of what is at `path`; 0 if there is nothing."""
     try:
         return allocated(Path(path))[0]
     except OSError:

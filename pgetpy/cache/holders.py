@@ -1,13 +1,21 @@
-"""Who uses the cache: one file a process, with its leases, and how to tell that it still lives.
+"""Leases: one file a process, and how to tell whether that process is still alive.
 
-A lease keeps an entry where it is, by this order of steps. Who leases writes the lease, then looks
-whether the entry's record is in its place. Who evicts takes the record away, then reads the leases,
-then takes the content. Whichever of the two comes second sees the other and backs off.
+A lease keeps an entry from being evicted, without any lock between the two sides:
 
-A process number says something only to those on the same machine in the same pid namespace, and
-containers share volumes. So the evidence is a lock on the file, which the kernel lets go of; where
-locks exclude nobody, or the file is another machine's, it is the file's time of change, which its
-owner sets every few seconds.
+   the process that leases            the process that evicts
+   1 write the key to its file        1 move the record away
+   2 is the record in its place?      2 read all lease files
+       yes: use the content               key found: put the record back
+       no:  a miss, or wait               not found: delete the content
+
+Whichever takes its second step last sees the first step of the other. If both see each other, both
+back off, which costs a moment and never an entry that is in use.
+
+A lease must not outlive its process. A process id proves nothing, since containers with pid
+namespaces of their own, and other machines, share volumes. The evidence is a lock on the lease
+file, which the kernel releases when the process dies. Where locks do not work, or the file is
+another machine's, it is the file's modification time, which its owner sets every few seconds (the
+heartbeat).
 """
 
 from __future__ import annotations
@@ -32,10 +40,10 @@ from pgetpy.system.file_locks import boot_id, try_lock
 from pgetpy.system.thread_limit import start_thread
 
 BEAT_SECONDS = 5.0
-# Whoever was watched for so long without a beat is dead: the interpreter's lock may be held for
-# seconds by a library that loads a model.
+# Watched this long without a heartbeat, a process counts as dead. It is long because a library that
+# loads a model may hold the interpreter lock for seconds.
 EXPIRY_SECONDS = 30.0
-# ... and whoever did not beat for so long needs no watching.
+# Without a heartbeat for this long it counts as dead at first sight, unwatched.
 ABANDONED_SECONDS = 600.0
 
 _HEADER = 1024
@@ -48,7 +56,7 @@ _ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class Process:
-    """Who a holder is: `namespace` and `started` make `pid` mean one process of boot `boot`."""
+    """The process of a lease file. `boot`, `namespace` and `started` make `pid` unambiguous."""
 
     pid: int
     host: str
@@ -62,14 +70,17 @@ class Process:
 
 @dataclass(frozen=True)
 class LeaseRecord:
-    """What a holder's file says: its process, and the keys it has leased."""
+    """The content of a lease file: its process, and the keys that it has leased."""
 
     process: Process
     keys: frozenset[str]
 
 
 class LeaseFile:
-    """The file of this process. It stands from the first lease or use to `close`."""
+    """The lease file of this process. It exists from the first lease or use until `close`.
+
+    Format: a header with the `Process` as JSON, then slots of 32 bytes, each a key or zeros.
+    """
 
     def __init__(self, layout: CachePaths, owner: str) -> None:
         self.owner = owner
@@ -83,7 +94,7 @@ class LeaseFile:
         self._stop.set()
 
     def stand(self) -> None:
-        """See that the file is there; it was taken away if the whole cache was."""
+        """Make sure that the file exists; it is deleted if someone deletes the whole cache."""
         with self._lock:
             if self._fd >= 0:
                 if os.fstat(self._fd).st_nlink:
@@ -97,7 +108,7 @@ class LeaseFile:
                 self._start()
 
     def lease(self, key: str) -> None:
-        """Write down that `key` is in use, once more."""
+        """Add a lease of `key`. It counts: each lease needs its own release."""
         with self._lock:
             self.stand()
             if not self._leases[key]:
@@ -108,12 +119,12 @@ class LeaseFile:
             self._leases[key] += 1
 
     def release(self, key: str) -> None:
-        """Take one lease of `key` back."""
+        """Take back one lease of `key`."""
         with self._lock:
             self._leases[key] -= 1
             if self._leases[key] > 0:
                 return
-            del self._leases[key]  # below 0 where all was closed before
+            del self._leases[key]  # below 0 if `close` came first
             slot = self._slots.pop(key, None)
             if slot is not None:
                 self._vacant.append(slot)
@@ -121,14 +132,14 @@ class LeaseFile:
                     self._write(slot, _FREE)
 
     def beat(self) -> None:
-        """Show that this process lives."""
+        """Show that this process is alive."""
         with self._lock, contextlib.suppress(OSError):
             if self._fd >= 0:
                 self.stand()
                 os.utime(self._fd)
 
     def close(self) -> None:
-        """Take the file away: this process holds nothing any more."""
+        """Remove the file: this process holds nothing any more."""
         with self._lock:
             self._stop.set()
             self._leases.clear()
@@ -142,8 +153,8 @@ class LeaseFile:
             self._fd = -1
 
     def abandon(self) -> None:
-        """Close, but do not release: this is a forked child, and its parent lives on."""
-        self._lock = threading.RLock()  # a thread that is not here any more may have held it
+        """Forked child: close the file, but release nothing; the leases are the parent's."""
+        self._lock = threading.RLock()  # in the parent, another thread may have held it
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -161,12 +172,12 @@ class LeaseFile:
             try:
                 self._fd = self._create(head + slots)
                 return
-            except FileNotFoundError:  # taken for what a dead process left
+            except FileNotFoundError:  # swept away as a dead process's
                 if attempt >= _ATTEMPTS:
                     raise
 
     def _create(self, data: bytes) -> int:
-        # Locked before it gets its name: it is never seen there without.
+        # Locked before it is renamed into place, so that it never appears there unlocked.
         path = self._layout.scratch(self.owner)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
@@ -189,7 +200,7 @@ class LeaseFile:
         try:
             start_thread(_keep_beating, name, weakref.ref(self), stop, tries=1)
         except ThreadLimitError:
-            # Each lease beats then, and tries again to start one.
+            # No thread to be had: each lease then beats once, and tries again to start one.
             with contextlib.suppress(OSError):
                 os.utime(self._fd)
         else:
@@ -206,10 +217,12 @@ def _keep_beating(holder: weakref.ref[LeaseFile], stop: threading.Event) -> None
 
 
 class LivenessMonitor:
-    """Tells which holders live.
+    """Tells which processes with lease files are alive.
 
     Args:
-        locks: whether locks exclude where the cache is.
+        layout: the cache.
+        locks: whether file locks work on its file system.
+        monotonic: the clock, in seconds.
     """
 
     def __init__(
@@ -221,7 +234,7 @@ class LivenessMonitor:
         self._seen: dict[str, tuple[int, float]] = {}
 
     def alive(self, owner: str) -> bool:
-        """Whether the process that is holder `owner` lives; in doubt it does."""
+        """Whether the process of the lease file `owner` is alive; if in doubt, yes."""
         try:
             fd = os.open(self._layout.at("holders", owner), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -238,7 +251,7 @@ class LivenessMonitor:
             os.close(fd)
 
     def leased(self) -> dict[str, list[Process]]:
-        """Return the keys that are leased, and by whom of those who live."""
+        """Return the leased keys, each with the living processes that hold it."""
         found: dict[str, list[Process]] = {}
         for owner in names_in(self._layout.at("holders")):
             holding = _holding_of(self._layout.at("holders", owner))
@@ -259,7 +272,7 @@ class LivenessMonitor:
         return not self._still(owner, os.fstat(fd))
 
     def _still(self, owner: str, status: os.stat_result) -> bool:
-        """Whether the file has not been touched for long, on our own watch or by any clock."""
+        """Whether the file went untouched for too long, as watched here or by the wall clock."""
         now = self._monotonic()
         beat, since = self._seen.get(owner, (0, now))
         if beat != status.st_mtime_ns:
@@ -279,10 +292,11 @@ def _surroundings() -> tuple[str, str]:
 
 
 def this_process(pid: int) -> Process:
-    """Return process `pid` of this machine as a holder names it."""
+    """Return process `pid` of this machine, as lease files describe it."""
     host, namespace = _surroundings()
     try:
-        # Field 22 of proc(5)'s stat; the name in field 2 may hold anything but ends with ")".
+        # Field 22 of /proc/PID/stat (proc(5)) is the start time. Field 2, the name, may contain
+        # anything, but ends with the last ")".
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
         started = fields[19].decode()
     except (OSError, IndexError):

@@ -1,18 +1,18 @@
-"""Where things stand under the root of a cache, and that the root is one.
+"""The files and folders of a cache, and the check that a folder is one.
 
-    layout                 which layout this is
-    clock                  its time of change is the latest use of any entry
-    evictor                the lock of who makes room
-    entries/KE/KEY         the record of an entry (core/cache/records); its appearance publishes it
-    entries/KE/KEY.GENERATION.NAME  the content that it names, a file or a folder
-    evicting/KEY.OWNER     the record of an entry that is about to go: the mark of its evictor
-    holders/OWNER          the leases of one process, and the lock that shows that it lives
-    uses/OWNER             what that process was handed out, and when
-    fills/KEY              the lock, progress and reservation of who fetches an entry
-    partial/KEY/           what has been fetched
+    layout                 the version of this layout
+    clock                  its modification time is the latest use of any entry
+    evictor                the lock of the process that makes room
+    entries/KE/KEY         the record of an entry (core/cache/records); an entry exists with it
+    entries/KE/KEY.GENERATION.NAME  its content, a file or a folder
+    evicting/KEY.OWNER     the record of an entry that is being evicted: its evictor's mark
+    holders/OWNER          the leases of a process, and the lock that shows that it is alive
+    uses/OWNER             the keys that a process was given, and when
+    fills/KEY              lock, progress and reservation of the process that fetches an entry
+    partial/KEY/           what it has fetched
     pins/KEY  digests/DI/DIGEST  tmp/OWNER.TOKEN
 
-A name's OWNER is the id of a holder.
+OWNER is the id of a lease file.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _HOW_TO_SHARE = (
 
 
 class CachePaths:
-    """The paths below one root, as text: making a Path costs as much as opening the file."""
+    """The paths below one root, as strings: making a Path costs as much as opening the file."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -45,14 +45,14 @@ class CachePaths:
         self._base = f"{root}/"
 
     def record(self, key: str) -> str:
-        """Return where the record of `key` is."""
+        """Return the path of the record of `key`."""
         return f"{self._entries}{key[:2]}/{key}"
 
     def content(self, key: str, generation: str, name: str) -> str:
-        """Return where one content of `key` is.
+        """Return the path of one content of `key`.
 
-        A folder around each would let it have just `name`; making and removing that took ten times
-        as long on ext4 as all the rest.
+        A folder for each content would allow plain names, but making and removing it took ten times
+        as long, on ext4, as everything else.
         """
         return f"{self._entries}{key[:2]}/{key}.{generation}.{name}"
 
@@ -61,14 +61,14 @@ class CachePaths:
         return self._base + "/".join(parts)
 
     def scratch(self, owner: str) -> str:
-        """Return a new name for what `owner` is about to rename."""
+        """Return a new name in tmp/, for something that `owner` will rename."""
         return self.at("tmp", f"{owner}.{token()}")
 
     def open(self) -> bool:
-        """See that the root is a cache, or make it one; return whether it can be written.
+        """Check that the root is a cache, or make it one; return whether it is writable.
 
         Raises:
-            CacheError: it is no cache, one of another layout, or cannot be made.
+            CacheError: it is not a cache, has another layout, or cannot be made.
         """
         if not self.check():
             self.make()
@@ -78,19 +78,21 @@ class CachePaths:
         return self._closed() is None
 
     def unwritable(self) -> CacheError:
-        """Return the error that nothing can be written, which says by whom that can be changed."""
+        """Return the error for a cache that is not writable, saying who could change that."""
         hint = "choose another folder for it, or make this one writable"
         root, closed = str(self.root), self._closed()
         reason = "cannot be written"
         if closed is not None and closed != root:
-            # The folder is shared, and whoever came first has made what is in it for himself.
+            # A shared folder whose subfolders were created by another user for themselves only.
             reason += f" by this user: {closed} belongs to {_owner_of(closed)}"
             hint = f"choose another folder for it, or {_HOW_TO_SHARE}"
         return CacheError(root, reason, hint=hint, code=errno.EROFS)
 
     def error_of(self, error: OSError) -> CacheError:
-        """Return what the system says as an error of the cache; what another user of a shared one
-        has made for himself is told as such."""
+        """Return an operating system error as a CacheError.
+
+        If another user of a shared cache made something inaccessible, the hint says so.
+        """
         found = cache_error(error, self.root)
         if isinstance(error, PermissionError) and isinstance(error.filename, (str, bytes)):
             closed = os.fsdecode(error.filename)
@@ -100,16 +102,16 @@ class CachePaths:
         return found
 
     def _closed(self) -> str | None:
-        """The first folder that this user may not write to; None where there is none."""
+        """The first folder that this user cannot write to; None if there is none."""
         needed = [str(self.root), *(self.at(name) for name in _FOLDERS)]
         allowed = os.R_OK | os.W_OK | os.X_OK
         return next((folder for folder in needed if not os.access(folder, allowed)), None)
 
     def check(self) -> bool:
-        """Whether a cache is there.
+        """Whether there is a cache at the root.
 
         Raises:
-            CacheError: it is one of another layout, or cannot be read.
+            CacheError: it has another layout, or cannot be read.
         """
         claim(self.root)
         try:
@@ -126,10 +128,10 @@ class CachePaths:
         return True
 
     def make(self) -> None:
-        """Make what is missing of the cache.
+        """Create whatever is missing of the cache.
 
         Raises:
-            CacheError: it cannot be made.
+            CacheError: it cannot be created.
         """
         try:
             os.makedirs(self.root, exist_ok=True)
@@ -150,12 +152,12 @@ class CachePaths:
             return
         own = f"{path}.{token()}"
         Path(own).write_bytes(_LAYOUT)
-        # What another release has put there meanwhile is seen by whoever opens it next.
+        # If another release wrote a different layout at the same moment, the next `check` sees it.
         os.replace(own, path)
 
 
 def token() -> str:
-    """Return 16 hex digits that nobody else has."""
+    """Return 16 random hex digits, unique in practice."""
     return os.urandom(8).hex()
 
 
@@ -165,7 +167,7 @@ def _owner_of(path: str) -> str:
     try:
         uid = os.stat(path).st_uid
     except OSError:
-        return "nobody: it is not there"
+        return "no user: it does not exist"
     try:
         return f"user {pwd.getpwuid(uid).pw_name}"
     except KeyError:
@@ -173,7 +175,7 @@ def _owner_of(path: str) -> str:
 
 
 def names_in(folder: str) -> list[str]:
-    """Return the names in `folder`, none where there is no such folder."""
+    """Return the names in `folder`; empty if it does not exist."""
     try:
         return os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
@@ -181,7 +183,7 @@ def names_in(folder: str) -> list[str]:
 
 
 def move_if_free(source: str, target: str) -> bool:
-    """Give a file the name `target` unless there is one already; its old name may stay."""
+    """Rename a file unless the new name is taken; the old name may remain."""
     try:
         os.link(source, target)
     except FileExistsError:
@@ -194,7 +196,7 @@ def move_if_free(source: str, target: str) -> bool:
 
 
 def discard(path: str) -> bool:
-    """Take the name of a file away; False where it was gone already."""
+    """Unlink a file; return False if it was gone already."""
     try:
         os.unlink(path)
     except FileNotFoundError:

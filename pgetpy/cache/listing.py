@@ -1,4 +1,4 @@
-"""Entries as people look at them."""
+"""Entries and totals as listings show them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class ListedEntry:
     """An entry with its use.
 
     Attributes:
-        used: seconds since the epoch.
-        leased_by: the processes that hold it, once each.
-        candidate: the entry as who evicts sees it.
+        used: when it was last used, in seconds since the epoch.
+        leased_by: the processes that hold it.
+        candidate: the entry as eviction sees it.
     """
 
     record: Record
@@ -33,7 +33,7 @@ class ListedEntry:
 
     @property
     def in_use(self) -> bool:
-        """Whether it was handed out to a process that lives."""
+        """Whether a living process was given it."""
         return self.candidate.standing is not EvictionPriority.IDLE
 
     @property
@@ -43,15 +43,16 @@ class ListedEntry:
 
 @dataclass(frozen=True)
 class Totals:
-    """What a cache takes; each inode's bytes count once.
+    """The sizes of a cache in bytes; each inode counts once.
 
     Attributes:
+        entries: number of entries.
         stored: bytes of all entries.
-        pinned: bytes of those that are pinned.
-        leased: bytes of those that are leased.
-        partial: bytes on their way, or left by those who died on the way.
-        pending: entries whose digest is still to be computed.
-        free: bytes free on the disk.
+        pinned: bytes of pinned entries.
+        leased: bytes of leased entries.
+        partial: bytes being fetched, or left by dead processes.
+        pending: number of entries without a digest so far.
+        free: free bytes on the disk.
     """
 
     entries: int
@@ -69,7 +70,7 @@ def listings(
     leased: Mapping[str, list[Process]],
     pinned: set[str],
 ) -> list[ListedEntry]:
-    """Return the entries of `contents`, the one used last first."""
+    """Return the entries of `contents`, most recently used first."""
     boot = boot_id()
     found = [
         ListedEntry(
@@ -86,7 +87,7 @@ def listings(
 
 
 def totals(root: Path, entries: list[ListedEntry], partial: int) -> Totals:
-    """Return the sums of `entries`."""
+    """Return the sums over `entries`."""
     return Totals(
         entries=len(entries),
         stored=total_size(entry.candidate for entry in entries),

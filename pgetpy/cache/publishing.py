@@ -1,7 +1,7 @@
-"""Content given its place: whole, checked by whoever brings it, and stored once where it is equal.
+"""Publishing: content gets its place, is complete by then, and is stored once if equal.
 
-The record appears by rename, also where there is one already: who has the old content open or
-mapped, or leased, keeps that.
+The record appears by rename, replacing an older one. Processes that have the old content open,
+mapped or leased keep it.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from pgetpy.errors import CacheError
 from pgetpy.system.file_locks import boot_id
 from pgetpy.system.filesystem import sync_file, sync_folder
 
-# Hex digits that tell one content of a key from the next.
+# Hex digits of a generation, which tells one content of a key from the next.
 _GENERATION = 8
-# What is left of a name behind key and generation.
+# The longest name that fits after key and generation.
 _LONGEST_NAME = LONGEST_NAME - KEY_LENGTH - _GENERATION - 2
 
 
@@ -50,10 +50,11 @@ class Publisher:
     def publish(
         self, key: str, source: Path, name: str, about: About, *, digest: str, fsync: bool
     ) -> Entry:
-        """Move `source` into the cache as the content of `key`; call it with the key's claim.
+        """Move `source` into the cache as the content of `key`. The caller must hold the claim on
+        it.
 
         Raises:
-            OSError: it could not be moved; a file system's own.
+            OSError: it could not be moved.
         """
         check_name(self._layout, name)
         size, folder = size_of(source)
@@ -79,7 +80,7 @@ class Publisher:
         return entry
 
     def twin(self, digest: str, size: int) -> str | None:
-        """Return the file of an entry that has `digest`, if there is one."""
+        """Return the file of an entry with this `digest`, if there is one."""
         try:
             key = os.readlink(digest_path(self._layout, digest))
         except OSError:
@@ -92,7 +93,8 @@ class Publisher:
         return os.fspath(entry.path)
 
     def share(self, record: Record, digest: str) -> None:
-        """Store the content of `record`, whose digest has become known, once with its equals."""
+        """Make the content of `record` and an equal one the same file, now that its digest is
+        known."""
         twin = self.twin(digest, record.size)
         own = content_path(self._layout, record)
         if twin is None or twin == own:
@@ -103,15 +105,15 @@ class Publisher:
                 self._rename_to(own, lambda scratch: os.link(twin, scratch))
 
     def note_digest(self, key: str, digest: str) -> None:
-        """Let those who have the same content find that of `key`."""
+        """Make the content of `key` findable by its digest."""
         path = digest_path(self._layout, digest)
-        # Without it equal content is stored twice, no more.
+        # If this fails, equal content is merely stored twice.
         with contextlib.suppress(OSError):
             os.makedirs(os.path.dirname(path), exist_ok=True)
             self._rename_to(path, lambda scratch: os.symlink(key, scratch))
 
     def flush(self, record: Record) -> None:
-        """Bring an entry to stable storage, and note that."""
+        """Flush an entry to stable storage, and note that in its record."""
         with open_to_append(self._layout, record.key) as fd:
             content = Path(content_path(self._layout, record))
             flush(content)
@@ -121,9 +123,9 @@ class Publisher:
             sync_file(fd, str(self._layout.root))
 
     def _undo(self, record: Record, source: Path) -> None:
-        """Give `source` back what has not appeared: it need not be fetched again."""
-        standing = read_record(self._layout.record(record.key))
-        if standing is None or standing.generation != record.generation:
+        """Move unpublished content back to `source`, so that it need not be fetched again."""
+        present = read_record(self._layout.record(record.key))
+        if present is None or present.generation != record.generation:
             with contextlib.suppress(OSError):
                 if not source.exists():
                     os.rename(content_path(self._layout, record), source)
@@ -131,13 +133,14 @@ class Publisher:
                     discard(content_path(self._layout, record))
 
     def _rename_to(self, path: str, make: Callable[[str], object]) -> None:
-        """Put what `make` makes, under the name that it is given, at `path`."""
+        """Call `make` with a scratch name, then rename the result to `path`."""
         scratch = self._layout.scratch(self._owner)
         try:
             make(scratch)
             os.replace(scratch, path)
         finally:
-            # Of two names of one file the one that was to go stays.
+            # Renaming one of two names of the same file onto the other does nothing (POSIX rename),
+            # so the scratch name may still exist.
             with contextlib.suppress(OSError):
                 discard(scratch)
 
@@ -156,7 +159,7 @@ class Publisher:
         if fsync:
             self.flush(record)
         if before is not None:
-            # Where it is leased it stays until someone who makes room finds it.
+            # If the old content is leased, it stays until a process that makes room finds it.
             with contextlib.suppress(OSError):
                 self._remover.drop(before.key, content_path(self._layout, before), now - JUST_NOW)
         entry = look_up(self._layout, record.key)
@@ -176,27 +179,27 @@ def open_to_append(layout: CachePaths, key: str) -> Iterator[int]:
 
 
 def append(fd: int, learnt: bytes) -> None:
-    """Append to the record open at `fd`, whose time of change is that of its entry's last use."""
+    """Append to an open record, keeping its modification time, which is the entry's last use."""
     used = os.fstat(fd).st_mtime_ns
     os.write(fd, learnt)
     set_time(fd, used)
 
 
 def set_time(path: str | int, used: int) -> None:
-    """Note when an entry was last used; where no times can be set it looks used when written."""
+    """Set an entry's last use. Where times cannot be set, it looks used when it was written."""
     with contextlib.suppress(OSError):
         os.utime(path, ns=(used, used))
 
 
 def check_name(layout: CachePaths, name: str) -> None:
-    """Raise CacheError where `name` cannot be the end of the name of a file in the cache."""
+    """Raise CacheError if `name` cannot end the name of a file in the cache."""
     raw = os.fsencode(name)
     if not raw or b"/" in raw or b"\0" in raw or len(raw) > _LONGEST_NAME:
         raise CacheError(str(layout.root), f"cannot give an entry the name {name!r}")
 
 
 def _link(source: str, target: str) -> bool:
-    """Make `target` another name of `source`; False where that cannot be."""
+    """Hard-link `target` to `source`; return False if that is impossible."""
     try:
         os.link(source, target)
     except OSError:  # the source is gone, or has all the names that the file system allows

@@ -1,8 +1,15 @@
-"""Entries taken away, so that none goes under a lease, and a kill at any point can be sorted out.
+"""Removing entries, so that none goes while it is leased, and a kill at any point is recoverable.
 
-Taking the record away is the mark: who comes now finds no entry. Then leases, pins and new uses are
-read, and only then the content goes, all at once: a file by unlink, a folder by a rename. So long
-as the content is there, whoever finds the mark of a dead evictor may put the record back.
+   entries/KE/KEY  --rename-->  evicting/KEY.OWNER     the mark: a miss for everyone from now on
+                                    |
+        read leases, pins and uses noted since the decision
+                |                                 |
+            in use                             unused
+                |                                 |
+   rename the record back              delete the content, then the mark
+
+Content goes in one step: a file by unlink, a folder by a rename into tmp/. As long as the content
+exists, any process that finds the mark of a dead evictor can put the record back.
 """
 
 from __future__ import annotations
@@ -22,15 +29,18 @@ from pgetpy.system import polling
 from pgetpy.system.file_locks import try_lock
 from pgetpy.system.filesystem import remove_tree
 
-# What a living process has marked for so long it has forgotten.
+# A living process that has held a mark for this long has forgotten it.
 _FORGOTTEN_SECONDS = 60.0
 
 
 class Remover:
-    """Takes entries away, one process at a time where locks exclude.
+    """Removes entries, one process at a time where file locks work.
 
     Args:
-        owner: the id of this process's holder; marks bear it.
+        layout: the cache.
+        owner: the id of this process's lease file, which its marks carry.
+        watch: tells which processes are alive.
+        locks: whether file locks work there.
     """
 
     def __init__(
@@ -43,7 +53,11 @@ class Remover:
 
     @contextmanager
     def alone(self, *, wait: bool = True) -> Iterator[bool]:
-        """Wait until no other process takes entries away; what is yielded is whether none does."""
+        """Wait until no other process removes entries.
+
+        Args:
+            wait: if False, do not wait, and yield whether this process is the only one.
+        """
         if not self._locks:
             yield True
             return
@@ -57,7 +71,7 @@ class Remover:
             os.close(fd)
 
     def uses(self) -> dict[str, int]:
-        """Return what living processes were handed out, and when last."""
+        """Return the keys that living processes were given, with the time of last use."""
         found: dict[str, int] = {}
         for owner in names_in(self._layout.at("uses")):
             if self._watch.alive(owner):
@@ -66,14 +80,18 @@ class Remover:
         return found
 
     def pinned(self) -> set[str]:
-        """Return the keys that are pinned."""
+        """Return the pinned keys."""
         return set(names_in(self._layout.at("pins")))
 
     def take(self, rows: Iterable[Row], uses: dict[str, int] | None) -> list[Row]:
-        """Take away those of `rows` that nobody holds, nor was handed out since `uses` was read.
+        """Remove those of `rows` that are not held, nor used since `uses` was read.
 
         Args:
-            uses: None where new uses are no reason to stay.
+            rows: the entries.
+            uses: the uses at the time of the decision; None to disregard new ones.
+
+        Returns:
+            The removed entries.
         """
         marked: list[tuple[Row, str]] = []
         taken = []
@@ -98,17 +116,19 @@ class Remover:
         return taken
 
     def drop(self, key: str, path: str, since: int) -> bool:
-        """Take away content that no record names, unless somebody may still use it.
+        """Delete content without a record, unless a process may still use it.
 
         Args:
-            since: what was handed out after that stays.
+            key: its key.
+            path: the content.
+            since: content given out after this time, in nanoseconds, is kept.
         """
         if key in self._watch.leased() or self.marked(key):
             return False
         record = read_record(self._layout.record(key))
         if record is not None and content_path(self._layout, record) == path:
             return False  # published meanwhile
-        # What was handed out since the record names another content was that.
+        # If the record names another content by now, later uses were of that one.
         lately = record is None or record.created * 1e9 >= since
         if lately and self.uses().get(key, 0) >= since:
             return False
@@ -116,7 +136,7 @@ class Remover:
         return True
 
     def drop_record(self, key: str) -> None:
-        """Take away a record whose content is gone, or that makes no sense."""
+        """Remove a record that is invalid or has no content."""
         away = self._layout.scratch(self._owner)
         with contextlib.suppress(FileNotFoundError):
             os.rename(self._layout.record(key), away)
@@ -126,13 +146,13 @@ class Remover:
             discard(away)
 
     def put_back(self, mark: str, key: str) -> None:
-        """Give a record its place again, unless there is a newer one."""
+        """Rename a mark back to the record's place, unless a newer record is there."""
         with contextlib.suppress(FileNotFoundError):
             move_if_free(mark, self._layout.record(key))
             discard(mark)
 
     def recover(self) -> None:
-        """Sort out the marks of evictors that are dead; call it `alone`."""
+        """Resolve the marks of dead evictors. Call it within `alone`."""
         for name in names_in(self._layout.at("evicting")):
             key, _, owner = name.partition(".")
             mark = self._layout.at("evicting", name)
@@ -143,19 +163,19 @@ class Remover:
                     self._settle(read_record(mark), mark)
 
     def try_recover(self, key: str) -> bool:
-        """Sort out the mark on `key`; False where its evictor is alive and will be done soon."""
+        """Resolve the mark on `key`; False if its evictor is alive, and so will finish soon."""
         with self.alone(wait=False) as free:
             if free:
                 self.recover()
         return free and not self.marked(key)
 
     def marked(self, key: str) -> bool:
-        """Whether the entry of `key` is about to go, or to be put back."""
+        """Whether the entry of `key` is being evicted."""
         names = names_in(self._layout.at("evicting"))
         return any(name.startswith(key) for name in names)
 
     def sweep(self) -> None:
-        """Take away what dead processes left: their leases and uses, and files on their way."""
+        """Remove what dead processes left: lease files, uses and temporary files."""
         for owner in names_in(self._layout.at("uses")):
             if not self._watch.alive(owner):
                 with contextlib.suppress(OSError):
@@ -171,7 +191,7 @@ class Remover:
                     remove_tree(self._layout.at("tmp", name))
 
     def _mark(self, row: Row) -> str | None:
-        """Take the record of `row` from its place; None where another stands there, or none."""
+        """Move the record of `row` away; None if it is gone or was replaced."""
         key = row.record.key
         mark = self._layout.at("evicting", f"{key}.{self._owner}")
         try:
@@ -184,7 +204,7 @@ class Remover:
         return None
 
     def _wanted(self, uses: dict[str, int] | None) -> set[str]:
-        """The keys that are leased, pinned or were handed out since `uses`."""
+        """Return the keys that are leased, pinned or were used since `uses`."""
         wanted = self.pinned() | self._watch.leased().keys()
         if uses is not None:
             wanted |= {key for key, used in self.uses().items() if used > uses.get(key, 0)}
@@ -207,7 +227,7 @@ class Remover:
             remove_tree(away)
 
     def _settle(self, record: Record | None, mark: str) -> None:
-        """End what was cut off: back with the record, unless its content is gone."""
+        """Finish an interrupted removal: put the record back, unless the content is gone."""
         if record is not None and os.path.lexists(content_path(self._layout, record)):
             self.put_back(mark, record.key)
             return
@@ -220,6 +240,6 @@ class Remover:
 
 
 def digest_path(layout: CachePaths, digest: str) -> str:
-    """Return where it is noted which entry has `digest`, `ALGORITHM:HEX`."""
+    """Return the file that notes which entry has `digest`, `ALGORITHM:HEX`."""
     name = digest.partition(":")[2]
     return layout.at("digests", name[:2], name)

@@ -1,8 +1,9 @@
-"""A cache on disk: what is in it, who uses it, who may fill it, and how it stays small enough.
+"""A cache on disk: its entries, who uses them, who may fetch them, and how it stays within bounds.
 
-It moves no bytes over the network and starts no thread but the heartbeat of its holder. Every call
-may be made from any thread; none waits for another key, and those that wait do so in slices of at
-most 0.05 s. What is published is whole, and was checked by whoever published it.
+It does no networking, and starts no thread but the heartbeat of its lease file. Every call is safe
+from any thread. None waits for another key; those that wait poll in slices of at most 0.05 s, so
+that an exception injected into the thread arrives promptly. Published content is complete, and was
+checked by its publisher.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ from pgetpy.system.forks import call_in_children
 
 T = TypeVar("T")
 
-# What a dead filler has left is kept for the next one, unless room is needed.
+# What a dead process fetched is kept this long for the next one, unless its space is needed.
 PARTIAL_SECONDS = 24 * 3600.0
-# What the files of a holder and of a claim take.
+# The disk space of a lease file and a claim.
 _OWN_NEEDS = 64 * 1024
 
 
@@ -46,15 +47,15 @@ class Store:
     """The cache in one folder.
 
     Args:
-        root: made if it is not there; where it cannot be written it is used for hits only.
-        min_disk_free: bytes that stay free on its disk.
-        max_bytes: bytes that it has at most.
-        lower: caches that are looked at first and only read.
-        locks: whether locks on its files exclude other processes; None to find out.
-        now: nanoseconds since the epoch.
+        root: the folder; created if missing. If it is not writable, only hits work.
+        min_disk_free: bytes to leave free on its disk.
+        max_bytes: bytes that it may use; None for no limit.
+        lower: caches that are searched first and never written.
+        locks: whether file locks work there; None to find out.
+        now: the clock, in nanoseconds since the epoch.
 
     Raises:
-        CacheError: the folder is no cache and cannot become one.
+        CacheError: the folder is not a cache and cannot become one.
     """
 
     def __init__(
@@ -81,10 +82,9 @@ class Store:
     # ------------------------------------------------------------------------------- what is there
 
     def lookup(self, key: str) -> Entry | None:
-        """Return the entry under `key`, which counts as handed out to this process; None for a
-        miss.
+        """Return the entry under `key`, counted as given to this process; None for a miss.
 
-        Only an entry whose `state` is SOUND is a hit as it is.
+        Only an entry whose `state` is SOUND may be used as it is.
         """
         below = self._below(key)
         if below is not None and look_up(self._layout, key) is None:
@@ -94,16 +94,16 @@ class Store:
         return look_up(self._layout, key) or below
 
     def peek(self, key: str) -> Entry | None:
-        """Return the entry under `key`, which counts as no use."""
+        """Return the entry under `key` without counting it as used."""
         return look_up(self._layout, key) or self._below(key)
 
     def _below(self, key: str) -> Entry | None:
-        """Return what a lower tier has; what was fetched in its place stands above it."""
+        """Return the entry of a lower cache, if one has it."""
         found = (look_up(layout, key, lower=True) for layout in self._lower)
         return next((entry for entry in found if entry is not None), None)
 
     def lease(self, key: str) -> Lease:
-        """Keep what is under `key`, now or later, where it is until the lease is released.
+        """Keep what is under `key`, now or later, until the lease is released.
 
         Raises:
             CacheError: the lease cannot be written.
@@ -118,34 +118,35 @@ class Store:
         return lease
 
     def entries(self) -> list[ListedEntry]:
-        """Return every entry with its use, for people to read; lower tiers are not among them."""
+        """Return all entries with their use, for listings; without those of lower caches."""
         with self._mapped():
             contents = scan(self._layout)
             found, _ = self._evictor.candidates(contents)
             return listings(contents, found, self._watch.leased(), self._remover.pinned())
 
     def totals(self) -> Totals:
-        """Return what the cache takes and holds, each inode's bytes once."""
+        """Return the sizes of the cache, counting each inode once."""
         with self._mapped():
             return totals(self.root, self.entries(), sum(self._loose_bytes("partial").values()))
 
     # ------------------------------------------------------------------------------------- filling
 
     def try_fill(self, key: str) -> Fill | None:
-        """Take the right to fetch what belongs under `key`; None while another has it.
+        """Take the right to fetch the entry under `key`; None while another process has it.
 
-        Who gets None looks up again after at most 0.05 s, then tries again; `progress` tells how
-        far the other has come. Who gets a fill looks at its `entry`: it may have come meanwhile.
+        On None, look up again after at most 0.05 s, then try again; `progress` tells how far the
+        other is. With a fill, check its `entry` first: it may have appeared in the meantime.
 
         Raises:
-            CacheError: the cache cannot be written.
-            CacheFullError: there is no room even for the claim.
+            CacheError: the cache is not writable.
+            CacheFullError: there is not even space for the claim.
         """
         with self._writing():
             claim = self._with_room(lambda: self._fills.claim(key))
             if claim is None:
                 return None
-            # An evictor who found it leased puts it back within moments.
+            # Being evicted right now. If it turns out to be leased, its record will be back in a
+            # moment.
             marked = self.peek(key) is None and self._remover.marked(key)
             if marked and not self._remover.try_recover(key):
                 claim.release(keep=True)
@@ -153,16 +154,16 @@ class Store:
             return Fill(claim, self.peek(key), self._evictor, self._publisher, self._mapped)
 
     def progress(self, key: str) -> FillProgress | None:
-        """Return how far whoever fills `key` says to have come; None where nobody does."""
+        """Return how far the fetch of `key` is; None if no process fetches it."""
         return self._fills.progress(key)
 
     def make_room(self, needed: int) -> int:
-        """See that `needed` bytes can be written; return the bytes of entries that had to leave.
+        """Make sure that `needed` bytes can be written; return the bytes of evicted entries.
 
-        With 0 it brings the cache back to its bounds.
+        With 0, bring the cache back within its bounds.
 
         Raises:
-            CacheFullError: that cannot be.
+            CacheFullError: that is impossible.
         """
         with self._writing():
             self._layout.make()
@@ -173,19 +174,19 @@ class Store:
     def pin(self, key: str) -> None:
         """Keep what is under `key`, now or later, until it is unpinned.
 
-        What was about to leave may be gone: look it up afterwards.
+        An entry that was already being evicted may be gone; look it up afterwards.
         """
         with self._writing():
             self._layout.make()
             os.close(os.open(self._layout.at("pins", key), os.O_WRONLY | os.O_CREAT, 0o666))
 
     def unpin(self, key: str) -> bool:
-        """Take a pin back; False where there was none."""
+        """Remove a pin; return False if there was none."""
         with self._writing():
             return discard(self._layout.at("pins", key))
 
     def remove(self, key: str) -> int | None:
-        """Take an entry away and return its bytes; None where there is none.
+        """Remove an entry and return its bytes; None if there is none.
 
         Raises:
             CacheError: it is pinned or leased.
@@ -201,13 +202,13 @@ class Store:
             raise CacheError(str(self.root), reason, hint="release or unpin it first")
 
     def prune(self, used_before: float) -> list[Row]:
-        """Take away what was used last before that time, and is neither pinned nor leased.
+        """Remove entries last used before a given time that are neither pinned nor leased.
 
         Args:
             used_before: seconds since the epoch.
 
         Returns:
-            What has left.
+            The removed entries.
         """
         with self._taking_away():
             contents = scan(self._layout)
@@ -223,38 +224,36 @@ class Store:
     def settle(
         self, key: str, *, stop: Callable[[], bool] = lambda: False, fsync: bool = True
     ) -> Entry | None:
-        """Compute the digest of `key` if it is pending, and bring the entry to stable storage.
+        """Compute the digest of `key` if it is missing, and flush the entry to stable storage.
 
-        It takes as long as reading all of it: for a thread in the background. Of content that was
-        written since it was published the digest stays unknown.
+        This reads the whole content: run it in the background. If the content was written to after
+        it was published, the digest stays unknown.
 
         Returns:
-            The entry as it is then; None where it is gone or `stop` said so, asked every 1 MiB.
+            The entry afterwards; None if it is gone or `stop`, asked every 1 MiB, returned True.
         """
         with self._writing():
             return self._checker.settle(key, stop, fsync=fsync)
 
     def note_digest(self, entry: Entry, digest: str) -> None:
-        """Note what the content of `entry` hashes to, which whoever calls has shown to be right."""
+        """Record the digest of `entry`, which the caller has proven to be right."""
         with self._writing():
             self._checker.note_digest(entry, digest)
 
     def verify(self, key: str, *, stop: Callable[[], bool] = lambda: False) -> Verdict:
-        """Hash the content of `key` and compare; what is found is noted.
+        """Hash the content of `key`, compare it with the recorded digest, and note the result.
 
-        Where there is nothing to compare with it is UNKNOWN: what hashes to something now need not
-        be what arrived.
-        An entry found DAMAGED is one no more for `lookup`, whose state says so; filling it again
-        repairs it.
+        Without a recorded digest the result is UNKNOWN: hashing now would not prove that these are
+        the bytes that arrived. A DAMAGED entry is a miss from now on; fetching it again repairs it.
         """
         with self._writing():
             return self._checker.verify(key, stop)
 
     def sweep(self, *, partial_seconds: float = PARTIAL_SECONDS) -> int:
-        """Take away what dead processes have left, and what no record names any more.
+        """Remove what dead processes left, and content without a record.
 
         Returns:
-            The bytes gained.
+            The bytes freed.
         """
         with self._taking_away():
             loose = self._loose_bytes("partial", "tmp")
@@ -266,15 +265,15 @@ class Store:
             return sum(size for path, size in loose.items() if not os.path.lexists(path))
 
     def beat(self) -> None:
-        """Show that this process lives, and write its leases anew if the cache was deleted.
+        """Show that this process is alive, and restore its leases if the cache was deleted.
 
-        A thread does so every few seconds; this is for those that do not want to wait for it.
+        A thread does so every few seconds; call this if you cannot wait for it.
         """
         with self._writing():
             self._holder.beat()
 
     def close(self) -> None:
-        """This process uses nothing any more: its leases end, its uses count as past."""
+        """Release all leases of this process, and count its uses as past."""
         with contextlib.suppress(OSError):
             self._uses.close()
         self._holder.close()
@@ -303,7 +302,7 @@ class Store:
         self._checker = EntryVerifier(layout, self._publisher)
 
     def _forked(self) -> None:
-        """This is the copy of a process that lives on: hold nothing of what that holds."""
+        """Forked child: close what is the parent's without releasing it, and start fresh."""
         self._holder.abandon()
         self._uses.abandon()
         self._fills.abandon()
@@ -315,17 +314,17 @@ class Store:
         return False
 
     def _loose_bytes(self, *folders: str) -> dict[str, int]:
-        """Return what stands in `folders`, with the bytes that it takes."""
+        """Return what is in `folders`, with its disk space."""
         at = self._layout.at
         paths = [at(folder, name) for folder in folders for name in names_in(at(folder))]
         return {path: bytes_at(path) for path in paths}
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Do within the block what writes; see `_mapped`.
+        """Run a block that writes; see `_mapped`.
 
         Raises:
-            CacheError: nothing can be written.
+            CacheError: the cache is not writable.
         """
         if not self.writable:
             raise self._layout.unwritable()
@@ -334,7 +333,7 @@ class Store:
 
     @contextlib.contextmanager
     def _taking_away(self) -> Iterator[None]:
-        """Do within the block what takes entries away, when no other process does."""
+        """Run a block that removes entries, while no other process does."""
         with self._writing():
             self._layout.make()
             with self._remover.alone():
@@ -342,11 +341,11 @@ class Store:
                 yield
 
     def _mapped(self) -> AbstractContextManager[None]:
-        """Raise what the system says as an error of ours."""
+        """Convert operating system errors to CacheError."""
         return map_os_errors(self._layout.error_of)
 
     def _with_room(self, work: Callable[[], T]) -> T:
-        """Do `work`, on a full disk once more after some entries have left."""
+        """Do `work`; if the disk is full, evict a little and do it once more."""
         try:
             return work()
         except OSError as error:
@@ -357,12 +356,12 @@ class Store:
 
 
 def _lower_layout(path: str | os.PathLike[str]) -> CachePaths | None:
-    """Return the lower tier at `path`; None where nothing is there."""
+    """Return the lower cache at `path`; None if nothing is there."""
     layout = CachePaths(Path(path).absolute())
     return layout if layout.check() else None
 
 
-# The stores of this process, which are closed at its end.
+# The stores of this process, which are closed when it ends.
 _STORES: weakref.WeakSet[Store] = weakref.WeakSet()
 
 

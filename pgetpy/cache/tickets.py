@@ -1,4 +1,4 @@
-"""What a caller holds of a cache for a while: a lease, or the right to fill an entry."""
+"""What callers hold: a lease of an entry, or the right to fill one."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pgetpy.core.cache.records import About
 
 
 class Lease:
-    """Keeps what is under a key where it is. A context manager.
+    """Keeps what is under a key from being evicted. A context manager.
 
     Attributes:
-        entry: what was there when the lease was taken; None where nothing was. What is published
-            later is held too; `Store.lookup` finds it.
+        entry: the entry when the lease was taken; None if there was none. One that is published
+            later is kept too; `Store.lookup` finds it.
     """
 
     def __init__(self, key: str, entry: Entry | None, release: Callable[[], None]) -> None:
@@ -29,7 +29,7 @@ class Lease:
         self._release: Callable[[], None] | None = release
 
     def release(self) -> None:
-        """Give it back; again, to no effect."""
+        """End the lease. Calling it again has no effect."""
         release, self._release = self._release, None
         if release is not None:
             release()
@@ -45,12 +45,12 @@ class Lease:
 
 
 class Fill:
-    """The right to fetch what belongs under a key. A context manager, which gives it back.
+    """The right to fetch the entry under a key. A context manager, which gives it back.
 
     Attributes:
-        folder: where to fetch it to, on the cache's file system. What an earlier filler left is
-            still there; what is there when this one ends without publishing is kept for the next.
-        entry: what is under the key already, fetched by another meanwhile, or to be replaced.
+        folder: where to fetch to, on the cache's file system. It may hold what an earlier process
+            left, and what it holds without being published is kept for the next.
+        entry: the entry under the key, fetched by another process meanwhile or to be replaced.
     """
 
     def __init__(
@@ -70,19 +70,20 @@ class Fill:
         self._mapped = mapped
 
     def reserve(self, size: int) -> int:
-        """Make room for `size` bytes in all, and keep it from others until this fill ends.
+        """Make room for `size` bytes in all, and reserve it until this fill ends.
 
-        It may take a while: what leaves is deleted now.
+        This can take a while, as evicted content is deleted right away.
 
         Returns:
-            The bytes of entries that had to leave.
+            The bytes of evicted entries.
 
         Raises:
-            CacheFullError: there is no room.
+            CacheFullError: there is not enough room.
         """
         with self._mapped():
             before = self._claim.progress
-            # First the word, then the look: of two who do so at once one at least sees the other.
+            # Announce first, then look: of two processes that do so at once, at least one sees the
+            # other.
             self._claim.tell(replace(before, reserved=size))
             try:
                 there = allocated(self.folder)[0]
@@ -92,7 +93,7 @@ class Fill:
                 raise
 
     def progress(self, done: int, total: int = 0) -> None:
-        """Show those who wait that `done` bytes of `total` have come."""
+        """Show waiting processes that `done` bytes of `total` have arrived."""
         self._claim.tell(replace(self._claim.progress, done=done, total=total))
 
     def publish(
@@ -104,15 +105,17 @@ class Fill:
         digest: str = "",
         fsync: bool = False,
     ) -> Entry:
-        """Move `source`, a file or folder that is whole and checked, into the cache; this ends it.
+        """Move `source`, complete and checked, into the cache. This ends the fill.
 
-        Where another entry has the same `digest`, both are one file from now on.
+        If another entry has the same `digest`, the two become one file.
 
         Args:
-            source: on the cache's file system, as everything in `folder` is.
-            name: how the last component of the entry's path ends (`lora.safetensors`: loaders go by
-                suffixes), 181 bytes at most; by default the source's.
-            digest: `sha256:HEX` where the caller has verified it; else `Store.settle` computes it.
+            source: a file or folder on the cache's file system, as everything in `folder` is.
+            about: where it came from.
+            name: the end of the entry's file name, at most 181 bytes, such as `lora.safetensors`
+                (loaders choose by suffix); by default the source's.
+            digest: `sha256:HEX`, if verified by the caller; otherwise `Store.settle` computes it.
+            fsync: flush to stable storage before returning.
 
         Raises:
             CacheError: it could not be moved.
@@ -126,7 +129,7 @@ class Fill:
             return entry
 
     def release(self, *, keep: bool = True) -> None:
-        """Let the next one in; `keep` what was fetched for it. Again, to no effect."""
+        """Give the fill up; `keep` what was fetched for the next. Repeating it has no effect."""
         with self._mapped():
             self._claim.release(keep=keep)
 

@@ -1,9 +1,9 @@
-"""When entries were used last: on disk, shared by processes, and written at each hit.
+"""When entries were last used: on disk, shared by all processes, updated on each hit.
 
-Each process writes to a file of its own, in which every key has a place: a hit is one small write,
-whatever others do. A use is noted before the entry's record is looked at, as a lease is, so that
-who evicts sees what is being handed out. When a process has ended, its uses are moved to the times
-of change of the entries' records.
+Each process has a file of its own with a slot for each key, so a hit costs one small write and no
+lock. A use is noted before the record is looked up, just as with leases: a process that evicts then
+sees which entries are being given out right now. When a process ends, its uses are moved to the
+modification times of the entries' records.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _SECOND = 1_000_000_000
 
 
 class Clock:
-    """Nanoseconds since the epoch, which go on from the latest use where a clock was set back."""
+    """Nanoseconds since the epoch that never run backwards, even if the system clock is set back.
+
+    The latest time that was given out is kept as the modification time of a file.
+    """
 
     def __init__(self, layout: CachePaths, now: Callable[[], int] = time.time_ns) -> None:
         self._path = layout.at("clock")
@@ -33,7 +36,7 @@ class Clock:
         self._last = 0
 
     def now(self) -> int:
-        """Return a time behind every use that has been noted, give or take a second."""
+        """Return a time later than every use noted so far, within about a second."""
         wall = self._now()
         try:
             latest = os.stat(self._path).st_mtime_ns
@@ -59,7 +62,7 @@ class Uses:
         self._slots: dict[str, int] = {}
 
     def note(self, key: str) -> None:
-        """Write down that `key` is used now. A full disk keeps nobody from a hit."""
+        """Note that `key` is used now. A full disk does not prevent a hit."""
         with self._lock:
             slot = self._slots.get(key)
             now = self._clock.now()
@@ -83,7 +86,7 @@ class Uses:
                 self._close()
 
     def abandon(self) -> None:
-        """Let go without a word: this is the copy of a process that lives on."""
+        """Close the file, and leave the uses in it: in a forked child they are the parent's."""
         if self._fd >= 0:
             self._close()
 
@@ -93,7 +96,7 @@ class Uses:
     def _make(self) -> None:
         if self._fd >= 0:
             self._close()
-        # Who sweeps would take it for that of a dead process before there is a holder.
+        # Without a lease file, a sweep would take the uses for a dead process's.
         self._holder.stand()
         path = self._layout.at("uses", self._holder.owner)
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
@@ -106,7 +109,7 @@ class Uses:
 
 
 def read_uses(layout: CachePaths, owner: str) -> dict[str, int]:
-    """Return what `owner` was handed out, and when."""
+    """Return the keys that process `owner` was given, and when."""
     try:
         with open(layout.at("uses", owner), "rb") as file:
             data = file.read()
@@ -117,7 +120,7 @@ def read_uses(layout: CachePaths, owner: str) -> dict[str, int]:
 
 
 def fold(layout: CachePaths, owner: str) -> None:
-    """Move the uses of `owner`, who has ended, to the records; again, where that was cut off."""
+    """Move the uses of the ended process `owner` to the records. Safe to repeat after a crash."""
     for key, used in read_uses(layout, owner).items():
         record = layout.record(key)
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""What is decided about the cache: the key of an object, the record of an entry, who leaves first.
+"""Decisions about the cache: keys of objects, records of entries, the order of eviction.
 
 What reads and writes the cache's folder is in cache/.
 """

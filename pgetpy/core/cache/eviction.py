@@ -1,6 +1,7 @@
-"""Who leaves a cache, in which order, and when it is no use to take more.
+"""What to evict, in which order, and when evicting more is pointless.
 
-What shares an inode leaves together or not at all: one name of several gives no byte back.
+Entries that share an inode are evicted together or not at all: removing one of several hard links
+frees nothing.
 """
 
 from __future__ import annotations
@@ -9,28 +10,29 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-# After so many victims that gave no room, more would not either: their bytes are kept by those who
-# have mapped them, or taken by other writers at once.
+# If this many evictions freed no space, more would not either: processes have the files mapped, or
+# other writers take the space at once.
 FRUITLESS_VICTIMS = 3
 
 
 class EvictionPriority(IntEnum):
-    """How near an entry is to those who use it; the lowest leave first."""
+    """How much an entry is in use; the lowest are evicted first."""
 
     IDLE = 0
-    HANDED_OUT = 1  # to a process that lives
+    HANDED_OUT = 1  # to a living process
     JUST_HANDED_OUT = 2  # … within the last minute
-    HELD = 3  # pinned, or leased by a process that lives: stays
+    HELD = 3  # pinned, or leased by a living process: never evicted
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An entry, seen by who decides.
+    """An entry as eviction sees it.
 
     Attributes:
-        used: when it was used last, on a clock that is never set back.
-        inode: what its bytes are counted by.
-        names: how many names the inode has, also outside of the cache.
+        used: its last use, on a clock that never runs backwards.
+        standing: how much it is in use.
+        inode: by which its bytes are counted.
+        names: the number of hard links of the inode, including any outside the cache.
     """
 
     key: str
@@ -43,7 +45,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Goal:
-    """Bytes to be gained: off the cache's own count, and on the disk."""
+    """Bytes to free: within the cache's own limit, and on the disk."""
 
     budget: int = 0
     disk: int = 0
@@ -55,10 +57,10 @@ class Goal:
 
 @dataclass(frozen=True)
 class Group:
-    """The entries that share one inode.
+    """Entries that share an inode.
 
     Attributes:
-        gain: bytes that the disk gets back, which it does not where names outside remain.
+        gain: bytes that the disk gains; 0 if other hard links remain.
     """
 
     members: tuple[Candidate, ...]
@@ -69,7 +71,7 @@ class Group:
 
     @classmethod
     def of(cls, *members: Candidate) -> Group:
-        """Return the group of `members`, which stays as long as any of them has to."""
+        """Return the group of `members`, which is in use as much as its most used member."""
         size = max(member.size for member in members)
         remain = max(member.names for member in members) > len(members)
         standing = max(member.standing for member in members)
@@ -78,7 +80,7 @@ class Group:
 
 
 def groups_of(candidates: Iterable[Candidate]) -> list[Group]:
-    """Return the candidates by inode."""
+    """Group the candidates by inode."""
     found: dict[tuple[int, int], list[Candidate]] = {}
     for candidate in candidates:
         found.setdefault(candidate.inode, []).append(candidate)
@@ -86,20 +88,20 @@ def groups_of(candidates: Iterable[Candidate]) -> list[Group]:
 
 
 def total_size(candidates: Iterable[Candidate]) -> int:
-    """Return the bytes of all of them, each inode's once."""
+    """Return the bytes of all of them, each inode counted once."""
     return sum({candidate.inode: candidate.size for candidate in candidates}.values())
 
 
 def leaving_order(candidates: Iterable[Candidate]) -> list[Group]:
-    """Return the groups that may leave, the first to go first."""
+    """Return the groups that may be evicted, in order."""
     free = [each for each in groups_of(candidates) if each.standing is not EvictionPriority.HELD]
     return sorted(free, key=lambda group: (group.standing, group.used, group.members[0].key))
 
 
 def victims(candidates: Iterable[Candidate], goal: Goal) -> list[Group] | None:
-    """Return who has to leave, in order, to meet `goal`; None where all together do not.
+    """Return what to evict, in order, to meet `goal`; None if everything would not be enough.
 
-    Where only the disk is short, those that give it nothing back stay.
+    If only the disk is short, groups that free nothing there are left alone.
     """
     chosen = []
     budget, disk = goal.budget, goal.disk
@@ -114,36 +116,36 @@ def victims(candidates: Iterable[Candidate], goal: Goal) -> list[Group] | None:
 
 
 def most_gain(candidates: Iterable[Candidate]) -> Goal:
-    """Return what could be gained at most."""
+    """Return the most that could be freed."""
     order = leaving_order(candidates)
     return Goal(sum(group.size for group in order), sum(group.gain for group in order))
 
 
 def batches(chosen: Sequence[Group], most: int = 256) -> list[list[Group]]:
-    """Return `chosen` in groups to be taken at once: single ones first, until the gain is known."""
+    """Return `chosen` in batches; single ones first, until evicting is known to free space."""
     alone, rest = chosen[:FRUITLESS_VICTIMS], chosen[FRUITLESS_VICTIMS:]
     together = [list(rest[at : at + most]) for at in range(0, len(rest), most)]
     return [[group] for group in alone] + together
 
 
 class Gains:
-    """Keeps account of what victims gave the disk back."""
+    """Keeps track of how much evictions freed."""
 
     def __init__(self) -> None:
         self._fruitless = 0
 
     @property
     def hopeless(self) -> bool:
-        """Whether the last victims show that more would give nothing."""
+        """Whether the last evictions show that more would free nothing."""
         return self._fruitless >= FRUITLESS_VICTIMS
 
     def took(self, expected: int, gained: int) -> None:
-        """Note that victims of `expected` bytes made the disk's free bytes rise by `gained`."""
+        """Note that evicting `expected` bytes increased the free space by `gained`."""
         if expected <= 0:
             return
         self._fruitless = 0 if pays(expected, gained) else self._fruitless + 1
 
 
 def pays(expected: int, gained: int) -> bool:
-    """Whether `gained` bytes are what became of `expected`, other writers at work considered."""
+    """Whether `gained` is about what was `expected`, allowing for other writers."""
     return gained * 2 >= expected

@@ -1,13 +1,13 @@
 """The record of a cache entry, as a value and as the lines of its file.
 
     pgetpy entry 1 {"key": …, "generation": …, "name": …, "size": …, …} CRC
-    arrived STAMP CRC          what its content's times were when it was published
-    digest sha256:HEX CRC      what its content hashes to
+    arrived STAMP CRC          the file times of its content when it was published
+    digest sha256:HEX CRC      the digest of its content
     flushed CRC                content and record are on stable storage
-    damaged CRC                its content was found to be something else
+    damaged CRC                the content was found to be damaged
 
-The first line is there when the record appears; the others are appended, to the same inode, so that
-what is learnt about one content never ends up in the record of another.
+The first line is written when the record appears. The others are appended later, to the same inode,
+so that a fact about one content never ends up in the record of its replacement.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ class State(Enum):
     """Whether an entry's content may be handed out."""
 
     SOUND = "sound"
-    UNFLUSHED = "unflushed"  # the machine went down before it was on the disk: verify it first
+    UNFLUSHED = "unflushed"  # the machine went down before it was flushed: verify it first
     DAMAGED = "damaged"
 
 
 @dataclass(frozen=True)
 class About:
-    """What who fills an entry tells of it; the cache stores it and reads nothing into it.
+    """What the fetching code notes about an entry; the cache stores it without interpreting it.
 
     Attributes:
         reference: for people to read, without secrets.
-        validator: the version of the object (an ETag, say).
-        scope: whose credentials or signature it was fetched by, as a hash.
-        details: whatever else belongs to it.
+        validator: the version of the object, such as an ETag.
+        scope: a hash of the credentials or signature that it was fetched with.
+        details: anything else.
     """
 
     reference: str
@@ -51,18 +51,22 @@ class About:
 
 @dataclass(frozen=True)
 class Record:
-    """What the cache knows of an entry.
+    """What the cache knows about an entry.
 
     Attributes:
         key: 64 hex digits.
-        generation: tells this content from what stood under the key before.
-        name: how the last component of its path ends, behind the key and a point.
+        generation: tells this content from earlier ones under the key.
+        name: the end of its file name, after key and generation.
+        size: bytes of the content.
         folder: whether the content is a folder.
-        boot: which boot of the machine wrote it.
+        boot: the boot of the machine in which it was written.
         created: seconds since the epoch.
-        digest: `sha256:HEX`; empty where it is still to be computed.
-        arrived: shows whether the content was written since it was published, which a digest that
-            is computed later depends on.
+        about: where it came from.
+        digest: `sha256:HEX`; empty if not computed yet.
+        flushed: whether it is on stable storage.
+        damaged: whether the content was found to be damaged.
+        arrived: a hash of the content's file times at publication. A digest is computed later only
+            if they are unchanged.
     """
 
     key: str
@@ -79,7 +83,7 @@ class Record:
     arrived: str = ""
 
     def state(self, boot: str) -> State:
-        """Return whether its content may be handed out in boot `boot` of the machine."""
+        """Return whether the content may be used, in the boot `boot` of the machine."""
         if self.damaged:
             return State.DAMAGED
         survived = self.flushed or (boot != "" and self.boot == boot)
@@ -96,14 +100,13 @@ def record_lines(record: Record) -> bytes:
 
 
 def fact(kind: str, value: str | bool = True) -> bytes:
-    """Return what is appended when something has become known: a `digest`, or that all of it is
-    `flushed` to stable storage, or `damaged`: found to be something else."""
-    # A line of its own, in case the one before was cut off.
+    """Return the line to append when something becomes known: `digest`, `flushed` or `damaged`."""
+    # A leading newline, in case the line before was cut off.
     return b"\n" + checked_line(f"{kind} {value}" if isinstance(value, str) else kind)
 
 
 def parse_record(data: bytes) -> Record | None:
-    """Return the record in a file's `data`; None where its first line is damaged or another's."""
+    """Return the record in `data`; None if its first line is damaged or not a record's."""
     first, *rest = data.split(b"\n")
     text = text_of(first)
     if text is None or not text.startswith(_MAGIC):
