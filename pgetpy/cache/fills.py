@@ -116,7 +116,7 @@ class Fills:
 
     def claim(self, key: str) -> Claim | None:
         """Take the right to fetch `key`; None if another process has it."""
-        self._holder.stand()
+        self._holder.ensure_file()
         progress = FillProgress(self._holder.owner, token())
         self._claiming.add(progress.token)
         try:

@@ -93,7 +93,7 @@ class LeaseFile:
         self._stop = threading.Event()
         self._stop.set()
 
-    def stand(self) -> None:
+    def ensure_file(self) -> None:
         """Make sure that the file exists; it is deleted if someone deletes the whole cache."""
         with self._lock:
             if self._fd >= 0:
@@ -110,7 +110,7 @@ class LeaseFile:
     def lease(self, key: str) -> None:
         """Add a lease of `key`. It counts: each lease needs its own release."""
         with self._lock:
-            self.stand()
+            self.ensure_file()
             if not self._leases[key]:
                 slot = self._vacant[-1] if self._vacant else len(self._slots)
                 self._write(slot, bytes.fromhex(key))
@@ -135,7 +135,7 @@ class LeaseFile:
         """Show that this process is alive."""
         with self._lock, contextlib.suppress(OSError):
             if self._fd >= 0:
-                self.stand()
+                self.ensure_file()
                 os.utime(self._fd)
 
     def close(self) -> None:
@@ -200,7 +200,7 @@ class LeaseFile:
         try:
             start_thread(_keep_beating, name, weakref.ref(self), stop, tries=1)
         except ThreadLimitError:
-            # No thread to be had: each lease then beats once, and tries again to start one.
+            # No thread available: each lease then beats once, and tries again to start one.
             with contextlib.suppress(OSError):
                 os.utime(self._fd)
         else:

@@ -152,7 +152,7 @@ class Publisher:
             Path(scratch).write_bytes(record_lines(record))
             set_time(scratch, now)
 
-        # Nothing stands between the record and the look at it: from then on others may make room.
+        # Nothing slow between the record and the lookup: from then on others may evict it.
         if record.digest and not record.folder:
             self.note_digest(record.key, record.digest)
         self._rename_to(self._layout.record(record.key), write)

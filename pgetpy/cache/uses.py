@@ -97,7 +97,7 @@ class Uses:
         if self._fd >= 0:
             self._close()
         # Without a lease file, a sweep would take the uses for a dead process's.
-        self._holder.stand()
+        self._holder.ensure_file()
         path = self._layout.at("uses", self._holder.owner)
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         self._fd = os.open(path, flags, 0o666)

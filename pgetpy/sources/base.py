@@ -1,4 +1,4 @@
-"""What a source is."""
+"""The interface of a source: how a reference is recognised, and where its bytes are found."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class RemoteFile:
 
     Attributes:
         url: an http or https URL.
-        name: what it is called: a relative POSIX path where there are several.
-        digest: what its bytes hash to, where the service says so.
-        size: in bytes, where the service says so.
-        authorization: value of the header; it goes to the URL's own origin alone.
-        trusted: whether the operator has named this origin, so that no policy concerns it. Where
-            it redirects to is somebody else's again.
-        etag: what its service calls its content.
-        hf_transfer: whether hf_transfer is to bring it; the digest is known then.
+        name: its name: a relative POSIX path if there are several files.
+        digest: its digest, if the service gives one.
+        size: its size in bytes, if the service gives it.
+        authorization: the value of the Authorization header, sent only to the origin of `url`.
+        trusted: whether the operator configured this origin, which exempts it from policies.
+            Redirects from it are not exempt.
+        etag: the service's name for its content.
+        hf_transfer: whether to fetch it with hf_transfer; needs a digest.
     """
 
     url: str = field(repr=False)
@@ -55,13 +55,13 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Located:
-    """What a reference stands for at this moment.
+    """Where the bytes of a reference are at this moment.
 
     Attributes:
-        objects: exactly one unless it is a `folder`.
-        folder: the objects are the files of a folder, under their names.
-        extract: the one object is an archive of what is wanted.
-        version: which version it is, where the service says so.
+        objects: its files; exactly one unless it is a `folder`.
+        folder: whether the objects are files of a folder, under their names.
+        extract: whether the one object is an archive that contains what is wanted.
+        version: its version, if the service gives one.
     """
 
     objects: tuple[RemoteFile, ...]
@@ -71,61 +71,66 @@ class Located:
 
 
 class ServiceClient(Protocol):
-    """Puts a source's questions to its service; settings, retries and policy are the engine's."""
+    """Sends a source's requests to its service; settings, retries and policies are the engine's."""
 
     async def read(self, remote: RemoteFile, *, most: int = 4 << 20) -> bytes:
-        """Return the whole answer to a GET, of at most so many bytes; redirects are followed.
+        """Return the whole body of a GET, following redirects.
+
+        Args:
+            remote: what to get.
+            most: the largest body to accept, in bytes.
 
         Raises:
-            TransferError: there is none.
+            TransferError: the request failed.
         """
 
     async def head(self, remote: RemoteFile) -> Mapping[str, str]:
-        """Return the fields of the first answer to a GET of one byte, names in lower case.
+        """Return the header fields of the first answer to a GET of one byte, with lower-case names.
 
-        A redirect is an answer like any other, and is not followed. `:status` is its status.
+        Redirects are not followed. The status is in `:status`.
 
         Raises:
-            TransferError: it is none that could be believed.
+            TransferError: there was no credible answer.
         """
 
     @property
     def exclusive(self) -> bool:
-        """Whether nothing else may ask: there are rules on how to which no other client keeps."""
+        """Whether other HTTP clients must not be used: only this one obeys the rules in force."""
 
     @property
     def retries(self) -> int:
-        """How often a question is asked again that fails."""
+        """How often a failed request is repeated."""
 
     async def in_thread(self, work: Callable[[], T]) -> T:
-        """Return what `work` returns, which blocks."""
+        """Run `work`, which blocks, in a thread and return its result."""
 
 
 class Source(ABC, Generic[S]):
     """One service, or one kind of reference.
 
-    Other packages add theirs by an entry point of the group `pgetpy.sources`:
+    Other packages add a source with an entry point in the group `pgetpy.sources`:
 
         [project.entry-points."pgetpy.sources"]
         hub = "their_package:Hub"
 
-    `their_package.Hub()`, without arguments, is the source. It is asked for what none of this
-    package's sources knows, so it has a scheme of its own, as `hub:NAME@VERSION`. Of http and https
-    URLs it is asked for those of its `hosts` and its endpoint, if its distribution is called
-    `pgetpy-...`: looking into all that are installed takes longer than many a download.
+    `their_package.Hub()` is called without arguments. It is asked about texts that none of pgetpy's
+    own sources recognise, so it should use a scheme of its own, such as `hub:NAME@VERSION`. It is
+    also asked about http and https URLs of its `hosts` and its endpoint, provided that the
+    distribution's name begins with `pgetpy-`: looking into all installed distributions would take
+    longer than many downloads. A source that cannot be imported, or whose name is taken, affects
+    only references that no other source recognises.
 
-    `recognise` has to make the key of a reference by `core.references.reference.key_for` from a
-    text that begins with the source's name, and to leave secrets out of `shown`, `text` and the
-    key; they belong to `token`, and `scope_for(token)` to `scope`. Where the operator's settings
-    say who is asked, that is the reference's `service`. One that cannot be loaded, or bears a name
-    that is taken, harms no reference that is not its own.
+    `recognise` must build the key with `core.references.reference.key_for`, from a text that begins
+    with the source's name. Secrets must not appear in `shown`, `text` or the key: put them in
+    `token`, and `scope_for(token)` in `scope`. If the operator's settings decide which host is
+    contacted, put it in `service`.
 
     Attributes:
-        name: what references bear that are its own.
-        hosts: http and https URLs of these hosts are its own, as are those of its endpoint.
-        settings: the dataclass of what it goes by. Its `options` are rows as in `settings.options`;
-            of other packages' rows the variables are read, and flags are not known.
-        argument: what callers in Python give the token as; empty where they cannot.
+        name: identifies the source in its references.
+        hosts: http and https URLs of these hosts belong to it, as do those of its endpoint.
+        settings: the dataclass of its settings. Its `options` are rows as in `settings.options`; of
+            other packages' rows, the variables are read and the flags ignored.
+        argument: the Python argument for its token; empty if there is none.
     """
 
     name: ClassVar[str]
@@ -135,34 +140,41 @@ class Source(ABC, Generic[S]):
 
     @abstractmethod
     def recognise(self, text: str, wanted: str, settings: S) -> Reference | None:
-        """Return the reference that `text` is; None where it is another source's.
+        """Parse `text`; return None if it belongs to another source.
 
-        It is asked for each hit: it touches neither network nor disk, and imports nothing heavy.
+        Called for every cache hit, so it must not touch network or disk, nor import anything heavy.
 
         Args:
+            text: what the user wrote.
             wanted: `auto` or the value of a `Wanted`.
+            settings: the source's settings.
 
         Raises:
-            BadReferenceError: it is this source's, and makes no sense.
+            BadReferenceError: it belongs to this source, but is invalid.
         """
 
     @abstractmethod
     async def locate(self, reference: Reference, settings: S, client: ServiceClient) -> Located:
-        """Return where the bytes are.
+        """Ask the service where the bytes are.
+
+        Args:
+            reference: what `recognise` returned.
+            settings: the source's settings.
+            client: sends requests.
 
         Raises:
             TransferError: the service does not say.
         """
 
     def explained(self, reference: Reference, error: HttpStatusError, settings: S) -> PgetError:
-        """Return what `error`, an answer on the way to the bytes, means at this service."""
+        """Return what the HTTP error `error` means at this service; by default `error` itself."""
         return error
 
 
 def parts_at(text: str, hosts: Set[str], endpoint: str) -> tuple[str, str] | None:
-    """Return path and query of `text`, a URL of one of `hosts` or of `endpoint`; None of others.
+    """Return path and query if `text` is a URL of one of `hosts` or of `endpoint`, else None.
 
-    The scheme may be left out, as people do who copy what a browser shows.
+    The scheme may be missing, as in addresses copied from a browser.
     """
     try:
         parts = urlsplit(text if "://" in text else f"https://{text}")

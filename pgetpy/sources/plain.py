@@ -1,4 +1,4 @@
-"""URLs that say themselves where the bytes are: http and https, and file for this machine."""
+"""URLs that say where their bytes are: http and https, and file for local files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SCHEMES = ("http:", "https:", "file:")
 
 
 class Plain(Source[SourceSection]):
-    """Takes every URL that nobody else has taken."""
+    """Recognises every URL that no other source has claimed."""
 
     name = "plain"
     settings = SourceSection

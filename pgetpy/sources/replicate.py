@@ -1,10 +1,10 @@
-"""Replicate: the weights of a trained model, a tar that holds one .safetensors.
+"""Replicate: the weights of a trained model, a tar that contains one .safetensors file.
 
     OWNER/NAME[:VERSION] or OWNER/NAME/VERSION
     replicate.com/OWNER/NAME[/versions/VERSION][/_weights]
 
-VERSION is 64 hex digits, or the first 8 or more of them, as Replicate's pages show them. The
-weights of public models need no token. What is at replicate.delivery is plain: its URL says all.
+VERSION is 64 hex digits, or at least the first 8 of them, as Replicate's pages show them. Weights
+of public models need no token. URLs at replicate.delivery are plain URLs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _VERSION = r"(?P<version>[0-9a-f]{8,64})"
 _MODEL = r"(?P<owner>[A-Za-z0-9][\w-]{0,63})/(?P<name>[A-Za-z0-9][\w.-]{0,127})"
 _BARE = re.compile(rf"{_MODEL}(?:[:/]{_VERSION})?", re.ASCII)
 _PATH = re.compile(rf"/{_MODEL}(?:/versions/{_VERSION})?(?:/_weights)?/?", re.ASCII)
-# First parts of paths that are no owner's.
+# First components of paths that are not owners.
 _RESERVED = frozenset(
     {"p", "account", "about", "blog", "changelog", "collections", "deployments", "docs", "explore",
      "guides", "home", "playground", "predictions", "pricing", "signin", "trainings"}
@@ -49,7 +49,7 @@ class ReplicateSettings(SourceSection):
 
 
 class Replicate(Source[ReplicateSettings]):
-    """Takes models of Replicate, whose weights it has."""
+    """Recognises trained models of Replicate."""
 
     name = "replicate"
     hosts = _HOSTS
@@ -79,7 +79,7 @@ class Replicate(Source[ReplicateSettings]):
         if urlsplit(error.url).netloc != urlsplit(settings.endpoint).netloc:
             return error  # where the bytes are
         if error.status in (401, 403):
-            hint = "only the weights of public models can be had; give a URL of the file itself"
+            hint = "only public models can be downloaded; give the URL of the file itself"
             return UnauthorizedError(str(reference), SERVICE, error.status, error.words, hint=hint)
         if error.status in (404, 410):
             hint = "check OWNER/NAME and VERSION, that it is public, and that it was trained; a "
@@ -89,11 +89,11 @@ class Replicate(Source[ReplicateSettings]):
 
 
 def _found(text: str, endpoint: str) -> re.Match[str] | None:
-    """Return the parts of a name or a URL; None where it is neither."""
+    """Match a model's name or URL; None if it is neither."""
     if len(text) > _LONGEST or "/" not in text:
         return None
     if bare := _BARE.fullmatch(text):
-        # A relative path is no model.
+        # A relative path to a file is not a model.
         is_file = text.lower().endswith(".safetensors") or is_archive_name(text)
         return None if is_file else bare
     parts = parts_at(text, _HOSTS, endpoint)

@@ -1,6 +1,6 @@
-"""The sources, in the order in which they are asked whether a reference is theirs.
+"""The sources, in the order in which they are tried.
 
-This package's own come first, then those of other packages (see `sources.base.Source`).
+pgetpy's own come first, then those of other packages (see `sources.base.Source`).
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ AnySource = Source[Any]
 
 _PLAIN = Plain()
 SOURCES: tuple[AnySource, ...] = (Data(), HuggingFace(), Civitai(), Replicate(), _PLAIN)
-# The rows of this package's sources.
+# The option rows of pgetpy's own sources.
 OPTIONS: tuple[Option, ...] = tuple(chain.from_iterable(each.settings.options for each in SOURCES))
 
 _USUAL = SourceSettings()
 _GROUP = "pgetpy.sources"
-# What metadata of distributions begin with that are called pgetpy-...
+# What the metadata folders of distributions named pgetpy-... begin with.
 _THEIR_METADATA = "pgetpy_"
-# Longer ones (data: URIs bear megabytes) are read anew each time instead of being kept.
+# Longer texts (data: URIs of megabytes) are parsed each time instead of being cached.
 _LONGEST_KEPT = 4096
-# What is meant for a path, on any system.
+# Texts that look like a local path, on any system.
 _PATH = re.compile(r"[/.~\\]|[A-Za-z]:[/\\]|[^:]*\.safetensors\Z", re.IGNORECASE | re.DOTALL)
 
 
@@ -54,17 +54,18 @@ def parse_reference(
     settings: SourceSettings = _USUAL,
     patterns: Patterns = EVERYTHING,
 ) -> Reference:
-    """Return what `text` refers to; blanks around it, pasted with it, mean nothing.
+    """Parse a reference; surrounding blanks, from pasting, are ignored.
 
     Args:
-        wanted: `file`, `weights`, `folder`, or `auto`: `weights` of what is called like an archive
-            and of a repository, else `file`.
-        settings: bear the tokens to open it with.
+        text: what the user wrote.
+        wanted: `file`, `weights`, `folder` or `auto`. `auto` means `weights` for repositories and
+            names of archives, else `file`.
+        settings: the settings of sources, including tokens.
         patterns: which files of a repository are meant.
 
     Raises:
-        BadReferenceError: no source knows what it is, or patterns make no sense for it.
-        BadSettingError: `wanted` is none of these.
+        BadReferenceError: no source recognises it, or patterns make no sense for it.
+        BadSettingError: `wanted` is something else.
     """
     text = text.strip()
     check_unicode(text)
@@ -74,7 +75,7 @@ def parse_reference(
 
 
 async def locate(reference: Reference, settings: SourceSettings, client: ServiceClient) -> Located:
-    """Return where its source says that the bytes of `reference` are.
+    """Return where the source of `reference` says that its bytes are.
 
     Raises:
         TransferError: the service does not say.
@@ -84,13 +85,13 @@ async def locate(reference: Reference, settings: SourceSettings, client: Service
 
 
 def explained(reference: Reference, error: HttpStatusError, settings: SourceSettings) -> PgetError:
-    """Return what `error`, an answer on the way to the bytes, means at the reference's service."""
+    """Return what the HTTP error `error` means at the reference's service."""
     source = _source_of(reference)
     return source.explained(reference, error, settings.of(source.settings))
 
 
 def with_tokens(settings: SourceSettings, given: Mapping[str, str | None]) -> SourceSettings:
-    """Return `settings` with the tokens that a caller has given, by the names of the arguments."""
+    """Return `settings` with a caller's tokens, given by argument name."""
     for source in SOURCES:
         if source.argument in given:
             section = settings.of(source.settings)
@@ -99,16 +100,16 @@ def with_tokens(settings: SourceSettings, given: Mapping[str, str | None]) -> So
 
 
 def check_settings(settings: SourceSettings) -> None:
-    """Have what this package's sources go by read, so that a mistake in it is told before any work.
+    """Read the settings of all own sources now, so that mistakes show before any work is done.
 
     Raises:
-        BadSettingError: a value that cannot be used.
+        BadSettingError: a value is invalid.
     """
     _hosts_of(SOURCES, settings)  # reads all, and is asked for again by the first reference
 
 
 def _source_of(reference: Reference) -> AnySource:
-    """Return the source that has recognised `reference`."""
+    """Return the source that recognised `reference`."""
     for source in SOURCES:
         if source.name == reference.source:
             return source
@@ -133,7 +134,7 @@ def _parse(text: str, wanted: str, settings: SourceSettings) -> Reference:
     if found is not None:
         return found
     if _PATH.match(text):
-        reason = f"it is no URL; a file of this machine is {_file_url(text)}"
+        reason = f"it is not a URL; write a local file as {_file_url(text)}"
         raise BadReferenceError(text, reason)
     parse_link(text)  # raises, for it is no URL
     raise AssertionError("unreachable")
@@ -149,10 +150,10 @@ def _ask_others(
     sources: Iterable[AnySource],
     failures: Iterable[str] = (),
 ) -> Reference | None:
-    """Return the reference that one of `sources`, of other packages, takes `text` for.
+    """Return the reference that one of other packages' `sources` recognises in `text`.
 
     Raises:
-        BadReferenceError: none does, and some do not work: these, and those that `failures` name.
+        BadReferenceError: none does, and some sources are broken: these, and those in `failures`.
     """
     failures = list(failures)
     for source in sources:
@@ -172,7 +173,7 @@ def _ask_others(
 
 
 def _web_host(text: str) -> str:
-    """Return the host of an http or https URL; empty for what is none."""
+    """Return the host of an http or https URL; empty for any other text."""
     if text[:8].lower().startswith(("http://", "https://")):
         with suppress(ValueError):
             return _bare_host(urlsplit(text).netloc)
@@ -181,7 +182,7 @@ def _web_host(text: str) -> str:
 
 @lru_cache(maxsize=32)
 def _hosts_of(sources: tuple[AnySource, ...], settings: SourceSettings) -> frozenset[str]:
-    """Return the hosts of URLs that `sources` are asked about."""
+    """Return the hosts whose URLs belong to `sources`."""
     hosts: set[str] = set()
     for each in sources:
         hosts |= each.hosts
@@ -203,7 +204,7 @@ def _file_url(path: str) -> str:
 def _others_may_have_hosts() -> bool:
     """Whether a distribution is installed that may have a source with hosts.
 
-    Names are all that is looked at: reading what each distribution says takes tens of milliseconds.
+    Only names are looked at: reading all metadata takes tens of milliseconds.
     """
     for path in sys.path:
         with suppress(OSError):
@@ -214,7 +215,7 @@ def _others_may_have_hosts() -> bool:
 
 @lru_cache(maxsize=1)
 def _registered() -> tuple[tuple[AnySource, ...], tuple[str, ...]]:
-    """Return the sources of other packages, and why some of them are none."""
+    """Return the sources of other packages, and why some could not be loaded."""
     from importlib.metadata import entry_points
 
     sources: list[AnySource] = []
@@ -224,7 +225,7 @@ def _registered() -> tuple[tuple[AnySource, ...], tuple[str, ...]]:
         try:
             source: AnySource = point.load()()
             name = source.name
-            # One that is no subclass may do without these.
+            # A class that does not inherit from Source may lack these.
             for attribute, value in (("hosts", frozenset()), ("settings", SourceSection)):
                 if not hasattr(source, attribute):
                     setattr(source, attribute, value)

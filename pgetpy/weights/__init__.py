@@ -1,6 +1,6 @@
-"""Weights that are kept: a reference in, a path that can be trusted out.
+"""Cached weights: give it a reference, get a path to verified weights.
 
-What gives out an entry of the cache, fetches one that is missing or checks that it is what it was
-taken for belongs here. How entries lie on disk is known to cache/, how bytes come to engine/, and
-whether a file is made of weights is decided in core/weights.
+Giving out cache entries, fetching missing ones and checking that they are what they should be
+belongs here. How entries are stored is up to cache/, how bytes arrive to engine/, and whether a
+file is made of weights is decided in core/weights.
 """

@@ -78,7 +78,7 @@ class AccessRules:
         return entry
 
     def check_content(self, entry: Entry, reference: Reference) -> None:
-        """Check that the policy allows the content, whoever fetched it.
+        """Check that the policy allows the content, no matter who fetched it.
 
         Raises:
             NotAllowedError: it does not.

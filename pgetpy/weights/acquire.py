@@ -1,4 +1,4 @@
-"""The weights of one cache object: hits are given out, misses fetched, and both are counted."""
+"""One cache object's calls: hits are given out, misses are fetched, and both are counted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class CacheInfo(NamedTuple):
-    """What this object has done: counts of `ensure`, and the bytes that were fetched for it."""
+    """Counters of one cache object: calls of `ensure`, and bytes fetched for them."""
 
     hits: int
     misses: int
@@ -34,10 +34,10 @@ class CacheInfo(NamedTuple):
 
 
 class Acquisition:
-    """Gives out what is in `store`, and has fetched what is not.
+    """Gives out entries of `store`, and has missing ones fetched.
 
     Attributes:
-        info: what has been done so far.
+        info: the counters so far.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class Acquisition:
         self._lock = threading.Lock()
 
     def peek(self, reference: Reference, lookup: LookupOptions) -> Entry | None:
-        """Return the entry if nobody needs to be asked; it does not count as a hit."""
+        """Return the entry if it can be given out without a request; not counted as a hit."""
         return self._access.at_hand(reference, lookup)
 
     def hit(self, reference: Reference, lookup: LookupOptions) -> Entry | None:
-        """Return the entry if nobody needs to be asked, and count it."""
+        """Return the entry if it can be given out without a request, and count the hit."""
         entry = self.peek(reference, lookup)
         if entry is not None:
             self._count(hits=1)
@@ -70,7 +70,7 @@ class Acquisition:
         number: int = 0,
         follow: Follower | None = None,
     ) -> Path:
-        """Return the path, fetching what is missing; events are told under `number`."""
+        """Return the path, fetching what is missing. Events carry `number` as their key."""
         adapter = EventAdapter(self._progress, number, reference)
         try:
             entry, fetched = await self._fetcher().obtain(reference, lookup, adapter, follow)
@@ -89,7 +89,7 @@ class Acquisition:
         first: int,
         follow: Follower,
     ) -> Path | None:
-        """Fetch parts alone, and return None; see `WeightsDownloadCache.pick`."""
+        """Fetch selected parts only, and return None; see `WeightsDownloadCache.pick`."""
         from pgetpy.engine.engine import Engine
 
         engine = Engine(self._settings)
@@ -103,7 +103,7 @@ class Acquisition:
     def paths_at_hand(
         self, references: Sequence[Reference], lookup: LookupOptions
     ) -> list[Path] | None:
-        """Return the paths if nobody needs to be asked for any of them, and count the hits."""
+        """Return all paths if none needs a request, and count the hits; else None."""
         here = [self._access.at_hand(reference, lookup) for reference in references]
         paths = [entry.path for entry in here if entry is not None]
         if len(paths) < len(here):
@@ -114,7 +114,7 @@ class Acquisition:
     async def obtain_all(
         self, references: Sequence[Reference], lookup: LookupOptions
     ) -> list[Path]:
-        """Return the paths of several, fetched side by side; none leaves until all are there."""
+        """Return several paths, fetched in parallel. None is evicted until all are there."""
         from pgetpy.system.event_loop import gather_limited
 
         with ExitStack() as leases:
@@ -130,7 +130,7 @@ class Acquisition:
             return [entry.path if entry is not None else next(fetched) for entry in here]
 
     def _fetcher(self) -> Fetcher:
-        # Most calls are hits, and need none of what fetches.
+        # Imported here: most calls are hits and need none of it.
         from pgetpy.weights.fetch import Fetcher
 
         with self._lock:

@@ -1,4 +1,8 @@
-"""What is done with a cache's entries after they have been handed out: digests, stable storage."""
+"""Background work on entries that were given out already: digests, flushing to disk.
+
+Content of an entry whose digest no one has given is hashed after `ensure` has returned, so that the
+caller does not wait. The thread is niced, since its caller is probably loading a model.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +19,14 @@ from pgetpy.errors import CacheError, ThreadLimitError
 from pgetpy.system.forks import call_in_children
 from pgetpy.system.thread_limit import start_thread
 
-# Until then the system has written most of it by itself; a process whose thread waits for the disk
-# cannot end, and what was not flushed is only verified once after a power cut.
+# By then the system has written most of it by itself. A process cannot end while its thread waits
+# for the disk, and an entry that was not flushed is merely verified once after a power cut.
 _FLUSH_AFTER = 5.0
 _FLUSH = ""
-# Noting a digest takes moments, unless the disk hangs.
+# Recording a digest takes moments, unless the disk hangs.
 _LAST_SECONDS = 1.0
 _NICE = 10
-# Several gigabytes at the rate of a common processor; whoever ends a process does not wait longer.
+# Enough for several gigabytes on a common processor, and no longer than people accept at exit.
 _END_SECONDS = 10.0
 
 
@@ -30,7 +34,7 @@ _HASHERS: weakref.WeakSet[BackgroundHasher] = weakref.WeakSet()
 
 
 class BackgroundHasher:
-    """Computes digests that nobody has told, and flushes entries, in a thread of its own."""
+    """Computes missing digests and flushes entries, in a thread of its own."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -40,7 +44,7 @@ class BackgroundHasher:
         _HASHERS.add(self)
 
     def _begin(self) -> None:
-        """Begin with nothing to do, and no thread."""
+        """Start with an empty queue and no thread; also in forked children."""
         self._keys: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._done = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -49,16 +53,17 @@ class BackgroundHasher:
         self._noting = False
 
     def put(self, key: str) -> None:
-        """See to the entry `key` when there is time."""
+        """Queue the entry `key`."""
         with self._done:
             self._unknown += 1
             self._keys.put(key)
             self._start()
 
     def wait(self, seconds: float | None = None, *, flush: bool = False) -> bool:
-        """Wait until all digests are known, and all is on stable storage if it is to be flushed.
+        """Wait until all digests are known and, if wanted, all entries are flushed.
 
-        False where that takes longer than `seconds`.
+        Returns:
+            False if that took longer than `seconds`.
         """
         if flush:
             self._keys.put(_FLUSH)
@@ -73,20 +78,22 @@ class BackgroundHasher:
             )
 
     def finish(self) -> None:
-        """See that digests are known before this process ends: nobody else may compute them later
-        without knowing that nothing was changed meanwhile. Give up where that takes long."""
+        """Compute the outstanding digests before this process ends, within a time limit.
+
+        No other process could do so later, as it would not know whether the content was changed.
+        """
         with contextlib.suppress(KeyboardInterrupt):
             if not self._stopped and self._unknown:
                 self.wait(_END_SECONDS)
 
     def stop(self) -> None:
-        """Begin with nothing more; a digest that is being noted is, if it can be."""
+        """Start nothing more. A digest that is just being recorded still is, if possible."""
         self._stopped = True
         with self._done:
             self._done.wait_for(lambda: not self._noting, _LAST_SECONDS)
 
     def _start(self) -> None:
-        """Start the thread if it is needed; where none can be had whoever waits does the work."""
+        """Start the thread if needed. Without a thread, those who wait do the work."""
         if self._thread is None and (self._unknown or self._unflushed):
             with contextlib.suppress(ThreadLimitError):
                 self._thread = start_thread(self._run, "pgetpy-hasher", tries=1)
@@ -98,8 +105,8 @@ class BackgroundHasher:
 
     def _run(self) -> None:
         if sys.platform == "linux":
-            # Nobody waits for it, and a predictor that has just got its weights is about to begin.
-            # Threads have priorities of their own here; elsewhere the number would be a process's.
+            # Niced: a predictor that has just received its weights is about to use the processor.
+            # On Linux threads have priorities of their own; elsewhere this is the whole process's.
             with contextlib.suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         while True:
@@ -118,7 +125,7 @@ class BackgroundHasher:
     def _note(self, key: str) -> None:
         with self._done:
             self._noting = True
-        # What cannot be settled shows in the listing as pending; nobody waits here to be told.
+        # An entry that cannot be settled is listed as pending; no caller is waiting for an error.
         with contextlib.suppress(CacheError, OSError):
             if not self._stopped:
                 self._store.settle(key, stop=lambda: self._stopped, fsync=False)

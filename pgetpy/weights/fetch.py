@@ -1,7 +1,8 @@
-"""One reference becomes an entry of a cache: a hit that may be given to its caller, or fetched.
+"""Turns a reference into a cache entry: a hit that its caller may have, or a fetched one.
 
-Of all who want one key one fetches it; the others wait, and take over if that one dies. An entry
-appears when its size, its digest where one is known, and its structure have been checked.
+Of all callers that want a key, one fetches it. The others wait, and one of them takes over if it
+dies. An entry appears only after its size, its structure and, where known, its digest have been
+checked.
 """
 
 from __future__ import annotations
@@ -48,13 +49,13 @@ from pgetpy.weights.repository import gather
 from pgetpy.weights.size_limit import SizeBudget
 from pgetpy.weights.validate import check_safetensors, chosen_content, examine
 
-# To hash as much takes no longer than to hand it to the thread that does it later.
+# Hashing this much takes no longer than queueing it for the background thread.
 _SMALL = 4 << 20
 
 
 @dataclass(frozen=True)
 class FetchRequest:
-    """What one caller wants, and by what means; see `Fetcher.obtain`."""
+    """What one caller wants; see `Fetcher.obtain`."""
 
     reference: Reference
     lookup: LookupOptions
@@ -65,7 +66,7 @@ class FetchRequest:
 
 @dataclass(frozen=True)
 class FetchResult:
-    """What has come: its version, what it is called, and what it was found to hash to."""
+    """What was fetched: its version, its name and, if computed, its digest."""
 
     identity: Identity
     name: str
@@ -73,7 +74,7 @@ class FetchResult:
 
 
 class Fetcher:
-    """Brings what references name into `store`."""
+    """Fetches references into `store`."""
 
     def __init__(
         self, store: Store, settings: Settings, hasher: BackgroundHasher, access: AccessRules
@@ -95,10 +96,13 @@ class Fetcher:
         """Return the entry, and whether it was fetched just now.
 
         Args:
-            follow: is shown what is fetched just now, where that comes as the entry's one file.
+            reference: what to fetch.
+            lookup: what the caller requires of it.
+            report: is called with events.
+            follow: is told what arrives, if the entry is a single file that is fetched just now.
 
         Raises:
-            PgetError: it cannot be had.
+            PgetError: it could not be fetched.
         """
         told = ""
         while (other := self._under_way.get(reference.key)) is not None:
@@ -114,7 +118,7 @@ class Fetcher:
             await engine.close()
 
     async def _obtain(self, request: FetchRequest) -> tuple[Entry, bool]:
-        """As `obtain`, for the one caller of this process that looks after the key."""
+        """As `obtain`, for the one caller in this process that handles the key."""
         reference = request.reference
         told = ""
         rejected = ""
@@ -137,7 +141,7 @@ class Fetcher:
                 if there == rejected:
                     request.engine.begin_anew()
                     entry = await self._fetch(fill, request)
-                    # Under pressure it may have left already.
+                    # If the disk is nearly full it may have been evicted already.
                     if entry.path.exists():
                         return entry, True
 
@@ -169,7 +173,7 @@ class Fetcher:
         return True
 
     async def _is_proven(self, entry: Entry, request: FetchRequest) -> bool:
-        """Whether the service says what the content hashes to, and it does; that is noted then."""
+        """Whether the service gives the content's digest and it matches; it is recorded then."""
         located = await request.engine.locate(request.reference)
         known = None if located.folder or located.extract else located.objects[0].digest
         if known is None or await self._in_thread(lambda: digest_of(entry.path)) != str(known):
@@ -178,7 +182,7 @@ class Fetcher:
         return True
 
     async def _check_survival(self, entry: Entry) -> bool:
-        """Whether what was not flushed when its machine went down is what it was."""
+        """Whether an entry that was not flushed before the machine went down is still intact."""
         if entry.state is not State.UNFLUSHED:
             return False
         if not entry.lower:
@@ -191,9 +195,9 @@ class Fetcher:
         return True
 
     def _begin(self) -> None:
-        """Begin with nothing under way."""
+        """Start with nothing under way; also in forked children."""
         self._in_thread = WORKERS.submit
-        # The keys that callers of this process look after now; the others need not poll.
+        # Keys that a caller in this process is handling; its other callers need not poll the disk.
         self._under_way: dict[str, asyncio.Future[None]] = {}
 
     async def _has_digest(self, entry: Entry, reference: Reference, wanted: Checksum) -> bool:
@@ -231,7 +235,7 @@ class Fetcher:
                 lambda: examine(source, reference, called, any_file=request.lookup.any_file)
             )
         except (NotAllowedError, NotWeightsError, ArchiveError, DigestMismatchError):
-            # The next try is not to begin with what has just been refused.
+            # The next attempt must not start from what was just rejected.
             fill.release(keep=False)
             raise
         identity = result.identity
@@ -259,10 +263,10 @@ class Fetcher:
         return entry
 
     async def _make_room_for(self, fill: Fill) -> None:
-        """Make room for what has come where that is not what was reserved.
+        """Make room for the actual size, if it differs from what was reserved.
 
         Raises:
-            CacheFullError: there is none for it.
+            CacheFullError: there is not enough.
         """
         try:
             await self._in_thread(lambda: fill.reserve(allocated(fill.folder)[0]))
@@ -271,7 +275,7 @@ class Fetcher:
             raise
 
     async def _bring(self, fill: Fill, request: FetchRequest) -> FetchResult:
-        """Bring the object to the fill's folder."""
+        """Fetch the object into the fill's folder."""
         reference, lookup, engine = request.reference, request.lookup, request.engine
         found: list[Identity] = []
         budget = SizeBudget(reference, self._settings.largest)
@@ -305,27 +309,30 @@ class Fetcher:
                 str(dest),
                 checksum,
                 extract=extract,
-                # A file of this machine: nothing but the reference itself may lead to it.
+                # A local file: only the reference itself may lead to one, never a redirect or a
+                # service.
                 link=reference.link if reference.local else None,
                 admit=admit,
                 follow=follow,
             )
             await engine.fetch(remote, job, heard)
-            # Whoever died just before he could publish it has fetched all of it.
+            # A process that died just before publishing has left all of it.
             identity = found[-1] if found else await engine.identify(remote)
         return FetchResult(identity, remote.name or reference.name, checksum)
 
 
 def _digest_if_small(source: Path) -> str:
-    """Return the digest of a file that is read within moments; empty for others."""
+    """Return the digest of a file that can be read in moments; empty for larger ones."""
     if source.is_dir() or source.stat().st_size > _SMALL:
         return ""
     return digest_of(source) or ""
 
 
 def _begin_anew(members: Path) -> None:
-    """Where members have been extracted but not published, take away all that is there: they may
-    be of another version, and would be joined by those of this one."""
+    """Delete members that were extracted but not published.
+
+    They may belong to another version, and would be mixed with the members of this one.
+    """
     if members.exists():
         for path in list(members.parent.iterdir()):
             remove_tree(path)
@@ -337,10 +344,10 @@ def _refuse_digest(reference: Reference, digest: Checksum | None) -> None:
 
 
 def _agreed(remote: RemoteFile, wanted: Checksum | None) -> Checksum | None:
-    """Return what an object has to hash to.
+    """Return the digest that an object must have.
 
     Raises:
-        DigestMismatchError: the service knows already that it does not.
+        DigestMismatchError: the service already gives another one.
     """
     known = remote.digest
     if wanted is not None and known is not None and wanted != known:
@@ -349,9 +356,10 @@ def _agreed(remote: RemoteFile, wanted: Checksum | None) -> Checksum | None:
 
 
 def _most_telling(located: Located) -> list[RemoteFile]:
-    """Return, for each host, the object whose reader may have all the others that are there.
+    """Return for each host the object that is the best evidence of access to all others there.
 
-    Services show a page about a repository, or its licence, to those who may not have the weights.
+    Services often show a repository's page or licence to users who may not download its weights, so
+    the largest file is asked for.
     """
     largest: dict[str, RemoteFile] = {}
     for remote in sorted(located.objects, key=lambda remote: remote.size or 0):
@@ -360,7 +368,7 @@ def _most_telling(located: Located) -> list[RemoteFile]:
 
 
 def _version_of(located: Located) -> Identity:
-    """Return the version of a folder."""
+    """Return a version for a folder, from those of its files."""
     sizes = [remote.size for remote in located.objects]
     total = None if None in sizes else sum(size or 0 for size in sizes)
     return Identity(total, f'"{located.version}"' if located.version else None)

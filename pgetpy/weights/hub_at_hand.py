@@ -1,9 +1,9 @@
-"""Whether a repository is whole in the Hub's own cache, for when no Hub can be asked.
+"""Whether a repository is complete in the Hub's own cache, for when the Hub cannot be reached.
 
-A snapshot's folder does not tell: patterns may have chosen some of its files, and a run that was
-ended may have left some. So what was brought as a whole is noted beside it. Newer releases of
-huggingface_hub keep what a commit holds, in `trees`; where older ones have filled the folder it is
-taken for whole, as they take it themselves.
+The folder of a snapshot does not tell: patterns may have selected some files, or a run may have
+been interrupted. So a note beside it says what was completed. Newer releases of huggingface_hub
+record the files of a commit in `trees`. A folder that an older release filled is assumed to be
+complete, as that release itself assumes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from pgetpy.core.references.patterns import Patterns
 
-# The one folder where huggingface_hub wonders about nothing that it has not put there.
+# The one folder in which huggingface_hub does not warn about files that it did not put there.
 _NOTES = ".locks"
 _TREES = "trees"
 
@@ -25,16 +25,16 @@ _TREES = "trees"
 def note_whole(
     folder: Path, commit: str, path: str, patterns: Patterns, sizes: Mapping[str, int], made: Path
 ) -> None:
-    """Note that of `commit` all files below `path` that `patterns` admit are there.
+    """Note that all files of `commit` below `path` that match `patterns` are there.
 
     Args:
-        folder: the repository's.
-        sizes: of these files, by their names in the repository.
-        made: a name for the note before it is renamed.
+        folder: the repository's folder in the cache.
+        sizes: bytes of these files, by their names in the repository.
+        made: a temporary name for the note.
     """
     note = {"path": path, "patterns": patterns.query, "files": dict(sizes)}
     notes = [each for each in _notes(folder, commit) if _about(each) != _about(note)]
-    # It helps without a network alone.
+    # Useful only without a network.
     with contextlib.suppress(OSError):
         place = _place(folder, commit)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def note_whole(
 
 
 def whole_size(folder: Path, commit: str, path: str, patterns: Patterns) -> int | None:
-    """Return the bytes of the files that are meant; None where they are not known to be there."""
+    """Return the bytes of the chosen files; None if they are not known to be complete."""
     snapshot = folder / "snapshots" / commit
     if not snapshot.is_dir():
         return None
@@ -62,7 +62,7 @@ def whole_size(folder: Path, commit: str, path: str, patterns: Patterns) -> int 
 
 
 def commit_at(folder: Path, revision: str) -> str:
-    """Return the commit that a branch or tag stood for when it was last asked for."""
+    """Return the commit that a branch or tag pointed to when it was last looked up."""
     try:
         return (folder / "refs" / revision).read_text().strip()
     except (OSError, ValueError):
@@ -90,7 +90,7 @@ def _meant(files: Mapping[str, int | None], path: str, patterns: Patterns) -> di
 
 
 def _size_at(snapshot: Path, files: Mapping[str, int | None]) -> int | None:
-    """Return the bytes of `files`; None where one is missing, of another size, or there is none."""
+    """Return the bytes of `files`; None if there are none, or one is missing or of another size."""
     total = 0
     for name, size in files.items():
         try:
@@ -119,7 +119,7 @@ def _is_note(note: Mapping[str, Any]) -> bool:
 
 
 def _tree(folder: Path, commit: str) -> dict[str, int] | None:
-    """Return what huggingface_hub knows of a commit's files."""
+    """Return huggingface_hub's record of a commit's files."""
     tree = _read(folder / _TREES / f"{commit}.json")
     try:
         sizes = {name: about["size"] for name, about in tree["files"].items()}

@@ -1,9 +1,11 @@
-"""Whole repositories in the cache of huggingface_hub, where `from_pretrained` finds them.
+"""Whole repositories in huggingface_hub's cache, where `from_pretrained` finds them.
 
-The layout and the locks are those of its documentation ("Understand caching") and of its
-`file_download`. Blobs appear by rename once their digest is right, git's own where there is no
-sha256; then the snapshot, all of it at once where there was none of that commit; the ref last. So
-there is nothing at any time that huggingface_hub would take for more than it is.
+Layout and locks follow its documentation ("Understand caching") and its `file_download`. The order
+of steps ensures that huggingface_hub never sees more than is there:
+
+    blobs/DIGEST        by rename, once the digest is right (sha256, or git's own sha1)
+    snapshots/COMMIT/   links to blobs; a new folder appears all at once
+    refs/REVISION       last
 """
 
 from __future__ import annotations
@@ -49,20 +51,20 @@ _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 # Of these names each run has its own, and needs none for so long.
 _OWN = (".pgetpy-*", "blobs/.*.????????.pgetpy-part")
 _DEAD_AFTER = 3600.0
-# As long as huggingface_hub gives the Hub where it has something to fall back on.
+# The time that huggingface_hub allows the Hub when it has something cached to fall back on.
 _ASKING_SECONDS = 10.0
 
 
 async def snapshot(reference: Reference, root: Path, settings: Settings, report: Report) -> Path:
-    """Bring the repository of `reference` into the Hub's cache at `root`; return its snapshot.
+    """Fetch the repository of `reference` into the Hub's cache at `root`; return its snapshot.
 
     Raises:
-        PgetError: it cannot be had. What has come is kept.
+        PgetError: it could not be fetched. What has arrived is kept.
     """
     named = parse_hub_name(reference.text, settings.sources.of(HubSettings).endpoint)
     if reference.source != "huggingface" or named is None or not named.is_folder:
         hint = "a repository is hf://OWNER/NAME, and --include chooses of its files"
-        raise BadReferenceError(str(reference), f"it is no repository of Hugging Face; {hint}")
+        raise BadReferenceError(str(reference), f"it is not a repository of Hugging Face; {hint}")
     policy = settings.policy
     if policy is not None:
         policy.check_reference(reference)
@@ -95,14 +97,14 @@ async def snapshot(reference: Reference, root: Path, settings: Settings, report:
 
 
 class _HeldSnapshot(NamedTuple):
-    """A snapshot that is known to be whole, and the bytes of the files that are meant."""
+    """A snapshot that is known to be complete, and the bytes of the chosen files."""
 
     snapshot: Path
     size: int
 
 
 def _held(root: Path, named: HubName, reference: Reference) -> _HeldSnapshot | None:
-    """Return what is there of the revision that `named` was last found to mean, if it is whole."""
+    """Return the snapshot that `named` last resolved to, if it is complete."""
     folder = _repository_folder(root, named)
     fixed = _COMMIT.fullmatch(named.revision) is not None
     commit = named.revision if fixed else commit_at(folder, named.revision)
@@ -113,7 +115,7 @@ def _held(root: Path, named: HubName, reference: Reference) -> _HeldSnapshot | N
 
 
 async def _ask_once(reference: Reference, settings: Settings) -> Located:
-    """Ask what is in a repository, by one short try: what is there will do as well."""
+    """List the repository with a single short attempt: a cached snapshot is good enough."""
     engine = Engine(replace(settings, retries=0))
     try:
         return await wait_for(_ASKING_SECONDS, engine.locate(reference))
@@ -125,8 +127,8 @@ async def _ask_once(reference: Reference, settings: Settings) -> Located:
 
 
 def _may_do(error: TransferError, settings: Settings) -> bool:
-    """Whether what is there may be given where the Hub has answered so: it is down, does not let us
-    in, or knows the repository no more. That is what huggingface_hub does."""
+    """Whether a cached snapshot may be used after this error: as in huggingface_hub, if the Hub is
+    down, refuses access, or no longer has the repository."""
     if settings.sources.of(HubSettings).offline:
         return True
     code = getattr(error.__cause__, "code", "")
@@ -139,11 +141,11 @@ def _why_held(error: TransferError) -> str:
 
 @dataclass(frozen=True)
 class _SnapshotFolder:
-    """Where one commit of a repository is in the cache.
+    """The place of one commit of a repository in the cache.
 
     Attributes:
-        folder: the repository's, as `models--OWNER--NAME`.
-        revision: what the commit was found by.
+        folder: the repository's folder, such as `models--OWNER--NAME`.
+        revision: the branch, tag or commit that was asked for.
     """
 
     folder: Path
@@ -176,7 +178,7 @@ def _repository_folder(root: Path, named: HubName) -> Path:
 
 
 def _whole_names(named: HubName, located: Located) -> list[RemoteFile]:
-    """Return the objects of `located`, called as they are in their repository."""
+    """Return the objects of `located` under their full names in the repository."""
     folder = f"{named.path}/" if named.path else ""
     objects = [replace(each, name=folder + each.name) for each in located.objects]
     for remote in objects:
@@ -191,7 +193,7 @@ def _checksum(remote: RemoteFile) -> Checksum:
 
 @dataclass
 class _SnapshotDownload:
-    """Brings the files of one commit to their shelf."""
+    """Fetches the files of one commit into their folder."""
 
     reference: Reference
     shelf: _SnapshotFolder
@@ -204,8 +206,11 @@ class _SnapshotDownload:
         self.workers = WORKERS
 
     async def bring(self, objects: Sequence[RemoteFile], path: str) -> tuple[int, int]:
-        """Bring what is missing below `path`, and publish; return the bytes of all, and of what was
-        there."""
+        """Fetch what is missing below `path` and publish it.
+
+        Returns:
+            The bytes of all files, and those that were there already.
+        """
         self.budget.note_all(objects)
         shelf, settings = self.shelf, self.settings
         planning = self.workers.submit(lambda: _plan(shelf, objects, settings))
@@ -230,7 +235,7 @@ class _SnapshotDownload:
         return progress.total or 0, progress.held
 
     async def _bring(self, key: int, remote: RemoteFile, progress: CombinedProgress) -> None:
-        """Bring one blob, unless another process does so meanwhile."""
+        """Fetch one blob, unless another process does so in the meantime."""
         blob = self.shelf.blob(remote.etag)
         lock = await self._lock(key, remote)
         try:
@@ -245,9 +250,9 @@ class _SnapshotDownload:
                 os.close(lock)
 
     async def _lock(self, key: int, remote: RemoteFile) -> int | None:
-        """Return the descriptor of huggingface_hub's lock of a blob; None where locks fail.
+        """Return the descriptor of huggingface_hub's lock of a blob; None if locks do not work.
 
-        It saves work alone: blobs appear by rename.
+        The lock only saves work, since blobs appear by rename.
         """
         path = self.shelf.lock(remote.etag)
         told = False
@@ -273,10 +278,11 @@ class _SnapshotDownload:
 def _plan(
     shelf: _SnapshotFolder, objects: Sequence[RemoteFile], settings: Settings
 ) -> tuple[dict[Path, str], dict[int, RemoteFile]]:
-    """Return which links are to lead to which blobs, and those of `objects` that are to be fetched.
+    """Return the links to make, and the objects to fetch.
 
     Raises:
-        UnsafeMemberError, LimitExceededError: a file cannot be in the folder.
+        UnsafeMemberError: a file's name is not allowed.
+        LimitExceededError: there are too many files, or a name is too long.
     """
     with disk_errors(shelf.folder):
         blobs = shelf.folder / "blobs"
@@ -296,7 +302,7 @@ def _plan(
 
 
 def _sweep(shelf: _SnapshotFolder) -> None:
-    """Take away what runs that were killed have left and no other can use."""
+    """Remove what killed runs left and no other run can use."""
     for path in [path for pattern in _OWN for path in shelf.folder.glob(pattern)]:
         with contextlib.suppress(OSError):
             if time.time() - path.lstat().st_mtime > _DEAD_AFTER:
@@ -304,7 +310,7 @@ def _sweep(shelf: _SnapshotFolder) -> None:
 
 
 def _holds(path: Path, remote: RemoteFile) -> bool:
-    """Whether `path` leads to a file of the right size: its name says what is in it."""
+    """Whether `path` is a file of the right size; its name is its digest."""
     try:
         return path.is_file() and path.stat().st_size == remote.size
     except OSError:
@@ -315,7 +321,7 @@ def _holds(path: Path, remote: RemoteFile) -> bool:
 
 
 def _publish(shelf: _SnapshotFolder, links: dict[Path, str]) -> None:
-    """Have the snapshot and the ref say what has come."""
+    """Create or complete the snapshot, and update the ref."""
     # What is made here and renamed is in no folder that huggingface_hub looks into.
     with disk_errors(shelf.folder), TemporaryDirectory(prefix=".pgetpy-", dir=shelf.folder) as work:
         # Where there is nothing yet all of it appears at once; else what is missing is added.
@@ -329,7 +335,7 @@ def _publish(shelf: _SnapshotFolder, links: dict[Path, str]) -> None:
 
 
 def _publish_at_once(shelf: _SnapshotFolder, links: dict[Path, str], made: Path) -> bool:
-    """Make the snapshot's folder, first as `made`; False where there is one already."""
+    """Create the snapshot's folder as `made`, then rename it; False if there is one already."""
     if os.path.lexists(shelf.snapshot):
         return False
     for path, etag in links.items():
@@ -347,12 +353,12 @@ def _publish_at_once(shelf: _SnapshotFolder, links: dict[Path, str], made: Path)
 
 
 def _leading_to(blob: Path, link: Path) -> str:
-    """Return what a link says to lead to `blob`, also after the cache has been moved."""
+    """Return the relative target of a link to `blob`, which survives moving the cache."""
     return os.path.relpath(blob, link.parent)
 
 
 def _write_ref(shelf: _SnapshotFolder, made: Path) -> None:
-    """Note which commit the revision stands for, unless it is that commit."""
+    """Record the commit that the revision points to, unless the revision is that commit."""
     if shelf.revision == shelf.commit:
         return
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""What is done to a cache beside giving weights out: pins, removal, eviction, sweeping, the end."""
+"""Maintenance of a cache: pins, removal, eviction, verification, sweeping, closing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Maintenance:
-    """The upkeep of `store`, by the references that callers spell."""
+    """Maintenance of `store`, addressed by references as callers write them."""
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
@@ -37,11 +37,11 @@ class Maintenance:
         self._store.pin(self._reference(url, **options).key)
 
     def unpin(self, url: str, **options: Unpack[ReferenceOptions]) -> bool:
-        """Take a pin back; False where there was none."""
+        """Remove a pin; return False if there was none."""
         return self._store.unpin(self._reference(url, **options).key)
 
     def remove(self, url: str, **options: Unpack[ReferenceOptions]) -> int | None:
-        """Take an entry away; return its bytes, None where there is none.
+        """Remove an entry and return its bytes; None if there is none.
 
         Raises:
             CacheError: it is pinned or leased.
@@ -49,50 +49,54 @@ class Maintenance:
         return self._store.remove(self._reference(url, **options).key)
 
     def verify_all(self) -> dict[str, Verdict]:
-        """Hash every entry; return what was found, by key. Who asks next repairs the damaged.
+        """Hash every entry; return the verdicts by key. The next `ensure` of a damaged one repairs
+        it.
 
-        UNKNOWN is what has no digest: nobody can tell whether it still is what arrived.
+        UNKNOWN means that no digest was recorded, so there is nothing to compare with.
         """
         self._hasher.wait()
         keys = [row.record.key for row in self._store.entries()]
         return {key: self._store.verify(key) for key in keys}
 
     def evict(self, needed: int = 0) -> int:
-        """Make room for `needed` bytes more; return the bytes of entries that left.
+        """Make room for `needed` bytes; return the bytes of evicted entries.
 
         Raises:
-            CacheFullError: that cannot be.
+            CacheFullError: that is impossible.
         """
         return self._store.make_room(needed)
 
     def entries(self) -> list[ListedEntry]:
-        """Return all entries, the one used last first."""
+        """Return all entries, most recently used first."""
         return self._store.entries()
 
     def totals(self) -> Totals:
-        """Return what the cache takes; it looks at every entry."""
+        """Return the sizes of the cache; this looks at every entry."""
         return self._store.totals()
 
     def sweep(self) -> int:
-        """Take away what processes that died have left; return the bytes gained."""
+        """Remove what dead processes left; return the bytes freed."""
         return self._store.sweep()
 
     def settle(self, seconds: float | None = None, *, flush: bool = False) -> bool:
-        """Wait until the digests of what was fetched are known; False after `seconds`.
+        """Wait until the digests of fetched entries are known.
 
         Args:
-            flush: until it is on stable storage, too.
+            seconds: the longest time to wait.
+            flush: also wait until they are on stable storage.
+
+        Returns:
+            False if the time was up.
         """
         return self._hasher.wait(seconds, flush=flush)
 
     def settle_one(self, key: str) -> None:
-        """Compute the digest of an entry now, if it is not known and can be."""
+        """Compute the digest of an entry now, if it is missing and can be computed."""
         with contextlib.suppress(CacheError):
             self._store.settle(key, fsync=False)
 
     def close(self) -> None:
-        """This process uses nothing of it any more; digests still to be computed are, if that
-        takes no more than a moment."""
+        """Release everything. Outstanding digests are computed if that takes only a moment."""
         self._hasher.finish()
         self._hasher.stop()
         self._store.close()

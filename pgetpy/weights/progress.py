@@ -1,7 +1,7 @@
-"""The events of one reference, among those of others: under a key and a name of its own.
+"""Rewrites an engine's events for the caller of a cache.
 
-An engine tells of the file that it writes for the cache, which people do not know; and it is done
-before what came has been checked and has its place.
+The engine reports a temporary file inside the cache, which means nothing to users, and it is done
+before the content has been checked and published.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from pgetpy.errors import PgetError
 
 
 class EventAdapter:
-    """Hands events of `reference` on to `report`; its end is said by `finished` or `failed`."""
+    """Passes the events of `reference` to `report`, under its own key and name.
+
+    The final event comes from `finished` or `failed`, not from the engine.
+    """
 
     def __init__(self, report: Report, key: int, reference: Reference) -> None:
         self._report = report
@@ -40,16 +43,16 @@ class EventAdapter:
             self._report(replace(event, **changes))
 
     def finished(self, entry: Entry, *, fetched: bool) -> None:
-        """Tell that `entry` stands, be it by another's work."""
+        """Report that `entry` is there, fetched by this process or another."""
         result = self._result or self._result_of(entry, fetched=fetched)
         self._report(Finished(self._key, replace(result, dest=self._name)))
 
     def failed(self, error: PgetError) -> None:
-        """Tell that it cannot be had."""
+        """Report that it could not be fetched."""
         self._report(Failed(self._key, self._url, self._name, error))
 
     def _result_of(self, entry: Entry, *, fetched: bool) -> DownloadResult:
-        """Return the result of what no engine has brought."""
+        """Return the result for an entry that this engine did not fetch."""
         seconds = time.monotonic() - self._begun
         return DownloadResult(
             url=self._url,

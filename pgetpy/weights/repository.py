@@ -1,8 +1,8 @@
-"""The files of a folder that a service lists, brought several at a time.
+"""The files of a folder that a service lists, fetched several at a time.
 
-Their names are somebody else's: they are judged like those of an archive before anything is
-written. What an earlier run, which died, has brought of the same version is not brought again, but
-for callers with another token: what is in a repository may be told to those who may not have it.
+Their names come from outside: before anything is written they are judged like members of an
+archive. Files that an earlier run left of the same version are reused, but not by callers with
+another token: listing a repository does not prove access to its files.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _MARK = "version"
 
 
 class PlannedFile(NamedTuple):
-    """Where a file goes, and whether it is there already."""
+    """A file's destination, and whether it is there already."""
 
     path: Path
     remote: RemoteFile
@@ -64,13 +64,13 @@ async def gather(
     budget: SizeBudget,
     scope: str,
 ) -> None:
-    """Bring the files of `located` to the folder `members` of a fill, and tell of them as of one.
+    """Fetch the files of `located` into the folder `members` of a fill, reported as one transfer.
 
     Args:
-        scope: whose they are; see `Reference.scope`.
+        scope: whose files they are; see `Reference.scope`.
 
     Raises:
-        PgetError: one of them cannot be had, or they are too much; the others are stopped.
+        PgetError: one could not be fetched, or they exceed a limit; the others are stopped.
     """
     budget.note_all(located.objects)
     workers = WORKERS
@@ -92,7 +92,7 @@ async def gather(
 async def bring_all(
     engine: Engine, keys: Collection[int], bring: Callable[[int], Awaitable[None]], most: int
 ) -> None:
-    """Have `bring` fetch the files `keys`, `most` at a time."""
+    """Fetch the files `keys` with `bring`, `most` at a time."""
     engine.expect(len(keys))
     await gather_limited([partial(bring, key) for key in keys], most)
 
@@ -106,11 +106,11 @@ async def fetch_listed(
     key: int,
     checksum: Checksum | None = None,
 ) -> None:
-    """Fetch the file `remote` of a listing to `path`.
+    """Fetch the listed file `remote` to `path`.
 
     Raises:
-        SizeMismatchError: the server has another file than its service has listed.
-        PgetError: it cannot be fetched.
+        SizeMismatchError: the server's file has another size than the listed one.
+        PgetError: it could not be fetched.
     """
 
     def admit(identity: Identity) -> None:
@@ -124,11 +124,11 @@ async def fetch_listed(
 
 
 class CombinedProgress:
-    """Tells of many files as of one.
+    """Reports many files as one transfer.
 
     Attributes:
-        total: the bytes of all `objects`; None where one of them has no known size.
-        held: the bytes of those that are not `missing`, by their places in the list.
+        total: bytes of all `objects`; None if the size of one is unknown.
+        held: bytes of those that are not `missing`, by their position in the list.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class CombinedProgress:
         report(Started(0, "", "", self.total, self.held))
 
     def heard(self, event: Event) -> None:
-        """Take an event of the file `event.key`."""
+        """Handle an event of the file `event.key`."""
         if isinstance(event, (Progressed, StartedOver)):
             done = event.done if isinstance(event, Progressed) else 0
             self._done += done - self._files[event.key]
@@ -159,10 +159,11 @@ class CombinedProgress:
 
 
 def _prepare(folder: Path, located: Located, limits: Limits, scope: str) -> list[PlannedFile]:
-    """Judge the names, and see what is there of this version and caller; all else goes.
+    """Check the names and find files of this version and caller; delete everything else.
 
     Raises:
-        UnsafeMemberError, LimitExceededError: a file cannot be in the folder.
+        UnsafeMemberError: a file's name is not allowed.
+        LimitExceededError: there are too many files, or a name is too long.
     """
     paths = paths_below(folder, located.objects, limits, fold_of(folder.parent))
     mark = folder.with_name(_MARK)
@@ -191,10 +192,11 @@ def _prepare(folder: Path, located: Located, limits: Limits, scope: str) -> list
 def paths_below(
     folder: Path, objects: Sequence[RemoteFile], limits: Limits, fold: Callable[[str], str]
 ) -> list[Path]:
-    """Return where `objects` are below `folder`, by names that are safe there.
+    """Return safe paths below `folder` for `objects`.
 
     Raises:
-        UnsafeMemberError, LimitExceededError: one of them cannot be there.
+        UnsafeMemberError: a name is not allowed.
+        LimitExceededError: there are too many files, or a name is too long.
     """
     member_policy = MemberPolicy(limits, fold)
     paths = []
@@ -225,7 +227,7 @@ def _is_whole(path: Path, remote: RemoteFile, *, safe: bool) -> bool:
 
 
 def _tidy(folder: Path, wanted: set[Path]) -> None:
-    """Take away what a run that died has left half done."""
+    """Remove the half-done work of a run that died."""
     for path in files_in(folder):
         if path not in wanted:
             path.unlink()

@@ -1,4 +1,4 @@
-"""How much the objects of one reference may take together."""
+"""A limit on the total size of the objects of one reference."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pgetpy.sources.base import RemoteFile
 
 
 class SizeBudget:
-    """Adds up what is known of the objects of `reference`, and says no to too much.
+    """Adds up the sizes of the objects of `reference`, and raises when they exceed the limit.
 
     Args:
-        largest: the bytes that are allowed, and what says so; None for any.
+        largest: the allowed bytes and the rule that says so; None for no limit.
     """
 
     def __init__(self, reference: Reference, largest: tuple[int, str] | None) -> None:
@@ -26,10 +26,10 @@ class SizeBudget:
         self._lock = threading.Lock()
 
     def note(self, key: int, size: int | None) -> None:
-        """Object `key` has `size` bytes, or at least so many; called from any thread.
+        """Object `key` has at least `size` bytes. May be called from any thread.
 
         Raises:
-            NotAllowedError: together they are too many.
+            NotAllowedError: the sum exceeds the limit.
         """
         if self._largest is None or size is None:
             return
@@ -43,12 +43,12 @@ class SizeBudget:
             raise NotAllowedError(str(self._reference), rule, reason)
 
     def note_all(self, objects: Iterable[RemoteFile]) -> None:
-        """Take note of the sizes that a service has listed, by their places in its list."""
+        """Note the sizes that a service lists, by position."""
         for key, remote in enumerate(objects):
             self.note(key, remote.size)
 
     def hearing(self, report: Report) -> Report:
-        """Return a report that takes note of what has come, before `report` is told."""
+        """Return a report function that counts what has arrived before it calls `report`."""
 
         def heard(event: Event) -> None:
             if isinstance(event, Progressed):

@@ -1,4 +1,4 @@
-"""Whether what was fetched is what it was taken for, and what loaders are to call it."""
+"""Whether a fetched object is what it should be, and the file name that loaders will see."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _SUFFIX = ".safetensors"
 
 
 def chosen_content(folder: Path, reference: Reference, name: str) -> tuple[Path, str]:
-    """Return what of the fetched object, called `name`, is to be kept, and what that is called.
+    """Return which part of the fetched object `name` to keep, and its name.
 
     Raises:
-        NotOneFileError: it does not hold exactly one .safetensors.
+        NotOneFileError: it does not contain exactly one .safetensors file.
     """
     members = folder / "members"
     if not members.exists():
@@ -46,13 +46,13 @@ def chosen_content(folder: Path, reference: Reference, name: str) -> tuple[Path,
 
 
 def examine(source: Path, reference: Reference, name: str, *, any_file: bool) -> str:
-    """Return the name that loaders are to see, if `source` is what it should be.
+    """Check that `source` is weights, and return the name that loaders will see.
 
     Args:
-        name: what the object is called.
+        name: the object's name.
 
     Raises:
-        NotWeightsError: it is no weights file, or a broken one.
+        NotWeightsError: it is not a weights file, or a damaged one.
     """
     stem, suffix = _stem(name)
     if source.is_dir():
@@ -74,7 +74,7 @@ def examine(source: Path, reference: Reference, name: str, *, any_file: bool) ->
 
 
 def _is_index(source: Path, name: str) -> bool:
-    """Whether `source` tells in which safetensors files of a checkpoint its tensors are."""
+    """Whether `source` is the index of a checkpoint of several safetensors files."""
     if not is_index_name(name):
         return False
     try:
@@ -84,16 +84,16 @@ def _is_index(source: Path, name: str) -> bool:
 
 
 def check_safetensors(source: Path, reference: Reference) -> None:
-    """Check that `source`, a file or all files of a folder, is safetensors and nothing else.
+    """Check that `source`, a file or all files of a folder, is safetensors only.
 
-    What it is instead is not told: who has asked for it is a stranger.
+    The error does not say what it is instead, as the caller is untrusted.
 
     Raises:
         NotAllowedError: it is not.
     """
     reason = ""
     if not source.is_dir():
-        reason = "" if _is_safetensors(source) else "it is no safetensors file"
+        reason = "" if _is_safetensors(source) else "it is not a safetensors file"
     elif not all(_is_safetensors(path, named=True) for path in files_in(source)):
         reason = "not all of its files are safetensors"
     elif not any(files_in(source)):

@@ -153,7 +153,7 @@ def sort_tensors(tensors: Iterable[Tensor]) -> LoraTensors:
 
 
 def _stem(name: str) -> str:
-    """Return the name of the module, with that of an old attention processor brought up to date."""
+    """Return the name of the module, with an old attention processor's in the new form."""
     parent, processor, module = name.rpartition(_PROCESSOR)
     if not processor:
         return name

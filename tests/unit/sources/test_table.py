@@ -41,7 +41,7 @@ def test_no_two_sources_have_one_name() -> None:
      "C:\\models\\a.bin", "c:/models/a"],
 )  # fmt: skip
 def test_a_path_is_told_how_it_is_written(path: str) -> None:
-    with pytest.raises(BadReferenceError, match="a file of this machine is file://") as caught:
+    with pytest.raises(BadReferenceError, match="write a local file as file://") as caught:
         parse_reference(path)
     assert path[0] != "/" or "file:///models/a%20b.safetensors" in str(caught.value)
 
