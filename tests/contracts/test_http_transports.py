@@ -15,12 +15,14 @@ import threading
 import zlib
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 
 from pgetpy.core.http.answers import Identity, RetryWithoutRange
 from pgetpy.engine.transports.aio import AioTransport
 from pgetpy.engine.transports.base import Address, UnsupportedResponseError
+from pgetpy.engine.transports.connection import Connection
 from pgetpy.engine.transports.direct import DirectTransport
 from pgetpy.errors import (
     BadReferenceError,
@@ -60,7 +62,7 @@ from ..support.faults import (
     When,
 )
 from ..support.server import Server
-from .worlds import Asking, RecordingSink, WireWorld, run, until
+from .worlds import Asking, PlacingSink, RecordingSink, WireWorld, run, until
 
 KIB = 1024
 BODY = body(900_001)
@@ -426,6 +428,54 @@ def test_what_is_left_of_a_small_flight_cut_short_closes_the_connection(wire: Wi
     assert kept(run(wire, scenario())).data == content
     first, second = wire.server.requests
     assert first.connection != second.connection
+
+
+@pytest.mark.parametrize("size", [100_000, 300_000, 900_000])
+def test_what_has_come_is_not_held_back_for_more(
+    plain_wire: WireWorld, tmp_path: Path, size: int
+) -> None:
+    """Larger moves are worth a moment's wait, which ends where a server pauses."""
+    if not is_direct(plain_wire):
+        pytest.skip("aiohttp hands on larger blocks only")
+    gate = Gate()
+    url = plain_wire.add("/x", BODY, GateAfter(size, gate))
+    sink = PlacingSink(tmp_path / "part")
+    asking = Asking(plain_wire, url, 0, TOTAL, sink)
+
+    async def scenario() -> None:
+        carrying = asyncio.ensure_future(asking.carry())
+        try:
+            await until(lambda: asking.part.pos == size)
+        finally:
+            gate.open()
+            await carrying
+
+    run(plain_wire, scenario())
+    assert sink.content(0, TOTAL) == BODY
+    sink.close()
+
+
+def test_a_low_water_mark_hides_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sock = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+    connection = Connection(sock, None)
+    connection.block(True)
+    with contextlib.closing(connection), server:
+        connection.await_bytes(1000)
+        # A receive that goes by the mark would wait for 990 bytes more.
+        server.sendall(b"ten bytes.")
+        sock.settimeout(10)
+        assert sock.recv(100) == b"ten bytes."
+        connection.await_bytes(1000)
+        server.sendall(b"more")
+        connection.block(False)
+        assert not connection.silent()
+        # The end of a stream counts for any number of bytes.
+        connection.block(True)
+        server.shutdown(socket.SHUT_WR)
+        connection.await_bytes(1000)
+        assert sock.recv(100) == b"more"
 
 
 def test_no_write_holds_up_the_end_of_the_interpreter(wire: WireWorld) -> None:

@@ -30,6 +30,10 @@ from pgetpy.engine.transports.wire import HeadReader
 from pgetpy.errors import BadReferenceError, ConnectionFailedError, TransferError
 from pgetpy.system.event_loop import wait_for
 
+# So much is waited for before it is moved, but no longer than that many milliseconds: a socket that
+# is emptied at every packet costs a wake-up of its thread each time.
+LOW_WATER = 256 * 1024
+_LOW_WATER_MILLISECONDS = 50
 # However many addresses there are, each gets this much time.
 _SHORTEST_TRY = 0.3
 
@@ -47,6 +51,8 @@ class Connection:
         self.fresh = True
         self.idle_since = 0.0
         self._tls = tls
+        self._low_water = 1
+        self._poller: select.poll | None = None
         self._sealed = memoryview(bytearray(TLS_READ_SIZE if tls is not None else 0))
 
     @classmethod
@@ -158,8 +164,33 @@ class Connection:
                 self.sock.sendall(answer)
         return count
 
+    def await_bytes(self, count: int) -> None:
+        """Wait for `count` bytes, the end of the stream or a moment, whichever comes first.
+
+        Only for use in a thread. The next receive waits for the first byte at most.
+        """
+        if not self._set_low_water(count):
+            return
+        if self._poller is None:
+            self._poller = select.poll()
+            self._poller.register(self.sock.fileno(), select.POLLIN)
+        if not self._poller.poll(_LOW_WATER_MILLISECONDS):
+            # A blocking receive keeps to the mark too, and would hold back what is there.
+            self._set_low_water(1)
+
+    def _set_low_water(self, count: int) -> bool:
+        """Have the kernel report the socket as readable from `count` bytes on; whether it does."""
+        if count != self._low_water:
+            try:
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+            except OSError:
+                return False
+            self._low_water = count
+        return True
+
     def block(self, blocking: bool) -> None:
         """Make the socket block, for use in a thread, or not, for use on the loop."""
+        self._set_low_water(1)
         self.sock.setblocking(blocking)
 
     def shutdown(self) -> None:

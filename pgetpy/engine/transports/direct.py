@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import queue
 import ssl
 import threading
 import time
@@ -23,7 +24,7 @@ from pgetpy.core.http.sink import Place, Sink
 from pgetpy.engine.transports.base import Exchange, Request, UnsupportedResponseError
 from pgetpy.engine.transports.body import BodyDecoder, check_transfer_coding
 from pgetpy.engine.transports.connecting import AddressRace
-from pgetpy.engine.transports.connection import Connection
+from pgetpy.engine.transports.connection import LOW_WATER, Connection
 from pgetpy.engine.transports.failures import failed, proxy_refused
 from pgetpy.engine.transports.on_loop import ended_early, move_on_loop
 from pgetpy.engine.transports.pipes import PIPES, Pipe
@@ -52,7 +53,7 @@ class DirectTransport:
         self._workers = workers
         self._race = AddressRace()
         self._idle: dict[_Key, list[Connection]] = {}
-        self._writers = threading.Semaphore(_WRITERS)
+        self._writers = _Permits(_WRITERS)
         self._local = threading.local()
         self._closed = False
 
@@ -184,12 +185,17 @@ class DirectTransport:
                 pipe = borrowed.enter_context(PIPES.borrowed())
             while skip and _wanted(exchange):
                 skip -= self._drop(exchange, connection, skip)
+            # The first bytes are not delayed, nor any of a socket that is never drained.
+            patient = False
             while _wanted(exchange):
                 place = sink.place(part.pos) if pipe is not None else None
                 if pipe is None or place is None:
                     self._receive_block(exchange, connection, sink)
-                elif not self._splice_block(exchange, connection, sink, place, pipe):
+                    continue
+                begin = part.pos
+                if not self._splice_block(exchange, connection, sink, place, pipe, patient=patient):
                     pipe = None
+                patient = patient or part.pos - begin < LOW_WATER
         return len(rest) > len(early) or part.stop != answer.stop
 
     def _decode_body(
@@ -226,13 +232,25 @@ class DirectTransport:
         return body.surplus or not body.complete
 
     def _splice_block(
-        self, exchange: Exchange, connection: Connection, sink: Sink, place: Place, pipe: Pipe
+        self,
+        exchange: Exchange,
+        connection: Connection,
+        sink: Sink,
+        place: Place,
+        pipe: Pipe,
+        *,
+        patient: bool,
     ) -> bool:
-        """Move one block; False where splice was refused and nothing is left in the pipe."""
+        """Move one block; False where splice was refused and nothing is left in the pipe.
+
+        `patient` waits for more than the next packet, and has to stay so on one connection.
+        """
         part = exchange.part
         want = min(part.rest, pipe.size, place.room, exchange.block)
         part.waiting = True
         try:
+            if patient:
+                connection.await_bytes(min(want, LOW_WATER))
             got = pipe.fill(connection.sock.fileno(), want)
         except OSError as error:
             if error.errno in _REFUSED:
@@ -288,6 +306,21 @@ class DirectTransport:
                 return connection
             connection.close()
         return None
+
+
+class _Permits:
+    """At most so many threads at a time, without the Python code of threading.Semaphore."""
+
+    def __init__(self, most: int) -> None:
+        self._free: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(most):
+            self._free.put(None)
+
+    def __enter__(self) -> None:
+        self._free.get()
+
+    def __exit__(self, *_: object) -> None:
+        self._free.put(None)
 
 
 class _StaleError(Exception):
