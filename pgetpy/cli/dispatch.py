@@ -33,6 +33,7 @@ from pgetpy.cli.progress import log_lines, progress_of
 from pgetpy.cli.terminal import (
     STANDARD_OUTPUT,
     Terminated,
+    complain,
     print_beside,
     print_line,
     say,
@@ -84,7 +85,7 @@ def _report_failure(error: PgetError) -> int:
         silence_output()
         return PIPE_CLOSED
     # An argument that is in the wrong place may be a URL.
-    say(redact_text(str(error)) if isinstance(error, UsageError) else str(error))
+    complain(redact_text(str(error)) if isinstance(error, UsageError) else str(error))
     if isinstance(error, InterruptedTransferError):
         return INTERRUPTED
     return MISUSED if isinstance(error, UsageError) else FAILED
@@ -92,10 +93,12 @@ def _report_failure(error: PgetError) -> int:
 
 def _run_command(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> int:
     command, operands = arguments.command, arguments.operands
-    if command == "help":
-        print_line(help_text(_topic(operands)))
-    elif arguments.help:
-        print_line(help_text(command))
+    everything = operands[-1:] == ("all",)
+    if arguments.help:
+        print_line(help_text(command, everything=everything))
+    elif command == "help":
+        topic = _topic(operands[:-1] if everything else operands)
+        print_line(help_text(topic, everything=everything))
     elif arguments.version or command == "version":
         print_line(f"pgetpy {__version__}")
     elif command == "completion":

@@ -24,3 +24,29 @@ OPTIONS: tuple[Option, ...] = tuple(chain.from_iterable(GROUPS.values()))
 FLAGS: Mapping[str, list[str]] = {
     option.name: [*filter(None, (option.short, f"--{option.name}"))] for option in OPTIONS
 }
+# What --help shows of a command that takes many flags; --help all shows the others.
+COMMON = frozenset(
+    {
+        "cache-dir",
+        "checksum",
+        "concurrency",
+        "digest",
+        "exclude",
+        "extract",
+        "fail-fast",
+        "force",
+        "header",
+        "help",
+        "hf-token",
+        "hub-cache-dir",
+        "include",
+        "json",
+        "limit-rate",
+        "max-bytes",
+        "policy",
+        "progress",
+        "skip-existing",
+        "verbose",
+        "wanted",
+    }
+)

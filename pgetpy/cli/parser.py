@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NoReturn
 
 from pgetpy.cli.command_table import CACHE_COMMANDS, COMMANDS, TOP_COMMANDS, usage_of
-from pgetpy.cli.option_table import FLAGS, GROUPS, OPTIONS
+from pgetpy.cli.option_table import COMMON, FLAGS, GROUPS, OPTIONS
 from pgetpy.core.text.values import read_bool
 from pgetpy.errors import UsageError
 from pgetpy.settings.options import REPORT, Option, Texts
 
-_EPILOG = """\
+# A command with at most this many flags always shows all of them.
+_FEW_FLAGS = 14
+_ENVIRONMENT = """\
 Most flags can also be set in the environment: --chunk-size is PGET_CHUNK_SIZE. Every
 switch has a --no- form. PGET_HEADERS (a JSON object) holds request headers. HTTP_PROXY,
-HTTPS_PROXY, ALL_PROXY and NO_PROXY are used.
-
+HTTPS_PROXY, ALL_PROXY and NO_PROXY are used."""
+_STATUS = """\
 Exit status: 0 success, 1 failure, 2 usage error, 130 or 143 interrupted (repeat the
 command to continue)."""
 
@@ -89,11 +91,21 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     )
 
 
-def help_text(command: str) -> str:
-    """Return the help of a command, a key of COMMANDS."""
+def help_text(command: str, *, everything: bool = False) -> str:
+    """Return the help of a command, a key of COMMANDS.
+
+    Args:
+        everything: show all flags of a command that has many; otherwise the common ones.
+
+    Raises:
+        UsageError: there is no such command.
+    """
     if command not in COMMANDS:
         raise UsageError(f"there is no command {command!r}")
-    parser = _parser(command)
+    taken = [option.name for option in OPTIONS if command in option.commands]
+    few = everything or len(taken) <= _FEW_FLAGS
+    shown = frozenset(taken) if few else COMMON.intersection(taken)
+    parser = _parser(command, shown)
     parser.usage = usage_of(command)
     parser.description = COMMANDS[command].about
     below = {"download": TOP_COMMANDS, "cache": CACHE_COMMANDS}.get(command, {})
@@ -101,8 +113,13 @@ def help_text(command: str) -> str:
         parser.description += "\n\ncommands:"
     for name, summary in below.items():
         parser.description += f"\n  {name:<12} {summary}"
-    if command in {"download", "multifile", "ensure", "snapshot"}:
-        parser.epilog = _EPILOG
+    if len(shown) < len(taken):
+        name = "pgetpy" if command == "download" else f"pgetpy {command}"
+        parser.epilog = (
+            f"{name} --help all shows {len(taken) - len(shown)} more flags.\n\n{_STATUS}"
+        )
+    elif command in {"download", "multifile", "ensure", "snapshot"}:
+        parser.epilog = f"{_ENVIRONMENT}\n\n{_STATUS}"
     return parser.format_help().rstrip()
 
 
@@ -123,8 +140,8 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"unknown flag: -{stray[1]}" if stray else message)
 
 
-def _parser(command: str = "") -> argparse.ArgumentParser:
-    """Return a parser of all options, or one that has the help of a command and its options."""
+def _parser(command: str = "", shown: Container[str] = ()) -> argparse.ArgumentParser:
+    """Return a parser of all options, or one that has the help of `command` and of `shown`."""
     parser = _Parser(
         prog="pgetpy",
         formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=32),
@@ -135,7 +152,7 @@ def _parser(command: str = "") -> argparse.ArgumentParser:
     for title, options in GROUPS.items():
         group = parser.add_argument_group(title)
         for option in options:
-            if command and command not in option.commands:
+            if command and option.name not in shown:
                 continue
             add = partial(group.add_argument, dest=option.name)
             about = option.help if command else ""

@@ -129,6 +129,25 @@ def say(text: str) -> None:
     say_raw(f"pgetpy: {one_line(text)}")
 
 
+def complain(text: str) -> None:
+    """Write an error to standard error as `say` does, in red where that is wanted."""
+    line = f"pgetpy: {one_line(text)}"
+    say_raw(f"\x1b[31m{line}\x1b[0m" if _wants_colour() else line)
+
+
+def _wants_colour() -> bool:
+    """Return whether standard error shows colours: a terminal, unless the environment says no.
+
+    NO_COLOR is described at https://no-color.org: any text but the empty one turns colours off.
+    """
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb":
+        return False
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, ValueError):  # standard error is closed
+        return False
+
+
 def say_raw(text: str) -> None:
     """Write a line that is fit to be shown to standard error; one that is gone is no matter."""
     with contextlib.suppress(OSError, ValueError, AttributeError):

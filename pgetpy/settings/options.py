@@ -243,7 +243,8 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
                "how much to print", REPORT, default="info"),
         Option("verbose", "-v", "", "Console.log_level", switch_to("debug"),
                "the same as --log-level debug", REPORT),
-        Option("help", "-h", "", "Arguments.help", read_bool, "show this help and exit", EVERY),
+        Option("help", "-h", "", "Arguments.help", read_bool,
+               "show this help and exit; --help all shows every flag", EVERY),
         Option("version", "", "", "Arguments.version", read_bool, "show the version and exit"),
     ),
     "for compatibility with pget": (

@@ -209,7 +209,7 @@ def test_settings_and_arguments_show_no_token() -> None:
 
 def test_help_prefers_the_environment_and_completion_knows_the_flags() -> None:
     for command in ("download", "multifile", "ensure", "cache verify", "cache path", "cache rm"):
-        text = " ".join(help_text(command).split())
+        text = " ".join(help_text(command, everything=True).split())
         assert "Prefer to set HF_TOKEN" in text
         assert "Prefer to set CIVITAI_API_TOKEN" in text
     for command in ("cache ls", "cache gc", "completion"):

@@ -536,9 +536,60 @@ def test_help_is_shown_for_each_command(shell: Shell, argv: list[str], usage: st
     assert shell.err == ""
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_a_person_the_common_flags_alone(shell: Shell, command: str) -> None:
+    words = [] if command == "download" else command.split()
+    shell.run("help", *words)
+    flags = re.findall(r"^  (?:-\w.*)?--([a-z-]+)", shell.out, re.MULTILINE)
+    assert len(flags) <= 16
+    hidden = sum(command in option.commands for option in OPTIONS) - len(flags)
+    assert (f"{' '.join(['pgetpy', *words])} --help all shows {hidden}" in shell.out) == (
+        hidden > 0
+    )
+    shell.run("help", *words, "all")
+    everything = shell.out
+    shell.run(*words, "--help", "all")
+    assert shell.out == everything
+
+
+def _error_on(environ: dict[str, str], *, terminal: bool) -> str:
+    """Return what an error looks like on a terminal, or in a file."""
+    import pty
+
+    command = [sys.executable, "-m", "pgetpy", "nonsense"]
+    env = {name: text for name, text in os.environ.items() if name not in ("NO_COLOR", "TERM")}
+    reader, writer = pty.openpty() if terminal else os.pipe()
+    with open(reader, "rb", buffering=0) as screen:
+        subprocess.run(command, stderr=writer, env=env | environ, check=False, timeout=50)
+        # Until the reading, so that no kernel drops what a closed terminal held.
+        text = screen.read(4096).decode()
+        os.close(writer)
+    return text.replace("\r\n", "\n")
+
+
+def test_errors_are_red_on_a_terminal_that_shows_colours() -> None:
+    text = _error_on({"TERM": "xterm"}, terminal=True)
+    assert re.fullmatch(r"\x1b\[31mpgetpy: [^\x1b]+\x1b\[0m\n", text)
+
+
+@pytest.mark.parametrize(
+    ("environ", "terminal"),
+    [
+        ({"TERM": "xterm", "NO_COLOR": "1"}, True),
+        ({"TERM": "dumb"}, True),
+        ({}, True),
+        ({"TERM": "xterm"}, False),
+    ],
+)
+def test_errors_are_plain_elsewhere(environ: dict[str, str], terminal: bool) -> None:
+    text = _error_on(environ, terminal=terminal)
+    assert text.startswith("pgetpy: ")
+    assert "\x1b" not in text
+
+
 def test_help_names_every_flag_of_its_command(shell: Shell) -> None:
     for command in COMMANDS:
-        shell.run("help", *(() if command == "download" else command.split()))
+        shell.run("help", *(() if command == "download" else command.split()), "all")
         for option in OPTIONS:
             named = re.search(rf"^  (-\w.*)?--{option.name}\b", shell.out, re.MULTILINE) is not None
             assert named == (command in option.commands), (command, option.name)
