@@ -3,7 +3,7 @@
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from .support import judges
 from .support.authority import Authority
 from .support.judges import Judge
 from .support.proxy import Proxy
+from .support.secrets import LeakWatch
 from .support.server import Server
 
 HERE = Path(__file__).parent
@@ -28,6 +29,9 @@ MARKS = {
 # What runs remember for later ones is no business of other tests, nor of the user's.
 _STATE = tempfile.TemporaryDirectory(prefix="pgetpy-state-")
 os.environ["XDG_STATE_HOME"] = _STATE.name
+
+# What the package logs in any test, which must hold no secret.
+LOGGED = LeakWatch()
 
 # A shell starts what runs in the background deaf to Ctrl-C, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -154,6 +158,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("first") is None)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, None, None]:
+    yield
+    LOGGED.check()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Generator[None, None, None]:
+    yield
+    LOGGED.check()
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    LOGGED.begin()
     for mark in item.iter_markers("judge"):
         judges.require_judge(*mark.args)

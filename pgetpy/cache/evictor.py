@@ -32,6 +32,7 @@ from pgetpy.core.cache.eviction import (
 from pgetpy.errors import CacheFullError
 from pgetpy.system import polling
 from pgetpy.system.filesystem import free_bytes
+from pgetpy.system.logs import RoomLog
 
 # For this many nanoseconds, an entry that was given out is probably still being loaded.
 JUST_NOW = 60_000_000_000
@@ -39,6 +40,7 @@ JUST_NOW = 60_000_000_000
 _ROUNDS = 4
 # Some file systems free the space a little after the file is gone.
 _GAIN_SECONDS = 1.0
+_LOG = RoomLog("cache")
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,10 @@ class Evictor:
             left = {row.record.key for row in self.remover.take(members, survey.uses)}
             gone = [group for group in batch if left.issuperset(m.key for m in group.members)]
             size = sum(group.size for group in gone)
+            for row in members:
+                if row.record.key in left:
+                    reference = row.record.about.reference
+                    _LOG.debug("evicted %s: %d bytes of %s", row.record.key, row.size, reference)
             if survey.goal.disk > 0:
                 expected = sum(group.gain for group in gone)
                 gains.took(expected, self._gained(before, expected))

@@ -34,6 +34,7 @@ from pgetpy.errors import CacheError, CacheFullError
 from pgetpy.system.file_locks import locks_exclude
 from pgetpy.system.filesystem import FULL, map_os_errors
 from pgetpy.system.forks import call_in_children
+from pgetpy.system.logs import RoomLog
 
 T = TypeVar("T")
 
@@ -41,6 +42,7 @@ T = TypeVar("T")
 PARTIAL_SECONDS = 24 * 3600.0
 # The disk space of a lease file and a claim.
 _OWN_NEEDS = 64 * 1024
+_LOG = RoomLog("cache")
 
 
 class Store:
@@ -112,6 +114,7 @@ class Store:
             return Lease(key, self.lookup(key), lambda: None)
         with self._mapped():
             self._with_room(lambda: self._holder.lease(key))
+        _LOG.debug("lease of %s", key)
         holder = self._holder
         lease = Lease(key, None, lambda: holder.release(key))
         lease.entry = self.lookup(key)
@@ -145,6 +148,7 @@ class Store:
             claim = self._with_room(lambda: self._fills.claim(key))
             if claim is None:
                 return None
+            _LOG.debug("%s is ours to fill", key)
             # Being evicted right now. If it turns out to be leased, its record will be back in a
             # moment.
             marked = self.peek(key) is None and self._remover.marked(key)

@@ -175,13 +175,21 @@ class BarProgress(Progress):
 class LogLines(logging.Handler):
     """Sends log records through a Progress, so that bars and log lines do not tear each other."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, *, timed: bool = False) -> None:
         super().__init__()
         self._progress = progress
+        self._timed = timed
 
     def emit(self, record: logging.LogRecord) -> None:
         level = record.levelname.lower()
-        self._progress.line(f"pgetpy: {level}: {redact_text(record.getMessage())}")
+        when = f"{_clock_time(record)} " if self._timed else ""
+        self._progress.line(f"pgetpy: {level}: {when}{redact_text(record.getMessage())}")
+
+
+def _clock_time(record: logging.LogRecord) -> str:
+    """Return the local time of `record` and its logger, to tell waits and rooms apart."""
+    moment = time.strftime("%H:%M:%S", time.localtime(record.created))
+    return f"{moment}.{int(record.msecs):03d} {record.name.rpartition('.')[2]}:"
 
 
 class _Notes:
@@ -268,7 +276,7 @@ def log_lines(invocation: Invocation) -> Iterator[None]:
 @contextlib.contextmanager
 def _logging_to(progress: Progress, level: str) -> Iterator[None]:
     logger = logging.getLogger("pgetpy")
-    handler = LogLines(progress)
+    handler = LogLines(progress, timed=level == "DEBUG")
     before = (logger.level, logger.propagate)
     logger.addHandler(handler)
     logger.setLevel(level)

@@ -22,6 +22,7 @@ from pgetpy.errors import BadReferenceError, BadSettingError, ConnectionFailedEr
 from pgetpy.errors.reasons import system_reason
 from pgetpy.settings import Settings
 from pgetpy.system.cpu_load import machine_load
+from pgetpy.system.logs import RoomLog
 from pgetpy.system.threads import Workers
 
 # A connection of the direct transport takes a socket and the two ends of a pipe.
@@ -33,6 +34,7 @@ _REFUSALS = 3
 _TELLING = 512 * 1024
 _TELLING_SECONDS = 0.02
 _SHORTEST = 0.001
+_LOG = RoomLog("engine")
 # Addresses for documentation (RFC 5737, RFC 3849), which are nobody's.
 _ELSEWHERE = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
 
@@ -69,6 +71,8 @@ class Host:
     not_before: float = 0.0
     no_ranges: bool = False
     _refusals: int = field(default=0, repr=False)
+    # The level that the log has last told of.
+    _told: int = field(default=0, repr=False)
 
     @property
     def local(self) -> bool:
@@ -80,6 +84,7 @@ class Host:
         self._refusals += 1
         if self._refusals >= _REFUSALS:
             self.plain = False
+            _LOG.debug("%s: aiohttp makes all further requests", self.origin.host)
 
     def observe(self, now: float, rates: Sequence[float] = ()) -> None:
         """Take note of what has moved, and of the `rates` of connections that have shown theirs:
@@ -87,9 +92,21 @@ class Host:
         self.pace.observe(
             now, self.moved, self.ended, self.busy, self.delivering, self.latency.typical
         )
+        if self.pace.level != self._told:
+            self._tell_level()
         if rates and self.rate:
             # Never 0, which would say that it is not known.
             self.rate = max(1.0, self.rate + (median(rates) - self.rate) * 0.3)
+
+    def _tell_level(self) -> None:
+        self._told = self.pace.level
+        _LOG.debug(
+            "%s: up to %d connections, %.1f MB/s each, first byte after %.0f ms",
+            self.origin.host,
+            self.pace.level,
+            self.rate / 1e6,
+            self.latency.typical * 1e3,
+        )
 
     def first_bytes(self, now: float, part: RangeRequest, *, ended: bool) -> None:
         """`part` has brought enough of its body, or all, to tell what a connection delivers: the
@@ -152,7 +169,11 @@ class Hosts:
         else:
             addresses = await self._admit(link, policy)
         pace = ConcurrencyController(self.ceiling, min(self.start, self.ceiling), machine_load)
-        host = Host(link.origin, addresses, proxy, pace, plain=True)
+        host = Host(link.origin, addresses, proxy, pace, plain=True, _told=pace.level)
+        if _LOG.wants_debug():
+            where = ", ".join(str(address.sockaddr[0]) for address in addresses)
+            way = f"proxy {proxy}" if proxy is not None else "no proxy"
+            _LOG.debug("%s is at %s (%s)", link.origin.host, where, way)
         return self._hosts.setdefault((link.origin, link.trusted), host)
 
     def tls(self) -> ssl.SSLContext:

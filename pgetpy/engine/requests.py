@@ -17,10 +17,12 @@ from pgetpy.engine.hosts import Host, Hosts
 from pgetpy.engine.transports.base import USER_AGENT, Request
 from pgetpy.errors import HttpStatusError, NotAllowedError, TransferError
 from pgetpy.settings import Settings
+from pgetpy.system.logs import RoomLog
 
 if TYPE_CHECKING:
     from pgetpy.core.http.cookies import Cookies
 
+_LOG = RoomLog("engine")
 _HEADERS = (("User-Agent", USER_AGENT), ("Accept", "*/*"), ("Accept-Encoding", "identity"))
 
 
@@ -93,8 +95,10 @@ class Route:
         before = self.target
         self._learn_cookies(before, redirect.head.headers.get("set-cookie", ""))
         self.target = follow(before, redirect.location)
+        _LOG.debug("redirect %d: %s leads to %s", self._hops, before.url, self.target.url)
         if before.origin.scheme == "https" and self.target.origin.scheme == "http":
             self._downgraded = True
+            _LOG.debug("%s is not TLS: credentials stay behind", self.target.url)
 
     def expired(self, error: TransferError, asked_of: str) -> bool:
         """Whether `error`, the answer of URL `asked_of`, may mean that its time is over."""
@@ -106,6 +110,7 @@ class Route:
 
     def start_again(self) -> None:
         """Ask the original URL next, which may lead elsewhere by now."""
+        _LOG.debug("%s has expired: asking %s again", self.target.url, self.link.url)
         self.target = self.link
         self._hops = 0
         self._downgraded = False

@@ -19,8 +19,10 @@ from pgetpy.core.report.events import (
 from pgetpy.destinations.base import Destination
 from pgetpy.errors import PgetError
 from pgetpy.errors.redact import redact
+from pgetpy.system.logs import RoomLog
 
 REPORT_EVERY = 0.1
+_LOG = RoomLog("engine")
 
 
 @dataclass(eq=False)
@@ -40,12 +42,14 @@ class TransferReport:
 
     def waiting(self) -> None:
         """Another run has the destination."""
+        _LOG.debug("%s: waiting: %s", self.label, self.destination.obstacle)
         self.report(Waiting(self.key, self.label, self.destination.obstacle))
 
     def started(self, total: int | None, resumed: int, *, keeps: bool = True) -> None:
         """The object is `total` bytes, `resumed` of which are held."""
         self._announced = True
         url = redact(self.job.url)
+        _LOG.debug("%s: %s bytes from %s, %d held already", self.label, total, url, resumed)
         self.report(Started(self.key, url, self.label, total, resumed, keeps))
 
     def started_once(self, total: int | None, resumed: int, *, last: bool) -> None:
@@ -72,10 +76,12 @@ class TransferReport:
 
     def retrying(self, error: PgetError, after: float) -> None:
         """It is tried again `after` seconds."""
+        _LOG.debug("%s: retrying in %.2f s: %s", self.label, after, error)
         self.report(Retrying(self.key, self.label, error, after))
 
     def remark(self, remark: str) -> None:
         """Say what is worth knowing and no failure."""
+        _LOG.debug("%s: %s", self.label, remark)
         self.report(Remarked(self.key, self.label, remark))
 
     def lost(self, reason: str) -> None:
@@ -83,4 +89,5 @@ class TransferReport:
         self._announced = False
         if self.job.follow is not None:
             self.job.follow.lost()
+        _LOG.debug("%s: starting over: %s", self.label, reason)
         self.report(StartedOver(self.key, self.label, reason))

@@ -15,11 +15,13 @@ from pgetpy.engine.hosts import Host
 from pgetpy.engine.transports.base import Exchange
 from pgetpy.errors import PgetError, StalledError, TooSlowError
 from pgetpy.system.event_loop import wait_uncancelled
+from pgetpy.system.logs import RoomLog
 
 # Slower than a tenth of the others for so long, and a new connection is tried.
 _STRAGGLER_PATIENCE = 3.0
 # Seconds of a body after which its rate says something.
 _SHOWING = 0.1
+_LOG = RoomLog("engine")
 
 Task = asyncio.Task[None]
 
@@ -199,10 +201,16 @@ class Watchdog:
         if quiet > patience and meter.answered is None:
             patience = self._retries.first_byte_patience(patience)
         if quiet > patience:
+            _LOG.debug("%s: silent for %.1f s: ended", exchange.request.url, quiet)
             return self._doom(task, StalledError(exchange.request.url, patience))
         if meter.answered is not None and now - meter.answered > _STRAGGLER_PATIENCE:
             others = [c.part.meter.rate for c in self._exchanges.values() if c is not exchange]
             if is_straggler(meter.rate, others):
+                _LOG.debug(
+                    "%s: byte %d on comes far slower than the rest: asked for anew",
+                    exchange.request.url,
+                    exchange.part.pos,
+                )
                 self._given_up.add(task)
                 self._doom(task, None)
         return None

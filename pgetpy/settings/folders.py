@@ -11,6 +11,9 @@ from pathlib import Path
 
 from pgetpy.errors import BadSettingError, CacheError
 from pgetpy.errors.reasons import system_reason
+from pgetpy.system.logs import RoomLog
+
+_LOG = RoomLog("settings")
 
 
 def home() -> Path | None:
@@ -105,6 +108,4 @@ def claim(folder: Path) -> None:
 @lru_cache(maxsize=4)
 def _tell(folder: Path) -> None:
     # Cached, so that it warns once a process.
-    import logging
-
-    logging.getLogger(__name__).warning("this user has no home folder: the cache is in %s", folder)
+    _LOG.warning("this user has no home folder: the cache is in %s", folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from pgetpy.errors import (
     UnauthorizedError,
 )
 from pgetpy.sources.base import RemoteFile
+from pgetpy.system.logs import RoomLog
 
 SERVICE = "CivitAI"
 HOSTS = frozenset(
@@ -34,7 +34,7 @@ _DOWNLOADS = "/api/download/"
 _MODELS = frozenset({"Model", "Pruned Model"})
 # What a file has to be; other parameters of a download say what is liked better.
 _EXACT = frozenset({"type", "fileId"})
-_LOG = logging.getLogger("pgetpy.sources")
+_LOG = RoomLog("sources")
 
 
 @dataclass(frozen=True)

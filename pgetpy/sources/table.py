@@ -30,9 +30,11 @@ from pgetpy.sources.data import Data
 from pgetpy.sources.huggingface import HuggingFace
 from pgetpy.sources.plain import Plain
 from pgetpy.sources.replicate import Replicate
+from pgetpy.system.logs import RoomLog
 
 AnySource = Source[Any]
 
+_LOG = RoomLog("sources")
 _PLAIN = Plain()
 SOURCES: tuple[AnySource, ...] = (Data(), HuggingFace(), Civitai(), Replicate(), _PLAIN)
 # The option rows of pgetpy's own sources.
@@ -81,7 +83,11 @@ async def locate(reference: Reference, settings: SourceSettings, client: Service
         TransferError: the service does not say.
     """
     source = _source_of(reference)
-    return await source.locate(reference, settings.of(source.settings), client)
+    located = await source.locate(reference, settings.of(source.settings), client)
+    if _LOG.wants_debug():
+        for remote in located.objects:
+            _LOG.debug("%s: source %s leads to %s", reference, source.name, remote.url)
+    return located
 
 
 def explained(reference: Reference, error: HttpStatusError, settings: SourceSettings) -> PgetError:

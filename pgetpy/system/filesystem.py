@@ -15,9 +15,11 @@ from typing import Any
 
 from pgetpy.errors import CacheError, DestinationError, DiskFullError, PgetError
 from pgetpy.errors.reasons import system_reason
+from pgetpy.system.logs import RoomLog
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # What FUSE, SMB and some NFS say of permissions, times, owners and flushes that they do not keep.
+_LOG = RoomLog("system")
 _REFUSED = frozenset(
     {errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 )
@@ -142,10 +144,7 @@ class MetadataWarnings:
                 raise
             if what not in self._told:
                 self._told.add(what)
-                # Who only looks into a cache need not wait for this import.
-                import logging
-
-                logging.getLogger(__name__).warning(
+                _LOG.warning(
                     "%s: the file system refuses %s: %s", self._label, what, system_reason(error)
                 )
 

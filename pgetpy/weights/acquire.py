@@ -14,6 +14,7 @@ from pgetpy.core.references.reference import Reference
 from pgetpy.core.report.events import Queued, Report
 from pgetpy.errors import PgetError
 from pgetpy.settings import Settings
+from pgetpy.system.logs import RoomLog
 from pgetpy.weights.access import AccessRules, LookupOptions
 from pgetpy.weights.background_hash import BackgroundHasher
 from pgetpy.weights.progress import EventAdapter
@@ -31,6 +32,9 @@ class CacheInfo(NamedTuple):
     hits: int
     misses: int
     bytes: int
+
+
+_LOG = RoomLog("weights")
 
 
 class Acquisition:
@@ -60,6 +64,7 @@ class Acquisition:
         """Return the entry if it can be given out without a request, and count the hit."""
         entry = self.peek(reference, lookup)
         if entry is not None:
+            _LOG.debug("hit: %s is %s", reference, entry.path)
             self._count(hits=1)
         return entry
 
@@ -71,12 +76,14 @@ class Acquisition:
         follow: Follower | None = None,
     ) -> Path:
         """Return the path, fetching what is missing. Events carry `number` as their key."""
+        _LOG.debug("%s is not at hand: key %s", reference, reference.key)
         adapter = EventAdapter(self._progress, number, reference)
         try:
             entry, fetched = await self._fetcher().obtain(reference, lookup, adapter, follow)
         except PgetError as error:
             adapter.failed(error)
             raise
+        _LOG.debug("%s: %s is %s", "miss" if fetched else "hit", reference, entry.path)
         adapter.finished(entry, fetched=fetched)
         self._count(hits=not fetched, misses=fetched, fetched=entry.size if fetched else 0)
         return entry.path

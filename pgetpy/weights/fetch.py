@@ -42,6 +42,7 @@ from pgetpy.system import polling
 from pgetpy.system.event_loop import wait_uncancelled
 from pgetpy.system.filesystem import remove_tree
 from pgetpy.system.forks import call_in_children
+from pgetpy.system.logs import RoomLog
 from pgetpy.system.threads import WORKERS
 from pgetpy.weights.access import AccessRules, LookupOptions
 from pgetpy.weights.background_hash import BackgroundHasher
@@ -51,6 +52,7 @@ from pgetpy.weights.validate import check_safetensors, chosen_content, examine
 
 # Hashing this much takes no longer than queueing it for the background thread.
 _SMALL = 4 << 20
+_LOG = RoomLog("weights")
 
 
 @dataclass(frozen=True)
@@ -217,6 +219,7 @@ class Fetcher:
             so_far = f" ({format_size(progress.done)} of {format_size(progress.total)})"
         reason = f"another is fetching it{so_far}"
         if reason != told:
+            _LOG.debug("%s: waiting: %s", reference, reason)
             report(Waiting(0, str(reference), reason))
         return reason
 

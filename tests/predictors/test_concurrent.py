@@ -13,11 +13,12 @@ from tests.support.weights import opened, serve, weights
 from ..support.delivery import Gate
 from ..support.faults import GateAfter, When
 from ..support.hub import Hub
+from ..support.secrets import TOKEN as MARK
 from ..support.server import Server
 from .cogs import CogServer, running
 
 SIZE = 10_000
-TOKEN = "hf_tokenmarkthatmustneverleak"
+TOKEN = f"hf_{MARK}"
 SAID = {"tensors": {"U8": 1}, "parameters": SIZE, "metadata": {}}
 
 

@@ -22,12 +22,12 @@ from tests.support.authority import Authority
 from tests.support.fetching import fetch, names_in
 from tests.support.judges import Judge, free_port, require_judge
 from tests.support.processes import environment
+from tests.support.secrets import PASSWORD as SECRET
 from tests.support.waiting import eventually
 
 OPENSSL = pytest.mark.judge("openssl")
 NGINX = pytest.mark.judge("nginx")
 APART = pytest.mark.judge("unshare")
-SECRET = "hunter2"
 LONG = timedelta(days=400)
 NOW = datetime.now(timezone.utc)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import secrets
 import stat
@@ -27,12 +26,13 @@ from pgetpy.system.filesystem import (
     sync_folder,
     write_all,
 )
+from pgetpy.system.logs import RoomLog
 
 _ENDLESS = 1 << 62
 _COPY_BLOCK = 1 << 20
 # What says that nothing can take the place of a file: another one is mounted there.
 _IRREPLACEABLE = (errno.EBUSY, errno.EXDEV)
-_LOGGER = logging.getLogger(__name__)
+_LOG = RoomLog("destinations")
 
 
 class FileSink(Sink):
@@ -131,7 +131,7 @@ class FileSink(Sink):
             self.ledger.note_flushed(snapshot)
         except OSError as error:
             # The journal says no more than is certain, and a power cut costs more.
-            _LOGGER.debug("%s cannot be flushed: %s", self.part, error)
+            _LOG.debug("%s cannot be flushed: %s", self.part, error)
 
     def publish(self, size: int, *, fsync: bool = False) -> None:
         """Give the file, `size` bytes and whole, its name."""
@@ -252,7 +252,7 @@ class FileSink(Sink):
             os.ftruncate(fd, size)
             if fsync:
                 sync_file(fd, str(self.dest))
-        _LOGGER.warning("%s is a mount and cannot be replaced: it was written in place", self.dest)
+        _LOG.warning("%s is a mount and cannot be replaced: it was written in place", self.dest)
 
     def _stands_at(self, path: Path) -> bool:
         try:

@@ -33,6 +33,7 @@ from pgetpy.engine.transports.failures import (
 )
 from pgetpy.errors import ConnectionFailedError, TransferError
 from pgetpy.system.event_loop import wait_for, wait_uncancelled
+from pgetpy.system.logs import RoomLog
 from pgetpy.system.threads import Workers, WorkersExecutor
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from aiohttp.abc import ResolveResult
 
 # Small chunks are gathered to this size before they are written, if they come fast enough.
+_LOG = RoomLog("engine")
 _GATHER = 256 * 1024
 _GATHER_SECONDS = 0.1
 
@@ -144,6 +146,7 @@ class AioTransport:
         for address in request.addresses:
             if peer and address.sockaddr[:2] == peer[:2]:
                 self._race.won(request.addresses, address)
+                _LOG.debug("%s answered through aiohttp", address.sockaddr[0])
 
     async def _pour(
         self, exchange: Exchange, response: aiohttp.ClientResponse, answer: Answer, sink: Sink

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import ssl
 import time
@@ -16,7 +15,8 @@ from pgetpy.core.http.heads import Head
 from pgetpy.core.http.range_request import RangeRequest
 from pgetpy.core.http.ranges import Span
 from pgetpy.core.http.sink import Sink
-from pgetpy.errors.redact import HIDDEN, redact
+from pgetpy.errors.redact import HIDDEN
+from pgetpy.system.logs import RoomLog
 
 # What is moved at a time, and how much may land before the sink is told: a killed run loses less
 # than their sum, 1 MiB, per connection.
@@ -26,7 +26,7 @@ _SLICE = 0.05
 _SECRET_HEADERS = frozenset({"authorization", "cookie"})
 # Less could be a word of the sentence as well.
 _SHORTEST_SECRET = 5
-_LOG = logging.getLogger("pgetpy.engine")
+_LOG = RoomLog("engine")
 
 USER_AGENT = "pgetpy"
 
@@ -112,7 +112,7 @@ class Exchange:
             _LOG.warning(
                 "Content-Encoding %r of %s names no coding; the bytes are kept as they come",
                 head.headers["content-encoding"],
-                redact(self.request.url),
+                self.request.url,
             )
         part = self.part
         part.start = part.pos = part.counted = self._marked = answer.start

@@ -29,6 +29,7 @@ from pgetpy.engine.transports.tls import TLS_READ_SIZE, Tls
 from pgetpy.engine.transports.wire import HeadReader
 from pgetpy.errors import BadReferenceError, ConnectionFailedError, TransferError
 from pgetpy.system.event_loop import wait_for
+from pgetpy.system.logs import RoomLog
 
 # So much is waited for before it is moved, but no longer than that many milliseconds: a socket that
 # is emptied at every packet costs a wake-up of its thread each time.
@@ -36,6 +37,7 @@ LOW_WATER = 256 * 1024
 _LOW_WATER_MILLISECONDS = 50
 # However many addresses there are, each gets this much time.
 _SHORTEST_TRY = 0.3
+_LOG = RoomLog("engine")
 
 
 class Connection:
@@ -89,6 +91,8 @@ class Connection:
             else:
                 if len(request.addresses) > 1:
                     race.won(request.addresses, address)
+                if _LOG.wants_debug():
+                    connection._tell(request, address)
                 return connection
 
     @classmethod
@@ -133,6 +137,16 @@ class Connection:
         connection = cls(sock, Tls(request.tls, parts.hostname))
         await connection._shake_hands()
         return connection
+
+    def _tell(self, request: Request, address: Address) -> None:
+        _LOG.debug(
+            "connected to %s port %s for %s (%s, %s)",
+            address.sockaddr[0],
+            address.sockaddr[1],
+            urlsplit(request.url).hostname,
+            "no proxy" if request.proxy is None else f"proxy {request.proxy}",
+            "no TLS" if self._tls is None else self._tls.name(),
+        )
 
     @property
     def secure(self) -> bool:

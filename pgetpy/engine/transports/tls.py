@@ -37,6 +37,11 @@ class Tls:
             return False
         return True
 
+    def name(self) -> str:
+        """Return the version and cipher agreed on; after the handshake."""
+        cipher = self._object.cipher()
+        return f"{self._object.version()} {cipher[0] if cipher is not None else ''}"
+
     def certificate(self) -> bytes:
         """Return the host's certificate in DER; after the handshake."""
         return self._object.getpeercert(binary_form=True) or b""

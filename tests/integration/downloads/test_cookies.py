@@ -14,12 +14,12 @@ from tests.support.faults import Exchange, Fault, Redirect, Signer
 from tests.support.faults.refusals import RequireSignature
 from tests.support.fetching import Events, fetch
 from tests.support.resources import Answer, Resource, plain
+from tests.support.secrets import COOKIE as SECRET
 from tests.support.server import Server
 
 pytestmark = pytest.mark.usefixtures("transport")
 
 BODY = body(1_500_001)
-SECRET = "opensesame"
 COOKIE = f"k={SECRET}; Path=/; Expires=Wed, 21 Oct 2099 07:28:00 GMT"
 
 

@@ -34,13 +34,13 @@ from tests.support.fetching import Events, fetch, impatient
 from tests.support.marks import ONCE
 from tests.support.processes import Run, run
 from tests.support.resources import Resource
+from tests.support.secrets import PASSWORD as SECRET
 from tests.support.server import Server
 
 pytestmark = pytest.mark.usefixtures("transport")
 
 BODY = body(2_500_001)
 CHUNK = 250_000
-SECRET = "hunter2"
 BEARER = f"Bearer {SECRET}"
 OWN, OTHER = "weights.example", "store.example"
 

@@ -27,11 +27,11 @@ from tests.support.fetching import Events, fetch, impatient, names_in
 from tests.support.processes import run
 from tests.support.proxy import Proxy
 from tests.support.resources import Resource
+from tests.support.secrets import PASSWORD as SECRET
 from tests.support.server import Server
 
 BODY = body(2_500_001)
 CHUNK = 250_000
-SECRET = "hunter2"
 
 
 @pytest.fixture

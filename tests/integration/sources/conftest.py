@@ -13,10 +13,10 @@ import pytest
 from pgetpy.errors import PgetError
 from tests.support.hub import Hub
 from tests.support.names import Names
+from tests.support.secrets import TOKEN as MARK
 from tests.support.server import Server
 
 # Every token that a test here uses begins so.
-MARK = "tokenmarkthatmustneverleak"
 TOKEN = MARK + "0"
 OTHER_TOKEN = MARK + "1"
 
