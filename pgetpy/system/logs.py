@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pgetpy.errors.redact import HIDDEN, redact_text
 
@@ -29,6 +29,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 class RoomLog:
     """The logger `pgetpy.<room>`."""
+
+    _silent: ClassVar[logging.NullHandler | None] = None
 
     def __init__(self, room: str) -> None:
         self._name = f"{ROOT}.{room}"
@@ -54,9 +56,9 @@ class RoomLog:
             import logging
 
             # Without a handler Python itself would print warnings of ours on standard error.
-            root = logging.getLogger(ROOT)
-            if not any(isinstance(handler, logging.NullHandler) for handler in root.handlers):
-                root.addHandler(logging.NullHandler())
+            if RoomLog._silent is None:
+                RoomLog._silent = logging.NullHandler()
+            logging.getLogger(ROOT).addHandler(RoomLog._silent)
             self._found = logging.getLogger(self._name)
         return self._found
 
