@@ -68,4 +68,7 @@ def shown(value: object) -> object:
     if value is None or isinstance(value, (int, float)):
         return value
     text = _CONTROL.sub(" ", str(value))
+    if not text.isascii():
+        # A file's name may hold bytes that are not UTF-8, and no log file takes their surrogates.
+        text = text.encode(errors="backslashreplace").decode()
     return redact_text(_LOGIN.sub(f"{HIDDEN}@", text))

@@ -43,6 +43,13 @@ def test_a_server_cannot_begin_a_line_of_the_log(caplog: pytest.LogCaptureFixtur
     assert caplog.messages == ["refused ERROR all is lost"]
 
 
+def test_a_name_that_is_not_utf_8_can_be_written_to_any_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    LOG.debug("%s", "m\u00f6del\udcff")
+    assert caplog.messages == ["m\u00f6del\\udcff"]
+
+
 def test_numbers_stay_numbers_and_the_caller_is_named(caplog: pytest.LogCaptureFixture) -> None:
     LOG.debug("%d bytes, %.1f s", 3, 0.25)
     record = caplog.records[0]
