@@ -1,8 +1,8 @@
 """A zip that becomes its members while it arrives.
 
 What it holds stands at its end, which is asked for first; nothing is written before all of it has
-been admitted. From then on it is scattered like a tar. Where a server has no ranges the archive is
-spooled to disk until its end is there.
+been admitted. From then on it is scattered like a tar. What comes before that is spooled to disk;
+where a server has no ranges, or answers once only, that is the whole archive.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from pgetpy.core.archives.zip import ZipReader, survey
 from pgetpy.core.archives.zip_entries import ZipMember
 from pgetpy.core.http.range_request import Window
 from pgetpy.core.http.ranges import Span, Spans, joined
-from pgetpy.core.http.reorder_buffer import ReorderBuffer
 from pgetpy.core.http.sink import Place
 from pgetpy.errors import ArchiveError
 
@@ -29,13 +28,15 @@ _PIECE = 1 << 20
 _ENDLESS = 1 << 62
 # Bytes that may wait for the sake of asking less often.
 _BETWEEN = 16 << 20
+# If more than this has come before the directory, members are made when all of it is there.
+_MOST_SPOOLED = 256 << 20
 
 # Makes what takes the bytes once it is known where they go.
 MakeExtractor = Callable[[Reader, Admit], RandomAccessExtractor]
 
 
 class DirectoryReader:
-    """Finds out from its end what a zip holds; nothing is written before that is known.
+    """Finds out from its end what a zip holds; until that is known, bytes go to the spool.
 
     Args:
         total: the archive's bytes.
@@ -57,11 +58,12 @@ class DirectoryReader:
         self._policy = policy
         self._layout = layout
         self._make_extractor = extractor
-        self._waiting = ReorderBuffer()
+        self._spooled = Spans()
         self._failure: BaseException | None = None
         self._members_stop = 0
         self._remarks = Remarks()
         self._survey = survey(total, policy.limits, self._remarks)
+        window.keeps_all = True
         self._want(next(self._survey))
 
     def restore(self, held: Spans) -> tuple[RandomAccessExtractor, Spans]:
@@ -74,7 +76,7 @@ class DirectoryReader:
             part = self._layout.record(span)
             if len(part) < span.size:
                 raise ArchiveError("what it holds was not known yet")
-            self._waiting.keep(span.start, memoryview(part))
+            self._spool(span.start, memoryview(part))
             return part
 
         extractor = self._read_all(read)
@@ -85,23 +87,24 @@ class DirectoryReader:
             raise
         return self._begin(extractor), there
 
-    def take(self, pos: int, data: memoryview) -> RandomAccessExtractor | None:
+    def take(self, pos: int, data: memoryview) -> ArchiveExtractor | None:
         """Take `data`; return what takes the rest once it is known what the archive holds.
 
         Called by one thread at a time.
         """
         if self._failure is not None:
             raise self._failure
-        self._waiting.keep(pos, data)
+        self._spool(pos, data)
         extractor = None
         while extractor is None:
             # As many as there are links: each is looked for until it has come, and no more.
-            while self._missing and self._waiting.has_seen(self._missing[-1]):
+            while self._missing and self._spooled.covers(*self._missing[-1]):
                 self._missing.pop()
             if self._missing:
                 return None
-            found = (self._waiting.read(span) for span in self._wanted)
-            parts = [part for part in found if part is not None]
+            if self._spooled.size > _MOST_SPOOLED:
+                return self._spool_all()
+            parts = [self._read(span) for span in self._wanted]
             for span, part in zip(self._wanted, parts, strict=True):
                 self._layout.add(span.start, memoryview(part))
             extractor = self._advance(parts)
@@ -110,12 +113,26 @@ class DirectoryReader:
     def read_spool(self) -> tuple[RandomAccessExtractor, int]:
         """Return what takes the archive that the spool holds, and where its members end."""
 
-        def read(span: Span) -> bytes:
-            part = bytearray(span.size)
-            self._layout.spool.read(span.start, memoryview(part))
-            return bytes(part)
+        return self._read_all(self._read), self._members_stop
 
-        return self._read_all(read), self._members_stop
+    def _read(self, span: Span) -> bytes:
+        part = bytearray(span.size)
+        self._layout.spool.read(span.start, memoryview(part))
+        return bytes(part)
+
+    def _spool(self, pos: int, data: memoryview) -> None:
+        self._layout.spool.write(pos, data)
+        self._spooled.add(pos, pos + len(data))
+
+    def _spool_all(self) -> SpooledZip:
+        """Return what takes the rest where so much has come that moving it would hold up others."""
+
+        def survey_anew(total: int) -> DirectoryReader:
+            window = Window(0)
+            return DirectoryReader(total, self._policy, window, self._layout, self._make_extractor)
+
+        self._window.only = ()
+        return SpooledZip(self._window, self._layout, survey_anew)
 
     def _read_all(self, read: Callable[[Span], bytes]) -> RandomAccessExtractor:
         """Finish the survey of an archive of which `read` gives everything."""
@@ -148,12 +165,16 @@ class DirectoryReader:
     def _begin(self, extractor: RandomAccessExtractor) -> RandomAccessExtractor:
         """Hand `extractor` the bytes received so far, and all that follow."""
         try:
-            while (piece := self._waiting.take(_ENDLESS)) is not None:
-                pos, data = piece[0], memoryview(piece[1])
-                room = max(0, self._members_stop - pos)
+            buffer = memoryview(bytearray(_PIECE))
+            for span in self._spooled:
+                members_stop = min(span.stop, max(span.start, self._members_stop))
                 # The directory and what follows it have been kept as they were wanted.
-                extractor.pass_over(pos + room, pos + len(data))
-                extractor.write(pos, data[:room])
+                extractor.pass_over(members_stop, span.stop)
+                for pos in range(span.start, members_stop, _PIECE):
+                    count = self._layout.spool.read(pos, buffer[: members_stop - pos])
+                    # What is deflated is put there once more.
+                    self._layout.spool.release(pos, pos + count)
+                    extractor.write(pos, buffer[:count])
         except BaseException as error:
             self._failure = error
             extractor.close()

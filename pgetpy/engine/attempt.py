@@ -135,7 +135,7 @@ class Attempt:
             if rest is not None:
                 self._launch(host, rest, whole=self.manner.whole)
             return
-        self.plan.keep_to_window()
+        self.plan.keep_to_window(alone=self._limit == 1)
         while self._has_room(host):
             part = self.plan.take(
                 now, host.rate, self._lanes(host.pace.level), self._lanes(host.pace.expected)
@@ -174,9 +174,9 @@ class Attempt:
         return min(self._limit, max(level, len(self._watchdog)))
 
     def _has_room(self, host: Host) -> bool:
-        if self._scouting and self._watchdog:
+        if len(self._watchdog) >= (1 if self._scouting else self._limit):
             return False
-        return len(self._watchdog) < self._limit and host.busy < host.pace.level
+        return host.busy < max(host.pace.level, min(self.plan.fewest, host.pace.ceiling))
 
     def _launch(self, host: Host, part: RangeRequest, *, whole: bool = False) -> None:
         asked = None

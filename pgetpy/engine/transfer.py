@@ -313,9 +313,8 @@ class Transfer:
 
     def _plan(self, held: Spans) -> Plan:
         chunk_size = self._context.settings.chunk_size
-        # Who limits the size of ranges means the first one as well; of a zip the end comes first.
-        is_zip = self._job.extract and self._links[0].url.partition("?")[0].endswith(".zip")
-        open_ended = chunk_size >= Settings.chunk_size and not is_zip
+        # Who limits the size of ranges means the first one as well.
+        open_ended = chunk_size >= Settings.chunk_size
         return Plan(chunk_size=chunk_size, first=FIRST_RANGE, open_ended=open_ended, held=held)
 
     def _follow(self) -> FileDigest | None:

@@ -147,10 +147,16 @@ class Plan:
         """Whether the sink wants something else before what comes in order."""
         return self.window is not None and bool(self.window.only)
 
-    def keep_to_window(self) -> None:
-        """Where something else is wanted first, what reads on ends with the window: there is no
-        place for what follows, and nobody else might be asked as long as it reads."""
-        if self.window is None or not self.wants_only:
+    @property
+    def fewest(self) -> int:
+        """How many requests there may be at least: one more beside what reads on where something
+        else is wanted first, which it may never reach."""
+        return 2 if self.wants_only and self.reader is not None else 1
+
+    def keep_to_window(self, *, alone: bool) -> None:
+        """Where something else is wanted first, what reads on ends with the window, unless what
+        follows can be kept; and in any case if it is `alone`, so that no other may be asked."""
+        if self.window is None or not self.wants_only or (self.window.keeps_all and not alone):
             return
         limit = self.window.horizon + self.window.size
         for part in self.parts:
@@ -187,9 +193,14 @@ class Plan:
             return None
         reader = self.reader
         if reader is not None and reader.claim is None:
-            if self._about_to_show(now, rate):
-                return None
-            self._give_claim(reader, now, rate, connections, expected or connections)
+            if not self.wants_only:
+                if self._about_to_show(now, rate):
+                    return None
+                self._give_claim(reader, now, rate, connections, expected or connections)
+            elif self.window is not None:
+                # Where the rest goes depends on what is wanted: that is not waited for.
+                reader.claim = max(reader.pos, self.window.horizon + self.window.size)
+                reader.claim = min(reader.claim, reader.stop or self.total)
         gap, unasked = self._gap()
         # Where a reader in order holds up all that is new, what he waits for may still be hurried.
         held_up = gap is not None and self._is_beyond_window(gap.start)
@@ -200,7 +211,7 @@ class Plan:
             if self._late(slowest, now, rate):
                 return self._launch_twin(now, slowest)
             return None if held_up else self._split(slowest, now, rate)
-        if self._about_to_show(now, rate):
+        if self._about_to_show(now, rate) and not self.wants_only:
             return None
         latency, expected = self.latency.typical, expected or connections
         prospect = Prospect(now, rate, latency, connections, expected, unasked, self.parts)

@@ -118,12 +118,14 @@ class Window:
             in any order, but this one is wanted most.
         only: what has to come before anything else may be asked for, where that is so.
         closed: whether what is not in `only` is not wanted at all.
+        keeps_all: whether bytes outside `only` are kept on disk until their turn.
     """
 
     size: int
     horizon: int = 0
     only: tuple[Span, ...] = ()
     closed: bool = False
+    keeps_all: bool = False
 
     @property
     def stop(self) -> int:

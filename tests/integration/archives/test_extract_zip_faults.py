@@ -178,6 +178,34 @@ def test_a_spooled_archive_takes_the_room_of_itself_and_its_members(server: Serv
         assert names_in(disk) == ["out"]
 
 
+@pytest.mark.parametrize("refusal", [403, 404, 410])
+def test_a_link_that_is_good_for_one_answer_brings_the_whole_archive(
+    server: Server, tmp_path: Path, refusal: int
+) -> None:
+    later = Status(refusal, when=When(request=at_least(2)))
+    url = serve(server, Pace(16 * MIB), later)
+    result = extract(url, tmp_path / "out", checksum=CHECKSUM)
+    assert plain_tree(tmp_path / "out") == expected()
+    assert result.digest == CHECKSUM
+    first, *others = server.asked(PATH)
+    assert first == (0, None)
+    assert len(others) <= 2
+    assert names_in(tmp_path) == ["out"]
+
+
+def test_an_archive_whose_later_ranges_are_malformed_waits_on_disk(
+    server: Server, tmp_path: Path
+) -> None:
+    data = by_zipfile({"1": body(40 * MIB), "2": body(40 * MIB)})
+    later = NoContentRange(when=When(request=at_least(2), ranged=True))
+    url = serve(server, Pace(64 * MIB), later, data=data)
+    ended = run("-x", url, tmp_path / "out", program=telling_its_peak())
+    assert ended.code == 0, ended.err
+    assert contents(tmp_path / "out") == {"1": body(40 * MIB), "2": body(40 * MIB)}
+    assert peak_of(ended.err) < 96_000_000
+    assert len(server.asked(PATH)) <= 4
+
+
 def test_an_archive_with_ranges_takes_the_room_of_its_members(server: Server) -> None:
     data = by_zipfile({"1": body(6 * MIB), "2": body(6 * MIB)})
     with limited_tmpfs(15 * MIB) as disk:
