@@ -15,7 +15,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # ARGS runs them one by one (for --pdb, and for what they print).
 SIDE_BY_SIDE := -n 3 --dist worksteal
 
-.PHONY: help setup demo test check soak test-predictors bench docs docs-options dist clean
+.PHONY: help setup demo test check soak test-predictors bench gpu-wheels docs docs-options dist clean
 
 help: ## name the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ bench: $(READY) ## time pgetpy against its peers and write docs/bench.md (ARGS="
 
 docs: $(DOCS)/.ready ## build the documentation into site/ (open site/index.html)
 	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs --quiet build --strict
+
+gpu-wheels: ## collect what scripts/gpu.sh carries to a machine with a GPU and no network
+	@scripts/gpu.sh collect
 
 docs-options: $(READY) ## write docs/options.md and the man page from the tables of options and commands
 	@$(PY) -m scripts.options

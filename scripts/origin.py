@@ -21,6 +21,7 @@ import random
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -34,12 +35,13 @@ from urllib.parse import unquote, urlsplit
 
 MIB = 1 << 20
 _BLOCK = MIB
+_TLS_BLOCK = 256 * 1024
 _MAX_HEAD = 64 * 1024
 # Linux's number; Python has no name for it.
 _SO_MAX_PACING_RATE = 47
 # What a child says when one of its connections begins to stall or crawl.
 _ILL = "a connection falls ill"
-# Answers what has been asked for so far, as JSON, without delay; not counted itself.
+# Answers what has been asked for and sent so far, as JSON, without delay; not counted itself.
 COUNTS_PATH = "/.counts"
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 
@@ -200,19 +202,23 @@ class Behaviour:
 
 
 class Counts:
-    """What has been asked for: GET requests, and the bytes of the ranges they named."""
+    """GET requests, and the bytes of bodies that have been handed to the kernel for them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.requests = 0
-        self.asked = 0
+        self.sent = 0
 
-    def add(self, size: int) -> int:
-        """Count one request for `size` bytes; return its number."""
+    def add_request(self) -> int:
+        """Count one request; return its number."""
         with self._lock:
             self.requests += 1
-            self.asked += size
             return self.requests
+
+    def add_sent(self, size: int) -> None:
+        """Count `size` bytes of a body."""
+        with self._lock:
+            self.sent += size
 
 
 class _Connection:
@@ -266,7 +272,7 @@ class _Connection:
                 email.utils.formatdate(stat.st_mtime, usegmt=True),
             )
             answer = choose(headers if method == "GET" else {}, body)
-            number = self._counts.add(answer.stop - answer.start if method == "GET" else 0)
+            number = self._counts.add_request()
             time.sleep(self._how.delay(number))
             self._send_head(answer, keep)
             if method == "GET":
@@ -274,7 +280,7 @@ class _Connection:
         return keep
 
     def _tell_counts(self) -> bool:
-        said = json.dumps({"requests": self._counts.requests, "asked": self._counts.asked})
+        said = json.dumps({"requests": self._counts.requests, "sent": self._counts.sent})
         head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(said)}\r\nConnection: close\r\n\r\n"
         self._sock.sendall((head + said).encode())
         return False
@@ -307,11 +313,15 @@ class _Connection:
 
     def _sendfile(self, file: int, start: int, stop: int) -> None:
         while start < stop:
-            sent = os.sendfile(self._sock.fileno(), file, start, stop - start)
+            if isinstance(self._sock, ssl.SSLSocket):
+                sent = self._sock.send(os.pread(file, min(_TLS_BLOCK, stop - start), start))
+            else:
+                sent = os.sendfile(self._sock.fileno(), file, start, stop - start)
             if sent == 0:
                 raise ConnectionAbortedError("the file is shorter than it was")
             start += sent
             self._sent += sent
+            self._counts.add_sent(sent)
 
     def _fall_ill(self, file: int, start: int, stop: int) -> None:
         """Send the rest slowly, or nothing more until the client closes."""
@@ -324,6 +334,11 @@ class _Connection:
             time.sleep(step / self._how.crawl_rate)
         while start < stop and self._sock.recv(_MAX_HEAD):
             pass
+
+
+def serve_connection(sock: socket.socket, folder: Path) -> None:
+    """Answer the requests of one connection, which may be one of TLS."""
+    _Connection(sock, 0, folder, Behaviour(), Counts()).serve()
 
 
 def listen(port: int = 0) -> socket.socket:
@@ -361,12 +376,15 @@ class Origin:
         return f"{self.base}/{name}"
 
     def counts(self) -> tuple[int, int]:
-        """Return the GET requests so far, and the bytes that they asked for."""
+        """Return the GET requests so far, and the bytes sent for them.
+
+        A body that its client cut short counts as far as the kernel had taken it.
+        """
         from urllib.request import urlopen
 
         with urlopen(self.base + COUNTS_PATH) as answer:
             said = json.load(answer)
-        return said["requests"], said["asked"]
+        return said["requests"], said["sent"]
 
     def __enter__(self) -> Origin:
         self._process = subprocess.Popen(

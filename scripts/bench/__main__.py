@@ -11,12 +11,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from scripts.bench import report
-from scripts.bench.cases import CASES, Case
+from scripts.bench.cases import CASES, QUICK, Case
 from scripts.bench.machine import describe
 from scripts.bench.measure import Attempt, alternate
 from scripts.bench.peers import Peer, bench_python
@@ -24,7 +25,9 @@ from scripts.bench.servers import Library, Nginx, Stage
 from scripts.bench.work import DISK, TMPFS
 
 _RESULTS = Path(".bench/results.json")
-_FEWEST = 7
+_FEWEST, _MOST = 3, 7
+_MINUTES, _QUICK_MINUTES = 25.0, 2.0
+_QUICK_SCALE = 0.1
 # Needed for the peers that come from PyPI; the benchmark runs without them.
 _FROM_PYPI = ("hf_transfer", "huggingface_hub")
 
@@ -38,10 +41,15 @@ def main(arguments: list[str] | None = None) -> int:
         for case in CASES:
             print(f"{case.name:18}{case.title}")
         return 0
+    if options.quick:
+        options.scale, options.minutes = _QUICK_SCALE, _QUICK_MINUTES
+        options.cases = options.cases or list(QUICK)
     chosen = [case for case in CASES if not options.cases or case.name in options.cases]
     if not options.report:
-        prepare_peers()
-        run_cases(chosen, options.rounds, options.scale)
+        if not options.quick:
+            prepare_peers()
+        fewest = 1 if options.quick else min(_FEWEST, options.rounds)
+        run_cases(chosen, range(fewest, options.rounds + 1), options.scale, options.minutes * 60)
     return write_docs() if options.docs else 0
 
 
@@ -65,22 +73,27 @@ def prepare_peers() -> None:
             return
 
 
-def run_cases(chosen: Sequence[Case], rounds: int, scale: float) -> None:
-    """Run `chosen`, print each table as it is ready and keep all figures."""
+def run_cases(chosen: Sequence[Case], rounds: range, scale: float, seconds: float) -> None:
+    """Run `chosen`, print each table as it is ready and keep all figures.
+
+    Each case may take its share of what is left of `seconds`, and runs its fewest rounds at least.
+    """
+    deadline = time.monotonic() + seconds
     saved = load() if scale == 1.0 else {}
     machine = describe({"disk": Path(), "tmpfs": TMPFS.parent})
     results: dict[str, Any] = saved["cases"] if saved.get("machine") == machine else {}
     target = _RESULTS if scale == 1.0 else _RESULTS.with_name("results-scaled.json")
     with _stage(scale) as stage:
-        for case in chosen:
+        for number, case in enumerate(chosen):
             print(f"==> {case.name}: {case.title}", flush=True)
-            attempts = _attempts(case, stage)
+            attempts, absent = _attempts(case, stage)
             if not attempts:
                 continue
-            wanted = rounds * case.times
-            series = alternate(attempts, wanted, _say)
+            wanted = range(rounds.start * case.times, (rounds.stop - 1) * case.times + 1)
+            share = max(0.0, deadline - time.monotonic()) / (len(chosen) - number)
+            series = alternate(attempts, wanted, share, _say)
             when = datetime.date.today().isoformat()
-            results[case.name] = report.as_result(case, series, wanted, scale, when)
+            results[case.name] = report.as_result(case, series, absent, scale, when)
             print(report.terminal(results[case.name]), flush=True)
             target.write_text(json.dumps({"machine": machine, "cases": results}, indent=1) + "\n")
     measured_now = {case.name: results[case.name] for case in chosen if case.name in results}
@@ -90,19 +103,21 @@ def run_cases(chosen: Sequence[Case], rounds: int, scale: float) -> None:
         print(f"{verdict:8}{work}: {figure}, {measured} of {limit} against {against}")
 
 
-def _attempts(case: Case, stage: Stage) -> dict[str, tuple[str, Attempt]]:
-    """Return the case's entrants that are installed; the others are named once and left out."""
+def _attempts(case: Case, stage: Stage) -> tuple[dict[str, tuple[str, Attempt]], list[str]]:
+    """Return the case's entrants that are installed, and the names of the others."""
+    absent: list[str] = []
     attempts: dict[str, tuple[str, Attempt]] = {}
     for entrant in case.entrants:
         version = version_of(entrant.peer)
         if version is None:
             print(f"    {entrant.name}: not installed")
+            absent.append(entrant.name)
         else:
             attempts[entrant.name] = (
                 version,
                 functools.partial(entrant.attempt, stage, entrant.peer),
             )
-    return attempts
+    return attempts, absent
 
 
 @functools.cache
@@ -157,7 +172,14 @@ def _parser() -> argparse.ArgumentParser:
     add("cases", nargs="*", metavar="CASE", choices=[[], *(case.name for case in CASES)],
         help="which to run (default: all)")  # fmt: skip
     add("--list", action="store_true", help="name the cases and end")
-    add("--rounds", type=int, default=_FEWEST, help="timed rounds of each case (7)")
+    add("--rounds", type=int, default=_MOST, help="at most so many timed rounds of each case (7)")
+    add(
+        "--minutes",
+        type=float,
+        default=_MINUTES,
+        help="3 rounds of a case, and more only while its share of this lasts (25)",
+    )
+    add("--quick", action="store_true", help="a few cases at a tenth of their size, in 3 minutes")
     add("--scale", type=float, default=1.0, help="sizes times this, to try things out (1.0)")
     add("--docs", action="store_true", help="write docs/bench.md and docs/bench.svg at the end")
     add("--report", action="store_true", help="run nothing; with --docs, write the docs anew")

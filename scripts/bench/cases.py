@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from scripts.bench import peers
 from scripts.bench.archives import Files, Recipe
 from scripts.bench.hub import hub
+from scripts.bench.machine import core_counts
 from scripts.bench.measure import Sample
 from scripts.bench.peers import Peer
 from scripts.bench.servers import Stage, nginx, origin
@@ -70,6 +71,7 @@ def _each(work: OneFile | ManyFiles | OneArchive, *who: Peer) -> tuple[Entrant, 
 
 _OURS = peers.pgetpy()
 _COUNTED = peers.pgetpy("pgetpy", "--json")
+_FAST = (_OURS, peers.PGET_16M, peers.CURL)
 _ALL = (_OURS, peers.PGET_16M, peers.PGET, peers.ARIA2, peers.HF_TRANSFER, peers.CURL)
 _PACE = 20_000_000
 _MEMORY = 96_000_000
@@ -112,7 +114,7 @@ def _loaded(name: str, way: str) -> Entrant:
 def _on_gpu(name: str, way: str, size: int, peer: Peer = peers.CUDA) -> Entrant:
     # Of our own origin, as machines with a GPU seldom have nginx.
     file = way in ("load_file", "fastsafetensors", "runai")
-    work = Loaded(way, size, origin(Behaviour()), "cuda", file)
+    work = Loaded(way, size, origin(Behaviour()), peers.GPU, file)
     return Entrant(replace(peer, name=name), work.attempt)
 
 
@@ -170,6 +172,25 @@ def _late(
     )
 
 
+def _tls_connections() -> Case:
+    """What each number of connections, and each number of processors, makes of TLS."""
+    names = {
+        f"{count} connection{'s' * (count > 1)}, {cores} core{'s' * (cores > 1)}": (count, cores)
+        for cores in core_counts(2)
+        for count in (1, 4, 16)
+    }
+    work = OneFile(GIB, nginx("tls"))
+    ours = (
+        peers.on_cores(peers.pgetpy(name, "-c", str(count), "--json"), cores)
+        for name, (count, cores) in names.items()
+    )
+    curls = (
+        peers.on_cores(replace(peers.CURL, name=f"curl, {cores} cores"), cores)
+        for cores in core_counts(2)[-1:]
+    )
+    return Case("tls-cores", "1 GiB over TLS by connections and cores", _each(work, *ours, *curls))
+
+
 CASES = (
     Case(
         "big-plain",
@@ -187,7 +208,7 @@ CASES = (
     Case(
         "big-plain-tmpfs",
         "2 GiB over HTTP, to tmpfs",
-        _each(OneFile(2 * GIB, nginx("plain"), TMPFS), *_ALL),
+        _each(OneFile(2 * GIB, nginx("plain"), TMPFS), *_FAST),
     ),
     Case(
         "big-tls",
@@ -198,8 +219,9 @@ CASES = (
     Case(
         "big-tls-tmpfs",
         "2 GiB over TLS, to tmpfs",
-        _each(OneFile(2 * GIB, nginx("tls"), TMPFS), *_ALL),
+        _each(OneFile(2 * GIB, nginx("tls"), TMPFS), *_FAST),
     ),
+    _tls_connections(),
     Case("mid-plain", "64 MiB over HTTP", _each(OneFile(64 * MIB, nginx("plain")), *_ALL)),
     Case("mid-tls", "64 MiB over TLS", _each(OneFile(64 * MIB, nginx("tls")), *_ALL)),
     Case(
@@ -398,7 +420,7 @@ CASES = (
     ),
     _swap_case("lora", "Put a LoRA of 100 MB on a pipeline on the CPU", "cpu", peers.TORCH),
     _swap_case(
-        "gpu-lora", "Put a cached LoRA of 100 MB on a pipeline on a GPU", "cuda", peers.CUDA
+        "gpu-lora", "Put a cached LoRA of 100 MB on a pipeline on a GPU", peers.GPU, peers.CUDA
     ),
     Case(
         "cache-evict",
@@ -414,3 +436,6 @@ CASES = (
         times=3,
     ),
 )
+
+# What tells a contributor within minutes that a change has made something slower.
+QUICK = ("startup", "big-plain", "big-tls", "paced", "many", "extract", "extract-zst")

@@ -26,6 +26,12 @@ def describe(places: Mapping[str, Path]) -> dict[str, str]:
     return described | {name: file_system(path) for name, path in places.items()}
 
 
+def core_counts(most: int = 16) -> list[int]:
+    """Return 1, 2, 4 and so on, as far as there are processors for it."""
+    there = len(os.sched_getaffinity(0))
+    return [count for count in (1, 2, 4, 8, 16) if count <= min(most, there)]
+
+
 def file_system(path: Path) -> str:
     """Return the type of the file system that `path` is on."""
     real = str(path.resolve())

@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,9 +144,15 @@ Attempt = Callable[[bool], tuple[Sample, str]]
 
 
 def alternate(
-    attempts: Mapping[str, tuple[str, Attempt]], rounds: int, say: Callable[[str], None]
+    attempts: Mapping[str, tuple[str, Attempt]],
+    rounds: range,
+    seconds: float,
+    say: Callable[[str], None],
 ) -> list[Series]:
-    """Run all attempts in turn, `rounds` times over, after one trial round that is not timed.
+    """Run all attempts in turn, after one trial round that is not timed.
+
+    `rounds` goes from the fewest to the most: once the fewest are done, no other begins after
+    `seconds`.
 
     Their order is another one in each round: what one leaves to the disk or its file system falls
     to whoever comes next.
@@ -154,7 +161,10 @@ def alternate(
     that fails, in whichever round, loses its timings and takes no further part.
     """
     field_of = {name: Series(name, version) for name, (version, _) in attempts.items()}
-    for number in range(rounds + 1):
+    begin = time.monotonic()
+    for number in range(rounds.stop):
+        if number > rounds.start and time.monotonic() - begin > seconds:
+            break
         order = list(field_of.items())
         random.Random(number).shuffle(order)
         for name, series in order:
@@ -170,5 +180,5 @@ def alternate(
             series.note = note
             if number:
                 series.samples.append(sample)
-                say(f"    {number}/{rounds} {name}: {sample.wall:.3g} s")
+                say(f"    {number} {name}: {sample.wall:.3g} s")
     return list(field_of.values())

@@ -127,11 +127,15 @@ def _with_torch() -> list[str] | None:
     return [sys.executable] if importlib.util.find_spec("torch") else None
 
 
+# "cpu" tries the cases of a GPU where there is none.
+GPU = os.environ.get("BENCH_GPU", "cuda")
+
+
 @functools.cache
 def _with_cuda(*modules: str) -> list[str] | None:
     """That interpreter, where its torch has a CUDA device and it has `modules`."""
     located = _with_torch()
-    check = "import sys, torch; sys.exit(not torch.cuda.is_available())"
+    check = f"import sys, torch; sys.exit({GPU!r} == 'cuda' and not torch.cuda.is_available())"
     imports = "".join(f"import {module}; " for module in modules)
     if located is None:
         return None
@@ -264,6 +268,18 @@ _VERSION = ("--version",)
 def pgetpy(name: str = OURS, *options: str) -> Peer:
     """pgetpy with `options` for one file."""
     return Peer(name, _ours, _VERSION, _pget_fetch(*options), _pget_batch)
+
+
+def on_cores(peer: Peer, count: int) -> Peer:
+    """Return `peer`, kept to `count` of the processors that there are."""
+    cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[:count]))
+
+    def locate() -> list[str] | None:
+        located = peer.locate()
+        taskset = shutil.which("taskset")
+        return None if located is None or taskset is None else [taskset, "-c", cores, *located]
+
+    return replace(peer, locate=locate)
 
 
 PGET = Peer("pget", _PGET, ("version",), _pget_fetch(), _pget_batch)

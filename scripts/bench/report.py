@@ -20,12 +20,15 @@ _UNITS = {"wall": "wall", "cpu": "CPU", "rss": "peak memory"}
 _PICTURED = ("big-plain", "big-tls", "paced", "many", "extract")
 
 
-def as_result(case: Case, series: Sequence[Series], rounds: int, scale: float, when: str) -> Result:
-    """Return one case's runs as JSON can hold them."""
+def as_result(
+    case: Case, series: Sequence[Series], absent: Sequence[str], scale: float, when: str
+) -> Result:
+    """Return one case's runs as JSON can hold them; `absent` are peers that are not installed."""
     return {
         "title": case.title,
         "when": when,
-        "rounds": rounds,
+        "rounds": max((len(one.samples) for one in series), default=0),
+        "absent": list(absent),
         "scale": scale,
         "series": [
             {
@@ -159,6 +162,8 @@ def page(results: Mapping[str, Result], machine: Mapping[str, str]) -> str:
                 f"`{case.name}`, {result['rounds']} rounds, {result['when']}",
                 _markdown_table(table(result)),
             ]
+            if absent := result.get("absent"):
+                parts.append(f"Not installed here: {', '.join(absent)}.")
     parts += ["## Machine", "\n".join(f"- {name}: {value}" for name, value in machine.items())]
     return "\n\n".join(parts) + "\n"
 

@@ -81,7 +81,7 @@ class Archive:
 @dataclass(frozen=True)
 class Address:
     """A server's base URL, the authorities that vouch for it (None for plain HTTP), and what tells
-    how many requests it has had and for how many bytes (None where it does not count)."""
+    how many requests it has had and how many bytes it has sent (None where it does not count)."""
 
     base: str
     cafile: Path | None = None

@@ -244,8 +244,8 @@ def _notes(stdout: str, address: Address, size: int) -> str:
     """Return how many connections a run with --json says it used, and what its server counted."""
     notes = [_connections(stdout)]
     if address.counts is not None:
-        requests, asked = address.counts()
-        notes.append(f"{requests} requests for {asked / size:.3f} of the bytes")
+        requests, sent = address.counts()
+        notes.append(f"{requests} requests, {sent / size:.3f} times the bytes sent")
     return ", ".join(filter(None, notes))
 
 

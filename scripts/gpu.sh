@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Tests and measures on a machine with a GPU, with its own torch and no network, in ten minutes.
+#
+#   scripts/gpu.sh collect       with network: puts the wheels to carry along into .gpu-wheels
+#   scripts/gpu.sh               on the machine: runs everything and writes docs/gpu.md
+#   scripts/gpu.sh --quick       the same at a small scale; without a GPU on the CPU, for a trial
+#
+# PYTHON is the interpreter that has torch; PLATFORM and VERSION say what wheels to collect.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+wheels=.gpu-wheels
+work=.bench/gpu
+
+collect() {
+    mkdir -p "$wheels"
+    "$python" -m pip download -q --no-deps --only-binary=:all: --python-version "${VERSION:-3.12}" \
+        --implementation cp --platform "${PLATFORM:-manylinux_2_28_x86_64}" \
+        --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -d "$wheels" \
+        isal zstandard lz4 aiofiles tqdm hf_transfer trustme diffusers peft \
+        pytest-timeout pytest-httpserver fastsafetensors runai-model-streamer
+    if [ "$(du -sm "$wheels" | cut -f1)" -gt 50 ]; then
+        echo "$wheels is larger than 50 MB" >&2
+        return 1
+    fi
+}
+
+if [ "${1:-}" = collect ]; then
+    collect
+    exit
+fi
+
+scale=1 minutes=3
+if [ "${1:-}" = --quick ]; then
+    scale=0.02 minutes=0.5
+fi
+if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    echo "no GPU: every step runs on the CPU" >&2
+    export BENCH_GPU=cpu
+fi
+rm -rf "$work"
+mkdir -p "$work"
+if compgen -G "$wheels/*.whl" >/dev/null; then
+    "$python" -m pip install -q --no-index --no-deps --target "$work/site" "$wheels"/*.whl
+fi
+export PYTHONPATH="$PWD:$PWD/$work/site"
+
+# What fails is said in the page; the steps after it still run.
+step() {
+    local name=$1 limit=$2
+    shift 2
+    echo "==> $name"
+    if timeout "$limit" "$@" >"$work/$name.txt" 2>&1; then
+        echo done >"$work/$name.state"
+    else
+        echo "failed (exit $?)" >"$work/$name.state"
+    fi
+    tail -n 3 "$work/$name.txt"
+}
+
+step tests 150 "$python" -m pytest -q -p no:cacheprovider -m predictors \
+    tests/predictors/test_tensors.py tests/predictors/test_staging.py tests/predictors/test_lora.py
+step bench 270 "$python" -m scripts.bench --scale "$scale" --minutes "$minutes" --rounds 3 \
+    gpu-small gpu gpu-lora
+step network 150 "$python" -m scripts.gpu_network --scale "$scale"
+"$python" -m scripts.gpu_page "$work"
