@@ -30,9 +30,9 @@ if [ "${1:-}" = collect ]; then
     exit
 fi
 
-scale=1 minutes=3
+scale=1 minutes=3 rounds=3
 if [ "${1:-}" = --quick ]; then
-    scale=0.02 minutes=0.5
+    scale=0.02 minutes=0.5 rounds=1
 fi
 if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     echo "no GPU: every step runs on the CPU" >&2
@@ -60,7 +60,7 @@ step() {
 
 step tests 150 "$python" -m pytest -q -p no:cacheprovider -m predictors \
     tests/predictors/test_tensors.py tests/predictors/test_staging.py tests/predictors/test_lora.py
-step bench 270 "$python" -m scripts.bench --scale "$scale" --minutes "$minutes" --rounds 3 \
+step bench 270 "$python" -m scripts.bench --scale "$scale" --minutes "$minutes" --rounds "$rounds" \
     gpu-small gpu gpu-lora
 step network 150 "$python" -m scripts.gpu_network --scale "$scale"
 "$python" -m scripts.gpu_page "$work"
