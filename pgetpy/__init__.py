@@ -16,12 +16,14 @@ if TYPE_CHECKING:
         extract_async,
         snapshot,
         snapshot_async,
+        upload,
+        upload_async,
     )
     from pgetpy.core.archives.member_policy import Limits
     from pgetpy.core.references.checksums import Checksum
     from pgetpy.core.references.jobs import Job
     from pgetpy.core.references.policy import Policy
-    from pgetpy.core.report.results import DownloadFailure, DownloadResult
+    from pgetpy.core.report.results import DownloadFailure, DownloadResult, UploadResult
     from pgetpy.errors import PgetError
     from pgetpy.settings import Settings
     from pgetpy.weights.cache import WeightsDownloadCache
@@ -36,6 +38,7 @@ _HOMES = {
     "PgetError": "pgetpy.errors",
     "Policy": "pgetpy.core.references.policy",
     "Settings": "pgetpy.settings",
+    "UploadResult": "pgetpy.core.report.results",
     "WeightsDownloadCache": "pgetpy.weights.cache",
     "__version__": "pgetpy._version",
     "download": "pgetpy.api",
@@ -46,6 +49,8 @@ _HOMES = {
     "extract_async": "pgetpy.api",
     "snapshot": "pgetpy.api",
     "snapshot_async": "pgetpy.api",
+    "upload": "pgetpy.api",
+    "upload_async": "pgetpy.api",
 }
 _ROOMS = ("lora", "tensors")
 
@@ -58,6 +63,7 @@ __all__ = [
     "PgetError",
     "Policy",
     "Settings",
+    "UploadResult",
     "WeightsDownloadCache",
     "download",
     "download_async",
@@ -69,6 +75,8 @@ __all__ = [
     "snapshot",
     "snapshot_async",
     "tensors",
+    "upload",
+    "upload_async",
 ]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from pgetpy.core.report.events import (
     Queued,
     Report,
 )
-from pgetpy.core.report.results import DownloadFailure, DownloadResult
+from pgetpy.core.report.results import DownloadFailure, DownloadResult, UploadResult
 from pgetpy.destinations.manifest_journal import ManifestJournal
 from pgetpy.destinations.skip_existing import (
     HoldingBack,
@@ -36,7 +37,7 @@ from pgetpy.errors import DestinationError, InterruptedTransferError, PgetError
 from pgetpy.settings import Settings
 from pgetpy.settings.command_options import hub_cache_dir
 from pgetpy.settings.folders import expand_user
-from pgetpy.sources.table import check_settings
+from pgetpy.sources.table import check_settings, parse_reference
 from pgetpy.system.event_loop import plain
 from pgetpy.system.filesystem import disk_errors
 
@@ -234,11 +235,54 @@ async def snapshot_async(
 snapshot = plain(snapshot_async)
 
 
+async def upload_async(
+    path: str | PathLike,
+    target: str,
+    *,
+    if_absent: bool = False,
+    content_type: str = "",
+    cache_control: str = "",
+    settings: Settings | None = None,
+    progress: Report | None = None,
+) -> UploadResult:
+    """Upload a file to an object store, or all files below a directory.
+
+    Large files go in parts, in parallel; a call that was interrupted goes on from there.
+
+    Args:
+        target: `s3://BUCKET/KEY`; with a slash at the end the file's own name is put behind it.
+        if_absent: fail if there is such an object already.
+        content_type: the object's media type; chosen by its name if it is empty.
+        cache_control: the Cache-Control header that the object is served with.
+        settings, progress: see `download_async`.
+
+    Raises:
+        ObjectExistsError: `if_absent`, and there is one.
+        UsageError: an argument makes no sense.
+        TransferError: the store or the network failed.
+        DestinationError: the file cannot be read, or changed meanwhile.
+    """
+    from pgetpy.engine.uploads.paths import upload_path
+    from pgetpy.engine.uploads.upload import UploadOptions
+
+    options = UploadOptions(if_absent, content_type, cache_control)
+    chosen = _settings(settings, None, None)
+    report = progress or _ignore
+    return await upload_path(os.fspath(path), target, options, chosen, report, os.environ)
+
+
+upload = plain(upload_async)
+
+
 async def download_job_async(
     job: Job, *, settings: Settings, progress: Report | None = None
 ) -> DownloadResult:
     """Run one job with exactly these settings, without reading the environment."""
     report = progress or _ignore
+    reference = job.reference or parse_reference(job.url, settings=settings.sources)
+    job = replace(job, reference=reference)
+    if reference.is_folder:
+        return await _download_folder(job, settings, report)
     if job.checksum is None and not settings.skip_existing:
         return await _download(job, settings, report)
     found = await find_existing(job, settings, 0, report)
@@ -255,6 +299,16 @@ async def download_job_async(
                 raise
     report(Finished(0, found))
     return found
+
+
+async def _download_folder(job: Job, settings: Settings, report: Report) -> DownloadResult:
+    """Fetch the files of a folder, and return one result for all of them."""
+    from pgetpy.engine.folders import sum_results
+
+    started = time.monotonic()
+    results = await download_jobs_async([job], settings=settings, progress=report, fail_fast=True)
+    done = [each for each in results if isinstance(each, DownloadResult)]
+    return sum_results(job, done, time.monotonic() - started)
 
 
 async def _download(job: Job, settings: Settings, report: Report) -> DownloadResult:
@@ -278,6 +332,7 @@ async def download_jobs_async(
     earlier, unfinished run of the same jobs has completed.
     """
     report = progress or _ignore
+    jobs = await _expand(jobs, settings)
     journal = ManifestJournal(jobs, os.environ, settings)
     outcomes: dict[int, DownloadResult | DownloadFailure] = {}
     interrupted = True
@@ -311,6 +366,22 @@ async def download_jobs_async(
 
 download_job = plain(download_job_async)
 download_jobs = plain(download_jobs_async)
+
+
+async def _expand(jobs: Sequence[Job], settings: Settings) -> Sequence[Job]:
+    """Return `jobs` with folders replaced by their files; asks nobody where there is no folder."""
+    references = [
+        job.reference or parse_reference(job.url, settings=settings.sources) for job in jobs
+    ]
+    if not any(reference.is_folder for reference in references):
+        return jobs
+    from pgetpy.engine.folders import expand_folders
+
+    engine = Engine(settings)
+    try:
+        return await expand_folders(jobs, engine, settings)
+    finally:
+        await engine.close()
 
 
 def _job(url: str, dest: str | PathLike, checksum: str | None, mirrors: Sequence[str]) -> Job:

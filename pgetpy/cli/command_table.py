@@ -65,6 +65,14 @@ REPOSITORY is a repository of Hugging Face: hf://OWNER/NAME[@REVISION], or the U
 page or of one of its folders. The path of the snapshot is printed; from_pretrained finds
 it there. Files that exist already are not downloaded again.""",
     ),
+    "put": Command(
+        "[flags] FILE|DIR TARGET",
+        "upload a file, or the files of a directory, to an object store",
+        """\
+TARGET is s3://BUCKET/KEY, b2://BUCKET/KEY or gs://BUCKET/KEY; if it ends with a slash the
+file's name is added. Large files go in parts of --chunk-size (default 16Mi), in parallel,
+and the same command continues an upload that was interrupted.""",
+    ),
     "cache": Command(
         "COMMAND [flags] ...",
         "inspect and maintain the cache: ls, info, verify, gc and more",

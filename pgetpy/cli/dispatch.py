@@ -115,6 +115,10 @@ def _run_command(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> 
             from pgetpy.cli.snapshot import run_snapshot
 
             return run_snapshot(invocation, environ, _api(invocation))
+        if command == "put":
+            from pgetpy.cli.put import run_put
+
+            return run_put(invocation, _api(invocation))
         return _multifile(invocation) if command == "multifile" else _download(invocation)
     return DONE
 

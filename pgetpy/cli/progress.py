@@ -112,9 +112,17 @@ class JsonProgress(Progress):
 class PlainProgress(Progress):
     """Lines now and then, for where there is no terminal."""
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float], *, endings: bool = True) -> None:
+    def __init__(
+        self,
+        stream: TextIO,
+        clock: Callable[[], float],
+        *,
+        endings: bool = True,
+        verb: str = "downloading",
+    ) -> None:
         super().__init__(stream, clock)
         self._endings = endings
+        self._verb = verb
         self._next = clock() + _PLAIN_INTERVAL
 
     def _show(self, event: Event, now: float) -> None:
@@ -127,10 +135,10 @@ class PlainProgress(Progress):
     def _lines(self, event: Event, now: float) -> list[str]:
         lines = self._notes.lines(event, self.tally, now)
         if isinstance(event, Queued) and event.files > 1:
-            lines.append(f"downloading {event.files} files")
+            lines.append(f"{self._verb} {event.files} files")
         if isinstance(event, Started) and self.tally.files == 1 and not event.held:
             size = "of unknown size" if event.total is None else format_size(event.total)
-            lines.append(f"{label(event.dest, event.url)}: downloading, {size}")
+            lines.append(f"{label(event.dest, event.url)}: {self._verb}, {size}")
         few = self.tally.files <= _FEW_FILES
         if isinstance(event, Finished) and few and (self._endings or self.tally.files > 1):
             lines.append(finish_line(event.result))
@@ -232,7 +240,11 @@ class _Notes:
 
 @contextlib.contextmanager
 def progress_of(
-    invocation: Invocation, *, keeps: bool = True, into_cache: bool = False
+    invocation: Invocation,
+    *,
+    keeps: bool = True,
+    into_cache: bool = False,
+    verb: str = "downloading",
 ) -> Iterator[Progress]:
     """A Progress that also carries the log lines while it lasts.
 
@@ -240,6 +252,7 @@ def progress_of(
         keeps: whether what has arrived is of use to a rerun.
         into_cache: whether files go to a cache: this display reports those that are complete, and a
             rerun may name them once more.
+        verb: what is done with files.
 
     Raises:
         Stopped: it was interrupted.
@@ -253,6 +266,7 @@ def progress_of(
         is_terminal=bool(sys.stderr and sys.stderr.isatty()),
         rows=shutil.get_terminal_size().lines,
         endings=into_cache or not invocation.console.shows("info"),
+        verb=verb,
     )
     try:
         with progress, _logging_to(progress, invocation.console.log_level.upper()):
@@ -298,6 +312,7 @@ def open_progress(
     rows: int = 24,
     clock: Callable[[], float] = time.monotonic,
     endings: bool = True,
+    verb: str = "downloading",
 ) -> Progress:
     """Return a context manager that is called with events and draws them on `stream`.
 
@@ -311,7 +326,7 @@ def open_progress(
         return JsonProgress(stream, clock)
     if mode == "bar" or (mode == "auto" and is_terminal):
         return BarProgress(stream, clock, columns=columns, rows=rows)
-    return PlainProgress(stream, clock, endings=endings)
+    return PlainProgress(stream, clock, endings=endings, verb=verb)
 
 
 def finish_line(result: DownloadResult) -> str:

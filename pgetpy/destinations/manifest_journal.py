@@ -279,7 +279,7 @@ def _places(jobs: Sequence[Job], environ: Mapping[str, str]) -> list[Path]:
         # Where there is no current folder relative destinations cannot be written either.
         lines = [
             (
-                job.reference.key if job.reference is not None else job.url,
+                (job.reference.key if job.reference is not None else job.url) + job.version,
                 os.path.abspath(job.dest) + ("/" if job.dest.endswith("/") else ""),
                 str(job.checksum or ""),
                 "-x" if job.extract else "",

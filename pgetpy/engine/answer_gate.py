@@ -6,14 +6,21 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from pgetpy.core.http.answers import Answer, Identity, RetryWithoutRange, judge, may_continue
+from pgetpy.core.http.answers import (
+    Answer,
+    AskAgain,
+    Identity,
+    RetryWithoutRange,
+    judge,
+    may_continue,
+)
 from pgetpy.core.http.heads import Head
 from pgetpy.core.http.plan import Plan
 from pgetpy.core.http.ranges import Spans
 from pgetpy.core.http.sink import Sink
 from pgetpy.engine.context import StartOverError
-from pgetpy.engine.transports.base import Exchange
-from pgetpy.errors import NotAllowedError
+from pgetpy.engine.transports.base import Exchange, Request
+from pgetpy.errors import NotAllowedError, ObjectChangedError
 
 
 class TooLateError(Exception):
@@ -28,6 +35,7 @@ class AnswerGate:
         plan: is told the size of the object, and whether it comes in ranges.
         begin: gives the sink for the object of the first answer, and what is held of it.
         largest: the most bytes an object may have, and the rule that says so; None for any.
+        sign_again: whether a request that was refused will be signed in another way.
 
     Attributes:
         answer: the first answer that was believed.
@@ -41,6 +49,7 @@ class AnswerGate:
     plan: Plan
     begin: Callable[[Answer, Spans], Sink]
     largest: tuple[int, str] | None
+    sign_again: Callable[[Request, Head], bool]
     expected: Identity | None = None
     verified: bool = False
     answer: Answer | None = None
@@ -108,6 +117,10 @@ class AnswerGate:
 
     def _judge(self, exchange: Exchange, head: Head, known: Identity | None) -> Answer:
         url, part = exchange.request.url, exchange.part
+        if head.status >= 300 and self.sign_again(exchange.request, head):
+            raise AskAgain
+        if head.status == 412 and "If-Match" in dict(exchange.request.headers):
+            self._refuse_other_version(url, known)
         answer = judge(url, exchange.asked, head, known, verified=self.verified)
         total = answer.identity.total
         first = known is None and not self.plan.held
@@ -118,6 +131,12 @@ class AnswerGate:
             # The whole, asked for as the last resort when its beginning was there already.
             return replace(answer, start=part.start, skip=part.start, ranged=True)
         return replace(answer, ranged=answer.ranged and (not answer.whole or _may_go_on(exchange)))
+
+    def _refuse_other_version(self, url: str, known: Identity | None) -> None:
+        """The object is no longer the one that `If-Match` named (RFC 9110, 13.1.1)."""
+        if known is None:
+            raise StartOverError(f"the object is another one now (was {self.expected})")
+        raise ObjectChangedError(url, str(known), "another version")
 
     def _takes_any_order(self) -> bool:
         assert self.sink is not None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from pgetpy.core.http.answers import Answer, Redirected, RetryWithoutRange
+from pgetpy.core.http.answers import Answer, AskAgain, Redirected
 from pgetpy.core.http.heads import Head
 from pgetpy.core.http.manner import Manner
 from pgetpy.core.http.plan import Plan
@@ -69,7 +69,9 @@ class Attempt:
 
     def __post_init__(self) -> None:
         settings = self.context.settings
-        self.gate = AnswerGate(self.plan, self.callbacks.begin, settings.largest)
+        self.gate = AnswerGate(
+            self.plan, self.callbacks.begin, settings.largest, self.route.sign_again
+        )
         self._loop = asyncio.get_running_loop()
         self._retries = Retries(settings.retries)
         slowest = SpeedLimit(settings.speed_limit, settings.speed_time)
@@ -276,8 +278,8 @@ class Attempt:
         if isinstance(error, Redirected):
             assert exchange is not None
             return self.route.redirected(error, exchange.request.url)
-        if isinstance(error, RetryWithoutRange):
-            self.manner.whole = True
+        if isinstance(error, AskAgain):
+            self.manner.whole |= error.without_range
             return None
         if not isinstance(error, PgetError):
             raise error

@@ -145,7 +145,11 @@ class Engine:
             reference = job.reference or parse_reference(job.url, settings=sources)
             if policy is not None and not (job.link is not None and job.link.trusted):
                 policy.check_reference(reference)
-            if reference.link is not None:
+            if job.link is not None and reference.is_folder:
+                # One file of a folder that has been listed.
+                with self.explaining(reference):
+                    result = await Transfer(self._context, job, key, report, vetted=True).run()
+            elif reference.link is not None:
                 # What a server says goes before the name in its URL.
                 name = reference.name if reference.local else ""
                 link = job.link or reference.link

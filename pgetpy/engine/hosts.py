@@ -138,7 +138,7 @@ class Hosts:
 
     def __init__(self, settings: Settings, workers: Workers) -> None:
         self._settings = settings
-        self._workers = workers
+        self.workers = workers
         # What the operator has named himself is judged otherwise than what a stranger did.
         self._hosts: dict[tuple[Origin, bool], Host] = {}
         self._tls: ssl.SSLContext | None = None
@@ -241,7 +241,7 @@ class Hosts:
 
     async def _resolve(self, origin: Origin) -> tuple[Address, ...]:
         name = self._settings.resolve.get((origin.host, origin.port), origin.host)
-        found = await self._workers.submit(
+        found = await self.workers.submit(
             lambda: socket.getaddrinfo(name, origin.port, type=socket.SOCK_STREAM)
         )
         return tuple(

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pgetpy.core.http.answers import Identity, Redirected
+from pgetpy.core.http.heads import Head
 from pgetpy.core.http.ranges import Span, format_range
 from pgetpy.core.http.retry import EXPIRED_STATUSES
 from pgetpy.core.http.urls import MOST_REDIRECTS, Link, follow, headers_for, may_see_credentials
@@ -46,7 +47,11 @@ class Route:
         Raises:
             NotAllowedError: a policy forbids to ask it.
             ConnectionFailedError: its name cannot be resolved.
+            PgetError: there are no keys to sign its requests with any more.
         """
+        signer = self.target.signer
+        if signer is not None and signer.due(time.time()):
+            await self._hosts.workers.submit(signer.refresh)
         try:
             return await self._hosts.get(self.target)
         except NotAllowedError as error:
@@ -64,13 +69,16 @@ class Route:
         headers = [each for each in _HEADERS if each[0].lower() not in names] + own
         if self._cookies is not None:
             headers = _with_cookies(headers, self._cookies, self.target)
-        authorization = self._authorization()
-        if authorization is not None:
+        if self.target.signer is not None:
+            headers += self.target.signer.headers(self.target, time.time())
+        elif (authorization := self._authorization()) is not None:
             headers.append(("Authorization", authorization))
         if asked is not None:
             headers.append(("Range", format_range(asked)))
             if known is not None and known.if_range is not None:
-                headers.append(("If-Range", known.if_range))
+                # Object stores ignore If-Range, and honour If-Match.
+                signed = self.target.signer is not None and known.strong
+                headers.append(("If-Match" if signed else "If-Range", known.if_range))
         return Request(
             url=self.target.url,
             headers=tuple(headers),
@@ -96,9 +104,25 @@ class Route:
         self._learn_cookies(before, redirect.head.headers.get("set-cookie", ""))
         self.target = follow(before, redirect.location)
         _LOG.debug("redirect %d: %s leads to %s", self._hops, before.url, self.target.url)
+        if before.signer is not None:
+            self.target = before.signer.onward(before, self.target)
         if before.origin.scheme == "https" and self.target.origin.scheme == "http":
             self._downgraded = True
             _LOG.debug("%s is not TLS: credentials stay behind", self.target.url)
+
+    def sign_again(self, request: Request, head: Head) -> bool:
+        """Whether the next request will be signed in another way than `request`, which `head`
+        refused, so that it may succeed. Called from any thread."""
+        signer = self.target.signer
+        if signer is None:
+            return False
+        if request.url != self.target.url:
+            return True  # another answer has led on already
+        link = signer.sign_again(self.target, request.headers, head, time.time())
+        if link is None:
+            return False
+        self.target = link
+        return True
 
     def expired(self, error: TransferError, asked_of: str) -> bool:
         """Whether `error`, the answer of URL `asked_of`, may mean that its time is over."""

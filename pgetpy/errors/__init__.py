@@ -4,7 +4,8 @@
       UsageError (ValueError)       BadReferenceError  BadSettingError  BadManifestError
                                     MissingPackageError
       TransferError                 ConnectionFailedError  StalledError  HttpStatusError
-                                    RangeNotHonouredError  ObjectChangedError  NotAllowedError
+                                    RangeNotHonouredError  ObjectChangedError  ObjectExistsError
+                                    NotAllowedError
                                     ServiceError: UnauthorizedError  GatedError  NotFoundError
       IntegrityError                SizeMismatchError  DigestMismatchError  NotWeightsError
                                     BadSafetensorsError  BadLoraError: WrongBaseModelError
@@ -60,6 +61,7 @@ from pgetpy.errors.places import (
     ThreadLimitError,
 )
 from pgetpy.errors.transfer import (
+    AccessDeniedError,
     ConnectionFailedError,
     GatedError,
     HttpStatusError,
@@ -67,6 +69,7 @@ from pgetpy.errors.transfer import (
     NotAllowedError,
     NotFoundError,
     ObjectChangedError,
+    ObjectExistsError,
     RangeNotHonouredError,
     ServiceError,
     StalledError,
@@ -77,6 +80,7 @@ from pgetpy.errors.transfer import (
 
 __all__ = [
     "ALL_OF_IT",
+    "AccessDeniedError",
     "ArchiveError",
     "BadLoraError",
     "BadManifestError",
@@ -101,6 +105,7 @@ __all__ = [
     "NotRestoredError",
     "NotWeightsError",
     "ObjectChangedError",
+    "ObjectExistsError",
     "OutputError",
     "PgetError",
     "RangeNotHonouredError",

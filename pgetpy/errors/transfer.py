@@ -130,6 +130,12 @@ class UnauthorizedError(ServiceError):
     saying = "did not accept the token, or wants one"
 
 
+class AccessDeniedError(UnauthorizedError):
+    """An object store refuses the request: its keys, their rights, or that there are none."""
+
+    saying = "refused access"
+
+
 class GatedError(ServiceError):
     """Who asks has to be let in by the owner, or to accept his conditions, first."""
 
@@ -168,6 +174,13 @@ class ObjectChangedError(TransferError):
 
     def what(self) -> str:
         return f"the object changed while it was read (was {self.before}, is {self.after})"
+
+
+class ObjectExistsError(TransferError):
+    """There is an object of this name, and it was to be created only if there is none."""
+
+    def what(self) -> str:
+        return "an object of this name exists already"
 
 
 class NotAllowedError(TransferError):

@@ -30,6 +30,8 @@ class CommandOptions(Section):
         exclude: patterns of files of a repository to skip.
         refresh: ask the server whether a cached file is current.
         any_file: accept files that are not weights.
+        if_absent: create an object only if there is none.
+        content_type, cache_control: headers that an object is served with.
         older_than: an age, in the form that `core.text.units.parse_age` takes.
     """
 
@@ -44,6 +46,9 @@ class CommandOptions(Section):
     exclude: tuple[str, ...] | None = None
     refresh: bool = False
     any_file: bool = False
+    if_absent: bool = False
+    content_type: str = ""
+    cache_control: str = ""
     older_than: str | None = None
 
 

@@ -24,6 +24,7 @@ from pgetpy.core.text.values import (
     one_of,
     read_bool,
     read_duration,
+    read_header_value,
     read_headers,
     read_http_url,
     read_resolve,
@@ -40,11 +41,13 @@ Texts = str | tuple[str, ...]
 DOWNLOAD = ("download", "multifile")
 FILL_CACHE = ("ensure", "cache ensure", "cache verify")
 TRANSFER = (*DOWNLOAD, "snapshot", *FILL_CACHE)
+UPLOAD = ("put",)
+CONNECT = (*TRANSFER, *UPLOAD)
 NAME_ENTRIES = ("cache path", "cache rm", "cache pin", "cache unpin")
 KEEP_BOUNDS = (*FILL_CACHE, "cache info", "cache gc")
 USE_CACHE = (*KEEP_BOUNDS, *NAME_ENTRIES, "cache ls", "cache prune")
 CHOOSE_FILES = ("ensure", "cache ensure", "snapshot")
-REPORT = (*DOWNLOAD, "snapshot", *USE_CACHE)
+REPORT = (*DOWNLOAD, "snapshot", *UPLOAD, *USE_CACHE)
 EVERY = (*REPORT, "cache", "version", "completion", "help")
 
 # Options of a single run, which have no environment variables.
@@ -147,20 +150,23 @@ _PROGRESS = one_of("auto", "bar", "plain", "json", "none")
 GROUPS: Mapping[str, tuple[Option, ...]] = {
     "transfer": (
         Option("concurrency", "-c", "N", "Settings.concurrency", count_reader(1),
-               "maximum number of parallel requests for one file (default: found by measuring)"),
+               "maximum number of parallel requests for one file (default: found by measuring)",
+               CONNECT),
         Option("chunk-size", "-m", "SIZE", "Settings.chunk_size", size_reader(1),
-               "maximum size of one range request, such as 10M or 16MiB", default="125M"),
+               "maximum size of one range request, such as 10M or 16MiB", CONNECT,
+               default="125M"),
         Option("connect-timeout", "", "TIME", "Settings.connect_timeout", read_duration,
-               "time allowed to connect, such as 10s or 1m30s", default="5s"),
+               "time allowed to connect, such as 10s or 1m30s", CONNECT, default="5s"),
         Option("stall-timeout", "", "TIME", "Settings.stall_timeout", read_duration,
-               "give up a connection that receives nothing for this long", default="15s"),
+               "give up a connection that receives nothing for this long", CONNECT, default="15s"),
         Option("speed-limit", "", "SIZE", "Settings.speed_limit", size_reader(0),
                "give up a transfer slower than this many bytes a second (0: never)",
                default="1KiB"),
         Option("speed-time", "", "TIME", "Settings.speed_time", read_duration,
                "time over which --speed-limit is measured", default="1m"),
         Option("retries", "-r", "N", "Settings.retries", count_reader(0),
-               "give up after this many failures in a row without progress", default="5"),
+               "give up after this many failures in a row without progress", CONNECT,
+               default="5"),
         Option("max-conn-per-host", "", "N", "Settings.max_conn_per_host", count_reader(1),
                "maximum number of connections to one host", default="64"),
         Option("max-concurrent-files", "", "N", "Settings.max_concurrent_files", _file_count,
@@ -169,7 +175,7 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
                "maximum bytes per second over all connections, such as 50M"),
         Option("resume", "", "", "Settings.resume", read_bool,
                "continue what an earlier run left unfinished; this is the default, --no-resume "
-               "starts over; --continue and -C - are the same"),
+               "starts over; --continue and -C - are the same", CONNECT),
         Option("mirror", "", "URL", "CommandOptions.mirror", read_texts,
                "another URL of the same file", ("download",), many=True),
         Option("header", "-H", "LINE", "Settings.headers", read_headers,
@@ -177,7 +183,7 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
         Option("netrc", "", "", "Settings.use_netrc", read_bool, "read logins from ~/.netrc"),
         Option("cacert", "", "FILE", "Settings.cacert", read_text,
                "certificate authorities to trust instead of the system's, as a PEM file or a "
-               "folder"),
+               "folder", CONNECT),
         Option("resolve", "", "HOST:PORT:IP", "Settings.resolve", read_resolve,
                "connect to IP when HOST and PORT are asked for", many=True),
         Option("policy", "", "NAME", "Settings.policy", _POLICY,
@@ -203,6 +209,12 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
                "disk space to leave free", (*DOWNLOAD, "snapshot")),
         Option("fsync", "", "", "Settings.fsync", read_bool,
                "finish only when the file is on stable storage", (*DOWNLOAD, "snapshot")),
+        Option("if-absent", "", "", "CommandOptions.if_absent", read_bool,
+               "fail if there is such an object already", UPLOAD),
+        Option("content-type", "", "TYPE", "CommandOptions.content_type", read_header_value,
+               "media type of the object (default: by its name)", UPLOAD),
+        Option("cache-control", "", "TEXT", "CommandOptions.cache_control", read_header_value,
+               "Cache-Control that the object is served with", UPLOAD),
         Option("fail-fast", "", "", "CommandOptions.fail_fast", read_bool,
                "stop at the first file that fails", ("multifile",)),
     ),
@@ -236,7 +248,7 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
     ),
     "reports": (
         Option("progress", "", "KIND", "Console.progress", _PROGRESS, "how to show progress",
-               default="auto"),
+               CONNECT, default="auto"),
         Option("json", "", "", "CommandOptions.json", read_bool,
                "print the result as JSON on standard output", REPORT),
         Option("log-level", "", "LEVEL", "Console.log_level", _LEVEL,

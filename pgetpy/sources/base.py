@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Generic, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from pgetpy.core.http.urls import Link, opened_link
+from pgetpy.core.http.urls import Link, RequestSigner, opened_link
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.reference import Reference
 from pgetpy.errors import HttpStatusError, PgetError
@@ -18,7 +18,7 @@ T = TypeVar("T")
 S = TypeVar("S", bound=SourceSection)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RemoteFile:
     """One file that can be fetched.
 
@@ -31,6 +31,7 @@ class RemoteFile:
         trusted: whether the operator configured this origin, which exempts it from policies.
             Redirects from it are not exempt.
         etag: the service's name for its content.
+        signer: signs each request, if the store requires that.
         hf_transfer: whether to fetch it with hf_transfer; needs a digest.
     """
 
@@ -42,6 +43,7 @@ class RemoteFile:
     trusted: bool = False
     etag: str = ""
     hf_transfer: bool = False
+    signer: RequestSigner | None = field(default=None, repr=False, compare=False)
 
     @property
     def link(self) -> Link:
@@ -50,7 +52,8 @@ class RemoteFile:
         Raises:
             BadReferenceError: it is not an http or https URL with a host.
         """
-        return opened_link(self.url, self.authorization, trusted=self.trusted)
+        link = opened_link(self.url, self.authorization, trusted=self.trusted)
+        return replace(link, signer=self.signer) if self.signer is not None else link
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ class Source(ABC, Generic[S]):
     Attributes:
         name: identifies the source in its references.
         hosts: http and https URLs of these hosts belong to it, as do those of its endpoint.
+        takes_urls: whether URLs of its endpoint belong to it, too.
         settings: the dataclass of its settings. Its `options` are rows as in `settings.options`; of
             other packages' rows, the variables are read and the flags ignored.
         argument: the Python argument for its token; empty if there is none.
@@ -135,6 +139,7 @@ class Source(ABC, Generic[S]):
 
     name: ClassVar[str]
     hosts: ClassVar[Set[str]] = frozenset()
+    takes_urls: ClassVar[bool] = True
     settings: type[S]
     argument: ClassVar[str] = ""
 

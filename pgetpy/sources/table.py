@@ -28,15 +28,26 @@ from pgetpy.sources.base import Located, ServiceClient, Source
 from pgetpy.sources.civitai import Civitai
 from pgetpy.sources.data import Data
 from pgetpy.sources.huggingface import HuggingFace
+from pgetpy.sources.object_bucket import ObjectStoreSettings
 from pgetpy.sources.plain import Plain
 from pgetpy.sources.replicate import Replicate
 from pgetpy.system.logs import RoomLog
+from pgetpy.sources.s3 import B2, S3, Gs
 
 AnySource = Source[Any]
 
 _LOG = RoomLog("sources")
 _PLAIN = Plain()
-SOURCES: tuple[AnySource, ...] = (Data(), HuggingFace(), Civitai(), Replicate(), _PLAIN)
+SOURCES: tuple[AnySource, ...] = (
+    Data(),
+    HuggingFace(),
+    Civitai(),
+    Replicate(),
+    S3(),
+    B2(),
+    Gs(),
+    _PLAIN,
+)
 # The option rows of pgetpy's own sources.
 OPTIONS: tuple[Option, ...] = tuple(chain.from_iterable(each.settings.options for each in SOURCES))
 
@@ -94,6 +105,19 @@ def explained(reference: Reference, error: HttpStatusError, settings: SourceSett
     """Return what the HTTP error `error` means at the reference's service."""
     source = _source_of(reference)
     return source.explained(reference, error, settings.of(source.settings))
+
+
+def store_settings(text: str, settings: SourceSettings) -> ObjectStoreSettings:
+    """Return what the object store of `text`, the name of an object, goes by.
+
+    Raises:
+        BadReferenceError: it is not in a store that objects are written to.
+    """
+    scheme = text.partition("://")[0].lower()
+    for source in SOURCES:
+        if source.name == scheme and issubclass(source.settings, ObjectStoreSettings):
+            return settings.of(source.settings)
+    raise BadReferenceError(text, "it is not an object of a store; write s3://BUCKET/KEY")
 
 
 def with_tokens(settings: SourceSettings, given: Mapping[str, str | None]) -> SourceSettings:
@@ -192,6 +216,8 @@ def _hosts_of(sources: tuple[AnySource, ...], settings: SourceSettings) -> froze
     hosts: set[str] = set()
     for each in sources:
         hosts |= each.hosts
+        if not each.takes_urls:
+            continue
         endpoint = settings.of(each.settings).endpoint
         if endpoint:
             hosts.add(_bare_host(urlsplit(endpoint).netloc))
@@ -232,7 +258,11 @@ def _registered() -> tuple[tuple[AnySource, ...], tuple[str, ...]]:
             source: AnySource = point.load()()
             name = source.name
             # A class that does not inherit from Source may lack these.
-            for attribute, value in (("hosts", frozenset()), ("settings", SourceSection)):
+            for attribute, value in (
+                ("hosts", frozenset()),
+                ("takes_urls", True),
+                ("settings", SourceSection),
+            ):
                 if not hasattr(source, attribute):
                     setattr(source, attribute, value)
         except Exception as error:

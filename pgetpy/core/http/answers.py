@@ -95,8 +95,16 @@ class Redirected(Exception):  # noqa: N818  no error: the server said where to a
         self.head = head
 
 
-class RetryWithoutRange(Exception):  # noqa: N818  no error: the question was wrong
+class AskAgain(Exception):  # noqa: N818  no error: the question was wrong
+    """The answer is of no use, and another question will get a better one: a new signature, say."""
+
+    without_range = False
+
+
+class RetryWithoutRange(AskAgain):
     """The answer can be used only when asked again without a range (a coded body, say)."""
+
+    without_range = True
 
 
 def judge(

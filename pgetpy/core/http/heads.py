@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from pgetpy.errors import HttpStatusError
 
 _NOISE = re.compile(r"<(head|style|script)\b.*?</\1>|[\x00-\x1f\x7f]", re.IGNORECASE | re.DOTALL)
+# Elements that hold text alone, as in `<Error><Code>NoSuchKey</Code>...` of object stores.
+_STORE_ERROR = re.compile(r"\A\W*(?:<\?xml[^>]*>\s*)?<Error\b")
+_ELEMENT = re.compile(r"<(\w+)>([^<]*)</\1>")
 _MARKUP = re.compile(r"<[^>]*>?")
 
 
@@ -16,7 +19,8 @@ _MARKUP = re.compile(r"<[^>]*>?")
 class Head:
     """A response before its body: `headers` maps lower-case names to values joined by `, `.
 
-    `words` is the beginning of the body of an answer that is an error, as text.
+    `words` is the beginning of the body of an answer that is an error, as text; `details` are the
+    elements of a body that is XML as object stores send it.
     """
 
     status: int
@@ -24,6 +28,7 @@ class Head:
     reason: str = ""
     version: tuple[int, int] = (1, 1)
     words: str = ""
+    details: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -40,8 +45,22 @@ class Head:
 
 def words_of(head: Head, body: bytes) -> Head:
     """Return `head` with what the beginning of its body says to a reader, mark-up taken away."""
-    text = _NOISE.sub(" ", body.decode("utf-8", "replace"))
+    decoded = body.decode("utf-8", "replace")
+    if _STORE_ERROR.match(decoded):
+        return _words_of_store(head, decoded)
+    text = _NOISE.sub(" ", decoded)
     return replace(head, words=" ".join(_MARKUP.sub(" ", text).split())[:200])
+
+
+def _words_of_store(head: Head, text: str) -> Head:
+    """Return `head` with what an object store says in XML: of its elements the message is for
+    people; others repeat the key that signed, or what was signed."""
+    from html import unescape
+
+    details = {name: unescape(value).strip() for name, value in _ELEMENT.findall(text)}
+    code, message = details.get("Code", ""), details.get("Message", "")
+    words = " ".join(_NOISE.sub(" ", f"{code}: {message}".strip(": ")).split())[:200]
+    return replace(head, words=words, details=details)
 
 
 def status_error(url: str, head: Head) -> HttpStatusError:
@@ -57,7 +76,7 @@ def status_error(url: str, head: Head) -> HttpStatusError:
         head.status,
         words,
         retry_after=parse_retry_after(head.headers),
-        code=head.headers.get("x-error-code", ""),
+        code=head.headers.get("x-error-code", "") or head.details.get("Code", ""),
     )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Protocol
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
+from pgetpy.core.http.heads import Head
 from pgetpy.errors import BadReferenceError, TransferError
 from pgetpy.errors.redact import Unsigned, redact, unsigned
 
@@ -31,6 +33,34 @@ class Origin:
     port: int
 
 
+class RequestSigner(Protocol):
+    """Signs the requests for the objects of one store. Its methods are called from any thread."""
+
+    def headers(self, link: Link, now: float) -> list[tuple[str, str]]:
+        """Return the headers to add to a GET of `link`, made at `now` (seconds since 1970)."""
+
+    def due(self, now: float) -> bool:
+        """Whether `refresh` has to be called before the next request is signed."""
+
+    def refresh(self) -> None:
+        """Get keys, which may take requests of its own.
+
+        Raises:
+            PgetError: there are none.
+        """
+
+    def sign_again(
+        self, link: Link, sent: Sequence[tuple[str, str]], head: Head, now: float
+    ) -> Link | None:
+        """Return what to ask after `head` refused a request for `link` with the headers `sent`.
+
+        None means that signing it once more would not help.
+        """
+
+    def onward(self, before: Link, after: Link) -> Link:
+        """Return `after`, where a redirect from `before` leads, with a signer if it needs one."""
+
+
 @dataclass(frozen=True)
 class Link:
     """A URL that can be asked.
@@ -39,12 +69,14 @@ class Link:
         url: without user, password and fragment.
         authorization: value of that header; it may stem from the URL's user and password.
         trusted: whether the operator has named this origin, so that no policy concerns it.
+        signer: signs each request for it; None where requests are not signed.
     """
 
     url: str = field(repr=False)
     origin: Origin
     authorization: str | None = field(default=None, repr=False)
     trusted: bool = False
+    signer: RequestSigner | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         return redact(self.url)

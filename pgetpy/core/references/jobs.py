@@ -40,6 +40,7 @@ class Job:
         extract: the object is an archive; `dest` is the folder for its members.
         reference: `url` as a parsed reference, if that has been done already.
         link: the location of the bytes with its credentials, once the service has been asked.
+        version: the service's name for the content, for one file of a folder that was listed.
         place: where the job was named, such as a line of a manifest, for errors.
         name: the service's name for the file, used if `dest` is a folder.
         admit: is called with version and size before any byte is kept, from any thread. If it
@@ -55,6 +56,7 @@ class Job:
     reference: Reference | None = field(default=None, compare=False, repr=False)
     link: Link | None = field(default=None, compare=False, repr=False)
     name: str = ""
+    version: str = ""
     place: str = field(default="", compare=False)
     admit: Callable[[Identity], object] | None = field(default=None, compare=False)
     follow: Follower | None = field(default=None, compare=False)

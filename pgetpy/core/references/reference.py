@@ -61,6 +61,11 @@ class Reference:
     service: str = ""
     link: Link | None = field(default=None, repr=False)
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether all of several files are wanted."""
+        return self.several and self.wanted is Wanted.FOLDER
+
     def __str__(self) -> str:
         return self.shown
 

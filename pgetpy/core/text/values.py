@@ -102,6 +102,13 @@ def read_text(text: str, _name: str) -> str:
     return text
 
 
+def read_header_value(text: str, name: str) -> str:
+    """Read what becomes the value of a header (RFC 9110, 5.5)."""
+    if not _HEADER_VALUE.fullmatch(text):
+        raise BadSettingError(name, text, "holds characters that no header may hold")
+    return text.strip()
+
+
 def read_texts(texts: tuple[str, ...], _name: str) -> tuple[str, ...]:
     return texts
 

@@ -1,0 +1,40 @@
+"""The command that uploads: `put`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pgetpy.cli import results
+from pgetpy.cli.invocation import DONE, Invocation
+from pgetpy.cli.progress import progress_of
+from pgetpy.cli.terminal import print_line, say_raw
+from pgetpy.core.report.results import UploadResult
+from pgetpy.errors import UsageError
+from pgetpy.errors.redact import redact
+
+
+def run_put(invocation: Invocation, api: Any) -> int:
+    """Upload a file or a directory and say how it went; return the exit status."""
+    operands, options = invocation.arguments.operands, invocation.options
+    if len(operands) != 2:
+        raise UsageError(f"expected FILE or DIR, and TARGET, got {len(operands) or 'nothing'}")
+    path, target = operands
+    about = {"url": path, "dest": redact(target)}
+    with (
+        invocation.telling_programs(about),
+        progress_of(invocation, verb="uploading") as progress,
+    ):
+        result: UploadResult = api.upload(
+            path,
+            target,
+            if_absent=options.if_absent,
+            content_type=options.content_type,
+            cache_control=options.cache_control,
+            settings=invocation.settings,
+            progress=progress,
+        )
+    if invocation.console.shows("info"):
+        say_raw(results.complete_line(result))
+    if options.json:
+        print_line(results.json_outcome(result))
+    return DONE

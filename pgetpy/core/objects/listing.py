@@ -1,0 +1,130 @@
+"""Pages of listings: ListObjectsV2 of S3, read as it arrives.
+
+Source: Amazon S3 API Reference, "ListObjectsV2". `encoding-type=url` is asked for, because a key
+may hold characters that XML cannot express; some stores ignore it, and say so by not repeating it.
+"""
+
+from __future__ import annotations
+
+import xml.parsers.expat
+from dataclasses import dataclass, field
+from urllib.parse import unquote_plus
+
+from pgetpy.core.objects.sigv4 import encode_query
+
+# A page has at most 1000 keys of 1024 bytes, three times as long if they are encoded.
+LARGEST_PAGE = 16 << 20
+
+
+@dataclass(frozen=True)
+class ListedObject:
+    """One object of a listing.
+
+    Attributes:
+        size: in bytes.
+        etag: with its quotes, as in the header.
+        storage_class: `STANDARD`, `GLACIER`...; empty if the store does not say.
+    """
+
+    key: str
+    size: int
+    etag: str = ""
+    storage_class: str = ""
+
+
+@dataclass
+class ListingPage:
+    """A page of a listing.
+
+    Attributes:
+        token: asks for the next page; empty if this is the last one.
+    """
+
+    objects: list[ListedObject] = field(default_factory=list)
+    token: str = ""
+
+
+class BadListingError(ValueError):
+    """The page is not a listing that makes sense; the text says why."""
+
+
+def listing_query(prefix: str, token: str = "") -> str:
+    """Return the query for a page of what begins with `prefix`."""
+    pairs = [("encoding-type", "url"), ("list-type", "2"), ("prefix", prefix)]
+    return encode_query([*pairs, ("continuation-token", token)] if token else pairs)
+
+
+def parse_listing(page: bytes) -> ListingPage:
+    """Return what `page`, the XML of one answer, says.
+
+    Raises:
+        BadListingError: it is not such XML, or contradicts itself.
+    """
+    reader = _PageReader()
+    parser = xml.parsers.expat.ParserCreate(namespace_separator=" ")
+    parser.StartElementHandler = reader.start
+    parser.EndElementHandler = reader.end
+    parser.CharacterDataHandler = reader.text
+    # An entity can expand to gigabytes, and no store needs one.
+    parser.EntityDeclHandler = _refuse_entity
+    try:
+        parser.Parse(page, True)
+    except xml.parsers.expat.ExpatError as error:
+        raise BadListingError(f"the listing is not valid XML ({error})") from None
+    return reader.page()
+
+
+def _refuse_entity(*_: object) -> None:
+    raise BadListingError("the listing declares XML entities")
+
+
+class _PageReader:
+    """Collects the elements of a page."""
+
+    def __init__(self) -> None:
+        self._path: list[str] = []
+        self._text: list[str] = []
+        self._fields: dict[str, str] = {}
+        self._objects: list[dict[str, str]] = []
+        self._top: dict[str, str] = {}
+
+    def start(self, name: str, _: object) -> None:
+        self._path.append(name.rpartition(" ")[2])
+        self._text.clear()
+        if self._path[1:] == ["Contents"]:
+            self._fields = {}
+
+    def text(self, data: str) -> None:
+        self._text.append(data)
+
+    def end(self, _: str) -> None:
+        text = "".join(self._text)
+        self._text.clear()
+        path = self._path[1:]
+        if len(path) == 2 and path[0] == "Contents":
+            self._fields[path[1]] = text
+        elif path == ["Contents"]:
+            self._objects.append(self._fields)
+        elif len(path) == 1:
+            self._top[path[0]] = text
+        elif not path and self._path != ["ListBucketResult"]:
+            raise BadListingError(f"the store answered with <{self._path[0][:40]}>, not a listing")
+        self._path.pop()
+
+    def page(self) -> ListingPage:
+        encoded = self._top.get("EncodingType") == "url"
+        objects = [_listed(fields, encoded=encoded) for fields in self._objects]
+        token = ""
+        if self._top.get("IsTruncated", "").strip().lower() == "true":
+            token = self._top.get("NextContinuationToken", "")
+            if not token:
+                raise BadListingError("the listing is truncated and does not say how to go on")
+        return ListingPage(objects, token)
+
+
+def _listed(fields: dict[str, str], *, encoded: bool) -> ListedObject:
+    key, size = fields.get("Key", ""), fields.get("Size", "").strip()
+    if not key or not (size.isascii() and size.isdigit()):
+        raise BadListingError("the listing has an object without a key or a size")
+    name = unquote_plus(key, errors="surrogateescape") if encoded else key
+    return ListedObject(name, int(size), fields.get("ETag", ""), fields.get("StorageClass", ""))

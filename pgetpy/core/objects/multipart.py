@@ -1,0 +1,87 @@
+"""Multipart uploads: how a file is divided, and what the answers say.
+
+Source: Amazon S3 API Reference, "CreateMultipartUpload", "ListParts", "CompleteMultipartUpload";
+limits: Amazon S3 User Guide, "Amazon S3 multipart upload limits".
+
+All parts but the last have the same size, because Cloudflare's R2 accepts no others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import unescape
+from xml.sax.saxutils import escape
+
+_MIB = 1 << 20
+SMALLEST_PART = 5 * _MIB
+_USUAL_PART = 16 * _MIB
+_MOST_PARTS = 10_000
+_PART = re.compile(r"<Part>(.*?)</Part>", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class SentPart:
+    """A part that the store has: its number, from 1, its size in bytes, its ETag with quotes."""
+
+    number: int
+    size: int
+    etag: str
+
+
+def choose_part_size(size: int, asked: int | None = None) -> int:
+    """Return how many bytes a part of an object of `size` bytes has.
+
+    Args:
+        asked: as a caller wants it; it is raised if the parts would be too small or too many.
+    """
+    least = -(-size // _MOST_PARTS)
+    chosen = max(asked or _USUAL_PART, SMALLEST_PART, least)
+    return -(-chosen // _MIB) * _MIB
+
+
+def text_of(name: str, xml: str) -> str:
+    """Return the text of the first element `name`; empty if there is none."""
+    found = re.search(rf"<{name}(?:\s[^>]*)?>([^<]*)</{name}>", xml)
+    return unescape(found[1]).strip() if found else ""
+
+
+def error_within(xml: str) -> str:
+    """Return the code and message of an answer that is an error in spite of its status."""
+    if not re.match(r"\s*(?:<\?xml[^>]*>\s*)?<Error\b", xml):
+        return ""
+    return f"{text_of('Code', xml)}: {text_of('Message', xml)}"
+
+
+def parse_parts(xml: str) -> tuple[list[SentPart], str]:
+    """Return the parts of one page of ListParts, and what asks for the next page; empty for none.
+
+    Parts that are not described in full are left out: they will be sent again.
+    """
+    parts = []
+    for inner in _PART.findall(xml):
+        number, size = text_of("PartNumber", inner), text_of("Size", inner)
+        if number.isdigit() and size.isdigit():
+            parts.append(SentPart(int(number), int(size), text_of("ETag", inner)))
+    more = text_of("IsTruncated", xml).lower() == "true"
+    return parts, text_of("NextPartNumberMarker", xml) if more else ""
+
+
+def completion(parts: Mapping[int, str]) -> bytes:
+    """Return the body that completes an upload: ETags by number."""
+    inner = "".join(
+        f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(parts[number])}</ETag></Part>"
+        for number in sorted(parts)
+    )
+    return f"<CompleteMultipartUpload>{inner}</CompleteMultipartUpload>".encode()
+
+
+def usual_etag(md5s: Mapping[int, str]) -> str:
+    """Return the ETag that stores give to an object of parts with these MD5 sums, in hex.
+
+    Stores that encrypt with keys of their own give others, so that another one proves nothing.
+    """
+    joined = b"".join(bytes.fromhex(md5s[number]) for number in sorted(md5s))
+    return f'"{hashlib.md5(joined, usedforsecurity=False).hexdigest()}-{len(md5s)}"'

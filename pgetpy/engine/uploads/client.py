@@ -1,0 +1,341 @@
+"""Signed requests that write to a store, made in threads: bodies are files, sent by the kernel."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import random
+import select
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from pgetpy.core.http.heads import Head, status_error, words_of
+from pgetpy.core.http.proxies import bypasses_proxy
+from pgetpy.core.http.retry import Retries
+from pgetpy.core.http.urls import Link, parse_link
+from pgetpy.core.objects import multipart
+from pgetpy.errors import ConnectionFailedError, HttpStatusError, PgetError, StalledError
+from pgetpy.errors.reasons import system_reason
+from pgetpy.settings import Settings
+
+# Sent at a time, between two looks at whether the upload has been stopped.
+_BLOCK = 1 << 20
+_LONGEST_ANSWER = 16 << 20
+
+
+class WritingSigner(Protocol):
+    """Signs requests with any method and body; see `sources.object_signer.ObjectSigner`."""
+
+    def sign(
+        self,
+        method: str,
+        link: Link,
+        headers: Sequence[tuple[str, str]],
+        now: float,
+        body_sha256: str,
+    ) -> list[tuple[str, str]]: ...
+
+    def due(self, now: float) -> bool: ...
+
+    def refresh(self) -> None: ...
+
+    def sign_again(
+        self, link: Link, sent: Sequence[tuple[str, str]], head: Head, now: float
+    ) -> Link | None: ...
+
+
+@dataclass(frozen=True)
+class Body:
+    """What a request sends: `size` bytes of the open file `fd` from `start` on, or `data`.
+
+    Attributes:
+        sha256: of these bytes, in hex.
+        headers: that belong to them, such as Content-MD5.
+    """
+
+    sha256: str
+    size: int = 0
+    fd: int = -1
+    start: int = 0
+    data: bytes = b""
+    headers: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer with its body, as text."""
+
+    head: Head
+    text: str = field(default="", repr=False)
+
+
+class StoreClient:
+    """Sends requests to one store, over connections that are used again.
+
+    Args:
+        tls: the context for https.
+        retrying: is told of each failure after which a request is made again, and when.
+    """
+
+    def __init__(
+        self,
+        signer: WritingSigner,
+        settings: Settings,
+        tls: Callable[[], ssl.SSLContext],
+        retrying: Callable[[PgetError, float], object],
+    ) -> None:
+        self._signer = signer
+        self._settings = settings
+        self._tls = tls
+        self._retrying = retrying
+        self._lock = threading.Lock()
+        self._idle: list[http.client.HTTPConnection] = []
+        self._busy: set[http.client.HTTPConnection] = set()
+        self._stopped = threading.Event()
+        self.requests = 0
+        self.retries = 0
+
+    def stop(self) -> None:
+        """End all requests; those under way raise."""
+        self._stopped.set()
+        with self._lock:
+            for connection in [*self._busy, *self._idle]:
+                # A thread may be within a call on it: the socket is shut down, and closed there.
+                with suppress(OSError, AttributeError):
+                    connection.sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the connections that are not in use."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        body: Body,
+        headers: Sequence[tuple[str, str]] = (),
+        *,
+        accept: frozenset[int] = frozenset(),
+        sent: Callable[[int], object] = lambda _: None,
+    ) -> Answer:
+        """Make a request, again where that may help, and return its answer.
+
+        Args:
+            accept: statuses that are no success and no error either.
+            sent: is told how many bytes of the body have gone out; negative where they have to go
+                out again.
+
+        Raises:
+            TransferError: the store or the network failed for good.
+        """
+        link = parse_link(url)
+        tries = Retries(self._settings.retries)
+        while True:
+            try:
+                return self._try(method, link, body, headers, accept, sent)
+            except _SignAgainError as again:
+                link = again.link
+            except PgetError as error:
+                delay = tries.delay(error, random.random())
+                if delay is None or self._stopped.is_set():
+                    raise
+                self.retries += 1
+                self._retrying(error, delay)
+                if self._stopped.wait(delay):
+                    raise
+
+    def _try(
+        self,
+        method: str,
+        link: Link,
+        body: Body,
+        headers: Sequence[tuple[str, str]],
+        accept: frozenset[int],
+        sent: Callable[[int], object],
+    ) -> Answer:
+        if self._signer.due(time.time()):
+            self._signer.refresh()
+        own = [*headers, *body.headers]
+        signed = self._signer.sign(method, link, own, time.time(), body.sha256)
+        connection, fresh = self._take(link)
+        gone = 0
+        try:
+            self.requests += 1
+            head, text, gone = self._exchange(connection, method, link, [*own, *signed], body, sent)
+        except (OSError, http.client.HTTPException) as error:
+            self._drop(connection)
+            sent(-gone)
+            if not fresh and gone == 0:
+                # The server had closed it meanwhile.
+                return self._try(method, link, body, headers, accept, sent)
+            raise self._meaning(link, error) from None
+        except BaseException:
+            self._drop(connection)
+            raise
+        self._give_back(connection)
+        code = multipart.error_within(text) if head.status == 200 else ""
+        if code:
+            # Amazon sends 200 before it knows how completing an upload will end.
+            raise HttpStatusError(link.url, 500, code, code=code.partition(":")[0])
+        if head.status < 300 or head.status in accept:
+            return Answer(head, text)
+        sent(-gone)
+        moved = self._signer.sign_again(link, signed, head, time.time())
+        if moved is not None:
+            raise _SignAgainError(moved)
+        raise status_error(link.url, head)
+
+    def _exchange(
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        link: Link,
+        headers: Sequence[tuple[str, str]],
+        body: Body,
+        sent: Callable[[int], object],
+    ) -> tuple[Head, str, int]:
+        parts = urlsplit(link.url)
+        target = parts.path + (f"?{parts.query}" if parts.query else "")
+        if self._proxy_for(link) and parts.scheme == "http":
+            target = link.url
+        connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
+        connection.putheader("Host", parts.netloc)
+        for name, value in headers:
+            connection.putheader(name, value)
+        size = len(body.data) or body.size
+        if size or method in ("PUT", "POST"):
+            connection.putheader("Content-Length", str(size))
+        connection.endheaders(body.data or None)
+        gone = len(body.data)
+        try:
+            if body.fd >= 0:
+                for count in _send_file(connection.sock, body, self._stopped):
+                    gone += count
+                    sent(count)
+        except OSError:
+            # A store that refuses may answer before it has read everything.
+            with suppress(OSError, http.client.HTTPException):
+                return (*_read_answer(connection), gone)
+            raise
+        return (*_read_answer(connection), gone)
+
+    def _take(self, link: Link) -> tuple[http.client.HTTPConnection, bool]:
+        """Return a connection, and whether it is a new one."""
+        with self._lock:
+            if self._stopped.is_set():
+                raise ConnectionFailedError(link.url, "the upload was stopped", permanent=True)
+            if self._idle:
+                connection = self._idle.pop()
+                self._busy.add(connection)
+                return connection, False
+        connection = self._connection(link)
+        with self._lock:
+            self._busy.add(connection)
+        return connection, True
+
+    def _connection(self, link: Link) -> http.client.HTTPConnection:
+        proxy = self._proxy_for(link)
+        where = parse_link(proxy).origin if proxy else link.origin
+        timeout = self._settings.connect_timeout
+        connection: http.client.HTTPConnection
+        if link.origin.scheme == "https":
+            connection = http.client.HTTPSConnection(
+                where.host, where.port, timeout=timeout, context=self._tls()
+            )
+            if proxy:
+                connection.set_tunnel(link.origin.host, link.origin.port)
+        else:
+            connection = http.client.HTTPConnection(where.host, where.port, timeout=timeout)
+        try:
+            connection.connect()
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise self._meaning(link, error) from None
+        connection.sock.settimeout(self._settings.stall_timeout)
+        return connection
+
+    def _proxy_for(self, link: Link) -> str | None:
+        proxies = self._settings.proxies
+        proxy = proxies.https if link.origin.scheme == "https" else proxies.http
+        if not proxy or bypasses_proxy(link.origin, proxies.no_proxy):
+            return None
+        return proxy if "://" in proxy else f"http://{proxy}"
+
+    def _give_back(self, connection: http.client.HTTPConnection) -> None:
+        with self._lock:
+            self._busy.discard(connection)
+            # The server may have said that it closes it.
+            if connection.sock is not None:
+                self._idle.append(connection)
+
+    def _drop(self, connection: http.client.HTTPConnection) -> None:
+        with self._lock:
+            self._busy.discard(connection)
+        connection.close()
+
+    def _meaning(self, link: Link, error: Exception) -> PgetError:
+        if isinstance(error, TimeoutError):
+            return StalledError(link.url, self._settings.stall_timeout)
+        reason = system_reason(error) if isinstance(error, OSError) else type(error).__name__
+        permanent = isinstance(error, (socket.gaierror, ssl.SSLCertVerificationError))
+        return ConnectionFailedError(link.url, reason, permanent=permanent)
+
+
+class _SignAgainError(Exception):
+    """The request is made again for `link`, with another signature."""
+
+    def __init__(self, link: Link) -> None:
+        super().__init__(link)
+        self.link = link
+
+
+def _send_file(sock: socket.socket, body: Body, stopped: threading.Event) -> Iterator[int]:
+    """Send part of a file; yield how many bytes of it went out, block by block."""
+    pos, end = body.start, body.start + body.size
+    encrypted = isinstance(sock, ssl.SSLSocket)
+    while pos < end:
+        if stopped.is_set():
+            raise ConnectionAbortedError
+        want = min(_BLOCK, end - pos)
+        if encrypted:
+            data = os.pread(body.fd, want, pos)
+            sock.sendall(data)
+            count = len(data)
+        else:
+            count = _sendfile(sock, body.fd, pos, want)
+        if count == 0:
+            raise http.client.HTTPException("the file has become shorter")
+        pos += count
+        yield count
+
+
+def _sendfile(sock: socket.socket, fd: int, pos: int, count: int) -> int:
+    """Have the kernel send from a file. A socket with a time-out is not blocking: wait for it."""
+    while True:
+        try:
+            return os.sendfile(sock.fileno(), fd, pos, count)
+        except BlockingIOError:
+            poll = select.poll()
+            poll.register(sock, select.POLLOUT)
+            if not poll.poll((sock.gettimeout() or 0) * 1000):
+                raise TimeoutError from None
+
+
+def _read_answer(connection: http.client.HTTPConnection) -> tuple[Head, str]:
+    response = connection.getresponse()
+    data = response.read(_LONGEST_ANSWER)
+    version = (1, 1) if response.version == 11 else (1, 0)
+    head = Head.of(response.status, response.reason or "", response.getheaders(), version)
+    if response.status >= 300:
+        head = words_of(head, data[:4096])
+    return head, data.decode("utf-8", "replace")

@@ -1,0 +1,100 @@
+"""The journal of one upload, by which a later run goes on: which parts the store has confirmed.
+
+It lies in the user's folder for state, because the store is elsewhere and the file's own folder may
+be read-only. Its name is a hash of what is uploaded and where to. The first line describes the file
+and the upload; each further line is one part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pgetpy.settings.folders import state_folder
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An upload that has begun.
+
+    Attributes:
+        id: what the store calls it.
+        version: of the file: device, inode, size and time of its last change.
+        part_size: in bytes.
+    """
+
+    id: str
+    version: tuple[int, ...]
+    part_size: int
+
+
+def version_of(fd: int) -> tuple[int, ...]:
+    """Return what tells this version of an open file from others."""
+    status = os.fstat(fd)
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+class UploadJournal:
+    """The journal of the upload of `path` to `url`; without a folder for state it keeps nothing."""
+
+    def __init__(self, path: str, url: str, environ: Mapping[str, str]) -> None:
+        state = state_folder(environ)
+        name = hashlib.sha256(f"{os.path.abspath(path)}\0{url}".encode(errors="surrogateescape"))
+        self.path = None if state is None else state / "uploads" / f"{name.hexdigest()}.jsonl"
+        self.upload: Upload | None = None
+        # MD5 of each part that the store has confirmed, in hex, by number.
+        self.parts: dict[int, str] = {}
+
+    def read(self, version: tuple[int, ...]) -> Upload | None:
+        """Return the upload that an earlier run began of this version of the file."""
+        if self.path is None:
+            return None
+        try:
+            lines = self.path.read_text().splitlines()
+            head = json.loads(lines[0])
+            found = Upload(str(head["id"]), tuple(head["version"]), int(head["part_size"]))
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+        if found.version != version:
+            return None
+        for line in lines[1:]:
+            # The last line may have been cut off.
+            with suppress(ValueError, LookupError, TypeError):
+                part = json.loads(line)
+                self.parts[int(part["number"])] = str(part["md5"])
+        self.upload = found
+        return found
+
+    def begin(self, upload: Upload) -> None:
+        """Start anew, with `upload`."""
+        self.upload, self.parts = upload, {}
+        if self.path is not None:
+            with suppress(OSError):
+                self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._write(self.path, json.dumps(asdict(upload)), os.O_TRUNC)
+
+    def note(self, number: int, md5: str) -> None:
+        """The store has confirmed a part."""
+        self.parts[number] = md5
+        if self.path is not None:
+            with suppress(OSError):
+                self._write(self.path, json.dumps({"number": number, "md5": md5}), os.O_APPEND)
+
+    def remove(self) -> None:
+        """The upload has ended."""
+        if self.path is not None:
+            with suppress(OSError):
+                self.path.unlink(missing_ok=True)
+
+    @staticmethod
+    def _write(path: Path, line: str, how: int) -> None:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | how, 0o600)
+        try:
+            os.write(fd, f"{line}\n".encode())
+        finally:
+            os.close(fd)

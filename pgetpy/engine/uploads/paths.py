@@ -1,0 +1,114 @@
+"""A file, or all files below a directory, go to an object store."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+
+from pgetpy.core.objects.names import ObjectName, parse_object_name
+from pgetpy.core.report.events import Failed, Queued, Report
+from pgetpy.core.report.results import UploadResult
+from pgetpy.engine.hosts import Hosts
+from pgetpy.engine.uploads.upload import FileUpload, UploadOptions
+from pgetpy.errors import BadReferenceError, DestinationError, HttpStatusError, PgetError
+from pgetpy.settings import Settings
+from pgetpy.sources.object_bucket import bucket_of, explain_refusal
+from pgetpy.sources.table import parse_reference, store_settings
+from pgetpy.system.event_loop import gather_limited, wait_uncancelled
+from pgetpy.system.threads import WORKERS
+
+_FILES_AT_A_TIME = 4
+
+
+async def upload_path(
+    path: str,
+    target: str,
+    options: UploadOptions,
+    settings: Settings,
+    report: Report,
+    environ: Mapping[str, str],
+) -> UploadResult:
+    """Upload a file to `target`, or all files below a directory to keys below it.
+
+    Raises:
+        PgetError: a file cannot be read, or the store or the network failed; files that were
+            uploaded before stay.
+    """
+    stores = store_settings(target, settings.sources)
+    named = parse_object_name(target, stores.bucket)
+    if named.version or named.pattern:
+        raise BadReferenceError(target, "an object is written by its name alone")
+    # Keys may be in files, or be handed out by a service.
+    finding = WORKERS.submit(lambda: bucket_of(stores, named.bucket))
+    bucket = await wait_uncancelled(finding, lambda: None)
+    files = list(_files(path, named))
+    report(Queued(len(files)))
+    started = time.monotonic()
+    hosts = Hosts(settings, WORKERS)
+    done: dict[int, UploadResult] = {}
+
+    async def send(number: int, file: str, key: str) -> None:
+        one = replace(named, key=key)
+        upload = FileUpload(file, one, bucket, options, settings, hosts, report, environ, number)
+        try:
+            done[number] = await upload.run()
+        except PgetError as error:
+            meaning = error
+            if isinstance(error, HttpStatusError):
+                reference = parse_reference(str(one), settings=settings.sources)
+                meaning = explain_refusal(one, reference, error, stores)
+            report(Failed(number, str(one), str(one), meaning))
+            raise meaning from None
+
+    sending = [partial(send, number, *each) for number, each in enumerate(files)]
+    await gather_limited(sending, _FILES_AT_A_TIME)
+    results = [done[number] for number in range(len(files))]
+    if [file for file, _ in files] == [path]:
+        return results[0]
+    return _sum(path, named, results, time.monotonic() - started)
+
+
+def _files(path: str, named: ObjectName) -> Iterator[tuple[str, str]]:
+    """Yield each file to send, and the key that it gets."""
+    if not os.path.isdir(path):
+        name = os.path.basename(path) if named.is_folder else ""
+        yield path, named.key + name
+        return
+    prefix = named.key if named.is_folder else f"{named.key}/"
+    count = 0
+    for folder, folders, names in os.walk(path, onerror=_raise):
+        folders.sort()
+        for name in sorted(names):
+            file = os.path.join(folder, name)
+            if os.path.isfile(file):
+                count += 1
+                yield file, prefix + os.path.relpath(file, path).replace(os.sep, "/")
+    if not count:
+        raise DestinationError(path, "holds no files")
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _sum(path: str, named: ObjectName, results: list[UploadResult], seconds: float) -> UploadResult:
+    """Return one result for all files of a directory."""
+    size, held = sum(each.size for each in results), sum(each.resumed for each in results)
+    return UploadResult(
+        url=path,
+        final_url=str(named),
+        dest=str(named),
+        size=size,
+        digest=None,
+        seconds=seconds,
+        bytes_per_second=(size - held) / seconds if seconds else 0.0,
+        retries=sum(each.retries for each in results),
+        resumed=held,
+        requests=sum(each.requests for each in results),
+        members=tuple(os.path.relpath(each.url, path) for each in results),
+        parts_sent=sum(each.parts_sent for each in results),
+        remarks=tuple(dict.fromkeys(remark for each in results for remark in each.remarks)),
+    )

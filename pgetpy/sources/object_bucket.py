@@ -1,0 +1,251 @@
+"""One bucket of an object store: where its objects are, who signs for them, what it holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import ClassVar, TypeVar
+from urllib.parse import urlsplit
+
+from pgetpy.core.objects.names import ObjectName, is_aws, object_url, url_of
+from pgetpy.core.objects.sigv4 import Credentials, encode_path
+from pgetpy.core.references.policy import Policy
+from pgetpy.core.references.reference import Reference, Wanted, scope_for
+from pgetpy.errors import (
+    AccessDeniedError,
+    BadSettingError,
+    HttpStatusError,
+    NotFoundError,
+    PgetError,
+    TransferError,
+)
+from pgetpy.settings import SourceSection
+from pgetpy.sources.base import Located, RemoteFile, ServiceClient
+from pgetpy.sources.object_signer import Keys, ObjectSigner
+
+
+@dataclass(frozen=True)
+class ObjectStoreSettings(SourceSection):
+    """How the buckets of one scheme are asked.
+
+    Attributes:
+        access_key, secret_key, session_token: keys that sign requests.
+        region: to sign for; empty leaves it to the profile, or to the store.
+        addressing: `path`, `virtual` or `auto`; see `core.objects.names.url_of`.
+        signing: `always`, `never`, or `auto`: if there are keys.
+        public_url: URL in front of a bucket for reads, a CDN for example. It gets no signatures.
+            `{bucket}` in it stands for the bucket's name.
+        bucket: for references that leave it out.
+        profile, credentials_file, config_file: of AWS's tools.
+        key_service: what in the environment says that a service hands out keys.
+    """
+
+    store: ClassVar[str] = ""
+    # The variables of access key and secret key, and whether AWS's profiles are looked at.
+    key_variables: ClassVar[tuple[str, str]] = ("", "")
+    has_profiles: ClassVar[bool] = False
+    default_region: ClassVar[str] = "us-east-1"
+
+    access_key: str = field(default="", repr=False)
+    secret_key: str = field(default="", repr=False)
+    session_token: str = field(default="", repr=False)
+    region: str = ""
+    addressing: str = "auto"
+    signing: str = "auto"
+    public_url: str = ""
+    bucket: str = ""
+    profile: str = ""
+    credentials_file: str = ""
+    config_file: str = ""
+    key_service: str = ""
+
+    def under_policy(self: _S, policy: Policy) -> _S:
+        found = super().under_policy(policy)
+        return found if policy.own_tokens else replace(found, signing="never")
+
+    def endpoint_in(self, region: str) -> str:
+        """Return the store's own endpoint in `region`."""
+        raise NotImplementedError
+
+    @property
+    def scope(self) -> str:
+        """See `Reference.scope`. Keys that are looked up later are told apart by where they are."""
+        if self.signing == "never" or self.public_url:
+            return ""
+        if self.access_key:
+            return scope_for(self.access_key, self.secret_key)
+        places = (self.profile, self.credentials_file, self.config_file, self.key_service)
+        return scope_for(self.token or "profile", *places)
+
+
+_S = TypeVar("_S", bound=ObjectStoreSettings)
+
+
+# For stores that do not look at it.
+_ANY_REGION = "us-east-1"
+_KINDS = {401: AccessDeniedError, 403: AccessDeniedError, 404: NotFoundError}
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Where the objects of one bucket are asked.
+
+    Attributes:
+        store: what people call the store.
+        signer: signs requests, for objects and listings alike, and keeps what it learns.
+    """
+
+    name: str
+    store: str
+    settings: ObjectStoreSettings
+    signer: ObjectSigner
+
+    @property
+    def addressing(self) -> str:
+        """See `core.objects.names.url_of`."""
+        return self.settings.addressing
+
+    @property
+    def is_amazon(self) -> bool:
+        """Whether it is in Amazon's own store."""
+        return is_aws(self.signer.endpoint)
+
+    def remote(self, url: str) -> RemoteFile:
+        """Return what is at `url` as something to fetch."""
+        token = self.settings.token
+        bearer = f"Bearer {token}" if token and not self.settings.access_key else None
+        signer = None if bearer else self.signer
+        trusted = bool(self.settings.endpoint)
+        return RemoteFile(url, authorization=bearer, trusted=trusted, signer=signer)
+
+    def object(self, named: ObjectName) -> RemoteFile:
+        """Return the object `named` as something to fetch."""
+        public = self.settings.public_url
+        if public:
+            front = public.replace("{bucket}", self.name)
+            return RemoteFile(f"{front}/{encode_path(named.key)}", trusted=True)
+        addressing = self.settings.addressing
+        return self.remote(object_url(named, endpoint=self.signer.endpoint, addressing=addressing))
+
+    def page(self, query: str) -> RemoteFile:
+        """Return a page of the bucket's listing as something to fetch."""
+        addressing = self.settings.addressing
+        where = {"endpoint": self.signer.endpoint, "addressing": addressing, "query": query}
+        return self.remote(url_of(self.name, "", **where))
+
+
+async def locate_object(
+    named: ObjectName, reference: Reference, settings: ObjectStoreSettings, client: ServiceClient
+) -> Located:
+    """Return where an object is, or the objects of a folder.
+
+    Raises:
+        PgetError: the store does not say.
+    """
+    # Keys may be in files, or be handed out by a service.
+    bucket = await client.in_thread(lambda: bucket_of(settings, named.bucket))
+    if not named.is_folder:
+        remote = replace(bucket.object(named), name=reference.name)
+        return Located((remote,), extract=reference.wanted is not Wanted.FILE)
+    files = await list_folder(bucket, named, client)
+    if not files:
+        raise TransferError(str(reference), "nothing is there", hint="check bucket and folder")
+    return Located(tuple(files), folder=True)
+
+
+async def list_folder(bucket: Bucket, named: ObjectName, client: ServiceClient) -> list[RemoteFile]:
+    """Return the objects of a folder, called as they are below it.
+
+    Raises:
+        PgetError: the store does not list them.
+    """
+    from pgetpy.core.objects.listing import (
+        LARGEST_PAGE,
+        BadListingError,
+        listing_query,
+        parse_listing,
+    )
+
+    files, token = [], ""
+    while True:
+        asked = bucket.page(listing_query(named.key, token))
+        try:
+            page = parse_listing(await client.read(asked, most=LARGEST_PAGE))
+        except BadListingError as error:
+            raise TransferError(asked.url, str(error)) from None
+        for each in page.objects:
+            # Some tools mark folders by empty objects whose keys end with a slash.
+            is_mark = each.key.endswith("/") and each.size == 0
+            if is_mark or not named.matches(each.key):
+                continue
+            remote = bucket.object(ObjectName(named.scheme, named.bucket, each.key))
+            name = each.key[len(named.key) :]
+            files.append(replace(remote, name=name, size=each.size, etag=each.etag))
+        if not page.token:
+            return files
+        if page.token == token:
+            raise TransferError(asked.url, "the listing goes on in a circle")
+        token = page.token
+
+
+def explain_refusal(
+    named: ObjectName, reference: Reference, error: HttpStatusError, settings: ObjectStoreSettings
+) -> PgetError:
+    """Return `error` with what it means at this store, and what to do about it."""
+    from pgetpy.core.objects.refusals import explain
+
+    bucket = bucket_of(settings, named.bucket)
+    hint = explain(error.code, error.status, bucket.signer.asker)
+    kind = _KINDS.get(error.status)
+    if kind is not None and hint and not settings.public_url:
+        return kind(str(reference), bucket.store, error.status, error.words, hint=hint)
+    error.hint = hint or error.hint
+    return error
+
+
+@lru_cache(maxsize=64)
+def bucket_of(settings: ObjectStoreSettings, name: str) -> Bucket:
+    """Return the bucket `name`: the same one each time, because its signer learns."""
+    keys = _keys(settings)
+    region = settings.region or keys.region or settings.default_region
+    configured = settings.endpoint or keys.endpoint
+    endpoint = configured or settings.endpoint_in(region)
+    store = urlsplit(endpoint).netloc if configured else settings.store
+    signer = ObjectSigner(
+        keys, store=store, endpoint=endpoint, bucket=name, region=region or _ANY_REGION
+    )
+    return Bucket(name, store, settings, signer)
+
+
+def _keys(settings: ObjectStoreSettings) -> Keys:
+    """Return the keys to sign with: those that are set, else those of the profile or a service.
+
+    Raises:
+        BadSettingError: half of a key is set, or there is none and requests have to be signed.
+    """
+    if settings.signing == "never":
+        return Keys(looked_at="none are wanted: PGET_S3_SIGN is never")
+    access, secret = settings.key_variables
+    if bool(settings.access_key) != bool(settings.secret_key):
+        there, missing = (access, secret) if settings.access_key else (secret, access)
+        raise BadSettingError(missing, "", f"is not set, and {there} is; set both")
+    keys = Keys(looked_at=access)
+    if settings.access_key:
+        given = Credentials(settings.access_key, settings.secret_key, settings.session_token)
+        keys = Keys(given, f"from {access}")
+    known = keys.credentials is not None and settings.region and settings.endpoint
+    if settings.has_profiles and not known:
+        from pgetpy.sources.object_keys import complete_keys
+
+        keys = complete_keys(
+            keys,
+            settings.profile,
+            (settings.credentials_file, settings.config_file),
+            service=bool(settings.key_service),
+            foreign=bool(settings.endpoint),
+        )
+    if keys.credentials is None and settings.signing == "always":
+        raise BadSettingError(
+            access, "", f"is not set, and requests must be signed ({keys.looked_at})"
+        )
+    return keys

@@ -1,0 +1,115 @@
+"""Where the keys for S3 and its kin come from: settings, profiles, or botocore.
+
+Static keys are read by ourselves, which takes a millisecond. Importing botocore takes 160 ms, so it
+is asked only for keys that a service hands out: SSO, roles, web identities, containers, instances.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pgetpy.core.objects.profiles import BadProfileFileError, Profile, read_profile
+from pgetpy.core.objects.sigv4 import Credentials
+from pgetpy.errors import BadSettingError
+from pgetpy.sources.object_signer import Keys
+
+EXTRA = "install pgetpy[s3] for keys that a service hands out (SSO, roles, containers, instances)"
+
+
+def complete_keys(
+    keys: Keys, profile_name: str, files: tuple[str, str], *, service: bool, foreign: bool
+) -> Keys:
+    """Return `keys`, or those of the profile or of a service if there are none yet, with what the
+    profile says of region and endpoint.
+
+    Args:
+        profile_name: empty for the default one.
+        files: paths of the credentials file and the config file, empty for the usual ones.
+        service: whether the environment says that a service hands out keys.
+        foreign: whether the endpoint is another one than Amazon's, which is never to see keys that
+            were handed out for Amazon unless somebody has said so.
+
+    Raises:
+        BadSettingError: a profile is named that does not exist, or its files cannot be read.
+    """
+    name = profile_name or "default"
+    profile = _read_profile(name, files)
+    keys = replace(
+        keys,
+        region=profile.region,
+        endpoint=profile.endpoint,
+        looked_at=f"{keys.looked_at}, profile {name}",
+    )
+    if keys.credentials is not None:
+        return keys
+    if profile.credentials is not None:
+        return replace(keys, credentials=profile.credentials, origin=f"of profile {name}")
+    named = profile.dynamic or service
+    if not named and (foreign or profile.endpoint or not _on_amazon()):
+        return keys
+    session = _botocore_session(name if profile.exists else "")
+    if session is None:
+        return replace(keys, looked_at=f"{keys.looked_at}; {EXTRA}") if named else keys
+    chain = _Chain(session)
+    found = chain()
+    if found is None:
+        return replace(keys, looked_at=f"{keys.looked_at}, botocore's chain")
+    return replace(keys, credentials=found, origin=f"from {chain.method}", renew=chain)
+
+
+def _on_amazon() -> bool:
+    """Whether this is a machine of Amazon's, which has a metadata service; others would wait."""
+    try:
+        return "amazon" in Path("/sys/devices/virtual/dmi/id/sys_vendor").read_text().lower()
+    except OSError:
+        return False
+
+
+def _read_profile(name: str, files: tuple[str, str]) -> Profile:
+    texts = []
+    for given, default in zip(files, ("~/.aws/credentials", "~/.aws/config"), strict=True):
+        path = Path(os.path.expanduser(given or default))
+        try:
+            texts.append(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            texts.append("")
+    try:
+        profile = read_profile(name, *texts)
+    except BadProfileFileError as error:
+        raise BadSettingError("AWS_CONFIG_FILE", "~/.aws", f"cannot be read: {error}") from None
+    if not profile.exists and name != "default":
+        raise BadSettingError("AWS_PROFILE", name, "is in neither of the files in ~/.aws")
+    return profile
+
+
+def _botocore_session(profile: str) -> Any:
+    """Return a session of botocore; None if it is not installed."""
+    try:
+        from botocore.session import Session
+    except ImportError:
+        return None
+    return Session(profile=profile or None)
+
+
+class _Chain:
+    """Asks botocore's chain of providers, again and again, for keys that are valid now."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._lock = threading.Lock()
+        self._found: Any = None
+        self.method = ""
+
+    def __call__(self) -> Credentials | None:
+        with self._lock:
+            if self._found is None:
+                self._found = self._session.get_credentials()
+            if self._found is None:
+                return None
+            self.method = str(getattr(self._found, "method", ""))
+            frozen = self._found.get_frozen_credentials()
+            return Credentials(frozen.access_key, frozen.secret_key, frozen.token or "")

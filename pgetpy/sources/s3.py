@@ -1,0 +1,209 @@
+"""S3 and the stores that speak its protocol: s3://, b2:// (Backblaze) and gs:// (Google).
+
+s3://BUCKET/KEY[?versionId=ID]    one object
+s3://BUCKET/FOLDER/               all objects below it
+s3://BUCKET/FOLDER/*.json         those whose keys match the pattern
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TypeVar
+
+from pgetpy.core.objects.names import aws_endpoint, parse_object_name
+from pgetpy.core.references.reference import Reference, Wanted, key_for, wanted_of
+from pgetpy.core.text.values import one_of, read_endpoint, read_text, read_token
+from pgetpy.errors import BadReferenceError, BadSettingError, HttpStatusError, PgetError
+from pgetpy.settings.options import variable
+from pgetpy.sources.base import Located, ServiceClient, Source
+from pgetpy.sources.object_bucket import ObjectStoreSettings, explain_refusal, locate_object
+
+_ADDRESSING = one_of("auto", "path", "virtual")
+_SIGNING = one_of("auto", "always", "never")
+_S = TypeVar("_S", bound=ObjectStoreSettings)
+
+
+@dataclass(frozen=True)
+class S3Settings(ObjectStoreSettings):
+    """Amazon S3, or the store that `endpoint` names."""
+
+    # Of two rows for one field the later one wins.
+    # fmt: off
+    options = (
+        variable("S3Settings.endpoint", read_endpoint,
+                 "URL of an S3-compatible store", environ="S3_ENDPOINT_URL"),
+        variable("S3Settings.endpoint", read_endpoint,
+                 "URL of an S3-compatible store", environ="AWS_ENDPOINT_URL"),
+        variable("S3Settings.endpoint", read_endpoint,
+                 "URL of an S3-compatible store", environ="AWS_ENDPOINT_URL_S3"),
+        variable("S3Settings.access_key", read_token,
+                 "access key for s3://", environ="AWS_ACCESS_KEY_ID"),
+        variable("S3Settings.secret_key", read_token,
+                 "secret key for s3://", environ="AWS_SECRET_ACCESS_KEY"),
+        variable("S3Settings.session_token", read_token,
+                 "session token of temporary keys", environ="AWS_SESSION_TOKEN"),
+        variable("S3Settings.region", read_text,
+                 "region of the buckets", environ="AWS_DEFAULT_REGION"),
+        variable("S3Settings.region", read_text,
+                 "region of the buckets", environ="AWS_REGION"),
+        variable("S3Settings.profile", read_text,
+                 "profile in ~/.aws to take keys and region from (else: default)",
+                 environ="AWS_DEFAULT_PROFILE"),
+        variable("S3Settings.profile", read_text,
+                 "profile in ~/.aws to take keys and region from (else: default)",
+                 environ="AWS_PROFILE"),
+        variable("S3Settings.credentials_file", read_text,
+                 "file with keys (else: ~/.aws/credentials)",
+                 environ="AWS_SHARED_CREDENTIALS_FILE"),
+        variable("S3Settings.config_file", read_text,
+                 "file with profiles (else: ~/.aws/config)", environ="AWS_CONFIG_FILE"),
+        variable("S3Settings.key_service", read_text,
+                 "URL of the instance's metadata service, which hands out keys (pgetpy[s3])",
+                 environ="AWS_EC2_METADATA_SERVICE_ENDPOINT"),
+        variable("S3Settings.key_service", read_text,
+                 "URL from which a container gets keys (pgetpy[s3])",
+                 environ="AWS_CONTAINER_CREDENTIALS_FULL_URI"),
+        variable("S3Settings.key_service", read_text,
+                 "path from which a container gets keys (pgetpy[s3])",
+                 environ="AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"),
+        variable("S3Settings.key_service", read_text,
+                 "file with a token that is exchanged for keys (pgetpy[s3])",
+                 environ="AWS_WEB_IDENTITY_TOKEN_FILE"),
+        variable("S3Settings.addressing", _ADDRESSING,
+                 "where the bucket is in the URL: auto is virtual (in the host's name) at Amazon "
+                 "and path elsewhere", default="auto", environ="PGET_S3_ADDRESSING"),
+        variable("S3Settings.signing", _SIGNING,
+                 "sign requests; auto signs them if there are keys", default="auto",
+                 environ="PGET_S3_SIGN"),
+        variable("S3Settings.public_url", read_endpoint,
+                 "URL in front of the bucket for reads, such as a CDN's; it gets no signatures",
+                 environ="PGET_S3_PUBLIC_URL"),
+    )
+    # fmt: on
+
+    store = "Amazon S3"
+    key_variables = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    has_profiles = True
+
+    def endpoint_in(self, region: str) -> str:
+        return aws_endpoint(region)
+
+
+@dataclass(frozen=True)
+class B2Settings(ObjectStoreSettings):
+    """Backblaze B2 by its S3-compatible API."""
+
+    # fmt: off
+    options = (
+        variable("B2Settings.endpoint", read_endpoint,
+                 "URL of Backblaze B2", environ="PGET_B2_ENDPOINT"),
+        variable("B2Settings.bucket", read_text,
+                 "bucket of b2:///KEY", environ="B2_BUCKET"),
+        variable("B2Settings.region", read_text,
+                 "region of the buckets, such as us-west-004", environ="B2_REGION"),
+        variable("B2Settings.access_key", read_token,
+                 "key ID for b2://", environ="B2_APPLICATION_KEY_ID"),
+        variable("B2Settings.access_key", read_token,
+                 "key ID for b2://", environ="B2_KEY_ID"),
+        variable("B2Settings.secret_key", read_token,
+                 "application key for b2://", environ="B2_APPLICATION_KEY"),
+        variable("B2Settings.secret_key", read_token,
+                 "application key for b2://", environ="B2_SECRET_KEY"),
+        variable("B2Settings.public_url", read_endpoint,
+                 "URL in front of the bucket for reads, such as a CDN's; it gets no signatures",
+                 environ="PGET_B2_PUBLIC_URL"),
+    )
+    # fmt: on
+
+    store = "Backblaze B2"
+    default_region = ""
+    key_variables = ("B2_KEY_ID", "B2_SECRET_KEY")
+
+    def endpoint_in(self, region: str) -> str:
+        if not region:
+            raise BadSettingError("B2_REGION", "", "is not set; set it, such as to us-west-004")
+        return f"https://s3.{region}.backblazeb2.com"
+
+
+@dataclass(frozen=True)
+class GsSettings(ObjectStoreSettings):
+    """Google Cloud Storage by its XML API: with HMAC keys, an OAuth token, or neither."""
+
+    # fmt: off
+    options = (
+        variable("GsSettings.endpoint", read_endpoint,
+                 "URL of Google Cloud Storage, or of its emulator",
+                 environ="STORAGE_EMULATOR_HOST"),
+        variable("GsSettings.access_key", read_token,
+                 "access key of an HMAC key for gs://", environ="GS_ACCESS_KEY_ID"),
+        variable("GsSettings.secret_key", read_token,
+                 "secret of an HMAC key for gs://", environ="GS_SECRET_ACCESS_KEY"),
+        variable("GsSettings.token", read_token,
+                 "OAuth token for gs://", environ="GOOGLE_OAUTH_ACCESS_TOKEN"),
+    )
+    # fmt: on
+
+    store = "Google Cloud Storage"
+    default_region = "auto"
+    key_variables = ("GS_ACCESS_KEY_ID", "GS_SECRET_ACCESS_KEY")
+
+    def endpoint_in(self, region: str) -> str:
+        return "https://storage.googleapis.com"
+
+
+class ObjectStore(Source[_S]):
+    """Takes the references of the scheme that it is called by."""
+
+    takes_urls = False
+
+    def recognise(self, text: str, wanted: str, settings: _S) -> Reference | None:
+        if text[: len(self.name) + 3].lower() != f"{self.name}://":
+            return None
+        named = parse_object_name(text, settings.bucket)
+        is_folder = named.is_folder
+        chosen = wanted_of(named.key, "folder" if is_folder and wanted == "auto" else wanted)
+        if is_folder and chosen is Wanted.FILE:
+            raise BadReferenceError(str(named), "it is a folder, and a file is wanted of it")
+        # Which region a bucket is in changes nothing about what it holds.
+        configured = (settings.public_url or settings.endpoint).replace("{bucket}", named.bucket)
+        return Reference(
+            self.name,
+            str(named),
+            str(named),
+            PurePosixPath(named.key).name or named.bucket,
+            key_for(f"object {configured} {named}", chosen),
+            settings.scope,
+            chosen,
+            several=is_folder,
+            service=configured or settings.endpoint_in(settings.region or settings.default_region),
+        )
+
+    async def locate(self, reference: Reference, settings: _S, client: ServiceClient) -> Located:
+        named = parse_object_name(reference.text, settings.bucket)
+        return await locate_object(named, reference, settings, client)
+
+    def explained(self, reference: Reference, error: HttpStatusError, settings: _S) -> PgetError:
+        named = parse_object_name(reference.text, settings.bucket)
+        return explain_refusal(named, reference, error, settings)
+
+
+class S3(ObjectStore[S3Settings]):
+    """s3://"""
+
+    name = "s3"
+    settings = S3Settings
+
+
+class B2(ObjectStore[B2Settings]):
+    """b2://"""
+
+    name = "b2"
+    settings = B2Settings
+
+
+class Gs(ObjectStore[GsSettings]):
+    """gs://"""
+
+    name = "gs"
+    settings = GsSettings

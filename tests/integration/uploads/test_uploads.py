@@ -1,0 +1,285 @@
+"""Files go to a scripted store, which checks every signature and every hash."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+import pgetpy
+from pgetpy.cli import main
+from pgetpy.core.objects.multipart import choose_part_size, usual_etag
+from pgetpy.core.report.results import UploadResult
+from pgetpy.errors import (
+    DestinationError,
+    NotFoundError,
+    ObjectExistsError,
+    PgetError,
+    UnauthorizedError,
+    UsageError,
+)
+from pgetpy.settings import SourceSettings
+from pgetpy.sources.object_bucket import bucket_of
+from tests.support.bodies import body
+from tests.support.fetching import Events, impatient
+from tests.support.object_store import SECRET_KEY, ObjectStore
+from tests.support.processes import Run
+
+MIB = 1 << 20
+PART = 5 * MIB
+BODY = body(3 * PART + 12_345)
+
+
+@pytest.fixture
+def store() -> Iterator[ObjectStore]:
+    bucket_of.cache_clear()
+    with ObjectStore() as store:
+        store.objects["bucket"] = {}
+        yield store
+    assert store.violations == []
+    bucket_of.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home, and in it a folder for journals."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    return tmp_path / "home/.local/state/pgetpy/uploads"
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    path = tmp_path / "large.safetensors"
+    path.write_bytes(BODY)
+    return path
+
+
+def put(
+    path: Path, target: str, environ: Mapping[str, str], progress: object = None, **options: object
+) -> UploadResult:
+    call = {name: options.pop(name) for name in list(options) if name in _OF_THE_CALL}
+    settings = impatient(sources=SourceSettings(environ=environ), **{"chunk_size": PART, **options})
+    return pgetpy.upload(path, target, settings=settings, progress=progress, **call)
+
+
+_OF_THE_CALL = ("if_absent", "content_type", "cache_control")
+
+
+def stored(store: ObjectStore, key: str) -> bytes:
+    return store.objects["bucket"][key].body
+
+
+def sent_parts(store: ObjectStore) -> list[int]:
+    found = [each for each in store.requests if each.method == "PUT" and "partNumber" in each.query]
+    return sorted(int(each.query["partNumber"]) for each in found)
+
+
+def test_a_small_file_is_sent_whole(store: ObjectStore, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(b"{}")
+    result = put(path, "s3://bucket/a/", store.environ, cache_control="max-age=1")
+    assert stored(store, "a/config.json") == b"{}"
+    headers = store.objects["bucket"]["a/config.json"].headers
+    assert headers == {"content-type": "application/json", "cache-control": "max-age=1"}
+    assert (result.size, result.parts_sent, result.dest) == (2, 0, "s3://bucket/a/config.json")
+    assert result.etag == store.objects["bucket"]["a/config.json"].etag
+
+
+def test_an_empty_file_is_an_empty_object(store: ObjectStore, tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    put(tmp_path / "empty", "s3://bucket/empty", store.environ)
+    assert stored(store, "empty") == b""
+
+
+@pytest.mark.parametrize("key", ["m", "a b+c%20\u00e9?x#y&z=1", "x//y"])
+def test_a_large_file_is_sent_in_parts(store: ObjectStore, large: Path, key: str) -> None:
+    events = Events()
+    result = put(large, f"s3://bucket/{key}", store.environ, progress=events)
+    assert stored(store, key) == BODY
+    assert sent_parts(store) == [1, 2, 3, 4]
+    assert (result.parts_sent, result.size, result.resumed) == (4, len(BODY), 0)
+    assert result.etag == store.objects["bucket"][key].etag
+    assert store.uploads == {}
+    events.assert_monotonic()
+
+
+def test_a_directory_is_sent_file_by_file(store: ObjectStore, tmp_path: Path) -> None:
+    files = {"a.json": b"{}", "sub/b c.txt": b"x", "sub/deep/d": BODY}
+    for name, data in files.items():
+        path = tmp_path / "tree" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    result = put(tmp_path / "tree", "s3://bucket/models/x", store.environ)
+    assert {k: v.body for k, v in store.objects["bucket"].items()} == {
+        f"models/x/{name}": data for name, data in files.items()
+    }
+    assert sorted(result.members) == sorted(files)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DestinationError, match="no files"):
+        put(tmp_path / "none", "s3://bucket/x", store.environ)
+
+
+def test_parts_that_are_there_are_not_sent_again(
+    store: ObjectStore, large: Path, own_state: Path
+) -> None:
+    """The network fails for good after two parts; the next run sends the other two."""
+    store.before[3] = lambda: store.refuse(500, "InternalError", times=50)
+    with pytest.raises(PgetError, match="500"):
+        put(large, "s3://bucket/m", store.environ, concurrency=1, retries=0, stall_timeout=5)
+    # 500 is the store's trouble: what was sent is kept for the next run.
+    assert len(store.uploads) == 1
+    store.forgive()
+    store.before.clear()
+    done = sent_parts(store)
+    store.requests.clear()
+    result = put(large, "s3://bucket/m", store.environ)
+    assert stored(store, "m") == BODY
+    assert result.resumed >= PART
+    assert not set(sent_parts(store)) & set(done[:-1])
+    assert list(own_state.iterdir()) == []
+
+
+def test_an_upload_that_was_killed_goes_on(
+    store: ObjectStore, large: Path, tmp_path: Path, own_state: Path
+) -> None:
+    gate = threading.Event()
+    store.before[4] = lambda: gate.wait(60)
+    arguments = ("put", large, "s3://bucket/m", "-m", str(PART), "-c", "1")
+    environ = {**store.environ, "HOME": str(tmp_path / "home")}
+    with Run(*arguments, env=environ) as run:
+        run.wait_until(lambda: len(store.requests) >= 4)
+        run.process.kill()
+        run.process.wait()
+    gate.set()
+    store.requests.clear()
+    assert len(list(own_state.iterdir())) == 1
+    with Run(*arguments, "--json", env=environ) as run:
+        assert run.wait().code == 0
+    assert stored(store, "m") == BODY
+    assert 0 < len(sent_parts(store)) < 4
+    assert list(own_state.iterdir()) == []
+
+
+def test_a_file_that_has_changed_is_sent_anew(store: ObjectStore, large: Path) -> None:
+    store.before[3] = lambda: store.refuse(500, "InternalError", times=50)
+    with pytest.raises(PgetError):
+        put(large, "s3://bucket/m", store.environ, concurrency=1, retries=0)
+    store.forgive()
+    other = body(len(BODY), seed=3)
+    large.write_bytes(other)
+    result = put(large, "s3://bucket/m", store.environ)
+    assert stored(store, "m") == other
+    assert result.resumed == 0
+
+
+def test_what_is_refused_for_good_is_aborted(
+    store: ObjectStore, large: Path, own_state: Path
+) -> None:
+    store.before[2] = lambda: store.refuse(403, "AccessDenied", times=1)
+    with pytest.raises(UnauthorizedError, match="may not"):
+        put(large, "s3://bucket/m", store.environ, concurrency=1)
+    assert store.uploads == {}
+    assert list(own_state.iterdir()) == []
+
+
+def test_slow_down_and_errors_within_a_success_are_met_by_another_try(
+    store: ObjectStore, large: Path
+) -> None:
+    store.before[2] = lambda: store.refuse(503, "SlowDown", times=2)
+    store.fails_at_the_end = 1
+    result = put(large, "s3://bucket/m", store.environ)
+    assert stored(store, "m") == BODY
+    assert result.retries >= 2
+
+
+def test_an_object_that_exists_is_kept_where_it_must_be_absent(
+    store: ObjectStore, large: Path, tmp_path: Path
+) -> None:
+    small = tmp_path / "small"
+    small.write_bytes(b"new")
+    store.put("bucket", "m", b"old")
+    for path in (small, large):
+        with pytest.raises(ObjectExistsError):
+            put(path, "s3://bucket/m", store.environ, if_absent=True)
+    assert stored(store, "m") == b"old"
+    assert sent_parts(store) == []
+    assert put(large, "s3://bucket/n", store.environ, if_absent=True).size == len(BODY)
+
+
+@pytest.mark.parametrize("size", [10, len(BODY)])
+def test_who_comes_second_meanwhile_is_refused(
+    store: ObjectStore, tmp_path: Path, size: int
+) -> None:
+    """The object appears between the look and the write."""
+    path = tmp_path / "f"
+    path.write_bytes(BODY[:size])
+    store.before[1] = lambda: store.put("bucket", "m", b"theirs")
+    with pytest.raises(ObjectExistsError):
+        put(path, "s3://bucket/m", store.environ, if_absent=True)
+    assert stored(store, "m") == b"theirs"
+    assert store.uploads == {}
+
+
+def test_a_store_that_knows_no_condition_is_said_to(
+    store: ObjectStore, large: Path, tmp_path: Path
+) -> None:
+    store.knows_conditions = False
+    result = put(large, "s3://bucket/m", store.environ, if_absent=True)
+    assert any("If-None-Match" in remark for remark in result.remarks)
+    assert stored(store, "m") == BODY
+
+
+def test_a_file_that_changes_meanwhile_is_an_error(store: ObjectStore, large: Path) -> None:
+    def change() -> None:
+        with large.open("r+b") as file:
+            file.write(b"changed")
+
+    store.before[3] = change
+    with pytest.raises(PgetError):
+        put(large, "s3://bucket/m", store.environ, concurrency=1)
+
+
+@pytest.mark.parametrize(
+    ("target", "kind"),
+    [
+        ("https://h.test/x", UsageError),
+        ("s3:///x", UsageError),
+        ("s3://bucket/*.bin", UsageError),
+        ("s3://bucket/x?versionId=1", UsageError),
+        ("s3://nowhere/x", NotFoundError),
+    ],
+)
+def test_what_nothing_can_be_written_to_is_said(
+    store: ObjectStore, large: Path, target: str, kind: type[PgetError]
+) -> None:
+    with pytest.raises(kind) as found:
+        put(large, target, store.environ)
+    assert SECRET_KEY not in f"{found.value!r} {found.value}"
+
+
+def test_the_command_says_what_it_did(
+    store: ObjectStore, large: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    environ = {**store.environ}
+    assert main(["put", str(large), "s3://bucket/m", "--json"], environ=environ) == 0
+    out, err = capfd.readouterr()
+    assert '"dest": "s3://bucket/m"' in out
+    assert "uploading" in err
+    assert "downloading" not in err
+    assert main(["put", "/nonexistent", "s3://bucket/m"], environ=environ) == 1
+    assert "/nonexistent cannot be read: no such file" in capfd.readouterr().err
+    assert main(["put", str(large)], environ=environ) == 2
+    assert main(["put", str(large), "s3://bucket/m", "--if-absent"], environ=environ) == 1
+    assert "exists already" in capfd.readouterr().err
+
+
+def test_parts_are_equal_and_neither_too_small_nor_too_many() -> None:
+    assert choose_part_size(1) == 16 * MIB
+    assert choose_part_size(1 << 30, 1) == 5 * MIB
+    assert choose_part_size(1 << 40) == 105 * MIB
+    size = choose_part_size(5 << 40)
+    assert -(-(5 << 40) // size) <= 10_000
+    assert usual_etag({2: "0" * 32, 1: "f" * 32}).endswith('-2"')
