@@ -69,14 +69,12 @@ class Attempt:
 
     def __post_init__(self) -> None:
         settings = self.context.settings
-        self.gate = AnswerGate(
-            self.plan, self.callbacks.begin, settings.largest, self.route.sign_again
-        )
+        begin, route = self.callbacks.begin, self.route
+        self.gate = AnswerGate(self.plan, begin, settings.largest, route.sign_again)
         self._loop = asyncio.get_running_loop()
-        self._retries = Retries(settings.retries)
+        tries = self._retries = Retries(settings.retries)
         slowest = SpeedLimit(settings.speed_limit, settings.speed_time)
-        patience = settings.stall_timeout
-        self._watchdog = Watchdog(self.plan, self.counts, patience, self._retries, slowest)
+        self._watchdog = Watchdog(self.plan, self.counts, settings.stall_timeout, tries, slowest)
         self._sleeper: asyncio.Future[None] | None = None
         self._roused = False
         self._ticked_at = self._loop.time()

@@ -69,7 +69,7 @@ class Body:
 
 
 @dataclass(frozen=True)
-class Answer:
+class StoreAnswer:
     """An answer with its body, as text."""
 
     head: Head
@@ -127,7 +127,7 @@ class StoreClient:
         *,
         accept: frozenset[int] = frozenset(),
         sent: Callable[[int], object] = lambda _: None,
-    ) -> Answer:
+    ) -> StoreAnswer:
         """Make a request, again where that may help, and return its answer.
 
         Args:
@@ -162,7 +162,7 @@ class StoreClient:
         headers: Sequence[tuple[str, str]],
         accept: frozenset[int],
         sent: Callable[[int], object],
-    ) -> Answer:
+    ) -> StoreAnswer:
         if self._signer.due(time.time()):
             self._signer.refresh()
         own = [*headers, *body.headers]
@@ -188,7 +188,7 @@ class StoreClient:
             # Amazon sends 200 before it knows how completing an upload will end.
             raise HttpStatusError(link.url, 500, code, code=code.partition(":")[0])
         if head.status < 300 or head.status in accept:
-            return Answer(head, text)
+            return StoreAnswer(head, text)
         sent(-gone)
         moved = self._signer.sign_again(link, signed, head, time.time())
         if moved is not None:

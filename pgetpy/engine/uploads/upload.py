@@ -32,7 +32,7 @@ from pgetpy.core.objects.sigv4 import EMPTY_BODY, encode_query
 from pgetpy.core.report.events import Finished, Progressed, Remarked, Report, Retrying, Started
 from pgetpy.core.report.results import UploadResult
 from pgetpy.engine.hosts import Hosts
-from pgetpy.engine.uploads.client import Answer, Body, StoreClient
+from pgetpy.engine.uploads.client import Body, StoreAnswer, StoreClient
 from pgetpy.engine.uploads.journal import Upload, UploadJournal, version_of
 from pgetpy.errors import (
     DestinationError,
@@ -161,7 +161,9 @@ class FileUpload:
         # RFC 9110, 13.1.2: only if there is no object yet.
         return [("If-None-Match", "*")] if self.options.if_absent else []
 
-    def _write(self, method: str, url: str, body: Body, headers: list[tuple[str, str]]) -> Answer:
+    def _write(
+        self, method: str, url: str, body: Body, headers: list[tuple[str, str]]
+    ) -> StoreAnswer:
         """Make the request that creates the object."""
         try:
             return self._client.request(method, url, body, headers, sent=self._count)

@@ -94,6 +94,7 @@ def test_the_public_names_are_these_and_no_others() -> None:
         "PgetError",
         "Policy",
         "Settings",
+        "UploadResult",
         "WeightsDownloadCache",
         "download",
         "download_async",
@@ -103,6 +104,8 @@ def test_the_public_names_are_these_and_no_others() -> None:
         "extract_async",
         "snapshot",
         "snapshot_async",
+        "upload",
+        "upload_async",
     }
     rooms = {"lora", "tensors"}
     assert set(pgetpy.__all__) == expected | rooms
