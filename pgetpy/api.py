@@ -17,23 +17,11 @@ from typing import TYPE_CHECKING
 from pgetpy.core.destinations.names import check_unicode
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.jobs import Job
-from pgetpy.core.report.events import (
-    Event,
-    Finished,
-    Queued,
-    Report,
-)
+from pgetpy.core.report.events import Event, Finished, Report
 from pgetpy.core.report.results import DownloadFailure, DownloadResult, UploadResult
-from pgetpy.destinations.manifest_journal import ManifestJournal
-from pgetpy.destinations.skip_existing import (
-    HoldingBack,
-    Renumbering,
-    find_existing,
-    reconsider,
-    settle,
-)
+from pgetpy.destinations.skip_existing import HoldingBack, find_existing
 from pgetpy.engine.engine import Engine
-from pgetpy.errors import DestinationError, InterruptedTransferError, PgetError
+from pgetpy.errors import DestinationError
 from pgetpy.settings import Settings
 from pgetpy.settings.command_options import hub_cache_dir
 from pgetpy.settings.folders import expand_user
@@ -281,8 +269,8 @@ async def download_job_async(
     report = progress or _ignore
     reference = job.reference or parse_reference(job.url, settings=settings.sources)
     job = replace(job, reference=reference)
-    if reference.is_folder:
-        return await _download_folder(job, settings, report)
+    if reference.several and reference.is_folder:
+        return await _run_folder(job, settings, report)
     if job.checksum is None and not settings.skip_existing:
         return await _download(job, settings, report)
     found = await find_existing(job, settings, 0, report)
@@ -301,12 +289,13 @@ async def download_job_async(
     return found
 
 
-async def _download_folder(job: Job, settings: Settings, report: Report) -> DownloadResult:
+async def _run_folder(job: Job, settings: Settings, report: Report) -> DownloadResult:
     """Fetch the files of a folder, and return one result for all of them."""
     from pgetpy.engine.folders import sum_results
+    from pgetpy.engine.jobs import run_jobs
 
     started = time.monotonic()
-    results = await download_jobs_async([job], settings=settings, progress=report, fail_fast=True)
+    results = await run_jobs([job], settings, report, os.environ, fail_fast=True)
     done = [each for each in results if isinstance(each, DownloadResult)]
     return sum_results(job, done, time.monotonic() - started)
 
@@ -326,62 +315,14 @@ async def download_jobs_async(
     progress: Report | None = None,
     fail_fast: bool = False,
 ) -> tuple[DownloadResult | DownloadFailure, ...]:
-    """Run several jobs with exactly these settings, without reading the environment.
+    """Run several jobs with exactly these settings; see `engine.jobs.run_jobs`."""
+    from pgetpy.engine.jobs import run_jobs
 
-    Nothing is fetched for a file that has the expected checksum already, nor for one that an
-    earlier, unfinished run of the same jobs has completed.
-    """
-    report = progress or _ignore
-    jobs = await _expand(jobs, settings)
-    journal = ManifestJournal(jobs, os.environ, settings)
-    outcomes: dict[int, DownloadResult | DownloadFailure] = {}
-    interrupted = True
-    try:
-        report(Queued(len(jobs)))
-        for number, job in enumerate(jobs):
-            outcome = await settle(number, job, settings, journal, report)
-            if outcome is not None:
-                if fail_fast and isinstance(outcome, DownloadFailure):
-                    raise outcome.error
-                outcomes[number] = outcome
-        left = [number for number in range(len(jobs)) if number not in outcomes]
-        followed = [journal.followed(jobs[number], number) for number in left]
-        hear = Renumbering(left, journal, report)
-        engine = Engine(settings)
-        try:
-            found = await engine.download_all(followed, hear, fail_fast=fail_fast)
-        finally:
-            await engine.close()
-        for number, outcome in zip(left, found, strict=True):
-            outcomes[number] = await reconsider(number, jobs[number], outcome, settings, hear)
-        interrupted = False
-    except PgetError as error:
-        interrupted = isinstance(error, InterruptedTransferError)
-        raise
-    finally:
-        done = [each for each in outcomes.values() if isinstance(each, DownloadResult)]
-        journal.close(finished=len(done) == len(jobs), interrupted=interrupted)
-    return tuple(outcomes[number] for number in range(len(jobs)))
+    return await run_jobs(jobs, settings, progress or _ignore, os.environ, fail_fast=fail_fast)
 
 
 download_job = plain(download_job_async)
 download_jobs = plain(download_jobs_async)
-
-
-async def _expand(jobs: Sequence[Job], settings: Settings) -> Sequence[Job]:
-    """Return `jobs` with folders replaced by their files; asks nobody where there is no folder."""
-    references = [
-        job.reference or parse_reference(job.url, settings=settings.sources) for job in jobs
-    ]
-    if not any(reference.is_folder for reference in references):
-        return jobs
-    from pgetpy.engine.folders import expand_folders
-
-    engine = Engine(settings)
-    try:
-        return await expand_folders(jobs, engine, settings)
-    finally:
-        await engine.close()
 
 
 def _job(url: str, dest: str | PathLike, checksum: str | None, mirrors: Sequence[str]) -> Job:

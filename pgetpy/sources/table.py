@@ -31,8 +31,8 @@ from pgetpy.sources.huggingface import HuggingFace
 from pgetpy.sources.object_bucket import ObjectStoreSettings
 from pgetpy.sources.plain import Plain
 from pgetpy.sources.replicate import Replicate
-from pgetpy.system.logs import RoomLog
 from pgetpy.sources.s3 import B2, S3, Gs
+from pgetpy.system.logs import RoomLog
 
 AnySource = Source[Any]
 

@@ -113,8 +113,8 @@ def test_the_public_names_are_these_and_no_others() -> None:
     assert all(getattr(pgetpy, name).__module__.startswith("pgetpy.") for name in expected)
     assert set(pgetpy.tensors.__all__) == {"load", "load_into", "stream"}
     assert pgetpy.lora.__all__ == ["LoraComposer"]
-    with pytest.raises(AttributeError, match="has no attribute 'upload'"):
-        _ = pgetpy.upload  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = pgetpy.nothing  # type: ignore[attr-defined]
 
 
 @ONCE
