@@ -16,7 +16,7 @@ _INTERVAL = 0.1
 _MOST_FILE_BARS = 8
 # A file that is done sooner would only flicker.
 _OLD_ENOUGH = 0.4
-_NARROW, _VERY_NARROW = 76, 60
+_NARROW, _VERY_NARROW, _TINY = 76, 60, 46
 
 
 class Screen:
@@ -170,7 +170,8 @@ def _file_format(state: FileState, now: float, width: int) -> str:
         tail = f"checking {int(100 * state.checking):3d}%"
     else:
         tail = _tail(rate, left, state.connections, width)
-    return _with_bar(name, state.fraction, f"{size}/{format_size(state.total):<7} {tail}")
+    of = f"/{format_size(state.total):<7}" if width >= _TINY else ""
+    return _with_bar(name, state.fraction, f"{size}{of} {tail}")
 
 
 def _total_format(tally: Tally, now: float, seconds: float, width: int) -> str:
@@ -188,7 +189,8 @@ def _total_format(tally: Tally, now: float, seconds: float, width: int) -> str:
 
 def _finished_format(result: DownloadResult, width: int) -> str:
     size, seconds = format_size(result.size), format_duration(result.seconds)
-    rate = "" if result.shared else f" {format_rate(result.bytes_per_second)}"
+    hidden = result.shared or width < _TINY
+    rate = "" if hidden else f" {format_rate(result.bytes_per_second)}"
     return _with_bar(
         _padded(label(result.dest, result.url), width), 1.0, f"{size:>7} in {seconds}{rate}"
     )

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from pgetpy.cli.progress import LogLines, Progress, open_progress
+from pgetpy.cli.progress_bars import _finished_format
 from pgetpy.core.report.events import (
     Event,
     Failed,
@@ -325,3 +326,10 @@ def test_log_lines_are_lines_of_their_own_and_redacted(mode: str) -> None:
         terminal.tell(Progressed(1, GB, 2 * GB, 4))
     assert f"pgetpy: warning: slow: {URL}?token=***\n" in terminal.text
     assert "hunter2" not in terminal.text
+
+
+def test_on_forty_columns_the_rate_is_not_cut_off() -> None:
+    result = replace(RESULT, dest="/w/model.safetensors", shared=False)
+    text = _finished_format(result, 38).replace("{bar}", "#")
+    assert len(text) <= 38
+    assert " in " in text
