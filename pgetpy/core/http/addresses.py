@@ -1,11 +1,14 @@
 """Which IP addresses are hosts on the public internet, by a table of our own.
 
+A policy that keeps strangers' URLs away from internal services depends on this answer.
+
 The table follows IANA's registries of special-purpose addresses (iana-ipv4-special-registry and
 iana-ipv6-special-registry, with the RFCs named there) and, for IPv6, the rule that nothing outside
-2000::/3 has been given to anybody (ipv6-address-space). The answers of the standard library's
+2000::/3 has been allocated (ipv6-address-space). The answers of the standard library's
 `is_private` and `is_global` change with its patch releases, so only its parsing is used here.
 
-An IPv6 address may carry an IPv4 one that the packets end up at; it is the carried one that counts.
+An IPv6 address may carry an IPv4 address to which the packets are translated. Then the carried one
+counts: `64:ff9b::7f00:1` is 127.0.0.1 behind a NAT64.
 """
 
 from __future__ import annotations
@@ -56,8 +59,8 @@ _CARRIERS = (
     (IPv6Network("64:ff9b::/96"), 0),  # NAT64 (RFC 6052)
     (IPv6Network("2002::/16"), 80),  # 6to4 (RFC 3056)
 )
-# In 64:ff9b:1::/48 (RFC 8215) each network decides where the IPv4 address stands. What cannot be
-# read is not public: the prefix lies outside of what has been given out.
+# In 64:ff9b:1::/48 (RFC 8215) each network chooses the position of the IPv4 address itself. It need
+# not be read: the prefix lies outside 2000::/3, so that none of it is public.
 _TEREDO = IPv6Network("2001::/32")  # RFC 4380: the server's address, and the client's inverted
 _THEMSELVES = (IPv6Address("::"), IPv6Address("::1"))
 
@@ -102,7 +105,7 @@ def read_network(text: str) -> Network:
 
 
 def literal(host: str) -> Address | None:
-    """Return the address that a URL's `host` is, if it is no name but an address.
+    """Return the address that a URL's `host` is, or None if it is a name.
 
     Resolvers read IPv4 addresses as inet_aton does: one to four parts, each decimal, octal or
     hexadecimal, of which the last fills the bytes that are left (`127.1`, `0x7f.1`, `2130706433`).
@@ -127,7 +130,7 @@ def literal(host: str) -> Address | None:
 def _number(part: str) -> int:
     if part[:2].lower() == "0x":
         return int(part[2:] or "0", 16)
-    # So long a number is too large in any base, and slow to read.
+    # A number of this length is too large in any base, and converting a huge one is slow.
     if len(part) > 40:
         raise ValueError
     return int(part, 8 if part.startswith("0") else 10)

@@ -1,7 +1,36 @@
 """Whether an answer may be believed: a response's head against what was asked and what is known.
 
-Nothing of a body is kept before `judge` has returned. Rules are RFC 9110's; where servers are known
-to break them in a harmless way the comment names the habit.
+A body is a row of bytes; where they belong is known from the head alone. A server, or a cache on
+the way, may send another range, another version of the object, or a compressed form of it, and
+each of them would land in the file without an error. So nothing of a body is kept before `judge`
+has returned an `Answer`, which says that the body is the object's bytes `start` to `stop`.
+
+Three things have to hold for that:
+
+1. The head says which bytes follow: Content-Range for a part, Content-Length or the end of the
+   body for the whole.
+2. They are bytes of the version that earlier answers belong to (`Identity`).
+3. They are the object's own bytes, or a coding of the whole that can be undone. A part of a coded
+   form has no position in the object.
+
+What the head is taken for, by its status and what was asked:
+
+    asked     answer                                   taken for
+    -------   --------------------------------------   ------------------------------------------
+    a range   206 with Content-Range                   a part; shorter than asked is fine
+              200 with Content-Range                   the same: two object stores answer so
+              200                                      the whole; RangeNotHonoured once a version
+                                                       is known, since then only a part is missing
+              206 or 200, coded                        RetryWithoutRange, or RangeNotHonoured where
+                                                       other answers came plain
+              206 with */ for the size                 RetryWithoutRange
+              416 with */0                             an empty object, which has no ranges
+    nothing   200, 203, 206 that covers everything     the whole
+    either    301, 302, 303, 307, 308 with Location    Redirected
+              anything else                            HttpStatusError
+
+Rules are RFC 9110's; where servers are known to break them in a harmless way a comment names the
+habit.
 """
 
 from __future__ import annotations
@@ -31,7 +60,14 @@ _GZIP_SUFFIXES = (".gz", ".tgz", ".gzip")
 
 @dataclass(frozen=True)
 class Identity:
-    """Which version of an object is meant: its size and the validators of its first answer."""
+    """Which version of an object is meant: its size and the validators of its first answer.
+
+    Attributes:
+        total: size of the object in bytes; None where no answer has said it.
+        etag: the ETag header as sent, with its quotes and its `W/` if it is weak.
+        last_modified: that header as sent. It is compared as text: only equality matters.
+        strong_date: whether `last_modified` may serve as a strong validator.
+    """
 
     total: int | None
     etag: str | None = None
@@ -51,7 +87,7 @@ class Identity:
         return self.last_modified if self.etag is None and self.strong_date else None
 
     def agrees(self, other: Identity) -> bool:
-        """Whether `other` is the same version: by strong ETag, else by everything there is."""
+        """Whether `other` is the same version: by strong ETag, else by all validators together."""
         if self.total != other.total or self.etag != other.etag:
             return False
         return self.strong or self.last_modified == other.last_modified
@@ -68,10 +104,11 @@ class Answer:
     Attributes:
         stop: None where only the body's end tells.
         ranged: whether the server serves ranges of this object.
-        delimited: whether the end of the body is marked; False where it is the connection's end.
+        delimited: whether the end of the body is marked; False where it is the connection's end,
+            so that a body that was cut off looks complete.
         decode: the content coding to undo, empty for none.
-        skip: bytes of the body that come before those from `start` on, and are not wanted.
-        whole: whether it was given as the whole, be it that a range was asked for.
+        skip: unwanted bytes of the body before the one at `start`.
+        whole: whether the server sent the whole object, even if a range was asked for.
         name: the Content-Disposition header, for naming a file.
     """
 
@@ -87,7 +124,7 @@ class Answer:
 
 
 class Redirected(Exception):  # noqa: N818  no error: the server said where to ask
-    """The answer points elsewhere: `.location` as sent, `.head` all that was said."""
+    """The answer points elsewhere: `.location` as sent, `.head` the whole head."""
 
     def __init__(self, location: str, head: Head) -> None:
         super().__init__(location, head.status)
@@ -96,7 +133,7 @@ class Redirected(Exception):  # noqa: N818  no error: the server said where to a
 
 
 class AskAgain(Exception):  # noqa: N818  no error: the question was wrong
-    """The answer is of no use, and another question will get a better one: a new signature, say."""
+    """The answer is of no use, but a different request, newly signed say, may get a better one."""
 
     without_range = False
 
@@ -112,16 +149,21 @@ def judge(
 ) -> Answer:
     """Return what may be believed of `head`, the answer to a GET of `asked` (None: all) of `url`.
 
-    `known` is the identity that earlier answers of this transfer agreed on, if any. Where the whole
-    is `verified` against a digest at its end an equal size is enough: replicas behind one name may
-    differ in their validators over equal bytes.
+    Args:
+        url: for errors, and its path for the type of a file.
+        asked: the range of the request; None where it had none.
+        head: the answer.
+        known: the identity that earlier answers of this transfer agreed on, if any.
+        verified: whether the whole is checked against a digest in the end. Then an equal size is
+            enough: replicas behind one name may send different validators for equal bytes.
 
     Raises:
         Redirected: a redirect with a Location.
         RetryWithoutRange: see there.
-        HttpStatusError: any other status that is no success.
+        HttpStatusError: any other status that is not a success.
         RangeNotHonouredError: other bytes than those asked for.
         ObjectChangedError: another version than `known`.
+        TransferError: a coding that cannot be undone, or a malformed Content-Length.
     """
     if head.status in REDIRECTS and "location" in head.headers:
         raise Redirected(head.headers["location"], head)
@@ -159,10 +201,11 @@ def may_continue(before: Identity, now: Identity, *, verified: bool) -> bool:
 
 
 def _part(url: str, asked: Span | None, head: Head, known: Identity | None) -> Answer:
+    """Judge an answer that calls itself a part."""
     value = head.headers.get("content-range", "no Content-Range")
     content_range = parse_content_range(value)
     question = "the whole object" if asked is None else format_range(asked)
-    # In multipart/byteranges the bytes stand between heads of their own (RFC 9110, 14.6).
+    # In multipart/byteranges each part of the body has a head of its own (RFC 9110, 14.6).
     multipart = _media_type(head) == "multipart/byteranges"
     if asked is None or multipart or content_range is None or content_range.span is None:
         raise RangeNotHonouredError(url, question, f"{head.status} with {value}")
@@ -173,7 +216,8 @@ def _part(url: str, asked: Span | None, head: Head, known: Identity | None) -> A
         same = known.strong and identity.etag == known.etag
         lying = same or identity.total in (span.size, span.stop)
         if lying and identity.total not in (None, known.total):
-            # Some servers give the range's own end, or length, for the object's.
+            # Some servers give the range's own end, or length, for the object's. That is a fault of
+            # this answer, not a new version.
             got = f"{value} of an object of {known.total} bytes"
             raise RangeNotHonouredError(url, question, got)
         _expect(url, known, identity)
@@ -197,16 +241,18 @@ def _part(url: str, asked: Span | None, head: Head, known: Identity | None) -> A
 
 
 def _whole(url: str, asked: Span | None, head: Head, known: Identity | None, coding: str) -> Answer:
+    """Judge an answer that brings the whole object."""
+    # The length of a coded body is not the object's.
     total = None if coding else _length(url, head)
     _refuse_part(url, head, total)
     identity = _identity(head, total)
     if asked is None and known is not None and not coding and total is None:
-        # Asked for as the last resort; what came before has said how large it is.
+        # A GET without a Range is the last resort; the earlier answers have said the size.
         identity, total = replace(identity, total=known.total), known.total
     if known is not None and known.total is not None:
         _expect(url, known, identity)
         if asked is not None:
-            # The same version, but a server (one of several, perhaps) that knows no ranges.
+            # The same version, but from a server (one of several, perhaps) without ranges.
             got = f"{head.status} with the whole object"
             raise RangeNotHonouredError(url, format_range(asked), got, whole=True)
     return Answer(
@@ -259,6 +305,7 @@ def _refuse_part(url: str, head: Head, total: int | None) -> None:
 
 
 def _unsatisfied(url: str, asked: Span | None, head: Head, known: Identity | None) -> Answer:
+    """Judge a 416: an empty object, a shorter one than before, or an error."""
     content_range = parse_content_range(head.headers.get("content-range", ""))
     total = content_range.total if content_range is not None else None
     if known is not None and total is not None and total != known.total:
@@ -273,10 +320,15 @@ def _unsatisfied(url: str, asked: Span | None, head: Head, known: Identity | Non
 
 
 def _expect(url: str, known: Identity, identity: Identity) -> None:
+    """Raise unless `identity` is the `known` version.
+
+    An answer that merely leaves something out is a fault of that answer, and asking again may help;
+    only a contradiction means that the object has changed.
+    """
     if known.agrees(identity):
         return
     if identity.total is None and known.agrees(replace(identity, total=known.total)):
-        # The same version by all that is said; without its size nothing of it can be placed.
+        # The same version as far as the head says; but a part without the size proves nothing.
         raise RangeNotHonouredError(url, f"a range of {known}", "an answer without the size")
     if identity.etag is None and known.strong and identity.total == known.total:
         # 206 and 200 must repeat the ETag (RFC 9110, 15.3.7); without it nothing is proven.
@@ -298,6 +350,7 @@ def _is_strong_date(headers: dict[str, str]) -> bool:
 
 
 def _length(url: str, head: Head) -> int | None:
+    """Return Content-Length; None where there is none, or a transfer coding overrides it."""
     value = head.headers.get("content-length")
     if value is None or "transfer-encoding" in head.headers:
         return None
@@ -310,6 +363,7 @@ def _length(url: str, head: Head) -> int | None:
 
 
 def _delimited(head: Head) -> bool:
+    """Whether the framing marks the end of the body (RFC 9112, 6.3)."""
     chunked = "chunked" in head.headers.get("transfer-encoding", "").lower()
     return chunked or "content-length" in head.headers
 
@@ -317,8 +371,8 @@ def _delimited(head: Head) -> bool:
 def _coding(url: str, head: Head) -> str:
     """Return the content coding to undo. Identity was asked for, so any coding is a surprise.
 
-    A .tar.gz served with `Content-Encoding: gzip` (Apache's AddEncoding does it) is the file that
-    was asked for, already in its only form; decoding it would give the tar instead.
+    A .tar.gz served with `Content-Encoding: gzip` (Apache's AddEncoding does it) is the requested
+    file itself; decoding it would give the tar instead.
     """
     coding = ", ".join(content_codings(head.headers.get("content-encoding", "")))
     if not coding:

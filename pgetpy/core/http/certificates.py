@@ -1,6 +1,11 @@
 """For which names a certificate is, read from its DER bytes (RFC 5280, 4.2.1.6).
 
-Only for the words of an error: nothing is trusted because of it.
+Python parses only a certificate that it has accepted; this is for those that were refused. It only
+fills in the words of an error, and nothing is trusted because of it. So it searches for the
+extension's identifier instead of parsing the structure around it:
+
+    06 03 55 1d 11   [01 01 ff]   04 len [ 30 len [ 82 len "example.com"  87 04 7f 00 00 01 ... ] ]
+    identifier       critical     octets   sequence  DNS name             IP address
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ _DNS_NAME, _IP_ADDRESS = 0x82, 0x87
 
 
 def names_in(certificate: bytes) -> list[str]:
-    """Return the host names and addresses that `certificate` is for, as far as it is readable."""
+    """Return the host names and addresses that `certificate` is for; fewer if it is malformed."""
     at = certificate.find(_ALTERNATIVE_NAMES)
     if at < 0:
         return []
@@ -31,11 +36,12 @@ def names_in(certificate: bytes) -> list[str]:
 
 
 def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield tag and content of each element (X.690, 8.1), as far as they are whole."""
+    """Yield tag and content of each complete element (X.690, 8.1)."""
     at = 0
     while at + 2 <= len(data):
         tag, size = data[at], data[at + 1]
         at += 2
+        # The long form: the lower bits say how many bytes hold the length (X.690, 8.1.3.5).
         if size & 0x80:
             count = size & 0x7F
             size = int.from_bytes(data[at : at + count], "big")

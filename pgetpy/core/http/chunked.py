@@ -1,7 +1,15 @@
 """The chunked transfer coding undone a piece at a time (RFC 9112, 7.1).
 
-Strict where bytes could be lost or mixed: a size is hexadecimal digits, and data end where the size
-says. A line may end without its CR, as curl and browsers take it.
+    SIZE --5;ext--> data, 5 bytes --> END_OF_DATA --empty line--> SIZE
+      |
+      +----0------> TRAILER --field--> TRAILER --empty line--> complete
+
+The input may be cut anywhere. `_left` counts the data bytes still to come; at 0 the decoder reads a
+line, which `_line` collects over several inputs, and `_next` says what that line is.
+
+Strict where bytes could be lost or mixed up: a size is hexadecimal digits, and data end where the
+size says. Lenient where nothing depends on it: a line may end without its CR, as curl and browsers
+accept.
 """
 
 from __future__ import annotations
@@ -20,7 +28,7 @@ class ChunkError(Exception):
 
 
 class _Next(Enum):
-    """What a line is."""
+    """What the next line is."""
 
     SIZE = "size"
     END_OF_DATA = "end of data"
@@ -31,8 +39,8 @@ class ChunkedDecoder:
     """Takes a chunked body as it comes, cut anywhere, and gives the bytes in it.
 
     Attributes:
-        complete: whether the last chunk and the trailers have come to their end.
-        surplus: bytes that came behind that end.
+        complete: whether the last chunk and its trailers have been read.
+        surplus: bytes that came after that.
     """
 
     def __init__(self) -> None:
@@ -44,7 +52,7 @@ class ChunkedDecoder:
         self._trailers = 0
 
     def feed(self, data: bytes) -> bytes:
-        """Return what `data`, the next bytes of the body, brings.
+        """Return the data in `data`, the next bytes of the body.
 
         Raises:
             ChunkError: see there.
@@ -72,6 +80,7 @@ class ChunkedDecoder:
         return b"".join(pieces)
 
     def _take(self, line: bytes) -> None:
+        """Make the transition that `line` causes."""
         if self._next is _Next.SIZE:
             self._left = _size_of(line)
             self._next = _Next.END_OF_DATA if self._left else _Next.TRAILER
@@ -88,6 +97,7 @@ class ChunkedDecoder:
 
 
 def _size_of(line: bytes) -> int:
+    """Return the size in a chunk's first line; extensions after a `;` are ignored."""
     found = _SIZE.fullmatch(line)
     digits = found[1].lstrip(b"0") if found is not None else b""
     if found is None or len(digits) > _MOST_DIGITS:

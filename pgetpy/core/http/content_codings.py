@@ -1,18 +1,22 @@
-"""Content codings undone a piece at a time: bounded in memory, whatever a few bytes unfold to."""
+"""Content codings undone a piece at a time.
+
+A few kilobytes can decode to gigabytes. The decoder yields at most `_PIECE` bytes at a time, and
+keeps the input that it has not used, so memory stays bounded whatever a server sends.
+"""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
 
-# What is unfolded at a time: a thousandth of it may be all that came.
+# The most to decode at a time; deflate shrinks data by a factor of up to a thousand.
 _PIECE = 256 * 1024
 # How the two formats begin: zlib's with the method in the lower half of its first byte.
 _ZLIB, _GZIP = 8, 0x1F
 
 
-# What content codings are called (IANA's registry and, at the end, names that it lacks). Anything
-# else is no coding: some servers say in Content-Encoding how bytes were uploaded, or a charset.
+# Names of content codings: IANA's registry and, in the last line, names that it lacks. Anything
+# else is not a coding: some servers put the form of an upload, or a charset, in Content-Encoding.
 _CODINGS = frozenset({
     "aes128gcm", "br", "compress", "dcb", "dcz", "deflate", "exi", "gzip", "pack200-gzip",
     "x-compress", "x-gzip", "zstd",
@@ -27,7 +31,7 @@ def content_codings(value: str) -> tuple[str, ...]:
 
 
 def names_no_coding(value: str) -> bool:
-    """Whether a Content-Encoding of `value` names something that is no coding, so that it may be
+    """Whether a Content-Encoding of `value` names something that is not a coding, so that it is
     unclear what the bytes are."""
     return any(name not in _CODINGS and name not in _PLAIN for name in _names(value))
 
@@ -51,11 +55,11 @@ class ContentDecoder:
 
     @property
     def complete(self) -> bool:
-        """Whether the coded bytes have come to their end."""
+        """Whether the end of the coded data has been decoded."""
         return self._inflater.eof
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield what `data` unfolds to.
+        """Yield what `data` decodes to.
 
         Raises:
             CodingError: see there.

@@ -1,6 +1,9 @@
-"""The cookies of one chain of redirects (RFC 6265, in small): kept for one transfer, never stored.
+"""The cookies of one chain of redirects (RFC 6265, a subset): kept for one transfer, never stored.
 
-A cookie goes to the host that set it, or to hosts below the domain it names, and nowhere else.
+Some services check a cookie between a redirect and its target. A cookie goes to the host that set
+it, or to the hosts below the domain that it names, and nowhere else. Redirects may lead through
+strangers' hosts, so the rules that keep one host from setting cookies for another matter here as
+they do in a browser.
 """
 
 from __future__ import annotations
@@ -13,15 +16,16 @@ from urllib.parse import urlsplit
 from pgetpy.core.http.addresses import literal
 from pgetpy.core.http.urls import Link
 
-# Browsers take as much (RFC 6265, 6.1).
+# Browsers accept this many and this length (RFC 6265, 6.1).
 _MOST = 50
 _LONGEST = 4096
+# A control character could end the header line in which the cookie is sent.
 _UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
 class _Cookie:
-    """One cookie; `exact` where only the very host `domain` gets it."""
+    """One cookie; `exact` where it goes to the host `domain` itself and to none below it."""
 
     name: str
     value: str = field(repr=False)
@@ -31,6 +35,7 @@ class _Cookie:
     secure: bool
 
     def goes_to(self, link: Link) -> bool:
+        """Whether a request for `link` carries it (RFC 6265, 5.1.3, 5.1.4 and 5.4)."""
         host, path = link.origin.host.lower(), urlsplit(link.url).path or "/"
         if host != self.domain and (self.exact or not _lies_below(host, self.domain)):
             return False
@@ -48,7 +53,10 @@ class Cookies:
         self._known: dict[tuple[str, str, str], _Cookie] = {}
 
     def learn(self, link: Link, fields: Iterable[str], now: float) -> None:
-        """Take note of the Set-Cookie `fields` of an answer of `link`; `now` is Unix time."""
+        """Keep the cookies in `fields`, the Set-Cookie headers of an answer of `link`.
+
+        `now` is Unix time. A cookie that has expired deletes the one of its name.
+        """
         for text in fields:
             if len(text) > _LONGEST or _UNFIT.search(text):
                 continue
@@ -70,7 +78,8 @@ class Cookies:
     def header(self, link: Link, own: str = "") -> str:
         """Return the Cookie header for `link`, empty if there is none.
 
-        `own` is the caller's; what a server has set under the same name since goes before it.
+        `own` is the caller's Cookie header; a cookie that a server has set replaces the one of the
+        same name in it.
         """
         # Longer paths go first (RFC 6265, 5.4).
         found = sorted(self._known.values(), key=lambda cookie: -len(cookie.path))
@@ -82,7 +91,7 @@ class Cookies:
 
 
 def _cookie(link: Link, name: str, value: str, attributes: dict[str, str]) -> _Cookie | None:
-    """Return the cookie that `link` may set so, if it may."""
+    """Return the cookie with these attributes; None where `link` may not set it."""
     host = link.origin.host.lower()
     domain = attributes.get("domain", "").removeprefix(".").lower()
     exact = not domain or (domain == host and (literal(host) is not None or _is_shared(domain)))
@@ -104,15 +113,15 @@ def _lies_below(host: str, domain: str) -> bool:
 def _is_shared(domain: str) -> bool:
     """Whether strangers may have hosts below `domain`, as below `com` and `co.uk`.
 
-    Who knew all of these would need a list of thousands; these forms are most of them, and of the
-    others a chain leads seldom from one stranger to another.
+    The full answer is the public suffix list, which has thousands of entries. One label, or two
+    short ones, are most of them, and a chain of redirects seldom joins two strangers below another.
     """
     labels = domain.split(".")
     return len(labels) < 2 or (len(labels) == 2 and len(labels[1]) == 2 and len(labels[0]) <= 3)
 
 
 def _is_over(attributes: dict[str, str], now: float) -> bool:
-    """Whether a cookie with these attributes is to be forgotten."""
+    """Whether a cookie with these attributes has expired; Max-Age goes before Expires."""
     age = attributes.get("max-age", "")
     if age.lstrip("-").isdigit():
         return age.startswith("-") or not int(age[:9])

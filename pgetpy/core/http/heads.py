@@ -17,10 +17,16 @@ _MARKUP = re.compile(r"<[^>]*>?")
 
 @dataclass(frozen=True)
 class Head:
-    """A response before its body: `headers` maps lower-case names to values joined by `, `.
+    """A response before its body.
 
-    `words` is the beginning of the body of an answer that is an error, as text; `details` are the
-    elements of a body that is XML as object stores send it.
+    Attributes:
+        status: the status code.
+        headers: lower-case names to values; repeated fields are joined by `, `, and several
+            Set-Cookie fields by line breaks.
+        reason: the reason phrase.
+        version: of HTTP, major and minor.
+        words: of an error, the beginning of its body as text.
+        details: of an object store's error, the elements of its XML body.
     """
 
     status: int
@@ -34,17 +40,18 @@ class Head:
     def of(
         cls, status: int, reason: str, fields: Iterable[tuple[str, str]], version: tuple[int, int]
     ) -> Head:
+        """Return a head from its fields as received, repeated ones joined (RFC 9110, 5.3)."""
         headers: dict[str, str] = {}
         for name, value in fields:
             lowered = name.lower()
-            # Cookies hold commas, so that no list could be taken apart again (RFC 9110, 5.3).
+            # Cookies contain commas, so a joined list could not be split again (RFC 9110, 5.3).
             joint = "\n" if lowered == "set-cookie" else ", "
             headers[lowered] = f"{headers[lowered]}{joint}{value}" if lowered in headers else value
         return cls(status, headers, reason, version)
 
 
 def words_of(head: Head, body: bytes) -> Head:
-    """Return `head` with what the beginning of its body says to a reader, mark-up taken away."""
+    """Return `head` with the text at the beginning of its `body`, without mark-up."""
     decoded = body.decode("utf-8", "replace")
     if _STORE_ERROR.match(decoded):
         return _words_of_store(head, decoded)
@@ -53,8 +60,11 @@ def words_of(head: Head, body: bytes) -> Head:
 
 
 def _words_of_store(head: Head, text: str) -> Head:
-    """Return `head` with what an object store says in XML: of its elements the message is for
-    people; others repeat the key that signed, or what was signed."""
+    """Return `head` with what an object store says in XML.
+
+    Of its elements only code and message are shown: others repeat the key that signed the request,
+    or the text that was signed.
+    """
     from html import unescape
 
     details = {name: unescape(value).strip() for name, value in _ELEMENT.findall(text)}
@@ -64,8 +74,8 @@ def _words_of_store(head: Head, text: str) -> Head:
 
 
 def status_error(url: str, head: Head) -> HttpStatusError:
-    """Return the error for a status that is no success, with the server's own words."""
-    # The Hub says in this field what its body wraps in JSON.
+    """Return the error for a status that is not a success, with the server's own words."""
+    # The Hub repeats in this field the message that its body wraps in JSON.
     said = _NOISE.sub(" ", head.headers.get("x-error-message", "")).strip() or head.words
     words = said.removeprefix(str(head.status)).strip()
     if head.reason.lower() not in words.lower():
@@ -81,7 +91,10 @@ def status_error(url: str, head: Head) -> HttpStatusError:
 
 
 def parse_retry_after(headers: dict[str, str]) -> float | None:
-    """Return Retry-After in seconds (RFC 9110, 10.2.3: a number, or a date against Date)."""
+    """Return Retry-After in seconds (RFC 9110, 10.2.3); None where there is none.
+
+    A date is compared with the answer's own Date, so that a wrong clock here does not matter.
+    """
     value = headers.get("retry-after", "").strip()
     if value.isascii() and value.isdigit():
         return float(value[:9])
@@ -92,7 +105,7 @@ def parse_retry_after(headers: dict[str, str]) -> float | None:
 
 
 def http_date(value: str) -> float | None:
-    """Return a date of HTTP (RFC 9110, 5.6.7) in seconds since 1970, None where it is none."""
+    """Return a date of HTTP (RFC 9110, 5.6.7) in seconds since 1970; None if it is invalid."""
     # Seldom seen, and slow to import.
     import email.utils
     from datetime import timezone

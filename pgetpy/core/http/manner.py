@@ -1,11 +1,26 @@
-"""How an object is asked for: from the manner that is fastest to the plainest that there is.
+"""How an object is asked for: from the fastest manner to the plainest.
 
-    ranges, tied to a version by If-Range  ->  ranges alone  ->  one stream
+Some servers refuse ranges, or If-Range, or answer them with nonsense, and still serve the object to
+a plain GET. So an error that only ranges can cause is not a failure of the transfer as long as a
+plainer manner is left. `Manner` is a state machine that never goes back to If-Range:
 
-Some servers refuse ranges, or If-Range, or answer them with nonsense, and serve the object to a
-plain GET all the same. So what only ranges run into is no failure as long as a plainer manner is
-left. The last is one stream: what a first answer reads on, or one GET without a Range, whose
-answer may be used whatever the server thinks of ranges.
+    tied, ranged      Range and If-Range
+       |  400, 412, 416, 500 or 501, or the whole for a range: what servers do that do not know
+       |  If-Range
+       v
+    ranged            Range alone; each answer still has to show the known validators
+       |  an unusable answer to a range that trying again does not mend
+       +-----------------------------+-------------------------------+
+       |  the first answer still     |  ranges have worked before    |  they never have
+       |  reads on                   v                               v
+       |                     whole, single                         whole
+       v                     one plain GET, nothing beside it      a plain GET; if its answer offers
+    single                   it                                    ranges, others may join in
+    the first answer
+    brings everything
+
+`ask_ranges_again` leads back from `whole` to ranges: where the plain GET fails as well, the ranges
+were not to blame. `settled` switches all of this off for requests whose refusal is the answer.
 """
 
 from __future__ import annotations
@@ -15,13 +30,14 @@ from dataclasses import dataclass
 from pgetpy.core.http.retry import OVERLOADED, retryable
 from pgetpy.errors import HttpStatusError, RangeNotHonouredError, TransferError
 
-# What an answer to If-Range may be where a server does not know the header.
+# How servers answer that do not understand If-Range.
 _AGAINST_IF_RANGE = frozenset({400, 412, 416, 500, 501})
-# These say that the server, or one on the way to it, has no time.
+# The server, or one on the way to it, is busy: the range has nothing to do with it.
 _NOT_THE_RANGE = OVERLOADED | {408, 425, 502, 504}
+# The proxy wants a login, for a plain GET as well.
 _PROXY = 407
-# So many odd answers to ranges are taken for one bad moment, or one bad server of several, where
-# ranges have been answered well before.
+# Where ranges have worked before, so many odd answers pass for a bad moment, or for one bad server
+# of several.
 _MOST_ODD = 2
 
 
@@ -33,7 +49,7 @@ class Manner:
         tied: whether If-Range ties a range to the version that is known.
         whole: whether the object is asked for without a Range.
         single: whether one request at a time is made, for all that is missing.
-        settled: whether it stays as it is, because a refusal is an answer as well.
+        settled: whether the manner never changes, because the caller wants to see a refusal.
         reason: why it is `whole` or `single`, a clause for people; empty where nothing was wrong.
     """
 
@@ -54,7 +70,7 @@ class Manner:
         reads_on: bool = False,
         last_try: bool = False,
     ) -> bool:
-        """Whether after `error`, the answer to a range, a plainer manner was left; it is in force.
+        """Change to a plainer manner after `error`, the answer to a range; False if none is left.
 
         Args:
             tied: whether the request had an If-Range.
@@ -70,14 +86,14 @@ class Manner:
         if reads_on:
             return self._become_single(error)
         if self.whole:
-            # One answer brings the whole, or will; what was to bring a part of it beside may not.
+            # A plain GET brings the whole, or will; this range beside it was refused.
             return not self.single and self._become_single(error)
         if not last_try and self._may_pass(error, proven=proven):
             return False
         if isinstance(error, HttpStatusError) and error.status == _PROXY:
             return False
         self.whole = True
-        # An answer that nobody could use was cut off, and the server may not have noticed yet.
+        # The connection of an unusable answer was cut off, which the server may not know yet.
         self._cut = proven or isinstance(error, RangeNotHonouredError)
         if proven:
             return self._become_single(error)
@@ -86,8 +102,11 @@ class Manner:
         return True
 
     def may_be_crowded(self, error: TransferError) -> bool:
-        """Whether `error`, the answer to the plain GET, may be meant for one connection too many,
-        because one that has just been cut off still counts; once."""
+        """Whether `error`, the answer to the plain GET, may only mean one connection too many.
+
+        Some servers allow a client one connection, and still count the one that has just been cut
+        off. This is believed once.
+        """
         crowded = self._cut and isinstance(error, HttpStatusError)
         self._cut = False
         return crowded
@@ -98,7 +117,7 @@ class Manner:
         self.reason = reason
 
     def ask_ranges_again(self) -> None:
-        """The plain GET has failed as well, so that it was not the range that was wrong."""
+        """Go back to ranges: the plain GET has failed as well, so they were not to blame."""
         self.whole = self.single = False
         self.reason = ""
 

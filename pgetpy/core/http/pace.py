@@ -1,12 +1,31 @@
 """Goodput in, number of connections out.
 
-The search is a climb: keep a level of connections for a measuring period, raise it while goodput
-rises with it, go back one step when it does not, and try again later, since networks change. A
-store that gives each connection 20 MB/s is saturated within half a second; a single stream that
-already fills the machine is left nearly alone.
+A store may give each connection 20 MB/s, so that 64 of them are 64 times as fast, or a single
+stream may already fill the machine, so that a second only gets in its way. Nothing in the protocol
+tells which. The controller finds out by hill climbing: measure the goodput of a level (a number of
+connections), raise the level, measure again, and keep the higher level only if it has paid.
 
-Each step waits for the first bytes of the connections that it adds. Where these take long to come,
-waiting costs more than a few connections too many, so the first step is larger (`_FIRST_STEPS`).
+A step from level n, which moved g bytes a second, to level m, which moves h, is judged by the part
+of perfect scaling it achieved:
+
+    gained = (h/g - 1) / (m/n - 1)        1: each connection as fast as before;  0: nothing gained
+
+    measure n ----> raise to m, measure ----+-- gained >= 0.6   keep m, next step x 4
+        ^                  ^                +-- gained >= 0.25  keep m, next step x 2
+        |                  | once           +-- gained > 0      the new ones may only be starting:
+        |                  +----------------+                   measure m a second time
+        +--- rest 0.5, 1, 2 ... 16 s <------+-- else            back to n
+
+After a rest n is measured anew: networks change, and the old figure says little about now. Each
+failed attempt doubles the next rest; a step that pays resets it.
+
+Invariants: 1 <= `level` <= `ceiling`. `_best` holds the level and the goodput that the current
+level is compared with, or None, in which case the next period measures a base and judges nothing.
+A period counts only while the level is really used, since an idle connection shows no limit.
+
+A step also costs the time to the first byte of the connections that it adds. Where that is long,
+climbing in small steps costs more than opening a few connections too many, so the first step is
+larger (`_FIRST_STEPS`); if it overshoots, `_judge` estimates how many would have been enough.
 """
 
 from __future__ import annotations
@@ -19,7 +38,7 @@ PERIOD = 0.06
 _LONGEST_PERIOD = 0.6
 # Goodput has to rise by this part of what perfect scaling would add for a higher level to stay.
 _PAYS = 0.25
-# Nearly perfect scaling: the limit is each connection's, so climb faster.
+# Nearly perfect scaling: each connection has its own limit, so climb faster.
 _SCALES = 0.6
 _BOLD, _CAREFUL = 4, 2
 # The first step, by the least time to a first byte in seconds: the steps after it cost that time
@@ -32,14 +51,18 @@ _SLOW = 80e6
 _FASTEST = 3e9
 # Some connections are always between two ranges; a level counts as reached with this part of it.
 _DELIVERING = 0.7
+# A level is in use when this part of it has work; below that the work is the limit, not the level.
 _USED = 0.9
-# Who goes back from a step that was too large keeps this many times what would have been enough.
+# After a step that was too large, keep this many times the estimate of what would have sufficed.
 _SPARE = 1.25
+# Seconds of rest after the first failed climb, and the most that doubling takes it to.
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 16.0
-# Processors: who uses less is not held back by them, and what is left carries no other connection.
+# In processors: a process that uses less than the first is not limited by them; a machine with less
+# than the second idle cannot carry another connection.
 _BUSY, _LITTLE = 0.5, 0.3
-# When no connection has been answered for so long, one more is tried: others may wait behind it.
+# After so many seconds without any answer one more connection is opened: the requests of other
+# transfers may be waiting for the slot of a slow one.
 _SILENCE = 0.5
 
 
@@ -72,8 +95,11 @@ def _unknown() -> CpuTimes:
 class ConcurrencyController:
     """The number of connections to one host. The third argument tells how busy processors are.
 
+    It reads no clock: every method that depends on time is given `now`, in seconds of one
+    monotonic clock.
+
     Attributes:
-        ceiling: the most connections ever, at least 1.
+        ceiling: the most connections ever, at least 1. It falls where a host shows its limit.
         level: how many there may be now; at first from 1 to the ceiling.
     """
 
@@ -81,18 +107,25 @@ class ConcurrencyController:
     level: int = 1
     _load: Callable[[], CpuTimes] = _unknown
     _load_then: CpuTimes = CpuTimes(0.0)
+    # The next step multiplies the level by this.
     _factor: int = _BOLD
+    # Level and goodput of the last level that was kept; None until a base has been measured.
     _best: tuple[int, float] | None = None
+    # The period being measured: when it began, and the counters at that moment.
     _since: float | None = None
     _moved_then: int = 0
     _ended_then: int = 0
+    # How long the next rest lasts, and when the current one ends.
     _pause: float = _FIRST_PAUSE
     _resting_until: float = 0.0
     _silent_since: float | None = None
     _ended_seen: int = 0
+    # Whether this level has been measured once already and the result was unclear.
     _doubted: bool = False
     _climbing: bool = True
+    # Whether the first step, which depends on the latency, has been made.
     _stepped: bool = False
+    # Whether the host has refused connections before: the second time lowers the ceiling.
     _capped: bool = False
 
     @property
@@ -101,8 +134,14 @@ class ConcurrencyController:
         return self.ceiling if self._climbing else self.level
 
     def first_seen(self, rate: float, latency: float) -> None:
-        """The first connection delivers `rate` bytes a second after `latency` seconds: the first
-        step need not wait for a period where that is little, or slow to come."""
+        """Take the first step at once where the first connection is slow, or slow to answer.
+
+        A full period would tell more, but in these cases the answer is clear without it.
+
+        Args:
+            rate: what the first connection delivers, bytes a second.
+            latency: seconds to its first byte.
+        """
         if self._best is None and (rate <= _SLOW or latency >= PERIOD):
             self._best = (1, rate)
             self._since = None
@@ -119,13 +158,18 @@ class ConcurrencyController:
         delivering: int,
         latency: float = 0.0,
     ) -> int:
-        """Return the level, having seen `moved` bytes, in `ended` answers and others under way.
+        """Return the level for the next moments. Call this several times a period.
 
-        `busy` connections have been given something to do, `delivering` of them have begun, and
-        `latency` seconds go by before one begins. Call it several times a period. A level is
-        measured only while it is used: what it can do shows then.
+        Args:
+            now: seconds.
+            moved: bytes received from the host so far, over all connections.
+            ended: answers that have ended so far.
+            busy: connections that have a request under way.
+            delivering: those of them whose bytes have begun to arrive.
+            latency: seconds from a request to its first byte, typically.
         """
         if busy < _USED * self.level or now < self._resting_until:
+            # Discard the period: part of it would measure a lack of work.
             self._since = self._silent_since = None
             self._ended_then = ended
             return self.level
@@ -133,6 +177,8 @@ class ConcurrencyController:
         self._ended_seen = ended
         reached = delivering >= _DELIVERING * self.level
         if self._since is None:
+            # Small answers may end before most connections deliver at the same time, so enough of
+            # them also show that the level is reached.
             if reached or ended - self._ended_then >= self.level / 2:
                 self._since, self._moved_then, self._ended_then = now, moved, ended
                 self._load_then = self._load()
@@ -146,6 +192,7 @@ class ConcurrencyController:
         return self.level
 
     def _listen(self, now: float, latency: float, *, silent: bool) -> None:
+        """Open one more connection where none has been answered for a while."""
         if not silent:
             self._silent_since = None
         elif self._silent_since is None:
@@ -155,7 +202,7 @@ class ConcurrencyController:
             self._silent_since = now
 
     def _gained(self, goodput: float) -> float:
-        """What part of what perfect scaling would have added since the last level has been."""
+        """Return the gain of the last step as a part of perfect scaling (see above)."""
         assert self._best is not None
         level, before = self._best
         return (goodput / before - 1) / (self.level / level - 1) if before else 1.0
@@ -163,8 +210,13 @@ class ConcurrencyController:
     def _is_over(
         self, elapsed: float, ended: int, goodput: float, latency: float, *, reached: bool
     ) -> bool:
-        """Whether a period says enough: of small answers it has to have seen several, and where
-        ranges follow each other, the wait for their first bytes is a part of it."""
+        """Whether the period has lasted long enough to be judged.
+
+        Where ranges follow each other on a connection, the wait between them belongs to its
+        goodput, so the period has to contain it: hence `cycle`. A level that is not reached is
+        judged by its number of answers, or after `_LONGEST_PERIOD` by what there is. A clear
+        success needs none of this.
+        """
         cycle = 2 * latency if ended or self._doubted or self._best is None else 0.0
         if elapsed < PERIOD:
             return False
@@ -176,7 +228,9 @@ class ConcurrencyController:
         return reached or ended >= 2 * self.level or elapsed >= _LONGEST_PERIOD + 2 * latency
 
     def _judge(self, now: float, goodput: float, latency: float, *, crowded: bool) -> None:
+        """Draw the conclusion from a period that is over: up, stay, measure again or back."""
         if self._best is None or self._best[0] >= self.level:
+            # A base: nothing lower to compare it with.
             self._best = (self.level, goodput)
             self._rest(now) if crowded else self._raise(latency)
             return
@@ -186,14 +240,15 @@ class ConcurrencyController:
             self._best = (self.level, goodput)
             self._pause = _FIRST_PAUSE
             self._factor = _BOLD if gained >= _SCALES else _CAREFUL
-            # Connections that scale do not take processors from each other.
+            # Connections that scale do not compete for processors.
             self._rest(now) if crowded and gained < _SCALES else self._raise(latency)
         elif gained > 0 and not self._doubted:
             # The connections that were added have only just begun: look once more.
             self._doubted = True
         else:
             if before and self.level > _BOLD * level:
-                # As many as would have brought the same, had each brought as much as before.
+                # A large step overshot. Goodput rose by goodput/before, so that many times the old
+                # level would have carried it, had each connection kept its old rate.
                 level = max(level, int(level * goodput / before * _SPARE))
             self._factor = _CAREFUL
             self._best = None
@@ -207,6 +262,7 @@ class ConcurrencyController:
         self._pause = min(_LONGEST_PAUSE, self._pause * 2)
 
     def _raise(self, latency: float) -> None:
+        """Multiply the level; the first step depends on how long it takes to see its effect."""
         factor = self._factor
         if not self._stepped:
             factor = next(step for least, step in _FIRST_STEPS if latency >= least)
@@ -215,15 +271,21 @@ class ConcurrencyController:
         self._climbing = self.level < self.ceiling
 
     def measure_anew(self, now: float) -> None:
-        """What has been measured holds no more: a connection has ended that was not like others."""
+        """Forget the measurements: a connection has ended that was unlike the others.
+
+        That is the open-ended first request, which never waited between two ranges.
+        """
         self._best = self._since = None
         self._resting_until = now
         self._pause, self._factor = _FIRST_PAUSE, _BOLD
         self._climbing = self.level < self.ceiling
 
     def cap(self, now: float, connections: int) -> None:
-        """More than `connections` are refused or broken off: make no more of them. Where it was
-        not the first time, never more."""
+        """Stay at `connections`: the host refuses more, or breaks them off.
+
+        The first time this may be chance, and the level may rise again after a rest. The second
+        time it becomes the ceiling.
+        """
         if self._capped:
             self.ceiling = max(1, min(self.ceiling, connections))
         self._capped = True
@@ -233,7 +295,11 @@ class ConcurrencyController:
         self._rest(now)
 
     def lower(self, now: float) -> None:
-        """The host is overloaded (429, 503): halve the level and leave it there for a while."""
+        """Halve the level: the host is overloaded (429, 503).
+
+        The ceiling falls to the level before, so that the climb does not provoke the same answer
+        over and over.
+        """
         self.level = max(1, self.level // 2)
         self.ceiling = max(1, min(self.ceiling, self.level * 2))
         self._best = None

@@ -20,7 +20,7 @@ Some links are good for one answer, and some servers serve a range once and neve
 first request may ask for everything from its start on, and reads on until another one has been
 answered; until then it holds a claim, behind which the others are asked for their bytes:
 
-    first    |latency|==========claim>- - - reads on, should nobody else be answered - - - ->
+    first    |latency|==========claim>- - - reads on, should no other be answered - - - - - ->
     second       |latency|            ==========|
     third        |latency|                       ==========|
 """
@@ -131,11 +131,11 @@ class Plan:
 
     @property
     def reader(self) -> RangeRequest | None:
-        """The request that is to bring all that is missing if nobody else does."""
+        """The request that will deliver all that is missing if no other one does."""
         return next((p for p in self.parts if p.reads_on and p.meter.answered is not None), None)
 
     def end_reading_on(self) -> None:
-        """Another request has been answered: what reads on brings no more than its claim."""
+        """Stop reading on at the claim: another request has been answered."""
         for part in self.parts:
             part.reads_on = False
             if part.claim is not None and part.stop is not None:
@@ -165,7 +165,7 @@ class Plan:
         self.end_reading_on()
 
     def read_on_alone(self, reader: RangeRequest) -> None:
-        """Everything that is missing comes by `reader`."""
+        """Have `reader` deliver everything that is missing."""
         reader.claim = None
 
     def probe_again(self, now: float) -> RangeRequest | None:
@@ -202,7 +202,7 @@ class Plan:
                 reader.claim = max(reader.pos, self.window.horizon + self.window.size)
                 reader.claim = min(reader.claim, reader.stop or self.total)
         gap, unasked = self._gap()
-        # Where a reader in order holds up all that is new, what he waits for may still be hurried.
+        # Where a reader in order holds up all that is new, what it waits for may still be hurried.
         held_up = gap is not None and self._is_beyond_window(gap.start)
         if gap is None or held_up:
             slowest = self._slowest()
@@ -219,8 +219,8 @@ class Plan:
         return self._launch(now, gap.start, gap.start + size) if size > 0 else None
 
     def end(self, part: RangeRequest, *, failed: bool = False) -> None:
-        """`part` is over; what it landed is held, and what it owed after it `failed` may be asked
-        for as often as before."""
+        """Take `part` back: what it landed is held, the rest is missing again. If it `failed`, its
+        rest may be asked for as often as before."""
         self.held.add(part.start, part.pos)
         self.parts.remove(part)
         twin = part.twin
@@ -244,7 +244,7 @@ class Plan:
         ]
 
     def forget(self) -> None:
-        """Nothing that is held is worth anything: the object is another one."""
+        """Discard what is held: the object is another one."""
         self.held = Spans()
         self.total = None
 

@@ -11,13 +11,15 @@ from pgetpy.core.http.urls import Origin
 def bypasses_proxy(origin: Origin, no_proxy: Iterable[str]) -> bool:
     """Whether an entry of NO_PROXY names `origin`.
 
-    Entries are `*`, a domain with or without a leading dot (its subdomains are meant as well), an
-    address or a CIDR block; each but `*` may carry `:port`. That is what curl and Go read.
+    Entries are `*`, a domain with or without a leading dot (which includes its subdomains), an
+    address or a CIDR block; each but `*` may end with `:port`. NO_PROXY has no standard; this is
+    what curl and Go accept.
     """
     return any(_names(entry.strip().lower(), origin) for entry in no_proxy if entry.strip())
 
 
 def _names(entry: str, origin: Origin) -> bool:
+    """Whether one lower-case entry names `origin`; an unreadable entry names nothing."""
     if entry == "*":
         return True
     host, port = _split_port(entry)
@@ -35,6 +37,7 @@ def _names(entry: str, origin: Origin) -> bool:
 
 
 def _split_port(entry: str) -> tuple[str, int | None]:
+    """Split off `:port`; an IPv6 address needs brackets for that, since it has colons itself."""
     if entry.startswith("["):
         host, _, rest = entry[1:].partition("]")
         return host, int(rest[1:]) if _is_number(rest[1:]) else None

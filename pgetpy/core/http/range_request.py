@@ -1,7 +1,25 @@
 """One range that has been asked for: how far it is, how fast it comes, when it is late.
 
-Lateness is measured in the host's own time to a first byte: a store that takes 0.3 s to answer is
-not late after 0.3 s.
+The positions of a request, all of them offsets in the object:
+
+    start              pos                 claim               stop
+      |=================|...................|- - - - - - - - - -|
+           landed               owed           comes as well, if no other request is answered
+
+`pos` only grows, and only the transport that carries the request moves it. `stop` only shrinks, so
+that a rest can be given to another request while bytes flow. For most requests there is no `claim`,
+and everything up to `stop` is owed. The open-ended first request has one: behind it other requests
+begin, see `core/http/plan`.
+
+Late is relative. A store that takes 0.3 s to answer is not late after 0.3 s, so `Latency` keeps the
+host's own times to a first byte, and compares with what four of five answers need.
+
+Silence is the network's only while this process looks. The engine looks every 25 ms or so. Where
+the next look comes more than `_LATE` later, the process was stopped or had no processor, and bytes
+may wait in the socket. `RateMeter` therefore moves `quiet_since` on by the excess:
+
+    looks        |..|..|..|..............................|..|
+    quiet time    ********                                **         what counts towards a stall
 """
 
 from __future__ import annotations
@@ -13,18 +31,18 @@ from functools import partial
 
 from pgetpy.core.http.ranges import OPEN_END, Span
 
-# Looks at a connection come several times in this. Where the next one comes later, this process was
-# stopped or found no processor, and what it did not look at is no silence of the network's.
+# The longest time between two looks at a connection that counts as silence in full.
 _LATE = 0.1
 # A connection this much slower than the others' median is better replaced.
 _STRAGGLER = 0.1
 # Below this many others a median says little.
 _QUORUM = 3
-# An answer is never late before this, seconds, nor before twice what four of five answers take.
+# An answer is never late before so many seconds, nor before twice what four of five answers take.
 _SOONEST_LATE = 0.25
 _LATE_TIMES = 2.0
+# How many of the latest answers count: enough for a median, few enough to follow a change.
 _REMEMBERED = 32
-# One of two requests for the same bytes is given up when the other will end so many times sooner.
+# Of two requests for the same bytes, one is cancelled when the other will end so many times sooner.
 _SOONER = 2.0
 
 
@@ -33,9 +51,9 @@ class Latency:
     """Seconds from asking to the head of the answer, connecting and TLS included, at one host.
 
     Attributes:
-        typical: the median of the latest answers; 0 as long as there is none.
-        late: after so many seconds an answer is late; infinite as long as there is none. One answer
-            in twenty may take ten times as long as the others without moving either.
+        typical: the median of the latest answers; 0 before the first.
+        late: after so many seconds an answer is late; infinite before the first. One answer in
+            twenty may take ten times as long as the others without changing either value.
     """
 
     typical: float = 0.0
@@ -59,8 +77,9 @@ class RateMeter:
         born: when it was asked for.
         quiet_since: when it was last seen to move, or not to wait for the network. Time in which
             this process did not run is added, so that it does not count as silence.
-        seen_at, seen_pos: when it was looked at last, and where it stood.
-        rate: bytes a second, averaged over about a second.
+        seen_at, seen_pos: time and position of the last look.
+        rate: bytes a second: the mean since the answer began, and after the first second an
+            exponential average over about a second.
         answered: when the head of its answer came; None before that.
     """
 
@@ -77,7 +96,7 @@ class RateMeter:
         self.seen_pos = pos
 
     def observe(self, now: float, pos: int, *, waiting: bool) -> None:
-        """Take note that the connection stands at `pos` and whether it waits for the network."""
+        """Record that the connection has reached `pos`, and whether it waits for the network."""
         elapsed = now - self.seen_at
         if elapsed <= 0:
             return
@@ -87,6 +106,8 @@ class RateMeter:
             self.quiet_since += max(0.0, elapsed - _LATE)
         current = (pos - self.seen_pos) / elapsed
         age = now - (self.born if self.answered is None else self.answered)
+        # Weighting by elapsed/age makes the average the plain mean while it is young. The least
+        # weight of 0.05 s keeps looks in quick succession from freezing it.
         weight = min(1.0, max(elapsed, 0.05) / min(1.0, max(age, elapsed)))
         self.rate += (current - self.rate) * weight
         self.seen_at, self.seen_pos = now, pos
@@ -112,12 +133,15 @@ def median(values: Sequence[float]) -> float:
 class Window:
     """How far ahead bytes may come: a sink moves it, a plan keeps to it.
 
+        0                  horizon              horizon + size
+        |--- any order -----|--- buffered --------|--- may not be asked for yet ---
+
     Attributes:
         size: bytes that may come although they cannot be put anywhere yet.
-        horizon: the first byte of which it is not known yet where it goes; those before it may come
-            in any order, but this one is wanted most.
-        only: what has to come before anything else may be asked for, where that is so.
-        closed: whether what is not in `only` is not wanted at all.
+        horizon: the first byte whose place is not known yet. Those before it may come in any order;
+            this one is wanted most.
+        only: spans that have to come before anything else may be asked for; empty for none.
+        closed: whether nothing outside `only` is wanted at all.
         keeps_all: whether bytes outside `only` are kept on disk until their turn.
     """
 
@@ -129,7 +153,7 @@ class Window:
 
     @property
     def stop(self) -> int:
-        """Nothing from here on may be asked for; where there is an `only`, that alone says what."""
+        """The first byte that may not be asked for yet; no limit where `only` says what may."""
         return OPEN_END if self.only else self.horizon + self.size
 
 
@@ -139,15 +163,16 @@ class RangeRequest:
 
     Attributes:
         stop: None where only the end of the body tells. Another thread may lower it.
-        pos: every byte before this one has come.
-        waiting: whether whoever carries it waits for the network just now.
+        pos: every byte from `start` up to here has come.
+        waiting: whether its transport waits for the network just now; False while a disk, a
+            reader or a rate limit holds it up, so that this is not taken for silence.
         again: whether its bytes have been asked for before.
-        twin: the part that was asked for the same rest; each has the other.
-        counted: up to where its bytes are in the sums already.
-        reads_on: whether it was asked for everything behind `start`, and is to read on as long as
-            nothing shows that the server would answer a second time.
+        twin: the request that was made for the same rest; each refers to the other.
+        counted: position up to which its bytes are included in the host's and transfer's sums.
+        reads_on: whether it asked for everything from `start` on, and reads on until it is known
+            that the server answers a second request.
         claim: where other requests begin meanwhile; None for `stop`.
-        most: where it stops at the latest, whatever its answer brings.
+        most: where it stops at the latest, however long its answer is.
     """
 
     start: int
@@ -169,7 +194,7 @@ class RangeRequest:
 
     @property
     def owed(self) -> int:
-        """Bytes still to come that nobody else is asked for."""
+        """Bytes still to come that no other request covers."""
         return max(0, self.claim - self.pos) if self.claim is not None else self.rest
 
     @property
@@ -177,7 +202,10 @@ class RangeRequest:
         return self.owed / self.meter.rate if self.meter.rate > 0 else float("inf")
 
     def ends_in(self, now: float, rate: float, latency: float) -> float:
-        """Seconds to its end, at `rate` bytes a second or its own if it is slower."""
+        """Seconds to its end, at `rate` bytes a second or its own rate if that is lower.
+
+        Before the answer, the rest of the usual `latency` is added.
+        """
         if self.meter.answered is None:
             return max(0.0, self.meter.born + latency - now) + self.owed / rate
         own = self.meter.rate
@@ -185,7 +213,7 @@ class RangeRequest:
 
     @property
     def is_overtaken(self) -> bool:
-        """Whether its twin will have brought the rest sooner: one of the two is enough."""
+        """Whether its twin will deliver the rest sooner, so that this one can be cancelled."""
         twin = self.twin
         if twin is None or self.meter.answered is None or twin.pos <= self.pos:
             return False

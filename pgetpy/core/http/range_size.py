@@ -1,8 +1,24 @@
 """How much to ask for in one range.
 
-Two things pull at it. Each request costs the time to its first byte, so ranges should be few and
-long; and all connections should end together, so none should be given more than its part.
-`share` finds that part, `range_size` keeps it within what pays.
+Two aims conflict. Each request costs the time to its first byte, so ranges should be few and long.
+All connections should end together, so no range should be longer than its connection's share of
+what is left. `share` computes that share; `range_size` keeps it within what is worth a request.
+
+The share is a water level. Connection i can begin with new bytes at time b(i): an idle one after
+one latency, a busy one after its current range and one more latency. Pour the unasked bytes U over
+the connections; they fill up to the same time T:
+
+    time
+     T ~~~~|######|######|######|~~~~~~|~~~~~~      #  new bytes, at `rate` a second
+           |######|######|......|      |//////      .  latency
+           |######|......|//////|      |//////      /  what is under way
+     b(1)  |......|//////|//////|      |//////      the last connection ends after T: it gets none
+           +------+------+------+      +------
+
+    U = sum of rate * (T - b(i)) over the n connections with b(i) < T
+    T = (U / rate + sum of b(i)) / n
+
+`share` adds connections in the order of b(i) until the next one would begin after T.
 """
 
 from __future__ import annotations
@@ -14,19 +30,21 @@ from pgetpy.core.http.pace import PERIOD
 from pgetpy.core.http.range_request import RangeRequest
 
 MIB = 1 << 20
-# A connection is not opened for less than this, nor for less than this part of the latency.
+# The least a connection is opened for: what it delivers in so many seconds, and in this part of the
+# latency. Below that the other connections finish the rest sooner.
 _LEAST_SECONDS = 0.05
 _LEAST_LATENCIES = 0.125
 _SMALLEST = MIB
-# A range is followed by another on the same connection only if it lasts this long, and this many
-# times the latency; and where the latency is short, no range lasts much longer than half a second.
+# A range that another one follows on the same connection lasts at least this long and this many
+# latencies: then waiting costs a connection a fifth of its time at most. Where the latency is
+# short, no range lasts much longer than half a second, so that the plan can still adapt.
 _WORTHWHILE_SECONDS = 0.1
 _LATENCIES = 4.0
 _LONGEST_SECONDS = 0.5
-# A step of the climb to more connections takes a latency and a measuring period, and pays only if
-# what is left takes this many times longer.
+# A step to more connections takes a latency and a measuring period, and pays only if the rest of
+# the transfer takes this many times longer.
 _CLIMBS = 1.5
-# While nothing is known of a connection's rate. If it is slow, its rest is split again.
+# The most to ask for while no connection's rate is known. If it is slow, its rest is split later.
 _BLIND = 32 * MIB
 
 
@@ -40,8 +58,8 @@ class Prospect:
         latency: seconds from asking to the first byte.
         connections: how many there may be now.
         expected: how many there may soon be, if the climb goes on.
-        unasked: bytes that nobody has been asked for yet.
-        under_way: what has been asked for.
+        unasked: bytes that have not been requested yet.
+        under_way: the requests that are in flight.
     """
 
     now: float
@@ -54,7 +72,10 @@ class Prospect:
 
 
 def range_size(prospect: Prospect) -> tuple[int, int]:
-    """Return how many bytes to ask for, and the fewest that are worth a request."""
+    """Return how many bytes to ask for, and the fewest that are worth a request.
+
+    Without a rate the unasked bytes are divided evenly, up to `_BLIND`.
+    """
     rate, latency = prospect.rate, prospect.latency
     if rate <= 0:
         return max(_SMALLEST, min(_BLIND, prospect.unasked // prospect.connections)), _SMALLEST
@@ -63,22 +84,23 @@ def range_size(prospect: Prospect) -> tuple[int, int]:
     left = prospect.unasked + sum(asked.owed for asked in prospect.under_way)
     useful = prospect.connections
     if left > rate * useful * _CLIMBS * (latency + PERIOD):
-        # Keep something for connections that are yet to come, as far as it is worth a range.
+        # The climb goes on: leave work for connections yet to come, as far as each gets a range
+        # that is worth it.
         useful = min(prospect.expected, max(useful, int(left / worth)))
+    # No more connections than there are ranges of the least size.
     useful = min(useful, -(-left // least))
     size = share(prospect, useful)
     if size >= 2 * worth:
-        # Leave something for connections that turn out to be faster.
+        # Half of the share now, the rest later: connections that turn out to be faster take more.
         size = min(max(worth, size / 2), max(worth, rate * _LONGEST_SECONDS))
     return max(least, int(size)), least
 
 
 def share(prospect: Prospect, connections: int) -> float:
-    """Return how many bytes the next connection is to bring so that all of them end together.
+    """Return the share of an idle connection, in bytes, with which all connections end together.
 
-    A connection can begin with new bytes once it has brought what it was asked for and waited for
-    another answer. If all end after T seconds, the bytes that nobody was asked for yet are the sum
-    of rate * (T - begin) over the connections that begin before T.
+    It is rate * (T - latency) with the T of the module's theory. `connections` beyond those under
+    way are idle and begin after one latency.
     """
     rate, latency = prospect.rate, prospect.latency
     begins = [latency] * max(1, connections - len(prospect.under_way))

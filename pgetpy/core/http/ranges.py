@@ -1,7 +1,16 @@
 """Half-open byte ranges, and the only parser and printer of Range and Content-Range.
 
-Everywhere in pgetpy a range is `start` up to but not including `stop`. The inclusive form of
-RFC 9110 section 14 begins and ends in this module.
+Everywhere in pgetpy a range is `start` up to but not including `stop`. HTTP counts inclusively
+(RFC 9110, 14): its `bytes=0-9` is `Span(0, 10)`. The two forms meet in this module alone, so that
+an off-by-one can only be here.
+
+`Spans` is a set of bytes: what is held, what has landed, what has been seen. Its two sorted lists
+keep the invariant
+
+    start[0] < stop[0] < start[1] < stop[1] < ...
+
+with gaps of at least one byte, so that two spans which touch are one. Each operation is a binary
+search plus the spans it changes, and the usual one, appending, is constant.
 """
 
 from __future__ import annotations
@@ -38,7 +47,7 @@ class ContentRange:
     total: int | None
 
 
-# Where a range stops that asks for everything from its start on.
+# The `stop` of a range that asks for everything from its start on. Larger than any object.
 OPEN_END = 1 << 62
 
 
@@ -62,7 +71,7 @@ def parse_content_range(value: str) -> ContentRange | None:
 
 
 def joined(spans: Iterable[Span], gap: int) -> tuple[Span, ...]:
-    """Return what covers `spans`, lowest first, those no more than `gap` bytes apart as one."""
+    """Return `spans` sorted, merging those that are no more than `gap` bytes apart."""
     found: list[Span] = []
     for span in sorted(spans):
         if found and span.start - found[-1].stop <= gap:
@@ -73,8 +82,10 @@ def joined(spans: Iterable[Span], gap: int) -> tuple[Span, ...]:
 
 
 def whole_units(spans: Iterable[Span], unit: int, total: int) -> Spans:
-    """Return what of `spans` is whole units of `unit` bytes, of an object of `total` bytes, the
-    last of which may be shorter."""
+    """Return the whole units of `unit` bytes within `spans`, of an object of `total` bytes.
+
+    The last unit of the object may be shorter and counts as whole.
+    """
     found = Spans()
     for start, stop in spans:
         found.add(-(-start // unit) * unit, stop if stop >= total else stop - stop % unit)
@@ -112,10 +123,11 @@ class Spans:
         if start >= stop:
             return
         if self._stops and start == self._stops[-1]:
-            # What most often is added follows the rest.
+            # The usual case, a download in order.
             self._stops[-1] = stop
             self.size += stop - start
             return
+        # Spans low to high touch or overlap the new one, and become part of it.
         low = bisect_left(self._stops, start)
         high = bisect_right(self._starts, stop)
         if low < high:
@@ -148,5 +160,5 @@ class Spans:
 
     @property
     def frontier(self) -> int:
-        """The first byte that is not in the set."""
+        """The first byte that is not in the set: everything before it is."""
         return self._stops[0] if self._starts and self._starts[0] == 0 else 0

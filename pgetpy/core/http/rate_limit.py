@@ -1,13 +1,17 @@
-"""A rate as a bucket of tokens: how long to pause for the bytes just taken."""
+"""A rate as a bucket of tokens: how long to pause for the bytes just taken.
+
+The bucket fills at `rate` and holds a tenth of a second's worth. Taking may leave it below zero,
+since the bytes have arrived already; the pause is then the time in which it fills up to zero.
+"""
 
 from __future__ import annotations
 
-# What may be taken at once after a rest, in seconds of the rate.
+# The bucket's size: the burst after a pause, in seconds at the rate.
 _BURST = 0.1
 
 
 class TokenBucket:
-    """Lets `rate` bytes a second through, on the average of any longer while."""
+    """Lets `rate` bytes a second through, averaged over more than a moment. Not thread-safe."""
 
     def __init__(self, rate: float, now: float) -> None:
         self.rate = rate

@@ -1,4 +1,15 @@
-"""Bytes that came before their turn."""
+"""Bytes that arrived before their turn.
+
+A decoder wants bytes in order; ranges arrive in any order. The buffer keeps what lies ahead of the
+decoder's front:
+
+    front
+      |          [ piece ]  [ piece ][ piece ]
+      |  missing            ^ pieces never overlap: `keep` stores only what is new
+
+Two requests may deliver the same bytes, the second copy even after the first has been taken out
+again. `_seen` remembers everything that was ever kept, so that the second copy is dropped.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +19,24 @@ from pgetpy.core.http.ranges import Span, Spans
 
 
 class ReorderBuffer:
-    """Holds pieces of an object until those before them have been dealt with; none twice.
+    """Holds pieces of an object until those before them have been consumed; none twice.
 
     Attributes:
-        size: bytes that wait.
+        size: bytes held at present.
     """
 
     def __init__(self) -> None:
         self.size = 0
         self._pieces: dict[int, bytes] = {}
         self._starts: list[int] = []
-        # What has ever waited, so that a second copy of it does not wait as well.
+        # Everything that was ever kept, so that a second copy of it is not.
         self._seen = Spans()
 
     def __bool__(self) -> bool:
         return self.size > 0
 
     def keep(self, pos: int, data: memoryview) -> None:
-        """Hold a copy of what of `data`, the bytes from `pos` on, is new."""
+        """Keep a copy of those of `data`, the bytes from `pos` on, that are new."""
         for span in list(self._seen.missing(pos, pos + len(data))):
             self._pieces[span.start] = bytes(data[span.start - pos : span.stop - pos])
             insort(self._starts, span.start)
@@ -33,7 +44,10 @@ class ReorderBuffer:
             self.size += span.size
 
     def take(self, front: int) -> tuple[int, bytes] | None:
-        """Return the lowest piece and where it begins, if that is not behind `front`."""
+        """Remove and return the lowest piece, with its position; None if it begins after `front`.
+
+        It may begin before `front`: then the caller drops the overlap.
+        """
         if not self._starts or self._starts[0] > front:
             return None
         pos = self._starts.pop(0)
@@ -42,11 +56,11 @@ class ReorderBuffer:
         return pos, piece
 
     def has_seen(self, span: Span) -> bool:
-        """Whether all of `span` has come."""
+        """Whether all of `span` has ever been kept."""
         return self._seen.covers(span.start, span.stop)
 
     def read(self, span: Span) -> bytes | None:
-        """Return the bytes of `span`, which go on waiting; None where one of them does not."""
+        """Return the bytes of `span` without removing them; None unless all of them are held."""
         first = max(0, bisect_right(self._starts, span.start) - 1)
         parts = []
         reached = span.start
@@ -58,7 +72,7 @@ class ReorderBuffer:
         return b"".join(parts) if reached >= span.stop else None
 
     def clear(self) -> None:
-        """Hold nothing any more."""
+        """Drop all pieces; what was seen stays seen."""
         self._pieces.clear()
         self._starts.clear()
         self.size = 0

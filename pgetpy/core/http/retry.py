@@ -1,4 +1,17 @@
-"""Failure in, waiting time out: again after t seconds, or give up."""
+"""Failure in, waiting time out: again after t seconds, or give up.
+
+The wait doubles from 0.1 s to 20 s, with random jitter so that many clients that failed at the same
+moment do not return at the same moment. `limit` counts failures in a row: a transfer of hours over
+a bad line may fail hundreds of times, and goes on as long as bytes arrive in between.
+
+Several requests of a transfer are under way at a time, and one outage fails them all. Counting each
+would use up all tries at once. So a failure is an echo if its request was made before the last
+failure was known; echoes wait, but count only once:
+
+    request A  |----------X              1st failure
+    request B     |-----------X          echo: asked before the 1st was known
+    request C              |-----X       2nd failure
+"""
 
 from __future__ import annotations
 
@@ -14,8 +27,9 @@ from pgetpy.errors import (
 
 # 408, 425 and 429 ask for another try by definition; 5xx are the server's trouble.
 RETRIED_STATUSES = frozenset({408, 425, 429})
+# Too many requests: fewer connections help, not just waiting.
 OVERLOADED = frozenset({429, 503})
-# A target that was signed for a while answers so when its time is over.
+# How a URL with a time-limited signature answers once it has expired.
 EXPIRED_STATUSES = frozenset({401, 403, 404, 410})
 _FIRST_DELAY = 0.1
 _LONGEST_DELAY = 20.0
@@ -38,8 +52,13 @@ class Retries:
     def delay(self, error: PgetError, jitter: float, *, echo: bool = False) -> float | None:
         """Return how long to wait before the next try, or None to give up.
 
-        `jitter` is a random number from 0 up to 1, which spreads a herd that failed together. An
-        `echo` was asked for before the last failure was known: the same trouble, counted once.
+        A server's Retry-After goes before the backoff, unless it asks for so long that waiting
+        makes no sense.
+
+        Args:
+            error: the failure.
+            jitter: a random number from 0 up to 1.
+            echo: whether the request was made before the last failure was known.
         """
         if not retryable(error) or (self._in_a_row >= self.limit and not echo):
             return None
@@ -56,8 +75,8 @@ class Retries:
     def first_byte_patience(self, seconds: float) -> float:
         """Return how long to wait for an answer to begin, where `seconds` are right for the first.
 
-        What a server makes while it is asked for may take longer; asking again does not speed it
-        up.
+        A server that produces the object on request may take longer than `seconds` each time, and
+        asking again does not speed it up. So the patience grows with each try.
         """
         return seconds * self.attempts
 

@@ -1,4 +1,10 @@
-"""What every sink is: a place that takes the bytes of one object in any order."""
+"""What every sink is: a place that takes the bytes of one object in any order.
+
+Bytes reach a sink in one of two ways. A transport that can splice asks `place` for a file
+descriptor and an offset, has the kernel move the bytes there, and Python never sees them. Any other
+transport calls `write`. In both cases `mark` follows once the bytes are really there: a journal may
+record them, and a run that is killed finds them again.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +24,7 @@ class Place:
 
 
 class Sink(ABC):
-    """Takes bytes from many threads at once. Positions are those of the object.
+    """Takes bytes from many threads at once. Positions are offsets in the object.
 
     Attributes:
         window: how far ahead one may write; None for anywhere.
@@ -35,4 +41,4 @@ class Sink(ABC):
         """Take `data`, the bytes from `pos` on."""
 
     def mark(self, start: int, stop: int) -> None:  # noqa: B027  most have nothing to note
-        """The bytes from `start` up to `stop` have been written."""
+        """Note that the bytes from `start` up to `stop` have been written."""

@@ -1,11 +1,16 @@
-"""When a transfer brings too little to be worth waiting for, as curl's --speed-limit has it."""
+"""When a transfer is too slow to be worth waiting for, as with curl's --speed-limit.
+
+The average is taken over a window of `seconds` of waiting, not of wall time: time in which a disk,
+a reader or a rate limit of ours held the transfer up says nothing about the network. `_looks` keeps
+one sample a second, (seconds waited, bytes by then), and the oldest one is the start of the window.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
 
-# Seconds between two looks that are remembered.
+# Seconds between two samples.
 _GRAIN = 1.0
 
 
@@ -13,7 +18,7 @@ _GRAIN = 1.0
 class SpeedLimit:
     """Fewer than `rate` bytes a second over `seconds` of waiting for the network are too few.
 
-    Time in which nobody waited for the network does not count. A `rate` or `seconds` of 0 allows
+    Time not spent waiting for the network does not count. A `rate` or `seconds` of 0 allows
     everything.
     """
 
@@ -25,13 +30,18 @@ class SpeedLimit:
     _looks: deque[tuple[float, int]] = field(default_factory=deque)
 
     def undercut(self, now: float, moved: int, *, waiting: bool) -> bool:
-        """Whether too little has come up to `now`, of `moved` bytes in all; `waiting` says whether
-        the network was waited for since the last look."""
+        """Whether the transfer is too slow.
+
+        Args:
+            now: seconds, monotonic.
+            moved: bytes received so far.
+            waiting: whether the transfer has waited for the network since the last call.
+        """
         elapsed = now - self._seen_at if self._seen_at is not None else 0.0
         self._seen_at = now
         if not waiting or self.rate <= 0 or self.seconds <= 0:
             return False
-        # Who was stopped, or had no processor, did not wait for the network in that time.
+        # A longer gap means that this process was stopped or had no processor.
         self._waited += min(elapsed, _GRAIN)
         looks = self._looks
         if not looks or self._waited - looks[-1][0] >= _GRAIN:

@@ -1,4 +1,17 @@
-"""URLs as requests need them: normalised, split from their credentials, followed on redirects."""
+"""URLs as requests need them: normalised, split from their credentials, followed on redirects.
+
+A text becomes a `Link` once. From there on user and password are out of the URL, so that a log or a
+`Referer` cannot leak them, and whether they may be sent is decided by `Origin` alone:
+
+    credentials of the user      to the origin of the original URL, and to the same host after a
+                                 step from http to https (`may_see_credentials`)
+    headers of the user          the same, but for a few that tell nothing (`_HARMLESS_HEADERS`)
+    signature in a target URL    wherever it points: whoever made the URL put it there
+
+A signed URL changes with every signature while the object stays the same. `Link.key` is made
+without the signature, so that a journal finds the object again; `Link.signature` is made of it
+alone, so that two users' rights to one object can be told apart.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +31,9 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 MOST_REDIRECTS = 10
 _PATH_SAFE = "/%:@!$&'()*+,;=~-._[]"
 _QUERY_SAFE = _PATH_SAFE + "?|\\^`{}"
-# Characters that a path may hold as they are, and that do not mean anything else in a URL.
+# Characters that a file's path keeps unencoded: those without a meaning of their own in a URL.
 _PLAIN_PATH = "/:@!$&'()*+,;=~-._"
-# What a caller sets that tells nothing about him may follow a redirect anywhere.
+# Headers that say nothing about the user may follow a redirect anywhere.
 _HARMLESS_HEADERS = frozenset({"user-agent", "accept", "accept-language"})
 
 
@@ -43,7 +56,7 @@ class RequestSigner(Protocol):
         """Whether `refresh` has to be called before the next request is signed."""
 
     def refresh(self) -> None:
-        """Get keys, which may take requests of its own.
+        """Get new keys, which may take requests to other services.
 
         Raises:
             PgetError: there are none.
@@ -88,7 +101,7 @@ class Link:
 
     @cached_property
     def key(self) -> str:
-        """64 hex digits of what the URL names, whoever signed it."""
+        """64 hex digits that identify what the URL names, independent of its signature."""
         return _hash(self.unsigned.url)
 
     @property
@@ -102,10 +115,10 @@ class Link:
 
 
 def parse_link(url: str) -> Link:
-    """Return `url` as a link.
+    """Return `url` as a link: host in ASCII (IDNA), path and query percent-encoded, no fragment.
 
     Raises:
-        BadReferenceError: it is no http or https URL with a host.
+        BadReferenceError: it is not an http or https URL with a host.
     """
     try:
         parts = urlsplit(url)
@@ -130,19 +143,20 @@ def parse_link(url: str) -> Link:
 
 
 def opened_link(url: str, authorization: str | None, *, trusted: bool) -> Link:
-    """Return `url` as a link that `authorization`, where there is one, opens.
+    """Return `url` as a link with this Authorization value, which goes before one in the URL.
 
     Raises:
-        BadReferenceError: it is no http or https URL with a host.
+        BadReferenceError: it is not an http or https URL with a host.
     """
     link = parse_link(url)
     return replace(link, authorization=authorization or link.authorization, trusted=trusted)
 
 
 def local_link(url: str) -> Link:
-    """Return a file or data URL as a link: who calls this lets its bytes be read.
+    """Return a file or data URL as a link. Calling this permits reading the file.
 
-    Nothing else makes one, so that no redirect and no service's answer leads to this machine.
+    No other function makes such a link, so no redirect and no service's answer can make pgetpy
+    read a file of this machine.
 
     Raises:
         BadReferenceError: it is a file URL that names no path of this machine.
@@ -153,6 +167,7 @@ def local_link(url: str) -> Link:
 
 
 def _local_name(url: str) -> str:
+    """Return the one spelling under which a file URL's path is known; a data URL is its own."""
     if url[:5].lower() != "file:":
         return url
     parts = urlsplit(url)
@@ -172,7 +187,7 @@ def follow(link: Link, location: str) -> Link:
     """Return where a redirect from `link` to `location` leads (RFC 9110, 10.2.2).
 
     Raises:
-        TransferError: the location is no URL that can be asked.
+        TransferError: the location is not an http or https URL.
     """
     try:
         return parse_link(urljoin(link.url, _as_utf8(location.strip())))

@@ -1,7 +1,15 @@
-"""Pages of listings: ListObjectsV2 of S3, read as it arrives.
+"""Pages of listings: ListObjectsV2 of S3.
 
-Source: Amazon S3 API Reference, "ListObjectsV2". `encoding-type=url` is asked for, because a key
-may hold characters that XML cannot express; some stores ignore it, and say so by not repeating it.
+Source: Amazon S3 API Reference, "ListObjectsV2". `encoding-type=url` is requested because a key may
+hold characters that XML cannot express; some stores ignore it, and show that by not repeating it.
+
+    <ListBucketResult>
+      <EncodingType>url</EncodingType>
+      <IsTruncated>true</IsTruncated>  <NextContinuationToken>...</NextContinuationToken>
+      <Contents> <Key>a%2Fb</Key> <Size>12</Size> <ETag>"..."</ETag> </Contents>
+      ...
+
+Only these elements are read, at exactly these depths, whatever else a store adds.
 """
 
 from __future__ import annotations
@@ -79,7 +87,11 @@ def _refuse_entity(*_: object) -> None:
 
 
 class _PageReader:
-    """Collects the elements of a page."""
+    """Collects the elements of a page.
+
+    `_path` holds the names of the open elements, without their namespaces, which differ between
+    stores. `_fields` are those of the object that is being read, `_top` those of the page.
+    """
 
     def __init__(self) -> None:
         self._path: list[str] = []
@@ -112,6 +124,11 @@ class _PageReader:
         self._path.pop()
 
     def page(self) -> ListingPage:
+        """Return what was collected.
+
+        Raises:
+            BadListingError: an object without key or size, or a truncated page without a token.
+        """
         encoded = self._top.get("EncodingType") == "url"
         objects = [_listed(fields, encoded=encoded) for fields in self._objects]
         token = ""

@@ -3,7 +3,13 @@
 Source: Amazon S3 API Reference, "CreateMultipartUpload", "ListParts", "CompleteMultipartUpload";
 limits: Amazon S3 User Guide, "Amazon S3 multipart upload limits".
 
-All parts but the last have the same size, because Cloudflare's R2 accepts no others.
+    CreateMultipartUpload  ->  upload ID
+    UploadPart 1..n        ->  an ETag each; in any order, repeated at will
+    ListParts              ->  what the store has: how an interrupted upload is resumed
+    CompleteMultipartUpload    with the ETags by number; only now the object appears
+
+Limits: parts of 5 MiB to 5 GiB, the last may be smaller, and 10,000 of them. All parts but the last
+have the same size, because Cloudflare's R2 does not accept others.
 """
 
 from __future__ import annotations
@@ -49,7 +55,10 @@ def text_of(name: str, xml: str) -> str:
 
 
 def error_within(xml: str) -> str:
-    """Return the code and message of an answer that is an error in spite of its status."""
+    """Return the code and message of an error that came with status 200; empty if it is none.
+
+    S3 sends the head before it has completed an upload, and may fail after that.
+    """
     if not re.match(r"\s*(?:<\?xml[^>]*>\s*)?<Error\b", xml):
         return ""
     return f"{text_of('Code', xml)}: {text_of('Message', xml)}"
@@ -81,7 +90,7 @@ def completion(parts: Mapping[int, str]) -> bytes:
 def usual_etag(md5s: Mapping[int, str]) -> str:
     """Return the ETag that stores give to an object of parts with these MD5 sums, in hex.
 
-    Stores that encrypt with keys of their own give others, so that another one proves nothing.
+    Stores that encrypt with keys of their own give other ETags, so a different one proves nothing.
     """
     joined = b"".join(bytes.fromhex(md5s[number]) for number in sorted(md5s))
     return f'"{hashlib.md5(joined, usedforsecurity=False).hexdigest()}-{len(md5s)}"'

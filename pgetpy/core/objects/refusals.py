@@ -1,6 +1,10 @@
 """What object stores mean by their errors, and what a person can do about them.
 
 Source: Amazon S3 API Reference, "Error responses". A store answers in XML: `<Error><Code>...`.
+
+Three kinds of refusal mend themselves with a second request: an expired token, a clock that is
+wrong (the answer's Date says by how much), and a bucket in another region (a header says which).
+`read_refusal` finds what is needed for that. For all others `explain` says what a person can do.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from email.utils import parsedate_to_datetime
 
 from pgetpy.core.http.heads import Head
 
-# What a second request may mend, once.
+# Codes after which a second request, with new keys or the server's time, may succeed.
 EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
 SKEWED = frozenset({"RequestTimeTooSkewed", "RequestExpired"})
 _REGION_CODES = frozenset(
@@ -23,7 +27,7 @@ _EXPECTING = re.compile(r"expecting '([a-z0-9-]{2,41})'")
 
 @dataclass(frozen=True)
 class Refusal:
-    """What an answer says about why it is not the object.
+    """The reason that a store gives for refusing a request.
 
     Attributes:
         code: the store's name for it, such as `NoSuchKey`; empty if it gave none.

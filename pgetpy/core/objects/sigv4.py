@@ -52,7 +52,7 @@ class Credentials:
 def encode_path(path: str) -> str:
     """Percent-encode a key as S3 signs it: every byte but unreserved characters and `/`.
 
-    A byte that is no UTF-8 came in as a surrogate, and goes out as that byte.
+    A byte that is not valid UTF-8 is a surrogate in `path`, and is encoded as that byte.
     """
     return quote(path, safe="/-_.~", errors="surrogateescape")
 
