@@ -1,1 +1,25 @@
-"""Ways to carry bytes from a server into a sink: implementations of `base.Transport`."""
+"""Transports: each makes a request, has its head judged, and moves the body to its sink.
+
+    local     file: and data: URLs, as if a server had answered
+    direct    the usual way: a small HTTP/1 client of our own on pooled sockets
+    aio       aiohttp, for what direct raises `UnsupportedResponseError` for
+
+An exchange passes through the same states in all of them:
+
+    connect --> ask --> head --> judge --> body --> landed      an error, or a cancellation, at any
+                                   |                            point: nothing is written any more
+                                   +- raises: nothing is kept
+
+How `direct` moves a body depends on what is between the socket and the sink:
+
+    body up to 256 KiB              received on the event loop: a thread would cost more than it
+    larger, plain, sink on disk     socket =splice=> pipe =splice=> file: Python sees no byte
+    larger, TLS or no file          socket -> TLS in memory -> buffer -> sink, in a thread
+    chunked, coded, no length       as above, through `BodyDecoder`
+    no thread is free               the same on the event loop, a block at a time (`on_loop`)
+
+A connection belongs to the event loop until a head has been read. For a body that a thread moves,
+the socket is made blocking and handed over; nothing on the loop touches it until the thread ends.
+To stop the thread the loop sets `cancelled` and shuts the socket down, which wakes it, and then
+waits for it: that is what makes "nothing is written afterwards" true.
+"""

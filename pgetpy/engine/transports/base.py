@@ -1,4 +1,18 @@
-"""What every transport is: it makes a request, has the head judged, moves the body to a sink."""
+"""What every transport is: it makes a request, has the head judged, moves the body to a sink.
+
+An `Exchange` is shared by three parties, each of which writes only its own fields:
+
+    engine       makes it; may lower `part.stop` while bytes flow, and cancel the task
+    transport    moves `part.pos`, sets `part.waiting`, and `cancelled` for its own thread
+    judge        is called once by the transport, in any thread, before a byte is kept
+
+Bytes land in two steps. `landed` moves `part.pos`, for the plan and the progress; `mark` tells the
+sink, whose journal survives a kill. Marking each block would write the journal too often, so it
+follows at intervals and at the end:
+
+    start ======= marked ======= pos ------------ stop
+           in the journal  landed     still to come
+"""
 
 from __future__ import annotations
 
@@ -22,9 +36,10 @@ from pgetpy.system.logs import RoomLog
 # than their sum, 1 MiB, per connection.
 BLOCK = 768 * 1024
 JOURNAL_EVERY = 256 * 1024
+# A pause is slept in slices of so many seconds, so that a cancellation is noticed.
 _SLICE = 0.05
 _SECRET_HEADERS = frozenset({"authorization", "cookie"})
-# Less could be a word of the sentence as well.
+# Anything shorter could also be a word of the server's sentence.
 _SHORTEST_SECRET = 5
 _LOG = RoomLog("engine")
 
@@ -32,7 +47,7 @@ USER_AGENT = "pgetpy"
 
 
 class UnsupportedResponseError(Exception):
-    """This transport does not speak what the server (`reason`) does; another one will."""
+    """This transport cannot handle the answer, but another one may; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +69,8 @@ class Request:
         proxy: URL of the proxy to go through, or None.
         tls: the context for https.
         connect_timeout: seconds for the connection and its TLS handshake.
-        trusted: whether no policy has judged the addresses. What is connected for one that is
-            trusted is not lent to one that is not.
+        trusted: whether the operator named the host, so that no policy has judged its addresses. A
+            connection of a trusted request is never used for another kind of request.
     """
 
     url: str = field(repr=False)
@@ -74,12 +89,12 @@ class Exchange:
     Attributes:
         part: which bytes; `pos` is moved by the transport.
         asked: the range in the request, None for the whole object.
-        on_head: judges the head and gives the answer that is believed and the sink for its body,
+        on_head: judges the head and returns the answer that is believed and the sink for its body,
             or raises; called before any byte of the body is kept, in any thread.
-        throttle: takes the bytes that have landed and returns the seconds to pause.
+        throttle: is given the bytes that have landed and returns the seconds to pause.
         cancelled: set by a transport that was cancelled, for its thread to see.
         blocking: whether the sink may have to wait for its reader.
-        generation: how often the object had to be asked for more plainly before.
+        generation: how often the manner of asking had changed when this request was made.
     """
 
     request: Request
@@ -95,16 +110,20 @@ class Exchange:
 
     @property
     def may_sleep(self) -> bool:
-        """Whether `landed` or the sink may sleep, so that they have no place on the loop."""
+        """Whether `landed` or the sink may sleep, so that they must not be called on the loop."""
         return self.blocking or self.throttle is not None
 
     @property
     def block(self) -> int:
-        """How much is moved at a time."""
+        """Bytes to move at a time; less under a rate limit, so that the pauses are short."""
         return BLOCK if self.throttle is None else BLOCK // 12
 
     def judge(self, head: Head) -> tuple[Answer, Sink]:
-        """Have `head` judged and the range set to what it promises; the body may be kept then."""
+        """Have `head` judged and set the range to what it promises; then the body may be kept.
+
+        Raises:
+            Exception: whatever the judge raises.
+        """
         if head.words:
             head = replace(head, words=_without_secrets(head.words, self.request.headers))
         answer, sink = self.on_head(self, head)
@@ -122,7 +141,7 @@ class Exchange:
         return answer, sink
 
     def store(self, sink: Sink, data: memoryview) -> None:
-        """Give `data`, the bytes at the range's position, to `sink`."""
+        """Give `data`, the bytes from `part.pos` on, to `sink`, a block at a time."""
         for at in range(0, len(data), self.block):
             if self.cancelled:
                 return
@@ -131,7 +150,7 @@ class Exchange:
             self.landed(len(block))
 
     def landed(self, count: int) -> None:
-        """`count` more bytes have reached the sink."""
+        """Record that `count` more bytes have reached the sink; may sleep to keep to a rate."""
         part = self.part
         part.pos += count
         if part.pos - self._marked >= JOURNAL_EVERY:
@@ -146,6 +165,7 @@ class Exchange:
             self._marked = self.part.pos
 
     def _pause(self, seconds: float) -> None:
+        """Sleep; this is not time spent waiting for the network."""
         waiting, self.part.waiting = self.part.waiting, False
         deadline = time.monotonic() + seconds
         while not self.cancelled and (left := deadline - time.monotonic()) > 0:
@@ -154,7 +174,7 @@ class Exchange:
 
 
 def _without_secrets(words: str, headers: tuple[tuple[str, str], ...]) -> str:
-    """Return a server's `words` without those of the request: some servers repeat it."""
+    """Return a server's `words` without the request's secrets: some servers repeat the request."""
     values = [value for name, value in headers if name.lower() in _SECRET_HEADERS]
     parts = [part.partition("=")[2] for value in values for part in re.split("[; ]+", value)]
     for secret in sorted({*values, *parts}, key=len, reverse=True):
@@ -170,7 +190,8 @@ class Transport(Protocol):
         """Make the request, have the head judged, move the body into the sink.
 
         Returns when the body has landed up to `part.stop`, which may be lowered meanwhile. May be
-        cancelled; `part.pos` tells how far it came, and nothing is written any more afterwards.
+        cancelled. However it ends, `part.pos` says how far it came, and nothing is written after
+        that.
 
         Raises:
             TransferError: the network or server failed, or the judge said no.

@@ -1,4 +1,15 @@
-"""A body that is not simply the object's bytes: framed, coded, or ended by the connection."""
+"""A body that is not simply the object's bytes: framed, coded, or ended by the connection.
+
+Layers are undone from the outside in:
+
+    socket --> framing --------------> transfer codings --> content coding --> object's bytes
+               chunks, a length, or    last applied first   (gzip, deflate)
+               the end of connection
+
+The framing alone says where the body ends. Without chunks or a length that is the end of the
+connection, which a broken line looks like as well: `open_ended` tells, and only a coding that marks
+its own end can notice that bytes are missing.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +24,7 @@ _COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate"})
 
 
 class BodyDecoder:
-    """Takes what a connection delivers behind `head` and gives the object's bytes.
+    """Takes what a connection delivers after `head` and gives the object's bytes.
 
     Args:
         url: for errors.
@@ -33,25 +44,25 @@ class BodyDecoder:
 
     @property
     def complete(self) -> bool:
-        """Whether the end of the body has come, as far as its framing marks it."""
+        """Whether the end that the framing marks has come; never, if it marks none."""
         return self._chunks.complete if self._chunks is not None else self._left == 0
 
     @property
     def open_ended(self) -> bool:
-        """Whether nothing but the end of the connection marks the body's."""
+        """Whether only the end of the connection marks the end of the body."""
         return self._chunks is None and self._left is None
 
     @property
     def surplus(self) -> bool:
-        """Whether something has come behind the end."""
+        """Whether bytes have come after the end, so that the connection cannot be used again."""
         return self._surplus or (self._chunks is not None and self._chunks.surplus > 0)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield the bytes of the object that `data` brings.
+        """Yield the bytes of the object that `data`, the next bytes of the body, contains.
 
         Raises:
-            ConnectionFailedError: the framing is broken.
-            TransferError: the coded bytes are.
+            ConnectionFailedError: the framing is broken; another try may do better.
+            TransferError: the coded bytes are broken, which is how the server has them.
         """
         if self._chunks is not None:
             try:
@@ -71,10 +82,10 @@ class BodyDecoder:
                 raise TransferError(self._url, reason) from None
 
     def end(self) -> None:
-        """The body has come to its end, or the connection has.
+        """Check that the body is complete, after its end or that of the connection.
 
         Raises:
-            ConnectionFailedError: something of it is missing.
+            ConnectionFailedError: part of it is missing.
         """
         if not self.complete and not self.open_ended:
             what = f"{self._left} bytes before" if self._left is not None else "before"
@@ -93,7 +104,11 @@ def transfer_codings(head: Head) -> tuple[str, ...]:
 def check_transfer_coding(url: str, head: Head, *, most: int = 2) -> None:
     """Raise where the body has transfer codings that are not undone here.
 
-    `most` may be had: chunks, and in them one compression, which nobody asked for.
+    At most `most` are: chunks and, within them, one compression. No request asks for that (there is
+    no TE header), but some servers compress all the same.
+
+    Raises:
+        TransferError: there are others.
     """
     codings = transfer_codings(head)
     inner = codings[:-1] if codings[-1:] == ("chunked",) else codings
@@ -104,7 +119,7 @@ def check_transfer_coding(url: str, head: Head, *, most: int = 2) -> None:
 
 
 def _decode(data: bytes, decoders: Sequence[ContentDecoder]) -> Iterator[bytes]:
-    """Yield `data` as the `decoders` make it, one after the other."""
+    """Yield `data` passed through all `decoders` in turn, a piece at a time."""
     if not decoders:
         yield data
         return

@@ -1,4 +1,17 @@
-"""Connecting to a host that has several addresses, of which some may be dead (RFC 8305)."""
+"""Connecting to a host that has several addresses, of which some may be dead (RFC 8305).
+
+A packet to a dead address vanishes, and a connection attempt would take the whole timeout to fail.
+Trying all addresses at once would load the host for nothing. So the addresses are tried in order,
+each with a head start of 250 ms, or until the one before has failed; the first that answers wins:
+
+    address 1  |--------------------------------------------  (no answer)
+    address 2        |----------X refused
+    address 3                   |-----| connected: the others are cancelled
+               0   250 ms    at once, for 2 has failed
+
+IPv6 and IPv4 take turns in that order: usually one whole family is broken, and the second address
+tried should not be of the same. The winner is remembered, and is first the next time.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +26,9 @@ from itertools import chain, zip_longest
 
 from pgetpy.engine.transports.base import Address
 
-# An address that has not answered after so long is joined by the next one (RFC 8305, 5).
+# The head start of each address, in seconds: the Connection Attempt Delay of RFC 8305, 5.
 DELAY = 0.25
-# What says nothing about a host, only that there is no way to such addresses from here.
+# Errors that say nothing about a host, only that this machine has no route to such addresses.
 NO_WAY = frozenset({errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EHOSTUNREACH})
 
 Connect = Callable[[Address], Coroutine[None, None, socket.socket]]
@@ -24,7 +37,7 @@ _Connecting = asyncio.Task[socket.socket]
 
 @dataclass(eq=False)
 class AddressRace:
-    """Connects to whichever address of a host answers first, and begins there the next time."""
+    """Connects to the address of a host that answers first, and begins there the next time."""
 
     _winners: dict[tuple[Address, ...], Address] = field(default_factory=dict)
 
@@ -35,22 +48,24 @@ class AddressRace:
         return [won, *others] if won is not None else others
 
     def won(self, addresses: tuple[Address, ...], winner: Address) -> None:
-        """`winner`, one of `addresses`, has answered."""
+        """Remember that `winner`, one of `addresses`, has answered."""
         self._winners[addresses] = winner
 
     async def connect(
         self, addresses: Sequence[Address], seconds: float, connect: Connect
     ) -> tuple[socket.socket, Address]:
-        """Return a connected socket, and to which of `addresses` it is; `connect` makes one.
+        """Return a connected socket, and to which of `addresses` it is.
 
-        They are tried in their order, each a moment after the one before unless that one fails
-        sooner, and none is given up for another.
+        Args:
+            addresses: in the order to try them. An attempt goes on while later ones are made.
+            seconds: for all of it.
+            connect: makes one attempt.
 
         Raises:
-            OSError: none can be connected to within `seconds`; the failure that says the most.
+            OSError: none can be connected to within `seconds`; the most telling of the failures.
         """
         deadline = time.monotonic() + seconds
-        # However many there are, each gets its turn.
+        # With many addresses the head start shrinks, so that even the last gets half of the time.
         delay = min(DELAY, seconds / (2 * len(addresses) or 1))
         waiting = list(addresses)
         running: dict[_Connecting, Address] = {}
@@ -78,7 +93,7 @@ class AddressRace:
 
 
 def _interleave(addresses: Sequence[Address]) -> list[Address]:
-    """Return `addresses` so that their families take turns, beginning with the first's."""
+    """Return `addresses` with families taking turns, beginning with that of the first one."""
     families: dict[int, list[Address]] = {}
     for address in addresses:
         families.setdefault(address.family, []).append(address)
@@ -87,7 +102,7 @@ def _interleave(addresses: Sequence[Address]) -> list[Address]:
 
 
 def _telling(before: OSError, task: _Connecting, address: Address) -> OSError:
-    """Return which of two failures says more about the host."""
+    """Return the failure that says more: one of the host's before one of this machine's routes."""
     error = task.exception()
     if not isinstance(error, OSError):
         assert error is not None
@@ -98,7 +113,7 @@ def _telling(before: OSError, task: _Connecting, address: Address) -> OSError:
 
 
 async def _end(running: dict[_Connecting, Address]) -> None:
-    """Give up the connections that are still being made, and those made a moment too late."""
+    """Cancel the attempts under way; close those that succeed before they notice."""
     for task in running:
         task.cancel()
         task.add_done_callback(_close)

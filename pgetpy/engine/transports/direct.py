@@ -1,10 +1,10 @@
-"""The bulk path: one range of one known address, moved by the kernel where it can.
+"""The bulk path: one range from one known address, moved by the kernel where possible.
 
-A request is made on the event loop. A small body is taken there as well, for a thread would cost
-more than it; a large one is moved by a thread: on Linux without TLS by splice, from the socket
-through a pipe into the file, never seen by Python; elsewhere through a reused buffer. A body that
-has to be decoded, or whose end only its framing or the connection's end tells, goes through Python.
-What is no HTTP/1, and a proxy that is asked by TLS, is left to the full client.
+The table of ways in which a body is moved is in the package's docstring. On all of them `part.pos`
+is the only record of progress: it moves after the bytes have reached the sink, never before, so an
+exchange may be stopped at any byte. `part.stop` may be lowered meanwhile by another thread; every
+loop here reads it anew for each block. Anything but HTTP/1, and a proxy that is reached by TLS, is
+left to the full client.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from pgetpy.system.event_loop import wait_for, wait_uncancelled
 from pgetpy.system.threads import Workers
 
 _BUFFER = 256 * 1024
-# A body of this size is sooner received on the loop than handed to a thread.
+# Receiving a body of this size on the loop takes less time than handing it to a thread.
 _SMALL = 256 * 1024
-# Several writers of one file only spin on its lock in the kernel.
+# More writers of one file only spin on its inode's lock in the kernel.
 _WRITERS = 2
 _FILL_SECONDS = 0.05
 _IDLE_SECONDS = 15.0
@@ -72,7 +72,7 @@ class DirectTransport:
         return await self._exchange(exchange, connection, key)
 
     async def close(self) -> None:
-        """Close the idle connections, and those in use when their exchanges end."""
+        """Close the idle connections now, and those in use when their exchanges end."""
         self._closed = True
         for idle in self._idle.values():
             for connection in idle:
@@ -80,7 +80,7 @@ class DirectTransport:
         self._idle.clear()
 
     async def _exchange(self, exchange: Exchange, connection: Connection, key: _Key) -> None:
-        """Ask and pour over `connection`; keep it if it can be used again."""
+        """Carry `exchange` over `connection`; keep it if nothing of the answer is left in it."""
         reusable = False
         try:
             head, rest = await self._ask(exchange, connection)
@@ -113,7 +113,7 @@ class DirectTransport:
             raise failed(exchange.request, error) from error
         except UnsupportedResponseError as error:
             if not connection.fresh:
-                # It may be what was left over of the answer before.
+                # These may be leftovers of the answer before.
                 raise _StaleError from error
             raise
         connection.fresh = False
@@ -150,7 +150,7 @@ class DirectTransport:
     async def _in_thread(
         self, exchange: Exchange, connection: Connection, head: Head, rest: memoryview
     ) -> bool:
-        """As `_poured`, in a thread that is always waited for: it writes nothing later."""
+        """As `_move_body`, in a thread that is always waited for, so that it writes no more."""
         connection.block(True)
 
         def stop() -> None:
@@ -185,7 +185,7 @@ class DirectTransport:
                 pipe = borrowed.enter_context(PIPES.borrowed())
             while skip and _wanted(exchange):
                 skip -= self._drop(exchange, connection, skip)
-            # The first bytes are not delayed, nor any of a socket that is never drained.
+            # Do not delay the first block, and wait only once a block has emptied the socket.
             patient = False
             while _wanted(exchange):
                 place = sink.place(part.pos) if pipe is not None else None
@@ -207,8 +207,8 @@ class DirectTransport:
         sink: Sink,
         skip: int,
     ) -> bool:
-        """Move a body through `body`, but for its first `skip` bytes; whether more came, or is
-        still to come, than is wanted."""
+        """Move a body through `body`, without its first `skip` bytes; whether more of it came, or
+        is still to come, than is wanted: then the connection cannot be used again."""
         part = exchange.part
         buffer = self._buffer()
         data = bytes(rest)
@@ -241,9 +241,9 @@ class DirectTransport:
         *,
         patient: bool,
     ) -> bool:
-        """Move one block; False where splice was refused and nothing is left in the pipe.
+        """Move one block; False where splice was refused, with the pipe empty.
 
-        `patient` waits for more than the next packet, and has to stay so on one connection.
+        `patient` waits for more than the next packet; once set it has to stay set.
         """
         part = exchange.part
         want = min(part.rest, pipe.size, place.room, exchange.block)
@@ -283,7 +283,7 @@ class DirectTransport:
             raise ended_early(exchange)
 
     def _drop(self, exchange: Exchange, connection: Connection, most: int) -> int:
-        """Receive at most so many bytes that are not wanted; return how many it were."""
+        """Receive and drop at most so many unwanted bytes; return how many it were."""
         buffer = self._buffer()
         dropped, ended = _fill(exchange, connection, buffer[:most])
         if ended and _wanted(exchange):
@@ -291,7 +291,7 @@ class DirectTransport:
         return dropped
 
     def _buffer(self) -> memoryview:
-        """A buffer of this thread's."""
+        """The buffer of this thread, made once."""
         view: memoryview | None = getattr(self._local, "buffer", None)
         if view is None:
             view = self._local.buffer = memoryview(bytearray(_BUFFER))
@@ -309,7 +309,7 @@ class DirectTransport:
 
 
 class _Permits:
-    """At most so many threads at a time, without the Python code of threading.Semaphore."""
+    """At most so many threads at a time; SimpleQueue is C, threading.Semaphore is Python."""
 
     def __init__(self, most: int) -> None:
         self._free: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -324,7 +324,7 @@ class _Permits:
 
 
 class _StaleError(Exception):
-    """A kept connection turned out to be closed before it answered: ask again on a new one."""
+    """A pooled connection turned out to be closed: make the request again on a new one."""
 
 
 def _wanted(exchange: Exchange) -> bool:
@@ -332,7 +332,7 @@ def _wanted(exchange: Exchange) -> bool:
 
 
 def _is_small(head: Head) -> bool:
-    """Whether the body may be received on the loop: it is short, and may be taken as it is."""
+    """Whether the body may be received on the loop: it is short and needs no decoding."""
     length = head.headers.get("content-length")
     if length is None or content_codings(head.headers.get("content-encoding", "")):
         return head.status not in (200, 206)
@@ -347,7 +347,7 @@ def _receive(
     try:
         return connection.fill(buffer)
     except OSError as error:
-        # Where the end of the connection ends the body, many servers leave out that of TLS.
+        # Many servers that end a body by closing omit the end of TLS (close_notify) as well.
         if exchange.cancelled or (open_ended and isinstance(error, ssl.SSLEOFError)):
             return 0
         raise failed(exchange.request, error) from error
@@ -356,7 +356,7 @@ def _receive(
 
 
 def _fill(exchange: Exchange, connection: Connection, buffer: memoryview) -> tuple[int, bool]:
-    """Receive into `buffer` until it is full or a moment has passed: bytes, whether it ended."""
+    """Receive until `buffer` is full or a moment has passed; bytes, and whether that was all."""
     filled = 0
     deadline = time.monotonic() + _FILL_SECONDS
     exchange.part.waiting = True

@@ -1,4 +1,10 @@
-"""What failed on the way to a host, in words: the network, TLS, a certificate, a proxy."""
+"""What failed on the way to a host, in words: the network, TLS, a certificate, a proxy.
+
+Both clients, `direct` and `aio`, get their errors here, so that a failure reads the same whichever
+of them met it. An OSError or an error of OpenSSL becomes a `ConnectionFailedError`: where it
+failed, what the system said, and what to try. Which of them a second try may mend is decided here
+too (`permanent`): an untrusted certificate stays untrusted, anything else may pass.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +21,12 @@ from pgetpy.errors import ConnectionFailedError, HttpStatusError
 from pgetpy.errors.reasons import system_reason
 from pgetpy.errors.redact import redact
 
-# X509_V_ERR_... of OpenSSL's x509_vfy.h, by what they mean to a user.
+# X509_V_ERR_... of OpenSSL's x509_vfy.h, grouped by what a user can do about them.
 _NOT_YET_VALID, _EXPIRED = 9, 10
 _OTHER_NAME = frozenset({62, 64})
 _UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21, 27})
 _MOST_NAMES = 5
-# What TLS makes of an answer that is not TLS.
+# Errors that OpenSSL raises for an answer that is not TLS, plain HTTP for instance.
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST",
                      "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"})  # fmt: skip
 _HINTS = {
@@ -41,7 +47,7 @@ def failed(request: Request, error: OSError) -> ConnectionFailedError:
 def unreachable(
     request: Request, addresses: Sequence[Address], error: OSError
 ) -> ConnectionFailedError:
-    """Return the error for `error`: none of `addresses`, the host's or its proxy's, answers."""
+    """Return the error for `error`: none of `addresses`, the host's or its proxy's, answered."""
     reason = system_reason(error)
     if request.proxy is not None:
         return ConnectionFailedError(
@@ -77,7 +83,7 @@ def certificate_error(
     hint = ""
     if code in _OTHER_NAME:
         host = urlsplit(request.url).hostname
-        # That of OpenSSL says no more than that.
+        # OpenSSL's own message does not say which names the certificate has.
         said = f"it does not name {host},"
         if names:
             more = ", …" if len(names) > _MOST_NAMES else ""
@@ -102,7 +108,7 @@ def is_for_another_name(error: BaseException) -> bool:
 
 
 def proxy_refused(request: Request, status: int, words: str) -> HttpStatusError:
-    """Return the error for a proxy that answered with `status` itself."""
+    """Return the error for an answer of the proxy itself, with `status`, instead of the host's."""
     assert request.proxy is not None
     said = f": {words}" if words else ""
     name = proxy_name(request.proxy)
@@ -120,7 +126,7 @@ def proxy_name(proxy: str) -> str:
 
 
 def proxy_headers(proxy: str) -> list[tuple[str, str]]:
-    """Return what tells `proxy` who asks."""
+    """Return the headers with the user and password in the URL of `proxy`, if it has them."""
     parts = urlsplit(proxy)
     if parts.username is None and parts.password is None:
         return []
@@ -129,6 +135,7 @@ def proxy_headers(proxy: str) -> list[tuple[str, str]]:
 
 
 def _tls_error(url: str, error: ssl.SSLError) -> ConnectionFailedError:
+    """Return the error for a failure of TLS other than the certificate's."""
     if isinstance(error, ssl.SSLEOFError):
         return ConnectionFailedError(url, "closed by the server in the midst of TLS")
     reason = error.reason or ""

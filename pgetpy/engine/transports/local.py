@@ -1,7 +1,11 @@
 """Files of this machine, and data: URIs, carried as if a server had them.
 
-So a destination, an archive and a checksum are what they are for any other URL. It reads whatever
-file it is asked for: whether that may be is decided where a `local_link` is made.
+A head is made up for them, with an ETag of the file's inode, size and time, and goes through the
+same judge. So destinations, archives, checksums and resuming work as for any other URL, without a
+line of code of their own.
+
+This module reads any file that it is asked for. Whether that is allowed is decided where
+`core.http.urls.local_link` is called.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from pgetpy.errors.reasons import system_reason
 from pgetpy.system.event_loop import wait_uncancelled
 from pgetpy.system.threads import Workers
 
-# Reads into a buffer from a position on: the bytes read.
+# Reads into a buffer from a position on; returns the number of bytes.
 _Read = Callable[[int, memoryview], int]
 
 
@@ -47,7 +51,8 @@ class LocalTransport:
 
 
 def version_at(url: str) -> Identity | None:
-    """Return which version is at a file or data URL, as its answers say; None where nothing is."""
+    """Return the version that is at a file or data URL, as its answers would say; None if the file
+    is not there."""
     if is_data(url):
         data = parse_data(url)
         return Identity(len(data.content), f'"{data.sha256}"')
@@ -59,6 +64,11 @@ def version_at(url: str) -> Identity | None:
 
 
 def _carry_file(exchange: Exchange) -> None:
+    """Carry a file; one that changes while it is read is refused, as a torn copy is of no version.
+
+    Raises:
+        ObjectChangedError: it has changed.
+    """
     url = exchange.request.url
     with _open(url) as (fd, before):
         headers = {"etag": _etag(before)}
@@ -110,13 +120,13 @@ def _head(headers: dict[str, str], asked: Span | None, size: int) -> Head:
 
 @contextmanager
 def _open(url: str) -> Iterator[tuple[int, os.stat_result]]:
-    """Open the file of a URL; a FIFO or a device, which may never end, is none.
+    """Open the file of a URL; a FIFO or a device, which may never end, is refused.
 
     Raises:
         BadReferenceError: there is no such file, or it cannot be read.
     """
     try:
-        # Opening a FIFO would wait for whoever writes to it.
+        # Without O_NONBLOCK, opening a FIFO waits for a writer.
         fd = os.open(file_path(url), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
         raise BadReferenceError(url, "there is no such file") from None
@@ -134,5 +144,5 @@ def _open(url: str) -> Iterator[tuple[int, os.stat_result]]:
 
 
 def _etag(status: os.stat_result) -> str:
-    """Return which version of a file is there; every write changes its time."""
+    """Return an ETag for the version of a file: every write changes its mtime."""
     return f'"{status.st_dev:x}-{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"'

@@ -1,7 +1,12 @@
-"""A body moved on the event loop, block by block: for a connection that no thread can be had for.
+"""A body moved on the event loop, block by block, for a connection without a thread.
 
-It is slower than a thread of its own, and never seen by the kernel alone. What may have to wait (a
-pipe's reader, a limit of the rate) is done by whichever thread is free, one block at a time.
+The number of threads is limited, and a body that waits for its sink's reader holds one for as long.
+If all were held that way, the very request that the reader waits for could never be carried. So a
+connection that finds no free thread is served here. It is slower: there is no splice, and each
+block passes through the loop.
+
+A step that may sleep (a pipe's reader, a rate limit) must not run on the loop. It takes a thread
+for one block only.
 """
 
 from __future__ import annotations
@@ -25,10 +30,13 @@ _BUFFER = 64 * 1024
 async def move_on_loop(
     exchange: Exchange, connection: Connection, head: Head, rest: memoryview, workers: Workers
 ) -> bool:
-    """Have `head` judged and move the body; whether more came, or is to come, than is wanted.
+    """Have `head` judged and move the body; whether the connection holds more than was wanted.
 
     Args:
-        rest: what came of the body with its head.
+        rest: the bytes of the body that came with its head.
+
+    Raises:
+        TransferError: see `Transport.carry`.
     """
     answer, sink = exchange.judge(head)
     if answer.decode or "content-length" not in head.headers:
@@ -47,7 +55,9 @@ async def _copy(
     sink: Sink,
     workers: Workers,
 ) -> bool:
+    """Move a body of known length that needs no decoding."""
     part = exchange.part
+    # Unwanted bytes before the wanted ones may reach beyond what came with the head.
     rest, skip = rest[answer.skip :], max(0, answer.skip - len(rest))
     early = rest[: part.rest]
     await _store(exchange, sink, early, workers)
@@ -69,6 +79,7 @@ async def _decode(
     sink: Sink,
     workers: Workers,
 ) -> None:
+    """Move a body through `body`, without its first `skip` bytes."""
     part = exchange.part
     async for data in pieces:
         for plain in body.feed(data):
@@ -79,6 +90,7 @@ async def _decode(
         if body.complete or (part.stop is not None and not part.rest):
             break
     if part.stop is not None and not part.rest:
+        # Stopped early on purpose: that the body is incomplete is not an error.
         return
     body.end()
     if part.rest:
@@ -88,7 +100,7 @@ async def _decode(
 async def _pieces(
     exchange: Exchange, connection: Connection, rest: memoryview
 ) -> AsyncIterator[bytes]:
-    """Yield what comes until the connection ends."""
+    """Yield the bytes of the body as they come, until the connection ends."""
     yield bytes(rest)
     buffer = memoryview(bytearray(_BUFFER))
     while count := await _receive(exchange, connection, buffer):
@@ -103,6 +115,7 @@ async def _receive(exchange: Exchange, connection: Connection, buffer: memoryvie
 
 
 async def _store(exchange: Exchange, sink: Sink, data: memoryview, workers: Workers) -> None:
+    """Give `data` to the sink; in a thread where that may sleep, and always until it is done."""
     if not exchange.may_sleep:
         exchange.store(sink, data)
         return
@@ -110,6 +123,7 @@ async def _store(exchange: Exchange, sink: Sink, data: memoryview, workers: Work
     def stop() -> None:
         exchange.cancelled = True
 
+    # Silence is the reader's now, not the network's.
     exchange.part.waiting = False
     await wait_uncancelled(workers.submit(lambda: exchange.store(sink, data)), stop)
     exchange.part.waiting = True

@@ -1,6 +1,17 @@
 """Pipes that bytes are spliced through: the kernel's own buffers between a socket and a file.
 
-Only this module calls splice. Where the system has none, `PIPES.usable` is False.
+recv and write copy each byte to this process and back. splice moves it inside the kernel, but one
+of its two ends has to be a pipe, so a body takes two steps a block:
+
+    socket  == fill ==>  pipe (1 MiB)  == drain ==>  page cache of the file
+
+Invariant: a pipe at rest is empty. One that still holds bytes, after an error between the two
+steps, is closed and never reused: it would put them into the next file.
+
+Some file systems do not take a splice. That shows at the first `drain`, when the bytes are already
+in the pipe: `rest` reads them out, and the transport goes on with a buffer.
+
+Only this module calls splice. Where the system does not have it, `PIPES.usable` is False.
 """
 
 from __future__ import annotations
@@ -14,15 +25,15 @@ from collections.abc import Callable, Iterator
 
 from pgetpy.system.forks import call_in_children
 
-# The largest size an unprivileged user may ask for; its quota is used up by 64 such pipes, and then
-# the kernel gives what it likes.
+# The largest size an unprivileged user may ask for (/proc/sys/fs/pipe-max-size). A user's quota
+# covers 64 such pipes; after that the kernel gives less.
 _WANTED = 1 << 20
 _PAGE = 4096
 _REFUSED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
 
 class Pipe:
-    """One pipe. Between calls it is empty, or it is closed and thrown away."""
+    """One pipe, used by one thread at a time."""
 
     def __init__(self) -> None:
         self._read_end, self._write_end = os.pipe()
@@ -34,12 +45,22 @@ class Pipe:
         return self._held == 0
 
     def fill(self, fd: int, count: int) -> int:
-        """Take up to `count` bytes from socket `fd`, waiting for the first; 0 at its end."""
+        """Move up to `count` bytes from socket `fd` into the pipe; 0 at the end of the stream.
+
+        Waits for the first byte. The pipe has to be empty.
+        """
         self._held = os.splice(fd, self._write_end, count)
         return self._held
 
     def drain(self, fd: int, offset: int, landed: Callable[[int], None]) -> bool:
-        """Move all there is into file `fd` at `offset`; False where the file takes no splice."""
+        """Move everything in the pipe into file `fd` at `offset`.
+
+        `landed` is called with the bytes of each step. False means that this file cannot be spliced
+        to; what is left has to be fetched by `rest`.
+
+        Raises:
+            OSError: the disk is full, say; the pipe is not empty then.
+        """
         while self._held:
             try:
                 moved = os.splice(self._read_end, fd, self._held, offset_dst=offset)
@@ -53,7 +74,7 @@ class Pipe:
         return True
 
     def rest(self) -> bytes:
-        """Return what is left in the pipe."""
+        """Return what is left in the pipe, which is empty afterwards."""
         parts = []
         while self._held:
             part = os.read(self._read_end, self._held)
@@ -67,7 +88,7 @@ class Pipe:
 
 
 class Pipes:
-    """Pipes at rest, to be borrowed by one thread at a time."""
+    """A pool of pipes: making one and growing it costs several system calls."""
 
     def __init__(self) -> None:
         self.usable = hasattr(os, "splice")
@@ -76,7 +97,7 @@ class Pipes:
 
     @contextlib.contextmanager
     def borrowed(self) -> Iterator[Pipe | None]:
-        """Lend a pipe; None where no descriptor is left for one."""
+        """Lend a pipe for a body; None where the process has no descriptors left for one."""
         with self._lock:
             pipe = self._resting.pop() if self._resting else None
         try:
@@ -90,14 +111,14 @@ class Pipes:
                 self._take_back(pipe)
 
     def forget(self) -> None:
-        """A fork may not put its bytes into pipes that its parent uses."""
+        """Drop all pipes, in a forked child: the parent goes on using them."""
         self._lock = threading.Lock()
         for pipe in self._resting:
             pipe.close()
         self._resting = []
 
     def _take_back(self, pipe: Pipe) -> None:
-        # A pipe with bytes in it (a full disk, say) would put them into the next file.
+        # See the invariant above.
         if not pipe.empty:
             pipe.close()
             return
@@ -107,6 +128,7 @@ class Pipes:
 
 def _grown(fd: int) -> int:
     """Make pipe `fd` as large as the system allows and return its size in bytes."""
+    # Python names these since 3.10; the numbers are Linux's.
     set_size = getattr(fcntl, "F_SETPIPE_SZ", 1031)
     get_size = getattr(fcntl, "F_GETPIPE_SZ", 1032)
     with contextlib.suppress(OSError):

@@ -1,8 +1,22 @@
 """The answers' heads that the direct transport reads, a small part of HTTP/1.
 
-Lenient as curl is where the meaning stays clear: lines without a CR, folded or misspelt fields, an
-HTTP/1.0 server. After such a head the connection is not used again. What is no HTTP, or could mean
-two things, raises UnsupportedResponseError, and a full client asks the server instead.
+A head decides where its body ends, and with that where the next answer on the connection begins.
+Two readers that disagree about it take part of one answer for the head of another (response
+splitting). So what is read falls into three classes:
+
+    as RFC 9112 wants it             used, and the connection stays open
+    odd, but with one meaning        used as curl uses it, and the connection is closed afterwards:
+                                     lines without a CR, folded or misspelt fields, HTTP/1.0,
+                                     a Content-Length beside a transfer coding
+    unclear, or not HTTP/1           UnsupportedResponseError: the full client asks instead
+
+`HeadReader` works in one buffer, which is received into directly:
+
+    0          _begin                    _searched   _filled          len
+    | 1xx heads  | head so far              |          |  `space`       |
+
+It searches only what is new (and `_OVERLAP` bytes before, in case a head's end was cut), so that a
+server which sends a byte at a time costs linear time. A head's end found, what follows is `rest`.
 """
 
 from __future__ import annotations
@@ -14,13 +28,14 @@ from pgetpy.core.http.heads import Head
 from pgetpy.engine.transports.base import UnsupportedResponseError
 
 _FIRST_SIZE = 64 * 1024
-# curl 8 stops there, too.
+# The limit of curl 8 as well.
 _LONGEST_HEAD = 300 * 1024
+# Sizes fit into 64 bits.
 _MOST_DIGITS = 18
 _END = re.compile(rb"\r*\n\r*\n")
-# Of the characters of an end some may have come before.
+# The end of a head may arrive in two pieces: search so many bytes again.
 _OVERLAP = 8
-# Some servers say HTTP/2 in the form of HTTP/1.
+# Some servers write HTTP/2 into a status line of HTTP/1.
 _STATUS_LINE = re.compile(rb"HTTP/(?:1\.([01])|2(?:\.0)?) *([1-5]\d\d)(?!\d)(.*)", re.IGNORECASE)
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _BEGINNING = b"HTTP/"
@@ -28,7 +43,7 @@ _LENGTH = re.compile(r"\+?(\d+)(?:[ \t;].*)?", re.ASCII)
 
 
 class HeadReader:
-    """Finds heads in what comes into a buffer; `rest` is what came of the body with the last."""
+    """Finds the final head in received bytes; `rest` is the part of the body that came with it."""
 
     def __init__(self) -> None:
         self._use(bytearray(_FIRST_SIZE))
@@ -39,35 +54,37 @@ class HeadReader:
 
     @property
     def received(self) -> bool:
-        """Whether anything came at all."""
+        """Whether any byte has come."""
         return self._filled > 0
 
     @property
     def space(self) -> memoryview:
-        """Where to receive to.
+        """The buffer to receive into next; never empty.
 
         Raises:
-            UnsupportedResponseError: the head is longer than any sane one.
+            UnsupportedResponseError: the head is longer than `_LONGEST_HEAD`.
         """
         if self._filled == len(self._buffer):
             if self._filled >= _LONGEST_HEAD:
                 raise UnsupportedResponseError("a very long head")
+            # Grown at most once: few heads are longer than the first buffer.
             self._use(self._data + bytes(_LONGEST_HEAD - self._filled))
         return self._buffer[self._filled :]
 
     def feed(self, count: int) -> Head | None:
-        """Take `count` bytes that came into `space`; return the final head once it is complete.
+        """Take `count` bytes that were received into `space`; return the head once it is complete.
 
-        Interim answers (1xx) are passed over.
+        Interim answers (1xx) are skipped.
 
         Raises:
-            UnsupportedResponseError: what came is not what this module speaks.
+            UnsupportedResponseError: this is not HTTP/1, or could mean two things.
         """
         self._filled += count
         while True:
             end = _END.search(self._data, max(self._begin, self._searched - _OVERLAP), self._filled)
             self._searched = self._filled
             if end is None:
+                # Do not wait for the end of a head that does not begin like one.
                 begun = self._data[self._begin : min(self._begin + len(_BEGINNING), self._filled)]
                 if not _BEGINNING.startswith(begun.upper()):
                     raise UnsupportedResponseError("something other than HTTP/1")
@@ -86,9 +103,12 @@ class HeadReader:
 def parse_head(data: bytes) -> Head:
     """Return the head in `data` (RFC 9112, 4 and 5), which ends before the empty line.
 
-    What follows from its framing is put in order: a Transfer-Encoding that stays overrides
-    Content-Length, which is one number otherwise, and Connection says `close` where the connection
-    may not be used again.
+    The framing is normalised, so that later code need not know these rules: there is either a
+    Transfer-Encoding or a Content-Length of one number, and Connection says `close` where the
+    connection may not be used again.
+
+    Raises:
+        UnsupportedResponseError: it is not HTTP/1, or could mean two things.
     """
     first, *lines = data.split(b"\n")
     status = _STATUS_LINE.fullmatch(first.rstrip(b"\r"))
@@ -100,7 +120,7 @@ def parse_head(data: bytes) -> Head:
     odd |= data.count(b"\n") != data.count(b"\r\n") or b"\r\r" in data
     headers = head.headers
     if _codings_left(headers):
-        # RFC 9112, 6.3: it overrides, and the connection is not to be believed any further.
+        # RFC 9112, 6.3: the coding overrides the length, and the connection must be closed.
         odd |= headers.pop("content-length", None) is not None
     if "content-length" in headers:
         headers["content-length"] = _length(headers["content-length"])
@@ -116,7 +136,10 @@ def may_stay_open(head: Head) -> bool:
 
 
 def _fields(lines: Sequence[bytes]) -> tuple[list[tuple[str, str]], bool]:
-    """Return the fields, and whether any of them is not written as it should be."""
+    """Return the fields, and whether any of them breaks the grammar (RFC 9112, 5).
+
+    A field with an invalid name is left out: no code looks for it.
+    """
     fields: list[tuple[bytes, bytes]] = []
     odd = False
     for line in lines:
@@ -142,7 +165,8 @@ def _fields(lines: Sequence[bytes]) -> tuple[list[tuple[str, str]], bool]:
 
 
 def _codings_left(headers: dict[str, str]) -> bool:
-    """Whether a transfer coding is to be undone; one that is none, or said twice, is put right."""
+    """Whether a transfer coding has to be undone. Normalises the header: `identity` is not one,
+    and one that is named twice (two proxies, one `chunked` each) was applied once."""
     names = (name.strip().lower() for name in headers.get("transfer-encoding", "").split(","))
     codings = list(dict.fromkeys(name for name in names if name not in ("", "identity")))
     if codings:
@@ -153,7 +177,7 @@ def _codings_left(headers: dict[str, str]) -> bool:
 
 
 def _length(value: str) -> str:
-    """Return a Content-Length, which may be said more than once (RFC 9110, 8.6)."""
+    """Return a Content-Length, which may be repeated if it is the same (RFC 9110, 8.6)."""
     found = [_LENGTH.fullmatch(each.strip()) for each in value.split(",")]
     lengths = {each and each[1] for each in found}
     length = lengths.pop()
