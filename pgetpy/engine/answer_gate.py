@@ -1,4 +1,19 @@
-"""Which answers of one attempt are believed; the first of them fixes the version of the object."""
+"""Which answers of one attempt are believed; the first of them fixes the version of the object.
+
+`core/http/answers.judge` says whether one head can be believed. What follows from it depends on the
+answers before, and several may arrive at the same moment in different threads. The gate lets one
+through at a time:
+
+    closed  -- first answer --------> open, one version     size, sink and version are fixed
+            -- what is held does not belong to it ----> StartOverError
+    open    -- second answer -------> repeatable            the server answers more than once, so
+                                                            the first need not read on to the end
+            -- the object comes without ranges ------> TooLateError for every other answer
+
+Opening the sink happens between the first head and its body, under the lock: no byte can arrive
+before there is a place for it. If it fails the gate stays shut (`_refused`), so that a second
+answer cannot open the same sink a moment later.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +39,7 @@ from pgetpy.errors import NotAllowedError, ObjectChangedError
 
 
 class TooLateError(Exception):
-    """An answer that nobody waits for any more: another one has brought everything."""
+    """An answer that is not needed any more: another one brings everything."""
 
 
 @dataclass
@@ -33,17 +48,18 @@ class AnswerGate:
 
     Args:
         plan: is told the size of the object, and whether it comes in ranges.
-        begin: gives the sink for the object of the first answer, and what is held of it.
+        begin: opens the sink, given the first answer and the spans that are held.
         largest: the most bytes an object may have, and the rule that says so; None for any.
         sign_again: whether a request that was refused will be signed in another way.
 
     Attributes:
         answer: the first answer that was believed.
         sink: where its bytes go.
-        expected: the version that what is held belongs to.
+        expected: the version of the bytes that are held.
         verified: whether a digest of the whole is checked in the end.
         repeatable: whether the server has answered a second time.
-        drifted: whether an answer bore another ETag than the first, which the digest outweighs.
+        drifted: whether an answer had another ETag than the first, accepted because the digest
+            will tell.
     """
 
     plan: Plan
@@ -60,7 +76,7 @@ class AnswerGate:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def admit(self, exchange: Exchange, head: Head, now: float) -> tuple[Answer, Sink]:
-        """Return what may be believed of `head`, the answer to `exchange`, and where it goes.
+        """Return what may be believed of `head`, the answer to `exchange`, and the sink for it.
 
         Raises:
             TransferError, Redirected, RetryWithoutRange: see `judge`.
@@ -73,7 +89,7 @@ class AnswerGate:
                 raise TooLateError
             known = self.answer.identity if self.answer is not None else None
             if head.status == 416 and known is None and self.plan.held:
-                # What is still missing lies behind its end.
+                # The missing bytes lie beyond the end of the object.
                 raise StartOverError(f"the object is shorter now (was {self.expected})")
             part = exchange.part
             answer = self._judge(exchange, head, known)
@@ -82,13 +98,14 @@ class AnswerGate:
                 self._admit_first(exchange, answer)
                 unsaid = "accept-ranges" not in head.headers and self.plan.total is not None
                 if unsaid and part.reads_on and self._takes_any_order():
-                    # Some servers know ranges, but not one without an end, nor say that they do.
+                    # Some servers serve ranges, but not one without an end, and do not announce
+                    # them. If this is not one of them, all is asked for again in one stream.
                     self.plan.ranged = True
             elif not self.repeatable:
                 self.repeatable = True
                 self.answer = replace(self.answer, ranged=True)
             if self.repeatable or self.plan.wants_only:
-                # Nothing is to be read on: another one was answered before, or little is wanted.
+                # Do not read on: another request has been answered, or only parts are wanted.
                 part.most, part.reads_on = part.stop, False
             if known is not None and self.verified:
                 self.drifted |= head.headers.get("etag") != known.etag
@@ -97,25 +114,26 @@ class AnswerGate:
 
     @property
     def restarts(self) -> bool:
-        """Whether what a next answer brings is not known to belong to what has come."""
+        """Whether a next answer would bring everything again, because there are no ranges."""
         return self.answer is not None and not self.answer.ranged
 
     def check_size(self, url: str, size: int | None) -> None:
-        """Refuse an object of `size` bytes where that is more than may be had.
+        """Check an object of `size` bytes against `largest`.
 
         Raises:
-            NotAllowedError: it is.
+            NotAllowedError: it is larger.
         """
         if self.largest is not None and size is not None and size > self.largest[0]:
             most, rule = self.largest
             raise NotAllowedError(url, rule, f"the object has {size} bytes, {most} are allowed")
 
     def forget(self) -> None:
-        """The next answer is the first again."""
+        """Treat the next answer as the first again."""
         self.answer = None
         self.repeatable = False
 
     def _judge(self, exchange: Exchange, head: Head, known: Identity | None) -> Answer:
+        """Judge a head by all that is known of the request that it answers."""
         url, part = exchange.request.url, exchange.part
         if head.status >= 300 and self.sign_again(exchange.request, head):
             raise AskAgain
@@ -128,23 +146,24 @@ class AnswerGate:
             # Some servers give the range's own end, or length, for the object's.
             raise RetryWithoutRange
         if answer.start < part.start:
-            # The whole, asked for as the last resort when its beginning was there already.
+            # The whole, in answer to a plain GET; its beginning is there already.
             return replace(answer, start=part.start, skip=part.start, ranged=True)
         return replace(answer, ranged=answer.ranged and (not answer.whole or _may_go_on(exchange)))
 
     def _refuse_other_version(self, url: str, known: Identity | None) -> None:
-        """The object is no longer the one that `If-Match` named (RFC 9110, 13.1.1)."""
+        """Raise: the object is not the version that `If-Match` named (RFC 9110, 13.1.1)."""
         if known is None:
             raise StartOverError(f"the object is another one now (was {self.expected})")
         raise ObjectChangedError(url, str(known), "another version")
 
     def _takes_any_order(self) -> bool:
+        """Whether the sink is a plain file, which a wrong guess about ranges cannot harm."""
         assert self.sink is not None
         return self.sink.window is None and self.sink.place(0) is not None
 
     def _admit_first(self, exchange: Exchange, answer: Answer) -> None:
-        # Where the first answer finds no place, a second one to the same request is not to take it
-        # a moment later.
+        """Fix the version by `answer`, and open the sink."""
+        # Shut until this has succeeded: the probe may have been sent twice.
         self._refused = True
         self.check_size(exchange.request.url, answer.identity.total)
         self._check_held(answer)
@@ -156,7 +175,11 @@ class AnswerGate:
         self.answer = answer
 
     def _check_held(self, answer: Answer) -> None:
-        """Check that what is held may be completed by what `answer` promises."""
+        """Check that the bytes of `answer` may complete those that are held.
+
+        Raises:
+            StartOverError: they may not.
+        """
         if not self.plan.held:
             return
         before, now = self.expected, answer.identity
@@ -169,8 +192,10 @@ class AnswerGate:
 
 
 def _may_go_on(exchange: Exchange) -> bool:
-    """Whether, after the whole for a range, ranges may be asked for as the server says it has them.
+    """Whether to ask for ranges after the whole came for an open-ended one, because the server
+    announces them.
 
-    An archive of which the end is wanted first would be held up if that is not true.
+    Not for a sink that waits for certain bytes, such as an archive whose end is wanted first: it
+    would be held up if the announcement is wrong.
     """
     return exchange.part.reads_on and not exchange.blocking

@@ -1,7 +1,7 @@
-"""One try at an object by one route: parts go out and come back until every byte is there.
+"""One try at an object by one route; its loop and its failures are in the package's docstring.
 
-An attempt owns its tasks; when `run` returns or raises none is left, and nothing is written any
-more.
+An attempt owns its tasks: when `run` returns or raises, none is left, and nothing more is written.
+Every request that is launched comes back through `_collect` or `end_all`, so the plan gets it back.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from pgetpy.errors import (
 )
 
 TICK = 0.025
-# For the last exchanges of a transfer to end by themselves once every byte is there.
+# Time for the last exchanges to end by themselves, so that their connections can be used again.
 _ENDING_SECONDS = 0.25
-# For a server to notice that a connection was cut off.
+# Time for a server to notice that a connection was cut off.
 _CROWDED_SECONDS = 1.0
 
 
@@ -44,9 +44,9 @@ class Attempt:
     """Fetches what `plan` lacks of the object behind `route`.
 
     Attributes:
-        blocking: whether who writes to the sink may have to wait for its reader.
+        blocking: whether writing to the sink may have to wait for its reader.
         manner: how the object is asked for.
-        gate: believes the answers; knows the version of the object.
+        gate: judges the answers; knows the version of the object.
     """
 
     context: EngineContext
@@ -90,7 +90,7 @@ class Attempt:
         try:
             while not self._over():
                 await self._launch_due()
-                # Between two ranges a connection would count as idle.
+                # After launching: a connection between two ranges would count as idle.
                 self._tick()
                 await self._pause()
                 self._collect()
@@ -103,8 +103,8 @@ class Attempt:
         return self.gate.answer
 
     def _over(self) -> bool:
-        """Whether every byte has landed. Answers at their end get a moment to leave their
-        connections in order; nothing is waited for longer."""
+        """Whether the attempt is over. Once every byte has landed, exchanges get a moment to end
+        by themselves, which leaves their connections usable."""
         if self.gate.answer is None or not self.plan.complete:
             return False
         now = self._loop.time()
@@ -145,7 +145,7 @@ class Attempt:
             self._launch(host, part)
 
     def _launch_probe(self, now: float, host: Host) -> None:
-        """Make the first request, or make it a second time where its answer is late."""
+        """Make the first request, or a second one like it where its answer is late."""
         if not self._watchdog:
             if host.busy < host.pace.level:
                 self.manner.whole |= host.no_ranges
@@ -159,7 +159,7 @@ class Attempt:
                 self._launch(host, twin)
 
     def _turn_to(self, host: Host) -> None:
-        """Ask `host` from now on."""
+        """Send requests to `host` from now on."""
         if self._host is not host:
             self._watchdog.leave(self._host)
         self._host = host
@@ -170,7 +170,7 @@ class Attempt:
         return self.context.settings.concurrency or self.context.hosts.ceiling
 
     def _lanes(self, level: int) -> int:
-        """Between how many connections the rest is to be divided at `level`."""
+        """The number of connections that share the rest of the object at `level`."""
         return min(self._limit, max(level, len(self._watchdog)))
 
     def _has_room(self, host: Host) -> bool:
@@ -185,7 +185,7 @@ class Attempt:
         known = self.gate.answer.identity if self.gate.answer else None
         tie = known or (self.gate.expected if self.plan.held and not self.gate.verified else None)
         if known is not None and not self.manner.tied:
-            # Each answer has to repeat the validator in any case.
+            # The gate compares the validators of every answer in any case.
             tie = None
         request = self.route.request(host, asked, tie)
         exchange = Exchange(request, part, asked, self._judge, self.context.throttle)
@@ -216,16 +216,16 @@ class Attempt:
         host = self._host
         if first and self.manner.reason and host is not None and not host.no_ranges:
             host.no_ranges = True
-            # This way of asking has tries of its own.
+            # The plain GET is a new way of asking, and gets all its tries.
             self._retries.progressed()
         if exchange.request.url == self.route.target.url:
             self._scouting = False
             self._proven = True
         if self.manner.reason and exchange.asked is None:
-            # A refusal of this as well would be an error of another kind.
+            # Not before: had this been refused as well, ranges would not be to blame.
             self._loop.call_soon_threadsafe(self._tell_manner)
         if first:
-            # There may be more to ask for, at once.
+            # Wake the loop: now ranges can be given out.
             self._loop.call_soon_threadsafe(self._rouse)
         return admitted
 
@@ -251,7 +251,7 @@ class Attempt:
         """Take back the exchanges that have ended."""
         now = self._loop.time()
         for task, exchange, error in self._watchdog.ended(now):
-            # What went silent after a few bytes is as good as nothing, however often it comes.
+            # A few bytes before each stall do not count, or such a server is asked forever.
             part, stalled = exchange.part, isinstance(error, StalledError)
             least = self.context.settings.speed_limit * (now - part.meter.born) if stalled else 0
             if part.pos - part.start > least and not self.gate.restarts:
@@ -260,19 +260,19 @@ class Attempt:
                 if not (isinstance(error, TooLateError) or self._spared(exchange)):
                     self._handle_failure(exchange, error)
             elif exchange.part.stop is None and not task.cancelled():
-                # The end of the body was all that could tell the size.
+                # Only the end of the body could tell the size.
                 self.plan.total = exchange.part.pos
                 self.gate.check_size(exchange.request.url, self.plan.total)
 
     def _spared(self, exchange: Exchange) -> bool:
-        """Whether the failure of `exchange` concerns no one: it was asked for a second time what is
-        still on its way, or has come as a whole."""
+        """Whether the failure of `exchange` can be ignored: it was the second request for bytes
+        that the first still brings, or another answer brings the whole."""
         if self.gate.answer is not None and not self.plan.ranged:
             return exchange.part.meter.answered is None
         return exchange.part.again and exchange.part.twin in self.plan.parts
 
     def _handle_failure(self, exchange: Exchange | None, error: BaseException) -> None:
-        """Decide what follows from `error`; raise it when it is the end."""
+        """Decide what follows from `error`; raise it if nothing is left to try."""
         if isinstance(error, Redirected):
             assert exchange is not None
             return self.route.redirected(error, exchange.request.url)
@@ -295,7 +295,7 @@ class Attempt:
         return self._try_again(exchange, error)
 
     def _try_again(self, exchange: Exchange | None, error: PgetError) -> None:
-        """Have the next requests wait a moment; raise `error` where enough have been made."""
+        """Have the next requests wait a moment; raise `error` if no tries are left."""
         if self.gate.answer is None and self.manner.reason:
             self.manner.ask_ranges_again()
         echo = exchange is not None and exchange.part.meter.born <= self._failed_at
@@ -307,7 +307,7 @@ class Attempt:
         self._postpone(error, delay, echo=echo)
 
     def _is_surplus(self, exchange: Exchange, error: TransferError) -> bool:
-        """Whether only this connection was too many: others deliver, and go on without it."""
+        """Whether this connection was merely one too many: others deliver, and are enough."""
         host = self._host
         if exchange.part.meter.answered is not None or host is None:
             return False
@@ -322,14 +322,14 @@ class Attempt:
         return delivering > 0
 
     def _ask_more_plainly(self, exchange: Exchange, error: TransferError) -> bool:
-        """Whether the server may yet give what it did not give for the range `exchange` asked."""
+        """Whether the next requests ask more plainly than `exchange`, and may succeed."""
         if exchange.asked is None:
             if not self.manner.may_be_crowded(error):
                 return False
             self._resume_at = self._loop.time() + _CROWDED_SECONDS
             return True
         if exchange.generation < self._generation:
-            return True  # asked before another failure had it asked for more plainly
+            return True  # made before the manner changed, for another failure
         reader, manner = self.plan.reader, self.manner
         brings_all = reader is not None and reader.stop == self.plan.total
         tied = any(name == "If-Range" for name, _ in exchange.request.headers)
@@ -354,20 +354,20 @@ class Attempt:
             self.callbacks.remark(f"{self.manner.reason}: it is asked for in one stream")
 
     def _restart_single(self) -> None:
-        """Without ranges there is no going on: the next answer brings everything again."""
+        """Drop what has come: without ranges the next answer brings everything again."""
         if self.plan.held:
             self.callbacks.started_over("the server serves no ranges")
         self.plan.forget()
         self.gate.forget()
 
     def _renew_target(self, exchange: Exchange, error: TransferError) -> bool:
-        """Whether `error` was a signed target's end, and the way is being looked for anew."""
+        """Whether a signed target has expired by `error`, and redirects are followed anew."""
         if not self.route.expired(error, exchange.request.url):
             return False
         if exchange.request.url != self.route.target.url:
             return True  # an old target; the new one is in use already
         if not self._proven:
-            return False  # the last renewal has not brought an answer
+            return False  # the target of the last renewal has refused as well
         self._proven = False
         self._scouting = True
         self.route.start_again()

@@ -1,4 +1,13 @@
-"""The certificate authorities that are trusted, from the files and folders that name them."""
+"""The certificate authorities that are trusted, from the files and folders that name them.
+
+Four tools have four variables for this, and users expect each to work. The first group that is set
+is used, and the others are ignored:
+
+    --cacert  >  SSL_CERT_FILE, SSL_CERT_DIR  >  REQUESTS_CA_BUNDLE  >  CURL_CA_BUNDLE  >  system
+
+A folder is either one that `openssl rehash` has prepared, from which OpenSSL loads certificates as
+it needs them, or any folder of certificate files, which are all read here.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +21,14 @@ from pgetpy.errors import BadSettingError
 from pgetpy.errors.reasons import system_reason
 from pgetpy.settings import Settings
 
-# How `openssl rehash` names certificates, so that they are found without reading them all.
+# How `openssl rehash` names certificates: by a hash of the subject, so that OpenSSL finds them.
 _HASHED = re.compile(r"[0-9a-f]{8}\.\d+")
 
 
 def authorities(settings: Settings) -> tuple[tuple[str, str], ...]:
-    """Return where the certificate authorities to trust are, each after the name of what says so.
+    """Return the places of the authorities to trust: (option or variable, path) pairs.
 
-    None stands for those of the system.
+    Empty means the system's own authorities.
     """
     variables: Sequence[Sequence[tuple[str, str | None]]] = (
         [("--cacert", settings.cacert)],
@@ -51,7 +60,14 @@ def trusting(settings: Settings) -> ssl.SSLContext:
 
 
 def _add(context: ssl.SSLContext | None, place: Path) -> ssl.SSLContext:
-    """Have `context`, or a new one, trust what is at `place`."""
+    """Return `context`, or a new one, with the certificates at `place` added.
+
+    A new one is made from the first place, since a default context would trust the system's
+    authorities as well.
+
+    Raises:
+        OSError: it cannot be read, or holds no certificate (ssl.SSLError).
+    """
     if not place.is_dir():
         if context is None:
             return ssl.create_default_context(cafile=place)
@@ -71,7 +87,7 @@ def _add(context: ssl.SSLContext | None, place: Path) -> ssl.SSLContext:
             try:
                 found = _add(found, place / name)
                 loaded = True
-            except OSError as error:  # a README, a key
+            except OSError as error:  # a README, a key: other files may do
                 failure = error
     if not loaded or found is None:
         raise failure

@@ -1,4 +1,9 @@
-"""Whether a download may get its name where a policy lets nothing be had but safetensors."""
+"""Whether a download may get its name under a policy that allows only safetensors files.
+
+Other formats of weights may run code when they are loaded. The name of a file proves nothing, so
+its first bytes are read back before the file gets its name. That needs a destination that can be
+read before it can be seen: a file can, a stream or a folder of an archive cannot.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +15,10 @@ from pgetpy.destinations.file import FileDestination
 
 
 def check_destination(policy: Policy, job: Job, destination: Destination) -> None:
-    """Check that what goes to `destination` can be looked at before anybody else sees it.
+    """Check, before any request, that `destination` allows a look at the content in time.
 
     Raises:
-        NotAllowedError: it is not so.
+        NotAllowedError: it does not.
     """
     if not policy.only_safetensors or isinstance(destination, FileDestination):
         return
@@ -27,10 +32,10 @@ def check_destination(policy: Policy, job: Job, destination: Destination) -> Non
 
 
 def check_content(policy: Policy, job: Job, destination: Destination, size: int) -> None:
-    """Check the `size` bytes that have come to `destination`, which have no name yet.
+    """Check the `size` bytes in `destination`, which have no name yet.
 
     Raises:
-        NotAllowedError: they are no safetensors file.
+        NotAllowedError: they are not a safetensors file.
     """
     if not policy.only_safetensors or job.dest is None:
         return
@@ -40,6 +45,7 @@ def check_content(policy: Policy, job: Job, destination: Destination, size: int)
 
 
 def _beginning(read: ReadBack, count: int) -> bytes:
+    """Return the first `count` bytes, or all of a shorter file."""
     data = bytearray(count)
     done = 0
     while done < count and (got := read(done, memoryview(data)[done:])):

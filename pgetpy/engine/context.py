@@ -1,4 +1,9 @@
-"""What an attempt is given: what all transfers share, and whom it tells what happens."""
+"""What an attempt is given: what all transfers share, and its callbacks.
+
+An attempt knows neither its job nor its destination. What it needs of them it gets through
+`AttemptCallbacks`, so that a question to a service (`service_client`), parts of a file (`partial`)
+and a whole transfer use the same attempt.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +24,19 @@ from pgetpy.system.threads import Workers
 
 @dataclass(frozen=True)
 class EngineContext:
-    """What all transfers of an engine share."""
+    """What all transfers of an engine share.
+
+    Attributes:
+        settings: of the engine, under its policy.
+        hosts: what is known of each.
+        workers: threads for calls that block.
+        direct: the transport for http and https.
+        full: the one for what `direct` cannot do.
+        throttle: takes the bytes that have landed, returns seconds to pause; None for no limit.
+        paths: those that transfers of this engine write to, so that no two use the same.
+        local: the transport for file and data URLs.
+        jitter: gives a random number from 0 up to 1.
+    """
 
     settings: Settings
     hosts: Hosts
@@ -33,7 +50,7 @@ class EngineContext:
 
 
 class StartOverError(Exception):
-    """What is held belongs to another version (`reason`, a clause): begin again at 0."""
+    """The bytes that are held belong to another version (`reason`, a clause): fetch all again."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -45,11 +62,12 @@ class AttemptCallbacks:
     """What an attempt needs from its transfer.
 
     Attributes:
-        begin: gives the sink for the object of a first answer; called in any thread.
-        tick: is called some forty times a second.
+        begin: returns the sink, given the first answer that is believed and the spans that are
+            held; called in any thread, and may raise to end the attempt.
+        tick: is called some forty times a second with the loop time.
         retrying: is told of a failure and the seconds to the next try.
-        started_over: is told why bytes that had come are thrown away.
-        remark: is told what is worth knowing and no failure.
+        started_over: is told why bytes that had come are discarded.
+        remark: is told what is worth knowing but not a failure.
     """
 
     begin: Callable[[Answer, Spans], Sink]

@@ -1,6 +1,14 @@
 """The engine: many transfers at a time over shared hosts, connections and limits.
 
-It lives on one event loop, and owns every task and connection of the transfers it runs.
+It lives on one event loop, and owns every task and connection of the transfers it runs. A job's way
+through it:
+
+    job.url --parse--> reference --policy--> already a link? ----------------> Transfer
+                                                  | no                            ^
+                                                  +--> source.locate --> RemoteFile
+
+A service's errors are turned into its own terms on the way back (`explaining`): a 403 of the Hub is
+a gated repository, one of a bucket a missing right.
 """
 
 from __future__ import annotations
@@ -38,7 +46,7 @@ from pgetpy.system.event_loop import gather_or_cancel
 from pgetpy.system.filesystem import ReservedPaths
 from pgetpy.system.threads import WORKERS
 
-# Of several files so many are begun at once: while one waits for its answer another is written.
+# Of several files, so many begin at once: while one waits for its answer, another is written.
 _SIDE_BY_SIDE = 4
 
 
@@ -65,17 +73,17 @@ class Engine:
         self._metrics = Metrics(settings.metrics_endpoint, workers, hosts.tls)
 
     async def locate(self, reference: Reference) -> Located:
-        """Return where the bytes of `reference` are.
+        """Return where the bytes of `reference` are, which may take requests to its service.
 
         Raises:
-            TransferError: its source does not say.
+            TransferError: the service refuses, or does not answer.
         """
         with self.explaining(reference):
             return await locate(reference, self._settings.sources, self._client)
 
     @contextmanager
     def _told(self, job: Job, report: Report, key: int) -> Iterator[None]:
-        """Have failures within the block told to those who want to know."""
+        """Report a failure within the block, to the metrics endpoint and as an event."""
         try:
             yield
         except PgetError as error:
@@ -85,7 +93,7 @@ class Engine:
 
     @contextmanager
     def explaining(self, reference: Reference) -> Iterator[None]:
-        """Have what a service answers within the block explained by who knows it."""
+        """Have HTTP errors within the block explained by the source of `reference`."""
         try:
             yield
         except HttpStatusError as error:
@@ -98,22 +106,24 @@ class Engine:
         """Return which version of an object the server has, by asking for its first byte.
 
         Raises:
-            TransferError: it may not be had, or not be reached.
+            TransferError: it is forbidden, or cannot be reached.
         """
         return await self._client.identify(remote)
 
     async def pick(
         self, reference: Reference, choose: Choose, first: int, follow: Follower
     ) -> bool:
-        """Fetch parts of what `reference` names; False where it has to be had as a whole.
+        """Fetch parts of what `reference` names; False if only the whole can be fetched.
 
         Args:
-            choose: what is wanted; the `first` bytes are in any case. See
+            reference: one object.
+            choose: says which parts, given the first bytes; see
                 `destinations.sinks.parts.PartsSink`.
-            follow: is shown what has come, and keeps it.
+            first: how many bytes to fetch in any case.
+            follow: is shown what has landed, and keeps it.
 
         Raises:
-            PgetError: they cannot be had.
+            PgetError: it failed.
         """
         if reference.local:
             return False
@@ -131,11 +141,16 @@ class Engine:
         return True
 
     def begin_anew(self) -> None:
-        """What was fetched so far is done with, and may be fetched to the same places again."""
+        """Forget the paths of earlier downloads, so that they may be downloaded to again."""
         self._context.paths.clear()
 
     async def download(self, job: Job, report: Report, key: int = 0) -> DownloadResult:
         """Run one job, whose URL may be a reference that a source knows.
+
+        Args:
+            job: what to fetch, and where to.
+            report: gets the events.
+            key: tells the events of this job from others.
 
         Raises:
             PgetError: it failed.
@@ -150,7 +165,7 @@ class Engine:
                 with self.explaining(reference):
                     result = await Transfer(self._context, job, key, report, vetted=True).run()
             elif reference.link is not None:
-                # What a server says goes before the name in its URL.
+                # A server's Content-Disposition goes before the name in the URL.
                 name = reference.name if reference.local else ""
                 link = job.link or reference.link
                 found = replace(job, url=reference.text, link=link, name=name)
@@ -175,7 +190,8 @@ class Engine:
     def _carrier(
         self, remote: RemoteFile, job: Job, key: int, report: Report, *, vetted: bool = False
     ) -> Transfer:
-        """Return the transfer that runs `job` for an object that has been located."""
+        """Return the transfer for a located object: by hf_transfer where that was asked for, and
+        the digest lets its result be checked."""
         found = _of(remote, job)
         if remote.hf_transfer and found.checksum == remote.digest:
             turns = self._children
@@ -183,7 +199,7 @@ class Engine:
         return Transfer(self._context, found, key, report, vetted=vetted)
 
     def expect(self, count: int) -> None:
-        """So many files are about to be fetched: begin with several of a host at once."""
+        """Prepare for `count` files: begin with several connections to each host."""
         self._context.hosts.start = max(1, min(count, _SIDE_BY_SIDE))
 
     async def download_all(
@@ -220,7 +236,11 @@ class Engine:
 
 
 def _only(reference: Reference, located: Located) -> RemoteFile:
-    """Return the one object that a reference stands for."""
+    """Return the one object of a reference.
+
+    Raises:
+        BadReferenceError: it is a folder.
+    """
     if located.folder:
         hint = "name one file of it, or have pgetpy ensure --wanted folder keep all"
         raise BadReferenceError(str(reference), f"it is {len(located.objects)} files; {hint}")
@@ -228,6 +248,7 @@ def _only(reference: Reference, located: Located) -> RemoteFile:
 
 
 def _of(remote: RemoteFile, job: Job) -> Job:
+    """Return `job` with what its source knows; the user's own checksum and link go before that."""
     return replace(
         job,
         url=remote.url,
@@ -238,6 +259,7 @@ def _of(remote: RemoteFile, job: Job) -> Job:
 
 
 def _throttle(rate: int | None) -> Callable[[int], float] | None:
+    """Return what paces all connections of an engine together; it is called from many threads."""
     if rate is None:
         return None
     bucket = TokenBucket(rate, time.monotonic())

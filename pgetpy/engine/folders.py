@@ -1,4 +1,10 @@
-"""Folders of a service become jobs, one for each of their files."""
+"""Folders of a service become jobs, one for each of their files.
+
+The names come from the service, and become paths below the destination. So they are judged like
+the members of an archive (`core/archives/member_policy`): `../`, absolute paths, names that collide
+on a file system without upper and lower case, and names that are listed twice are refused before
+the first byte is fetched.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +25,7 @@ from pgetpy.sources.base import RemoteFile
 from pgetpy.sources.table import parse_reference
 from pgetpy.system.filesystem import fold_of
 
-# From the weakest promise to the strongest.
+# From the weakest to the strongest: a folder's result promises what its weakest file does.
 _VALIDATORS = ("none", "weak", "strong")
 
 
@@ -42,12 +48,18 @@ async def expand_folders(jobs: Sequence[Job], engine: Engine, settings: Settings
 async def _files_of(
     job: Job, reference: Reference, engine: Engine, settings: Settings
 ) -> list[Job]:
+    """Return a job for each file of one folder.
+
+    Raises:
+        PgetError: see `expand_folders`; also for options that only make sense for one file.
+    """
     if job.extract or job.checksum is not None or job.dest in (None, "-"):
         raise BadReferenceError(str(reference), "it is a folder; give a directory to put it in")
     if settings.policy is not None:
         settings.policy.check_reference(reference)
     located = await engine.locate(reference)
     folder = Path(job.dest or ".")
+    # The destination may not exist yet; its nearest parent is on the same file system.
     near = next(path for path in (folder, *folder.parents) if path.is_dir())
     policy = MemberPolicy(settings.limits, fold_of(near))
     return [_job_for(each, job, reference, folder, policy) for each in located.objects]
@@ -56,6 +68,11 @@ async def _files_of(
 def _job_for(
     remote: RemoteFile, job: Job, reference: Reference, folder: Path, policy: MemberPolicy
 ) -> Job:
+    """Return the job for one file, whose name `policy` admits.
+
+    Raises:
+        UnsafeMemberError: it does not.
+    """
     entry = policy.admit(Member(remote.name, Kind.FILE, remote.size or 0))
     if entry is None or entry.replaces:
         raise UnsafeMemberError(remote.name, "it is listed twice")

@@ -1,6 +1,17 @@
 """A digest of an object while it arrives: read behind the front, from the page cache.
 
-No thread waits for bytes: one reads as far as they have come, and ends.
+Bytes land in any order, mostly moved by the kernel, so that no code here sees them; a digest needs
+them in order. But everything up to the front has been written, and is still in the page cache:
+
+    0             position          front                     total
+    |== hashed =====|== to be read ===|   holes, later ranges   |
+
+`advance` moves the front. At most one job in a thread reads from `position` to the front, and ends
+there: a thread is never kept waiting for bytes. Whoever moves the front next starts a new job, once
+there is a block to read. When the last byte lands, little is left to hash.
+
+`_lock` makes "nothing is due, so this job ends" and "something is due and no job runs" exclude each
+other; without it the front could move just after a job has looked, and stay unhashed.
 """
 
 from __future__ import annotations
@@ -19,8 +30,10 @@ _BLOCK = 1 << 20
 class FileDigest:
     """Hashes what `read` reads back, from its beginning, as far as it is known to be written.
 
+    The methods are called on the event loop.
+
     Attributes:
-        position: bytes hashed.
+        position: bytes hashed so far.
     """
 
     def __init__(self, read: ReadBack, checksum: Checksum, workers: Workers) -> None:
@@ -31,19 +44,23 @@ class FileDigest:
         self._front = 0
         self._total: int | None = None
         self._stopped = False
-        # Guards what is read of `_front` together with `_running`.
+        # Guards `_front` and `_running` together.
         self._lock = threading.Lock()
         self._running = False
         self._done: asyncio.Future[None] | None = None
 
     def advance(self, front: int) -> None:
-        """Every byte before `front` has been written."""
+        """Tell that every byte before `front` has been written; hash them if they are enough."""
         with self._lock:
             self._front = max(self._front, front)
         self._go_on()
 
     async def finish(self, total: int) -> str:
-        """Return the hex digest of the file's `total` bytes, all of them written."""
+        """Return the hex digest of the file's `total` bytes, all of them written.
+
+        Raises:
+            OSError: the file cannot be read, or is shorter.
+        """
         with self._lock:
             self._front = self._total = total
         while self.position < total or self._running:
@@ -53,7 +70,7 @@ class FileDigest:
         return self._hash.hexdigest()
 
     async def stop(self) -> None:
-        """Give up; the file is read no more when this returns."""
+        """Stop hashing; when this returns the file is not read any more."""
         self._stopped = True
         if self._done is not None:
             await asyncio.wait([self._done])
@@ -61,7 +78,7 @@ class FileDigest:
                 self._done.exception()
 
     def _go_on(self) -> None:
-        """Have a thread hash what has come since the last one ended, if that is enough."""
+        """Start a job for what has landed since the last one, if it is enough and none runs."""
         with self._lock:
             failed = self._done is not None and self._done.done() and self._done.exception()
             if self._running or self._stopped or failed or not self._due():
@@ -70,12 +87,13 @@ class FileDigest:
         self._done = self._workers.submit(self._run)
 
     def _due(self) -> int:
-        """How far to hash; 0 where there is not enough to be worth it."""
+        """How far to hash; 0 where that is less than a block and not the end. Needs the lock."""
         left = self._front - self.position
         worth = left >= _BLOCK or (self._total is not None and left > 0)
         return self._front if worth else 0
 
     def _run(self) -> None:
+        """Hash until nothing is due, in a thread."""
         buffer = memoryview(bytearray(_BLOCK))
         try:
             while not self._stopped:

@@ -1,10 +1,16 @@
-"""hf_transfer as a way to bring a file whose sha256 is known, for who has asked for it.
+"""hf_transfer as a way to fetch a file whose sha256 is known, for those who ask for it.
 
-It ties its ranges to no version, gives up no silent connection, resumes nothing, and may send a
-token to another port of a host. So it gets a URL that needs no token, where the redirects of the
-Hub have led; a process of its own, which can be killed (`hf_transfer_worker`); and a part
-file, which is published once its digest is right. Where it fails, or cannot be used, the bytes are
-brought as all others are, and that is said.
+hf_transfer lacks what an attempt guarantees, so each gap is closed from outside:
+
+    it does not tie ranges to a version              the sha256 of the whole is checked
+    it never gives up on a silent connection         growth of the file is watched; kill
+    it cannot be interrupted                         a process of its own (`hf_transfer_worker`)
+    it may send a token to another port of a host    redirects are followed before, and only a URL
+                                                     that needs no token is handed to it
+    it resumes nothing                               used only where nothing is held
+
+It writes the part file of the usual `FileSink`, which is published by the usual steps. Where it
+fails, or cannot be used, the transfer goes on by its own means, and says why.
 """
 
 from __future__ import annotations
@@ -39,17 +45,19 @@ from pgetpy.errors.redact import redact_text
 from pgetpy.system import polling
 from pgetpy.system.event_loop import wait_uncancelled
 
-# Each of them has threads, and takes as many connections as it opens files.
+# Processes at a time; each has threads, and a connection for each of its `_FILES`.
 MOST_CHILDREN = 2
 _FILES = 8
-# A range is kept in memory until it is whole, and only then seen to have come.
+# The size of its ranges. Each is kept in memory until it is complete; only then progress shows.
 _CHUNK = 4 << 20
+# Seconds for the child to end by itself.
 _KILL_AFTER = 5.0
+# The unit of `st_blocks`.
 _BLOCK = 512
 
 
 class _UnableError(Exception):
-    """hf_transfer cannot bring it; the argument, a clause, says why."""
+    """hf_transfer cannot fetch this file; the argument, a clause, says why."""
 
 
 class _AnswerAcceptedError(Exception):
@@ -61,10 +69,10 @@ class _AnswerAcceptedError(Exception):
 
 
 class HfTransfer(Transfer):
-    """A transfer whose bytes hf_transfer brings, where it can.
+    """A transfer that hf_transfer carries out where it can.
 
     Args:
-        turns: at most so many of these are at work at a time.
+        turns: limits how many of these run at a time.
     """
 
     def __init__(
@@ -83,7 +91,7 @@ class HfTransfer(Transfer):
         self._theirs = False
 
     async def _fetch(self, route: Route) -> Provenance:
-        # What an earlier run has left is worth more than another engine.
+        # Bytes of an earlier run are worth more than a faster way.
         if self._tried or self._held:
             return await super()._fetch(route)
         try:
@@ -99,6 +107,7 @@ class HfTransfer(Transfer):
         return await super()._fetch(route)
 
     async def _mismatched(self, actual: str) -> None:
+        # A wrong digest may be hf_transfer's fault: fetch everything by our own means once.
         if not self._theirs:
             await super()._mismatched(actual)
             return
@@ -106,6 +115,11 @@ class HfTransfer(Transfer):
         await self._start_over("what hf_transfer has brought is not what was meant")
 
     async def _by_hf_transfer(self, route: Route) -> Provenance:
+        """Fetch by hf_transfer.
+
+        Raises:
+            _UnableError: it cannot be used here, or has failed.
+        """
         self._check_possible()
         answer = await self._identified(route)
         host = await route.host()
@@ -120,7 +134,8 @@ class HfTransfer(Transfer):
         try:
             await self._carry_out(_order(request, sink), sink, size)
         except asyncio.CancelledError:
-            self._destination.discard()  # no later run can tell what of it is whole
+            # It fills the file out of order and keeps no journal: nothing of it can be resumed.
+            self._destination.discard()
             raise
         self._theirs = True
         self._counts.moved += size
@@ -129,7 +144,7 @@ class HfTransfer(Transfer):
         return Provenance(route.target.url, answer)
 
     async def _identified(self, route: Route) -> Answer:
-        """Ask for the first byte, by which `route` learns where redirects lead."""
+        """Ask for the first byte: this shows the size, and moves `route` past the redirects."""
 
         def begin(answer: Answer, _: Spans) -> Sink:
             raise _AnswerAcceptedError(answer)
@@ -144,10 +159,10 @@ class HfTransfer(Transfer):
             return known.answer
 
     async def _carry_out(self, order: bytes, sink: FileSink, size: int) -> None:
-        """Have a child bring the `size` bytes; when this ends nobody writes them any more.
+        """Have a child write the `size` bytes; when this returns or raises, it has ended.
 
         Raises:
-            _UnableError: it has failed, or does not get on.
+            _UnableError: it has failed, or stalled.
         """
         child = _start(order)
         said: list[bytes] = []
@@ -163,10 +178,13 @@ class HfTransfer(Transfer):
             raise _UnableError("it has left a file of another size")
 
     async def _watch(self, child: subprocess.Popen[bytes], sink: FileSink, size: int) -> None:
-        """Tell of what has come until the child ends.
+        """Report progress until the child ends.
+
+        It writes out of order and leaves holes, so the blocks allocated to the file show how much
+        has landed, not the file's size.
 
         Raises:
-            _UnableError: it does not get on.
+            _UnableError: it has stalled.
         """
         came, came_at = -1, self._loop.time()
         while child.poll() is None:
@@ -182,6 +200,11 @@ class HfTransfer(Transfer):
     # --------------------------------------------------------------------- whether it can be used
 
     def _check_possible(self) -> None:
+        """Check what can be checked without a request.
+
+        Raises:
+            _UnableError: hf_transfer cannot do what this job or these settings ask for.
+        """
         settings = self._context.settings
         reason = ""
         if not isinstance(self._destination, FileDestination):
@@ -196,6 +219,11 @@ class HfTransfer(Transfer):
             raise _UnableError(reason)
 
     def _check_reachable(self, request: Request) -> None:
+        """Check that hf_transfer could make `request` in the same way.
+
+        Raises:
+            _UnableError: it could not.
+        """
         settings = self._context.settings
         reason = ""
         if any(name.lower() == "authorization" for name, _ in request.headers):
@@ -211,6 +239,11 @@ class HfTransfer(Transfer):
 
 
 def _size_of(answer: Answer) -> int:
+    """Return the size of an object that is worth the start of a process.
+
+    Raises:
+        _UnableError: it is small, or the server has no ranges, which hf_transfer needs.
+    """
     size = answer.identity.total
     if size is None or not answer.ranged:
         raise _UnableError("the server gives no ranges")
@@ -220,7 +253,7 @@ def _size_of(answer: Answer) -> int:
 
 
 def _order(request: Request, sink: FileSink) -> bytes:
-    """Return what the child is to do, as it reads it."""
+    """Return the line of JSON that tells the worker what to do."""
     work = {
         "url": request.url,
         "path": os.path.abspath(sink.part),
@@ -232,8 +265,12 @@ def _order(request: Request, sink: FileSink) -> bytes:
 
 
 def _start(order: bytes) -> subprocess.Popen[bytes]:
-    """Start a process in which hf_transfer carries out `order`."""
-    # Not as a module: that would look for others in the folder we happen to be in.
+    """Start a worker for `order`.
+
+    Raises:
+        _UnableError: no process can be started.
+    """
+    # Not with -m: that would import modules from the current folder.
     command = [sys.executable, hf_transfer_worker.__file__]
     try:
         child = subprocess.Popen(  # noqa: S603  our own
@@ -242,7 +279,7 @@ def _start(order: bytes) -> subprocess.Popen[bytes]:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=_environment(),
-            # Ctrl-C is ours to handle.
+            # Ctrl-C goes to the foreground group; this process decides what it means.
             start_new_session=True,
         )
     except OSError as error:
@@ -255,14 +292,15 @@ def _start(order: bytes) -> subprocess.Popen[bytes]:
 
 
 def _environment() -> dict[str, str]:
-    """What the child inherits: no proxy, which we have seen to be none, and no token."""
+    """Return the child's environment, without tokens, and without proxies, as there is none for
+    this URL (`_check_reachable`)."""
     secret = ("_proxy", "_token", "_header", "_headers")
     env = {name: text for name, text in os.environ.items() if not name.lower().endswith(secret)}
     return {**env, "NO_PROXY": "*"}
 
 
 def _end(child: subprocess.Popen[bytes]) -> bytes:
-    """Have the child and its fork end, and return what they have said."""
+    """End the worker and its fork, and return their output."""
     assert child.stdin is not None
     assert child.stdout is not None
     with contextlib.suppress(BrokenPipeError):
@@ -272,6 +310,6 @@ def _end(child: subprocess.Popen[bytes]) -> bytes:
     except subprocess.TimeoutExpired:
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
-    # It ends when the fork, too, is no more.
+    # The fork has this pipe as well: the end of file shows that it has ended too.
     with child.stdout as said:
         return said.read()

@@ -1,10 +1,18 @@
-"""The process in which hf_transfer runs, for it can be ended by nothing but a kill.
+"""The process in which hf_transfer runs, because only a kill can stop it.
 
-It is run as a file; what to do is one line of JSON on standard input, where other users of the
-machine do not see the signed URL. While hf_transfer is at work no other Python code runs in its
-process: so this one forks, and looks whether whoever wants the bytes is still there. Its standard
-input ends when that one closes it or dies, by whatever; then the fork is killed. On standard output
-is what went wrong.
+hf_transfer holds the interpreter's lock while it works, so no Python code in its process could
+notice that the download is not wanted any more. Hence two processes beside ours:
+
+    pgetpy --stdin--> worker --fork--> hf_transfer
+           <-stdout-- waits for either    |
+                      end to close <-pipe-+
+
+The order is one line of JSON on standard input, where other users of the machine cannot see the
+signed URL, as they could in a command line. Standard input stays open as long as the bytes are
+wanted: it closes when pgetpy says so, or dies in whatever way, and then the worker kills its fork.
+The pipe closes when the fork ends. On standard output is the error, if any.
+
+This module is run as a file, and imports nothing of pgetpy: starting it must be cheap.
 """
 
 from __future__ import annotations
@@ -17,13 +25,14 @@ import sys
 from typing import Any
 
 DONE, FAILED = 0, 1
-# A process that its parent has forked since may hold standard input open.
+# Another child of pgetpy, forked meanwhile, may hold standard input open although pgetpy is dead:
+# so look at the parent's process ID from time to time as well. Seconds.
 _LOOK_EVERY = 1.0
 _RETRIES = 5
 
 
 def main() -> None:
-    """Do what standard input says, as long as it stays open."""
+    """Carry out the order on standard input, as long as that stays open."""
     parent = os.getppid()
     work = json.loads(sys.stdin.buffer.readline())
     done, at_work = os.pipe()
@@ -39,7 +48,7 @@ def main() -> None:
 
 
 def _wait(done: int, parent: int) -> bool:
-    """Wait for the fork to end, which closes `done`; False where nobody wants its work any more."""
+    """Wait for the fork to end, which closes `done`; False if it is not wanted any more."""
     while True:
         ready, _, _ = select.select([0, done], [], [], _LOOK_EVERY)
         if done in ready:
@@ -49,7 +58,7 @@ def _wait(done: int, parent: int) -> bool:
 
 
 def _die_with_parent() -> None:
-    """Have the system kill this process when its parent, however killed, is no more."""
+    """Have the kernel kill this process when its parent dies, even by SIGKILL."""
     if sys.platform == "linux":
         import ctypes
 
@@ -72,8 +81,8 @@ def _download(work: dict[str, Any]) -> int:
             max_retries=_RETRIES,
             headers=work["headers"],
         )
-    except BaseException as error:  # a panic of Rust's is none of Exception
-        # What it says ends with the URL.
+    except BaseException as error:  # a panic in Rust is not an Exception
+        # The message ends with the URL, which may be signed: cut it off.
         words = str(error).partition(" for url")[0].partition("http")[0].strip()
         os.write(1, words.encode(errors="replace")[:200])
         return FAILED
@@ -81,7 +90,7 @@ def _download(work: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    # A file that is run has its folder searched first, where our own hf_transfer is.
+    # Python searches the folder of the file first, and there pgetpy has an hf_transfer of its own.
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [folder for folder in sys.path if os.path.abspath(folder) != here]
     main()

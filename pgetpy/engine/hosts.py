@@ -1,4 +1,17 @@
-"""What is known of each host while transfers run: where it is, how fast, when to ask next."""
+"""What is known of each host while transfers run: where it is, how fast, when to ask next.
+
+All transfers of an engine share this, so that the second file of a host begins with what the first
+has shown: the addresses, the rate of a connection, the time to a first byte, how many connections
+pay. That is kept per origin and per trust: a host that the operator named is not judged by the
+policy, and what is resolved for it must not be used for a stranger's URL to the same name.
+
+A name is resolved once, before the policy sees it, and connections go to the addresses that were
+judged. A second look-up could give others (DNS rebinding).
+
+The first bytes of a host say most, and are treated apart (`first_bytes`): until one connection has
+shown its rate, the size of ranges is a guess and the pace knows nothing. After that the rate
+follows the median of the connections slowly (`observe`).
+"""
 
 from __future__ import annotations
 
@@ -28,14 +41,16 @@ from pgetpy.system.threads import Workers
 # A connection of the direct transport takes a socket and the two ends of a pipe.
 _DESCRIPTORS_PER_CONNECTION = 3
 _DESCRIPTORS_FOR_FILES = 64
-# One odd object among many does not speak for its host; several do.
+# One odd object among many may be an exception; several answers that the direct transport cannot
+# read are how the host speaks.
 _REFUSALS = 3
-# A body tells what a connection delivers from so many bytes, or seconds, on.
+# From so many bytes, or seconds, on the rate of a body means something.
 _TELLING = 512 * 1024
 _TELLING_SECONDS = 0.02
+# Guards a division: a body may come with its head.
 _SHORTEST = 0.001
 _LOG = RoomLog("engine")
-# Addresses for documentation (RFC 5737, RFC 3849), which are nobody's.
+# Addresses for documentation (RFC 5737, RFC 3849), which no host has.
 _ELSEWHERE = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
 
 
@@ -44,17 +59,19 @@ class Host:
     """One origin.
 
     Attributes:
-        addresses: where it, or its proxy, answers.
-        proxy: URL of the proxy to go through.
+        addresses: of the host, or of its proxy; in the resolver's order.
+        proxy: URL of the proxy to go through; None for none.
         pace: how many connections pay.
         plain: whether the direct transport may be tried.
-        busy: connections with something to do, over all transfers.
-        delivering: those whose bytes flow.
-        moved: bytes that have come from here, in `ended` answers and those on their way.
+        busy: connections with a request under way, over all transfers.
+        delivering: those of them whose bytes flow.
+        moved: bytes received, in answers that have ended and in those under way.
+        ended: how many answers have ended.
         rate: what one connection delivers, bytes a second; 0 for unknown.
         latency: how long its answers take to begin.
-        not_before: when the host may be asked again, as it said itself (loop time).
-        no_ranges: whether an object was to be had by a plain GET only.
+        not_before: when requests may be made again, after a Retry-After (loop time).
+        no_ranges: whether an object could be fetched by a plain GET only; the next one is asked
+            for that way from the start.
     """
 
     origin: Origin
@@ -76,26 +93,30 @@ class Host:
 
     @property
     def local(self) -> bool:
-        """Whether it stands for this machine's own files, which no connection leads to."""
+        """Whether this is the stand-in for file and data URLs, which need no connection."""
         return not self.origin.host
 
     def refused_direct(self) -> None:
-        """The direct transport could not do with an answer; after a few it is not tried again."""
+        """Count an answer that the direct transport could not read; after a few stop trying it."""
         self._refusals += 1
         if self._refusals >= _REFUSALS:
             self.plain = False
             _LOG.debug("%s: aiohttp makes all further requests", self.origin.host)
 
     def observe(self, now: float, rates: Sequence[float] = ()) -> None:
-        """Take note of what has moved, and of the `rates` of connections that have shown theirs:
-        for the pace, and for the size of the next ranges."""
+        """Update the pace and the rate. Called by each attempt at each of its ticks.
+
+        Args:
+            now: loop time.
+            rates: bytes a second of the connections that have delivered for a while.
+        """
         self.pace.observe(
             now, self.moved, self.ended, self.busy, self.delivering, self.latency.typical
         )
         if self.pace.level != self._told:
             self._tell_level()
         if rates and self.rate:
-            # Never 0, which would say that it is not known.
+            # Never 0, which means unknown.
             self.rate = max(1.0, self.rate + (median(rates) - self.rate) * 0.3)
 
     def _tell_level(self) -> None:
@@ -109,8 +130,12 @@ class Host:
         )
 
     def first_bytes(self, now: float, part: RangeRequest, *, ended: bool) -> None:
-        """`part` has brought enough of its body, or all, to tell what a connection delivers: the
-        first to do so says how to go on before there is anything to average."""
+        """Learn from how `part` is doing what one connection delivers.
+
+        The first part to deliver enough sets the rate and lets the pace take its first step, long
+        before there is anything to average. Once the rate is known, only whole large answers
+        adjust it here.
+        """
         answered = part.meter.answered
         size = part.pos - part.start
         if answered is None or not size:
@@ -124,7 +149,8 @@ class Host:
             self.rate = size / seconds
             self.pace.first_seen(self.rate, self.latency.typical)
         elif ended:
-            # A small answer is mostly waiting.
+            # Of a small answer, most of the time is waiting: count from the request on. Not
+            # stored as the rate, which would make later ranges far too small.
             self.pace.first_seen(size / max(now - part.meter.born, _SHORTEST), self.latency.typical)
 
 
@@ -132,14 +158,14 @@ class Hosts:
     """The hosts of one engine; each is looked up once.
 
     Attributes:
-        ceiling: the most connections to a host.
-        start: those to begin with.
+        ceiling: the most connections to a host, by the settings and by the descriptors there are.
+        start: how many connections to a new host to begin with.
     """
 
     def __init__(self, settings: Settings, workers: Workers) -> None:
         self._settings = settings
         self.workers = workers
-        # What the operator has named himself is judged otherwise than what a stranger did.
+        # By origin, and whether it is trusted; see above.
         self._hosts: dict[tuple[Origin, bool], Host] = {}
         self._tls: ssl.SSLContext | None = None
         self._netrc: netrc.netrc | None = None
@@ -147,10 +173,10 @@ class Hosts:
         self.start = 1
 
     async def get(self, link: Link) -> Host:
-        """Return the host of `link`.
+        """Return the host of `link`, resolved and judged.
 
         Raises:
-            NotAllowedError: the policy forbids to ask it.
+            NotAllowedError: the policy forbids requests to it.
             ConnectionFailedError: its name cannot be resolved.
         """
         known = self._hosts.get((link.origin, link.trusted))
@@ -165,6 +191,7 @@ class Hosts:
             policy.check_origin(link.origin, link.url)
         proxy = self._proxy_for(link.origin)
         if policy is None or proxy is not None:
+            # A proxy resolves the name itself: these are its own addresses.
             addresses = await self._addresses(link, proxy)
         else:
             addresses = await self._admit(link, policy)
@@ -187,7 +214,11 @@ class Hosts:
         return self._tls
 
     def login(self, origin: Origin) -> str | None:
-        """Return the Authorization value that ~/.netrc has for `origin`, where it may be used."""
+        """Return the Authorization value that ~/.netrc has for `origin`, if the settings allow it.
+
+        Raises:
+            BadSettingError: the file cannot be read.
+        """
         if not self._settings.use_netrc:
             return None
         if self._netrc is None:
@@ -200,6 +231,7 @@ class Hosts:
         return basic_authorization(entry[0], entry[2] or "") if entry is not None else None
 
     def _proxy_for(self, origin: Origin) -> str | None:
+        """Return the URL of the proxy for `origin`; one given as `host:port` means http."""
         proxies = self._settings.proxies
         proxy = proxies.https if origin.scheme == "https" else proxies.http
         if not proxy or bypasses_proxy(origin, proxies.no_proxy):
@@ -207,6 +239,7 @@ class Hosts:
         return proxy if "://" in proxy else f"http://{proxy}"
 
     async def _addresses(self, link: Link, proxy: str | None) -> tuple[Address, ...]:
+        """Return the addresses to connect to for `link`: the host's, or the proxy's."""
         origin = link.origin
         if proxy is not None:
             try:
@@ -219,13 +252,14 @@ class Hosts:
             raise _unresolved(link, origin, error) from None
 
     async def _admit(self, link: Link, policy: Policy) -> tuple[Address, ...]:
-        """Return those addresses of `link` that `policy` lets be asked; --resolve's are judged too.
+        """Return the addresses of `link` that `policy` admits; those of --resolve are judged too.
 
-        Some hosts have, beside their public addresses, others for those who are in their network.
-        Leaving these out is as safe as refusing the host: no other is connected to.
+        Some hosts have internal addresses beside their public ones. Leaving these out is as safe
+        as refusing the host, since connections go to the returned addresses only.
 
         Raises:
-            NotAllowedError: there is none.
+            NotAllowedError: none is left. A name that does not exist ends here as well: the error
+                does not tell a stranger which internal names there are.
             ConnectionFailedError: the resolver cannot tell for the moment.
         """
         try:
@@ -240,6 +274,7 @@ class Hosts:
         return admitted
 
     async def _resolve(self, origin: Origin) -> tuple[Address, ...]:
+        """Look up the addresses of `origin`, or of what --resolve puts in its place."""
         name = self._settings.resolve.get((origin.host, origin.port), origin.host)
         found = await self.workers.submit(
             lambda: socket.getaddrinfo(name, origin.port, type=socket.SOCK_STREAM)
@@ -251,6 +286,7 @@ class Hosts:
 
 
 def _unresolved(link: Link, origin: Origin, error: Exception) -> ConnectionFailedError:
+    """Return the error for a name, of the host or of its proxy, that cannot be resolved."""
     who = f"host {origin.host}" if origin.host == link.origin.host else f"the proxy {origin.host}"
     reason = system_reason(error) if isinstance(error, OSError) else str(error)
     hint = "check its name in the URL" if who[:4] == "host" else "check HTTP_PROXY and HTTPS_PROXY"
@@ -263,7 +299,7 @@ def _unresolved(link: Link, origin: Origin, error: Exception) -> ConnectionFaile
 
 
 def _has_network() -> bool:
-    """Whether a way leads out of this machine. Nothing is sent to find out."""
+    """Whether this machine has a route to the internet. Connecting a UDP socket sends nothing."""
     for family, address in _ELSEWHERE:
         with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
             sock.connect((address, 9))
@@ -272,7 +308,7 @@ def _has_network() -> bool:
 
 
 def descriptor_limit() -> int:
-    """Return how many connections this process has descriptors for."""
+    """Return how many connections this process has file descriptors for (`ulimit -n`)."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return 1 << 16

@@ -1,4 +1,13 @@
-"""Several jobs from beginning to end: folders, what is there already, the manifest's journal."""
+"""Several jobs from beginning to end: folders, what is there already, the manifest's journal.
+
+    jobs --> folders become their files --> done before? --yes--> outcome, without a request
+                                                | no
+                                                v
+                                             engine --> outcome --> journal
+
+A journal of the whole run exists beside that of each file: a run of a thousand files that is killed
+continues with the files that are missing, without a request for the others.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +38,11 @@ async def run_jobs(
     earlier, unfinished run of the same jobs has completed.
 
     Args:
+        jobs: outcomes are in their order, with folders replaced by their files.
+        settings: for all of them.
+        report: gets the events, under the number of the job.
         environ: says where the user's folder for state is.
+        fail_fast: whether the first failure stops the others.
 
     Raises:
         PgetError: with `fail_fast`, the first failure.
@@ -46,6 +59,7 @@ async def run_jobs(
                 if fail_fast and isinstance(outcome, DownloadFailure):
                     raise outcome.error
                 outcomes[number] = outcome
+        # The engine numbers only the jobs that are left; events get their old numbers back.
         left = [number for number in range(len(jobs)) if number not in outcomes]
         followed = [journal.followed(jobs[number], number) for number in left]
         hear = Renumbering(left, journal, report)
@@ -67,7 +81,7 @@ async def run_jobs(
 
 
 async def _expand(jobs: Sequence[Job], settings: Settings) -> Sequence[Job]:
-    """Return `jobs` with folders replaced by their files; asks nobody where there is no folder."""
+    """Return `jobs` with folders replaced by their files; without a folder no request is made."""
     references = [
         job.reference or parse_reference(job.url, settings=settings.sources) for job in jobs
     ]

@@ -1,6 +1,7 @@
 """One POST per file to the endpoint of PGET_METRICS_ENDPOINT, with the payload that pget sends.
 
-Nothing that goes wrong here concerns a download: it neither fails nor is held up for long.
+Nothing that goes wrong here affects a download: every error is dropped, and at the end the engine
+waits no more than `_PATIENCE` for what is still being sent. URLs are redacted before they leave.
 """
 
 from __future__ import annotations
@@ -20,15 +21,18 @@ from pgetpy.errors import PgetError
 from pgetpy.errors.redact import redact
 from pgetpy.system.threads import Workers
 
-# An endpoint that takes longer does without.
+# Seconds; a slower endpoint does not get the message.
 _PATIENCE = 3.0
 
 
 @dataclass(eq=False, repr=False)
 class Metrics:
-    """Tells `endpoint` what became of each file, or nobody where it is None.
+    """Sends the outcome of each file to an endpoint.
 
-    `tls` gives the context for https.
+    Attributes:
+        endpoint: its URL; None sends nothing.
+        workers: threads to send in.
+        tls: gives the context for https.
     """
 
     endpoint: str | None
@@ -37,15 +41,15 @@ class Metrics:
     _posts: set[asyncio.Future[None]] = field(default_factory=set)
 
     def finished(self, url: str, result: DownloadResult) -> None:
-        """Tell of a file that stands."""
+        """Send the outcome of a file that is complete."""
         self._tell(url, {"size": result.size, "bytes_per_second": result.bytes_per_second})
 
     def failed(self, url: str, error: PgetError) -> None:
-        """Tell of a file that could not be had."""
+        """Send the failure of a file."""
         self._tell(url, {"size": 0, "error": str(error)})
 
     async def close(self) -> None:
-        """Wait for what is on its way, but not for ever."""
+        """Wait a moment for messages that are being sent."""
         if self._posts:
             await asyncio.wait(self._posts, timeout=_PATIENCE)
 
@@ -61,11 +65,14 @@ class Metrics:
 
 
 def _post(endpoint: str, payload: object, tls: Callable[[], ssl.SSLContext]) -> None:
+    """Send `payload`, whatever happens; in a thread."""
     with contextlib.suppress(Exception):
         _request(parse_link(endpoint), payload, tls)
 
 
 def _request(link: Link, payload: object, tls: Callable[[], ssl.SSLContext]) -> None:
+    """Make the POST. The transports only speak GET, so the standard library does it."""
+    # Slow to import, and seldom needed.
     import http.client
     import json
 

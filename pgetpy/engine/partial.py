@@ -1,4 +1,14 @@
-"""Parts of an object instead of the whole: what is wanted is asked for, and nothing else."""
+"""Parts of an object instead of the whole: the wanted spans are fetched, and nothing else.
+
+Which spans these are is known only after the first bytes, a header that says where things are. So
+the sink's window begins closed around those, and the sink widens it when it has read them:
+
+    [header]                                    asked for first; says where the tensors are
+    [header]     [tensor]  [tensor]             `Window.only` of the sink; the rest never comes
+
+The plan treats a closed window like any other limit, so an attempt needs no second mode. A server
+that sends the whole instead of a range makes this pointless, hence `WholeOnlyError`.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +26,23 @@ from pgetpy.sources.base import RemoteFile
 
 
 class WholeOnlyError(Exception):
-    """The server gives no parts, or does not say how large the whole is."""
+    """The server does not serve ranges, or does not say how large the object is."""
 
 
 async def pick(
     context: EngineContext, remote: RemoteFile, sink: PartsSink, first: int, follow: Follower
 ) -> None:
-    """Fetch what `sink` wants of an object, of which it has asked for `first` bytes.
+    """Fetch the spans of an object that `sink` wants.
+
+    Args:
+        remote: the object.
+        sink: says which spans once it has the first bytes, and keeps them.
+        first: how many bytes to ask for first.
+        follow: is shown the file and which bytes have landed.
 
     Raises:
-        TransferError: it may not be had, or not be reached.
-        WholeOnlyError: the server gives all or nothing.
+        TransferError: the object is forbidden, or cannot be reached.
+        WholeOnlyError: the server sends only the whole.
     """
 
     def begin(answer: Answer, _: Spans) -> Sink:

@@ -14,7 +14,7 @@ class Provenance:
     Attributes:
         url: where redirects led.
         answer: the first answer that was believed.
-        single: whether one request at a time brought everything.
+        single: whether one request at a time was made for everything.
     """
 
     url: str

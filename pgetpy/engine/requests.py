@@ -1,7 +1,26 @@
-"""How one URL is reached.
+"""How one URL is reached: redirects, credentials, cookies, signatures.
 
-Redirects are followed once, credentials and the cookies of the chain sent where they belong, and
-signed targets resolved again when their time is over.
+Following redirects for each range would double every request. So they are followed once, and ranges
+are requested from the target directly:
+
+    link --302--> hop --302--> target          link: what the user named; target: asked for ranges
+     ^                            |
+     +------- `start_again` ------+            when the target's signature has expired
+
+Several requests are under way at a time, so the same redirect, or the same expiry, may be reported
+more than once. Each method that moves `target` is told which URL the answer came from, and ignores
+answers of a target that is no longer in use.
+
+What a request carries, by where it goes:
+
+    user's headers and login     to the origin of `link` (`core/http/urls.may_see_credentials`)
+    login in a redirect's URL    to that URL only
+    ~/.netrc                     to the host that it names
+    cookies                      as their servers said (`core/http/cookies`)
+    signatures                   each request is signed for the target, by its signer
+
+After a step from https to http none of the first three is sent, even where it leads back: anyone on
+the way could have written that redirect.
 """
 
 from __future__ import annotations
@@ -28,7 +47,7 @@ _HEADERS = (("User-Agent", USER_AGENT), ("Accept", "*/*"), ("Accept-Encoding", "
 
 
 class Route:
-    """The way to `link`: `target` is where its redirects led."""
+    """The way to `link`: `target` is where its redirects have led so far."""
 
     def __init__(self, link: Link, hosts: Hosts, settings: Settings) -> None:
         self.link = link
@@ -45,9 +64,9 @@ class Route:
         """Return the host of the target.
 
         Raises:
-            NotAllowedError: a policy forbids to ask it.
+            NotAllowedError: a policy forbids requests to it.
             ConnectionFailedError: its name cannot be resolved.
-            PgetError: there are no keys to sign its requests with any more.
+            PgetError: the keys that sign its requests cannot be renewed.
         """
         signer = self.target.signer
         if signer is not None and signer.due(time.time()):
@@ -57,13 +76,19 @@ class Route:
         except NotAllowedError as error:
             if self.target is self.link:
                 raise
-            # The service that led there may be the operator's, and its hosts nobody's business.
+            # Name the user's URL, not the target: internal hosts of a service are not shown.
             raise NotAllowedError(
                 self.link.url, error.rule, f"it redirects, and {error.reason}", hint=error.hint
             ) from None
 
     def request(self, host: Host, asked: Span | None, known: Identity | None) -> Request:
-        """Return the request for `asked` (None: all), tied to version `known` where it can be."""
+        """Return the request for a range of the target.
+
+        Args:
+            host: of the target, see `host`.
+            asked: the range; None for everything.
+            known: the version to tie a range to, if its validator is strong.
+        """
         own = self._own_headers()
         names = {name.lower() for name, _ in own}
         headers = [each for each in _HEADERS if each[0].lower() not in names] + own
@@ -90,13 +115,13 @@ class Route:
         )
 
     def redirected(self, redirect: Redirected, asked_of: str) -> None:
-        """Go where `redirect`, the answer of URL `asked_of`, leads.
+        """Follow `redirect`, the answer of URL `asked_of`.
 
         Raises:
             TransferError: it leads nowhere or in a circle.
         """
         if asked_of != self.target.url:
-            return  # another answer has led on already
+            return  # followed already, for another answer
         self._hops += 1
         if self._hops > MOST_REDIRECTS:
             raise TransferError(self.link.url, f"more than {MOST_REDIRECTS} redirects")
@@ -111,13 +136,15 @@ class Route:
             _LOG.debug("%s is not TLS: credentials stay behind", self.target.url)
 
     def sign_again(self, request: Request, head: Head) -> bool:
-        """Whether the next request will be signed in another way than `request`, which `head`
-        refused, so that it may succeed. Called from any thread."""
+        """Whether the next request will be signed differently from `request`, which `head` refused.
+
+        Called from any thread.
+        """
         signer = self.target.signer
         if signer is None:
             return False
         if request.url != self.target.url:
-            return True  # another answer has led on already
+            return True  # signed anew already, for another answer
         link = signer.sign_again(self.target, request.headers, head, time.time())
         if link is None:
             return False
@@ -125,7 +152,10 @@ class Route:
         return True
 
     def expired(self, error: TransferError, asked_of: str) -> bool:
-        """Whether `error`, the answer of URL `asked_of`, may mean that its time is over."""
+        """Whether `error`, the answer of URL `asked_of`, may mean that its signature has expired.
+
+        The original URL does not expire: its refusal is final.
+        """
         return (
             isinstance(error, HttpStatusError)
             and error.status in EXPIRED_STATUSES
@@ -133,7 +163,7 @@ class Route:
         )
 
     def start_again(self) -> None:
-        """Ask the original URL next, which may lead elsewhere by now."""
+        """Request the original URL next; it may lead elsewhere by now."""
         _LOG.debug("%s has expired: asking %s again", self.target.url, self.link.url)
         self.target = self.link
         self._hops = 0
@@ -141,7 +171,7 @@ class Route:
         self._cookies = None
 
     def _learn_cookies(self, link: Link, fields: str) -> None:
-        """Take note of what an answer of `link` has set, a field a line."""
+        """Keep the cookies in `fields`, Set-Cookie headers of an answer of `link`, one a line."""
         if not fields:
             return
         if self._cookies is None:
@@ -151,11 +181,13 @@ class Route:
         self._cookies.learn(link, fields.split("\n"), time.time())
 
     def _own_headers(self) -> list[tuple[str, str]]:
+        """Return those of the user's headers that the target may see."""
         asked = self.target.origin
         headers = headers_for(asked, self.link.origin, self._settings.headers)
         return headers if not self._downgraded else []
 
     def _authorization(self) -> str | None:
+        """Return the Authorization value for the target: its URL's, the user's, or ~/.netrc's."""
         asked = self.target.origin
         if self._downgraded:
             return None
@@ -171,7 +203,7 @@ class Route:
 def _with_cookies(
     headers: list[tuple[str, str]], cookies: Cookies, link: Link
 ) -> list[tuple[str, str]]:
-    """Return `headers` with what of `cookies` goes to `link` beside the caller's own."""
+    """Return `headers` with the cookies for `link` merged into the caller's Cookie header."""
     given = next((value for name, value in headers if name.lower() == "cookie"), "")
     kept = [each for each in headers if each[0].lower() != "cookie"]
     value = cookies.header(link, given)

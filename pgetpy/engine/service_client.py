@@ -1,6 +1,12 @@
 """Questions put to servers: which version of an object is there, what a service says.
 
-They are retried, paced and kept within the policy like any transfer.
+Each is an `Attempt` that ends early. So it is retried, paced and kept within the policy like any
+transfer, by the same code. To end one, a callback that the attempt promises to let through raises
+an exception which carries the answer:
+
+    identify   one byte is asked for; opening the sink raises with the version
+    head       judging the first head raises with its fields, also for a redirect
+    read       nothing raises: the whole body goes to a sink in memory
 """
 
 from __future__ import annotations
@@ -29,7 +35,7 @@ T = TypeVar("T")
 
 
 class _HeadReceivedError(Exception):
-    """The answer has been believed: nothing more is wanted."""
+    """The answer has been believed: its body is not wanted."""
 
     def __init__(self, identity: Identity) -> None:
         super().__init__(identity)
@@ -37,7 +43,7 @@ class _HeadReceivedError(Exception):
 
 
 class _AnsweredError(Exception):
-    """There is an answer, wherever it leads."""
+    """There is an answer; redirects are not followed."""
 
     def __init__(self, head: Head) -> None:
         super().__init__(head)
@@ -45,16 +51,17 @@ class _AnsweredError(Exception):
 
 
 class _FirstAnswer(Attempt):
-    """Ends at the first answer that is no error."""
+    """Ends at the first answer that is not an error."""
 
     def _judge(self, call: Exchange, head: Head) -> tuple[Answer, Sink]:
+        # Errors are judged as usual, so that they are retried.
         if head.status not in REDIRECTS:
             super()._judge(call, head)
         raise _AnsweredError(head)
 
 
 class _Bounded(MemorySink):
-    """An answer in memory, of `most` bytes."""
+    """An answer in memory, of at most `most` bytes: a server must not fill it."""
 
     def __init__(self, url: str, most: int) -> None:
         super().__init__()
@@ -69,15 +76,15 @@ class _Bounded(MemorySink):
 
 @dataclass(frozen=True)
 class EngineServiceClient:
-    """The questions of the sources, by the means of an engine."""
+    """What sources use to ask their services; see `sources.base.ServiceClient`."""
 
     context: EngineContext
 
     async def identify(self, remote: RemoteFile) -> Identity:
-        """Ask for the first byte of an object and return which version it is of.
+        """Ask for the first byte of an object and return which version it belongs to.
 
         Raises:
-            TransferError: it may not be had, or not be reached.
+            TransferError: it is forbidden, or cannot be reached.
         """
 
         def begin(answer: Answer, _: Spans) -> Sink:
@@ -109,7 +116,7 @@ class EngineServiceClient:
 
     @property
     def exclusive(self) -> bool:
-        """See `sources.base.ServiceClient`: of these settings the environment tells nobody else."""
+        """See `sources.base.ServiceClient`: another client would not know these settings."""
         settings = self.context.settings
         return settings.policy is not None or bool(authorities(settings) or settings.resolve)
 
@@ -119,12 +126,13 @@ class EngineServiceClient:
         return self.context.settings.retries
 
     async def in_thread(self, work: Callable[[], T]) -> T:
-        """Return what `work` returns, which blocks."""
+        """Run `work`, which blocks, in a thread, and return its result."""
         return await self.context.workers.submit(work)
 
     def _about(
         self, remote: RemoteFile, begin: Callable[[Answer, Spans], Sink], *, first: int
     ) -> tuple[EngineContext, Route, Plan, AttemptCallbacks, TransferCounts]:
+        """Return the arguments of an attempt at `remote` that begins with `first` bytes."""
         route = Route(remote.link, self.context.hosts, self.context.settings)
         callbacks = AttemptCallbacks(begin, lambda _: None, lambda *_: None, lambda _: None)
         return self.context, route, Plan(chunk_size=first, first=first), callbacks, TransferCounts()

@@ -1,7 +1,20 @@
-"""One transfer: a job becomes a file.
+"""One transfer: a job becomes a file. How the bytes come is an attempt's business.
 
-Mirrors, starting over, waiting for another run, the digest and the publishing are decided here; how
-the bytes come is an attempt's business.
+    for the URL, then each mirror                  the next one after a TransferError
+      +-> wait until the destination is ours       or another run has published the file
+      |   fetch by an attempt
+      +-- StartOverError, ObjectChangedError       held bytes are of another version
+    settle, hash, check the content
+      +-- wrong digest, broken archive             all over, once, if old bytes may be to blame
+    publish, by rename
+
+Every way back to the start is bounded. Bytes of an earlier run are doubted once (`_may_restart`).
+An object that changes is fetched anew once; the second time its servers disagree, and everything
+has to come in one answer (`_single`); the third time it is an error. Likewise, if answers with
+different ETags were mixed on the strength of the digest and it is wrong, the next try is single.
+
+Invariant: a file gets its name after its digest and its content were checked, or not at all.
+Otherwise `_release` keeps what the next run can use.
 """
 
 from __future__ import annotations
@@ -50,7 +63,7 @@ class Transfer:
     """Fetches `job`; events go to `report` under `key`.
 
     Args:
-        vetted: whether a policy on what may be had is kept here, and not by who takes over.
+        vetted: whether the policy on content is enforced here, and not by the caller afterwards.
     """
 
     def __init__(
@@ -86,7 +99,7 @@ class Transfer:
         """Fetch, verify, publish.
 
         Raises:
-            PgetError: it cannot be had; what a next run can use is kept.
+            PgetError: it failed; what a next run can use is kept.
         """
         try:
             while True:
@@ -139,8 +152,8 @@ class Transfer:
             except ObjectChangedError as error:
                 if self._single:
                     raise
-                # Once it may have been replaced. Twice, it is rather that servers which answer in
-                # turns disagree: what one answer brings belongs together.
+                # The first time, it may have been replaced. The second time, servers that answer in
+                # turn probably disagree; but the bytes of one answer belong together.
                 self._single = self._changes > 0
                 self._changes += 1
                 await self._start_over(error.what())
@@ -164,7 +177,7 @@ class Transfer:
             with disk_errors(self._destination.path):
                 answer = await attempt.run()
         finally:
-            # A mirror, or the same server after a change of mind, goes on from here.
+            # A mirror, or a new attempt at the same server, goes on from here.
             self._held = plan.held
             self._drifted |= attempt.gate.drifted
             if attempt.gate.answer is not None:
@@ -174,7 +187,7 @@ class Transfer:
         return Provenance(route.target.url, answer, single)
 
     async def _shared(self, route: Route) -> Provenance:
-        """Another run has just published this file: make sure that it is what we want."""
+        """Check that the file which another run has just published is the version on the server."""
         finished = self._destination.finished
         assert finished is not None
         self._destination.finished = None
@@ -211,7 +224,7 @@ class Transfer:
         self._report.lost(reason)
 
     async def _mismatched(self, actual: str) -> None:
-        """The digest is wrong: fetch everything anew if old bytes are to blame, else give up."""
+        """Start over where the wrong digest may be due to old or mixed bytes; else raise."""
         if self._may_restart():
             await self._start_over("the checksum does not match what an earlier run left")
             return
@@ -227,7 +240,7 @@ class Transfer:
         raise error
 
     def _may_restart(self) -> bool:
-        """Whether bytes of an earlier run may be to blame for a failure: take note of it, once."""
+        """Whether bytes of an earlier run may be to blame for a failure; True once at most."""
         if not self._resumed or self._restarts:
             return False
         self._restarts += 1
@@ -258,10 +271,10 @@ class Transfer:
             return f"{checksum.algorithm}:{finishing.result()}"
 
     async def _check_content(self, size: int) -> None:
-        """Check that what has come may be had.
+        """Check the content against the policy, before the file gets its name.
 
         Raises:
-            NotAllowedError: the policy says no.
+            NotAllowedError: the policy forbids it.
         """
         policy = self._policy
         if policy is None:
@@ -282,20 +295,20 @@ class Transfer:
             await self._flushing
         if self._destination.slow:
             publishing = self._context.workers.submit(lambda: self._destination.publish(size))
-            # Half published it could be neither kept nor let go of.
+            # Not interruptible: what is half published can neither be kept nor be discarded.
             await wait_uncancelled(publishing, lambda: None)
         else:
             self._destination.publish(size)
 
     async def _release(self) -> None:
-        """Let go of everything; a published destination has nothing left to let go of."""
+        """Release the destination; unless it was published, keep what a next run can use."""
         await self._stop_digest()
         if self._flushing is not None:
             await asyncio.wait([self._flushing])
         self._destination.keep()
 
     def _begin(self, answer: Answer, held: Spans) -> Sink:
-        """The first answer is believed: open the sink. Called in any thread."""
+        """Open the sink, after the first answer was believed. Called in any thread."""
         if self._job.admit is not None:
             self._job.admit(answer.identity)
         resumable = self._job.checksum is not None or answer.identity.strong
@@ -313,7 +326,7 @@ class Transfer:
 
     def _plan(self, held: Spans) -> Plan:
         chunk_size = self._context.settings.chunk_size
-        # Who limits the size of ranges means the first one as well.
+        # A limit on the size of ranges holds for the first request as well.
         open_ended = chunk_size >= Settings.chunk_size
         return Plan(chunk_size=chunk_size, first=FIRST_RANGE, open_ended=open_ended, held=held)
 
@@ -337,11 +350,11 @@ class Transfer:
         if self._job.follow is not None:
             self._job.follow.landed(plan.landed)
         self._report.started_once(plan.total, self._resumed, last=last)
-        # What comes in one answer may have to come again, and be another version then.
+        # Without ranges a failure means that everything comes again: hash nothing before the end.
         digest = None if attempt.gate.restarts else self._follow()
         if digest is not None:
             digest.advance(plan.front)
-        # Where a part was cut short a block may still be on its way behind its end.
+        # A request whose stop was lowered may still be writing the block at its position.
         self._destination.tidy(
             Span(f.pos, max(f.stop or sys.maxsize, f.pos + 1)) for f in plan.parts
         )
@@ -350,7 +363,7 @@ class Transfer:
             self._flush(now)
 
     def _flush(self, now: float) -> None:
-        """Bring what has come to stable storage: a power cut costs no more than what follows."""
+        """Write what has landed to stable storage, so that a power cut costs only what follows."""
         self._flushed_at = now
         if self._flushing is None or self._flushing.done():
             self._flushing = self._context.workers.submit(self._destination.flush)

@@ -1,4 +1,12 @@
-"""What one transfer tells its user."""
+"""What one transfer tells its user, as events and in the log.
+
+    waiting*  started  progressed*  verifying*                     then the engine reports the end
+                 ^     retrying*, remark*   |
+                 +---------- lost <---------+                      everything begins anew
+
+`started` waits until the destination knows whether a later run could resume from what lands: of an
+archive that depends on its first bytes. After `lost` it is sent again.
+"""
 
 from __future__ import annotations
 
@@ -41,19 +49,22 @@ class TransferReport:
         return self.destination.label
 
     def waiting(self) -> None:
-        """Another run has the destination."""
+        """Report that another run holds the destination's lock."""
         _LOG.debug("%s: waiting: %s", self.label, self.destination.obstacle)
         self.report(Waiting(self.key, self.label, self.destination.obstacle))
 
     def started(self, total: int | None, resumed: int, *, keeps: bool = True) -> None:
-        """The object is `total` bytes, `resumed` of which are held."""
+        """Report the size, `total` (None: unknown), and how many bytes an earlier run has left.
+
+        `keeps` says whether what lands survives if this run ends early.
+        """
         self._announced = True
         url = redact(self.job.url)
         _LOG.debug("%s: %s bytes from %s, %d held already", self.label, total, url, resumed)
         self.report(Started(self.key, url, self.label, total, resumed, keeps))
 
     def started_once(self, total: int | None, resumed: int, *, last: bool) -> None:
-        """As `started`, unless it has been told, as soon as the destination knows what it keeps."""
+        """As `started`, once, as soon as the destination knows whether it keeps what lands."""
         keeps = self.destination.keeps
         if not self._announced and (last or keeps is not None):
             self.started(total, resumed, keeps=bool(keeps))
@@ -61,31 +72,31 @@ class TransferReport:
                 self.remark(self.destination.remark)
 
     def progressed(self, now: float, plan: Plan, *, last: bool) -> None:
-        """Tell how far it is, now and then and at the `last`."""
+        """Report progress, at most every `REPORT_EVERY` seconds and at the `last`."""
         if last or now - self._reported_at >= REPORT_EVERY:
             self._reported_at = now
             self.stands_at(plan.done, plan.total, len(plan.parts))
 
     def stands_at(self, done: int, total: int | None, connections: int) -> None:
-        """`done` bytes of `total` are there, over so many connections."""
+        """Report that `done` bytes of `total` have landed, and how many connections are open."""
         self.report(Progressed(self.key, done, total, connections))
 
     def verifying(self, done: int, size: int) -> None:
-        """`done` bytes of `size` are hashed."""
+        """Report that `done` bytes of `size` have been hashed."""
         self.report(Verifying(self.key, self.label, done, size))
 
     def retrying(self, error: PgetError, after: float) -> None:
-        """It is tried again `after` seconds."""
+        """Report a failure, and that the next try is made after `after` seconds."""
         _LOG.debug("%s: retrying in %.2f s: %s", self.label, after, error)
         self.report(Retrying(self.key, self.label, error, after))
 
     def remark(self, remark: str) -> None:
-        """Say what is worth knowing and no failure."""
+        """Report something that is worth knowing but not a failure."""
         _LOG.debug("%s: %s", self.label, remark)
         self.report(Remarked(self.key, self.label, remark))
 
     def lost(self, reason: str) -> None:
-        """What had come is thrown away."""
+        """Report that everything received is discarded, and why."""
         self._announced = False
         if self.job.follow is not None:
             self.job.follow.lost()

@@ -1,4 +1,19 @@
-"""The exchanges of one attempt that are under way, and the watch over them: stalls, stragglers."""
+"""The exchanges of one attempt that are under way, and the watch over them: stalls, stragglers.
+
+An exchange ends in one of these ways. To end one, the watchdog cancels its task and notes in
+`_doomed` what the cancellation counts as; `ended` reports that when the task is really over.
+
+    done            its body has landed                          success
+    failed          its transport raised                         that error
+    stalled         silent for longer than the patience          StalledError
+    straggler       for 3 s below a tenth of the others' median  no error, but its rest is asked for
+                                                                 again on another connection
+    superfluous     its rest has come by another request         success
+
+It also does the accounting, at each look and once more at the end. Invariants: `Host.busy` is the
+number of exchanges under way to the host, over all attempts; each byte is counted once in
+`Host.moved` and in `TransferCounts.moved`, since `RangeRequest.counted` says how far the sums go.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +32,9 @@ from pgetpy.errors import PgetError, StalledError, TooSlowError
 from pgetpy.system.event_loop import wait_uncancelled
 from pgetpy.system.logs import RoomLog
 
-# Slower than a tenth of the others for so long, and a new connection is tried.
+# A connection may be a straggler for so many seconds: its rate may be low at first.
 _STRAGGLER_PATIENCE = 3.0
-# Seconds of a body after which its rate says something.
+# Seconds of a body after which its rate means something.
 _SHOWING = 0.1
 _LOG = RoomLog("engine")
 
@@ -28,7 +43,14 @@ Task = asyncio.Task[None]
 
 @dataclass
 class TransferCounts:
-    """What is counted for the result."""
+    """What is counted for the result of a transfer.
+
+    Attributes:
+        retries: failures after which it was tried again.
+        requests: requests made, redirects included.
+        connections: the most exchanges at a time.
+        moved: bytes received, repeated ones included.
+    """
 
     retries: int = 0
     requests: int = 0
@@ -37,10 +59,15 @@ class TransferCounts:
 
 
 class Watchdog:
-    """Knows the exchanges under way, counts what they bring and ends those that are stuck.
+    """Knows the exchanges under way, counts their bytes and ends those that are stuck.
 
-    `patience` is how many seconds an exchange may bring nothing; for a first byte it grows with the
-    failures that `retries` has counted. `slowest` is the least that all of them have to bring.
+    Args:
+        plan: gets each request back when its exchange has ended.
+        counts: of the transfer.
+        patience: how many seconds an exchange may be silent; for a first byte it grows with the
+            failures that `retries` has counted.
+        retries: see there.
+        slowest: the least that all exchanges together have to deliver.
     """
 
     def __init__(
@@ -59,13 +86,13 @@ class Watchdog:
         self._url = ""
         self._answered = False
         self._exchanges: dict[Task, Exchange] = {}
-        # Calls to an expired target may still be under way when the next host is asked already.
+        # Exchanges with an expired target may still be under way when the next host is in use.
         self._hosts: dict[Exchange, Host] = {}
-        # Those whose time to the first byte is known.
+        # Those whose time to the first byte has been added to the host's latency.
         self._timed: set[Exchange] = set()
         # What an exchange that was ended counts as, None for no failure.
         self._doomed: dict[Task, PgetError | None] = {}
-        # Calls that were too slow: no failure to be reported, but one all the same.
+        # Stragglers: nothing to report, but the plan has to know that they failed.
         self._given_up: set[Task] = set()
         self._delivering = 0
 
@@ -73,7 +100,7 @@ class Watchdog:
         return len(self._exchanges)
 
     def add(self, task: Task, exchange: Exchange, host: Host) -> None:
-        """`task` carries `exchange` to `host` from now on."""
+        """Watch over `exchange` with `host`, which `task` carries."""
         self._exchanges[task] = exchange
         self._url = exchange.request.url
         self._hosts[exchange] = host
@@ -87,11 +114,11 @@ class Watchdog:
         return sum(exchange.part.meter.answered is not None for exchange in under_way)
 
     def asks_only(self, url: str) -> bool:
-        """Whether all exchanges ask `url`."""
+        """Whether all exchanges are requests for `url`."""
         return all(exchange.request.url == url for exchange in self._exchanges.values())
 
     def ended(self, now: float) -> Iterator[tuple[Task, Exchange, BaseException | None]]:
-        """Yield the exchanges that have ended, each with what it failed of; they are forgotten."""
+        """Yield the exchanges that have ended, each with its error if any; they are forgotten."""
         for task in [task for task in self._exchanges if task.done()]:
             doom = self._doomed.pop(task, None)
             error = doom if task.cancelled() else task.exception()
@@ -100,16 +127,16 @@ class Watchdog:
             failed = error is not None or task in self._given_up
             exchange = self._forget(task, failed=failed)
             if exchange.asked is not None and exchange.asked.stop == OPEN_END:
-                # It had no other answer to wait for.
+                # It never waited between two ranges, so its goodput is not comparable.
                 host.pace.measure_anew(now)
             self._given_up.discard(task)
             yield task, exchange, error
 
     def look_after(self, now: float, host: Host) -> None:
-        """Take note of what has come to `now`, and end what is stuck or superfluous.
+        """Observe every exchange at `now`, and end those that are stuck or superfluous.
 
         Raises:
-            TooSlowError: too little comes, by whatever exchange, to be worth waiting for.
+            TooSlowError: all exchanges together deliver too little to be worth waiting for.
         """
         delivering = 0
         for task, exchange in self._exchanges.items():
@@ -131,20 +158,20 @@ class Watchdog:
         return [p.rate for p in meters if p.answered is not None and now - p.answered >= _SHOWING]
 
     def end_superfluous(self) -> None:
-        """End the exchanges whose bytes have come by another way."""
+        """End the exchanges whose bytes have come by another request."""
         superfluous = self._plan.superfluous()
         for task, exchange in self._exchanges.items():
             if exchange.part in superfluous and task not in self._doomed:
                 self._doom(task, None)
 
     def leave(self, host: Host | None) -> None:
-        """`host` is asked no more."""
+        """Take this attempt's connections out of the sums of `host`, which is not used any more."""
         if host is not None:
             host.delivering -= self._delivering
         self._delivering = 0
 
     async def end_all(self) -> None:
-        """End all exchanges and wait for them: afterwards nothing is written."""
+        """End all exchanges and wait for them, even if cancelled: afterwards nothing is written."""
         for task in self._exchanges:
             task.cancel()
         try:
@@ -155,6 +182,7 @@ class Watchdog:
             for task in list(self._exchanges):
                 self._forget(task)
                 if not task.cancelled():
+                    # Retrieved, so that asyncio does not log it.
                     task.exception()
 
     def _forget(self, task: Task, *, failed: bool = False) -> Exchange:
@@ -168,7 +196,7 @@ class Watchdog:
         return exchange
 
     def _learn(self, exchange: Exchange, now: float, *, ended: bool = False) -> None:
-        """Have the host learn from `exchange` how soon it answers, and how fast."""
+        """Add what `exchange` shows to what is known of the host: its latency and its rate."""
         meter = exchange.part.meter
         host = self._hosts[exchange]
         if meter.answered is not None and exchange not in self._timed:
@@ -178,7 +206,7 @@ class Watchdog:
         host.first_bytes(now, exchange.part, ended=ended)
 
     def _count(self, exchange: Exchange) -> None:
-        """Add what has come since the last look to the host's and the transfer's sums."""
+        """Add the bytes since the last look to the host's and the transfer's sums."""
         part = exchange.part
         moved = part.pos - part.counted
         if moved > 0:
@@ -187,8 +215,11 @@ class Watchdog:
             self._counts.moved += moved
 
     def _check_speed(self, now: float, host: Host) -> None:
-        # Before the first answer patience is what counts, and a server may ask to be left alone;
-        # a disk, a reader or a limit of ours is no slow network.
+        """Apply --speed-limit to the time in which the network was waited for.
+
+        Time before the first answer does not count, nor a pause that the server asked for, nor time
+        in which every exchange waits for a disk, a reader or a rate limit.
+        """
         waiting = self._answered and now >= host.not_before
         under_way = self._exchanges.values()
         waiting &= not under_way or any(exchange.part.waiting for exchange in under_way)
@@ -196,6 +227,7 @@ class Watchdog:
             raise TooSlowError(self._url, self._slowest.rate, self._slowest.seconds)
 
     def _end_if_stuck(self, task: Task, exchange: Exchange, now: float) -> None:
+        """End an exchange that has stalled or is a straggler."""
         meter = exchange.part.meter
         quiet, patience = meter.quiet(now), self._patience
         if quiet > patience and meter.answered is None:
@@ -216,6 +248,6 @@ class Watchdog:
         return None
 
     def _doom(self, task: Task, error: PgetError | None) -> None:
-        """End an exchange; `error` is what it counts as, None for no failure."""
+        """Cancel an exchange; `error` is what that counts as, None for no failure."""
         self._doomed[task] = error
         task.cancel()
