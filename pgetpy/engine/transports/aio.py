@@ -1,5 +1,10 @@
 """The full client: aiohttp for what the direct transport leaves alone, proxies that speak TLS above
 all. It can do a whole transfer by itself.
+
+aiohttp is kept from deciding anything that is decided here: it follows no redirects, decodes no
+codings, keeps no cookies, reads no environment and looks up no names (`_resolver`). Two of its
+habits would break promises, and are worked around: it takes stray bytes on a pooled connection for
+the next answer (`_connector`), and a broken connection for the end of a body (`_check_orderly`).
 """
 
 from __future__ import annotations
@@ -51,10 +56,10 @@ _Known = dict[tuple[str, int], tuple[Address, ...]]
 
 @dataclass(eq=False, repr=False)
 class AioTransport:
-    """Carries exchanges with aiohttp. Sessions are made when first needed: importing it takes long.
+    """Carries exchanges with aiohttp. Sessions are made when first needed: importing it is slow.
 
     Attributes:
-        workers: write what has been received.
+        workers: threads that write what has been received.
         limit: the most connections.
     """
 
@@ -86,7 +91,7 @@ class AioTransport:
 
         request = exchange.request
         session = self._open(request)
-        # With a proxy there are two connections to wait for.
+        # With a proxy there are two connections to make.
         patience = request.connect_timeout * (2 if request.proxy else 1)
         try:
             async with session.get(
@@ -110,7 +115,7 @@ class AioTransport:
             raise await _failed(request, error) from error
 
     def _distrust(self, session: aiohttp.ClientSession) -> None:
-        """Lend no kept connection of `session` again: each may hold what nobody asked for."""
+        """Use no pooled connection of `session` again: each may hold bytes of a broken answer."""
         for trusted, current in list(self._sessions.items()):
             if session is current:
                 del self._sessions[trusted]
@@ -135,12 +140,12 @@ class AioTransport:
         await self._pour(exchange, response, answer, sink)
         if closed is not None and closed.done():
             _check_orderly(exchange.request, closed)
-        # Close, not keep: what is left of a shortened body must not be taken for the next answer.
+        # Close, not pool: the rest of a shortened body must not be taken for the next answer.
         if exchange.part.stop is not None and answer.stop != exchange.part.stop:
             _cut(response)
 
     def _learn(self, request: Request, response: aiohttp.ClientResponse) -> None:
-        """Begin with the address that has answered the next time."""
+        """Remember which address has answered, to begin with it the next time."""
         transport = response.connection.transport if response.connection is not None else None
         peer = transport.get_extra_info("peername") if transport is not None else None
         for address in request.addresses:
@@ -175,8 +180,8 @@ class AioTransport:
         pending: bytearray,
         skip: int,
     ) -> None:
-        """Write the body in pieces of a sensible size, but for the first `skip` bytes; what is not
-        written yet is in `pending`."""
+        """Write the body, without its first `skip` bytes, in pieces that are worth a thread; what
+        is not written yet is in `pending`, also if this raises."""
         part = exchange.part
         written_at = time.monotonic()
         async for chunk in response.content.iter_any():
@@ -195,10 +200,10 @@ class AioTransport:
             await self._write(exchange, sink, pending)
 
     async def _write(self, exchange: Exchange, sink: Sink, pending: bytearray) -> None:
-        """Hand `pending` to the sink in a thread, for a disk may take its time, and empty it."""
+        """Hand `pending` to the sink in a thread, since a disk may be slow, and empty it."""
         from aiofiles.os import wrap
 
-        # asyncio's own pool would hold up the interpreter's end for a write that blocks.
+        # asyncio's own pool would delay the interpreter's exit for a write that blocks.
         store = wrap(exchange.store)
         data = memoryview(bytes(pending))
         pending.clear()
@@ -212,6 +217,7 @@ class AioTransport:
         exchange.part.waiting = True
 
     def _open(self, request: Request) -> aiohttp.ClientSession:
+        """Return the session for `request`, whose resolver knows its addresses."""
         import aiohttp
 
         known = self._known[request.trusted]
@@ -231,9 +237,9 @@ class AioTransport:
 
 
 def _connector(limit: int, resolver: aiohttp.abc.AbstractResolver) -> aiohttp.TCPConnector:
-    """Return a pool that lends no connection on which something came that nobody had asked for.
+    """Return a pool that never hands out a connection on which unrequested bytes have come.
 
-    aiohttp itself would take it for the answer to the next request.
+    aiohttp itself would take them for the answer to the next request.
     """
     import aiohttp
 
@@ -255,7 +261,8 @@ def _connector(limit: int, resolver: aiohttp.abc.AbstractResolver) -> aiohttp.TC
 
 
 def _resolver(known: _Known) -> aiohttp.abc.AbstractResolver:
-    """Return a resolver that gives aiohttp the addresses of `known` and looks nothing up."""
+    """Return a resolver that gives aiohttp the addresses in `known`, which a policy may have
+    judged, and looks nothing up."""
     from aiohttp.abc import AbstractResolver
 
     class Resolver(AbstractResolver):
@@ -281,6 +288,7 @@ def _resolver(known: _Known) -> aiohttp.abc.AbstractResolver:
 
 
 def _check_end(exchange: Exchange, decoder: ContentDecoder | None) -> None:
+    """Raise where the body ended before it was complete."""
     if decoder is not None and not decoder.complete:
         raise ConnectionFailedError(exchange.request.url, "the coded body was cut off")
     rest = exchange.part.rest
@@ -291,17 +299,17 @@ def _check_end(exchange: Exchange, decoder: ContentDecoder | None) -> None:
 
 
 def _closed(response: aiohttp.ClientResponse) -> asyncio.Future[None] | None:
-    """Return what ends when the connection of `response` does, in order or not."""
+    """Return a future that ends when the connection of `response` does, with its error if any."""
     protocol = response.connection.protocol if response.connection is not None else None
     closed: asyncio.Future[None] | None = getattr(protocol, "closed", None)
     if closed is not None:
-        # asyncio complains of exceptions that nobody has looked at.
+        # Retrieve its exception, or asyncio logs it.
         closed.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
     return closed
 
 
 def _check_orderly(request: Request, closed: asyncio.Future[None]) -> None:
-    """Raise where the connection was broken off, which aiohttp takes for the end of a body."""
+    """Raise where the connection was broken off; aiohttp takes that for the end of a body."""
     error = closed.exception()
     if error is not None:
         cause = error.__cause__
@@ -311,7 +319,7 @@ def _check_orderly(request: Request, closed: asyncio.Future[None]) -> None:
 def _cut(response: aiohttp.ClientResponse) -> None:
     """Close the connection at once, unless the answer is at its end.
 
-    The orderly end of TLS would go on to receive what nobody wants.
+    Closing TLS in order would first receive the rest of the body.
     """
     connection = response.connection
     if connection is not None and connection.transport is not None:
@@ -322,12 +330,14 @@ def _cut(response: aiohttp.ClientResponse) -> None:
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> bytes:
+    """Return the beginning of an error's body, for its words; empty if it does not come soon."""
     with contextlib.suppress(Exception):
         return await wait_for(2.0, response.content.read(2048))
     return b""
 
 
 def _encoded(url: str) -> yarl.URL:
+    """Return `url` for aiohttp, which would re-encode it, and so break its signature."""
     from yarl import URL
 
     return URL(url, encoded=True)
@@ -363,7 +373,7 @@ async def _failed(request: Request, error: Exception) -> TransferError:
 
 
 def _system_error(error: BaseException) -> OSError | None:
-    """Return what the system or TLS said, from below aiohttp's wrapping of it."""
+    """Return the error of the system or of TLS that aiohttp has wrapped."""
     for cause in (
         getattr(error, "certificate_error", None),
         getattr(error, "os_error", None),

@@ -1,4 +1,21 @@
-"""Signed requests that write to a store, made in threads: bodies are files, sent by the kernel."""
+"""Signed requests that write to a store, made in threads: bodies are files, sent by the kernel.
+
+The transports of downloads only speak GET, and are built for large answers. Here the request is
+large and the answer small, so the standard library's http.client does the talking, in threads, and
+sendfile moves the body from the page cache to the socket without a copy; under TLS it is read and
+encrypted a block at a time.
+
+What becomes of a request:
+
+    answered, < 300             its answer. But 200 with <Error> in the body counts as a 500: Amazon
+                                sends the head before it has completed an upload
+    answered, may be mended     signed anew (keys, clock, region), and sent again
+    a pooled connection fails   sent again at once on a new one, if no byte of the body went out:
+                                the server had closed it
+    any other failure           sent again after a pause, as `Retries` says
+
+A part that is sent twice replaces itself, so that repeating it is safe.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +42,9 @@ from pgetpy.errors import ConnectionFailedError, HttpStatusError, PgetError, Sta
 from pgetpy.errors.reasons import system_reason
 from pgetpy.settings import Settings
 
-# Sent at a time, between two looks at whether the upload has been stopped.
+# Sent at a time; between two blocks it is checked whether the upload has been stopped.
 _BLOCK = 1 << 20
+# A page of ListParts has at most 1000 parts; this is far more.
 _LONGEST_ANSWER = 16 << 20
 
 
@@ -56,8 +74,8 @@ class Body:
     """What a request sends: `size` bytes of the open file `fd` from `start` on, or `data`.
 
     Attributes:
-        sha256: of these bytes, in hex.
-        headers: that belong to them, such as Content-MD5.
+        sha256: of these bytes, in hex; it is part of the signature.
+        headers: headers that describe these bytes, such as Content-MD5.
     """
 
     sha256: str
@@ -77,11 +95,18 @@ class StoreAnswer:
 
 
 class StoreClient:
-    """Sends requests to one store, over connections that are used again.
+    """Sends requests to one store, over pooled connections, from many threads at a time.
 
     Args:
-        tls: the context for https.
-        retrying: is told of each failure after which a request is made again, and when.
+        signer: signs each request.
+        settings: proxies, timeouts, retries.
+        tls: gives the context for https.
+        retrying: is told of each failure after which a request is made again, and the seconds
+            until then.
+
+    Attributes:
+        requests: how many were made.
+        retries: how many of them repeated another after a failure.
     """
 
     def __init__(
@@ -107,7 +132,8 @@ class StoreClient:
         self._stopped.set()
         with self._lock:
             for connection in [*self._busy, *self._idle]:
-                # A thread may be within a call on it: the socket is shut down, and closed there.
+                # A thread may be within a call on it. Shutting down wakes it, and it closes the
+                # socket; closing it here could hit another file with the same number.
                 with suppress(OSError, AttributeError):
                     connection.sock.shutdown(socket.SHUT_RDWR)
 
@@ -131,9 +157,13 @@ class StoreClient:
         """Make a request, again where that may help, and return its answer.
 
         Args:
-            accept: statuses that are no success and no error either.
-            sent: is told how many bytes of the body have gone out; negative where they have to go
-                out again.
+            method: such as PUT.
+            url: with its query in canonical form, as it is signed.
+            body: may be sent several times.
+            headers: to send and sign beside those of the body.
+            accept: statuses of 300 and more that are answers, not errors.
+            sent: is told how many bytes of the body have gone out; a negative number when they
+                have to be sent again. Called in this thread.
 
         Raises:
             TransferError: the store or the network failed for good.
@@ -176,7 +206,7 @@ class StoreClient:
             self._drop(connection)
             sent(-gone)
             if not fresh and gone == 0:
-                # The server had closed it meanwhile.
+                # The server had closed the pooled connection.
                 return self._try(method, link, body, headers, accept, sent)
             raise self._meaning(link, error) from None
         except BaseException:
@@ -185,7 +215,7 @@ class StoreClient:
         self._give_back(connection)
         code = multipart.error_within(text) if head.status == 200 else ""
         if code:
-            # Amazon sends 200 before it knows how completing an upload will end.
+            # See above; a 500 is retried.
             raise HttpStatusError(link.url, 500, code, code=code.partition(":")[0])
         if head.status < 300 or head.status in accept:
             return StoreAnswer(head, text)
@@ -204,6 +234,11 @@ class StoreClient:
         body: Body,
         sent: Callable[[int], object],
     ) -> tuple[Head, str, int]:
+        """Send a request and read its answer: head, body, and bytes sent.
+
+        Only `headers` go out, beside Host and Content-Length: http.client's own are suppressed, as
+        they would not be those that were signed.
+        """
         parts = urlsplit(link.url)
         target = parts.path + (f"?{parts.query}" if parts.query else "")
         if self._proxy_for(link) and parts.scheme == "http":
@@ -223,14 +258,19 @@ class StoreClient:
                     gone += count
                     sent(count)
         except OSError:
-            # A store that refuses may answer before it has read everything.
+            # A store may refuse before it has read everything, and close: its answer is in the
+            # socket, and says more than the broken connection.
             with suppress(OSError, http.client.HTTPException):
                 return (*_read_answer(connection), gone)
             raise
         return (*_read_answer(connection), gone)
 
     def _take(self, link: Link) -> tuple[http.client.HTTPConnection, bool]:
-        """Return a connection, and whether it is a new one."""
+        """Return a pooled or new connection, and whether it is new.
+
+        Raises:
+            ConnectionFailedError: none can be made, or the upload was stopped.
+        """
         with self._lock:
             if self._stopped.is_set():
                 raise ConnectionFailedError(link.url, "the upload was stopped", permanent=True)
@@ -274,7 +314,7 @@ class StoreClient:
     def _give_back(self, connection: http.client.HTTPConnection) -> None:
         with self._lock:
             self._busy.discard(connection)
-            # The server may have said that it closes it.
+            # None after `Connection: close`.
             if connection.sock is not None:
                 self._idle.append(connection)
 
@@ -284,6 +324,7 @@ class StoreClient:
         connection.close()
 
     def _meaning(self, link: Link, error: Exception) -> PgetError:
+        """Return the error to raise for a failure of the network or of HTTP."""
         if isinstance(error, TimeoutError):
             return StalledError(link.url, self._settings.stall_timeout)
         reason = system_reason(error) if isinstance(error, OSError) else type(error).__name__
@@ -320,7 +361,8 @@ def _send_file(sock: socket.socket, body: Body, stopped: threading.Event) -> Ite
 
 
 def _sendfile(sock: socket.socket, fd: int, pos: int, count: int) -> int:
-    """Have the kernel send from a file. A socket with a time-out is not blocking: wait for it."""
+    """Have the kernel send from a file; the bytes sent. Python makes a socket with a timeout
+    non-blocking, so the waiting has to be done here."""
     while True:
         try:
             return os.sendfile(sock.fileno(), fd, pos, count)
@@ -332,6 +374,7 @@ def _sendfile(sock: socket.socket, fd: int, pos: int, count: int) -> int:
 
 
 def _read_answer(connection: http.client.HTTPConnection) -> tuple[Head, str]:
+    """Return the head and the body, as text, of the answer."""
     response = connection.getresponse()
     data = response.read(_LONGEST_ANSWER)
     version = (1, 1) if response.version == 11 else (1, 0)

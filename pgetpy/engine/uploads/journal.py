@@ -2,7 +2,15 @@
 
 It lies in the user's folder for state, because the store is elsewhere and the file's own folder may
 be read-only. Its name is a hash of what is uploaded and where to. The first line describes the file
-and the upload; each further line is one part.
+and the upload; each further line is one part:
+
+    {"id": "2~abc...", "version": [dev, inode, size, mtime in ns], "part_size": 16777216}
+    {"number": 3, "md5": "..."}
+    {"number": 1, "md5": "..."}
+
+Lines are only appended, with one write each, so a killed run damages the last one at most, and that
+is skipped. Losing the journal, or a line of it, only costs sending parts again: so errors of the
+disk are ignored here.
 """
 
 from __future__ import annotations
@@ -23,8 +31,8 @@ class Upload:
     """An upload that has begun.
 
     Attributes:
-        id: what the store calls it.
-        version: of the file: device, inode, size and time of its last change.
+        id: the upload ID that the store has given it.
+        version: of the file: device, inode, size and time of its last change in nanoseconds.
         part_size: in bytes.
     """
 
@@ -34,7 +42,7 @@ class Upload:
 
 
 def version_of(fd: int) -> tuple[int, ...]:
-    """Return what tells this version of an open file from others."""
+    """Return what distinguishes this version of an open file from others."""
     status = os.fstat(fd)
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
@@ -51,7 +59,8 @@ class UploadJournal:
         self.parts: dict[int, str] = {}
 
     def read(self, version: tuple[int, ...]) -> Upload | None:
-        """Return the upload that an earlier run began of this version of the file."""
+        """Return the upload that an earlier run began of this version of the file, and fill
+        `parts`; None if there is none."""
         if self.path is None:
             return None
         try:
@@ -71,7 +80,7 @@ class UploadJournal:
         return found
 
     def begin(self, upload: Upload) -> None:
-        """Start anew, with `upload`."""
+        """Replace the journal by one for `upload`, without parts."""
         self.upload, self.parts = upload, {}
         if self.path is not None:
             with suppress(OSError):
@@ -79,14 +88,14 @@ class UploadJournal:
                 self._write(self.path, json.dumps(asdict(upload)), os.O_TRUNC)
 
     def note(self, number: int, md5: str) -> None:
-        """The store has confirmed a part."""
+        """Note that the store has confirmed part `number`."""
         self.parts[number] = md5
         if self.path is not None:
             with suppress(OSError):
                 self._write(self.path, json.dumps({"number": number, "md5": md5}), os.O_APPEND)
 
     def remove(self) -> None:
-        """The upload has ended."""
+        """Delete the journal: the upload is completed or aborted."""
         if self.path is not None:
             with suppress(OSError):
                 self.path.unlink(missing_ok=True)

@@ -1,4 +1,12 @@
-"""A file, or all files below a directory, go to an object store."""
+"""A file, or all files below a directory, go to an object store.
+
+    FILE   s3://BUCKET/KEY            that key
+    FILE   s3://BUCKET/FOLDER/        FOLDER/ and the file's name
+    DIR    s3://BUCKET/FOLDER[/]      FOLDER/ and each file's path below DIR
+
+Files are sent in the order of their names, several at a time. There is no transaction over several
+objects: after a failure, those that were uploaded stay.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +41,14 @@ async def upload_path(
 ) -> UploadResult:
     """Upload a file to `target`, or all files below a directory to keys below it.
 
+    Args:
+        path: of the file or directory.
+        target: the reference of the object or folder.
+        options: for every object.
+        settings: hosts, credentials, retries.
+        report: gets the events of each file, under its number.
+        environ: says where the user's folder for state is.
+
     Raises:
         PgetError: a file cannot be read, or the store or the network failed; files that were
             uploaded before stay.
@@ -41,7 +57,7 @@ async def upload_path(
     named = parse_object_name(target, stores.bucket)
     if named.version or named.pattern:
         raise BadReferenceError(target, "an object is written by its name alone")
-    # Keys may be in files, or be handed out by a service.
+    # In a thread: credentials may be read from files, or requested from a service.
     finding = WORKERS.submit(lambda: bucket_of(stores, named.bucket))
     bucket = await wait_uncancelled(finding, lambda: None)
     files = list(_files(path, named))
@@ -72,7 +88,12 @@ async def upload_path(
 
 
 def _files(path: str, named: ObjectName) -> Iterator[tuple[str, str]]:
-    """Yield each file to send, and the key that it gets."""
+    """Yield each file to send, with its key. Links to directories are not followed.
+
+    Raises:
+        DestinationError: the directory holds no files.
+        OSError: a directory cannot be listed.
+    """
     if not os.path.isdir(path):
         name = os.path.basename(path) if named.is_folder else ""
         yield path, named.key + name

@@ -5,7 +5,8 @@
        |            v                                   v
        |         killed: the next run asks for the parts that are there, and sends the others
        v
-    refused for good: aborted, so that no parts are left that somebody pays for
+    refused for good: aborted, because a store keeps, and charges for, the parts of an upload that
+    was never completed
 
 Each part is read twice: for its hashes, which the request carries, and by the kernel as it sends
 it. If the file changes in between, the store refuses the part.
@@ -50,7 +51,7 @@ from pgetpy.system.threads import WORKERS
 
 T = TypeVar("T")
 _BLOCK = 1 << 20
-# More than one core can hash and send; for latency's sake there are more than there are cores.
+# Hashing and sending keep several cores busy; some more, because each part waits for its answer.
 _PARTS_AT_A_TIME = 8
 _REPORT_EVERY = 0.1
 _BUSY_ELSEWHERE = 409
@@ -63,9 +64,10 @@ class UploadOptions:
     """How an object is written.
 
     Attributes:
-        if_absent: fail if the object exists.
-        content_type: empty chooses by the name.
-        cache_control: empty sends none.
+        if_absent: whether to fail if the object exists. Only the store can decide that without a
+            race, by If-None-Match; some do not know it, and then it is only looked up beforehand.
+        content_type: of the object; empty chooses it by the name.
+        cache_control: value of that header; empty sends none.
     """
 
     if_absent: bool = False
@@ -75,7 +77,7 @@ class UploadOptions:
 
 @dataclass
 class FileUpload:
-    """Uploads the file at `path` to `target`; `run` once."""
+    """Uploads the file at `path` to `target`. `run` may be called once."""
 
     path: str
     target: ObjectName
@@ -93,7 +95,7 @@ class FileUpload:
     _remarks: list[str] = field(default_factory=list)
 
     async def run(self) -> UploadResult:
-        """Send the file, and return what the store has then.
+        """Send the file, check what the store has, and return the result.
 
         Raises:
             ObjectExistsError: `if_absent`, and there is such an object.
@@ -142,6 +144,7 @@ class FileUpload:
     # ------------------------------------------------------------------------- one request
 
     def _put_whole(self, fd: int) -> str:
+        """Send the file in one request; return the object's ETag."""
         body, md5 = _hash(fd, 0, self._size)
         headers = [*self._metadata(), *self._condition()]
         answer = self._write("PUT", self._url, body, headers)
@@ -158,13 +161,17 @@ class FileUpload:
         return headers
 
     def _condition(self) -> list[tuple[str, str]]:
-        # RFC 9110, 13.1.2: only if there is no object yet.
+        # RFC 9110, 13.1.2: succeeds only if the object does not exist.
         return [("If-None-Match", "*")] if self.options.if_absent else []
 
     def _write(
         self, method: str, url: str, body: Body, headers: list[tuple[str, str]]
     ) -> StoreAnswer:
-        """Make the request that creates the object."""
+        """Make the request that creates the object.
+
+        Raises:
+            ObjectExistsError: `if_absent`, and the store says that it exists.
+        """
         try:
             return self._client.request(method, url, body, headers, sent=self._count)
         except HttpStatusError as error:
@@ -194,6 +201,7 @@ class FileUpload:
     # ------------------------------------------------------------------------- many parts
 
     async def _put_parts(self, fd: int, version: tuple[int, ...], part_size: int) -> str:
+        """Send the file in parts, those that the store lacks; return the object's ETag."""
         journal = UploadJournal(self.path, self._url, self.environ)
         upload = await self._in_thread(partial(self._begin, journal, version, part_size))
         self._held = self._done = sum(self._extent(n, upload.part_size)[1] for n in journal.parts)
@@ -225,6 +233,7 @@ class FileUpload:
         if upload is not None:
             there = self._parts_of(upload)
             if there is not None:
+                # Only what both confirm: the journal has the hash, the store the part.
                 journal.parts = {
                     number: md5
                     for number, md5 in journal.parts.items()
@@ -282,7 +291,7 @@ class FileUpload:
 
     def _abort(self, upload: Upload) -> None:
         query = encode_query([("uploadId", upload.id)])
-        # The other one was stopped with the parts that were under way.
+        # The client of this upload is stopped, with the parts that were under way.
         client = self._make_client()
         try:
             client.request(
@@ -296,7 +305,7 @@ class FileUpload:
     # ------------------------------------------------------------------------------ the end
 
     async def _check_stored(self, fd: int, version: tuple[int, ...], etag: str) -> None:
-        """Check that the store has what the file holds, as far as it says."""
+        """Check the size of the object, and that the file has not changed since it was opened."""
         found = await self._in_thread(
             partial(self._client.request, "HEAD", self._url, Body(EMPTY_BODY))
         )
@@ -333,7 +342,7 @@ class FileUpload:
         return await wait_uncancelled(WORKERS.submit(work, long=long), self._client.stop)
 
     def _count(self, count: int) -> None:
-        """Bytes have gone out. Called in any thread."""
+        """Count bytes that have gone out, or are taken back. Called in any thread."""
         self._loop.call_soon_threadsafe(self._progress, count)
 
     def _progress(self, count: int) -> None:
@@ -354,7 +363,8 @@ class FileUpload:
 
 
 def _hash(fd: int, start: int, size: int) -> tuple[Body, str]:
-    """Return what sends part of a file, and its MD5 in hex."""
+    """Return the body for part of a file, and its MD5 in hex. Content-MD5 has the store refuse a
+    part that was damaged on the way, or changed after it was hashed."""
     sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
     pos, end = start, start + size
     while pos < end:
