@@ -325,9 +325,13 @@ class Transfer:
         return self._digest.position if self._digest is not None else 0
 
     def _plan(self, held: Spans) -> Plan:
-        chunk_size = self._context.settings.chunk_size
+        settings = self._context.settings
+        chunk_size = settings.chunk_size
+        # The end of a zip is wanted next: a single connection would have to be cut off for it.
+        is_zip = self._job.extract and self._links[0].url.partition("?")[0].endswith(".zip")
+        alone = is_zip and settings.concurrency == 1
         # A limit on the size of ranges holds for the first request as well.
-        open_ended = chunk_size >= Settings.chunk_size
+        open_ended = chunk_size >= Settings.chunk_size and not alone
         return Plan(chunk_size=chunk_size, first=FIRST_RANGE, open_ended=open_ended, held=held)
 
     def _follow(self) -> FileDigest | None:

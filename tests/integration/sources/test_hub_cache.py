@@ -243,7 +243,7 @@ def test_a_listing_without_names_of_contents_is_refused(hub: Hub, root: Path) ->
     ["hf://owner/name/config.json", "https://example.com/f", "urn:air:x:lora:civitai:1@5"],
 )
 def test_what_is_no_repository_is_refused(hub: Hub, root: Path, reference: str) -> None:
-    with pytest.raises(BadReferenceError, match="no repository of Hugging Face"):
+    with pytest.raises(BadReferenceError, match="not a repository of Hugging Face"):
         taken(hub, root, reference)
     assert not root.exists()
 
