@@ -56,16 +56,16 @@ class Attempt:
     counts: TransferCounts
     blocking: bool = False
     manner: Manner = field(default_factory=Manner)
-    _host: Host | None = None
-    _resume_at: float = 0.0
-    _failed_at: float = -1.0
-    _generation: int = 0
-    _moved_then: int = 0
-    _scouting: bool = True
-    _proven: bool = True
-    _told: bool = False
+    _host: Host | None = None  # of the current target
+    _resume_at: float = 0.0  # after a failure: no request before this time
+    _failed_at: float = -1.0  # the last failure that was not an echo, see `core/http/retry`
+    _generation: int = 0  # how often the manner has become plainer
+    _moved_then: int = 0  # bytes at the last failure: more means progress
+    _scouting: bool = True  # this target has not answered yet, so one request is enough
+    _proven: bool = True  # a target has answered since redirects were last followed anew
+    _told: bool = False  # whether the user knows why there is one stream
     _ticked_at: float = 0.0
-    _complete_at: float | None = None
+    _complete_at: float | None = None  # when the last byte landed
 
     def __post_init__(self) -> None:
         settings = self.context.settings
@@ -116,7 +116,7 @@ class Attempt:
     async def _launch_due(self) -> None:
         now = self._loop.time()
         if now < self._resume_at:
-            return
+            return  # a failure is waited out, by all requests of this attempt
         try:
             host = await self.route.host()
         except TransferError as error:
@@ -124,12 +124,12 @@ class Attempt:
             return
         self._turn_to(host)
         if now < host.not_before:
-            return
+            return  # the host has asked all attempts for a pause
         if self.gate.answer is None:
             self._launch_probe(now, host)
             return
         if self.gate.repeatable:
-            self.plan.end_reading_on()
+            self.plan.end_reading_on()  # the first answer need not bring everything any more
         if self.manner.single:
             rest = self.plan.rest(now) if self.plan.ranged else None
             if rest is not None:
@@ -148,7 +148,7 @@ class Attempt:
         """Make the first request, or a second one like it where its answer is late."""
         if not self._watchdog:
             if host.busy < host.pace.level:
-                self.manner.whole |= host.no_ranges
+                self.manner.whole |= host.no_ranges  # learned from another object of this host
                 total = self.gate.expected.total if self.gate.expected and self.plan.held else None
                 self._launch(host, self.plan.probe(now, total), whole=self.manner.whole)
             return
@@ -175,13 +175,13 @@ class Attempt:
 
     def _has_room(self, host: Host) -> bool:
         if len(self._watchdog) >= (1 if self._scouting else self._limit):
-            return False
+            return False  # others would only be redirected, or refused, as well
         return host.busy < max(host.pace.level, min(self.plan.fewest, host.pace.ceiling))
 
     def _launch(self, host: Host, part: RangeRequest, *, whole: bool = False) -> None:
         asked = None
         if not whole and part.stop is not None:
-            asked = Span(part.start, OPEN_END if part.reads_on else part.stop)
+            asked = Span(part.start, OPEN_END if part.reads_on else part.stop)  # else: no Range
         known = self.gate.answer.identity if self.gate.answer else None
         tie = known or (self.gate.expected if self.plan.held and not self.gate.verified else None)
         if known is not None and not self.manner.tied:
@@ -206,7 +206,7 @@ class Attempt:
                 return
             except UnsupportedResponseError:
                 host.refused_direct()
-                self.counts.requests += 1
+                self.counts.requests += 1  # the same exchange again: nothing of it was kept
         await self.context.full.carry(exchange)
 
     def _judge(self, exchange: Exchange, head: Head) -> tuple[Answer, Sink]:
@@ -233,7 +233,7 @@ class Attempt:
         """Wait until an exchange ends, the first answer is believed, or the next tick is due."""
         if self._roused:
             self._roused = False
-            return
+            return  # woken before it slept: something has ended since the last collection
         self._sleeper = self._loop.create_future()
         tick = self._loop.call_later(TICK, self._rouse)
         try:
@@ -275,7 +275,7 @@ class Attempt:
         """Decide what follows from `error`; raise it if nothing is left to try."""
         if isinstance(error, Redirected):
             assert exchange is not None
-            return self.route.redirected(error, exchange.request.url)
+            return self.route.redirected(error, exchange.request.url)  # the loop asks there next
         if isinstance(error, AskAgain):
             self.manner.whole |= error.without_range
             return None
@@ -382,19 +382,19 @@ class Attempt:
             self._failed_at = now
         if self._host is not None and isinstance(error, HttpStatusError):
             if error.status in OVERLOADED and not echo:
-                self._host.pace.lower(now)
+                self._host.pace.lower(now)  # once an outage, not once a connection
             if error.retry_after is not None:
-                self._host.not_before = max(self._host.not_before, now + delay)
+                self._host.not_before = max(self._host.not_before, now + delay)  # for all attempts
         self.callbacks.retrying(error, delay)
 
     def _tick(self) -> None:
         now = self._loop.time()
         if now < self._ticked_at + TICK / 2:
-            return
+            return  # the loop may turn often while many small answers end
         self._ticked_at = now
         if self._host is not None:
             self._watchdog.look_after(now, self._host)
             self._host.observe(now, self._watchdog.rates(now))
         if self.plan.total is None and self.gate.answer is not None:
-            self.gate.check_size(self.route.target.url, self.plan.done)
+            self.gate.check_size(self.route.target.url, self.plan.done)  # the size so far
         self.callbacks.tick(now)

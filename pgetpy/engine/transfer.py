@@ -53,9 +53,9 @@ from pgetpy.settings import Settings
 from pgetpy.system.event_loop import wait_uncancelled
 from pgetpy.system.filesystem import disk_errors
 
-FIRST_RANGE = 1 << 20
-_LOCK_POLL = 0.1
-_FLUSH_EVERY = 15.0
+FIRST_RANGE = 1 << 20  # what the probe asks for where it does not ask for everything
+_LOCK_POLL = 0.1  # seconds between two looks at a lock that another run holds
+_FLUSH_EVERY = 15.0  # seconds of download that a power cut may cost
 _CONTRADICTORY = "its answers contradict each other in their validators"
 
 
@@ -84,16 +84,16 @@ class Transfer:
         if self._policy is not None:
             check_destination(self._policy, job, self._destination)
         self._counts = TransferCounts()
-        self._held = Spans()
-        self._expected: Identity | None = None
-        self._resumed = 0
+        self._held = Spans()  # what the next attempt need not fetch
+        self._expected: Identity | None = None  # the version that it belongs to
+        self._resumed = 0  # bytes of it that an earlier run has left
         self._digest: FileDigest | None = None
         self._flushing: asyncio.Future[None] | None = None
         self._flushed_at = self._started
-        self._restarts = 0
-        self._changes = 0
-        self._drifted = False
-        self._single = False
+        self._restarts = 0  # for bytes of an earlier run
+        self._changes = 0  # of the object on the server
+        self._drifted = False  # answers differed in their ETag, see `AnswerGate`
+        self._single = False  # whether everything has to come in one answer
 
     async def run(self) -> DownloadResult:
         """Fetch, verify, publish.
@@ -131,7 +131,7 @@ class Transfer:
             try:
                 return await self._from(route)
             except (NotAllowedError, ObjectChangedError):
-                raise
+                raise  # a mirror cannot help
             except TransferError as error:
                 failure = failure or error
         assert failure is not None
@@ -146,7 +146,7 @@ class Transfer:
                     return await self._shared(route), True
                 return await self._fetch(route), False
             except (BusyError, ResumeError):
-                continue
+                continue  # another run was faster, or left bytes here meanwhile: look again
             except StartOverError as error:
                 await self._start_over(error.reason)
             except ObjectChangedError as error:
@@ -159,6 +159,7 @@ class Transfer:
                 await self._start_over(error.what())
 
     async def _fetch(self, route: Route) -> Provenance:
+        """Make one attempt by `route` at what is not held yet."""
         plan = self._plan(self._held)
         callbacks = AttemptCallbacks(
             self._begin,
@@ -217,6 +218,7 @@ class Transfer:
             self._resumed = self._held.size
 
     async def _start_over(self, reason: str) -> None:
+        """Discard what is held, and tell the user the `reason`."""
         await self._stop_digest()
         self._held = Spans()
         self._expected = None
@@ -290,6 +292,7 @@ class Transfer:
             raise
 
     async def _publish(self, size: int) -> None:
+        """Give the file its name, once nothing reads or flushes the part file any more."""
         await self._stop_digest()
         if self._flushing is not None:
             await self._flushing

@@ -1,4 +1,16 @@
-"""One bucket of an object store: where its objects are, who signs for them, what it holds."""
+"""One bucket of an object store: where its objects are, who signs for them, what it holds.
+
+    settings, profile --> keys, region, endpoint --> ObjectSigner --+
+                                                                    +--> Bucket --> RemoteFile
+    public_url, if any: a CDN in front, without signatures ---------+
+
+A `Bucket` is made once per settings and name and kept (`bucket_of`): its signer learns the bucket's
+region and the server's clock, and the next file should not learn them again.
+
+How requests are authorised, the first that applies: not at all, if `signing` is never or a policy
+forbids own tokens; a public URL, unsigned; an OAuth token, as a bearer; keys, by signatures; else
+unsigned.
+"""
 
 from __future__ import annotations
 
@@ -26,22 +38,22 @@ from pgetpy.sources.object_signer import Keys, ObjectSigner
 
 @dataclass(frozen=True)
 class ObjectStoreSettings(SourceSection):
-    """How the buckets of one scheme are asked.
+    """How requests for the buckets of one scheme are made.
 
     Attributes:
         access_key, secret_key, session_token: keys that sign requests.
-        region: to sign for; empty leaves it to the profile, or to the store.
+        region: to sign for; if empty, that of the profile, or a default that the store corrects.
         addressing: `path`, `virtual` or `auto`; see `core.objects.names.url_of`.
         signing: `always`, `never`, or `auto`: if there are keys.
         public_url: URL in front of a bucket for reads, a CDN for example. It gets no signatures.
             `{bucket}` in it stands for the bucket's name.
         bucket: for references that leave it out.
         profile, credentials_file, config_file: of AWS's tools.
-        key_service: what in the environment says that a service hands out keys.
+        key_service: value of a variable which says that a service hands out keys; empty for none.
     """
 
     store: ClassVar[str] = ""
-    # The variables of access key and secret key, and whether AWS's profiles are looked at.
+    # The variables of access key and secret key, for errors; and whether AWS's profiles are read.
     key_variables: ClassVar[tuple[str, str]] = ("", "")
     has_profiles: ClassVar[bool] = False
     default_region: ClassVar[str] = "us-east-1"
@@ -69,7 +81,11 @@ class ObjectStoreSettings(SourceSection):
 
     @property
     def scope(self) -> str:
-        """See `Reference.scope`. Keys that are looked up later are told apart by where they are."""
+        """See `Reference.scope`: a hash of what gives access.
+
+        Looking up a profile's keys for every cache hit would take too long, so they are represented
+        by the places they come from.
+        """
         if self.signing == "never" or self.public_url:
             return ""
         if self.access_key:
@@ -81,18 +97,20 @@ class ObjectStoreSettings(SourceSection):
 _S = TypeVar("_S", bound=ObjectStoreSettings)
 
 
-# For stores that do not look at it.
+# A signature needs a region, also for stores that do not look at it.
 _ANY_REGION = "us-east-1"
 _KINDS = {401: AccessDeniedError, 403: AccessDeniedError, 404: NotFoundError}
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Where the objects of one bucket are asked.
+    """One bucket, and how it is reached.
 
     Attributes:
+        name: of the bucket.
         store: what people call the store.
-        signer: signs requests, for objects and listings alike, and keeps what it learns.
+        settings: of its scheme.
+        signer: signs requests for objects and listings alike, and keeps what it learns.
     """
 
     name: str
@@ -111,7 +129,8 @@ class Bucket:
         return is_aws(self.signer.endpoint)
 
     def remote(self, url: str) -> RemoteFile:
-        """Return what is at `url` as something to fetch."""
+        """Return the object at `url` of the store. An endpoint that the operator has set is
+        trusted: it may be an internal host."""
         token = self.settings.token
         bearer = f"Bearer {token}" if token and not self.settings.access_key else None
         signer = None if bearer else self.signer
@@ -119,7 +138,7 @@ class Bucket:
         return RemoteFile(url, authorization=bearer, trusted=trusted, signer=signer)
 
     def object(self, named: ObjectName) -> RemoteFile:
-        """Return the object `named` as something to fetch."""
+        """Return the object `named`, at the public URL if there is one."""
         public = self.settings.public_url
         if public:
             front = public.replace("{bucket}", self.name)
@@ -128,7 +147,7 @@ class Bucket:
         return self.remote(object_url(named, endpoint=self.signer.endpoint, addressing=addressing))
 
     def page(self, query: str) -> RemoteFile:
-        """Return a page of the bucket's listing as something to fetch."""
+        """Return a page of the bucket's listing, which is asked of the store itself."""
         addressing = self.settings.addressing
         where = {"endpoint": self.signer.endpoint, "addressing": addressing, "query": query}
         return self.remote(url_of(self.name, "", **where))
@@ -140,9 +159,9 @@ async def locate_object(
     """Return where an object is, or the objects of a folder.
 
     Raises:
-        PgetError: the store does not say.
+        PgetError: no usable keys, or the store does not list the folder.
     """
-    # Keys may be in files, or be handed out by a service.
+    # In a thread: credentials may be read from files, or requested from a service.
     bucket = await client.in_thread(lambda: bucket_of(settings, named.bucket))
     if not named.is_folder:
         remote = replace(bucket.object(named), name=reference.name)
@@ -154,10 +173,12 @@ async def locate_object(
 
 
 async def list_folder(bucket: Bucket, named: ObjectName, client: ServiceClient) -> list[RemoteFile]:
-    """Return the objects of a folder, called as they are below it.
+    """Return the objects of a folder, with names relative to it.
+
+    A pattern is applied here: stores list by prefix only.
 
     Raises:
-        PgetError: the store does not list them.
+        PgetError: the store does not list them, or not in a way that makes sense.
     """
     from pgetpy.core.objects.listing import (
         LARGEST_PAGE,
@@ -174,7 +195,7 @@ async def list_folder(bucket: Bucket, named: ObjectName, client: ServiceClient) 
         except BadListingError as error:
             raise TransferError(asked.url, str(error)) from None
         for each in page.objects:
-            # Some tools mark folders by empty objects whose keys end with a slash.
+            # Some tools create empty objects whose keys end with a slash, to show empty folders.
             is_mark = each.key.endswith("/") and each.size == 0
             if is_mark or not named.matches(each.key):
                 continue
@@ -191,7 +212,7 @@ async def list_folder(bucket: Bucket, named: ObjectName, client: ServiceClient) 
 def explain_refusal(
     named: ObjectName, reference: Reference, error: HttpStatusError, settings: ObjectStoreSettings
 ) -> PgetError:
-    """Return `error` with what it means at this store, and what to do about it."""
+    """Return the error to raise for `error`: what it means at this store, and what to try."""
     from pgetpy.core.objects.refusals import explain
 
     bucket = bucket_of(settings, named.bucket)
@@ -205,7 +226,11 @@ def explain_refusal(
 
 @lru_cache(maxsize=64)
 def bucket_of(settings: ObjectStoreSettings, name: str) -> Bucket:
-    """Return the bucket `name`: the same one each time, because its signer learns."""
+    """Return the bucket `name`, the same object each time. May block: it may read keys.
+
+    Raises:
+        BadSettingError: keys, profile or region are missing or contradictory.
+    """
     keys = _keys(settings)
     region = settings.region or keys.region or settings.default_region
     configured = settings.endpoint or keys.endpoint
@@ -233,6 +258,7 @@ def _keys(settings: ObjectStoreSettings) -> Keys:
     if settings.access_key:
         given = Credentials(settings.access_key, settings.secret_key, settings.session_token)
         keys = Keys(given, f"from {access}")
+    # Nothing is left for a profile to say: do not even read it.
     known = keys.credentials is not None and settings.region and settings.endpoint
     if settings.has_profiles and not known:
         from pgetpy.sources.object_keys import complete_keys

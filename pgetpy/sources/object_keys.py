@@ -1,7 +1,18 @@
 """Where the keys for S3 and its kin come from: settings, profiles, or botocore.
 
-Static keys are read by ourselves, which takes a millisecond. Importing botocore takes 160 ms, so it
-is asked only for keys that a service hands out: SSO, roles, web identities, containers, instances.
+Static keys are read here, which takes a millisecond. Importing botocore takes 160 ms, so it is used
+only for keys that a service hands out: SSO, roles, web identities, containers, instances.
+
+    1  keys in the settings                          used
+    2  static keys of the profile                    used
+    3  the profile or the environment names a        botocore's chain, if it is installed;
+       service                                       else unsigned, and errors name the extra
+    4  a machine of Amazon's, and Amazon's store     botocore's chain, quietly
+    5  otherwise                                     unsigned
+
+The line between 4 and 5 is about safety as well as time. A metadata service that does not exist
+takes seconds to fail; and keys that were handed out for Amazon must not reach another store just
+because the machine happens to have some.
 """
 
 from __future__ import annotations
@@ -23,15 +34,15 @@ EXTRA = "install pgetpy[s3] for keys that a service hands out (SSO, roles, conta
 def complete_keys(
     keys: Keys, profile_name: str, files: tuple[str, str], *, service: bool, foreign: bool
 ) -> Keys:
-    """Return `keys`, or those of the profile or of a service if there are none yet, with what the
-    profile says of region and endpoint.
+    """Return `keys`, or those of the profile or of a service if there are none yet, with region and
+    endpoint of the profile.
 
     Args:
+        keys: those of the settings, if any.
         profile_name: empty for the default one.
         files: paths of the credentials file and the config file, empty for the usual ones.
         service: whether the environment says that a service hands out keys.
-        foreign: whether the endpoint is another one than Amazon's, which is never to see keys that
-            were handed out for Amazon unless somebody has said so.
+        foreign: whether the settings name an endpoint, which then need not be Amazon's.
 
     Raises:
         BadSettingError: a profile is named that does not exist, or its files cannot be read.
@@ -62,7 +73,7 @@ def complete_keys(
 
 
 def _on_amazon() -> bool:
-    """Whether this is a machine of Amazon's, which has a metadata service; others would wait."""
+    """Whether this machine is an instance of Amazon's, and so has a metadata service."""
     try:
         return "amazon" in Path("/sys/devices/virtual/dmi/id/sys_vendor").read_text().lower()
     except OSError:
@@ -70,6 +81,11 @@ def _on_amazon() -> bool:
 
 
 def _read_profile(name: str, files: tuple[str, str]) -> Profile:
+    """Return a profile; missing or unreadable files count as empty, as for AWS's tools.
+
+    Raises:
+        BadSettingError: it does not exist and is not the default one, or a file is malformed.
+    """
     texts = []
     for given, default in zip(files, ("~/.aws/credentials", "~/.aws/config"), strict=True):
         path = Path(os.path.expanduser(given or default))
@@ -96,7 +112,11 @@ def _botocore_session(profile: str) -> Any:
 
 
 class _Chain:
-    """Asks botocore's chain of providers, again and again, for keys that are valid now."""
+    """Asks botocore's chain of providers for keys that are valid now; callable in any thread.
+
+    botocore renews keys that are about to expire when they are read (`get_frozen_credentials`), so
+    calling this again is all that renewing takes.
+    """
 
     def __init__(self, session: Any) -> None:
         self._session = session

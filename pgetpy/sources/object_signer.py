@@ -1,4 +1,19 @@
-"""Signs the requests for the objects of one bucket, and learns from what the store refuses."""
+"""Signs the requests for the objects of one bucket, and learns from what the store refuses.
+
+Three things that a signature depends on may be wrong at first, and the refusal says how to put them
+right (`sign_again`). Each is corrected for all later requests of the bucket:
+
+    keys      expired              `renew` gives new ones, if a service handed them out
+    clock     off by minutes       the answer's Date gives the difference, `_skew`
+    region    not the bucket's     the answer names it: endpoint and region change
+
+Each correction has a limit, so that a store that always refuses cannot cause a loop: the same token
+is renewed once, a skew must differ from the known one by a minute, a bucket moves once.
+
+Requests are signed in several threads, and several may be refused for one reason. `_may_renew`
+looks at the token that a request was sent with: if it is not the current one, another thread has
+renewed already.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +32,22 @@ from pgetpy.core.objects.sigv4 import EMPTY_BODY, Credentials, sign
 if TYPE_CHECKING:
     from pgetpy.core.objects.refusals import Asker
 
-# botocore renews keys in time if it is asked so often.
+# Seconds between two calls of `Keys.renew`: botocore renews keys some minutes before they expire.
 _REFRESH_EVERY = 60.0
-# Signatures hold for 15 minutes; a smaller difference is not what a store complained about.
+# Seconds. Stores accept 15 minutes; a smaller difference is not why a request was refused.
 _LEAST_SKEW = 60.0
 
 
 @dataclass(frozen=True)
 class Keys:
-    """Keys, and what errors say of them.
+    """Keys, and what errors say about them.
 
     Attributes:
         credentials: None if requests are not signed.
         origin: where they came from, in words.
-        looked_at: the places that were looked at, in words.
-        renew: returns keys that are valid now, and blocks; None if they stay the same.
-        region, endpoint: what the profile says; empty if it says nothing.
+        looked_at: the places that were searched for keys, in words.
+        renew: returns keys that are valid now, and blocks; None for static keys.
+        region, endpoint: those of the profile; empty if it has none.
     """
 
     credentials: Credentials | None = field(default=None, repr=False)
@@ -44,12 +59,17 @@ class Keys:
 
 
 class ObjectSigner:
-    """Signs GETs of the objects of `bucket`.
+    """Signs requests for the objects of `bucket`; see `core.http.urls.RequestSigner`.
 
     Args:
-        keys: sign; without credentials requests go out unsigned.
+        keys: to sign with; without credentials requests go out unsigned.
+        store: what people call the store.
         endpoint, region: of the bucket, as far as is known. A store may name another region.
-        extra: further `x-amz-*` headers, which are signed as well.
+        bucket: its name.
+        extra: further `x-amz-*` headers for GETs, which are signed as well.
+
+    Attributes:
+        endpoint, region: as above; they change when a store names another region.
     """
 
     def __init__(
@@ -79,7 +99,7 @@ class ObjectSigner:
 
     @property
     def asker(self) -> Asker:
-        """Who asks, for errors."""
+        """Who asked, for the words of an error."""
         key = self._credentials.access_key if self._credentials else ""
         from pgetpy.core.objects.refusals import Asker
 
@@ -100,11 +120,14 @@ class ObjectSigner:
         now: float,
         body_sha256: str,
     ) -> list[tuple[str, str]]:
-        """Return the headers to add to a request of any method, with those of `headers` that are
-        signed: `x-amz-*`.
+        """Return the headers to add to a request: those of the signature, and the `x-amz-*` ones of
+        `headers`, which it covers.
 
         Args:
-            now: in seconds since 1970.
+            method: such as GET.
+            link: what is requested.
+            headers: of the request; others than `x-amz-*` are ignored.
+            now: seconds since 1970, by this machine's clock.
             body_sha256: see `core.objects.sigv4.sign`.
         """
         with self._lock:
@@ -165,14 +188,15 @@ class ObjectSigner:
 
     def onward(self, before: Link, after: Link) -> Link:
         """See `RequestSigner.onward`."""
-        # Amazon redirects requests for a new bucket to its region until DNS knows of it.
+        # Until DNS knows a new bucket, Amazon redirects requests for it to its region.
         within = is_aws(before.url) and is_aws(after.url) and self._bucket in after.url
         if before.origin == after.origin or within:
             return replace(after, signer=self)
         return after
 
     def _may_renew(self, sent: Sequence[tuple[str, str]]) -> bool:
-        """Whether other keys may work: these have been replaced already, or can be."""
+        """Whether other keys may work: these have been replaced already, or can be. Needs the
+        lock."""
         assert self._credentials is not None
         token = next((value for name, value in sent if name == "x-amz-security-token"), "")
         if token != self._credentials.session_token:
@@ -184,7 +208,8 @@ class ObjectSigner:
         return True
 
     def _move(self, link: Link, region: str) -> Link | None:
-        """Return `link` at the endpoint of `region`, where the bucket lies."""
+        """Return `link` at the endpoint of `region`, the bucket's; None if that changes nothing, or
+        the bucket has moved before. Needs the lock."""
         url = at_region(link.url, region)
         if url == link.url or (self._moved and region != self.region):
             return None

@@ -3,6 +3,9 @@
 s3://BUCKET/KEY[?versionId=ID]    one object
 s3://BUCKET/FOLDER/               all objects below it
 s3://BUCKET/FOLDER/*.json         those whose keys match the pattern
+
+The three differ in their settings alone: which variables hold keys, where the endpoint is, whether
+AWS's profiles are read. Everything else is in `object_bucket`, for all of them.
 """
 
 from __future__ import annotations
@@ -26,9 +29,13 @@ _S = TypeVar("_S", bound=ObjectStoreSettings)
 
 @dataclass(frozen=True)
 class S3Settings(ObjectStoreSettings):
-    """Amazon S3, or the store that `endpoint` names."""
+    """Amazon S3, or the store that `endpoint` names.
 
-    # Of two rows for one field the later one wins.
+    Variables and their precedence are those of AWS's own tools. Of those for `key_service` only the
+    presence matters: botocore reads them itself.
+    """
+
+    # Where two rows set the same field, the later one wins.
     # fmt: off
     options = (
         variable("S3Settings.endpoint", read_endpoint,
@@ -92,7 +99,8 @@ class S3Settings(ObjectStoreSettings):
 
 @dataclass(frozen=True)
 class B2Settings(ObjectStoreSettings):
-    """Backblaze B2 by its S3-compatible API."""
+    """Backblaze B2, through its S3-compatible API. The region is a part of its endpoint, and cannot
+    be found out by asking."""
 
     # fmt: off
     options = (
@@ -128,7 +136,8 @@ class B2Settings(ObjectStoreSettings):
 
 @dataclass(frozen=True)
 class GsSettings(ObjectStoreSettings):
-    """Google Cloud Storage by its XML API: with HMAC keys, an OAuth token, or neither."""
+    """Google Cloud Storage, through its XML API: with HMAC keys, which sign as at S3, an OAuth
+    token, or neither."""
 
     # fmt: off
     options = (
@@ -153,7 +162,11 @@ class GsSettings(ObjectStoreSettings):
 
 
 class ObjectStore(Source[_S]):
-    """Takes the references of the scheme that it is called by."""
+    """Handles the references whose scheme is its name.
+
+    The key of an object in the cache is made of store and name, without the region: a bucket has
+    the same content whichever region's endpoint is asked.
+    """
 
     takes_urls = False
 
@@ -165,7 +178,7 @@ class ObjectStore(Source[_S]):
         chosen = wanted_of(named.key, "folder" if is_folder and wanted == "auto" else wanted)
         if is_folder and chosen is Wanted.FILE:
             raise BadReferenceError(str(named), "it is a folder, and a file is wanted of it")
-        # Which region a bucket is in changes nothing about what it holds.
+        # Only a configured endpoint is part of the cache key; the region is not, see above.
         configured = (settings.public_url or settings.endpoint).replace("{bucket}", named.bucket)
         return Reference(
             self.name,

@@ -87,6 +87,7 @@ class AioTransport:
             await session.close()
 
     async def _carry(self, exchange: Exchange) -> None:
+        """Make the request and receive its answer, with aiohttp's errors translated."""
         import aiohttp
 
         request = exchange.request
@@ -122,6 +123,7 @@ class AioTransport:
                 self._distrusted.append(session)
 
     async def _receive(self, exchange: Exchange, response: aiohttp.ClientResponse) -> None:
+        """Have the head judged, and move the body."""
         self._learn(exchange.request, response)
         version = response.version or (1, 1)
         head = Head.of(
@@ -156,13 +158,14 @@ class AioTransport:
     async def _pour(
         self, exchange: Exchange, response: aiohttp.ClientResponse, answer: Answer, sink: Sink
     ) -> None:
+        """Move the body, and check that it was complete."""
         decoder = ContentDecoder(answer.decode) if answer.decode else None
         pending = bytearray()
         exchange.part.waiting = True
         try:
             await self._gather(exchange, response, decoder, sink, pending, answer.skip)
         except Exception as error:
-            # What came before the connection broke is good.
+            # Bytes from before the connection broke are good: keep them, then raise.
             if pending:
                 await self._write(exchange, sink, pending)
             if isinstance(error, CodingError):

@@ -286,6 +286,7 @@ class Connection:
         tls.receive(self._sealed[: await self._receive(self._sealed)])
 
     async def _send(self, data: bytes) -> None:
+        """Send all of `data`; usually it fits into the socket's buffer at once."""
         view = memoryview(data)
         while view:
             try:
@@ -294,6 +295,7 @@ class Connection:
                 await _ready(self.sock, write=True)
 
     async def _receive(self, buffer: memoryview) -> int:
+        """Receive from the socket, still sealed under TLS; the bytes, 0 at the end."""
         while True:
             try:
                 return self.sock.recv_into(buffer)
@@ -314,6 +316,7 @@ async def _reach(
 
 
 async def _connect(address: Address) -> socket.socket:
+    """Return a non-blocking socket connected to `address`; small requests go out at once."""
     sock = socket.socket(address.family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)

@@ -38,12 +38,12 @@ _BUFFER = 256 * 1024
 _SMALL = 256 * 1024
 # More writers of one file only spin on its inode's lock in the kernel.
 _WRITERS = 2
-_FILL_SECONDS = 0.05
-_IDLE_SECONDS = 15.0
-_WORDS_SECONDS = 1.0
+_FILL_SECONDS = 0.05  # a buffer that fills no faster is written as it is
+_IDLE_SECONDS = 15.0  # after that, many servers have closed a connection
+_WORDS_SECONDS = 1.0  # to wait for the text of an error
 _REFUSED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.ENOMEM})
 
-_Key = tuple[str, str, str | None, int, bool]
+_Key = tuple[str, str, str | None, int, bool]  # what a pooled connection is good for: see `_key`
 
 
 class DirectTransport:
@@ -52,9 +52,9 @@ class DirectTransport:
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
         self._race = AddressRace()
-        self._idle: dict[_Key, list[Connection]] = {}
+        self._idle: dict[_Key, list[Connection]] = {}  # used on the loop only
         self._writers = _Permits(_WRITERS)
-        self._local = threading.local()
+        self._local = threading.local()  # holds the buffer of each thread
         self._closed = False
 
     async def carry(self, exchange: Exchange) -> None:
@@ -67,7 +67,7 @@ class DirectTransport:
             try:
                 return await self._exchange(exchange, connection, key)
             except _StaleError:
-                pass
+                pass  # nothing of the answer came, so asking again is safe
         connection = await Connection.open(exchange.request, self._race)
         return await self._exchange(exchange, connection, key)
 
@@ -145,7 +145,7 @@ class DirectTransport:
                 raise ended_early(exchange)
             exchange.store(sink, buffer[min(skip, count) : count])
             skip = max(0, skip - count)
-        return len(rest) > len(early) or exchange.part.stop != answer.stop
+        return len(rest) > len(early) or exchange.part.stop != answer.stop  # stop was lowered
 
     async def _in_thread(
         self, exchange: Exchange, connection: Connection, head: Head, rest: memoryview
@@ -155,7 +155,7 @@ class DirectTransport:
 
         def stop() -> None:
             exchange.cancelled = True
-            connection.shutdown()
+            connection.shutdown()  # wakes the thread
 
         pouring = self._workers.submit_now(
             lambda: self._move_body_in_thread(exchange, connection, head, rest)
@@ -254,9 +254,9 @@ class DirectTransport:
             got = pipe.fill(connection.sock.fileno(), want)
         except OSError as error:
             if error.errno in _REFUSED:
-                return False
+                return False  # this kind of socket: receive into a buffer instead
             if exchange.cancelled:
-                return True
+                return True  # the shutdown caused it
             raise failed(exchange.request, error) from error
         part.waiting = False
         if not got:
@@ -267,7 +267,7 @@ class DirectTransport:
             spliced = pipe.drain(place.fd, place.offset, exchange.landed)
         if spliced:
             return True
-        PIPES.usable = False
+        PIPES.usable = False  # this file system takes no splice; do not try again
         exchange.store(sink, memoryview(pipe.rest()))
         return False
 
@@ -335,7 +335,7 @@ def _is_small(head: Head) -> bool:
     """Whether the body may be received on the loop: it is short and needs no decoding."""
     length = head.headers.get("content-length")
     if length is None or content_codings(head.headers.get("content-encoding", "")):
-        return head.status not in (200, 206)
+        return head.status not in (200, 206)  # of other answers no body is kept
     return int(length) <= _SMALL
 
 
@@ -372,7 +372,7 @@ def _fill(exchange: Exchange, connection: Connection, buffer: memoryview) -> tup
         if exchange.cancelled:
             return filled, False
         if filled:
-            return filled, True
+            return filled, True  # keep what came; the next call reports the error
         raise failed(exchange.request, error) from error
     finally:
         exchange.part.waiting = False
@@ -380,7 +380,7 @@ def _fill(exchange: Exchange, connection: Connection, buffer: memoryview) -> tup
 
 
 def _key(request: Request) -> _Key:
-    parts = urlsplit(request.url)
+    parts = urlsplit(request.url)  # all that a connection, its proxy and its TLS depend on
     return parts.scheme, parts.netloc, request.proxy, id(request.tls), request.trusted
 
 

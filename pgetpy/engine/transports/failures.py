@@ -36,7 +36,12 @@ _HINTS = {
 
 
 def failed(request: Request, error: OSError) -> ConnectionFailedError:
-    """Return the error for `error`, which the network raised once there was a connection."""
+    """Return the error for `error`, raised by the network or TLS after connecting.
+
+    Args:
+        request: what was under way.
+        error: as the system or the ssl module raised it.
+    """
     if isinstance(error, ssl.SSLCertVerificationError):
         return certificate_error(request, error)
     if isinstance(error, ssl.SSLError):
@@ -56,6 +61,7 @@ def unreachable(
             hint="check HTTP_PROXY, HTTPS_PROXY and NO_PROXY",
         )
     hint = _HINTS.get(error.errno or 0, "")
+    # No route: often a container without IPv6, and a host that has nothing else.
     if error.errno in NO_WAY:
         hint = "check this machine's network"
         if addresses and all(address.family == socket.AF_INET6 for address in addresses):
@@ -77,7 +83,13 @@ def timed_out(request: Request) -> ConnectionFailedError:
 def certificate_error(
     request: Request, error: ssl.SSLCertVerificationError, names: Sequence[str] = ()
 ) -> ConnectionFailedError:
-    """Return the error for a certificate that was not accepted; `names` are those it is for."""
+    """Return the error for a certificate that was not accepted.
+
+    Args:
+        request: its URL names the host.
+        error: OpenSSL's; its code says why.
+        names: the names that the certificate is for, if known.
+    """
     code = error.verify_code
     said = error.verify_message
     hint = ""
@@ -112,6 +124,7 @@ def proxy_refused(request: Request, status: int, words: str) -> HttpStatusError:
     assert request.proxy is not None
     said = f": {words}" if words else ""
     name = proxy_name(request.proxy)
+    # Named in the error, since the same status from the host would mean something else.
     error = HttpStatusError(request.url, status, f"said by the proxy {name}{said}")
     if status >= 500:
         error.hint = "the proxy cannot reach the host, or is in trouble itself"
@@ -136,6 +149,7 @@ def proxy_headers(proxy: str) -> list[tuple[str, str]]:
 
 def _tls_error(url: str, error: ssl.SSLError) -> ConnectionFailedError:
     """Return the error for a failure of TLS other than the certificate's."""
+    # A TCP connection that ends without TLS's own end: cut off on the way, or a crashed server.
     if isinstance(error, ssl.SSLEOFError):
         return ConnectionFailedError(url, "closed by the server in the midst of TLS")
     reason = error.reason or ""

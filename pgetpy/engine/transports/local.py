@@ -43,6 +43,7 @@ class LocalTransport:
             exchange.cancelled = True
 
         work = _carry_data if is_data(exchange.request.url) else _carry_file
+        # It never waits for a network: a slow disk or reader must not count as a stall.
         exchange.part.waiting = False
         await wait_uncancelled(self.workers.submit(lambda: work(exchange), long=True), stop)
 
@@ -79,6 +80,7 @@ def _carry_file(exchange: Exchange) -> None:
 
 
 def _carry_data(exchange: Exchange) -> None:
+    """Carry the content of a data: URI; its hash is its version."""
     data = parse_data(exchange.request.url)
     content = memoryview(data.content)
 
@@ -91,7 +93,11 @@ def _carry_data(exchange: Exchange) -> None:
 
 
 def _pour(exchange: Exchange, headers: dict[str, str], size: int, read: _Read) -> None:
-    """Have the head judged and the bytes moved."""
+    """Have the head judged and the bytes moved.
+
+    Raises:
+        ConnectionFailedError: the file has become shorter since it was opened.
+    """
     _, sink = exchange.judge(_head(headers, exchange.asked, size))
     part = exchange.part
     buffer = memoryview(bytearray(min(exchange.block, BLOCK, max(part.rest, 1))))
@@ -107,7 +113,7 @@ def _pour(exchange: Exchange, headers: dict[str, str], size: int, read: _Read) -
 
 
 def _head(headers: dict[str, str], asked: Span | None, size: int) -> Head:
-    """Return the answer to a GET of `asked` as RFC 9110 has it."""
+    """Return the head that a server would send for a GET of `asked` (RFC 9110, 14 and 15)."""
     if asked is None:
         return Head(200, {**headers, "content-length": str(size)})
     if asked.start >= size:

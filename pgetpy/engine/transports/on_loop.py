@@ -108,6 +108,7 @@ async def _pieces(
 
 
 async def _receive(exchange: Exchange, connection: Connection, buffer: memoryview) -> int:
+    """Receive what there is, waiting for the first byte; 0 at the end of the stream."""
     try:
         return await connection.receive_into(buffer)
     except OSError as error:
@@ -130,7 +131,7 @@ async def _store(exchange: Exchange, sink: Sink, data: memoryview, workers: Work
 
 
 def ended_early(exchange: Exchange) -> ConnectionFailedError:
-    """Return the error that the server closed the connection within the body."""
+    """Return the error for a connection that the server closed within the body."""
     part = exchange.part
     return ConnectionFailedError(
         exchange.request.url,

@@ -11,7 +11,8 @@ steps, is closed and never reused: it would put them into the next file.
 Some file systems do not take a splice. That shows at the first `drain`, when the bytes are already
 in the pipe: `rest` reads them out, and the transport goes on with a buffer.
 
-Only this module calls splice. Where the system does not have it, `PIPES.usable` is False.
+Only this module calls splice. `PIPES.usable` is False where the system does not have it, or a file
+system has refused it.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ class Pipes:
         self._resting = []
 
     def _take_back(self, pipe: Pipe) -> None:
-        # See the invariant above.
+        # See the invariant at the top of the module.
         if not pipe.empty:
             pipe.close()
             return
