@@ -1,7 +1,13 @@
 """Which format an object has, told from its first bytes, and what else shows without decoding it.
 
-A name decides nothing but what bytes cannot tell: `.lzma` has no magic number, and lz4 and zstd
-share their skippable frames. Magic numbers are those of APPNOTE.TXT 4.3.6, 8.5.3 and 8.5.4 (zip),
+The bytes decide, because names lie: a `.zip` may be an HTML page, and a signed URL may have no
+suffix at all. The name is asked only where bytes cannot tell: `.lzma` has no magic number, and lz4
+and zstd share their skippable frames.
+
+A compressed tar is found in two steps: the compression by the object's first bytes, and the tar by
+the first bytes that are decoded. `recognise` is asked both times.
+
+Magic numbers are those of APPNOTE.TXT 4.3.6, 8.5.3 and 8.5.4 (zip),
 RFC 1952 (gzip), RFC 8878 (zstd), the LZ4 frame format 1.6, the .xz file format 1.2 and liblzma's
 rules for the 13 bytes before an .lzma stream; a tar header is that of POSIX.1 (ustar).
 """
@@ -27,7 +33,7 @@ XZ_MAGIC = b"\xfd7zXZ\x00"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 LZ4_MAGIC = b"\x04\x22\x4d\x18"
 LZ4_LEGACY_MAGIC = b"\x02\x21\x4c\x18"
-# Frames for whoever wrote them: four bytes of size follow, then that much to pass over.
+# Frames for private use. Four bytes of size follow, then that many bytes to skip.
 SKIPPABLE_MAGICS = tuple(bytes([low, 0x2A, 0x4D, 0x18]) for low in range(0x50, 0x60))
 
 # The second and third are an archive without members, and what is left of a spanned archive that
@@ -95,7 +101,7 @@ def recognise(beginning: bytes, name: str) -> Format:
 
 
 def stem(name: str, format: Format) -> str:
-    """Return what the one file that `name` holds compressed is called: `name` without its suffix.
+    """Return the name of the file that `name` holds compressed: `name` without its suffix.
 
     A name without a suffix of `format` stays as it is.
     """
@@ -115,6 +121,12 @@ def window_error(format: str) -> ArchiveError:
 
 def gzip_header_size(beginning: bytes) -> int | None:
     """Return how long the header of the gzip member is (RFC 1952, 2.3), None for not known yet.
+
+        1f 8b 08  flags  mtime(4)  xfl  os | extra: size(2), data | name, 0 | comment, 0 | crc(2)
+        ------------ 10 bytes ------------   each of these only if its flag is set
+
+    Args:
+        beginning: the member's bytes from its first on, as many as have come.
 
     Raises:
         ValueError: it is damaged, or unreasonably long.
@@ -143,7 +155,13 @@ def gzip_header_size(beginning: bytes) -> int | None:
 
 @dataclass(frozen=True)
 class ZstdPart:
-    """The next bytes of a zstd frame: whether they are to be read, and whether they are a block."""
+    """The next bytes of a zstd frame.
+
+    Attributes:
+        size: how many they are.
+        read: whether the generator has to be sent them; others are only counted.
+        block: whether they are the content of a block, which is what a decoder works on.
+    """
 
     size: int
     read: bool = False
@@ -152,6 +170,12 @@ class ZstdPart:
 
 def zstd_parts() -> Generator[ZstdPart, bytes, None]:
     """Yield the parts of a zstd frame, and be sent those to be read (RFC 8878, 3.1.1).
+
+        magic(4) | descriptor(1) | window, dictionary, size | head(3) block | ... | checksum(4)
+
+    The library for zstd has no bound for its output. Who knows where blocks end can hand it so few
+    of them that they make no more than wanted (a block decodes to 128 KiB at most). A window that
+    is too large is refused before any memory is allocated for it.
 
     Raises:
         ArchiveError: the frame needs a larger window than WINDOW.
@@ -199,13 +223,13 @@ def _is_bzip2(beginning: bytes) -> bool:
     level, block = beginning[3:4], beginning[4:10]
     if not beginning.startswith(BZIP2_MAGIC) or level not in b"123456789":
         return False
-    # "BZh" and a digit may begin many a file, so as much of the block's own magic as there is
-    # counts too.
+    # A text may begin with "BZh" and a digit. So the magic of the first block is compared as well,
+    # as far as the bytes reach.
     return any(magic.startswith(block) for magic in _BZIP2_BLOCKS)
 
 
 def _frames(beginning: bytes, name: str) -> Format:
-    """Return whether frames are zstd's or lz4's, from the first that is no skippable one."""
+    """Tell zstd from lz4 by the first frame that is not skippable, or by the name if none is."""
     at = 0
     while beginning.startswith(SKIPPABLE_MAGICS, at):
         at += 8 + int.from_bytes(beginning[at + 4 : at + 8], "little")

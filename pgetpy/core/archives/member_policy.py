@@ -1,10 +1,30 @@
 """Judges which members of an archive may be written into a folder that starts out empty, and where.
 
-The policy is told the members in the archive's order and looks at no file system. It keeps two
-promises that make lexical reasoning enough: no path that it admits leads through a symbolic link,
-and no target of an admitted symbolic link leads through another one before its last component (its
-last may be one, `libx.so -> libx.so.1 -> libx.so.1.2`). So `..` in a target means the folder that
-it seems to mean, at any time and in whatever order members come.
+An archive can be made to write outside its folder. Checking names for `..` is not enough, because
+a symbolic link changes the meaning of every name below it:
+
+    a -> /etc              then  a/passwd            a name that leads through a link
+    d/                     then  d/up -> ..          harmless alone: the folder itself
+    e -> d/up/..                                     a target that leads through a link: outside
+    x -> y/..              then  y -> .              harmless until a later member makes y a link
+
+Looking at the disk before each write would answer only for that moment. Members are made by several
+threads, and a later run or a later member may change what a path means.
+
+So the policy looks at names alone. It is told the members in the archive's order, and holds two
+invariants over everything that it has admitted:
+
+1. No path leads through a symbolic link.
+2. No target of a symbolic link leads through another one before its last component. The last
+   may be a link (`libx.so -> libx.so.1 -> libx.so.1.2`).
+
+Together they say that `..` in a target means the folder that it seems to mean, whenever it is
+followed and in whatever order members are made: reasoning about text is enough. For the second
+one, later members count as well. `_expected` remembers the paths that admitted targets lead
+through, and a member that would put a link there is refused.
+
+What stands at each path is kept by its folded name: on a file system that ignores case, `A` and `a`
+are one path, and a link `A` would turn `a/x` into a way out.
 
 Names are taken as POSIX takes them (POSIX.1-2017, 4.13 "Pathname Resolution"): a slash separates, a
 backslash is a character like any other. File names are taken to be encoded in UTF-8.
@@ -23,8 +43,8 @@ from pgetpy.errors import LimitExceededError, UnsafeMemberError
 Parts = tuple[str, ...]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-# `C:`, `C:\name` and `\\server\share`. POSIX takes them for plain names; whoever stated them did
-# not mean that.
+# `C:`, `C:\name` and `\\server\share`. POSIX takes them for plain names, but no archive means a
+# folder called `C:`.
 _WINDOWS_ROOT = re.compile(r"(?:\./+)*(?:[A-Za-z]:(?:[/\\]|\Z)|\\\\)")
 # What a transfer keeps beside what it writes: staging folders, parts, journals, locks.
 _OWN_PREFIX = ".pgetpy-"
@@ -100,8 +120,10 @@ def permissions(mode: int, umask: int) -> int:
 class MemberPolicy:
     """Admits members one by one, in the archive's order, and remembers those it admitted.
 
-    `fold` maps a component to one form for all the names that the file system takes for the same:
-    `str.casefold` after Unicode normalisation, say.
+    Args:
+        limits: how much may come out.
+        fold: maps a component to one form for all names that the file system takes for the same:
+            `str.casefold` after Unicode normalisation, say.
 
     Attributes:
         limits: what may come out.
@@ -117,7 +139,7 @@ class MemberPolicy:
         self._own_prefix = fold(_OWN_PREFIX)
         self._own_suffixes = tuple(map(fold, _OWN_SUFFIXES))
         self._count = 0
-        # By folded path. Whatever stands, all folders above it stand here too.
+        # By folded path. If a path is here, so are all folders above it.
         self._nodes: dict[Parts, _Node] = {}
         self._folders: dict[Parts, AdmittedMember] = {}
         # The targets of the symbolic links among them, as stated.
@@ -129,14 +151,14 @@ class MemberPolicy:
     def admit(self, member: Member) -> AdmittedMember | None:
         """Return how to write `member`, or None where there is nothing to make.
 
-        That is the folder itself, and a file linked to itself, as GNU tar stores a file that it is
-        told twice.
+        Nothing is to be made for the folder itself (`./`), and for a hard link to its own name: GNU
+        tar writes that when one file is named twice on its command line.
 
         Raises:
-            UnsafeMemberError: it would reach beyond the folder, or cannot stand in it.
+            UnsafeMemberError: it would reach beyond the folder, or cannot be made in it.
             LimitExceededError: it is one too many or too large.
 
-        After an error the policy is as it was.
+        All checks come before the first change of state, so an error leaves the policy unchanged.
         """
         if member.kind not in _ADMITTED_KINDS:
             _refuse(member, f"it is a {member.kind.value}")
@@ -171,16 +193,17 @@ class MemberPolicy:
     def folders(self) -> list[AdmittedMember]:
         """Return the folders that the archive states, deepest first, each as stated last.
 
-        In this order their modes and times can be set when all else is written. Folders that are
-        only implied by the names of others have neither.
+        Their modes and times can be set in this order once everything else is written: a folder
+        that may not be entered no longer hides one below it. Folders that are only implied by the
+        names of others have neither.
         """
         return sorted(self._folders.values(), key=lambda entry: -len(entry.parts))
 
     def expected(self) -> Iterator[Parts]:
-        """Yield the folded paths that symbolic links lead through and that are no folders so far.
+        """Yield the folded paths that symbolic links lead through and that are not folders so far.
 
-        Where the archive is put into a folder that was not empty, none of them may be a symbolic
-        link there.
+        The rules hold for a folder that starts out empty. If the members are then moved into one
+        that is not, the caller has to see that none of these paths is a symbolic link there.
         """
         return (path for path in self._expected if not self._is(path, Kind.FOLDER))
 
@@ -204,8 +227,8 @@ class MemberPolicy:
     def _text(self, member: Member, text: str, what: str) -> str:
         """Return a name or target in the one form that reading it back from a folder would give.
 
-        Escaped bytes that make up UTF-8 are another spelling of a name, hence a way around all
-        comparisons.
+        A name may hold surrogate escapes that together are valid UTF-8. It would be another text
+        than the plain spelling and the same file on disk, so that no comparison would see it.
         """
         if not text:
             _refuse(member, f"{what} is empty")
@@ -256,9 +279,10 @@ class MemberPolicy:
         return missing
 
     def _expectations(self, member: Member, key: Parts, target: str) -> dict[Parts, str]:
-        """Return the paths that must not become symbolic links for the sake of this one.
+        """Return the paths that may not become symbolic links, as this one leads through them.
 
-        `target` is where it leads, as stated.
+        This is invariant 2, both ways: no link is admitted where an earlier target leads through,
+        and no target leads through an earlier link. `target` is the text of the link.
         """
         if key in self._expected:
             _refuse(member, f"the symbolic link {self._expected[key]!r} leads through it")
@@ -273,7 +297,7 @@ class MemberPolicy:
     def _passages(self, member: Member, folder: Parts, target: str) -> Iterator[Parts]:
         """Yield the folded paths that a symbolic link's target leads through.
 
-        `folder` is the one that the link stands in.
+        The last component is left out: it may be a link itself. `folder` is the link's own.
         """
         text = self._text(member, target, "its target")
         parts = [part for part in text.split("/") if part not in ("", ".")]
@@ -290,10 +314,10 @@ class MemberPolicy:
                 _refuse(member, f"its target {target!r} is outside the folder")
 
     def _link_text(self, member: Member, linked: _Node | None) -> str | None:
-        """Return where a member leads that is a symbolic link, None where it is none.
+        """Return the target's text if the member is a symbolic link, else None.
 
-        A hard link to one is the same link under another name, from where its target may lead
-        elsewhere.
+        A hard link to a symbolic link is that link under another name. Its target is relative to
+        the folder of the new name, so it has to be judged again from there.
         """
         if linked is not None and linked.kind is Kind.SYMLINK:
             return self._texts[self._key(linked.parts)]
@@ -330,7 +354,7 @@ class MemberPolicy:
 
     def _key(self, parts: Parts) -> Parts:
         key = tuple(map(self._fold, parts))
-        # Most often nothing was folded, and there are as many of these as there are members.
+        # Mostly nothing is changed by folding: one tuple for a million members, not two.
         return parts if key == parts else key
 
     def _is(self, path: Parts, kind: Kind) -> bool:

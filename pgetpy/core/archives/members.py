@@ -1,4 +1,13 @@
-"""What an archive holds: its members as values, whatever the format."""
+"""What an archive holds: its members as values, whatever the format.
+
+An extent ties a part of the archive to a part of a file. A plain file has one, a sparse file one
+for each part that is not a hole, and an empty file none:
+
+    archive   | header | aaaa | bbbbbb | header | ...
+                       start  stop
+    file                 aaaa ........ bbbbbb          . is a hole
+                         offset 0      offset 12
+"""
 
 from __future__ import annotations
 
@@ -34,7 +43,7 @@ class Member(NamedTuple):
     """One entry of an archive, as the archive states it; nothing in it is believed yet.
 
     Attributes:
-        name: as stated, bytes that are no UTF-8 as surrogate escapes.
+        name: as stated, bytes that are not UTF-8 as surrogate escapes.
         kind: what it is.
         size: bytes of the file, holes of a sparse one included; 0 for all but files.
         mode: permission bits as stated, set-user-ID and the like included.
@@ -44,7 +53,8 @@ class Member(NamedTuple):
             zero.
         crc32: of the content, where the archive states it.
         deflated: whether the extents hold a deflate stream (RFC 1951) of the content.
-        position: where the member's header begins in the archive, for naming it in errors.
+        position: where the member's header begins in the archive. Errors name it, and a zip's
+            members are told apart by it.
     """
 
     name: str

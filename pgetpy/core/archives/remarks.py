@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Remarks:
-    """Collects clauses, of each kind the first: an archive can have a million odd members."""
+    """Collects clauses, the first of each kind and a count: a million members may be odd."""
 
     def __init__(self) -> None:
         self._first: dict[str, str] = {}

@@ -1,12 +1,29 @@
 """Reads a tar archive's headers and says which of its bytes are which member's data.
 
-The reader never sees the data: it says which bytes it wants, is fed exactly those, and moves on
-behind the data of the member that they describe. Forms: v7, ustar, star, GNU tar (its manual, "Tar
-Internals") and pax (POSIX.1-2001 and later, "pax Interchange Format").
+A tar has no index. It is a chain: each header tells the size of the data behind it, and so where
+the next header is.
 
-Where readers of archives disagree on which bytes come next, so that one archive would be two, it is
-refused. Nothing else that a header states is judged here: names may be absolute, links may point
-anywhere.
+    | header | data, in whole blocks | L header | long name | header | data | zeros | zeros |
+    ^------- one member -----------^ ^------- one member, three parts ----^ ^- end marker --^
+
+The reader never sees the data. It says which bytes it wants, is fed exactly those, and its `wanted`
+moves on behind the data of the member that they describe. So the chain is followed by 512 bytes at
+a time, while the data between goes to its files by other ways, in any order.
+
+What is wanted next is a state, held as the function that will take it (`_step`):
+
+    _header ----> a member: want the header behind its data
+      |  |------> L, K, g, x: want the body -> _body -> _header, which applies what was collected
+      |  |------> sparse: want more of the map -> _old_map or _data_map -> a member
+      |  '------> a hard link with a size -> _header_or_link_data, whether data follows or not
+      '---------> a block of zeros -> _second_zero_block -> ended
+
+Forms: v7, ustar, star, GNU tar (its manual, "Tar Internals") and pax (POSIX.1-2001 and later, "pax
+Interchange Format").
+
+If readers disagree on which bytes come next, one archive would be two: a scanner sees one, the user
+gets the other. Such archives are refused. Nothing else that a header states is judged here: names
+may be absolute, links may point anywhere. `member_policy` decides about those.
 """
 
 from __future__ import annotations
@@ -35,7 +52,7 @@ from pgetpy.errors import ArchiveError, LimitExceededError, TruncatedArchiveErro
 
 _LABEL, _CONTINUED, _SPARSE, _DUMPED_FOLDER = b"V", b"M", b"S", b"D"
 _LINKS = (Kind.SYMLINK, Kind.HARDLINK)
-# With what some makers and editors fill up or end what they write.
+# Bytes with which some writers fill the last record, and editors end a file.
 _FILLING = b"\0\r\n\t "
 
 _Step = Callable[[bytes], Member | None]
@@ -49,12 +66,13 @@ def is_tar(block: bytes) -> bool:
 class TarReader:
     """Reads the headers of one archive, in order.
 
-    What is odd but clear is taken where GNU tar takes it, and noted in `remarks`.
+    Oddities whose meaning is clear are accepted if GNU tar accepts them, and noted in `remarks`.
 
     Args:
-        longest_header: bounds what describes one member: extended headers, long names, sparse maps.
-        delimited: whether it is known by other means where the archive ends, so that nothing is
-            missing where the end marker is.
+        longest_header: most bytes that may describe one member: extended headers, long names,
+            sparse maps. They are held in memory.
+        delimited: whether the end of the archive is known by other means, a Content-Length say.
+            Then a missing end marker is only odd; otherwise it may mean that the rest was cut off.
 
     Attributes:
         wanted: the bytes of the archive that `feed` takes next; empty once `ended`.
@@ -72,7 +90,7 @@ class TarReader:
         self._overrides = Overrides()
         # How long the description of the next member is so far.
         self._length = 0
-        # Whether what is wanted would be the next member's first header.
+        # Whether the header that is wanted would begin a member: the archive may end here.
         self._between = True
         self._zero_block = False
         # For errors: what was read last.
@@ -94,10 +112,14 @@ class TarReader:
             raise ArchiveError(f"{self._place}: {error}") from error
 
     def finish(self, total: int, rest: bytes = b"") -> None:
-        """Take note that the archive has `total` bytes; `rest` are those of `wanted` that came.
+        """Check that the archive may end after `total` bytes.
+
+        Args:
+            total: bytes of the archive.
+            rest: what has come of `wanted`.
 
         Raises:
-            TruncatedArchiveError: it ends within a member, or may have ended before its end.
+            TruncatedArchiveError: it ends within a member, or may have been cut off between two.
         """
         if total < self.wanted.start:
             reason = f"member {self._name!r} goes on to byte {self.wanted.start}"
@@ -166,7 +188,7 @@ class TarReader:
             return None
         if header.type in TYPES:
             self._want_more(header.size, partial(self._body, header))
-            # No bytes can be wanted of an empty body.
+            # An empty span would never be fed, so an empty body is taken at once.
             return None if header.size else self._body(header, b"")
         entry = self._overrides.entry(header, self._position)
         self._name = entry.name
@@ -221,8 +243,9 @@ class TarReader:
     def _header_or_link_data(self, data_stop: int, pax: bool, block: bytes) -> Member | None:
         """Take what follows a hard link with a size: its data, or the next header.
 
-        POSIX forbade the data before 2001 and allows it since, and makers state sizes without data;
-        so a header is believed first, and zeros where there is no sign of the newer form.
+        POSIX forbade data behind a hard link before 2001 and allows it since. Some writers state
+        the file's size and write no data. So the block itself has to tell: with the checksum of
+        a header it is one, and zeros are the end marker unless the archive uses pax headers.
         """
         if is_header(block) or (block == ZERO_BLOCK and not pax):
             return self._header(block)

@@ -1,12 +1,17 @@
 """The fields of one tar header block, and the records of a pax extended header.
 
 A block is 512 bytes: the v7 fields, behind them those of ustar (POSIX.1-1988), of star, or of GNU
-tar ("Basic Tar Format" and "GNU Extensions to the Archive Format" in its manual). An extended
-header is a row of `LENGTH KEYWORD=VALUE` records (POSIX.1-2001, "pax Header Block").
+tar ("Basic Tar Format" and "GNU Extensions to the Archive Format" in its manual):
+
+    byte  0     100   108  116  124   136    148       156   157     257    265   345     500
+          name  mode  uid  gid  size  mtime  checksum  type  target  magic  ...   prefix
+
+An extended header is a row of records (POSIX.1-2001, "pax Header Block"), each with its own length
+in front: `30 mtime=1350244992.023960108` and a newline.
 
 What cannot be read raises `MalformedError`, whose clause tells no place: only
 `pgetpy.core.archives.tar` knows it. Owners, devices and times other than the last change are not
-read at all.
+read at all: files belong to the user who extracts them.
 """
 
 from __future__ import annotations
@@ -23,13 +28,13 @@ SECOND = 10**9
 _CHECKSUM = slice(148, 156)
 _USTAR_MAGIC = b"ustar\0"
 _GNU_MAGIC = b"ustar  \0"
-# Old makers put a NUL or blanks before the digits; what follows the end of a number is theirs.
+# Old writers put a NUL or blanks before the digits. Anything behind a number's end is ignored.
 _OCTAL = re.compile(rb"\0?[ \t\n\v\f\r]*([0-7]*)(?:[\0 \t\n\v\f\r].*)?", re.DOTALL)
 _DECIMAL = re.compile(rb"0*([0-9]{1,19})|-0+")
 _SECONDS = re.compile(rb"(-?)0*([0-9]{1,19})(?![0-9])(?:\.([0-9]*))?")
-# GNU tar takes any blanks around a record's length, and a keyword that is empty.
+# GNU tar accepts blanks around a record's length, and an empty keyword.
 _RECORD = re.compile(rb"[ \t]*0*([0-9]{1,19})[ \t]+([^=]*)=")
-# What is taken where the header states no mode that can be read.
+# For headers whose mode cannot be read.
 _USUAL_MODE = 0o644
 
 
@@ -45,7 +50,7 @@ class Header(NamedTuple):
         mtime: nanoseconds since the epoch.
         posix: whether the block is in the form of POSIX (ustar, pax, star).
         gnu: whether it is in GNU tar's own form.
-        oddities: clauses about fields that cannot be read and that members do without.
+        oddities: clauses about fields that cannot be read and for which a usual value is taken.
     """
 
     name: bytes
@@ -60,7 +65,11 @@ class Header(NamedTuple):
 
 
 def is_header(block: bytes) -> bool:
-    """Whether the checksum of a block is right, as the sum of unsigned or of signed bytes."""
+    """Whether the checksum of a block is right.
+
+    It is the sum of the block's bytes. Writers in C summed `char`, which is signed on some
+    machines, so both sums are accepted, as GNU tar does.
+    """
     if len(block) != BLOCK:
         return False
     field = block[_CHECKSUM]
@@ -87,7 +96,7 @@ def parse_header(block: bytes) -> Header:
     except MalformedError:
         oddities.append("its modification time cannot be read, that of the epoch is taken")
     try:
-        # Mode 0, for blanks, would make files that nobody can read.
+        # Blanks would mean mode 0: a file that its owner cannot read.
         mode = parse_number(block[100:108].strip(b" ") or b"-", "mode")
     except MalformedError:
         oddities.append("its mode cannot be read, 0644 is taken")
@@ -95,7 +104,7 @@ def parse_header(block: bytes) -> Header:
         name=prefix + b"/" + name if prefix else name,
         type=block[156:157],
         size=parse_size(block[124:136], "size"),
-        # Some makers put the whole st_mode there, the kind of file in its upper bits.
+        # Some writers store the whole st_mode, with the kind of file in its upper bits.
         mode=mode & 0o7777,
         mtime=mtime * SECOND,
         target=text_field(block[157:257]),
@@ -111,15 +120,19 @@ def text_field(field: bytes) -> bytes:
 
 
 def as_text(name: bytes) -> str:
-    """Return a name as UTF-8, bytes that are none as surrogate escapes.
+    """Return a name as UTF-8, other bytes as surrogate escapes.
 
-    That holds whatever `hdrcharset` states: GNU tar and Python's tarfile take the bytes, too.
+    The record `hdrcharset` is ignored: GNU tar and Python's tarfile keep the bytes, too.
     """
     return name.decode("utf-8", "surrogateescape")
 
 
 def parse_number(field: bytes, what: str) -> int:
-    """Return an octal number, or GNU tar's base-256 one: big-endian, the first byte a marker."""
+    """Return the number in a field, `what` naming it in errors.
+
+    It is octal, or, if it needs more digits than fit, GNU tar's base-256 form: big-endian, with
+    0x80 (positive) or 0xFF (negative) as the first byte.
+    """
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     if field[0] == 0xFF:
@@ -162,9 +175,10 @@ def parse_decimal(value: bytes, what: str) -> int:
 
 
 def parse_seconds(value: bytes) -> int | None:
-    """Return a decimal time in nanoseconds; what is finer is rounded down, as the kernel does.
+    """Return a decimal time in nanoseconds, None where there is no number.
 
-    As GNU tar does, whatever follows the number is left out. None where there is no number.
+    Digits finer than that are rounded down, as the kernel does. Text behind the number is ignored,
+    as GNU tar does.
     """
     match = _SECONDS.match(value)
     if match is None or int(match[2]) > LARGEST:

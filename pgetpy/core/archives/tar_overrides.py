@@ -1,8 +1,16 @@
-"""What overrides a tar header: extended headers and long names that stand before it.
+"""What overrides a tar header: extended headers and long names that precede it.
 
-In rising order: the header itself, a long name or target of GNU tar's (types `L` and `K`), global
-pax records (type `g`), the member's own pax records (`x`, Solaris `X`), and among those the name of
-a sparse file. An empty value takes back a global one (POSIX.1-2001, "pax Extended Header").
+The fields of a header are too short for long names and large sizes. So a member may have further
+headers before its own, whose bodies replace single fields. In rising order of precedence:
+
+1. the member's own header;
+2. a long name or target of GNU tar's (types `L` and `K`);
+3. global pax records (type `g`), which hold for all members that follow;
+4. the member's own pax records (`x`, Solaris `X`);
+5. among those, the name of a sparse file: `path` is then a name for readers that know no sparse
+   files.
+
+An empty value takes back a global one (POSIX.1-2001, "pax Extended Header").
 """
 
 from __future__ import annotations
@@ -46,7 +54,7 @@ class TarEntry(NamedTuple):
         position: where the first of its headers begins.
         size: what the archive holds of it; for a sparse file without the holes.
         sparse: what pax records say of a sparse file.
-        oddities: clauses about what cannot be read and what the member does without.
+        oddities: clauses about what cannot be read and was replaced by a usual value.
     """
 
     position: int
@@ -61,7 +69,7 @@ class TarEntry(NamedTuple):
 
 
 class Overrides:
-    """Collects what stands before a member's own header.
+    """Collects what precedes a member's own header.
 
     Attributes:
         pax: whether any extended header has been seen in this archive.
@@ -75,7 +83,7 @@ class Overrides:
         self.forget()
 
     def forget(self) -> None:
-        """Keep only what holds for the whole archive."""
+        """Begin with the next member: keep only the global records."""
         self.start: int | None = None
         self.long_name = b""
         self._long_target = b""
@@ -96,7 +104,7 @@ class Overrides:
             self._long_target = text_field(body)
         else:
             if self._records is not None:
-                # As GNU tar has it, nothing of the first one holds.
+                # As in GNU tar, the later one replaces the earlier one as a whole.
                 self._oddities = ("it has several extended headers, the last one is taken",)
             self._records = parse_records(body)
 

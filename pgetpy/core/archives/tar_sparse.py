@@ -4,8 +4,14 @@ Its manual ("Storing Sparse Files") calls them the old GNU format (type `S`, the
 and in extension blocks behind it) and the pax formats 0.0 (a record for every number), 0.1 (one
 record with all numbers) and 1.0 (the map in decimal lines at the beginning of the member's data).
 
-Whatever its form, a map is pairs of an offset in the file and a number of bytes; those bytes follow
-one another in the archive, and what no pair covers is zero.
+In every form a map is pairs of an offset in the file and a number of bytes. Those bytes follow one
+another in the archive, and what no pair covers is zero:
+
+    map       (0, 1024) (4096, 512)
+    archive   | aa | aa | bb |
+    file      | aa | aa | .. | .. | .. | .. | .. | .. | bb | .. |    one field is 512 bytes
+
+`extents` turns pairs into extents and refuses maps that readers understand differently.
 """
 
 from __future__ import annotations
@@ -39,7 +45,7 @@ class PaxSparse:
     Attributes:
         size: bytes of the file, holes included.
         name: the file's name, None where `path` has it.
-        pairs: the map, None where it stands at the beginning of the data (format 1.0).
+        pairs: the map, None where it is at the beginning of the data (format 1.0).
     """
 
     size: int
@@ -103,7 +109,7 @@ class OldMap:
 
     def _take(self, table: bytes, more: int) -> None:
         found = tuple(_old_pairs(table))
-        # An entry without a number ends the map; readers disagree on what stands behind it.
+        # An empty entry ends the map, and readers disagree on entries behind it.
         if more and len(found) * _PAIR < len(table):
             raise MalformedError("its sparse map goes on behind its end")
         self.pairs += found
@@ -121,8 +127,9 @@ def _old_pairs(table: bytes) -> Iterator[tuple[int, int]]:
 class DataMap:
     """Reads the map of the pax format 1.0: how many pairs, then their numbers, each with a newline.
 
-    `missing` is how many bytes must be fed next: whole blocks, 0 when the map is complete. They
-    never reach beyond the map's last block, for a number takes at least two bytes.
+    The map tells its own length only as it is read. `missing` is how many bytes must be fed next:
+    whole blocks, 0 when the map is complete. It never reaches beyond the map's last block, since
+    each number that is still missing takes at least two bytes.
     """
 
     def __init__(self) -> None:
@@ -157,7 +164,8 @@ def extents(pairs: Pairs, size: int, data_start: int, data_stop: int) -> tuple[E
     for offset, count in pairs:
         if offset < previous or offset + count > size:
             raise MalformedError("its sparse map overlaps, goes backwards or exceeds its size")
-        # GNU tar starts every part on a block, other readers do not; no maker makes a difference.
+        # GNU tar looks for every part on a block of its own, other readers right behind the one
+        # before. All writers make parts of whole blocks, where both agree.
         if count and (start - data_start) % BLOCK:
             raise MalformedError("its sparse map has a part that ends within a block")
         previous = offset + count

@@ -1,9 +1,26 @@
 """Reads a zip's structure: what it holds, and where in the archive each member's data is.
 
-Sections named are those of APPNOTE.TXT (PKWARE's .ZIP File Format Specification, 6.3). The central
-directory says what the archive holds; local headers have to agree with it, or two readers would see
-two archives. So it is read first, by `survey`, and everything can be refused before anything is
-written; a `ZipReader` reads the local headers as the rest comes by.
+A zip says everything twice, and is read from its end:
+
+    | local header | data | local header | data | ... | central directory | end record |
+      ^                     ^                            | |                   |
+      |                     '----------------------------' |   ^---------------'
+      '----------------------------------------------------'
+
+The central directory says what the archive holds. Where the data begins, only the local header
+tells: its extra field may have another length than the directory's. Readers that stream believe
+the local headers, others the directory; an archive in which the two differ is two archives. So the
+local headers have to agree with the directory.
+
+It is done in two steps:
+
+1. `survey` reads the end, the directory, and the targets of symbolic links, which are the content
+   of their members. It is a generator: it yields the spans that it needs and is sent their bytes,
+   so that the caller decides how they come. Afterwards all members are known, and everything can
+   be refused before anything is written.
+2. A `ZipReader` reads the local headers in the order of their positions, as the rest arrives.
+
+Sections named are those of APPNOTE.TXT (PKWARE's .ZIP File Format Specification, 6.3).
 """
 
 from __future__ import annotations
@@ -46,6 +63,11 @@ Survey = Generator[Sequence[Span], Sequence[bytes], tuple[ZipMember, ...]]
 
 def survey(total: int, limits: Limits, remarks: Remarks | None = None) -> Survey:
     """Find out what an archive of `total` bytes holds; return its members, targets of links known.
+
+    Args:
+        total: bytes of the archive.
+        limits: what may come out; the directory itself is held in memory and so limited as well.
+        remarks: takes what is odd.
 
     Raises:
         TruncatedArchiveError: its end is missing.
@@ -112,7 +134,7 @@ class ZipReader:
         return member._replace(extents=extents, crc32=current.crc32, deflated=deflated)
 
     def finish(self, total: int, rest: bytes = b"") -> None:
-        """Take note that the archive has `total` bytes; the directory has told so before."""
+        """Check nothing: `survey` has compared the end of the archive with `total` already."""
         assert self.ended
 
     def _next(self) -> None:
@@ -156,9 +178,11 @@ def read_directory(data: bytes, directory: Directory) -> tuple[ZipMember, ...]:
 
 
 def local_data_start(header: bytes, zip_member: ZipMember) -> int | Span:
-    """Return where the member's data starts, by the archive's bytes from its local header on.
+    """Return where the member's data starts, or the span that has to be appended to `header` first.
 
-    A span instead says which bytes right behind `header` are needed too.
+    Args:
+        header: the archive's bytes from the member's local header on, as many as have come.
+        zip_member: what the directory says of it.
 
     Raises:
         ArchiveError: no local header, or one that contradicts the directory.
@@ -191,7 +215,10 @@ def local_data_start(header: bytes, zip_member: ZipMember) -> int | Span:
 
 
 def _goes_on(data: bytes, at: int, directory: Directory) -> bool:
-    """Whether so many entries follow that the end record could not count them."""
+    """Whether further entries follow, 65,536 at least.
+
+    The end record has 16 bits for their number. Some writers without zip64 let it start over.
+    """
     room = len(data) - at >= COUNTED * ENTRY.size
     return room and not directory.exact and data[at : at + 4] == ENTRY_MAGIC
 
@@ -221,9 +248,10 @@ def _bounded(members: list[ZipMember], directory_offset: int) -> Iterator[ZipMem
 
 
 def _compare_sums(zip_member: ZipMember, crc32: int, compressed_size: int, size: int) -> None:
-    """Raise where CRC and sizes in a local header are others than the directory's.
+    """Raise if CRC and sizes in a local header differ from the directory's.
 
-    Not to be called where they stand in a data descriptor instead (4.3.9).
+    Not for members with a data descriptor (4.3.9): those have them behind their data, and zeros or
+    anything else in the header.
     """
     agree = (
         crc32 == zip_member.crc32
@@ -246,7 +274,7 @@ def _disagreement(zip_member: ZipMember, how: str) -> ArchiveError:
 
 
 def _keep_within(limits: Limits, directory: Directory) -> None:
-    """Raise unless the directory may be fetched: it will be held in memory."""
+    """Raise unless the directory is small enough to be fetched and held in memory."""
     if directory.count > limits.members:
         raise LimitExceededError("members", limits.members, directory.count)
     if directory.size > limits.header_bytes * max(1, directory.count):
@@ -256,7 +284,7 @@ def _keep_within(limits: Limits, directory: Directory) -> None:
 
 
 def _keep_small(size: int) -> None:
-    """Raise where what is to be held in memory is more than an honest directory."""
+    """Raise if `size` bytes, to be held in memory, are more than any plausible directory."""
     if size > _MOST_DIRECTORY:
         raise ArchiveError(
             f"its central directory of {size} bytes is larger than {_MOST_DIRECTORY >> 20} MiB"
@@ -270,7 +298,11 @@ def _expect_ratio(limits: Limits, members: Sequence[ZipMember], total: int) -> N
 
 
 def _with_targets(members: tuple[ZipMember, ...], limits: Limits) -> Survey:
-    """Read the content of all symbolic links, which is their target."""
+    """Read the content of all symbolic links, which is their target.
+
+    All are asked for at once, each with a guess at the length of its extra field. Those that were
+    guessed too short are asked for again.
+    """
     links = {at: found for at, found in enumerate(members) if found.member.kind is Kind.SYMLINK}
     for link in links.values():
         _limit_target(link, limits)

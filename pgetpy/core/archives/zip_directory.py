@@ -1,5 +1,16 @@
 """Where a zip's central directory is, told from the archive's last bytes.
 
+    ... | central directory | zip64 end record | locator | end record | comment |
+                                                                        0 to 65,535 bytes
+
+The end record is found by its magic number, which the comment may contain as well. A candidate
+counts only if it fits: its comment ends where the archive ends, and the directory to which it
+points begins with an entry. Only where no comment ends there may other bytes follow the archive.
+
+Its offsets are counted from the archive's first byte, which need not be the file's: a self-
+extracting zip has a program in front. The directory ends where the end record begins, so its real
+position is known from its size, and the difference is the `prefix` to add to all offsets.
+
 Sections named are those of APPNOTE.TXT (PKWARE's .ZIP File Format Specification, 6.3). What it
 leaves open is decided as Info-ZIP's unzip 6.0 decides it.
 """
@@ -21,15 +32,16 @@ _END64 = struct.Struct("<4sQ2H2I4Q")
 _LOCATOR = struct.Struct("<4sIQI")
 _END_MAGIC, _END64_MAGIC, _LOCATOR_MAGIC = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 
-# What the end record's fields hold where only the zip64 end record has room (4.4.1.4).
+# The end record's fields when their numbers are in the zip64 end record alone (4.4.1.4).
 _END_FULL = (U16, U16, U16, U16, U32, U32)
 # The comment behind the end record is 65,535 bytes at most (4.3.16).
 _END_REACH = _END.size + U16
-# More entries than this the end record cannot count; it goes on from 0 then.
+# The end record counts entries modulo this.
 COUNTED = U16 + 1
 # How many of an archive's last bytes `find_directory` wants to see at least.
 END_SEARCH = _END_REACH + _LOCATOR.size + _END64.size
-# A comment with more end records than this that fit is an attack: each may cost a request.
+# Each end record that fits may cost a request to look at its directory. A comment with more of
+# them than this is an attack.
 _MOST_ENDS = 8
 # No known writer puts more than a few bytes into the zip64 end record's extensible data.
 _END64_REACH = 1 << 20
@@ -43,9 +55,9 @@ class Directory:
         offset: its first byte in the archive.
         size: its bytes.
         count: its entries, never more than `size` has room for.
-        prefix: bytes that stand before the archive proper and that its offsets do not count.
-        surplus: bytes that follow its end and are no part of it.
-        exact: whether `count` is all of the number; the end record has only its lower 16 bits.
+        prefix: bytes in front of the archive proper, which its offsets do not count.
+        surplus: bytes that follow its end and do not belong to it.
+        exact: whether `count` is the full number; an end record holds only its lower 16 bits.
     """
 
     offset: int

@@ -36,7 +36,7 @@ _FAT = 0
 _UNIX_HOSTS = frozenset({3, 19})
 # FAT, NTFS by APPNOTE's number and by Info-ZIP's, and VFAT: no file name there holds a backslash.
 _DOS_HOSTS = frozenset({_FAT, 10, 11, 14})
-# Whatever else Unix knows is content to extract: Info-ZIP marks what it read from a pipe as FIFO.
+# Any other kind is a file: Info-ZIP marks content that it read from a pipe as FIFO.
 _UNIX_KINDS = {0o040000: Kind.FOLDER, 0o120000: Kind.SYMLINK,
                0o020000: Kind.CHARACTER_DEVICE, 0o060000: Kind.BLOCK_DEVICE}  # fmt: skip
 _DOS_READ_ONLY, _DOS_FOLDER = 0x01, 0x10
@@ -61,8 +61,7 @@ class ZipMember:
         compressed_size: bytes of the data in the archive.
         size: bytes of the content, links included.
         local_time: whether `member.mtime` comes from the DOS fields, which are local time without
-            naming a zone (4.4.6): it is the moment at which a clock that shows UTC would show it,
-            and whoever knows the zone has to shift it.
+            a zone (4.4.6). It is then read as UTC, and the caller has to shift it to a zone.
         stop: the first byte that belongs to the next member or to the directory; header and data
             lie between `member.position` and here.
     """
@@ -100,7 +99,13 @@ class ZipEntry(NamedTuple):
 
 
 def read_entry(entry: ZipEntry, raw_name: bytes, extra: bytes, prefix: int) -> ZipMember:
-    """Return what an entry says of its member; `prefix` is the `Directory`'s.
+    """Return what an entry says of its member.
+
+    Args:
+        entry: its fixed fields.
+        raw_name: the bytes of its name.
+        extra: its extra field.
+        prefix: the `Directory`'s, added to the offset of the local header.
 
     Raises:
         ArchiveError: it cannot be read, or makes no sense.
@@ -130,7 +135,7 @@ def _extras(extra: bytes) -> dict[int, bytes]:
         tag, size = struct.unpack_from("<2H", extra, at)
         stop = at + 4 + size
         if stop > len(extra):
-            # As unzip does: what is needed of it will be missing.
+            # Ignored, as in unzip. If a number was in it, its absence will be an error.
             break
         fields.setdefault(tag, extra[at + 4 : stop])
         at = stop
@@ -138,12 +143,13 @@ def _extras(extra: bytes) -> dict[int, bytes]:
 
 
 def _name(raw: bytes, host: int, flags: int, extras: dict[int, bytes]) -> str:
-    """Return the name by what says its encoding: bit 11, Unicode Path (4.6.9), else the host.
+    """Return the name, in the encoding given by flag bit 11, Unicode Path (4.6.9), or the host.
 
-    Hosts of Unix keep names as bytes, which are UTF-8 nearly always; all others write cp437 (D.1).
+    Unix hosts store the bytes of the file name, nearly always UTF-8. All others write cp437 (D.1).
     """
     unicode_path = extras.get(_UNICODE_PATH, b"")
-    # Version 1, and the CRC of the name it stands for: a tool that renamed the entry left it alone.
+    # Version 1, then the CRC of the plain name. It differs where a tool has renamed the entry and
+    # left this field as it was.
     genuine = unicode_path[:5] == struct.pack("<BI", 1, zlib.crc32(raw))
     if flags & _UTF8:
         name = raw.decode("utf-8", "surrogateescape")
@@ -184,9 +190,10 @@ def _refuse_sizes(method: int, name: str, kind: Kind, size: int, compressed_size
 
 
 def _sizes(entry: ZipEntry, name: str, zip64: bytes) -> tuple[int, int, int, int]:
-    """Return size, compressed size, local header's offset and disk, zip64's where it has to be.
+    """Return size, compressed size, offset of the local header, and disk.
 
-    The zip64 extra field holds those numbers alone whose own fields are full, in order (4.5.3).
+    The zip64 extra field holds only the numbers whose own fields are full (all bits set), in this
+    order (4.5.3).
     """
     if entry.disk != U16 and U32 not in (entry.size, entry.compressed_size, entry.offset):
         return entry.size, entry.compressed_size, entry.offset, entry.disk
@@ -213,13 +220,14 @@ def _kind_and_mode(name: str, host: int, external: int) -> tuple[Kind, int]:
     """Return what an entry is and its permissions, by the external attributes (4.4.15)."""
     unix = external >> 16
     by_name = Kind.FOLDER if name.endswith("/") else None
-    # Some writers claim Unix and state nothing; mode 0 would make files that nobody can read.
+    # Some writers claim Unix and state no mode. Mode 0 would be a file its owner cannot read.
     if host in _UNIX_HOSTS and unix:
         return by_name or _UNIX_KINDS.get(unix & 0o170000, Kind.FILE), unix & 0o7777
     is_folder = by_name is not None or bool(external & _DOS_FOLDER)
     writable = 0 if external & _DOS_READ_ONLY else 0o222
     mode = 0o444 | writable | (0o111 if is_folder else 0)
-    # PKZIP for Unix and p7zip call their host FAT and state a Unix mode; it is one if it agrees.
+    # PKZIP for Unix and p7zip call their host FAT and still store a Unix mode. It is believed if
+    # its bits for the owner agree with the DOS attributes.
     if host == _FAT and unix & 0o700 == mode & 0o700:
         mode = unix & 0o7777
     return Kind.FOLDER if is_folder else Kind.FILE, mode
@@ -228,14 +236,14 @@ def _kind_and_mode(name: str, host: int, external: int) -> tuple[Kind, int]:
 def _mtime(entry: ZipEntry, extras: dict[int, bytes]) -> tuple[int, bool]:
     """Return the time of the last change in nanoseconds, and whether it is local time.
 
-    The exact ones first: extended timestamp, Info-ZIP's older Unix field, NTFS (4.5.5; unzip does
-    not know it), and the DOS fields at last.
+    In this order: extended timestamp, Info-ZIP's older Unix field, NTFS (4.5.5; unzip does not
+    read it), and last the DOS fields, which count in steps of two seconds and name no zone.
     """
     timestamp = extras.get(_TIMESTAMP, b"")
     if len(timestamp) >= 5 and timestamp[0] & 1:
         seconds = int.from_bytes(timestamp[1:5], "little")
-        # Without a sign it reaches 2106. Where the DOS year does not say that this is meant, the
-        # number is before 1970 or wrong, and unzip does not use it.
+        # Read as unsigned it reaches 2106. If the DOS year contradicts that, the number is negative
+        # (before 1970) or wrong, and is not used, as in unzip.
         if seconds < 1 << 31 or 1980 + (entry.date >> 9) >= 2038:
             return seconds * _SECOND, False
     times = extras.get(_UNIX_TIMES, b"")
@@ -249,9 +257,9 @@ def _mtime(entry: ZipEntry, extras: dict[int, bytes]) -> tuple[int, bool]:
 
 
 def _dos_time(date: int, time: int) -> int:
-    """Return the nanoseconds of the DOS fields (4.4.6) as though they were UTC.
+    """Return the nanoseconds of the DOS fields (4.4.6), read as UTC.
 
-    Fields out of range carry over as in mktime: date 0, which means none, is the last of 1979.
+    Fields out of range carry over as in mktime. Date 0, which means none, becomes 1979-12-31.
     """
     month = date >> 5 & 0xF
     first = datetime(1980 + (date >> 9), month if 1 <= month <= 12 else 1, 1, tzinfo=timezone.utc)
