@@ -13,6 +13,9 @@ from pgetpy.core.http.sink import Sink
 class ArchiveExtractor(Sink):
     """A sink for the bytes of one archive; `write` may raise ArchiveError: it has to be refused.
 
+    `write`, `place` and `mark` are called from several threads, and `tidy` from the engine at the
+    same time. `finish` comes last, in a thread, and `halt` while it waits.
+
     Attributes:
         resumable: whether a later run can go on from here, and the archive be read back.
         spooled: whether the archive has to be on disk before members can be made of it.
@@ -23,23 +26,31 @@ class ArchiveExtractor(Sink):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What is odd about the archive, clauses; all of them are known when `finish` returns."""
+        """Clauses on what is odd about the archive; complete once `finish` has returned."""
         return ()
 
     def take_settled(self) -> list[Span]:
-        """Return, once each, the spans that a later run would find where they belong."""
+        """Return the spans that a later run would find in place, each span once.
+
+        They go into the journal. Written bytes count only when it is also on disk where they
+        belong: bytes behind a header that is not noted yet are left out.
+        """
         return []
 
     def tidy(self, busy: Iterable[Span]) -> None:
-        """Finish what is whole; nobody writes but to `busy` spans. Never waits.
+        """Close files that are complete. Never waits.
+
+        Args:
+            busy: the spans that transports are writing at this moment. A file within one stays
+                open, because its descriptor is in use.
 
         Raises:
-            ArchiveError: what was done behind the bytes has shown that it has to be refused.
+            ArchiveError: a check in the background has found that the archive must be refused.
         """
 
     @abstractmethod
     def finish(self, total: int) -> None:
-        """All `total` bytes have come: wait for what is still being done with them.
+        """All `total` bytes have come: complete the members, waiting for work in the background.
 
         Raises:
             ArchiveError: they are not a whole archive.
@@ -47,7 +58,7 @@ class ArchiveExtractor(Sink):
 
     @abstractmethod
     def halt(self) -> None:
-        """Wake a `finish` that is not wanted any more."""
+        """Have a `finish` that waits in another thread give up."""
 
     def read(self, pos: int, buffer: memoryview) -> int:
         """Read the archive back from `pos` on into `buffer`: bytes read, at least one."""

@@ -1,6 +1,18 @@
-"""What is done behind the bytes of a zip's members: they are inflated, and their CRCs compared.
+"""Work behind the bytes of a zip's members: they are inflated, and their CRCs compared.
 
-Threads follow each member's bytes through the page cache while the rest of it still arrives.
+Bytes land from many connections; inflating and CRCs need them in order. So up to four threads each
+take one member and follow its `front`, reading the bytes back from the page cache while the rest
+still arrives:
+
+    stored      file --read--> CRC, compared with the directory's
+    deflated    spool --read--> inflate --> CRC
+                                        '-> output file --rename if the CRC is right--> its name
+
+A thread that has caught up with the front waits for `notify`. With more members than threads the
+others are queued; their bytes land meanwhile and need no thread for it.
+
+The first failure stops all threads. It is raised in the engine's thread by `raise_failure` or
+`wait`: the archive is refused as a whole.
 """
 
 from __future__ import annotations
@@ -26,12 +38,12 @@ _MOST_THREADS = 4
 
 
 class MemberVerifier:
-    """Makes the content of members, and sees that it is right.
+    """Inflates members and compares their CRCs, in threads of its own.
 
     Args:
-        folder: gets what is inflated.
-        spool: holds what is to be inflated; None where nothing will be.
-        sparing: whether to give back the spool's bytes when they have been inflated.
+        folder: makes the files for inflated content.
+        spool: holds deflated members; None for archives without any.
+        sparing: whether to release the spool's bytes once they have been inflated.
     """
 
     def __init__(self, folder: MemberFolder, spool: Spool | None, *, sparing: bool) -> None:
@@ -39,7 +51,7 @@ class MemberVerifier:
         self._spool = spool
         self._sparing = sparing
         self._changed = threading.Condition()
-        # A None for each thread ends them.
+        # One None for each thread ends the threads.
         self._due: queue.SimpleQueue[MemberFile | None] = queue.SimpleQueue()
         self._left = 0
         self._threads: list[threading.Thread] = []
@@ -62,7 +74,7 @@ class MemberVerifier:
                 self._changed.notify_all()
 
     def raise_failure(self) -> None:
-        """Raise what a thread has met with, if one has.
+        """Raise the failure of a thread, if there is one.
 
         Raises:
             ArchiveError: a member is damaged.
@@ -93,7 +105,7 @@ class MemberVerifier:
             thread.join()
 
     def _start_one(self) -> None:
-        """Start one more thread; the first is needed, the others make it faster."""
+        """Start one more thread. Only the first is essential, so others make room for it alone."""
         try:
             self._threads.append(start_thread(self._run, "pgetpy-checker", tries=1))
         except ThreadLimitError:
@@ -228,7 +240,7 @@ def content_of(member: Member, data: memoryview) -> memoryview:
         parts = []
         room = member.size
         for piece in inflated(iter((data,)), member):
-            # A bomb is not to be held in memory.
+            # Stop at the stated size, so that a bomb does not fill the memory.
             room -= len(piece)
             parts.append(bytes(piece))
             if room < 0:

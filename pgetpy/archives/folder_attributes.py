@@ -1,7 +1,9 @@
-"""What folders are to look like in the end, kept on disk while members are moved into them.
+"""The permissions and times that folders will get, kept on disk while members are moved into them.
 
-A folder's own time changes as its members leave it or come into it, and its permissions where it
-has to be opened for them. So neither can be read off it once that has begun.
+Moving members changes the time of the folder they leave and of the one they enter, and a folder
+that may not be written has to be opened for it. After a kill in the middle, neither can be read off
+the folder any more. So they are recorded before the first move, in a file of the staged folder:
+one line of JSON for each folder, `[path, mode, mtime]`.
 """
 
 from __future__ import annotations
@@ -15,12 +17,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-# Stands in a staged folder that goes to one that exists. No member may have this name.
+# In a staged folder whose members go to a folder that exists. No member may have this name.
 RECORD = ".pgetpy-folders"
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
-# An existing folder keeps these, and a new one those that it inherits: GNU tar does the same.
+# Set-ID and sticky bits: an existing folder keeps its own and a new one those that it inherits,
+# as with GNU tar.
 _LOCAL_BITS = 0o7000
-# By who is not the owner, or by a file system that does not keep such things.
+# The errors if we are not the owner, or the file system does not keep such attributes.
 _REFUSED = (
     errno.EPERM,
     errno.EACCES,
@@ -35,13 +38,13 @@ Parts = tuple[str, ...]
 
 
 class Attributes(NamedTuple):
-    """A folder's permission bits, and its time in nanoseconds: None for whatever it becomes."""
+    """A folder's permission bits, and its time in nanoseconds; None leaves the time alone."""
 
     mode: int
     mtime: int | None
 
     def apply(self, folder: int) -> None:
-        """Give them to the folder of that descriptor, unless only others may do that."""
+        """Set them on the folder open at `folder`; a refusal by the system is ignored."""
         if self.mtime is not None:
             with _unless_refused():
                 os.utime(folder, ns=(self.mtime, self.mtime))

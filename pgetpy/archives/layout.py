@@ -1,8 +1,17 @@
 """What an archive holds beside its members' bytes, kept on disk: headers and padding.
 
-With it a later run knows where everything goes without asking for it again, and a digest can be
-made of the whole as it was sent. Records are appended, each with a checksum, so that one that was
-cut off is seen.
+After a kill the members are on disk, but not what would say which bytes they are. The layout keeps
+just that: with it a later run parses the headers again without asking for them, and a digest can be
+made of the archive as it was sent, members and layout together.
+
+    file      | pos size crc | bytes | pos size crc | bytes | ...     in the order of arrival
+    archive   | bytes | member's data, not here | bytes | ...         in the order of `pos`
+
+Records are appended, each with a checksum, so a record that was cut off by a kill is recognised,
+and everything behind it is dropped. `_places` finds a record by its position in the archive.
+
+Nothing here is flushed. The journal vouches for bytes only after `write`, see `take_settled` of the
+extractor, and after a power cut an extraction starts over.
 """
 
 from __future__ import annotations
@@ -55,14 +64,14 @@ class ArchiveLayout:
             self.write()
 
     def write(self) -> None:
-        """Hand what was noted to the system: it survives this process now."""
+        """Hand what was noted to the kernel: it now survives the end of this process."""
         data, self._buffer = self._buffer, bytearray()
-        # What a full disk has cut off is written over.
+        # At `_size`, not at the file's end: a full disk may have left part of a record there.
         write_all(self._fd, self._size, memoryview(data))
         self._size += len(data)
 
     def read(self, pos: int, buffer: memoryview) -> int:
-        """Read into `buffer` from archive position `pos` on; 0 where nothing is known of it."""
+        """Read into `buffer` from archive position `pos` on; return 0 if that byte is not here."""
         index = bisect_right(self._places, (pos, _ENDLESS)) - 1
         if index < 0:
             return 0
@@ -75,7 +84,7 @@ class ArchiveLayout:
         return os.preadv(self._fd, [buffer[:count]], place + pos - start)
 
     def record(self, span: Span) -> bytes:
-        """Return what is known of `span`, as far as that reaches without a gap."""
+        """Return the bytes of `span` up to the first that is not here."""
         data = memoryview(bytearray(span.size))
         filled = 0
         while filled < span.size:
@@ -86,7 +95,7 @@ class ArchiveLayout:
         return bytes(data[:filled])
 
     def forget(self) -> None:
-        """Nothing that was noted is worth anything."""
+        """Throw away everything, the spool included: the archive starts over."""
         self.spool.forget()
         os.ftruncate(self._fd, 0)
         self._noted = Spans()

@@ -1,4 +1,12 @@
-"""A member of an archive that is a file, while its bytes arrive."""
+"""A member of an archive that is a file, while its bytes arrive.
+
+Bytes land in any order, while the check of a CRC needs them in order. So two things are kept:
+`landed`, the set of spans, which says when all are there, and `front`, up to where a checker may
+read:
+
+    archive    start .............. front .......................... stop
+               | landed, no gap     | gap | landed | gap | landed    |
+"""
 
 from __future__ import annotations
 
@@ -14,7 +22,8 @@ from pgetpy.errors import DestinationError
 from pgetpy.errors.reasons import system_reason
 from pgetpy.system.filesystem import FULL, write_all
 
-# Written by the kernel from the connection; smaller files are better gathered in a buffer first.
+# Files of this size on are written by the kernel from the connection. For smaller ones one buffer
+# that holds several of them costs less than the system calls for each.
 LARGE = 512 * 1024
 _HINTS = {
     errno.ENAMETOOLONG: "extract to a folder with a shorter path, or on another file system",
@@ -27,6 +36,8 @@ class MemberFile:
     """A file under way: `landed` are the archive's bytes that it has got, of `wanted` many.
 
     Attributes:
+        path: where it is, or will be made.
+        entry: the member, as it was admitted.
         fd: -1 once it is closed.
         large: whether bytes may be written to `fd` by others.
         spooled: whether its bytes are not yet its content, and `fd` is the spool's, where they
@@ -68,7 +79,7 @@ class MemberFile:
 
     @property
     def ready(self) -> bool:
-        """Whether nothing is left to be done but to close it."""
+        """Whether all bytes are there and checked, so that it can be closed."""
         return self.checked and self.whole
 
     def offset_of(self, pos: int) -> int:
@@ -108,7 +119,7 @@ class MemberFile:
 
 @contextlib.contextmanager
 def member_errors(entry: AdmittedMember) -> Iterator[None]:
-    """Raise what says which member the disk has refused; that it is full goes for all of them."""
+    """Raise the disk's errors with the member's name; a full disk is not one member's error."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,22 @@
-"""Members of an archive, made in a folder that nothing else stands in.
+"""Members of an archive, made in a folder that holds nothing else.
 
-Where a member may stand has been decided (`core.archives.member_policy`): no path here leads
-through a link, and nothing that was there before is opened.
+Names have been judged before (`core.archives.member_policy`): no path here leads through a link.
+Here every file is created with O_EXCL and O_NOFOLLOW, so that nothing that exists already is opened
+or followed, even if another process puts it there.
+
+A file goes through these steps. Permissions come last, since 0444 would keep us from writing:
+
+    make     created with mode 0600, stretched to its size if bytes may come in any order
+    ...      bytes land
+    finish   size checked, flushed if asked for, permissions and time set, closed
+
+A deflated member has two files: `defer` lets its bytes go to the spool, and `make_output` makes the
+file for its content, which `deliver` renames to the member's name when its CRC is right. So a
+name never shows content that is incomplete.
+
+After a kill, `adopt` takes over what an earlier run made, if its size and kind leave no doubt, and
+makes it anew otherwise. Folders get their permissions and times at the end (`seal`), deepest first,
+because writing below them would change them.
 """
 
 from __future__ import annotations
@@ -54,7 +69,13 @@ class MemberFolder:
     def make(
         self, entry: AdmittedMember, *, large: bool, stretched: bool = True
     ) -> MemberFile | None:
-        """Make `entry`; return the file, open, if it is one: of its full size if `stretched`.
+        """Make `entry`; return the file, open, if it is one.
+
+        Args:
+            entry: the member.
+            large: whether bytes may be written to its descriptor by others.
+            stretched: whether it gets its full size at once. Its size then no longer tells how
+                much has been written.
 
         Raises:
             DestinationError: it cannot be made here.
@@ -79,7 +100,7 @@ class MemberFolder:
         return None
 
     def put(self, entry: AdmittedMember, offset: int, content: memoryview) -> None:
-        """Make the file of `entry`, of which `content` from `offset` on is all there is.
+        """Make the file of `entry`, complete: `content` at `offset`, and holes around it.
 
         Raises:
             DestinationError, OSError: as `make`.
@@ -120,7 +141,7 @@ class MemberFolder:
         os.rename(output.path, self._at(output.entry.parts))
 
     def claim_delivered(self, entry: AdmittedMember) -> bool:
-        """Whether an earlier run made the content of `entry`; what else stands there goes."""
+        """Whether an earlier run delivered `entry`; anything else at that name is removed."""
         self._adopt_parents(entry.parts)
         path = self._at(entry.parts)
         if self._size_of(path, entry, whole=True) == entry.member.size:
@@ -132,7 +153,7 @@ class MemberFolder:
         """Return, closed, what an earlier run delivered for `entry`."""
         path = self._at(entry.parts)
         self.written.append("/".join(entry.parts))
-        # It may have been cut short right after the last byte.
+        # The earlier run may have been killed between the last byte and the permissions.
         with self._warnings.tolerate("to set permissions"):
             os.chmod(path, 0o600)
         self.finish(MemberFile(path, entry, -1, large=False))
@@ -177,7 +198,7 @@ class MemberFolder:
             return True, file
 
     def sweep(self, kept: Set[tuple[str, ...]]) -> None:
-        """Take away what an earlier run made, or others did, but what stands at `kept`."""
+        """Remove everything that is not at one of the paths `kept`, or a folder above one."""
         pending: list[tuple[str, ...]] = [()]
         while pending:
             folder = pending.pop()
@@ -272,7 +293,7 @@ class MemberFolder:
                 return 0 if same else None
         except OSError:
             return None
-        # What has another name too would be written under that as well.
+        # Writing to a file with a second hard link would change that name's content, too.
         usable = stat.S_ISREG(there.st_mode) and (whole or there.st_nlink == 1)
         return there.st_size if usable else None
 
@@ -304,7 +325,7 @@ class MemberFolder:
         try:
             os.mkdir(path, 0o777)
         except FileExistsError:
-            # The file system may take more names for one than could be found out.
+            # The file system may treat more names as one than the probe of `fold_of` shows.
             if not stat.S_ISDIR(mode_at(path)):
                 reason = "its folder has the name of something else here"
                 raise UnsafeMemberError("/".join(parts), reason) from None

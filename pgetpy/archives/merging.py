@@ -1,7 +1,21 @@
-"""How staged members come to a folder that exists: by renames alone, one by one.
+"""How staged members get to a folder that exists: by renames alone, one by one.
 
-Whatever would keep one of them from its place is looked for before the first is moved. What was
-begun can be done again, and ends as if it had not been cut short.
+Both trees are walked together. What happens to a staged member depends on what has its name:
+
+    staged     in the folder    done
+    --------   -------------    --------------------------------------------------
+    file       nothing, file    rename, which replaces a file
+    folder     nothing          rename, with all that is below
+    folder     folder           the same for each member below, then rmdir
+    file       folder           refused, and so is a folder in the place of a file
+
+The walk is made twice. `check` looks for everything that could keep a rename from working (another
+volume, a folder that may not be written, another user's file in a sticky folder), so that nothing
+has been moved when an error is reported. `run` then moves.
+
+A member that is still staged has not been moved yet. That is the only state, so `run` can be cut
+short anywhere, done again, and ends the same. Folders are held open by descriptor and members are
+named relative to them: a link that another process puts on the way is not followed.
 """
 
 from __future__ import annotations
@@ -40,11 +54,11 @@ class _Level(NamedTuple):
 
 
 class Merge:
-    """The way of the members in `source` into `target`.
+    """Moves the members in `source` into `target`.
 
     Attributes:
-        attributes: what the folders in `target` are to look like in the end. Those that the archive
-            states look as it says, as with GNU tar; the others keep their permissions.
+        attributes: the permissions and times of folders in `target` in the end: the archive's for
+            folders that it states, as with GNU tar, and their present ones for others.
     """
 
     def __init__(self, source: Path, target: Path) -> None:
@@ -62,7 +76,7 @@ class Merge:
             write_record(self._source, self.attributes)
 
     def run(self) -> None:
-        """Move them. Again, if an earlier try was cut short."""
+        """Move them. May be repeated if an earlier try was cut short."""
         self._from_the_top(self._move_level)
 
     def _check_level(self, level: _Level, obstacles: _Obstacles) -> None:
@@ -88,7 +102,7 @@ class Merge:
                 obstacles.check_replaced(os.fstat(level.target), there, path)
 
     def _keep_closed(self, level: _Level, name: str, there: os.stat_result) -> None:
-        """A folder that has to be opened is to be closed again, even by a later run."""
+        """Record the permissions of a folder that has to be opened up, for a later run, too."""
         if there.st_mode & 0o700 != 0o700:
             attributes = Attributes(there.st_mode & 0o777, None)
             self.attributes.setdefault((*level.parts, name), attributes)
@@ -101,17 +115,18 @@ class Merge:
             elif not self._move_whole(level, name):
                 attributes = self.attributes.get((*level.parts, name))
                 self._descend(level, name, self._move_level, attributes)
-                # It stands for what is still to be done here.
+                # Last: as long as it exists, a later run goes on with what is in it.
                 os.rmdir(name, dir_fd=level.source)
 
     def _move_whole(self, level: _Level, name: str) -> bool:
-        """Whether the folder could be moved as it is, nothing being there of that name."""
+        """Move the folder with all that is below it; False if something already has its name."""
         if _status_at(name, level.target) is not None:
             return False
         try:
             os.rename(name, name, src_dir_fd=level.source, dst_dir_fd=level.target)
         except PermissionError:
-            # A folder that may not be written cannot be moved either.
+            # Moving a folder changes its `..`, for which it must be writable. So a new one is made,
+            # and the members follow.
             stated = (*level.parts, name) in self.attributes
             os.mkdir(name, 0o700 if stated else 0o777, dir_fd=level.target)
             return False
@@ -140,7 +155,13 @@ class Merge:
 
 
 class _Obstacles(NamedTuple):
-    """What keeps a rename from a folder: `volume` is the device of the staged members."""
+    """What can keep a rename from working.
+
+    Attributes:
+        volume: the device of the staged members.
+        mounts: mount points below the folder. A bind mount has the same device, and a rename into
+            it fails all the same.
+    """
 
     volume: int
     mounts: frozenset[Path]
@@ -189,10 +210,7 @@ def _unwritable(path: Path) -> DestinationError:
 
 
 def _mounts_below(folder: Path) -> frozenset[Path]:
-    """Where in `folder` something is mounted, as far as the system tells.
-
-    The same volume may be, which cannot be told by its device.
-    """
+    """Return the mount points below `folder`, as far as the system tells (proc(5), mountinfo)."""
     try:
         lines = _MOUNTS.read_bytes().splitlines()
     except OSError:
@@ -217,9 +235,9 @@ def _status_at(name: str, folder: int) -> os.stat_result | None:
 
 @contextlib.contextmanager
 def _open_folder(name: str, folder: int, attributes: Attributes | None = None) -> Iterator[int]:
-    """A folder in `folder`, which may be read and written meanwhile, if it is ours.
+    """Open `name` in `folder`, with permission to read and write it as long as it is open.
 
-    Unless this fails it looks as `attributes` say afterwards, or as before.
+    Afterwards it gets `attributes`; without them, or after an error, the permissions that it had.
     """
     mode = stat.S_IMODE(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
     if mode & 0o700 != 0o700:

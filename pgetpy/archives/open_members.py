@@ -1,4 +1,13 @@
-"""The files of an archive that still get bytes, and where in the archive the bytes of each are."""
+"""The files of an archive that still get bytes, and where in the archive the bytes of each are.
+
+A file is here from its header to the moment when it is `ready`: all bytes have landed, and its
+content has been checked, if the archive states a CRC. The two may come in either order, so both
+lead to the same question, asked by `finish_ready` and after each small write.
+
+Where the archive will be read back (for a digest of it as it was sent), extents stay after their
+file is closed, and the bytes are read from the member again. If a later member replaces that file,
+`pin` keeps the old one readable by a descriptor.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +87,7 @@ class OpenMembers:
             self.extents.drop(file)
 
     def finish_ready(self, busy: Spans) -> None:
-        """Close the files that are complete, except those that `busy` spans are written to."""
+        """Close the files that are complete, except those with bytes in `busy` spans."""
         for file in [file for file in self._open if file.ready]:
             if not any(busy.overlaps(e.start, e.stop) for e in file.entry.member.extents):
                 self.finish(file)

@@ -1,8 +1,17 @@
 """An archive whose headers say which byte is which member's, put into its files in any order.
 
-What lies inside a known member goes straight to its place; the first byte of which nothing is known
-yet, the horizon, is what is wanted most, and what comes from behind it waits in memory until the
-headers between are there.
+Headers are known one after the other, but several connections bring bytes from anywhere:
+
+    | H | data | H | data of a large member ...... | H : bytes that came early |
+    |<----------- known: each byte has a place --->|   ^ horizon
+
+- Known, a member's data: written to its file. For large files `place` gives out the descriptor, and
+  the kernel moves bytes from the socket without Python.
+- Known, headers and padding: written to the layout, for a later run or a digest.
+- At the horizon, the byte wanted most: gathered in `_partial` until the header is complete. The
+  reader then says where the next one is, and all data between becomes known.
+- Behind the horizon: kept in `_ahead`, within the window, and handed on as the horizon passes.
+All state is behind one lock. Only large writes are made without it: see `busy` of `tidy`.
 """
 
 from __future__ import annotations
@@ -28,8 +37,8 @@ from pgetpy.core.http.reorder_buffer import ReorderBuffer
 from pgetpy.core.http.sink import Place
 from pgetpy.system.filesystem import closing_fd
 
-# Bytes that may wait for the headers before them: many where that is what keeps connections busy,
-# few where members are made more slowly than bytes come, for then they only wait.
+# Bytes that may wait for the headers before them. Many keep all connections busy. If members are
+# made more slowly than bytes come, few will do: the others would only wait. See `_adapt`.
 _MOST_AHEAD = 16 << 20
 _LEAST_AHEAD = 2 << 20
 # Files that may be open for their bytes at a time; the horizon waits for those before it then.
@@ -86,8 +95,6 @@ class RandomAccessExtractor(ArchiveExtractor):
     def remarks(self) -> tuple[str, ...]:
         return self._reader.remarks.clauses()
 
-    # ------------------------------------------------------------------ an earlier run's work
-
     def restore(self, held: Spans) -> Spans:
         """Take over what an earlier run left; return what of `held` is there.
 
@@ -133,8 +140,6 @@ class RandomAccessExtractor(ArchiveExtractor):
         with self._lock:
             self._landed.add(start, stop)
 
-    # ------------------------------------------------------------------ bytes as they come
-
     def place(self, pos: int) -> Place | None:
         with self._lock:
             extent = self._extents.at(pos)
@@ -150,7 +155,7 @@ class RandomAccessExtractor(ArchiveExtractor):
             with self._lock:
                 count, extent = self._steps(pos, data)
             if extent is not None:
-                # Whoever writes here keeps the file from being closed, see `tidy`.
+                # The span is busy while we write, so `tidy` does not close the file.
                 pos, data = pos + count, data[count:]
                 count = min(len(data), extent.stop - pos)
                 extent.file.write(extent.offset_of(pos), data[:count])
@@ -164,7 +169,6 @@ class RandomAccessExtractor(ArchiveExtractor):
                 self._land(extent.file, begin, end)
 
     def take_settled(self) -> list[Span]:
-        """See `ArchiveExtractor.take_settled`."""
         with self._lock:
             known = self._known
             ready = [Span(s.start, min(s.stop, known)) for s in self._unsettled if s.start < known]
@@ -175,7 +179,7 @@ class RandomAccessExtractor(ArchiveExtractor):
         return ready
 
     def tidy(self, busy: Iterable[Span]) -> None:
-        """See `ArchiveExtractor.tidy`. Does nothing for now where others are at work."""
+        """See `ArchiveExtractor.tidy`. Does nothing if the lock is taken: it is called again."""
         self._open.verifier.raise_failure()
         self._adapt()
         spans = Spans(busy)
@@ -188,14 +192,13 @@ class RandomAccessExtractor(ArchiveExtractor):
             self._lock.release()
 
     def make_room(self) -> None:
-        """Wait until few files are open; bytes come in order, and nobody else may be writing."""
+        """Wait until few files are open. Only for bytes that come in order, from one thread."""
         if len(self._open) >= _MOST_OPEN:
             # The last may still be incomplete.
             self._open.verifier.wait(left=1)
             self.tidy(())
 
     def finish(self, total: int) -> None:
-        """See `ArchiveExtractor.finish`."""
         with self._lock:
             self._reader.finish(total, bytes(self._partial))
         self._open.verifier.wait()
@@ -204,7 +207,6 @@ class RandomAccessExtractor(ArchiveExtractor):
             self._move_horizon()
 
     def halt(self) -> None:
-        """See `ArchiveExtractor.halt`."""
         self._open.verifier.halt()
 
     def close(self) -> None:
@@ -214,7 +216,6 @@ class RandomAccessExtractor(ArchiveExtractor):
             self._open.close()
 
     def read(self, pos: int, buffer: memoryview) -> int:
-        """See `ArchiveExtractor.read`."""
         assert self._layout is not None
         with self._lock:
             extent = self._extents.at(pos)
@@ -223,13 +224,13 @@ class RandomAccessExtractor(ArchiveExtractor):
             buffer = buffer[: extent.stop - pos]
             if extent.file.spooled:
                 return self._layout.spool.read(pos, buffer)
-            # Without the lock another member could take its name first.
+            # Within the lock, or another member could take the file's name first.
             fd = extent.file.open_again()
         with closing_fd(fd):
             return os.preadv(fd, [buffer], extent.offset_of(pos))
 
     def _adapt(self) -> None:
-        """Let more bytes come ahead of the headers, or fewer, by how many are waiting."""
+        """Double the room if nothing waits: the headers keep up. Halve it if half of it is full."""
         if not self._ahead:
             self._room_ahead = min(_MOST_AHEAD, 2 * self._room_ahead)
         elif self._ahead.size > self._room_ahead // 2:
@@ -324,9 +325,9 @@ class RandomAccessExtractor(ArchiveExtractor):
         return count
 
     def _make(self, member: Member, pos: int, data: memoryview) -> int:
-        """Make `member`; how much is used of `data`, the bytes from `pos` on.
+        """Make `member`; return how much of `data`, the bytes from `pos` on, was used for it.
 
-        What follows the header may hold all of the member, which is written at once then.
+        If `data` holds all of a small member, it is written at once: no file is kept open for it.
         """
         entry = self._admit(member)
         if entry is None:
@@ -388,7 +389,6 @@ class RandomAccessExtractor(ArchiveExtractor):
         self.window.size = self._room_ahead if len(self._open) < _MOST_OPEN else 0
 
     def _release(self) -> None:
-        """Put what has waited where it belongs, as far as that is known now."""
         while (piece := self._ahead.take(self.window.horizon)) is not None:
             pos, data = piece[0], memoryview(piece[1])
             while data:

@@ -1,4 +1,4 @@
-"""What reads an archive's headers, whatever the format."""
+"""What reads an archive's headers, whatever the format: `TarReader` and `ZipReader` are such."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Reader(Protocol):
         """
 
     def finish(self, total: int, rest: bytes = b"") -> None:
-        """Take note that the archive has `total` bytes; `rest` are those of `wanted` that came.
+        """Check that the archive may end after `total` bytes, of which `rest` were wanted last.
 
         Raises:
             TruncatedArchiveError: its end is missing.

@@ -1,4 +1,21 @@
-"""What an earlier run made of an archive, taken over member by member."""
+"""What an earlier run made of an archive, taken over member by member.
+
+Three things are left by a run that was killed: the journal, which says what bytes of the archive
+have landed; the layout with the headers; and the staged folder with files. The headers are parsed
+again from the layout, as far as the journal goes, and each member is compared with what is staged:
+
+    found                                     result
+    ---------------------------------------   ----------------------------------------------
+    all bytes, no CRC to compare              closed, `held` None: nothing left to be done
+    all bytes, a CRC                          `held` all of them: read again and checked
+    some bytes, and a file as long as that    `held` those: the file is opened again
+    a file too short, another kind, nothing   `held` empty: made anew, its bytes are fetched again
+    deflated, already delivered               closed, unless the spool lacks what is read back
+    deflated, in the spool                    `held` those: inflated again from the start
+
+The layout is written before the journal claims its bytes, and a header counts only if both have it.
+Whatever cannot be explained is an ArchiveError, and the extraction starts over.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +38,8 @@ class Restored:
 
     Attributes:
         entry: the member.
-        file: if it is one; closed where nothing is left to be done with it.
-        held: which of its bytes are there; None where its content is, and none of them is needed.
+        file: None if it is not a file; closed if nothing is left to be done with it.
+        held: which of its bytes are there; None if it is complete and none of them is needed.
     """
 
     entry: AdmittedMember
@@ -34,7 +51,8 @@ class Restored:
 class Restorer:
     """Reads an archive's headers from `layout`, as far as the bytes `held` go.
 
-    What is to be `readable` has to be there as it was sent, too.
+    If the archive will be `readable`, a deflated member must also be in the spool as it was sent:
+    its content alone cannot be turned back into the same bytes.
     """
 
     reader: Reader
@@ -68,7 +86,7 @@ class Restorer:
                 if entry.member.deflated
                 else self._restore_plain(entry)
             )
-        # What was made of members whose headers have not been noted would stand in their way.
+        # Files of members whose headers were lost: they would be in the way when those come again.
         self.folder.sweep(kept)
 
     def _restore_plain(self, entry: AdmittedMember) -> Restored:
@@ -76,13 +94,13 @@ class Restorer:
         held = self._held_of(member)
         whole = all(self.held.covers(extent.start, extent.stop) for extent in member.extents)
         needed = member.size if whole else _size_needed(member, held)
-        # Content that can be checked is: the disk is not as trustworthy as that.
+        # With a CRC the content is checked again, because the disk may have lost some of it.
         closed = whole and member.crc32 is None
         there, file = self.folder.adopt(entry, needed=needed, whole=closed)
         if there and (file is None or file.fd < 0):
             return Restored(entry, file, None)
         if whole and there and file is not None:
-            # There may be more of these than files can be open; they are only to be read.
+            # Complete files are only read again. There may be more of them than can be open.
             self.folder.close(file)
         return Restored(entry, file, held if there else Spans())
 
@@ -92,7 +110,8 @@ class Restorer:
         delivered = self.folder.claim_delivered(entry)
         there = max((span.stop for span in held), default=0) <= spool.size
         if delivered or held.covers(extent.start, extent.start + 1):
-            # What was delivered may have been given back before it was noted that it had come.
+            # After delivery the spool's bytes are released. The journal may still claim them, or
+            # not claim them yet, so the spool itself has to be looked at.
             there = there and spool.holds(extent.start, extent.stop)
         held = held if there else Spans()
         if delivered and (not self.readable or held.covers(extent.start, extent.stop)):

@@ -1,4 +1,17 @@
-"""An archive that becomes a folder while it arrives: what it is shows in its first bytes."""
+"""An archive that becomes a folder while it arrives: its first bytes say what it is.
+
+The states of an `ArchiveSink`, each with what takes the bytes:
+
+    beginning   `_beginning` gathers 512 bytes, for `recognise`
+    survey      `_survey`: a zip of known size whose end is being read; leads to the extractor
+    extractor   `extractor`: makes the members, see `pgetpy.archives` for which one
+
+An object that is not recognised but is called `.zip` goes to the survey as well: a zip may have a
+program in front of it. `_doubt` keeps the error for the case that there is no zip either.
+
+What is wrong with the archive itself (`ArchiveError`) makes it unsound: what is staged is then
+thrown away. After other errors it stays for the next run.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +41,11 @@ if TYPE_CHECKING:
     from pgetpy.archives.streaming import Output
     from pgetpy.archives.zip import DirectoryReader
 
-# Enough to tell every format by.
+# Enough to tell all formats apart: one tar header.
 _TELLING = 512
 _FIRST = 1 << 20
 _ENDLESS = 1 << 62
-# A zip's mark is at its end; what stands before it may be a program that extracts it.
+# A zip is recognised by its end; at its beginning there may be a program that extracts it.
 _ZIP_SUFFIX = ".zip"
 
 
@@ -40,20 +53,21 @@ class ArchiveSink(Sink):
     """Takes the bytes of an archive of any kind.
 
     Args:
-        root: the empty folder for its members.
-        layout: where the rest is kept.
-        name: the last component of the object's path.
-        limits: on what comes out.
-        fold: gives what all names have in common that the file system takes for one.
-        algorithm: of the digest to be made of the archive as it was sent.
-        noted: is given the spans that a later run can use.
+        root: the staged folder for its members.
+        layout: for headers and padding; has the spool.
+        name: the last component of the object's path, see `recognise`.
+        limits: how much may come out.
+        fold: maps names to one form where the file system treats them as one, see `fold_of`.
+        algorithm: of the digest that will be made of the archive as it was sent; None for none.
+        fsync: whether each file is flushed.
+        noted: is called with each span that a later run can use.
 
     Attributes:
         window: how far ahead bytes may come.
-        sound: whether nothing was found yet for which the archive has to be refused.
-        total: the archive's bytes, where any of them can be asked for.
-        delimited: whether it is known where the archive ends, be it by a digest.
-        extractor: what makes the members; None as long as it is not known what the archive holds.
+        sound: whether nothing was found for which the archive has to be refused.
+        total: the archive's bytes; None if the server serves no ranges of it.
+        delimited: whether the end of the archive is known, by its length or by a digest.
+        extractor: what makes the members; None in the first two states.
     """
 
     def __init__(
@@ -84,7 +98,7 @@ class ArchiveSink(Sink):
         self._marked = Spans()
         self.extractor: ArchiveExtractor | None = None
         self._survey: DirectoryReader | None = None
-        # What is to be said if it turns out to be no zip after all.
+        # The error to raise if an object called `.zip` turns out not to be one.
         self._doubt: ArchiveError | None = None
         self._lock = threading.Lock()
 
@@ -181,7 +195,7 @@ class ArchiveSink(Sink):
             raise
 
     def _begin(self, pos: int, data: memoryview) -> None:
-        """Take bytes as long as it is not known what they are, and decide once they say enough."""
+        """Take bytes in the first two states, and move on when there are enough of them."""
         if self._survey is not None:
             self.extractor = self._survey.take(pos, data)
             return
@@ -195,7 +209,7 @@ class ArchiveSink(Sink):
         if format_ is Format.UNKNOWN:
             assert self._doubt is not None
             raise self._doubt
-        # Should what follows fail, `close` finds it there.
+        # Assigned before it gets bytes: if that fails, `close` closes it.
         if format_ is Format.TAR:
             self.extractor = self._tar()
         elif format_ is not Format.ZIP:
@@ -229,7 +243,7 @@ class ArchiveSink(Sink):
         return TarReader(longest_header=self._limits.header_bytes, delimited=self.delimited)
 
     def _directory_reader(self, total: int) -> DirectoryReader:
-        # What a plain tar does not need is not waited for.
+        # Imported here, since a plain tar does not need it.
         from pgetpy.archives.zip import DirectoryReader
 
         return DirectoryReader(

@@ -1,9 +1,23 @@
-"""Where an archive's members stand until all are there, and how they come to their folder.
+"""Where an archive's members are until all are there, and how they get to their folder.
 
-A folder that does not exist yet is staged beside itself and appears by one rename. One that exists
-(it may be a volume, which cannot be renamed) is staged in a hidden folder inside it; from there the
-members go to their places one by one (`merging`). Should that be cut short, the next run finishes
-it.
+A folder promises that the archive is complete and was accepted. So members are made in a staged
+folder, and moved when everything has been checked. There are two ways, chosen once:
+
+    `model` does not exist      .model.pgetpy-part/          --one rename--> model/
+    `model` exists (force)      model/.members.pgetpy-part/  --a rename for each member--> model/
+
+The second staged folder is inside `model` because a rename works within one file system only, and
+`model` may be a mounted volume. Many renames (`merging`) can be cut short, so the journal says how
+far they are, in this order:
+
+    check      nothing may stand in the way of any member
+    m          in the journal, flushed: the move has begun
+    publish    the renames
+    p          in the journal: done
+    seal       the folder gets its own permissions and time
+
+A run that finds `m` without `p` must not start over, because part of the members have left the
+staged folder. It finishes the move, which may be repeated: what is still staged is what is left.
 """
 
 from __future__ import annotations
@@ -23,7 +37,7 @@ from pgetpy.core.destinations.names import journal_path, layout_name, part_name,
 from pgetpy.errors import DestinationError
 from pgetpy.system.filesystem import MetadataWarnings, closing_fd, remove_tree, sync_folder
 
-# What the staged members of an existing folder are called, and what a new file system has.
+# The anchor's name within an existing folder; and what the root of a new ext4 volume holds.
 _INSIDE = "members"
 _UNIMPORTANT = frozenset({"lost+found"})
 
@@ -32,15 +46,16 @@ class Staging:
     """The way of an archive's members into `folder`.
 
     Attributes:
-        anchor: the path by which the ledger of the extraction goes.
-        root: the folder in which members are made.
-        layout: the file for what is no member.
-        spool: the file for what is still to be made into members.
+        anchor: the path from which the names of journal and staged folder are made.
+        root: the staged folder, in which members are made.
+        layout: the file for headers and padding, see `ArchiveLayout`.
+        spool: the file for bytes that are not content yet, see `Spool`.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        # A run that was cut short as the folder appeared has left its journal beside it.
+        # If a run was killed right after its one rename, the folder exists and its journal is
+        # still beside it: the extraction is to be completed there, not merged into the folder.
         journal = journal_path(folder)
         staged = folder.with_name(part_name(folder.name))
         appeared = os.path.lexists(journal) and not os.path.lexists(staged)
@@ -50,7 +65,7 @@ class Staging:
         self._stated: Attributes | None = None
 
     def make_private(self) -> None:
-        """Stage under names of this run's own: another may be at work that cannot be seen."""
+        """Use names of this run's own: locks do not work here, so others may be at work unseen."""
         self._choose_names(f"{self.anchor.name}.{secrets.token_hex(4)}")
 
     def make(self) -> None:
@@ -62,27 +77,29 @@ class Staging:
             write_record(self.root, {})
 
     def clear(self) -> None:
-        """Take everything away that has been staged."""
+        """Remove everything that has been staged."""
         remove_tree(self.root)
 
     @property
     def ready(self) -> bool:
-        """Whether there is anything to publish, an earlier run having begun with that."""
+        """Whether an earlier run, killed while it published, has left anything to publish."""
         return has_record(self.root) if self._inside else os.path.lexists(self.root)
 
     @property
     def appeared(self) -> bool:
-        """Whether an earlier run has published by one rename."""
+        """Whether an earlier run has published by one rename, which left nothing staged."""
         try:
             return not self._inside and not self.ready and bool(_names_in(self.folder))
         except PermissionError:
             return True
 
     def check(self, passages: Iterable[tuple[str, ...]]) -> None:
-        """Raise DestinationError where something stands in the way of a member.
+        """Raise DestinationError if something is in the way of a member.
 
-        `passages` are paths that the archive's symbolic links lead through, but that are none of
-        its folders: a link there would lead them elsewhere.
+        Args:
+            passages: paths that the archive's symbolic links lead through and that are not folders
+                of the archive. The policy has judged those links for an empty folder; in this one,
+                a link at such a path would lead them elsewhere.
         """
         if not self._inside:
             return
@@ -95,7 +112,7 @@ class Staging:
                 raise DestinationError(str(path), reason, hint="move it away", code=errno.ELOOP)
 
     def publish(self) -> None:
-        """Bring the members to their folder. Again, if an earlier try was cut short."""
+        """Move the members to their folder. May be repeated if an earlier try was cut short."""
         if not self._inside:
             self._appear()
             return
@@ -105,10 +122,13 @@ class Staging:
         self._stated = merge.attributes.get(())
 
     def seal(self) -> None:
-        """Nothing of ours is in the folder any more: make it look as the archive says."""
+        """Give the folder itself the permissions and time that the archive states for it.
+
+        The last step, since removing our files from it changes its time.
+        """
         if self._stated is None:
             return
-        # What may not be read belongs to another.
+        # Only a folder of another user cannot be opened here, and then its attributes are theirs.
         with (
             contextlib.suppress(PermissionError),
             closing_fd(os.open(self.folder, OPEN_FOLDER)) as fd,
@@ -116,7 +136,7 @@ class Staging:
             self._stated.apply(fd)
 
     def sync(self) -> None:
-        """Bring the names to stable storage."""
+        """Flush the names, of the members and of the folder, to stable storage."""
         sync_folder(self.folder)
         sync_folder(self.folder.parent)
 
@@ -126,8 +146,8 @@ class Staging:
         self.spool = self.anchor.with_name(spool_name(name))
 
     def _open_up(self) -> None:
-        """An earlier run may have given the root the permissions that the archive states."""
-        # A link that others have put there would lead elsewhere.
+        """Make the root writable: an earlier run may have set the archive's permissions on it."""
+        # OPEN_FOLDER does not follow a link that others may have put there.
         with closing_fd(os.open(self.root, OPEN_FOLDER)) as fd:
             mode = stat.S_IMODE(os.fstat(fd).st_mode)
             if mode & 0o700 != 0o700:
@@ -148,15 +168,17 @@ class Staging:
 
 
 def check_empty(folder: Path, place: str = "") -> None:
-    """Raise DestinationError if `folder` holds anything but what an extraction has put there.
+    """Raise DestinationError if `folder` holds anything that extractions have not put there.
 
-    `place` says where it was named.
+    Args:
+        folder: need not exist.
+        place: where it was named (a line of a manifest), for the error.
     """
     ours = f".{_INSIDE}."
     lock = ".pgetpy-lock"
     names = _names_in(folder)
     theirs = (name for name in names if not (name.startswith(ours) or name.endswith(lock)))
-    # A run that was cut short while it moved the members has left some of them there.
+    # A run that was killed while it moved the members has left some of them in the folder.
     if any(name not in _UNIMPORTANT for name in theirs) and not _half_moved(folder):
         raise DestinationError(
             str(folder),

@@ -1,4 +1,19 @@
-"""A compressed archive: what comes out of order waits, a thread of its own undoes it in order."""
+"""A compressed archive: bytes that come out of order wait, and a thread decodes them in order.
+
+A compressed stream can be decoded only from its beginning. Several connections still help: while
+one brings the front, others bring what follows, within a window of 16 MiB.
+
+    connections --write--> | ReorderBuffer | --front--> decoder thread --> Output
+                 (any order)   <= window       (in order)    pieces <= 1 MiB    tar or one file
+
+The horizon of the window is the front of the decoder. A writer whose bytes lie behind the window
+waits. A writer with the bytes at the front never does, so the two sides cannot block each other.
+
+Errors cross between threads: the decoder's is kept in `_failure` and raised in whoever calls
+`write` or `finish` next. Memory is bounded by the window, one decoded piece and the decoder's own
+window, whatever the ratio. The ratio itself is limited as well (`Limits.ratio`), or a bomb would
+fill the disk.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +37,12 @@ from pgetpy.system.thread_limit import start_thread
 
 # Compressed bytes that may wait in memory.
 AHEAD = 16 << 20
-# Decoded bytes by which a tar is told from a single file.
+# Decoded bytes needed to tell a tar from a single file: the first header.
 _TELLING = 512
 
 
 class Output(Protocol):
-    """What takes the decoded bytes, in order."""
+    """What takes the decoded bytes, in order: the members of a tar, or a single file."""
 
     def write(self, pos: int, data: memoryview) -> None:
         """Take `data`, the decoded bytes from `pos` on."""
@@ -40,7 +55,7 @@ class Output(Protocol):
         """See `ArchiveExtractor.remarks`."""
 
     def close(self) -> None:
-        """Let go of what is open; nothing more will come."""
+        """Close what is open; nothing more will come."""
 
 
 class StreamExtractor(ArchiveExtractor):
@@ -48,10 +63,10 @@ class StreamExtractor(ArchiveExtractor):
 
     Args:
         decoder: undoes the compression.
-        choose: gives, from the first decoded bytes, what takes them all.
-        window: is moved as the front is decoded.
-        limits: how much larger than what came the output may be.
-        digest: is given every byte as it came, in order.
+        choose: returns the output, given the first 512 decoded bytes or all of fewer.
+        window: how far ahead bytes may come; its horizon is moved as the front is decoded.
+        limits: how much larger than its input the output may be.
+        digest: is updated with every compressed byte, in order. Once decoded they are gone.
     """
 
     def __init__(
@@ -83,7 +98,7 @@ class StreamExtractor(ArchiveExtractor):
         return self._output.remarks if self._output is not None else ()
 
     def write(self, pos: int, data: memoryview) -> None:
-        """Take `data`, the bytes from `pos` on; waits where they are too far ahead.
+        """Take `data`, the bytes from `pos` on; wait while they are behind the window.
 
         Raises:
             ArchiveError: what came before cannot be decoded.
@@ -187,7 +202,7 @@ class StreamExtractor(ArchiveExtractor):
 
 
 class SingleFile:
-    """One file that was compressed by itself."""
+    """The output for a file that was compressed by itself, such as `model.bin.zst`."""
 
     remarks = ()
 

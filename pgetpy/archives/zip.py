@@ -1,8 +1,22 @@
 """A zip that becomes its members while it arrives.
 
-What it holds stands at its end, which is asked for first; nothing is written before all of it has
-been admitted. From then on it is scattered like a tar. What comes before that is spooled to disk;
-where a server has no ranges, or answers once only, that is the whole archive.
+What a zip holds is said at its end. So the end is asked for first, and no member is made before all
+of them have been admitted:
+
+    1. survey    `window.only` asks for the end, the directory and the targets of links
+    2. admit     every entry is judged, as the directory lists them
+    3. members   the window opens, and a RandomAccessExtractor takes bytes in any order
+
+    | members ............................................ | directory | end |
+      ^ 3. in any order                                      ^ 1.
+
+The first request was under way before anybody knew that this is a zip, and brings its beginning.
+Until step 3 such bytes are written to the spool, at their positions in the archive; then they are
+read back and handed to the extractor (`_begin`).
+
+Where nothing can be asked for out of order (no ranges, or a link that is good for one answer) the
+whole archive is spooled, and members are made of it afterwards: `SpooledZip`. The same happens if
+more than 256 MiB came before the directory: moving so much at once would hold up the connections.
 """
 
 from __future__ import annotations
@@ -26,24 +40,24 @@ from pgetpy.errors import ArchiveError
 
 _PIECE = 1 << 20
 _ENDLESS = 1 << 62
-# Bytes that may wait for the sake of asking less often.
+# Bytes between wanted spans, in total, that may be fetched as well to send fewer requests.
 _BETWEEN = 16 << 20
-# If more than this has come before the directory, members are made when all of it is there.
+# If more than this has come before the directory, members are made only when all has come.
 _MOST_SPOOLED = 256 << 20
 
-# Makes what takes the bytes once it is known where they go.
+# Makes the extractor, once the members are known.
 MakeExtractor = Callable[[Reader, Admit], RandomAccessExtractor]
 
 
 class DirectoryReader:
-    """Finds out from its end what a zip holds; until that is known, bytes go to the spool.
+    """Surveys a zip, and hands over to an extractor when its members are known.
 
     Args:
         total: the archive's bytes.
         policy: says which members may be made.
-        window: is moved as it becomes known what is wanted.
-        layout: keeps what is no member's data.
-        extractor: makes what takes the bytes once the members are known.
+        window: `only` is set to the spans that the survey needs next.
+        layout: keeps the directory for a later run, and has the spool.
+        extractor: makes the extractor, once the members are known.
     """
 
     def __init__(
@@ -97,7 +111,8 @@ class DirectoryReader:
         self._spool(pos, data)
         extractor = None
         while extractor is None:
-            # As many as there are links: each is looked for until it has come, and no more.
+            # There may be one span for each of many links, so those that have come are not looked
+            # for again.
             while self._missing and self._spooled.covers(*self._missing[-1]):
                 self._missing.pop()
             if self._missing:
@@ -111,7 +126,7 @@ class DirectoryReader:
         return self._begin(extractor)
 
     def read_spool(self) -> tuple[RandomAccessExtractor, int]:
-        """Return what takes the archive that the spool holds, and where its members end."""
+        """Return an extractor for the archive in the spool, and where its last member ends."""
 
         return self._read_all(self._read), self._members_stop
 
@@ -125,7 +140,7 @@ class DirectoryReader:
         self._spooled.add(pos, pos + len(data))
 
     def _spool_all(self) -> SpooledZip:
-        """Return what takes the rest where so much has come that moving it would hold up others."""
+        """Return a sink that spools the rest, too; see `_MOST_SPOOLED`."""
 
         def survey_anew(total: int) -> DirectoryReader:
             window = Window(0)
@@ -147,7 +162,7 @@ class DirectoryReader:
         self._window.only = joined(self._wanted, _BETWEEN // max(1, len(self._wanted)))
 
     def _advance(self, parts: Sequence[bytes]) -> RandomAccessExtractor | None:
-        """Go on with the survey, which gets the bytes it wanted; at its end, say what takes all."""
+        """Send the survey the bytes it asked for; return the extractor after the last step."""
         try:
             try:
                 self._want(self._survey.send(parts))
@@ -158,7 +173,7 @@ class DirectoryReader:
             admit = _admit_all(members, self._policy)
             return self._make_extractor(ZipReader(members, self._remarks), admit)
         except ArchiveError as error:
-            # Others may still be bringing bytes.
+            # Other threads may still bring bytes; `take` raises this for them as well.
             self._failure = error
             raise
 
@@ -168,11 +183,12 @@ class DirectoryReader:
             buffer = memoryview(bytearray(_PIECE))
             for span in self._spooled:
                 members_stop = min(span.stop, max(span.start, self._members_stop))
-                # The directory and what follows it have been kept as they were wanted.
+                # The directory and all behind it are in the layout already.
                 extractor.pass_over(members_stop, span.stop)
                 for pos in range(span.start, members_stop, _PIECE):
                     count = self._layout.spool.read(pos, buffer[: members_stop - pos])
-                    # What is deflated is put there once more.
+                    # The extractor writes deflated members to the spool again, each when it is
+                    # known; until then their room is free.
                     self._layout.spool.release(pos, pos + count)
                     extractor.write(pos, buffer[:count])
         except BaseException as error:
@@ -184,12 +200,12 @@ class DirectoryReader:
 
 
 class SpooledZip(ArchiveExtractor):
-    """Takes a zip whose bytes come in order only, the end last: members are made of it then.
+    """Takes a zip whose end comes last: spools all of it, and makes members in `finish`.
 
     Args:
-        window: is opened for all of it.
+        window: is opened for the whole archive.
         layout: has the spool.
-        survey: begins to look at the archive, given its size.
+        survey: returns a `DirectoryReader`, given the archive's size.
     """
 
     resumable = True
@@ -247,7 +263,10 @@ class SpooledZip(ArchiveExtractor):
 
 
 def _admit_all(members: Sequence[ZipMember], policy: MemberPolicy) -> Admit:
-    """Admit all members; return what says how to write each. Of several of one name the last is.
+    """Admit all members; return the function that says how to write each.
+
+    Of several members with one name the last wins. The others are not made at all: bytes come in
+    any order, and an earlier one might be written over a later one.
 
     Raises:
         ArchiveError: one of them is refused.
@@ -269,7 +288,7 @@ def _admit_all(members: Sequence[ZipMember], policy: MemberPolicy) -> Admit:
 
 
 def _localised(found: ZipMember) -> Member:
-    """Return the member with its time in this machine's zone, which a DOS time is taken to mean."""
+    """Return the member with a DOS time read as local time of this machine, as unzip does."""
     if not found.local_time:
         return found.member
     moment = time.gmtime(found.member.mtime // 10**9)

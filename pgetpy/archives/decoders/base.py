@@ -1,7 +1,17 @@
-"""What every compression is: streams that follow one another, and how they are decoded.
+"""What all compressions have in common: streams that follow one another, and how they are decoded.
 
-What may follow a stream is settled here and not by the libraries, which differ: another stream of
-the same format, and zeros where the format pads with them; anything else is an error.
+Files may hold several streams (pbzip2, bgzip, `cat a.gz b.gz`), and zeros as padding. Libraries
+differ in what they make of that: some stop after the first stream without a word, and the rest
+would be missing. So it is settled here:
+
+    | magic, stream | magic, stream | 0 0 0 | magic, stream | end
+                                      ^ only in multiples of `Codec.padding`
+
+`Decoder` finds the magic number itself, opens a stream with it, and looks at what the stream left
+unused. Anything else behind a stream is an error, and so is an end within one.
+
+A decoder yields pieces of at most PIECE, whatever the ratio. The caller may stop between two of
+them, so a bomb costs neither memory nor much time.
 """
 
 from __future__ import annotations
@@ -15,8 +25,8 @@ from pgetpy.core.archives.formats import Format, window_error
 from pgetpy.errors import ArchiveError, TruncatedArchiveError
 
 PIECE = 1 << 20
-# What a library gets at once right after a stream began. Bytes after a stream's end are copied
-# before they come back, so an archive of tiny streams must not be handed over by the megabyte.
+# How much a library gets at first of a new stream. It copies what follows the stream's end, so with
+# a megabyte at a time an archive of tiny streams would be copied over and over. The step grows.
 _FIRST_STEP = 16 << 10
 
 
@@ -32,20 +42,20 @@ class Stream(Protocol):
     def decompress(self, data: bytes | memoryview, max_length: int = -1) -> bytes: ...
 
 
-# Makes the stream that begins with a magic number, which it is fed like the rest.
+# Makes a stream, given its magic number. The stream is then fed the number like the rest.
 Opener = Callable[[bytes], Stream]
 
 
 @dataclass(frozen=True)
 class Codec:
-    """How the streams of a format begin and what may stand behind them.
+    """How the streams of a format begin, and what may follow them.
 
     Attributes:
-        library: imports what is needed and returns what opens a stream.
-        package: where the library comes from, empty for Python itself.
-        magics: what a stream begins with; all have one length.
+        library: imports what is needed and returns the function that opens a stream.
+        magics: what a stream may begin with, all of one length; an empty one for formats without.
+        package: what to install for the library; empty for Python itself.
         padding: zeros may follow a stream, in multiples of this; 0 for none.
-        repeats: another stream may follow.
+        repeats: whether another stream may follow.
     """
 
     library: Callable[[], Opener]
@@ -56,9 +66,10 @@ class Codec:
 
 
 class Decoder:
-    """Undoes a compression: decodes streams that follow one another.
+    """Decodes the streams of one input, one after another.
 
-    `consumed` counts the bytes of input that were taken in.
+    Attributes:
+        consumed: bytes of input taken in so far, for errors.
 
     Raises:
         ArchiveError: the library for it is not installed.
@@ -85,8 +96,7 @@ class Decoder:
     def feed(self, data: memoryview) -> Iterator[bytes | memoryview]:
         """Yield what `data`, the next bytes of the input, decodes to, at most PIECE at a time.
 
-        The work is done as the pieces are asked for; all of them have to be, before the next call
-        and before `data` is reused.
+        This is a generator: take all pieces before the next call, and before `data` is reused.
 
         Raises:
             ArchiveError: the input is damaged, or needs a larger window than WINDOW.
@@ -106,10 +116,10 @@ class Decoder:
             data = data[len(step) - unused :]
 
     def finish(self) -> None:
-        """Take note that the input is over.
+        """Check that the input may end here.
 
         Raises:
-            TruncatedArchiveError: it may not end here.
+            TruncatedArchiveError: it ends within a stream, a magic number or padding, or is empty.
         """
         if self._stream is not None or self._magic:
             raise TruncatedArchiveError(self.consumed, f"its {self._format} stream is incomplete")
@@ -119,7 +129,10 @@ class Decoder:
             raise TruncatedArchiveError(self.consumed, "the zeros after it are incomplete")
 
     def _begin(self, data: memoryview) -> int:
-        """Return how many bytes of `data` are zeros between streams, or part of a magic number."""
+        """Take padding or a part of a magic number from `data`; return how many bytes it was.
+
+        Opens the stream when the magic number is complete.
+        """
         if self._codec.padding and self._count and not self._magic:
             ahead = bytes(data[:_FIRST_STEP])
             zeros = len(ahead) - len(ahead.lstrip(b"\0"))

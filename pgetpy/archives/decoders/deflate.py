@@ -1,4 +1,12 @@
-"""Deflate, by itself and as gzip: isal where it is installed, else the standard library."""
+"""Deflate, by itself and as gzip: isal where it is installed, else the standard library.
+
+isal is the faster one. Both are made to look like `bz2.BZ2Decompressor`, the interface that
+`base.Stream` describes:
+
+- zlib keeps unread input in `unconsumed_tail` and wants it back; the wrapper does that.
+- isal loses its place if a gzip header comes in two calls, so the wrapper gathers the header, skips
+  it, and hands over the deflate stream and the trailer, which isal checks.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +39,7 @@ def open_deflate() -> Opener:
 
 
 def crc32() -> Callable[[bytes | memoryview, int], int]:
-    """Return the fastest CRC-32 there is, called with data and the sum of what came before."""
+    """Return the fastest CRC-32 that is installed; call it with data and the sum so far."""
     try:
         from isal import isal_zlib
     except ImportError:
@@ -42,7 +50,7 @@ def crc32() -> Callable[[bytes | memoryview, int], int]:
 
 
 class _IsalMember:
-    """A gzip member by isal, which loses its place in a header that comes in two calls."""
+    """A gzip member decoded by isal; its header is gathered first."""
 
     def __init__(self, inner: IgzipDecompressor) -> None:
         self._inner = inner
@@ -72,7 +80,7 @@ class _IsalMember:
 
 
 class _ZlibStream:
-    """A gzip member or a deflate stream by the standard library, where isal is missing."""
+    """A gzip member or a deflate stream decoded by the standard library."""
 
     def __init__(self, wbits: int) -> None:
         import zlib
@@ -91,6 +99,6 @@ class _ZlibStream:
     def decompress(self, data: bytes | memoryview, max_length: int = -1) -> bytes:
         # Input is given only when asked for, so at any time it is either this or what was left.
         piece = self._inner.decompress(data or self._inner.unconsumed_tail, max_length)
-        # A full piece may leave output behind when all input is taken.
+        # After a full piece zlib may hold more output even if it has taken all input.
         self.needs_input = not self._inner.unconsumed_tail and len(piece) < max_length
         return piece

@@ -1,4 +1,15 @@
-"""zstd and lz4, whose frames may be mixed with frames to be passed over."""
+"""zstd and lz4, whose frames may be mixed with skippable ones (RFC 8878, 3.1.2).
+
+A skippable frame carries data for some other program; decoders ignore it. The two formats share
+the magic numbers for it.
+
+The zstd library has no bound for its output: one call decodes all that it was handed, and a few
+kilobytes may make gigabytes. But no block makes more than 128 KiB. So `_ZstdFrame` reads the
+headers of the blocks along and hands over at most as many blocks as fill a piece:
+
+    | frame header | head, block | head, block | ... | head, block | checksum |
+                   |<-- at most PIECE / 128 KiB blocks a call -->|
+"""
 
 from __future__ import annotations
 
@@ -35,7 +46,7 @@ def open_lz4() -> Opener:
 
 
 class Skippable:
-    """A frame to be passed over (RFC 8878, 3.1.2): magic number, four bytes of size, that many."""
+    """A skippable frame: magic number, four bytes of size, then that many bytes."""
 
     needs_input = True
 
@@ -59,11 +70,7 @@ class Skippable:
 
 
 class _ZstdFrame:
-    """A frame by `zstandard`, whose decoder knows no bound to its output.
-
-    What is handed to it at once ends so few blocks that they make no more than a piece. For this
-    the sizes in the frame's header and in those of its blocks are read along.
-    """
+    """A frame decoded by `zstandard`, a bounded number of blocks a call."""
 
     def __init__(self, inner: ZstdDecompressionObj) -> None:
         self._inner = inner
@@ -71,7 +78,7 @@ class _ZstdFrame:
         self._part: ZstdPart | None = next(self._parts)
         self._field = b""
         self._seen = 0
-        # What was handed over and is still to be decoded, or lies behind the frame.
+        # Input that is not decoded yet, or that lies behind the frame.
         self.unused_data: bytes | memoryview = b""
 
     @property
@@ -89,7 +96,7 @@ class _ZstdFrame:
         return self._inner.decompress(data[:size])
 
     def _measure(self, data: bytes | memoryview, blocks: int) -> int:
-        """Return how many bytes of `data` end so many blocks at most, and the frame at most."""
+        """Return how many bytes of `data` to hand over: up to `blocks` blocks, within the frame."""
         at = 0
         while self._part is not None and at < len(data) and blocks:
             taken = min(self._part.size - self._seen, len(data) - at)
