@@ -33,6 +33,15 @@ A failed exchange has the first of these consequences that applies (`Attempt._ha
     there are tries left                          wait (`core/http/retry`), then ask again
     otherwise                                     raise
 
+One outage fails every exchange under way at once. It must count as one failure, halve the pace
+once, and change the manner once. So each exchange carries when it was made (`RateMeter.born`) and
+in which manner (`Exchange.generation`): a failure of one that was made before the last failure was
+known is an echo, and one made before the manner changed says nothing about the new manner.
+
+The same holds for redirects and expired signatures: several answers may report one change. `Route`
+compares the URL that an answer came from with the target in use, and ignores the late ones. A
+target that refuses right after it was renewed is not renewed again: then the refusal is meant.
+
 All of this runs on the event loop. Only transports use threads; what they call from there, the
 judging of a head above all, holds the lock of `AnswerGate`.
 """

@@ -51,7 +51,11 @@ _SIDE_BY_SIDE = 4
 
 
 class Engine:
-    """Runs transfers with one set of settings. Close it when done."""
+    """Runs transfers with one set of settings. Close it when done.
+
+    It is made and used on one event loop. Transfers of one engine share connections and limits;
+    those of two engines share threads and pipes alone.
+    """
 
     def __init__(self, settings: Settings) -> None:
         settings = settings.under_policy()
@@ -215,6 +219,7 @@ class Engine:
         waiting = iter(enumerate(jobs))
 
         async def work() -> None:
+            # All workers take from one iterator, so each job is taken once, in order.
             for key, job in waiting:
                 try:
                     outcomes[key] = await self.download(job, report, key)

@@ -89,7 +89,14 @@ def _job_for(
 
 
 def sum_results(job: Job, done: Sequence[DownloadResult], seconds: float) -> DownloadResult:
-    """Return one result for all files of the folder that `job` named, fetched in `seconds`."""
+    """Return one result for all files of a folder.
+
+    Args:
+        job: that named the folder.
+        done: the results of its files.
+        seconds: that all of them together took.
+    """
+    # Files that were there already do not count as speed.
     fetched = sum(each.size for each in done if not each.skipped)
     url, folder = redact(str(job.reference or job.url)), job.dest or "."
     return DownloadResult(

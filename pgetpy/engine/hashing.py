@@ -66,6 +66,7 @@ class FileDigest:
         while self.position < total or self._running:
             self._go_on()
             if self._done is not None:
+                # Shielded: cancelling this must not detach the thread from its result.
                 await asyncio.shield(self._done)
         return self._hash.hexdigest()
 
@@ -107,6 +108,7 @@ class FileDigest:
             self._running = False
 
     def _hash_up_to(self, front: int, buffer: memoryview) -> None:
+        """Hash the bytes before `front`, a block at a time, unless stopped."""
         while self.position < front and not self._stopped:
             want = min(_BLOCK, front - self.position)
             count = self._read(self.position, buffer[:want])

@@ -71,6 +71,9 @@ class _AnswerAcceptedError(Exception):
 class HfTransfer(Transfer):
     """A transfer that hf_transfer carries out where it can.
 
+    It replaces one step of a `Transfer`, fetching. Destination, digest and publishing are the same,
+    so a result does not depend on who has fetched it.
+
     Args:
         turns: limits how many of these run at a time.
     """
@@ -87,8 +90,8 @@ class HfTransfer(Transfer):
     ) -> None:
         super().__init__(context, job, key, report, vetted=vetted)
         self._turns = turns
-        self._tried = False
-        self._theirs = False
+        self._tried = False  # hf_transfer has written to the part file, or cannot be used
+        self._theirs = False  # the bytes there are hf_transfer's: a wrong digest may be its fault
 
     async def _fetch(self, route: Route) -> Provenance:
         # Bytes of an earlier run are worth more than a faster way.
@@ -98,6 +101,7 @@ class HfTransfer(Transfer):
             async with self._turns:
                 return await self._by_hf_transfer(route)
         except _UnableError as error:
+            # Once begun, the part file holds bytes whose ranges are not known: discard them.
             begun, self._tried = self._tried, True
             reason = f"hf_transfer is not used: {error}"
             if begun:
@@ -107,7 +111,7 @@ class HfTransfer(Transfer):
         return await super()._fetch(route)
 
     async def _mismatched(self, actual: str) -> None:
-        # A wrong digest may be hf_transfer's fault: fetch everything by our own means once.
+        # Fetch everything again, this time by our own means; the second time it is an error.
         if not self._theirs:
             await super()._mismatched(actual)
             return
@@ -126,6 +130,7 @@ class HfTransfer(Transfer):
         size = _size_of(answer)
         request = route.request(host, None, None)
         self._check_reachable(request)
+        # Opening a file on a network may take long, so not on the loop.
         opening = self._context.workers.submit(lambda: self._begin(answer, Spans()))
         sink = await wait_uncancelled(opening, lambda: None)
         assert isinstance(sink, FileSink)

@@ -120,6 +120,7 @@ class Host:
             self.rate = max(1.0, self.rate + (median(rates) - self.rate) * 0.3)
 
     def _tell_level(self) -> None:
+        """Log a decision of the pace, with what it was based on."""
         self._told = self.pace.level
         _LOG.debug(
             "%s: up to %d connections, %.1f MB/s each, first byte after %.0f ms",
@@ -156,6 +157,10 @@ class Host:
 
 class Hosts:
     """The hosts of one engine; each is looked up once.
+
+    Args:
+        settings: proxies, policy, --resolve, certificate authorities, ~/.netrc.
+        workers: threads for name look-ups.
 
     Attributes:
         ceiling: the most connections to a host, by the settings and by the descriptors there are.

@@ -71,6 +71,7 @@ async def run_jobs(
         for number, outcome in zip(left, found, strict=True):
             outcomes[number] = await reconsider(number, jobs[number], outcome, settings, hear)
         interrupted = False
+    # Whatever else ends this, such as a cancellation, leaves `interrupted` True.
     except PgetError as error:
         interrupted = isinstance(error, InterruptedTransferError)
         raise

@@ -54,12 +54,14 @@ class Metrics:
             await asyncio.wait(self._posts, timeout=_PATIENCE)
 
     def _tell(self, url: str, what: dict[str, object]) -> None:
+        """Send `what` about `url`, in a thread; the caller does not wait."""
         endpoint = self.endpoint
         if endpoint is None:
             return
         data = {"url": redact(url), "version": __version__, **what}
         payload = {"source": "pget", "type": "download", "data": data}
         post = self.workers.submit(lambda: _post(endpoint, payload, self.tls))
+        # Kept until it is done, so that `close` can wait for it.
         self._posts.add(post)
         post.add_done_callback(self._posts.discard)
 

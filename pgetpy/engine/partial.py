@@ -46,6 +46,7 @@ async def pick(
     """
 
     def begin(answer: Answer, _: Spans) -> Sink:
+        # The probe's answer decides, before a byte is kept.
         total = answer.identity.total
         if not answer.ranged or total is None:
             raise WholeOnlyError

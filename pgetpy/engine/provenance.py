@@ -1,4 +1,10 @@
-"""Where the bytes of a transfer came from in the end, and what vouches for them."""
+"""Where the bytes of a transfer came from in the end, and what vouches for them.
+
+That ranges were taken from one version of the object is certain with a strong ETag (`strong`). With
+a weak one, or none, size and Last-Modified agreed each time (`weak`), which misses a file that was
+replaced by one of the same size within a second. One answer that brought everything needs no
+validator (`none`).
+"""
 
 from __future__ import annotations
 

@@ -47,7 +47,12 @@ _HEADERS = (("User-Agent", USER_AGENT), ("Accept", "*/*"), ("Accept-Encoding", "
 
 
 class Route:
-    """The way to `link`: `target` is where its redirects have led so far."""
+    """The way to one URL. Used by one attempt after another, on the loop.
+
+    Attributes:
+        link: what was named: the URL to go back to.
+        target: where its redirects have led so far: the URL to send requests to.
+    """
 
     def __init__(self, link: Link, hosts: Hosts, settings: Settings) -> None:
         self.link = link

@@ -76,7 +76,11 @@ class _Bounded(MemorySink):
 
 @dataclass(frozen=True)
 class EngineServiceClient:
-    """What sources use to ask their services; see `sources.base.ServiceClient`."""
+    """What sources use to ask their services; see `sources.base.ServiceClient`.
+
+    It is in the engine because its requests count towards the same hosts: their pace, their pauses
+    after a 429, their addresses under a policy.
+    """
 
     context: EngineContext
 
@@ -90,6 +94,7 @@ class EngineServiceClient:
         def begin(answer: Answer, _: Spans) -> Sink:
             raise _HeadReceivedError(answer.identity)
 
+        # Settled: a refusal of the range is what the caller wants to know.
         attempt = Attempt(*self._about(remote, begin, first=1), manner=Manner(settled=True))
         try:
             answer = await attempt.run()
@@ -109,6 +114,7 @@ class EngineServiceClient:
     async def read(self, remote: RemoteFile, *, most: int = 4 << 20) -> bytes:
         """Return the whole answer; see `sources.base.ServiceClient`."""
         sink = _Bounded(remote.url, most)
+        # Services seldom serve ranges of an answer that they compute: a plain GET at once.
         about = self._about(remote, lambda *_: sink, first=most)
         attempt = Attempt(*about, manner=Manner(whole=True, settled=True))
         await attempt.run()

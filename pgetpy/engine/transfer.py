@@ -60,7 +60,7 @@ _CONTRADICTORY = "its answers contradict each other in their validators"
 
 
 class Transfer:
-    """Fetches `job`; events go to `report` under `key`.
+    """Fetches `job`, once; events go to `report` under `key`.
 
     Args:
         vetted: whether the policy on content is enforced here, and not by the caller afterwards.

@@ -35,7 +35,14 @@ _LOG = RoomLog("engine")
 
 @dataclass(eq=False)
 class TransferReport:
-    """Sends the events of the transfer of `job` to `report`, under `key`."""
+    """Sends the events of one transfer.
+
+    Attributes:
+        report: gets them.
+        key: tells them from those of other transfers.
+        job: that is being carried out.
+        destination: names the file, and says what is kept.
+    """
 
     report: Report
     key: int

@@ -186,6 +186,7 @@ class Watchdog:
                     task.exception()
 
     def _forget(self, task: Task, *, failed: bool = False) -> Exchange:
+        """Remove an exchange that has ended from all sums, and give its request to the plan."""
         exchange = self._exchanges.pop(task)
         self._count(exchange)
         host = self._hosts.pop(exchange)

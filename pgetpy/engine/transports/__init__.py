@@ -22,4 +22,15 @@ A connection belongs to the event loop until a head has been read. For a body th
 the socket is made blocking and handed over; nothing on the loop touches it until the thread ends.
 To stop the thread the loop sets `cancelled` and shuts the socket down, which wakes it, and then
 waits for it: that is what makes "nothing is written afterwards" true.
+
+A connection goes back to the pool only if the end of its answer is certain: the whole body was
+read, nothing came after it, and the head allows it. A request whose `stop` was lowered leaves part
+of its body unread, so its connection is closed. When one is taken out again, it must be silent: a
+readable socket means that the server has closed it, or has sent something that no request asked
+for. A server may still close it at the moment of the next request. If it does so before the first
+byte of an answer, the request is made again on a new connection, once; that is safe for a GET.
+
+The pool is keyed by all that a connection depends on: scheme, host and port, proxy, TLS context,
+and whether the request is trusted. Otherwise a connection that the operator's own URL opened to an
+internal address could serve a stranger's URL with the same name.
 """

@@ -142,6 +142,7 @@ class AioTransport:
         await self._pour(exchange, response, answer, sink)
         if closed is not None and closed.done():
             _check_orderly(exchange.request, closed)
+        # `stop` was lowered meanwhile, so part of the body was not read.
         # Close, not pool: the rest of a shortened body must not be taken for the next answer.
         if exchange.part.stop is not None and answer.stop != exchange.part.stop:
             _cut(response)
@@ -193,7 +194,8 @@ class AioTransport:
                 skip = max(0, skip - len(data))
                 if part.stop is not None:
                     del pending[max(0, part.rest) :]
-                # What trickles in is written as it comes, or it would look like silence.
+                # What trickles in is written as it comes: only written bytes count as progress, and
+                # without progress the exchange would be ended as stalled.
                 if len(pending) >= _GATHER or time.monotonic() - written_at > _GATHER_SECONDS:
                     await self._write(exchange, sink, pending)
                     written_at = time.monotonic()

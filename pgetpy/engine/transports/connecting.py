@@ -122,6 +122,7 @@ async def _end(running: dict[_Connecting, Address]) -> None:
 
 
 def _close(task: _Connecting) -> None:
+    """Close the socket of an attempt that was cancelled a moment too late."""
     if not task.cancelled() and task.exception() is None:
         with contextlib.suppress(OSError):
             task.result().close()

@@ -32,7 +32,11 @@ _Read = Callable[[int, memoryview], int]
 
 @dataclass(frozen=True)
 class LocalTransport:
-    """Carries exchanges for file and data URLs, each in a thread."""
+    """Carries exchanges for file and data URLs.
+
+    Attributes:
+        workers: threads that read; a disk may block, and a network file system for long.
+    """
 
     workers: Workers
 

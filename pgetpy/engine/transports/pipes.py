@@ -34,7 +34,11 @@ _REFUSED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
 
 class Pipe:
-    """One pipe, used by one thread at a time."""
+    """One pipe, used by one thread at a time.
+
+    Attributes:
+        size: bytes that fit into it: the most that one `fill` can move.
+    """
 
     def __init__(self) -> None:
         self._read_end, self._write_end = os.pipe()
@@ -89,7 +93,11 @@ class Pipe:
 
 
 class Pipes:
-    """A pool of pipes: making one and growing it costs several system calls."""
+    """A pool of pipes: making one and growing it costs several system calls.
+
+    Attributes:
+        usable: whether splice is worth trying.
+    """
 
     def __init__(self) -> None:
         self.usable = hasattr(os, "splice")
@@ -119,6 +127,7 @@ class Pipes:
         self._resting = []
 
     def _take_back(self, pipe: Pipe) -> None:
+        """Put an empty pipe back; close any other."""
         # See the invariant at the top of the module.
         if not pipe.empty:
             pipe.close()

@@ -43,7 +43,12 @@ _LENGTH = re.compile(r"\+?(\d+)(?:[ \t;].*)?", re.ASCII)
 
 
 class HeadReader:
-    """Finds the final head in received bytes; `rest` is the part of the body that came with it."""
+    """Finds the final head in received bytes.
+
+    Attributes:
+        rest: once the head is found, the part of the body that came with it. A view of the
+            reader's buffer, so the reader must not be fed any more.
+    """
 
     def __init__(self) -> None:
         self._use(bytearray(_FIRST_SIZE))

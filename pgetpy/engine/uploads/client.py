@@ -49,7 +49,10 @@ _LONGEST_ANSWER = 16 << 20
 
 
 class WritingSigner(Protocol):
-    """Signs requests with any method and body; see `sources.object_signer.ObjectSigner`."""
+    """Signs requests with any method and body; see `sources.object_signer.ObjectSigner`.
+
+    The protocol for downloads, `core.http.urls.RequestSigner`, signs GETs only.
+    """
 
     def sign(
         self,
@@ -88,7 +91,7 @@ class Body:
 
 @dataclass(frozen=True)
 class StoreAnswer:
-    """An answer with its body, as text."""
+    """An answer of a store. Its body is small, and XML where it is not empty."""
 
     head: Head
     text: str = field(default="", repr=False)
@@ -121,6 +124,7 @@ class StoreClient:
         self._tls = tls
         self._retrying = retrying
         self._lock = threading.Lock()
+        # Both guarded by the lock; those in use are known so that `stop` can end them.
         self._idle: list[http.client.HTTPConnection] = []
         self._busy: set[http.client.HTTPConnection] = set()
         self._stopped = threading.Event()
@@ -219,6 +223,7 @@ class StoreClient:
             raise HttpStatusError(link.url, 500, code, code=code.partition(":")[0])
         if head.status < 300 or head.status in accept:
             return StoreAnswer(head, text)
+        # Refused: what the progress has counted of this body is not at the store.
         sent(-gone)
         moved = self._signer.sign_again(link, signed, head, time.time())
         if moved is not None:
@@ -284,6 +289,7 @@ class StoreClient:
         return connection, True
 
     def _connection(self, link: Link) -> http.client.HTTPConnection:
+        """Return a new connection to the host of `link`, or to its proxy."""
         proxy = self._proxy_for(link)
         where = parse_link(proxy).origin if proxy else link.origin
         timeout = self._settings.connect_timeout
@@ -301,6 +307,7 @@ class StoreClient:
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise self._meaning(link, error) from None
+        # Connecting and being silent afterwards have different limits.
         connection.sock.settimeout(self._settings.stall_timeout)
         return connection
 
@@ -341,7 +348,13 @@ class _SignAgainError(Exception):
 
 
 def _send_file(sock: socket.socket, body: Body, stopped: threading.Event) -> Iterator[int]:
-    """Send part of a file; yield how many bytes of it went out, block by block."""
+    """Send part of a file; yield how many bytes of it went out, block by block.
+
+    Raises:
+        ConnectionAbortedError: the upload was stopped.
+        http.client.HTTPException: the file has become shorter.
+        OSError: the connection or the disk failed.
+    """
     pos, end = body.start, body.start + body.size
     encrypted = isinstance(sock, ssl.SSLSocket)
     while pos < end:

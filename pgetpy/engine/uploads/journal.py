@@ -102,6 +102,7 @@ class UploadJournal:
 
     @staticmethod
     def _write(path: Path, line: str, how: int) -> None:
+        """Write one line in one call. Only the user may read it: a URL may be private."""
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | how, 0o600)
         try:
             os.write(fd, f"{line}\n".encode())

@@ -74,6 +74,7 @@ async def upload_path(
         except PgetError as error:
             meaning = error
             if isinstance(error, HttpStatusError):
+                # Say what the status means at this store, as for downloads.
                 reference = parse_reference(str(one), settings=settings.sources)
                 meaning = explain_refusal(one, reference, error, stores)
             report(Failed(number, str(one), str(one), meaning))
@@ -82,6 +83,7 @@ async def upload_path(
     sending = [partial(send, number, *each) for number, each in enumerate(files)]
     await gather_limited(sending, _FILES_AT_A_TIME)
     results = [done[number] for number in range(len(files))]
+    # A file, not a directory with one file in it, whose result lists members.
     if [file for file, _ in files] == [path]:
         return results[0]
     return _sum(path, named, results, time.monotonic() - started)
@@ -101,7 +103,7 @@ def _files(path: str, named: ObjectName) -> Iterator[tuple[str, str]]:
     prefix = named.key if named.is_folder else f"{named.key}/"
     count = 0
     for folder, folders, names in os.walk(path, onerror=_raise):
-        folders.sort()
+        folders.sort()  # in place: os.walk descends in this order
         for name in sorted(names):
             file = os.path.join(folder, name)
             if os.path.isfile(file):
@@ -112,6 +114,7 @@ def _files(path: str, named: ObjectName) -> Iterator[tuple[str, str]]:
 
 
 def _raise(error: OSError) -> None:
+    """Raise; without this os.walk skips what it cannot list."""
     raise error
 
 

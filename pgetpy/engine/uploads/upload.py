@@ -55,8 +55,8 @@ _BLOCK = 1 << 20
 _PARTS_AT_A_TIME = 8
 _REPORT_EVERY = 0.1
 _BUSY_ELSEWHERE = 409
-_EXISTS = 412
-_UNKNOWN_CONDITION = 501
+_EXISTS = 412  # the answer to If-None-Match: *
+_UNKNOWN_CONDITION = 501  # of stores that do not implement it
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,18 @@ class UploadOptions:
 
 @dataclass
 class FileUpload:
-    """Uploads the file at `path` to `target`. `run` may be called once."""
+    """Uploads one file. `run` may be called once.
+
+    Attributes:
+        path: of the file.
+        target: the object to write.
+        bucket: where it is, and who signs.
+        options: how it is written.
+        settings: retries, timeouts, sizes.
+        hosts: give the TLS context.
+        report: gets the events, under `key`.
+        environ: says where the user's folder for state is.
+    """
 
     path: str
     target: ObjectName
@@ -88,10 +99,10 @@ class FileUpload:
     report: Report
     environ: Mapping[str, str]
     key: int = 0
-    _done: int = 0
-    _held: int = 0
+    _done: int = 0  # bytes sent or held; falls when some have to be sent again
+    _held: int = 0  # bytes that the store has from an earlier run
     _parts_sent: int = 0
-    _reported: float = 0.0
+    _reported: float = 0.0  # when progress was last reported
     _remarks: list[str] = field(default_factory=list)
 
     async def run(self) -> UploadResult:
@@ -119,6 +130,8 @@ class FileUpload:
             self._client.close()
 
     async def _upload(self, fd: int) -> UploadResult:
+        """Upload the open file in one request or in parts."""
+        # Compared at the end: the object must be one version of the file.
         version = version_of(fd)
         self._size = os.fstat(fd).st_size
         if self.options.if_absent:
@@ -151,6 +164,8 @@ class FileUpload:
         return answer.head.headers.get("etag") or f'"{md5}"'
 
     def _metadata(self) -> list[tuple[str, str]]:
+        """Return the headers that the store keeps with the object."""
+        # A guess for `x.json.gz` is that of `x.json`, with a coding: neither is right here.
         guessed, coding = mimetypes.guess_type(self.target.key)
         kind = (
             self.options.content_type or ("" if coding else guessed) or "application/octet-stream"
@@ -187,6 +202,7 @@ class FileUpload:
         return self._client.request(method, url, body, headers, sent=self._count)
 
     async def _check_absent(self) -> None:
+        """Raise early if the object exists, before anything is sent; the condition still holds."""
         found = await self._in_thread(
             partial(
                 self._client.request, "HEAD", self._url, Body(EMPTY_BODY), accept=frozenset({404})
@@ -220,7 +236,7 @@ class FileUpload:
             etag = await self._in_thread(partial(self._complete, upload, journal))
         except (HttpStatusError, ObjectExistsError) as error:
             if retryable(error):
-                raise  # the next run goes on from here
+                raise  # the next run resumes from here
             await self._in_thread(partial(self._abort, upload))
             journal.remove()
             raise
@@ -268,6 +284,7 @@ class FileUpload:
                 return sizes
 
     def _put_part(self, fd: int, upload: Upload, number: int) -> str:
+        """Send one part; return its MD5 in hex, which is its ETag at most stores."""
         body, md5 = _hash(fd, *self._extent(number, upload.part_size))
         query = encode_query([("partNumber", str(number)), ("uploadId", upload.id)])
         self._client.request("PUT", f"{self._url}?{query}", body, sent=self._count)
@@ -279,6 +296,7 @@ class FileUpload:
         return start, min(part_size, self._size - start)
 
     def _complete(self, upload: Upload, journal: UploadJournal) -> str:
+        """Have the store put the parts together; return the object's ETag."""
         query = encode_query([("uploadId", upload.id)])
         data = multipart.completion({number: f'"{md5}"' for number, md5 in journal.parts.items()})
         body = Body(hashlib.sha256(data).hexdigest(), data=data)
@@ -290,6 +308,7 @@ class FileUpload:
         return etag or multipart.usual_etag(journal.parts)
 
     def _abort(self, upload: Upload) -> None:
+        """Have the store delete the parts; failing to is only remarked."""
         query = encode_query([("uploadId", upload.id)])
         # The client of this upload is stopped, with the parts that were under way.
         client = self._make_client()
@@ -339,6 +358,7 @@ class FileUpload:
         return result
 
     async def _in_thread(self, work: Callable[[], T], *, long: bool = False) -> T:
+        """Run requests in a thread; cancelling ends them, and waits for the thread."""
         return await wait_uncancelled(WORKERS.submit(work, long=long), self._client.stop)
 
     def _count(self, count: int) -> None:
