@@ -348,7 +348,7 @@ class Attempt:
         return True
 
     def _tell_manner(self) -> None:
-        """Say, once, why the object comes in one stream."""
+        """Tell the user, once, why the object comes in one stream."""
         if self.manner.reason and not self._told:
             self._told = True
             self.callbacks.remark(f"{self.manner.reason}: it is asked for in one stream")
@@ -361,7 +361,7 @@ class Attempt:
         self.gate.forget()
 
     def _renew_target(self, exchange: Exchange, error: TransferError) -> bool:
-        """Whether a signed target has expired by `error`, and redirects are followed anew."""
+        """Whether a signed target has expired; then redirects are followed from the start."""
         if not self.route.expired(error, exchange.request.url):
             return False
         if exchange.request.url != self.route.target.url:

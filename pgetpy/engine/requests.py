@@ -62,7 +62,7 @@ class Route:
         self._hops = 0
         # None until a server on the way has set one.
         self._cookies: Cookies | None = None
-        # Once a step has led from https to http, no credential goes on.
+        # After a step from https to http no credentials are sent.
         self._downgraded = False
 
     async def host(self) -> Host:

@@ -9,9 +9,9 @@
     publish, by rename
 
 Every way back to the start is bounded. Bytes of an earlier run are doubted once (`_may_restart`).
-An object that changes is fetched anew once; the second time its servers disagree, and everything
-has to come in one answer (`_single`); the third time it is an error. Likewise, if answers with
-different ETags were mixed on the strength of the digest and it is wrong, the next try is single.
+An object that changes is fetched again once. The second time its servers probably disagree, so
+everything has to come in one answer (`_single`); the third time is an error. Likewise, if answers
+with different ETags were combined because a digest would tell, and it is wrong, the next is single.
 
 Invariant: a file gets its name after its digest and its content were checked, or not at all.
 Otherwise `_release` keeps what the next run can use.
@@ -138,7 +138,7 @@ class Transfer:
         raise failure
 
     async def _from(self, route: Route) -> tuple[Provenance, bool]:
-        """Fetch by `route`, as often as that has to begin anew."""
+        """Fetch by `route`, and again from the start where what is held proves useless."""
         while True:
             await self._wait_for_others()
             try:

@@ -113,8 +113,9 @@ def _lies_below(host: str, domain: str) -> bool:
 def _is_shared(domain: str) -> bool:
     """Whether strangers may have hosts below `domain`, as below `com` and `co.uk`.
 
-    The full answer is the public suffix list, which has thousands of entries. One label, or two
-    short ones, are most of them, and a chain of redirects seldom joins two strangers below another.
+    The full answer is the public suffix list, which has thousands of entries. A single label, or
+    two short ones, cover most of them; and two hosts below one of the others are rarely in the same
+    chain of redirects.
     """
     labels = domain.split(".")
     return len(labels) < 2 or (len(labels) == 2 and len(labels[1]) == 2 and len(labels[0]) <= 3)

@@ -4,8 +4,8 @@ A plan knows bytes only. `take` gives the next `RangeRequest`, a transport moves
 as bytes reach the sink, and `end` takes it back. Ranges are given out from low to high, so
 that a reader behind the front (a hash, a pipe) can follow.
 
-Each request costs the time to its first byte, so a connection is asked as seldom as possible, and
-ranges are sized so that all connections end together (`range_size`):
+Each request costs the time to its first byte, so a connection gets as few as possible, and ranges
+are sized so that all connections end together (`range_size`):
 
     connection 1  |latency|==================|
     connection 2  |latency|==================|          no second request, no rest
@@ -13,8 +13,8 @@ ranges are sized so that all connections end together (`range_size`):
 
 Where that fails, because connections are not equally fast, an idle connection is given the end of
 a slow request (`_split`), or asked for all of its rest (`_late`), but only if what is left takes
-longer than another connection needs to overtake it. The same bytes are not asked for a third time
-as long as nothing fails: what is asked for `again` is neither split nor asked for anew.
+longer than another connection needs to overtake it. As long as nothing fails, no bytes are
+requested a third time: a request made `again` is neither split nor repeated.
 
 Some links are good for one answer, and some servers serve a range once and never again. So the
 first request may ask for everything from its start on, and reads on until another one has been
@@ -37,15 +37,15 @@ _NEAR = 4 * MIB
 # Splitting a request costs its connection: not for less than this.
 _SMALLEST_SPLIT = MIB // 2
 _WORTHWHILE_SECONDS = 0.1
-# What delivers is asked for anew up to this part of the object in all, or so many bytes.
+# Bytes that are still arriving may be requested twice: 1/64 of the object, at least 4 MiB.
 _BUDGET = 64
 _LEAST_BUDGET = 4 * MIB
-# A rest that would take this many times longer than another connection needs is asked for twice.
+# A rest that takes this many times longer than another connection would need is requested twice.
 _HEDGE = 2.0
-# How many times slower than the others a connection has to be for its rest to be asked for twice.
+# A connection is slow if the others are 4 times as fast (within the budget), or 10 times (always).
 _SLOW, _CRAWLS = 4, 10
 _HEDGE_QUIET = 0.25
-# The first answer of a host that has not been asked before is late after so many seconds.
+# The first answer of a host whose latency is unknown is late after so many seconds.
 _PROBE_LATE = 1.0
 
 
@@ -284,7 +284,7 @@ class Plan:
         if first is None or not self.window.size:
             return first, unasked
         horizon = self.window.horizon
-        # What is left a little before the horizon is fetched on the way to it.
+        # A small gap just before the horizon is filled on the way to it.
         if horizon - first.start < _NEAR or horizon >= self.total:
             return first, unasked
         at_horizon = not taken.covers(horizon, horizon + 1)
@@ -305,18 +305,18 @@ class Plan:
         return size if self.window is None else min(size, self.window.stop - gap.start)
 
     def _about_to_show(self, now: float, rate: float) -> bool:
-        """Whether a moment more will tell how much to ask for."""
+        """Whether a rate will be known in a moment, which tells how much to ask for."""
         return rate <= 0 and any(part.meter.quiet(now) < _HEDGE_QUIET for part in self.parts)
 
     def _give_claim(
         self, reader: RangeRequest, now: float, rate: float, connections: int, expected: int
     ) -> None:
-        """Say how much of what follows is `reader`'s own: as for a new connection, which waits."""
+        """Set the claim of `reader`: a range as for a new connection, which would have to wait."""
         assert self.total is not None
         others = [part for part in self.parts if part is not reader]
         latency, gap = self.latency.typical, Span(reader.pos, self.total)
         prospect = Prospect(now, rate, latency, connections, expected, gap.size, others)
-        # However large a range may be: this one has been asked for already.
+        # The largest size of a range does not apply: this one has been requested already.
         size = range_size(prospect)[0] + int(rate * latency)
         if self.window is not None:
             size = min(size, self.window.stop - gap.start)
@@ -326,7 +326,7 @@ class Plan:
     def _slowest(self) -> RangeRequest | None:
         """The request that would be the last to end, of those asked for once."""
         reader = self.reader
-        # What reads on may yet bring what the others were asked for: these are the second.
+        # While the first request reads on it covers the others' ranges: only it can be helped.
         parts = self.parts if reader is None else [reader]
         candidates = [f for f in parts if not f.again and f.twin is None and f.owed > 0]
         return max(candidates, key=lambda f: (f.seconds_left, f.owed), default=None)
@@ -350,7 +350,7 @@ class Plan:
     def _slow_enough(self, part: RangeRequest, rate: float) -> bool:
         """Whether `part`, which delivers, is so far behind the others that it may be replaced."""
         own = part.meter.rate
-        # It may be processors that it lacks: another connection would lack them as well.
+        # It may be short of processor time, and then another connection would be too: so be strict.
         return own * _CRAWLS <= rate or (own * _SLOW <= rate and self._within_budget(part.owed))
 
     def _launch_twin(self, now: float, slow: RangeRequest) -> RangeRequest | None:
@@ -391,6 +391,6 @@ class Plan:
         return self._launch(now, middle, middle + size, again=True)
 
     def _within_budget(self, size: int) -> bool:
-        """Whether `size` bytes that are on their way may be asked for anew to save time."""
+        """Whether `size` bytes that are still arriving may be requested twice to save time."""
         assert self.total is not None
         return self._again + size <= max(_LEAST_BUDGET, self.total // _BUDGET)

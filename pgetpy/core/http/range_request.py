@@ -61,7 +61,7 @@ class Latency:
     _recent: deque[float] = field(default_factory=partial(deque, maxlen=_REMEMBERED), repr=False)
 
     def add(self, seconds: float) -> None:
-        """Take note of an answer."""
+        """Add the time of one answer."""
         self._recent.append(seconds)
         ordered = sorted(self._recent)
         self.typical = median(ordered)

@@ -53,7 +53,7 @@ class Prospect:
     """What is known when the next range is to be asked for.
 
     Attributes:
-        now: seconds, by any clock that goes on steadily.
+        now: seconds of a monotonic clock.
         rate: what one connection delivers, bytes a second; 0 while it is unknown.
         latency: seconds from asking to the first byte.
         connections: how many there may be now.

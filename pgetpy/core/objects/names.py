@@ -4,7 +4,7 @@
     s3://BUCKET/FOLDER/                the objects whose keys begin so
     s3://BUCKET/FOLDER/*.json          those whose keys match
 
-The text of a key is literal, as `aws s3` has it: `%20` is three characters, and `?` and `#` are
+The text of a key is literal, as for `aws s3`: `%20` is three characters, and `?` and `#` are
 characters like any other. Only a `*`, a slash at the end and `?versionId=` at the very end are
 instructions.
 """

@@ -38,7 +38,7 @@ class Profile:
         region: empty if it names none.
         endpoint: URL for S3; empty if it names none.
         dynamic: whether its keys come from a service (SSO, a role, a process).
-        exists: whether either file has it.
+        exists: whether either file has a section for it.
     """
 
     credentials: Credentials | None = field(default=None, repr=False)

@@ -61,7 +61,7 @@ def _clock(value: str) -> float | None:
 
 @dataclass(frozen=True)
 class Asker:
-    """Who asked, as far as an error has to say it.
+    """Who made the request, for the words of an error.
 
     Attributes:
         store: what people call the store, such as `Amazon S3` or the endpoint's host.

@@ -2,9 +2,9 @@
 
 The table of ways in which a body is moved is in the package's docstring. On all of them `part.pos`
 is the only record of progress: it moves after the bytes have reached the sink, never before, so an
-exchange may be stopped at any byte. `part.stop` may be lowered meanwhile by another thread; every
-loop here reads it anew for each block. Anything but HTTP/1, and a proxy that is reached by TLS, is
-left to the full client.
+exchange may be stopped at any byte. Another thread may lower `part.stop` meanwhile, so each loop
+here reads it again for each block. Anything but HTTP/1, and a proxy that is reached by TLS, is left
+to the full client.
 """
 
 from __future__ import annotations

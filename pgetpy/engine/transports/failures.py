@@ -134,7 +134,7 @@ def proxy_refused(request: Request, status: int, words: str) -> HttpStatusError:
 
 
 def proxy_name(proxy: str) -> str:
-    """Return the URL of a proxy as it may be shown."""
+    """Return the URL of a proxy for an error or a log, without its password."""
     return redact(proxy).rstrip("/")
 
 

@@ -149,7 +149,7 @@ def _fields(lines: Sequence[bytes]) -> tuple[list[tuple[str, str]], bool]:
     odd = False
     for line in lines:
         if line[:1] in (b" ", b"\t"):
-            # A folded line goes on with the value before it (RFC 9112, 5.2).
+            # A folded line continues the value before it (RFC 9112, 5.2).
             odd = True
             if fields:
                 fields[-1] = (fields[-1][0], fields[-1][1] + b" " + line.strip())

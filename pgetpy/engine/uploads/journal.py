@@ -1,4 +1,4 @@
-"""The journal of one upload, by which a later run goes on: which parts the store has confirmed.
+"""The journal of one upload, from which a later run resumes: the parts that the store confirmed.
 
 It lies in the user's folder for state, because the store is elsewhere and the file's own folder may
 be read-only. Its name is a hash of what is uploaded and where to. The first line describes the file
