@@ -19,11 +19,11 @@ What the head is taken for, by its status and what was asked:
     -------   --------------------------------------   ------------------------------------------
     a range   206 with Content-Range                   a part; shorter than asked is fine
               200 with Content-Range                   the same: two object stores answer so
-              200                                      the whole; RangeNotHonoured once a version
-                                                       is known, since then only a part is missing
-              206 or 200, coded                        RetryWithoutRange, or RangeNotHonoured where
+              either of these, coded                   RetryWithoutRange, or RangeNotHonoured where
                                                        other answers came plain
-              206 with */ for the size                 RetryWithoutRange
+              either of these, without the size        RetryWithoutRange
+              200                                      the whole, decoded if it is coded;
+                                                       RangeNotHonoured once a version is known
               416 with */0                             an empty object, which has no ranges
     nothing   200, 203, 206 that covers everything     the whole
     either    301, 302, 303, 307, 308 with Location    Redirected

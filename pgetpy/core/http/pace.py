@@ -23,6 +23,10 @@ Invariants: 1 <= `level` <= `ceiling`. `_best` holds the level and the goodput t
 level is compared with, or None, in which case the next period measures a base and judges nothing.
 A period counts only while the level is really used, since an idle connection shows no limit.
 
+Connections compete for processors as well. Where this process is busy and the machine has little
+idle time, another connection only takes from the others, and the level is not raised, unless the
+last step scaled: connections that scale do not compete.
+
 A step also costs the time to the first byte of the connections that it adds. Where that is long,
 climbing in small steps costs more than opening a few connections too many, so the first step is
 larger (`_FIRST_STEPS`); if it overshoots, `_judge` estimates how many would have been enough.
