@@ -6,8 +6,8 @@ An exchange ends in one of these ways. To end one, the watchdog cancels its task
     done            its body has landed                          success
     failed          its transport raised                         that error
     stalled         silent for longer than the patience          StalledError
-    straggler       for 3 s below a tenth of the others' median  no error, but its rest is asked for
-                                                                 again on another connection
+    straggler       3 s into its body, below a tenth of the      no error, but its rest is asked for
+                    others' median                               again on another connection
     superfluous     its rest has come by another request         success
 
 It also does the accounting, at each look and once more at the end. Invariants: `Host.busy` is the
@@ -32,7 +32,7 @@ from pgetpy.errors import PgetError, StalledError, TooSlowError
 from pgetpy.system.event_loop import wait_uncancelled
 from pgetpy.system.logs import RoomLog
 
-# A connection may be a straggler for so many seconds: its rate may be low at first.
+# Seconds after its head in which a connection is not judged: its rate may be low at first.
 _STRAGGLER_PATIENCE = 3.0
 # Seconds of a body after which its rate means something.
 _SHOWING = 0.1
