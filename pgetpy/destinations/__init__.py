@@ -2,6 +2,16 @@
 
 What opens, resumes, publishes and cleans up the place that bytes go to belongs here; `sinks` takes
 the bytes themselves. Nothing here knows where they come from.
+
+A transfer calls its destination in this order:
+
+    prepare   wait for other runs, and look for what an earlier one left (`held`, `expected`)
+    begin     the first answer is believed: return a sink for the bytes
+    tidy, flush, readable   while they come
+    settle    all have come; wait for work in the background
+    publish   everything is verified: the destination gets its name
+    keep      instead, after a failure: leave what the next run can use
+    discard   instead, if what was written is worthless
 """
 
 from __future__ import annotations
@@ -25,8 +35,16 @@ def open_destination(
 ) -> Destination:
     """Return the destination that `dest` names (see `Job.dest`).
 
+    It looks at the disk and creates nothing. Files are not opened before an answer has been
+    believed.
+
+    Args:
+        dest: a path, `-` for standard output, or None to throw the bytes away.
+        options: what the transfer wants of it; its `paths` are reserved here.
+        settings: whether existing files may be overwritten, and so on.
+
     Raises:
-        DestinationError: something stands in the way.
+        DestinationError: something is in the way, or another file of the call goes there.
     """
     if dest is None:
         return StreamDestination(None, "(nowhere)", options.algorithm)

@@ -1,4 +1,18 @@
-"""What every destination is: where one transfer ends up, and what an earlier run left there."""
+"""What all destinations have in common, and how runs that share one wait for each other.
+
+Two runs may be given one destination at the same time: two replicas that start on one volume, or a
+retry beside a run that still hangs. One of them works and the others wait. When it is their turn,
+they find one of four things (`DestinationLock.take` and `_acquire`):
+
+    the other has published this object    nothing to do: `finished`
+    it has published something else        begin anew, with a new journal
+    it was killed or has failed            go on from what it left: `held`
+    it left nothing that can be used       begin at 0
+
+A transfer asks for the lock as late as possible. If `prepare` sees no journal, it takes none, and
+`begin` takes it between the head and the body of the first answer. If it then turns out that
+another run was faster, `BusyError` and `ResumeError` send the transfer back to `prepare`.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +34,7 @@ from pgetpy.settings import Settings
 from pgetpy.system.file_locks import locks_exclude
 from pgetpy.system.filesystem import ReservedPaths, check_room, disk_errors
 
-# Reads into a buffer from a position on: the bytes read.
+# Reads into a buffer from a position on; returns how many bytes.
 ReadBack = Callable[[int, memoryview], int]
 
 
@@ -28,7 +42,8 @@ class DestinationLock:
     """The ledger at `anchor`, taken for this run or waited for.
 
     Attributes:
-        ledger: once it is ours; None where locks exclude nobody.
+        ledger: None before it is ours, and where locks exclude nobody. Then every run has a part
+            file of its own, and the last rename wins.
         published: the journal of the run that was waited for, if that has published.
     """
 
@@ -40,11 +55,14 @@ class DestinationLock:
 
     @property
     def pending(self) -> bool:
-        """Whether another run was found to hold it, or has left something."""
+        """Whether another run holds the lock, or has left a journal."""
         return self._awaited is not None or journal_path(self._anchor).exists()
 
     def take(self) -> bool:
-        """Take it; False where another run holds it, for which it waits."""
+        """Take the lock; False if another run holds it. Call again to wait.
+
+        The loop is for journals without a name: their run is over, so the next journal is opened.
+        """
         self.published = None
         while self.published is None:
             if self._awaited is None and not locks_exclude(self._anchor.parent):
@@ -61,7 +79,7 @@ class DestinationLock:
         return True
 
     def leave(self, *, remove: bool = False) -> None:
-        """Give it up, and wait no more; `remove` takes the journal away."""
+        """Release the lock, or stop waiting for it; `remove` deletes the journal as well."""
         ledger, self.ledger = self.ledger, None
         if ledger is not None:
             (ledger.remove if remove else ledger.close)()
@@ -83,11 +101,12 @@ class Destination(ABC):
     """One transfer's end. `begin` is called from any thread, the rest from the engine.
 
     Attributes:
-        label: what to call it.
-        held: what an earlier run left, `expected` the version that it is of.
+        label: what results and errors call it.
+        held: the bytes that an earlier run left.
+        expected: the version of the object to which those belong.
         finished: the version that another run has published here while this one waited.
         obstacle: what `prepare` waits for, a clause.
-        blocks: whether who writes may have to wait for a reader.
+        blocks: whether a write may wait for long, for a reader or a decoder.
     """
 
     obstacle: ClassVar[str]
@@ -130,15 +149,22 @@ class Destination(ABC):
 
     @abstractmethod
     def prepare(self) -> bool:
-        """Look for what an earlier run left; False where it has to wait, see `obstacle`."""
+        """Look for what an earlier run left; False if it has to be called again, see `obstacle`."""
 
     @abstractmethod
     def begin(
         self, answer: Answer, held: Spans, hold: Callable[[], int], *, resumable: bool
     ) -> Sink:
-        """Return the sink for the object that `answer` began, of which `held` is there.
+        """Return the sink for the object whose first answer was believed.
 
-        `hold` gives the first byte that will still be read back.
+        Args:
+            answer: the head of that answer, as it was judged.
+            held: the bytes that need not be fetched.
+            hold: returns the first byte that will still be read back, by a digest.
+            resumable: whether a later run may go on from what this one writes.
+
+        Raises:
+            BusyError, ResumeError: another run was faster; call `prepare` again.
         """
 
     @property
@@ -151,13 +177,13 @@ class Destination(ABC):
         return None
 
     def tidy(self, busy: Iterable[Span]) -> None:  # noqa: B027  most have nothing to do
-        """Finish what is whole; of what follows nobody writes but to `busy` spans."""
+        """Finish what is complete; `busy` are the spans that are being written to."""
 
     def settle(self, size: int) -> None:  # noqa: B027
-        """All `size` bytes have come: wait for what is done behind them. Called in a thread."""
+        """All `size` bytes have come: wait for work in the background. Called in a thread."""
 
     def halt(self) -> None:  # noqa: B027
-        """Wake a `settle` that is not wanted any more."""
+        """Have a `settle` that waits in another thread give up."""
 
     @abstractmethod
     def publish(self, size: int) -> None:
@@ -168,16 +194,20 @@ class Destination(ABC):
         """Close it; leave what the next run can use."""
 
     def discard(self) -> None:  # noqa: B027
-        """What has been written is worthless."""
+        """Throw away what has been written: another version, or damaged."""
 
     def flush(self) -> None:  # noqa: B027
-        """Bring what has been written to stable storage."""
+        """Flush what has been written to stable storage, for a run after a power cut."""
 
 
 class ResumableDestination(Destination):
-    """One with a journal, by which runs wait for one another, and go on from what another left.
+    """A destination with a journal, by which runs wait for each other and go on from each other.
 
-    `anchor` is the path by which the journal goes, `key` what it calls the object.
+    Args:
+        label: what results and errors call it.
+        key: a hash of the object's URL. A journal about another object is not used.
+        anchor: the path from which the journal's name is made.
+        settings: whether to resume, to flush, how much room to leave.
     """
 
     def __init__(self, label: str, key: str, anchor: Path, settings: Settings) -> None:
@@ -188,19 +218,19 @@ class ResumableDestination(Destination):
 
     @abstractmethod
     def _has_published(self, identity: Identity) -> bool:
-        """Whether what another run says that it has published is here, and all that is wanted."""
+        """Whether what another run has published is here and is all that this one wants."""
 
     @abstractmethod
     def _take_over(self, ledger: Ledger) -> None:
-        """It is ours: see what an earlier run left."""
+        """The lock is ours: see what an earlier run left. Sets `held` and `expected`."""
 
     def _own_subject(self, journal: Journal) -> Subject | None:
-        """What `journal` is about, if that is the object that we bring."""
+        """Return what `journal` is about, if that is our object."""
         subject = journal.subject
         return subject if subject is not None and subject.key == self._key else None
 
     def _make_folder(self, folder: Path, needed: int) -> None:
-        """Make `folder` unless it is there, or there is no room for what goes into it."""
+        """Make `folder`, checking first that there is room for `needed` bytes in it."""
         if folder.is_dir():
             return
         check_room(self.path, needed, self._settings.min_free)
@@ -210,7 +240,7 @@ class ResumableDestination(Destination):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
 
     def _acquire(self) -> bool:
-        """Take the destination for this run and see what is there; False where another has it."""
+        """Take the lock and see what is there; False if another run holds it."""
         with disk_errors(self.path):
             if not self._lock.take():
                 return False
@@ -224,10 +254,10 @@ class ResumableDestination(Destination):
         return True
 
     def _acquire_fresh(self) -> None:
-        """Take the destination, in which nothing was seen to stand.
+        """Take the lock although `prepare` saw no journal, so that nothing should be here.
 
         Raises:
-            BusyError, ResumeError: see there.
+            BusyError, ResumeError: another run has begun since, or even ended.
         """
         if not self._acquire():
             raise BusyError
@@ -240,11 +270,12 @@ class DestinationOptions:
     """What a transfer wants of its destination.
 
     Attributes:
-        url, key: the object, and the hash of what its URL names.
-        algorithm: of the digest that will be asked for.
+        url: of the object; names the file where nothing else does.
+        key: a hash of the URL without user, password and signature.
+        algorithm: of the digest that will be asked for; None for none.
         extract: whether the object is an archive to be extracted.
-        name: what a service calls it.
-        paths: those of the call.
+        name: the file's name by its service; empty for none.
+        paths: the destinations of the call, so that no two of its files go to one.
     """
 
     url: str

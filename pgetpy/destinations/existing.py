@@ -1,4 +1,16 @@
-"""Whether what stands at a destination is what was asked for, so that nothing need be fetched."""
+"""Whether a file at the destination is the one that was asked for, so that nothing is fetched.
+
+    at the destination     with a checksum                    without one
+    --------------------   --------------------------------   --------------------------
+    nothing                fetch                              fetch
+    a file that matches    skip                               skip if skip_existing, else
+    a file that does not   an error; fetch if force and not   fetch, which refuses to
+                           skip_existing                      overwrite it without force
+    a folder, to extract   skip if skip_existing and it is not empty
+
+Digests are kept in memory with the file's inode, size and times: the command line asks before the
+call that it makes, and 10 GB should not be read twice.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +33,7 @@ from pgetpy.settings import Settings
 from pgetpy.system.filesystem import closing_fd, disk_errors
 
 _BLOCK = 4 << 20
-# Digests of files by what is known of their versions: the command line looks before the call does.
+# Digests of files, by algorithm and version (inode, size, times).
 _MOST_KNOWN = 10_000
 _SETTLED = 5 * 10**9
 _KNOWN: dict[tuple[object, ...], str] = {}
@@ -31,10 +43,12 @@ _STREAMS = frozenset({"-", "/dev/stdout"})
 def result_of_existing(
     job: Job, settings: Settings, hashed: Callable[[int, int], object]
 ) -> DownloadResult | None:
-    """Return what is said of `job` where nothing need be fetched for it, else None.
+    """Return the result of `job` if nothing need be fetched for it, else None.
 
     Args:
-        hashed: is told how many bytes of how many are hashed; what it raises ends that.
+        job: what is wanted, and where it goes.
+        settings: `skip_existing` and `force` count here.
+        hashed: is called with the bytes hashed so far and the file's size; raise in it to give up.
 
     Raises:
         DestinationError: a file with another checksum stands there, and may not be replaced.
@@ -79,7 +93,8 @@ def digest_of(path: Path, checksum: Checksum, hashed: Callable[[int, int], objec
         before = _version_of(fd, checksum)
         if before not in _KNOWN:
             found = _hash(fd, checksum, hashed)
-            # What has changed just now may change again without showing it by its times.
+            # A file that changed a moment ago may change again within one tick of its times, so
+            # its digest is not kept.
             settled = time.time_ns() - os.fstat(fd).st_ctime_ns > _SETTLED
             if before == _version_of(fd, checksum) and settled:
                 if len(_KNOWN) >= _MOST_KNOWN:
@@ -113,7 +128,7 @@ def _hash(fd: int, checksum: Checksum, hashed: Callable[[int, int], object]) -> 
 
 
 def _path_of(job: Job) -> Path | None:
-    """Return where `job` goes, as far as that is known before a server is asked."""
+    """Return where `job` goes; None if only the server can name the file."""
     if job.dest is None or job.dest in _STREAMS:
         return None
     path = Path(job.dest)

@@ -1,4 +1,11 @@
-"""A file, which appears by rename; its part file and journal stand beside it until then."""
+"""A file, which appears by rename; its part file and journal are beside it until then.
+
+The name may be known only when a server has answered (`model/` as a destination): then `begin`
+chooses it, and everything that `prepare` does for known names is done there.
+
+Objects up to `SMALL` have neither journal nor lock. They come in one answer, and a journal for each
+of thousands would cost more than fetching one of them again.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +37,12 @@ from pgetpy.settings import Settings
 from pgetpy.system.file_locks import boot_id
 from pgetpy.system.filesystem import disk_error, disk_errors
 
-# Up to here an object comes in one answer, and going on from half of it would save nothing.
+# Objects up to this size come in one answer; resuming one would save nothing.
 SMALL = 1 << 20
 
 
 class FileDestination(ResumableDestination):
-    """A file, which appears by rename; its part file and journal stand beside it until then."""
+    """A file at `folder / name`; a `name` of None is chosen by the URL or the server."""
 
     obstacle = "another run works on this file"
     blocks = False
@@ -97,7 +104,7 @@ class FileDestination(ResumableDestination):
         if self._sink is not None:
             return _reading(self._sink.fd)
         if self._others is None and self.path.is_file():
-            # What another run has published is read from where it stands.
+            # Another run has published it: read that, to verify it.
             self._others = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         return _reading(self._others) if self._others is not None else None
 
@@ -176,6 +183,7 @@ def _reading(fd: int) -> ReadBack:
 
 
 def check_overwrite(path: Path, kind: int, settings: Settings) -> None:
+    """Raise DestinationError if what is at `path`, of mode `kind`, may not be replaced."""
     if kind and not stat.S_ISREG(kind):
         raise DestinationError(str(path), "is no regular file, folder or FIFO", code=errno.EINVAL)
     if kind and not settings.force:
@@ -185,7 +193,7 @@ def check_overwrite(path: Path, kind: int, settings: Settings) -> None:
 
 
 def kind_of(path: Path) -> int:
-    """The mode of what stands at `path` (through links), 0 for nothing."""
+    """Return the mode of what is at `path` (through links), 0 for nothing."""
     try:
         return path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):

@@ -1,8 +1,24 @@
 """The journal of a manifest on disk, by which a run goes on from one that did not get to its end.
 
-It lies beside the first destination, or in the user's folder for state where that cannot be
-written, and goes when all files are finished. Losing it costs an error or a second download, never
-a wrong file: it is believed only of files that are as they were left.
+A manifest may have thousands of lines without checksums. Run again after a kill, it must neither
+fetch finished files again nor fail because they exist. But a file that merely exists proves
+nothing: the user may have put it there. So each file that a run finishes is noted, and believed
+later only if it is as it was left (size, time, inode).
+
+A file is noted twice, because a kill may come between its rename and a note:
+
+    bytes complete -- note 1: inode, no name -- verify, rename -- note 2: path -- flush -- note 3
+                             |<---- a later run looks for the inode ---->|<-- it looks at the path
+
+Note 3 says that the file is on stable storage. After a reboot files without it are removed and
+fetched again, since they may have a name and no content.
+
+The journal's name is a digest of the manifest's lines, so that another manifest never finds it. It
+lies beside the first destination, on the volume that outlives a container, or in the user's state
+folder if that cannot be written, and is removed when all files are finished. It is read only if no
+other user could have written it. Two runs may append at once; each line has a checksum, and what
+cannot be read is skipped. Losing the journal costs an error or a second download, never a wrong
+file.
 """
 
 from __future__ import annotations
@@ -37,7 +53,7 @@ from pgetpy.system.file_locks import boot_id
 from pgetpy.system.filesystem import closing_fd, remove_tree
 from pgetpy.system.threads import WORKERS
 
-# As often what is finished is brought to stable storage, so that it also counts after a power cut.
+# How often finished files are flushed, so that they count after a power cut, too.
 _FLUSH_EVERY = 15.0
 _KEPT_FOR = 90 * 24 * 3600.0
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -45,10 +61,12 @@ _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class ManifestJournal:
-    """What is known of the lines of the manifest of `jobs`.
+    """What is known of the lines of one manifest. Threads may note files in it.
 
     Args:
-        environ: says where the user's folder for state is.
+        jobs: the lines of the manifest.
+        environ: says where the user's state folder is.
+        settings: whether to resume, and whether every file is flushed anyway.
     """
 
     def __init__(self, jobs: Sequence[Job], environ: Mapping[str, str], settings: Settings) -> None:
@@ -66,7 +84,7 @@ class ManifestJournal:
         self._known = parse_manifest_journal(self._data) if settings.resume else {}
 
     def finished(self, number: int) -> FinishedFile | None:
-        """Return what a former run finished of line `number`, if it stands as it was left."""
+        """Return what an earlier run finished of line `number`, if it is as it was left."""
         for noted in reversed(self._known.get(number, [])):
             found = self._standing(noted)
             if found is not None:
@@ -74,7 +92,7 @@ class ManifestJournal:
         return None
 
     def tidy(self, file: FinishedFile) -> None:
-        """Take away the file's own journal, which a kill right after the rename has left."""
+        """Remove the file's own journal, which a kill right after the rename has left."""
         path = Path(file.path)
         with contextlib.suppress(OSError):
             if journal_path(path).exists() and not path.with_name(part_name(path.name)).exists():
@@ -82,7 +100,7 @@ class ManifestJournal:
                 (ledger.remove if ledger.acquire() else ledger.close)()
 
     def forget(self, file: FinishedFile) -> bool:
-        """Take away what a power cut may have damaged; False where others have put files there."""
+        """Remove what a power cut may have damaged; False if a folder holds files of others."""
         path = Path(file.path)
         if file.fingerprint and sorted(file.members) != sorted(_names_below(path)):
             return False
@@ -94,20 +112,20 @@ class ManifestJournal:
         return file.is_certain(boot_id())
 
     def followed(self, job: Job, number: int) -> Job:
-        """Return `job`, of line `number`, noted when it is whole and before it has its name."""
+        """Return `job` with a follower that notes it when its bytes are complete (note 1)."""
         if job.follow is not None or job.extract or job.dest is None:
             return job
         return replace(job, follow=_WholeFile(self, number))
 
     def note_whole(self, number: int, status: os.stat_result) -> None:
-        """The file of line `number` is whole, and gets its name as soon as it is verified."""
+        """Note that the bytes of line `number` are complete; the name follows (note 1)."""
         dest = self._jobs[number].dest or ""
         path = "" if _is_folder(dest) else os.path.realpath(dest)
         size, mtime, inode = status.st_size, status.st_mtime_ns, status.st_ino
         self._append(FinishedFile(number, path, size, mtime, inode, named=False))
 
     def note_finished(self, number: int, result: DownloadResult) -> None:
-        """Line `number` has been carried out."""
+        """Note that line `number` has been carried out, name included (note 2)."""
         if self._broken:
             return
         with contextlib.suppress(OSError):
@@ -127,7 +145,7 @@ class ManifestJournal:
                 self._flush_later(file)
 
     def _flush_later(self, file: FinishedFile) -> None:
-        """Have `file` flushed together with others, by a thread that nobody waits for."""
+        """Have `file` flushed together with others, in the background (note 3)."""
         with self._lock:
             self._unflushed.append(file)
             if time.monotonic() - self._flushed_at < _FLUSH_EVERY:
@@ -151,15 +169,18 @@ class ManifestJournal:
             self._append(replace(file, flushed=True))
 
     def close(self, *, finished: bool, interrupted: bool) -> None:
-        """End it: gone where all is `finished`; beside the files where it was `interrupted`.
+        """Close it, and remove it or leave it where the next run finds it.
 
-        Where lines have failed it may be long until somebody runs them again, or never: then it is
-        out of the way.
+        Args:
+            finished: all lines are done: remove it.
+            interrupted: the run was stopped and is likely to be started again: leave it beside the
+                files. After failures that may be never, so it moves to the user's state folder,
+                out of the way.
         """
         with self._lock:
             if self._fd >= 0:
                 os.close(self._fd)
-            # A thread that still flushes has nowhere to note it.
+            # A thread that is still flushing notes nothing any more.
             self._fd, self._broken = -1, True
         kept = None
         if self._path is not None and not finished:
@@ -211,15 +232,16 @@ class ManifestJournal:
             if _is_own(fd):
                 self._path, self._fd = path, fd
                 there = os.fstat(fd).st_size > 0
-                # What was cut off ends here; what is known from elsewhere is said here as well.
+                # A line feed ends a line that was cut off. A new journal repeats what is known
+                # from the other place, which is removed at the end.
                 os.write(fd, (b"\n" if there else self._data + b"\n") + boot_line(boot_id()))
                 return True
-            # Nobody would believe it: here files belong to whoever the mount says.
+            # On a mount that assigns owners the next run would not believe it.
             os.close(fd)
         return False
 
     def _standing(self, noted: FinishedFile) -> FinishedFile | None:
-        """Return `noted`, with its path, if that is what stands there."""
+        """Return `noted`, with its path, if the file there is as it was left."""
         try:
             if noted.fingerprint:
                 same = _fingerprint(Path(noted.path), noted.members)[0] == noted.fingerprint
@@ -232,13 +254,13 @@ class ManifestJournal:
             return None
         if (status.st_size, status.st_mtime_ns) != (noted.size, noted.mtime):
             return None
-        # Before it had its name another file may have had it; no path is as sure as an inode.
+        # With note 1 alone, the name may have been another file's. The inode decides.
         if not noted.named and status.st_ino != noted.inode:
             return None
         return replace(noted, path=path)
 
     def _path_of(self, noted: FinishedFile) -> str:
-        """Look for a file, whose name was not known yet, in the folder that it went to."""
+        """Look for the inode of a file whose name was not known yet, in the folder it went to."""
         folder = self._jobs[noted.job].dest or ""
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -249,7 +271,7 @@ class ManifestJournal:
 
 
 class _WholeFile(Follower):
-    """Notes that a file is whole."""
+    """Follows one file's bytes, and notes when they are complete."""
 
     def __init__(self, journal: ManifestJournal, number: int) -> None:
         self._journal = journal
@@ -276,7 +298,7 @@ def _places(jobs: Sequence[Job], environ: Mapping[str, str]) -> list[Path]:
     if first is None or first.dest is None:
         return []
     try:
-        # Where there is no current folder relative destinations cannot be written either.
+        # `abspath` fails if the current folder was removed; nothing can be written then.
         lines = [
             (
                 (job.reference.key if job.reference is not None else job.url) + job.version,
@@ -297,7 +319,7 @@ def _places(jobs: Sequence[Job], environ: Mapping[str, str]) -> list[Path]:
 
 
 def _sweep(folder: Path) -> None:
-    """Take away the journals of manifests that nobody has run again for long."""
+    """Remove the journals of manifests that were not run again for 90 days."""
     for path in folder.glob(".*.pgetpy-manifest"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > _KEPT_FOR:
@@ -309,7 +331,7 @@ def _is_folder(dest: str) -> bool:
 
 
 def _read_own(path: Path) -> bytes | None:
-    """Return what is in a journal that only this user can have written; None without one."""
+    """Return the content of a journal that only this user can have written, else None."""
     try:
         with closing_fd(os.open(path, _READ)) as fd:
             return os.read(fd, os.fstat(fd).st_size) if _is_own(fd) else None
@@ -324,7 +346,7 @@ def _is_own(fd: int) -> bool:
 
 
 def _names_below(folder: Path) -> list[str]:
-    """Return what stands in `folder` and below it, but for folders."""
+    """Return the paths of everything in `folder` and below it except folders."""
     names = []
     for path, folders, files in os.walk(folder):
         links = [name for name in folders if os.path.islink(os.path.join(path, name))]
@@ -333,7 +355,10 @@ def _names_below(folder: Path) -> list[str]:
 
 
 def _fingerprint(folder: Path, names: Sequence[str]) -> tuple[str, int]:
-    """Return a hash of what `names` are in `folder`, and their bytes."""
+    """Return a hash of names, kinds, sizes and times of `names` in `folder`, and their bytes.
+
+    Content is not read: that would take as long as fetching it.
+    """
     whole, size = hashlib.sha256(), 0
     for name in names:
         status = os.lstat(folder / name)

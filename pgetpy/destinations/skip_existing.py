@@ -1,4 +1,14 @@
-"""What stands at destinations already, and for which nothing need be fetched."""
+"""Jobs that are done without a request, because the file is there already.
+
+Before a job is handed to the engine, `settle` asks two questions:
+
+    the manifest's journal   did an earlier run finish this line, and is the file unchanged?
+    the file itself          does it match the checksum, or is skip_existing set?
+
+One case is found only afterwards. If the server names the file, a file in the way is noticed by the
+engine, as a failure. `Renumbering` and `HoldingBack` keep that event back, and `reconsider` asks
+the second question again, now with the name: the failure may turn into a skip.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +38,15 @@ from pgetpy.system.threads import WORKERS
 async def settle(
     number: int, job: Job, settings: Settings, journal: ManifestJournal, report: Report
 ) -> DownloadResult | DownloadFailure | None:
-    """Return the outcome of a job for which nothing need be fetched, or may be; else None."""
+    """Return the outcome of a job that needs no request, or may make none; None to fetch it.
+
+    Args:
+        number: the job's place in the call.
+        job: what is wanted, and where it goes.
+        settings: of the call.
+        journal: of the manifest.
+        report: gets the job's `Finished` or `Failed`.
+    """
     found: DownloadResult | None = None
     try:
         noted = journal.finished(number)
@@ -50,7 +68,7 @@ async def settle(
 
 
 def _label(job: Job, path: str) -> str:
-    """Return what results call the file at `path`, which `job` went to."""
+    """Return the name by which results call the file at `path`, as if it had been fetched."""
     dest = job.dest or ""
     folder = not job.extract and (dest.endswith("/") or os.path.isdir(dest))
     return str(Path(dest) / os.path.basename(path)) if folder else str(Path(dest))
@@ -63,7 +81,10 @@ async def reconsider(
     settings: Settings,
     hear: Renumbering,
 ) -> DownloadResult | DownloadFailure:
-    """Return the outcome of a job in whose way a file stood that only the server could name."""
+    """Return the outcome of a job that failed on an existing file that only the server could name.
+
+    Jobs with any other `outcome` keep it. The event that was held back is reported either way.
+    """
     event = hear.held_back.pop(number, None)
     if event is None:
         return outcome
@@ -79,7 +100,10 @@ async def reconsider(
 async def find_existing(
     job: Job, settings: Settings, number: int, report: Report
 ) -> DownloadResult | None:
-    """See `destinations.existing.result_of_existing`; in a thread, as files may be large."""
+    """Call `result_of_existing` in a thread, since it may read large files.
+
+    The policy is asked before that: a reference that is refused learns nothing about the disk.
+    """
     if job.checksum is None and not settings.skip_existing:
         return None
     if settings.policy is not None:
@@ -98,7 +122,7 @@ async def find_existing(
 
 
 class HoldingBack:
-    """Passes events on, but for the failure that something exists, which may be no failure."""
+    """Passes events on, but holds back failures because of an existing file: see the module."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
@@ -113,7 +137,14 @@ class HoldingBack:
 
 
 class Renumbering:
-    """Passes on the events of jobs under their numbers in the whole; notes what is finished."""
+    """Passes events on under the jobs' numbers in the call, and notes what is finished.
+
+    The engine numbers the jobs that it was handed; some of the call were settled before.
+
+    Attributes:
+        report: gets the events.
+        held_back: failures because of an existing file, by number, for `reconsider`.
+    """
 
     def __init__(self, numbers: Sequence[int], journal: ManifestJournal, report: Report) -> None:
         self.report = report

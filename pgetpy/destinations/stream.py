@@ -1,4 +1,10 @@
-"""A stream that takes the bytes in order, or nothing at all."""
+"""A stream that takes the bytes in order, or nothing at all.
+
+Bytes that a reader has taken cannot be taken back. So a stream cannot start over with another
+version, nor be resumed by a later run, and a wrong checksum is known only after the reader has had
+everything. If a transfer has to begin again, the front of the `OrderedSink` stays: bytes of the
+same version before it are skipped, and another version is an error.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +25,12 @@ from pgetpy.system.filesystem import disk_error
 
 
 class StreamDestination(Destination):
-    """A stream that takes the bytes in order, or (target None) nothing at all.
+    """A stream that takes the bytes in order, or nothing at all.
 
-    What a reader has had cannot be discarded.
+    Args:
+        target: a path to open, a descriptor, or None to throw the bytes away.
+        label: what errors call it.
+        algorithm: of the digest to make of the bytes as they are written; None for none.
     """
 
     obstacle = "nobody reads from it yet"
@@ -76,7 +85,7 @@ class StreamDestination(Destination):
         return self._sink
 
     def _is_same(self, answer: Answer) -> bool:
-        """Whether `answer` brings again, from its beginning, what has been written before."""
+        """Whether `answer` is of the version whose beginning has been written."""
         known = self._version
         return known is not None and known.strong and known.agrees(answer.identity)
 
@@ -93,7 +102,7 @@ class StreamDestination(Destination):
         self._fd = -1
 
     def _open(self, target: Path) -> bool:
-        """Open the target; False as long as it is a FIFO that nobody reads."""
+        """Open the target; False if it is a FIFO without a reader, on which open would block."""
         try:
             fd = os.open(target, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:

@@ -1,4 +1,22 @@
-"""A folder that gets an archive's members: all of them, or none."""
+"""A folder that gets an archive's members: all of them, or none.
+
+Four things of a run are on disk while it works; their names come from `Staging`:
+
+    journal         which bytes of the archive have landed (`Ledger`); also the lock
+    staged folder   the members, complete or not
+    layout          headers and padding, to know which bytes are whose
+    spool           bytes of a zip that are not content yet
+
+A later run needs all of them, and finds one of these states:
+
+    the journal has `m`    moving had begun: finish it (`_finish_moving`), or, if it may not be
+                           believed, go on with what is staged
+    it has bytes           `_restore`: parse the layout, compare the staged files, fetch the rest
+    neither                start over: clear everything
+
+Nothing is flushed on the way, so after a power cut an extraction starts over: a million small files
+cannot be flushed in reasonable time.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +44,7 @@ from pgetpy.system.filesystem import check_room, disk_errors, fold_of
 
 
 class TreeDestination(ResumableDestination):
-    """Extracts into `folder`, which need not exist; links on the way to it are resolved already.
-
-    Nothing is flushed on the way: after a power cut an extraction starts over.
-    """
+    """Extracts into `folder`, which need not exist; links on the way to it are resolved already."""
 
     obstacle = "another run works on this folder"
     blocks = True
@@ -37,7 +52,7 @@ class TreeDestination(ResumableDestination):
 
     def __init__(self, folder: Path, options: DestinationOptions, settings: Settings) -> None:
         self._staging = Staging(folder)
-        # A file of the same URL and name has a journal too.
+        # `+x`: a plain download of the same URL to the same name has a journal, too.
         super().__init__(str(folder), f"{options.key}+x", self._staging.anchor, settings)
         self._folder = folder
         self._options = options
@@ -137,7 +152,8 @@ class TreeDestination(ResumableDestination):
         with disk_errors(self._folder):
             self._sink.close()
             self._staging.check(self._sink.passages())
-            # Now what is staged is no more to be thrown away: the rest of it is in its place.
+            # From here on the staged folder is no longer complete by itself: keep it whatever
+            # happens, so that a later run can finish the move.
             self._moving = True
             if self._lock.ledger is not None:
                 self._lock.ledger.note_moving()
@@ -177,18 +193,22 @@ class TreeDestination(ResumableDestination):
         (self._finish_moving if ledger.journal.moving else self._restore)(ledger)
 
     def _has_published(self, identity: Identity) -> bool:
-        # Nothing here tells what the archive's digest was.
+        # With a checksum wanted, the members of another run cannot prove the archive's digest.
         return self._folder.is_dir() and self._options.algorithm is None
 
     def _finish_moving(self, ledger: Ledger) -> None:
-        """An earlier run was cut short while it moved the members to their places."""
+        """Finish what an earlier run began: it was killed while it moved the members.
+
+        If its work cannot be believed (a reboot, a checksum of which nothing is known here), what
+        is staged is restored like any other unfinished extraction, or thrown away.
+        """
         journal = ledger.journal
         subject = self._own_subject(journal)
-        # After a power cut the staged members may be there by name alone.
+        # After a power cut staged members may have a name and no content.
         certain = journal.subject is not None and journal.subject.boot == boot_id() != ""
         staged = self._staging.ready
         there = certain and (journal.published or staged or self._staging.appeared)
-        # Nothing here tells what the archive's digest was.
+        # A digest of the archive cannot be made of members that have been moved.
         if there and not (subject is not None and self._options.algorithm is not None):
             if staged:
                 self._staging.check(())
@@ -198,7 +218,7 @@ class TreeDestination(ResumableDestination):
                 self.finished = subject.identity
                 return
         else:
-            # From here on what is staged may change, and is not to be moved as it is.
+            # What is staged will change from here on: withdraw the `m` first.
             held = journal.trusted(boot_id())
             ledger.forget()
             if subject is not None:
@@ -209,7 +229,7 @@ class TreeDestination(ResumableDestination):
             check_empty(self._folder)
 
     def _withdraw(self) -> None:
-        """The members are in their places: take away whatever else is there of ours."""
+        """The members are in their places: remove everything else of ours, the lock at the end."""
         if self._settings.fsync:
             self._staging.sync()
         if self._lock.ledger is not None:
@@ -236,7 +256,7 @@ class TreeDestination(ResumableDestination):
             self._sink = None
 
     def _open_sink(self, total: int) -> None:
-        """Open a sink for an archive of `total` bytes; what is staged is worth nothing."""
+        """Open a sink for an archive of `total` bytes, and clear whatever is staged."""
         if self._sink is not None:
             self._sink.close()
         elif self._lock.ledger is None:

@@ -1,13 +1,18 @@
 """What a part file already holds, as a value, and as the lines that say so.
 
-A journal is text: one line a fact, each with a checksum, so that a line cut off by a kill or a
-power cut is seen and ignored. Facts are only ever appended:
+A part file has its full size from the start and is written in any order, so its size says nothing.
+The journal says which bytes are there. It is text, one fact a line, each with a checksum, so that a
+line that was cut off by a kill or a power cut is recognised. Facts are only appended:
 
     pgetpy 1 {"key": …, "total": …, "etag": …, "boot": …} CRC    which object, which boot
     w START STOP CRC                                             these bytes are written
     f START STOP CRC                                             … and on stable storage
     m CRC                                                        its members are being moved
     p CRC                                                        the file was published
+
+Bytes that were written survive a kill, because the kernel has them, but not a power cut. So a
+journal of this boot is believed in its `w` lines, and one of another boot in its `f` lines only.
+Reading stops at the first line that is damaged, so nothing may be appended behind one.
 """
 
 from __future__ import annotations
@@ -41,9 +46,15 @@ class Subject:
 
 @dataclass
 class Journal:
-    """A journal as read: `written` survives a kill, `flushed` also a power cut.
+    """A journal as read.
 
-    `size` is how many of its bytes make sense; facts are appended behind those.
+    Attributes:
+        subject: None if the journal is empty, or was written by another release.
+        written: spans that survive a kill.
+        flushed: spans that survive a power cut as well.
+        published: whether the run said that it was done.
+        moving: whether an archive's members are being moved to their folder.
+        size: bytes of the journal up to the first damaged line; facts are appended there.
     """
 
     subject: Subject | None = None
@@ -81,7 +92,7 @@ def moving_line() -> bytes:
 
 
 def published_line() -> bytes:
-    """Return the line that says the file stands at its destination."""
+    """Return the line that says the file is at its destination."""
     return checked_line("p")
 
 
@@ -97,7 +108,7 @@ def parse_journal(data: bytes) -> Journal:
 
 
 def _apply(journal: Journal, text: str) -> bool:
-    """Take one fact into `journal`; False where it makes no sense."""
+    """Take one fact into `journal`; False if it makes no sense. Unknown kinds are ignored."""
     kind, _, rest = text.partition(" ")
     if journal.subject is None:
         journal.subject = _subject(text)

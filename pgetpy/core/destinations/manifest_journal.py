@@ -1,12 +1,13 @@
-"""Which files of a manifest a run has finished that did not get to its end, as lines that say so.
+"""Which files of a manifest an unfinished run has finished, as lines of its journal.
 
-A journal goes by the digest of its manifest, and each of its lines has a checksum:
+The journal is named by a digest of its manifest, and each of its lines has a checksum:
 
     pgetpy manifest 1 BOOT CRC            a run on this boot of the machine wrote what follows
     {"job": 3, "path": …, "size": …} CRC  a file that is about to get its name, or has it
 
-A file is noted twice. Before it gets its name only its inode can be told, so that a run that is
-killed right after the rename has said what it did.
+A file is noted before and after it gets its name. Before, only its inode can be told. So even a run
+that is killed between the rename and the second note has said what it did. The last note of a file
+that is still true counts.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class FinishedFile:
     fingerprint: str = ""
 
     def is_certain(self, boot: str) -> bool:
-        """Whether its content is there, seen from `boot`: a power cut may have taken it."""
+        """Whether its content is there, seen from `boot`: a power cut may have lost it."""
         return self.flushed or (boot != "" and self.boot == boot)
 
 
@@ -80,7 +81,8 @@ def file_line(file: FinishedFile) -> bytes:
 def parse_manifest_journal(data: bytes) -> dict[int, list[FinishedFile]]:
     """Return what was noted of each line of the manifest, the latest last.
 
-    Damaged lines are passed over: two runs may have written at a time.
+    Damaged lines are skipped, and what follows them still counts, unlike in the journal of a file:
+    two runs may have appended at the same time.
     """
     found: dict[int, list[FinishedFile]] = {}
     boot: str | None = None

@@ -1,4 +1,25 @@
-"""A file that appears at its destination when it is whole, and not before."""
+"""A file that appears at its destination when it is complete, and not before.
+
+Three names are involved, all in one folder, so that the last step is a rename:
+
+    .model.bin.pgetpy-part       the bytes, in any order
+    .model.bin.pgetpy-journal    which of them are there (`Ledger`)
+    model.bin                    appears when everything has been verified
+
+The order of steps matters, because a kill may come between any two:
+
+    start over   journal emptied, then the part file replaced: the journal never claims bytes of
+                 another object
+    begin        journal written, then the file stretched to its size: `load_held` believes spans
+                 within the file's size
+    mark         bytes written, then noted
+    publish      rename, then `p` in the journal, then the journal removed
+
+Two runs at once are possible where locks cannot be seen to fail. They do no harm: of one version
+both write the same bytes to the same places. A run with another version never writes into a part
+file that it found: it makes a new one, and the other keeps its own by its descriptor. And a run
+publishes only if the part file's name still leads to the file that it has open.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +51,7 @@ from pgetpy.system.logs import RoomLog
 
 _ENDLESS = 1 << 62
 _COPY_BLOCK = 1 << 20
-# What says that nothing can take the place of a file: another one is mounted there.
+# The errors of a rename onto a file that is a mount point, as with a bind-mounted file.
 _IRREPLACEABLE = (errno.EBUSY, errno.EXDEV)
 _LOG = RoomLog("destinations")
 
@@ -38,14 +59,14 @@ _LOG = RoomLog("destinations")
 class FileSink(Sink):
     """Writes a part file beside the destination and publishes it by rename.
 
-    With a ledger the part file has a known name and is kept for the next run; without one it has a
-    name of its own and goes when the transfer fails.
-
-    Should another run, whose lock cannot be seen, be at work on the part file too, both write the
-    same bytes to it: what belongs to another version is never overwritten but left to its owner,
-    and what is published is a file that has been ours to the end.
+    With a ledger the part file has a known name and is kept for the next run. Without one it has a
+    random name and is removed when the transfer fails.
 
     Attributes:
+        dest: the name that the file will get.
+        part: the part file's name.
+        fd: the part file.
+        ledger: its journal; None for small files, and where locks exclude nobody.
         resumable: whether what is written is of use to the next run.
     """
 
@@ -54,7 +75,8 @@ class FileSink(Sink):
         self.ledger = ledger
         own = part_name(dest.name) if ledger else part_name(f"{dest.name}.{secrets.token_hex(4)}")
         self.part = dest.with_name(own)
-        # What an earlier run left stays until this one has something better.
+        # True from the start if an earlier run left something: a failure before the first byte must
+        # not remove it.
         self.resumable = ledger is not None and bool(ledger.journal.written)
         self._write_back: WriteBack | None = None
         try:
@@ -63,13 +85,16 @@ class FileSink(Sink):
         except FileExistsError:
             if ledger is None:
                 raise
-            # A link that others have put there does not lead us to their victim.
+            # O_NOFOLLOW: others may have put a link there, to a file that they cannot write.
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             self.fd = os.open(self.part, flags, 0o666)
             self._fresh = False
 
     def load_held(self) -> Spans:
-        """Return what the part file holds from an earlier run, seen from this boot."""
+        """Return what the part file holds from an earlier run.
+
+        After a reboot only flushed spans count. Spans behind the end of the file were lost.
+        """
         if self.ledger is None:
             return Spans()
         size = os.fstat(self.fd).st_size
@@ -89,6 +114,13 @@ class FileSink(Sink):
     ) -> None:
         """Get ready for `subject`, of which `held` is already there.
 
+        Args:
+            subject: the object and its version.
+            held: the spans that need not be fetched; empty to start over.
+            min_free: bytes to leave free on the disk.
+            resumable: whether to keep a journal.
+            hold: returns the first byte that will still be read back.
+
         Raises:
             DiskFullError: there is no room for the rest of it.
         """
@@ -96,7 +128,7 @@ class FileSink(Sink):
         if not held:
             self._forget()
         if total is not None:
-            # Blocks that it has already are needed no more; not every system tells of them.
+            # Blocks that the file has already need no room. Not every system reports them.
             there = getattr(os.fstat(self.fd), "st_blocks", 0) * 512
             check_room(self.dest, max(0, total - there), min_free)
             if memory_limit() < total:
@@ -105,7 +137,7 @@ class FileSink(Sink):
         if resumable and self.ledger is not None:
             self.ledger.begin(subject, held)
         if total is not None and self.ledger is not None:
-            # Now that the journal says no more than is there: a file of full size is believed.
+            # Only now, with the journal correct: spans within the file's size are believed.
             os.ftruncate(self.fd, total)
         self.resumable = resumable and self.ledger is not None
 
@@ -122,7 +154,10 @@ class FileSink(Sink):
             self._write_back.note_written(start, stop)
 
     def flush(self) -> None:
-        """Bring what has been marked to stable storage, and note that."""
+        """Flush what has been marked to stable storage, and note that.
+
+        The snapshot is taken before the flush: bytes that land during it may not be covered.
+        """
         if self.ledger is None or not self.resumable:
             return
         snapshot = self.ledger.snapshot()
@@ -134,7 +169,12 @@ class FileSink(Sink):
             _LOG.debug("%s cannot be flushed: %s", self.part, error)
 
     def publish(self, size: int, *, fsync: bool = False) -> None:
-        """Give the file, `size` bytes and whole, its name."""
+        """Give the complete file of `size` bytes its name.
+
+        Raises:
+            DestinationError: another process has changed or taken the part file.
+            OSError: the rename fails.
+        """
         actual = os.fstat(self.fd).st_size
         if actual != size:
             raise DestinationError(str(self.part), f"has {actual} bytes instead of {size}")
@@ -152,7 +192,7 @@ class FileSink(Sink):
         os.close(self.fd)
 
     def keep(self) -> None:
-        """Close it; what is written stays for the next run, if that can go on from it."""
+        """Close it, and leave what is written for the next run, if that can use it."""
         if not self.resumable:
             self.discard()
             return
@@ -169,9 +209,9 @@ class FileSink(Sink):
             self.ledger.remove()
 
     def _forget(self) -> None:
-        """What stands there belongs to another object: its room is free again."""
+        """Drop bytes of another object or version, and begin with a new part file."""
         self.resumable = False
-        # The journal first, or a kill in between would leave it to speak for bytes that are gone.
+        # The journal first: after a kill in between it must not claim bytes that are gone.
         if self.ledger is not None:
             self.ledger.forget()
         if not self._fresh:
@@ -182,7 +222,7 @@ class FileSink(Sink):
             os.close(fd)
 
     def _create(self) -> int:
-        """Make the part file, which nobody may read who may not read what it replaces."""
+        """Make the part file, readable only by users who may read the file that it replaces."""
         there = self._replaced()
         mode = 0o666 if there is None else stat.S_IMODE(there.st_mode) & 0o666
         return os.open(self.part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
@@ -207,14 +247,14 @@ class FileSink(Sink):
         with warnings.tolerate("to keep the group"):
             if there.st_gid != own.st_gid:
                 os.fchown(self.fd, -1, there.st_gid)
-        # No set-ID bits: who made those did not know the new content.
+        # Without set-ID bits: they were given to the old content.
         mode = stat.S_IMODE(there.st_mode) & 0o777
         with warnings.tolerate("to keep the permissions"):
             if mode != stat.S_IMODE(own.st_mode):
                 os.fchmod(self.fd, mode)
 
     def _rename(self, size: int, *, fsync: bool) -> None:
-        """Give the part file the destination's name, unless another run was faster or took it."""
+        """Give the part file the destination's name, unless another run did so or replaced it."""
         if self.ledger is not None and not self._stands_at(self.part):
             if self._stands_at(self.dest):
                 return  # by a run that wrote to the same file
@@ -230,9 +270,9 @@ class FileSink(Sink):
             os.unlink(self.part)
 
     def _write_in_place(self, size: int, *, fsync: bool) -> None:
-        """Copy the whole part file over the destination, in whose place no other file can be put.
+        """Copy the part file over a destination that is a mount point and cannot be replaced.
 
-        Should that be cut short the part file is still there for the next run.
+        This is not atomic. If it is cut short, the part file is still there for the next run.
         """
         with closing_fd(os.open(self.dest, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)) as fd:
             disk, there = os.fstatvfs(fd), os.fstat(fd)

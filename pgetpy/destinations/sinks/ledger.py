@@ -1,9 +1,28 @@
 """The journal of a part file on disk, which is also the lock of its destination.
 
-A lock saves work and carries no correctness: where locks are seen not to exclude (some network file
-systems take them and do nothing) there is no ledger, and every run has a part file of its own.
-Where that cannot be seen (two machines, each with locks of its own) two runs may hold one journal;
-see `FileSink` for why that is bearable.
+The lock is a flock on the journal's inode, not on its name. The kernel releases it when its process
+dies, so there are no stale locks. A run that waits keeps the file open, and can read it even after
+its name is gone. That is how it learns what became of the other run:
+
+    the lock is free, and the name ...     the run that held it
+    -----------------------------------    ----------------------------------------------
+    still leads to this inode              was killed or failed: go on from what it wrote
+    is gone or leads elsewhere: `orphaned`
+        and the last line is `p`           has published: nothing is left to be done
+        and it is not                      has thrown everything away: open the name again
+
+The same test closes the race between opening a journal and its removal by a run that ends.
+
+A run that starts over (`forget`) puts a new file in the journal's place. It keeps the old one open
+and locked as well, and writes `p` into both when it publishes: others may wait for either.
+
+A lock saves work; correctness does not depend on it. If locks are seen not to exclude (some network
+file systems accept them and do nothing), there is no ledger, and every run has a part file of its
+own. Where that cannot be seen (two machines, each with locks of its own), two runs may hold one
+journal; `FileSink` says why that does no harm.
+
+Lines are only appended. A line that was cut off, by a kill or a full disk, would hide all that
+follow, so nothing is appended behind one: `begin` truncates it, and `_append` stops for good.
 """
 
 from __future__ import annotations
@@ -33,9 +52,11 @@ _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class Ledger:
-    """An open journal, which is held by one run at a time, once `acquire` has said so.
+    """An open journal; ours once `acquire` has returned True. Threads may note spans in it.
 
-    `journal` is what it said when it was acquired, or when it was begun anew since.
+    Attributes:
+        path: the journal's name; it need not lead to our file, see `orphaned`.
+        journal: what it said when it was acquired, or when it was begun anew since.
     """
 
     def __init__(self, dest: Path) -> None:
@@ -54,10 +75,7 @@ class Ledger:
         self._broken = False
 
     def acquire(self) -> bool:
-        """Take the lock and read; False where another run holds it. May be called again.
-
-        Who waits keeps it open: when the other run has published, only the name is gone, and what
-        was written last is there to be read.
+        """Take the lock and read the journal; False if another run holds it. May be called again.
 
         Raises:
             OSError: the file system has no locks, or none left.
@@ -69,19 +87,22 @@ class Ledger:
 
     @property
     def orphaned(self) -> bool:
-        """Whether the run that held it has finished and taken the journal's name away."""
+        """Whether the name is gone or leads to another file: the run that held this one is over."""
         try:
             return not os.path.samestat(os.fstat(self._fd), os.stat(self.path))
         except FileNotFoundError:
             return True
 
     def begin(self, subject: Subject, held: Spans) -> None:
-        """Start the journal anew, about `subject`, of which `held` is already there."""
+        """Start the journal anew, about `subject`, of which `held` is already there.
+
+        If it says just that, it stays as it is: a kill between truncating and writing would lose
+        what it says.
+        """
         with self._lock:
             self._written = Spans(held)
             if self.journal.subject == subject and self.journal.written == held:
-                # It says so already, and would say nothing while it is written anew. What is
-                # appended to a line that was cut off would not be read.
+                # Only a line that was cut off goes: nothing behind it would be read.
                 os.ftruncate(self._fd, self.journal.size)
                 return
             self._fresh = False
@@ -93,10 +114,10 @@ class Ledger:
             self._append(b"".join(lines))
 
     def forget(self) -> None:
-        """Say nothing any more: what stands in the part file is worthless.
+        """Empty the journal: the bytes in the part file are worthless.
 
-        The journal is a new file then, so that whoever still writes to the old one, his lock being
-        invisible from here, vouches for nothing of ours.
+        It becomes a new file. A run whose lock cannot be seen from here may still append to the old
+        one, and must not vouch for bytes of ours.
         """
         with self._lock:
             self._written = Spans()
@@ -116,7 +137,7 @@ class Ledger:
             self._append(written_line(start, stop))
 
     def snapshot(self) -> tuple[Journal, list[Span]]:
-        """Return what has been written so far, and in which beginning of the journal."""
+        """Return the journal as begun last, and what has been written since; for `note_flushed`."""
         with self._lock:
             return self.journal, list(self._written)
 
@@ -125,20 +146,20 @@ class Ledger:
         journal, spans = snapshot
         with self._lock:
             if journal is not self.journal:
-                return  # begun anew while the disk was at work: those bytes are no more
+                return  # begun anew during the flush: those bytes are gone
             for span in spans:
                 journal.flushed.add(span.start, span.stop)
             self._append(b"".join(flushed_line(span.start, span.stop) for span in spans))
         os.fsync(self._fd)
 
     def note_moving(self) -> None:
-        """Note, for a run that has to finish it, that an archive's members go to their places."""
+        """Note that an archive's members are being moved: a later run has to finish that."""
         with self._lock:
             self._append(moving_line())
             sync_file(self._fd, str(self.path))
 
     def note_published(self) -> None:
-        """Note, for those who wait for the lock, that the file stands at its destination."""
+        """Tell the runs that wait for the lock that the file is at its destination."""
         with self._lock:
             self._append(published_line())
             subject = self.journal.subject
@@ -149,7 +170,7 @@ class Ledger:
                     os.write(fd, lines)
 
     def remove(self) -> None:
-        """Take the journal's name away, then let go of the lock."""
+        """Remove the journal's name, then release the lock: in this order, see `orphaned`."""
         with contextlib.suppress(FileNotFoundError):
             if not self.orphaned:
                 os.unlink(self.path)

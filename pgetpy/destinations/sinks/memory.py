@@ -1,4 +1,4 @@
-"""Bytes in memory, for objects small enough to be held whole."""
+"""Bytes in memory, for objects that are small enough for it: indexes, headers, listings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pgetpy.core.http.sink import Sink
 
 
 class MemorySink(Sink):
-    """Collects an object in `data`."""
+    """Collects an object in `data`; gaps are zeros until their bytes come."""
 
     def __init__(self) -> None:
         self.data = bytearray()

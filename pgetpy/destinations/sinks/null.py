@@ -1,4 +1,4 @@
-"""Nowhere: bytes are counted by those who bring them, and thrown away."""
+"""Nowhere: bytes are counted by the transport and thrown away, to measure a network."""
 
 from __future__ import annotations
 

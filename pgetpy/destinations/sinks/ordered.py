@@ -1,6 +1,12 @@
 """A stream (standard output, a FIFO) that gets the bytes of an object in order.
 
-Ranges arrive in any order; those ahead of the front wait in memory, at most `window` bytes of them.
+Several connections bring ranges in any order. Bytes behind the front wait in memory; the plan gives
+out no range beyond the window, so they are bounded by it. The writer that brings the front writes
+to the stream, and then whatever has waited behind it.
+
+A reader may stop reading for good without closing the stream. So nothing may block in write(2): it
+is called only after poll says that there is room, with no more than fits, and in between `stop` is
+looked at.
 """
 
 from __future__ import annotations
@@ -53,7 +59,7 @@ class OrderedSink(Sink):
                 self._put(piece[0], memoryview(piece[1]))
 
     def stop(self) -> None:
-        """Give up a write that nobody reads."""
+        """Have a write that waits for its reader give up."""
         self._stopped = True
 
     def _put(self, pos: int, data: memoryview) -> None:
@@ -64,8 +70,8 @@ class OrderedSink(Sink):
         while data and not self._stopped:
             if not poller.poll(_SLICE_MS):
                 continue
-            # A pipe that can be written at all takes this much without blocking (POSIX, PIPE_BUF),
-            # so that a reader who went to sleep cannot hold us for ever.
+            # A pipe that polls as writable takes PIPE_BUF bytes without blocking (POSIX). More
+            # might block until the reader wakes up.
             count = os.write(self._fd, data[: self._atom])
             if self._digest is not None:
                 self._digest.update(data[:count])

@@ -1,4 +1,11 @@
-"""Parts of an object, at their places in a file in memory; the first of them say which others."""
+"""Parts of an object, at their places in a file in memory; the first of them say which others.
+
+For tensors: the header of a weight file says where the wanted tensors are, and only those ranges
+are fetched. `window.only` says what may be asked for, and it changes once the header has landed:
+
+    | header | wanted | not | wanted | not ................ |
+     first     then, by `choose`
+"""
 
 from __future__ import annotations
 
@@ -13,7 +20,8 @@ from pgetpy.core.http.sink import Place, Sink
 from pgetpy.system.filesystem import write_all
 
 _ENDLESS = 1 << 62
-# Given a file, its size and what has landed: the parts that are wanted, and whether these are all.
+# Given a file, its size and what has landed, returns the parts that are wanted, and whether that
+# is the final choice. If not, it is asked again when more has landed.
 Choose = Callable[[int, int, Spans], tuple[tuple[Span, ...], bool]]
 
 
@@ -52,7 +60,7 @@ class PartsSink(Sink):
                 self.window.only = wanted
 
     def close(self) -> None:
-        """Let go of the file; who has it mapped, or open by a descriptor of his own, keeps it."""
+        """Close the file. It lives on for those who have it mapped or a descriptor of their own."""
         os.close(self.fd)
 
 
