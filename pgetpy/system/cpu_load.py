@@ -1,4 +1,4 @@
-"""How busy the processors are: what more connections could still use."""
+"""How busy the processors are. More connections help only if there is time left to serve them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ _STAT = "/proc/stat"
 
 
 def machine_load(path: str = _STAT) -> CpuTimes:
-    """Return what this process has used, and what nobody has, since some moment in the past.
+    """Return the seconds that this process has used, and that all processors were idle.
 
-    The second is from the first line of /proc/stat (proc(5)): idle and iowait, in ticks of all
-    processors. A control group's quota does not show there.
+    Both count from some moment in the past, so only differences mean something. The second is from
+    the first line of /proc/stat (proc(5)): idle and iowait, in ticks of all processors; None where
+    there is no such file. A control group's quota does not show there.
     """
     try:
         with open(path, "rb", buffering=0) as stat:

@@ -1,9 +1,18 @@
 """The event loop: a thread that runs one, and what waits for tasks without losing any of them.
 
-The thread is for callers that have no loop or may not block theirs. They wait in short slices, so
-that an exception injected into their thread (Cog's cancellation, Ctrl-C) arrives at once. What they
-were waiting for is cancelled then, and has a moment to close its journal, at the latest when the
-interpreter ends.
+The thread is for callers that have no loop or may not block theirs:
+
+    caller's thread   run_blocking ---- waits in slices of 50 ms ---- result, or an exception
+                           |                                              ^        |
+    engine thread          '-> task on the loop --------------------------'   cancel()
+
+An exception injected into the caller (Cog's cancellation, Ctrl-C) is raised only when that thread
+runs bytecode again, not while it waits in C. Hence the slices. The task is cancelled then, and has
+a moment to close its journal, at the latest when the interpreter ends.
+
+The second half is for tasks. asyncio's own helpers return while something that they started may
+still run. Here nothing does: after a cancellation all tasks and threads that write to a file have
+ended before the call returns, so the file can be renamed, or used by the next run.
 """
 
 from __future__ import annotations
@@ -28,7 +37,7 @@ _GRACE = 1.0
 
 
 class EngineThread:
-    """The thread and its loop; there is one a process, and a fork begins with none."""
+    """The thread and its loop. A process has one at most, and a forked child begins without."""
 
     _lock = threading.Lock()
     _current: EngineThread | None = None
@@ -49,7 +58,7 @@ class EngineThread:
 
     @classmethod
     def forget(cls) -> None:
-        """Begin without a thread: a fork has not got its parent's."""
+        """Begin without a thread: a forked child has not got its parent's."""
         if cls._current is not None:
             atexit.unregister(cls._current._end)
         cls._lock = threading.Lock()
@@ -71,8 +80,8 @@ class EngineThread:
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
         while True:
-            # A progress callback may raise them: its caller gets them from the task, and other
-            # transfers go on.
+            # A progress callback may raise these, and asyncio lets them end the loop. Its caller
+            # gets them from the task, and the loop goes on for other transfers.
             with contextlib.suppress(KeyboardInterrupt, SystemExit):
                 self._loop.run_forever()
 
@@ -80,7 +89,7 @@ class EngineThread:
         """Cancel what still runs and wait a moment for it."""
         if self._running:
             ending = asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop)
-            # Whoever presses Ctrl-C once more does not want to wait, nor to read a traceback.
+            # A second Ctrl-C ends the waiting, without a traceback.
             with contextlib.suppress(BaseException):
                 ending.result(_GRACE)
 
@@ -96,17 +105,17 @@ call_in_children(EngineThread.forget)
 
 
 def begin(work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-    """Run `work` on the engine thread; to cancel what is returned cancels it."""
+    """Run `work` on the engine thread; cancelling the future cancels it."""
     try:
         thread = EngineThread.get()
     except BaseException:
-        work.close()  # nobody is going to await it
+        work.close()  # or Python warns that it was never awaited
         raise
     return thread.start(work)
 
 
 def done(result: T) -> concurrent.futures.Future[T]:
-    """Return what stands for work that is done already."""
+    """Return a future for work that is done already."""
     future: concurrent.futures.Future[T] = concurrent.futures.Future()
     future.set_result(result)
     return future
@@ -124,7 +133,7 @@ def run_blocking(work: Coroutine[Any, Any, T]) -> T:
                 if future.done():
                     return future.result()
     finally:
-        # Only an exception that is the caller's own finds it unfinished.
+        # Does nothing if it is done. It is not if an exception struck this thread.
         future.cancel()
 
 
@@ -160,8 +169,8 @@ async def in_engine(work: Coroutine[Any, Any, T]) -> T:
 async def wait_uncancelled(work: asyncio.Future[T], stop: Callable[[], None]) -> T:
     """Return the result of `work`, which a thread does and which may write to a sink.
 
-    When cancelled, call `stop` and wait all the same until it has ended, however often cancelled:
-    nothing may be written afterwards.
+    A thread cannot be cancelled. If this call is, it calls `stop`, and still waits until the thread
+    has ended, however often it is cancelled: afterwards nothing may be written.
     """
     try:
         return await asyncio.shield(work)
@@ -171,12 +180,16 @@ async def wait_uncancelled(work: asyncio.Future[T], stop: Callable[[], None]) ->
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait([work])
         if not work.cancelled():
-            work.exception()  # nobody asks for it any more
+            work.exception()  # marks it as retrieved, or asyncio logs it
         raise
 
 
 async def gather_or_cancel(tasks: Sequence[asyncio.Future[T]]) -> list[T]:
-    """Return what `tasks` return; when one fails, or we are cancelled, the others end first."""
+    """Return what `tasks` return.
+
+    If one fails, or this call is cancelled, the others are cancelled, and have ended before it
+    returns. asyncio.gather leaves them running.
+    """
     try:
         return list(await asyncio.gather(*tasks))
     finally:
@@ -189,10 +202,15 @@ async def gather_or_cancel(tasks: Sequence[asyncio.Future[T]]) -> list[T]:
 async def wait_for(
     seconds: float, work: Coroutine[Any, Any, T], undo: Callable[[T], None] | None = None
 ) -> T:
-    """Return what `work` returns; what it returns too late is given to `undo`.
+    """Return what `work` returns, if that takes no longer than `seconds`.
 
     Unlike asyncio.wait_for before Python 3.12, this never swallows a cancellation that comes
     together with the result.
+
+    Args:
+        seconds: how long to wait.
+        work: is cancelled after that.
+        undo: gets a result that came too late, a connection say, to close it.
 
     Raises:
         asyncio.TimeoutError: it took longer than `seconds`.
@@ -217,7 +235,7 @@ def _ended_late(late: asyncio.Future[T], undo: Callable[[T], None] | None) -> No
 
 
 async def gather_limited(works: Sequence[Callable[[], Awaitable[T]]], most: int) -> list[T]:
-    """Do `works`, `most` at a time; where one fails, or we are cancelled, the others end first."""
+    """Do `works`, at most `most` at a time; failures are as in `gather_or_cancel`."""
     limit = asyncio.Semaphore(most)
 
     async def done(work: Callable[[], Awaitable[T]]) -> T:

@@ -1,4 +1,22 @@
-"""Locks between processes, whether they can be relied on, and which boot of the machine this is."""
+"""Locks between processes, whether they can be relied on, and which boot of the machine this is.
+
+The locks are flock(2)'s. They belong to an open file description, that is to one call of open:
+
+- Two descriptors from two calls of open exclude each other, even within one process. So
+  `locks_exclude` can try locks out without a second process.
+- The kernel releases the lock when the last copy of the descriptor is closed, at the latest when
+  the process dies. Nothing is left behind, and no lock has to be broken.
+- A forked child has a copy, and keeps the lock until it closes it as well.
+
+POSIX locks (fcntl) would be lost as soon as any descriptor of the file is closed in the process.
+
+File systems differ. NFS maps flock to locks of the server or keeps it to one machine, some FUSE
+file systems refuse it, and some accept everything and exclude nobody. Hence the test. It cannot see
+locks that hold on one machine only: nothing may depend on them for correctness.
+
+The boot tells whether what was written and not flushed can have been lost since: after a kill the
+kernel still has it, after a reboot nobody has.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +32,10 @@ from pgetpy.system.filesystem import closing_fd
 
 @lru_cache(maxsize=1)
 def boot_id() -> str:
-    """Return what names this boot of the machine; empty where the system does not tell."""
+    """Return an identifier of this boot of the machine; empty if the system has none.
+
+    An empty one equals no other: journals then count as if there had been a power cut.
+    """
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
@@ -31,7 +52,7 @@ def boot_id() -> str:
 
 
 def locks_exclude(folder: Path) -> bool:
-    """Whether a lock on a file in `folder` keeps others out, tried on a file of our own.
+    """Whether locks in `folder` exclude, tried out on a file of our own.
 
     Raises:
         OSError: the folder cannot be written.
@@ -49,9 +70,11 @@ def locks_exclude(folder: Path) -> bool:
 
 
 def try_lock(fd: int, *, shared: bool = False) -> bool:
-    """Take the lock of the file open at `fd`; False where another holds it.
+    """Take the lock of the file open at `fd`; False if another descriptor holds it.
 
-    A `shared` one is kept out by an exclusive one alone, and keeps out that alone.
+    Args:
+        fd: closing it, and all copies of it, releases the lock.
+        shared: any number of shared locks go together; an exclusive one goes with none.
 
     Raises:
         OSError: the file system has no locks, or none left.

@@ -1,4 +1,11 @@
-"""What several parts do to a disk, and what it means when that fails."""
+"""What several parts do to a disk, and what it means when that fails.
+
+Errors of the system become errors of ours at one place, `disk_errors` (or `cache_error` for the
+cache): a full disk is told apart, with what is free, because the remedy is another one.
+
+Metadata never decides. File systems without an owner, without times or without a flush are common
+(FUSE, SMB, some NFS); `MetadataWarnings` says so once and goes on, because the content is complete.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +25,8 @@ from pgetpy.errors.reasons import system_reason
 from pgetpy.system.logs import RoomLog
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-# What FUSE, SMB and some NFS say of permissions, times, owners and flushes that they do not keep.
 _LOG = RoomLog("system")
+# How FUSE, SMB and some NFS refuse permissions, times, owners and flushes that they do not have.
 _REFUSED = frozenset(
     {errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 )
@@ -43,7 +50,7 @@ def check_room(dest: Path, needed: int, min_free: int) -> None:
 
 @contextlib.contextmanager
 def map_os_errors(meaning: Callable[[OSError], PgetError]) -> Iterator[None]:
-    """Raise `meaning` of what the system says; errors of ours stay as they are."""
+    """Raise `meaning` of an OSError; one that is an error of ours already passes unchanged."""
     try:
         yield
     except OSError as error:
@@ -53,13 +60,13 @@ def map_os_errors(meaning: Callable[[OSError], PgetError]) -> Iterator[None]:
 
 
 def disk_errors(path: Path) -> contextlib.AbstractContextManager[None]:
-    """Raise what the disk says of destination `path` as an error of ours."""
+    """Raise the system's errors about destination `path` as errors of ours."""
     return map_os_errors(lambda error: disk_error(error, path))
 
 
 def disk_error(error: OSError, dest: Path) -> DiskFullError | DestinationError:
     """Return what `error` means for destination `dest`."""
-    # Of a stream, such as /dev/full, there is no disk to look at.
+    # A stream, such as /dev/full, has no disk whose free room could be told.
     if error.errno in FULL and not _is_stream(dest):
         try:
             return DiskFullError(str(dest), None, free_bytes(dest))
@@ -109,7 +116,7 @@ class ReservedPaths:
             self._taken.add(real)
 
     def clear(self) -> None:
-        """Nothing is on its way any more."""
+        """Release all paths: no file of the call is under way any more."""
         with self._lock:
             self._taken.clear()
 
@@ -124,7 +131,7 @@ def closing_fd(fd: int) -> Iterator[int]:
 
 
 class MetadataWarnings:
-    """Lets what a file system refuses to set be: content decides. Each kind is warned of once.
+    """Turns refusals to set metadata into warnings, one for each kind of refusal.
 
     Args:
         label: what the warnings call the files.
@@ -136,7 +143,7 @@ class MetadataWarnings:
 
     @contextlib.contextmanager
     def tolerate(self, what: str) -> Iterator[None]:
-        """Warn where the system refuses what the block does to `what`, such as "times"."""
+        """Warn if the system refuses what the block does; `what` completes "refuses to ..."."""
         try:
             yield
         except OSError as error:
@@ -150,7 +157,7 @@ class MetadataWarnings:
 
 
 def sync_file(fd: int, label: str) -> bool:
-    """Bring what was written to `fd` to stable storage; False where the file system has no way."""
+    """Flush what was written to `fd` to stable storage; False if the file system cannot."""
     with MetadataWarnings(label).tolerate("to flush a file"):
         os.fsync(fd)
         return True
@@ -158,7 +165,10 @@ def sync_file(fd: int, label: str) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in `folder` to stable storage, where the file system has a way."""
+    """Flush the names in `folder` to stable storage, if the file system can.
+
+    A rename is durable only after this: flushing the file itself does not include its name.
+    """
     with (
         MetadataWarnings(str(folder)).tolerate("to flush a folder"),
         closing_fd(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as fd,
@@ -167,7 +177,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_tree(path: str | Path) -> None:
-    """Take away what stands at `path`, whatever that is, also folders that may not be written."""
+    """Remove what is at `path`, if anything: a file, a link, or a folder, even a read-only one."""
     mode = mode_at(path)
     if stat.S_ISDIR(mode):
         _open_up(path)
@@ -184,13 +194,13 @@ def remove_tree(path: str | Path) -> None:
 
 
 def _open_up(folder: str | Path) -> None:
-    # Where this is refused the folder may be open as it is, or what follows says why not.
+    # If this is refused, the folder may be writable already, or removing it says why it is not.
     with contextlib.suppress(OSError):
         os.chmod(folder, 0o700)
 
 
 def mode_at(path: str | Path) -> int:
-    """Return the mode of what stands at `path`, a link itself; 0 where nothing does."""
+    """Return the mode of what is at `path`, links not followed; 0 for nothing."""
     try:
         return os.lstat(path).st_mode
     except FileNotFoundError:
@@ -198,9 +208,10 @@ def mode_at(path: str | Path) -> int:
 
 
 def fold_of(folder: Path) -> Callable[[str], str]:
-    """Return what says which names the file system of `folder` takes for one.
+    """Return a function that maps names to one form if `folder`'s file system treats them as one.
 
-    It is tried out on a file of our own.
+    Some ignore case, some ignore the difference between composed and decomposed letters (Unicode
+    NFC and NFD), and mount options change both. So it is tried out, on a file of our own.
     """
     import unicodedata
 
@@ -223,7 +234,7 @@ def fold_of(folder: Path) -> Callable[[str], str]:
 
 
 def write_all(fd: int, offset: int, data: memoryview) -> None:
-    """Write `data` to `fd` from `offset` on."""
+    """Write all of `data` to `fd` from `offset` on; a single pwrite may write less."""
     while data:
         count = os.pwrite(fd, data, offset)
         offset += count
@@ -232,9 +243,11 @@ def write_all(fd: int, offset: int, data: memoryview) -> None:
 
 @lru_cache(maxsize=4)
 def system_call(name: str, *sizes: int) -> Callable[..., int] | None:
-    """Return a call of the C library that Python lacks, None where there is none.
+    """Return a function of the C library that Python does not offer, None if there is none.
 
-    `sizes` are the bits of its arguments, integers all; it returns an int.
+    Args:
+        name: of the function; it returns an int.
+        sizes: the bits of each argument, 32 or 64. All are integers.
     """
     import ctypes
 

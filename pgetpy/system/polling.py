@@ -1,15 +1,18 @@
-"""How often something is looked at that cannot say when it changes, in seconds."""
+"""How often something is looked at that cannot say when it changes, in seconds.
+
+All of these are here so that nobody has to wonder why one place looks more often than another.
+"""
 
 from __future__ import annotations
 
-# A thread that waits for another looks up, so that an exception injected into it (Cog's
-# cancellation, Ctrl-C) arrives at once, and that it sees that it is not wanted any more.
+# A thread that waits for another wakes up, so that an exception injected into it (Cog's
+# cancellation, Ctrl-C) is raised soon, and that it notices a request to stop.
 SLICE = 0.05
 # Threads of one process that take turns. A turn may be over within milliseconds.
 TURN = 0.01
-# Locks of other processes: nothing tells that one is free. A file takes longer than this to fetch.
+# Locks of other processes: nothing says when one is released. Fetching a file takes longer anyway.
 LOCK = 0.1
-# How far another process is: for people, who read no faster.
+# How far another process is. Only shown, and people do not read faster.
 OTHERS = 0.5
 # The size of a file that another process writes for us: often enough for a progress bar.
 CHILD = 0.1

@@ -1,6 +1,8 @@
-"""Threads that their owner cannot do without, where the system lets few be started.
+"""Threads that their owner cannot do without (a decoder, the event loop), where few can be started.
 
-`ulimit -u` counts the threads of all processes of a user, a container's limit of pids all of its.
+`ulimit -u` counts the threads of all processes of a user, and the pids limit of a container all in
+it. So a refusal may be over in a moment: idle threads of our own are asked to end, others end by
+themselves, and it is tried again for 0.2 s.
 """
 
 from __future__ import annotations
@@ -12,17 +14,23 @@ from collections.abc import Callable
 
 from pgetpy.errors import ThreadLimitError
 
-# How often, and how far apart, it is tried.
+# How often it is tried, and how far apart.
 _TRIES = 10
 _TRY_SECONDS = 0.02
-# Have threads end that only wait for work.
+# Functions that have idle threads end; each set of threads adds its own.
 SHED: list[Callable[[], None]] = []
 
 
 def start_thread(
     run: Callable[..., object], name: str, *args: object, tries: int = _TRIES
 ) -> threading.Thread:
-    """Start a thread that calls `run` with `args`; idle ones make room for it.
+    """Start a daemon thread that calls `run` with `args`, after having idle ones end if need be.
+
+    Args:
+        run: what the thread does.
+        name: of the thread, for debuggers.
+        args: for `run`.
+        tries: 1 for a thread that is useful but not needed.
 
     Raises:
         ThreadLimitError: the system lets no more be started.

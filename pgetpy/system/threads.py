@@ -1,10 +1,28 @@
 """Daemon threads for blocking calls, each awaited from the event loop.
 
 Unlike concurrent.futures' pool they never hold up the end of the interpreter: a thread stuck in a
-name look-up or in a pipe that nobody reads must not turn Ctrl-C into a hang.
+name look-up or in a pipe without a reader must not turn Ctrl-C into a hang.
 
-A process has one bounded set of them, whatever runs in it, and makes do with fewer where the system
-lets no more be started (`ulimit -u`, the pids limit of a container).
+A process has one bounded set of them, whatever runs in it, with two queues:
+
+    short   look-ups, disk calls      may use every thread
+    long    bodies, hashing           at most `_most_long()` threads at a time
+
+         threads  [ long | long | long | ... | short or idle, at least one ]
+                   <------ _most_long ------>
+
+Work that takes as long as a server likes would otherwise fill all threads, and the look-up that the
+next connection needs would wait for the end of a download. With a limit of one thread the two
+cannot be kept apart, and long work may take it.
+
+The limit adapts. If the system refuses to start a thread (`ulimit -u`, the pids limit of a
+container), the number that runs becomes the limit, and a second later it is tried again, since
+other processes end. If no thread at all can be started, work is done by the caller at once: slower,
+but it is done. Idle threads end after 20 s, or at once if `shed` asks them to.
+
+Counts, all under `_changed`: `_threads` exist, `_busy` of them have work, the others are free.
+`_waiting` is the work that could begin if it had a thread, so `_put` starts one only if more waits
+than is free.
 """
 
 from __future__ import annotations
@@ -24,22 +42,24 @@ from pgetpy.system.thread_limit import SHED
 
 P = ParamSpec("P")
 T = TypeVar("T")
-# What work returns is called when its thread is free again: whoever is told by it may have more.
+# Work may return a function to call once its thread counts as free again. It tells the loop of the
+# result, and what the loop then submits finds this thread free instead of starting another one.
 _Work = Callable[[], Callable[[], object] | None]
 _IDLE_SECONDS = 20.0
-# What moves bodies finds other ways where there are no more; a container often allows a hundred.
+# A container often allows a hundred processes and threads. Bodies that get no thread are moved on
+# the event loop.
 _MOST = 80
-# Of many threads so many are left to work that is short: what takes long must not hold it up.
+# How many threads are left to short work: this many, or a quarter of a low limit.
 _SPARE = 4
-# Other processes of the user end too: the system is asked again after that long.
+# How long a refusal counts. Other processes of the user end, so the limit may be higher later.
 _ASK_AGAIN_SECONDS = 1.0
 
 
 class Workers:
     """At most `most` threads; idle ones are used again, then end.
 
-    Work must not wait for other work that is done here. What takes as long as a server likes says
-    that it is `long`, and never takes the last thread from the rest.
+    Work must never wait for other work that is done here: with all threads waiting, none would be
+    left to do it. Work that takes as long as a server or a disk likes has to say that it is `long`.
     """
 
     def __init__(self, most: int = _MOST) -> None:
@@ -48,7 +68,7 @@ class Workers:
         call_in_children(self._begin)
 
     def _begin(self) -> None:
-        """Begin with no threads, and nothing to do."""
+        """Begin without threads and work; also in a forked child, which has not got the threads."""
         self._changed = threading.Condition()
         self._short: deque[_Work] = deque()
         self._long: deque[_Work] = deque()
@@ -60,9 +80,9 @@ class Workers:
         self._surplus = 0
 
     def submit(self, work: Callable[[], T], *, long: bool = False) -> asyncio.Future[T]:
-        """Run `work` in a thread; call it from the running loop, which gets the result.
+        """Run `work` in a thread, and deliver its result to the running loop.
 
-        Where no thread at all can be had it has been run when this returns.
+        If no thread can be started it has been run, in this one, when this returns.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
@@ -70,8 +90,11 @@ class Workers:
         return future
 
     def submit_now(self, work: Callable[[], T]) -> asyncio.Future[T] | None:
-        """As `submit`, for work that takes long; None where no thread is free to begin now, or the
-        next that is short would find none."""
+        """Run long `work` if it can begin at once, else return None.
+
+        Two threads must be free: one for it, and one for the next short work. A caller that gets
+        None moves the body on the event loop.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         with self._changed:
@@ -103,7 +126,7 @@ class Workers:
                 tell()
 
     def shed(self) -> None:
-        """Have idle threads end: somebody needs one of his own."""
+        """Have idle threads end, because another part needs a thread of its own."""
         with self._changed:
             self._surplus = max(0, self._free - self._waiting())
             self._changed.notify_all()
@@ -134,7 +157,7 @@ class Workers:
         return self._limit > 1 and self._long_running + queued < self._most_long()
 
     def _start_thread(self) -> bool:
-        """Start one more; False where that cannot be."""
+        """Start one more; False if the limit is reached or the system refuses."""
         now = time.monotonic()
         if self._limit < self._most and now - self._refused_at > _ASK_AGAIN_SECONDS:
             self._limit = self._most
@@ -160,7 +183,7 @@ class Workers:
         return None
 
     def _next(self) -> _Work | None:
-        """Return the next work, waiting for it; None where this thread is to end."""
+        """Return the next work, waiting for it; None if this thread has to end."""
         deadline = time.monotonic() + _IDLE_SECONDS
         while (work := self._take()) is None:
             left = deadline - time.monotonic()
