@@ -54,9 +54,10 @@ _BLOCK = 1 << 20
 # Hashing and sending keep several cores busy; some more, because each part waits for its answer.
 _PARTS_AT_A_TIME = 8
 _REPORT_EVERY = 0.1
-_BUSY_ELSEWHERE = 409
+_CONFLICT = 409  # somebody else is just writing the same object
 _EXISTS = 412  # the answer to If-None-Match: *
 _UNKNOWN_CONDITION = 501  # of stores that do not implement it
+_OTHER_TRIES = (_CONFLICT, _UNKNOWN_CONDITION)
 
 
 @dataclass(frozen=True)
@@ -187,19 +188,19 @@ class FileUpload:
         Raises:
             ObjectExistsError: `if_absent`, and the store says that it exists.
         """
-        try:
-            return self._client.request(method, url, body, headers, sent=self._count)
-        except HttpStatusError as error:
-            if not self.options.if_absent:
-                raise
-            if error.status == _EXISTS:
-                raise self._exists() from None
-            if error.status != _UNKNOWN_CONDITION:
-                raise
-        # Backblaze B2 does not know the condition.
-        self._remark("the store knows no If-None-Match: absence was only looked up beforehand")
-        headers = [each for each in headers if each[0] != "If-None-Match"]
-        return self._client.request(method, url, body, headers, sent=self._count)
+        for last in (False, False, True):
+            try:
+                return self._client.request(method, url, body, headers, sent=self._count)
+            except HttpStatusError as error:
+                if self.options.if_absent and error.status == _EXISTS:
+                    raise self._exists() from None
+                if not self.options.if_absent or last or error.status not in _OTHER_TRIES:
+                    raise
+                if error.status == _UNKNOWN_CONDITION:
+                    # Backblaze B2 for one.
+                    self._remark("the store knows no If-None-Match: absence was only looked up")
+                    headers = [each for each in headers if each[0] != "If-None-Match"]
+        raise AssertionError("unreachable")
 
     async def _check_absent(self) -> None:
         """Raise early if the object exists, before anything is sent; the condition still holds."""

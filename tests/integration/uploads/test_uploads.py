@@ -233,6 +233,15 @@ def test_a_store_that_knows_no_condition_is_said_to(
     assert stored(store, "m") == BODY
 
 
+def test_a_conflict_with_another_writer_is_met_by_another_try(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    (tmp_path / "f").write_bytes(b"ours")
+    store.before[1] = lambda: store.refuse(409, "ConditionalRequestConflict")
+    put(tmp_path / "f", "s3://bucket/m", store.environ, if_absent=True)
+    assert stored(store, "m") == b"ours"
+
+
 def test_a_file_that_changes_meanwhile_is_an_error(store: ObjectStore, large: Path) -> None:
     def change() -> None:
         with large.open("r+b") as file:
