@@ -1,6 +1,9 @@
-"""The commands below `pgetpy cache`. They are imported when one of them runs.
+"""The commands below `pgetpy cache` that need no network. Imported when one of them runs.
 
-Looking at a cache makes none, and knows no network; what is damaged is fetched by `ensure`.
+Looking at a cache does not create one, so `open_store` may return None, and every command has an
+answer for that. Only `pin` creates one: a pin may come before its entry.
+
+Commands that take several REFs carry out all of them and fail at the end if one failed.
 """
 
 from __future__ import annotations
@@ -47,9 +50,10 @@ class Target:
     """An entry that a command is about.
 
     Attributes:
-        reference: what it was named by, without secrets.
-        url: what it was named by; empty where that was its key.
-        scope: see `Reference.scope`; None where it was named by its key.
+        key: of the entry.
+        reference: its name for output, without secrets.
+        url: the operand as given; empty if that was a key.
+        scope: see `Reference.scope`; None if the operand was a key.
     """
 
     key: str
@@ -89,7 +93,7 @@ class CacheCommand:
         print_line(json.dumps(record) if self.invocation.options.json else words)
 
     def fail(self, target: Target, error: PgetError) -> None:
-        """Say what cannot be done about `target`; the others are still seen to."""
+        """Print why the command failed for `target`; it goes on with the others."""
         if self.invocation.options.json:
             print_line(json.dumps({**target.record, **failure_record(error)}))
         say(str(error))
@@ -206,7 +210,7 @@ def _rm(command: CacheCommand) -> int:
 
 
 def _pin(command: CacheCommand) -> int:
-    command.targets()  # nonsense makes no cache
+    command.targets()  # raises for a malformed REF, before a cache is created
     store = command.make_store()
 
     def pin(target: Target) -> None:
@@ -279,7 +283,8 @@ def _nothing(folder: Path) -> Totals:
 
 
 def _open_to(entry: Entry, target: Target) -> bool:
-    # What another signature fetched needs a server's word, which is not asked for here.
+    # An entry that was fetched with other credentials is given out only after asking the server
+    # whether these open it as well. No server is asked here.
     return target.scope is None or entry.record.about.scope in ("", target.scope)
 
 

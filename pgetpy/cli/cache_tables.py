@@ -1,4 +1,8 @@
-"""What is in a cache as people read it, and as programs do."""
+"""The content of a cache as a table for people, and as records for programs.
+
+Texts here may change; the records' names and units are an interface: sizes are bytes, times are
+seconds since the epoch.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from pgetpy.core.report.text import one_line, shortened
 from pgetpy.core.text.units import format_age, format_size
 from pgetpy.settings import CacheSettings
 
-# Enough of a key to tell it from others, and what the commands take for one.
+# How much of a key is shown, and the least that commands accept for one.
 KEY_DIGITS = 8
 # A reference is not made shorter than this, however narrow the terminal.
 _LEAST_REFERENCE = 24
@@ -41,7 +45,7 @@ def table(
 
 
 def sums_line(sums: Totals) -> str:
-    """Return how much is there, of it held, and what is left of the disk."""
+    """Return one line: how much is stored, how much of it is held, and what is free on the disk."""
     held = [
         f"{format_size(size)} {how}"
         for how, size in (("pinned", sums.pinned), ("leased", sums.leased))
@@ -58,7 +62,7 @@ def counted(entries: int) -> str:
 
 
 def state_of(listing: ListedEntry) -> str:
-    """Return whether an entry may be handed out, and what keeps it where it is."""
+    """Return words for the state of an entry, and for what keeps it from eviction."""
     words = {
         listing.state.value: listing.state is not State.SOUND,
         "pending": listing.digest_pending,
@@ -76,7 +80,7 @@ def reference_of(listing: ListedEntry) -> str:
 
 
 def info_lines(sums: Totals, settings: CacheSettings) -> list[str]:
-    """Return what a cache takes and keeps to, one line a fact."""
+    """Return the size and the limits of a cache, one line for each."""
     pending = f"{sums.pending} to be computed" if sums.pending else "all known"
     facts = {
         "folder": str(settings.folder),

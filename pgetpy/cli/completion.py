@@ -1,4 +1,11 @@
-"""Completion scripts for shells, made from the tables of options and commands."""
+"""Completion scripts for shells, made from the tables of options and commands.
+
+A script is complete in itself: completing a word must not start Python, which takes longer than a
+person waits. It is made anew when a shell reads it (`source <(pgetpy completion bash)`), so it fits
+the version that is installed. Deprecated flags are left out.
+
+Each shell has its own quoting; help texts go through it, since they hold brackets and colons.
+"""
 
 from __future__ import annotations
 
@@ -90,6 +97,7 @@ fi
 
 
 def _zsh_spec(option: Option) -> str:
+    """Return the specs of an option for `_arguments`: `*--name=[about]:VALUE:action`."""
     about = "".join(f"\\{char}" if char in "[]:\\" else char for char in option.help)
     action = f":{option.value.replace(':', chr(92) + ':')}:" if option.value else ""
     if option.choices:

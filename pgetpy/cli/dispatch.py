@@ -1,6 +1,17 @@
-"""The commands: arguments and environment to a call of the engine, and its outcome to a status.
+"""The commands: arguments and environment to a call of the API, and its outcome to a status.
+
+    argv --parser--> Arguments --_invocation--> Invocation --> a command --> status
+                                 (environment,                  (api call,
+                                  settings, warnings)            output)
 
 Everything that is printed is one line of printable characters with redacted URLs.
+
+Start-up counts: a small download takes about as long as the imports. So modules of single commands
+are imported where they run, and existing files are looked for (`_check_free`) before the API, which
+is most of the code, is imported.
+
+Statuses are pget's and the shell's: 0, 1 for a failure, 2 for a usage error, 128 and the number of
+a signal. A reader that closes the pipe ends the program silently, as with other Unix tools.
 """
 
 from __future__ import annotations
@@ -63,7 +74,13 @@ from pgetpy.system.filesystem import cache_error
 
 
 def run(arguments: Sequence[str], *, api: Any, environ: Mapping[str, str] | None) -> int:
-    """Carry out what `arguments` ask for and return the exit status."""
+    """Carry out what `arguments` ask for and return the exit status.
+
+    Args:
+        arguments: without the program's name.
+        api: replaces pgetpy.api in tests.
+        environ: replaces the process's environment.
+    """
     try:
         parsed = parse_arguments(arguments)
         return _run_command(parsed, api, os.environ if environ is None else environ)
@@ -84,7 +101,7 @@ def _report_failure(error: PgetError) -> int:
     if isinstance(error, OSError) and error.errno == errno.EPIPE:
         silence_output()
         return PIPE_CLOSED
-    # An argument that is in the wrong place may be a URL.
+    # A usage error quotes arguments, and one in the wrong place may be a URL with a signature.
     complain(redact_text(str(error)) if isinstance(error, UsageError) else str(error))
     if isinstance(error, InterruptedTransferError):
         return INTERRUPTED
@@ -129,7 +146,7 @@ def _topic(operands: Sequence[str]) -> str:
 
 
 def _run_cache_command(invocation: Invocation, environ: Mapping[str, str]) -> int:
-    """Carry out a command on the cache, whose modules nothing else needs."""
+    """Carry out a command on the cache; its modules are imported only for these commands."""
     command = invocation.arguments.command
     if command == "cache":
         found = next(iter(invocation.arguments.operands), "nothing")
@@ -236,7 +253,7 @@ def _reference(text: str, settings: Settings) -> Reference:
     """Return what `text` refers to.
 
     Raises:
-        BadReferenceError: no source knows it, or it is a URL that leads to no server.
+        BadReferenceError: no source knows it, or it is a URL without a usable host.
     """
     # The policy takes away the operator's tokens, which a reference would carry.
     reference = parse_reference(text, settings=settings.under_policy().sources)
@@ -292,7 +309,11 @@ def _manifest_text(operand: str, path: str) -> str:
 
 
 def _check_all_free(jobs: Sequence[Job], settings: Settings, report: Report) -> None:
-    """Raise DestinationError if a file stands in the way that no earlier run of these finished."""
+    """Raise DestinationError if a file is in the way, unless an earlier run of these finished it.
+
+    All lines are checked before the first request, so that a mistake in the last line is reported
+    at once.
+    """
     journal = None
     for number, job in enumerate(jobs):
         try:
@@ -306,16 +327,17 @@ def _check_all_free(jobs: Sequence[Job], settings: Settings, report: Report) -> 
 
 
 def _check_free(job: Job, settings: Settings, report: Report, number: int = 0) -> None:
-    """Raise DestinationError if a file stands at the destination and may not be overwritten.
+    """Raise DestinationError if a file is at the destination and may not be overwritten.
 
-    One that has the checksum may stay there.
+    A file with the wanted checksum is not in the way. The engine checks the same again: this is
+    only the fast way to say no.
     """
     if job.dest is None or job.dest in STANDARD_OUTPUT or settings.force or settings.skip_existing:
         return
     try:
         mode = os.stat(job.dest).st_mode
     except (OSError, ValueError):
-        # Nothing there, or nothing that can be seen: whoever writes it will say so.
+        # Nothing there, or no permission to look: then opening it reports the error.
         return
     if job.extract:
         from pgetpy.archives.staging import check_empty

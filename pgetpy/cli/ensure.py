@@ -1,4 +1,11 @@
-"""The commands that fetch for the cache: `ensure`, and `cache verify`, which repairs."""
+"""The commands that fetch for the cache: `ensure`, and `cache verify`, which repairs.
+
+Standard output holds paths, or one JSON object for each REF, and nothing else, in the order of the
+REFs and only after all of them are complete: a script may use them without checking each.
+
+The digests of files without a checksum are computed behind the download. Both commands wait for
+them before they end, so that no later process has to do it.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +61,7 @@ def _ensure(command: CacheCommand) -> int:
     if options.digest is not None and len(operands) > 1:
         raise UsageError("--digest is for one REF")
     parse_digest(options.digest)
-    # Nonsense makes no cache, and what is named twice is fetched once.
+    # All REFs are parsed before the cache is made. A REF that is named twice is fetched once.
     patterns = Patterns.of(options.include, options.exclude)
     references = {
         url: parse_reference(url, options.wanted, invocation.settings.sources, patterns)
@@ -91,8 +98,10 @@ def _ensure(command: CacheCommand) -> int:
 
 
 def _settle(cache: WeightsDownloadCache, references: dict[str, Reference]) -> None:
-    """See that the digests are known before this process ends, also those that one which was killed
-    has left: the sooner they are computed the less can have happened to what arrived."""
+    """Wait until all digests are known, those included that a killed process has left.
+
+    The sooner a digest is computed, the less can have happened to the file since it arrived.
+    """
     cache.settle()
     for reference in references.values():
         cache.settle_one(reference.key)
@@ -114,7 +123,7 @@ def _cache(
 
 
 def _choice(command: CacheCommand) -> dict[str, Any]:
-    """Return what of each reference is to be kept, as the cache's calls take it."""
+    """Return what to keep of each reference, as arguments for the cache's calls."""
     options = command.invocation.options
     return {
         "wanted": options.wanted,
@@ -142,7 +151,7 @@ def _tell_failure(
     failed: dict[int, PgetError],
     error: PgetError,
 ) -> None:
-    """Tell programs of each reference where it is or why not."""
+    """Print one JSON object for each reference: its path, or why it has none."""
     whole = error if len(references) == 1 or cache is None else None
     for number, (url, reference) in enumerate(references.items()):
         cause = failed.get(number, whole)
@@ -188,8 +197,11 @@ def _verify(command: CacheCommand) -> int:
 def _verify_entry(
     command: CacheCommand, store: Store | None, target: Target
 ) -> tuple[Verdict, PgetError | None]:
-    """Look at one entry, repair it if need be, and tell; return what it was, and what kept it from
-    being repaired."""
+    """Check one entry, repair it if need be, and print the outcome.
+
+    Returns:
+        What it was found to be, and the error if it could not be repaired.
+    """
     if store is None or (before := store.peek(target.key)) is None:
         missing = command.absent(target)
         command.fail(target, missing)
@@ -218,7 +230,7 @@ def _verify_entry(
 def _repair(
     command: CacheCommand, store: Store, target: Target, record: Record
 ) -> PgetError | None:
-    """Fetch an entry anew; return why that cannot be."""
+    """Fetch an entry anew; return the error if that fails."""
     source = _source(command, target, record)
     if source is None:
         hint = f"pgetpy cache verify URL repairs it, pgetpy cache rm {target.key[:KEY_DIGITS]} ..."
@@ -239,7 +251,11 @@ def _repair(
 
 
 def _source(command: CacheCommand, target: Target, record: Record) -> tuple[str, str] | None:
-    """Return the reference of an entry, and what of it is kept; None where that is not known."""
+    """Return the reference of an entry and what to keep of it; None if the record cannot say.
+
+    The record holds no secrets. Parsing what it holds must give the same key and scope, or it would
+    fetch something else than the entry has.
+    """
     if target.url:
         return target.url, command.invocation.options.wanted
     for kind in Wanted:

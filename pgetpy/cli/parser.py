@@ -1,6 +1,18 @@
 """The parser and the help, made from the tables of options and commands.
 
-Only the form of a value is checked here. Neither the environment nor the disk is read.
+One parser knows all options, whatever the command: flags may come before the command's name, and a
+flag of another command gets a better error than "unknown". What belongs to which command is checked
+afterwards (`_check_belonging`), from the same table.
+
+Before argparse sees them, arguments are brought to one form:
+
+    --switch=false            --no-switch
+    -C -, --continue          --resume, as aria2c, wget and curl call it
+    everything after --       operands
+
+Values stay text. Their readers, in the table of options, run when settings are made, so that flags
+and environment variables are read by the same code. Neither the environment nor the disk is read
+here.
 """
 
 from __future__ import annotations
@@ -63,7 +75,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     arguments = list(argv)
     end = arguments.index("--") if "--" in arguments else len(arguments)
     texts = arguments[:end]
-    # Few write it so: this is on the way of every download.
+    # Looked for as text first, because few use it and every start pays for this.
     if "-C" in "".join(texts) or "continue" in "".join(texts):
         texts = _translate(texts)
     flags = [_without_value(text) for text in texts]
@@ -135,7 +147,7 @@ def _command(operands: list[str]) -> str:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        # What argparse says of the -z in -fz.
+        # argparse says this of the -z in -fz.
         stray = re.search(r"ignored explicit argument '(.)", message)
         raise UsageError(f"unknown flag: -{stray[1]}" if stray else message)
 
@@ -191,7 +203,7 @@ def _without_value(text: str) -> str:
     return text
 
 
-# What other programs call the name of the file, or its folder.
+# Flags of other programs that name the file or its folder; errors say what to write instead.
 _NAMES_FILE = re.compile(r"-[a-zA-Z]*O|--remote-name(-all)?|-[a-zA-Z]*J|--remote-header-name")
 _NAMES_DEST = re.compile(
     r"-O.+|--out|--output-document|-[dP]|--dir|--output-dir|--directory-prefix"

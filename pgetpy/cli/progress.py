@@ -1,7 +1,14 @@
 """What a person or a program sees of transfers while they run: bars, plain lines or JSON.
 
-The one place that draws. Events arrive on the engine's thread and log lines on any; one lock keeps
-them from tearing each other. A stream that is gone is no reason to fail a transfer.
+    engine's thread  --event-->    Progress --> Tally (the state of all transfers)
+    any thread       --log line-->    |
+                                      '--> _show: JSON, plain lines, bars, or nothing
+
+This is the only place that draws. One lock keeps events and log lines from tearing each other. A
+terminal or pipe that is gone, or a fault in the drawing, never fails a transfer.
+
+Which events deserve a line is decided once, in `_Notes`, for bars and plain lines: a resume, a
+start-over, a retry (not sixteen of them), a wait, a failure among several files.
 """
 
 from __future__ import annotations
@@ -39,10 +46,10 @@ from pgetpy.core.report.text import label, one_line
 from pgetpy.core.text.units import format_duration, format_rate, format_size
 from pgetpy.errors.redact import redact_text
 
-# Between two plain lines on how far things are, and between two of one transfer's retries.
+# Seconds between two plain lines on the state, and between two lines on one transfer's retries.
 _PLAIN_INTERVAL = 5.0
 _RETRY_INTERVAL = 5.0
-# A line for each file that is finished is of use up to so many.
+# With more files than this, plain lines do not name each finished one.
 _FEW_FILES = 50
 # OSError: the terminal or the reader of a pipe is gone; ValueError: the stream is closed;
 # AttributeError: there was none from the beginning.
@@ -50,7 +57,7 @@ _IF_NOT_GONE = contextlib.suppress(OSError, ValueError, AttributeError)
 
 
 class Progress:
-    """Takes events and shows nothing: the base of those that do, and what `none` is."""
+    """Takes events and shows nothing: the base class, and what `--progress none` uses."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
         self.tally = Tally()
@@ -97,7 +104,7 @@ class Progress:
 
 
 class JsonProgress(Progress):
-    """One JSON object an event."""
+    """One JSON object for each event: its name, `seconds` since the start, and its fields."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
         super().__init__(stream, clock)
@@ -110,7 +117,12 @@ class JsonProgress(Progress):
 
 
 class PlainProgress(Progress):
-    """Lines now and then, for where there is no terminal."""
+    """Plain lines, where there is no terminal: notes, and the state every five seconds.
+
+    Args:
+        endings: whether to report finished files; otherwise the caller does.
+        verb: what is done with files.
+    """
 
     def __init__(
         self,
@@ -226,7 +238,7 @@ class _Notes:
         return []
 
     def _retry(self, event: Retrying, now: float) -> list[str]:
-        # Sixteen connections that break at one time are one piece of news.
+        # Sixteen connections that break together are one event for a reader.
         last = self._last_retry.get(event.key)
         if last is not None and now - last < _RETRY_INTERVAL:
             self._unsaid[event.key] = self._unsaid.get(event.key, 0) + 1
@@ -246,16 +258,17 @@ def progress_of(
     into_cache: bool = False,
     verb: str = "downloading",
 ) -> Iterator[Progress]:
-    """A Progress that also carries the log lines while it lasts.
+    """Show progress and log lines while the block runs.
 
     Args:
-        keeps: whether what has arrived is of use to a rerun.
-        into_cache: whether files go to a cache: this display reports those that are complete, and a
-            rerun may name them once more.
+        invocation: says what is shown.
+        keeps: whether a rerun can use what has arrived; said when the run is interrupted.
+        into_cache: whether files go to a cache. Then this display reports complete files, since
+            the command prints only their paths.
         verb: what is done with files.
 
     Raises:
-        Stopped: it was interrupted.
+        Stopped: the block was interrupted; its sentence says what is left.
     """
     mode = invocation.console.progress
     if sys.stderr is None or (mode == "auto" and not invocation.console.shows("info")):
@@ -316,9 +329,15 @@ def open_progress(
 ) -> Progress:
     """Return a context manager that is called with events and draws them on `stream`.
 
-    `mode` is what --progress takes; `auto` is bars on a terminal and plain lines elsewhere.
-    `columns` None follows the terminal's width. Without `endings` plain lines leave the last word
-    to the caller.
+    Args:
+        mode: what --progress takes; `auto` is bars on a terminal and plain lines elsewhere.
+        stream: where to draw, standard error usually.
+        is_terminal: whether `stream` is one.
+        columns: of the bars; None follows the terminal's width.
+        rows: of the terminal; they limit the number of bars.
+        clock: returns seconds.
+        endings: see `PlainProgress`.
+        verb: what is done with files.
     """
     if mode == "none":
         return Progress(stream, clock)
@@ -330,7 +349,7 @@ def open_progress(
 
 
 def finish_line(result: DownloadResult) -> str:
-    """Return one line on a file that stands."""
+    """Return one line on a file that is complete."""
     if result.skipped:
         return f"{label(result.dest, result.url)}: there already, {format_size(result.size)}"
     moved = result.bytes_per_second and not result.shared
@@ -359,7 +378,7 @@ def _figures(state: FileState | Tally, now: float) -> list[str]:
 
 
 def _event_name(event: Event) -> str:
-    """Return what programs call an event: `started_over` of StartedOver."""
+    """Return the event's name in JSON: `started_over` for StartedOver."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
 
 

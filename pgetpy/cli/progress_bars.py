@@ -1,4 +1,18 @@
-"""Progress bars on a terminal. tqdm draws them, and is imported when the first one is."""
+"""Progress bars on a terminal. tqdm draws them, and is imported when the first one is.
+
+    3/12 files     41% |########          | 1.2 GB/~3.1 GB   410 MB/s   5s left  16 conn    bar 0
+    model-1.bin    73% |##############    | 730 MB/1.0 GB    ...                            bar 1
+    model-2.bin    12% |##                | 120 MB/1.0 GB    ...                            bar 2
+
+A single file has bar 0 alone. Of several, up to eight have a bar, each the one below the total that
+was free when the file had been in flight for 0.4 s. A bar stays with its file, so that lines do not
+jump; a free one is blank.
+
+tqdm is used as a painter only. Its own counting, timing, locking and monitor thread are switched
+off: every line is a `bar_format` of ours with one `{bar}` in it, and `Progress` holds the lock.
+
+Columns are dropped on narrow terminals: connections first, then the time left, then the size.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +28,7 @@ from pgetpy.core.text.units import format_duration, format_rate, format_size
 # Ten pictures a second look smooth and cost nothing.
 _INTERVAL = 0.1
 _MOST_FILE_BARS = 8
-# A file that is done sooner would only flicker.
+# A bar for a file that is done sooner than this would only flicker.
 _OLD_ENOUGH = 0.4
 _NARROW, _VERY_NARROW, _TINY = 76, 60, 46
 
@@ -43,7 +57,7 @@ class Screen:
             self._stream.flush()
 
     def draw(self, tally: Tally, event: Event, now: float) -> None:
-        """Draw how things stand, if it is time to or `event` must be seen."""
+        """Draw the state, if 0.1 s have passed or `event` must be seen at once."""
         if isinstance(event, Finished):
             self._last = event.result
         if isinstance(event, StartedOver):
@@ -55,7 +69,7 @@ class Screen:
             self._paint(tally, now)
 
     def close(self, tally: Tally, now: float) -> None:
-        """Take the bars of files away and leave the first one as it ends."""
+        """Remove the bars of files, and leave bar 0 as it is at the end."""
         if not self._bars:
             return
         self._slots = [None] * len(self._slots)
@@ -142,9 +156,9 @@ def _tqdm_class() -> Any:
 
 
 class _NoLock:
-    """Keeps nobody out: whoever draws holds the lock of the `Progress`.
+    """Excludes nothing: every caller holds the lock of the `Progress` already.
 
-    tqdm keeps a real one for good where the terminal is gone as it draws.
+    tqdm would never release a real one after an error while drawing, as when the terminal is gone.
     """
 
     def acquire(self, *_: object, **__: object) -> bool:
@@ -197,7 +211,7 @@ def _finished_format(result: DownloadResult, width: int) -> str:
 
 
 def _with_bar(name: str, fraction: float, tail: str) -> str:
-    # 100% is for what is whole.
+    # Rounded down: 100% only when all is there.
     percent = min(100, int(100 * fraction))
     return f"{_escaped(name)} {percent:3d}% |{{bar}}| {_escaped(tail).rstrip()}"
 

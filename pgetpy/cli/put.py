@@ -1,4 +1,4 @@
-"""The command that uploads: `put`."""
+"""The command that uploads a file or a folder to an object store: `put`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""What is said of a call when it is over: lines for people, JSON for programs."""
+"""What is printed of a call when it is over: lines for people, JSON for programs.
+
+The lines `[ Complete ]` and `[ Metrics ]` have pget's form, which scripts parse: `name=value`,
+quoted if it holds a blank. Fields of ours are added behind pget's.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +72,12 @@ def failure_table(failures: Sequence[DownloadFailure], files: int) -> list[str]:
 
 
 def interrupted_line(tally: Tally, *, keeps: bool) -> str:
-    """Return what is left of a call that was interrupted, and how to go on."""
+    """Return a sentence on what an interrupted call has left, and how to go on.
+
+    Args:
+        tally: the state of its transfers.
+        keeps: whether the same command can use what has arrived.
+    """
     states = [*tally.active.values(), *tally.stopped.values()]
     held = sum(state.done for state in states if state.keeps)
     parts = ["interrupted"]

@@ -16,7 +16,10 @@ from pgetpy.settings.command_options import hub_cache_dir
 
 
 def run_snapshot(invocation: Invocation, environ: Mapping[str, str], api: Any) -> int:
-    """Bring a repository into the Hub's cache and print where it is; return the exit status."""
+    """Fetch a repository into the Hub's cache and print its path; return the exit status.
+
+    The layout is huggingface_hub's, so that `from_pretrained` finds the files without a request.
+    """
     operands, options = invocation.arguments.operands, invocation.options
     if len(operands) != 1:
         raise UsageError(f"expected one REPOSITORY, got {len(operands) or 'nothing'}")

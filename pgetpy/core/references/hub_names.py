@@ -1,7 +1,19 @@
 """Names on the Hugging Face Hub: which repository, revision and file a reference means.
 
 The forms are those of the Hub's pages and of huggingface_hub (its "HF URIs", `hf_hub_url` and
-`validate_repo_id`). All spellings of one thing become one value.
+`validate_repo_id`):
+
+    hf://OWNER/NAME[@REVISION][/PATH]                          a model
+    hf://datasets/OWNER/NAME...  hf://spaces/OWNER/NAME...     the other types
+    https://huggingface.co/OWNER/NAME[/resolve|blob|raw|tree/REVISION/PATH]
+
+All spellings of one thing become one value, and so one key in the cache.
+
+Two things are ambiguous and decided here. The oldest repositories are called NAME alone: a first
+part with a revision, or with nothing behind it, is such a name. And revisions may hold slashes
+(`refs/pr/7`): only the forms that the Hub makes itself are recognised; others need `%2F`.
+
+Nothing is asked of the Hub: whether a repository exists is found out when it is fetched.
 """
 
 from __future__ import annotations
@@ -58,7 +70,7 @@ class HubName:
     patterns: Patterns = EVERYTHING
 
     def __str__(self) -> str:
-        # Behind NAME alone nothing but a revision tells a path from the name of a repository.
+        # In hf://NAME/PATH the PATH would be read as the repository's name; @REVISION prevents it.
         shows = self.revision != MAIN or (self.path and "/" not in self.repo)
         revision = f"@{quote(self.revision, safe='')}" if shows else ""
         path = f"/{quote(self.path)}" if self.path else ""
@@ -76,15 +88,15 @@ class HubName:
     def file(self, endpoint: str, path: str, revision: str = "") -> str:
         """Return the URL at which the file `path` is, at another revision if one is given."""
         at = quote(revision or self.revision, safe="")
-        # Names in listings are somebody else's, and may hold anything.
+        # Names in listings come from outside, and may hold anything.
         return f"{self.page(endpoint)}/resolve/{at}/{quote(path, errors='replace')}"
 
 
 def parse_hub_name(text: str, endpoint: str) -> HubName | None:
-    """Return what `text` names on the Hub at `endpoint`; None where it is none of its files.
+    """Return what `text` names on the Hub at `endpoint`; None if it is not a file of the Hub.
 
     Raises:
-        BadReferenceError: it is meant for the Hub and names nothing there.
+        BadReferenceError: it is meant for the Hub, but cannot be a name there.
     """
     if text[: len(_SCHEME)].lower() == _SCHEME:
         rest, _, query = text[len(_SCHEME) :].partition("#")[0].partition("?")
@@ -116,7 +128,7 @@ def _below(host: str, path: str, endpoint: str) -> str | None:
     if _host(host) == _host(own.netloc):
         root = own.path.rstrip("/")
         return path[len(root) :] if path.startswith(f"{root}/") else None
-    # Who has named an endpoint of his own means it by these as well.
+    # With an endpoint of the user's own, a URL of the public Hub means that endpoint, too.
     return path if _host(host) in HOSTS else None
 
 
@@ -139,7 +151,7 @@ class _Reader:
         if pieces[0] in _NO_REPOSITORIES:
             self._refuse(f"{pieces[0]} of the Hub are not known here")
         kind = _TYPES[pieces.pop(0)] if pieces[0] in _TYPES and len(pieces) > 1 else "model"
-        # OWNER/NAME, unless the revision or the end shows that NAME stands alone.
+        # OWNER/NAME, unless a revision or the end follows the first part.
         size = 1 if "@" in pieces[0] or len(pieces) == 1 else 2
         *owner, last = pieces[:size]
         name, at, revision = last.partition("@")

@@ -4,7 +4,13 @@
 
 `-x` says that the object is an archive, whose members go to the folder DEST.
 
-Fields stand apart by any white space; one that holds blanks is quoted as a whole, by either quote.
+Fields are separated by any white space. A field with blanks is quoted as a whole, with double
+quotes (in which `\\"` and `\\\\` are escapes) or single ones. A quote within a field is a character
+like any other.
+
+A manifest is read completely before anything is fetched. A line that repeats an earlier one does
+no harm, and is skipped with a warning. One destination with two URLs or two checksums is an error:
+one of the two files would silently be lost.
 """
 
 from __future__ import annotations
@@ -54,11 +60,16 @@ def parse_manifest(
     is_folder: Callable[[str], bool] = _ends_with_slash,
     read: Callable[[str], Reference | None] = check_url,
 ) -> Manifest:
-    """Read a manifest; `path` is what errors call it.
+    """Return the jobs of a manifest.
 
-    With `to_null` the bytes are thrown away and DEST may be left out; with `extract` every line is
-    of an archive. A DEST for which `is_folder` holds may stand for several URLs, as each brings its
-    own name. `read` returns what a URL refers to, and raises BadReferenceError for what is not one.
+    Args:
+        text: of the manifest.
+        path: what errors call it.
+        to_null: throw the bytes away; DEST may be left out.
+        extract: take every line for that of an archive.
+        is_folder: says of a DEST whether it is a folder. A folder may be the DEST of several URLs,
+            since each brings its own name.
+        read: returns what a URL refers to, and raises BadReferenceError for what is not one.
 
     Raises:
         BadManifestError: a line is malformed, or one DEST has two URLs or two checksums.

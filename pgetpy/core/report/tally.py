@@ -1,4 +1,17 @@
-"""Where the transfers of a call stand, gathered from their events; no clock is looked at."""
+"""Where the transfers of a call stand, gathered from their events.
+
+Three counts of bytes differ, and are easily taken for each other:
+
+    done    there now: falls when a file starts over; resumed bytes are in it from the start
+    moved   fetched by this run: never falls; rates are made of it
+    total   the size, known once the server has said it; `expected` is a guess before that
+
+For several files `expected` takes the mean of the known sizes for the others. So the fraction may
+fall when a large file shows up. A bar that goes backwards is not believed, so `fraction` never
+falls, and stays below 1 while it is a guess.
+
+The clock is an argument: `now` is in seconds, from any moment.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +29,18 @@ from pgetpy.core.report.events import (
     Verifying,
 )
 
-# A rate over less is nervous, one over more hides that a transfer has come to a halt.
+# Seconds that a rate is taken over. With fewer it jumps, and with more it hides that a transfer has
+# come to a halt.
 _RATE_WINDOW = 5.0
 _RATE_STEP = 0.2
 
 
 @dataclass
 class Rate:
-    """Bytes a second over the last few seconds, from a count that never falls."""
+    """Bytes a second over the last five seconds, from a count that never falls.
+
+    Samples closer than 0.2 s are merged, so only some 25 are kept, however many events come.
+    """
 
     _samples: deque[tuple[float, int]] = field(default_factory=deque)
 
@@ -37,7 +54,7 @@ class Rate:
             samples.popleft()
 
     def value(self, now: float) -> float | None:
-        """The rate, or None while too little is known."""
+        """Return the rate at `now`, None in the first 0.2 s. It falls while nothing is added."""
         if not self._samples:
             return None
         since, count = self._samples[0]
@@ -48,7 +65,18 @@ class Rate:
 
 @dataclass
 class FileState:
-    """One transfer. `moved` counts the bytes this run fetched, those of a lost start included."""
+    """One transfer.
+
+    Attributes:
+        key: its number in the call.
+        started_at: when its first event came.
+        done: bytes that are there.
+        total: its size, None while that is not known.
+        keeps: whether a later run can use what is there.
+        moved: bytes that this run fetched, those before a start-over included.
+        connections: how many it uses at present.
+        verified: how much of it is hashed, from 0 to 1; None before that begins.
+    """
 
     key: int
     dest: str
@@ -67,7 +95,7 @@ class FileState:
 
     @property
     def checking(self) -> float | None:
-        """How much of the file is hashed, once that is all there is left to do."""
+        """How much of the file is hashed, once all of it is there; None before."""
         return self.verified if self.done == self.total else None
 
     def remaining_seconds(self, now: float) -> float | None:
@@ -92,7 +120,7 @@ class Tally:
     Attributes:
         files: how many there will be.
         active: those in flight by key, in the order of their start.
-        stopped: those that failed, as they stood.
+        stopped: those that failed, in their last state.
         finished, failed: how many have ended.
         moved: bytes this run fetched.
         ended_bytes: sizes of the files that have finished.
@@ -130,7 +158,7 @@ class Tally:
 
     @property
     def done(self) -> int:
-        """Bytes that stand or are held."""
+        """Bytes of finished files, and those there of files in flight."""
         return self.ended_bytes + sum(state.done for state in self.active.values())
 
     @property
@@ -155,9 +183,9 @@ class Tally:
         return sum(state.connections for state in self.active.values())
 
     def fraction(self) -> float:
-        """How much of all is done, at most 0.99 while that is a guess.
+        """Return how much of all is done, at most 0.99 while that is a guess.
 
-        Never falls but after a start-over.
+        It falls only after a start-over.
         """
         if self.ended >= self.files:
             return 1.0
