@@ -428,7 +428,7 @@ def test_another_component_needs_another_composer(
     pipeline = make_flux()
     loras = LoraComposer(pipeline, cache)
     pipeline.transformer = make_flux(1).transformer
-    with pytest.raises(UsageError, match="transformer is another"):
+    with pytest.raises(UsageError, match="transformer is not the one"):
         loras.apply(slots(urls, "plain"))
 
 
