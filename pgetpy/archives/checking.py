@@ -99,7 +99,7 @@ class MemberVerifier:
             self._due.put(None)
 
     def stop(self) -> None:
-        """Give up; nothing is read or written any more when this returns."""
+        """Give up, and wait for the threads: nothing is read or written once this returns."""
         self.halt()
         for thread in self._threads:
             thread.join()
@@ -128,6 +128,7 @@ class MemberVerifier:
                     self._changed.notify_all()
 
     def _check(self, file: MemberFile) -> None:
+        """Follow `file` to its last byte. `checked` comes last: the engine may then close it."""
         if self._stopped:
             raise _StoppedError
         sum_ = ContentSum(file.entry.member)
@@ -142,6 +143,7 @@ class MemberVerifier:
         file.checked = True
 
     def _inflate(self, file: MemberFile, sum_: ContentSum) -> None:
+        """Inflate `file` from the spool to a file of its own, and deliver it if it is right."""
         output = self._folder.make_output(file)
         try:
             at = 0

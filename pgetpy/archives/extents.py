@@ -41,34 +41,34 @@ class DiskExtents:
         return iter(self._extents)
 
     def add(self, file: MemberFile) -> None:
-        """Add those of `file`."""
+        """Add the extents of `file`, which lie behind all that were added before."""
         for extent in file.entry.member.extents:
             if extent.size:
                 offset = extent.start if file.spooled else extent.offset
                 self._extents.append(DiskExtent(extent.start, extent.stop, offset, file))
 
     def drop(self, file: MemberFile) -> None:
-        """Take those of `file` away."""
+        """Remove the extents of `file`."""
         self._extents = [extent for extent in self._extents if extent.file is not file]
 
     def at(self, pos: int) -> DiskExtent | None:
-        """Return the one that byte `pos` is in."""
+        """Return the extent with byte `pos`, None between extents."""
         index = self._after(pos) - 1
         if index >= 0 and pos < self._extents[index].stop:
             return self._extents[index]
         return None
 
     def next_start(self, pos: int) -> int:
-        """Return where the first one behind `pos` begins."""
+        """Return where the first extent behind `pos` begins, a huge number if there is none."""
         index = self._after(pos)
         return self._extents[index].start if index < len(self._extents) else _NOWHERE
 
     def between(self, start: int, stop: int) -> list[DiskExtent]:
-        """Return those that have bytes between `start` and `stop`."""
+        """Return the extents with bytes between `start` and `stop`."""
         first = max(0, self._after(start) - 1)
         found = self._extents[first : self._after(stop)]
         return [extent for extent in found if extent.start < stop and start < extent.stop]
 
     def _after(self, pos: int) -> int:
-        """The index of the first one that begins behind `pos`."""
+        """Return the index of the first extent that begins behind `pos`."""
         return bisect_right(self._extents, (pos, _NOWHERE))

@@ -53,6 +53,10 @@ _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 class MemberFolder:
     """Makes members under `root`, which exists and is empty, or holds what an earlier run made.
 
+    Args:
+        root: the staged folder.
+        fsync: whether each file is flushed before it is closed.
+
     Attributes:
         written: the names of the members made, in the archive's order.
     """
@@ -249,13 +253,17 @@ class MemberFolder:
         return file
 
     def _stretch(self, file: MemberFile) -> None:
+        """Give `file` its size, so that bytes may be written anywhere in it, and holes are there.
+
+        Small files that get all their bytes in order need not be: that saves a system call each.
+        """
         member = file.entry.member
         gathered = file.wanted == member.size and not (file.large and member.size >= LARGE)
         if not (gathered or member.deflated):
             os.ftruncate(file.fd, member.size)
 
     def _complete(self, file: MemberFile) -> None:
-        """See that `file` has its size, to which the last of its holes may be missing."""
+        """Check the size of `file`, or set it if the file may end with a hole."""
         member = file.entry.member
         if not member.extents:
             return
@@ -269,7 +277,7 @@ class MemberFolder:
             self._adopt_folder(parts[:depth])
 
     def _adopt_folder(self, parts: tuple[str, ...]) -> None:
-        """See that a folder stands at `parts`, in which members can be made."""
+        """Make a folder at `parts`, or open up the one that an earlier run made."""
         if parts in self._known:
             return
         path = self._at(parts)
@@ -283,7 +291,10 @@ class MemberFolder:
         self._known.add(parts)
 
     def _size_of(self, path: str, entry: AdmittedMember, *, whole: bool) -> int | None:
-        """The size of what an earlier run made of `entry`, None where it did not."""
+        """Return the size of what an earlier run made of `entry`; None if that cannot be used.
+
+        For links the size is 0, and they count only if they lead to the same place.
+        """
         try:
             there = os.lstat(path)
             if entry.member.kind is Kind.SYMLINK:
@@ -298,6 +309,7 @@ class MemberFolder:
         return there.st_size if usable else None
 
     def _finish(self, fd: int, member: Member) -> None:
+        """Flush the file if asked for, and set permissions and time, which may be refused."""
         if self._fsync:
             self._fsync = sync_file(fd, "members of the archive")
         with self._warnings.tolerate("to set permissions"):
@@ -306,7 +318,10 @@ class MemberFolder:
             os.utime(fd, ns=(member.mtime, member.mtime))
 
     def _make_way(self, path: str, entry: AdmittedMember) -> None:
-        """See that `entry` can be made at `path`."""
+        """Make the folders above `entry`, and remove the earlier member that it replaces.
+
+        That one is unlinked and not written into: other names may be hard links to it.
+        """
         if entry.parts[:-1] not in self._known:
             self._make_parents(entry.parts)
         if entry.member.kind is not Kind.FOLDER:
@@ -319,6 +334,7 @@ class MemberFolder:
             self._make_folder(parts[:depth])
 
     def _make_folder(self, parts: tuple[str, ...]) -> None:
+        """Make a folder, writable for now; `seal` sets the permissions that the archive states."""
         if parts in self._known:
             return
         path = self._at(parts)
@@ -336,7 +352,10 @@ class MemberFolder:
 
 
 def _mode_of_new(root: Path) -> int:
-    """The permissions of a new folder in `root`: what the umask, or a default ACL, leaves."""
+    """Return the permissions of a new folder in `root`: what the umask, or a default ACL, leaves.
+
+    Tried out, because reading the umask means setting it, for all threads of the process.
+    """
     probe = root / f".{secrets.token_hex(8)}.pgetpy-probe"
     os.mkdir(probe, 0o777)
     try:

@@ -80,6 +80,10 @@ class Merge:
         self._from_the_top(self._move_level)
 
     def _check_level(self, level: _Level, obstacles: _Obstacles) -> None:
+        """Look for obstacles in one folder and those below it that exist in both trees.
+
+        The folder itself is looked at only if a member would be moved into it.
+        """
         tried = False
         for entry in _entries(level):
             path = self._target.joinpath(*level.parts, entry.name)
@@ -108,6 +112,7 @@ class Merge:
             self.attributes.setdefault((*level.parts, name), attributes)
 
     def _move_level(self, level: _Level) -> None:
+        """Move the members of one folder, and of those below it that exist in both trees."""
         for entry in _entries(level):
             name = entry.name
             if not entry.is_dir(follow_symlinks=False):

@@ -118,7 +118,7 @@ class ArchiveSink(Sink):
         return self._digest.hexdigest() if self._digest is not None else None
 
     def passages(self) -> Iterator[tuple[str, ...]]:
-        """See `MemberPolicy.expected`."""
+        """Yield paths that must not be links in the folder, see `MemberPolicy.expected`."""
         return self._policy.expected()
 
     def restore(self, held: Spans, total: int | None) -> Spans:
@@ -142,6 +142,7 @@ class ArchiveSink(Sink):
         return self.extractor.place(pos) if self.extractor is not None else None
 
     def write(self, pos: int, data: memoryview) -> None:
+        # Looked at twice: once there is an extractor, no thread waits for the lock any more.
         with self._watch_soundness():
             if self.extractor is None:
                 with self._lock:
@@ -150,6 +151,7 @@ class ArchiveSink(Sink):
             return self.extractor.write(pos, data)
 
     def mark(self, start: int, stop: int) -> None:
+        # What was marked before there was an extractor is handed on with the first mark after it.
         with self._lock:
             if self.extractor is None:
                 self._marked.add(start, stop)

@@ -155,7 +155,7 @@ class StreamExtractor(ArchiveExtractor):
                 self._changed.notify_all()
 
     def _next(self) -> bytes | None:
-        """Return the piece at the front, waiting for it; None at the end."""
+        """Return the piece at the front, waiting for it; None at the end or when halted."""
         with self._changed:
             while not self._stopped:
                 piece = self._waiting.take(self.window.horizon)
@@ -177,6 +177,7 @@ class StreamExtractor(ArchiveExtractor):
             self._write(memoryview(decoded))
 
     def _write(self, decoded: memoryview) -> None:
+        """Hand `decoded` to the output, which is chosen once the first header is complete."""
         if self._output is not None:
             self._output.write(self._decoded, decoded)
         else:
@@ -192,6 +193,7 @@ class StreamExtractor(ArchiveExtractor):
         return output
 
     def _check_ratio(self, size: int, consumed: int) -> None:
+        """Raise if `consumed` bytes have made too many; before they are written."""
         if self._limits.exceeds_ratio(self._decoded + size, consumed):
             raise LimitExceededError("ratio", self._limits.ratio, (self._decoded + size) / consumed)
 

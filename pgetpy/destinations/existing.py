@@ -105,6 +105,7 @@ def digest_of(path: Path, checksum: Checksum, hashed: Callable[[int, int], objec
 
 
 def _version_of(fd: int, checksum: Checksum) -> tuple[object, ...]:
+    """Return what changes with the file's content; the ctime cannot be set back by programs."""
     there = os.fstat(fd)
     return (
         checksum.algorithm,

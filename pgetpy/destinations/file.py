@@ -68,6 +68,7 @@ class FileDestination(ResumableDestination):
 
     @property
     def slow(self) -> bool:
+        # Small files without a ledger are published on the loop: a thread would cost more.
         has_ledger = self._sink is not None and self._sink.ledger is not None
         return has_ledger or self._settings.fsync
 
@@ -136,6 +137,7 @@ class FileDestination(ResumableDestination):
             self._sink.flush()
 
     def _take_over(self, ledger: Ledger) -> None:
+        """Open the part file with its journal, which the sink closes or removes from now on."""
         self._lock.ledger = None  # from here on it is the sink's
         try:
             self._sink = FileSink(self.path, ledger)
@@ -151,6 +153,7 @@ class FileDestination(ResumableDestination):
         return self.path.exists() and self.path.stat().st_size == identity.total
 
     def _open_sink(self, answer: Answer) -> FileSink:
+        """Take the lock if the object is large enough for one, and open the part file."""
         total = answer.identity.total
         if total is None or total > SMALL:
             self._acquire_fresh()
@@ -159,6 +162,11 @@ class FileDestination(ResumableDestination):
         return self._sink
 
     def _choose_name(self, answer: Answer) -> None:
+        """Name the file: by its service, else by Content-Disposition, else by the URL.
+
+        The name may be another file's destination, or taken on disk. Both are checked here, since
+        nothing could be checked before the answer.
+        """
         name = name_from_service(self._options.name)
         if name is None and answer.name:
             name = name_from_disposition(answer.name)

@@ -239,7 +239,10 @@ class TreeDestination(ResumableDestination):
         self._staging.seal()
 
     def _restore(self, ledger: Ledger) -> None:
-        """Take over what an earlier run staged, if it is of the same object."""
+        """Take over what an earlier run staged, if it is of the same object.
+
+        What cannot be explained is an ArchiveError of the restoring, and means to start over.
+        """
         subject = self._own_subject(ledger.journal)
         held = ledger.journal.trusted(boot_id())
         if subject is None or not held or not self._settings.resume:
@@ -277,6 +280,7 @@ class TreeDestination(ResumableDestination):
         return self._layout
 
     def _make_sink(self) -> ArchiveSink:
+        """Return a sink over the staged folder, which is made if need be."""
         self._staging.make()
         return ArchiveSink(
             self._staging.root,
@@ -290,10 +294,12 @@ class TreeDestination(ResumableDestination):
         )
 
     def _note(self, start: int, stop: int) -> None:
+        """Journal a span whose bytes are where a later run finds them."""
         if self._resumable and self._lock.ledger is not None:
             self._lock.ledger.note_written(start, stop)
 
     def _remove_staged(self) -> None:
+        """Remove everything staged but the journal, which goes last, with the lock."""
         self._staging.clear()
         if self._layout is not None:
             self._layout.close()

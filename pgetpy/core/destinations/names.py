@@ -124,6 +124,7 @@ def _safe_name(path: str) -> str | None:
 
 
 def _shortened(name: str) -> str:
+    """Return `name` within LONGEST_NAME bytes; suffixes stay, since programs go by them."""
     if len(name.encode()) <= LONGEST_NAME:
         return name
     match = _SUFFIXES.search(name)
@@ -133,6 +134,10 @@ def _shortened(name: str) -> str:
 
 
 def _beside(name: str, kind: str) -> str:
+    """Return the hidden name of a file of ours beside `name`: `.name.kind`.
+
+    If that is too long it is cut, and a hash of the whole name keeps two long names apart.
+    """
     plain = f".{name}.{kind}"
     raw = name.encode(errors="surrogateescape")
     if len(raw) + len(kind) + 2 <= LONGEST_NAME:
@@ -143,7 +148,7 @@ def _beside(name: str, kind: str) -> str:
 
 
 def _extended_value(value: str) -> str | None:
-    """Decode `charset'language'percent-encoded` (RFC 8187); None where it is malformed."""
+    """Decode `charset'language'percent-encoded` (RFC 8187); None if it is malformed."""
     charset, _, rest = value.partition("'")
     _, tick, encoded = rest.partition("'")
     if not tick or charset.lower() not in {"utf-8", "iso-8859-1"}:

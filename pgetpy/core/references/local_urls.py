@@ -1,4 +1,8 @@
-"""URLs whose bytes are on this machine: file (RFC 8089), and data, which bears them (RFC 2397)."""
+"""URLs whose bytes are on this machine: file (RFC 8089), and data, which holds them (RFC 2397).
+
+The bytes of a data: URI have no name. So they are looked at, and a file with a fitting suffix is
+made up: whatever reads it later goes by the name.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,14 @@ _SUFFIXES = {"tar": ".tar", "zip": ".zip", "gzip": ".tar.gz", "bzip2": ".tar.bz2
 
 @dataclass(frozen=True)
 class DataUri:
-    """What a data: URI bears; `archive` is whether the bytes begin like one."""
+    """The content of a data: URI.
+
+    Attributes:
+        media_type: as stated; it decides nothing.
+        content: the decoded bytes.
+        name: `data` with a suffix by the first bytes.
+        archive: whether those are the beginning of an archive.
+    """
 
     media_type: str
     content: bytes = field(repr=False)
@@ -38,15 +49,16 @@ def is_data(url: str) -> bool:
 
 
 def file_path(url: str) -> str:
-    """Return the path that a file URL names; what is no UTF-8 in it is escaped by surrogates."""
+    """Return the path that a file URL names; bytes that are not UTF-8 become surrogate escapes."""
     return unquote(urlsplit(url).path, errors="surrogateescape")
 
 
 def parse_data(uri: str, most: int | None = None) -> DataUri:
-    """Return what `data:[<mediatype>][;base64],<data>` bears.
+    """Return the content of `data:[<mediatype>][;base64],<data>`.
 
     Args:
-        most: so many bytes are allowed.
+        uri: the whole of it.
+        most: bytes that the content may have; checked before it is decoded as well.
 
     Raises:
         BadReferenceError: it is malformed, or too large.
@@ -74,7 +86,7 @@ def parse_data(uri: str, most: int | None = None) -> DataUri:
 
 
 def _decoded(uri: str, raw: bytes) -> bytes:
-    # Line breaks come with what was folded for a mail or a YAML file.
+    # Base64 that was folded for a mail or a YAML file holds line breaks.
     plain = _BLANK.sub(b"", raw)
     try:
         return base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
@@ -89,7 +101,7 @@ def _too_large(uri: str, most: int) -> BadReferenceError:
 
 def _suffix(content: bytes) -> str:
     """Return the suffix of a file that holds `content`; empty where it is nothing known."""
-    # Few URLs bear data, and these modules read whole formats.
+    # Imported here: few URLs hold data, and these modules are large.
     from pgetpy.core.archives.formats import recognise
     from pgetpy.core.weights.sniffing import TELLING, FileKind, sniff
 

@@ -1,4 +1,11 @@
-"""Sizes and durations as people write them, to numbers and back. Nothing here knows a clock."""
+"""Sizes and durations as people write them, to numbers and back. Nothing here knows a clock.
+
+Sizes: `k`, `M`, `G` are powers of 1000 and `Ki`, `Mi`, `Gi` of 1024, with or without a `B`, in any
+case, as with pget. Output is in powers of 1000, as disks and networks are sold.
+
+Durations are Go's, as with pget (`1m30s`), and a bare number is seconds. Ages know days and weeks
+as well.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +28,7 @@ _NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
 _STEP = re.compile(rf"({_NUMBER})(ns|us|µs|μs|ms|s|m|h)")
 _DURATION = re.compile(rf"(?:{_STEP.pattern})+")
 _PLAIN_SECONDS = re.compile(_NUMBER)
-# In this order, one of the two at least.
+# Weeks, then days, at least one of them, then any duration.
 _DAYS = re.compile(rf"(?=[0-9]+[wd])(?:([0-9]+)w)?(?:([0-9]+)d)?((?:{_STEP.pattern})*)")
 
 

@@ -2,6 +2,9 @@
 
 A reader takes the text and the name of the option or variable, which a BadSettingError carries. An
 option that may be repeated gives a tuple of texts instead; its environment variable is one text.
+
+Flags and variables go through the same readers, so that both accept the same and fail with the same
+words. Readers of texts that may hold secrets (headers, tokens, URLs) never put them into an error.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from pgetpy.errors.redact import HIDDEN, redact
 # What a reader returns when the text leaves the field as it is.
 UNCHANGED = object()
 
-# What the engine itself says in every request.
+# Headers that the engine sets itself: others' values would contradict what it asked for.
 _OWN_HEADERS = frozenset(
     {"range", "if-range", "content-length", "transfer-encoding", "connection", "upgrade", "te"}
 )
@@ -32,6 +35,8 @@ _HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]*")
 
 
 def count_reader(least: int) -> Callable[[str, str], int]:
+    """Return a reader of whole numbers that are at least `least`."""
+
     def read(text: str, name: str) -> int:
         if not re.fullmatch(r"[+-]?[0-9]{1,18}", text.strip()):
             raise BadSettingError(name, text, "is no number")
@@ -43,6 +48,8 @@ def count_reader(least: int) -> Callable[[str, str], int]:
 
 
 def size_reader(least: int) -> Callable[[str, str], int]:
+    """Return a reader of sizes, see `parse_size`, that are at least `least` bytes."""
+
     def read(text: str, name: str) -> int:
         size = parse_size(text, name=name)
         if size < least:
@@ -53,6 +60,7 @@ def size_reader(least: int) -> Callable[[str, str], int]:
 
 
 def read_duration(text: str, name: str) -> float:
+    """Read a duration in seconds, see `parse_duration`; zero is refused."""
     seconds = parse_duration(text, name=name)
     if seconds <= 0:
         raise BadSettingError(name, text, "must be longer than nothing")
