@@ -191,9 +191,12 @@ def transfer(
     held: Spans | None = None,
     window: int | None = None,
     chunk_size: int = 125_000_000,
+    speed_time: float = 60.0,
 ) -> Outcome:
     """Fetch the object of `network`; over `fixed` connections, or as many as pay."""
-    return run_virtually(_transfer(network, fixed or ceiling, fixed or 1, held, window, chunk_size))
+    chosen = Settings(stall_timeout=15.0, retries=1000, speed_time=speed_time)
+    most, start = fixed or ceiling, fixed or 1
+    return run_virtually(_transfer(network, chosen, most, start, held, window, chunk_size))
 
 
 class _Windowed(NullSink):
@@ -206,13 +209,13 @@ class _Windowed(NullSink):
 
 async def _transfer(
     network: Network,
+    chosen: Settings,
     ceiling: int,
     start: int,
     held: Spans | None,
     window: int | None,
     chunk_size: int,
 ) -> Outcome:
-    chosen = Settings(stall_timeout=15.0, retries=1000)
     workers = Workers()
     hosts = Hosts(chosen, workers)
     link = parse_link(URL)
