@@ -9,8 +9,8 @@ one brings the front, others bring what follows, within a window of 16 MiB.
 The horizon of the window is the front of the decoder. A writer whose bytes lie behind the window
 waits. A writer with the bytes at the front never does, so the two sides cannot block each other.
 
-Errors cross between threads: the decoder's is kept in `_failure` and raised in whoever calls
-`write` or `finish` next. Memory is bounded by the window, one decoded piece and the decoder's own
+Errors cross between threads: the decoder's is kept in `_failure` and raised by the next call of
+`write` or `finish`. Memory is bounded by the window, one decoded piece and the decoder's own
 window, whatever the ratio. The ratio itself is limited as well (`Limits.ratio`), or a bomb would
 fill the disk.
 """

@@ -42,7 +42,7 @@ class DestinationLock:
     """The ledger at `anchor`, taken for this run or waited for.
 
     Attributes:
-        ledger: None before it is ours, and where locks exclude nobody. Then every run has a part
+        ledger: None before it is ours, and if locks do not work here. Then every run has a part
             file of its own, and the last rename wins.
         published: the journal of the run that was waited for, if that has published.
     """

@@ -116,7 +116,7 @@ class TarReader:
 
         Args:
             total: bytes of the archive.
-            rest: what has come of `wanted`.
+            rest: the bytes of `wanted` received so far.
 
         Raises:
             TruncatedArchiveError: it ends within a member, or may have been cut off between two.

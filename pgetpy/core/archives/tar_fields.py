@@ -175,7 +175,7 @@ def parse_decimal(value: bytes, what: str) -> int:
 
 
 def parse_seconds(value: bytes) -> int | None:
-    """Return a decimal time in nanoseconds, None where there is no number.
+    """Return a decimal time in nanoseconds, or None if it is not a number.
 
     Digits finer than that are rounded down, as the kernel does. Text behind the number is ignored,
     as GNU tar does.

@@ -6,7 +6,7 @@ A text becomes a `Link` once. From there on user and password are out of the URL
     credentials of the user      to the origin of the original URL, and to the same host after a
                                  step from http to https (`may_see_credentials`)
     headers of the user          the same, but for a few that tell nothing (`_HARMLESS_HEADERS`)
-    signature in a target URL    wherever it points: whoever made the URL put it there
+    signature in a target URL    wherever it points: the URL's author put it there
 
 A signed URL changes with every signature while the object stays the same. `Link.key` is made
 without the signature, so that a journal finds the object again; `Link.signature` is made of it

@@ -66,7 +66,7 @@ class FileSink(Sink):
         dest: the name that the file will get.
         part: the part file's name.
         fd: the part file.
-        ledger: its journal; None for small files, and where locks exclude nobody.
+        ledger: its journal; None for small files, and if locks do not work here.
         resumable: whether what is written is of use to the next run.
     """
 

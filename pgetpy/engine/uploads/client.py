@@ -30,7 +30,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
 from urllib.parse import urlsplit
 
 from pgetpy.core.http.heads import Head, status_error, words_of
@@ -41,35 +40,12 @@ from pgetpy.core.objects import multipart
 from pgetpy.errors import ConnectionFailedError, HttpStatusError, PgetError, StalledError
 from pgetpy.errors.reasons import system_reason
 from pgetpy.settings import Settings
+from pgetpy.sources.object_signer import ObjectSigner
 
 # Sent at a time; between two blocks it is checked whether the upload has been stopped.
 _BLOCK = 1 << 20
 # A page of ListParts has at most 1000 parts; this is far more.
 _LONGEST_ANSWER = 16 << 20
-
-
-class WritingSigner(Protocol):
-    """Signs requests with any method and body; see `sources.object_signer.ObjectSigner`.
-
-    The protocol for downloads, `core.http.urls.RequestSigner`, signs GETs only.
-    """
-
-    def sign(
-        self,
-        method: str,
-        link: Link,
-        headers: Sequence[tuple[str, str]],
-        now: float,
-        body_sha256: str,
-    ) -> list[tuple[str, str]]: ...
-
-    def due(self, now: float) -> bool: ...
-
-    def refresh(self) -> None: ...
-
-    def sign_again(
-        self, link: Link, sent: Sequence[tuple[str, str]], head: Head, now: float
-    ) -> Link | None: ...
 
 
 @dataclass(frozen=True)
@@ -114,7 +90,7 @@ class StoreClient:
 
     def __init__(
         self,
-        signer: WritingSigner,
+        signer: ObjectSigner,
         settings: Settings,
         tls: Callable[[], ssl.SSLContext],
         retrying: Callable[[PgetError, float], object],
