@@ -343,7 +343,7 @@ class Attempt:
             return False
         self._generation += 1
         if reader is not None and manner.single:
-            self.plan.read_on_alone(reader)
+            reader.claim = None  # it delivers everything that is missing
             self._tell_manner()
         return True
 

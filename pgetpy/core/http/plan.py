@@ -164,10 +164,6 @@ class Plan:
                 part.claim = min(limit, part.claim or limit)
         self.end_reading_on()
 
-    def read_on_alone(self, reader: RangeRequest) -> None:
-        """Have `reader` deliver everything that is missing."""
-        reader.claim = None
-
     def probe_again(self, now: float) -> RangeRequest | None:
         """Ask for the first bytes a second time where the first answer is late."""
         if len(self.parts) != 1:
@@ -329,6 +325,9 @@ class Plan:
         # While the first request reads on it covers the others' ranges: only it can be helped.
         parts = self.parts if reader is None else [reader]
         candidates = [f for f in parts if not f.again and f.twin is None and f.owed > 0]
+        # The rest of a request may have landed by another one that has just read on over it.
+        landed = self.landed
+        candidates = [f for f in candidates if not landed.covers(f.pos, f.pos + f.owed)]
         return max(candidates, key=lambda f: (f.seconds_left, f.owed), default=None)
 
     def _late(self, part: RangeRequest, now: float, rate: float) -> bool:
@@ -355,12 +354,13 @@ class Plan:
 
     def _launch_twin(self, now: float, slow: RangeRequest) -> RangeRequest | None:
         """Ask for the rest of `slow` a second time, or for as much of it as one range may be."""
-        stop = min(slow.pos + slow.owed, slow.pos + self._chunk_size)
+        start = self._not_landed(slow.pos, slow.pos + slow.owed)
+        stop = min(slow.pos + slow.owed, start + self._chunk_size)
         if self.window is not None:
             stop = min(stop, self.window.stop)
-        if stop <= slow.pos:
+        if stop <= start:
             return None  # the window has closed since it was asked for
-        twin = self._launch(now, slow.pos, stop, again=True)
+        twin = self._launch(now, start, stop, again=True)
         slow.twin, twin.twin = twin, slow
         return twin
 
@@ -377,7 +377,7 @@ class Plan:
         pos, owed = part.pos, part.owed
         seconds = (owed + other * latency) / (own + other)
         kept = max(_SMALLEST_SPLIT, int(own * seconds))
-        middle, stop = pos + kept, pos + owed
+        middle, stop = self._not_landed(pos + kept, pos + owed), pos + owed
         gained = part.seconds_left - seconds
         if stop - middle < _SMALLEST_SPLIT or gained < _WORTHWHILE_SECONDS:
             return None
@@ -389,6 +389,10 @@ class Plan:
         else:
             part.stop = middle
         return self._launch(now, middle, middle + size, again=True)
+
+    def _not_landed(self, start: int, stop: int) -> int:
+        """The first byte from `start` on that no request has landed; `stop` if all have come."""
+        return next(self.landed.missing(start, stop), Span(stop, stop)).start
 
     def _within_budget(self, size: int) -> bool:
         """Whether `size` bytes that are still arriving may be requested twice to save time."""
