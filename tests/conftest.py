@@ -98,6 +98,15 @@ def proxy() -> Iterator[Proxy]:
     assert proxy.errors == []
 
 
+@pytest.fixture
+def tls_proxy(ca: Authority) -> Iterator[Proxy]:
+    """The same, asked over TLS."""
+    with Proxy(tls=ca.context()) as proxy:
+        yield proxy
+    assert proxy.violations == []
+    assert proxy.errors == []
+
+
 class UnwillingTransport:
     """Stands in for the direct transport where everything is to go by the full client."""
 

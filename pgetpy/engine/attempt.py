@@ -31,7 +31,9 @@ from pgetpy.errors import (
     StalledError,
     TransferError,
 )
+from pgetpy.system.logs import RoomLog
 
+_LOG = RoomLog("engine")
 TICK = 0.025
 # Time for the last exchanges to end by themselves, so that their connections can be used again.
 _ENDING_SECONDS = 0.25
@@ -200,14 +202,12 @@ class Attempt:
         if host.local:
             await self.context.local.carry(exchange)
             return
-        if host.plain:
-            try:
-                await self.context.direct.carry(exchange)
-                return
-            except UnsupportedResponseError:
-                host.refused_direct()
-                self.counts.requests += 1  # the same exchange again: nothing of it was kept
-        await self.context.full.carry(exchange)
+        try:
+            await self.context.direct.carry(exchange)
+        except UnsupportedResponseError as error:
+            _LOG.debug("%s sent %s: aiohttp asks again", host.origin.host, error)
+            self.counts.requests += 1  # the same exchange again: nothing of it was kept
+            await self.context.full.carry(exchange)
 
     def _judge(self, exchange: Exchange, head: Head) -> tuple[Answer, Sink]:
         """Believe `head` or raise; in any thread."""

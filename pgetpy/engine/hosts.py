@@ -41,9 +41,6 @@ from pgetpy.system.threads import Workers
 # A connection of the direct transport takes a socket and the two ends of a pipe.
 _DESCRIPTORS_PER_CONNECTION = 3
 _DESCRIPTORS_FOR_FILES = 64
-# One odd object among many may be an exception; several answers that the direct transport cannot
-# read are how the host speaks.
-_REFUSALS = 3
 # From so many bytes, or seconds, on the rate of a body means something.
 _TELLING = 512 * 1024
 _TELLING_SECONDS = 0.02
@@ -62,7 +59,6 @@ class Host:
         addresses: of the host, or of its proxy; in the resolver's order.
         proxy: URL of the proxy to go through; None for none.
         pace: how many connections pay.
-        plain: whether the direct transport may be tried.
         busy: connections with a request under way, over all transfers.
         delivering: those of them whose bytes flow.
         moved: bytes received, in answers that have ended and in those under way.
@@ -78,7 +74,6 @@ class Host:
     addresses: tuple[Address, ...]
     proxy: str | None = field(repr=False)
     pace: ConcurrencyController
-    plain: bool
     busy: int = 0
     delivering: int = 0
     moved: int = 0
@@ -87,7 +82,6 @@ class Host:
     latency: Latency = field(default_factory=Latency)
     not_before: float = 0.0
     no_ranges: bool = False
-    _refusals: int = field(default=0, repr=False)
     # The level that the log has last told of.
     _told: int = field(default=0, repr=False)
 
@@ -95,13 +89,6 @@ class Host:
     def local(self) -> bool:
         """Whether this is the stand-in for file and data URLs, which need no connection."""
         return not self.origin.host
-
-    def refused_direct(self) -> None:
-        """Count an answer that the direct transport could not read; after a few stop trying it."""
-        self._refusals += 1
-        if self._refusals >= _REFUSALS:
-            self.plain = False
-            _LOG.debug("%s: aiohttp makes all further requests", self.origin.host)
 
     def observe(self, now: float, rates: Sequence[float] = ()) -> None:
         """Update the pace and the rate. Called by each attempt at each of its ticks.
@@ -189,7 +176,7 @@ class Hosts:
             return known
         if not link.origin.host:
             # A file or data URL: one reader is as fast as several.
-            here = Host(link.origin, (), None, ConcurrencyController(1, 1), plain=False)
+            here = Host(link.origin, (), None, ConcurrencyController(1, 1))
             return self._hosts.setdefault((link.origin, link.trusted), here)
         policy = None if link.trusted else self._settings.policy
         if policy is not None:
@@ -201,7 +188,7 @@ class Hosts:
         else:
             addresses = await self._admit(link, policy)
         pace = ConcurrencyController(self.ceiling, min(self.start, self.ceiling), machine_load)
-        host = Host(link.origin, addresses, proxy, pace, plain=True, _told=pace.level)
+        host = Host(link.origin, addresses, proxy, pace, _told=pace.level)
         if _LOG.wants_debug():
             where = ", ".join(str(address.sockaddr[0]) for address in addresses)
             way = f"proxy {proxy}" if proxy is not None else "no proxy"

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from pgetpy.core.http.answers import Identity, Redirected
 from pgetpy.core.http.heads import Head
@@ -109,12 +110,13 @@ class Route:
                 # Object stores ignore If-Range, and honour If-Match.
                 signed = self.target.signer is not None and known.strong
                 headers.append(("If-Match" if signed else "If-Range", known.if_range))
+        secure = "https" in (self.target.origin.scheme, urlsplit(host.proxy or "").scheme)
         return Request(
             url=self.target.url,
             headers=tuple(headers),
             addresses=host.addresses,
             proxy=host.proxy,
-            tls=self._hosts.tls() if self.target.origin.scheme == "https" else None,
+            tls=self._hosts.tls() if secure else None,
             connect_timeout=self._settings.connect_timeout,
             trusted=self.target.trusted,
         )

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pgetpy.core.http.answers import REDIRECTS, Answer, Identity
+from pgetpy.core.http.answers import Answer, Identity
 from pgetpy.core.http.heads import Head
 from pgetpy.core.http.manner import Manner
 from pgetpy.core.http.plan import Plan
@@ -55,7 +55,7 @@ class _FirstAnswer(Attempt):
 
     def _judge(self, call: Exchange, head: Head) -> tuple[Answer, Sink]:
         # Errors are judged as usual, so that they are retried.
-        if head.status not in REDIRECTS:
+        if not head.is_redirect:
             super()._judge(call, head)
         raise _AnsweredError(head)
 

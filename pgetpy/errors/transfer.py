@@ -74,6 +74,7 @@ class HttpStatusError(TransferError):
     """
 
     _HINTS = {  # noqa: RUF012  a table, never written
+        202: "the server is still preparing the object; try again later",
         401: "give credentials with -H 'Authorization: Bearer …', --netrc or PGET_HEADERS",
         403: "the link may have expired or need credentials (-H, --netrc)",
         404: "check the URL",

@@ -277,7 +277,7 @@ def test_a_length_said_twice_the_same_is_taken_for_one(plain_wire: WireWorld) ->
     if is_direct(plain_wire):
         assert outcome(plain_wire, asking, SMALL) == "right"
     else:
-        assert outcome(plain_wire, asking, SMALL) in ("right", "ConnectionFailedError")
+        assert outcome(plain_wire, asking, SMALL) in ("right", "TransferError")
 
 
 # --------------------------------------------------------------------------------- content codings

@@ -18,6 +18,10 @@ RANGED = ("well", "whole", "malformed", "missing", "length", "end", "shifted", "
 STATUSES = (400, 401, 403, 404, 405, 410, 412, 416, 500, 501, 503)
 VALIDATORS = ("strong", "weak", "date", "none", "drifting etag", "drifting date", "only on 200")
 IF_RANGE = ("honoured", "ignored", "whole", "412", "400")
+# What calls itself a success beside 200, and brings the whole all the same.
+SUCCESSES = (200, 201, 203, 226, 299)
+# How Content-Length is said: once, twice, twice in one field, or of a range as two numbers.
+LENGTHS = ("once", "twice", "joined", "differing")
 _SHORT = 300_000
 _MOST_REQUESTS = 300
 
@@ -38,6 +42,8 @@ class Oddity:
         breaks: the number of an answer that breaks off in the middle; None for none.
         most: how many connections it serves at a time; further ones are refused with 403.
         late: seconds before each answer.
+        success: the status of an answer with the whole.
+        lengths: a word of LENGTHS.
     """
 
     ranged: str | int = "well"
@@ -51,6 +57,8 @@ class Oddity:
     breaks: int | None = None
     most: int | None = None
     late: float = 0.0
+    success: int = 200
+    lengths: str = "once"
 
     @property
     def curl_gets_it(self) -> bool:
@@ -62,6 +70,10 @@ class Oddity:
         """Whether the only answer that the link is good for is one to a range that nobody can use,
         so that asking for a range was one request too many."""
         unusable = isinstance(self.ranged, str) and self.ranged not in ("well", "whole")
+        if self.lengths == "differing" and self.ranged != "whole" and self.open_end:
+            # A part whose length is unclear, unless it is refused, which spends nothing.
+            unusable = unusable or self.ranged == "well" or self.since > 0
+            return self.answers is not None and unusable
         # Where the first answer is late a second one is asked for.
         first = self.since == 0 or (self.since == 1 and self.late > 1)
         return self.answers is not None and unusable and first
@@ -80,6 +92,8 @@ CHOICES: dict[str, Sequence[object]] = {
     "breaks": [None, None, 0, 1, 3],
     "most": [None, None, 1, 2],
     "late": [0.0, 0.0, 0.3, 5.0],
+    "success": [200, 200, 200, *SUCCESSES],
+    "lengths": ["once", "once", "once", *LENGTHS],
 }
 
 
@@ -114,7 +128,7 @@ class OddServer:
         if odd.answers is not None and self._answered >= odd.answers:
             return Reply(403)
         if asked is None:
-            return self._whole(number, odd.plain)
+            return self._whole(number, odd.success if odd.plain == 200 else odd.plain)
         if open_end and not odd.open_end:
             return self._whole(number)
         if if_range is not None and odd.if_range not in {"honoured", "ignored"}:
@@ -127,13 +141,14 @@ class OddServer:
             return self._whole(number)
         return self._part(number, asked)
 
-    def _whole(self, number: int, status: int = 200) -> Reply:
-        if status != 200:
+    def _whole(self, number: int, status: int = 0) -> Reply:
+        status = status or self.oddity.success
+        if status >= 300:
             return Reply(status)
-        headers = {**self._validators(number, 200), "content-length": str(len(self.body))}
+        headers = {**self._validators(number, 200), "content-length": self._length(self.body)}
         if self.oddity.accept_ranges is not None:
             headers["accept-ranges"] = self.oddity.accept_ranges
-        return self._given(Reply(200, headers, self.body))
+        return self._given(Reply(status, headers, self.body))
 
     def _part(self, number: int, asked: Span) -> Reply:
         total = len(self.body)
@@ -151,10 +166,19 @@ class OddServer:
             start, stop = start + 1, stop + 1
         said: str | int = {"length": stop - start, "end": stop, "star": "*"}.get(how, total)
         value = f"bytes {start}-{stop - 1}/{said}"
-        headers = {**self._validators(number, 206), "content-length": str(stop - start)}
+        content = memoryview(self.body)[start:stop]
+        headers = {**self._validators(number, 206), "content-length": self._length(content)}
+        if self.oddity.lengths == "differing":
+            headers["content-length"] += f", {total + 1}"
         if how != "missing":
             headers["content-range"] = value.replace(" ", "=") if how == "malformed" else value
-        return self._given(Reply(206, headers, memoryview(self.body)[start:stop]))
+        return self._given(Reply(206, headers, content))
+
+    def _length(self, content: bytes | memoryview) -> str:
+        """Return Content-Length; several fields of that name arrive joined by commas."""
+        separator = {"twice": ", ", "joined": ","}.get(self.oddity.lengths)
+        length = str(len(content))
+        return length if separator is None else f"{length}{separator}{length}"
 
     def _given(self, reply: Reply) -> Reply:
         if self._answered == self.oddity.breaks:

@@ -6,6 +6,7 @@ a test can use real-looking hosts. One request a connection: what follows is rel
 
 import asyncio
 import base64
+import ssl
 from dataclasses import dataclass
 from types import TracebackType
 from urllib.parse import urlsplit
@@ -31,12 +32,17 @@ class Passed:
 
 
 class Proxy:
-    """A context manager; ``credentials`` is ``name:word`` when the proxy asks for them."""
+    """A context manager; ``credentials`` is ``name:word`` when the proxy asks for them, and ``tls``
+    makes it an https proxy."""
 
     def __init__(
-        self, credentials: str | None = None, names: dict[str, Address] | None = None
+        self,
+        credentials: str | None = None,
+        names: dict[str, Address] | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.credentials = credentials
+        self._tls = tls
         self.names = names or {}
         self.requests: list[Passed] = []
         self.refused = 0
@@ -54,7 +60,8 @@ class Proxy:
         return self._home.errors
 
     def url(self, user: str = "") -> str:
-        return f"http://{user + '@' if user else ''}127.0.0.1:{self.port}"
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://{user + '@' if user else ''}127.0.0.1:{self.port}"
 
     def __enter__(self) -> "Proxy":
         self._home = LoopThread("loopback proxy")
@@ -71,7 +78,9 @@ class Proxy:
         self._home.stop()
 
     async def _listen(self) -> None:
-        self._listener = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
+        self._listener = await asyncio.start_server(
+            self._connected, "127.0.0.1", self.port, ssl=self._tls
+        )
         self.port = self._listener.sockets[0].getsockname()[1]
 
     async def _unlisten(self) -> None:
@@ -163,6 +172,8 @@ async def _relay(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> No
             await sink.drain()
         if sink.can_write_eof():
             sink.write_eof()
+        else:
+            sink.close()  # TLS has no end of one direction
     except OSError:
         # One side is gone without a farewell, and the other is told as rudely.
         sink.transport.abort()

@@ -219,7 +219,7 @@ async def _transfer(
     workers = Workers()
     hosts = Hosts(chosen, workers)
     link = parse_link(URL)
-    host = Host(link.origin, (), None, ConcurrencyController(ceiling, start), plain=True)
+    host = Host(link.origin, (), None, ConcurrencyController(ceiling, start))
     hosts.ceiling = ceiling
     hosts._hosts[link.origin, link.trusted] = host
     context = EngineContext(

@@ -65,6 +65,7 @@ LAYERS = (
             "engine.transports.failures",
             "engine.transports.on_loop",
             "engine.transports.pipes",
+            "engine.transports.request_head",
             "engine.transports.tls",
             "engine.transports.wire",
         )

@@ -25,8 +25,10 @@ What the head is taken for, by its status and what was asked:
               200                                      the whole, decoded if it is coded;
                                                        RangeNotHonoured once a version is known
               416 with */0                             an empty object, which has no ranges
-    nothing   200, 203, 206 that covers everything     the whole
-    either    301, 302, 303, 307, 308 with Location    Redirected
+    nothing   200, 206 that covers everything          the whole
+    either    201, 203 or another success, but not     as 200
+              202, 204 and 205
+              3xx with Location                        Redirected
               anything else                            HttpStatusError
 
 Rules are RFC 9110's; where servers are known to break them in a harmless way a comment names the
@@ -38,24 +40,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 
-from pgetpy.core.http.content_codings import content_codings
+from pgetpy.core.http.bodies import coding_to_undo, content_length, is_delimited, media_type
 from pgetpy.core.http.heads import Head, http_date, status_error
 from pgetpy.core.http.ranges import OPEN_END, Span, format_range, parse_content_range
-from pgetpy.errors import (
-    ObjectChangedError,
-    RangeNotHonouredError,
-    TransferError,
-)
+from pgetpy.errors import ObjectChangedError, RangeNotHonouredError
 
-REDIRECTS = frozenset({301, 302, 303, 307, 308})
 # RFC 9110, 8.8.2.2 lets a client take Last-Modified for strong when Date is clearly later; a minute
 # covers a file replaced twice within the header's one-second grain.
 _STRONG_DATE_DISTANCE = 60.0
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e\x80-\xff]*"')
-_DECODABLE = frozenset({"gzip", "x-gzip", "deflate"})
-_GZIP_TYPES = frozenset({"application/gzip", "application/x-gzip", "application/x-tar+gzip",
-                         "application/tar+gzip", "application/x-compressed-tar"})  # fmt: skip
-_GZIP_SUFFIXES = (".gz", ".tgz", ".gzip")
 
 
 @dataclass(frozen=True)
@@ -163,17 +156,17 @@ def judge(
         HttpStatusError: any other status that is not a success.
         RangeNotHonouredError: other bytes than those asked for.
         ObjectChangedError: another version than `known`.
-        TransferError: a coding that cannot be undone, or a malformed Content-Length.
+        TransferError: a coding that cannot be undone, or no clear Content-Length.
     """
-    if head.status in REDIRECTS and "location" in head.headers:
+    if head.is_redirect:
         raise Redirected(head.headers["location"], head)
     if head.status == 416:
         return _unsatisfied(url, asked, head, known)
-    if head.status not in (200, 203, 206):
+    if not head.brings_object:
         raise status_error(url, head)
     if verified and known is not None:
         head = _with_validators_of(known, head)
-    coding = _coding(url, head)
+    coding = coding_to_undo(url, head)
     content_range = head.headers.get("content-range")
     if (head.status == 206 and not _is_whole(asked, head)) or (
         content_range is not None and asked is not None
@@ -206,12 +199,12 @@ def _part(url: str, asked: Span | None, head: Head, known: Identity | None) -> A
     content_range = parse_content_range(value)
     question = "the whole object" if asked is None else format_range(asked)
     # In multipart/byteranges each part of the body has a head of its own (RFC 9110, 14.6).
-    multipart = _media_type(head) == "multipart/byteranges"
+    multipart = media_type(head) == "multipart/byteranges"
     if asked is None or multipart or content_range is None or content_range.span is None:
         raise RangeNotHonouredError(url, question, f"{head.status} with {value}")
     span = content_range.span
     identity = _identity(head, content_range.total)
-    length = _length(url, head)
+    length = content_length(url, head, asked)
     if known is not None:
         same = known.strong and identity.etag == known.etag
         lying = same or identity.total in (span.size, span.stop)
@@ -242,8 +235,9 @@ def _part(url: str, asked: Span | None, head: Head, known: Identity | None) -> A
 
 def _whole(url: str, asked: Span | None, head: Head, known: Identity | None, coding: str) -> Answer:
     """Judge an answer that brings the whole object."""
+    length = content_length(url, head, asked)
     # The length of a coded body is not the object's.
-    total = None if coding else _length(url, head)
+    total = None if coding else length
     _refuse_part(url, head, total)
     identity = _identity(head, total)
     if asked is None and known is not None and not coding and total is None:
@@ -260,7 +254,7 @@ def _whole(url: str, asked: Span | None, head: Head, known: Identity | None, cod
         total,
         identity,
         ranged=total is not None and _asks_all(asked) and _offers_ranges(head),
-        delimited=_delimited(head),
+        delimited=is_delimited(head),
         decode=coding,
         whole=True,
         name=head.headers.get("content-disposition", ""),
@@ -270,7 +264,7 @@ def _whole(url: str, asked: Span | None, head: Head, known: Identity | None, cod
 def _is_whole(asked: Span | None, head: Head) -> bool:
     """Whether a 206 is all of the object, as some servers answer where no range was asked for."""
     stated = parse_content_range(head.headers.get("content-range", ""))
-    if asked is not None or _media_type(head) == "multipart/byteranges":
+    if asked is not None or media_type(head) == "multipart/byteranges":
         return False
     return stated is None or stated.span is None or stated.span == (0, stated.total)
 
@@ -347,48 +341,3 @@ def _is_strong_date(headers: dict[str, str]) -> bool:
     changed = http_date(headers.get("last-modified", ""))
     date = http_date(headers.get("date", ""))
     return changed is not None and date is not None and date - changed >= _STRONG_DATE_DISTANCE
-
-
-def _length(url: str, head: Head) -> int | None:
-    """Return Content-Length; None where there is none, or a transfer coding overrides it."""
-    value = head.headers.get("content-length")
-    if value is None or "transfer-encoding" in head.headers:
-        return None
-    # A repeated equal length arrives joined (RFC 9110, 8.6 allows to take the one value).
-    values = {part.strip() for part in value.split(",")}
-    text = values.pop()
-    if values or not (text.isascii() and text.isdigit()):
-        raise TransferError(url, f"the server sent an invalid Content-Length {value!r}")
-    return int(text)
-
-
-def _delimited(head: Head) -> bool:
-    """Whether the framing marks the end of the body (RFC 9112, 6.3)."""
-    chunked = "chunked" in head.headers.get("transfer-encoding", "").lower()
-    return chunked or "content-length" in head.headers
-
-
-def _coding(url: str, head: Head) -> str:
-    """Return the content coding to undo. Identity was asked for, so any coding is a surprise.
-
-    A .tar.gz served with `Content-Encoding: gzip` (Apache's AddEncoding does it) is the requested
-    file itself; decoding it would give the tar instead.
-    """
-    coding = ", ".join(content_codings(head.headers.get("content-encoding", "")))
-    if not coding:
-        return ""
-    path = url.partition("?")[0].lower()
-    kind = _media_type(head)
-    if "gzip" in coding and (path.endswith(_GZIP_SUFFIXES) or kind in _GZIP_TYPES):
-        return ""
-    if coding in _DECODABLE:
-        return coding
-    raise TransferError(
-        url,
-        f"the server used Content-Encoding {coding!r}, unasked, which cannot be undone here,",
-        hint="ask the server's operator for the plain bytes",
-    )
-
-
-def _media_type(head: Head) -> str:
-    return head.headers.get("content-type", "").partition(";")[0].strip().lower()

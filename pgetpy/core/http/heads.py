@@ -13,6 +13,8 @@ _NOISE = re.compile(r"<(head|style|script)\b.*?</\1>|[\x00-\x1f\x7f]", re.IGNORE
 _STORE_ERROR = re.compile(r"\A\W*(?:<\?xml[^>]*>\s*)?<Error\b")
 _ELEMENT = re.compile(r"<(\w+)>([^<]*)</\1>")
 _MARKUP = re.compile(r"<[^>]*>?")
+# Successes without the object: it is still being made (202), or there is no content (204, 205).
+_WITHOUT_OBJECT = frozenset({202, 204, 205})
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,17 @@ class Head:
     version: tuple[int, int] = (1, 1)
     words: str = ""
     details: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def brings_object(self) -> bool:
+        """Whether the body is the object or a part of it, whichever success the server calls it."""
+        return 200 <= self.status <= 299 and self.status not in _WITHOUT_OBJECT
+
+    @property
+    def is_redirect(self) -> bool:
+        """Whether it says where to ask instead. A Location counts whatever the number is (RFC 9110,
+        15.4), as for curl."""
+        return 300 <= self.status <= 399 and "location" in self.headers
 
     @classmethod
     def of(

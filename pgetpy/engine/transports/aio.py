@@ -1,5 +1,5 @@
-"""The full client: aiohttp for what the direct transport leaves alone, proxies that speak TLS above
-all. It can do a whole transfer by itself.
+"""The full client: aiohttp, a second opinion on answers that the direct transport cannot read. It
+can do a whole transfer by itself.
 
 aiohttp is kept from deciding anything that is decided here: it follows no redirects, decodes no
 codings, keeps no cookies, reads no environment and looks up no names (`_resolver`). Two of its
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pgetpy.core.http.answers import Answer
+from pgetpy.core.http.bodies import unclear_length
 from pgetpy.core.http.content_codings import CodingError, ContentDecoder
 from pgetpy.core.http.heads import Head, words_of
 from pgetpy.core.http.sink import Sink
@@ -363,6 +364,8 @@ async def _failed(request: Request, error: Exception) -> TransferError:
         return proxy_refused(request, error.status, error.message)
     if isinstance(error, aiohttp.ClientResponseError):
         said = " ".join(error.message.split())[:100]
+        if "content-length" in said.lower():
+            return unclear_length(url, said)
         return ConnectionFailedError(url, f"what came is no HTTP ({said})")
     if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(cause, ssl.SSLError):
         return unreachable(request, request.addresses, error.os_error)

@@ -67,7 +67,7 @@ class Request:
         headers: all but Host, in order.
         addresses: where to connect, in order of preference.
         proxy: URL of the proxy to go through, or None.
-        tls: the context for https.
+        tls: the context for https, of the host or of its proxy.
         connect_timeout: seconds for the connection and its TLS handshake.
         trusted: whether the operator named the host, so that no policy has judged its addresses. A
             connection of a trusted request is never used for another kind of request.

@@ -1,8 +1,9 @@
 """One socket to one host: opened, asked and answered on the event loop, then handed to a thread.
 
     open       TCP, through `AddressRace` if there are several addresses
+      |        TLS handshake with the proxy, if its URL is https://
       |        CONNECT to the proxy, for https through one
-      |        TLS handshake
+      |        TLS handshake with the host
       v
     on the loop, not blocking       `ask`, `receive_into`: the head and small bodies
       |  block(True)       ^
@@ -37,14 +38,15 @@ from pgetpy.engine.transports.failures import (
     certificate_error,
     failed,
     is_for_another_name,
-    proxy_headers,
     proxy_refused,
+    proxy_untrusted,
     timed_out,
     unreachable,
 )
-from pgetpy.engine.transports.tls import TLS_READ_SIZE, Tls
+from pgetpy.engine.transports.request_head import bytes_of, connect_request
+from pgetpy.engine.transports.tls import TLS_READ_SIZE, NestedTls, Tls
 from pgetpy.engine.transports.wire import HeadReader
-from pgetpy.errors import BadReferenceError, ConnectionFailedError, TransferError
+from pgetpy.errors import ConnectionFailedError, TransferError
 from pgetpy.system.event_loop import wait_for
 from pgetpy.system.logs import RoomLog
 
@@ -136,7 +138,7 @@ class Connection:
         Empty if the host does not answer again.
         """
         if (request.proxy or "").lower().startswith("https:"):
-            return []  # a proxy that is asked by TLS
+            return []  # unchecked, the connection would give the proxy's password to anyone
         anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         anyone.check_hostname = False
         anyone.verify_mode = ssl.CERT_NONE
@@ -150,13 +152,24 @@ class Connection:
     @classmethod
     async def _prepare(cls, request: Request, sock: socket.socket) -> Connection:
         """Return the connection to the host of `request` over `sock`: tunnel and TLS as needed."""
-        parts = urlsplit(request.url)
+        parts, proxy = urlsplit(request.url), urlsplit(request.proxy or "")
+        connection = cls(sock, None)
+        if proxy.scheme == "https":
+            assert request.tls is not None
+            connection = cls(sock, Tls(request.tls, proxy.hostname))
+            try:
+                await connection._shake_hands()
+            except ssl.SSLError as error:
+                raise proxy_untrusted(request, error) from error
         if parts.scheme != "https":
-            return cls(sock, None)
+            return connection
         if request.proxy is not None:
-            await cls(sock, None)._open_tunnel(request)
+            await connection._open_tunnel(request)
         assert request.tls is not None
-        connection = cls(sock, Tls(request.tls, parts.hostname))
+        if connection._tls is not None:
+            connection = cls(sock, NestedTls(request.tls, parts.hostname, connection._tls))
+        else:
+            connection = cls(sock, Tls(request.tls, parts.hostname))
         await connection._shake_hands()
         return connection
 
@@ -177,11 +190,7 @@ class Connection:
 
     async def ask(self, request: Request) -> None:
         """Send `request`. Its answer has to be read before the next one is sent."""
-        data = _bytes_of(request)
-        if self._tls is not None:
-            self._tls.seal(data)
-            data = self._tls.sealed()
-        await self._send(data)
+        await self._write(bytes_of(request))
 
     async def receive_into(self, buffer: memoryview) -> int:
         """Receive what there is into `buffer`, waiting for the first byte; 0 at the end."""
@@ -257,13 +266,13 @@ class Connection:
             HttpStatusError: the proxy refuses.
             OSError: it does not answer in HTTP.
         """
-        await self._send(_connect_request(request))
+        await self._write(connect_request(request))
         reader = HeadReader()
         head = None
         while head is None:
             # Bytes after the head would belong to the host, and be lost here; but under TLS the
             # client speaks first, so there are none.
-            count = await self._receive(reader.space)
+            count = await self.receive_into(reader.space)
             if not count:
                 raise ConnectionError("closed by the proxy before it answered")
             try:
@@ -279,6 +288,13 @@ class Connection:
         while not self._tls.shaken_hands():
             await self._feed(self._tls)
         await self._send(self._tls.sealed())
+
+    async def _write(self, data: bytes) -> None:
+        """Send `data`, sealed where there is TLS."""
+        if self._tls is not None:
+            self._tls.seal(data)
+            data = self._tls.sealed()
+        await self._send(data)
 
     async def _feed(self, tls: Tls) -> None:
         """Send what TLS has to send, and pass it what comes next."""
@@ -326,41 +342,6 @@ async def _connect(address: Address) -> socket.socket:
         sock.close()
         raise
     return sock
-
-
-def _bytes_of(request: Request) -> bytes:
-    """Return the request as it is sent; a proxy gets the whole URL (RFC 9112, 3.2.2)."""
-    parts = urlsplit(request.url)
-    target = parts.path or "/"
-    if parts.query:
-        target = f"{target}?{parts.query}"
-    fields = [("Host", parts.netloc), *request.headers]
-    if request.proxy is not None and parts.scheme == "http":
-        target = request.url
-        fields += proxy_headers(request.proxy)
-    return _encode(request, f"GET {target} HTTP/1.1", fields)
-
-
-def _connect_request(request: Request) -> bytes:
-    """Return the CONNECT request for the host of `request`; its own headers are for the host."""
-    assert request.proxy is not None
-    parts = urlsplit(request.url)
-    place = parts.netloc if parts.port is not None else f"{parts.netloc}:443"
-    agents = [field for field in request.headers if field[0].lower() == "user-agent"]
-    fields = [("Host", place), *agents, *proxy_headers(request.proxy)]
-    return _encode(request, f"CONNECT {place} HTTP/1.1", fields)
-
-
-def _encode(request: Request, first: str, fields: Sequence[tuple[str, str]]) -> bytes:
-    """Return a head as bytes.
-
-    Raises:
-        BadReferenceError: a value holds a line break, with which it could add headers of its own.
-    """
-    text = "\r\n".join([first, *(f"{name}: {value}" for name, value in fields)])
-    if text.count("\n") != len(fields) or "\0" in text:
-        raise BadReferenceError(request.url, "a header or the URL holds a line break")
-    return f"{text}\r\n\r\n".encode("latin-1", "replace")
 
 
 async def _ready(sock: socket.socket, *, write: bool) -> None:

@@ -12,6 +12,7 @@ import errno
 import socket
 import ssl
 from collections.abc import Sequence
+from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
 from pgetpy.core.http.urls import basic_authorization
@@ -131,6 +132,15 @@ def proxy_refused(request: Request, status: int, words: str) -> HttpStatusError:
     elif status != 407:
         error.hint = "ask the proxy's operator to let this host through, or name it in NO_PROXY"
     return error
+
+
+def proxy_untrusted(request: Request, error: ssl.SSLError) -> ConnectionFailedError:
+    """Return the error for `error`, raised by the TLS handshake with the proxy of `request`."""
+    assert request.proxy is not None
+    found = failed(replace(request, url=request.proxy, proxy=None), error)
+    reason = f"the proxy {proxy_name(request.proxy)}: {found.reason}"
+    hint = "check HTTP_PROXY, HTTPS_PROXY and the proxy's certificate (--cacert)"
+    return ConnectionFailedError(request.url, reason, hint=hint, permanent=found.permanent)
 
 
 def proxy_name(proxy: str) -> str:

@@ -107,3 +107,42 @@ class Tls:
     def silent(self) -> bool:
         """Whether everything that came has been read: nothing is left of the last answer."""
         return not self._incoming.pending and not self._object.pending()
+
+
+class NestedTls(Tls):
+    """TLS with a host, inside the TLS with a proxy: what goes out is sealed by both.
+
+    Args:
+        context: what to trust.
+        host: the name that the certificate must have.
+        outer: the TLS with the proxy, after its handshake.
+    """
+
+    def __init__(self, context: ssl.SSLContext, host: str | None, outer: Tls) -> None:
+        super().__init__(context, host)
+        self._outer = outer
+        self._opened = memoryview(bytearray(TLS_READ_SIZE))
+
+    def sealed(self) -> bytes:
+        """See `Tls.sealed`."""
+        data = super().sealed()
+        if data:
+            self._outer.seal(data)
+        return self._outer.sealed()
+
+    def receive(self, sealed: memoryview) -> None:
+        """See `Tls.receive`."""
+        self._outer.receive(sealed)
+        try:
+            while count := self._outer.read_into(self._opened):
+                super().receive(self._opened[:count])
+        except ssl.SSLError:
+            # Whether the host's bytes are complete is told by the TLS with the host.
+            count = 0
+        if count == 0:
+            super().receive(self._opened[:0])
+
+    @property
+    def silent(self) -> bool:
+        """See `Tls.silent`."""
+        return super().silent and self._outer.silent

@@ -8,7 +8,8 @@ splitting). So what is read falls into three classes:
     odd, but with one meaning        used as curl uses it, and the connection is closed afterwards:
                                      lines without a CR, folded or misspelt fields, HTTP/1.0,
                                      a Content-Length beside a transfer coding
-    unclear, or not HTTP/1           UnsupportedResponseError: the full client asks instead
+    two lengths                      left as they are, for the judge to refuse
+    not HTTP/1                       UnsupportedResponseError: the full client asks instead
 
 `HeadReader` works in one buffer, which is received into directly:
 
@@ -24,14 +25,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from pgetpy.core.http.bodies import MOST_DIGITS
 from pgetpy.core.http.heads import Head
 from pgetpy.engine.transports.base import UnsupportedResponseError
 
 _FIRST_SIZE = 64 * 1024
 # The limit of curl 8 as well.
 _LONGEST_HEAD = 300 * 1024
-# Sizes fit into 64 bits.
-_MOST_DIGITS = 18
 _END = re.compile(rb"\r*\n\r*\n")
 # The end of a head may arrive in two pieces: search so many bytes again.
 _OVERLAP = 8
@@ -109,11 +109,11 @@ def parse_head(data: bytes) -> Head:
     """Return the head in `data` (RFC 9112, 4 and 5), which ends before the empty line.
 
     The framing is normalised, so that later code need not know these rules: there is either a
-    Transfer-Encoding or a Content-Length of one number, and Connection says `close` where the
-    connection may not be used again.
+    Transfer-Encoding or a Content-Length, of one number unless the judge has to refuse it, and
+    Connection says `close` where the connection may not be used again.
 
     Raises:
-        UnsupportedResponseError: it is not HTTP/1, or could mean two things.
+        UnsupportedResponseError: it is not HTTP/1.
     """
     first, *lines = data.split(b"\n")
     status = _STATUS_LINE.fullmatch(first.rstrip(b"\r"))
@@ -128,7 +128,13 @@ def parse_head(data: bytes) -> Head:
         # RFC 9112, 6.3: the coding overrides the length, and the connection must be closed.
         odd |= headers.pop("content-length", None) is not None
     if "content-length" in headers:
-        headers["content-length"] = _length(headers["content-length"])
+        length = _length(headers["content-length"])
+        if length is not None:
+            headers["content-length"] = length
+        else:
+            odd = True
+            if not head.brings_object:
+                del headers["content-length"]  # of such a body only some words are read
     if odd or head.version < (1, 1):
         headers["connection"] = "close"
     return head
@@ -181,11 +187,10 @@ def _codings_left(headers: dict[str, str]) -> bool:
     return bool(codings)
 
 
-def _length(value: str) -> str:
-    """Return a Content-Length, which may be repeated if it is the same (RFC 9110, 8.6)."""
+def _length(value: str) -> str | None:
+    """Return a Content-Length, which may be repeated if it is the same (RFC 9110, 8.6); None where
+    it is not one number."""
     found = [_LENGTH.fullmatch(each.strip()) for each in value.split(",")]
-    lengths = {each and each[1] for each in found}
+    lengths = {each and (each[1].lstrip("0") or "0") for each in found}
     length = lengths.pop()
-    if lengths or length is None or len(length) > _MOST_DIGITS:
-        raise UnsupportedResponseError("a malformed Content-Length")
-    return length
+    return None if lengths or length is None or len(length) > MOST_DIGITS else length

@@ -251,6 +251,6 @@ def test_no_value_shows_what_opens_something() -> None:
         RemoteFile(signed, authorization=header[1]),
         Located((RemoteFile(signed),)),
         Request(signed, (header,), (address,), proxy, None, 1.0),
-        Host(link.origin, (address,), proxy, ConcurrencyController(1, 1), plain=False),
+        Host(link.origin, (address,), proxy, ConcurrencyController(1, 1)),
     ]
     assert [value for value in values if TOKEN in repr(value)] == []

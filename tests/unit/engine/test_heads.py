@@ -6,9 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pgetpy.core.http.answers import judge
 from pgetpy.core.http.heads import Head
+from pgetpy.core.http.ranges import Span
 from pgetpy.engine.transports.base import UnsupportedResponseError
 from pgetpy.engine.transports.wire import HeadReader, may_stay_open, parse_head
+from pgetpy.errors import RangeNotHonouredError, TransferError
 
 HEADS = [
     b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
@@ -82,7 +85,26 @@ def test_what_the_framing_says_is_put_in_order() -> None:
     assert none.headers == {"content-length": "5"}
 
 
-@pytest.mark.parametrize("length", ["", "-5", "five", "5, 6", "1e3", "0x5", "5.0", "9" * 30])
-def test_a_length_that_could_mean_two_things_is_left_to_another(length: str) -> None:
-    with pytest.raises(UnsupportedResponseError):
-        parse_head(b"HTTP/1.1 200 OK\r\nContent-Length: " + length.encode())
+BAD_LENGTHS = pytest.mark.parametrize(
+    "length", ["", "-5", "five", "5, 6", "1e3", "0x5", "5.0", "9" * 30, "9" * 5000, "\xb2"]
+)
+
+
+@BAD_LENGTHS
+def test_a_length_that_is_not_one_number_is_left_to_the_judge(length: str) -> None:
+    field = b"\r\nContent-Length: " + length.encode("latin-1")
+    head = parse_head(b"HTTP/1.1 200 OK" + field)
+    assert head.headers["content-length"] == length
+    assert not may_stay_open(head)
+    with pytest.raises(TransferError, match="Content-Length"):
+        judge("http://a.example/x", None, head, None)
+    with pytest.raises(RangeNotHonouredError, match="Content-Length"):
+        judge("http://a.example/x", Span(0, 5), head, None)
+
+
+@BAD_LENGTHS
+def test_of_an_error_only_words_are_read_so_a_bad_length_is_dropped(length: str) -> None:
+    field = b"\r\nContent-Length: " + length.encode("latin-1")
+    head = parse_head(b"HTTP/1.1 404 Not Found" + field)
+    assert "content-length" not in head.headers
+    assert not may_stay_open(head)

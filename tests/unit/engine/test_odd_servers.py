@@ -112,9 +112,7 @@ def fetch(server: OddServer, dest: Path, *, chunk_size: int) -> DownloadResult:
     workers = AtOnce()
     hosts = Hosts(chosen, workers)
     link = parse_link(URL)
-    hosts._hosts[link.origin, link.trusted] = Host(
-        link.origin, (), None, ConcurrencyController(16), plain=True
-    )
+    hosts._hosts[link.origin, link.trusted] = Host(link.origin, (), None, ConcurrencyController(16))
     transport = OddTransport(server)
     local = LocalTransport(workers)
     context = EngineContext(

@@ -213,16 +213,16 @@ REFUSED = {
         part(100, 200, Content_Length="101"), RangeNotHonouredError
     ),
     "two Content-Lengths that differ": Case(
-        part(100, 200, Content_Length="100, 99"), TransferError
+        part(100, 200, Content_Length="100, 99"), RangeNotHonouredError
     ),
     "a whole object with two Content-Lengths that differ": Case(
-        whole(Content_Length="1000, 999"), TransferError
+        whole(Content_Length="1000, 999"), TransferError, asked=None
     ),
     "a whole object with a negative Content-Length": Case(
-        whole(Content_Length="-1000"), TransferError
+        whole(Content_Length="-1000"), TransferError, asked=None
     ),
     "a whole object with a Content-Length of no number": Case(
-        whole(Content_Length="many"), TransferError
+        whole(Content_Length="many"), TransferError, asked=None
     ),
     "a piece when the whole was asked for": Case(
         part(0, 900), RangeNotHonouredError, asked=None
@@ -302,7 +302,8 @@ REFUSED = {
     "416 to a request without a range": Case(head(416), HttpStatusError, asked=None),
     "a redirect": Case(head(302, Location="/elsewhere"), Redirected),
     "a redirect to nowhere": Case(head(302), HttpStatusError),
-    "300 with choices": Case(head(300, Location="/a"), HttpStatusError),
+    "300 with choices": Case(head(300), HttpStatusError),
+    "202, still being made": Case(head(202), HttpStatusError),
     "304 that nobody asked for": Case(head(304, ETag='"v1"'), HttpStatusError),
     "204": Case(head(204), HttpStatusError),
     "412": Case(head(412), HttpStatusError),
@@ -380,7 +381,7 @@ def test_no_head_can_surprise_the_judge(
         answer = judge(URL, asked, Head(status, headers), known)
     except (TransferError, Redirected, RetryWithoutRange):
         return
-    assert status in (200, 206, 416)
+    assert status == 416 or (200 <= status <= 299 and status not in (202, 204, 205))
     assert known is None or answer.stop is not None
 
 
