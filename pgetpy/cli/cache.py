@@ -38,7 +38,7 @@ from pgetpy.cli.terminal import print_line, say
 from pgetpy.core.cache.records import State
 from pgetpy.core.text.units import format_size, parse_age
 from pgetpy.errors import CacheError, PgetError, UsageError
-from pgetpy.settings import CacheSettings
+from pgetpy.settings.cache_settings import CacheSettings
 from pgetpy.sources.table import parse_reference
 from pgetpy.system.filesystem import free_bytes
 

@@ -14,7 +14,7 @@ from pgetpy.cache.listing import ListedEntry, Totals
 from pgetpy.core.cache.records import State
 from pgetpy.core.report.text import one_line, shortened
 from pgetpy.core.text.units import format_age, format_size
-from pgetpy.settings import CacheSettings
+from pgetpy.settings.cache_settings import CacheSettings
 
 # How much of a key is shown, and the least that commands accept for one.
 KEY_DIGITS = 8

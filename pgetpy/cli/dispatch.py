@@ -67,7 +67,8 @@ from pgetpy.errors import (
 )
 from pgetpy.errors.reasons import system_reason
 from pgetpy.errors.redact import redact, redact_text
-from pgetpy.settings import CacheSettings, Console, Settings
+from pgetpy.settings import Console, Settings
+from pgetpy.settings.cache_settings import CacheSettings
 from pgetpy.settings.command_options import CommandOptions
 from pgetpy.sources.table import check_settings, parse_reference
 from pgetpy.system.filesystem import cache_error

@@ -27,7 +27,7 @@ from pgetpy.core.cache.records import Record
 from pgetpy.core.references.local_urls import is_data
 from pgetpy.core.references.patterns import Patterns
 from pgetpy.core.references.reference import Reference, Wanted
-from pgetpy.core.report.events import Event, Failed, Report
+from pgetpy.core.report.events import Event, Failed, Finished, Report
 from pgetpy.errors import (
     BadReferenceError,
     CacheError,
@@ -35,7 +35,7 @@ from pgetpy.errors import (
     PgetError,
     UsageError,
 )
-from pgetpy.settings import CacheSettings
+from pgetpy.settings.cache_settings import CacheSettings
 from pgetpy.sources.table import parse_reference
 from pgetpy.weights.cache import WeightsDownloadCache
 from pgetpy.weights.options import parse_digest
@@ -68,6 +68,7 @@ def _ensure(command: CacheCommand) -> int:
         for url in operands
     }
     failed: dict[int, PgetError] = {}
+    served: dict[int, str] = {}
     cache = None
     try:
         with progress_of(invocation, into_cache=True) as progress:
@@ -75,6 +76,8 @@ def _ensure(command: CacheCommand) -> int:
             def hear(event: Event) -> None:
                 if isinstance(event, Failed):
                     failed[event.key] = event.error
+                if isinstance(event, Finished):
+                    served[event.key] = event.result.served_from
                 progress(event)
 
             cache = command.closing.enter_context(_cache(command, hear))
@@ -88,12 +91,15 @@ def _ensure(command: CacheCommand) -> int:
             _tell_failure(command, cache, references, failed, error)
         raise
     paths = dict(zip(references, found, strict=True))
+    sources = {url: served.get(number, "cache") for number, url in enumerate(references)}
     try:
         for url in operands:
-            record = {**_named(references[url]), "path": paths[url]}
+            record = {**_named(references[url]), "path": paths[url], "served_from": sources[url]}
             command.tell(paths[url], record)
     finally:
-        _settle(cache, references)
+        # What fails now, such as a copy to the second tier, is worth a line.
+        with log_lines(invocation):
+            _settle(cache, references)
     return DONE
 
 
@@ -119,6 +125,9 @@ def _cache(
         any_file=any_file or options.any_file,
         settings=command.invocation.settings,
         progress=report,
+        remote=settings.remote,
+        remote_mode=settings.remote_mode,
+        remote_max_age=settings.remote_max_age,
     )
 
 

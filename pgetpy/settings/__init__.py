@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 from pgetpy.core.archives.member_policy import Limits
 from pgetpy.core.references.policy import Policy
 from pgetpy.core.text.values import UNCHANGED, check_header, read_url
-from pgetpy.settings.folders import default_cache_folder
 from pgetpy.settings.options import OPTIONS, Option, Texts, by_variable
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -94,21 +92,6 @@ class Section:
 
     def _changed(self: _S, changes: dict[str, Any]) -> _S:
         return replace(self, **changes)
-
-
-@dataclass(frozen=True)
-class CacheSettings(Section):
-    """Where the cache is, and its limits.
-
-    Attributes:
-        folder: its folder, existing or not.
-        min_disk_free: bytes to leave free on its disk.
-        max_bytes: bytes that it may use; None for no limit.
-    """
-
-    folder: Path = field(default_factory=default_cache_folder)
-    min_disk_free: int = 10 << 30
-    max_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from pgetpy.core.text.values import (
     read_headers,
     read_http_url,
     read_resolve,
+    read_store_folder,
     read_text,
     read_texts,
     size_reader,
@@ -137,6 +138,7 @@ def _checksum(text: str, name: str) -> Checksum | None:
 
 
 _POLICY = ChoiceReader({"public": Policy.public(), "none": None})
+_REMOTE_MODE = one_of("readwrite", "read")
 _WANTED = one_of("auto", *(wanted.value for wanted in Wanted))
 _OUTPUT = one_of("file", "null", "tar-extractor", tar="tar-extractor").hinting(
     "to name the file write pgetpy URL FILE"
@@ -228,6 +230,15 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
                "disk space to leave free", KEEP_BOUNDS, default="10Gi"),
         Option("max-bytes", "", "SIZE", "CacheSettings.max_bytes", size_reader(1),
                "maximum size of the cache (default: unlimited)", KEEP_BOUNDS),
+        Option("cache-remote", "", "URL", "CacheSettings.remote", read_store_folder,
+               "second tier of the cache, such as s3://BUCKET/PREFIX: what is missing is looked "
+               "for there first, and what was downloaded without a secret is copied there",
+               FILL_CACHE),
+        Option("cache-remote-mode", "", "MODE", "CacheSettings.remote_mode", _REMOTE_MODE,
+               "whether to copy to the second tier", FILL_CACHE, default="readwrite"),
+        Option("cache-remote-max-age", "", "TIME", "CacheSettings.remote_max_age", read_duration,
+               "ask the server whether what the second tier has is current, once it is older",
+               FILL_CACHE, default="24h"),
         Option("wanted", "", "KIND", "CommandOptions.wanted", _WANTED,
                "what to keep of an archive or repository", (*FILL_CACHE, *NAME_ENTRIES),
                default="auto"),

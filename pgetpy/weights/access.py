@@ -8,15 +8,17 @@ credentials opened it at the server a short time ago.
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 
 from pgetpy.cache.contents import Entry
 from pgetpy.cache.store import Store
 from pgetpy.core.cache.records import State
+from pgetpy.core.http.answers import Identity
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.policy import Policy
-from pgetpy.core.references.reference import Reference
+from pgetpy.core.references.reference import Reference, scope_for
 from pgetpy.weights.background_hash import BackgroundHasher
 
 # How long a caller with other credentials, once the server has accepted them, need not prove access
@@ -134,3 +136,16 @@ class AccessRules:
         if alike and about.scope in ("", reference.scope):
             return True
         return self._trusted.get((entry.record.generation, reference.scope), 0.0) > time.monotonic()
+
+
+def identity_of(entry: Entry) -> Identity:
+    """Return which version of the origin's object the content of `entry` is."""
+    return Identity(**json.loads(entry.record.about.details.get("identity", '{"total": null}')))
+
+
+def digest_scope(digest: Checksum) -> str:
+    """Return the scope of content that was found by `digest` alone.
+
+    Nothing shows that the origin has this content, so only callers who name the digest may have it.
+    """
+    return scope_for("digest", str(digest))

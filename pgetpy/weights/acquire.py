@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pgetpy.core.references.jobs import Follower
     from pgetpy.destinations.sinks.parts import Choose
     from pgetpy.weights.fetch import Fetcher
+    from pgetpy.weights.remote_copies import RemoteCopies
 
 
 class CacheInfo(NamedTuple):
@@ -42,10 +43,18 @@ class Acquisition:
 
     Attributes:
         info: the counters so far.
+
+    Args:
+        remote: opens the remote tier when something is fetched; None if there is none.
     """
 
     def __init__(
-        self, store: Store, settings: Settings, hasher: BackgroundHasher, progress: Report
+        self,
+        store: Store,
+        settings: Settings,
+        hasher: BackgroundHasher,
+        progress: Report,
+        remote: Callable[[], RemoteCopies] | None = None,
     ) -> None:
         self.info = CacheInfo(0, 0, 0)
         self._store = store
@@ -53,7 +62,9 @@ class Acquisition:
         self._hasher = hasher
         self._progress = progress
         self._access = AccessRules(store, hasher, settings.policy)
+        self._remote = remote
         self._the_fetcher: Fetcher | None = None
+        self._copies: RemoteCopies | None = None
         self._lock = threading.Lock()
 
     def peek(self, reference: Reference, lookup: LookupOptions) -> Entry | None:
@@ -79,12 +90,13 @@ class Acquisition:
         _LOG.debug("%s is not at hand: key %s", reference, reference.key)
         adapter = EventAdapter(self._progress, number, reference)
         try:
-            entry, fetched = await self._fetcher().obtain(reference, lookup, adapter, follow)
+            entry, served_from = await self._fetcher().obtain(reference, lookup, adapter, follow)
         except PgetError as error:
             adapter.failed(error)
             raise
+        fetched = served_from != "cache"
         _LOG.debug("%s: %s is %s", "miss" if fetched else "hit", reference, entry.path)
-        adapter.finished(entry, fetched=fetched)
+        adapter.finished(entry, served_from)
         self._count(hits=not fetched, misses=fetched, fetched=entry.size if fetched else 0)
         return entry.path
 
@@ -142,8 +154,20 @@ class Acquisition:
 
         with self._lock:
             if self._the_fetcher is None:
-                self._the_fetcher = Fetcher(self._store, self._settings, self._hasher, self._access)
+                self._copies = self._remote() if self._remote is not None else None
+                self._the_fetcher = Fetcher(
+                    self._store, self._settings, self._hasher, self._access, self._copies
+                )
             return self._the_fetcher
+
+    def wait_for_copies(self, seconds: float | None = None) -> bool:
+        """Wait until no entry is being copied to the remote tier; False if the time was up."""
+        return self._copies is None or self._copies.wait(seconds)
+
+    def end_copies(self) -> None:
+        """Wait a moment for the copies that are being made, and end them."""
+        if self._copies is not None:
+            self._copies.finish()
 
     def _count(self, *, hits: int = 0, misses: int = 0, fetched: int = 0) -> None:
         with self._lock:

@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,10 +21,13 @@ from pgetpy.core.references.reference import Reference
 from pgetpy.core.report.events import Event, Report
 from pgetpy.core.weights.safetensors import LONGEST_FOR_STRANGERS, LONGEST_HEADER
 from pgetpy.errors import BadSettingError
-from pgetpy.settings import CacheSettings, Settings
+from pgetpy.settings import Settings
+from pgetpy.settings.cache_settings import CacheSettings
 from pgetpy.weights.access import LookupOptions
 from pgetpy.weights.acquire import Acquisition, CacheInfo
+from pgetpy.weights.background_hash import BackgroundHasher
 from pgetpy.weights.maintenance import Maintenance
+from pgetpy.weights.opening import GIB, PathLike, completed, open_remote, refuse_both
 from pgetpy.weights.options import Chosen, ReferenceOptions, Secret, parse_digest
 
 if TYPE_CHECKING:
@@ -35,9 +38,6 @@ if TYPE_CHECKING:
     from pgetpy.cache.tickets import Lease
     from pgetpy.core.references.jobs import Follower
     from pgetpy.destinations.sinks.parts import Choose
-
-GIB = 1 << 30
-PathLike = os.PathLike[str]
 
 
 class LeasedPath(NamedTuple):
@@ -65,6 +65,11 @@ class WeightsDownloadCache(Maintenance):
             that of the settings (PGET_POLICY), else no restriction.
         settings: how to fetch; by default from the environment.
         progress: is called with the events of downloads.
+        remote: a second tier, such as s3://BUCKET/PREFIX: what is missing is looked for there
+            first, and what was fetched without a secret is copied there in the background.
+        remote_mode: `readwrite`, or `read` to copy nothing there.
+        remote_max_age: seconds for which the second tier is believed without asking the origin. For
+            these three the default is the variable PGET_CACHE_REMOTE and so on.
 
     Raises:
         CacheError: the folder is not a cache, and cannot become one.
@@ -85,31 +90,31 @@ class WeightsDownloadCache(Maintenance):
         policy: Policy | None = None,
         settings: Settings | None = None,
         progress: Report | None = None,
+        remote: str | None = None,
+        remote_mode: str | None = None,
+        remote_max_age: float | None = None,
     ) -> None:
         from pgetpy.sources.table import check_settings
 
-        _refuse_both("cache_dir", cache_dir, "base_dir", base_dir)
-        _refuse_both("min_disk_free", min_disk_free, "min_disk_free_gb", min_disk_free_gb)
-        usual = CacheSettings.from_environment(os.environ)
+        refuse_both("cache_dir", cache_dir, "base_dir", base_dir)
+        refuse_both("min_disk_free", min_disk_free, "min_disk_free_gb", min_disk_free_gb)
         folder = base_dir if cache_dir is None else cache_dir
-        free = usual.min_disk_free if min_disk_free is None else min_disk_free
-        if min_disk_free_gb is not None:
-            free = int(min_disk_free_gb * GIB)
+        free = min_disk_free if min_disk_free_gb is None else int(min_disk_free_gb * GIB)
+        own = completed(folder, free, max_bytes, remote, remote_mode, remote_max_age)
         if refresh not in ("never", "check"):
             raise BadSettingError("refresh", refresh, "is neither never nor check")
-        chosen = settings if settings is not None else Settings.from_environment(os.environ)
-        check_settings(chosen.sources)
-        chosen = replace(chosen, policy=policy or chosen.policy).under_policy()
+        given = settings if settings is not None else Settings.from_environment(os.environ)
+        check_settings(given.sources)
+        chosen = replace(given, policy=policy or given.policy).under_policy()
         store = Store(
-            folder if folder is not None else usual.folder,
-            min_disk_free=free,
-            max_bytes=usual.max_bytes if max_bytes is None else max_bytes,
-            lower=lower,
+            own.folder, min_disk_free=own.min_disk_free, max_bytes=own.max_bytes, lower=lower
         )
-        super().__init__(store, chosen)
+        hasher = BackgroundHasher(store)
+        remote_of = partial(open_remote, store, own, chosen, given, hasher) if own.remote else None
+        acquisition = Acquisition(store, chosen, hasher, progress or _ignore, remote_of)
+        super().__init__(store, chosen, hasher, acquisition)
         self._fresh = refresh == "check"
         self._any_file = any_file
-        self._acquisition = Acquisition(store, chosen, self._hasher, progress or _ignore)
 
     # ------------------------------------------------------------------------------------ weights
 
@@ -387,11 +392,6 @@ def usual_cache() -> WeightsDownloadCache:
 @lru_cache(maxsize=4)
 def _usual(folder: Path) -> WeightsDownloadCache:
     return WeightsDownloadCache(folder)
-
-
-def _refuse_both(name: str, value: object, other_name: str, other: object) -> None:
-    if value is not None and other is not None:
-        raise BadSettingError(other_name, str(other), f"is given together with {name}")
 
 
 def _ignore(event: Event) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 from pgetpy.cache.checking import Verdict
 from pgetpy.cache.contents import Entry, digest_of
@@ -37,54 +37,45 @@ from pgetpy.errors import (
     NotWeightsError,
 )
 from pgetpy.settings import Settings
-from pgetpy.sources.base import Located, RemoteFile
+from pgetpy.sources.base import RemoteFile
 from pgetpy.system import polling
 from pgetpy.system.event_loop import wait_uncancelled
 from pgetpy.system.filesystem import remove_tree
 from pgetpy.system.forks import call_in_children
 from pgetpy.system.logs import RoomLog
 from pgetpy.system.threads import WORKERS
-from pgetpy.weights.access import AccessRules, LookupOptions
+from pgetpy.weights.access import AccessRules, LookupOptions, digest_scope, identity_of
 from pgetpy.weights.background_hash import BackgroundHasher
+from pgetpy.weights.fetch_request import FetchRequest, FetchResult
+from pgetpy.weights.origin import is_current, version_of
 from pgetpy.weights.repository import gather
 from pgetpy.weights.size_limit import SizeBudget
 from pgetpy.weights.validate import check_safetensors, chosen_content, examine
+
+if TYPE_CHECKING:
+    from pgetpy.weights.remote_copies import RemoteCopies
 
 # Hashing this much takes no longer than queueing it for the background thread.
 _SMALL = 4 << 20
 _LOG = RoomLog("weights")
 
 
-@dataclass(frozen=True)
-class FetchRequest:
-    """What one caller wants; see `Fetcher.obtain`."""
-
-    reference: Reference
-    lookup: LookupOptions
-    engine: Engine
-    report: Report
-    follow: Follower | None
-
-
-@dataclass(frozen=True)
-class FetchResult:
-    """What was fetched: its version, its name and, if computed, its digest."""
-
-    identity: Identity
-    name: str
-    digest: Checksum | None = None
-
-
 class Fetcher:
-    """Fetches references into `store`."""
+    """Fetches references into `store`, from `remote` where that has them, else from the origin."""
 
     def __init__(
-        self, store: Store, settings: Settings, hasher: BackgroundHasher, access: AccessRules
+        self,
+        store: Store,
+        settings: Settings,
+        hasher: BackgroundHasher,
+        access: AccessRules,
+        remote: RemoteCopies | None = None,
     ) -> None:
         self._store = store
         self._access = access
         self._settings = replace(settings, force=True, fsync=False, min_free=0)
         self._hasher = hasher
+        self._remote = remote
         self._begin()
         call_in_children(self._begin)
 
@@ -94,8 +85,8 @@ class Fetcher:
         lookup: LookupOptions,
         report: Report,
         follow: Follower | None = None,
-    ) -> tuple[Entry, bool]:
-        """Return the entry, and whether it was fetched just now.
+    ) -> tuple[Entry, str]:
+        """Return the entry, and what served it: `cache`, `remote` or `origin`.
 
         Args:
             reference: what to fetch.
@@ -119,7 +110,7 @@ class Fetcher:
             ended.set_result(None)
             await engine.close()
 
-    async def _obtain(self, request: FetchRequest) -> tuple[Entry, bool]:
+    async def _obtain(self, request: FetchRequest) -> tuple[Entry, str]:
         """As `obtain`, for the one caller in this process that handles the key."""
         reference = request.reference
         told = ""
@@ -131,7 +122,7 @@ class Fetcher:
                     checking = partial(self._access.check_content, entry, reference)
                     await self._in_thread(checking)
                     self._access.see_to(entry)
-                    return entry, False
+                    return entry, "cache"
                 rejected = entry.record.generation
             fill = self._store.try_fill(reference.key)
             if fill is None:
@@ -142,10 +133,10 @@ class Fetcher:
                 there = fill.entry.record.generation if fill.entry is not None else rejected
                 if there == rejected:
                     request.engine.begin_anew()
-                    entry = await self._fetch(fill, request)
+                    entry, served_from = await self._fetch(fill, request)
                     # If the disk is nearly full it may have been evicted already.
                     if entry.path.exists():
-                        return entry, True
+                        return entry, served_from
 
     # ------------------------------------------------------------------- what is there already
 
@@ -153,24 +144,20 @@ class Fetcher:
         reference, lookup, engine = request.reference, request.lookup, request.engine
         if not self._access.is_sound(entry) and not await self._check_survival(entry):
             return False
-        if lookup.digest is not None and not await self._has_digest(
-            entry, reference, lookup.digest
-        ):
-            return False
+        if lookup.digest is not None:
+            if not await self._has_digest(entry, reference, lookup.digest):
+                return False
+            if entry.record.about.scope == digest_scope(lookup.digest):
+                return True
         if lookup.proven and not entry.record.digest and not await self._is_proven(entry, request):
             return False
         if reference.local:
             now = version_at(reference.text)
-            return now is None or now.agrees(_identity_of(entry))
+            return now is None or now.agrees(identity_of(entry))
         if lookup.fresh or not self._access.is_open_to(entry, reference):
-            located = await engine.locate(reference)
-            with engine.explaining(reference):
-                shown = [await engine.identify(each) for each in _most_telling(located)]
-            now = _version_of(located) if located.folder else shown[0]
-            if not now.agrees(_identity_of(entry)):
+            there = identity_of(entry)
+            if not await is_current(there, reference, engine, proven=lookup.fresh):
                 return False
-            if lookup.fresh and not (now.etag or now.last_modified):
-                return False  # that the size is the same says nothing
             self._access.trust(entry, reference)
         return True
 
@@ -225,39 +212,62 @@ class Fetcher:
 
     # ------------------------------------------------------------------- what has to be fetched
 
-    async def _fetch(self, fill: Fill, request: FetchRequest) -> Entry:
-        policy, reference = self._settings.policy, request.reference
+    async def _fetch(self, fill: Fill, request: FetchRequest) -> tuple[Entry, str]:
+        """Fetch from the remote tier or from the origin, check and publish; see `obtain`."""
+        result = None
+        if self._remote is not None:
+            result = await self._remote.tier.fetch(
+                fill, request, lambda found: is_current(found, request.reference, request.engine)
+            )
         try:
-            result = await self._bring(fill, request)
-            source, called = await self._in_thread(
-                lambda: chosen_content(fill.folder, reference, result.name)
-            )
-            if policy is not None and policy.only_safetensors:
-                await self._in_thread(lambda: check_safetensors(source, reference))
-            name = await self._in_thread(
-                lambda: examine(source, reference, called, any_file=request.lookup.any_file)
-            )
+            if result is None:
+                result = await self._bring(fill, request)
+            source, name = await self._check(fill, request, result)
         except (NotAllowedError, NotWeightsError, ArchiveError, DigestMismatchError):
             # The next attempt must not start from what was just rejected.
             fill.release(keep=False)
             raise
-        identity = result.identity
+        entry = await self._publish(fill, request, result, source, name)
+        if self._remote is not None and result.served_from == "origin":
+            self._remote.offer(entry, request)
+        return entry, result.served_from
+
+    async def _check(
+        self, fill: Fill, request: FetchRequest, result: FetchResult
+    ) -> tuple[Path, str]:
+        """Check that what was fetched is what it should be; return what to keep, and its name."""
+        policy, reference = self._settings.policy, request.reference
+        source, called = await self._in_thread(
+            lambda: chosen_content(fill.folder, reference, result.name)
+        )
+        if policy is not None and policy.only_safetensors:
+            await self._in_thread(lambda: check_safetensors(source, reference))
+        name = await self._in_thread(
+            lambda: examine(source, reference, called, any_file=request.lookup.any_file)
+        )
+        return source, name
+
+    async def _publish(
+        self, fill: Fill, request: FetchRequest, result: FetchResult, source: Path, name: str
+    ) -> Entry:
+        """Make `source` the entry."""
+        policy, reference, identity = self._settings.policy, request.reference, result.identity
         as_it_came = source.name == "object"
         if identity.total is None or not as_it_came:
             await self._make_room_for(fill)
-        details = {"identity": json.dumps(asdict(identity))}
+        details = {"identity": json.dumps(asdict(identity)), **result.details}
         if policy is not None:
             details["policy"] = policy.mark
         digest = str(result.digest or "")
         if not as_it_came:
-            details["archive"] = digest
+            details.setdefault("archive", digest)
             digest = ""
         if not digest:
             digest = await self._in_thread(lambda: _digest_if_small(source))
         about = About(
             reference=str(reference),
             validator=identity.etag or identity.last_modified or "",
-            scope=reference.scope,
+            scope=reference.scope if result.scope is None else result.scope,
             details=details,
         )
         entry = fill.publish(source, about, name=name, digest=digest)
@@ -300,7 +310,7 @@ class Fetcher:
                 _refuse_digest(reference, lookup.digest)
                 scope = reference.scope
                 await gather(fill, located, engine, heard, self._settings, budget, scope)
-                return FetchResult(_version_of(located), reference.name)
+                return FetchResult(version_of(located), reference.name)
             remote = located.objects[0]
             dest = fill.folder / ("members" if located.extract else "object")
             members = fill.folder / "members"
@@ -356,26 +366,3 @@ def _agreed(remote: RemoteFile, wanted: Checksum | None) -> Checksum | None:
     if wanted is not None and known is not None and wanted != known:
         raise DigestMismatchError(remote.url, str(wanted), str(known))
     return wanted or known
-
-
-def _most_telling(located: Located) -> list[RemoteFile]:
-    """Return for each host the object that is the best evidence of access to all others there.
-
-    Services often show a repository's page or licence to users who may not download its weights, so
-    the largest file is asked for.
-    """
-    largest: dict[str, RemoteFile] = {}
-    for remote in sorted(located.objects, key=lambda remote: remote.size or 0):
-        largest[urlsplit(remote.url).netloc] = remote
-    return list(largest.values())
-
-
-def _version_of(located: Located) -> Identity:
-    """Return a version for a folder, from those of its files."""
-    sizes = [remote.size for remote in located.objects]
-    total = None if None in sizes else sum(size or 0 for size in sizes)
-    return Identity(total, f'"{located.version}"' if located.version else None)
-
-
-def _identity_of(entry: Entry) -> Identity:
-    return Identity(**json.loads(entry.record.about.details.get("identity", '{"total": null}')))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from pgetpy.cache.store import Store
 from pgetpy.core.references.reference import Reference
 from pgetpy.errors import CacheError
 from pgetpy.settings import Settings
+from pgetpy.weights.acquire import Acquisition
 from pgetpy.weights.background_hash import BackgroundHasher
 from pgetpy.weights.options import ReferenceOptions, named
 
@@ -22,10 +24,17 @@ if TYPE_CHECKING:
 class Maintenance:
     """Maintenance of `store`, addressed by references as callers write them."""
 
-    def __init__(self, store: Store, settings: Settings) -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        hasher: BackgroundHasher,
+        acquisition: Acquisition,
+    ) -> None:
         self._store = store
         self._settings = settings
-        self._hasher = BackgroundHasher(store)
+        self._hasher = hasher
+        self._acquisition = acquisition
 
     @property
     def path(self) -> Path:
@@ -79,7 +88,7 @@ class Maintenance:
         return self._store.sweep()
 
     def settle(self, seconds: float | None = None, *, flush: bool = False) -> bool:
-        """Wait until the digests of fetched entries are known.
+        """Wait until the digests of fetched entries are known, and copies to the second tier made.
 
         Args:
             seconds: the longest time to wait.
@@ -88,7 +97,10 @@ class Maintenance:
         Returns:
             False if the time was up.
         """
-        return self._hasher.wait(seconds, flush=flush)
+        until = None if seconds is None else time.monotonic() + seconds
+        settled = self._hasher.wait(seconds, flush=flush)
+        left = None if until is None else max(0.0, until - time.monotonic())
+        return self._acquisition.wait_for_copies(left) and settled
 
     def settle_one(self, key: str) -> None:
         """Compute the digest of an entry now, if it is missing and can be computed."""
@@ -96,8 +108,9 @@ class Maintenance:
             self._store.settle(key, fsync=False)
 
     def close(self) -> None:
-        """Release everything. Outstanding digests are computed if that takes only a moment."""
+        """Release everything. Outstanding digests and copies are made if that takes a moment."""
         self._hasher.finish()
+        self._acquisition.end_copies()
         self._hasher.stop()
         self._store.close()
 

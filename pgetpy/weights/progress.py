@@ -42,10 +42,11 @@ class EventAdapter:
                 changes["dest"] = self._name
             self._report(replace(event, **changes))
 
-    def finished(self, entry: Entry, *, fetched: bool) -> None:
+    def finished(self, entry: Entry, served_from: str) -> None:
         """Report that `entry` is there, fetched by this process or another."""
-        result = self._result or self._result_of(entry, fetched=fetched)
-        self._report(Finished(self._key, replace(result, dest=self._name)))
+        result = self._result or self._result_of(entry, fetched=served_from != "cache")
+        result = replace(result, dest=self._name, served_from=served_from)
+        self._report(Finished(self._key, result))
 
     def failed(self, error: PgetError) -> None:
         """Report that it could not be fetched."""

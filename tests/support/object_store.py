@@ -90,10 +90,13 @@ class ObjectStore:
         public: whether unsigned requests may read.
         clock: seconds to add to the store's clock.
         page: keys a page of a listing.
-        knows_conditions: whether it knows If-None-Match.
+        knows_conditions: whether it knows If-None-Match and If-Match of writes, or refuses them.
+        heeds_conditions: whether it does what they say; some stores overwrite all the same.
         fails_at_the_end: how often completing an upload fails with an error within a 200.
         uploads: those that have begun.
         before: what is done before the request of this number, from 0, is answered.
+        pause_at: which requests wait for `paused` before they are answered; None for none.
+        read_only: whether all writes are refused.
     """
 
     def __init__(self) -> None:
@@ -104,9 +107,13 @@ class ObjectStore:
         self.clock = 0.0
         self.page = 1000
         self.knows_conditions = True
+        self.heeds_conditions = True
         self.fails_at_the_end = 0
         self.uploads: dict[str, Uploading] = {}
         self.before: dict[int, Callable[[], object]] = {}
+        self.pause_at: Callable[[Asked], bool] | None = None
+        self.paused: Callable[[], object] = lambda: None
+        self.read_only = False
         self.requests: list[Asked] = []
         self.violations: list[str] = []
         self.objects: dict[str, dict[str, Stored]] = {}
@@ -229,7 +236,11 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         asked = Asked(self.command, headers["host"], unquote(parts.path), query, headers, self.body)
         self.store.note(asked)
+        if self.store.pause_at is not None and self.store.pause_at(asked):
+            self.store.paused()
         refusal = self.store.next_refusal() or self.store.check(asked, raw)
+        if refusal is None and self.store.read_only and self.command not in ("GET", "HEAD"):
+            refusal = Refusal(403, "AccessDenied")
         if refusal is not None:
             self._refuse(refusal)
             return
@@ -265,18 +276,18 @@ class _Handler(BaseHTTPRequestHandler):
             name for name, value in sums.items() if headers.get(name) not in (None, value.decode())
         ]
         kept = {n: v for n, v in headers.items() if n in ("content-type", "cache-control")}
-        exists = key in store.objects[bucket]
         upload = query.get("uploadId", "")
         if wrong:
             self._refuse(Refusal(400, "BadDigest", {"Wrong": wrong[0]}))
         elif upload and upload not in store.uploads:
             self._refuse(Refusal(404, "NoSuchUpload"))
-        elif "if-none-match" in headers and not store.knows_conditions:
-            self._refuse(Refusal(501, "NotImplemented"))
-        elif "if-none-match" in headers and exists:
-            self._refuse(Refusal(412, "PreconditionFailed"))
+        elif (refused := self._unmet(bucket, key, headers)) is not None:
+            self._refuse(refused)
         elif self.command == "DELETE":
-            store.uploads.pop(upload, None)
+            if upload:
+                store.uploads.pop(upload, None)
+            else:
+                store.objects[bucket].pop(key, None)
             self._send(204, b"", {})
         elif "uploads" in query:
             store.uploads[f"upload-{len(store.requests)}"] = Uploading(kept)
@@ -292,6 +303,19 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer_xml("Error", Code="InternalError", Message="We are sorry")
         else:
             self._complete(bucket, key, store.uploads.pop(upload))
+
+    def _unmet(self, bucket: str, key: str, headers: Mapping[str, str]) -> Refusal | None:
+        """Return why the conditions of a write refuse it."""
+        absent, wanted = headers.get("if-none-match"), headers.get("if-match")
+        if absent is None and wanted is None:
+            return None
+        if not self.store.knows_conditions:
+            return Refusal(501, "NotImplemented")
+        there = self.store.objects[bucket].get(key)
+        met = there is None if absent is not None else (there is not None and there.etag == wanted)
+        return (
+            None if met or not self.store.heeds_conditions else Refusal(412, "PreconditionFailed")
+        )
 
     def _complete(self, bucket: str, key: str, upload: Uploading) -> None:
         named = re.findall(rb"<PartNumber>(\d+)</PartNumber><ETag>([^<]*)</ETag>", self.body)

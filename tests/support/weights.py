@@ -66,6 +66,7 @@ def serve_many(server: Server, names: str, size: int = 10_000) -> dict[str, str]
 def opened(root: Path | str, **options: Any) -> WeightsDownloadCache:
     """A cache that needs no free disk and sees a failure soon; fields of Settings are options."""
     own = {"max_bytes", "lower", "refresh", "any_file", "progress", "min_disk_free"}
+    own |= {"remote", "remote_mode", "remote_max_age"}
     call = {name: options.pop(name) for name in own & options.keys()}
     call.setdefault("min_disk_free", 0)
     return WeightsDownloadCache(root, settings=impatient(**options), **call)

@@ -66,6 +66,7 @@ class Policy:
             contacted.
         own_tokens: use the operator's own tokens for services. Callers can then fetch anything that
             the operator can.
+        share: let what was fetched be copied to the cache's remote tier.
     """
 
     schemes: tuple[str, ...] = ("https", "http")
@@ -77,6 +78,7 @@ class Policy:
     only_safetensors: bool = False
     trust_proxy: bool = False
     own_tokens: bool = False
+    share: bool = True
     _networks: tuple[Network, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

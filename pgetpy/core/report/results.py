@@ -33,6 +33,8 @@ class DownloadResult:
         shared: True if another process was downloading to the same destination and did the work.
         skipped: True if nothing was fetched: the file was there with the expected checksum, was
             finished by an earlier run of the manifest, or was to be left as it is.
+        served_from: where the bytes came from: `origin`, `cache`, or `remote` for a cache's second
+            tier.
         requests: requests made in this run, including redirects and failures.
         members: names of the extracted members without folders, in the archive's order; empty if
             `shared`.
@@ -55,6 +57,7 @@ class DownloadResult:
     members: tuple[str, ...] = ()
     requests: int = 0
     skipped: bool = False
+    served_from: str = "origin"
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ _OWN_HEADERS = frozenset(
     {"range", "if-range", "content-length", "transfer-encoding", "connection", "upgrade", "te"}
 )
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_STORE_FOLDER = re.compile(r"(?:s3|b2|gs)://[A-Za-z0-9][A-Za-z0-9._-]+(?:/[^*?#\x00-\x20]*)?")
 _TOKEN = re.compile(r"[!-~]*")
 _HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]*")
 
@@ -65,6 +66,14 @@ def read_duration(text: str, name: str) -> float:
     if seconds <= 0:
         raise BadSettingError(name, text, "must be longer than nothing")
     return seconds
+
+
+def read_store_folder(text: str, name: str) -> str:
+    """Read a prefix in an object store, such as s3://BUCKET/PREFIX."""
+    text = text.strip()
+    if not _STORE_FOLDER.fullmatch(text):
+        raise BadSettingError(name, text, "is not a place in a bucket, as s3://BUCKET/PREFIX")
+    return text
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from pgetpy.cli.option_table import OPTIONS
 from pgetpy.core.cache.records import About
 from pgetpy.core.text.units import format_age, parse_age
 from pgetpy.errors import BadSettingError, CacheFullError
-from pgetpy.settings import CacheSettings, Settings
+from pgetpy.settings import Settings
+from pgetpy.settings.cache_settings import CacheSettings
 from tests.support.bodies import body, digest
 from tests.support.children import events_of, last_line
 from tests.support.entries import content_of, key_of, put, sha256
@@ -290,10 +291,14 @@ def test_every_flag_of_the_cache_settings_has_its_variable(tmp_path: Path) -> No
         "PGET_CACHE_DIR": str(tmp_path),
         "PGET_MIN_DISK_FREE": "5G",
         "PGET_MAX_BYTES": "7Gi",
+        "PGET_CACHE_REMOTE": "s3://bucket/tier",
+        "PGET_CACHE_REMOTE_MODE": "read",
+        "PGET_CACHE_REMOTE_MAX_AGE": "2h",
     }
     assert own == environ.keys()
     settings = CacheSettings.from_environment(environ)
-    assert settings == CacheSettings(tmp_path, 5 * 10**9, 7 << 30)
+    remote = ("s3://bucket/tier", "read", 7200.0)
+    assert settings == CacheSettings(tmp_path, 5 * 10**9, 7 << 30, *remote)
     assert settings.with_flags({"max-bytes": "1k"}).max_bytes == 1000
 
 

@@ -17,10 +17,10 @@ from pgetpy.cli.option_table import FLAGS, GROUPS, OPTIONS, VARIABLES
 from pgetpy.cli.parser import Arguments
 from pgetpy.core.text.values import count_reader, read_text, switch_to
 from pgetpy.settings import (
-    CacheSettings,
     Console,
     Settings,
 )
+from pgetpy.settings.cache_settings import CacheSettings
 from pgetpy.settings.command_options import CommandOptions, hub_cache_dir
 from pgetpy.settings.options import Option
 from pgetpy.sources.table import SOURCES
@@ -37,7 +37,7 @@ SECTIONS = {
 # What the variables are called that hold them.
 HOLDERS = {
     "Arguments": ("arguments", "parsed"),
-    "CacheSettings": ("settings", "usual"),
+    "CacheSettings": ("settings", "own", "chosen"),
     "CommandOptions": ("options",),
     "Console": ("console",),
     "Settings": ("settings", "_settings", "chosen"),
@@ -143,6 +143,8 @@ def test_a_deprecated_option_sets_what_its_successor_sets() -> None:
 
 # A text that each option and variable takes, where it is not a number.
 TEXTS = {
+    "cache-remote": "s3://bucket/tier",
+    "cache-remote-mode": "read",
     "cacert": "ca.pem", "resolve": "h:80:::1", "policy": "public", "header": '{"A": "b"}',
     "resume": "false", "output": "null", "progress": "bar", "log-level": "error",
     "HF_ENDPOINT": "http://h", "PGET_CIVITAI_ENDPOINT": "http://h", "SSL_CERT_FILE": "ca.pem",
