@@ -15,6 +15,7 @@ import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from pgetpy.core.archives.member_policy import AdmittedMember
 from pgetpy.core.http.ranges import Spans
@@ -123,9 +124,14 @@ def member_errors(entry: AdmittedMember) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, DestinationError) or error.errno in FULL:
-            raise
-        code = error.errno or 0
-        reason = f"(a member of the archive) cannot be made: {system_reason(error)}"
-        name = "/".join(entry.parts)
-        raise DestinationError(name, reason, hint=_HINTS.get(code, ""), code=code) from error
+        raise_member_error(entry, error)
+
+
+def raise_member_error(entry: AdmittedMember, error: OSError) -> NoReturn:
+    """Raise what `member_errors` makes of `error`."""
+    if isinstance(error, DestinationError) or error.errno in FULL:
+        raise error
+    code = error.errno or 0
+    reason = f"(a member of the archive) cannot be made: {system_reason(error)}"
+    name = "/".join(entry.parts)
+    raise DestinationError(name, reason, hint=_HINTS.get(code, ""), code=code) from error

@@ -16,6 +16,7 @@ from pgetpy.archives.extents import DiskExtents
 from pgetpy.archives.member_file import MemberFile
 from pgetpy.archives.member_folder import MemberFolder
 from pgetpy.archives.spool import Spool
+from pgetpy.core.archives.member_policy import AdmittedMember
 from pgetpy.core.http.ranges import Spans
 
 
@@ -36,11 +37,28 @@ class OpenMembers:
         self.extents = DiskExtents()
         self.verifier = MemberVerifier(folder, spool, sparing=not readable)
         self._folder = folder
+        self._spool = spool
         self._readable = readable
         self._open: dict[MemberFile, None] = {}
 
     def __len__(self) -> int:
         return len(self._open)
+
+    def make(self, entry: AdmittedMember, *, large: bool) -> None:
+        """Make `entry`, but for the content of a file, whose bytes are still to come.
+
+        Raises:
+            DestinationError, OSError: see `MemberFolder.make`.
+        """
+        file: MemberFile | None
+        if entry.member.deflated:
+            assert self._spool is not None
+            file = self._folder.defer(entry, self._spool.fd, large=large)
+        else:
+            file = self._folder.make(entry, large=large)
+        if file is not None:
+            self.add(file)
+            self.check_behind(file)
 
     def add(self, file: MemberFile) -> None:
         """Take in `file`, whose bytes are still to come."""

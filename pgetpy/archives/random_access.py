@@ -29,6 +29,7 @@ from pgetpy.archives.member_folder import MemberFolder
 from pgetpy.archives.open_members import OpenMembers
 from pgetpy.archives.reading import Admit, Reader
 from pgetpy.archives.restoring import Restored, Restorer
+from pgetpy.archives.small_members import SmallMembers
 from pgetpy.core.archives.member_policy import AdmittedMember
 from pgetpy.core.archives.members import Kind, Member
 from pgetpy.core.http.range_request import Window
@@ -88,6 +89,8 @@ class RandomAccessExtractor(ArchiveExtractor):
         spool = layout.spool if layout is not None else None
         self._open = OpenMembers(folder, spool, readable=readable)
         self._extents = self._open.extents
+        registry = self._open if readable else None
+        self._small = SmallMembers(folder, reader, admit, layout, self._landed, registry)
         self._lock = threading.Lock()
         self._move_horizon()
 
@@ -214,6 +217,7 @@ class RandomAccessExtractor(ArchiveExtractor):
         self._open.verifier.stop()
         with self._lock:
             self._open.close()
+            self._folder.close_parent()
 
     def read(self, pos: int, buffer: memoryview) -> int:
         assert self._layout is not None
@@ -312,6 +316,9 @@ class RandomAccessExtractor(ArchiveExtractor):
             return len(data)
         if pos < needed:
             return min(len(data), needed - pos)
+        if not self._partial and (taken := self._small.take(pos, data)):
+            self._move_horizon()
+            return taken
         count = min(len(data), wanted.stop - needed)
         self._partial += data[:count]
         if needed + count == wanted.stop:
@@ -336,19 +343,9 @@ class RandomAccessExtractor(ArchiveExtractor):
             self._open.pin(entry.parts)
         if entry.member.kind is Kind.FILE and self._is_within(entry.member, pos + len(data)):
             return self._put(entry, pos, data)
-        file = self._make_entry(entry)
-        if file is not None:
-            self._open.add(file)
-            self._open.check_behind(file)
+        size = sum(part.size for part in entry.member.extents)
+        self._open.make(entry, large=self._parallel and size >= LARGE)
         return 0
-
-    def _make_entry(self, entry: AdmittedMember) -> MemberFile | None:
-        """Make `entry`, but for the content of a file."""
-        large = self._parallel and sum(part.size for part in entry.member.extents) >= LARGE
-        if entry.member.deflated:
-            assert self._layout is not None
-            return self._folder.defer(entry, self._layout.spool.fd, large=large)
-        return self._folder.make(entry, large=large)
 
     def _is_within(self, member: Member, stop: int) -> bool:
         """Whether all of a member is in memory, up to `stop`, and may be written from there."""

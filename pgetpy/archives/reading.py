@@ -34,6 +34,13 @@ class Reader(Protocol):
             ArchiveError: they are no headers, or headers that cannot be believed.
         """
 
+    def feed_file(self, data: memoryview, most: int) -> Member | None:
+        """Take the header of a plain file at the start of `data`, with less than `most` bytes.
+
+        `data` begins where `wanted` does and holds all of the file as well; None, and nothing is
+        taken, where it does not begin with such a file.
+        """
+
     def finish(self, total: int, rest: bytes = b"") -> None:
         """Check that the archive may end after `total` bytes, of which `rest` were wanted last.
 

@@ -147,13 +147,17 @@ class MetadataWarnings:
         try:
             yield
         except OSError as error:
-            if error.errno not in _REFUSED:
-                raise
-            if what not in self._told:
-                self._told.add(what)
-                _LOG.warning(
-                    "%s: the file system refuses %s: %s", self._label, what, system_reason(error)
-                )
+            self.warn(what, error)
+
+    def warn(self, what: str, error: OSError) -> None:
+        """Warn that the system refuses `what`, as `tolerate` does; raise any other `error`."""
+        if error.errno not in _REFUSED:
+            raise error
+        if what not in self._told:
+            self._told.add(what)
+            _LOG.warning(
+                "%s: the file system refuses %s: %s", self._label, what, system_reason(error)
+            )
 
 
 def sync_file(fd: int, label: str) -> bool:

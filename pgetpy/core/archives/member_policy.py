@@ -46,6 +46,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # `C:`, `C:\name` and `\\server\share`. POSIX takes them for plain names, but no archive means a
 # folder called `C:`.
 _WINDOWS_ROOT = re.compile(r"(?:\./+)*(?:[A-Za-z]:(?:[/\\]|\Z)|\\\\)")
+# A last component that needs no further look below a folder that has been looked at.
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 # What a transfer keeps beside what it writes: staging folders, parts, journals, locks.
 _OWN_PREFIX = ".pgetpy-"
 _OWN_SUFFIXES = tuple(f".pgetpy-{kind}" for kind in ("part", "journal", "lock", "layout", "spool"))
@@ -141,6 +143,12 @@ class MemberPolicy:
         self._count = 0
         # By folded path. If a path is here, so are all folders above it.
         self._nodes: dict[Parts, _Node] = {}
+        # Files that are spelled as their keys and not in `_nodes`: most members of large archives,
+        # and a node of its own for each would cost the garbage collector.
+        self._plain_files: set[Parts] = set()
+        # What stands before the last component of names that were admitted, as they stated it, and
+        # its components, which are folders.
+        self._prefixes: dict[str, Parts] = {}
         self._folders: dict[Parts, AdmittedMember] = {}
         # The targets of the symbolic links among them, as stated.
         self._texts: dict[Parts, str] = {}
@@ -160,6 +168,8 @@ class MemberPolicy:
 
         All checks come before the first change of state, so an error leaves the policy unchanged.
         """
+        if member.kind is Kind.FILE and (plain := self._admit_plain(member)) is not None:
+            return plain
         if member.kind not in _ADMITTED_KINDS:
             _refuse(member, f"it is a {member.kind.value}")
         parts = self._path(member, member.name, "its name")
@@ -188,7 +198,32 @@ class MemberPolicy:
             self._texts[key] = text
         if member.kind is Kind.FOLDER:
             self._folders[key] = entry
+        elif member.kind is Kind.FILE and key is parts and len(parts) > 1:
+            prefix = member.name[: member.name.rindex("/") + 1]
+            if prefix + parts[-1] == member.name:
+                self._prefixes[prefix] = parts[:-1]
         return entry
+
+    def _admit_plain(self, member: Member) -> AdmittedMember | None:
+        """Admit a file beside one that was admitted, if only its last component is new."""
+        name = member.name
+        cut = name.rfind("/") + 1
+        folder = self._prefixes.get(name[:cut])
+        if folder is None:
+            return None
+        last = name[cut:]
+        limits = self.limits
+        if not _PLAIN_NAME.fullmatch(last) or len(last) > limits.component_bytes:
+            return None
+        # A folded name has another key. What is not ASCII in the prefix is longer when encoded.
+        if self._fold(last) != last or 4 * cut + len(last) > limits.name_bytes:
+            return None
+        parts = (*folder, last)
+        if parts in self._plain_files or parts in self._nodes:
+            return None
+        self._account(member, 1)
+        self._plain_files.add(parts)
+        return AdmittedMember(parts, member)
 
     def folders(self) -> list[AdmittedMember]:
         """Return the folders that the archive states, deepest first, each as stated last.
@@ -257,7 +292,7 @@ class MemberPolicy:
 
     def _standing(self, member: Member, parts: Parts, key: Parts) -> _Node | None:
         """Return what has this path already, if the member may have it too."""
-        node = self._nodes.get(key)
+        node = self._node(key)
         if node is None:
             return None
         _refuse_other_spelling(member, parts, node)
@@ -269,7 +304,7 @@ class MemberPolicy:
         """Return the folded paths of the folders to make for a member, deepest first."""
         missing = []
         for depth in range(len(parts) - 1, 0, -1):
-            node = self._nodes.get(key[:depth])
+            node = self._node(key[:depth])
             if node is not None:
                 _refuse_other_spelling(member, parts, node)
                 if node.kind is not Kind.FOLDER:
@@ -331,7 +366,7 @@ class MemberPolicy:
             if self._is(key[:depth], Kind.SYMLINK):
                 path = "/".join(parts[:depth])
                 _refuse(member, f"its target leads through the symbolic link {path!r}")
-        node = self._nodes.get(key)
+        node = self._node(key)
         if node is None and parts:
             _refuse(member, f"no member before it is its target {member.target!r}")
         if node is None or node.kind is Kind.FOLDER:
@@ -357,8 +392,15 @@ class MemberPolicy:
         # Mostly nothing is changed by folding: one tuple for a million members, not two.
         return parts if key == parts else key
 
+    def _node(self, key: Parts) -> _Node | None:
+        """Return what stands at a folded path."""
+        node = self._nodes.get(key)
+        if node is None and key in self._plain_files:
+            return _Node(key, Kind.FILE)
+        return node
+
     def _is(self, path: Parts, kind: Kind) -> bool:
-        node = self._nodes.get(path)
+        node = self._node(path)
         return node is not None and node.kind is kind
 
 

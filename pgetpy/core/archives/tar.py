@@ -42,6 +42,7 @@ from pgetpy.core.archives.tar_fields import (
     as_text,
     is_header,
     parse_header,
+    parse_plain_file,
     round_up,
     text_field,
 )
@@ -93,6 +94,8 @@ class TarReader:
         # Whether the header that is wanted would begin a member: the archive may end here.
         self._between = True
         self._zero_block = False
+        # Whether what is wanted is a header that nothing before it has a say in.
+        self._plain = True
         # For errors: what was read last.
         self._name = ""
         self._position = 0
@@ -110,6 +113,31 @@ class TarReader:
             return self._step(data)
         except MalformedError as error:
             raise ArchiveError(f"{self._place}: {error}") from error
+
+    def feed_file(self, data: memoryview, most: int) -> Member | None:
+        """Take a file's header at the start of `data`, which holds all of the file as well.
+
+        `data` begins where `wanted` does. None, and nothing is taken, where it begins with anything
+        but a plain file's only header, or the file is not all in `data`, or has `most` bytes or
+        more: `feed` takes that.
+        """
+        if not self._plain or len(data) < BLOCK:
+            return None
+        found = parse_plain_file(data)
+        if found is None:
+            return None
+        name, size, mode, mtime = found
+        if size >= most or BLOCK + size > len(data):
+            return None
+        position = self.wanted.start
+        start = position + BLOCK
+        stop = start + size
+        self._name, self._position = name, position
+        # As `_want_member` has it: all else is so already.
+        following = round_up(stop)
+        self.wanted = Span(following, following + BLOCK)
+        extents = (Extent(start, stop, 0),) if size else ()
+        return Member(name, Kind.FILE, size, mode, mtime, "", extents, position)
 
     def finish(self, total: int, rest: bytes = b"") -> None:
         """Check that the archive may end after `total` bytes.
@@ -150,6 +178,7 @@ class TarReader:
     def _want(self, start: int, size: int, step: _Step) -> None:
         if start + size > LARGEST:
             raise MalformedError("its size is impossible")
+        self._plain = False
         self.wanted = Span(start, start + size)
         self._step = step
 
@@ -167,6 +196,7 @@ class TarReader:
         self._length = 0
         self._between = True
         self._want(round_up(stop), BLOCK, self._header)
+        self._plain = not self._overrides.any_global
 
     def _end(self, stop: int) -> None:
         self.wanted = Span(stop, stop)
@@ -237,6 +267,7 @@ class TarReader:
         member = self._complete(entry, start)
         if entry.kind is Kind.HARDLINK and entry.size and entry.header.posix:
             data_stop = start + entry.size
+            self._plain = False
             self._step = partial(self._header_or_link_data, data_stop, self._overrides.pax)
         return member
 

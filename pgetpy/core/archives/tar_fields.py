@@ -17,6 +17,9 @@ read at all: files belong to the user who extracts them.
 from __future__ import annotations
 
 import re
+import zlib
+from functools import lru_cache
+from struct import Struct
 from typing import NamedTuple
 
 BLOCK = 512
@@ -30,10 +33,15 @@ _USTAR_MAGIC = b"ustar\0"
 _GNU_MAGIC = b"ustar  \0"
 # Old writers put a NUL or blanks before the digits. Anything behind a number's end is ignored.
 _OCTAL = re.compile(rb"\0?[ \t\n\v\f\r]*([0-7]*)(?:[\0 \t\n\v\f\r].*)?", re.DOTALL)
+_PLAIN_NUMBER = re.compile(rb"[0-7]{7}(?:[0-7]{4})?[\0 ]")
 _DECIMAL = re.compile(rb"0*([0-9]{1,19})|-0+")
 _SECONDS = re.compile(rb"(-?)0*([0-9]{1,19})(?![0-9])(?:\.([0-9]*))?")
 # GNU tar accepts blanks around a record's length, and an empty keyword.
 _RECORD = re.compile(rb"[ \t]*0*([0-9]{1,19})[ \t]+([^=]*)=")
+# name, mode, size, mtime, checksum, type, magic with version, first byte of the prefix.
+_FIELDS = Struct("100s8s16x12s12s8sc100x8s80xc166x")
+_PLAIN_TYPES = (b"0", b"\0")
+_PLAIN_MAGICS = (b"ustar\x0000", b"ustar  \0")
 # For headers whose mode cannot be read.
 _USUAL_MODE = 0o644
 
@@ -78,7 +86,7 @@ def is_header(block: bytes) -> bool:
         return False
     stated = int(match[1], 8)
     # The checksum counts itself as eight blanks.
-    unsigned = sum(block) - sum(field) + 8 * 0x20
+    unsigned = _byte_sum(block) - sum(field) + 8 * 0x20
     if stated == unsigned:
         return True
     signed = unsigned - 256 * (_high_bytes(block) - _high_bytes(field))
@@ -112,6 +120,30 @@ def parse_header(block: bytes) -> Header:
         gnu=block[257:265] == _GNU_MAGIC,
         oddities=tuple(oddities),
     )
+
+
+def parse_plain_file(data: memoryview) -> tuple[str, int, int, int] | None:
+    """Return name, size, mode and mtime of a file whose header block is at the start of `data`.
+
+    None where the block is anything but the usual header of a regular file with a short ASCII name:
+    `parse_header` is for all of them, and gives the same for these. Most members of an archive with
+    many are such files.
+    """
+    name, mode, size, mtime, checksum, flag, magic, prefix = _FIELDS.unpack_from(data)
+    if flag not in _PLAIN_TYPES or magic not in _PLAIN_MAGICS:
+        return None
+    if prefix != b"\0" and magic == _PLAIN_MAGICS[0]:
+        return None
+    stated, blanks = _parse_checksum(checksum)
+    if _byte_sum(data) + blanks != stated:
+        return None
+    text = text_field(name)
+    if not text.isascii() or text.endswith(b"/"):
+        return None
+    sizes, modes, times = _parse_plain(size), _parse_plain(mode), _parse_plain(mtime)
+    if sizes < 0 or modes < 0 or times < 0:
+        return None
+    return text.decode("ascii"), sizes, modes & 0o7777, times * SECOND
 
 
 def text_field(field: bytes) -> bytes:
@@ -195,6 +227,22 @@ def round_up(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
+# Archives repeat modes, times and sizes.
+@lru_cache(maxsize=256)
+def _parse_plain(field: bytes) -> int:
+    """Return the number of a field in the usual form, -1 where it has another."""
+    return int(field[:-1], 8) if _PLAIN_NUMBER.fullmatch(field) else -1
+
+
+@lru_cache(maxsize=4096)
+def _parse_checksum(field: bytes) -> tuple[int, int]:
+    """Return the stated checksum, and what to add to the sum of a block to compare with it."""
+    match = _OCTAL.fullmatch(field)
+    if match is None or not match[1]:
+        return -1, 0
+    return int(match[1], 8), 8 * 0x20 - sum(field)
+
+
 def _parse_mtime(field: bytes) -> int:
     mtime = parse_number(field, "modification time")
     if not -LARGEST <= mtime <= LARGEST:
@@ -205,6 +253,14 @@ def _parse_mtime(field: bytes) -> int:
 def _prefix(block: bytes) -> bytes:
     # star keeps the last 24 bytes for times of its own and says so at the block's end.
     return text_field(block[345:476] if block[508:512] == b"tar\0" else block[345:500])
+
+
+def _byte_sum(block: bytes | memoryview) -> int:
+    """Return the sum of a block's bytes, by Adler-32 (RFC 1950) for speed.
+
+    Its lower half is the sum modulo 65521, which 256 bytes cannot reach.
+    """
+    return (zlib.adler32(block[:256], 0) & 0xFFFF) + (zlib.adler32(block[256:BLOCK], 0) & 0xFFFF)
 
 
 def _high_bytes(data: bytes) -> int:

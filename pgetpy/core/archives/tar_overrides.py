@@ -82,6 +82,11 @@ class Overrides:
         self._globals: dict[bytes, bytes] = {}
         self.forget()
 
+    @property
+    def any_global(self) -> bool:
+        """Whether anything holds for the whole archive."""
+        return bool(self._globals)
+
     def forget(self) -> None:
         """Begin with the next member: keep only the global records."""
         self.start: int | None = None

@@ -696,3 +696,26 @@ def test_any_tree_is_admitted_in_any_order(
     assert [entry and entry.parts for entry in entries] == [
         tuple(member.name.split("/")) for member in shuffled
     ]
+
+
+def test_files_beside_one_that_was_admitted_are_judged_as_it_was() -> None:
+    policy = policy_of(file("a/b/first"), limits=Limits(members=5))
+    second = policy.admit(file("a/b/second"))
+    assert second is not None
+    assert second.parts == ("a", "b", "second")
+    again = policy.admit(file("a/b/second"))
+    assert again is not None
+    assert again.replaces
+    for name in ("a/b/..", "a/b/x\n", "a/b/second/below", "/a/b/x", "a/b/" + "x" * 256):
+        with pytest.raises((UnsafeMemberError, LimitExceededError)):
+            policy.admit(file(name))
+    with pytest.raises(UnsafeMemberError):
+        policy.admit(folder("a/b/second"))
+    with pytest.raises(LimitExceededError):
+        policy.admit(file("a/b/one-too-many"))
+
+
+def test_a_file_beside_others_is_refused_where_the_file_system_takes_its_name_for_theirs() -> None:
+    policy = policy_of(file("a/first"), file("a/second"), folded=True)
+    with pytest.raises(UnsafeMemberError, match="only in ways"):
+        policy.admit(file("a/SECOND"))

@@ -61,7 +61,45 @@ def read(archive: bytes, *, longest_header: int = 1 << 20) -> list[Member]:
     assert reader.wanted.size == 0
     for member in members:
         check(member, len(archive))
+    assert read_in_place(archive, longest_header) == (members, reader.remarks.clauses())
     return members
+
+
+def read_in_place(archive: bytes, longest_header: int) -> tuple[list[Member], tuple[str, ...]]:
+    """Read an archive that is in memory as a whole: files by `feed_file`, where it takes them."""
+    reader = TarReader(longest_header=longest_header)
+    members = []
+    while not reader.ended and reader.wanted.stop <= len(archive):
+        start, stop = reader.wanted
+        member = reader.feed_file(memoryview(archive)[start:], 1 << 20)
+        if member is None:
+            member = reader.feed(archive[start:stop])
+        if member is not None:
+            members.append(member)
+    reader.finish(len(archive))
+    return members, reader.remarks.clauses()
+
+
+def test_a_plain_file_is_taken_in_place_only_if_it_is_small_and_whole() -> None:
+    archive = plain_file(700)
+    whole = memoryview(archive)
+    assert TarReader().feed_file(whole[: BLOCK + 699], 1 << 20) is None
+    assert TarReader().feed_file(whole, 700) is None
+    damaged = bytearray(archive)
+    damaged[3] ^= 1
+    assert TarReader().feed_file(memoryview(damaged), 1 << 20) is None
+    reader = TarReader()
+    member = reader.feed_file(whole, 701)
+    assert member is not None
+    assert (member.name, member.size, member.mode) == ("a/b", 700, 0o640)
+    assert member.extents == (Extent(BLOCK, BLOCK + 700, 0),)
+    assert reader.wanted == Span(3 * BLOCK, 4 * BLOCK)
+
+
+def plain_file(size: int) -> bytes:
+    header = tarfile.TarInfo("a/b")
+    header.size, header.mode = size, 0o640
+    return header.tobuf(tarfile.GNU_FORMAT) + padded(b"x" * size)
 
 
 def check(member: Member, total: int) -> None:
