@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         upload,
         upload_async,
     )
-    from pgetpy.core.archives.member_policy import Limits
+    from pgetpy.core.archives.limits import Limits
     from pgetpy.core.references.checksums import Checksum
     from pgetpy.core.references.jobs import Job
     from pgetpy.core.references.policy import Policy

@@ -21,7 +21,6 @@ because writing below them would change them.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import stat
@@ -36,6 +35,7 @@ from pgetpy.archives.folder_attributes import (
     write_record,
 )
 from pgetpy.archives.member_file import LARGE, MemberFile, member_errors, raise_member_error
+from pgetpy.archives.open_folder import OpenFolder
 from pgetpy.core.archives.member_policy import AdmittedMember, permissions
 from pgetpy.core.archives.members import Kind, Member
 from pgetpy.errors import ArchiveError, UnsafeMemberError
@@ -49,11 +49,6 @@ from pgetpy.system.filesystem import (
 )
 
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-
-# PATH_MAX without the longest name.
-_LONG_PATH = 4096 - 257
-# Nothing is read from it: some folders may only be passed through.
-_PARENT = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class MemberFolder:
@@ -75,11 +70,8 @@ class MemberFolder:
         # An earlier run may have given the root itself other permissions than a new folder has.
         self._umask = 0o777 & ~_mode_of_new(root)
         self._known: set[tuple[str, ...]] = {()}
-        # Most members go to the folder of the one before.
-        self._parent: tuple[str, ...] | None = None
-        self._parent_fd = -1
-        # The permissions that a file gets from being created with them.
-        self._exact: set[int] = set()
+        # The one that `put` made its last file in.
+        self._open = OpenFolder()
 
     def make(
         self, entry: AdmittedMember, *, large: bool, stretched: bool = True
@@ -120,38 +112,28 @@ class MemberFolder:
         Raises:
             DestinationError, OSError: as `make`.
         """
-        # As plain as this is for speed: a context manager takes longer than the system call in it.
+        # No context managers here: each would take as long as one of the system calls.
         member, parts = entry.member, entry.parts
-        mode = permissions(member.mode, self._umask)
-        # What its owner cannot open again is not to be left so by a run that is killed.
-        created = mode if mode & 0o600 == 0o600 else 0o600
         try:
-            parent = parts[:-1]
-            if parent != self._parent or entry.replaces:
+            if parts[:-1] != self._open.parts or entry.replaces:
                 self._enter(entry)
             self.written.append("/".join(parts))
-            fd = os.open(parts[-1], _NEW_FILE, created, dir_fd=self._parent_fd)
+            fd = os.open(parts[-1], _NEW_FILE, 0o600, dir_fd=self._open.fd)
             try:
                 size = len(content)
                 if offset or os.write(fd, content) != size:
                     write_all(fd, offset, content)
                 if member.size != offset + size:
                     os.ftruncate(fd, member.size)
-                exact = mode in self._exact
-                if not exact and created == mode == stat.S_IMODE(os.fstat(fd).st_mode):
-                    # The umask and access lists leave the same of it for the next file.
-                    self._exact.add(mode)
-                self._finish(fd, member, None if exact else mode)
+                self._finish(fd, member)
             finally:
                 os.close(fd)
         except OSError as error:
             raise_member_error(entry, error)
 
-    def close_parent(self) -> None:
-        """Close the folder that was kept open for the next member."""
-        if self._parent_fd >= 0:
-            os.close(self._parent_fd)
-        self._parent, self._parent_fd = None, -1
+    def close_folder(self) -> None:
+        """Close the folder that `put` keeps open."""
+        self._open.close()
 
     def closed_file(self, entry: AdmittedMember) -> MemberFile:
         """Return, closed, the file that has been made of `entry`."""
@@ -254,8 +236,7 @@ class MemberFolder:
             if file.fd >= 0 and not file.spooled:
                 self._complete(file)
             with closing_fd(file.open_again()) as fd:
-                member = file.entry.member
-                self._finish(fd, member, permissions(member.mode, self._umask))
+                self._finish(fd, file.entry.member)
         self.close(file)
 
     def close(self, file: MemberFile) -> None:
@@ -343,38 +324,27 @@ class MemberFolder:
         usable = stat.S_ISREG(there.st_mode) and (whole or there.st_nlink == 1)
         return there.st_size if usable else None
 
-    def _finish(self, fd: int, member: Member, mode: int | None) -> None:
-        """Flush the file if asked for, and set its time, and permissions unless `mode` is None.
-
-        Both may be refused.
-        """
+    def _finish(self, fd: int, member: Member) -> None:
+        """Flush the file if asked for, and set permissions and time, which may be refused."""
         if self._fsync:
             self._fsync = sync_file(fd, "members of the archive")
-        if mode is not None:
-            try:
-                os.fchmod(fd, mode)
-            except OSError as error:
-                self._warnings.warn("to set permissions", error)
+        try:
+            os.fchmod(fd, permissions(member.mode, self._umask))
+        except OSError as error:
+            self._warnings.warn("to set permissions", error)
         try:
             os.utime(fd, ns=(member.mtime, member.mtime))
         except OSError as error:
             self._warnings.warn("to set times", error)
 
     def _enter(self, entry: AdmittedMember) -> None:
-        """Open the folder of `entry`, whose name is free then."""
-        if entry.parts[:-1] not in self._known:
+        """Open the folder of `entry`, and remove the earlier member that it replaces."""
+        folder = entry.parts[:-1]
+        if folder not in self._known:
             self._make_parents(entry.parts)
         if entry.replaces:
             os.unlink(self._at(entry.parts))
-        self.close_parent()
-        path = self._at(entry.parts[:-1])
-        self._parent_fd = os.open(path, _PARENT)
-        if len(os.fsencode(path)) < _LONG_PATH:
-            self._parent = entry.parts[:-1]
-        else:
-            # A file that could be made here, but not be opened by its path, is refused.
-            with contextlib.suppress(FileNotFoundError):
-                os.lstat(self._at(entry.parts))
+        self._open.open(folder, self._at(folder), entry.parts[-1])
 
     def _make_way(self, path: str, entry: AdmittedMember) -> None:
         """Make the folders above `entry`, and remove the earlier member that it replaces.

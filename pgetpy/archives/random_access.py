@@ -217,7 +217,7 @@ class RandomAccessExtractor(ArchiveExtractor):
         self._open.verifier.stop()
         with self._lock:
             self._open.close()
-            self._folder.close_parent()
+            self._folder.close_folder()
 
     def read(self, pos: int, buffer: memoryview) -> int:
         assert self._layout is not None

@@ -29,7 +29,8 @@ from pgetpy.archives.member_folder import MemberFolder
 from pgetpy.archives.random_access import RandomAccessExtractor
 from pgetpy.archives.reading import Admit, Reader
 from pgetpy.core.archives.formats import Format, recognise, stem
-from pgetpy.core.archives.member_policy import Limits, MemberPolicy
+from pgetpy.core.archives.limits import Limits
+from pgetpy.core.archives.member_policy import MemberPolicy
 from pgetpy.core.archives.tar import TarReader
 from pgetpy.core.http.range_request import Window
 from pgetpy.core.http.ranges import Span, Spans

@@ -26,7 +26,8 @@ from pgetpy.archives.base import ArchiveExtractor
 from pgetpy.archives.decoders import Decoder
 from pgetpy.archives.member_file import MemberFile
 from pgetpy.archives.member_folder import MemberFolder
-from pgetpy.core.archives.member_policy import Limits, MemberPolicy
+from pgetpy.core.archives.limits import Limits
+from pgetpy.core.archives.member_policy import MemberPolicy
 from pgetpy.core.archives.members import Kind, Member
 from pgetpy.core.http.range_request import Window
 from pgetpy.core.http.reorder_buffer import ReorderBuffer

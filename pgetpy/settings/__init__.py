@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
-from pgetpy.core.archives.member_policy import Limits
+from pgetpy.core.archives.limits import Limits
 from pgetpy.core.references.policy import Policy
 from pgetpy.core.text.values import UNCHANGED, check_header, read_url
 from pgetpy.settings.options import OPTIONS, Option, Texts, by_variable

@@ -17,7 +17,8 @@ from typing import NamedTuple, TypeVar
 
 from pgetpy.cache.contents import digest_of, files_in
 from pgetpy.cache.tickets import Fill
-from pgetpy.core.archives.member_policy import Limits, MemberPolicy
+from pgetpy.core.archives.limits import Limits
+from pgetpy.core.archives.member_policy import MemberPolicy
 from pgetpy.core.archives.members import Kind, Member
 from pgetpy.core.http.answers import Identity
 from pgetpy.core.references.checksums import Checksum

@@ -29,7 +29,7 @@ import pgetpy
 from pgetpy.archives.layout import ArchiveLayout
 from pgetpy.archives.sink import ArchiveSink
 from pgetpy.archives.spool import Spool
-from pgetpy.core.archives.member_policy import Limits
+from pgetpy.core.archives.limits import Limits
 from pgetpy.core.http.ranges import Span
 from pgetpy.errors import ArchiveError, LimitExceededError, UnsafeMemberError
 from pgetpy.system.filesystem import fold_of

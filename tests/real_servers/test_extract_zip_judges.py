@@ -24,7 +24,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgetpy.core.archives.member_policy import Limits
+from pgetpy.core.archives.limits import Limits
 from pgetpy.errors import ArchiveError
 from tests.support.attacks import SECRET, damaged
 from tests.support.bodies import body

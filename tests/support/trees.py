@@ -102,6 +102,14 @@ def plain_tree(folder: Path) -> dict[str, Any]:
     return found
 
 
+def without_trials(found: dict[str, Any]) -> dict[str, Any]:
+    """What `plain_tree` found, but for what a kill can leave: a file system is tried out by
+    making an empty file or folder, which goes at once, and a journal is replaced by a new file.
+    """
+    trials = (".pgetpy-lock", ".pgetpy-probe")
+    return {name: what for name, what in found.items() if what or not name.endswith(trials)}
+
+
 # ---------------------------------------------------------------------------- what is drawn
 
 # No folder has the name of a leaf, so nothing is drawn that has to be refused.

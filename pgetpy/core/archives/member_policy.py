@@ -34,9 +34,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
+from pgetpy.core.archives.limits import Limits
 from pgetpy.core.archives.members import Kind, Member
 from pgetpy.errors import LimitExceededError, UnsafeMemberError
 
@@ -52,40 +52,6 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _OWN_PREFIX = ".pgetpy-"
 _OWN_SUFFIXES = tuple(f".pgetpy-{kind}" for kind in ("part", "journal", "lock", "layout", "spool"))
 _ADMITTED_KINDS = frozenset({Kind.FILE, Kind.FOLDER, Kind.SYMLINK, Kind.HARDLINK})
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much an archive may ask for. Errors call a limit by its name here.
-
-    Attributes:
-        total_bytes: the sizes of all files together, holes of sparse ones and files that later
-            members replace included; None for no limit but the disk's, as weights have any size
-            and what is compressed is bounded by `ratio`.
-        members: members, with the folders that none of them states and the paths that symbolic
-            links expect: all that costs an inode or memory.
-        name_bytes: the longest name or link target (Linux: PATH_MAX is 4096 with the zero).
-        component_bytes: the longest component of a name (NAME_MAX of the usual file systems).
-        depth: components of a name or link target. Programs that walk folders by recursion, as
-            Python's `shutil.rmtree` does before 3.13, give up at a thousand.
-        ratio: bytes out for each byte in, where the archive is compressed. Weights reach 2 and text
-            20; files of zeros reach gzip's 1032.
-        ratio_floor: the bytes out up to which any ratio will do.
-        header_bytes: what describes one member: extended headers, long names, sparse maps.
-    """
-
-    total_bytes: int | None = None
-    members: int = 1_000_000
-    name_bytes: int = 4095
-    component_bytes: int = 255
-    depth: int = 256
-    ratio: float = 250.0
-    ratio_floor: int = 1 << 30
-    header_bytes: int = 1 << 20
-
-    def exceeds_ratio(self, out: int, consumed: int) -> bool:
-        """Whether `out` bytes are too many to have come out of `consumed`."""
-        return out > self.ratio_floor and out > self.ratio * consumed
 
 
 class AdmittedMember(NamedTuple):
@@ -108,7 +74,7 @@ class AdmittedMember(NamedTuple):
 
 
 class _Node(NamedTuple):
-    """What stands at a path, which is spelled `parts`."""
+    """A member at a path, which is spelled `parts`."""
 
     parts: Parts
     kind: Kind
@@ -143,11 +109,11 @@ class MemberPolicy:
         self._count = 0
         # By folded path. If a path is here, so are all folders above it.
         self._nodes: dict[Parts, _Node] = {}
-        # Files that are spelled as their keys and not in `_nodes`: most members of large archives,
-        # and a node of its own for each would cost the garbage collector.
+        # Files by key that are spelled like it, and not in `_nodes`: most members of large
+        # archives, and the garbage collector would walk a node for each.
         self._plain_files: set[Parts] = set()
-        # What stands before the last component of names that were admitted, as they stated it, and
-        # its components, which are folders.
+        # Of the names of admitted files, as stated, all but the last component; and the folders
+        # that it leads through.
         self._prefixes: dict[str, Parts] = {}
         self._folders: dict[Parts, AdmittedMember] = {}
         # The targets of the symbolic links among them, as stated.
@@ -393,7 +359,7 @@ class MemberPolicy:
         return parts if key == parts else key
 
     def _node(self, key: Parts) -> _Node | None:
-        """Return what stands at a folded path."""
+        """Return the node at a folded path."""
         node = self._nodes.get(key)
         if node is None and key in self._plain_files:
             return _Node(key, Kind.FILE)

@@ -31,7 +31,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from pgetpy.core.archives.member_policy import Limits
+from pgetpy.core.archives.limits import Limits
 from pgetpy.core.archives.members import Extent, Kind, Member
 from pgetpy.core.archives.remarks import Remarks
 from pgetpy.core.archives.zip_directory import COUNTED, Directory, find_directory, first_look

@@ -22,7 +22,7 @@ import pgetpy
 from pgetpy.archives.layout import ArchiveLayout
 from pgetpy.archives.sink import ArchiveSink
 from pgetpy.archives.spool import Spool
-from pgetpy.core.archives.member_policy import Limits
+from pgetpy.core.archives.limits import Limits
 from pgetpy.errors import (
     ArchiveError,
     LimitExceededError,

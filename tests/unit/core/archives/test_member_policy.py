@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pgetpy.core.archives.member_policy import AdmittedMember, Limits, MemberPolicy, permissions
+from pgetpy.core.archives.limits import Limits
+from pgetpy.core.archives.member_policy import AdmittedMember, MemberPolicy, permissions
 from pgetpy.core.archives.members import Kind, Member
 from pgetpy.errors import ArchiveError, LimitExceededError, UnsafeMemberError
 
@@ -719,3 +720,17 @@ def test_a_file_beside_others_is_refused_where_the_file_system_takes_its_name_fo
     policy = policy_of(file("a/first"), file("a/second"), folded=True)
     with pytest.raises(UnsafeMemberError, match="only in ways"):
         policy.admit(file("a/SECOND"))
+
+
+def shifted(name: str) -> str:
+    """Another name for each, so that none is its own key and all are judged the long way."""
+    return "".join(chr(ord(letter) + 1) for letter in name)
+
+
+@given(SEQUENCES)
+def test_files_beside_others_are_judged_as_if_they_were_alone(members: list[Member]) -> None:
+    limits = Limits(members=9, total_bytes=40, name_bytes=20, component_bytes=8)
+    short, long = MemberPolicy(limits), MemberPolicy(limits, shifted)
+    assert list(offered(short, members)) == list(offered(long, members))
+    assert short.total_bytes == long.total_bytes
+    assert [entry.parts for entry in short.folders()] == [entry.parts for entry in long.folders()]
