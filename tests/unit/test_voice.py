@@ -29,7 +29,7 @@ LIMITS: dict[str, int] = {
     "pgetpy": 0,
     "pgetpy/archives": 5,
     "pgetpy/cli": 4,
-    "pgetpy/core/archives": 9,
+    "pgetpy/core/archives": 8,
     "pgetpy/core/http": 0,
     "pgetpy/core/references": 4,
     "pgetpy/core/report": 2,
