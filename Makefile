@@ -8,6 +8,8 @@ READY := $(VENV)/.ready
 PREDICTORS := .venv-predictors
 # mkdocs brings packages that nothing else needs.
 DOCS := .venv-docs
+# Object stores that tests start: rclone and OpenStack Swift.
+STORES := .venv-stores
 ARGS :=
 # Each process of the tests would compile all of them anew where the environment forbids to keep that.
 export PYTHONDONTWRITEBYTECODE :=
@@ -33,6 +35,12 @@ $(DOCS)/.ready: pyproject.toml scripts/setup.sh
 	@PYTHON='$(PYTHON)' scripts/setup.sh $(DOCS) docs
 	@touch $@
 
+$(STORES)/.ready: tests/real_servers/stores.txt | $(READY)
+	@rm -rf $(STORES)
+	@$(PY) -m venv $(STORES)
+	@$(STORES)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 setup: $(READY) ## make .venv with the package and its tools (PYTHON=... chooses the interpreter)
 
 demo: $(READY) ## download made-up weights from a server of our own and say how it went
@@ -41,14 +49,14 @@ demo: $(READY) ## download made-up weights from a server of our own and say how 
 test: $(READY) ## run the tests but for real servers and long ones (ARGS=tests/unit/cache for some)
 	@$(PY) -m pytest -m "not real_servers and not soak and not predictors" $(SIDE_BY_SIDE) $(ARGS)
 
-check: $(READY) ## style, types, tests, and those with real servers: what CI runs
+check: $(READY) $(STORES)/.ready ## style, types, tests, and those with real servers: what CI runs
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	@$(MAKE) --no-print-directory test
 	@$(PY) -m pytest -m "not soak" tests/real_servers $(SIDE_BY_SIDE)
 
-soak: $(READY) ## run the long fault tests, and the properties with many examples
+soak: $(READY) $(STORES)/.ready ## run the long fault tests, and the properties with many examples
 	@$(PY) -m pytest -m "(soak or hypothesis) and not predictors" --hypothesis-profile soak $(SIDE_BY_SIDE) $(ARGS)
 
 test-predictors: $(PREDICTORS)/.ready ## run the tests with torch, diffusers and a Cog server
@@ -72,5 +80,5 @@ dist: $(READY) ## build the wheel and the source distribution into dist/
 	@$(PY) -m build --outdir dist .
 
 clean: ## remove everything that was made
-	@rm -rf $(VENV) $(PREDICTORS) $(DOCS) .bench dist site build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(PREDICTORS) $(DOCS) $(STORES) .bench dist site build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

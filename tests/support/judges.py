@@ -21,7 +21,9 @@ import pytest
 from .authority import Authority
 from .waiting import eventually
 
-_PLACES = "/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin"
+# Made by `make check`.
+_STORES = Path(__file__).parents[2] / ".venv-stores" / "bin"
+_PLACES = f"{_STORES}:/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin"
 _MODULES = ("mpm_event", "authz_core", "mime", "headers", "ssl")
 _NAMES = {"nginx": ("nginx",), "apache": ("apache2", "httpd"), "curl": ("curl",)}
 

@@ -18,6 +18,8 @@ from pgetpy.core.http.heads import Head
 # Codes after which a second request, with new keys or the server's time, may succeed.
 EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
 SKEWED = frozenset({"RequestTimeTooSkewed", "RequestExpired"})
+# Amazon's words for RequestTimeTooSkewed; rclone says AccessDenied with the same ones.
+_TIMES_DIFFER = "difference between the request time and"
 _REGION_CODES = frozenset(
     {"AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect"}
 )
@@ -43,6 +45,8 @@ class Refusal:
 def read_refusal(head: Head) -> Refusal:
     """Return what the head of an answer that is an error says."""
     code = head.details.get("Code", "")
+    if _TIMES_DIFFER in head.details.get("Message", ""):
+        code = "RequestTimeTooSkewed"
     region = head.headers.get("x-amz-bucket-region", "") or head.details.get("Region", "")
     if not region and code in _REGION_CODES:
         found = _EXPECTING.search(head.words)
