@@ -10,6 +10,8 @@ PREDICTORS := .venv-predictors
 DOCS := .venv-docs
 # Object stores that tests start: rclone and OpenStack Swift.
 STORES := .venv-stores
+# Microsoft's emulator of Azure, for `make soak`.
+AZURITE := .azurite
 ARGS :=
 # Each process of the tests would compile all of them anew where the environment forbids to keep that.
 export PYTHONDONTWRITEBYTECODE :=
@@ -41,6 +43,12 @@ $(STORES)/.ready: tests/real_servers/stores.txt | $(READY)
 	@$(STORES)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
+# Without npm its tests are skipped.
+$(AZURITE)/.ready:
+	@mkdir -p $(AZURITE)
+	@! command -v npm >/dev/null || npm install --silent --no-audit --no-fund --prefix $(AZURITE) azurite@3.35.0
+	@touch $@
+
 setup: $(READY) ## make .venv with the package and its tools (PYTHON=... chooses the interpreter)
 
 demo: $(READY) ## download made-up weights from a server of our own and say how it went
@@ -56,7 +64,7 @@ check: $(READY) $(STORES)/.ready ## style, types, tests, and those with real ser
 	@$(MAKE) --no-print-directory test
 	@$(PY) -m pytest -m "not soak" tests/real_servers $(SIDE_BY_SIDE)
 
-soak: $(READY) $(STORES)/.ready ## run the long fault tests, and the properties with many examples
+soak: $(READY) $(STORES)/.ready $(AZURITE)/.ready ## run the long fault tests, and the properties with many examples
 	@$(PY) -m pytest -m "(soak or hypothesis) and not predictors" --hypothesis-profile soak $(SIDE_BY_SIDE) $(ARGS)
 
 test-predictors: $(PREDICTORS)/.ready ## run the tests with torch, diffusers and a Cog server
@@ -80,5 +88,5 @@ dist: $(READY) ## build the wheel and the source distribution into dist/
 	@$(PY) -m build --outdir dist .
 
 clean: ## remove everything that was made
-	@rm -rf $(VENV) $(PREDICTORS) $(DOCS) $(STORES) .bench dist site build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(PREDICTORS) $(DOCS) $(STORES) $(AZURITE) .bench dist site build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

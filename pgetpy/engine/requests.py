@@ -100,16 +100,18 @@ class Route:
         headers = [each for each in _HEADERS if each[0].lower() not in names] + own
         if self._cookies is not None:
             headers = _with_cookies(headers, self._cookies, self.target)
-        if self.target.signer is not None:
-            headers += self.target.signer.headers(self.target, time.time())
-        elif (authorization := self._authorization()) is not None:
-            headers.append(("Authorization", authorization))
+        signer = self.target.signer
         if asked is not None:
             headers.append(("Range", format_range(asked)))
             if known is not None and known.if_range is not None:
                 # Object stores ignore If-Range, and honour If-Match.
-                signed = self.target.signer is not None and known.strong
-                headers.append(("If-Match" if signed else "If-Range", known.if_range))
+                matches = signer is not None and known.strong
+                headers.append(("If-Match" if matches else "If-Range", known.if_range))
+        if signer is not None:
+            # Last: Azure's signature covers the range.
+            headers += signer.headers(self.target, headers, time.time())
+        elif (authorization := self._authorization()) is not None:
+            headers.append(("Authorization", authorization))
         secure = "https" in (self.target.origin.scheme, urlsplit(host.proxy or "").scheme)
         return Request(
             url=self.target.url,

@@ -16,15 +16,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import ClassVar, TypeVar
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from pgetpy.core.objects.names import ObjectName, is_aws, object_url, url_of
 from pgetpy.core.objects.sigv4 import Credentials, encode_path
 from pgetpy.core.references.policy import Policy
-from pgetpy.core.references.reference import Reference, Wanted, scope_for
+from pgetpy.core.references.reference import Reference, Wanted, key_for, scope_for, wanted_of
 from pgetpy.errors import (
     AccessDeniedError,
+    BadReferenceError,
     BadSettingError,
     HttpStatusError,
     NotFoundError,
@@ -34,6 +36,9 @@ from pgetpy.errors import (
 from pgetpy.settings import SourceSection
 from pgetpy.sources.base import Located, RemoteFile, ServiceClient
 from pgetpy.sources.object_signer import Keys, ObjectSigner
+
+if TYPE_CHECKING:
+    from pgetpy.core.objects.listing import ListingPage
 
 
 @dataclass(frozen=True)
@@ -146,11 +151,69 @@ class Bucket:
         addressing = self.settings.addressing
         return self.remote(object_url(named, endpoint=self.signer.endpoint, addressing=addressing))
 
-    def page(self, query: str) -> RemoteFile:
+    def page(self, prefix: str, token: str) -> RemoteFile:
         """Return a page of the bucket's listing, which is asked of the store itself."""
+        from pgetpy.core.objects.listing import listing_query
+
+        query = listing_query(prefix, token)
         addressing = self.settings.addressing
         where = {"endpoint": self.signer.endpoint, "addressing": addressing, "query": query}
         return self.remote(url_of(self.name, "", **where))
+
+    def parse(self, page: bytes) -> ListingPage:
+        """Return what a page says."""
+        from pgetpy.core.objects.listing import parse_listing
+
+        return parse_listing(page)
+
+
+class ListedBucket(Protocol):
+    """A bucket, or what a store has in its place, whose objects can be listed."""
+
+    def object(self, named: ObjectName) -> RemoteFile:
+        """Return the object `named`."""
+
+    def page(self, prefix: str, token: str) -> RemoteFile:
+        """Return the page, after that which ended with `token`, of a listing of what begins with
+        `prefix`."""
+
+    def parse(self, page: bytes) -> ListingPage:
+        """Return what a page says.
+
+        Raises:
+            BadListingError: nothing that makes sense.
+        """
+
+
+def reference_to(
+    source: str, named: ObjectName, wanted: str, *, place: str, scope: str, service: str
+) -> Reference:
+    """Return the reference to `named`.
+
+    Args:
+        source: the name of the source that recognised it.
+        wanted: `auto` or the value of a `Wanted`.
+        place: what tells its bucket from others of the same name, as part of the cache key.
+        scope, service: see `Reference`.
+
+    Raises:
+        BadReferenceError: a file is wanted of a folder.
+    """
+    is_folder = named.is_folder
+    chosen = wanted_of(named.key, "folder" if is_folder and wanted == "auto" else wanted)
+    if is_folder and chosen is Wanted.FILE:
+        raise BadReferenceError(str(named), "it is a folder, and a file is wanted of it")
+    return Reference(
+        source,
+        str(named),
+        str(named),
+        PurePosixPath(named.key).name or named.bucket,
+        key_for(f"object {place} {named}", chosen),
+        scope,
+        chosen,
+        several=is_folder,
+        service=service,
+    )
 
 
 async def locate_object(
@@ -163,6 +226,17 @@ async def locate_object(
     """
     # In a thread: credentials may be read from files, or requested from a service.
     bucket = await client.in_thread(lambda: bucket_of(settings, named.bucket))
+    return await locate_in(bucket, named, reference, client)
+
+
+async def locate_in(
+    bucket: ListedBucket, named: ObjectName, reference: Reference, client: ServiceClient
+) -> Located:
+    """Return where an object of `bucket` is, or the objects of a folder.
+
+    Raises:
+        PgetError: the store does not list the folder.
+    """
     if not named.is_folder:
         remote = replace(bucket.object(named), name=reference.name)
         return Located((remote,), extract=reference.wanted is not Wanted.FILE)
@@ -172,7 +246,9 @@ async def locate_object(
     return Located(tuple(files), folder=True)
 
 
-async def list_folder(bucket: Bucket, named: ObjectName, client: ServiceClient) -> list[RemoteFile]:
+async def list_folder(
+    bucket: ListedBucket, named: ObjectName, client: ServiceClient
+) -> list[RemoteFile]:
     """Return the objects of a folder, with names relative to it.
 
     A pattern is applied here: stores list by prefix only.
@@ -180,18 +256,13 @@ async def list_folder(bucket: Bucket, named: ObjectName, client: ServiceClient) 
     Raises:
         PgetError: the store does not list them, or not in a way that makes sense.
     """
-    from pgetpy.core.objects.listing import (
-        LARGEST_PAGE,
-        BadListingError,
-        listing_query,
-        parse_listing,
-    )
+    from pgetpy.core.objects.listing import LARGEST_PAGE, BadListingError
 
     files, token = [], ""
     while True:
-        asked = bucket.page(listing_query(named.key, token))
+        asked = bucket.page(named.key, token)
         try:
-            page = parse_listing(await client.read(asked, most=LARGEST_PAGE))
+            page = bucket.parse(await client.read(asked, most=LARGEST_PAGE))
         except BadListingError as error:
             raise TransferError(asked.url, str(error)) from None
         for each in page.objects:
@@ -217,9 +288,17 @@ def explain_refusal(
 
     bucket = bucket_of(settings, named.bucket)
     hint = explain(error.code, error.status, bucket.signer.asker)
+    if settings.public_url:
+        error.hint = hint or error.hint
+        return error
+    return refusal_error(reference, bucket.store, error, hint)
+
+
+def refusal_error(reference: Reference, store: str, error: HttpStatusError, hint: str) -> PgetError:
+    """Return the error to raise for `error` of `store`, given a hint at what to try, or none."""
     kind = _KINDS.get(error.status)
-    if kind is not None and hint and not settings.public_url:
-        return kind(str(reference), bucket.store, error.status, error.words, hint=hint)
+    if kind is not None and hint:
+        return kind(str(reference), store, error.status, error.words, hint=hint)
     error.hint = hint or error.hint
     return error
 

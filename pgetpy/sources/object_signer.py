@@ -108,8 +108,10 @@ class ObjectSigner:
             self._skew or None,
         )  # fmt: skip
 
-    def headers(self, link: Link, now: float) -> list[tuple[str, str]]:
-        """See `RequestSigner.headers`."""
+    def headers(
+        self, link: Link, headers: Sequence[tuple[str, str]], now: float
+    ) -> list[tuple[str, str]]:
+        """See `RequestSigner.headers`. None of `headers` is signed."""
         return self.sign("GET", link, self._extra, now, EMPTY_BODY)
 
     def sign(

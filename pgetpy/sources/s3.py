@@ -11,16 +11,20 @@ AWS's profiles are read. Everything else is in `object_bucket`, for all of them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import TypeVar
 
 from pgetpy.core.objects.names import aws_endpoint, parse_object_name
-from pgetpy.core.references.reference import Reference, Wanted, key_for, wanted_of
+from pgetpy.core.references.reference import Reference
 from pgetpy.core.text.values import one_of, read_endpoint, read_text, read_token
-from pgetpy.errors import BadReferenceError, BadSettingError, HttpStatusError, PgetError
+from pgetpy.errors import BadSettingError, HttpStatusError, PgetError
 from pgetpy.settings.options import variable
 from pgetpy.sources.base import Located, ServiceClient, Source
-from pgetpy.sources.object_bucket import ObjectStoreSettings, explain_refusal, locate_object
+from pgetpy.sources.object_bucket import (
+    ObjectStoreSettings,
+    explain_refusal,
+    locate_object,
+    reference_to,
+)
 
 _ADDRESSING = one_of("auto", "path", "virtual")
 _SIGNING = one_of("auto", "always", "never")
@@ -174,22 +178,12 @@ class ObjectStore(Source[_S]):
         if text[: len(self.name) + 3].lower() != f"{self.name}://":
             return None
         named = parse_object_name(text, settings.bucket)
-        is_folder = named.is_folder
-        chosen = wanted_of(named.key, "folder" if is_folder and wanted == "auto" else wanted)
-        if is_folder and chosen is Wanted.FILE:
-            raise BadReferenceError(str(named), "it is a folder, and a file is wanted of it")
         # Only a configured endpoint is part of the cache key; the region is not, see above.
         configured = (settings.public_url or settings.endpoint).replace("{bucket}", named.bucket)
-        return Reference(
-            self.name,
-            str(named),
-            str(named),
-            PurePosixPath(named.key).name or named.bucket,
-            key_for(f"object {configured} {named}", chosen),
-            settings.scope,
-            chosen,
-            several=is_folder,
-            service=configured or settings.endpoint_in(settings.region or settings.default_region),
+        region = settings.region or settings.default_region
+        service = configured or settings.endpoint_in(region)
+        return reference_to(
+            self.name, named, wanted, place=configured, scope=settings.scope, service=service
         )
 
     async def locate(self, reference: Reference, settings: _S, client: ServiceClient) -> Located:

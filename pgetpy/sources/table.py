@@ -24,6 +24,7 @@ from pgetpy.errors import BadReferenceError, HttpStatusError, PgetError
 from pgetpy.errors.redact import redact_text
 from pgetpy.settings import SourceSection, SourceSettings
 from pgetpy.settings.options import Option
+from pgetpy.sources.azure import Az
 from pgetpy.sources.base import Located, ServiceClient, Source
 from pgetpy.sources.civitai import Civitai
 from pgetpy.sources.data import Data
@@ -46,6 +47,7 @@ SOURCES: tuple[AnySource, ...] = (
     S3(),
     B2(),
     Gs(),
+    Az(),
     _PLAIN,
 )
 # The option rows of pgetpy's own sources.
@@ -117,7 +119,7 @@ def store_settings(text: str, settings: SourceSettings) -> ObjectStoreSettings:
     for source in SOURCES:
         if source.name == scheme and issubclass(source.settings, ObjectStoreSettings):
             return settings.of(source.settings)
-    raise BadReferenceError(text, "it is not an object of a store; write s3://BUCKET/KEY")
+    raise BadReferenceError(text, "objects are written to s3://BUCKET/KEY, b2:// and gs:// only")
 
 
 def with_tokens(settings: SourceSettings, given: Mapping[str, str | None]) -> SourceSettings:

@@ -21,9 +21,10 @@ import pytest
 from .authority import Authority
 from .waiting import eventually
 
-# Made by `make check`.
-_STORES = Path(__file__).parents[2] / ".venv-stores" / "bin"
-_PLACES = f"{_STORES}:/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin"
+# Made by `make check` and `make soak`.
+_ROOT = Path(__file__).parents[2]
+_MADE = f"{_ROOT}/.venv-stores/bin:{_ROOT}/.azurite/node_modules/.bin"
+_PLACES = f"{_MADE}:/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin"
 _MODULES = ("mpm_event", "authz_core", "mime", "headers", "ssl")
 _NAMES = {"nginx": ("nginx",), "apache": ("apache2", "httpd"), "curl": ("curl",)}
 

@@ -81,7 +81,8 @@ def _words_of_store(head: Head, text: str) -> Head:
     from html import unescape
 
     details = {name: unescape(value).strip() for name, value in _ELEMENT.findall(text)}
-    code, message = details.get("Code", ""), details.get("Message", "")
+    # Azure puts the request's ID and the time on further lines.
+    code, message = details.get("Code", ""), details.get("Message", "").partition("\n")[0]
     words = " ".join(_NOISE.sub(" ", f"{code}: {message}".strip(": ")).split())[:200]
     return replace(head, words=words, details=details)
 

@@ -49,8 +49,11 @@ class Origin:
 class RequestSigner(Protocol):
     """Signs the requests for the objects of one store. Its methods are called from any thread."""
 
-    def headers(self, link: Link, now: float) -> list[tuple[str, str]]:
-        """Return the headers to add to a GET of `link`, made at `now` (seconds since 1970)."""
+    def headers(
+        self, link: Link, headers: Sequence[tuple[str, str]], now: float
+    ) -> list[tuple[str, str]]:
+        """Return the headers to add to a GET of `link`, which has `headers` already and is made at
+        `now` (seconds since 1970)."""
 
     def due(self, now: float) -> bool:
         """Whether `refresh` has to be called before the next request is signed."""

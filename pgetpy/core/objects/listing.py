@@ -15,6 +15,7 @@ Only these elements are read, at exactly these depths, whatever else a store add
 from __future__ import annotations
 
 import xml.parsers.expat
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import unquote_plus
 
@@ -69,17 +70,33 @@ def parse_listing(page: bytes) -> ListingPage:
         BadListingError: it is not such XML, or contradicts itself.
     """
     reader = _PageReader()
+    parse_xml(page, reader.start, reader.end, reader.text)
+    return reader.page()
+
+
+def parse_xml(
+    page: bytes,
+    start: Callable[[str, dict[str, str]], object],
+    end: Callable[[str], object],
+    text: Callable[[str], object],
+) -> None:
+    """Call `start`, `end` and `text` for the elements of `page` and the text between them.
+
+    A name in a namespace is given as its URI, a blank, and the name.
+
+    Raises:
+        BadListingError: it is not XML, or declares entities.
+    """
     parser = xml.parsers.expat.ParserCreate(namespace_separator=" ")
-    parser.StartElementHandler = reader.start
-    parser.EndElementHandler = reader.end
-    parser.CharacterDataHandler = reader.text
+    parser.StartElementHandler = start
+    parser.EndElementHandler = end
+    parser.CharacterDataHandler = text
     # An entity can expand to gigabytes, and no store needs one.
     parser.EntityDeclHandler = _refuse_entity
     try:
         parser.Parse(page, True)
     except xml.parsers.expat.ExpatError as error:
         raise BadListingError(f"the listing is not valid XML ({error})") from None
-    return reader.page()
 
 
 def _refuse_entity(*_: object) -> None:

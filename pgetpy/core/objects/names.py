@@ -3,10 +3,11 @@
     s3://BUCKET/KEY[?versionId=ID]     one object; b2:///KEY takes the bucket of B2_BUCKET
     s3://BUCKET/FOLDER/                the objects whose keys begin so
     s3://BUCKET/FOLDER/*.json          those whose keys match
+    az://CONTAINER/BLOB[?snapshot=T]   the same at Azure, whose words are container and blob
 
 The text of a key is literal, as for `aws s3`: `%20` is three characters, and `?` and `#` are
-characters like any other. Only a `*`, a slash at the end and `?versionId=` at the very end are
-instructions.
+characters like any other. Only a `*`, a slash at the end and `?versionId=` at the very end (Azure's
+`?versionid=` and `?snapshot=`) are instructions.
 """
 
 from __future__ import annotations
@@ -22,10 +23,20 @@ from pgetpy.errors import BadReferenceError
 # Amazon S3 User Guide, "Bucket naming rules"; old buckets may have capitals, underscores and up to
 # 255 characters.
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
-_VERSION = re.compile(r"\?versionId=([A-Za-z0-9._~+/=-]{1,1024})\Z")
+_VERSION = re.compile(r"\?(versionId)=([A-Za-z0-9._~+/=-]{1,1024})\Z")
+# Azure Storage REST API, "Naming and referencing containers, blobs, and metadata".
+_CONTAINER = re.compile(r"\$(?:root|web|logs|blobchangefeed)|(?=.{3,63}\Z)[a-z0-9]+(?:-[a-z0-9]+)*")
+# A time, to a ten-millionth of a second.
+_BLOB_VERSION = re.compile(r"\?(versionid|snapshot)=([0-9TZ:.-]{10,40})\Z")
 # Amazon S3 User Guide, "Object key naming guidelines".
 _LONGEST_KEY = 1024
 _AWS = "amazonaws.com"
+# What is said of a reference that names no bucket.
+_MISSING = {
+    "az": "it names no container; write az://CONTAINER/BLOB",
+    "b2": "it names no bucket; write b2://BUCKET/KEY, or set B2_BUCKET",
+    "": "it names no bucket; write {scheme}://BUCKET/KEY",
+}
 
 
 @dataclass(frozen=True)
@@ -33,11 +44,12 @@ class ObjectName:
     """An object, or a folder of them: keys that begin alike.
 
     Attributes:
-        scheme: `s3`, `b2` or `gs`.
+        scheme: `s3`, `b2`, `gs` or `az`.
         key: of one object; of a folder what its keys begin with, up to a `/` or a wildcard.
         version: a version of the object; empty for the latest one.
         pattern: what keys of a folder have to match as a whole, where `*` is any text, slashes
             included; empty for all of them.
+        version_kind: the parameter of the query that names the version.
     """
 
     scheme: str
@@ -45,6 +57,7 @@ class ObjectName:
     key: str
     version: str = ""
     pattern: str = ""
+    version_kind: str = "versionId"
 
     @property
     def is_folder(self) -> bool:
@@ -57,7 +70,7 @@ class ObjectName:
         return _pattern(self.pattern).fullmatch(key) is not None
 
     def __str__(self) -> str:
-        version = f"?versionId={self.version}" if self.version else ""
+        version = f"?{self.version_kind}={self.version}" if self.version else ""
         return f"{self.scheme}://{self.bucket}/{self.pattern or self.key}{version}"
 
 
@@ -80,17 +93,23 @@ def parse_object_name(text: str, bucket: str = "") -> ObjectName:
     named, _, key = rest.partition("/")
     chosen = named or bucket
     if not chosen:
-        hint = ", or set B2_BUCKET" if scheme == "b2" else ""
-        raise BadReferenceError(text, f"it names no bucket; write {scheme}://BUCKET/KEY{hint}")
-    if not _BUCKET.fullmatch(chosen):
-        raise BadReferenceError(text, f"its bucket has no valid name; write {scheme}://BUCKET/KEY")
-    found = _VERSION.search(key)
-    version = found[1] if found else ""
+        raise BadReferenceError(text, _MISSING.get(scheme, _MISSING[""]).format(scheme=scheme))
+    azure = scheme == "az"
+    if not (_CONTAINER if azure else _BUCKET).fullmatch(chosen):
+        form = "container has no valid name; write az://CONTAINER/BLOB"
+        if not azure:
+            form = f"bucket has no valid name; write {scheme}://BUCKET/KEY"
+        raise BadReferenceError(text, f"its {form}")
+    found = (_BLOB_VERSION if azure else _VERSION).search(key)
     key = key[: found.start()] if found else key
-    if len(key.encode(errors="surrogateescape")) > _LONGEST_KEY:
-        raise BadReferenceError(text, f"its key has more than {_LONGEST_KEY} bytes")
-    if "*" not in key or version:
-        return ObjectName(scheme, chosen, key, version)
+    # Azure counts characters, and Amazon bytes.
+    if len(key if azure else key.encode(errors="surrogateescape")) > _LONGEST_KEY:
+        unit = "characters" if azure else "bytes"
+        raise BadReferenceError(text, f"its key has more than {_LONGEST_KEY} {unit}")
+    if found:
+        return ObjectName(scheme, chosen, key, found[2], version_kind=found[1])
+    if "*" not in key:
+        return ObjectName(scheme, chosen, key)
     return ObjectName(scheme, chosen, key[: key.rfind("/", 0, key.index("*")) + 1], pattern=key)
 
 
@@ -120,7 +139,7 @@ def url_of(
 
 def object_url(name: ObjectName, *, endpoint: str, addressing: str = "auto") -> str:
     """Return the URL of the object `name`; see `url_of`."""
-    query = encode_query([("versionId", name.version)]) if name.version else ""
+    query = encode_query([(name.version_kind, name.version)]) if name.version else ""
     return url_of(name.bucket, name.key, endpoint=endpoint, addressing=addressing, query=query)
 
 

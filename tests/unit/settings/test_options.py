@@ -153,6 +153,7 @@ TEXTS = {
     "AWS_ENDPOINT_URL_S3": "http://h", "PGET_S3_PUBLIC_URL": "http://h",
     "PGET_S3_ADDRESSING": "path", "PGET_S3_SIGN": "never", "PGET_B2_ENDPOINT": "http://h",
     "PGET_B2_PUBLIC_URL": "http://h", "STORAGE_EMULATOR_HOST": "http://h",
+    "AZURE_STORAGE_ENDPOINT": "http://h",
 }  # fmt: skip
 
 
