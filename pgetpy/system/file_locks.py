@@ -27,6 +27,7 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 
+from pgetpy.core.destinations.names import LOCK
 from pgetpy.system.filesystem import closing_fd
 
 
@@ -57,7 +58,7 @@ def locks_exclude(folder: Path) -> bool:
     Raises:
         OSError: the folder cannot be written.
     """
-    path = folder / f".{os.urandom(8).hex()}.pgetpy-lock"
+    path = folder / f".{os.urandom(8).hex()}{LOCK}"
     flags = os.O_RDWR | os.O_CLOEXEC
     with closing_fd(os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)) as one:
         try:
