@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pgetpy.core.references.checksums import Checksum
-from pgetpy.settings import Section
+from pgetpy.settings.sections import Section
 from pgetpy.settings.folders import default_hub_cache_base, expand_user
 
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)

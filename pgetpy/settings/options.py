@@ -34,7 +34,7 @@ from pgetpy.core.text.values import (
     size_reader,
     switch_to,
 )
-from pgetpy.settings.folders import expand_user
+from pgetpy.settings.folders import expand_user, read_cache_home
 
 Texts = str | tuple[str, ...]
 
@@ -302,7 +302,7 @@ VARIABLES: tuple[Option, ...] = (
              environ="REQUESTS_CA_BUNDLE"),
     variable("Settings.curl_ca_bundle", read_text,
              "the same as SSL_CERT_FILE, where none of these is set", environ="CURL_CA_BUNDLE"),
-    variable("CacheSettings.folder", lambda text, _: Path(text) / "pgetpy",
+    variable("CacheSettings.folder", read_cache_home,
              "folder that holds pgetpy, the default of --cache-dir", default="~/.cache",
              environ="XDG_CACHE_HOME"),
 )
