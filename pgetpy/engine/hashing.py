@@ -60,10 +60,14 @@ class FileDigest:
 
         Raises:
             OSError: the file cannot be read, or is shorter.
+            CancelledError: `stop` was called before the end was reached.
         """
         with self._lock:
             self._front = self._total = total
         while self.position < total or self._running:
+            if self._stopped:
+                # No job will start again, and waiting for one that is done yields to nothing.
+                raise asyncio.CancelledError
             self._go_on()
             if self._done is not None:
                 # Shielded: cancelling this must not detach the thread from its result.

@@ -19,7 +19,6 @@ from pgetpy.core.report.events import Started, StartedOver
 from pgetpy.errors import (
     ConnectionFailedError,
     DigestMismatchError,
-    HttpStatusError,
     PgetError,
     TransferError,
 )
