@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pgetpy.core.references.checksums import Checksum
-from pgetpy.settings.sections import Section
 from pgetpy.settings.folders import default_hub_cache_base, expand_user
+from pgetpy.settings.sections import Section
 
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
 
