@@ -242,8 +242,9 @@ def _others_may_have_hosts() -> bool:
     """
     for path in sys.path:
         with suppress(OSError):
-            if any(name.startswith(_THEIR_METADATA) for name in os.listdir(path or ".")):
-                return True
+            for name in os.listdir(path or "."):
+                if name.startswith(_THEIR_METADATA):
+                    return True
     return False
 
 
