@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from pgetpy.core.references.checksums import Checksum
     from pgetpy.core.references.jobs import Job
     from pgetpy.core.references.policy import Policy
-    from pgetpy.core.report.results import DownloadFailure, DownloadResult
-    from pgetpy.core.report.uploads import UploadResult
+    from pgetpy.core.report.results import DownloadFailure, DownloadResult, UploadResult
     from pgetpy.errors import PgetError
     from pgetpy.settings import Settings
     from pgetpy.weights.cache import WeightsDownloadCache
@@ -35,11 +34,11 @@ _HOMES = {
     "DownloadFailure": "pgetpy.core.report.results",
     "DownloadResult": "pgetpy.core.report.results",
     "Job": "pgetpy.core.references.jobs",
-    "Limits": "pgetpy.core.archives.limits",
+    "Limits": "pgetpy.core.archives.member_policy",
     "PgetError": "pgetpy.errors",
     "Policy": "pgetpy.core.references.policy",
     "Settings": "pgetpy.settings",
-    "UploadResult": "pgetpy.core.report.uploads",
+    "UploadResult": "pgetpy.core.report.results",
     "WeightsDownloadCache": "pgetpy.weights.cache",
     "__version__": "pgetpy._version",
     "download": "pgetpy.api",

@@ -31,7 +31,7 @@ from pgetpy.core.archives.members import Member
 from pgetpy.errors import ArchiveError, ThreadLimitError
 from pgetpy.system import polling
 from pgetpy.system.filesystem import closing_fd
-from pgetpy.system.thread_limit import start_thread
+from pgetpy.system.threads import start_thread
 
 _PIECE = 1 << 20
 _MOST_THREADS = 4

@@ -38,6 +38,7 @@ from pgetpy.archives.member_file import LARGE, MemberFile, member_errors, raise_
 from pgetpy.archives.open_folder import OpenFolder
 from pgetpy.core.archives.member_policy import AdmittedMember, permissions
 from pgetpy.core.archives.members import Kind, Member
+from pgetpy.core.destinations.names import OWN_PREFIX, PART
 from pgetpy.errors import ArchiveError, UnsafeMemberError
 from pgetpy.system.filesystem import (
     MetadataWarnings,
@@ -152,7 +153,7 @@ class MemberFolder:
     def make_output(self, file: MemberFile) -> MemberFile:
         """Return a new file for the content of `file`, under a name that no member has."""
         folder = os.path.dirname(file.path)
-        path = f"{folder}/.pgetpy-{secrets.token_hex(8)}.pgetpy-part"
+        path = f"{folder}/{OWN_PREFIX}{secrets.token_hex(8)}{PART}"
         return self._create(path, file.entry, large=False)
 
     def deliver(self, output: MemberFile) -> None:

@@ -28,7 +28,8 @@ from pgetpy.archives.layout import ArchiveLayout
 from pgetpy.archives.member_folder import MemberFolder
 from pgetpy.archives.random_access import RandomAccessExtractor
 from pgetpy.archives.reading import Admit, Reader
-from pgetpy.core.archives.formats import Format, recognise, stem
+from pgetpy.core.archives.detection import recognise
+from pgetpy.core.archives.formats import Format, is_named, stem
 from pgetpy.core.archives.limits import Limits
 from pgetpy.core.archives.member_policy import MemberPolicy
 from pgetpy.core.archives.tar import TarReader
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
 _TELLING = 512
 _FIRST = 1 << 20
 _ENDLESS = 1 << 62
-# A zip is recognised by its end; at its beginning there may be a program that extracts it.
-_ZIP_SUFFIX = ".zip"
 
 
 class ArchiveSink(Sink):
@@ -237,7 +236,8 @@ class ArchiveSink(Sink):
         start = beginning[:40].decode("ascii", "backslashreplace")
         what = f"it is of no known format; it begins {start!r}" if beginning else "it is empty"
         self._doubt = ArchiveError(what)
-        return Format.ZIP if self._name.lower().endswith(_ZIP_SUFFIX) else Format.UNKNOWN
+        # A zip is recognised by its end; a program that extracts it may come before.
+        return Format.ZIP if is_named(self._name, Format.ZIP) else Format.UNKNOWN
 
     def _tar(self) -> RandomAccessExtractor:
         return self._random_access_extractor(self._tar_reader(), self._policy.admit)

@@ -33,7 +33,7 @@ from pathlib import Path
 from pgetpy.archives.folder_attributes import Attributes, has_record, write_record
 from pgetpy.archives.merging import OPEN_FOLDER, Merge
 from pgetpy.core.destinations.journal import parse_journal
-from pgetpy.core.destinations.names import journal_path, layout_name, part_name, spool_name
+from pgetpy.core.destinations.names import LOCK, journal_path, layout_name, part_name, spool_name
 from pgetpy.errors import DestinationError
 from pgetpy.system.filesystem import MetadataWarnings, closing_fd, remove_tree, sync_folder
 
@@ -175,9 +175,8 @@ def check_empty(folder: Path, place: str = "") -> None:
         place: where it was named (a line of a manifest), for the error.
     """
     ours = f".{_INSIDE}."
-    lock = ".pgetpy-lock"
     names = _names_in(folder)
-    theirs = (name for name in names if not (name.startswith(ours) or name.endswith(lock)))
+    theirs = (name for name in names if not (name.startswith(ours) or name.endswith(LOCK)))
     # A run that was killed while it moved the members has left some of them in the folder.
     if any(name not in _UNIMPORTANT for name in theirs) and not _half_moved(folder):
         raise DestinationError(

@@ -34,7 +34,7 @@ from pgetpy.core.http.reorder_buffer import ReorderBuffer
 from pgetpy.core.references.checksums import Digest
 from pgetpy.errors import LimitExceededError
 from pgetpy.system import polling
-from pgetpy.system.thread_limit import start_thread
+from pgetpy.system.threads import start_thread
 
 # Compressed bytes that may wait in memory.
 AHEAD = 16 << 20

@@ -37,7 +37,7 @@ from pathlib import Path
 from pgetpy.cache.layout import CachePaths, discard, names_in
 from pgetpy.errors import ThreadLimitError
 from pgetpy.system.file_locks import boot_id, try_lock
-from pgetpy.system.thread_limit import start_thread
+from pgetpy.system.threads import start_thread
 
 BEAT_SECONDS = 5.0
 # Watched this long without a heartbeat, a process counts as dead. It is long because a library that

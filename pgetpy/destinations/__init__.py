@@ -22,6 +22,8 @@ from pathlib import Path
 
 from pgetpy.destinations.base import Destination, DestinationOptions
 from pgetpy.destinations.file import FileDestination, check_overwrite, kind_of
+from pgetpy.destinations.stream import StreamDestination
+from pgetpy.destinations.tree import TreeDestination
 from pgetpy.settings import Settings
 from pgetpy.system.filesystem import disk_errors
 
@@ -45,24 +47,22 @@ def open_destination(
         DestinationError: something is in the way, or another file of the call goes there.
     """
     if dest is None:
-        return _stream(None, "(nowhere)", options)
+        return StreamDestination(None, "(nowhere)", options.algorithm)
     if dest in ("-", "/dev/stdout"):
         options.paths.take(Path("/dev/stdout"))
-        return _stream(1, "-", options)
+        return StreamDestination(1, "-", options.algorithm)
     path = Path(dest)
     if options.extract:
-        from pgetpy.destinations.tree import TreeDestination
-
         with disk_errors(path):
             folder = Path(os.path.realpath(path))
         options.paths.take(folder)
         return TreeDestination(folder, options, settings)
     kind = kind_of(path)
     if stat.S_ISCHR(kind):
-        return _stream(path, dest, options)
+        return StreamDestination(path, dest, options.algorithm)
     if stat.S_ISFIFO(kind):
         options.paths.take(path)
-        return _stream(path, dest, options)
+        return StreamDestination(path, dest, options.algorithm)
     if stat.S_ISDIR(kind) or dest.endswith("/"):
         return FileDestination(path, None, options, settings)
     options.paths.take(path)
@@ -70,9 +70,3 @@ def open_destination(
     # A symbolic link stays; what it points to is replaced.
     resolved = Path(os.path.realpath(path)) if path.is_symlink() else path
     return FileDestination(resolved.parent, resolved.name, options, settings)
-
-
-def _stream(target: Path | int | None, label: str, options: DestinationOptions) -> Destination:
-    from pgetpy.destinations.stream import StreamDestination
-
-    return StreamDestination(target, label, options.algorithm)

@@ -42,7 +42,7 @@ from pgetpy.core.destinations.manifest_journal import (
     manifest_journal_name,
     parse_manifest_journal,
 )
-from pgetpy.core.destinations.names import journal_path, part_name
+from pgetpy.core.destinations.names import PART, journal_path, part_name
 from pgetpy.core.http.ranges import Spans
 from pgetpy.core.references.jobs import Follower, Job
 from pgetpy.core.report.results import DownloadResult
@@ -264,7 +264,7 @@ class ManifestJournal:
         folder = self._jobs[noted.job].dest or ""
         with os.scandir(folder) as entries:
             for entry in entries:
-                ours = entry.name.endswith(".pgetpy-part")
+                ours = entry.name.endswith(PART)
                 if entry.inode() == noted.inode and not ours:
                     return os.path.realpath(entry.path)
         raise FileNotFoundError

@@ -19,13 +19,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
-from typing import TYPE_CHECKING
 
+from pgetpy.core.references.checksums import Checksum
 from pgetpy.destinations.base import ReadBack
 from pgetpy.system.threads import Workers
-
-if TYPE_CHECKING:
-    from pgetpy.core.references.checksums import Checksum
 
 _BLOCK = 1 << 20
 
@@ -63,10 +60,14 @@ class FileDigest:
 
         Raises:
             OSError: the file cannot be read, or is shorter.
+            CancelledError: `stop` was called before the end was reached.
         """
         with self._lock:
             self._front = self._total = total
         while self.position < total or self._running:
+            if self._stopped:
+                # No job will start again, and waiting for one that is done yields to nothing.
+                raise asyncio.CancelledError
             self._go_on()
             if self._done is not None:
                 # Shielded: cancelling this must not detach the thread from its result.

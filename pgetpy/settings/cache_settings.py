@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pgetpy.settings import Section
 from pgetpy.settings.folders import default_cache_folder
+from pgetpy.settings.sections import Section
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pgetpy.settings import Section
+from pgetpy.core.references.checksums import Checksum
 from pgetpy.settings.folders import default_hub_cache_base, expand_user
-
-if TYPE_CHECKING:
-    from pgetpy.core.references.checksums import Checksum
+from pgetpy.settings.sections import Section
 
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
 

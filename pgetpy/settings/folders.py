@@ -14,6 +14,8 @@ from pgetpy.errors.reasons import system_reason
 from pgetpy.system.logs import RoomLog
 
 _LOG = RoomLog("settings")
+# The folder inside a user's folders for caches and for state.
+_OWN = "pgetpy"
 
 
 def home() -> Path | None:
@@ -28,9 +30,14 @@ def home() -> Path | None:
 
 
 def default_cache_folder() -> Path:
-    """Return the default folder of the weights cache."""
+    """Return the default folder of the weights cache, where XDG_CACHE_HOME is not set."""
     found = home()
-    return temporary_folder() / "cache" if found is None else found / ".cache" / "pgetpy"
+    return temporary_folder() / "cache" if found is None else found / ".cache" / _OWN
+
+
+def read_cache_home(text: str, name: str) -> Path:
+    """Return the default folder of the weights cache where XDG_CACHE_HOME is `text`."""
+    return Path(text) / _OWN
 
 
 def default_hub_cache_base() -> Path:
@@ -50,8 +57,8 @@ def state_folder(environ: Mapping[str, str]) -> Path | None:
     """Return the folder for data of use to later runs (XDG_STATE_HOME); None without a home."""
     base, found = environ.get("XDG_STATE_HOME", ""), home()
     if os.path.isabs(base):
-        return Path(base) / "pgetpy"
-    return found / ".local" / "state" / "pgetpy" if found is not None else None
+        return Path(base) / _OWN
+    return found / ".local" / "state" / _OWN if found is not None else None
 
 
 def expand_user(path: str, name: str) -> Path:

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from pgetpy.core.objects.names import ObjectName, is_aws, object_url, url_of
 from pgetpy.core.objects.sigv4 import Credentials, encode_path
+from pgetpy.core.references.policy import Policy
 from pgetpy.core.references.reference import Reference, Wanted, key_for, scope_for, wanted_of
 from pgetpy.errors import (
     AccessDeniedError,
@@ -38,7 +39,6 @@ from pgetpy.sources.object_signer import Keys, ObjectSigner
 
 if TYPE_CHECKING:
     from pgetpy.core.objects.listing import ListingPage
-    from pgetpy.core.references.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,6 @@ class ObjectStoreSettings(SourceSection):
     def endpoint_in(self, region: str) -> str:
         """Return the store's own endpoint in `region`."""
         raise NotImplementedError
-
-    @property
-    def reads_profile(self) -> bool:
-        """Whether a profile may have something to say that these settings leave open."""
-        known = self.access_key and self.secret_key and self.region and self.endpoint
-        return self.has_profiles and not known
 
     @property
     def scope(self) -> str:
@@ -230,11 +224,8 @@ async def locate_object(
     Raises:
         PgetError: no usable keys, or the store does not list the folder.
     """
-    if settings.reads_profile:
-        # In a thread: credentials are read from files, or requested from a service.
-        bucket = await client.in_thread(lambda: bucket_of(settings, named.bucket))
-    else:
-        bucket = bucket_of(settings, named.bucket)
+    # In a thread: credentials may be read from files, or requested from a service.
+    bucket = await client.in_thread(lambda: bucket_of(settings, named.bucket))
     return await locate_in(bucket, named, reference, client)
 
 
@@ -346,7 +337,9 @@ def _keys(settings: ObjectStoreSettings) -> Keys:
     if settings.access_key:
         given = Credentials(settings.access_key, settings.secret_key, settings.session_token)
         keys = Keys(given, f"from {access}")
-    if settings.reads_profile:
+    # Nothing is left for a profile to say: do not even read it.
+    known = keys.credentials is not None and settings.region and settings.endpoint
+    if settings.has_profiles and not known:
         from pgetpy.sources.object_keys import complete_keys
 
         keys = complete_keys(

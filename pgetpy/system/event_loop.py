@@ -28,7 +28,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from pgetpy.system import polling
 from pgetpy.system.forks import call_in_children
-from pgetpy.system.thread_limit import start_thread
+from pgetpy.system.threads import start_thread
 
 P = ParamSpec("P")
 T = TypeVar("T")

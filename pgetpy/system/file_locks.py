@@ -27,6 +27,7 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 
+from pgetpy.core.destinations.names import LOCK
 from pgetpy.system.filesystem import closing_fd
 
 
@@ -37,7 +38,7 @@ def boot_id() -> str:
     An empty one equals no other: journals then count as if there had been a power cut.
     """
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
         pass
     if sys.platform == "darwin":
@@ -57,7 +58,7 @@ def locks_exclude(folder: Path) -> bool:
     Raises:
         OSError: the folder cannot be written.
     """
-    path = folder / f".{os.urandom(8).hex()}.pgetpy-lock"
+    path = folder / f".{os.urandom(8).hex()}{LOCK}"
     flags = os.O_RDWR | os.O_CLOEXEC
     with closing_fd(os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)) as one:
         try:

@@ -37,8 +37,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
+from pgetpy.errors import ThreadLimitError
 from pgetpy.system.forks import call_in_children
-from pgetpy.system.thread_limit import SHED
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,6 +53,9 @@ _MOST = 80
 _SPARE = 4
 # How long a refusal counts. Other processes of the user end, so the limit may be higher later.
 _ASK_AGAIN_SECONDS = 1.0
+# How often `start_thread` tries, and how far apart.
+_TRIES = 10
+_TRY_SECONDS = 0.02
 
 
 class Workers:
@@ -219,7 +222,40 @@ class Workers:
 
 # All of this process's.
 WORKERS = Workers()
-SHED.append(WORKERS.shed)
+
+
+def start_thread(
+    run: Callable[..., object],
+    name: str,
+    *args: object,
+    tries: int = _TRIES,
+    workers: Workers = WORKERS,
+) -> threading.Thread:
+    """Start a daemon thread that calls `run` with `args`, for an owner that cannot do without it.
+
+    `ulimit -u` counts the threads of all processes of a user, and the pids limit of a container all
+    in it. So a refusal may be over in a moment: idle threads of our own are asked to end, others
+    end by themselves, and it is tried again for 0.2 s.
+
+    Args:
+        run: what the thread does.
+        name: of the thread, for debuggers.
+        args: for `run`.
+        tries: 1 for a thread that is useful but not needed.
+        workers: whose idle threads are asked to end.
+
+    Raises:
+        ThreadLimitError: the system lets no more be started.
+    """
+    for attempt in range(tries):
+        if attempt:
+            workers.shed()
+            time.sleep(_TRY_SECONDS)
+        thread = threading.Thread(target=run, name=name, args=args, daemon=True)
+        with contextlib.suppress(RuntimeError, MemoryError):
+            thread.start()
+            return thread
+    raise ThreadLimitError
 
 
 class WorkersExecutor(concurrent.futures.Executor):

@@ -18,7 +18,7 @@ from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.weights.safetensors import Tensor
 from pgetpy.errors import ThreadLimitError
 from pgetpy.system.event_loop import begin
-from pgetpy.system.thread_limit import start_thread
+from pgetpy.system.threads import start_thread
 from pgetpy.tensors.base import Array, DeviceCopier, Wakeup
 
 # Large enough that the overhead of a call does not matter, small enough that several threads can

@@ -17,7 +17,7 @@ import weakref
 from pgetpy.cache.store import Store
 from pgetpy.errors import CacheError, ThreadLimitError
 from pgetpy.system.forks import call_in_children
-from pgetpy.system.thread_limit import start_thread
+from pgetpy.system.threads import start_thread
 
 # By then the system has written most of it by itself. A process cannot end while its thread waits
 # for the disk, and an entry that was not flushed is merely verified once after a power cut.

@@ -21,6 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from pgetpy.core.destinations.names import OWN_PREFIX, PART
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.hub_names import HubName, parse_hub_name
 from pgetpy.core.references.reference import Reference
@@ -49,7 +50,7 @@ from pgetpy.weights.size_limit import SizeBudget
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 # Of these names each run has its own, and needs none for so long.
-_OWN = (".pgetpy-*", "blobs/.*.????????.pgetpy-part")
+_OWN = (f"{OWN_PREFIX}*", f"blobs/.*.????????{PART}")
 _DEAD_AFTER = 3600.0
 # The time that huggingface_hub allows the Hub when it has something cached to fall back on.
 _ASKING_SECONDS = 10.0
@@ -226,7 +227,7 @@ class _SnapshotDownload:
 
         def publish() -> None:
             _publish(shelf, links)
-            with TemporaryDirectory(prefix=".pgetpy-", dir=shelf.folder) as work:
+            with TemporaryDirectory(prefix=OWN_PREFIX, dir=shelf.folder) as work:
                 made = Path(work, "note")
                 note_whole(shelf.folder, shelf.commit, path, patterns, sizes, made)
 
@@ -323,7 +324,7 @@ def _holds(path: Path, remote: RemoteFile) -> bool:
 def _publish(shelf: _SnapshotFolder, links: dict[Path, str]) -> None:
     """Create or complete the snapshot, and update the ref."""
     # What is made here and renamed is in no folder that huggingface_hub looks into.
-    with disk_errors(shelf.folder), TemporaryDirectory(prefix=".pgetpy-", dir=shelf.folder) as work:
+    with disk_errors(shelf.folder), TemporaryDirectory(prefix=OWN_PREFIX, dir=shelf.folder) as work:
         # Where there is nothing yet all of it appears at once; else what is missing is added.
         if not _publish_at_once(shelf, links, Path(work, "snapshot")):
             made = Path(work, "link")

@@ -11,8 +11,9 @@ from __future__ import annotations
 from pgetpy.archives.decoders.base import PIECE, Codec, Decoder, Opener
 from pgetpy.archives.decoders.deflate import crc32, open_deflate, open_gzip
 from pgetpy.archives.decoders.frames import open_lz4, open_zstd
-from pgetpy.core.archives import formats
-from pgetpy.core.archives.formats import WINDOW, Format
+from pgetpy.core.archives import detection
+from pgetpy.core.archives.detection import WINDOW
+from pgetpy.core.archives.formats import Format
 
 __all__ = ["PIECE", "Decoder", "crc32", "decoder_for"]
 
@@ -51,11 +52,11 @@ def _lzma() -> Opener:
 
 
 _CODECS = {
-    Format.GZIP: Codec(open_gzip, (formats.GZIP_MAGIC,), padding=1),
+    Format.GZIP: Codec(open_gzip, (detection.GZIP_MAGIC,), padding=1),
     Format.DEFLATE: Codec(open_deflate, (b"",), repeats=False),
-    Format.BZIP2: Codec(_bzip2, (formats.BZIP2_MAGIC,), padding=1),
-    Format.XZ: Codec(_xz, (formats.XZ_MAGIC,), padding=4),
+    Format.BZIP2: Codec(_bzip2, (detection.BZIP2_MAGIC,), padding=1),
+    Format.XZ: Codec(_xz, (detection.XZ_MAGIC,), padding=4),
     Format.LZMA: Codec(_lzma, (b"",), repeats=False),
-    Format.ZSTD: Codec(open_zstd, (formats.ZSTD_MAGIC, *formats.SKIPPABLE_MAGICS), "zstandard"),
-    Format.LZ4: Codec(open_lz4, (formats.LZ4_MAGIC, *formats.SKIPPABLE_MAGICS), "lz4"),
+    Format.ZSTD: Codec(open_zstd, (detection.ZSTD_MAGIC, *detection.SKIPPABLE_MAGICS), "zstandard"),
+    Format.LZ4: Codec(open_lz4, (detection.LZ4_MAGIC, *detection.SKIPPABLE_MAGICS), "lz4"),
 }

@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from pgetpy.core.archives import formats
-from pgetpy.core.archives.formats import Format, window_error
+from pgetpy.core.archives import detection
+from pgetpy.core.archives.detection import window_error
+from pgetpy.core.archives.formats import Format
 from pgetpy.errors import ArchiveError, TruncatedArchiveError
 
 PIECE = 1 << 20
@@ -176,7 +177,7 @@ class Decoder:
             step = b""
 
     def _foreign(self, magic: bytes) -> ArchiveError:
-        if self._format == "lz4" and formats.LZ4_LEGACY_MAGIC.startswith(magic):
+        if self._format == "lz4" and detection.LZ4_LEGACY_MAGIC.startswith(magic):
             return ArchiveError(
                 "it is in lz4's legacy format, which is not supported",
                 hint="compress it without -l",

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pgetpy.archives.decoders.base import Opener
-from pgetpy.core.archives.formats import gzip_header_size
+from pgetpy.core.archives.detection import gzip_header_size
 
 if TYPE_CHECKING:
     from isal.igzip_lib import IgzipDecompressor

@@ -16,8 +16,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pgetpy.archives.decoders.base import PIECE, Opener, Stream
-from pgetpy.core.archives import formats
-from pgetpy.core.archives.formats import WINDOW, ZstdPart, zstd_parts
+from pgetpy.core.archives import detection
+from pgetpy.core.archives.detection import WINDOW, ZstdPart, zstd_parts
 
 if TYPE_CHECKING:
     from zstandard import ZstdDecompressionObj
@@ -32,7 +32,7 @@ def open_zstd() -> Opener:
     decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW)
 
     def open_frame(magic: bytes) -> Stream:
-        if magic != formats.ZSTD_MAGIC:
+        if magic != detection.ZSTD_MAGIC:
             return Skippable()
         return _ZstdFrame(decompressor.decompressobj(write_size=PIECE))
 
@@ -42,7 +42,7 @@ def open_zstd() -> Opener:
 def open_lz4() -> Opener:
     from lz4.frame import LZ4FrameDecompressor
 
-    return lambda magic: LZ4FrameDecompressor() if magic == formats.LZ4_MAGIC else Skippable()
+    return lambda magic: LZ4FrameDecompressor() if magic == detection.LZ4_MAGIC else Skippable()
 
 
 class Skippable:

@@ -38,6 +38,7 @@ from typing import NamedTuple, NoReturn
 
 from pgetpy.core.archives.limits import Limits
 from pgetpy.core.archives.members import Kind, Member
+from pgetpy.core.destinations.names import OWN_PREFIX, OWN_SUFFIXES
 from pgetpy.errors import LimitExceededError, UnsafeMemberError
 
 Parts = tuple[str, ...]
@@ -48,9 +49,6 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _WINDOWS_ROOT = re.compile(r"(?:\./+)*(?:[A-Za-z]:(?:[/\\]|\Z)|\\\\)")
 # A last component that needs no further look below a folder that has been looked at.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
-# What a transfer keeps beside what it writes: staging folders, parts, journals, locks.
-_OWN_PREFIX = ".pgetpy-"
-_OWN_SUFFIXES = tuple(f".pgetpy-{kind}" for kind in ("part", "journal", "lock", "layout", "spool"))
 _ADMITTED_KINDS = frozenset({Kind.FILE, Kind.FOLDER, Kind.SYMLINK, Kind.HARDLINK})
 
 
@@ -104,8 +102,8 @@ class MemberPolicy:
         self.total_bytes = 0
         self.limits = limits
         self._fold = fold
-        self._own_prefix = fold(_OWN_PREFIX)
-        self._own_suffixes = tuple(map(fold, _OWN_SUFFIXES))
+        self._own_prefix = fold(OWN_PREFIX)
+        self._own_suffixes = tuple(map(fold, OWN_SUFFIXES))
         self._count = 0
         # By folded path. If a path is here, so are all folders above it.
         self._nodes: dict[Parts, _Node] = {}

@@ -1,4 +1,5 @@
-"""Names: which URLs can be fetched, and what a file is called that only a URL or a header names.
+"""Names: which URLs can be fetched, what a file is called that only a URL or a header names, and
+what our own files beside it are called.
 
 A name that comes from outside is made safe here and nowhere else: it is one path component that
 can be created on any POSIX file system. No path is looked at.
@@ -18,6 +19,18 @@ from pgetpy.errors import BadReferenceError
 
 # NAME_MAX of the usual file systems, in bytes.
 LONGEST_NAME = 255
+
+# What transfers keep beside what they write: the hidden name of the file and one of these suffixes.
+PART, JOURNAL, LAYOUT, SPOOL, LOCK = (
+    ".pgetpy-part",
+    ".pgetpy-journal",
+    ".pgetpy-layout",
+    ".pgetpy-spool",
+    ".pgetpy-lock",
+)
+OWN_SUFFIXES = (PART, JOURNAL, LAYOUT, SPOOL, LOCK)
+# What begins like this is ours as well.
+OWN_PREFIX = ".pgetpy-"
 
 _SEPARATORS = re.compile(r"[/\\]")
 # Control characters, surrogates and line separators have no place in a name; the marks that turn
@@ -92,22 +105,22 @@ def name_from_service(said: str) -> str | None:
 
 def part_name(name: str) -> str:
     """Return the name of the file that holds `name` while it arrives."""
-    return _beside(name, "pgetpy-part")
+    return _beside(name, PART)
 
 
 def journal_path(path: Path) -> Path:
     """Return where the journal of the part file of `path` is."""
-    return path.with_name(_beside(path.name, "pgetpy-journal"))
+    return path.with_name(_beside(path.name, JOURNAL))
 
 
 def layout_name(name: str) -> str:
     """Return the name of the file that holds what of an archive is no member, for folder `name`."""
-    return _beside(name, "pgetpy-layout")
+    return _beside(name, LAYOUT)
 
 
 def spool_name(name: str) -> str:
     """Return the name of the file that holds what is still to be made into members of `name`."""
-    return _beside(name, "pgetpy-spool")
+    return _beside(name, SPOOL)
 
 
 def _safe_name(path: str) -> str | None:
@@ -133,18 +146,17 @@ def _shortened(name: str) -> str:
     return stem.decode(errors="ignore").strip() + suffix
 
 
-def _beside(name: str, kind: str) -> str:
-    """Return the hidden name of a file of ours beside `name`: `.name.kind`.
+def _beside(name: str, suffix: str) -> str:
+    """Return the hidden name of a file of ours beside `name`: a dot, the name and the suffix.
 
     If that is too long it is cut, and a hash of the whole name keeps two long names apart.
     """
-    plain = f".{name}.{kind}"
     raw = name.encode(errors="surrogateescape")
-    if len(raw) + len(kind) + 2 <= LONGEST_NAME:
-        return plain
+    if len(raw) + len(suffix) + 1 <= LONGEST_NAME:
+        return f".{name}{suffix}"
     mark = hashlib.sha256(raw).hexdigest()[:16]
-    room = LONGEST_NAME - len(kind) - len(mark) - 3
-    return f".{raw[:room].decode(errors='ignore')}~{mark}.{kind}"
+    room = LONGEST_NAME - len(suffix) - len(mark) - 2
+    return f".{raw[:room].decode(errors='ignore')}~{mark}{suffix}"
 
 
 def _extended_value(value: str) -> str | None:

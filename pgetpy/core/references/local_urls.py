@@ -13,14 +13,13 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
+from pgetpy.core.archives.formats import ARCHIVE_SUFFIXES, SUFFIXES
 from pgetpy.errors import BadReferenceError
 from pgetpy.errors.redact import ELIDED_DATA
 
 # Printable characters but the comma, which ends it.
 _MEDIA_TYPE = re.compile(r"[ -+\--~]{0,200}")
 _BLANK = re.compile(rb"[ \t\r\n]+")
-_SUFFIXES = {"tar": ".tar", "zip": ".zip", "gzip": ".tar.gz", "bzip2": ".tar.bz2", "xz": ".tar.xz",
-             "zstd": ".tar.zst", "lz4": ".tar.lz4"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def parse_data(uri: str, most: int | None = None) -> DataUri:
     if most is not None and len(content) > most:
         raise _too_large(uri, most)
     suffix = _suffix(content)
-    archive = suffix in _SUFFIXES.values()
+    archive = suffix in ARCHIVE_SUFFIXES
     return DataUri(kind if is_base64 else head, content, f"data{suffix}", archive)
 
 
@@ -102,10 +101,11 @@ def _too_large(uri: str, most: int) -> BadReferenceError:
 def _suffix(content: bytes) -> str:
     """Return the suffix of a file that holds `content`; empty where it is nothing known."""
     # Imported here: few URLs hold data, and these modules are large.
-    from pgetpy.core.archives.formats import recognise
+    from pgetpy.core.archives.detection import recognise
     from pgetpy.core.weights.sniffing import TELLING, FileKind, sniff
 
     beginning = content[:TELLING]
     if sniff(beginning).kind is FileKind.SAFETENSORS:
         return ".safetensors"
-    return _SUFFIXES.get(recognise(beginning, "").value, "")
+    row = SUFFIXES.get(recognise(beginning, ""))
+    return row.archives[0] if row is not None else ""

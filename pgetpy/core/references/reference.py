@@ -7,13 +7,10 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from urllib.parse import urlsplit
 
+from pgetpy.core.archives.formats import ARCHIVE_SUFFIXES
 from pgetpy.core.http.urls import Link
 from pgetpy.core.references.patterns import EVERYTHING, Patterns
 from pgetpy.errors import BadReferenceError, BadSettingError
-
-# Names of archives that hold files; a compressed single file has its own name before the suffix.
-_ARCHIVES = (".tar", ".zip", ".tgz", ".tbz2", ".txz", ".tzst", ".tlz4", ".tlz",
-             ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4", ".tar.lzma")  # fmt: skip
 
 
 class Wanted(Enum):
@@ -91,7 +88,7 @@ def wanted_of(name: str, wanted: str) -> Wanted:
 
 def is_archive_name(name: str) -> bool:
     """Whether `name`, of a file or the path of a URL, is that of an archive."""
-    return name.lower().endswith(_ARCHIVES)
+    return name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
 def path_of(url: str) -> str:

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import threading
 from pathlib import Path
 
@@ -42,7 +43,7 @@ from pgetpy.core.destinations.journal import (
     subject_line,
     written_line,
 )
-from pgetpy.core.destinations.names import journal_path
+from pgetpy.core.destinations.names import LOCK, journal_path
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.system.file_locks import try_lock
 from pgetpy.system.filesystem import sync_file
@@ -188,7 +189,7 @@ class Ledger:
         The old one stays locked as long as the new one: a run that opened it a moment ago, and
         lost the race for its lock, waits there to be told whether the file has been published.
         """
-        path = self.path.with_name(f".{os.urandom(8).hex()}.pgetpy-lock")
+        path = self.path.with_name(f".{secrets.token_hex(8)}{LOCK}")
         fd = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             try_lock(fd)

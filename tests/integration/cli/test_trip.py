@@ -19,8 +19,8 @@ from tests.support.resources import Resource
 from tests.support.server import Server
 
 # A ratchet: what shortens the trip lowers them.
-MOST_FILES = 32
-MOST_CALLS = 235
+MOST_FILES = 31
+MOST_CALLS = 250
 # Notes each frame of the package once, in order: a coroutine that goes on is the same frame. What
 # an import runs is no part of the trip.
 _TRACER = """

@@ -19,7 +19,6 @@ from pgetpy.core.report.events import Started, StartedOver
 from pgetpy.errors import (
     ConnectionFailedError,
     DigestMismatchError,
-    HttpStatusError,
     PgetError,
     TransferError,
 )
@@ -76,16 +75,22 @@ def serve(
     return server.add(path, Resource(data, etag=etag, faults=faults))
 
 
+def broken_after(size: int) -> Fault:
+    return ResetAfter(0, when=When(after=size))
+
+
 def stop_half_way(url: str, server: Server, dest: Path, **options: object) -> None:
-    """Have a run fail that has fetched some two of the three and a half megabytes of `url`."""
+    """Have a run fail that has fetched some two of the three and a half megabytes of `url`.
+
+    Its connections break, since an HTTP error would be tried once more after a second.
+    """
     path = re.sub(r"^http://[^/]+|\?.*", "", url)
     resource = server._resources[path]
     # Of two connections at most, so that there are ranges left to be refused.
     options = {"concurrency": 2, **options}
-    fault = Status(400, when=When(after=2_000_000))
-    server.add(path, replace(resource, faults=(*resource.faults, fault)))
-    with pytest.raises(HttpStatusError):
-        fetch(url, dest, chunk_size=CHUNK, **options)
+    server.add(path, replace(resource, faults=(*resource.faults, broken_after(2_000_000))))
+    with pytest.raises(ConnectionFailedError):
+        fetch(url, dest, chunk_size=CHUNK, retries=0, **options)
     server.add(path, resource)
     server.requests.clear()
 
@@ -136,9 +141,9 @@ def test_a_run_may_fail_again_and_again_as_long_as_each_brings_something(
     url = serve(server)
     left = 0
     for _ in range(3):
-        server.add("/model", Resource(BODY, faults=[Status(400, when=When(after=700_000))]))
-        with pytest.raises(HttpStatusError):
-            fetch(url, tmp_path / "got", chunk_size=100_000, concurrency=2)
+        server.add("/model", Resource(BODY, faults=[broken_after(700_000)]))
+        with pytest.raises(ConnectionFailedError):
+            fetch(url, tmp_path / "got", chunk_size=100_000, concurrency=2, retries=0)
         now = len(landed(tmp_path / "got", BODY))
         assert now > left
         left = now
@@ -319,9 +324,9 @@ def test_no_resume_leaves_for_the_next_run_only_what_it_fetched_itself(
     url = serve(server)
     stop_half_way(url, server, dest)
     part_of(dest).write_bytes(bytes(len(BODY)))
-    server.add("/model", Resource(BODY, faults=[Status(400, when=When(after=500_000))]))
-    with pytest.raises(HttpStatusError):
-        fetch(url, dest, chunk_size=100_000, resume=False)
+    server.add("/model", Resource(BODY, faults=[broken_after(500_000)]))
+    with pytest.raises(ConnectionFailedError):
+        fetch(url, dest, chunk_size=100_000, resume=False, retries=0)
     serve(server)
     fetch(url, dest)
     assert dest.read_bytes() == BODY
@@ -358,9 +363,9 @@ def test_a_run_after_a_torn_line_writes_a_journal_that_can_be_read(
     stop_half_way(url, server, dest)
     with journal_of(dest).open("ab") as journal:
         journal.write(b"w 3000000 34")
-    server.add("/model", Resource(BODY, faults=[Status(400, when=When(after=600_000))]))
-    with pytest.raises(HttpStatusError):
-        fetch(url, dest, chunk_size=100_000)
+    server.add("/model", Resource(BODY, faults=[broken_after(600_000)]))
+    with pytest.raises(ConnectionFailedError):
+        fetch(url, dest, chunk_size=100_000, retries=0)
     held = parse_journal(journal_of(dest).read_bytes()).written.size
     assert held > 2_300_000
     serve(server)
@@ -505,9 +510,9 @@ def test_what_was_flushed_before_a_power_cut_is_trusted_after_the_next_one_too(
     url = serve(server)
     stop_half_way(url, server, dest)
     rewrite(dest, "first boot", ((0, 1_000_000),))
-    server.add("/model", Resource(BODY, faults=[Status(400, when=When(after=300_000))]))
-    with pytest.raises(HttpStatusError):
-        fetch(url, dest, chunk_size=100_000, concurrency=2)
+    server.add("/model", Resource(BODY, faults=[broken_after(300_000)]))
+    with pytest.raises(ConnectionFailedError):
+        fetch(url, dest, chunk_size=100_000, concurrency=2, retries=0)
     journal = parse_journal(journal_of(dest).read_bytes())
     assert journal.trusted("a third boot").size >= 1_000_000
 

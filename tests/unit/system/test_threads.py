@@ -9,9 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from pgetpy.errors import ThreadLimitError
-from pgetpy.system import thread_limit
-from pgetpy.system.thread_limit import start_thread
-from pgetpy.system.threads import Workers
+from pgetpy.system.threads import Workers, start_thread
 from tests.support.waiting import eventually
 
 
@@ -152,21 +150,21 @@ def test_threads_that_may_be_started_again_are(
 
 
 def test_an_idle_thread_makes_room_for_one_that_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    workers = Workers()
+    few = allow(monkeypatch, 1)
+
+    class Shedding(Workers):
+        def shed(self) -> None:
+            before = threading.active_count()
+            super().shed()
+            eventually(lambda: threading.active_count() < before)
+            few.left = 1
+
+    workers = Shedding()
     ran = threading.Event()
     workers.start(ran.set)
     assert ran.wait(30)
-    few = allow(monkeypatch, 0)
-
-    def shed() -> None:
-        before = threading.active_count()
-        workers.shed()
-        eventually(lambda: threading.active_count() < before)
-        few.left = 1
-
-    monkeypatch.setattr(thread_limit, "SHED", [shed])
     done = threading.Event()
-    start_thread(done.set, "needed").join(30)
+    start_thread(done.set, "needed", workers=workers).join(30)
     assert done.is_set()
 
 
