@@ -8,7 +8,7 @@ A `Bucket` is made once per settings and name and kept (`bucket_of`): its signer
 region and the server's clock, and the next file should not learn them again.
 
 How requests are authorised, the first that applies: not at all, if `signing` is never or a policy
-forbids own tokens; a public URL, unsigned; an OAuth token, as a bearer; keys, by signatures; else
+forbids own tokens; a public URL, unsigned; keys, by signatures; an OAuth token, as a bearer's; else
 unsigned.
 """
 
@@ -136,11 +136,7 @@ class Bucket:
     def remote(self, url: str) -> RemoteFile:
         """Return the object at `url` of the store. An endpoint that the operator has set is
         trusted: it may be an internal host."""
-        token = self.settings.token
-        bearer = f"Bearer {token}" if token and not self.settings.access_key else None
-        signer = None if bearer else self.signer
-        trusted = bool(self.settings.endpoint)
-        return RemoteFile(url, authorization=bearer, trusted=trusted, signer=signer)
+        return RemoteFile(url, trusted=bool(self.settings.endpoint), signer=self.signer)
 
     def object(self, named: ObjectName) -> RemoteFile:
         """Return the object `named`, at the public URL if there is one."""
@@ -337,6 +333,9 @@ def _keys(settings: ObjectStoreSettings) -> Keys:
     if settings.access_key:
         given = Credentials(settings.access_key, settings.secret_key, settings.session_token)
         keys = Keys(given, f"from {access}")
+    elif settings.token:
+        # Only Google's store has a variable for one.
+        keys = Keys(token=settings.token, origin="from GOOGLE_OAUTH_ACCESS_TOKEN")
     # Nothing is left for a profile to say: do not even read it.
     known = keys.credentials is not None and settings.region and settings.endpoint
     if settings.has_profiles and not known:
@@ -349,7 +348,8 @@ def _keys(settings: ObjectStoreSettings) -> Keys:
             service=bool(settings.key_service),
             foreign=bool(settings.endpoint),
         )
-    if keys.credentials is None and settings.signing == "always":
+    unsigned = keys.credentials is None and not keys.token
+    if unsigned and settings.signing == "always":
         raise BadSettingError(
             access, "", f"is not set, and requests must be signed ({keys.looked_at})"
         )

@@ -44,6 +44,7 @@ class Keys:
 
     Attributes:
         credentials: None if requests are not signed.
+        token: is sent as a bearer's in place of a signature; empty for none.
         origin: where they came from, in words.
         looked_at: the places that were searched for keys, in words.
         renew: returns keys that are valid now, and blocks; None for static keys.
@@ -56,6 +57,7 @@ class Keys:
     renew: Callable[[], Credentials | None] | None = field(default=None, repr=False)
     region: str = ""
     endpoint: str = ""
+    token: str = field(default="", repr=False)
 
 
 class ObjectSigner:
@@ -101,11 +103,12 @@ class ObjectSigner:
     def asker(self) -> Asker:
         """Who asked, for the words of an error."""
         key = self._credentials.access_key if self._credentials else ""
+        by_token = bool(self._keys.token)
         from pgetpy.core.objects.refusals import Asker
 
         return Asker(
             self._store, key, self._keys.origin, self._keys.looked_at, self.region, self._bucket,
-            self._skew or None,
+            self._skew or None, by_token,
         )  # fmt: skip
 
     def headers(
@@ -136,7 +139,8 @@ class ObjectSigner:
             credentials, region, skew = self._credentials, self.region, self._skew
         extra = [each for each in headers if each[0].lower().startswith("x-amz-")]
         if credentials is None:
-            return extra
+            token = self._keys.token
+            return [*extra, ("Authorization", f"Bearer {token}")] if token else extra
         parts = urlsplit(link.url)
         at = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now + skew))
         return sign(

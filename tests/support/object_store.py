@@ -18,7 +18,8 @@ import threading
 import time
 from base64 import b64encode
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from html import unescape
@@ -30,6 +31,8 @@ from xml.sax.saxutils import escape
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
+
+from pgetpy.sources.object_bucket import bucket_of
 
 ACCESS_KEY, SECRET_KEY = "AKIATESTTESTTEST", "secret/of+the+tests/AAAAAAAAAAAAAAAA"
 _SIGNATURE = re.compile(
@@ -87,6 +90,7 @@ class ObjectStore:
         region: what requests have to be signed for; empty for any.
         keys: secrets by access key.
         tokens: session tokens that are valid, by access key.
+        bearer: an OAuth token that is accepted in place of a signature; empty for none.
         public: whether unsigned requests may read.
         clock: seconds to add to the store's clock.
         page: keys a page of a listing.
@@ -103,6 +107,7 @@ class ObjectStore:
         self.region = ""
         self.keys = {ACCESS_KEY: SECRET_KEY}
         self.tokens: dict[str, str] = {}
+        self.bearer = ""
         self.public = False
         self.clock = 0.0
         self.page = 1000
@@ -171,9 +176,11 @@ class ObjectStore:
     def check(self, asked: Asked, raw: str) -> Refusal | None:
         """Return why a request is not let in, None if it is."""
         header = asked.headers.get("authorization", "")
-        if not header:
+        if not header.startswith("AWS4"):
             allowed = self.public and asked.method in ("GET", "HEAD")
-            return None if allowed else Refusal(403, "AccessDenied")
+            if header:
+                allowed = bool(self.bearer) and header == f"Bearer {self.bearer}"
+            return None if allowed else Refusal(401 if header else 403, "AccessDenied")
         found = _SIGNATURE.fullmatch(header)
         if found is None:
             return Refusal(400, "AuthorizationHeaderMalformed")
@@ -215,6 +222,18 @@ class ObjectStore:
         with patch("botocore.auth.get_current_datetime", return_value=moment.replace(tzinfo=None)):
             auth.add_auth(request)
         return str(request.headers["Authorization"]).rpartition("Signature=")[2]
+
+
+@contextmanager
+def started_store(bucket: str = "bucket") -> Iterator[ObjectStore]:
+    """Start a store with one empty bucket, of which nothing has been learned; what it was asked in
+    violation of the protocol fails the test."""
+    bucket_of.cache_clear()
+    with ObjectStore() as store:
+        store.objects[bucket] = {}
+        yield store
+    assert store.violations == []
+    bucket_of.cache_clear()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -75,6 +75,7 @@ class Asker:
         region: what the request was signed for.
         bucket: the bucket.
         skew: how many seconds the machine's clock is ahead of the server's; None if unknown.
+        by_token: whether an OAuth token was sent in place of a signature.
     """
 
     store: str
@@ -84,6 +85,7 @@ class Asker:
     region: str
     bucket: str
     skew: float | None = None
+    by_token: bool = False
 
 
 def explain(code: str, status: int, who: Asker) -> str:
@@ -93,6 +95,11 @@ def explain(code: str, status: int, who: Asker) -> str:
         minutes = f"{abs(who.skew) / 60:.0f} minutes" if who.skew is not None else "some time"
         direction = "ahead" if (who.skew or 0) > 0 else "behind"
         return hint.format(who=who, minutes=minutes, direction=direction)
+    if status in (401, 403) and who.by_token:
+        return (
+            f"the OAuth token ({who.origin_of_keys}) has expired, or may not read it; get a new "
+            "one, as by `gcloud auth print-access-token`"
+        )
     if status in (401, 403) and not who.key_id:
         return (
             f"the request was not signed, because no keys were found ({who.looked_at}); set "

@@ -10,6 +10,7 @@ What becomes of a request:
     answered, < 300             its answer. But 200 with <Error> in the body counts as a 500: Amazon
                                 sends the head before it has completed an upload
     answered, may be mended     signed anew (keys, clock, region), and sent again
+    answered 501                an error at once: the store lacks a feature, and will lack it again
     a pooled connection fails   sent again at once on a new one, if no byte of the body went out:
                                 the server had closed it
     any other failure           sent again after a pause, as `Retries` says
@@ -100,7 +101,8 @@ class StoreClient:
         self._tls = tls
         self._retrying = retrying
         self._lock = threading.Lock()
-        # Both guarded by the lock; those in use are known so that `stop` can end them.
+        # These and the counters are guarded by the lock; those in use are known so that `stop` can
+        # end them.
         self._idle: list[http.client.HTTPConnection] = []
         self._busy: set[http.client.HTTPConnection] = set()
         self._stopped = threading.Event()
@@ -156,10 +158,12 @@ class StoreClient:
             except _SignAgainError as again:
                 link = again.link
             except PgetError as error:
-                delay = tries.delay(error, random.random())
+                lacking = isinstance(error, HttpStatusError) and error.status == 501
+                delay = None if lacking else tries.delay(error, random.random())
                 if delay is None or self._stopped.is_set():
                     raise
-                self.retries += 1
+                with self._lock:
+                    self.retries += 1
                 self._retrying(error, delay)
                 if self._stopped.wait(delay):
                     raise
@@ -180,7 +184,8 @@ class StoreClient:
         connection, fresh = self._take(link)
         gone = 0
         try:
-            self.requests += 1
+            with self._lock:
+                self.requests += 1
             head, text, gone = self._exchange(connection, method, link, [*own, *signed], body, sent)
         except (OSError, http.client.HTTPException) as error:
             self._drop(connection)

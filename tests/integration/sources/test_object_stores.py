@@ -20,10 +20,10 @@ from pgetpy.errors import (
     UnauthorizedError,
 )
 from pgetpy.settings import Proxies, SourceSettings
-from pgetpy.sources.object_bucket import bucket_of
 from tests.support.bodies import body
 from tests.support.fetching import contents, fetch, impatient
-from tests.support.object_store import ACCESS_KEY, SECRET_KEY, ObjectStore
+from tests.support.object_store import ACCESS_KEY, SECRET_KEY, ObjectStore, started_store
+from tests.support.secrets import TOKEN
 from tests.support.weights import opened
 
 BODY = body(3_000_000)
@@ -33,12 +33,9 @@ URL = f"s3://bucket/{KEY}"
 
 @pytest.fixture
 def store() -> Iterator[ObjectStore]:
-    bucket_of.cache_clear()
-    with ObjectStore() as store:
+    with started_store() as store:
         store.put("bucket", KEY, BODY)
         yield store
-    assert store.violations == []
-    bucket_of.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -258,6 +255,24 @@ def test_other_stores_have_their_own_variables(store: ObjectStore, tmp_path: Pat
     assert (tmp_path / "b2").read_bytes() == (tmp_path / "gs").read_bytes() == BODY
     with pytest.raises(BadSettingError, match="B2_REGION"):
         get(f"b2://bucket/{KEY}", tmp_path / "none", {})
+
+
+def test_google_takes_a_token(store: ObjectStore, tmp_path: Path) -> None:
+    store.bearer = TOKEN
+    environ = {"STORAGE_EMULATOR_HOST": store.url, "GOOGLE_OAUTH_ACCESS_TOKEN": TOKEN}
+    result = get(f"gs://bucket/{KEY}", tmp_path / "out", environ, chunk_size=900_000)
+    assert (tmp_path / "out").read_bytes() == BODY
+    assert TOKEN not in repr(result)
+    assert any("if-match" in each.headers for each in store.requests)
+    get("gs://bucket/models/", tmp_path / "folder", environ)
+    assert contents(tmp_path / "folder") == {"model.bin": BODY}
+    settings = impatient(sources=SourceSettings(environ=environ))
+    pgetpy.upload(tmp_path / "out", "gs://bucket/copy", settings=settings)
+    assert store.objects["bucket"]["copy"].body == BODY
+    store.bearer = "another-token"
+    with pytest.raises(UnauthorizedError, match=r"GOOGLE_OAUTH_ACCESS_TOKEN.*has expired") as found:
+        get(f"gs://bucket/{KEY}", tmp_path / "out2", environ)
+    assert TOKEN not in f"{found.value} {found.value!r}"
 
 
 def test_a_temporary_key_is_sent_with_its_token(store: ObjectStore, tmp_path: Path) -> None:

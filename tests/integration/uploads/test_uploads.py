@@ -21,10 +21,9 @@ from pgetpy.errors import (
     UsageError,
 )
 from pgetpy.settings import SourceSettings
-from pgetpy.sources.object_bucket import bucket_of
 from tests.support.bodies import body
 from tests.support.fetching import Events, impatient
-from tests.support.object_store import SECRET_KEY, ObjectStore
+from tests.support.object_store import SECRET_KEY, ObjectStore, started_store
 from tests.support.processes import Run
 
 MIB = 1 << 20
@@ -34,12 +33,8 @@ BODY = body(3 * PART + 12_345)
 
 @pytest.fixture
 def store() -> Iterator[ObjectStore]:
-    bucket_of.cache_clear()
-    with ObjectStore() as store:
-        store.objects["bucket"] = {}
+    with started_store() as store:
         yield store
-    assert store.violations == []
-    bucket_of.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -231,6 +226,9 @@ def test_a_store_that_knows_no_condition_is_said_to(
     result = put(large, "s3://bucket/m", store.environ, if_absent=True)
     assert any("If-None-Match" in remark for remark in result.remarks)
     assert stored(store, "m") == BODY
+    # Asking again would not teach it the condition.
+    conditional = [each for each in store.requests if "if-none-match" in each.headers]
+    assert (len(conditional), result.retries) == (1, 0)
 
 
 def test_a_conflict_with_another_writer_is_met_by_another_try(

@@ -32,11 +32,10 @@ from pgetpy.core.http.answers import Identity
 from pgetpy.core.report.events import Finished, Remarked
 from pgetpy.errors import BadSettingError, HttpStatusError
 from pgetpy.settings import SourceSettings
-from pgetpy.sources.object_bucket import bucket_of
 from tests.support.entries import child, said
 from tests.support.faults import Status
 from tests.support.fetching import Events
-from tests.support.object_store import SECRET_KEY, ObjectStore
+from tests.support.object_store import SECRET_KEY, ObjectStore, started_store
 from tests.support.server import Server
 from tests.support.weights import MIB, only_record, opened, serve, tar_of, weights
 
@@ -48,12 +47,8 @@ DAY = 24 * 3600
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
-    bucket_of.cache_clear()
-    with ObjectStore() as store:
-        store.objects["bucket"] = {}
+    with started_store() as store:
         yield store
-    assert store.violations == []
-    bucket_of.cache_clear()
 
 
 def machine(
