@@ -322,6 +322,7 @@ def _keys(settings: ObjectStoreSettings) -> Keys:
 
     Raises:
         BadSettingError: half of a key is set, or there is none and requests have to be signed.
+        TransferError: a service that should hand out keys does not.
     """
     if settings.signing == "never":
         return Keys(looked_at="none are wanted: PGET_S3_SIGN is never")
@@ -346,7 +347,8 @@ def _keys(settings: ObjectStoreSettings) -> Keys:
             settings.profile,
             (settings.credentials_file, settings.config_file),
             service=bool(settings.key_service),
-            foreign=bool(settings.endpoint),
+            region=settings.region,
+            foreign=bool(settings.endpoint) and not is_aws(settings.endpoint),
         )
     unsigned = keys.credentials is None and not keys.token
     if unsigned and settings.signing == "always":

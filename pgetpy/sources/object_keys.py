@@ -19,20 +19,33 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pgetpy.core.objects.names import is_aws
 from pgetpy.core.objects.profiles import BadProfileFileError, Profile, read_profile
 from pgetpy.core.objects.sigv4 import Credentials
-from pgetpy.errors import BadSettingError
+from pgetpy.core.report.text import one_line
+from pgetpy.errors import BadSettingError, TransferError
 from pgetpy.sources.object_signer import Keys
 
 EXTRA = "install pgetpy[s3] for keys that a service hands out (SSO, roles, containers, instances)"
 
+# STS answers for all of Amazon there.
+_ANY_REGION = "us-east-1"
+
 
 def complete_keys(
-    keys: Keys, profile_name: str, files: tuple[str, str], *, service: bool, foreign: bool
+    keys: Keys,
+    profile_name: str,
+    files: tuple[str, str],
+    *,
+    service: bool,
+    region: str,
+    foreign: bool,
 ) -> Keys:
     """Return `keys`, or those of the profile or of a service if there are none yet, with region and
     endpoint of the profile.
@@ -42,10 +55,12 @@ def complete_keys(
         profile_name: empty for the default one.
         files: paths of the credentials file and the config file, empty for the usual ones.
         service: whether the environment says that a service hands out keys.
-        foreign: whether the settings name an endpoint, which then need not be Amazon's.
+        region: that of the settings; STS has an endpoint in each.
+        foreign: whether the settings name an endpoint that is not Amazon's.
 
     Raises:
         BadSettingError: a profile is named that does not exist, or its files cannot be read.
+        TransferError: the service hands out no keys.
     """
     name = profile_name or "default"
     profile = _read_profile(name, files)
@@ -60,12 +75,19 @@ def complete_keys(
     if profile.credentials is not None:
         return replace(keys, credentials=profile.credentials, origin=f"of profile {name}")
     named = profile.dynamic or service
-    if not named and (foreign or profile.endpoint or not _on_amazon()):
+    foreign = foreign or bool(profile.endpoint and not is_aws(profile.endpoint))
+    if not named and (foreign or not _on_amazon()):
         return keys
-    session = _botocore_session(name if profile.exists else "")
+    make = partial(
+        _botocore_session,
+        name if profile.exists else "",
+        region or profile.region,
+        instance=not foreign,
+    )
+    session = make()
     if session is None:
         return replace(keys, looked_at=f"{keys.looked_at}; {EXTRA}") if named else keys
-    chain = _Chain(session)
+    chain = _Chain(session, make, name)
     found = chain()
     if found is None:
         return replace(keys, looked_at=f"{keys.looked_at}, botocore's chain")
@@ -102,34 +124,64 @@ def _read_profile(name: str, files: tuple[str, str]) -> Profile:
     return profile
 
 
-def _botocore_session(profile: str) -> Any:
-    """Return a session of botocore; None if it is not installed."""
+def _botocore_session(profile: str, region: str, *, instance: bool) -> Any:
+    """Return a session of botocore; None if it is not installed.
+
+    Args:
+        profile: empty for the default one.
+        region: botocore itself does not read AWS_REGION.
+        instance: whether the metadata service of the instance may be asked.
+    """
     try:
         from botocore.session import Session
     except ImportError:
         return None
-    return Session(profile=profile or None)
+    session = Session(profile=profile or None)
+    session.set_config_variable("region", region or _ANY_REGION)
+    if not instance:
+        session.get_component("credential_provider").remove("iam-role")
+    return session
 
 
 class _Chain:
     """Asks botocore's chain of providers for keys that are valid now; callable in any thread.
 
-    botocore renews keys that are about to expire when they are read (`get_frozen_credentials`), so
-    calling this again is all that renewing takes.
+    botocore renews keys that are about to expire when they are read (`get_frozen_credentials`).
+    Keys that a store calls expired before that are forgotten: of an instance botocore keeps keys
+    beyond their time, in case that the metadata service is down.
     """
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, make: Callable[[], Any], profile: str) -> None:
         self._session = session
+        self._make = make
+        self._profile = profile
         self._lock = threading.Lock()
         self._found: Any = None
         self.method = ""
 
-    def __call__(self) -> Credentials | None:
+    def __call__(self, refused: bool = False) -> Credentials | None:
+        """Return the keys; None if no provider has any.
+
+        Args:
+            refused: whether a store has called the last ones expired.
+
+        Raises:
+            TransferError: a provider that should have keys gives none.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError
+
         with self._lock:
-            if self._found is None:
-                self._found = self._session.get_credentials()
-            if self._found is None:
-                return None
-            self.method = str(getattr(self._found, "method", ""))
-            frozen = self._found.get_frozen_credentials()
+            try:
+                if refused:
+                    self._session, self._found = self._make(), None
+                if self._found is None:
+                    self._found = self._session.get_credentials()
+                if self._found is None:
+                    return None
+                self.method = str(getattr(self._found, "method", ""))
+                frozen = self._found.get_frozen_credentials()
+            except (BotoCoreError, ClientError) as error:
+                reason = f"botocore got no keys ({one_line(str(error))})"
+                hint = "check the role, and that its service can be reached"
+                raise TransferError(f"profile {self._profile}", reason, hint=hint) from None
             return Credentials(frozen.access_key, frozen.secret_key, frozen.token or "")

@@ -47,14 +47,15 @@ class Keys:
         token: is sent as a bearer's in place of a signature; empty for none.
         origin: where they came from, in words.
         looked_at: the places that were searched for keys, in words.
-        renew: returns keys that are valid now, and blocks; None for static keys.
+        renew: returns keys that are valid now, and blocks; its argument says whether the store has
+            refused the last ones. None for static keys.
         region, endpoint: those of the profile; empty if it has none.
     """
 
     credentials: Credentials | None = field(default=None, repr=False)
     origin: str = ""
     looked_at: str = ""
-    renew: Callable[[], Credentials | None] | None = field(default=None, repr=False)
+    renew: Callable[[bool], Credentials | None] | None = field(default=None, repr=False)
     region: str = ""
     endpoint: str = ""
     token: str = field(default="", repr=False)
@@ -164,7 +165,7 @@ class ObjectSigner:
     def refresh(self) -> None:
         """See `RequestSigner.refresh`."""
         assert self._keys.renew is not None
-        renewed = self._keys.renew()
+        renewed = self._keys.renew(self._expired)
         with self._lock:
             self._credentials = renewed or self._credentials
             self._refreshed = time.monotonic()

@@ -305,7 +305,7 @@ def test_expired_keys_are_renewed_in_mid_transfer(
         def get_credentials(self) -> Keys:
             return Keys()
 
-    monkeypatch.setattr("pgetpy.sources.object_keys._botocore_session", lambda _: Session())
+    monkeypatch.setattr("pgetpy.sources.object_keys._botocore_session", lambda *_, **__: Session())
     environ = {"AWS_ENDPOINT_URL": store.url, "AWS_WEB_IDENTITY_TOKEN_FILE": "/x"}
 
     store.before[3] = lambda: store.tokens.update({ACCESS_KEY: "another"})
