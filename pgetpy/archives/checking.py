@@ -1,12 +1,12 @@
-"""Work behind the bytes of a zip's members: they are inflated, and their CRCs compared.
+"""Work behind the bytes of a zip's members: they are decompressed, and their CRCs compared.
 
-Bytes land from many connections; inflating and CRCs need them in order. So up to four threads each
+Bytes land from many connections; decoders and CRCs need them in order. So up to four threads each
 take one member and follow its `front`, reading the bytes back from the page cache while the rest
 still arrives:
 
     stored      file --read--> CRC, compared with the directory's
-    deflated    spool --read--> inflate --> CRC
-                                        '-> output file --rename if the CRC is right--> its name
+    compressed  spool --read--> decode --> CRC
+                                       '-> output file --rename if the CRC is right--> its name
 
 A thread that has caught up with the front waits for `notify`. With more members than threads the
 others are queued; their bytes land meanwhile and need no thread for it.
@@ -26,7 +26,6 @@ from pgetpy.archives.decoders import crc32, decoder_for
 from pgetpy.archives.member_file import MemberFile
 from pgetpy.archives.member_folder import MemberFolder
 from pgetpy.archives.spool import Spool
-from pgetpy.core.archives.formats import Format
 from pgetpy.core.archives.members import Member
 from pgetpy.errors import ArchiveError, ThreadLimitError
 from pgetpy.system import polling
@@ -38,12 +37,12 @@ _MOST_THREADS = 4
 
 
 class MemberVerifier:
-    """Inflates members and compares their CRCs, in threads of its own.
+    """Decompresses members and compares their CRCs, in threads of its own.
 
     Args:
-        folder: makes the files for inflated content.
-        spool: holds deflated members; None for archives without any.
-        sparing: whether to release the spool's bytes once they have been inflated.
+        folder: makes the files for decompressed content.
+        spool: holds compressed members; None for archives without any.
+        sparing: whether to release the spool's bytes once they have been decoded.
     """
 
     def __init__(self, folder: MemberFolder, spool: Spool | None, *, sparing: bool) -> None:
@@ -133,7 +132,7 @@ class MemberVerifier:
             raise _StoppedError
         sum_ = ContentSum(file.entry.member)
         if file.spooled:
-            self._inflate(file, sum_)
+            self._decode(file, sum_)
             if self._sparing and self._spool is not None:
                 self._spool.release(file.start, file.stop)
         else:
@@ -142,12 +141,12 @@ class MemberVerifier:
             sum_.compare()
         file.checked = True
 
-    def _inflate(self, file: MemberFile, sum_: ContentSum) -> None:
-        """Inflate `file` from the spool to a file of its own, and deliver it if it is right."""
+    def _decode(self, file: MemberFile, sum_: ContentSum) -> None:
+        """Decode `file` from the spool to a file of its own, and deliver it if it is right."""
         output = self._folder.make_output(file)
         try:
             at = 0
-            for piece in inflated(self._pieces(file), file.entry.member):
+            for piece in decoded(self._pieces(file), file.entry.member):
                 if self._stopped:
                     raise _StoppedError
                 sum_.add(piece)
@@ -216,13 +215,14 @@ class ContentSum:
         return ArchiveError(f"member {self._member.name!r} is damaged: {how}")
 
 
-def inflated(pieces: Iterator[memoryview], member: Member) -> Iterator[bytes | memoryview]:
-    """Yield what a deflate stream that comes in `pieces` holds.
+def decoded(pieces: Iterator[memoryview], member: Member) -> Iterator[bytes | memoryview]:
+    """Yield what the compressed stream of `member`, which comes in `pieces`, holds.
 
     Raises:
         ArchiveError: it is damaged, incomplete, or something follows it.
     """
-    decoder = decoder_for(Format.DEFLATE)
+    assert member.compression is not None
+    decoder = decoder_for(member.compression, size=member.size)
     try:
         for piece in pieces:
             yield from decoder.feed(piece)
@@ -238,10 +238,10 @@ def content_of(member: Member, data: memoryview) -> memoryview:
         ArchiveError: it is not what the archive states.
     """
     content = data
-    if member.deflated:
+    if member.compression is not None:
         parts = []
         room = member.size
-        for piece in inflated(iter((data,)), member):
+        for piece in decoded(iter((data,)), member):
             # Stop at the stated size, so that a bomb does not fill the memory.
             room -= len(piece)
             parts.append(bytes(piece))

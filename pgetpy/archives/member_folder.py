@@ -138,8 +138,8 @@ class MemberFolder:
 
     def closed_file(self, entry: AdmittedMember) -> MemberFile:
         """Return, closed, the file that has been made of `entry`."""
-        deflated = entry.member.deflated
-        return MemberFile(self._at(entry.parts), entry, -1, large=False, spooled=deflated)
+        spooled = entry.member.compression is not None
+        return MemberFile(self._at(entry.parts), entry, -1, large=False, spooled=spooled)
 
     def defer(self, entry: AdmittedMember, fd: int, *, large: bool) -> MemberFile:
         """Return a file for `entry`, which is made when its content is.
@@ -276,7 +276,7 @@ class MemberFolder:
         """
         member = file.entry.member
         gathered = file.wanted == member.size and not (file.large and member.size >= LARGE)
-        if not (gathered or member.deflated):
+        if not gathered and member.compression is None:
             os.ftruncate(file.fd, member.size)
 
     def _complete(self, file: MemberFile) -> None:
@@ -284,7 +284,7 @@ class MemberFolder:
         member = file.entry.member
         if not member.extents:
             return
-        if not member.deflated and file.wanted != member.size:
+        if member.compression is None and file.wanted != member.size:
             os.ftruncate(file.fd, member.size)
         elif os.fstat(file.fd).st_size != member.size:
             raise ArchiveError(f"member {member.name!r} was cut short meanwhile")

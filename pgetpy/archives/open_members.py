@@ -51,7 +51,7 @@ class OpenMembers:
             DestinationError, OSError: see `MemberFolder.make`.
         """
         file: MemberFile | None
-        if entry.member.deflated:
+        if entry.member.compression is not None:
             assert self._spool is not None
             file = self._folder.defer(entry, self._spool.fd, large=large)
         else:

@@ -367,7 +367,7 @@ class RandomAccessExtractor(ArchiveExtractor):
             self._record(pos, data[:start])
         self._folder.put(entry, extent.offset, content_of(member, data[start:stop]))
         if self._readable:
-            if member.deflated:
+            if member.compression is not None:
                 assert self._layout is not None
                 self._layout.spool.write(extent.start, data[start:stop])
             self._open.add_closed(self._folder.closed_file(entry))

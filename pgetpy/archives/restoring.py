@@ -83,7 +83,7 @@ class Restorer:
             kept.add(entry.parts)
             yield (
                 self._restore_deflated(entry)
-                if entry.member.deflated
+                if entry.member.compression is not None
                 else self._restore_plain(entry)
             )
         # Files of members whose headers were lost: they would be in the way when those come again.

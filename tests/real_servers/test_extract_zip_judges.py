@@ -219,6 +219,53 @@ def test_what_bsdtar_packs_is_extracted_as_unzip_does(
     assert_judged_equal(shelf, archive, **how)
 
 
+@UNZIP
+@pytest.mark.judge("7z")
+@pytest.mark.parametrize(
+    "options",
+    ["LZMA", "LZMA:d=4k", "LZMA:lc=4:pb=0", "BZip2", "BZip2:pass=2", "Deflate", "Copy"],
+)
+@pytest.mark.parametrize("faults", [(), (IgnoreRange(),)], ids=["ranges", "no ranges"])
+def test_what_7_zip_packs_is_extracted_as_it_was(
+    shelf: Server, tmp_path: Path, options: str, faults: tuple[IgnoreRange, ...]
+) -> None:
+    files = {
+        "large": body(2 * MIB) + bytes(MIB),
+        "text": b"weights " * 9000,
+        "one": b"1",
+        "no": b"",
+    }
+    source = tmp_path / "source"
+    source.mkdir()
+    for name, content in files.items():
+        (source / name).write_bytes(content)
+    (source / "link").symlink_to("text")
+    archive = tmp_path / "archive.zip"
+    command = [require_judge("7z"), "a", "-tzip", "-snl", f"-mm={options}", str(archive), "."]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    url = shelf.add("/7.zip", Resource(archive.read_bytes(), faults=faults))
+    extract(url, tmp_path / "out")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == {
+        **files, "link": files["text"],
+    }  # fmt: skip
+    assert (tmp_path / "out" / "link").is_symlink()
+
+
+@pytest.mark.judge("7z")
+@pytest.mark.parametrize("options", ["-mm=Deflate64", "-mm=PPMd", "-mm=LZMA -mem=AES256 -pX"])
+def test_what_cannot_be_read_of_7_zip_is_one_clear_error(
+    shelf: Server, tmp_path: Path, options: str
+) -> None:
+    (tmp_path / "wrong").write_bytes(b"weights " * 9000)
+    archive = tmp_path / "archive.zip"
+    command = [require_judge("7z"), "a", "-tzip", *options.split(), str(archive), "wrong"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    url = shelf.add("/7.zip", Resource(archive.read_bytes()))
+    with pytest.raises(ArchiveError, match=r"member 'wrong' is (compressed by|encrypted)"):
+        extract(url, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 # ---------------------------------------------------------------------------- chosen ones
 
 

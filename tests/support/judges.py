@@ -26,7 +26,12 @@ _ROOT = Path(__file__).parents[2]
 _MADE = f"{_ROOT}/.venv-stores/bin:{_ROOT}/.azurite/node_modules/.bin"
 _PLACES = f"{_MADE}:/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin"
 _MODULES = ("mpm_event", "authz_core", "mime", "headers", "ssl")
-_NAMES = {"nginx": ("nginx",), "apache": ("apache2", "httpd"), "curl": ("curl",)}
+_NAMES = {
+    "nginx": ("nginx",),
+    "apache": ("apache2", "httpd"),
+    "curl": ("curl",),
+    "7z": ("7zz", "7z"),
+}
 
 
 def required() -> bool:

@@ -14,6 +14,7 @@ from pgetpy.archives.decoders.frames import open_lz4, open_zstd
 from pgetpy.core.archives import detection
 from pgetpy.core.archives.detection import WINDOW
 from pgetpy.core.archives.formats import Format
+from pgetpy.core.archives.zip_lzma import ZipLzmaStream
 
 __all__ = ["PIECE", "Decoder", "crc32", "decoder_for"]
 
@@ -21,16 +22,35 @@ __all__ = ["PIECE", "Decoder", "crc32", "decoder_for"]
 _MEMORY = WINDOW + (4 << 20)
 
 
-def decoder_for(format: Format) -> Decoder:
+def decoder_for(format: Format, *, size: int = 0) -> Decoder:
     """Return a fresh decoder.
+
+    Args:
+        size: bytes of the content. A zip's LZMA needs it, and its streams need not mark their end.
 
     Raises:
         ArchiveError: the library for it is not installed.
         ValueError: `format` is no compression.
     """
+    if format in (Format.ZIP_LZMA, Format.ZIP_LZMA_UNMARKED):
+        return Decoder(format, _zip_lzma(size, marked=format is Format.ZIP_LZMA))
     if format not in _CODECS:
-        raise ValueError(f"{format} is no compression")
+        raise ValueError(f"{format} is not a compression")
     return Decoder(format, _CODECS[format])
+
+
+def _zip_lzma(size: int, *, marked: bool) -> Codec:
+    """Return the codec for one member of a zip.
+
+    Without a marker, what follows the content is ignored: it is the end of its own encoding, and
+    the member's CRC says whether the content is right.
+    """
+    return Codec(
+        lambda: lambda magic: ZipLzmaStream(size, marked=marked),
+        (b"",),
+        repeats=False,
+        open_ended=not marked,
+    )
 
 
 def _bzip2() -> Opener:

@@ -57,6 +57,7 @@ class Codec:
         package: what to install for the library; empty for Python itself.
         padding: zeros may follow a stream, in multiples of this; 0 for none.
         repeats: whether another stream may follow.
+        open_ended: whether what follows the first stream is ignored.
     """
 
     library: Callable[[], Opener]
@@ -64,6 +65,7 @@ class Codec:
     package: str = ""
     padding: int = 0
     repeats: bool = True
+    open_ended: bool = False
 
 
 class Decoder:
@@ -103,6 +105,9 @@ class Decoder:
             ArchiveError: the input is damaged, or needs a larger window than WINDOW.
         """
         while data:
+            if self._stream is None and self._count and self._codec.open_ended:
+                self.consumed += len(data)
+                return
             if self._stream is None:
                 data = data[self._begin(data) :]
                 continue

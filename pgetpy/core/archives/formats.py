@@ -13,7 +13,8 @@ from typing import NamedTuple
 class Format(Enum):
     """What an object is; all but TAR, ZIP and UNKNOWN are one compressed file.
 
-    DEFLATE is the compression of a zip's members, which has no mark of its own.
+    DEFLATE and the last two LZMAs are compressions of a zip's members, without a magic number. They
+    differ in whether the stream marks its own end.
     """
 
     TAR = "tar"
@@ -25,6 +26,8 @@ class Format(Enum):
     LZ4 = "lz4"
     LZMA = "lzma"
     DEFLATE = "deflate"
+    ZIP_LZMA = "LZMA"
+    ZIP_LZMA_UNMARKED = "LZMA without an end marker"
     UNKNOWN = "unknown"
 
 

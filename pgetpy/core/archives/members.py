@@ -12,7 +12,10 @@ for each part that is not a hole, and an empty file none:
 from __future__ import annotations
 
 from enum import Enum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pgetpy.core.archives.formats import Format
 
 
 class Kind(Enum):
@@ -52,7 +55,7 @@ class Member(NamedTuple):
         extents: where the bytes of a file are, in order; what lies between them in a sparse file is
             zero.
         crc32: of the content, where the archive states it.
-        deflated: whether the extents hold a deflate stream (RFC 1951) of the content.
+        compression: how the extent holds the content; None where it is the content itself.
         position: where the member's header begins in the archive. Errors name it, and a zip's
             members are told apart by it.
     """
@@ -66,4 +69,4 @@ class Member(NamedTuple):
     extents: tuple[Extent, ...] = ()
     position: int = 0
     crc32: int | None = None
-    deflated: bool = False
+    compression: Format | None = None

@@ -30,13 +30,14 @@ import zlib
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
+from pgetpy.core.archives.formats import Format
 from pgetpy.core.archives.limits import Limits
 from pgetpy.core.archives.members import Extent, Kind, Member
 from pgetpy.core.archives.remarks import Remarks
 from pgetpy.core.archives.zip_directory import COUNTED, Directory, find_directory, first_look
 from pgetpy.core.archives.zip_entries import (
-    DEFLATE,
     DESCRIPTOR,
     ENCRYPTED,
     ENTRY,
@@ -46,6 +47,7 @@ from pgetpy.core.archives.zip_entries import (
     ZipMember,
     read_entry,
 )
+from pgetpy.core.archives.zip_lzma import ZipLzmaStream
 from pgetpy.core.http.ranges import Span
 from pgetpy.errors import ArchiveError, LimitExceededError, TruncatedArchiveError
 
@@ -135,8 +137,8 @@ class ZipReader:
             return member
         stop = start + current.compressed_size
         extents = (Extent(start, stop, 0),) if current.compressed_size else ()
-        deflated = current.method == DEFLATE
-        return member._replace(extents=extents, crc32=current.crc32, deflated=deflated)
+        compression = current.compression
+        return member._replace(extents=extents, crc32=current.crc32, compression=compression)
 
     def finish(self, total: int, rest: bytes = b"") -> None:
         """Check nothing: `survey` has compared the end of the archive with `total` already."""
@@ -159,7 +161,7 @@ def read_directory(data: bytes, directory: Directory) -> tuple[ZipMember, ...]:
     Raises:
         TruncatedArchiveError: less than all of it.
         ArchiveError: bytes that are no directory; entries that overlap; an entry that is encrypted
-            or compressed by a method other than deflate.
+            or compressed by a method that is not supported.
     """
     if len(data) < directory.size:
         raise TruncatedArchiveError(directory.offset + len(data), "the central directory goes on")
@@ -353,20 +355,31 @@ def _target(data: bytes, link: ZipMember) -> str | Span:
     if position + len(data) < stop:
         return Span(position + len(data), stop)
     content = data[start - position : stop - position]
-    if link.method == DEFLATE:
-        content = _inflated(content, link)
+    if link.compression is not None:
+        content = _decoded(content, link, link.compression)
     if zlib.crc32(content) != link.crc32:
         raise ArchiveError(f"the target of the link {link.member.name!r} does not match its CRC")
     return content.decode("utf-8", "surrogateescape")
 
 
-def _inflated(content: bytes, link: ZipMember) -> bytes:
-    inflater = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+def _decoded(content: bytes, link: ZipMember, compression: Format) -> bytes:
+    """Return what `content` holds compressed: the target of `link`, `link.size` bytes."""
     try:
-        inflated = inflater.decompress(content, link.size + 1)
-    except zlib.error as error:
-        what = f"the target of the link {link.member.name!r} cannot be inflated"
+        stream = _decompressor(compression, link.size)
+        decoded: bytes = stream.decompress(content, link.size + 1)
+    except Exception as error:  # only the library runs here, and each has its own classes
+        what = f"the target of the link {link.member.name!r} cannot be decompressed"
         raise ArchiveError(f"{what}: {error}") from error
-    if len(inflated) != link.size or not inflater.eof:
+    if len(decoded) != link.size or not stream.eof:
         raise ArchiveError(f"the target of the link {link.member.name!r} is of another size")
-    return inflated
+    return decoded
+
+
+def _decompressor(compression: Format, size: int) -> Any:
+    if compression is Format.DEFLATE:
+        return zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+    if compression is Format.BZIP2:
+        import bz2
+
+        return bz2.BZ2Decompressor()
+    return ZipLzmaStream(size, marked=compression is Format.ZIP_LZMA)

@@ -12,11 +12,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import NamedTuple
 
+from pgetpy.core.archives.formats import Format
 from pgetpy.core.archives.members import Kind, Member
 from pgetpy.errors import ArchiveError
 
 STORED = 0
 DEFLATE = 8
+BZIP2 = 12
+LZMA = 14
+# 4.4.4, bit 1: an LZMA stream ends with a marker. Without it only the size says where.
+MARKED = 0x0002
 ENCRYPTED = 0x0001 | 0x0040 | 0x2000  # 4.4.4: bits 0, 6 and 13
 DESCRIPTOR = 0x0008
 _PATCH, _UTF8 = 0x0020, 0x0800
@@ -26,9 +31,9 @@ ENTRY = struct.Struct("<4s6H3I5H2I")
 ENTRY_MAGIC = b"PK\x01\x02"
 
 _METHODS = {1: "Shrink", 2: "Reduce", 3: "Reduce", 4: "Reduce", 5: "Reduce", 6: "Implode",
-            9: "Deflate64", 10: "PKWARE DCL Implode", 12: "bzip2", 14: "LZMA", 16: "CMPSC",
-            18: "TERSE", 19: "LZ77", 20: "zstd", 93: "zstd", 94: "MP3", 95: "xz", 96: "JPEG",
-            97: "WavPack", 98: "PPMd", 99: "AES encryption"}  # fmt: skip  # 4.4.5
+            9: "Deflate64", 10: "PKWARE DCL Implode", 16: "CMPSC", 18: "TERSE", 19: "LZ77",
+            20: "zstd", 93: "zstd", 94: "MP3", 95: "xz", 96: "JPEG", 97: "WavPack", 98: "PPMd",
+            99: "AES encryption"}  # fmt: skip  # 4.4.5
 # A match of 258 bytes takes two bits at least (RFC 1951, 3.2.5).
 _DEFLATE_RATIO = 1032
 
@@ -56,7 +61,8 @@ class ZipMember:
         member: the entry; its `position` is the local header's, its `extents` are empty, and the
             `target` of a symbolic link is empty: the target is the entry's content, `size` bytes.
         raw_name: the name's bytes, which the local header has to repeat.
-        method: STORED or DEFLATE.
+        method: STORED, DEFLATE, BZIP2 or LZMA.
+        compression: what undoes the method; None for STORED.
         crc32: of the content.
         compressed_size: bytes of the data in the archive.
         size: bytes of the content, links included.
@@ -74,6 +80,7 @@ class ZipMember:
     size: int
     local_time: bool
     stop: int = 0
+    compression: Format | None = None
 
 
 class ZipEntry(NamedTuple):
@@ -123,7 +130,22 @@ def read_entry(entry: ZipEntry, raw_name: bytes, extra: bytes, prefix: int) -> Z
     file_size = size if kind is Kind.FILE else 0
     member = Member(name, kind, file_size, mode, mtime, position=offset + prefix)
     method, crc32 = entry.method, entry.crc32
-    return ZipMember(member, raw_name, method, crc32, compressed_size, size, local_time)
+    return ZipMember(
+        member,
+        raw_name,
+        method,
+        crc32,
+        compressed_size,
+        size,
+        local_time,
+        compression=_compression(method, entry.flags),
+    )
+
+
+def _compression(method: int, flags: int) -> Format | None:
+    if method == LZMA:
+        return Format.ZIP_LZMA if flags & MARKED else Format.ZIP_LZMA_UNMARKED
+    return {DEFLATE: Format.DEFLATE, BZIP2: Format.BZIP2}.get(method)
 
 
 def _extras(extra: bytes) -> dict[int, bytes]:
@@ -170,11 +192,11 @@ def _refuse_method(entry: ZipEntry, name: str) -> None:
         raise ArchiveError(f"member {name!r} is encrypted")
     if entry.flags & _PATCH:
         raise ArchiveError(f"member {name!r} is a patch to another file")
-    if entry.method not in (STORED, DEFLATE):
+    if entry.method not in (STORED, DEFLATE, BZIP2, LZMA):
         method = _METHODS.get(entry.method, f"method {entry.method}")
         raise ArchiveError(
-            f"member {name!r} is compressed by {method}, and zip members are read only"
-            " where they are stored or deflated"
+            f"member {name!r} is compressed by {method}, which is not supported",
+            hint="pack it again with deflate (zip, 7z -mm=Deflate), bzip2 or LZMA",
         )
 
 

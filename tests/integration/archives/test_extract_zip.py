@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import bz2
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,7 @@ from tests.support.children import last_line, result_of
 from tests.support.delivery import Gate
 from tests.support.faults import Fault, GateAfter, IgnoreRange, When
 from tests.support.fetching import contents, extract, impatient, names_in
+from tests.support.lzma_literals import unmarked_lzma
 from tests.support.processes import run
 from tests.support.resources import Resource
 from tests.support.server import Server
@@ -60,6 +63,7 @@ from tests.support.zips import (
 
 MIB = 1 << 20
 STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
+BZIP2, LZMA = zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA
 UTF8 = 0x0800
 TEXT = b"the weights of the model, layer after layer; " * 3000
 
@@ -102,6 +106,53 @@ def test_a_zip_becomes_a_folder(
     assert contents(tmp_path / "out") == WEIGHTS
     assert result.members == tuple(WEIGHTS)
     assert names_in(tmp_path) == ["out"]
+
+
+VARIED = {
+    "config.json": b'{"a": 1}',
+    "weights": body(900_000) + bytes(800_000),
+    **{f"small/{n}": body(100 + n) for n in range(20)},
+    "text": TEXT,
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"concurrency": 1}, {"chunk_size": 200_000, "concurrency": 4}],
+    ids=["usual", "one connection", "small ranges"],
+)
+@with_and_without_ranges
+@pytest.mark.parametrize("method", [BZIP2, LZMA], ids=["bzip2", "LZMA"])
+def test_other_methods_are_undone(
+    server: Server, tmp_path: Path, method: int, faults: tuple[Fault, ...], options: dict[str, int]
+) -> None:
+    archive = packed([*(Member(name, data, method=method) for name, data in VARIED.items()),
+                      Member("link", b"text", stat.S_IFLNK | 0o777, method)])  # fmt: skip
+    checksum = f"sha256:{digest(archive)}"
+    extract(serve(server, archive, *faults), tmp_path / "out", checksum=checksum, **options)
+    assert contents(tmp_path / "out") == {**VARIED, "link": TEXT}
+    assert (tmp_path / "out" / "link").readlink() == Path("text")
+    assert names_in(tmp_path) == ["out"]
+
+
+@with_and_without_ranges
+def test_lzma_may_end_without_a_marker(
+    server: Server, tmp_path: Path, faults: tuple[Fault, ...]
+) -> None:
+    """As 7-Zip writes it."""
+    files = {"large": body(700_000), "small": TEXT[:5000], "empty": b""}
+    entries = [unmarked_entry(name.encode(), data) for name, data in files.items()]
+    entries.append(unmarked_entry(b"link", b"small", external=(stat.S_IFLNK | 0o777) << 16))
+    assert extracted(server, tmp_path / "out", made(*entries), *faults) == {
+        **files, "link": files["small"],
+    }  # fmt: skip
+
+
+def unmarked_entry(name: bytes, content: bytes, **changes: int) -> Entry:
+    size, crc32 = len(content), zlib.crc32(content)
+    right = Entry(name, unmarked_lzma(content), UNIX, method=LZMA, size=size, crc32=crc32)
+    return replace(right, **changes)
 
 
 def test_the_coroutine_does_the_same(server: Server, tmp_path: Path) -> None:
@@ -461,6 +512,15 @@ def test_the_checksum_is_of_the_archive_as_it_was_sent(
 
 SMALL = b"smaller than most and larger than some"
 RIGHT = Entry(b"fine", SMALL, UNIX)
+
+
+def compressed(data: bytes, method: int, **changes: int) -> Entry:
+    """A member whose content is SMALL, compressed to `data`."""
+    size, crc32 = len(SMALL), zlib.crc32(SMALL)
+    right = Entry(b"wrong", data, UNIX, method=method, size=size, crc32=crc32)
+    return replace(right, **changes)
+
+
 TWO_DISKS = b"PK\5\6" + struct.pack("<4H2IH", 1, 1, 0, 0, 0, 0, 0)
 
 
@@ -474,8 +534,36 @@ def with_directory(change: Callable[[bytes], bytes]) -> bytes:
 # The archive, and words that tell what is wrong; where a member is, its name is "wrong".
 WRONG: dict[str, tuple[bytes, str]] = {
     "encrypted": (made(RIGHT, Entry(b"wrong", SMALL, UNIX, flags=1)), "encrypted"),
-    "bzip2": (made(RIGHT, Entry(b"wrong", SMALL, UNIX, method=12)), "bzip2"),
-    "LZMA": (made(RIGHT, Entry(b"wrong", SMALL, UNIX, method=14)), "LZMA"),
+    "Deflate64": (made(RIGHT, Entry(b"wrong", SMALL, UNIX, method=9)), "Deflate64"),
+    "PPMd": (made(RIGHT, Entry(b"wrong", SMALL, UNIX, method=98)), "PPMd"),
+    "AES": (made(RIGHT, Entry(b"wrong", SMALL, UNIX, method=99)), "AES encryption"),
+    "bzip2 that is none": (made(RIGHT, Entry(b"wrong", SMALL, UNIX, method=BZIP2)), "bzip2"),
+    "LZMA that is none": (made(RIGHT, Entry(b"wrong", SMALL, UNIX, method=LZMA)), "LZMA"),
+    "CRC of bzip2": (made(RIGHT, compressed(bz2.compress(SMALL), BZIP2, crc32=1)), "CRC"),
+    "CRC of LZMA": (made(RIGHT, unmarked_entry(b"wrong", SMALL, crc32=1)), "CRC"),
+    "bzip2 of more than is stated": (
+        made(RIGHT, compressed(bz2.compress(bytes(50 * MIB)), BZIP2)), "more than the 38 bytes",
+    ),
+    "bzip2 that is cut": (
+        made(RIGHT, compressed(bz2.compress(SMALL)[:-9], BZIP2)), "incomplete",
+    ),
+    "bzip2 and something behind it": (
+        made(RIGHT, compressed(bz2.compress(SMALL) + b"junk", BZIP2)), "belongs to nothing",
+    ),
+    "LZMA that is cut": (
+        made(RIGHT, compressed(unmarked_lzma(SMALL)[:30], LZMA)), "incomplete",
+    ),
+    "LZMA with less than is stated": (
+        made(RIGHT, compressed(unmarked_lzma(SMALL), LZMA, size=4000)), "wrong",
+    ),
+    "a link of a wrong CRC, by LZMA": (
+        made(RIGHT, unmarked_entry(b"wrong", b"fine", crc32=1,
+                                   external=(stat.S_IFLNK | 0o777) << 16)), "CRC",
+    ),
+    "a link that is a bomb, by bzip2": (
+        made(RIGHT, compressed(bz2.compress(bytes(50 * MIB)), BZIP2,
+                               external=(stat.S_IFLNK | 0o777) << 16)), "another size",
+    ),
     "method 77": (made(RIGHT, Entry(b"wrong", SMALL, UNIX, method=77)), "77"),
     "CRC of a stored member": (made(RIGHT, Entry(b"wrong", SMALL, UNIX, crc32=1)), "wrong"),
     "CRC of a large stored member": (

@@ -248,12 +248,14 @@ def test_a_large_archive_takes_little_memory(
     large = [
         Member("stored", body(50_000_000)),
         Member("deflated", bytes(100_000_000), method=DEFLATED),
+        Member("bzip2", bytes(100_000_000), method=zipfile.ZIP_BZIP2),
     ]
     url = serve(server, *faults, data=packed(large))
     ended = run("-x", url, tmp_path / "out", "-c", "8", program=telling_its_peak())
     assert ended.code == 0, ended.err
     assert (tmp_path / "out" / "stored").read_bytes() == large[0].data
     assert (tmp_path / "out" / "deflated").stat().st_size == 100_000_000
+    assert (tmp_path / "out" / "bzip2").stat().st_size == 100_000_000
     shutil.rmtree(tmp_path / "out")
     assert peak_of(ended.err) < 96_000_000
 
