@@ -1,0 +1,116 @@
+"""A location that is a folder, which several machines may share."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from pgetpy.compile_cache.locations import CacheLocation
+from pgetpy.compile_cache.operations import CancelFlag
+from pgetpy.compile_cache.stages import make_folder
+from pgetpy.core.compile_cache.seals import LARGEST_SEAL
+from pgetpy.errors import CacheError
+from pgetpy.system.filesystem import cache_error, map_os_errors, sync_folder
+
+
+class FolderLocation(CacheLocation):
+    """A folder, which may be shared over a network.
+
+    Args:
+        root: of the location; made when something is stored.
+        trusted: whether it does not matter who else can write to it, because seals are signed.
+    """
+
+    def __init__(self, root: Path, *, trusted: bool) -> None:
+        self._root = root
+        self._trusted = trusted
+        self.shown = str(root)
+
+    def check_owner(self) -> None:
+        """Raise CacheError if others may write here: what is loaded from here is executed."""
+        if self._trusted:
+            return
+        for each in (self._root, *self._root.parents):
+            try:
+                found = os.stat(each)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise cache_error(error, self._root) from None
+            theirs = found.st_uid not in (0, os.geteuid())
+            # As in /tmp: others may add files, but not replace those of somebody else.
+            open_to_all = bool(found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX)
+            if theirs or open_to_all:
+                who = "belongs to another user" if theirs else "can be written by everybody"
+                raise CacheError(
+                    str(self._root),
+                    f"is not trusted: {each} {who}, and compiled code is executed",
+                    hint="change its owner or mode, or sign what is in it (secret=)",
+                )
+
+    def names(self, folder: str) -> dict[str, int]:
+        self.check_owner()
+        found: dict[str, int] = {}
+        with self._mapped():
+            try:
+                with os.scandir(self._root / folder) as entries:
+                    for entry in entries:
+                        if entry.name.startswith("."):
+                            continue
+                        # Another process may remove it meanwhile.
+                        with contextlib.suppress(FileNotFoundError):
+                            if entry.is_dir(follow_symlinks=False):
+                                found[f"{entry.name}/"] = 0
+                            elif entry.is_file(follow_symlinks=False):
+                                found[entry.name] = entry.stat(follow_symlinks=False).st_size
+            except (FileNotFoundError, NotADirectoryError):
+                return {}
+        return found
+
+    def read(
+        self, folder: str, names: Iterable[str], flag: CancelFlag, most: int = LARGEST_SEAL
+    ) -> dict[str, bytes]:
+        contents = {}
+        for name in names:
+            flag.check()
+            with contextlib.suppress(OSError), open(self._root / folder / name, "rb") as file:
+                data = file.read(most + 1)
+                if len(data) <= most:
+                    contents[name] = data
+        return contents
+
+    def fetch(self, name: str, sha256: str, spool: Path, flag: CancelFlag) -> Path:
+        return self._root / name
+
+    def put(self, name: str, source: Path, *, replace: bool = False) -> None:
+        path = self._root / name
+        with self._mapped():
+            make_folder(path.parent)
+            self.check_owner()
+            same = not replace and path.exists() and path.stat().st_size == source.stat().st_size
+            if same:
+                source.unlink()
+                return
+            os.replace(source, path)
+            sync_folder(path.parent)
+
+    def remove(self, name: str) -> None:
+        with self._mapped(), contextlib.suppress(FileNotFoundError):
+            path = self._root / name
+            if path.is_dir() and not path.is_symlink():
+                os.rmdir(path)
+            else:
+                path.unlink()
+
+    def spool(self, environ: Mapping[str, str]) -> Path | None:
+        """A folder of its own on the same file system, so that a pack is renamed into place."""
+        self.check_owner()
+        with self._mapped():
+            make_folder(self._root / "v1")
+        return self._root / "v1"
+
+    def _mapped(self) -> contextlib.AbstractContextManager[None]:
+        return map_os_errors(lambda error: cache_error(error, self._root))

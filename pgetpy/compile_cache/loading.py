@@ -1,0 +1,294 @@
+"""Loading: from packs in a location to files in the live folders of compilers.
+
+    seals --> what is missing --> packs, one by one --> stage --> checked --> renamed into place
+
+Files are staged beside what they become, on the same file system, and renamed one by one: what is
+in a live folder is whole at any moment, and a load that is killed leaves a smaller cache. Leaves
+come before what refers to them (`core/compile_cache/layouts.rank_of`). What exists already stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pgetpy.compile_cache.live import LiveScan
+from pgetpy.compile_cache.locations import CacheLocation, reason_of
+from pgetpy.compile_cache.operations import CancelFlag
+from pgetpy.compile_cache.packs import check_pack, read_pack
+from pgetpy.compile_cache.stages import create_file, make_folder, staging, write_whole
+from pgetpy.core.compile_cache.contents import (
+    ELF_SUFFIXES,
+    HEAD_BYTES,
+    damage,
+    is_seen_whole,
+    placed_group,
+    portable,
+    united_table,
+)
+from pgetpy.core.compile_cache.environments import CompileEnvironment
+from pgetpy.core.compile_cache.layouts import LAYOUTS, is_group, is_merged, rank_of, unit_of
+from pgetpy.core.compile_cache.seals import Holding, Seal, SealedFile
+from pgetpy.errors import IntegrityError, PgetError
+from pgetpy.system.logs import RoomLog
+
+_LOG = RoomLog("compile_cache")
+_SHOWN = 20
+# What is looked at as a whole may be in memory as a whole; compilers' tables and sources are small.
+_LARGEST_WHOLE = 32 << 20
+
+Progress = Callable[[int, int], object]
+
+
+@dataclass
+class Loaded:
+    """What a load has done so far; see `CompileCacheResult`."""
+
+    entries: int = 0
+    bytes: int = 0
+    left_out: list[str] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)
+
+    def leave_out(self, what: str, why: str) -> None:
+        _LOG.debug("left out %s: %s", what, why)
+        if len(self.left_out) < _SHOWN:
+            self.left_out.append(f"{what}: {why}")
+
+
+class CacheLoader:
+    """Lays down what a survey of seals holds and the live folders lack.
+
+    Args:
+        location: where the packs are.
+        folders: the live folders, by kind.
+        environment: of this machine.
+        loaded: is added to.
+        flag: stops it.
+        progress: is told bytes of packs that have been read, and of all.
+    """
+
+    def __init__(
+        self,
+        location: CacheLocation,
+        folders: Mapping[str, Path],
+        environment: CompileEnvironment,
+        loaded: Loaded,
+        flag: CancelFlag,
+        progress: Progress | None,
+    ) -> None:
+        self._location = location
+        self._key = environment.key
+        self._folders = folders
+        self._environment = environment
+        self._flag = flag
+        self._progress = progress or (lambda done, total: None)
+        self._stages: dict[str, Path] = {}
+        self._tables: dict[tuple[str, str], list[bytes]] = {}
+        self._staged: dict[tuple[str, str], SealedFile] = {}
+        self.loaded = loaded
+
+    def load(self, held: Mapping[tuple[str, str], Sequence[Holding]], live: LiveScan) -> None:
+        """Load what is missing.
+
+        Args:
+            held: what the location has; see `unite`.
+            live: what is here.
+
+        Raises:
+            PgetError: the location fails altogether.
+            OSError: a live folder cannot be written.
+        """
+        packs = self._missing(held, live)
+        if not packs:
+            return
+        total, done = sum(seal.pack_size for seal, _ in packs.values()), 0
+        with contextlib.ExitStack() as stages, _spool() as spool:
+            for kind in {file.kind for _, files in packs.values() for file in files}:
+                self._stages[kind] = stages.enter_context(staging(self._folders[kind]))
+            for seal, files in packs.values():
+                self._flag.check()
+                self._unpack(seal, files, spool)
+                done += seal.pack_size
+                self._progress(done, total)
+            self._publish()
+
+    def _missing(
+        self, held: Mapping[tuple[str, str], Sequence[Holding]], live: LiveScan
+    ) -> dict[str, tuple[Seal, list[SealedFile]]]:
+        """Return the files to load, by the pack that holds them."""
+        packs: dict[str, tuple[Seal, list[SealedFile]]] = {}
+        lacking: dict[str, str] = {}
+        whole = {(kind, unit_of(kind, path)) for kind, path in live.files if LAYOUTS[kind].whole}
+        for (kind, path), holdings in held.items():
+            if kind not in self._folders or (kind, unit_of(kind, path)) in whole:
+                continue
+            if (kind, path) in live.files and not self._is_older(kind, path, holdings):
+                continue
+            for holding in holdings:
+                seal = holding.seal
+                if path.endswith(ELF_SUFFIXES):
+                    if seal.name not in lacking:
+                        lacking[seal.name] = self._environment.lacks(seal.environment)
+                    if lacking[seal.name]:
+                        self.loaded.leave_out(path, lacking[seal.name])
+                        continue
+                packs.setdefault(seal.pack, (seal, []))[1].append(holding.file)
+        return packs
+
+    def _is_older(self, kind: str, path: str, holdings: Sequence[Holding]) -> bool:
+        """Whether a file that is here is a table, and lacks what the location's last one has."""
+        if not is_merged(kind, path):
+            return False
+        with contextlib.suppress(OSError, ValueError):
+            data = portable(kind, path, (self._folders[kind] / path).read_bytes())
+            return hashlib.sha256(data).hexdigest() != holdings[-1].file.sha256
+        return True
+
+    # ------------------------------------------------------------------------------- one pack
+
+    def _unpack(self, seal: Seal, files: Sequence[SealedFile], spool: Path) -> None:
+        """Stage `files`; a pack that cannot be used is left out."""
+        name = f"v1/{self._key}/packs/{seal.pack_name}"
+        try:
+            path = self._location.fetch(name, seal.pack, spool, self._flag)
+            check_pack(path, seal.pack, self._flag)
+            read_pack(path, files, self._stage, self._flag)
+            self.loaded.bytes += seal.pack_size
+        except (PgetError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self.loaded.broken.add(seal.pack)
+            self.loaded.leave_out(seal.pack_name, reason_of(error))
+        finally:
+            with contextlib.suppress(OSError):
+                (spool / seal.pack_name).unlink()
+
+    def _stage(self, file: SealedFile, blocks: Iterator[bytes]) -> None:
+        """Write a file to the stage, if it is what its seal says."""
+        self._flag.check()
+        digest = hashlib.sha256()
+        if is_seen_whole(file.kind, file.path) or is_group(file.kind, file.path):
+            if file.size > _LARGEST_WHOLE:
+                raise IntegrityError(f"{file.path} is larger than any such file")
+            data = b"".join(blocks)
+            digest.update(data)
+            self._check(file, data, digest.hexdigest())
+            self._keep(file, data)
+            return
+        path = self._staged_path(file)
+        head = b""
+        with create_file(path) as out:
+            for block in blocks:
+                head = head or bytes(block[:HEAD_BYTES])
+                digest.update(block)
+                write_whole(out, block)
+        try:
+            self._check(file, head, digest.hexdigest())
+        except IntegrityError:
+            path.unlink()
+            raise
+        self._note(file, path)
+
+    def _check(self, file: SealedFile, head: bytes, sha256: str) -> None:
+        if sha256 != file.sha256:
+            raise IntegrityError(f"{file.path} is damaged: its sha256 is another one")
+        if why := damage(file.kind, file.path, head, file.size):
+            raise IntegrityError(f"{file.path} cannot be used: it {why}")
+
+    def _keep(self, file: SealedFile, data: bytes) -> None:
+        """Stage a file that is in memory, as it has to be in this folder."""
+        if is_merged(file.kind, file.path):
+            self._tables.setdefault(file.place, []).append(data)
+            self._staged[file.place] = file
+            return
+        if is_group(file.kind, file.path):
+            folder = (self._folders[file.kind] / file.path).parent
+            try:
+                data = placed_group(data, str(folder))
+            except ValueError as error:
+                raise IntegrityError(f"{file.path} cannot be used: {error}") from None
+        path = self._staged_path(file)
+        with create_file(path) as out:
+            write_whole(out, data)
+        self._note(file, path)
+
+    def _note(self, file: SealedFile, path: Path) -> None:
+        if file.executable:
+            os.chmod(path, 0o700)
+        os.utime(path, ns=(file.mtime_ns, file.mtime_ns))
+        self._staged[file.place] = file
+
+    def _staged_path(self, file: SealedFile) -> Path:
+        return self._stages[file.kind] / file.path
+
+    # ----------------------------------------------------------------------------- into place
+
+    def _publish(self) -> None:
+        """Rename what is staged into place, leaves first."""
+        units: dict[tuple[str, str], list[SealedFile]] = {}
+        single: list[SealedFile] = []
+        for file in self._staged.values():
+            unit = unit_of(file.kind, file.path)
+            if unit == file.path:
+                single.append(file)
+            else:
+                units.setdefault((file.kind, unit), []).append(file)
+        for (kind, unit), files in units.items():
+            self._flag.check()
+            if not self._place_folder(kind, unit, len(files)):
+                single += [] if LAYOUTS[kind].whole else files
+        for file in sorted(single, key=lambda each: rank_of(each.kind, each.path)):
+            self._flag.check()
+            self._place_file(file)
+
+    def _place_folder(self, kind: str, unit: str, count: int) -> bool:
+        """Rename the folder of a unit that is not there yet; False if there is one."""
+        target = self._folders[kind] / unit
+        if os.path.lexists(target):
+            return False
+        make_folder(target.parent)
+        try:
+            os.rename(self._stages[kind] / unit, target)
+        except OSError as error:
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                return False
+            raise
+        self.loaded.entries += count
+        return True
+
+    def _place_file(self, file: SealedFile) -> None:
+        target = self._folders[file.kind] / file.path
+        staged = self._staged_path(file)
+        if is_merged(*file.place):
+            self._write_table(file, target, staged)
+            return
+        if os.path.lexists(target):
+            return
+        make_folder(target.parent)
+        os.rename(staged, target)
+        self.loaded.entries += 1
+
+    def _write_table(self, file: SealedFile, target: Path, staged: Path) -> None:
+        """Unite a table with the one that is there."""
+        versions = self._tables[file.place]
+        with contextlib.suppress(OSError):
+            versions = [target.read_bytes(), *versions]
+        united = united_table(versions) or versions[0]
+        with create_file(staged) as out:
+            write_whole(out, united)
+        make_folder(target.parent)
+        os.rename(staged, target)
+        self.loaded.entries += 1
+
+
+@contextlib.contextmanager
+def _spool() -> Iterator[Path]:
+    """A folder for packs that come over the network."""
+    with tempfile.TemporaryDirectory(prefix="pgetpy-packs-") as folder:
+        yield Path(folder)

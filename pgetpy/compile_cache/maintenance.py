@@ -1,0 +1,319 @@
+"""What people do to a location: list it, check it, mend it, make it smaller, publish it.
+
+All of it works on any key, also those of other machines: nothing is laid down here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pgetpy.compile_cache.locations import CacheLocation, reason_of
+from pgetpy.compile_cache.operations import CancelFlag
+from pgetpy.compile_cache.packs import PackWriter, check_pack, read_pack
+from pgetpy.compile_cache.stages import create_file, write_whole
+from pgetpy.compile_cache.survey import SealSurvey, read_seals
+from pgetpy.core.compile_cache.environments import CompileEnvironment, parse_environment
+from pgetpy.core.compile_cache.seals import (
+    PACK_NAME,
+    SEAL_NAME,
+    Seal,
+    SealedFile,
+    moved_file,
+    seal_name,
+    unite,
+)
+from pgetpy.errors import IntegrityError, PgetError
+
+# What `prune` joins: packs of which less than this part is used.
+_MOSTLY_DEAD = 0.5
+INDEX = "index.json"
+
+
+@dataclass(frozen=True)
+class KeyListing:
+    """One key of a location.
+
+    Attributes:
+        key: 64 hexadecimal digits.
+        environment: None if its env.json is missing or damaged.
+        seals, packs: how many of them there are.
+        size: bytes of all of its packs.
+        saved: seconds since the epoch of the last save; 0 if there is none.
+    """
+
+    key: str
+    environment: CompileEnvironment | None
+    seals: int
+    packs: int
+    size: int
+    saved: float
+
+    def as_record(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        required = self.environment.required if self.environment else {}
+        return {
+            "key": self.key,
+            "environment": dict(required),
+            "seals": self.seals,
+            "packs": self.packs,
+            "size": self.size,
+            "saved": self.saved,
+        }
+
+
+@dataclass
+class Verification:
+    """What `verify` found.
+
+    Attributes:
+        checked: seals whose packs were read whole.
+        damaged: names of seals and packs that cannot be used, with the reason.
+        removed: those that were removed.
+    """
+
+    checked: int = 0
+    damaged: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+
+
+class LocationKeeper:
+    """Looks after a location.
+
+    Args:
+        location: the location.
+        secret: what seals must be signed with, if anything.
+    """
+
+    def __init__(self, location: CacheLocation, secret: bytes | None) -> None:
+        self._location = location
+        self._secret = secret
+        self._flag = CancelFlag()
+
+    def keys(self) -> list[KeyListing]:
+        """Return all keys, the last saved one first.
+
+        Raises:
+            PgetError: the location cannot be used.
+        """
+        names = [name.rstrip("/") for name in self._location.names("v1") if name.endswith("/")]
+        return sorted(map(self._listing, names), key=lambda each: each.saved, reverse=True)
+
+    def _listing(self, key: str) -> KeyListing:
+        base = f"v1/{key}"
+        seals = [found for n in self._location.names(f"{base}/seals") if (found := _seal(n))]
+        packs = [
+            size
+            for n, size in self._location.names(f"{base}/packs").items()
+            if PACK_NAME.fullmatch(n)
+        ]
+        environment = None
+        data = self._location.read(base, ["env.json"], self._flag).get("env.json")
+        if data is not None:
+            try:
+                environment = parse_environment(data, f"{base}/env.json")
+            except IntegrityError:
+                environment = None
+        saved = max((int(each[1]) / 1e9 for each in seals), default=0.0)
+        return KeyListing(key, environment, len(seals), len(packs), sum(packs), saved)
+
+    def find(self, prefix: str) -> str:
+        """Return the key that begins with `prefix`.
+
+        Raises:
+            IntegrityError: there is none, or several.
+        """
+        names = [name.rstrip("/") for name in self._location.names("v1") if name.endswith("/")]
+        found = [name for name in names if name.startswith(prefix.lower())]
+        if len(found) != 1:
+            raise IntegrityError(f"{len(found) or 'no'} keys begin with {prefix!r}")
+        return found[0]
+
+    # ----------------------------------------------------------------------------------- verify
+
+    def verify(self, key: str, *, repair: bool) -> Verification:
+        """Read every pack of `key`, and compare every file with its digest.
+
+        Args:
+            key: 64 hexadecimal digits.
+            repair: remove what cannot be used, so that the next save replaces it.
+
+        Raises:
+            PgetError: the location cannot be used.
+        """
+        done = Verification()
+        survey = self._survey(key)
+        base = f"v1/{key}"
+        readable = {seal.name for seal in survey.seals}
+        bad_seals = [name for name in self._location.names(f"{base}/seals") if name not in readable]
+        done.damaged += survey.left_out
+        bad_packs = []
+        for seal in survey.seals:
+            why = "" if seal.pack not in survey.broken else "missing"
+            why = why or self._check(key, seal)
+            if why:
+                bad_packs.append(seal)
+                if seal.pack not in survey.broken:
+                    done.damaged.append(f"{seal.pack_name}: {why}")
+            done.checked += 1
+        if repair:
+            doomed = [f"{base}/seals/{name}" for name in bad_seals]
+            doomed += [f"{base}/seals/{seal.name}" for seal in bad_packs]
+            doomed += [f"{base}/packs/{seal.pack_name}" for seal in bad_packs]
+            for name in doomed:
+                self._location.remove(name)
+            done.removed = doomed
+        return done
+
+    def _check(self, key: str, seal: Seal) -> str:
+        """Return what is wrong with a pack, or an empty text."""
+
+        def take(file: SealedFile, blocks: Iterator[bytes]) -> None:
+            digest = hashlib.sha256()
+            for block in blocks:
+                digest.update(block)
+            if digest.hexdigest() != file.sha256:
+                raise IntegrityError(f"{file.path} is damaged: its sha256 is another one")
+
+        with tempfile.TemporaryDirectory(prefix="pgetpy-verify-") as spool:
+            try:
+                name = f"v1/{key}/packs/{seal.pack_name}"
+                path = self._location.fetch(name, seal.pack, Path(spool), self._flag)
+                check_pack(path, seal.pack, self._flag)
+                read_pack(path, seal.files, take, self._flag)
+            except (PgetError, OSError) as error:
+                return reason_of(error)
+        return ""
+
+    def _survey(self, key: str) -> SealSurvey:
+        return read_seals(self._location, key, self._secret, self._flag, {})
+
+    # ------------------------------------------------------------------------------ rm and prune
+
+    def remove(self, key: str) -> int:
+        """Remove all of a key, seals first; return the bytes of its packs.
+
+        Raises:
+            PgetError: it cannot be removed.
+        """
+        base, size = f"v1/{key}", 0
+        for folder in ("seals", "packs"):
+            for name, count in self._location.names(f"{base}/{folder}").items():
+                size += count if folder == "packs" else 0
+                self._location.remove(f"{base}/{folder}/{name}")
+        for name in (INDEX, "env.json", "seals", "packs", ""):
+            self._location.remove(f"{base}/{name}".rstrip("/"))
+        return size
+
+    def prune(self, key: str) -> int:
+        """Join the packs of which little is used into one; return the bytes that are gained.
+
+        A pack is used for what its seal has and no earlier one. The new pack and its seal are there
+        before the old ones go. A load that has read the old seals leaves out what it then misses.
+
+        Raises:
+            PgetError: a pack cannot be read, or the new one not be written.
+        """
+        survey = self._survey(key)
+        used: dict[str, list[SealedFile]] = {seal.pack: [] for seal in survey.seals}
+        for holdings in unite(survey.seals, survey.broken).values():
+            for holding in holdings:
+                used[holding.seal.pack].append(holding.file)
+        dead = [
+            seal
+            for seal in survey.seals
+            if seal.pack not in survey.broken
+            and sum(file.size for file in used[seal.pack])
+            <= _MOSTLY_DEAD * sum(file.size for file in seal.files)
+        ]
+        if not dead:
+            return 0
+        gained = sum(seal.pack_size for seal in dead)
+        if any(used[seal.pack] for seal in dead):
+            gained -= self._join(key, dead, used)
+        for seal in dead:
+            self._location.remove(f"v1/{key}/seals/{seal.name}")
+        kept = {seal.pack for seal in survey.seals if seal not in dead}
+        for seal in dead:
+            if seal.pack not in kept:
+                self._location.remove(f"v1/{key}/packs/{seal.pack_name}")
+        return gained
+
+    def _join(self, key: str, dead: Sequence[Seal], used: dict[str, list[SealedFile]]) -> int:
+        """Write what is used of `dead` as one pack with its seal; return its bytes."""
+        files: list[SealedFile] = []
+        folder = self._location.spool(os.environ)
+        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as spool:
+            path = Path(spool, "pack")
+            with create_file(path) as out:
+                writer = PackWriter(out)
+
+                def take(file: SealedFile, blocks: Iterator[bytes]) -> None:
+                    files.append(moved_file(file, writer.size))
+                    for block in blocks:
+                        writer.add(bytes(block))
+
+                try:
+                    for seal in dead:
+                        name = f"v1/{key}/packs/{seal.pack_name}"
+                        found = self._location.fetch(name, seal.pack, Path(spool), self._flag)
+                        check_pack(found, seal.pack, self._flag)
+                        read_pack(found, used[seal.pack], take, self._flag)
+                    pack = writer.finish()
+                finally:
+                    writer.close()
+            # The environment of the last one: what needs more than it says was compiled there too.
+            joined = Seal(pack, path.stat().st_size, files, _joined_environment(dead))
+            self._location.put(f"v1/{key}/packs/{joined.pack_name}", path)
+            data = joined.to_json(self._secret)
+            small = Path(spool, "seal")
+            with create_file(small) as out:
+                write_whole(out, data)
+            # As old as the oldest one, so that what was the first seal of a path stays so.
+            time_ns = min(int(_seal(seal.name)[1]) for seal in dead)
+            self._location.put(f"v1/{key}/seals/{seal_name(data, time_ns)}", small)
+            return joined.pack_size
+
+    def publish(self) -> list[str]:
+        """Write an index for each key, for web servers that cannot be listed; return the keys.
+
+        Raises:
+            PgetError: the location cannot be written.
+        """
+        published = []
+        for each in self.keys():
+            base = f"v1/{each.key}"
+            index = {name: self._location.names(f"{base}/{name}") for name in ("seals", "packs")}
+            with tempfile.TemporaryDirectory(
+                prefix=".unfinished-", dir=self._location.spool(os.environ)
+            ) as spool:
+                path = Path(spool, INDEX)
+                with create_file(path) as out:
+                    write_whole(out, json.dumps(index, sort_keys=True).encode())
+                self._location.put(f"{base}/{INDEX}", path, replace=True)
+            published.append(each.key)
+        return published
+
+
+def _joined_environment(seals: Sequence[Seal]) -> CompileEnvironment:
+    """Return an environment that needs whatever one of `seals` may need."""
+    newest = max(seals, key=lambda each: str(each.environment.facts.get("glibc")))
+    flags = {flag for seal in seals for flag in seal.environment.facts.get("cpu_flags", ())}
+    facts = {**newest.environment.facts, "cpu_flags": sorted(flags)}
+    return CompileEnvironment(newest.environment.required, facts)
+
+
+def _seal(name: str) -> Any:
+    return SEAL_NAME.fullmatch(name)
+
+
+def age_of(saved: float) -> float:
+    """Return the seconds since `saved`, seconds since the epoch."""
+    return max(0.0, time.time() - saved)

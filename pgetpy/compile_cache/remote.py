@@ -1,0 +1,189 @@
+"""A location in an object store, or behind a web server: asked and filled by the engine.
+
+s3://BUCKET/PREFIX      listed, read, written
+https://HOST/PREFIX     read; what a listing would say is in v1/KEY/index.json, which
+                        `pgetpy compile-cache publish` writes
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Coroutine, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pgetpy.compile_cache.locations import CacheLocation
+from pgetpy.compile_cache.operations import CancelFlag
+from pgetpy.core.compile_cache.seals import LARGEST_SEAL
+from pgetpy.core.references.checksums import Checksum
+from pgetpy.core.references.jobs import Job
+from pgetpy.core.report.events import Event
+from pgetpy.core.report.results import DownloadFailure
+from pgetpy.engine.engine import Engine
+from pgetpy.errors import (
+    HttpStatusError,
+    NotFoundError,
+    ObjectExistsError,
+    PgetError,
+    TransferError,
+)
+from pgetpy.errors.redact import redact
+from pgetpy.settings import Settings
+from pgetpy.sources.table import parse_reference
+from pgetpy.system import polling
+from pgetpy.system.event_loop import begin
+
+T = TypeVar("T")
+INDEX = "index.json"
+
+
+class RemoteLocation(CacheLocation):
+    """A location that is asked over the network.
+
+    Args:
+        url: of the folder.
+        settings: hosts, credentials, retries; None for those of the environment.
+    """
+
+    def __init__(self, url: str, settings: Settings | None) -> None:
+        self._url = url.rstrip("/")
+        self._settings = settings or Settings.from_environment(os.environ)
+        self._is_store = not url.lower().startswith(("http://", "https://"))
+        self.readable_only = not self._is_store
+        self.shown = redact(self._url)
+
+    def names(self, folder: str) -> dict[str, int]:
+        if not self._is_store:
+            return self._index(folder)
+        listed = _run(self._list(folder), CancelFlag())
+        found: dict[str, int] = {}
+        for name, size in listed.items():
+            first, slash, _ = name.partition("/")
+            found[first + slash] = 0 if slash else size
+        return found
+
+    async def _list(self, folder: str) -> dict[str, int]:
+        """Return the names of all objects below `folder`, with their sizes."""
+        reference = parse_reference(
+            f"{self._url}/{folder}/", "folder", settings=self._settings.sources
+        )
+        engine = Engine(self._settings)
+        try:
+            located = await engine.locate(reference)
+        except TransferError as error:
+            if error.reason == "nothing is there":
+                return {}
+            raise
+        finally:
+            await engine.close()
+        return {each.name: each.size or 0 for each in located.objects}
+
+    def _index(self, folder: str) -> dict[str, int]:
+        """Return what the index of a key says is in `folder`."""
+        parts = folder.split("/")
+        if len(parts) != 3:
+            return {}
+        base = "/".join(parts[:2])
+        data = self.read(base, [INDEX], CancelFlag()).get(INDEX)
+        if data is None:
+            return {}
+        try:
+            listed = json.loads(data)[parts[2]]
+            return {str(name): int(size) for name, size in listed.items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise TransferError(f"{self._url}/{base}/{INDEX}", "it is not an index") from None
+
+    def read(
+        self, folder: str, names: Iterable[str], flag: CancelFlag, most: int = LARGEST_SEAL
+    ) -> dict[str, bytes]:
+        contents = {}
+        with tempfile.TemporaryDirectory(prefix="pgetpy-seals-") as spool:
+            jobs = [Job(self._address(f"{folder}/{name}"), f"{spool}/{name}") for name in names]
+            for job, failure in zip(jobs, _run(self._download(jobs), flag), strict=True):
+                if failure is not None:
+                    if not _is_absent(failure):
+                        raise failure
+                    continue
+                path = Path(job.dest or "")
+                if path.stat().st_size <= most:
+                    contents[path.name] = path.read_bytes()
+        return contents
+
+    def fetch(self, name: str, sha256: str, spool: Path, flag: CancelFlag) -> Path:
+        path = spool / name.rpartition("/")[2]
+        job = Job(self._address(name), str(path), Checksum("sha256", sha256))
+        (failure,) = _run(self._download([job]), flag)
+        if failure is not None:
+            raise failure
+        return path
+
+    async def _download(self, jobs: Sequence[Job]) -> list[PgetError | None]:
+        """Download `jobs`; return what went wrong with each."""
+        engine = Engine(self._settings)
+        try:
+            outcomes = await engine.download_all(jobs, _ignore, fail_fast=False)
+        finally:
+            await engine.close()
+        return [each.error if isinstance(each, DownloadFailure) else None for each in outcomes]
+
+    def put(self, name: str, source: Path, *, replace: bool = False) -> None:
+        from pgetpy.engine.uploads.paths import upload_path
+        from pgetpy.engine.uploads.upload import UploadOptions
+
+        options = UploadOptions(if_absent=not replace, content_type="application/octet-stream")
+        uploading = upload_path(
+            str(source), self._address(name), options, self._settings, _ignore, os.environ
+        )
+        # It is named by its content: what is there already is the same.
+        with contextlib.suppress(ObjectExistsError):
+            _run(uploading, CancelFlag())
+
+    def remove(self, name: str) -> None:
+        from pgetpy.engine.uploads.removal import remove_object
+
+        _run(remove_object(self._address(name), self._settings), CancelFlag())
+
+    def _address(self, name: str) -> str:
+        """Return the URL or reference of a file."""
+        base, question, query = self._url.partition("?")
+        return f"{base}/{name}{question}{query}"
+
+
+def _run(work: Coroutine[Any, Any, T], flag: CancelFlag) -> T:
+    """Run `work` on the engine's thread until it is done, or `flag` is set."""
+    future = begin(work)
+    try:
+        while True:
+            try:
+                return future.result(timeout=polling.SLICE)
+            except concurrent.futures.TimeoutError:
+                # It may have ended since, or with a TimeoutError of its own.
+                if future.done():
+                    return future.result()
+                flag.check()
+    finally:
+        if not future.done():
+            future.cancel()
+            _wait_ended(future)
+
+
+def _wait_ended(future: concurrent.futures.Future[Any]) -> None:
+    """Wait a moment for cancelled work to have ended: it closes its files then."""
+    until = time.monotonic() + 1.0
+    while not future.done() and time.monotonic() < until:
+        time.sleep(polling.SLICE)
+
+
+def _is_absent(error: PgetError) -> bool:
+    """Whether the server says that there is no such file."""
+    status = error.status if isinstance(error, HttpStatusError) else 0
+    return status in (404, 410) or isinstance(error, NotFoundError)
+
+
+def _ignore(event: Event) -> None:
+    """Discard an event."""

@@ -1,0 +1,262 @@
+"""Saving: what is new in the live folders goes to the location as one pack and one seal.
+
+What another replica has saved already is not saved again, and a save that finds nothing new writes
+nothing. What is being written, cannot be used, or has a name that no compiler writes stays behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pgetpy.compile_cache.live import LiveFile, LiveScan, being_written
+from pgetpy.compile_cache.loading import Progress
+from pgetpy.compile_cache.locations import CacheLocation
+from pgetpy.compile_cache.operations import CancelFlag
+from pgetpy.compile_cache.packs import PackWriter, fsync_file
+from pgetpy.compile_cache.stages import create_file, write_whole
+from pgetpy.compile_cache.survey import SealSurvey
+from pgetpy.core.compile_cache.contents import (
+    HEAD_BYTES,
+    children_of,
+    damage,
+    is_seen_whole,
+    portable,
+)
+from pgetpy.core.compile_cache.environments import CompileEnvironment
+from pgetpy.core.compile_cache.layouts import LAYOUTS, is_group, is_merged, unit_of
+from pgetpy.core.compile_cache.seals import Holding, Seal, SealedFile, seal_name
+from pgetpy.errors import IntegrityError
+from pgetpy.system.logs import RoomLog
+
+_LOG = RoomLog("compile_cache")
+_BLOCK = 1 << 20
+_SHOWN = 20
+_LARGEST_WHOLE = 32 << 20
+
+
+@dataclass
+class Saved:
+    """What a save has done; see `CompileCacheResult`."""
+
+    entries: int = 0
+    bytes: int = 0
+    too_large: int = 0
+    seal: Seal | None = None
+    left_out: list[str] = field(default_factory=list)
+
+    def leave_out(self, what: str, why: str) -> None:
+        _LOG.debug("left out %s: %s", what, why)
+        if len(self.left_out) < _SHOWN:
+            self.left_out.append(f"{what}: {why}")
+
+
+class CacheSaver:
+    """Saves what is new.
+
+    Args:
+        location: where to.
+        folders: the live folders, by kind.
+        environment: of this machine.
+        secret: signs the seal, if there is one.
+        max_bytes: the most raw bytes of all files.
+        flag: stops it; nothing is left behind.
+        progress: is told raw bytes that were read, and all of them.
+    """
+
+    def __init__(
+        self,
+        location: CacheLocation,
+        folders: Mapping[str, Path],
+        environment: CompileEnvironment,
+        secret: bytes | None,
+        max_bytes: int,
+        flag: CancelFlag,
+        progress: Progress | None,
+    ) -> None:
+        self._location = location
+        self._folders = folders
+        self._environment = environment
+        self._secret = secret
+        self._max_bytes = max_bytes
+        self._flag = flag
+        self._progress = progress or (lambda done, total: None)
+        self.saved = Saved()
+
+    def save(self, survey: SealSurvey, live: LiveScan) -> Saved:
+        """Save what `live` has and `survey` lacks.
+
+        Raises:
+            PgetError: the location cannot be written.
+            OSError: there is no room for the pack.
+        """
+        held = survey.held()
+        files = self._new_files(held, live)
+        total = sum(each.size for each in live.files.values())
+        if files and total > self._max_bytes:
+            self.saved.too_large = total
+            return self.saved
+        if files:
+            self._write(files, held, survey)
+        return self.saved
+
+    # ---------------------------------------------------------------------------- what is new
+
+    def _new_files(
+        self, held: Mapping[tuple[str, str], Sequence[Holding]], live: LiveScan
+    ) -> list[LiveFile]:
+        """Return the files to save; of a unit all of them, or none."""
+        new = [each for each in live.files.values() if self._is_new(each, held)]
+        if not new:
+            return []
+        busy = being_written(self._folders)
+        units: dict[tuple[str, str], list[LiveFile]] = {}
+        for each in live.files.values():
+            units.setdefault((each.kind, unit_of(*each.place)), []).append(each)
+        chosen: dict[tuple[str, str], LiveFile] = {}
+        for each in new:
+            name = each.path.rpartition("/")[2].partition(".")[0]
+            if name in busy:
+                self.saved.leave_out(each.path, "is being compiled just now")
+                continue
+            unit = units[each.kind, unit_of(*each.place)]
+            if each.place in chosen or not self._is_complete(unit):
+                continue
+            # Where a unit has changed it is saved whole, so that one pack can restore it.
+            members = unit if LAYOUTS[each.kind].unit and len(unit) > 1 else [each]
+            chosen |= {member.place: member for member in members}
+        return [chosen[place] for place in sorted(chosen)]
+
+    def _is_new(self, live: LiveFile, held: Mapping[tuple[str, str], Sequence[Holding]]) -> bool:
+        holdings = held.get(live.place)
+        if not holdings:
+            return True
+        if not is_merged(*live.place):
+            return False
+        try:
+            data = (self._folders[live.kind] / live.path).read_bytes()
+            digest = hashlib.sha256(portable(live.kind, live.path, data)).hexdigest()
+        except (OSError, ValueError):
+            return False
+        return all(digest != holding.file.sha256 for holding in holdings)
+
+    def _is_complete(self, unit: Sequence[LiveFile]) -> bool:
+        """Whether every file that a kernel's group file names is there."""
+        names = {each.path.rpartition("/")[2] for each in unit}
+        for each in unit:
+            if not is_group(*each.place):
+                continue
+            try:
+                data = (self._folders[each.kind] / each.path).read_bytes()
+                missing = children_of(data) - names
+            except (OSError, ValueError) as error:
+                self.saved.leave_out(each.path, str(error))
+                return False
+            if missing:
+                self.saved.leave_out(each.path, f"lacks {min(missing)}")
+                return False
+        return True
+
+    # ----------------------------------------------------------------------------- the pack
+
+    def _write(
+        self,
+        files: Sequence[LiveFile],
+        held: Mapping[tuple[str, str], Sequence[Holding]],
+        survey: SealSurvey,
+    ) -> None:
+        """Write a pack with `files`, then its seal."""
+        key, base = self._environment.key, f"v1/{self._environment.key}"
+        folder = self._location.spool(os.environ)
+        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as spool:
+            path = Path(spool, "pack")
+            with create_file(path) as out:
+                sealed, pack = self._pack(files, out)
+                fsync_file(out)
+            if not sealed:
+                return
+            self._flag.check()
+            seal = Seal(pack, path.stat().st_size, sealed, self._environment)
+            name = f"{base}/packs/{seal.pack_name}"
+            self._location.put(name, path, replace=pack in survey.broken)
+            self._flag.check()
+            self._put_small(spool, f"{base}/env.json", self._environment.to_json())
+            data = seal.to_json(self._secret)
+            self._put_small(spool, f"{base}/seals/{seal_name(data, time.time_ns())}", data)
+            self.saved.seal = seal
+            self.saved.entries = len(sealed)
+            self.saved.bytes = seal.pack_size + len(data)
+            _LOG.debug("saved %s files under %s", len(sealed), key)
+
+    def _put_small(self, spool: str, name: str, data: bytes) -> None:
+        path = Path(spool, name.rpartition("/")[2])
+        with create_file(path) as out:
+            write_whole(out, data)
+            fsync_file(out)
+        self._location.put(name, path)
+
+    def _pack(self, files: Sequence[LiveFile], out: io.FileIO) -> tuple[list[SealedFile], str]:
+        """Write the raw bytes of `files`; return what became of them, and the pack's sha256."""
+        total = sum(each.size for each in files)
+        sealed: list[SealedFile] = []
+        writer = PackWriter(out)
+        try:
+            for each in files:
+                self._flag.check()
+                offset = writer.size
+                digest = self._add(each, writer)
+                if digest is None:
+                    continue
+                size = writer.size - offset
+                sealed.append(
+                    SealedFile(
+                        each.kind, each.path, size, digest, offset, each.executable, each.mtime_ns
+                    )
+                )
+                self._progress(writer.size, total)
+            return sealed, writer.finish()
+        finally:
+            writer.close()
+
+    def _add(self, live: LiveFile, writer: PackWriter) -> str | None:
+        """Add one file; return its sha256, or None if it is left out."""
+        path = self._folders[live.kind] / live.path
+        try:
+            with open(path, "rb", buffering=0) as file:
+                return self._add_open(live, file, writer)
+        except OSError:
+            self.saved.leave_out(live.path, "has vanished")
+        except IntegrityError as error:
+            self.saved.leave_out(live.path, str(error))
+        return None
+
+    def _add_open(self, live: LiveFile, file: io.FileIO, writer: PackWriter) -> str:
+        whole = is_seen_whole(*live.place) or is_group(*live.place)
+        if whole and live.size > _LARGEST_WHOLE:
+            raise IntegrityError("is larger than any such file")
+        block = file.read(live.size + 1 if whole else _BLOCK)
+        if why := damage(*live.place, block if whole else block[:HEAD_BYTES], live.size):
+            raise IntegrityError(why)
+        try:
+            block = portable(live.kind, live.path, block)
+        except ValueError as error:
+            raise IntegrityError(str(error)) from None
+        digest = hashlib.sha256()
+        while block:
+            digest.update(block)
+            writer.add(block)
+            block = file.read(_BLOCK)
+        # If it has changed its bytes are in the pack, but no seal says so.
+        self._check_unchanged(live, file)
+        return digest.hexdigest()
+
+    def _check_unchanged(self, live: LiveFile, file: io.FileIO) -> None:
+        found = os.fstat(file.fileno())
+        if (found.st_size, found.st_mtime_ns) != (live.size, live.mtime_ns):
+            raise IntegrityError("is being written")

@@ -1,0 +1,84 @@
+"""Stages: folders beside the live ones, in which files are put together before they appear.
+
+They are on the same file system, so that a rename moves a file into place in one step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from pgetpy.compile_cache.live import STAGE
+from pgetpy.system.file_locks import try_lock
+from pgetpy.system.filesystem import closing_fd, remove_tree
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those that it is in, which only their owner may read.
+
+    Those that are there stay as they are. `os.makedirs` gives its mode to the last one alone.
+    """
+    try:
+        os.mkdir(folder, 0o700)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        make_folder(folder.parent)
+        make_folder(folder)
+
+
+def create_file(path: Path) -> io.FileIO:
+    """Open a new file that only its owner may read; its folder is made if need be."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        make_folder(path.parent)
+        fd = os.open(path, flags, 0o600)
+    return io.FileIO(fd, "wb")
+
+
+def write_whole(out: io.FileIO, data: bytes | memoryview) -> None:
+    """Write all of `data`; a single call of the system may write less."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[out.write(rest) :]
+
+
+@contextlib.contextmanager
+def staging(root: Path) -> Iterator[Path]:
+    """A stage in `root`, removed at the end, and those that dead processes have left.
+
+    A lock on the folder says that its process lives. Where there are no locks, stages of others are
+    kept for a day.
+    """
+    make_folder(root)
+    remove_dead_stages(root)
+    stage = root / f"{STAGE}{secrets.token_hex(8)}"
+    os.mkdir(stage, 0o700)
+    with closing_fd(os.open(stage, os.O_RDONLY | os.O_CLOEXEC)) as fd:
+        with contextlib.suppress(OSError):
+            try_lock(fd)
+        try:
+            yield stage
+        finally:
+            with contextlib.suppress(OSError):
+                remove_tree(stage)
+
+
+def remove_dead_stages(root: Path) -> None:
+    """Remove the stages of processes that have ended."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(root):
+            if not name.startswith(STAGE):
+                continue
+            with (
+                contextlib.suppress(OSError),
+                closing_fd(os.open(root / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)) as fd,
+            ):
+                if try_lock(fd):
+                    remove_tree(root / name)
