@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from pgetpy.engine.transports.base import Exchange, UnsupportedResponseError
+from pgetpy.engine.transports.small_request import SmallRequest
 
 from .support import judges
 from .support.authority import Authority
@@ -115,6 +116,9 @@ class UnwillingTransport:
 
     async def carry(self, exchange: Exchange) -> None:
         raise UnsupportedResponseError("unwilling")
+
+    async def begin(self, begun: SmallRequest) -> None:
+        begun.fail(UnsupportedResponseError("unwilling"))
 
     async def close(self) -> None:
         pass

@@ -68,5 +68,5 @@ def open_destination(
     options.paths.take(path)
     check_overwrite(path, kind, settings)
     # A symbolic link stays; what it points to is replaced.
-    resolved = Path(os.path.realpath(path)) if path.is_symlink() else path
+    resolved = Path(os.path.realpath(path)) if os.path.islink(path) else path
     return FileDestination(resolved.parent, resolved.name, options, settings)

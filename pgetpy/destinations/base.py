@@ -29,6 +29,7 @@ from pgetpy.core.destinations.names import journal_path
 from pgetpy.core.http.answers import Answer, Identity
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.sink import Sink
+from pgetpy.core.references.jobs import Job
 from pgetpy.destinations.sinks.ledger import Ledger
 from pgetpy.settings import Settings
 from pgetpy.system.file_locks import locks_exclude
@@ -56,7 +57,7 @@ class DestinationLock:
     @property
     def pending(self) -> bool:
         """Whether another run holds the lock, or has left a journal."""
-        return self._awaited is not None or journal_path(self._anchor).exists()
+        return self._awaited is not None or os.path.exists(journal_path(self._anchor))
 
     def take(self) -> bool:
         """Take the lock; False if another run holds it. Call again to wait.
@@ -231,7 +232,7 @@ class ResumableDestination(Destination):
 
     def _make_folder(self, folder: Path, needed: int) -> None:
         """Make `folder`, checking first that there is room for `needed` bytes in it."""
-        if folder.is_dir():
+        if os.path.isdir(folder):
             return
         check_room(self.path, needed, self._settings.min_free)
         try:
@@ -284,3 +285,9 @@ class DestinationOptions:
     paths: ReservedPaths
     extract: bool = False
     name: str = ""
+
+    @classmethod
+    def of(cls, job: Job, key: str, paths: ReservedPaths) -> DestinationOptions:
+        """Return what `job` asks of its destination."""
+        algorithm = job.checksum.algorithm if job.checksum else None
+        return cls(job.url, key, algorithm, paths, job.extract, job.name)

@@ -50,8 +50,9 @@ class FileDestination(ResumableDestination):
     def __init__(
         self, folder: Path, name: str | None, options: DestinationOptions, settings: Settings
     ) -> None:
-        label = str(folder / name) if name else f"{folder}/"
-        super().__init__(label, options.key, folder / (name or ""), settings)
+        self._path = folder / (name or "")
+        label = str(self._path) if name else f"{folder}/"
+        super().__init__(label, options.key, self._path, settings)
         self._folder = folder
         self._name = name
         self._options = options
@@ -60,7 +61,7 @@ class FileDestination(ResumableDestination):
 
     @property
     def path(self) -> Path:
-        return self._folder / (self._name or "")
+        return self._path
 
     @property
     def keeps(self) -> bool:
@@ -181,7 +182,7 @@ class FileDestination(ResumableDestination):
         path = self._folder / name
         self._options.paths.take(path)
         check_overwrite(path, kind_of(path), self._settings)
-        self._name = name
+        self._name, self._path = name, path
         self._lock = DestinationLock(path)
         self.label = str(path)
 
@@ -203,7 +204,7 @@ def check_overwrite(path: Path, kind: int, settings: Settings) -> None:
 def kind_of(path: Path) -> int:
     """Return the mode of what is at `path` (through links), 0 for nothing."""
     try:
-        return path.stat().st_mode
+        return os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
         return 0
     except OSError as error:

@@ -50,7 +50,7 @@ from pgetpy.destinations.sinks.ledger import Ledger
 from pgetpy.settings import Settings
 from pgetpy.settings.folders import state_folder
 from pgetpy.system.file_locks import boot_id
-from pgetpy.system.filesystem import closing_fd, remove_tree
+from pgetpy.system.filesystem import RealPaths, closing_fd, remove_tree
 from pgetpy.system.threads import WORKERS
 
 # How often finished files are flushed, so that they count after a power cut, too.
@@ -79,6 +79,7 @@ class ManifestJournal:
         self._flushed_at = time.monotonic()
         self._places = _places(jobs, environ)
         self._path: Path | None = None
+        self._real = RealPaths()
         found = (_read_own(path) for path in self._places)
         self._data = b"\n".join(data for data in found if data is not None)
         self._known = parse_manifest_journal(self._data) if settings.resume else {}
@@ -120,7 +121,7 @@ class ManifestJournal:
     def note_whole(self, number: int, status: os.stat_result) -> None:
         """Note that the bytes of line `number` are complete; the name follows (note 1)."""
         dest = self._jobs[number].dest or ""
-        path = "" if _is_folder(dest) else os.path.realpath(dest)
+        path = "" if _is_folder(dest) else self._real.of(dest)
         size, mtime, inode = status.st_size, status.st_mtime_ns, status.st_ino
         self._append(FinishedFile(number, path, size, mtime, inode, named=False))
 
@@ -129,7 +130,7 @@ class ManifestJournal:
         if self._broken:
             return
         with contextlib.suppress(OSError):
-            path = os.path.realpath(result.dest)
+            path = self._real.of(result.dest)
             if self._jobs[number].extract:
                 folder = Path(path)
                 names = result.members or tuple(_names_below(folder))
@@ -211,7 +212,9 @@ class ManifestJournal:
         return away
 
     def _append(self, file: FinishedFile) -> None:
-        line = file_line(replace(file, flushed=file.flushed or (self._flushed and file.named)))
+        if self._flushed and file.named and not file.flushed:
+            file = replace(file, flushed=True)
+        line = file_line(file)
         with self._lock:
             if self._fd < 0 and not self._broken:
                 self._broken = not self._open()

@@ -14,15 +14,15 @@ from pgetpy.core.http.heads import Head
 from pgetpy.core.http.manner import Manner
 from pgetpy.core.http.plan import Plan
 from pgetpy.core.http.range_request import RangeRequest
-from pgetpy.core.http.ranges import OPEN_END, Span
+from pgetpy.core.http.ranges import EVERYTHING, OPEN_END, Span
 from pgetpy.core.http.retry import OVERLOADED, Retries
 from pgetpy.core.http.sink import Sink
 from pgetpy.core.http.speed_limit import SpeedLimit
 from pgetpy.engine.answer_gate import AnswerGate, TooLateError
 from pgetpy.engine.context import AttemptCallbacks, EngineContext
 from pgetpy.engine.hosts import Host
-from pgetpy.engine.requests import Route
-from pgetpy.engine.transports.base import Exchange, UnsupportedResponseError
+from pgetpy.engine.requests import Route, carry
+from pgetpy.engine.transports.base import Begun, Exchange
 from pgetpy.engine.watchdog import TransferCounts, Watchdog
 from pgetpy.errors import (
     ConnectionFailedError,
@@ -49,6 +49,7 @@ class Attempt:
         blocking: whether writing to the sink may have to wait for its reader.
         manner: how the object is asked for.
         gate: judges the answers; knows the version of the object.
+        begun: the first request, if it has been sent already.
     """
 
     context: EngineContext
@@ -58,6 +59,7 @@ class Attempt:
     counts: TransferCounts
     blocking: bool = False
     manner: Manner = field(default_factory=Manner)
+    begun: Begun | None = None
     _host: Host | None = None  # of the current target
     _resume_at: float = 0.0  # after a failure: no request before this time
     _failed_at: float = -1.0  # the last failure that was not an echo, see `core/http/retry`
@@ -97,6 +99,8 @@ class Attempt:
                 await self._pause()
                 self._collect()
         finally:
+            if self.begun is not None:
+                self.begun.close()
             try:
                 await self._watchdog.end_all()
             finally:
@@ -149,10 +153,12 @@ class Attempt:
     def _launch_probe(self, now: float, host: Host) -> None:
         """Make the first request, or a second one like it where its answer is late."""
         if not self._watchdog:
-            if host.busy < host.pace.level:
+            if host.busy < host.pace.level or self.begun is not None:
                 self.manner.whole |= host.no_ranges  # learned from another object of this host
                 total = self.gate.expected.total if self.gate.expected and self.plan.held else None
                 self._launch(host, self.plan.probe(now, total), whole=self.manner.whole)
+            else:
+                host.crowded_at = now
             return
         may = len(self._watchdog) < self._limit and host.busy < host.pace.ceiling
         if may and not self.manner.whole and self._watchdog.asks_only(self.route.target.url):
@@ -189,25 +195,18 @@ class Attempt:
         if known is not None and not self.manner.tied:
             # The gate compares the validators of every answer in any case.
             tie = None
-        request = self.route.request(host, asked, tie)
+        begun, self.begun = self.begun, None
+        if begun is not None and (asked != EVERYTHING or tie is not None):
+            begun.close()  # learned meanwhile: this is to be asked for in another way
+            begun = None
+        request = begun.request if begun is not None else self.route.request(host, asked, tie)
         exchange = Exchange(request, part, asked, self._judge, self.context.throttle)
+        exchange.begun = begun
         exchange.blocking |= self.blocking
         exchange.generation = self._generation
-        task = self._loop.create_task(self._carry(host, exchange))
+        task = self._loop.create_task(carry(self.context, host, exchange, self.counts))
         task.add_done_callback(self._rouse)
         self._watchdog.add(task, exchange, host)
-
-    async def _carry(self, host: Host, exchange: Exchange) -> None:
-        self.counts.requests += 1
-        if host.local:
-            await self.context.local.carry(exchange)
-            return
-        try:
-            await self.context.direct.carry(exchange)
-        except UnsupportedResponseError as error:
-            _LOG.debug("%s sent %s: aiohttp asks again", host.origin.host, error)
-            self.counts.requests += 1  # the same exchange again: nothing of it was kept
-            await self.context.full.carry(exchange)
 
     def _judge(self, exchange: Exchange, head: Head) -> tuple[Answer, Sink]:
         """Believe `head` or raise; in any thread."""

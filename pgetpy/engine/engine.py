@@ -16,9 +16,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 from pgetpy.core.http.answers import Identity
 from pgetpy.core.http.rate_limit import TokenBucket
@@ -46,6 +48,9 @@ from pgetpy.system.event_loop import gather_or_cancel
 from pgetpy.system.filesystem import ReservedPaths
 from pgetpy.system.threads import WORKERS
 
+if TYPE_CHECKING:
+    from pgetpy.engine.small_lane import SmallLane
+
 # Of several files, so many begin at once: while one waits for its answer, another is written.
 _SIDE_BY_SIDE = 4
 
@@ -62,11 +67,12 @@ class Engine:
         self._settings = settings
         workers = WORKERS
         hosts = Hosts(settings, workers)
+        direct = DirectTransport(workers)
         self._context = EngineContext(
             settings=settings,
             hosts=hosts,
             workers=workers,
-            direct=DirectTransport(workers),
+            direct=direct,
             full=AioTransport(workers, descriptor_limit()),
             throttle=_throttle(settings.limit_rate),
             paths=ReservedPaths(),
@@ -74,6 +80,8 @@ class Engine:
         )
         self._client = EngineServiceClient(self._context)
         self._children = asyncio.Semaphore(MOST_CHILDREN)
+        self._direct = direct
+        self._lane: SmallLane | None = None  # once several files are fetched
         self._metrics = Metrics(settings.metrics_endpoint, workers, hosts.tls)
 
     async def locate(self, reference: Reference) -> Located:
@@ -167,17 +175,17 @@ class Engine:
             if job.link is not None and reference.is_folder:
                 # One file of a folder that has been listed.
                 with self.explaining(reference):
-                    result = await Transfer(self._context, job, key, report, vetted=True).run()
+                    result = await self._carry(job, key, report, vetted=True)
             elif reference.link is not None:
                 # A server's Content-Disposition goes before the name in the URL.
                 name = reference.name if reference.local else ""
                 link = job.link or reference.link
                 found = replace(job, url=reference.text, link=link, name=name)
-                result = await Transfer(self._context, found, key, report, vetted=True).run()
+                result = await self._carry(found, key, report, vetted=True)
             else:
                 with self.explaining(reference):
                     remote = _only(reference, await self.locate(reference))
-                    result = await self._carrier(remote, job, key, report, vetted=True).run()
+                    result = await self._carry_located(remote, job, key, report, vetted=True)
         self._metrics.finished(job.url, result)
         report(Finished(key, result))
         return result
@@ -189,22 +197,56 @@ class Engine:
             PgetError: it failed.
         """
         with self._told(job, report, key):
-            await self._carrier(remote, job, key, report).run()
+            await self._carry_located(remote, job, key, report)
 
-    def _carrier(
+    async def _carry_located(
         self, remote: RemoteFile, job: Job, key: int, report: Report, *, vetted: bool = False
-    ) -> Transfer:
-        """Return the transfer for a located object: by hf_transfer where that was asked for, and
-        the digest lets its result be checked."""
+    ) -> DownloadResult:
+        """Run `job` for a located object: by hf_transfer where that was asked for, and the digest
+        lets its result be checked."""
         found = _of(remote, job)
         if remote.hf_transfer and found.checksum == remote.digest:
             turns = self._children
-            return HfTransfer(self._context, found, key, report, turns=turns, vetted=vetted)
-        return Transfer(self._context, found, key, report, vetted=vetted)
+            transfer = HfTransfer(self._context, found, key, report, turns=turns, vetted=vetted)
+            return await transfer.run()
+        return await self._carry(found, key, report, vetted=vetted, size=remote.size)
 
-    def expect(self, count: int) -> None:
-        """Prepare for `count` files: begin with several connections to each host."""
-        self._context.hosts.start = max(1, min(count, _SIDE_BY_SIDE))
+    async def _carry(
+        self, job: Job, key: int, report: Report, *, vetted: bool, size: int | None = None
+    ) -> DownloadResult:
+        """Run `job`, whose object has `size` bytes if that is known."""
+        context, lane = self._context, self._lane
+        if lane is not None and lane.takes(job, size):
+            from pgetpy.engine.small_transfer import SmallTransfer
+
+            return await SmallTransfer(context, job, key, report, lane=lane, vetted=vetted).run()
+        if lane is not None:
+            lane.slots.note_large()
+        return await Transfer(context, job, key, report, vetted=vetted).run()
+
+    async def run_all(self, works: Sequence[Callable[[], Awaitable[None]]]) -> None:
+        """Do `works`, each of which fetches a file, several at a time.
+
+        Where one fails, or we are cancelled, the others end first.
+        """
+        context, waiting = self._context, iter(works)
+        most = min(self._settings.max_concurrent_files, context.hosts.ceiling)
+        context.hosts.start = max(1, min(len(works), _SIDE_BY_SIDE))
+        if len(works) == 1:
+            await works[0]()
+            return
+        if self._lane is None:
+            from pgetpy.engine.small_lane import SmallLane
+
+            self._lane = SmallLane(context, self._direct, most)
+        slots = self._lane.slots
+
+        async def work_off() -> None:
+            for work in waiting:  # one iterator for all, so each is done once, in order
+                async with slots:
+                    await work()
+
+        await gather_or_cancel([asyncio.ensure_future(work_off()) for _ in works[:most]])
 
     async def download_all(
         self, jobs: Sequence[Job], report: Report, *, fail_fast: bool
@@ -216,21 +258,16 @@ class Engine:
         """
         report(Queued(len(jobs)))
         outcomes: list[DownloadResult | DownloadFailure | None] = [None] * len(jobs)
-        waiting = iter(enumerate(jobs))
 
-        async def work() -> None:
-            # All workers take from one iterator, so each job is taken once, in order.
-            for key, job in waiting:
-                try:
-                    outcomes[key] = await self.download(job, report, key)
-                except PgetError as error:
-                    if fail_fast:
-                        raise
-                    outcomes[key] = DownloadFailure(redact(job.url), job.dest or "", error)
+        async def work(key: int, job: Job) -> None:
+            try:
+                outcomes[key] = await self.download(job, report, key)
+            except PgetError as error:
+                if fail_fast:
+                    raise
+                outcomes[key] = DownloadFailure(redact(job.url), job.dest or "", error)
 
-        self.expect(len(jobs))
-        count = min(self._settings.max_concurrent_files, self._context.hosts.ceiling, len(jobs))
-        await gather_or_cancel([asyncio.ensure_future(work()) for _ in range(count)])
+        await self.run_all([partial(work, key, job) for key, job in enumerate(jobs)])
         return tuple(outcome for outcome in outcomes if outcome is not None)
 
     async def close(self) -> None:

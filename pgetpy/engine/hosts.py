@@ -68,6 +68,7 @@ class Host:
         not_before: when requests may be made again, after a Retry-After (loop time).
         no_ranges: whether an object could be fetched by a plain GET only; the next one is asked
             for that way from the start.
+        crowded_at: when a transfer last found no room for its first request (loop time).
     """
 
     origin: Origin
@@ -82,6 +83,7 @@ class Host:
     latency: Latency = field(default_factory=Latency)
     not_before: float = 0.0
     no_ranges: bool = False
+    crowded_at: float = -1.0
     # The level that the log has last told of.
     _told: int = field(default=0, repr=False)
 
@@ -116,6 +118,14 @@ class Host:
             self.rate / 1e6,
             self.latency.typical * 1e3,
         )
+
+    def took_small(self, size: int, born: float, answered: float, now: float) -> None:
+        """An answer of `size` bytes to what was asked at `born` has come as a whole."""
+        self.moved += size
+        self.latency.add(answered - born)
+        if not self.rate:
+            # A small answer is mostly waiting.
+            self.pace.first_seen(size / max(now - born, _SHORTEST), self.latency.typical)
 
     def first_bytes(self, now: float, part: RangeRequest, *, ended: bool) -> None:
         """Learn from how `part` is doing what one connection delivers.

@@ -34,8 +34,15 @@ from pgetpy.core.http.heads import Head
 from pgetpy.core.http.ranges import Span, format_range
 from pgetpy.core.http.retry import EXPIRED_STATUSES
 from pgetpy.core.http.urls import MOST_REDIRECTS, Link, follow, headers_for, may_see_credentials
+from pgetpy.engine.context import EngineContext
 from pgetpy.engine.hosts import Host, Hosts
-from pgetpy.engine.transports.base import USER_AGENT, Request
+from pgetpy.engine.transports.base import (
+    USER_AGENT,
+    Exchange,
+    Request,
+    UnsupportedResponseError,
+)
+from pgetpy.engine.watchdog import TransferCounts
 from pgetpy.errors import HttpStatusError, NotAllowedError, TransferError
 from pgetpy.settings import Settings
 from pgetpy.system.logs import RoomLog
@@ -217,3 +224,19 @@ def _with_cookies(
     kept = [each for each in headers if each[0].lower() != "cookie"]
     value = cookies.header(link, given)
     return [*kept, ("Cookie", value)] if value else headers
+
+
+async def carry(
+    context: EngineContext, host: Host, exchange: Exchange, counts: TransferCounts
+) -> None:
+    """Have the transport that suits `host` carry `exchange`; its requests go into `counts`."""
+    counts.requests += 1
+    if host.local:
+        await context.local.carry(exchange)
+        return
+    try:
+        await context.direct.carry(exchange)
+    except UnsupportedResponseError as error:
+        _LOG.debug("%s sent %s: aiohttp asks again", host.origin.host, error)
+        counts.requests += 1  # the same exchange again: nothing of it was kept
+        await context.full.carry(exchange)

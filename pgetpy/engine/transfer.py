@@ -40,6 +40,7 @@ from pgetpy.engine.hashing import FileDigest
 from pgetpy.engine.provenance import Provenance
 from pgetpy.engine.requests import Route
 from pgetpy.engine.transfer_report import REPORT_EVERY, TransferReport
+from pgetpy.engine.transports.base import Begun
 from pgetpy.engine.watchdog import TransferCounts
 from pgetpy.errors import (
     ArchiveError,
@@ -73,12 +74,11 @@ class Transfer:
         self._job = job
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
-        self._links = [job.link or parse_link(job.url), *map(parse_link, job.mirrors)]
-        algorithm = job.checksum.algorithm if job.checksum else None
-        options = DestinationOptions(
-            job.url, self._links[0].key, algorithm, context.paths, job.extract, job.name
-        )
+        links = [job.link or parse_link(job.url), *map(parse_link, job.mirrors)]
+        self._routes = [Route(link, context.hosts, context.settings) for link in links]
+        options = DestinationOptions.of(job, links[0].key, context.paths)
         self._destination = open_destination(job.dest, options, context.settings)
+        self._begun: Begun | None = None  # a request that the first attempt goes on with
         self._report = TransferReport(report, key, job, self._destination)
         self._policy = context.settings.policy if vetted else None
         if self._policy is not None:
@@ -126,8 +126,7 @@ class Transfer:
     async def _from_any(self) -> tuple[Provenance, bool]:
         """Fetch from the URL, or from a mirror of it; whether another run did the work."""
         failure: TransferError | None = None
-        for link in self._links:
-            route = Route(link, self._context.hosts, self._context.settings)
+        for route in self._routes:
             try:
                 return await self._from(route)
             except (NotAllowedError, ObjectChangedError):
@@ -169,6 +168,7 @@ class Transfer:
             self._report.remark,
         )
         attempt = Attempt(self._context, route, plan, callbacks, self._counts)
+        attempt.begun, self._begun = self._begun, None
         attempt.gate.expected = self._expected
         attempt.gate.verified = self._job.checksum is not None
         if self._single:
@@ -329,13 +329,14 @@ class Transfer:
 
     def _plan(self, held: Spans) -> Plan:
         settings = self._context.settings
-        chunk_size = settings.chunk_size
         # The end of a zip is wanted next: a single connection would have to be cut off for it.
-        is_zip = self._job.extract and self._links[0].url.partition("?")[0].endswith(".zip")
+        is_zip = self._job.extract and self._routes[0].link.url.partition("?")[0].endswith(".zip")
         alone = is_zip and settings.concurrency == 1
         # A limit on the size of ranges holds for the first request as well.
-        open_ended = chunk_size >= Settings.chunk_size and not alone
-        return Plan(chunk_size=chunk_size, first=FIRST_RANGE, open_ended=open_ended, held=held)
+        open_ended = settings.chunk_size >= Settings.chunk_size and not alone
+        return Plan(
+            chunk_size=settings.chunk_size, first=FIRST_RANGE, open_ended=open_ended, held=held
+        )
 
     def _follow(self) -> FileDigest | None:
         """Return the digest that follows the file; None where the sink hashes by itself."""

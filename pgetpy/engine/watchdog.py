@@ -191,6 +191,8 @@ class Watchdog:
         self._count(exchange)
         host = self._hosts.pop(exchange)
         self._timed.discard(exchange)
+        if exchange.begun is not None:  # cancelled before its task had started
+            exchange.begun.close()
         host.busy -= 1
         host.ended += 1
         self._plan.end(exchange.part, failed=failed)

@@ -65,6 +65,8 @@ _ANY_URL = re.compile(
 # What is shown of a data: URI in place of all of it.
 ELIDED_DATA = re.compile(r"data:[^,]{0,100},\.\.\. \(\d+ bytes\)", re.IGNORECASE)
 _MOST_OF_A_MEDIA_TYPE = 80
+# A URL that stays as it is: without user, query and fragment, and with nothing to escape.
+_PLAIN = re.compile(r"https?://[a-zA-Z0-9.-]+(?::\d+)?/[\w.~!$&'()*+,;=:%/-]*", re.ASCII)
 # Servers repeat what they were sent. No word that may follow there is so long.
 _TOKEN = re.compile(r"\b((?:bearer|basic) +)[\w.~+/=-]{16,}|\bhf_\w{16,}", re.IGNORECASE)
 
@@ -74,6 +76,8 @@ def redact(url: str) -> str:
 
     Of a data: URI, whose bytes may be private and are many, the beginning and the size are left.
     """
+    if _PLAIN.fullmatch(url):
+        return url
     if url[:5].lower() == "data:":
         return _elided(url)
     try:
@@ -130,6 +134,8 @@ def unsigned(url: str) -> Unsigned:
     They are left out only where the URL has the whole signature. Taking `?policy=a` and `?policy=b`
     of an unsigned URL for the same object would give one in place of the other.
     """
+    if "?" not in url:
+        return Unsigned(url, "", ())
     parts = urlsplit(url)
     fields = [field for field in parts.query.split("&") if field]
     names = frozenset(_name_of(field) for field in fields)

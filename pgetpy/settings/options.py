@@ -130,7 +130,7 @@ def _path(text: str, name: str) -> Path:
 
 
 def _file_count(text: str, name: str) -> int:
-    return count_reader(0)(text, name) or 20  # pget treats 0 as its default
+    return count_reader(0)(text, name) or 64  # pget treats 0 as its default
 
 
 def _checksum(text: str, name: str) -> Checksum | None:
@@ -172,7 +172,8 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
         Option("max-conn-per-host", "", "N", "Settings.max_conn_per_host", count_reader(1),
                "maximum number of connections to one host", default="64"),
         Option("max-concurrent-files", "", "N", "Settings.max_concurrent_files", _file_count,
-               "maximum number of files to download at the same time", default="20"),
+               "maximum number of files to download at the same time; more than 20 only "
+               "while they are small", default="64"),
         Option("limit-rate", "", "SIZE", "Settings.limit_rate", size_reader(1),
                "maximum bytes per second over all connections, such as 50M"),
         Option("resume", "", "", "Settings.resume", read_bool,

@@ -190,7 +190,7 @@ class Settings(Section):
         speed_time: the seconds over which that is measured. 0 for either waits however slow it is.
         retries: failures in a row, without progress between, before a transfer is given up.
         max_conn_per_host: the most connections to one host, over all transfers.
-        max_concurrent_files: how many files to download at a time.
+        max_concurrent_files: the most files to download at a time; only small files reach it.
         force: overwrite existing destinations.
         skip_existing: leave existing destinations as they are and count them as done; one with a
             wrong checksum is still an error. Wins over `force`.
@@ -226,7 +226,7 @@ class Settings(Section):
     speed_time: float = 60.0
     retries: int = 5
     max_conn_per_host: int = 64
-    max_concurrent_files: int = 20
+    max_concurrent_files: int = 64
     force: bool = False
     skip_existing: bool = False
     resume: bool = True

@@ -35,7 +35,7 @@ _REFUSED = frozenset(
 def free_bytes(path: Path) -> int:
     """Return the bytes that this user may still write on the file system of `path`."""
     try:
-        status = os.statvfs(path.parent)
+        status = os.statvfs(os.path.dirname(path) or ".")
     except (FileNotFoundError, NotADirectoryError):
         status = os.statvfs(next(folder for folder in path.absolute().parents if folder.exists()))
     return status.f_bavail * status.f_frsize
@@ -90,10 +90,31 @@ def cache_error(error: OSError, root: Path) -> CacheError:
     return CacheError(str(root), reason, code=error.errno or errno.EIO)
 
 
+class RealPaths:
+    """Real paths of files, each folder of which is looked up once.
+
+    For a single call: a folder that is replaced by a link meanwhile is not noticed.
+    """
+
+    def __init__(self) -> None:
+        self._folders: dict[str, str] = {}
+
+    def of(self, path: str | os.PathLike[str]) -> str:
+        """Return what `os.path.realpath` does."""
+        folder, name = os.path.split(path)
+        if name in ("", ".", "..") or os.path.islink(path):
+            return os.path.realpath(path)
+        real = self._folders.get(folder)
+        if real is None:
+            real = self._folders[folder] = os.path.realpath(folder)
+        return os.path.join(real, name)
+
+
 @dataclass(eq=False)
 class ReservedPaths:
     """The paths that the files of one call go to: one file each."""
 
+    _real: RealPaths = field(default_factory=RealPaths)
     _taken: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -104,7 +125,7 @@ class ReservedPaths:
             DestinationError: another file of the call has it, or it cannot be looked up.
         """
         with disk_errors(path):
-            real = os.path.realpath(path)
+            real = self._real.of(path)
         with self._lock:
             if real in self._taken:
                 raise DestinationError(
@@ -119,6 +140,7 @@ class ReservedPaths:
         """Release all paths: no file of the call is under way any more."""
         with self._lock:
             self._taken.clear()
+            self._real = RealPaths()
 
 
 @contextlib.contextmanager

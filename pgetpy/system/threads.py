@@ -30,6 +30,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import queue
 import threading
 import time
 from collections import deque
@@ -296,3 +297,18 @@ def _run(
             loop.call_soon_threadsafe(lambda: future.done() or deliver())
 
     return tell
+
+
+class Permits:
+    """At most so many threads at a time; SimpleQueue is C, threading.Semaphore is Python."""
+
+    def __init__(self, most: int) -> None:
+        self._free: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(most):
+            self._free.put(None)
+
+    def __enter__(self) -> None:
+        self._free.get()
+
+    def __exit__(self, *_: object) -> None:
+        self._free.put(None)

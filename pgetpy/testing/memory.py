@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 
 from pgetpy.core.http.answers import Answer
 from pgetpy.core.http.heads import Head
-from pgetpy.core.http.ranges import Span
+from pgetpy.core.http.ranges import EVERYTHING, Span
 from pgetpy.core.http.sink import Sink
-from pgetpy.engine.transports.base import Exchange, Request, UnsupportedResponseError
+from pgetpy.engine.transports.base import Begun, Exchange, Request, UnsupportedResponseError
+from pgetpy.engine.transports.small_request import SmallRequest
 from pgetpy.errors import ConnectionFailedError
 from pgetpy.system.event_loop import wait_uncancelled
 
@@ -83,34 +84,93 @@ class MemoryTransport:
         self.objects = objects
         self.requests: list[Request] = []
         self._asked: Counter[str] = Counter()
+        self._begun: dict[Begun, tuple[Stored, Turn]] = {}
 
     async def carry(self, exchange: Exchange) -> None:
         """See `Transport.carry`."""
-        url = exchange.request.url
-        self.requests.append(exchange.request)
-        nth = self._asked[url]
-        self._asked[url] += 1
-        stored = self.objects.get(url, Stored(b"", script=[Turn(404)] * (nth + 1)))
-        turn = stored.script[nth] if nth < len(stored.script) else Turn()
+        begun, exchange.begun = exchange.begun, None
+        if begun is None:
+            stored, turn = self._next(exchange.request)
+        else:
+            stored, turn = self._begun.pop(begun)
         if turn.not_for_me:
             raise UnsupportedResponseError(turn.not_for_me)
         await asyncio.sleep(0)
         if turn.silent_after is not None and turn.silent_after < 0:
             await _silence(exchange)
-        head, body = _answer(stored, turn, exchange)
+        head, body = _answer(stored, turn, exchange.request, exchange.asked)
         try:
             answer, sink = exchange.judge(head)
             await _pour(exchange, turn, answer, sink, body)
         finally:
             exchange.mark()
 
+    async def begin(self, begun: SmallRequest) -> None:
+        """See `SmallTransport.begin`."""
+        stored, turn = self._begun[begun] = self._next(begun.request)
+        if turn.not_for_me:
+            begun.error = UnsupportedResponseError(turn.not_for_me)
+            return
+        head, body = _answer(stored, turn, begun.request, EVERYTHING)
+        try:
+            await begun.ask(_MemoryAnswer(head, body, turn))
+        except OSError as error:
+            begun.fail(ConnectionFailedError(begun.request.url, str(error)))
+
+    def end(self, begun: SmallRequest) -> None:
+        """See `SmallTransport.end`."""
+        del self._begun[begun]
+
     async def close(self) -> None:
         """Do nothing: there is no connection to close."""
 
+    def _next(self, request: Request) -> tuple[Stored, Turn]:
+        """Return what `request` asks for, and how it is answered."""
+        self.requests.append(request)
+        nth = self._asked[request.url]
+        self._asked[request.url] += 1
+        stored = self.objects.get(request.url, Stored(b"", script=[Turn(404)] * (nth + 1)))
+        return stored, stored.script[nth] if nth < len(stored.script) else Turn()
 
-def _answer(stored: Stored, turn: Turn, exchange: Exchange) -> tuple[Head, bytes]:
+
+class _MemoryAnswer:
+    """An answer as bytes, for a `SmallRequest`; see `AnswerStream`."""
+
+    def __init__(self, head: Head, body: bytes, turn: Turn) -> None:
+        self.fresh = True
+        lines = [f"HTTP/1.1 {head.status} -", *(f"{n}: {v}" for n, v in head.headers.items())]
+        start = "\r\n".join([*lines, "", ""]).encode()
+        ends = [n for n in (turn.cut_after, turn.silent_after) if n is not None]
+        self._left = (start + body)[: max(0, len(start) + min(ends)) if ends else None]
+        if turn.silent_after is not None and turn.silent_after < 0:
+            self._left = b""
+        self._silent = turn.silent_after is not None
+        self._waiter: asyncio.Future[int] | None = None
+
+    async def ask(self, request: Request) -> None:
+        await asyncio.sleep(0)
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        await asyncio.sleep(0)
+        count = min(len(buffer), len(self._left), _PIECE)
+        if not count and self._silent:
+            self._waiter = asyncio.get_running_loop().create_future()
+            return await self._waiter
+        buffer[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count
+
+    def interrupt(self, reason: Exception) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(reason)
+
+    def close(self) -> None:
+        pass
+
+
+def _answer(stored: Stored, turn: Turn, request: Request, asked: Span | None) -> tuple[Head, bytes]:
     """Return the head and body of the normal answer, changed as `turn` says."""
-    span = exchange.asked if stored.ranges and _if_range_holds(stored, exchange.request) else None
+    span = asked if stored.ranges and _if_range_holds(stored, request) else None
     status, headers, body = _honest(stored, span)
     if turn.status is not None:
         status = turn.status

@@ -19,6 +19,9 @@ from pgetpy.weights.access import AccessRules, LookupOptions
 from pgetpy.weights.background_hash import BackgroundHasher
 from pgetpy.weights.progress import EventAdapter
 
+# References fetched at the same time; each may be a folder of many files.
+_AT_A_TIME = 20
+
 if TYPE_CHECKING:
     from pgetpy.cache.contents import Entry
     from pgetpy.core.references.jobs import Follower
@@ -144,7 +147,8 @@ class Acquisition:
             if len(missing) > 1:
                 self._progress(Queued(len(missing)))
             works = [partial(self.obtain, references[at], lookup, at) for at in missing]
-            fetched = iter(await gather_limited(works, self._settings.max_concurrent_files))
+            most = self._settings.max_concurrent_files
+            fetched = iter(await gather_limited(works, min(_AT_A_TIME, most)))
             self._count(hits=len(here) - len(missing))
             return [entry.path if entry is not None else next(fetched) for entry in here]
 

@@ -17,6 +17,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -44,7 +45,7 @@ from pgetpy.system.file_locks import try_lock
 from pgetpy.system.filesystem import disk_errors, fold_of, remove_tree
 from pgetpy.system.threads import WORKERS
 from pgetpy.weights.hub_at_hand import commit_at, note_whole, whole_size
-from pgetpy.weights.repository import CombinedProgress, bring_all, fetch_listed, paths_below
+from pgetpy.weights.repository import CombinedProgress, fetch_listed, paths_below
 from pgetpy.weights.size_limit import SizeBudget
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -221,7 +222,7 @@ class _SnapshotDownload:
         async def bring(key: int) -> None:
             await self._bring(key, missing[key], progress)
 
-        await bring_all(self.engine, missing, bring, settings.max_concurrent_files)
+        await self.engine.run_all([partial(bring, key) for key in missing])
         sizes = {remote.name: remote.size or 0 for remote in objects}
         patterns = self.reference.patterns
 

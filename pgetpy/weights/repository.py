@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -37,7 +37,7 @@ from pgetpy.engine.engine import Engine
 from pgetpy.errors import SizeMismatchError, UnsafeMemberError
 from pgetpy.settings import Settings
 from pgetpy.sources.base import Located, RemoteFile
-from pgetpy.system.event_loop import gather_limited, wait_uncancelled
+from pgetpy.system.event_loop import wait_uncancelled
 from pgetpy.system.file_locks import boot_id
 from pgetpy.system.filesystem import fold_of, remove_tree
 from pgetpy.system.threads import WORKERS
@@ -86,16 +86,8 @@ async def gather(
         remote, path = missing[key].remote, missing[key].path
         await fetch_listed(engine, remote, path, budget, progress.heard, key)
 
-    await bring_all(engine, missing, bring, settings.max_concurrent_files)
+    await engine.run_all([partial(bring, key) for key in missing])
     await workers.submit(lambda: _tidy(folder, {place.path for place in places}))
-
-
-async def bring_all(
-    engine: Engine, keys: Collection[int], bring: Callable[[int], Awaitable[None]], most: int
-) -> None:
-    """Fetch the files `keys` with `bring`, `most` at a time."""
-    engine.expect(len(keys))
-    await gather_limited([partial(bring, key) for key in keys], most)
 
 
 async def fetch_listed(

@@ -19,6 +19,7 @@ from scripts.bench.work import (
     ManyFiles,
     OneArchive,
     OneFile,
+    Repository,
     SelfTimed,
     StartUp,
     Swapped,
@@ -267,7 +268,28 @@ CASES = (
         "many",
         "2,000 files of 100 kB by one manifest",
         _each(ManyFiles(2000, 100_000, nginx("plain")), _OURS, peers.PGET, peers.ARIA2, peers.CURL),
-        (Goal("wall", "pget", 1.2),),
+        (Goal("wall", "pget", 1.8),),
+    ),
+    Case(
+        "many-late",
+        "2,000 files of 100 kB by one manifest, 30 ms to each answer",
+        _each(
+            ManyFiles(2000, 100_000, origin(Behaviour(latency=0.03))),
+            _OURS,
+            peers.PGET,
+            peers.ARIA2,
+            peers.CURL,
+        ),
+        (Goal("wall", "pget", 0.3),),
+    ),
+    Case(
+        "hub-repository",
+        "A Hub repository of 300 files of 50 kB to 5 MB, 20 ms to each answer",
+        tuple(
+            Entrant(peer, Repository(300, 50_000, 5_000_000, 0.02).attempt)
+            for peer in (peers.OUR_SNAPSHOT, peers.HUB_SNAPSHOT)
+        ),
+        (Goal("wall", peers.HUB_SNAPSHOT.name, 0.3, peers.OUR_SNAPSHOT.name),),
     ),
     Case(
         "startup",

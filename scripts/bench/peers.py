@@ -39,6 +39,14 @@ os.symlink(hf_hub_download(repository, name, cache_dir=cache, token=False), dest
 """
 
 
+_HUB_SNAPSHOT = """
+import sys
+from huggingface_hub import snapshot_download
+repository, cache = sys.argv[1:]
+snapshot_download(repository, cache_dir=cache, token=False, max_workers=8)
+"""
+
+
 @dataclass(frozen=True)
 class Fetch:
     """One file to get, and the authorities to trust (None for plain HTTP).
@@ -250,6 +258,16 @@ def _hub_client_fetch(fetch: Fetch) -> list[str]:
     return ["-c", _HUB_CLIENT, repository, name, str(fetch.dest)]
 
 
+def _hub_client_snapshot(fetch: Fetch) -> list[str]:
+    repository = "/".join(fetch.url.split("/")[3:5])
+    return ["-c", _HUB_SNAPSHOT, repository, str(fetch.dest)]
+
+
+def _our_snapshot(fetch: Fetch) -> list[str]:
+    repository = "/".join(fetch.url.split("/")[3:5])
+    return ["snapshot", f"hf://{repository}", "--hub-cache-dir", str(fetch.dest)]
+
+
 def _checked_fetch(fetch: Fetch) -> list[str]:
     return [fetch.url, str(fetch.dest), "--checksum", f"sha256:{fetch.sha256}"]
 
@@ -300,6 +318,10 @@ CURL_UNZIP = Peer("curl && unzip", _shell_if("curl", "unzip"), ("unzip -v",), _c
 HF_TRANSFER = Peer("hf_transfer", _from_pypi, _HF_PROBE, _hf_transfer_fetch(8))
 _HUB_PROBE = _probe_of("huggingface_hub")
 HUB_CLIENT = Peer("huggingface_hub", _from_pypi, _HUB_PROBE, _hub_client_fetch, env=_at_hub)
+HUB_SNAPSHOT = Peer(
+    "huggingface_hub, 8 workers", _from_pypi, _HUB_PROBE, _hub_client_snapshot, env=_at_hub
+)
+OUR_SNAPSHOT = Peer("pgetpy snapshot", _ours, _VERSION, _our_snapshot, env=_at_hub)
 OURS_AT_HUB = Peer("pgetpy, Hub", _ours, _VERSION, _pget_fetch(), env=_at_hub)
 OURS_CHECKED = Peer("pgetpy --checksum", _ours, _VERSION, _checked_fetch)
 _TORCH_PROBE = _probe_of("torch")

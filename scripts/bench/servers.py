@@ -111,6 +111,14 @@ class Library:
         (self.folder / f"many-{size}").mkdir(exist_ok=True)
         return self._made([(f"many-{size}/{number:05}.bin", size) for number in range(count)])
 
+    def various(self, count: int, smallest: int, largest: int) -> list[Weights]:
+        """Return `count` files of sizes from `smallest` to `largest` bytes in equal steps."""
+        name = f"various-{smallest}-{largest}-{count}"
+        (self.folder / name).mkdir(exist_ok=True)
+        step = (largest - smallest) / max(1, count - 1)
+        sizes = [int(smallest + number * step) for number in range(count)]
+        return self._made([(f"{name}/{at:05}.bin", size) for at, size in enumerate(sizes)])
+
     def checkpoint(self, size: int) -> Weights:
         """Return a safetensors file of about `size` bytes, read once."""
         name = f"checkpoint-{size}.safetensors"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from scripts.bench.archives import Recipe, sha256_of, tree_digest
 from scripts.bench.checkpoints import checkpoint_sum
+from scripts.bench.hub import REPOSITORY, hub_of
 from scripts.bench.measure import (
     Command,
     Outcome,
@@ -93,6 +94,31 @@ class ManyFiles:
             outcome = _succeeded(run(peer.command(batch), folder, _LIMIT_S))
             for file, fetch in zip(files, batch.files, strict=True):
                 _verify(fetch.dest, file, thorough)
+            return outcome.sample, ""
+
+
+@dataclass(frozen=True)
+class Repository:
+    """Bring a repository of `count` files into the Hub's own cache.
+
+    The files have from `smallest` to `largest` bytes; each answer takes `latency` seconds.
+    """
+
+    count: int
+    smallest: int
+    largest: int
+    latency: float
+
+    def attempt(self, stage: Stage, peer: Peer, thorough: bool) -> tuple[Sample, str]:
+        files = stage.library.various(stage.scaled(self.count), self.smallest, self.largest)
+        serving = hub_of(stage, tuple(files), self.latency)
+        with serving as address, scratch_folder(DISK, keep=True) as folder:
+            cache = folder / "hub"
+            command = peer.command(Fetch(f"{address.base}/{REPOSITORY}", cache))
+            outcome = _succeeded(run(command, folder, _LIMIT_S))
+            found = {path.name: path for path in cache.rglob("*.bin")}
+            for file in files:
+                _verify(found.get(Path(file.name).name, cache / "missing"), file, thorough)
             return outcome.sample, ""
 
 

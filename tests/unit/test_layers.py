@@ -69,7 +69,9 @@ LAYERS = (
             "engine.transports.failures",
             "engine.transports.on_loop",
             "engine.transports.pipes",
+            "engine.transports.receiving",
             "engine.transports.request_head",
+            "engine.transports.small_request",
             "engine.transports.tls",
             "engine.transports.wire",
         )

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from pgetpy.core.destinations.checked_lines import checked_line, text_of
 
@@ -54,11 +54,14 @@ class FinishedFile:
         return self.flushed or (boot != "" and self.boot == boot)
 
 
+_NOTED = tuple(field.name for field in fields(FinishedFile) if field.name != "boot")
+
+
 def manifest_digest(lines: Iterable[tuple[str, ...]]) -> str:
     """Return what names a manifest: a hash of what its lines ask for."""
     whole = hashlib.sha256()
-    for fields in lines:
-        whole.update(json.dumps(fields).encode() + b"\n")
+    for line in lines:
+        whole.update(json.dumps(line).encode() + b"\n")
     return whole.hexdigest()
 
 
@@ -74,8 +77,8 @@ def boot_line(boot: str) -> bytes:
 
 def file_line(file: FinishedFile) -> bytes:
     """Return the line that says `file` is finished."""
-    fields = {name: value for name, value in asdict(file).items() if name != "boot" and value}
-    return checked_line(json.dumps(fields))
+    noted = {name: value for name in _NOTED if (value := getattr(file, name))}
+    return checked_line(json.dumps(noted))
 
 
 def parse_manifest_journal(data: bytes) -> dict[int, list[FinishedFile]]:
@@ -101,9 +104,9 @@ def parse_manifest_journal(data: bytes) -> dict[int, list[FinishedFile]]:
 
 def _file(text: str) -> FinishedFile | None:
     try:
-        fields = json.loads(text)
-        members = tuple(fields.pop("members", ()))
+        noted = json.loads(text)
+        members = tuple(noted.pop("members", ()))
         usual = {"job": 0, "path": "", "size": 0, "mtime": 0, "named": False}
-        return FinishedFile(**{**usual, **fields}, members=members)
+        return FinishedFile(**{**usual, **noted}, members=members)
     except (AttributeError, TypeError, ValueError):
         return None  # another release wrote it

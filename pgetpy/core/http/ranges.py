@@ -49,6 +49,7 @@ class ContentRange:
 
 # The `stop` of a range that asks for everything from its start on. Larger than any object.
 OPEN_END = 1 << 62
+EVERYTHING = Span(0, OPEN_END)
 
 
 def format_range(span: Span) -> str:

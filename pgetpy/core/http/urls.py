@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -33,6 +34,9 @@ _PATH_SAFE = "/%:@!$&'()*+,;=~-._[]"
 _QUERY_SAFE = _PATH_SAFE + "?|\\^`{}"
 # Characters that a file's path keeps unencoded: those without a meaning of their own in a URL.
 _PLAIN_PATH = "/:@!$&'()*+,;=~-._"
+# A URL that needs no escaping, and whose beginning alone says whether it is in its one form.
+_PLAIN_URL = re.compile(r"(https?://[a-z0-9.-]+(?::\d+)?)/[\w.~!$&'()*+,;=:%/-]*", re.ASCII)
+_MOST_ORIGINS = 256
 # Headers that say nothing about the user may follow a redirect anywhere.
 _HARMLESS_HEADERS = frozenset({"user-agent", "accept", "accept-language"})
 
@@ -75,6 +79,10 @@ class RequestSigner(Protocol):
 
     def onward(self, before: Link, after: Link) -> Link:
         """Return `after`, where a redirect from `before` leads, with a signer if it needs one."""
+
+
+# The origins of plain URLs by their beginnings: many URLs have one origin.
+_ORIGINS: dict[str, Origin] = {}
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,9 @@ def parse_link(url: str) -> Link:
     Raises:
         BadReferenceError: it is not an http or https URL with a host.
     """
+    plain = _PLAIN_URL.fullmatch(url)
+    if plain is not None and plain[1] in _ORIGINS:
+        return Link(url, _ORIGINS[plain[1]])
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -142,6 +153,10 @@ def parse_link(url: str) -> Link:
     path = quote(parts.path or "/", safe=_PATH_SAFE)
     query = quote(parts.query, safe=_QUERY_SAFE)
     whole = urlunsplit((scheme, _netloc(origin), path, query, ""))
+    if plain is not None and whole == url:
+        if len(_ORIGINS) >= _MOST_ORIGINS:
+            _ORIGINS.clear()
+        _ORIGINS[plain[1]] = origin
     return Link(whole, origin, _basic(parts.username, parts.password))
 
 

@@ -10,6 +10,9 @@ An exchange passes through the same states in all of them:
                                    |                            point: nothing is written any more
                                    +- raises: nothing is kept
 
+Where the object is probably small, `direct` takes the first three of these steps for a
+`SmallRequest` as well; an exchange takes over what turns out not to be small (`Exchange.begun`).
+
 How `direct` moves a body depends on what is between the socket and the sink:
 
     body up to 256 KiB              received on the event loop: a thread would cost more than it

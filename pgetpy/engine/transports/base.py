@@ -82,6 +82,15 @@ class Request:
     trusted: bool = False
 
 
+class Begun(Protocol):
+    """A request that was sent before it was known which exchange takes its answer."""
+
+    request: Request
+
+    def close(self) -> None:
+        """Close its connection: no one waits for the answer any more."""
+
+
 @dataclass(eq=False)
 class Exchange:
     """One request under way: what the engine and the transport that carries it share.
@@ -95,6 +104,7 @@ class Exchange:
         cancelled: set by a transport that was cancelled, for its thread to see.
         blocking: whether the sink may have to wait for its reader.
         generation: how often the manner of asking had changed when this request was made.
+        begun: `request`, if it has been sent already: the transport reads that answer.
     """
 
     request: Request
@@ -105,6 +115,7 @@ class Exchange:
     cancelled: bool = field(default=False, init=False)
     blocking: bool = field(default=False, init=False)
     generation: int = field(default=0, init=False)
+    begun: Begun | None = field(default=None, init=False)
     _sink: Sink | None = field(default=None, init=False)
     _marked: int = field(default=0, init=False)
 

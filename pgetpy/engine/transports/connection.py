@@ -74,6 +74,7 @@ class Connection:
         self._tls = tls
         self._low_water = 1
         self._poller: select.poll | None = None
+        self._waiter: asyncio.Future[None] | None = None
         self._sealed = memoryview(bytearray(TLS_READ_SIZE if tls is not None else 0))
 
     @classmethod
@@ -240,6 +241,11 @@ class Connection:
         self._set_low_water(1)
         self.sock.setblocking(blocking)
 
+    def interrupt(self, reason: Exception) -> None:
+        """Raise `reason` in the task that waits for the socket on the loop, if any."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(reason)
+
     def shutdown(self) -> None:
         """End the stream in both directions, which wakes a thread that waits on the socket."""
         with contextlib.suppress(OSError):
@@ -308,7 +314,7 @@ class Connection:
             try:
                 view = view[self.sock.send(view) :]
             except BlockingIOError:
-                await _ready(self.sock, write=True)
+                await self._ready(write=True)
 
     async def _receive(self, buffer: memoryview) -> int:
         """Receive from the socket, still sealed under TLS; the bytes, 0 at the end."""
@@ -316,7 +322,25 @@ class Connection:
             try:
                 return self.sock.recv_into(buffer)
             except BlockingIOError:
-                await _ready(self.sock, write=False)
+                await self._ready(write=False)
+
+    async def _ready(self, *, write: bool) -> None:
+        """Wait until the socket can be written to or read from, without asyncio's own transports,
+        whose buffers would cost a copy."""
+        loop = asyncio.get_running_loop()
+        ready = self._waiter = loop.create_future()
+        fd = self.sock.fileno()
+        add, remove = (
+            (loop.add_writer, loop.remove_writer)
+            if write
+            else (loop.add_reader, loop.remove_reader)
+        )
+        add(fd, _settle, ready)
+        try:
+            await ready
+        finally:
+            self._waiter = None
+            remove(fd)
 
 
 async def _reach(
@@ -342,22 +366,6 @@ async def _connect(address: Address) -> socket.socket:
         sock.close()
         raise
     return sock
-
-
-async def _ready(sock: socket.socket, *, write: bool) -> None:
-    """Wait until `sock` can be written to or read from, without asyncio's own transports, whose
-    buffers would cost a copy."""
-    loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    fd = sock.fileno()
-    add, remove = (
-        (loop.add_writer, loop.remove_writer) if write else (loop.add_reader, loop.remove_reader)
-    )
-    add(fd, _settle, ready)
-    try:
-        await ready
-    finally:
-        remove(fd)
 
 
 def _settle(ready: asyncio.Future[None]) -> None:

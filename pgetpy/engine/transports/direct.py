@@ -8,41 +8,39 @@ here reads it again for each block. Anything but HTTP/1 is left to the full clie
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
-import queue
-import ssl
 import threading
 import time
 from urllib.parse import urlsplit
 
 from pgetpy.core.http.content_codings import content_codings
-from pgetpy.core.http.heads import Head, words_of
+from pgetpy.core.http.heads import Head
 from pgetpy.core.http.sink import Place, Sink
-from pgetpy.engine.transports.base import Exchange, Request, UnsupportedResponseError
+from pgetpy.engine.transports.base import Begun, Exchange, Request, UnsupportedResponseError
 from pgetpy.engine.transports.body import BodyDecoder, check_transfer_coding
 from pgetpy.engine.transports.connecting import AddressRace
 from pgetpy.engine.transports.connection import LOW_WATER, Connection
 from pgetpy.engine.transports.failures import failed, proxy_refused
-from pgetpy.engine.transports.on_loop import ended_early, move_on_loop
+from pgetpy.engine.transports.on_loop import ended_early, move_on_loop, read_words
 from pgetpy.engine.transports.pipes import PIPES, Pipe
+from pgetpy.engine.transports.receiving import fill, receive
+from pgetpy.engine.transports.small_request import SmallRequest
 from pgetpy.engine.transports.wire import HeadReader, may_stay_open
 from pgetpy.errors import TransferError
-from pgetpy.system.event_loop import wait_for, wait_uncancelled
-from pgetpy.system.threads import Workers
+from pgetpy.system.event_loop import wait_uncancelled
+from pgetpy.system.threads import Permits, Workers
 
 _BUFFER = 256 * 1024
 # Receiving a body of this size on the loop takes less time than handing it to a thread.
 _SMALL = 256 * 1024
 # More writers of one file only spin on its inode's lock in the kernel.
 _WRITERS = 2
-_FILL_SECONDS = 0.05  # a buffer that fills no faster is written as it is
 _IDLE_SECONDS = 15.0  # after that, many servers have closed a connection
-_WORDS_SECONDS = 1.0  # to wait for the text of an error
 _REFUSED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.ENOMEM})
 
-_Key = tuple[str, str, str | None, int, bool]  # what a pooled connection is good for: see `_key`
+# All that a connection, its proxy and its TLS depend on, see `_key_of`.
+_Key = tuple[str, str, str | None, int, bool]
 
 
 class DirectTransport:
@@ -51,15 +49,20 @@ class DirectTransport:
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
         self._race = AddressRace()
-        self._idle: dict[_Key, list[Connection]] = {}  # used on the loop only
-        self._writers = _Permits(_WRITERS)
+        self._idle = _IdleConnections()
+        self._writers = Permits(_WRITERS)
         self._local = threading.local()  # holds the buffer of each thread
-        self._closed = False
 
     async def carry(self, exchange: Exchange) -> None:
         """See `Transport.carry`."""
-        key = _key(exchange.request)
-        connection = self._take_idle(key)
+        key = _key_of(exchange.request)
+        begun, exchange.begun = exchange.begun, None
+        if begun is not None:
+            try:
+                return await self._take_over(exchange, begun, key)
+            except _StaleError:
+                pass
+        connection = self._idle.take(key)
         if connection is not None:
             try:
                 return await self._exchange(exchange, connection, key)
@@ -68,37 +71,81 @@ class DirectTransport:
         connection = await Connection.open(exchange.request, self._race)
         return await self._exchange(exchange, connection, key)
 
+    async def begin(self, begun: SmallRequest) -> None:
+        """See `SmallTransport.begin`."""
+        connection = self._idle.take(_key_of(begun.request))
+        try:
+            if connection is not None:
+                try:
+                    return await begun.ask(connection)
+                except (OSError, UnsupportedResponseError) as error:
+                    if isinstance(error, OSError) and begun.reader.received:
+                        raise
+                    # Closed before it answered, or with leftovers of the answer before.
+                    connection.close()
+            await begun.ask(await Connection.open(begun.request, self._race))
+        except OSError as error:
+            begun.fail(failed(begun.request, error))
+        except (TransferError, UnsupportedResponseError) as error:
+            begun.fail(error)
+        except BaseException:
+            begun.close()
+            raise
+
+    def end(self, begun: SmallRequest) -> None:
+        """See `SmallTransport.end`."""
+        connection, begun.stream = begun.stream, None
+        assert isinstance(connection, Connection)
+        assert begun.head is not None
+        if not begun.surplus and may_stay_open(begun.head):
+            self._idle.keep(_key_of(begun.request), connection)
+        else:
+            connection.close()
+
+    async def _take_over(self, exchange: Exchange, begun: Begun, key: _Key) -> None:
+        """Carry `exchange`, whose request has been sent by `begin`."""
+        assert isinstance(begun, SmallRequest)
+        if begun.error is not None:
+            raise begun.error
+        connection, begun.stream = begun.stream, None
+        assert isinstance(connection, Connection)
+        await self._exchange(exchange, connection, key, begun)
+
     async def close(self) -> None:
         """Close the idle connections now, and those in use when their exchanges end."""
-        self._closed = True
-        for idle in self._idle.values():
-            for connection in idle:
-                connection.close()
-        self._idle.clear()
+        self._idle.close()
 
-    async def _exchange(self, exchange: Exchange, connection: Connection, key: _Key) -> None:
+    async def _exchange(
+        self,
+        exchange: Exchange,
+        connection: Connection,
+        key: _Key,
+        begun: SmallRequest | None = None,
+    ) -> None:
         """Carry `exchange` over `connection`; keep it if nothing of the answer is left in it."""
         reusable = False
         try:
-            head, rest = await self._ask(exchange, connection)
+            head, rest = await self._ask(exchange, connection, begun)
             surplus = await self._move_body(exchange, connection, head, rest)
             whole = not surplus and head.brings_object and not exchange.part.rest
             reusable = whole and may_stay_open(head)
         finally:
-            if reusable and not self._closed:
-                connection.idle_since = time.monotonic()
-                self._idle.setdefault(key, []).append(connection)
+            if reusable:
+                self._idle.keep(key, connection)
             else:
                 connection.close()
             exchange.mark()
 
-    async def _ask(self, exchange: Exchange, connection: Connection) -> tuple[Head, memoryview]:
-        """Send the request; return the answer's head and what came of the body with it."""
-        reader = None
+    async def _ask(
+        self, exchange: Exchange, connection: Connection, begun: SmallRequest | None
+    ) -> tuple[Head, memoryview]:
+        """Send the request, unless it has `begun`; the answer's head, and what came of the body."""
+        reader = begun.reader if begun is not None else None
         try:
-            await connection.ask(exchange.request)
-            reader = HeadReader()
-            head = None
+            if reader is None:
+                await connection.ask(exchange.request)
+                reader = HeadReader()
+            head = begun.head if begun is not None else None
             while head is None:
                 count = await connection.receive_into(reader.space)
                 if not count:
@@ -115,7 +162,7 @@ class DirectTransport:
             raise
         connection.fresh = False
         if head.status >= 400:
-            head = await _with_words(head, reader.rest, connection)
+            head = await read_words(head, reader.rest, connection)
             if head.status == 407 and exchange.request.proxy is not None:
                 raise proxy_refused(exchange.request, head.status, head.words or head.reason)
             return head, reader.rest
@@ -217,7 +264,7 @@ class DirectTransport:
                 exchange.store(sink, memoryview(wanted))
             if body.complete or (part.stop is not None and not part.rest):
                 break
-            count = _receive(exchange, connection, buffer, open_ended=body.open_ended)
+            count = receive(exchange, connection, buffer, open_ended=body.open_ended)
             if not count:
                 break
             data = bytes(buffer[:count])
@@ -272,7 +319,7 @@ class DirectTransport:
         """Move one block through a buffer of this thread's."""
         buffer = self._buffer()
         size = min(len(buffer), exchange.part.rest, exchange.block)
-        filled, ended = _fill(exchange, connection, buffer[:size])
+        filled, ended = fill(exchange, connection, buffer[:size])
         if filled:
             with self._writers:
                 exchange.store(sink, buffer[:filled])
@@ -282,7 +329,7 @@ class DirectTransport:
     def _drop(self, exchange: Exchange, connection: Connection, most: int) -> int:
         """Receive and drop at most so many unwanted bytes; return how many it were."""
         buffer = self._buffer()
-        dropped, ended = _fill(exchange, connection, buffer[:most])
+        dropped, ended = fill(exchange, connection, buffer[:most])
         if ended and _wanted(exchange):
             raise ended_early(exchange)
         return dropped
@@ -294,7 +341,16 @@ class DirectTransport:
             view = self._local.buffer = memoryview(bytearray(_BUFFER))
         return view
 
-    def _take_idle(self, key: _Key) -> Connection | None:
+
+class _IdleConnections:
+    """Connections without a request under way, by what they can be used for. On the loop only."""
+
+    def __init__(self) -> None:
+        self._idle: dict[_Key, list[Connection]] = {}
+        self._closed = False
+
+    def take(self, key: _Key) -> Connection | None:
+        """Return a connection that can be used again, the latest one; None where there is none."""
         now = time.monotonic()
         idle = self._idle.get(key, [])
         while idle:
@@ -304,24 +360,31 @@ class DirectTransport:
             connection.close()
         return None
 
+    def keep(self, key: _Key, connection: Connection) -> None:
+        """Keep `connection`, whose last answer has been read to its end."""
+        if self._closed:
+            connection.close()
+            return
+        connection.idle_since = time.monotonic()
+        self._idle.setdefault(key, []).append(connection)
 
-class _Permits:
-    """At most so many threads at a time; SimpleQueue is C, threading.Semaphore is Python."""
-
-    def __init__(self, most: int) -> None:
-        self._free: queue.SimpleQueue[None] = queue.SimpleQueue()
-        for _ in range(most):
-            self._free.put(None)
-
-    def __enter__(self) -> None:
-        self._free.get()
-
-    def __exit__(self, *_: object) -> None:
-        self._free.put(None)
+    def close(self) -> None:
+        """Close them, and from now on those that `keep` is given."""
+        self._closed = True
+        for idle in self._idle.values():
+            for connection in idle:
+                connection.close()
+        self._idle.clear()
 
 
 class _StaleError(Exception):
     """A pooled connection turned out to be closed: make the request again on a new one."""
+
+
+def _key_of(request: Request) -> _Key:
+    """Return what a connection must have been opened for to be used for `request`."""
+    parts = urlsplit(request.url)
+    return parts.scheme, parts.netloc, request.proxy, id(request.tls), request.trusted
 
 
 def _wanted(exchange: Exchange) -> bool:
@@ -335,64 +398,3 @@ def _is_small(head: Head) -> bool:
         return not head.brings_object  # of other answers no body is kept
     # What is not a number is refused by the judge; it may be long.
     return not length.isdecimal() or int(length[:9]) <= _SMALL
-
-
-def _receive(
-    exchange: Exchange, connection: Connection, buffer: memoryview, *, open_ended: bool
-) -> int:
-    """Receive what there is into `buffer`, waiting for the first byte; 0 at the end."""
-    exchange.part.waiting = True
-    try:
-        return connection.fill(buffer)
-    except OSError as error:
-        # Many servers that end a body by closing omit the end of TLS (close_notify) as well.
-        if exchange.cancelled or (open_ended and isinstance(error, ssl.SSLEOFError)):
-            return 0
-        raise failed(exchange.request, error) from error
-    finally:
-        exchange.part.waiting = False
-
-
-def _fill(exchange: Exchange, connection: Connection, buffer: memoryview) -> tuple[int, bool]:
-    """Receive until `buffer` is full or a moment has passed; bytes, and whether that was all."""
-    filled = 0
-    deadline = time.monotonic() + _FILL_SECONDS
-    exchange.part.waiting = True
-    try:
-        while filled < len(buffer) and not exchange.cancelled:
-            got = connection.fill(buffer[filled:])
-            if not got:
-                return filled, True
-            filled += got
-            if time.monotonic() > deadline:
-                break
-    except OSError as error:
-        if exchange.cancelled:
-            return filled, False
-        if filled:
-            return filled, True  # keep what came; the next call reports the error
-        raise failed(exchange.request, error) from error
-    finally:
-        exchange.part.waiting = False
-    return filled, False
-
-
-def _key(request: Request) -> _Key:
-    parts = urlsplit(request.url)  # all that a connection, its proxy and its TLS depend on
-    return parts.scheme, parts.netloc, request.proxy, id(request.tls), request.trusted
-
-
-async def _with_words(head: Head, rest: memoryview, connection: Connection) -> Head:
-    """Return `head` with the beginning of its body, waiting a moment for it."""
-    codings = content_codings(head.headers.get("content-encoding", ""))
-    body = BodyDecoder("", head, codings[0] if len(codings) == 1 else "")
-    words = b""
-    buffer = memoryview(bytearray(2048))
-    with contextlib.suppress(OSError, asyncio.TimeoutError, TransferError):
-        words = b"".join(body.feed(bytes(rest)))
-        while not words and not body.complete:
-            count = await wait_for(_WORDS_SECONDS, connection.receive_into(buffer))
-            if not count:
-                break
-            words = b"".join(body.feed(bytes(buffer[:count])))
-    return words_of(head, words[:2048])

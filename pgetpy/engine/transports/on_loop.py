@@ -11,20 +11,24 @@ for one block only.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 from pgetpy.core.http.answers import Answer
-from pgetpy.core.http.heads import Head
+from pgetpy.core.http.content_codings import content_codings
+from pgetpy.core.http.heads import Head, words_of
 from pgetpy.core.http.sink import Sink
 from pgetpy.engine.transports.base import Exchange
 from pgetpy.engine.transports.body import BodyDecoder
 from pgetpy.engine.transports.connection import Connection
 from pgetpy.engine.transports.failures import failed
-from pgetpy.errors import ConnectionFailedError
-from pgetpy.system.event_loop import wait_uncancelled
+from pgetpy.errors import ConnectionFailedError, TransferError
+from pgetpy.system.event_loop import wait_for, wait_uncancelled
 from pgetpy.system.threads import Workers
 
 _BUFFER = 64 * 1024
+_WORDS_SECONDS = 1.0
 
 
 async def move_on_loop(
@@ -137,3 +141,19 @@ def ended_early(exchange: Exchange) -> ConnectionFailedError:
         exchange.request.url,
         f"closed by the server {part.rest} bytes before the end of the answer",
     )
+
+
+async def read_words(head: Head, rest: memoryview, connection: Connection) -> Head:
+    """Return `head` with the beginning of its body, waiting a moment for it."""
+    codings = content_codings(head.headers.get("content-encoding", ""))
+    body = BodyDecoder("", head, codings[0] if len(codings) == 1 else "")
+    words = b""
+    buffer = memoryview(bytearray(2048))
+    with contextlib.suppress(OSError, asyncio.TimeoutError, TransferError):
+        words = b"".join(body.feed(bytes(rest)))
+        while not words and not body.complete:
+            count = await wait_for(_WORDS_SECONDS, connection.receive_into(buffer))
+            if not count:
+                break
+            words = b"".join(body.feed(bytes(buffer[:count])))
+    return words_of(head, words[:2048])

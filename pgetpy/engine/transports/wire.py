@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from pgetpy.core.http.bodies import MOST_DIGITS
 from pgetpy.core.http.heads import Head
@@ -50,8 +51,8 @@ class HeadReader:
             reader's buffer, so the reader must not be fed any more.
     """
 
-    def __init__(self) -> None:
-        self._use(bytearray(_FIRST_SIZE))
+    def __init__(self, buffer: bytearray | None = None) -> None:
+        self._use(bytearray(_FIRST_SIZE) if buffer is None else buffer)
         self._filled = 0
         self._begin = 0
         self._searched = 0
@@ -99,6 +100,11 @@ class HeadReader:
             if head.status >= 200:
                 self.rest = self._buffer[self._begin : self._filled]
                 return head
+
+    def add_body(self, count: int) -> None:
+        """Take `count` more bytes of the body, which came into `space` after the head."""
+        self._filled += count
+        self.rest = self._buffer[self._begin : self._filled]
 
     def _use(self, data: bytearray) -> None:
         self._data = data
@@ -166,13 +172,20 @@ def _fields(lines: Sequence[bytes]) -> tuple[list[tuple[str, str]], bool]:
         fields.append((name, value.strip()))
     named = []
     for name, value in fields:
-        stripped = name.rstrip(b" \t")
-        odd |= stripped != name
-        if _NAME.fullmatch(stripped) is None:
-            odd = True
-            continue
-        named.append((stripped.decode("ascii"), value.strip().decode("latin-1")))
+        read, misspelt = _read_name(name)
+        odd |= misspelt
+        if read is not None:
+            named.append((read, value.strip().decode("latin-1")))
     return named, odd
+
+
+@lru_cache(maxsize=256)
+def _read_name(name: bytes) -> tuple[str | None, bool]:
+    """Return the name of a field, None where it is not one, and whether it is misspelt."""
+    stripped = name.rstrip(b" \t")
+    if _NAME.fullmatch(stripped) is None:
+        return None, True
+    return stripped.decode("ascii"), stripped != name
 
 
 def _codings_left(headers: dict[str, str]) -> bool:

@@ -123,10 +123,11 @@ def test_links_are_relative_and_nothing_else_is_left(hub: Hub, repo: Repo, root:
 
 
 def test_one_listing_and_one_request_a_file_once(hub: Hub, repo: Repo, root: Path) -> None:
-    folder = taken(hub, root)
+    # With more connections, an answer that is late on a busy machine would be asked for again.
+    folder = taken(hub, root, concurrency=1)
     assert len(hub.asked_of_api()) == 1
     assert len(hub.resolved()) == len(FILES) - 1
-    assert taken(hub, root) == folder
+    assert taken(hub, root, concurrency=1) == folder
     assert len(hub.asked_of_api()) == 2
     assert len(hub.resolved()) == len(FILES) - 1
 

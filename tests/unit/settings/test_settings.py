@@ -34,7 +34,7 @@ def test_an_empty_environment_gives_the_defaults_without_a_word() -> None:
         ("retries", "0", 0),
         ("max-conn-per-host", "7", 7),
         ("max-concurrent-files", "3", 3),
-        ("max-concurrent-files", "0", 20),
+        ("max-concurrent-files", "0", 64),
         ("force", "T", True),
         ("resume", "false", False),
         ("fsync", "1", True),

@@ -1,0 +1,162 @@
+"""The lane for small objects: their requests, which go past plans, watchdogs and threads.
+
+All `SmallTransfer`s of an engine share it. Its requests count at their hosts like all others, and
+wait for room there:
+
+    receive:   room at the host -> head -> body          the buffer holds all of it
+                                   |       |
+                                   +-------+--> late, large, odd or failed: an exchange takes over
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from pgetpy.core.http.heads import Head
+from pgetpy.core.references.jobs import Job
+from pgetpy.destinations.file import SMALL
+from pgetpy.engine.attempt import TICK
+from pgetpy.engine.context import EngineContext
+from pgetpy.engine.file_slots import FileSlots
+from pgetpy.engine.hosts import Host
+from pgetpy.engine.transports.base import Request
+from pgetpy.engine.transports.small_request import SmallRequest
+from pgetpy.settings import Settings
+
+# Seconds, and share of the stall limit, after which a request is left to a watchdog.
+_LATE = 0.5
+_LATE_SHARE = 0.25
+MOST_HEADS = 64 * 1024  # what the buffer has room for beside the body
+# For so many seconds after an attempt has found no room at a host, a connection is left to it.
+_YIELDING = 2.5 * TICK
+
+
+class SmallTransport(Protocol):
+    """A transport that can send a request before it is known which exchange takes its answer."""
+
+    async def begin(self, begun: SmallRequest) -> None:
+        """Send the request and wait for its head, or until it is interrupted.
+
+        What fails is left in `begun.error`, for the exchange that takes the request over.
+        """
+
+    def end(self, begun: SmallRequest) -> None:
+        """Take back the stream of `begun`, whose body has been read."""
+
+
+class SmallLane:
+    """The lane of one engine, by which at most `most` files are fetched at a time.
+
+    Attributes:
+        slots: how many files are fetched at a time; told which turn out to be small.
+    """
+
+    def __init__(self, context: EngineContext, transport: SmallTransport, most: int) -> None:
+        settings = context.settings
+        self.slots = FileSlots(most)
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._late = min(_LATE, settings.stall_timeout * _LATE_SHARE)
+        # A limit of the rate, or of the size of ranges, is kept by attempts.
+        self._usable = context.throttle is None and settings.chunk_size >= Settings.chunk_size
+        self._buffers: list[bytearray] = []
+        self._under_way: dict[SmallRequest, float] = {}
+        self._queues: dict[int, tuple[Host, deque[asyncio.Future[None]]]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._ticked_at = 0.0
+
+    def takes(self, job: Job, size: int | None) -> bool:
+        """Whether `job`, of `size` bytes if that is known, may be begun here."""
+        if not self._usable or (size is not None and size > SMALL):
+            return False
+        return job.dest is not None and not job.extract and not job.mirrors
+
+    async def may_ask(self, host: Host) -> bool:
+        """Wait until `host` may be asked by one more connection; whether it may from here."""
+        if host.local or host.proxy is not None or host.no_ranges:
+            return False
+        while host.busy >= self._room(host):
+            queue = self._queues.setdefault(id(host), (host, deque()))[1]
+            turn = self._loop.create_future()
+            queue.append(turn)
+            self._tick_later()
+            await turn
+        return self._loop.time() >= host.not_before
+
+    def request(self, request: Request) -> SmallRequest:
+        """Return `request`, with a buffer."""
+        buffer = self._buffers.pop() if self._buffers else bytearray(SMALL + MOST_HEADS)
+        return SmallRequest(request, buffer)
+
+    async def receive(
+        self, host: Host, begun: SmallRequest, length_of: Callable[[Head], int | None]
+    ) -> bool:
+        """Send the request of `begun` to `host`; whether its whole answer has come.
+
+        Args:
+            length_of: returns how long the body is, None if an exchange has to receive it.
+        """
+        born = self._loop.time()
+        host.busy += 1
+        self._under_way[begun] = born
+        self._tick_later()
+        try:
+            await self._transport.begin(begun)
+            if begun.head is None:
+                return False
+            answered = self._loop.time()
+            length = length_of(begun.head)
+            if length is None or not await begun.fill(length):
+                return False
+            if begun.head.status < 300:
+                host.took_small(length, born, answered, self._loop.time())
+            return True
+        finally:
+            del self._under_way[begun]
+            host.busy -= 1
+            host.ended += 1
+            self._observe(host)
+
+    def end(self, begun: SmallRequest) -> None:
+        """Take back what `begun` has used: its body is not needed any more."""
+        self._transport.end(begun)
+        self._buffers.append(begun.buffer)
+
+    def _room(self, host: Host) -> int:
+        """How many connections to `host` there may be, one fewer where an attempt waits for it."""
+        crowded = self._loop.time() - host.crowded_at < _YIELDING
+        return host.pace.level - crowded
+
+    def _observe(self, host: Host) -> None:
+        """Let the pace of `host` learn, at most once a tick."""
+        now = self._loop.time()
+        if now - self._ticked_at >= TICK:
+            self._ticked_at = now
+            host.observe(now)
+
+    def _tick_later(self) -> None:
+        if self._timer is None:
+            self._timer = self._loop.call_later(TICK, self._tick)
+
+    def _tick(self) -> None:
+        """Interrupt what is late; where there is room, admit those that wait for it."""
+        self._timer = None
+        now = self._loop.time()
+        for begun, born in self._under_way.items():
+            if now - born >= self._late:
+                begun.interrupt()
+        for host, queue in list(self._queues.values()):
+            host.observe(now)
+            free = self._room(host) - host.busy
+            while queue and free > 0:
+                turn = queue.popleft()
+                if not turn.done():
+                    turn.set_result(None)
+                    free -= 1
+            if not queue:
+                del self._queues[id(host)]
+        if self._under_way or self._queues:
+            self._tick_later()

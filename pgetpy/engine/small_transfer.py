@@ -1,0 +1,152 @@
+"""A transfer of what is probably small: one answer brings all of it, in one buffer.
+
+It replaces one step of a `Transfer`, receiving: a plan, a watchdog, a journal and a thread cost
+more than a small file. Whatever is not that simple goes the usual way, with the request that has
+been sent: larger objects, refusals, odd framings, answers that are late or break off. So failures
+are not judged here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from pgetpy.core.http.answers import Answer, Redirected, RetryWithoutRange, judge
+from pgetpy.core.http.heads import Head
+from pgetpy.core.http.ranges import EVERYTHING, Span, Spans
+from pgetpy.core.references.jobs import Job
+from pgetpy.core.report.events import Report
+from pgetpy.destinations.file import SMALL, FileDestination
+from pgetpy.engine.context import EngineContext
+from pgetpy.engine.provenance import Provenance
+from pgetpy.engine.requests import Route
+from pgetpy.engine.small_lane import MOST_HEADS, SmallLane
+from pgetpy.engine.transfer import Transfer
+from pgetpy.errors import TransferError
+from pgetpy.system.filesystem import disk_errors
+
+
+class SmallTransfer(Transfer):
+    """A transfer that goes by `lane` as far as it can."""
+
+    def __init__(
+        self,
+        context: EngineContext,
+        job: Job,
+        key: int,
+        report: Report,
+        *,
+        lane: SmallLane,
+        vetted: bool = False,
+    ) -> None:
+        super().__init__(context, job, key, report, vetted=vetted)
+        self._lane: SmallLane | None = lane
+        self._answer: Answer | None = None
+        self._redirect: Redirected | None = None
+        self._found: str | None = None  # the digest
+
+    async def _from_any(self) -> tuple[Provenance, bool]:
+        lane, self._lane = self._lane, None  # the first time only
+        if lane is not None:
+            route = self._routes[0]
+            if await self._received(lane, route):
+                assert self._answer is not None
+                lane.slots.note_small()
+                return Provenance(route.target.url, self._answer, self._answer.whole), False
+            lane.slots.note_large()
+        return await super()._from_any()
+
+    async def _release(self) -> None:
+        if self._begun is not None:
+            self._begun.close()
+        await super()._release()
+
+    async def _hash(self, size: int) -> str | None:
+        return self._found or await super()._hash(size)
+
+    async def _received(self, lane: SmallLane, route: Route) -> bool:
+        """Whether the object was received, and written."""
+        if not self._is_untouched():
+            return False
+        while True:
+            try:
+                host = await route.host()
+            except TransferError:
+                return False
+            if not await lane.may_ask(host):
+                return False
+            begun = self._begun = lane.request(route.request(host, EVERYTHING, None))
+            self._answer = self._redirect = None
+            received = await lane.receive(host, begun, self._length_of)
+            if self._redirect is None and not received:
+                return False
+            if self._redirect is None:
+                self._write(begun.body)
+            self._counts.requests += 1
+            self._begun = None
+            if received:
+                lane.end(begun)
+            else:
+                begun.close()
+            if self._redirect is None:
+                return True
+            try:
+                route.redirected(self._redirect, begun.request.url)
+            except TransferError:
+                route.start_again()
+                return False
+
+    def _is_untouched(self) -> bool:
+        """Whether the destination is a file, and no other run works on it or has left bytes."""
+        destination = self._destination
+        if not isinstance(destination, FileDestination) or not destination.prepare():
+            return False
+        return not destination.held and destination.finished is None
+
+    def _length_of(self, head: Head) -> int | None:
+        """Return the length of the body of `head` if it is all of a small object, or unwanted."""
+        target = self._routes[0].target
+        if head.status >= 300 and target.signer is not None:
+            return None  # perhaps it only has to be signed differently
+        length = _plain_length(head)
+        verified = self._job.checksum is not None
+        try:
+            answer = judge(target.url, EVERYTHING, head, None, verified=verified)
+        except Redirected as redirect:
+            self._redirect = redirect
+            return length if length is not None and length <= MOST_HEADS else None
+        except (TransferError, RetryWithoutRange):
+            return None
+        size, largest = answer.identity.total, self._context.settings.largest
+        if size is None or size != length or not 0 < size <= SMALL:
+            return None
+        if (answer.start, answer.stop, answer.skip) != (0, size, 0):
+            return None
+        if largest is not None and size > largest[0]:
+            return None
+        self._answer = answer
+        return size
+
+    def _write(self, body: memoryview) -> None:
+        """Write `body`, which is the whole object, to the part file."""
+        assert self._answer is not None
+        size, checksum = len(body), self._job.checksum
+        with disk_errors(self._destination.path):
+            self._begin(self._answer, Spans()).write(0, body)
+        if self._job.follow is not None:
+            self._job.follow.landed(Spans([Span(0, size)]))
+        if checksum is not None:
+            hashed = hashlib.new(checksum.algorithm, checksum.prefix, usedforsecurity=False)
+            hashed.update(body)
+            self._found = f"{checksum.algorithm}:{hashed.hexdigest()}"
+        self._counts.moved, self._counts.connections = size, 1
+        self._report.started_once(size, 0, last=True)
+        self._report.stands_at(size, size, 0)
+
+
+def _plain_length(head: Head) -> int | None:
+    """Return the Content-Length of a body that is sent as it is; None for any other."""
+    headers = head.headers
+    length = headers.get("content-length", "")
+    if not length.isdecimal() or "transfer-encoding" in headers or "content-encoding" in headers:
+        return None
+    return int(length[:19])
