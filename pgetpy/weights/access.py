@@ -46,6 +46,14 @@ class LookupOptions:
     proven: bool = False
 
 
+def is_recent(entry: Entry, lookup: LookupOptions) -> bool:
+    """Whether `entry` counts as the current version without asking the server.
+
+    How old a hit may be is decided here alone: at any age, unless the caller wants it fresh.
+    """
+    return not lookup.fresh
+
+
 class AccessRules:
     """Judges the entries of `store`, and remembers what was shown about them."""
 
@@ -69,7 +77,7 @@ class AccessRules:
         entry = self._store.lookup(reference.key)
         if entry is None or not self.is_sound(entry):
             return None
-        if lookup.digest is not None or lookup.fresh or lookup.proven:
+        if lookup.digest is not None or lookup.proven or not is_recent(entry, lookup):
             return None
         if reference.local and not reference.by_content:
             return None

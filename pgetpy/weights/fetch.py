@@ -44,7 +44,7 @@ from pgetpy.system.filesystem import remove_tree
 from pgetpy.system.forks import call_in_children
 from pgetpy.system.logs import RoomLog
 from pgetpy.system.threads import WORKERS
-from pgetpy.weights.access import AccessRules, LookupOptions, digest_scope, identity_of
+from pgetpy.weights.access import AccessRules, LookupOptions, digest_scope, identity_of, is_recent
 from pgetpy.weights.background_hash import BackgroundHasher
 from pgetpy.weights.fetch_request import FetchRequest, FetchResult
 from pgetpy.weights.origin import is_current, version_of
@@ -154,9 +154,10 @@ class Fetcher:
         if reference.local:
             now = version_at(reference.text)
             return now is None or now.agrees(identity_of(entry))
-        if lookup.fresh or not self._access.is_open_to(entry, reference):
+        recent = is_recent(entry, lookup)
+        if not recent or not self._access.is_open_to(entry, reference):
             there = identity_of(entry)
-            if not await is_current(there, reference, engine, proven=lookup.fresh):
+            if not await is_current(there, reference, engine, proven=not recent):
                 return False
             self._access.trust(entry, reference)
         return True
