@@ -13,7 +13,7 @@ import socket
 import ssl
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -68,6 +68,9 @@ KIB = 1024
 BODY = body(900_001)
 SMALL = body(50_000)
 TOTAL = len(BODY)
+# The rest of an answer whose body is "hello".
+PLAIN_HELLO = b"Content-Length: 5\r\n\r\nhello"
+CHUNKED_HELLO = b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
 BODIES = pytest.mark.parametrize("content", [SMALL, BODY], ids=["small", "large"])
 
 
@@ -394,19 +397,36 @@ def test_bytes_behind_a_body_are_no_part_of_the_next_answer(
     run(wire, scenario())
 
 
-def test_bytes_that_come_with_the_body_close_the_connection(wire: WireWorld) -> None:
-    # In one write with the end of the body, so that they are there when it is taken.
-    reply = (
-        b'HTTP/1.1 206 X\r\nETag: "v1"\r\nContent-Range: bytes 0-4/5\r\nContent-Length: 5\r\n\r\n'
-    )
-    url = wire.add("/x", b"hello", Garbage(reply + b"hellomore", when=When(request=1)))
+def threaded(wire: WireWorld, url: str) -> Asking:
+    """A throttle may sleep, so the body is moved by a thread if there is one."""
+    return Asking(wire, url, 0, 5, throttle=lambda size: 0.0)
+
+
+def on_the_loop(wire: WireWorld, url: str) -> Asking:
+    return Asking(wire, url, 0, 5)
+
+
+@pytest.mark.parametrize("framed", [PLAIN_HELLO, CHUNKED_HELLO], ids=["length", "chunks"])
+@pytest.mark.parametrize(
+    ("threads", "ask"),
+    [(80, on_the_loop), (80, threaded), (0, threaded)],
+    ids=["on the loop", "in a thread", "without threads"],
+)
+def test_bytes_that_come_with_the_body_close_the_connection(
+    wire: WireWorld, framed: bytes, threads: int, ask: Callable[[WireWorld, str], Asking]
+) -> None:
+    """In one write with the head, so that nothing of them is left in the socket."""
+    if is_direct(wire):
+        wire.transport = DirectTransport(Workers(threads))
+    reply = b'HTTP/1.1 206 X\r\nETag: "v1"\r\nContent-Range: bytes 0-4/5\r\n' + framed
+    url = wire.add("/x", b"hello", Garbage(reply + b"more", close=False, when=When(request=1)))
 
     async def scenario() -> None:
-        asking = Asking(wire, url, 0, 5)
+        asking = ask(wire, url)
         with contextlib.suppress(ConnectionFailedError):
             await asking.carry()
             assert kept(asking).data == b"hello"
-        assert kept(await Asking(wire, url, 0, 5).carry()).data == b"hello"
+        assert kept(await ask(wire, url).carry()).data == b"hello"
 
     run(wire, scenario())
     first, second = wire.server.requests

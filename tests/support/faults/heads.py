@@ -128,12 +128,13 @@ class EnormousHead(Fault):
 
 @dataclass(frozen=True)
 class Garbage(Fault):
-    """Bytes that are no HTTP, then the end of the connection."""
+    """Bytes in the place of an answer, such as are no HTTP, then the end of the connection."""
 
     data: bytes = b"\x16\x03\x01 this is not HTTP\r\n\r\n"
+    close: bool = True
 
     def answer(self, answer: Answer, exchange: Exchange) -> Answer:
-        return replace(answer, body=b"").delivered(raw_head=self.data, close=True)
+        return replace(answer, body=b"").delivered(raw_head=self.data, close=self.close)
 
 
 @dataclass(frozen=True)
