@@ -6,11 +6,15 @@ UnsupportedResponseError with nothing kept; never in wrong bytes.
 
 from __future__ import annotations
 
+import array
 import asyncio
 import contextlib
+import fcntl
 import gzip
+import os
 import socket
 import ssl
+import termios
 import threading
 import zlib
 from collections.abc import Callable, Iterator
@@ -62,7 +66,7 @@ from ..support.faults import (
     When,
 )
 from ..support.server import Server
-from .worlds import Asking, PlacingSink, RecordingSink, WireWorld, run, until
+from .worlds import Asking, PlacingSink, RecordingSink, WireWorld, run, sockets, until
 
 KIB = 1024
 BODY = body(900_001)
@@ -320,6 +324,55 @@ def test_a_coded_whole_that_is_damaged_is_an_error(plain_wire: WireWorld, coded:
     url = plain_wire.add("/x.json", coded, headers=(("Content-Encoding", "gzip"),))
     said = outcome(plain_wire, Asking(plain_wire, url), BODY)
     assert said.endswith("Error")
+
+
+def test_what_was_decoded_before_the_damage_is_kept(plain_wire: WireWorld) -> None:
+    coded = gzip.compress(SMALL) + b"more"
+    asking = Asking(
+        plain_wire, plain_wire.add("/x.json", coded, headers=(("Content-Encoding", "gzip"),))
+    )
+    with pytest.raises(TransferError, match="Content-Encoding"):
+        run(plain_wire, asking.carry())
+    assert kept(asking).data == SMALL
+
+
+# ---------------------------------------------------------------------------- connections that end
+
+
+def unread(server: Server) -> int:
+    """Bytes from `server` that have come to sockets of this process and wait to be read."""
+    waiting = 0
+    for descriptor in sockets():
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as end:
+            if end.family == socket.AF_INET and end.getpeername()[1] == server.port:
+                size = array.array("i", [0])
+                fcntl.ioctl(end.fileno(), termios.FIONREAD, size)
+                waiting += size[0]
+    return waiting
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc to find sockets")
+@pytest.mark.parametrize("cut", [FinAfter, ResetAfter])
+def test_what_was_read_before_the_connection_ended_is_kept(
+    plain_wire: WireWorld, cut: type[FinAfter | ResetAfter]
+) -> None:
+    """So little that a client would rather gather more before it hands it on."""
+    size, gate = 20_000, Gate()
+    asking = asked(plain_wire, SMALL, GateAfter(size, gate), cut(size))
+
+    async def scenario() -> None:
+        carrying = asyncio.ensure_future(asking.carry())
+        await asyncio.to_thread(gate.wait_reached)
+        await until(lambda: asking.heads and not unread(plain_wire.server))
+        # What was read in one turn of the loop is taken over in the next.
+        for _ in range(3):
+            await asyncio.sleep(0)
+        gate.open()
+        with pytest.raises(ConnectionFailedError):
+            await carrying
+
+    run(plain_wire, scenario())
+    assert kept(asking).data == SMALL[:size]
 
 
 # ----------------------------------------------------------------------------- connections in turn

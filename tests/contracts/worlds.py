@@ -277,23 +277,23 @@ def run(world: World, scenario: Coroutine[Any, Any, T], within: float = 50) -> T
     """Run a scenario to its end and close the transport; no socket may be left of it."""
 
     async def closed() -> T:
-        before = _sockets()
+        before = len(sockets())
         try:
             return await asyncio.wait_for(scenario, within)
         finally:
             await world.transport.close()
-            await until(lambda: world.open == 0 and _sockets() <= before)
+            await until(lambda: world.open == 0 and len(sockets()) <= before)
 
     return asyncio.run(closed())
 
 
-def _sockets() -> int:
+def sockets() -> list[int]:
     """The sockets of this process, where the system tells."""
     try:
         names = os.listdir("/proc/self/fd")
     except OSError:
-        return 0
-    return sum(_is_socket(int(name)) for name in names)
+        return []
+    return [int(name) for name in names if _is_socket(int(name))]
 
 
 def _is_socket(descriptor: int) -> bool:
