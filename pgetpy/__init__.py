@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from pgetpy.core.references.checksums import Checksum
     from pgetpy.core.references.jobs import Job
     from pgetpy.core.references.policy import Policy
-    from pgetpy.core.report.results import DownloadFailure, DownloadResult, UploadResult
+    from pgetpy.core.report.results import DownloadFailure, DownloadResult
+    from pgetpy.core.report.uploads import UploadResult
     from pgetpy.errors import PgetError
     from pgetpy.settings import Settings
     from pgetpy.weights.cache import WeightsDownloadCache
@@ -34,11 +35,11 @@ _HOMES = {
     "DownloadFailure": "pgetpy.core.report.results",
     "DownloadResult": "pgetpy.core.report.results",
     "Job": "pgetpy.core.references.jobs",
-    "Limits": "pgetpy.core.archives.member_policy",
+    "Limits": "pgetpy.core.archives.limits",
     "PgetError": "pgetpy.errors",
     "Policy": "pgetpy.core.references.policy",
     "Settings": "pgetpy.settings",
-    "UploadResult": "pgetpy.core.report.results",
+    "UploadResult": "pgetpy.core.report.uploads",
     "WeightsDownloadCache": "pgetpy.weights.cache",
     "__version__": "pgetpy._version",
     "download": "pgetpy.api",

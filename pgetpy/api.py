@@ -15,21 +15,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pgetpy.core.destinations.names import check_unicode
-from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.jobs import Job
 from pgetpy.core.report.events import Event, Finished, Report
-from pgetpy.core.report.results import DownloadFailure, DownloadResult, UploadResult
+from pgetpy.core.report.results import DownloadFailure, DownloadResult
 from pgetpy.destinations.skip_existing import HoldingBack, find_existing
 from pgetpy.engine.engine import Engine
 from pgetpy.errors import DestinationError
 from pgetpy.settings import Settings
 from pgetpy.settings.command_options import hub_cache_dir
 from pgetpy.settings.folders import expand_user
-from pgetpy.sources.table import check_settings, parse_reference
+from pgetpy.sources.table import parse_reference
 from pgetpy.system.event_loop import plain
 from pgetpy.system.filesystem import disk_errors
 
 if TYPE_CHECKING:
+    from pgetpy.core.report.uploads import UploadResult
     from pgetpy.weights.options import Secret
 
 PathLike = os.PathLike[str]
@@ -326,7 +326,11 @@ download_jobs = plain(download_jobs_async)
 
 
 def _job(url: str, dest: str | PathLike, checksum: str | None, mirrors: Sequence[str]) -> Job:
-    parsed = Checksum.parse(checksum, name="checksum") if checksum is not None else None
+    parsed = None
+    if checksum is not None:
+        from pgetpy.core.references.checksums import Checksum
+
+        parsed = Checksum.parse(checksum, name="checksum")
     for mirror in mirrors:
         check_unicode(mirror)
     return Job(url, os.fspath(dest), parsed, tuple(mirrors))
@@ -342,7 +346,6 @@ def _settings(
     chosen = settings if settings is not None else Settings.from_environment(os.environ)
     if headers:
         chosen = chosen.with_headers(list(headers.items()), "headers")
-    check_settings(chosen.sources)
     return chosen if force is None else replace(chosen, force=force)
 
 

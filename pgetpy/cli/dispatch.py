@@ -39,7 +39,7 @@ from pgetpy.cli.invocation import (
     Stopped,
     status_of,
 )
-from pgetpy.cli.parser import Arguments, help_text, parse_arguments
+from pgetpy.cli.parser import Arguments, parse_arguments
 from pgetpy.cli.progress import log_lines, progress_of
 from pgetpy.cli.terminal import (
     STANDARD_OUTPUT,
@@ -53,7 +53,6 @@ from pgetpy.cli.terminal import (
 )
 from pgetpy.core.destinations.names import check_url
 from pgetpy.core.references.jobs import Job
-from pgetpy.core.references.manifest import parse_manifest
 from pgetpy.core.references.reference import Reference
 from pgetpy.core.report.events import Report, Verifying
 from pgetpy.core.report.results import DownloadFailure, DownloadResult
@@ -68,8 +67,8 @@ from pgetpy.errors import (
 from pgetpy.errors.reasons import system_reason
 from pgetpy.errors.redact import redact, redact_text
 from pgetpy.settings import Console, Settings
-from pgetpy.settings.cache_settings import CacheSettings
 from pgetpy.settings.command_options import CommandOptions
+from pgetpy.settings.options import DOWNLOAD
 from pgetpy.sources.table import check_settings, parse_reference
 from pgetpy.system.filesystem import cache_error
 
@@ -112,11 +111,12 @@ def _report_failure(error: PgetError) -> int:
 def _run_command(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> int:
     command, operands = arguments.command, arguments.operands
     everything = operands[-1:] == ("all",)
-    if arguments.help:
+    if arguments.help or command == "help":
+        from pgetpy.cli.help import help_text
+
+        if not arguments.help:
+            command = _topic(operands[:-1] if everything else operands)
         print_line(help_text(command, everything=everything))
-    elif command == "help":
-        topic = _topic(operands[:-1] if everything else operands)
-        print_line(help_text(topic, everything=everything))
     elif arguments.version or command == "version":
         print_line(f"pgetpy {__version__}")
     elif command == "completion":
@@ -148,6 +148,8 @@ def _topic(operands: Sequence[str]) -> str:
 
 def _run_cache_command(invocation: Invocation, environ: Mapping[str, str]) -> int:
     """Carry out a command on the cache; its modules are imported only for these commands."""
+    from pgetpy.settings.cache_settings import CacheSettings
+
     command = invocation.arguments.command
     if command == "cache":
         found = next(iter(invocation.arguments.operands), "nothing")
@@ -192,7 +194,9 @@ def _settings(
     settings = Settings.from_environment(environ, warn=warn).with_flags(arguments.values)
     if settings.skip_existing and arguments.values.get("force") == "true":
         raise UsageError("--force replaces what exists and --skip-existing keeps it: give one")
-    check_settings(settings.sources)
+    if arguments.command not in DOWNLOAD:
+        # Those read the settings of the sources that they need before the first request.
+        check_settings(settings.sources)
     if settings.cacert is not None and not os.access(settings.cacert, os.R_OK):
         name = "--cacert" if "cacert" in arguments.values else "PGET_CACERT"
         raise BadSettingError(name, settings.cacert, "there is no such file, or it is unreadable")
@@ -267,6 +271,8 @@ def _multifile(invocation: Invocation) -> int:
     operands = invocation.arguments.operands
     if len(operands) != 1:
         raise UsageError(f"expected one MANIFEST or -, got {len(operands) or 'nothing'}")
+    from pgetpy.core.references.manifest import parse_manifest
+
     path = "standard input" if operands[0] == "-" else operands[0]
     text = _manifest_text(operands[0], path)
     manifest = parse_manifest(

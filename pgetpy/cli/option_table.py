@@ -8,16 +8,17 @@ from itertools import chain
 from pgetpy.settings.options import GROUPS as OF_SETTINGS
 from pgetpy.settings.options import VARIABLES as OF_SETTINGS_ALONE
 from pgetpy.settings.options import Option
-from pgetpy.sources.table import OPTIONS as OF_SOURCES
+from pgetpy.sources.table import source_options
 
+_OF_SOURCES = source_options()
 _TRANSFER, *_OTHERS = OF_SETTINGS.items()
 # The flags of each group of --help.
 GROUPS: Mapping[str, tuple[Option, ...]] = dict(
-    (_TRANSFER, ("services", tuple(each for each in OF_SOURCES if each.name)), *_OTHERS)
+    (_TRANSFER, ("services", tuple(each for each in _OF_SOURCES if each.name)), *_OTHERS)
 )
 # The environment variables without a flag.
 VARIABLES: tuple[Option, ...] = (
-    *(each for each in OF_SOURCES if not each.name),
+    *(each for each in _OF_SOURCES if not each.name),
     *OF_SETTINGS_ALONE,
 )
 OPTIONS: tuple[Option, ...] = tuple(chain.from_iterable(GROUPS.values()))

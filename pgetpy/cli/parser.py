@@ -1,45 +1,39 @@
-"""The parser and the help, made from the tables of options and commands.
+"""The parser, made from the tables of options and commands.
 
 One parser knows all options, whatever the command: flags may come before the command's name, and a
 flag of another command gets a better error than "unknown". What belongs to which command is checked
 afterwards (`_check_belonging`), from the same table.
 
-Before argparse sees them, arguments are brought to one form:
-
-    --switch=false            --no-switch
-    -C -, --continue          --resume, as aria2c, wget and curl call it
-    everything after --       operands
+    --flag VALUE, --flag=VALUE            a value, which begins with a dash only after =
+    -c 4, -c4, -fc4                       the same; short switches may share a dash
+    --switch, --no-switch, --switch=false
+    -C -, --continue                      --resume, as aria2c, wget and curl call it
+    -                                     an operand, like everything after --
 
 Values stay text. Their readers, in the table of options, run when settings are made, so that flags
 and environment variables are read by the same code. Neither the environment nor the disk is read
 here.
+
+argparse parses the same, but importing it and telling it of each option takes 5 ms at every start;
+it only formats the help (`cli.help`). The options of sources are looked at when a flag is not one
+of the settings', because they are in the sources' modules.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import NoReturn
+from functools import lru_cache
 
-from pgetpy.cli.command_table import CACHE_COMMANDS, COMMANDS, TOP_COMMANDS, usage_of
-from pgetpy.cli.option_table import COMMON, FLAGS, GROUPS, OPTIONS
+from pgetpy.cli.command_table import CACHE_COMMANDS, TOP_COMMANDS
 from pgetpy.core.text.values import read_bool
 from pgetpy.errors import UsageError
-from pgetpy.settings.options import REPORT, Option, Texts
+from pgetpy.settings.options import OPTIONS, REPORT, Option, Texts
 
-# A command with at most this many flags always shows all of them.
-_FEW_FLAGS = 14
-_ENVIRONMENT = """\
-Most flags can also be set in the environment: --chunk-size is PGET_CHUNK_SIZE. Every
-switch has a --no- form. PGET_HEADERS (a JSON object) holds request headers. HTTP_PROXY,
-HTTPS_PROXY, ALL_PROXY and NO_PROXY are used."""
-_STATUS = """\
-Exit status: 0 success, 1 failure, 2 usage error, 130 or 143 interrupted (repeat the
-command to continue)."""
-
+_ON, _OFF = "true", "false"
+# Negative numbers, sentences and - for standard output are values although they begin with a dash.
+_FLAG = re.compile(r"-(?!\Z|\d+\Z|\d*\.\d+\Z)\S*\Z")
 
 _OFFSET = re.compile(r"(?:-C|--continue-at)(?:(?:(?<=-C)=?|=)(.+))?")
 _CONTINUE = re.compile(r"--(no-)?continue(?==|\Z)")
@@ -78,61 +72,32 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     # Looked for as text first, because few use it and every start pays for this.
     if "-C" in "".join(texts) or "continue" in "".join(texts):
         texts = _translate(texts)
-    flags = [_without_value(text) for text in texts]
-    namespace, rest = _parser().parse_known_args(flags)
-    unknown = next((text for text in rest if text.startswith("-") and text != "-"), None)
-    if unknown is not None:
-        raise UsageError(_unknown(unknown))
-    operands = [*rest, *arguments[end + 1 :]]
+    operands: list[str] = []
+    given: dict[str, Option] = {}
+    found: dict[str, list[str]] = {}
+    for item, text in _read(texts):
+        if item is None:
+            operands.append(text)
+        else:
+            given[item.name] = item
+            found.setdefault(item.name, []).append(text)
+    operands += arguments[end + 1 :]
     command = _command(operands)
-    found = vars(namespace)
-    given = [option for option in OPTIONS if option.name in found]
-    _check_belonging(command, given)
+    options = sorted(given.values(), key=lambda option: bool(option.deprecated))
+    _check_belonging(command, options)
     values: dict[str, Texts] = {}
-    for option in given:
+    for option in options:
+        text_or_texts = tuple(found[option.name]) if option.many else found[option.name][-1]
         # A deprecated flag stands for the one that replaces it, unless that is given too.
-        text = tuple(found[option.name]) if option.many else found[option.name]
-        values.setdefault(option.deprecated or option.name, text)
+        values.setdefault(option.deprecated or option.name, text_or_texts)
     return Arguments(
         command,
         tuple(operands),
         values,
-        {option.name: option.deprecated for option in given if option.deprecated},
+        {option.name: option.deprecated for option in options if option.deprecated},
         help=values.get("help") == "true",
         version=values.get("version") == "true",
     )
-
-
-def help_text(command: str, *, everything: bool = False) -> str:
-    """Return the help of a command, a key of COMMANDS.
-
-    Args:
-        everything: show all flags of a command that has many; otherwise the common ones.
-
-    Raises:
-        UsageError: there is no such command.
-    """
-    if command not in COMMANDS:
-        raise UsageError(f"there is no command {command!r}")
-    taken = [option.name for option in OPTIONS if command in option.commands]
-    few = everything or len(taken) <= _FEW_FLAGS
-    shown = frozenset(taken) if few else COMMON.intersection(taken)
-    parser = _parser(command, shown)
-    parser.usage = usage_of(command)
-    parser.description = COMMANDS[command].about
-    below = {"download": TOP_COMMANDS, "cache": CACHE_COMMANDS}.get(command, {})
-    if below:
-        parser.description += "\n\ncommands:"
-    for name, summary in below.items():
-        parser.description += f"\n  {name:<12} {summary}"
-    if len(shown) < len(taken):
-        name = "pgetpy" if command == "download" else f"pgetpy {command}"
-        parser.epilog = (
-            f"{name} --help all shows {len(taken) - len(shown)} more flags.\n\n{_STATUS}"
-        )
-    elif command in {"download", "multifile", "ensure", "snapshot"}:
-        parser.epilog = f"{_ENVIRONMENT}\n\n{_STATUS}"
-    return parser.format_help().rstrip()
 
 
 def _command(operands: list[str]) -> str:
@@ -145,37 +110,91 @@ def _command(operands: list[str]) -> str:
     return command
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        # argparse says this of the -z in -fz.
-        stray = re.search(r"ignored explicit argument '(.)", message)
-        raise UsageError(f"unknown flag: -{stray[1]}" if stray else message)
+def _read(texts: Sequence[str]) -> Iterator[tuple[Option | None, str]]:
+    """Yield each option with a text that it was given, and each operand with None.
+
+    Raises:
+        UsageError: a flag does not exist, lacks its value, or has one that it does not take.
+    """
+    rest = iter(texts)
+    for text in rest:
+        if not text.startswith("-") or text == "-":
+            yield None, text
+        elif text.startswith("--"):
+            name, equals, value = text.partition("=")
+            yield _long(name, value if equals else None, rest)
+        else:
+            yield from _short(text, rest)
 
 
-def _parser(command: str = "", shown: Container[str] = ()) -> argparse.ArgumentParser:
-    """Return a parser of all options, or one that has the help of `command` and of `shown`."""
-    parser = _Parser(
-        prog="pgetpy",
-        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=32),
-        argument_default=argparse.SUPPRESS,
-        add_help=False,
-        allow_abbrev=False,
-    )
-    for title, options in GROUPS.items():
-        group = parser.add_argument_group(title)
-        for option in options:
-            if command and option.name not in shown:
-                continue
-            add = partial(group.add_argument, dest=option.name)
-            about = option.help if command else ""
-            if option.value:
-                action = "append" if option.many else "store"
-                add(*FLAGS[option.name], action=action, metavar=option.value, help=about)
-            else:
-                add(*FLAGS[option.name], action="store_const", const="true", help=about)
-                negated = f"--no-{option.name}"
-                add(negated, action="store_const", const="false", help=argparse.SUPPRESS)
-    return parser
+def _long(name: str, value: str | None, rest: Iterator[str]) -> tuple[Option, str]:
+    """Return the option of a long flag, and its text: `value`, or the next of `rest`."""
+    option, word = _flag(name, name)
+    if not word:
+        return option, _value(option, value, rest)
+    if value is None:
+        return option, word
+    if word == _OFF:
+        raise UsageError(f"{name} takes no value")
+    return option, _ON if read_bool(value, name) else _OFF
+
+
+def _short(text: str, rest: Iterator[str]) -> Iterator[tuple[Option, str]]:
+    """Yield the options of `text`, a dash and letters, and their texts."""
+    for at in range(1, len(text)):
+        joined = text[at + 1 :]
+        name = f"-{text[at]}"
+        option, word = _flag(text if at == 1 else name, name)
+        if not word:
+            yield option, _value(option, joined.removeprefix("=") if joined else None, rest)
+            return
+        if joined.startswith("="):
+            yield option, _ON if read_bool(joined[1:], name) else _OFF
+            return
+        yield option, word
+
+
+def _value(option: Option, value: str | None, rest: Iterator[str]) -> str:
+    """Return the text of an option that takes one: `value`, or the next of `rest`."""
+    found = next(rest, None) if value is None else value
+    if found is None or (value is None and _FLAG.match(found)):
+        flags = "/".join(filter(None, (option.short, f"--{option.name}")))
+        raise UsageError(f"argument {flags}: expected one argument")
+    return found
+
+
+def _flag(text: str, name: str) -> tuple[Option, str]:
+    """Return the option of the flag `name`, and the word that it sets if it takes no value.
+
+    Raises:
+        UsageError: there is no such flag; it is shown as `text`.
+    """
+    found = _OWN.get(name) or _all_flags().get(name)
+    if found is None:
+        raise UsageError(_unknown(text))
+    return found
+
+
+def _flags_of(options: Iterable[Option]) -> dict[str, tuple[Option, str]]:
+    """Return the flags of `options`, as they are typed, and what `_flag` returns of them."""
+    flags = {}
+    for option in options:
+        for name in filter(None, (option.short, f"--{option.name}")):
+            flags[name] = option, "" if option.value else _ON
+        if not option.value:
+            flags[f"--no-{option.name}"] = option, _OFF
+    return flags
+
+
+_OWN = _flags_of(option for option in OPTIONS if option.name)
+
+
+@lru_cache(maxsize=1)
+def _all_flags() -> Mapping[str, tuple[Option, str]]:
+    """Return the flags of all options, those of the sources included."""
+    from pgetpy.cli import option_table
+
+    return _flags_of(option_table.OPTIONS)
 
 
 def _translate(arguments: Sequence[str]) -> list[str]:
@@ -194,15 +213,6 @@ def _translate(arguments: Sequence[str]) -> list[str]:
     return found
 
 
-def _without_value(text: str) -> str:
-    """Return --switch=true and --switch=false as --switch and --no-switch, all else as it is."""
-    flag, equals, value = text.partition("=")
-    for option in OPTIONS if equals else ():
-        if flag in FLAGS[option.name] and not option.value:
-            return f"--{option.name}" if read_bool(value, flag) else f"--no-{option.name}"
-    return text
-
-
 # Flags of other programs that name the file or its folder; errors say what to write instead.
 _NAMES_FILE = re.compile(r"-[a-zA-Z]*O|--remote-name(-all)?|-[a-zA-Z]*J|--remote-header-name")
 _NAMES_DEST = re.compile(
@@ -213,6 +223,8 @@ _NAMES_DEST = re.compile(
 def _unknown(text: str) -> str:
     import difflib
 
+    from pgetpy.cli.option_table import OPTIONS as EVERY_OPTION
+
     name = text.partition("=")[0]
     if _NAMES_FILE.fullmatch(name):
         return (
@@ -221,7 +233,7 @@ def _unknown(text: str) -> str:
         )
     if _NAMES_DEST.fullmatch(name):
         return f"unknown flag: {name} (write pgetpy URL FILE, or pgetpy URL FOLDER/)"
-    close = difflib.get_close_matches(name, [f"--{option.name}" for option in OPTIONS], n=1)
+    close = difflib.get_close_matches(name, [f"--{option.name}" for option in EVERY_OPTION], n=1)
     return f"unknown flag: {name}" + (f" (is {close[0]} meant?)" if close else "")
 
 

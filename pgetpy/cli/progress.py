@@ -17,7 +17,6 @@ import contextlib
 import json
 import logging
 import re
-import shutil
 import sys
 import threading
 import time
@@ -27,7 +26,6 @@ from typing import TextIO
 
 from pgetpy.cli import results
 from pgetpy.cli.invocation import Invocation, Stopped, status_of
-from pgetpy.cli.progress_bars import Screen
 from pgetpy.cli.terminal import Terminated
 from pgetpy.core.report.events import (
     Event,
@@ -175,8 +173,10 @@ class BarProgress(Progress):
     """Bars on a terminal: one for a file, or one for all of them and one for each in flight."""
 
     def __init__(
-        self, stream: TextIO, clock: Callable[[], float], *, columns: int | None, rows: int
+        self, stream: TextIO, clock: Callable[[], float], *, columns: int | None, rows: int | None
     ) -> None:
+        from pgetpy.cli.progress_bars import Screen
+
         super().__init__(stream, clock)
         self._screen = Screen(stream, columns=columns, rows=rows)
 
@@ -277,7 +277,7 @@ def progress_of(
         mode,
         stream=sys.stderr,
         is_terminal=bool(sys.stderr and sys.stderr.isatty()),
-        rows=shutil.get_terminal_size().lines,
+        rows=None,
         endings=into_cache or not invocation.console.shows("info"),
         verb=verb,
     )
@@ -322,7 +322,7 @@ def open_progress(
     stream: TextIO,
     is_terminal: bool,
     columns: int | None = None,
-    rows: int = 24,
+    rows: int | None = 24,
     clock: Callable[[], float] = time.monotonic,
     endings: bool = True,
     verb: str = "downloading",

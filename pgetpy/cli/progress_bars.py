@@ -36,10 +36,11 @@ _NARROW, _VERY_NARROW, _TINY = 76, 60, 46
 class Screen:
     """The bars of one call: bar 0 is the file or, for several, their total."""
 
-    def __init__(self, stream: TextIO, *, columns: int | None, rows: int) -> None:
+    def __init__(self, stream: TextIO, *, columns: int | None, rows: int | None) -> None:
         self._stream = stream
         self._columns = columns
         self._width = 80
+        rows = shutil.get_terminal_size().lines if rows is None else rows
         self._most_file_bars = max(0, min(_MOST_FILE_BARS, rows - 3))
         self._tqdm: Any = None
         self._bars: list[Any] = []

@@ -8,7 +8,7 @@ from pgetpy.cli import results
 from pgetpy.cli.invocation import DONE, Invocation
 from pgetpy.cli.progress import progress_of
 from pgetpy.cli.terminal import print_line, say_raw
-from pgetpy.core.report.results import UploadResult
+from pgetpy.core.report.uploads import UploadResult
 from pgetpy.errors import UsageError
 from pgetpy.errors.redact import redact
 

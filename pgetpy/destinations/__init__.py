@@ -22,8 +22,6 @@ from pathlib import Path
 
 from pgetpy.destinations.base import Destination, DestinationOptions
 from pgetpy.destinations.file import FileDestination, check_overwrite, kind_of
-from pgetpy.destinations.stream import StreamDestination
-from pgetpy.destinations.tree import TreeDestination
 from pgetpy.settings import Settings
 from pgetpy.system.filesystem import disk_errors
 
@@ -47,22 +45,24 @@ def open_destination(
         DestinationError: something is in the way, or another file of the call goes there.
     """
     if dest is None:
-        return StreamDestination(None, "(nowhere)", options.algorithm)
+        return _stream(None, "(nowhere)", options)
     if dest in ("-", "/dev/stdout"):
         options.paths.take(Path("/dev/stdout"))
-        return StreamDestination(1, "-", options.algorithm)
+        return _stream(1, "-", options)
     path = Path(dest)
     if options.extract:
+        from pgetpy.destinations.tree import TreeDestination
+
         with disk_errors(path):
             folder = Path(os.path.realpath(path))
         options.paths.take(folder)
         return TreeDestination(folder, options, settings)
     kind = kind_of(path)
     if stat.S_ISCHR(kind):
-        return StreamDestination(path, dest, options.algorithm)
+        return _stream(path, dest, options)
     if stat.S_ISFIFO(kind):
         options.paths.take(path)
-        return StreamDestination(path, dest, options.algorithm)
+        return _stream(path, dest, options)
     if stat.S_ISDIR(kind) or dest.endswith("/"):
         return FileDestination(path, None, options, settings)
     options.paths.take(path)
@@ -70,3 +70,9 @@ def open_destination(
     # A symbolic link stays; what it points to is replaced.
     resolved = Path(os.path.realpath(path)) if os.path.islink(path) else path
     return FileDestination(resolved.parent, resolved.name, options, settings)
+
+
+def _stream(target: Path | int | None, label: str, options: DestinationOptions) -> Destination:
+    from pgetpy.destinations.stream import StreamDestination
+
+    return StreamDestination(target, label, options.algorithm)

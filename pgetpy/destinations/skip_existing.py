@@ -20,12 +20,11 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pgetpy.core.references.jobs import Job
 from pgetpy.core.report.events import Event, Failed, Finished, Queued, Report, Verifying
 from pgetpy.core.report.results import DownloadFailure, DownloadResult
-from pgetpy.destinations.existing import result_of_existing, skipped
-from pgetpy.destinations.manifest_journal import ManifestJournal
 from pgetpy.errors import DestinationError
 from pgetpy.errors.redact import redact
 from pgetpy.settings import Settings
@@ -33,6 +32,9 @@ from pgetpy.sources.table import parse_reference
 from pgetpy.system.event_loop import wait_uncancelled
 from pgetpy.system.filesystem import disk_errors
 from pgetpy.system.threads import WORKERS
+
+if TYPE_CHECKING:
+    from pgetpy.destinations.manifest_journal import ManifestJournal
 
 
 async def settle(
@@ -47,6 +49,8 @@ async def settle(
         journal: of the manifest.
         report: gets the job's `Finished` or `Failed`.
     """
+    from pgetpy.destinations.existing import skipped
+
     found: DownloadResult | None = None
     try:
         noted = journal.finished(number)
@@ -109,6 +113,8 @@ async def find_existing(
     if settings.policy is not None:
         reference = job.reference or parse_reference(job.url, settings=settings.sources)
         settings.policy.check_reference(reference)
+    from pgetpy.destinations.existing import result_of_existing
+
     loop, stopped = asyncio.get_running_loop(), threading.Event()
 
     def hashed(done: int, total: int) -> None:

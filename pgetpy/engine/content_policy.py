@@ -7,11 +7,14 @@ read before it can be seen: a file can, a stream or a folder of an archive canno
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pgetpy.core.references.jobs import Job
-from pgetpy.core.references.policy import Policy
-from pgetpy.core.weights.safetensors import is_safetensors
 from pgetpy.destinations.base import Destination, ReadBack
 from pgetpy.destinations.file import FileDestination
+
+if TYPE_CHECKING:
+    from pgetpy.core.references.policy import Policy
 
 
 def check_destination(policy: Policy, job: Job, destination: Destination) -> None:
@@ -39,6 +42,8 @@ def check_content(policy: Policy, job: Job, destination: Destination, size: int)
     """
     if not policy.only_safetensors or job.dest is None:
         return
+    from pgetpy.core.weights.safetensors import is_safetensors
+
     read = destination.readable()
     if read is None or not is_safetensors(lambda count: _beginning(read, count), size):
         raise policy.not_safetensors(job.url, "it is no safetensors file")

@@ -19,26 +19,19 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
 from pgetpy.core.http.answers import Identity
-from pgetpy.core.http.rate_limit import TokenBucket
 from pgetpy.core.references.jobs import Follower, Job
 from pgetpy.core.references.reference import Reference
 from pgetpy.core.report.events import Failed, Finished, Queued, Report
 from pgetpy.core.report.results import DownloadFailure, DownloadResult
-from pgetpy.destinations.sinks.parts import Choose, PartsSink
 from pgetpy.engine.context import EngineContext
-from pgetpy.engine.hf_transfer import MOST_CHILDREN, HfTransfer
 from pgetpy.engine.hosts import Hosts, descriptor_limit
-from pgetpy.engine.metrics import Metrics
-from pgetpy.engine.partial import WholeOnlyError, pick
-from pgetpy.engine.service_client import EngineServiceClient
 from pgetpy.engine.transfer import Transfer
-from pgetpy.engine.transports.aio import AioTransport
+from pgetpy.engine.transports.base import Transport
 from pgetpy.engine.transports.direct import DirectTransport
-from pgetpy.engine.transports.local import LocalTransport
 from pgetpy.errors import BadReferenceError, HttpStatusError, PgetError
 from pgetpy.errors.redact import redact
 from pgetpy.settings import Settings
@@ -46,9 +39,12 @@ from pgetpy.sources.base import Located, RemoteFile
 from pgetpy.sources.table import explained, locate, parse_reference
 from pgetpy.system.event_loop import gather_or_cancel
 from pgetpy.system.filesystem import ReservedPaths
-from pgetpy.system.threads import WORKERS
+from pgetpy.system.threads import WORKERS, Workers
 
 if TYPE_CHECKING:
+    from pgetpy.destinations.sinks.parts import Choose
+    from pgetpy.engine.metrics import Metrics
+    from pgetpy.engine.service_client import EngineServiceClient
     from pgetpy.engine.small_lane import SmallLane
 
 # Of several files, so many begin at once: while one waits for its answer, another is written.
@@ -68,21 +64,38 @@ class Engine:
         workers = WORKERS
         hosts = Hosts(settings, workers)
         direct = DirectTransport(workers)
+        self._full: Any = _Deferred(lambda: full_transport(workers))
+        self._client: Any = _Deferred(self._service_client)
+        local: Any = _Deferred(lambda: _local_transport(workers))
         self._context = EngineContext(
             settings=settings,
             hosts=hosts,
             workers=workers,
             direct=direct,
-            full=AioTransport(workers, descriptor_limit()),
+            full=self._full,
             throttle=_throttle(settings.limit_rate),
             paths=ReservedPaths(),
-            local=LocalTransport(workers),
+            local=local,
         )
-        self._client = EngineServiceClient(self._context)
-        self._children = asyncio.Semaphore(MOST_CHILDREN)
         self._direct = direct
         self._lane: SmallLane | None = None  # once several files are fetched
-        self._metrics = Metrics(settings.metrics_endpoint, workers, hosts.tls)
+        self._metrics: Metrics | None = None
+        if settings.metrics_endpoint is not None:
+            from pgetpy.engine.metrics import Metrics
+
+            self._metrics = Metrics(settings.metrics_endpoint, workers, hosts.tls)
+
+    def _service_client(self) -> EngineServiceClient:
+        from pgetpy.engine.service_client import EngineServiceClient
+
+        return EngineServiceClient(self._context)
+
+    @cached_property
+    def _children(self) -> asyncio.Semaphore:
+        """Bounds the processes that run hf_transfer."""
+        from pgetpy.engine.hf_transfer import MOST_CHILDREN
+
+        return asyncio.Semaphore(MOST_CHILDREN)
 
     async def locate(self, reference: Reference) -> Located:
         """Return where the bytes of `reference` are, which may take requests to its service.
@@ -99,7 +112,8 @@ class Engine:
         try:
             yield
         except PgetError as error:
-            self._metrics.failed(job.url, error)
+            if self._metrics is not None:
+                self._metrics.failed(job.url, error)
             report(Failed(key, redact(job.url), job.dest or "", error))
             raise
 
@@ -120,7 +134,8 @@ class Engine:
         Raises:
             TransferError: it is forbidden, or cannot be reached.
         """
-        return await self._client.identify(remote)
+        found: Identity = await self._client.identify(remote)
+        return found
 
     async def pick(
         self, reference: Reference, choose: Choose, first: int, follow: Follower
@@ -142,6 +157,9 @@ class Engine:
         located = await self.locate(reference)
         if located.folder or located.extract:
             return False
+        from pgetpy.destinations.sinks.parts import PartsSink
+        from pgetpy.engine.partial import WholeOnlyError, pick
+
         sink = PartsSink(first, choose)
         try:
             with self.explaining(reference):
@@ -186,7 +204,8 @@ class Engine:
                 with self.explaining(reference):
                     remote = _only(reference, await self.locate(reference))
                     result = await self._carry_located(remote, job, key, report, vetted=True)
-        self._metrics.finished(job.url, result)
+        if self._metrics is not None:
+            self._metrics.finished(job.url, result)
         report(Finished(key, result))
         return result
 
@@ -206,6 +225,8 @@ class Engine:
         lets its result be checked."""
         found = _of(remote, job)
         if remote.hf_transfer and found.checksum == remote.digest:
+            from pgetpy.engine.hf_transfer import HfTransfer
+
             turns = self._children
             transfer = HfTransfer(self._context, found, key, report, turns=turns, vetted=vetted)
             return await transfer.run()
@@ -273,8 +294,10 @@ class Engine:
     async def close(self) -> None:
         """Close all connections."""
         await self._context.direct.close()
-        await self._context.full.close()
-        await self._metrics.close()
+        if self._full.is_made:
+            await self._full.close()
+        if self._metrics is not None:
+            await self._metrics.close()
 
 
 def _only(reference: Reference, located: Located) -> RemoteFile:
@@ -300,10 +323,43 @@ def _of(remote: RemoteFile, job: Job) -> Job:
     )
 
 
+class _Deferred:
+    """Stands for what `make` imports and makes, which happens at the first use.
+
+    Few downloads need it, and the imports would take time at every start.
+    """
+
+    def __init__(self, make: Callable[[], object]) -> None:
+        self._make = make
+        self.is_made = False
+
+    @cached_property
+    def _made(self) -> object:
+        self.is_made = True
+        return self._make()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._made, name)
+
+
+def full_transport(workers: Workers) -> Transport:
+    from pgetpy.engine.transports.aio import AioTransport
+
+    return AioTransport(workers, descriptor_limit())
+
+
+def _local_transport(workers: Workers) -> Transport:
+    from pgetpy.engine.transports.local import LocalTransport
+
+    return LocalTransport(workers)
+
+
 def _throttle(rate: int | None) -> Callable[[int], float] | None:
     """Return what paces all connections of an engine together; it is called from many threads."""
     if rate is None:
         return None
+    from pgetpy.core.http.rate_limit import TokenBucket
+
     bucket = TokenBucket(rate, time.monotonic())
     lock = threading.Lock()
 

@@ -19,10 +19,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
+from typing import TYPE_CHECKING
 
-from pgetpy.core.references.checksums import Checksum
 from pgetpy.destinations.base import ReadBack
 from pgetpy.system.threads import Workers
+
+if TYPE_CHECKING:
+    from pgetpy.core.references.checksums import Checksum
 
 _BLOCK = 1 << 20
 

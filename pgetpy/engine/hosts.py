@@ -16,20 +16,17 @@ follows the median of the connections slowly (`observe`).
 from __future__ import annotations
 
 import contextlib
-import netrc
 import os
 import resource
 import socket
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pgetpy.core.http.pace import ConcurrencyController
-from pgetpy.core.http.proxies import bypasses_proxy
 from pgetpy.core.http.range_request import Latency, RangeRequest, median
 from pgetpy.core.http.urls import Link, Origin, basic_authorization, parse_link
-from pgetpy.core.references.policy import Policy
-from pgetpy.engine.authorities import trusting
 from pgetpy.engine.transports.base import Address
 from pgetpy.errors import BadReferenceError, BadSettingError, ConnectionFailedError
 from pgetpy.errors.reasons import system_reason
@@ -37,6 +34,11 @@ from pgetpy.settings import Settings
 from pgetpy.system.cpu_load import machine_load
 from pgetpy.system.logs import RoomLog
 from pgetpy.system.threads import Workers
+
+if TYPE_CHECKING:
+    import netrc
+
+    from pgetpy.core.references.policy import Policy
 
 # A connection of the direct transport takes a socket and the two ends of a pipe.
 _DESCRIPTORS_PER_CONNECTION = 3
@@ -212,6 +214,8 @@ class Hosts:
             BadSettingError: the certificate authorities that were given cannot be used.
         """
         if self._tls is None:
+            from pgetpy.engine.authorities import trusting
+
             self._tls = trusting(self._settings)
         return self._tls
 
@@ -223,6 +227,8 @@ class Hosts:
         """
         if not self._settings.use_netrc:
             return None
+        import netrc
+
         if self._netrc is None:
             try:
                 self._netrc = netrc.netrc(os.path.expanduser(self._settings.netrc_file))
@@ -236,7 +242,11 @@ class Hosts:
         """Return the URL of the proxy for `origin`; one given as `host:port` means http."""
         proxies = self._settings.proxies
         proxy = proxies.https if origin.scheme == "https" else proxies.http
-        if not proxy or bypasses_proxy(origin, proxies.no_proxy):
+        if not proxy:
+            return None
+        from pgetpy.core.http.proxies import bypasses_proxy
+
+        if bypasses_proxy(origin, proxies.no_proxy):
             return None
         return proxy if "://" in proxy else f"http://{proxy}"
 
@@ -278,8 +288,10 @@ class Hosts:
     async def _resolve(self, origin: Origin) -> tuple[Address, ...]:
         """Look up the addresses of `origin`, or of what --resolve puts in its place."""
         name = self._settings.resolve.get((origin.host, origin.port), origin.host)
+        # Given a str, Python imports its codec for international names, even for an IP address.
+        host = name.encode() if name.isascii() else name
         found = await self.workers.submit(
-            lambda: socket.getaddrinfo(name, origin.port, type=socket.SOCK_STREAM)
+            lambda: socket.getaddrinfo(host, origin.port, type=socket.SOCK_STREAM)
         )
         return tuple(
             Address(family, (str(sockaddr[0]), *sockaddr[1:]))

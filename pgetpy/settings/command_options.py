@@ -6,10 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pgetpy.core.references.checksums import Checksum
 from pgetpy.settings.folders import default_hub_cache_base, expand_user
 from pgetpy.settings.sections import Section
+
+if TYPE_CHECKING:
+    from pgetpy.core.references.checksums import Checksum
 
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
 

@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pgetpy.core.references.checksums import Checksum
-from pgetpy.core.references.policy import Policy
 from pgetpy.core.references.reference import Wanted
 from pgetpy.core.text.values import (
     ChoiceReader,
@@ -35,6 +33,9 @@ from pgetpy.core.text.values import (
     switch_to,
 )
 from pgetpy.settings.folders import expand_user, read_cache_home
+
+if TYPE_CHECKING:
+    from pgetpy.core.references.checksums import Checksum
 
 Texts = str | tuple[str, ...]
 
@@ -134,11 +135,26 @@ def _file_count(text: str, name: str) -> int:
 
 
 def _checksum(text: str, name: str) -> Checksum | None:
+    from pgetpy.core.references.checksums import Checksum
+
     return Checksum.parse(text, name=name) if text else None
 
 
-_POLICY = ChoiceReader({"public": Policy.public(), "none": None})
 _REMOTE_MODE = one_of("readwrite", "read")
+
+
+class _PolicyReader(ChoiceReader):
+    """Reads the name of a policy. Policies are imported for those who want one."""
+
+    def __call__(self, text: str, name: str) -> object:
+        if super().__call__(text, name) == "none":
+            return None
+        from pgetpy.core.references.policy import Policy
+
+        return Policy.public()
+
+
+_POLICY = _PolicyReader({"public": "public", "none": "none"})
 _WANTED = one_of("auto", *(wanted.value for wanted in Wanted))
 _OUTPUT = one_of("file", "null", "tar-extractor", tar="tar-extractor").hinting(
     "to name the file write pgetpy URL FILE"

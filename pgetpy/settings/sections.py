@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pgetpy.core.archives.limits import Limits
-from pgetpy.core.references.policy import Policy
 from pgetpy.core.text.values import UNCHANGED, check_header, read_url
 from pgetpy.settings.options import OPTIONS, Option, Texts, by_variable
+
+if TYPE_CHECKING:
+    from pgetpy.core.references.policy import Policy
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _FLAGS = frozenset(option.name for option in OPTIONS)

@@ -30,7 +30,6 @@ from pgetpy.core.objects.azure_account import (
 )
 from pgetpy.core.objects.names import ObjectName, object_url, parse_object_name
 from pgetpy.core.objects.shared_key import authorization, read_key
-from pgetpy.core.references.policy import Policy
 from pgetpy.core.references.reference import Reference, scope_for
 from pgetpy.core.text.values import read_endpoint, read_text, read_token
 from pgetpy.errors import BadSettingError, HttpStatusError, PgetError
@@ -42,6 +41,7 @@ from pgetpy.sources.object_bucket import locate_in, reference_to, refusal_error
 if TYPE_CHECKING:
     from pgetpy.core.objects.azure_refusals import AzureAsker
     from pgetpy.core.objects.listing import ListingPage
+    from pgetpy.core.references.policy import Policy
 
 # The version of the protocol: the first whose listings can express every name.
 _VERSION = "2021-12-02"

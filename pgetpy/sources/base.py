@@ -5,14 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from pgetpy.core.http.urls import Link, RequestSigner, opened_link
-from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.reference import Reference
 from pgetpy.errors import HttpStatusError, PgetError
 from pgetpy.settings import SourceSection
+
+if TYPE_CHECKING:
+    from pgetpy.core.references.checksums import Checksum
 
 T = TypeVar("T")
 S = TypeVar("S", bound=SourceSection)

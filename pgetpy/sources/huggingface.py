@@ -11,13 +11,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
 from pgetpy.core.http.urls import may_see_credentials, parse_link
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.hub_errors import meaning_at_hub
 from pgetpy.core.references.hub_names import HOSTS, HubName, parse_hub_name
-from pgetpy.core.references.policy import Policy
 from pgetpy.core.references.reference import (
     Reference,
     Wanted,
@@ -41,6 +41,9 @@ from pgetpy.settings import SourceSection
 from pgetpy.settings.options import NAME_ENTRIES, TRANSFER, Option, variable
 from pgetpy.sources.base import Located, RemoteFile, ServiceClient, Source
 from pgetpy.sources.hub_listing import HubFile, RepositoryListing, list_repository, offline
+
+if TYPE_CHECKING:
+    from pgetpy.core.references.policy import Policy
 
 _SUFFIX = ".safetensors"
 _TOKEN = re.compile(r"[\x21-\x7e]+")

@@ -22,7 +22,6 @@ from urllib.parse import urlsplit
 
 from pgetpy.core.objects.names import ObjectName, is_aws, object_url, url_of
 from pgetpy.core.objects.sigv4 import Credentials, encode_path
-from pgetpy.core.references.policy import Policy
 from pgetpy.core.references.reference import Reference, Wanted, key_for, scope_for, wanted_of
 from pgetpy.errors import (
     AccessDeniedError,
@@ -39,6 +38,7 @@ from pgetpy.sources.object_signer import Keys, ObjectSigner
 
 if TYPE_CHECKING:
     from pgetpy.core.objects.listing import ListingPage
+    from pgetpy.core.references.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,12 @@ class ObjectStoreSettings(SourceSection):
     def endpoint_in(self, region: str) -> str:
         """Return the store's own endpoint in `region`."""
         raise NotImplementedError
+
+    @property
+    def reads_profile(self) -> bool:
+        """Whether a profile may have something to say that these settings leave open."""
+        known = self.access_key and self.secret_key and self.region and self.endpoint
+        return self.has_profiles and not known
 
     @property
     def scope(self) -> str:
@@ -220,8 +226,11 @@ async def locate_object(
     Raises:
         PgetError: no usable keys, or the store does not list the folder.
     """
-    # In a thread: credentials may be read from files, or requested from a service.
-    bucket = await client.in_thread(lambda: bucket_of(settings, named.bucket))
+    if settings.reads_profile:
+        # In a thread: credentials are read from files, or requested from a service.
+        bucket = await client.in_thread(lambda: bucket_of(settings, named.bucket))
+    else:
+        bucket = bucket_of(settings, named.bucket)
     return await locate_in(bucket, named, reference, client)
 
 
@@ -337,9 +346,7 @@ def _keys(settings: ObjectStoreSettings) -> Keys:
     elif settings.token:
         # Only Google's store has a variable for one.
         keys = Keys(token=settings.token, origin="from GOOGLE_OAUTH_ACCESS_TOKEN")
-    # Nothing is left for a profile to say: do not even read it.
-    known = keys.credentials is not None and settings.region and settings.endpoint
-    if settings.has_profiles and not known:
+    if settings.reads_profile:
         from pgetpy.sources.object_keys import complete_keys
 
         keys = complete_keys(

@@ -1,6 +1,8 @@
 """The sources, in the order in which they are tried.
 
-pgetpy's own come first, then those of other packages (see `sources.base.Source`).
+pgetpy's own come first, then those of other packages (see `sources.base.Source`). A row of the
+table tells which references may belong to a source, and its module is imported for those alone:
+importing all of them takes as long as a small download. A new source is a module and a row here.
 """
 
 from __future__ import annotations
@@ -8,12 +10,13 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from contextlib import suppress
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib import import_module
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from pgetpy.core.destinations.names import check_unicode
@@ -24,34 +27,76 @@ from pgetpy.errors import BadReferenceError, HttpStatusError, PgetError
 from pgetpy.errors.redact import redact_text
 from pgetpy.settings import SourceSection, SourceSettings
 from pgetpy.settings.options import Option
-from pgetpy.sources.azure import Az
 from pgetpy.sources.base import Located, ServiceClient, Source
-from pgetpy.sources.civitai import Civitai
-from pgetpy.sources.data import Data
-from pgetpy.sources.huggingface import HuggingFace
-from pgetpy.sources.object_bucket import ObjectStoreSettings
-from pgetpy.sources.plain import Plain
-from pgetpy.sources.replicate import Replicate
-from pgetpy.sources.s3 import B2, S3, Gs
 from pgetpy.system.logs import RoomLog
+
+if TYPE_CHECKING:
+    from pgetpy.sources.object_bucket import ObjectStoreSettings
 
 AnySource = Source[Any]
 
+
+class SourceRow(NamedTuple):
+    """Which references may belong to a source; whether they do is up to its `recognise`.
+
+    Attributes:
+        name: the source's name.
+        home: its module and its class.
+        schemes: what its references begin with, before the colon.
+        hosts: as in `Source`.
+        endpoint: the environment variable of the service's URL; URLs there belong to it, too.
+        bare: whether some of its references begin with none of the schemes, such as OWNER/NAME.
+    """
+
+    name: str
+    home: str
+    schemes: tuple[str, ...] = ()
+    hosts: Set[str] = frozenset()
+    endpoint: str = ""
+    bare: bool = False
+
+    @property
+    def source(self) -> AnySource:
+        """The source, which is imported when it is first asked for."""
+        return _load(self.home)
+
+
 _LOG = RoomLog("sources")
-_PLAIN = Plain()
-SOURCES: tuple[AnySource, ...] = (
-    Data(),
-    HuggingFace(),
-    Civitai(),
-    Replicate(),
-    S3(),
-    B2(),
-    Gs(),
-    Az(),
+_PLAIN = SourceRow("plain", "pgetpy.sources.plain:Plain", ("http", "https", "file"))
+ROWS: tuple[SourceRow, ...] = (
+    SourceRow("data", "pgetpy.sources.data:Data", ("data",)),
+    SourceRow(
+        "huggingface",
+        "pgetpy.sources.huggingface:HuggingFace",
+        ("hf",),
+        frozenset({"huggingface.co", "www.huggingface.co", "hf.co", "www.hf.co"}),
+        endpoint="HF_ENDPOINT",
+        bare=True,
+    ),
+    SourceRow(
+        "civitai",
+        "pgetpy.sources.civitai:Civitai",
+        ("civitai", "urn"),
+        frozenset(
+            f"{www}civitai.{domain}" for www in ("", "www.") for domain in ("com", "green", "red")
+        ),
+        endpoint="PGET_CIVITAI_ENDPOINT",
+        bare=True,
+    ),
+    SourceRow(
+        "replicate",
+        "pgetpy.sources.replicate:Replicate",
+        (),
+        frozenset({"replicate.com", "www.replicate.com"}),
+        endpoint="PGET_REPLICATE_ENDPOINT",
+        bare=True,
+    ),
+    SourceRow("s3", "pgetpy.sources.s3:S3", ("s3",)),
+    SourceRow("b2", "pgetpy.sources.s3:B2", ("b2",)),
+    SourceRow("gs", "pgetpy.sources.s3:Gs", ("gs",)),
+    SourceRow("az", "pgetpy.sources.azure:Az", ("az",)),
     _PLAIN,
 )
-# The option rows of pgetpy's own sources.
-OPTIONS: tuple[Option, ...] = tuple(chain.from_iterable(each.settings.options for each in SOURCES))
 
 _USUAL = SourceSettings()
 _GROUP = "pgetpy.sources"
@@ -115,16 +160,19 @@ def store_settings(text: str, settings: SourceSettings) -> ObjectStoreSettings:
     Raises:
         BadReferenceError: it is not in a store that objects are written to.
     """
-    scheme = text.partition("://")[0].lower()
-    for source in SOURCES:
-        if source.name == scheme and issubclass(source.settings, ObjectStoreSettings):
-            return settings.of(source.settings)
+    from pgetpy.sources.object_bucket import ObjectStoreSettings
+
+    scheme, found, _ = text.partition("://")
+    for row in _rows_of_scheme(scheme) if found else ():
+        section = settings.of(row.source.settings)
+        if isinstance(section, ObjectStoreSettings):
+            return section
     raise BadReferenceError(text, "objects are written to s3://BUCKET/KEY, b2:// and gs:// only")
 
 
 def with_tokens(settings: SourceSettings, given: Mapping[str, str | None]) -> SourceSettings:
     """Return `settings` with a caller's tokens, given by argument name."""
-    for source in SOURCES:
+    for source in own_sources() if given else ():
         if source.argument in given:
             section = settings.of(source.settings)
             settings = settings.replacing(replace(section, token=given[source.argument]))
@@ -137,28 +185,45 @@ def check_settings(settings: SourceSettings) -> None:
     Raises:
         BadSettingError: a value is invalid.
     """
-    _hosts_of(SOURCES, settings)  # reads all, and is asked for again by the first reference
+    for source in own_sources():
+        settings.of(source.settings)
+
+
+def own_sources() -> tuple[AnySource, ...]:
+    """Import and return all of pgetpy's own sources."""
+    return tuple(row.source for row in ROWS)
+
+
+def source_options() -> tuple[Option, ...]:
+    """Return the option rows of pgetpy's own sources."""
+    return tuple(chain.from_iterable(each.settings.options for each in own_sources()))
+
+
+@cache
+def _load(home: str) -> AnySource:
+    module, _, name = home.partition(":")
+    source: AnySource = getattr(import_module(module), name)()
+    return source
 
 
 def _source_of(reference: Reference) -> AnySource:
     """Return the source that recognised `reference`."""
-    for source in SOURCES:
-        if source.name == reference.source:
-            return source
+    for row in ROWS:
+        if row.name == reference.source:
+            return row.source
     return next(each for each in _registered()[0] if each.name == reference.source)
 
 
 def _parse(text: str, wanted: str, settings: SourceSettings) -> Reference:
     host = _web_host(text)
-    sources = SOURCES
-    if host and host not in _hosts_of(SOURCES, settings):
-        sources = (_PLAIN,)
-        if _others_may_have_hosts():
-            theirs = [each for each in _registered()[0] if host in _hosts_of((each,), settings)]
-            found = _ask_others(text, wanted, settings, theirs)
-            if found is not None:
-                return found
-    for source in sources:
+    rows = _rows_at(host, settings) if host else _rows_for(text)
+    if rows == [_PLAIN] and host and _others_may_have_hosts():
+        theirs = [each for each in _registered()[0] if host in _hosts_of(each, settings)]
+        found = _ask_others(text, wanted, settings, theirs)
+        if found is not None:
+            return found
+    for row in rows:
+        source = row.source
         found = source.recognise(text, wanted, settings.of(source.settings))
         if found is not None:
             return found
@@ -170,6 +235,31 @@ def _parse(text: str, wanted: str, settings: SourceSettings) -> Reference:
         raise BadReferenceError(text, reason)
     parse_link(text)  # raises, for it is no URL
     raise AssertionError("unreachable")
+
+
+def _rows_at(host: str, settings: SourceSettings) -> list[SourceRow]:
+    """Return the rows whose sources may know a URL of `host`."""
+    found = []
+    for row in ROWS:
+        if host in row.hosts or (
+            # Nothing else can have moved it, so without them there is nothing to import it for.
+            (settings.given or settings.environ.get(row.endpoint))
+            and row.endpoint
+            and host in _hosts_of(row.source, settings)
+        ):
+            found.append(row)
+    return [*found, _PLAIN]
+
+
+def _rows_for(text: str) -> list[SourceRow]:
+    """Return the rows whose sources may know `text`, which is not a URL of the web."""
+    scheme, colon, _ = text.partition(":")
+    found = _rows_of_scheme(scheme) if colon else []
+    return found or [row for row in ROWS if row.bare]
+
+
+def _rows_of_scheme(scheme: str) -> list[SourceRow]:
+    return [row for row in ROWS if scheme.lower() in row.schemes]
 
 
 _parse_once = lru_cache(maxsize=4096)(_parse)
@@ -212,18 +302,10 @@ def _web_host(text: str) -> str:
     return ""
 
 
-@lru_cache(maxsize=32)
-def _hosts_of(sources: tuple[AnySource, ...], settings: SourceSettings) -> frozenset[str]:
-    """Return the hosts whose URLs belong to `sources`."""
-    hosts: set[str] = set()
-    for each in sources:
-        hosts |= each.hosts
-        if not each.takes_urls:
-            continue
-        endpoint = settings.of(each.settings).endpoint
-        if endpoint:
-            hosts.add(_bare_host(urlsplit(endpoint).netloc))
-    return frozenset(hosts)
+def _hosts_of(source: AnySource, settings: SourceSettings) -> Set[str]:
+    """Return the hosts whose URLs belong to `source`."""
+    endpoint = settings.of(source.settings).endpoint if source.takes_urls else ""
+    return source.hosts | {_bare_host(urlsplit(endpoint).netloc)} if endpoint else source.hosts
 
 
 def _bare_host(netloc: str) -> str:
@@ -255,7 +337,7 @@ def _registered() -> tuple[tuple[AnySource, ...], tuple[str, ...]]:
 
     sources: list[AnySource] = []
     failures = []
-    taken = {source.name for source in SOURCES}
+    taken = {row.name for row in ROWS}
     for point in sorted(entry_points(group=_GROUP), key=lambda point: (point.name, point.value)):
         try:
             source: AnySource = point.load()()

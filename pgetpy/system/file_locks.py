@@ -38,7 +38,7 @@ def boot_id() -> str:
     An empty one equals no other: journals then count as if there had been a power cut.
     """
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
     except OSError:
         pass
     if sys.platform == "darwin":

@@ -46,5 +46,5 @@ def network(objects: Mapping[str, Stored]) -> Iterator[MemoryTransport]:
     def make(*_: object) -> MemoryTransport:
         return transport
 
-    with mock.patch.multiple(engine, DirectTransport=make, AioTransport=make):
+    with mock.patch.multiple(engine, DirectTransport=make, full_transport=make):
         yield transport

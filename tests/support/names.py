@@ -21,6 +21,7 @@ class Names:
         self._answers[name] = list(answers)
 
     def __call__(self, name: Any, port: Any, *args: Any, **options: Any) -> Any:
+        name = name.decode() if isinstance(name, bytes) else name
         if name not in self._answers:
             return self._real(name, port, *args, **options)
         self.asked.append(name)

@@ -28,7 +28,7 @@ LIMITS: dict[str, int] = {
     "docs": 2,
     "pgetpy": 0,
     "pgetpy/archives": 5,
-    "pgetpy/cli": 4,
+    "pgetpy/cli": 3,
     "pgetpy/core/archives": 8,
     "pgetpy/core/http": 0,
     "pgetpy/core/references": 4,

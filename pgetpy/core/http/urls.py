@@ -30,6 +30,7 @@ from pgetpy.errors.redact import Unsigned, redact, unsigned
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 MOST_REDIRECTS = 10
+_PLAIN_HOST = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}")
 _PATH_SAFE = "/%:@!$&'()*+,;=~-._[]"
 _QUERY_SAFE = _PATH_SAFE + "?|\\^`{}"
 # Characters that a file's path keeps unencoded: those without a meaning of their own in a URL.
@@ -146,7 +147,12 @@ def parse_link(url: str) -> Link:
     if not host:
         raise BadReferenceError(url, "it has no host")
     try:
-        ascii_host = host if ":" in host else host.encode("idna").decode("ascii")
+        # What IDNA makes of a plain name is the name; its codec takes time to import.
+        ascii_host = (
+            host
+            if ":" in host or _PLAIN_HOST.fullmatch(host)
+            else host.encode("idna").decode("ascii")
+        )
     except UnicodeError:
         raise BadReferenceError(url, "its host is no valid name") from None
     origin = Origin(scheme, ascii_host, port or DEFAULT_PORTS[scheme])

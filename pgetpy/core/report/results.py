@@ -61,21 +61,6 @@ class DownloadResult:
 
 
 @dataclass(frozen=True)
-class UploadResult(DownloadResult):
-    """One object that a store has now. `url` is the file's path, `dest` the object.
-
-    Attributes:
-        etag: what the store calls its content, with quotes.
-        parts_sent: parts that this run sent; 0 for a file that was sent whole.
-        remarks: what the store could not promise, a clause each.
-    """
-
-    etag: str = ""
-    parts_sent: int = 0
-    remarks: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class DownloadFailure:
     """A file of several that could not be downloaded.
 

@@ -26,7 +26,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -73,7 +72,7 @@ class FileSink(Sink):
     def __init__(self, dest: Path, ledger: Ledger | None) -> None:
         self.dest = dest
         self.ledger = ledger
-        own = part_name(dest.name) if ledger else part_name(f"{dest.name}.{secrets.token_hex(4)}")
+        own = part_name(dest.name) if ledger else part_name(f"{dest.name}.{os.urandom(4).hex()}")
         self.part = dest.with_name(own)
         # True from the start if an earlier run left something: a failure before the first byte must
         # not remove it.

@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import threading
 from pathlib import Path
 
@@ -189,7 +188,7 @@ class Ledger:
         The old one stays locked as long as the new one: a run that opened it a moment ago, and
         lost the race for its lock, waits there to be told whether the file has been published.
         """
-        path = self.path.with_name(f".{secrets.token_hex(8)}{LOCK}")
+        path = self.path.with_name(f".{os.urandom(8).hex()}{LOCK}")
         fd = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             try_lock(fd)

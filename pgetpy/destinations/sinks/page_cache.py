@@ -86,7 +86,7 @@ def memory_limit(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc/s
     """
     limits = [_UNLIMITED]
     with contextlib.suppress(OSError, ValueError):
-        for line in (proc / "cgroup").read_text("ascii").splitlines():
+        for line in (proc / "cgroup").read_text("utf-8").splitlines():
             _, controllers, path = line.split(":", 2)
             if controllers == "":
                 limits += _limits(root, path, "memory.max")
@@ -107,5 +107,5 @@ def _limits(root: Path, path: str, name: str) -> list[int]:
         if not group.is_relative_to(root):
             break
         with contextlib.suppress(OSError, ValueError):
-            found.append(int((group / name).read_text("ascii")))
+            found.append(int((group / name).read_text("utf-8")))
     return found

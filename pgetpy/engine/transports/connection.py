@@ -31,7 +31,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from urllib.parse import urlsplit
 
-from pgetpy.core.http.certificates import names_in
 from pgetpy.engine.transports.base import Address, Request, UnsupportedResponseError
 from pgetpy.engine.transports.connecting import AddressRace
 from pgetpy.engine.transports.failures import (
@@ -147,6 +146,8 @@ class Connection:
             connection = await cls.open(replace(request, tls=anyone), AddressRace())
             connection.close()
             assert connection._tls is not None
+            from pgetpy.core.http.certificates import names_in
+
             return names_in(connection._tls.certificate())
         return []
 

@@ -18,7 +18,7 @@ from functools import partial
 
 from pgetpy.core.objects.names import ObjectName, parse_object_name
 from pgetpy.core.report.events import Failed, Queued, Report
-from pgetpy.core.report.results import UploadResult
+from pgetpy.core.report.uploads import UploadResult
 from pgetpy.engine.hosts import Hosts
 from pgetpy.engine.uploads.upload import FileUpload, UploadOptions
 from pgetpy.errors import BadReferenceError, DestinationError, HttpStatusError, PgetError

@@ -31,7 +31,7 @@ from pgetpy.core.objects import multipart
 from pgetpy.core.objects.names import ObjectName, object_url
 from pgetpy.core.objects.sigv4 import EMPTY_BODY, encode_query
 from pgetpy.core.report.events import Finished, Progressed, Remarked, Report, Retrying, Started
-from pgetpy.core.report.results import UploadResult
+from pgetpy.core.report.uploads import UploadResult
 from pgetpy.engine.hosts import Hosts
 from pgetpy.engine.uploads.client import Body, StoreAnswer, StoreClient
 from pgetpy.engine.uploads.journal import Upload, UploadJournal, version_of

@@ -20,7 +20,7 @@ from tests.support.server import Server
 
 # A ratchet: what shortens the trip lowers them.
 MOST_FILES = 31
-MOST_CALLS = 250
+MOST_CALLS = 230
 # Notes each frame of the package once, in order: a coroutine that goes on is the same frame. What
 # an import runs is no part of the trip.
 _TRACER = """

@@ -9,13 +9,13 @@ import pytest
 
 from pgetpy.cli.command_table import SHELLS
 from pgetpy.cli.completion import completion_script
-from pgetpy.cli.parser import help_text, parse_arguments
+from pgetpy.cli.help import help_text
+from pgetpy.cli.parser import parse_arguments
 from pgetpy.errors import BadSettingError
 from pgetpy.settings import Settings, SourceSettings
 from pgetpy.sources.civitai import CivitaiSettings
 from pgetpy.sources.huggingface import HubSettings
-from pgetpy.sources.table import OPTIONS as SOURCE_ROWS
-from pgetpy.sources.table import check_settings
+from pgetpy.sources.table import check_settings, source_options
 from tests.integration.sources.conftest import MARK, OTHER_TOKEN, TOKEN
 from tests.support.children import last_line
 from tests.support.civitai import Civitai, File, Version
@@ -25,7 +25,7 @@ from tests.support.server import Server
 from tests.support.weights import flip, serve, tar_of, weights
 
 LORA = weights()
-SOURCE_FLAGS = [row.name for row in SOURCE_ROWS if row.name]
+SOURCE_FLAGS = [row.name for row in source_options() if row.name]
 TOKEN_FLAGS = [flag for flag in SOURCE_FLAGS if flag.endswith("-token")]
 REFERENCE = "urn:air:sdxl:lora:civitai:1@5"
 
@@ -139,7 +139,7 @@ def test_a_malformed_token_is_refused_unseen(shell: Shell, bad: str) -> None:
     for name in (
         "HF_TOKEN",
         "CIVITAI_API_TOKEN",
-        *(row.variable for row in SOURCE_ROWS if row.name in TOKEN_FLAGS),
+        *(row.variable for row in source_options() if row.name in TOKEN_FLAGS),
     ):
         with pytest.raises(BadSettingError) as caught:
             check_settings(Settings.from_environment({name: bad}).sources)

@@ -23,8 +23,8 @@ from pgetpy.errors import (
     NotWeightsError,
 )
 from pgetpy.settings import SourceSection
-from pgetpy.sources import table
 from pgetpy.sources.base import Located, RemoteFile, ServiceClient, Source
+from pgetpy.sources.table import parse_reference
 from pgetpy.weights.size_limit import SizeBudget
 from tests.integration.sources.conftest import TOKEN
 from tests.support.faults import Chunked, NoLength, SilenceAfter
@@ -33,6 +33,7 @@ from tests.support.names import Names
 from tests.support.processes import run
 from tests.support.resources import Resource
 from tests.support.server import Server
+from tests.support.sources import add_source
 from tests.support.weights import opened, partials, serve, tar_of, weights
 
 OUTSIDE, INSIDE = "127.0.0.1", "127.0.0.2"
@@ -150,7 +151,7 @@ def test_the_files_of_a_folder_are_bounded_together(
 ) -> None:
     fields: dict[str, Any] = {} if delimited else {"faults": [Chunked()], "ranges": False}
     urls = [serve(server, weights(LARGE, name), f"/{name}", **fields) for name in "ab"]
-    monkeypatch.setattr(table, "SOURCES", (*table.SOURCES, Folder(urls, sized=sized)))
+    add_source(monkeypatch, Folder(urls, sized=sized))
     one, two = int(LARGE * 1.5), int(LARGE * 2.5)
     reference = f"folder:{sized}{delimited}"
     error = refusal(opening(replace(SAFE, max_bytes=one)), reference)
@@ -160,7 +161,7 @@ def test_the_files_of_a_folder_are_bounded_together(
 
 
 def test_a_folder_is_refused_as_soon_as_its_answers_say_that_it_is_too_large() -> None:
-    allowance = SizeBudget(table.parse_reference("http://host/a"), (10, "max_bytes"))
+    allowance = SizeBudget(parse_reference("http://host/a"), (10, "max_bytes"))
     allowance.note(0, 4)
     allowance.note(1, None)
     allowance.note(0, 4)  # it has come by now

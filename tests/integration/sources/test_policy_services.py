@@ -19,8 +19,8 @@ from pgetpy.errors import (
     UnauthorizedError,
 )
 from pgetpy.settings import Settings, SourceSettings
-from pgetpy.sources import table
 from pgetpy.sources.huggingface import HubSettings
+from pgetpy.sources.table import parse_reference
 from tests.integration.sources.conftest import OTHER_TOKEN, TOKEN
 from tests.integration.sources.test_policy_content import Folder
 from tests.support.faults import Redirect
@@ -29,6 +29,7 @@ from tests.support.hub import Hub
 from tests.support.hub_caches import opened_at, others
 from tests.support.resources import Resource
 from tests.support.server import Server
+from tests.support.sources import add_source
 from tests.support.weights import opened, serve, weights
 
 OPEN = Policy(allow_networks=("127.0.0.1",))
@@ -52,7 +53,7 @@ def policy(request: pytest.FixtureRequest) -> Policy | None:
 def folder_of_theirs(server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
     """A reference to a folder of a source of somebody else's."""
     urls = [serve(server, data, f"/{name}") for name, data in FILES.items()]
-    monkeypatch.setattr(table, "SOURCES", (*table.SOURCES, Folder(urls, sized=False)))
+    add_source(monkeypatch, Folder(urls, sized=False))
     return "folder:theirs"
 
 
@@ -78,7 +79,7 @@ def test_the_lists_of_hosts_hold_for_services(
             pgetpy.download(text, tmp_path / "got", settings=settings)
     others = [Policy(), Policy(allow_hosts=(host,)), Policy.public(), Policy(deny_hosts=("x.y",))]
     for policy in others:
-        policy.check_reference(table.parse_reference(text))
+        policy.check_reference(parse_reference(text))
 
 
 def test_where_a_service_leads_the_lists_hold_too(hub: Hub, root: Path) -> None:
@@ -120,7 +121,7 @@ def test_of_such_a_folder_every_host_is_judged(
     server: Server, inside: Server, root: Path, monkeypatch: pytest.MonkeyPatch, order: int
 ) -> None:
     urls = [serve(server), serve(inside)][::order]
-    monkeypatch.setattr(table, "SOURCES", (*table.SOURCES, Folder(urls, sized=False)))
+    add_source(monkeypatch, Folder(urls, sized=False))
     with opened(root) as cache:
         cache.ensure("folder:both")
     asked = len(inside.requests)

@@ -11,7 +11,7 @@ import pytest
 import pgetpy
 from pgetpy.cli import main
 from pgetpy.core.objects.multipart import choose_part_size, usual_etag
-from pgetpy.core.report.results import UploadResult
+from pgetpy.core.report.uploads import UploadResult
 from pgetpy.errors import (
     DestinationError,
     NotFoundError,

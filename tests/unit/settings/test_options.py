@@ -23,13 +23,13 @@ from pgetpy.settings import (
 from pgetpy.settings.cache_settings import CacheSettings
 from pgetpy.settings.command_options import CommandOptions, hub_cache_dir
 from pgetpy.settings.options import Option
-from pgetpy.sources.table import SOURCES
+from pgetpy.sources.table import own_sources
 from scripts import manual
 from scripts.options import page
 
 PACKAGE = Path(pgetpy.__file__).parent
 OPTION = {row.name: row for row in OPTIONS}
-OF_SOURCES = tuple(each.settings for each in SOURCES if each.settings.options)
+OF_SOURCES = tuple(each.settings for each in own_sources() if each.settings.options)
 SECTIONS = {
     each.__name__: each
     for each in (Arguments, CacheSettings, CommandOptions, Console, Settings, *OF_SOURCES)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
-from urllib.parse import urlsplit
+import inspect
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -11,10 +14,10 @@ from pgetpy.core.references.reference import Wanted
 from pgetpy.errors import BadReferenceError
 from pgetpy.settings import SourceSettings
 from pgetpy.sources import table
+from pgetpy.sources.base import Source
 from pgetpy.sources.civitai import CivitaiSettings
-from pgetpy.sources.data import Data, DataSettings
 from pgetpy.sources.huggingface import HubSettings
-from pgetpy.sources.table import SOURCES, parse_reference, with_tokens
+from pgetpy.sources.table import ROWS, SourceRow, own_sources, parse_reference, with_tokens
 
 
 @pytest.mark.parametrize("url", ["http://host/a", "https://host/a.safetensors", "file:///tmp/a"])
@@ -31,7 +34,7 @@ def test_what_nobody_knows_is_no_reference(text: str) -> None:
 
 
 def test_no_two_sources_have_one_name() -> None:
-    names = [source.name for source in SOURCES]
+    names = [source.name for source in own_sources()]
     assert len(set(names)) == len(names)
 
 
@@ -62,18 +65,67 @@ def test_a_token_of_a_caller_goes_to_the_source_that_names_its_argument() -> Non
     assert with_tokens(before, {}) is before
 
 
-@pytest.mark.parametrize("host", ["Huggingface.co", "user:pw@civitai.com:443", "replicate.com:443"])
-def test_a_url_of_a_services_host_is_put_to_the_services(
-    host: str, monkeypatch: pytest.MonkeyPatch
+# ------------------------------------------------------------------ a row and its source agree
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_row_says_of_a_source_what_the_source_says(row: SourceRow) -> None:
+    source = row.source
+    assert (source.name, source.hosts) == (row.name, row.hosts)
+    variables = [option.variable for option in source.settings.options]
+    moving = [option.variable for option in source.settings.options if option.field == "endpoint"]
+    if source.takes_urls:
+        assert moving == [row.endpoint] * bool(row.endpoint)
+    else:
+        assert (row.endpoint, row.hosts) == ("", frozenset())
+    assert not row.endpoint or row.endpoint in variables
+
+
+def test_a_source_is_one_row_and_one_module() -> None:
+    folder = Path(table.__file__).parent
+    classes = {
+        f"pgetpy.sources.{path.stem}:{node.name}"
+        for path in folder.glob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and _is_source(path.stem, node.name)
+    }
+    assert classes == {row.home for row in ROWS}
+
+
+def _is_source(module: str, name: str) -> bool:
+    found = getattr(import_module(f"pgetpy.sources.{module}"), name)
+    return issubclass(found, Source) and not inspect.isabstract(found) and hasattr(found, "name")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("http://host/a", []),
+        ("file:///a", ["plain"]),
+        ("s3://bucket/key", ["s3"]),
+        ("HF://o/n", ["huggingface"]),
+        ("data:,a", ["data"]),
+        ("https://Huggingface.co/nothing", ["huggingface"]),
+        ("https://user:pw@civitai.com:443/nothing", ["civitai"]),
+        ("https://here:8080/nothing", ["civitai"]),
+        ("owner/model", ["huggingface", "civitai", "replicate"]),
+    ],
+)
+def test_only_sources_that_may_know_a_reference_are_imported(
+    text: str, names: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
+    asked = []
 
-    class Listening(Data):
-        def recognise(self, text: str, wanted: str, settings: DataSettings) -> None:
-            asked.append(text)
+    class Noting(SourceRow):
+        @property
+        def source(self) -> table.AnySource:
+            asked.append(self.name)
+            return super().source
 
-    monkeypatch.setattr(table, "SOURCES", (Listening(), *SOURCES))
-    for name in (host, "elsewhere.example"):
-        with contextlib.suppress(BadReferenceError):
-            parse_reference(f"https://{name}/nothing/that/was/read/before")
-    assert [urlsplit(text).netloc for text in asked] == [host]
+    monkeypatch.setattr(table, "ROWS", tuple(Noting(*row) for row in ROWS))
+    settings = SourceSettings(environ={"PGET_CIVITAI_ENDPOINT": "http://here:8080"})
+    with contextlib.suppress(BadReferenceError):
+        parse_reference(text, settings=settings)
+    # An endpoint of one's own has to be read to know whose host it is.
+    read = [] if "//here" in text or "://" not in text else ["civitai"]
+    assert [name for name in dict.fromkeys(asked) if name not in read or name in names] == names

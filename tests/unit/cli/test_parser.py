@@ -1,0 +1,71 @@
+"""Every way to write a flag, and what it says."""
+
+from __future__ import annotations
+
+import pytest
+
+from pgetpy.cli.parser import parse_arguments
+from pgetpy.errors import BadSettingError, UsageError
+
+
+@pytest.mark.parametrize(
+    ("argv", "values"),
+    [
+        ("-c 4 u d", {"concurrency": "4"}),
+        ("-c4 u d", {"concurrency": "4"}),
+        ("-c=4 u d", {"concurrency": "4"}),
+        ("--concurrency 4 u d", {"concurrency": "4"}),
+        ("u --concurrency=4 d", {"concurrency": "4"}),
+        ("u d -c 3 -c 4", {"concurrency": "4"}),
+        ("-r -1 u d", {"retries": "-1"}),
+        ("--cacert=-x u d", {"cacert": "-x"}),
+        ("--cacert= u d", {"cacert": ""}),
+        ("-fx u d", {"force": "true", "extract": "true"}),
+        ("-fc4 u d", {"force": "true", "concurrency": "4"}),
+        ("-fc 4 u d", {"force": "true", "concurrency": "4"}),
+        ("-f=false u d", {"force": "false"}),
+        ("--force=0 u d", {"force": "false"}),
+        ("--force --no-force u d", {"force": "false"}),
+        ("-H a:b --header=c:d u d", {"header": ("a:b", "c:d")}),
+        ("--hf-token x u d", {"hf-token": "x"}),
+        ("--max-chunks 4 u d", {"concurrency": "4"}),
+        ("-c 3 --max-chunks 4 u d", {"concurrency": "3"}),
+        ("--max-chunks 4 -c 3 u d", {"concurrency": "3"}),
+    ],
+)
+def test_a_flag_may_be_written_in_several_ways(argv: str, values: dict[str, object]) -> None:
+    found = parse_arguments(argv.split())
+    assert (found.values, found.operands) == (values, ("u", "d"))
+
+
+def test_a_value_may_be_a_sentence_that_begins_with_a_dash() -> None:
+    assert parse_arguments(["-H", "-a: b", "u"]).values == {"header": ("-a: b",)}
+
+
+def test_what_follows_two_dashes_is_an_operand() -> None:
+    found = parse_arguments(["-f", "u", "--", "-c", "--", "d"])
+    assert (found.values, found.operands) == ({"force": "true"}, ("u", "-c", "--", "d"))
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ("-c", "argument -c/--concurrency: expected one argument"),
+        ("-c -f u d", "argument -c/--concurrency: expected one argument"),
+        ("--cacert --force u", "argument --cacert: expected one argument"),
+        ("--no-force=true u", "--no-force takes no value"),
+        ("-fz u", "unknown flag: -z"),
+        ("-z u", "unknown flag: -z"),
+        ("--forc u", r"unknown flag: --forc \(is --force meant\?\)"),
+        ("--hf-tokn=x u", r"unknown flag: --hf-tokn \(is --hf-token meant\?\)"),
+        ("-1 u", "unknown flag: -1"),
+    ],
+)
+def test_a_flag_that_makes_no_sense_is_a_usage_error(argv: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        parse_arguments(argv.split())
+
+
+def test_a_switch_takes_a_word_for_yes_or_no_alone() -> None:
+    with pytest.raises(BadSettingError, match="--force 'maybe'"):
+        parse_arguments(["--force=maybe", "u"])
