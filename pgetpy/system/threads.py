@@ -27,7 +27,6 @@ than is free.
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import contextlib
 import queue
@@ -36,10 +35,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from pgetpy.errors import ThreadLimitError
 from pgetpy.system.forks import call_in_children
+
+if TYPE_CHECKING:
+    import asyncio
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -88,6 +90,9 @@ class Workers:
 
         If no thread can be started it has been run, in this one, when this returns.
         """
+        # Commands on the cache start threads, too, and run no event loop.
+        import asyncio
+
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._put(lambda: _run(work, future, loop), long=long)
@@ -99,6 +104,8 @@ class Workers:
         Two threads must be free: one for it, and one for the next short work. A caller that gets
         None moves the body on the event loop.
         """
+        import asyncio
+
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         with self._changed:
