@@ -64,6 +64,10 @@ class Row:
     inode: tuple[int, int]
     names: int
 
+    @property
+    def key(self) -> str:
+        return self.record.key
+
 
 @dataclass(frozen=True)
 class Contents:
@@ -145,7 +149,7 @@ def scan(layout: CachePaths, beginning: str = "") -> Contents:
         for key in names:
             if len(key) != KEY_LENGTH:
                 continue
-            row = _row(layout, key)
+            row = read_row(layout, key)
             if row is None:
                 broken.append(key)
             else:
@@ -159,7 +163,8 @@ def scan(layout: CachePaths, beginning: str = "") -> Contents:
     return Contents(rows, orphans, broken)
 
 
-def _row(layout: CachePaths, key: str) -> Row | None:
+def read_row(layout: CachePaths, key: str) -> Row | None:
+    """Return the entry under `key`; None if its record is invalid or has no content."""
     path = layout.record(key)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from pgetpy.cache.contents import Contents, Row, scan
+from pgetpy.cache.contents import Contents, Row, read_row
 from pgetpy.cache.fills import Claim, Fills, bytes_at
 from pgetpy.cache.holders import LivenessMonitor
 from pgetpy.cache.layout import CachePaths, names_in
+from pgetpy.cache.outlines import Outline, OutlineReader, Outlines
 from pgetpy.cache.removal import Remover
 from pgetpy.cache.uses import Clock
 from pgetpy.core.cache.eviction import (
@@ -26,7 +28,6 @@ from pgetpy.core.cache.eviction import (
     batches,
     most_gain,
     pays,
-    total_size,
     victims,
 )
 from pgetpy.errors import CacheFullError
@@ -60,9 +61,7 @@ class Survey:
         goal: the bytes that are missing.
     """
 
-    contents: Contents
-    candidates: list[Candidate]
-    uses: dict[str, int]
+    contents: Outlines
     room: Goal
     goal: Goal
 
@@ -77,6 +76,7 @@ class Evictor:
     watch: LivenessMonitor
     fills: Fills
     clock: Clock
+    outlines: OutlineReader
 
     def make_room(self, needed: int, claim: Claim | None = None) -> int:
         """Make sure that `needed` bytes can be written; return the bytes of evicted entries.
@@ -95,7 +95,9 @@ class Evictor:
             self.remover.sweep()
             return self._make_room(needed, claim)
 
-    def candidates(self, contents: Contents) -> tuple[list[Candidate], dict[str, int]]:
+    def candidates(
+        self, rows: Sequence[Row] | Sequence[Outline]
+    ) -> tuple[list[Candidate], dict[str, int]]:
         """Return the entries as candidates for eviction, and the uses by living processes."""
         uses = self.remover.uses()
         held = self.remover.pinned() | self.watch.leased().keys()
@@ -111,14 +113,14 @@ class Evictor:
 
         found = [
             Candidate(
-                row.record.key,
+                row.key,
                 row.size,
-                max(row.folded, uses.get(row.record.key, 0)),
-                standing(row.record.key),
+                max(row.folded, uses.get(row.key, 0)),
+                standing(row.key),
                 row.inode,
                 row.names,
             )
-            for row in contents.rows
+            for row in rows
         ]
         return found, uses
 
@@ -132,16 +134,17 @@ class Evictor:
                 survey = self._survey(needed, claim)
             if survey.goal.met:
                 return taken
-            chosen = victims(survey.candidates, survey.goal)
+            found, uses = self.candidates(survey.contents.rows)
+            chosen = victims(found, survey.goal)
             if chosen is None or rounds > _ROUNDS:
                 raise self._full(needed, survey, claim)
-            taken += self._evict(chosen, survey, gains)
+            taken += self._evict(chosen, survey, uses, gains)
             if gains.hopeless and self._disk_short(needed, claim) > 0:
                 cause = "what left gave no room: it is still mapped, or others write"
                 raise self._full(needed, self._survey(needed, claim), claim, cause)
         raise AssertionError("unreachable")
 
-    def tidy(self, contents: Contents) -> int:
+    def tidy(self, contents: Contents | Outlines) -> int:
         """Remove content without record and records without content; return how many."""
         gained = 0
         since = self.clock.now() - JUST_NOW
@@ -149,43 +152,62 @@ class Evictor:
             if not self.fills.busy(key):
                 gained += self.remover.drop(key, path, since)
         for key in contents.broken:
-            if not self.fills.busy(key):
-                self.remover.drop_record(key)
+            self._drop_broken(key)
         return gained
 
+    def _drop_broken(self, key: str) -> None:
+        if not self.fills.busy(key):
+            self.remover.drop_record(key)
+
     def _survey(self, needed: int, claim: Claim | None) -> Survey:
-        contents = scan(self.layout)
-        found, uses = self.candidates(contents)
+        contents = self.outlines.read()
         room = Goal(1 << 62, needed - self._disk_short(needed, claim))
         if self.bounds.max_bytes is not None:
-            used = total_size(found) + self._loose(contents) + self._reserved(claim)
+            used = contents.size + self._loose(contents) + self._reserved(claim)
             room = Goal(self.bounds.max_bytes - used, room.disk)
         goal = Goal(max(0, needed - room.budget), max(0, needed - room.disk))
-        return Survey(contents, found, uses, room, goal)
+        return Survey(contents, room, goal)
 
-    def _evict(self, chosen: list[Group], survey: Survey, gains: Gains) -> int:
+    def _evict(
+        self, chosen: list[Group], survey: Survey, uses: dict[str, int], gains: Gains
+    ) -> int:
         """Evict `chosen`, until that turns out to free no space; return their bytes."""
-        rows = {row.record.key: row for row in survey.contents.rows}
+        marks = {outline.key: outline.mark for outline in survey.contents.rows}
         budget = survey.goal.budget
         taken = 0
         for batch in batches(chosen):
             if gains.hopeless and budget <= 0:
                 break
-            members = [rows[member.key] for group in batch for member in group.members]
+            keys = [member.key for group in batch for member in group.members]
+            members = self._read(keys, marks)
             before = free_bytes(self.layout.root / "entries")
-            left = {row.record.key for row in self.remover.take(members, survey.uses)}
+            left = {row.key for row in self.remover.take(members, uses)}
             gone = [group for group in batch if left.issuperset(m.key for m in group.members)]
             size = sum(group.size for group in gone)
             for row in members:
-                if row.record.key in left:
+                if row.key in left:
                     reference = row.record.about.reference
-                    _LOG.debug("evicted %s: %d bytes of %s", row.record.key, row.size, reference)
+                    _LOG.debug("evicted %s: %d bytes of %s", row.key, row.size, reference)
             if survey.goal.disk > 0:
                 expected = sum(group.gain for group in gone)
                 gains.took(expected, self._gained(before, expected))
             budget -= size
             taken += size
         return taken
+
+    def _read(self, keys: list[str], marks: dict[str, int]) -> list[Row]:
+        """Return the entries under `keys`, without those published anew since `marks` were read.
+
+        An invalid record is dropped; its content is a leftover of the next survey.
+        """
+        rows = []
+        for key in keys:
+            row = read_row(self.layout, key)
+            if row is None:
+                self._drop_broken(key)
+            elif row.mark == marks[key]:
+                rows.append(row)
+        return rows
 
     def _gained(self, before: int, expected: int) -> int:
         """Return by how much the free space grew, as soon as it is about what was expected."""
@@ -208,7 +230,7 @@ class Evictor:
             for progress, folder in self.fills.others(claim)
         )
 
-    def _loose(self, contents: Contents) -> int:
+    def _loose(self, contents: Outlines) -> int:
         """Return the bytes that belong to no entry: being fetched, or left over."""
         partial = self.layout.at("partial")
         loose = [self.layout.at("partial", name) for name in names_in(partial)]
@@ -218,19 +240,20 @@ class Evictor:
     def _full(
         self, needed: int, survey: Survey, claim: Claim | None, cause: str = ""
     ) -> CacheFullError:
-        most = most_gain(survey.candidates)
+        found, _ = self.candidates(survey.contents.rows)
+        most = most_gain(found)
         room = min(survey.room.budget + most.budget, survey.room.disk + most.disk)
         held = self._held(survey.contents.rows, claim)
         root = str(self.layout.root)
         return CacheFullError(root, needed, max(0, room), held, cause=cause)
 
-    def _held(self, rows: list[Row], claim: Claim | None) -> tuple[tuple[str, int], ...]:
+    def _held(self, rows: Sequence[Outline], claim: Claim | None) -> tuple[tuple[str, int], ...]:
         """Return who holds how many bytes, the largest first."""
         leased, pinned = self.watch.leased(), self.remover.pinned()
         found: dict[str, dict[tuple[int, int], int]] = {}
         for row in rows:
-            holders = [str(process) for process in leased.get(row.record.key, ())]
-            for who in [*holders, *(["pins"] if row.record.key in pinned else [])]:
+            holders = [str(process) for process in leased.get(row.key, ())]
+            for who in [*holders, *(["pins"] if row.key in pinned else [])]:
                 found.setdefault(who, {})[row.inode] = row.size
         held = {who: sum(sizes.values()) for who, sizes in found.items()}
         under_way = self._reserved(claim)

@@ -25,6 +25,7 @@ from pgetpy.cache.fills import FillProgress, Fills, bytes_at
 from pgetpy.cache.holders import LeaseFile, LivenessMonitor
 from pgetpy.cache.layout import CachePaths, discard, names_in, token
 from pgetpy.cache.listing import ListedEntry, Totals, listings, totals
+from pgetpy.cache.outlines import OutlineReader
 from pgetpy.cache.publishing import Publisher
 from pgetpy.cache.removal import Remover
 from pgetpy.cache.tickets import Fill, Lease
@@ -124,7 +125,7 @@ class Store:
         """Return all entries with their use, for listings; without those of lower caches."""
         with self._mapped():
             contents = scan(self._layout)
-            found, _ = self._evictor.candidates(contents)
+            found, _ = self._evictor.candidates(contents.rows)
             return listings(contents, found, self._watch.leased(), self._remover.pinned())
 
     def totals(self) -> Totals:
@@ -216,7 +217,7 @@ class Store:
         """
         with self._taking_away():
             contents = scan(self._layout)
-            found, uses = self._evictor.candidates(contents)
+            found, uses = self._evictor.candidates(contents.rows)
             old = [
                 row
                 for row, candidate in zip(contents.rows, found, strict=True)
@@ -300,7 +301,13 @@ class Store:
         self._fills = Fills(layout, self._holder, self._watch, locks=locks)
         self._remover = Remover(layout, owner, self._watch, locks=locks)
         self._evictor = Evictor(
-            layout, self._bounds, self._remover, self._watch, self._fills, self._clock
+            layout,
+            self._bounds,
+            self._remover,
+            self._watch,
+            self._fills,
+            self._clock,
+            OutlineReader(layout),
         )
         self._publisher = Publisher(layout, owner, self._remover, self._clock)
         self._checker = EntryVerifier(layout, self._publisher)

@@ -388,7 +388,7 @@ CASES = (
         (
             Goal("wall", None, 150e-6, "100 entries"),
             Goal("wall", None, 150e-6, "100,000 entries"),
-            Goal("wall", "100 entries", 2.0, "100,000 entries"),
+            Goal("wall", "100 entries", 1.3, "100,000 entries"),
         ),
     ),
     Case(

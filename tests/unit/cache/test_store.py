@@ -421,3 +421,30 @@ def test_importing_the_cache_imports_nothing_heavy() -> None:
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"asyncio", "aiohttp", "ssl", "subprocess", "logging", "tempfile", "random", "shutil"}
     assert heavy.isdisjoint(told.stdout.split())
+
+
+def system_calls(work: Callable[[], object]) -> list[str]:
+    """The functions of the operating system that `work` calls, in order."""
+    called: list[str] = []
+
+    def noting(_: object, event: str, function: object) -> None:
+        if event == "c_call" and getattr(function, "__module__", "") == "posix":
+            called.append(getattr(function, "__name__", ""))
+
+    sys.setprofile(noting)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return called
+
+
+def test_a_hit_makes_the_same_system_calls_however_many_entries_there_are(store: Store) -> None:
+    put(store, "a")
+    store.lookup(key_of("a"))
+    alone = system_calls(lambda: store.lookup(key_of("a")))
+    for number in range(100):
+        put(store, number)
+    assert system_calls(lambda: store.lookup(key_of("a"))) == alone
+    assert alone
+    assert not {"listdir", "scandir"} & set(alone)
