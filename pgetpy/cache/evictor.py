@@ -125,6 +125,12 @@ class Evictor:
         return found, uses
 
     def _make_room(self, needed: int, claim: Claim | None) -> int:
+        held = self.outlines.sizes()
+        if (
+            held is not None
+            and self._goal(needed, self._room(needed, claim, held.entries, held.orphans)).met
+        ):
+            return 0
         gains = Gains()
         taken = 0
         for rounds in count(1):
@@ -161,12 +167,20 @@ class Evictor:
 
     def _survey(self, needed: int, claim: Claim | None) -> Survey:
         contents = self.outlines.read()
-        room = Goal(1 << 62, needed - self._disk_short(needed, claim))
-        if self.bounds.max_bytes is not None:
-            used = contents.size + self._loose(contents) + self._reserved(claim)
-            room = Goal(self.bounds.max_bytes - used, room.disk)
-        goal = Goal(max(0, needed - room.budget), max(0, needed - room.disk))
-        return Survey(contents, room, goal)
+        orphans = [path for _, path in contents.orphans]
+        room = self._room(needed, claim, contents.size, orphans)
+        return Survey(contents, room, self._goal(needed, room))
+
+    def _room(self, needed: int, claim: Claim | None, entries: int, orphans: list[str]) -> Goal:
+        """Return the bytes that can be written now; see `Survey`."""
+        disk = needed - self._disk_short(needed, claim)
+        if self.bounds.max_bytes is None:
+            return Goal(1 << 62, disk)
+        used = entries + self._loose(orphans) + self._reserved(claim)
+        return Goal(self.bounds.max_bytes - used, disk)
+
+    def _goal(self, needed: int, room: Goal) -> Goal:
+        return Goal(max(0, needed - room.budget), max(0, needed - room.disk))
 
     def _evict(
         self, chosen: list[Group], survey: Survey, uses: dict[str, int], gains: Gains
@@ -230,12 +244,11 @@ class Evictor:
             for progress, folder in self.fills.others(claim)
         )
 
-    def _loose(self, contents: Outlines) -> int:
+    def _loose(self, orphans: list[str]) -> int:
         """Return the bytes that belong to no entry: being fetched, or left over."""
         partial = self.layout.at("partial")
         loose = [self.layout.at("partial", name) for name in names_in(partial)]
-        loose += [path for _, path in contents.orphans]
-        return sum(map(bytes_at, loose))
+        return sum(map(bytes_at, loose + orphans))
 
     def _full(
         self, needed: int, survey: Survey, claim: Claim | None, cause: str = ""

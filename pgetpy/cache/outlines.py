@@ -6,18 +6,21 @@ nothing is kept that could be wrong after a kill, and no process has to tell ano
 
 A record is read only where names do not say which content is its own, and for the size of a folder;
 that never changes, and is remembered.
+
+Whether there is room takes even less: what the 256 folders of entries held in all, each remembered
+until its modification time changes. What that leaves out (a file that got a second name elsewhere)
+makes the sum too large, never too small, and then all is read again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pgetpy.cache.contents import Row, read_row
+from pgetpy.cache.contents import LONGEST_TICK_NS, Row, coarse_time, read_row
 from pgetpy.cache.layout import KEY_LENGTH, CachePaths, names_in
 
 _Inode = tuple[int, int]
@@ -54,28 +57,89 @@ class Outlines:
         return sum({row.inode: row.size for row in self.rows}.values())
 
 
-class OutlineReader:
-    """Reads the outlines of one cache again and again."""
+class Sizes(NamedTuple):
+    """The contents of one folder of entries, or of all.
 
-    def __init__(self, layout: CachePaths) -> None:
+    Attributes:
+        alone: the bytes of files that have no other name.
+        shared: the sizes of others, each inode's once.
+        orphans: paths of content without a record.
+    """
+
+    alone: int
+    shared: dict[_Inode, int]
+    orphans: list[str]
+
+    @property
+    def entries(self) -> int:
+        """The bytes of all entries."""
+        return self.alone + sum(self.shared.values())
+
+
+class OutlineReader:
+    """Reads the outlines of one cache again and again.
+
+    Args:
+        layout: the cache.
+        remembers: whether the modification times of its folders tell when to read them again.
+    """
+
+    def __init__(self, layout: CachePaths, *, remembers: bool) -> None:
         self._layout = layout
+        self._remembers = remembers
         # The sizes of folders, by the names of their contents, which are never used twice.
         self._folders: dict[str, int] = {}
+        # By folder of entries: its inode and modification time, and what it held then.
+        self._shards: dict[str, tuple[_Inode, Sizes]] = {}
 
     def read(self) -> Outlines:
         """Return what the cache holds."""
         found = Outlines()
         folders: dict[str, int] = {}
-        for first in names_in(self._layout.at("entries")):
-            if len(first) == 2:
-                self._read_shard(self._layout.at("entries", first), found, folders)
+        for shard in self._shard_paths():
+            held = self._read_shard(shard, folders)
+            found.rows += held.rows
+            found.orphans += held.orphans
+            found.broken += held.broken
         self._folders = folders
         return found
 
-    def _read_shard(self, shard: str, found: Outlines, folders: dict[str, int]) -> None:
+    def sizes(self) -> Sizes | None:
+        """Return what the cache holds at most; None where all has to be read to know."""
+        if not self._shards:
+            return None
+        total = Sizes(0, {}, [])
+        for shard in self._shard_paths():
+            stamp, held = self._shards.get(shard, (None, total))
+            if stamp is None or stamp != _stamp_of(shard):
+                held = _sizes_of(self._read_shard(shard, self._folders))
+            total.shared.update(held.shared)
+            total.orphans.extend(held.orphans)
+            total = total._replace(alone=total.alone + held.alone)
+        return total
+
+    def _shard_paths(self) -> list[str]:
+        entries = self._layout.at("entries")
+        return [f"{entries}/{first}" for first in names_in(entries) if len(first) == 2]
+
+    def _read_shard(self, shard: str, folders: dict[str, int]) -> Outlines:
+        """Read one folder of entries; `folders` takes the sizes of contents that are folders."""
+        found = Outlines()
+        self._shards.pop(shard, None)
+        stamp = _stamp_of(shard)
+        if stamp is None:
+            return found
+        # A change within the same tick as the one before would not show later.
+        lasting = stamp[1] < coarse_time() - LONGEST_TICK_NS
+        self._list(shard, found, folders)
+        if self._remembers and lasting:
+            self._shards[shard] = (stamp, _sizes_of(found))
+        return found
+
+    def _list(self, shard: str, found: Outlines, folders: dict[str, int]) -> None:
         records: dict[str, os.DirEntry[str]] = {}
         contents: defaultdict[str, list[os.DirEntry[str]]] = defaultdict(list)
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(shard) as names:
+        with os.scandir(shard) as names:
             for entry in names:
                 if len(entry.name) == KEY_LENGTH:
                     records[entry.name] = entry
@@ -132,3 +196,18 @@ class OutlineReader:
 def outline_of(row: Row) -> Outline:
     """Return `row` without its record."""
     return Outline(row.key, row.folded, row.mark, row.size, row.inode, row.names)
+
+
+def _stamp_of(shard: str) -> tuple[int, int] | None:
+    """Return by which its changes show; None for what is not a folder, or gone."""
+    try:
+        status = os.stat(shard)
+    except FileNotFoundError:
+        return None
+    return (status.st_ino, status.st_mtime_ns) if stat.S_ISDIR(status.st_mode) else None
+
+
+def _sizes_of(found: Outlines) -> Sizes:
+    alone = sum(row.size for row in found.rows if row.names == 1)
+    shared = {row.inode: row.size for row in found.rows if row.names != 1}
+    return Sizes(alone, shared, [path for _, path in found.orphans])

@@ -307,7 +307,7 @@ class Store:
             self._watch,
             self._fills,
             self._clock,
-            OutlineReader(layout),
+            OutlineReader(layout, remembers=locks),
         )
         self._publisher = Publisher(layout, owner, self._remover, self._clock)
         self._checker = EntryVerifier(layout, self._publisher)

@@ -18,7 +18,7 @@ from pgetpy.cache.layout import KEY_LENGTH, CachePaths
 from pgetpy.cache.outlines import OutlineReader, Outlines, outline_of
 from pgetpy.cache.store import Store
 from pgetpy.core.cache.records import About, Record, record_lines
-from tests.support.entries import key_of, left_over, names_of, put
+from tests.support.entries import key_of, left_over, names_of, put, sha256
 
 SIZE = 10
 
@@ -97,6 +97,79 @@ def test_the_size_of_a_folder_is_read_once(tmp_path: Path, monkeypatch: pytest.M
         assert opened == [key_of(8)]
         assert store.make_room(92 * SIZE) == SIZE
         assert names_of(store) == set(map(str, range(1, 9)))
+
+
+def settle(root: Path, *shards: str) -> None:
+    """Have the last change of all folders of entries, or of `shards`, be long past."""
+    for path in (root / "entries").iterdir():
+        if not shards or path.name in shards:
+            os.utime(path, ns=(1, 1_000_000_000 + os.stat(path).st_mtime_ns // 2))
+
+
+@contextmanager
+def listing(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The folders of entries that are listed meanwhile."""
+    listed: list[str] = []
+    real = os.scandir
+
+    def noting(path: str = ".") -> object:
+        if os.path.basename(os.path.dirname(path)) == "entries":
+            listed.append(os.path.basename(path))
+        return real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", noting)
+        yield listed
+
+
+def test_only_folders_that_changed_are_listed_again_while_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store(tmp_path, max_bytes=20_000) as store, Store(tmp_path) as other:
+        for number in range(10):
+            put(other, number)
+        settle(tmp_path)
+        store.make_room(1)
+        with listing(monkeypatch) as listed:
+            store.make_room(1)
+        assert listed == []
+        put(other, "new")
+        changed = key_of("new")[:2]
+        # As fresh as this, it is not trusted to stay as it is.
+        for _ in range(2):
+            with listing(monkeypatch) as listed:
+                store.make_room(1)
+            assert listed == [changed]
+        settle(tmp_path, changed)
+        store.make_room(1)
+        with listing(monkeypatch) as listed:
+            store.make_room(1)
+        assert listed == []
+        assert store.make_room(9000) == 0
+        assert store.make_room(9001) == 1000
+        assert store.make_room(10_000) == 0
+
+
+def test_what_other_processes_put_in_and_take_out_counts(tmp_path: Path) -> None:
+    with Store(tmp_path, max_bytes=5000) as store, Store(tmp_path) as other:
+        for name in "abcd":
+            put(other, name)
+        settle(tmp_path)
+        assert store.make_room(1000) == 0
+        put(other, "e")
+        settle(tmp_path)
+        assert store.make_room(1000) == 1000
+        other.remove(key_of("b"))
+        settle(tmp_path)
+        assert store.make_room(2000) == 0
+        # A second name for a file: counted twice at first, and then looked at closely.
+        data = b"same" * 250
+        put(other, "c", data, digest=sha256(data))
+        settle(tmp_path)
+        assert store.make_room(2000) == 0
+        put(other, "f", data, digest=sha256(data))
+        assert store.make_room(2000) == 0
+        assert names_of(store) == set("cdef")
 
 
 def test_an_entry_that_was_published_anew_after_the_look_stays(
@@ -186,7 +259,7 @@ def test_outlines_tell_what_records_tell(
         for number, (folder, change) in enumerate(entries):
             change(layout, write_entry(layout, number, number + 1, folder=folder))
         expected = scan(layout)
-        reader = OutlineReader(layout)
+        reader = OutlineReader(layout, remembers=True)
         for _ in range(2):
             found = reader.read()
             assert sorted(found.rows) == sorted(map(outline_of, expected.rows))
