@@ -11,7 +11,7 @@ from scripts.bench.hub import hub
 from scripts.bench.machine import core_counts
 from scripts.bench.measure import Sample
 from scripts.bench.peers import Peer
-from scripts.bench.servers import Stage, nginx, origin
+from scripts.bench.servers import Stage, half_dead, nginx, origin
 from scripts.bench.work import (
     TMPFS,
     Called,
@@ -46,13 +46,15 @@ class Entrant:
 class Goal:
     """`quantity` of `entrant` is to be at most `limit` times that of `against`.
 
-    Without `against` the limit is absolute: seconds, or bytes for `rss`.
+    Without `against` the limit is absolute: seconds, or bytes for `rss`. With `apart` it says how
+    much more than that of `against` it may be.
     """
 
     quantity: str
     against: str | None
     limit: float
     entrant: str = "pgetpy"
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -301,6 +303,13 @@ CASES = (
         ),
         (Goal("wall", "python -c pass", 3.0),),
         times=3,
+    ),
+    Case(
+        "dead-address",
+        "64 KiB from a host whose first address, ::1, does not answer",
+        _each(OneFile(64 * 1024, half_dead), peers.OURS_HALF_DEAD, peers.CURL_HALF_DEAD),
+        (Goal("wall", "curl", 0.3, apart=True),),
+        times=2,
     ),
     Case(
         "memory",

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from scripts.bench.measure import Command
 
@@ -201,6 +202,16 @@ def _curl_fetch(fetch: Fetch) -> list[str]:
     return [*_curl_get(fetch), "-o", str(fetch.dest)]
 
 
+def _curl_half_dead(fetch: Fetch) -> list[str]:
+    """As above, told of the two addresses that `two_addresses` gives the host."""
+    host = urlsplit(fetch.url).netloc
+    return ["--resolve", f"{host}:[::1],127.0.0.1", *_curl_fetch(fetch)]
+
+
+def _two_addresses(_: Fetch) -> dict[str, str]:
+    return {"PYTHONPATH": str(Path(__file__).with_name("two_addresses"))}
+
+
 def _curl_batch(batch: Batch) -> list[str]:
     listed = batch.scratch / "list"
     listed.write_text("".join(f'url = "{f.url}"\noutput = "{f.dest}"\n' for f in batch.files))
@@ -315,6 +326,8 @@ CURL_IGZIP_TAR = _curl_to_tar("igzip", "-dc")
 CURL_PIGZ_TAR = _curl_to_tar("pigz", "-dc")
 CURL_GZIP_TAR = _curl_to_tar("gzip", "-dc")
 CURL_UNZIP = Peer("curl && unzip", _shell_if("curl", "unzip"), ("unzip -v",), _curl_then_unzip)
+CURL_HALF_DEAD = Peer("curl", _on_path("curl"), _VERSION, _curl_half_dead)
+OURS_HALF_DEAD = Peer("pgetpy", _ours, _VERSION, _pget_fetch(), env=_two_addresses)
 HF_TRANSFER = Peer("hf_transfer", _from_pypi, _HF_PROBE, _hf_transfer_fetch(8))
 _HUB_PROBE = _probe_of("huggingface_hub")
 HUB_CLIENT = Peer("huggingface_hub", _from_pypi, _HUB_PROBE, _hub_client_fetch, env=_at_hub)

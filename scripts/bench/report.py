@@ -109,9 +109,10 @@ def goal_rows(results: Mapping[str, Result]) -> Iterator[list[str]]:
             if measured is None:
                 continue
             shown, limit = f"{measured:.2f}", f"{goal.limit:g}"
-            if goal.against is None:
+            if goal.against is None or goal.apart:
                 unit = megabytes if goal.quantity == "rss" else seconds
                 shown, limit = unit(measured), unit(goal.limit)
+                limit = f"{limit} more" if goal.apart else limit
             yield [
                 case.title,
                 f"{goal.entrant}: {_UNITS[goal.quantity]}",
@@ -132,7 +133,9 @@ def _measured(goal: Goal, result: Result | None) -> float | None:
     }
     ours = medians.get(goal.entrant)
     theirs = medians.get(goal.against) if goal.against else 1.0
-    return None if ours is None or theirs is None else ours / theirs
+    if ours is None or theirs is None:
+        return None
+    return ours - theirs if goal.apart else ours / theirs
 
 
 # -------------------------------------------------------------------------------------- page

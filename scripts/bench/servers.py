@@ -266,6 +266,22 @@ def nginx(port: str) -> Site:
     return lambda stage: contextlib.nullcontext(stage.nginx.address(port))
 
 
+@contextlib.contextmanager
+def half_dead(stage: Stage) -> Iterator[Address]:
+    """An origin on 127.0.0.1 whose other address, ::1, answers nobody: the queue of its listener is
+    full, so that the kernel drops what else arrives."""
+    with Origin(stage.library.folder, Behaviour()) as server, contextlib.ExitStack() as stack:
+        port = int(server.base.rpartition(":")[2])
+        dead = stack.enter_context(socket.socket(socket.AF_INET6))
+        dead.bind(("::1", port))
+        dead.listen(0)
+        for _ in range(2):
+            waiting = stack.enter_context(socket.socket(socket.AF_INET6))
+            waiting.setblocking(False)
+            waiting.connect_ex(("::1", port))
+        yield Address(f"http://half.example:{port}")
+
+
 def origin(how: Behaviour) -> Site:
     """The embedded origin, started anew for each run so that its connections count from one."""
 
