@@ -54,6 +54,7 @@ class AnswerGate:
 
     Attributes:
         answer: the first answer that was believed.
+        head: its head.
         sink: where its bytes go.
         expected: the version of the bytes that are held.
         verified: whether a digest of the whole is checked in the end.
@@ -69,6 +70,7 @@ class AnswerGate:
     expected: Identity | None = None
     verified: bool = False
     answer: Answer | None = None
+    head: Head | None = None
     sink: Sink | None = None
     repeatable: bool = False
     drifted: bool = False
@@ -96,6 +98,7 @@ class AnswerGate:
             part.meter.answer(now, answer.start)
             if self.answer is None:
                 self._admit_first(exchange, answer)
+                self.head = head
                 unsaid = "accept-ranges" not in head.headers and self.plan.total is not None
                 if unsaid and part.reads_on and self._takes_any_order():
                     # Some servers serve ranges, but not one without an end, and do not announce

@@ -19,19 +19,66 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from pgetpy.destinations.base import ReadBack
 from pgetpy.system.threads import Workers
 
-if TYPE_CHECKING:
-    from pgetpy.core.references.checksums import Checksum
-
 _BLOCK = 1 << 20
+# Seconds between two reports on a digest that is being finished.
+_REPORT_EVERY = 0.1
+
+
+class Hasher(Protocol):
+    """What hashlib's objects are."""
+
+    def update(self, data: memoryview, /) -> object:
+        """Take `data` into account."""
+
+    def hexdigest(self) -> str:
+        """Return the digest in lower-case hex."""
+
+
+class _Crc:
+    """A checksum that is continued from the value so far, `size` bytes long."""
+
+    def __init__(self, add: Callable[[Any, int], int], size: int) -> None:
+        self._add = add
+        self._size = size
+        self._value = 0
+
+    def update(self, data: memoryview) -> None:
+        self._value = self._add(data, self._value)
+
+    def hexdigest(self) -> str:
+        return self._value.to_bytes(self._size, "big").hex()
+
+
+def new_hash(algorithm: str, prefix: bytes = b"") -> Hasher | None:
+    """Return an object that computes `algorithm`; None if that takes an extra that is not there.
+
+    Args:
+        algorithm: of hashlib, or crc32, crc32c or crc64nvme.
+        prefix: bytes to hash before all others.
+    """
+    if algorithm == "crc32":
+        # isal's is several times as fast as the standard library's.
+        from isal.isal_zlib import crc32
+
+        return _Crc(crc32, 4)
+    if algorithm in ("crc32c", "crc64nvme"):
+        try:
+            from awscrt import checksums
+        except ImportError:
+            return None
+        return _Crc(getattr(checksums, algorithm), 4 if algorithm == "crc32c" else 8)
+    return hashlib.new(algorithm, prefix, usedforsecurity=False)
 
 
 class FileDigest:
-    """Hashes what `read` reads back, from its beginning, as far as it is known to be written.
+    """Hashes what `read` reads back, from its beginning, as far as it is known to be written, by
+    `made`.
 
     The methods are called on the event loop.
 
@@ -39,10 +86,10 @@ class FileDigest:
         position: bytes hashed so far.
     """
 
-    def __init__(self, read: ReadBack, checksum: Checksum, workers: Workers) -> None:
+    def __init__(self, read: ReadBack, made: Hasher, workers: Workers) -> None:
         self.position = 0
         self._read = read
-        self._hash = hashlib.new(checksum.algorithm, checksum.prefix, usedforsecurity=False)
+        self._hash = made
         self._workers = workers
         self._front = 0
         self._total: int | None = None
@@ -77,6 +124,14 @@ class FileDigest:
                 await asyncio.shield(self._done)
         return self._hash.hexdigest()
 
+    async def finish_reporting(self, total: int, report: Callable[[int, int], object]) -> str:
+        """As `finish`; `report` is told from time to time how many bytes of `total` are hashed."""
+        finishing = asyncio.ensure_future(self.finish(total))
+        while not finishing.done():
+            report(self.position, total)
+            await asyncio.wait([finishing], timeout=_REPORT_EVERY)
+        return finishing.result()
+
     async def stop(self) -> None:
         """Stop hashing; when this returns the file is not read any more."""
         self._stopped = True
@@ -101,7 +156,7 @@ class FileDigest:
         return self._front if worth else 0
 
     def _run(self) -> None:
-        """Hash until nothing is due, in a thread."""
+        """Hasher until nothing is due, in a thread."""
         buffer = memoryview(bytearray(_BLOCK))
         try:
             while not self._stopped:
@@ -115,7 +170,7 @@ class FileDigest:
             self._running = False
 
     def _hash_up_to(self, front: int, buffer: memoryview) -> None:
-        """Hash the bytes before `front`, a block at a time, unless stopped."""
+        """Hasher the bytes before `front`, a block at a time, unless stopped."""
         while self.position < front and not self._stopped:
             want = min(_BLOCK, front - self.position)
             count = self._read(self.position, buffer[:want])

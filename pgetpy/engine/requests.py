@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 
 from pgetpy.core.http.answers import Identity, Redirected
 from pgetpy.core.http.heads import Head
-from pgetpy.core.http.ranges import Span, format_range
+from pgetpy.core.http.ranges import OPEN_END, Span, format_range
 from pgetpy.core.http.retry import EXPIRED_STATUSES
 from pgetpy.core.http.urls import MOST_REDIRECTS, Link, follow, headers_for, may_see_credentials
 from pgetpy.engine.context import EngineContext
@@ -60,11 +60,13 @@ class Route:
     Attributes:
         link: what was named: the URL to go back to.
         target: where its redirects have led so far: the URL to send requests to.
+        whole_first: whether a request for everything has no Range; see `RequestSigner.whole_first`.
     """
 
     def __init__(self, link: Link, hosts: Hosts, settings: Settings) -> None:
         self.link = link
         self.target = link
+        self.whole_first = False
         self._hosts = hosts
         self._settings = settings
         self._hops = 0
@@ -108,7 +110,7 @@ class Route:
         if self._cookies is not None:
             headers = _with_cookies(headers, self._cookies, self.target)
         signer = self.target.signer
-        if asked is not None:
+        if asked is not None and not (self.whole_first and asked == (0, OPEN_END)):
             headers.append(("Range", format_range(asked)))
             if known is not None and known.if_range is not None:
                 # Object stores ignore If-Range, and honour If-Match.

@@ -8,8 +8,6 @@ are not judged here.
 
 from __future__ import annotations
 
-import hashlib
-
 from pgetpy.core.http.answers import Answer, Redirected, RetryWithoutRange, judge
 from pgetpy.core.http.heads import Head
 from pgetpy.core.http.ranges import EVERYTHING, Span, Spans
@@ -21,6 +19,7 @@ from pgetpy.engine.provenance import Provenance
 from pgetpy.engine.requests import Route
 from pgetpy.engine.small_lane import MOST_HEADS, SmallLane
 from pgetpy.engine.transfer import Transfer
+from pgetpy.engine.transports.small_request import SmallRequest
 from pgetpy.errors import TransferError
 from pgetpy.system.filesystem import disk_errors
 
@@ -42,7 +41,7 @@ class SmallTransfer(Transfer):
         self._lane: SmallLane | None = lane
         self._answer: Answer | None = None
         self._redirect: Redirected | None = None
-        self._found: str | None = None  # the digest
+        self._found: str | None = None  # the digest; empty if none was wanted
 
     async def _from_any(self) -> tuple[Provenance, bool]:
         lane, self._lane = self._lane, None  # the first time only
@@ -51,7 +50,8 @@ class SmallTransfer(Transfer):
             if await self._received(lane, route):
                 assert self._answer is not None
                 lane.slots.note_small()
-                return Provenance(route.target.url, self._answer, self._answer.whole), False
+                single = self._answer.whole and not route.whole_first
+                return Provenance(route.target.url, self._answer, single), False
             lane.slots.note_large()
         return await super()._from_any()
 
@@ -60,8 +60,9 @@ class SmallTransfer(Transfer):
             self._begun.close()
         await super()._release()
 
-    async def _hash(self, size: int) -> str | None:
-        return self._found or await super()._hash(size)
+    async def _hash(self, size: int) -> str:
+        found, self._found = self._found, None  # after a mismatch, of other bytes
+        return await super()._hash(size) if found is None else found
 
     async def _received(self, lane: SmallLane, route: Route) -> bool:
         """Whether the object was received, and written."""
@@ -80,7 +81,7 @@ class SmallTransfer(Transfer):
             if self._redirect is None and not received:
                 return False
             if self._redirect is None:
-                self._write(begun.body)
+                self._write(route, begun)
             self._counts.requests += 1
             self._begun = None
             if received:
@@ -126,18 +127,17 @@ class SmallTransfer(Transfer):
         self._answer = answer
         return size
 
-    def _write(self, body: memoryview) -> None:
-        """Write `body`, which is the whole object, to the part file."""
+    def _write(self, route: Route, begun: SmallRequest) -> None:
+        """Write the body of `begun`, which is the whole object, to the part file."""
         assert self._answer is not None
-        size, checksum = len(body), self._job.checksum
+        body, size = begun.body, len(begun.body)
+        if route.target.signer is not None and begun.head is not None:
+            self._verifier.learn(begun.head)
         with disk_errors(self._destination.path):
             self._begin(self._answer, Spans()).write(0, body)
         if self._job.follow is not None:
             self._job.follow.landed(Spans([Span(0, size)]))
-        if checksum is not None:
-            hashed = hashlib.new(checksum.algorithm, checksum.prefix, usedforsecurity=False)
-            hashed.update(body)
-            self._found = f"{checksum.algorithm}:{hashed.hexdigest()}"
+        self._found = self._verifier.of(body)
         self._counts.moved, self._counts.connections = size, 1
         self._report.started_once(size, 0, last=True)
         self._report.stands_at(size, size, 0)

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from functools import cached_property
 
 from pgetpy.core.http.answers import Answer, Identity
 from pgetpy.core.http.plan import Plan
@@ -34,12 +35,12 @@ from pgetpy.destinations import open_destination
 from pgetpy.destinations.base import BusyError, DestinationOptions, ResumeError
 from pgetpy.destinations.sinks.null import NullSink
 from pgetpy.engine.attempt import Attempt
+from pgetpy.engine.byte_verifier import ByteVerifier
 from pgetpy.engine.content_policy import check_content, check_destination
 from pgetpy.engine.context import AttemptCallbacks, EngineContext, StartOverError
-from pgetpy.engine.hashing import FileDigest
 from pgetpy.engine.provenance import Provenance
 from pgetpy.engine.requests import Route
-from pgetpy.engine.transfer_report import REPORT_EVERY, TransferReport
+from pgetpy.engine.transfer_report import TransferReport
 from pgetpy.engine.transports.base import Begun
 from pgetpy.engine.watchdog import TransferCounts
 from pgetpy.errors import (
@@ -78,6 +79,10 @@ class Transfer:
         self._routes = [Route(link, context.hosts, context.settings) for link in links]
         options = DestinationOptions.of(job, links[0].key, context.paths)
         self._destination = open_destination(job.dest, options, context.settings)
+        signer = links[0].signer
+        if signer is not None and signer.whole_first:
+            # Only a plain file can go on to ranges after the whole was asked for.
+            self._routes[0].whole_first = not self._destination.blocks
         self._begun: Begun | None = None  # a request that the first attempt goes on with
         self._report = TransferReport(report, key, job, self._destination)
         self._policy = context.settings.policy if vetted else None
@@ -87,13 +92,16 @@ class Transfer:
         self._held = Spans()  # what the next attempt need not fetch
         self._expected: Identity | None = None  # the version that it belongs to
         self._resumed = 0  # bytes of it that an earlier run has left
-        self._digest: FileDigest | None = None
         self._flushing: asyncio.Future[None] | None = None
         self._flushed_at = self._started
         self._restarts = 0  # for bytes of an earlier run
         self._changes = 0  # of the object on the server
         self._drifted = False  # answers differed in their ETag, see `AnswerGate`
         self._single = False  # whether everything has to come in one answer
+
+    @cached_property
+    def _verifier(self) -> ByteVerifier:
+        return ByteVerifier(self._job.checksum, self._destination, self._context.workers)
 
     async def run(self) -> DownloadResult:
         """Fetch, verify, publish.
@@ -113,13 +121,13 @@ class Transfer:
                     await self._start_over("what an earlier run left does not fit together")
                     continue
                 actual = await self._hash(size)
-                if actual is None or actual == str(self._job.checksum):
+                if actual == self._verifier.expected:
                     break
                 await self._mismatched(actual)
             await self._check_content(size)
             if not shared:
                 await self._publish(size)
-            return self._result(source, size, actual, shared)
+            return self._result(source, size, shared)
         finally:
             await self._release()
 
@@ -184,7 +192,9 @@ class Transfer:
             if attempt.gate.answer is not None:
                 self._expected = attempt.gate.answer.identity
         self._tick(self._loop.time(), attempt, last=True)
-        single = attempt.manner.single or (answer.whole and not attempt.gate.repeatable)
+        # Unless it was asked for: the whole in answer to a range means that there are no ranges.
+        unasked = answer.whole and not (attempt.gate.repeatable or route.whole_first)
+        single = attempt.manner.single or unasked
         return Provenance(route.target.url, answer, single)
 
     async def _shared(self, route: Route) -> Provenance:
@@ -219,7 +229,7 @@ class Transfer:
 
     async def _start_over(self, reason: str) -> None:
         """Discard what is held, and tell the user the `reason`."""
-        await self._stop_digest()
+        await self._verifier.forget()
         self._held = Spans()
         self._expected = None
         self._resumed = 0
@@ -234,8 +244,11 @@ class Transfer:
             self._single = True
             await self._start_over("the checksum does not match what different answers brought")
             return
-        await self._stop_digest()
-        error = DigestMismatchError(self._job.url, str(self._job.checksum), actual)
+        expected = self._verifier.expected
+        await self._verifier.stop()
+        error = DigestMismatchError(self._job.url, expected, actual)
+        if self._verifier.asked is None:
+            error.hint = "the store itself gave that checksum; nothing was written: try again"
         if self._destination.streamed_digest is not None:
             error.hint = "what has been written is not to be used; check the URL and the checksum"
         self._destination.discard()
@@ -256,21 +269,9 @@ class Transfer:
             for oddity in self._destination.oddities:
                 self._report.remark(oddity)
 
-    async def _hash(self, size: int) -> str | None:
-        """Return the digest of the whole, None where none was asked for."""
-        checksum = self._job.checksum
-        if checksum is None:
-            return None
-        if self._destination.streamed_digest is not None:
-            return f"{checksum.algorithm}:{self._destination.streamed_digest}"
-        digest = self._follow()
-        assert digest is not None
-        finishing = asyncio.ensure_future(digest.finish(size))
-        while not finishing.done():
-            self._report.verifying(digest.position, size)
-            await asyncio.wait([finishing], timeout=REPORT_EVERY)
-        with disk_errors(self._destination.path):
-            return f"{checksum.algorithm}:{finishing.result()}"
+    async def _hash(self, size: int) -> str:
+        """Return the digest of the whole; empty if there is nothing to compare it with."""
+        return await self._verifier.finish(size, self._report.verifying)
 
     async def _check_content(self, size: int) -> None:
         """Check the content against the policy, before the file gets its name.
@@ -287,13 +288,13 @@ class Transfer:
         try:
             await wait_uncancelled(looking, lambda: None)
         except NotAllowedError:
-            await self._stop_digest()
+            await self._verifier.stop()
             self._destination.discard()
             raise
 
     async def _publish(self, size: int) -> None:
         """Give the file its name, once nothing reads or flushes the part file any more."""
-        await self._stop_digest()
+        await self._verifier.stop()
         if self._flushing is not None:
             await self._flushing
         if self._destination.slow:
@@ -305,7 +306,7 @@ class Transfer:
 
     async def _release(self) -> None:
         """Release the destination; unless it was published, keep what a next run can use."""
-        await self._stop_digest()
+        await self._verifier.stop()
         if self._flushing is not None:
             await asyncio.wait([self._flushing])
         self._destination.keep()
@@ -315,17 +316,12 @@ class Transfer:
         if self._job.admit is not None:
             self._job.admit(answer.identity)
         resumable = self._job.checksum is not None or answer.identity.strong
-        sink = self._destination.begin(answer, held, self._hold, resumable=resumable)
+        hold = self._verifier.hold
+        sink = self._destination.begin(answer, held, hold, resumable=resumable)
         place, total = sink.place(0), answer.identity.total
         if self._job.follow is not None and place is not None and total is not None:
             self._job.follow.began(place.fd, total)
         return sink
-
-    def _hold(self) -> int:
-        """The first byte that the digest has not read yet."""
-        if self._job.checksum is None:
-            return sys.maxsize
-        return self._digest.position if self._digest is not None else 0
 
     def _plan(self, held: Spans) -> Plan:
         settings = self._context.settings
@@ -338,19 +334,6 @@ class Transfer:
             chunk_size=settings.chunk_size, first=FIRST_RANGE, open_ended=open_ended, held=held
         )
 
-    def _follow(self) -> FileDigest | None:
-        """Return the digest that follows the file; None where the sink hashes by itself."""
-        if self._digest is None and self._job.checksum is not None:
-            read = self._destination.readable()
-            if read is not None:
-                self._digest = FileDigest(read, self._job.checksum, self._context.workers)
-        return self._digest
-
-    async def _stop_digest(self) -> None:
-        if self._digest is not None:
-            digest, self._digest = self._digest, None
-            await digest.stop()
-
     def _tick(self, now: float, attempt: Attempt, *, last: bool = False) -> None:
         if attempt.gate.answer is None:
             return
@@ -359,9 +342,11 @@ class Transfer:
             self._job.follow.landed(plan.landed)
         self._report.started_once(plan.total, self._resumed, last=last)
         # Without ranges a failure means that everything comes again: hash nothing before the end.
-        digest = None if attempt.gate.restarts else self._follow()
-        if digest is not None:
-            digest.advance(plan.front)
+        signed = attempt.route.target.signer is not None
+        if signed and attempt.gate.head is not None:
+            self._verifier.learn(attempt.gate.head)
+        if not attempt.gate.restarts:
+            self._verifier.advance(plan.front)
         # A request whose stop was lowered may still be writing the block at its position.
         self._destination.tidy(
             Span(f.pos, max(f.stop or sys.maxsize, f.pos + 1)) for f in plan.parts
@@ -376,16 +361,14 @@ class Transfer:
         if self._flushing is None or self._flushing.done():
             self._flushing = self._context.workers.submit(self._destination.flush)
 
-    def _result(
-        self, source: Provenance, size: int, digest: str | None, shared: bool
-    ) -> DownloadResult:
+    def _result(self, source: Provenance, size: int, shared: bool) -> DownloadResult:
         seconds = self._loop.time() - self._started
         return DownloadResult(
             url=redact(self._job.url),
             final_url=redact(source.url),
             dest=self._report.label,
             size=size,
-            digest=digest,
+            digest=str(self._job.checksum) if self._job.checksum else None,
             seconds=seconds,
             bytes_per_second=self._counts.moved / seconds if seconds > 0 else 0.0,
             retries=self._counts.retries,
@@ -397,4 +380,6 @@ class Transfer:
             single_stream=source.single_stream,
             shared=shared,
             members=self._destination.members,
+            store_checksum=str(self._verifier.stored or ""),
+            unverified=self._verifier.unverified,
         )

@@ -136,7 +136,10 @@ class AzureSigner:
 
     Attributes:
         endpoint: URL of the account's Blob Storage.
+        whole_first: see `RequestSigner.whole_first`; Azure sends an MD5 with ranges, too.
     """
+
+    whole_first = False
 
     def __init__(self, settings: AzSettings, container: str) -> None:
         self.endpoint = settings.service

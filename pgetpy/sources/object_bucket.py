@@ -34,7 +34,7 @@ from pgetpy.errors import (
 )
 from pgetpy.settings import SourceSection
 from pgetpy.sources.base import Located, RemoteFile, ServiceClient
-from pgetpy.sources.object_signer import Keys, ObjectSigner
+from pgetpy.sources.object_signer import CHECKSUM_MODE, Keys, ObjectSigner
 
 if TYPE_CHECKING:
     from pgetpy.core.objects.listing import ListingPage
@@ -55,6 +55,8 @@ class ObjectStoreSettings(SourceSection):
         bucket: for references that leave it out.
         profile, credentials_file, config_file: of AWS's tools.
         key_service: value of a variable which says that a service hands out keys; empty for none.
+        checksums: whether to ask for an object's checksum: `when_supported` or `when_required`
+            (never, because nothing requires it).
     """
 
     store: ClassVar[str] = ""
@@ -75,6 +77,7 @@ class ObjectStoreSettings(SourceSection):
     credentials_file: str = ""
     config_file: str = ""
     key_service: str = ""
+    checksums: str = "when_required"
 
     def under_policy(self: _S, policy: Policy) -> _S:
         found = super().under_policy(policy)
@@ -321,7 +324,12 @@ def bucket_of(settings: ObjectStoreSettings, name: str) -> Bucket:
     endpoint = configured or settings.endpoint_in(region)
     store = urlsplit(endpoint).netloc if configured else settings.store
     signer = ObjectSigner(
-        keys, store=store, endpoint=endpoint, bucket=name, region=region or _ANY_REGION
+        keys,
+        store=store,
+        endpoint=endpoint,
+        bucket=name,
+        region=region or _ANY_REGION,
+        extra=(CHECKSUM_MODE,) if settings.checksums == "when_supported" else (),
     )
     return Bucket(name, store, settings, signer)
 

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 _REFRESH_EVERY = 60.0
 # Seconds. Stores accept 15 minutes; a smaller difference is not why a request was refused.
 _LEAST_SKEW = 60.0
+# Amazon S3 API Reference, "GetObject": sends the checksum that the store has of the object.
+CHECKSUM_MODE = ("x-amz-checksum-mode", "ENABLED")
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class ObjectSigner:
 
     Attributes:
         endpoint, region: as above; they change when a store names another region.
+        whole_first: see `RequestSigner.whole_first`. Amazon and MinIO leave checksums out of
+            answers to ranges.
     """
 
     def __init__(
@@ -93,6 +97,7 @@ class ObjectSigner:
         self._bucket = bucket
         self.region = region
         self._extra = tuple(extra)
+        self.whole_first = CHECKSUM_MODE in self._extra
         self._skew = 0.0
         self._refreshed = time.monotonic()
         self._expired = False

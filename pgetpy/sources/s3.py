@@ -28,6 +28,7 @@ from pgetpy.sources.object_bucket import (
 
 _ADDRESSING = one_of("auto", "path", "virtual")
 _SIGNING = one_of("auto", "always", "never")
+_CHECKSUMS = one_of("when_supported", "when_required")
 _S = TypeVar("_S", bound=ObjectStoreSettings)
 
 
@@ -87,11 +88,16 @@ class S3Settings(ObjectStoreSettings):
         variable("S3Settings.signing", _SIGNING,
                  "sign requests; auto signs them if there are keys", default="auto",
                  environ="PGET_S3_SIGN"),
+        variable("S3Settings.checksums", _CHECKSUMS,
+                 "ask for the checksum that the store has of an object, and verify it",
+                 default="when_supported", environ="AWS_RESPONSE_CHECKSUM_VALIDATION"),
         variable("S3Settings.public_url", read_endpoint,
                  "URL in front of the bucket for reads, such as a CDN's; it gets no signatures",
                  environ="PGET_S3_PUBLIC_URL"),
     )
     # fmt: on
+
+    checksums: str = "when_supported"
 
     store = "Amazon S3"
     key_variables = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")

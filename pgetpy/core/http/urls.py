@@ -54,6 +54,11 @@ class Origin:
 class RequestSigner(Protocol):
     """Signs the requests for the objects of one store. Its methods are called from any thread."""
 
+    @property
+    def whole_first(self) -> bool:
+        """Whether the store sends an object's checksum only with an answer to a request without a
+        range."""
+
     def headers(
         self, link: Link, headers: Sequence[tuple[str, str]], now: float
     ) -> list[tuple[str, str]]:

@@ -31,6 +31,10 @@ class DownloadResult:
         single_stream: True if everything came in one stream, because the server has no usable range
             requests.
         shared: True if another process was downloading to the same destination and did the work.
+        store_checksum: the object store's own `algorithm:hex`, if that was verified; empty if it
+            gave none, or `digest` was verified in its place.
+        unverified: why the store's own checksum was not verified, such as `crc64nvme: install
+            pgetpy[s3] to have it checked`; empty otherwise.
         skipped: True if nothing was fetched: the file was there with the expected checksum, was
             finished by an earlier run of the manifest, or was to be left as it is.
         served_from: where the bytes came from: `origin`, `cache`, or `remote` for a cache's second
@@ -58,6 +62,8 @@ class DownloadResult:
     requests: int = 0
     skipped: bool = False
     served_from: str = "origin"
+    store_checksum: str = ""
+    unverified: str = ""
 
 
 @dataclass(frozen=True)

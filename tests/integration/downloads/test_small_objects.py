@@ -213,6 +213,8 @@ def test_no_garbage_is_taken_for_a_file(server: Server, tmp_path: Path) -> None:
 class Signing:
     """Signs each request differently, as a clock does."""
 
+    whole_first = False
+
     def __init__(self) -> None:
         self.signed = 0
 

@@ -151,6 +151,7 @@ TEXTS = {
     "PGET_REPLICATE_ENDPOINT": "http://h", "PGET_METRICS_ENDPOINT": "http://h",
     "S3_ENDPOINT_URL": "http://h", "AWS_ENDPOINT_URL": "http://h",
     "AWS_ENDPOINT_URL_S3": "http://h", "PGET_S3_PUBLIC_URL": "http://h",
+    "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
     "PGET_S3_ADDRESSING": "path", "PGET_S3_SIGN": "never", "PGET_B2_ENDPOINT": "http://h",
     "PGET_B2_PUBLIC_URL": "http://h", "STORAGE_EMULATOR_HOST": "http://h",
     "AZURE_STORAGE_ENDPOINT": "http://h",

@@ -1,0 +1,147 @@
+"""What the bytes of a transfer have to hash to, and the digest that follows them.
+
+    the caller's or the service's checksum     known before the first request
+    the store's own checksum                   comes with the first answer, if nothing else is asked
+
+One digest is computed at most: the caller's says more than the store's. An algorithm that cannot be
+computed here is not an error; the result says so.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pgetpy.core.http.heads import Head
+from pgetpy.destinations.base import Destination
+from pgetpy.system.filesystem import disk_errors
+from pgetpy.system.threads import Workers
+
+if TYPE_CHECKING:
+    from pgetpy.core.objects.stored_checksums import StoredChecksum
+    from pgetpy.core.references.checksums import Checksum
+    from pgetpy.engine.hashing import FileDigest, Hasher
+
+# What the headers begin with that `stored_checksums` reads.
+_MARKS = ("x-amz-checksum-", "x-goog-hash", "x-ms-blob-")
+_EXTRA = "install pgetpy[s3] to have it checked"
+# Archives and streams hash what passes only if they know beforehand by what.
+_NOT_KEPT = "the bytes were passed on as they came"
+
+
+class ByteVerifier:
+    """Verifies what a destination receives. The methods are called on the event loop.
+
+    Args:
+        checksum: the caller's; None if there is none.
+        destination: lets the bytes be read back.
+        workers: threads that hash.
+
+    Attributes:
+        asked: the caller's checksum.
+        stored: the store's, which is verified if the caller has none.
+        unverified: why the store's cannot be verified, with its algorithm; empty otherwise.
+    """
+
+    def __init__(
+        self, checksum: Checksum | None, destination: Destination, workers: Workers
+    ) -> None:
+        self.asked = checksum
+        self.stored: StoredChecksum | None = None
+        self.unverified = ""
+        self._destination = destination
+        self._workers = workers
+        self._learned = False
+        self._digest: FileDigest | None = None
+
+    @property
+    def expected(self) -> str:
+        """What the digest has to be, as `algorithm:hex`; empty if nothing is known."""
+        return str(self.asked or self.stored or "")
+
+    def hold(self) -> int:
+        """Return the first byte that the digest has not read yet."""
+        if not self.expected:
+            return sys.maxsize
+        return self._digest.position if self._digest is not None else 0
+
+    def learn(self, head: Head) -> None:
+        """Take the store's checksum from the head of its first answer."""
+        if self._learned or self.asked is not None:
+            return
+        self._learned = True
+        if not any(name.startswith(_MARKS) for name in head.headers):
+            return  # most stores: nothing is imported
+        from pgetpy.core.objects.stored_checksums import stored_checksums
+        from pgetpy.engine.hashing import new_hash
+
+        found = stored_checksums(head)
+        if found and self._destination.blocks:
+            self.unverified = f"{found[0].algorithm}: {_NOT_KEPT}"
+            return
+        self.stored = next((each for each in found if new_hash(each.algorithm)), None)
+        if found and self.stored is None:
+            self.unverified = f"{found[0].algorithm}: {_EXTRA}"
+
+    def advance(self, front: int) -> None:
+        """Every byte before `front` has landed: hash them, if they are enough."""
+        digest = self._follow()
+        if digest is not None:
+            digest.advance(front)
+
+    async def finish(self, size: int, verifying: Callable[[int, int], object]) -> str:
+        """Return the digest of all `size` bytes as `algorithm:hex`; empty if none is known that it
+        could be compared with.
+
+        Args:
+            verifying: is told the bytes that are hashed, and `size`, from time to time.
+        """
+        streamed = self._destination.streamed_digest
+        if self.asked is not None and streamed is not None:
+            return f"{self.asked.algorithm}:{streamed}"
+        digest = self._follow()
+        if digest is None:
+            return ""
+        with disk_errors(self._destination.path):
+            return f"{self._algorithm}:{await digest.finish_reporting(size, verifying)}"
+
+    def of(self, body: memoryview) -> str:
+        """Return the digest of `body`, which is the whole object, in the same form as `finish`."""
+        if not self.expected:
+            return ""
+        made = self._new_hash()
+        made.update(body)
+        return f"{self._algorithm}:{made.hexdigest()}"
+
+    async def stop(self) -> None:
+        """Stop hashing; when this returns nothing is read back any more."""
+        if self._digest is not None:
+            digest, self._digest = self._digest, None
+            await digest.stop()
+
+    async def forget(self) -> None:
+        """What has landed is discarded, and the object may be another one."""
+        await self.stop()
+        self._learned, self.stored, self.unverified = False, None, ""
+
+    def _follow(self) -> FileDigest | None:
+        """Return the digest that follows the file; None where the sink hashes by itself."""
+        if self._digest is None and self.expected:
+            read = self._destination.readable()
+            if read is not None:
+                from pgetpy.engine.hashing import FileDigest
+
+                self._digest = FileDigest(read, self._new_hash(), self._workers)
+        return self._digest
+
+    @property
+    def _algorithm(self) -> str:
+        return self.expected.partition(":")[0]
+
+    def _new_hash(self) -> Hasher:
+        from pgetpy.engine.hashing import new_hash
+
+        made = new_hash(self._algorithm, self.asked.prefix if self.asked is not None else b"")
+        assert made is not None  # `learn` takes nothing else
+        return made

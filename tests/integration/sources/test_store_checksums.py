@@ -1,0 +1,185 @@
+"""The checksums that stores have of their objects are verified, and the result says which."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgetpy.cli import main
+from pgetpy.errors import DigestMismatchError
+from pgetpy.settings import SourceSettings
+from tests.support.blob_store import BlobStore
+from tests.support.bodies import body
+from tests.support.fetching import contents, extract, fetch
+from tests.support.object_store import ObjectStore, started_store
+from tests.support.tars import file
+from tests.support.weights import opened
+
+BODY = body(3_000_000)
+URL = "s3://bucket/m"
+SHA256 = hashlib.sha256(BODY)
+CRC32 = zlib.crc32(BODY).to_bytes(4, "big")
+
+
+@pytest.fixture
+def store() -> Iterator[ObjectStore]:
+    with started_store() as store:
+        yield store
+
+
+@pytest.fixture(autouse=True)
+def nobody_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+def text(digest: bytes) -> str:
+    return base64.b64encode(digest).decode()
+
+
+def get(dest: Path, environ: dict[str, str], url: str = URL, **options: Any) -> Any:
+    return fetch(url, dest, sources=SourceSettings(environ=environ), **options)
+
+
+def test_a_full_checksum_is_verified_without_a_further_request(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    store.put("bucket", "m", BODY, x_amz_checksum_sha256=text(SHA256.digest()),
+              x_amz_checksum_type="FULL_OBJECT")  # fmt: skip
+    result = get(tmp_path / "out", store.environ)
+    assert result.store_checksum == f"sha256:{SHA256.hexdigest()}"
+    assert (result.digest, result.unverified, result.requests) == (None, "", 1)
+    assert (result.validator, result.single_stream) == ("strong", False)
+    assert store.requests[0].headers["x-amz-checksum-mode"] == "ENABLED"
+
+
+def test_ranges_beside_the_first_answer_are_verified_too(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    large = body(40_000_000)
+    store.put("bucket", "m", large, x_amz_checksum_crc32=text(zlib.crc32(large).to_bytes(4, "big")))
+    result = get(tmp_path / "out", store.environ, concurrency=4)
+    assert (tmp_path / "out").read_bytes() == large
+    assert result.store_checksum == f"crc32:{zlib.crc32(large):08x}"
+
+
+@pytest.mark.parametrize("reached", ["file", "folder", "cache"])
+def test_a_mismatch_leaves_nothing(store: ObjectStore, tmp_path: Path, reached: str) -> None:
+    store.put("bucket", "f/m", BODY, x_amz_checksum_crc32=text(bytes(4)))
+    sources = SourceSettings(environ=store.environ)
+    cache = opened(tmp_path / "cache", sources=sources)
+    reach = {
+        "file": lambda: get(tmp_path / "out", store.environ, "s3://bucket/f/m"),
+        "folder": lambda: get(tmp_path / "out", store.environ, "s3://bucket/f/"),
+        "cache": lambda: cache.ensure("s3://bucket/f/m"),
+    }[reached]
+    with pytest.raises(DigestMismatchError, match="crc32:00000000") as found:
+        reach()
+    assert "the store itself" in found.value.hint
+    assert not (tmp_path / "out").is_file()
+    assert not (tmp_path / "out").is_dir() or contents(tmp_path / "out") == {}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x_amz_checksum_crc32": f"{text(CRC32)}-3"},
+        {"x_amz_checksum_sha256": text(bytes(32)), "x_amz_checksum_type": "COMPOSITE"},
+        {"x_amz_checksum_crc32": "nonsense"},
+        {"x_amz_checksum_crc32": text(bytes(4)), "content_encoding": "x"},
+    ],
+)
+def test_checksums_of_something_else_are_left_alone(
+    store: ObjectStore, tmp_path: Path, headers: dict[str, str]
+) -> None:
+    store.put("bucket", "m", BODY, **headers)
+    if "content_encoding" in headers:
+        # A coding that is undone, or refused, is not what the checksum is of.
+        store.put("bucket", "m", BODY, **{**headers, "content_encoding": "identity"})
+        with pytest.raises(DigestMismatchError):
+            get(tmp_path / "out", store.environ)
+        return
+    result = get(tmp_path / "out", store.environ)
+    assert (result.store_checksum, result.unverified) == ("", "")
+
+
+@pytest.mark.parametrize(("algorithm", "size"), [("crc64nvme", 8), ("crc32c", 4)])
+def test_fast_checksums_take_the_extra(
+    store: ObjectStore, tmp_path: Path, algorithm: str, size: int
+) -> None:
+    try:
+        from awscrt import checksums
+    except ImportError:
+        checksums = None
+    value = getattr(checksums, algorithm)(BODY) if checksums else 0
+    store.put(
+        "bucket", "m", BODY, **{f"x_amz_checksum_{algorithm}": text(value.to_bytes(size, "big"))}
+    )
+    result = get(tmp_path / "out", store.environ, chunk_size=20_000_000)
+    if checksums:
+        assert result.store_checksum == f"{algorithm}:{value:0{2 * size}x}"
+    else:
+        assert result.unverified == f"{algorithm}: install pgetpy[s3] to have it checked"
+
+
+def test_the_callers_checksum_is_enough(store: ObjectStore, tmp_path: Path) -> None:
+    store.put("bucket", "m", BODY, x_amz_checksum_crc32=text(bytes(4)))
+    result = get(tmp_path / "out", store.environ, checksum=f"sha256:{SHA256.hexdigest()}")
+    assert (result.digest, result.store_checksum) == (f"sha256:{SHA256.hexdigest()}", "")
+
+
+def test_none_is_asked_for_where_the_operator_says_so(store: ObjectStore, tmp_path: Path) -> None:
+    store.put("bucket", "m", BODY)
+    get(tmp_path / "out", {**store.environ, "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required"})
+    assert "x-amz-checksum-mode" not in store.requests[0].headers
+    assert store.requests[0].headers["range"] == "bytes=0-"
+
+
+def test_google_and_azure_give_an_md5(store: ObjectStore, tmp_path: Path) -> None:
+    md5 = hashlib.md5(BODY, usedforsecurity=False)
+    store.put("bucket", "m", BODY, x_goog_hash=f"md5={text(md5.digest())}")
+    environ = {"STORAGE_EMULATOR_HOST": store.url, "GOOGLE_OAUTH_ACCESS_TOKEN": "t"}
+    store.bearer = "t"
+    result = get(tmp_path / "out", environ, "gs://bucket/m")
+    assert result.store_checksum == f"md5:{md5.hexdigest()}"
+    with BlobStore() as blobs:
+        blobs.put("models", "m", BODY, x_ms_blob_content_md5=text(md5.digest()))
+        result = get(tmp_path / "out2", blobs.environ, "az://models/m")
+        assert result.store_checksum == f"md5:{md5.hexdigest()}"
+        blobs.put("models", "m", BODY, x_ms_blob_content_md5=text(bytes(16)))
+        with pytest.raises(DigestMismatchError):
+            get(tmp_path / "out3", blobs.environ, "az://models/m", chunk_size=500_000)
+        assert not (tmp_path / "out3").exists()
+
+
+def test_what_is_extracted_or_streamed_is_not_verified_and_the_result_says_so(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    tar = file(b"a", BODY) + bytes(1024)
+    with BlobStore() as blobs:
+        blobs.put("models", "m.tar", tar, x_ms_blob_content_md5=text(bytes(16)))
+        sources = SourceSettings(environ=blobs.environ)
+        result = extract("az://models/m.tar", tmp_path / "out", sources=sources)
+    assert result.unverified == "md5: the bytes were passed on as they came"
+    assert result.store_checksum == ""
+    assert contents(tmp_path / "out") == {"a": BODY}
+
+
+def test_json_says_what_was_verified(
+    store: ObjectStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    store.put("bucket", "m", BODY, x_amz_checksum_crc32=text(CRC32))
+    for name, value in store.environ.items():
+        monkeypatch.setenv(name, value)
+    assert main([URL, str(tmp_path / "out"), "--json"]) == 0
+    found = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert found["store_checksum"] == f"crc32:{CRC32.hex()}"
