@@ -235,7 +235,7 @@ async def upload_async(
 ) -> UploadResult:
     """Upload a file to an object store, or all files below a directory.
 
-    Large files go in parts, in parallel; a call that was interrupted goes on from there.
+    Large files go in parts, in parallel; an interrupted call continues where it stopped.
 
     Args:
         target: `s3://BUCKET/KEY`; with a slash at the end the file's own name is put behind it.

@@ -166,7 +166,9 @@ class MemberVerifier:
                 front = self._wait_for_bytes(file, pos)
                 count = os.preadv(fd, [buffer[: front - pos]], file.offset_of(pos))
                 if not count:
-                    raise ArchiveError(f"member {file.entry.member.name!r} was cut short meanwhile")
+                    raise ArchiveError(
+                        f"member {file.entry.member.name!r} was truncated by another process"
+                    )
                 yield buffer[:count]
                 pos += count
 
@@ -197,7 +199,9 @@ class ContentSum:
         """
         self._size += len(piece)
         if self._size > self._member.size:
-            raise self._wrong(f"it has more than the {self._member.size} bytes that are stated")
+            raise self._wrong(
+                f"it has more than the {self._member.size} bytes that its header states"
+            )
         self._sum = self._crc32(piece, self._sum)
 
     def compare(self) -> None:
@@ -207,9 +211,11 @@ class ContentSum:
             ArchiveError: it is not what the archive states.
         """
         if self._size < self._member.size:
-            raise self._wrong(f"it has {self._size} bytes, {self._member.size} are stated")
+            raise self._wrong(f"it has {self._size} bytes, its header states {self._member.size}")
         if self._sum != self._member.crc32:
-            raise self._wrong(f"its CRC-32 is {self._sum:08x}, {self._member.crc32:08x} is stated")
+            raise self._wrong(
+                f"its CRC-32 is {self._sum:08x}, its header states {self._member.crc32:08x}"
+            )
 
     def _wrong(self, how: str) -> ArchiveError:
         return ArchiveError(f"member {self._member.name!r} is damaged: {how}")

@@ -287,7 +287,7 @@ class MemberFolder:
         if member.compression is None and file.wanted != member.size:
             os.ftruncate(file.fd, member.size)
         elif os.fstat(file.fd).st_size != member.size:
-            raise ArchiveError(f"member {member.name!r} was cut short meanwhile")
+            raise ArchiveError(f"member {member.name!r} was truncated by another process")
 
     def _adopt_parents(self, parts: tuple[str, ...]) -> None:
         for depth in range(1, len(parts)):
@@ -373,7 +373,7 @@ class MemberFolder:
         except FileExistsError:
             # The file system may treat more names as one than the probe of `fold_of` shows.
             if not stat.S_ISDIR(mode_at(path)):
-                reason = "its folder has the name of something else here"
+                reason = "the file system takes its folder's name for that of another member"
                 raise UnsafeMemberError("/".join(parts), reason) from None
         self._known.add(parts)
 

@@ -187,7 +187,9 @@ class _Obstacles(NamedTuple):
         owners = (0, folder.st_uid, there.st_uid)
         if folder.st_mode & stat.S_ISVTX and os.geteuid() not in owners:
             reason = "belongs to another user, in a folder where only its owner may replace it"
-            raise DestinationError(str(path), reason, hint="have it moved away", code=errno.EPERM)
+            raise DestinationError(
+                str(path), reason, hint="ask the owner to move it away", code=errno.EPERM
+            )
 
 
 def _check_kind(entry: os.DirEntry[str], there: os.stat_result, path: Path) -> None:
@@ -195,7 +197,7 @@ def _check_kind(entry: os.DirEntry[str], there: os.stat_result, path: Path) -> N
     if entry.is_dir(follow_symlinks=False) != is_folder:
         raise DestinationError(
             str(path),
-            f"{'is a folder' if is_folder else 'is no folder'}, unlike the archive's member of "
+            f"{'is a folder' if is_folder else 'is not a folder'}, unlike the archive's member of "
             "that name",
             hint="move it away and run it again",
             code=errno.EEXIST,
@@ -203,13 +205,13 @@ def _check_kind(entry: os.DirEntry[str], there: os.stat_result, path: Path) -> N
 
 
 def _other_volume(path: Path) -> DestinationError:
-    reason = "is a volume of its own, and members cannot be moved there from another"
+    reason = "is a mount point, and members cannot be moved into another volume"
     hint = "unmount it, or extract to another folder"
     return DestinationError(str(path), reason, hint=hint, code=errno.EXDEV)
 
 
 def _unwritable(path: Path) -> DestinationError:
-    reason = "may not be written, and members of the archive go there"
+    reason = "is not writable, and members of the archive belong in it"
     hint = "change its permissions or move it away, and run it again"
     return DestinationError(str(path), reason, hint=hint, code=errno.EACCES)
 

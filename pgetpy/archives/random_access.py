@@ -55,7 +55,7 @@ class RandomAccessExtractor(ArchiveExtractor):
         reader: reads the headers.
         admit: says which members may be made.
         window: is moved as headers come.
-        layout: keeps what is no member's data, for a later run or a digest; None to keep nothing.
+        layout: keeps all bytes outside members' data, for a later run or a digest; may be None.
         parallel: whether bytes come from several threads, in any order; `tidy` must be called then.
         readable: whether the archive will be read back, see `read`.
     """
@@ -139,7 +139,7 @@ class RandomAccessExtractor(ArchiveExtractor):
             self._open.add(file)
 
     def pass_over(self, start: int, stop: int) -> None:
-        """The bytes from `start` up to `stop` are no member's, and in the layout already."""
+        """Note that `start` to `stop` belongs to no member, and is in the layout already."""
         with self._lock:
             self._landed.add(start, stop)
 
@@ -292,7 +292,7 @@ class RandomAccessExtractor(ArchiveExtractor):
         self._open.land(file, start, stop)
 
     def _note(self, pos: int, data: memoryview) -> int:
-        """Note what is no member's data, and pass over what has landed before."""
+        """Keep bytes outside members' data, and pass over what has landed before."""
         end = min(pos + len(data), self._known)
         gap = next(self._landed.missing(pos, end), None)
         if gap is None:

@@ -31,7 +31,7 @@ class Reader(Protocol):
         """Take exactly the bytes of `wanted`; return the member that they complete, if they do.
 
         Raises:
-            ArchiveError: they are no headers, or headers that cannot be believed.
+            ArchiveError: they are not headers, or their values are impossible.
         """
 
     def feed_file(self, data: memoryview, most: int) -> Member | None:

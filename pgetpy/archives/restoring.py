@@ -66,7 +66,7 @@ class Restorer:
         """Yield the members whose headers are known, in the archive's order.
 
         Raises:
-            ArchiveError: what was left makes no sense.
+            ArchiveError: what was left contradicts itself.
         """
         kept: set[tuple[str, ...]] = set()
         while not self.reader.ended:
@@ -79,7 +79,7 @@ class Restorer:
             if entry is None:
                 continue
             if entry.replaces:
-                raise ArchiveError("a member stands in it twice")
+                raise ArchiveError("an earlier run left one member twice")
             kept.add(entry.parts)
             yield (
                 self._restore_deflated(entry)

@@ -135,7 +135,7 @@ class ArchiveSink(Sink):
             extractor = self.extractor = self._tar()
             there = extractor.restore(held)
         else:
-            raise ArchiveError("its beginning is not known")
+            raise ArchiveError("an earlier run left it without its beginning")
         return there
 
     def place(self, pos: int) -> Place | None:
@@ -174,7 +174,7 @@ class ArchiveSink(Sink):
             if self.extractor is None and self._survey is None:
                 self._decide(self._beginning.read(Span(0, total)) or b"")
             if self.extractor is None:
-                raise ArchiveError("what it holds cannot be found out")
+                raise ArchiveError("its contents cannot be determined")
             self.extractor.finish(total)
             folders = [(entry.parts, entry.member) for entry in self._policy.folders()]
             if self._policy.top is not None:
@@ -234,7 +234,7 @@ class ArchiveSink(Sink):
         if format_ is not Format.UNKNOWN:
             return format_
         start = beginning[:40].decode("ascii", "backslashreplace")
-        what = f"it is of no known format; it begins {start!r}" if beginning else "it is empty"
+        what = f"its format is not known; it begins with {start!r}" if beginning else "it is empty"
         self._doubt = ArchiveError(what)
         # A zip is recognised by its end; a program that extracts it may come before.
         return Format.ZIP if is_named(self._name, Format.ZIP) else Format.UNKNOWN

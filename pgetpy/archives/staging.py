@@ -10,7 +10,7 @@ The second staged folder is inside `model` because a rename works within one fil
 `model` may be a mounted volume. Many renames (`merging`) can be cut short, so the journal says how
 far they are, in this order:
 
-    check      nothing may stand in the way of any member
+    check      nothing may be in the way of any member
     m          in the journal, flushed: the move has begun
     publish    the renames
     p          in the journal: done
@@ -108,7 +108,7 @@ class Staging:
         for parts in passages:
             path = self.folder.joinpath(*parts)
             if path.is_symlink():
-                reason = "is a symbolic link, through which one of the archive would lead"
+                reason = "is a symbolic link, and a link in the archive would lead through it"
                 raise DestinationError(str(path), reason, hint="move it away", code=errno.ELOOP)
 
     def publish(self) -> None:
@@ -160,7 +160,7 @@ class Staging:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
-            reason = "has come to be there meanwhile"
+            reason = "was created by something else during the download"
             hint = "use -f to put the members into it"
             raise DestinationError(
                 str(self.folder), reason, hint=hint, code=errno.EEXIST

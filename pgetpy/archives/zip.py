@@ -10,7 +10,7 @@ of them have been admitted:
     | members ............................................ | directory | end |
       ^ 3. in any order                                      ^ 1.
 
-The first request was under way before anybody knew that this is a zip, and brings its beginning.
+The first request was under way before it was known that this is a zip, and delivers its beginning.
 Until step 3 such bytes are written to the spool, at their positions in the archive; then they are
 read back and handed to the extractor (`_begin`).
 
@@ -89,7 +89,7 @@ class DirectoryReader:
         def read(span: Span) -> bytes:
             part = self._layout.record(span)
             if len(part) < span.size:
-                raise ArchiveError("what it holds was not known yet")
+                raise ArchiveError("an earlier run had not read its directory yet")
             self._spool(span.start, memoryview(part))
             return part
 
@@ -243,7 +243,7 @@ class SpooledZip(ArchiveExtractor):
         while pos < members_stop and not self._halted:
             count = self._spool.read(pos, buffer[: members_stop - pos])
             if not count:
-                raise ArchiveError("it was cut short on disk meanwhile")
+                raise ArchiveError("it was truncated on disk by another process")
             extractor.write(pos, buffer[:count])
             extractor.mark(pos, pos + count)
             extractor.make_room()

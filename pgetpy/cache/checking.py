@@ -93,7 +93,7 @@ class EntryVerifier:
                 self._append(entry, fact("damaged"))
             except PermissionError as error:
                 found = self._layout.error_of(error)
-                found.reason = f"holds damaged content at {entry.path}, and cannot note that"
+                found.reason = f"holds damaged content at {entry.path}, and cannot record that"
                 raise found from None
         if entry.record.digest and not entry.record.folder:
             # Its replacement must not be linked to it.

@@ -146,7 +146,7 @@ class Evictor:
                 raise self._full(needed, survey, claim)
             taken += self._evict(chosen, survey, uses, gains)
             if gains.hopeless and self._disk_short(needed, claim) > 0:
-                cause = "what left gave no room: it is still mapped, or others write"
+                cause = "evicting freed no space: files are still mapped, or other programs write"
                 raise self._full(needed, self._survey(needed, claim), claim, cause)
         raise AssertionError("unreachable")
 

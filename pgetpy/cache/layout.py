@@ -31,7 +31,7 @@ _LAYOUT = b"pgetpy cache 1\n"
 _FOLDERS = ("digests", "entries", "evicting", "fills", "holders", "partial", "pins", "tmp", "uses")
 KEY_LENGTH = 64
 _HOW_TO_SHARE = (
-    "have those who share it be of its group, with umask 002, and what is there made writable "
+    "put the users who share it into its group, with umask 002, and make its files writable "
     "(chmod -R g+w)"
 )
 
@@ -122,7 +122,7 @@ class CachePaths:
             raise CacheError(str(self.root), f"cannot be opened: {system_reason(error)}") from None
         if found != _LAYOUT:
             said = found[:40].decode(errors="replace").strip()
-            reason = f"has another layout ({said!r})"
+            reason = f"has a layout that this release does not know ({said!r})"
             hint = "it belongs to another release of pgetpy; choose another folder"
             raise CacheError(str(self.root), reason, hint=hint)
         return True

@@ -164,7 +164,7 @@ class Publisher:
                 self._remover.drop(before.key, content_path(self._layout, before), now - JUST_NOW)
         entry = look_up(self._layout, record.key)
         if entry is None:
-            raise CacheError(str(self._layout.root), f"lost {record.name} while it was published")
+            raise CacheError(str(self._layout.root), f"lost {record.name} while publishing it")
         return entry
 
 

@@ -133,7 +133,9 @@ class CacheCommand:
             )
             return Target(reference.key, str(reference), operand, reference.scope)
         if len(operand) < KEY_DIGITS:
-            raise UsageError(f"{operand!r} is too little of a key: give {KEY_DIGITS} digits of it")
+            raise UsageError(
+                f"{operand!r} is too short: give at least {KEY_DIGITS} digits of the key"
+            )
         prefix = operand.lower()
         rows = scan(CachePaths(self.settings.folder), prefix[:2]).rows
         found = [row.record for row in rows if row.record.key.startswith(prefix)]
@@ -141,7 +143,7 @@ class CacheCommand:
             hint = "pgetpy cache ls shows the keys"
             raise CacheError(str(self.settings.folder), f"has no key {operand}...", hint=hint)
         if len(found) > 1:
-            raise UsageError(f"{operand!r} begins {len(found)} keys: give more of it")
+            raise UsageError(f"{len(found)} keys begin with {operand!r}: give more digits")
         return Target(found[0].key, found[0].about.reference)
 
 
@@ -216,7 +218,7 @@ def _pin(command: CacheCommand) -> int:
     def pin(target: Target) -> None:
         store.pin(target.key)
         there = store.peek(target.key) is not None
-        later = "" if there else "; it is not there yet, and stays once it is"
+        later = "" if there else "; it is not in the cache yet, and will be kept once it is"
         command.tell(f"pinned {target.reference}{later}", {**target.record, "present": there})
 
     return command.each(pin)
@@ -242,15 +244,15 @@ def _gc(command: CacheCommand) -> int:
     seconds = PARTIAL_SECONDS if age is None else parse_age(age, name="--older-than")
     swept = store.sweep(partial_seconds=seconds)
     if swept and not command.invocation.options.json:
-        print_line(f"swept    {format_size(swept)} that was left over")
+        print_line(f"swept    {format_size(swept)} of leftovers")
     evicted = store.make_room(0)
     sums = store.totals()
     record = {"swept": swept, "evicted": evicted, **info_record(sums, command.settings)}
-    lines = [f"evicted  {format_size(evicted)}, what was used longest ago"] if evicted else []
+    lines = [f"evicted  {format_size(evicted)}, the least recently used"] if evicted else []
     if sums.partial:
-        lines.append(f"kept     {format_size(sums.partial)} of unfinished downloads to go on from")
+        lines.append(f"kept     {format_size(sums.partial)} of unfinished downloads, to continue")
     if not swept and not evicted:
-        lines.append("nothing to gain: the cache keeps to its bounds")
+        lines.append("nothing to do: the cache is within its limits")
     command.tell("\n".join([*lines, f"now      {sums_line(sums)}"]), record)
     return DONE
 
@@ -270,7 +272,7 @@ def _prune(command: CacheCommand) -> int:
     elif gone:
         print_line(f"removed {counted(len(gone))}, {format_size(size)}: not used for {age}")
     else:
-        print_line(f"nothing to remove: all was used within {age}, or is pinned or leased")
+        print_line(f"nothing to remove: every entry was used within {age}, or is pinned or in use")
     return DONE
 
 

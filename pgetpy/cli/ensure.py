@@ -176,7 +176,7 @@ def _tell_failure(
         elif cause is not None:
             record |= failure_record(cause)
         else:
-            record |= {"error": "stopped when another failed", "error_type": "Stopped"}
+            record |= {"error": "stopped because another one failed", "error_type": "Stopped"}
         print_line(json.dumps(record))
 
 
@@ -226,10 +226,10 @@ def _verify_entry(
             store.settle(target.key)  # what is right may as well outlive a power cut
     else:
         error = _repair(command, store, target, before.record)
-        words = f"  not repaired: {error}" if error is not None else "  fetched anew"
+        words = f"  not repaired: {error}" if error is not None else "  downloaded again"
         now = store.peek(target.key)
         if error is None and now is not None and now.record.generation == before.record.generation:
-            words = "  is what its service says"
+            words = "  is still what its service serves"
         record |= {"repaired": error is None, **(failure_record(error) if error else {})}
     name = f"{target.key[:KEY_DIGITS]}  {target.reference}"
     command.tell(f"{verdict.value:<{_WIDEST}}  {name}{words}", record)
@@ -273,7 +273,7 @@ def _source(command: CacheCommand, target: Target, record: Record) -> tuple[str,
                 record.about.reference, kind.value, command.invocation.settings.sources
             )
         except BadReferenceError:
-            continue  # a repository is no file; or its source is not installed any more
+            continue  # a repository is not a file; or its source is not installed any more
         # Of a URL with a secret the record has another, which opens nothing.
         if (reference.key, reference.scope) == (record.key, record.about.scope):
             return record.about.reference, kind.value

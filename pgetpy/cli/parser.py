@@ -208,7 +208,7 @@ def _translate(arguments: Sequence[str]) -> list[str]:
             continue
         value = next(rest, "") if offset[1] is None else offset[1]
         if value not in ("-", "0"):
-            raise UsageError(f"{text} {value}: where to go on is found out; write -C -")
+            raise UsageError(f"{text} {value}: the offset is found automatically; write -C -")
         found.append("--resume" if value == "-" else "--no-resume")
     return found
 
@@ -234,7 +234,7 @@ def _unknown(text: str) -> str:
     if _NAMES_DEST.fullmatch(name):
         return f"unknown flag: {name} (write pgetpy URL FILE, or pgetpy URL FOLDER/)"
     close = difflib.get_close_matches(name, [f"--{option.name}" for option in EVERY_OPTION], n=1)
-    return f"unknown flag: {name}" + (f" (is {close[0]} meant?)" if close else "")
+    return f"unknown flag: {name}" + (f" (did you mean {close[0]}?)" if close else "")
 
 
 def _check_belonging(command: str, given: Sequence[Option]) -> None:

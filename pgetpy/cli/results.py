@@ -81,7 +81,7 @@ def interrupted_line(tally: Tally, *, keeps: bool) -> str:
     states = [*tally.active.values(), *tally.stopped.values()]
     held = sum(state.done for state in states if state.keeps)
     parts = ["interrupted"]
-    how = "the same command goes on from there"
+    how = "run the same command to continue"
     if tally.files > 1 and tally.finished:
         parts.append(f"{tally.finished} of {tally.files} files are finished")
     if keeps and held:
@@ -90,7 +90,7 @@ def interrupted_line(tally: Tally, *, keeps: bool) -> str:
         others = " of the others" if len(parts) > 1 else ""
         parts.append(f"{format_size(held)}{of}{others} is kept: {how}")
     elif keeps and len(parts) > 1:
-        parts[-1] += ": the same command goes on with the others"
+        parts[-1] += ": run the same command for the others"
     return "; ".join(parts)
 
 

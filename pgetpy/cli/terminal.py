@@ -65,7 +65,7 @@ def _pass_over(_number: int, _frame: object) -> None:
 
 
 def silence_output() -> None:
-    """Forget a standard output that nobody reads: the interpreter's last flush would complain."""
+    """Drop a standard output without a reader: the interpreter's last flush would complain."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         output = sys.stdout.fileno()
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -91,7 +91,7 @@ def print_line(text: str) -> None:
 
     Raises:
         OutputError: it cannot be written.
-        BrokenPipeError: nobody reads it.
+        BrokenPipeError: its reader has left.
     """
     try:
         _write_output(text)
@@ -110,7 +110,7 @@ def _write_output(text: str) -> None:
     try:
         output.write(f"{text}\n")
     except UnicodeEncodeError:
-        # A path that is no UTF-8 goes out as the bytes that it is.
+        # A path that is not valid UTF-8 is written as its own bytes.
         output.flush()
         output.buffer.write(f"{text}\n".encode(errors="surrogateescape"))
     output.flush()
@@ -149,7 +149,7 @@ def _wants_colour() -> bool:
 
 
 def say_raw(text: str) -> None:
-    """Write a line that is fit to be shown to standard error; one that is gone is no matter."""
+    """Write a line, made fit to be shown, to standard error; a closed one is ignored."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()

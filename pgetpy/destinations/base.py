@@ -6,7 +6,7 @@ they find one of four things (`DestinationLock.take` and `_acquire`):
 
     the other has published this object    nothing to do: `finished`
     it has published something else        begin anew, with a new journal
-    it was killed or has failed            go on from what it left: `held`
+    it was killed or has failed            continue from what it left: `held`
     it left nothing that can be used       begin at 0
 
 A transfer asks for the lock as late as possible. If `prepare` sees no journal, it takes none, and
@@ -120,7 +120,7 @@ class Destination(ABC):
 
     @property
     def keeps(self) -> bool | None:
-        """Whether a later run could go on from what is written; None for not known yet."""
+        """Whether a later run could continue from what is written; None for not known yet."""
         return False
 
     @property
@@ -162,7 +162,7 @@ class Destination(ABC):
             answer: the head of that answer, as it was judged.
             held: the bytes that need not be fetched.
             hold: returns the first byte that will still be read back, by a digest.
-            resumable: whether a later run may go on from what this one writes.
+            resumable: whether a later run may continue from what this one writes.
 
         Raises:
             BusyError, ResumeError: another run was faster; call `prepare` again.
@@ -202,7 +202,7 @@ class Destination(ABC):
 
 
 class ResumableDestination(Destination):
-    """A destination with a journal, by which runs wait for each other and go on from each other.
+    """A destination with a journal: runs wait for each other and continue each other's work.
 
     Args:
         label: what results and errors call it.

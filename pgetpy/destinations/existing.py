@@ -51,7 +51,7 @@ def result_of_existing(
         hashed: is called with the bytes hashed so far and the file's size; raise in it to give up.
 
     Raises:
-        DestinationError: a file with another checksum stands there, and may not be replaced.
+        DestinationError: a file with another checksum is there, and may not be replaced.
     """
     path = _path_of(job)
     if path is None:

@@ -175,7 +175,7 @@ class FileDestination(ResumableDestination):
         if name is None:
             raise DestinationError(
                 str(self._folder),
-                "is a folder and neither the URL nor the server names a file",
+                "is a folder, and neither the URL nor the server gives a file name",
                 hint="give a file name",
                 code=errno.EISDIR,
             )
@@ -194,7 +194,9 @@ def _reading(fd: int) -> ReadBack:
 def check_overwrite(path: Path, kind: int, settings: Settings) -> None:
     """Raise DestinationError if what is at `path`, of mode `kind`, may not be replaced."""
     if kind and not stat.S_ISREG(kind):
-        raise DestinationError(str(path), "is no regular file, folder or FIFO", code=errno.EINVAL)
+        raise DestinationError(
+            str(path), "is not a regular file, folder or FIFO", code=errno.EINVAL
+        )
     if kind and not settings.force:
         raise DestinationError(
             str(path), "already exists", hint="use -f to overwrite it", code=errno.EEXIST

@@ -1,4 +1,4 @@
-"""The journal of a manifest on disk, by which a run goes on from one that did not get to its end.
+"""The journal of a manifest on disk, by which a run continues one that did not get to its end.
 
 A manifest may have thousands of lines without checksums. Run again after a kill, it must neither
 fetch finished files again nor fail because they exist. But a file that merely exists proves

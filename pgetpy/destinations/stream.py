@@ -33,7 +33,7 @@ class StreamDestination(Destination):
         algorithm: of the digest to make of the bytes as they are written; None for none.
     """
 
-    obstacle = "nobody reads from it yet"
+    obstacle = "no process reads from it yet"
     blocks = True
 
     def __init__(self, target: Path | int | None, label: str, algorithm: str | None) -> None:
@@ -77,7 +77,7 @@ class StreamDestination(Destination):
         elif self._sink.front > 0 and not (held or self._is_same(answer)):
             raise DestinationError(
                 self.label,
-                "has had the beginning of another version already and cannot be started over",
+                "has already received the beginning of another version and cannot be started over",
                 hint="download to a file",
                 code=errno.ESPIPE,
             )

@@ -78,7 +78,9 @@ class TreeDestination(ResumableDestination):
     @property
     def remark(self) -> str:
         if self._extractor is not None and self._extractor.spooled:
-            return "without ranges a zip's end comes last: it is put on disk before it is extracted"
+            return (
+                "the server serves no ranges: the zip is stored as a whole before it is extracted"
+            )
         return ""
 
     @property
@@ -135,7 +137,7 @@ class TreeDestination(ResumableDestination):
         """See `Destination.settle`.
 
         Raises:
-            ArchiveError: what came is no whole archive.
+            ArchiveError: what arrived is not a whole archive.
         """
         if self._sink is not None:
             with disk_errors(self._folder):
@@ -184,7 +186,7 @@ class TreeDestination(ResumableDestination):
         with disk_errors(self._folder):
             if os.path.lexists(self._folder) and not self._folder.is_dir():
                 raise DestinationError(
-                    self.label, "is no folder", hint="name another", code=errno.ENOTDIR
+                    self.label, "is not a folder", hint="choose another", code=errno.ENOTDIR
                 )
             if not self._settings.force:
                 check_empty(self._folder)

@@ -92,7 +92,7 @@ class AnswerGate:
             known = self.answer.identity if self.answer is not None else None
             if head.status == 416 and known is None and self.plan.held:
                 # The missing bytes lie beyond the end of the object.
-                raise StartOverError(f"the object is shorter now (was {self.expected})")
+                raise StartOverError(f"the object became shorter (was {self.expected})")
             part = exchange.part
             answer = self._judge(exchange, head, known)
             part.meter.answer(now, answer.start)
@@ -117,7 +117,7 @@ class AnswerGate:
 
     @property
     def restarts(self) -> bool:
-        """Whether a next answer would bring everything again, because there are no ranges."""
+        """Whether a next answer would send everything again, because there are no ranges."""
         return self.answer is not None and not self.answer.ranged
 
     def check_size(self, url: str, size: int | None) -> None:
@@ -128,7 +128,7 @@ class AnswerGate:
         """
         if self.largest is not None and size is not None and size > self.largest[0]:
             most, rule = self.largest
-            raise NotAllowedError(url, rule, f"the object has {size} bytes, {most} are allowed")
+            raise NotAllowedError(url, rule, f"the object has {size} bytes, and {most} are allowed")
 
     def forget(self) -> None:
         """Treat the next answer as the first again."""
@@ -156,7 +156,7 @@ class AnswerGate:
     def _refuse_other_version(self, url: str, known: Identity | None) -> None:
         """Raise: the object is not the version that `If-Match` named (RFC 9110, 13.1.1)."""
         if known is None:
-            raise StartOverError(f"the object is another one now (was {self.expected})")
+            raise StartOverError(f"the object changed (was {self.expected})")
         raise ObjectChangedError(url, str(known), "another version")
 
     def _takes_any_order(self) -> bool:
@@ -191,7 +191,7 @@ class AnswerGate:
         if not answer.ranged and before.agrees(replace(now, total=before.total)):
             raise StartOverError(f"the server no longer serves {before} in ranges")
         if not answer.ranged or not may_continue(before, now, verified=self.verified):
-            raise StartOverError(f"the object is another one now (was {before}, is {now})")
+            raise StartOverError(f"the object changed (was {before}, is {now})")
 
 
 def _may_go_on(exchange: Exchange) -> bool:

@@ -350,7 +350,7 @@ class Attempt:
         """Tell the user, once, why the object comes in one stream."""
         if self.manner.reason and not self._told:
             self._told = True
-            self.callbacks.remark(f"{self.manner.reason}: it is asked for in one stream")
+            self.callbacks.remark(f"{self.manner.reason}: downloading in a single stream")
 
     def _restart_single(self) -> None:
         """Drop what has come: without ranges the next answer brings everything again."""

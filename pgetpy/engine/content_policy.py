@@ -30,7 +30,7 @@ def check_destination(policy: Policy, job: Job, destination: Destination) -> Non
         hint = "pgetpy ensure keeps the one safetensors file of an archive"
         raise policy.not_safetensors(job.url, reason, hint=hint)
     if job.dest is not None:
-        reason = "what is written to a stream has left before it can be checked"
+        reason = "data written to a stream cannot be checked first"
         raise policy.not_safetensors(job.url, reason, hint="download to a file")
 
 
@@ -46,7 +46,7 @@ def check_content(policy: Policy, job: Job, destination: Destination, size: int)
 
     read = destination.readable()
     if read is None or not is_safetensors(lambda count: _beginning(read, count), size):
-        raise policy.not_safetensors(job.url, "it is no safetensors file")
+        raise policy.not_safetensors(job.url, "it is not a safetensors file")
 
 
 def _beginning(read: ReadBack, count: int) -> bytes:

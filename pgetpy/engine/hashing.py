@@ -7,7 +7,7 @@ them in order. But everything up to the front has been written, and is still in 
     |== hashed =====|== to be read ===|   holes, later ranges   |
 
 `advance` moves the front. At most one job in a thread reads from `position` to the front, and ends
-there: a thread is never kept waiting for bytes. Whoever moves the front next starts a new job, once
+there: a thread is never kept waiting for bytes. The next move of the front starts a new job, once
 there is a block to read. When the last byte lands, little is left to hash.
 
 `_lock` makes "nothing is due, so this job ends" and "something is due and no job runs" exclude each

@@ -116,7 +116,7 @@ class HfTransfer(Transfer):
             await super()._mismatched(actual)
             return
         self._theirs = False
-        await self._start_over("what hf_transfer has brought is not what was meant")
+        await self._start_over("hf_transfer wrote a file with another checksum")
 
     async def _by_hf_transfer(self, route: Route) -> Provenance:
         """Fetch by hf_transfer.
@@ -178,9 +178,9 @@ class HfTransfer(Transfer):
             await wait_uncancelled(ending, lambda: None)
         if child.returncode != hf_transfer_worker.DONE:
             words = redact_text(said[0].decode(errors="replace"))
-            raise _UnableError(f"it has failed ({words or f'status {child.returncode}'})")
+            raise _UnableError(f"it failed ({words or f'status {child.returncode}'})")
         if os.fstat(sink.fd).st_size != size:
-            raise _UnableError("it has left a file of another size")
+            raise _UnableError("it wrote a file of another size")
 
     async def _watch(self, child: subprocess.Popen[bytes], sink: FileSink, size: int) -> None:
         """Report progress until the child ends.
@@ -200,7 +200,7 @@ class HfTransfer(Transfer):
                 self._report.stands_at(done, size, _FILES)
             patience = self._context.settings.stall_timeout
             if now - came_at > patience:
-                raise _UnableError(f"it has brought nothing for {patience:g} s")
+                raise _UnableError(f"it wrote nothing for {patience:g} s")
 
     # --------------------------------------------------------------------- whether it can be used
 
@@ -213,13 +213,13 @@ class HfTransfer(Transfer):
         settings = self._context.settings
         reason = ""
         if not isinstance(self._destination, FileDestination):
-            reason = "it writes nothing but files"
+            reason = "it only writes files"
         elif importlib.util.find_spec("hf_transfer") is None or not sys.executable:
             reason = "it is not installed"
         elif settings.policy is not None:
-            reason = "it keeps to no policy"
+            reason = "it cannot enforce a policy"
         elif settings.limit_rate is not None:
-            reason = "it keeps to no --limit-rate"
+            reason = "it cannot enforce --limit-rate"
         if reason:
             raise _UnableError(reason)
 
@@ -232,13 +232,13 @@ class HfTransfer(Transfer):
         settings = self._context.settings
         reason = ""
         if any(name.lower() == "authorization" for name, _ in request.headers):
-            reason = "the server of the bytes wants a token, which it is not given"
+            reason = "the file server wants a token, which hf_transfer is never given"
         elif request.proxy is not None:
-            reason = "there is a proxy in between"
+            reason = "a proxy is in use"
         elif settings.resolve:
             reason = "it looks up hosts by itself, whatever --resolve says"
         elif request.tls is not None and authorities(settings):
-            reason = f"it does not know the authorities of {authorities(settings)[0][0]}"
+            reason = f"it does not use the certificate authorities of {authorities(settings)[0][0]}"
         if reason:
             raise _UnableError(reason)
 
@@ -251,7 +251,7 @@ def _size_of(answer: Answer) -> int:
     """
     size = answer.identity.total
     if size is None or not answer.ranged:
-        raise _UnableError("the server gives no ranges")
+        raise _UnableError("the server serves no ranges")
     if size <= SMALL:
         raise _UnableError("the file is small")
     return size

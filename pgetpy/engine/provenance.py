@@ -2,7 +2,7 @@
 
 That ranges were taken from one version of the object is certain with a strong ETag (`strong`). With
 a weak one, or none, size and Last-Modified agreed each time (`weak`), which misses a file that was
-replaced by one of the same size within a second. One answer that brought everything needs no
+replaced by one of the same size within a second. A single answer with everything needs no
 validator (`none`).
 """
 

@@ -58,7 +58,7 @@ from pgetpy.system.filesystem import disk_errors
 FIRST_RANGE = 1 << 20  # what the probe asks for where it does not ask for everything
 _LOCK_POLL = 0.1  # seconds between two looks at a lock that another run holds
 _FLUSH_EVERY = 15.0  # seconds of download that a power cut may cost
-_CONTRADICTORY = "its answers contradict each other in their validators"
+_CONTRADICTORY = "the server's answers contradict each other in ETag or date"
 
 
 class Transfer:
@@ -118,7 +118,7 @@ class Transfer:
                 except ArchiveError:
                     if not self._may_restart():
                         raise
-                    await self._start_over("what an earlier run left does not fit together")
+                    await self._start_over("the files left by an earlier run contradict each other")
                     continue
                 actual = await self._hash(size)
                 if actual == self._verifier.expected:
@@ -186,7 +186,7 @@ class Transfer:
             with disk_errors(self._destination.path):
                 answer = await attempt.run()
         finally:
-            # A mirror, or a new attempt at the same server, goes on from here.
+            # A mirror, or a new attempt at the same server, continues from here.
             self._held = plan.held
             self._drifted |= attempt.gate.drifted
             if attempt.gate.answer is not None:
@@ -238,11 +238,11 @@ class Transfer:
     async def _mismatched(self, actual: str) -> None:
         """Start over where the wrong digest may be due to old or mixed bytes; else raise."""
         if self._may_restart():
-            await self._start_over("the checksum does not match what an earlier run left")
+            await self._start_over("the checksum does not match, perhaps because of an earlier run")
             return
         if self._drifted and not self._single:
             self._single = True
-            await self._start_over("the checksum does not match what different answers brought")
+            await self._start_over("the checksum does not match: answers may have been mixed")
             return
         expected = self._verifier.expected
         await self._verifier.stop()
@@ -250,7 +250,7 @@ class Transfer:
         if self._verifier.asked is None:
             error.hint = "the store itself gave that checksum; nothing was written: try again"
         if self._destination.streamed_digest is not None:
-            error.hint = "what has been written is not to be used; check the URL and the checksum"
+            error.hint = "do not use what was written; check the URL and the checksum"
         self._destination.discard()
         raise error
 

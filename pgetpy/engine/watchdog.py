@@ -242,7 +242,7 @@ class Watchdog:
             others = [c.part.meter.rate for c in self._exchanges.values() if c is not exchange]
             if is_straggler(meter.rate, others):
                 _LOG.debug(
-                    "%s: byte %d on comes far slower than the rest: asked for anew",
+                    "%s: the bytes from %d on arrive far slower than the rest: requested again",
                     exchange.request.url,
                     exchange.part.pos,
                 )

@@ -12,11 +12,11 @@
       ArchiveError                  UnsafeMemberError  TruncatedArchiveError  LimitExceededError
                                     NotOneFileError
       NotRestoredError              a pipeline that LoRAs have changed for good
-      DestinationError (OSError)    what stands at the destination, or cannot be made there
+      DestinationError (OSError)    the destination is in the way, or cannot be written
       DiskFullError (OSError)
       CacheError (OSError)          CacheFullError
       OutputError                   the result cannot be printed
-      ThreadLimitError (RuntimeError)  the system lets no more threads be started
+      ThreadLimitError (RuntimeError)  the system refuses to start more threads
       InterruptedTransferError      Ctrl-C or SIGTERM: what is held is kept
 
 Errors carry fields; the sentence is made in `__str__`: what failed, where, and what to try. A URL

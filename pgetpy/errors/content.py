@@ -1,4 +1,4 @@
-"""What came is not what was meant."""
+"""The bytes that arrived are not what was asked for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ALL_OF_IT = 'ask for all of it with wanted="folder" (pgetpy ensure --wanted fold
 
 
 class IntegrityError(PgetError):
-    """The bytes that came are not the bytes that were meant. Nothing was published."""
+    """The bytes that arrived are not those that were asked for. Nothing was published."""
 
 
 class SizeMismatchError(IntegrityError):
@@ -41,9 +41,9 @@ class DigestMismatchError(IntegrityError):
 
 
 class NotWeightsError(IntegrityError):
-    """What came is no weights file but `.what`, a noun. `.words` is what it says."""
+    """What arrived is not weights but `.what`, a noun; `.words` is its beginning if it is text."""
 
-    hint = "check the URL and what it needs to be opened"
+    hint = "check the URL, and whether it needs a token or a login"
 
     def __init__(self, url: str, what: str, words: str = "", *, hint: str = "") -> None:
         self.url = redact(url)
@@ -53,7 +53,7 @@ class NotWeightsError(IntegrityError):
 
     def sentence(self) -> str:
         says = f", which says {self.words!r}" if self.words else ""
-        return f"{self.url} is no weights file but {self.what}{says}"
+        return f"{self.url} is not a weights file but {self.what}{says}"
 
 
 class BadSafetensorsError(IntegrityError):
@@ -72,7 +72,7 @@ class BadSafetensorsError(IntegrityError):
 
 
 class BadLoraError(IntegrityError):
-    """What is meant for slot `.slot` is no LoRA that can be loaded. `.reason` is a clause."""
+    """What is given for slot `.slot` is not a LoRA that can be loaded. `.reason` is a clause."""
 
     hint = "check the URL: it has to be that of a LoRA's .safetensors file"
 
@@ -93,20 +93,20 @@ class WrongBaseModelError(BadLoraError):
 
 
 class NotRestoredError(PgetError):
-    """A pipeline could not be brought back to its base. `.reason` is a clause."""
+    """A pipeline could not be restored to its base model. `.reason` is a clause."""
 
-    hint = "load the pipeline anew: what it makes is not what its base makes"
+    hint = "load the pipeline again: its output may differ from its base model's"
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
 
     def sentence(self) -> str:
-        return f"the pipeline could not be brought back to its base: {self.reason}"
+        return f"the pipeline could not be restored to its base model: {self.reason}"
 
 
 class ArchiveError(PgetError):
-    """What came is no archive that can be extracted. `.reason` is a clause."""
+    """What arrived is not an archive that can be extracted. `.reason` is a clause."""
 
     hint = "nothing was written at the destination"
 
@@ -119,7 +119,7 @@ class ArchiveError(PgetError):
 
 
 class UnsafeMemberError(ArchiveError):
-    """A member would reach beyond the folder, or cannot stand in it. `.member` is its name."""
+    """A member would reach beyond the folder, or cannot be made in it. `.member` is its name."""
 
     def __init__(self, member: str, reason: str) -> None:
         super().__init__(reason)

@@ -1,4 +1,4 @@
-"""Where it was to go: destinations, disks, caches."""
+"""Errors of destinations, disks, caches and standard output."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pgetpy.errors.base import PgetError
 
 
 class DestinationError(PgetError, OSError):
-    """The destination stands in the way or cannot be written. `.dest`, `.reason`."""
+    """The destination is in the way or cannot be written. `.dest`, `.reason`."""
 
     def __init__(self, dest: str, reason: str, *, hint: str = "", code: int = _errno.EIO) -> None:
         super().__init__(code, reason, dest, hint=hint)
@@ -22,7 +22,7 @@ class DestinationError(PgetError, OSError):
 class DiskFullError(PgetError, OSError):
     """No room: `.needed` and `.free` bytes; `.needed` is None when the disk filled up midway."""
 
-    hint = "free some space and run it again: what has arrived is kept and goes on from there"
+    hint = "free some space and run it again: it continues from what has arrived"
 
     def __init__(self, dest: str, needed: int | None, free: int, *, keep: int = 0) -> None:
         super().__init__(_errno.ENOSPC, "no space left", dest)
@@ -43,7 +43,7 @@ class DiskFullError(PgetError, OSError):
 
 
 class OutputError(PgetError):
-    """What was to be printed cannot be: `.reason` is a clause. What was downloaded is complete."""
+    """The result cannot be printed: `.reason` is a clause. What was downloaded is complete."""
 
     hint = "files that were downloaded are complete"
 
@@ -70,7 +70,7 @@ class CacheError(PgetError, OSError):
 class CacheFullError(CacheError):
     """What may leave the cache does not make enough room.
 
-    `.needed` bytes were asked for and `.free` could be had; `.held` names who keeps how many bytes,
+    `.needed` bytes are needed and `.free` can be freed; `.held` names who keeps how many bytes,
     the most first. `.cause` says why what left gave no room, where that is so.
     """
 
@@ -94,18 +94,18 @@ class CacheFullError(CacheError):
     def sentence(self) -> str:
         by = "".join(f", {who} {size}" for who, size in self.held[:5])
         cause = f" ({self.cause})" if self.cause else ""
-        what = f"{self.needed} bytes needed, {self.free} can be had"
+        what = f"{self.needed} bytes needed, {self.free} can be freed"
         if not self.needed:
-            what = "what may leave does not bring it back to its bounds"
+            what = "evicting all that may go would not bring it within its limits"
         return (
             f"the cache at {self.root} is full: {what}{f'; held by{by[1:]}' if by else ''}{cause}"
         )
 
 
 class ThreadLimitError(PgetError, RuntimeError):
-    """The system lets this process, or this user, start no more threads."""
+    """The system refuses to start more threads for this process or user."""
 
-    hint = "raise ulimit -u, or the container's limit of pids"
+    hint = "raise ulimit -u, or the container's pids limit"
 
     def sentence(self) -> str:
         return "cannot start a thread: the system's limit has been reached"

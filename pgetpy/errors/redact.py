@@ -117,7 +117,7 @@ class Unsigned(NamedTuple):
     """A URL without its signature.
 
     Attributes:
-        url: what the object is named by, whoever may read it. Two signed links to one object agree
+        url: the object's name, without who may read it. Two signed links to one object agree
             in it.
         signer: the name of the `Signer`; empty where the URL is not signed.
         proof: the query fields of the signature.

@@ -1,4 +1,4 @@
-"""The network or the server failed, or something on the way said no."""
+"""Errors of the network, of servers and services, and refusals by a policy."""
 
 from __future__ import annotations
 
@@ -55,9 +55,7 @@ class TooSlowError(TransferError):
     """Over `.seconds` fewer than `.rate` bytes a second came, all connections together."""
 
     def __init__(self, url: str, rate: float, seconds: float) -> None:
-        super().__init__(
-            url, hint="run it again to go on; --speed-limit 0 waits for it however slow it is"
-        )
+        super().__init__(url, hint="run it again to continue; --speed-limit 0 turns the limit off")
         self.rate = rate
         self.seconds = seconds
 
@@ -66,7 +64,7 @@ class TooSlowError(TransferError):
 
 
 class HttpStatusError(TransferError):
-    """The server answered with a status that is no success.
+    """The server answered with a status other than success.
 
     `.status` is the number, `.retry_after` seconds or None, `.words` what the server said (the
     first 200 characters of its reason and body), `.code` its own name for the failure, as the
@@ -104,7 +102,7 @@ class HttpStatusError(TransferError):
 
 
 class ServiceError(TransferError):
-    """A service such as the Hub said no, for a reason that it is known for.
+    """A service such as the Hub refused, for a reason that its source module recognises.
 
     `.url` is the reference without its secrets, `.service` is what people call the service,
     `.status` what it answered with and `.words` what it said.
@@ -126,9 +124,9 @@ class ServiceError(TransferError):
 
 
 class UnauthorizedError(ServiceError):
-    """It wants to know who asks, or does not accept what it was told."""
+    """The service requires a token, or did not accept the one it was given."""
 
-    saying = "did not accept the token, or wants one"
+    saying = "did not accept the token, or requires one"
 
 
 class AccessDeniedError(UnauthorizedError):
@@ -138,15 +136,15 @@ class AccessDeniedError(UnauthorizedError):
 
 
 class GatedError(ServiceError):
-    """Who asks has to be let in by the owner, or to accept his conditions, first."""
+    """The account has to be given access by the owner, or to accept the conditions, first."""
 
-    saying = "has not given access, which has to be asked for"
+    saying = "requires access to be requested first"
 
 
 class NotFoundError(ServiceError):
-    """There is no such thing, or it is not shown to who asks."""
+    """It does not exist, or the service hides it from these credentials."""
 
-    saying = "knows of no such thing"
+    saying = "did not find it"
 
 
 class RangeNotHonouredError(TransferError):
@@ -156,7 +154,7 @@ class RangeNotHonouredError(TransferError):
     """
 
     def __init__(self, url: str, asked: str, got: str, *, whole: bool = False) -> None:
-        super().__init__(url, hint="the bytes were thrown away; a cache or proxy may be at fault")
+        super().__init__(url, hint="the bytes were discarded; a cache or proxy may be at fault")
         self.asked = asked
         self.got = got
         self.whole = whole

@@ -75,7 +75,7 @@ class LoraComposer:
         hotswap_rank: int | None = None,
     ) -> None:
         if not isinstance(keep_loaded, int) or keep_loaded < 0:
-            raise BadSettingError("keep_loaded", keep_loaded, "is no natural number")
+            raise BadSettingError("keep_loaded", keep_loaded, "is not a whole number of 0 or more")
         self._record = BaseRecord(pipeline)
         check_pipeline(pipeline)
         check_rank(pipeline, hotswap_rank)
@@ -254,7 +254,10 @@ class LoraComposer:
         if clash is None:
             return order
         one, other = (wanted[name] for name in clash)
-        reason = f"it and the LoRA of slot {other.slot!r} make each other's modules wider"
+        reason = (
+            f"it and the LoRA of slot {other.slot!r} each widen a module that the other changes, "
+            "so neither can be loaded first"
+        )
         raise BadLoraError(one.slot, one.references[0], reason)
 
     # -------------------------------------------------------------------------- touching it

@@ -107,7 +107,7 @@ def claim(folder: Path) -> None:
         ) from None
     ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
     if not ours or status.st_mode & 0o077:
-        reason = "cannot be used: others own it or can read it"
+        reason = "cannot be used: other users own it or can read it"
         raise CacheError(str(base), reason, hint="set HOME, or choose a folder")
     _tell(base)
 

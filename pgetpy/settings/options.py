@@ -312,8 +312,8 @@ VARIABLES: tuple[Option, ...] = (
              "certificate authorities to trust instead of the system's, as a PEM file or a folder",
              environ="SSL_CERT_FILE"),
     variable("Settings.ssl_cert_dir", read_text,
-             "folders of certificate authorities to trust instead of the system's, with colons "
-             "between them; beside SSL_CERT_FILE", environ="SSL_CERT_DIR"),
+             "folders of certificate authorities to trust instead of the system's, separated "
+             "by colons; added to SSL_CERT_FILE", environ="SSL_CERT_DIR"),
     variable("Settings.requests_ca_bundle", read_text,
              "the same as SSL_CERT_FILE, where that and SSL_CERT_DIR are not set",
              environ="REQUESTS_CA_BUNDLE"),

@@ -4,9 +4,9 @@
     civitai.com/api/download/models/VERSION[?type=..&format=..&size=..&fp=..]
     [urn:air:ECOSYSTEM:TYPE:]civitai:MODEL[@VERSION]
 
-A model's number is no version's: the model's first published version is looked up. Where both are
-given the version decides. The pages at civitai.green and civitai.red have the same numbers; all
-are asked of the one endpoint, so that a token has one place to go to.
+Models and versions are numbered separately. For a model, the first published version is looked up;
+where both numbers are given the version decides. The pages at civitai.green and civitai.red have
+the same numbers; all requests go to the one endpoint, so that a token has one place to go to.
 
 The API (developer.civitai.com/site/reference) gives a file's name, SHA256 and `downloadUrl`, which
 leads to signed storage that refuses an Authorization header. `sizeKB` is rounded, and not believed.

@@ -92,7 +92,7 @@ def described(reference: Reference, answer: bytes) -> Mapping[str, Any]:
     """Return the version that the API's answer, on a version or on a model, is about.
 
     Raises:
-        TransferError: it is no such answer.
+        TransferError: the answer cannot be read.
         NotFoundError: the model has no published version.
     """
     try:
@@ -100,7 +100,7 @@ def described(reference: Reference, answer: bytes) -> Mapping[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise TransferError(str(reference), f"{SERVICE} gave no answer that could be read")
+        raise TransferError(str(reference), f"the answer of {SERVICE} could not be read")
     if "modelVersions" not in found:
         return found
     for version in _dicts(found["modelVersions"]):
@@ -116,7 +116,7 @@ def chosen_file(
 
     Its type and number have to be those that are asked for. What else is asked for is preferred, as
     CivitAI does it; the model comes before its VAE and others, and the primary one before its
-    equals. Where weights are wanted and that is no .safetensors, another form of the model is,
+    equals. Where weights are wanted and that is not .safetensors, another form of the model is,
     unless the form was asked for.
 
     Raises:
@@ -142,7 +142,7 @@ def chosen_file(
         which = f"{found.name} is the nearest to {' and '.join(unmet)} in version {number}"
         _LOG.warning("%s: %s", reference, which)
     if reference.wanted is Wanted.FOLDER and not found.archive:
-        reason = f"it is one file, {found.name}, and no archive; do not ask for a folder"
+        reason = f"it is a single file, {found.name}, not an archive; do not ask for a folder"
         raise BadReferenceError(str(reference), reason)
     return found
 
@@ -160,7 +160,7 @@ def refused(
     try:
         parts = urlsplit(urljoin(asked, target))
     except ValueError:
-        return None  # whoever follows it will say so
+        return None  # following it raises the error
     host = parts.hostname or ""
     own = parts.netloc == urlsplit(endpoint).netloc or parts.netloc in HOSTS
     login = parts.path.rstrip("/").endswith(("/login", "/signin"))
@@ -169,7 +169,7 @@ def refused(
         return None
     reason = (parse_qs(parts.query).get("reason") or ["download-auth"])[0]
     status = int(first.get(":status", "302"))
-    words = f"it leads to its page {parts.path} ({reason})"
+    words = f"it redirects to the page {parts.path} ({reason})"
     early = "early-access" in reason or parts.path.startswith(("/pricing", "/purchase"))
     return (gated if early else unauthorized)(reference, status, words)
 
@@ -177,9 +177,9 @@ def refused(
 def unauthorized(reference: Reference, status: int, words: str) -> UnauthorizedError:
     """Return the error for a file that is not for who asked."""
     setting = "CIVITAI_API_TOKEN, --civitai-token or civitai_api_token"
-    hint = f"give an API token of your account's settings by {setting}"
+    hint = f"create an API token in your account's settings and give it in {setting}"
     if reference.token:
-        hint = f"check the token that was given by {setting}"
+        hint = f"check the token that was given in {setting}"
     return UnauthorizedError(str(reference), SERVICE, status, words, hint=hint)
 
 
@@ -199,7 +199,9 @@ def _pointed(own: str, said: str, endpoint: str) -> tuple[str, bool]:
     try:
         link = parse_link(urljoin(own, said))
     except ValueError as error:
-        raise TransferError(own, f"{SERVICE} points to something unusable: {error}") from None
+        raise TransferError(
+            own, f"{SERVICE} redirected to a URL that cannot be used: {error}"
+        ) from None
     if link.origin == parse_link(endpoint).origin:
         return link.url, True
     parts = urlsplit(link.url)
@@ -220,5 +222,5 @@ def _dicts(value: object) -> list[dict[str, Any]]:
 
 
 def _not_there(reference: Reference, words: str) -> NotFoundError:
-    hint = "look at its page for what there is"
+    hint = "its page lists what there is"
     return NotFoundError(str(reference), SERVICE, 200, words, hint=hint)

@@ -48,15 +48,15 @@ class RepositoryListing:
 
 
 def offline(reference: str) -> NotAllowedError:
-    """Return the error for `reference` where nobody may be asked about it."""
-    reason = "it is not at hand, and no Hub may be asked"
+    """Return the error for `reference` that may not be looked up."""
+    reason = "it is not in the cache, and requests to the Hub are turned off"
     return NotAllowedError(reference, "HF_HUB_OFFLINE", reason, hint="unset HF_HUB_OFFLINE")
 
 
 async def list_repository(
     named: HubName, endpoint: str, token: str | None, client: ServiceClient
 ) -> RepositoryListing:
-    """Return what is in the repository of `named`; without a token as anybody sees it.
+    """Return what is in the repository of `named`; without a token, what is public.
 
     Raises:
         TransferError: the Hub does not say.
@@ -155,8 +155,8 @@ def _file_of(path: object, size: int | None, sha256: object, blob: object) -> Hu
 
 
 def _senseless(url: str, error: Exception) -> TransferError:
-    reason = f"the Hub's listing makes no sense ({type(error).__name__})"
-    return TransferError(url, reason, hint="check whether HF_ENDPOINT, if it is set, is a Hub")
+    reason = f"the Hub's listing cannot be read ({type(error).__name__})"
+    return TransferError(url, reason, hint="if HF_ENDPOINT is set, check that it is a Hub")
 
 
 def _translated(named: HubName, endpoint: str, error: Exception) -> PgetError:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 _SUFFIX = ".safetensors"
 _TOKEN = re.compile(r"[\x21-\x7e]+")
-# An ETag that is no sha256 is a git object's sha1, which hashes more than the bytes.
+# An ETag other than a sha256 is a git object's sha1, which hashes more than the bytes.
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # A renamed repository leads to its new name, and small files to a cache: all within the Hub.
@@ -107,7 +107,9 @@ class HuggingFace(Source[HubSettings]):
             return None
         token = settings.token
         if token is not None and not _TOKEN.fullmatch(token):
-            raise BadSettingError("hf_api_token", HIDDEN, "holds what no token can hold")
+            raise BadSettingError(
+                "hf_api_token", HIDDEN, "contains characters that a token cannot contain"
+            )
         chosen = _chosen(named, wanted)
         # The page tells OWNER/NAME of one type from that of another.
         canonical = str(named)
@@ -147,7 +149,7 @@ class HuggingFace(Source[HubSettings]):
     ) -> PgetError:
         asked, own = parse_link(error.url).origin, parse_link(settings.endpoint).origin
         if asked != own:
-            return error  # a store's, which knows nothing of repositories
+            return error  # a store's, not the Hub's
         page = _name_of(reference, settings).page(settings.endpoint)
         meaning = meaning_at_hub(reference, error, page)
         if error.status == 404 and not error.code and settings.endpoint != HubSettings.endpoint:
@@ -204,7 +206,7 @@ def _chosen(named: HubName, wanted: str) -> Wanted:
         return Wanted.FILE if is_weights else chosen
     chosen = wanted_of("", "weights" if wanted == "auto" else wanted)
     if chosen is Wanted.FILE:
-        raise BadReferenceError(str(named), "it is a repository, and a file is wanted of it")
+        raise BadReferenceError(str(named), "it is a repository, and a single file is wanted")
     return chosen
 
 

@@ -207,7 +207,7 @@ def reference_to(
     is_folder = named.is_folder
     chosen = wanted_of(named.key, "folder" if is_folder and wanted == "auto" else wanted)
     if is_folder and chosen is Wanted.FILE:
-        raise BadReferenceError(str(named), "it is a folder, and a file is wanted of it")
+        raise BadReferenceError(str(named), "it is a folder, and a single file is wanted")
     return Reference(
         source,
         str(named),
@@ -284,7 +284,9 @@ async def list_folder(
         if not page.token:
             return files
         if page.token == token:
-            raise TransferError(asked.url, "the listing goes on in a circle")
+            raise TransferError(
+                asked.url, "the listing does not end: it named the same next page twice"
+            )
         token = page.token
 
 

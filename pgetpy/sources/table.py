@@ -233,7 +233,7 @@ def _parse(text: str, wanted: str, settings: SourceSettings) -> Reference:
     if _PATH.match(text):
         reason = f"it is not a URL; write a local file as {_file_url(text)}"
         raise BadReferenceError(text, reason)
-    parse_link(text)  # raises, for it is no URL
+    parse_link(text)  # raises: it is not a URL
     raise AssertionError("unreachable")
 
 
@@ -289,7 +289,7 @@ def _ask_others(
         if found is not None:
             return found
     if failures:
-        reason = f"no source knows it, and these do not work: {', '.join(failures)}"
+        reason = f"no source recognises it, and these failed: {', '.join(failures)}"
         raise BadReferenceError(text, reason)
     return None
 

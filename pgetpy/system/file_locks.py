@@ -11,11 +11,11 @@ The locks are flock(2)'s. They belong to an open file description, that is to on
 POSIX locks (fcntl) would be lost as soon as any descriptor of the file is closed in the process.
 
 File systems differ. NFS maps flock to locks of the server or keeps it to one machine, some FUSE
-file systems refuse it, and some accept everything and exclude nobody. Hence the test. It cannot see
+file systems refuse it, and some accept every lock and exclude no one. Hence the test. It cannot see
 locks that hold on one machine only: nothing may depend on them for correctness.
 
 The boot tells whether what was written and not flushed can have been lost since: after a kill the
-kernel still has it, after a reboot nobody has.
+kernel still has it, after a reboot it is gone.
 """
 
 from __future__ import annotations

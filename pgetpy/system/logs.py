@@ -23,7 +23,7 @@ ROOT = "pgetpy"
 _DEBUG, _WARNING = 10, 30
 # User and password of a URL of any scheme; `redact_text` knows those of http alone.
 _LOGIN = re.compile(r"(?<=://)[^\s/@'\"<>]*:[^\s/@'\"<>]*@")
-# A server's words must not begin a line of their own in somebody's log file.
+# A server's words must not begin a line of their own in the user's log file.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 

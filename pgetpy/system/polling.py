@@ -1,6 +1,6 @@
 """How often something is looked at that cannot say when it changes, in seconds.
 
-All of these are here so that nobody has to wonder why one place looks more often than another.
+They are together here so that a reader can see why one place looks more often than another.
 """
 
 from __future__ import annotations

@@ -253,7 +253,7 @@ def start_thread(
         workers: whose idle threads are asked to end.
 
     Raises:
-        ThreadLimitError: the system lets no more be started.
+        ThreadLimitError: the system refuses to start another.
     """
     for attempt in range(tries):
         if attempt:
@@ -300,7 +300,7 @@ def _run(
         deliver = partial(future.set_exception, error)
 
     def tell() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so nothing waits any more
             loop.call_soon_threadsafe(lambda: future.done() or deliver())
 
     return tell

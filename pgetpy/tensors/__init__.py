@@ -184,7 +184,9 @@ def _request(
 ) -> LoadRequest:
     choice = Choice.of(only)
     if digest is not None and choice:
-        raise BadSettingError("digest", digest, "is of a whole file, and only tells parts of it")
+        raise BadSettingError(
+            "digest", digest, "is the digest of a whole file, and only= selects parts of it"
+        )
     if options.get("wanted") == "folder":
         raise BadSettingError("wanted", "folder", "is for files of any kind; name the file")
     where = device_for(device, dtype, framework)

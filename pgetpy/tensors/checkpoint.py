@@ -371,8 +371,8 @@ def _check(file: TensorFile, label: str, request: LoadRequest, header: Safetenso
     names = [tensor.name for tensor in header.tensors]
     missing = sorted(file.holds.difference(names))
     if missing:
-        what = f"of another version than its index, which has {missing[0]} in it"
-        raise NotWeightsError(label, what, hint="fetch all files of one version")
+        what = f"a file of another version than its index: it lacks {missing[0]}"
+        raise NotWeightsError(label, what, hint="download all files of one version")
     if not file.holds:
         request.check_names(names)
     request.check(header)

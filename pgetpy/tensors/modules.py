@@ -38,7 +38,7 @@ class Fit:
         """Check that the module has nothing on the meta device that no checkpoint could fill.
 
         Such a buffer would be left with whatever its memory holds, and the module would compute
-        nonsense without an error.
+        garbage without an error.
 
         Raises:
             BadSettingError: it has.
@@ -112,7 +112,7 @@ class Fit:
             setattr(self._module.get_submodule(owner), last, first)
 
     def _misfit(self, reason: str) -> NotWeightsError:
-        what = f"those of another module: it {reason}"
+        what = f"a file for another module: it {reason}"
         return NotWeightsError(self._label, what, hint="check the reference and the module")
 
 

@@ -205,7 +205,7 @@ class Fetcher:
         so_far = ""
         if progress is not None and progress.total:
             so_far = f" ({format_size(progress.done)} of {format_size(progress.total)})"
-        reason = f"another is fetching it{so_far}"
+        reason = f"another call is downloading it{so_far}"
         if reason != told:
             _LOG.debug("%s: waiting: %s", reference, reason)
             report(Waiting(0, str(reference), reason))
@@ -354,7 +354,9 @@ def _begin_anew(members: Path) -> None:
 
 def _refuse_digest(reference: Reference, digest: Checksum | None) -> None:
     if digest is not None:
-        raise BadSettingError("digest", str(digest), f"is for one file, and {reference} is many")
+        raise BadSettingError(
+            "digest", str(digest), f"is for a single file, and {reference} has several"
+        )
 
 
 def _agreed(remote: RemoteFile, wanted: Checksum | None) -> Checksum | None:

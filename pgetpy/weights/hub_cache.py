@@ -65,7 +65,7 @@ async def snapshot(reference: Reference, root: Path, settings: Settings, report:
     """
     named = parse_hub_name(reference.text, settings.sources.of(HubSettings).endpoint)
     if reference.source != "huggingface" or named is None or not named.is_folder:
-        hint = "a repository is hf://OWNER/NAME, and --include chooses of its files"
+        hint = "write the repository as hf://OWNER/NAME, and select files with --include"
         raise BadReferenceError(str(reference), f"it is not a repository of Hugging Face; {hint}")
     policy = settings.policy
     if policy is not None:
@@ -138,7 +138,7 @@ def _may_do(error: TransferError, settings: Settings) -> bool:
 
 
 def _why_held(error: TransferError) -> str:
-    return f"taken from what was fetched before: {error.sentence()}"
+    return f"using what was downloaded before: {error.sentence()}"
 
 
 @dataclass(frozen=True)
@@ -273,7 +273,7 @@ class _SnapshotDownload:
             os.close(fd)
             if not told:
                 told = True
-                self.report(Waiting(0, remote.name, "another process is fetching it"))
+                self.report(Waiting(0, remote.name, "another process is downloading it"))
             await asyncio.sleep(polling.LOCK)
 
 

@@ -29,7 +29,7 @@ def refuse_both(name: str, value: object, other_name: str, other: object) -> Non
         BadSettingError: both are given.
     """
     if value is not None and other is not None:
-        raise BadSettingError(other_name, str(other), f"is given together with {name}")
+        raise BadSettingError(other_name, str(other), f"cannot be combined with {name}")
 
 
 def completed(

@@ -39,7 +39,7 @@ class SizeBudget:
             self._sizes[key] = max(size, self._sizes.get(key, 0))
             found = self._sum
         if found > most:
-            reason = f"it has {found} bytes or more, {most} are allowed"
+            reason = f"it has at least {found} bytes, and {most} are allowed"
             raise NotAllowedError(str(self._reference), rule, reason)
 
     def note_all(self, objects: Iterable[RemoteFile]) -> None:

@@ -165,7 +165,7 @@ def test_two_that_make_each_others_modules_wider_are_refused_before_anything_is_
     pipeline = make_flux()
     loras = LoraComposer(pipeline, cache)
     loras.apply(slots(urls, "same"))
-    with pytest.raises(BadLoraError, match="wider"):
+    with pytest.raises(BadLoraError, match="each widen"):
         loras.apply({"main": (urls["small"], 1), "extra": (other, 1)})
     assert flux_bits(pipeline) == alone("same")
 

@@ -1,7 +1,7 @@
 """Streaming decoders of the compressed formats, behind one interface.
 
 Bytes in, bytes out, in pieces of at most PIECE whatever the ratio, so that a bomb costs time and no
-memory. A decoder does no I/O and knows nothing of what it unpacks. Libraries are imported when a
+memory. A decoder does no I/O and does not depend on what it unpacks. Libraries are imported when a
 decoder is made, because each costs milliseconds and few downloads need any. All their exceptions
 are turned into ArchiveError.
 """
@@ -30,12 +30,12 @@ def decoder_for(format: Format, *, size: int = 0) -> Decoder:
 
     Raises:
         ArchiveError: the library for it is not installed.
-        ValueError: `format` is no compression.
+        ValueError: `format` is not a compression format.
     """
     if format in (Format.ZIP_LZMA, Format.ZIP_LZMA_UNMARKED):
         return Decoder(format, _zip_lzma(size, marked=format is Format.ZIP_LZMA))
     if format not in _CODECS:
-        raise ValueError(f"{format} is not a compression")
+        raise ValueError(f"{format} is not a compression format")
     return Decoder(format, _CODECS[format])
 
 

@@ -1,7 +1,7 @@
 """What all compressions have in common: streams that follow one another, and how they are decoded.
 
 Files may hold several streams (pbzip2, bgzip, `cat a.gz b.gz`), and zeros as padding. Libraries
-differ in what they make of that: some stop after the first stream without a word, and the rest
+differ in what they make of that: some silently stop after the first stream, and the rest
 would be missing. So it is settled here:
 
     | magic, stream | magic, stream | 0 0 0 | magic, stream | end
@@ -132,7 +132,7 @@ class Decoder:
         if not self._count:
             raise TruncatedArchiveError(self.consumed, "it is empty")
         if self._zeros and self._zeros % self._codec.padding:
-            raise TruncatedArchiveError(self.consumed, "the zeros after it are incomplete")
+            raise TruncatedArchiveError(self.consumed, "the zero padding after it is cut off")
 
     def _begin(self, data: memoryview) -> int:
         """Take padding or a part of a magic number from `data`; return how many bytes it was.
@@ -152,7 +152,7 @@ class Decoder:
         if not known or (self._count and not self._codec.repeats):
             raise self._foreign(magic)
         if self._zeros and self._zeros % self._codec.padding:
-            raise self._damaged("zeros of an odd length stand between its streams")
+            raise self._damaged("the zero padding between its streams has an invalid length")
         taken = len(magic) - len(self._magic)
         self.consumed += taken
         self._magic = magic
@@ -188,8 +188,8 @@ class Decoder:
                 hint="compress it without -l",
             )
         if self._count:
-            return self._damaged("what follows its end belongs to nothing")
-        return self._damaged("it does not begin as it should")
+            return self._damaged("unknown data follows its end")
+        return self._damaged("it does not begin with a valid header")
 
     def _damaged(self, words: str) -> ArchiveError:
         return ArchiveError(

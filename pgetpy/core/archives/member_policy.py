@@ -23,7 +23,7 @@ followed and in whatever order members are made: reasoning about text is enough.
 one, later members count as well. `_expected` remembers the paths that admitted targets lead
 through, and a member that would put a link there is refused.
 
-What stands at each path is kept by its folded name: on a file system that ignores case, `A` and `a`
+What each path holds is kept by its folded name: on a file system that ignores case, `A` and `a`
 are one path, and a link `A` would turn `a/x` into a way out.
 
 Names are taken as POSIX takes them (POSIX.1-2017, 4.13 "Pathname Resolution"): a slash separates, a
@@ -58,7 +58,7 @@ class AdmittedMember(NamedTuple):
     Attributes:
         parts: its path below the folder, never empty; folders missing on it are to be made.
         member: what the archive states of it.
-        target: for a hard link the path of the file or symbolic link to link to, as it stands when
+        target: for a hard link the path of the file or symbolic link to link to, as it is when
             the members before this one are made; None for all others.
         replaces: a file or link of an earlier member has that path and gives way. It has to be
             unlinked, not written into, as other names may lead to it; and bytes of it that are
@@ -116,7 +116,7 @@ class MemberPolicy:
         self._folders: dict[Parts, AdmittedMember] = {}
         # The targets of the symbolic links among them, as stated.
         self._texts: dict[Parts, str] = {}
-        # Folded paths that symbolic links lead through where no folder stands, with the link's
+        # Folded paths that symbolic links lead through where there is no folder, with the link's
         # name.
         self._expected: dict[Parts, str] = {}
 
@@ -142,7 +142,7 @@ class MemberPolicy:
             return None
         self._refuse_own(member, parts)
         key = self._key(parts)
-        stands = self._standing(member, parts, key)
+        present = self._present(member, parts, key)
         linked = self._linked(member) if member.kind is Kind.HARDLINK else None
         target = linked.parts if linked is not None else None
         text = self._link_text(member, linked)
@@ -155,7 +155,7 @@ class MemberPolicy:
         if target == parts:
             return None
         entry = AdmittedMember(
-            parts, member, target, stands is not None and stands.kind is not Kind.FOLDER
+            parts, member, target, present is not None and present.kind is not Kind.FOLDER
         )
         self._nodes[key] = _Node(parts, member.kind if text is None else Kind.SYMLINK)
         if text is not None:
@@ -208,7 +208,7 @@ class MemberPolicy:
 
     def _admit_top(self, member: Member) -> None:
         if member.kind is not Kind.FOLDER:
-            _refuse(member, f"it is a {member.kind.value} in the place of the folder itself")
+            _refuse(member, f"it is a {member.kind.value} that would replace the folder itself")
         self._account(member, 1)
         self.top = member
 
@@ -254,14 +254,14 @@ class MemberPolicy:
         if name.startswith(self._own_prefix) or name.endswith(self._own_suffixes):
             _refuse(member, f"the name {parts[0]!r} is reserved for transfers")
 
-    def _standing(self, member: Member, parts: Parts, key: Parts) -> _Node | None:
+    def _present(self, member: Member, parts: Parts, key: Parts) -> _Node | None:
         """Return what has this path already, if the member may have it too."""
         node = self._node(key)
         if node is None:
             return None
         _refuse_other_spelling(member, parts, node)
         if (node.kind is Kind.FOLDER) != (member.kind is Kind.FOLDER):
-            _refuse(member, f"an earlier member makes it a {node.kind.value}")
+            _refuse(member, f"an earlier member of this name is a {node.kind.value}")
         return node
 
     def _missing_folders(self, member: Member, parts: Parts, key: Parts) -> list[Parts]:
@@ -272,7 +272,7 @@ class MemberPolicy:
             if node is not None:
                 _refuse_other_spelling(member, parts, node)
                 if node.kind is not Kind.FOLDER:
-                    _refuse(member, f"it is below {_path_of(node)}, a {node.kind.value}")
+                    _refuse(member, f"it lies below {_path_of(node)}, a {node.kind.value}")
                 break
             missing.append(key[:depth])
         return missing
@@ -332,7 +332,7 @@ class MemberPolicy:
                 _refuse(member, f"its target leads through the symbolic link {path!r}")
         node = self._node(key)
         if node is None and parts:
-            _refuse(member, f"no member before it is its target {member.target!r}")
+            _refuse(member, f"its target {member.target!r} is not an earlier member")
         if node is None or node.kind is Kind.FOLDER:
             _refuse(member, f"its target {member.target!r} is a folder")
         return node

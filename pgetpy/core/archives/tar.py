@@ -104,7 +104,7 @@ class TarReader:
         """Take exactly the bytes of `wanted`; return the member they complete, if they do.
 
         Raises:
-            ArchiveError: they are no headers, or headers that cannot be believed.
+            ArchiveError: they are not headers, or their values are impossible.
             LimitExceededError: a member's description is longer than `longest_header`.
         """
         assert not self.ended
@@ -150,7 +150,7 @@ class TarReader:
             TruncatedArchiveError: it ends within a member, or may have been cut off between two.
         """
         if total < self.wanted.start:
-            reason = f"member {self._name!r} goes on to byte {self.wanted.start}"
+            reason = f"member {self._name!r} continues up to byte {self.wanted.start}"
             raise TruncatedArchiveError(total, reason)
         if self.ended:
             return
@@ -161,14 +161,14 @@ class TarReader:
             self._end(self.wanted.start)
             return
         if self._overrides.start is not None:
-            reason = f"the member that byte {self._overrides.start} describes is missing"
+            reason = f"the member described at byte {self._overrides.start} is missing"
             raise TruncatedArchiveError(total, reason)
         if not self._between or rest.strip(_FILLING):
-            raise TruncatedArchiveError(total, "the header of a member is not complete")
+            raise TruncatedArchiveError(total, "the header of a member is incomplete")
         if not self._delimited:
-            reason = "the end marker is missing, and nothing else tells whether that is all"
+            reason = "the end marker is missing, so members may be missing too"
             raise TruncatedArchiveError(total, reason)
-        self.remarks.add("the tar has no end marker; all that was sent has been extracted")
+        self.remarks.add("the tar has no end marker; everything that was sent has been extracted")
         self._end(self.wanted.start)
 
     @property
@@ -212,7 +212,9 @@ class TarReader:
         self._name = as_text(self._overrides.long_name or text_field(block[:100]))
         header = parse_header(block)
         if header.type == _CONTINUED:
-            raise MalformedError("it goes on from another volume, which cannot be extracted")
+            raise MalformedError(
+                "it continues from another volume, and multi-volume archives are not supported"
+            )
         if header.type == _LABEL:
             self._want_member(self.wanted.stop + header.size)
             return None
@@ -239,8 +241,8 @@ class TarReader:
         return None
 
     def _remark_lone_block(self) -> None:
-        where = f"the tar ends with the lone zero block at byte {self._position}"
-        self.remarks.add(f"{where}; what follows has been left out, as other programs do")
+        where = f"the tar ends with a single zero block at byte {self._position}"
+        self.remarks.add(f"{where}; what follows was ignored, as other programs do")
 
     def _body(self, header: Header, data: bytes) -> Member | None:
         self._overrides.take(header.type, data[: header.size], self._position)
@@ -253,7 +255,7 @@ class TarReader:
         start = self.wanted.stop
         if entry.header.type == _SPARSE:
             if entry.sparse is not None or not entry.header.gnu:
-                raise MalformedError("it is sparse in an unknown form")
+                raise MalformedError("it is a sparse file of an unknown format")
             return self._old_map(entry, OldMap(block))
         if entry.sparse is not None:
             return self._pax_sparse(entry, entry.sparse)

@@ -102,12 +102,12 @@ def parse_header(block: bytes) -> Header:
     try:
         mtime = _parse_mtime(block[136:148])
     except MalformedError:
-        oddities.append("its modification time cannot be read, that of the epoch is taken")
+        oddities.append("its modification time cannot be read; 1970-01-01 was used")
     try:
         # Blanks would mean mode 0: a file that its owner cannot read.
         mode = parse_number(block[100:108].strip(b" ") or b"-", "mode")
     except MalformedError:
-        oddities.append("its mode cannot be read, 0644 is taken")
+        oddities.append("its mode cannot be read; 0644 was used")
     return Header(
         name=prefix + b"/" + name if prefix else name,
         type=block[156:157],
@@ -171,7 +171,7 @@ def parse_number(field: bytes, what: str) -> int:
         return int.from_bytes(field, "big", signed=True)
     match = _OCTAL.fullmatch(field)
     if match is None:
-        raise MalformedError(f"its {what} is no number: {field!r}")
+        raise MalformedError(f"its {what} is not a number: {field!r}")
     return int(match[1] or b"0", 8)
 
 
@@ -202,7 +202,7 @@ def parse_decimal(value: bytes, what: str) -> int:
     """Return a decimal number that counts bytes, or entries."""
     match = _DECIMAL.fullmatch(value)
     if match is None or int(match[1] or 0) > LARGEST:
-        raise MalformedError(f"its {what} is no number: {value[:40]!r}")
+        raise MalformedError(f"its {what} is not a number: {value[:40]!r}")
     return int(match[1] or 0)
 
 

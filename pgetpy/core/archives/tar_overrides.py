@@ -110,7 +110,7 @@ class Overrides:
         else:
             if self._records is not None:
                 # As in GNU tar, the later one replaces the earlier one as a whole.
-                self._oddities = ("it has several extended headers, the last one is taken",)
+                self._oddities = ("it has several extended headers; the last one was used",)
             self._records = parse_records(body)
 
     def entry(self, header: Header, position: int) -> TarEntry:
@@ -124,7 +124,9 @@ class Overrides:
         mtime = parse_seconds(stated) if stated else None
         oddities = self._oddities + (header.oddities if mtime is None else ())
         if stated and mtime is None:
-            oddities += ("the time in its extended header is none, the plain header's is taken",)
+            oddities += (
+                "the time in its extended header is not a number; the plain header's was used",
+            )
         return TarEntry(
             position=position if self.start is None else self.start,
             header=header,

@@ -75,7 +75,7 @@ def parse_pax_sparse(records: Sequence[tuple[bytes, bytes]]) -> PaxSparse | None
         numbers = []
     pairs = _paired([parse_decimal(number, "sparse map") for number in numbers])
     if b"numblocks" in last and parse_decimal(last[b"numblocks"], "sparse map") != len(pairs):
-        raise MalformedError("its sparse map has another number of entries than stated")
+        raise MalformedError("its sparse map does not have the number of entries that it states")
     return PaxSparse(size, last.get(b"name"), pairs)
 
 
@@ -111,7 +111,7 @@ class OldMap:
         found = tuple(_old_pairs(table))
         # An empty entry ends the map, and readers disagree on entries behind it.
         if more and len(found) * _PAIR < len(table):
-            raise MalformedError("its sparse map goes on behind its end")
+            raise MalformedError("its sparse map continues past its end")
         self.pairs += found
         self.missing = BLOCK if more else 0
 

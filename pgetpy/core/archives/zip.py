@@ -85,7 +85,7 @@ def survey(total: int, limits: Limits, remarks: Remarks | None = None) -> Survey
         found = find_directory(tail, total)
     _keep_within(limits, found)
     if found.surplus and remarks is not None:
-        remarks.add(f"{found.surplus} bytes that are no part of the zip follow its end")
+        remarks.add(f"{found.surplus} bytes that do not belong to the zip follow its end")
     start = found.offset + len(tail) - total
     if start >= 0:
         data = tail[start : start + found.size]
@@ -160,18 +160,18 @@ def read_directory(data: bytes, directory: Directory) -> tuple[ZipMember, ...]:
 
     Raises:
         TruncatedArchiveError: less than all of it.
-        ArchiveError: bytes that are no directory; entries that overlap; an entry that is encrypted
-            or compressed by a method that is not supported.
+        ArchiveError: it is not a directory; entries overlap; an entry is encrypted, or compressed
+            by a method that is not supported.
     """
     if len(data) < directory.size:
-        raise TruncatedArchiveError(directory.offset + len(data), "the central directory goes on")
+        raise TruncatedArchiveError(directory.offset + len(data), "the central directory continues")
     members: list[ZipMember] = []
     at, count = 0, directory.count
     while len(members) < count or _goes_on(data, at, directory):
         count += 0 if len(members) < count else COUNTED
         number = len(members) + 1
         if data[at : at + 4] != ENTRY_MAGIC or at + ENTRY.size > len(data):
-            raise ArchiveError(f"entry {number} of {count} of the central directory is no entry")
+            raise ArchiveError(f"entry {number} of {count} of the central directory is not valid")
         entry = ZipEntry(*ENTRY.unpack_from(data, at))
         name_stop = at + ENTRY.size + entry.name_length
         extra_stop = name_stop + entry.extra_length
@@ -371,7 +371,7 @@ def _decoded(content: bytes, link: ZipMember, compression: Format) -> bytes:
         what = f"the target of the link {link.member.name!r} cannot be decompressed"
         raise ArchiveError(f"{what}: {error}") from error
     if len(decoded) != link.size or not stream.eof:
-        raise ArchiveError(f"the target of the link {link.member.name!r} is of another size")
+        raise ArchiveError(f"the target of the link {link.member.name!r} has the wrong size")
     return decoded
 
 

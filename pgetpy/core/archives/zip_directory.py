@@ -120,7 +120,7 @@ def find_directory(tail: bytes, total: int) -> Directory | Span:
 
 
 def _ends(tail: bytes) -> Iterator[int]:
-    """Yield where in `tail` the magic number of an end record stands, the last first."""
+    """Yield where in `tail` the magic number of an end record is, the last first."""
     low = max(0, len(tail) - _END_REACH)
     at = tail.rfind(_END_MAGIC, low, max(0, len(tail) - _END.size + 4))
     while at >= 0:
@@ -139,7 +139,7 @@ def _no_end(tail: bytes, total: int) -> ArchiveError:
     surplus = len(tail) - (at + _END.size + _comment_length(tail, at))
     if surplus < 0:
         return TruncatedArchiveError(total, "its comment goes on")
-    return ArchiveError(f"{surplus} bytes that are no part of it follow its end record")
+    return ArchiveError(f"{surplus} bytes that do not belong to it follow its end record")
 
 
 def _confirmed(tail: bytes, base: int, at: int, *, alone: bool) -> Directory | Span:
@@ -172,7 +172,7 @@ def _directory(end: _End, *, exact: bool) -> Directory:
         )
     if end.entries == 0 and end.position > 0 and end.size < COUNTED * ENTRY.size:
         # Else an empty end record within a comment would hide what the archive holds.
-        raise ArchiveError(f"it names no members although it holds {end.position} bytes")
+        raise ArchiveError(f"it lists no members although it holds {end.position} bytes")
     return Directory(offset, end.size, end.entries, offset - end.offset, exact=exact)
 
 
@@ -222,7 +222,7 @@ def _end64_place(tail: bytes, base: int, locator: int, stated: int) -> int | Spa
 def _end64(tail: bytes, base: int, place: int, end: _End) -> _End:
     _, size, _, needed, *fields = _END64.unpack_from(tail, place - base)
     if needed & 0xFF >= 62 and size > _END64.size - 12:
-        # 7.3.4: how it is encrypted stands behind the fields that every version has.
+        # 7.3.4: how it is encrypted follows the fields that every version has.
         raise ArchiveError("its central directory is encrypted")
     wide = _End._make([*fields, place])
     for full, narrow, number in zip(_END_FULL, end[:6], wide[:6], strict=True):

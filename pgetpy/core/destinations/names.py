@@ -67,7 +67,7 @@ def check_url(url: str, link: Link | None = None) -> None:
 
 
 def check_unicode(text: str) -> None:
-    """Raise BadReferenceError for a text with bytes in it that were no UTF-8."""
+    """Raise BadReferenceError for a text with bytes that were not valid UTF-8."""
     if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
         hint = "it is not valid UTF-8: write such bytes as %XX"
         raise BadReferenceError(text, hint)
@@ -114,7 +114,7 @@ def journal_path(path: Path) -> Path:
 
 
 def layout_name(name: str) -> str:
-    """Return the name of the file that holds what of an archive is no member, for folder `name`."""
+    """Return the name of the file for an archive's bytes outside members, for folder `name`."""
     return _beside(name, LAYOUT)
 
 

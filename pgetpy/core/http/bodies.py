@@ -73,7 +73,7 @@ def coding_to_undo(url: str, head: Head) -> str:
         return coding
     raise TransferError(
         url,
-        f"the server used Content-Encoding {coding!r}, unasked, which cannot be undone here,",
+        f"the server used Content-Encoding {coding!r}, unrequested and impossible to decode,",
         hint="ask the server's operator for the plain bytes",
     )
 

@@ -1,8 +1,8 @@
 """How an object is asked for: from the fastest manner to the plainest.
 
-Some servers refuse ranges, or If-Range, or answer them with nonsense, and still serve the object to
-a plain GET. So an error that only ranges can cause is not a failure of the transfer as long as a
-plainer manner is left. `Manner` is a state machine that never goes back to If-Range:
+Some servers refuse ranges, or If-Range, or answer them with contradictions, and still serve the
+object to a plain GET. So an error that only ranges can cause is not a failure of the transfer as
+long as a plainer manner is left. `Manner` is a state machine that never goes back to If-Range:
 
     tied, ranged      Range and If-Range
        |  400, 412, 416, 500 or 501, or the whole for a range: what servers do that do not know

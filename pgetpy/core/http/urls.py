@@ -159,7 +159,7 @@ def parse_link(url: str) -> Link:
             else host.encode("idna").decode("ascii")
         )
     except UnicodeError:
-        raise BadReferenceError(url, "its host is no valid name") from None
+        raise BadReferenceError(url, "its host is not a valid name") from None
     origin = Origin(scheme, ascii_host, port or DEFAULT_PORTS[scheme])
     path = quote(parts.path or "/", safe=_PATH_SAFE)
     query = quote(parts.query, safe=_QUERY_SAFE)
@@ -201,9 +201,9 @@ def _local_name(url: str) -> str:
         return url
     parts = urlsplit(url)
     if parts.netloc.lower() not in ("", "localhost"):
-        raise BadReferenceError(url, "a file URL names no host but localhost")
+        raise BadReferenceError(url, "the host of a file URL can only be localhost")
     if not parts.path.startswith("/"):
-        raise BadReferenceError(url, "a file URL has an absolute path")
+        raise BadReferenceError(url, "the path of a file URL must be absolute")
     raw = unquote(parts.path, errors="surrogateescape")
     return "file://" + quote(raw, safe=_PLAIN_PATH, errors="surrogateescape")
 
@@ -221,7 +221,7 @@ def follow(link: Link, location: str) -> Link:
     try:
         return parse_link(urljoin(link.url, _as_utf8(location.strip())))
     except (BadReferenceError, ValueError) as error:
-        raise TransferError(link.url, f"redirected to something unusable: {error}") from None
+        raise TransferError(link.url, f"redirected to a URL that cannot be used: {error}") from None
 
 
 def may_see_credentials(owner: Origin, asked: Origin) -> bool:

@@ -96,7 +96,7 @@ def compare(tensors: Iterable[Tensor], base: Base, *, translated: bool = False) 
     tensors = tuple(tensors)
     if not any(mark in tensor.name.lower() for tensor in tensors for mark in MARKS):
         example = f", its first is {tensors[0].name!r}" if tensors else ""
-        return Finding(no_lora=f"none of its {len(tensors)} tensors is one of a LoRA{example}")
+        return Finding(no_lora=f"none of its {len(tensors)} tensors belongs to a LoRA{example}")
     contents = sort_tensors(tensors)
     if contents.half:
         return Finding(no_lora=f"it is half a LoRA: {contents.half!r} has no counterpart")
@@ -186,7 +186,7 @@ def _nowhere(
 ) -> str:
     """Return why nothing of what a loader has read would have an effect; empty if something has."""
     if not any(tensor.name.partition(".")[0] in present for tensor in tensors):
-        return f"its names ({tensors[0].name!r}) match nothing of the pipeline: {_parts(present)}"
+        return f"its names ({tensors[0].name!r}) match nothing in the pipeline: {_parts(present)}"
     if contents.pairs and not contents.others and not found:
         first = contents.pairs[0].stem
         return f"none of the {len(contents.pairs)} modules it changes is the pipeline's: {first!r}"

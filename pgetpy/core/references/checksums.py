@@ -51,7 +51,7 @@ class Checksum:
                 name, text, f"{algorithm} has {length} hex digits, not {len(digest)}"
             )
         if not _HEX.issuperset(digest):
-            raise BadSettingError(name, text, "there are characters that are no hex digits")
+            raise BadSettingError(name, text, "contains characters that are not hex digits")
         return cls(algorithm, digest)
 
     @classmethod

@@ -31,7 +31,7 @@ _SCHEME = "hf://"
 HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co", "www.hf.co"})
 _TYPES = {"models": "model", "datasets": "dataset", "spaces": "space"}
 _PREFIXES = {"model": "", "dataset": "datasets/", "space": "spaces/"}
-# What hf:// names besides, and what the Hub has where owners of models would stand.
+# What hf:// names besides, and what the Hub has in the place of owners of models.
 _NO_REPOSITORIES = frozenset({"buckets", "kernels"})
 _PAGES = _NO_REPOSITORIES | {
     "api", "blog", "chat", "collections", "docs", "enterprise", "join", "learn", "login", "models",
@@ -113,17 +113,17 @@ def parse_hub_name(text: str, endpoint: str) -> HubName | None:
     if below is None:
         return None
     if at:
-        reason = "it bears a user; give the token by HF_TOKEN or as hf_api_token"
+        reason = "it contains a user name; give the token in HF_TOKEN or as hf_api_token"
         raise BadReferenceError(f"{host}{path}", reason)
     named = _Reader(text).page(below)
     if named is None and not scheme:
-        reason = "it is no file of a repository; name one, as hf://OWNER/NAME/FILE"
+        reason = "it does not name a file of a repository; write hf://OWNER/NAME/FILE"
         raise BadReferenceError(text, reason)
     return named
 
 
 def _below(host: str, path: str, endpoint: str) -> str | None:
-    """Return the path below the Hub's root; None where `host` is no Hub's."""
+    """Return the path below the Hub's root; None where `host` is not a Hub's."""
     own = urlsplit(endpoint)
     if _host(host) == _host(own.netloc):
         root = own.path.rstrip("/")
@@ -143,13 +143,13 @@ class _Reader:
         self._text = text
 
     def uri(self, rest: str, patterns: Patterns) -> HubName:
-        """Return what stands behind hf://."""
+        """Return what `rest`, the text behind hf://, names."""
         pieces = rest.split("/")
         is_folder = len(pieces) > 1 and not pieces[-1]
         if is_folder:
             pieces.pop()
         if pieces[0] in _NO_REPOSITORIES:
-            self._refuse(f"{pieces[0]} of the Hub are not known here")
+            self._refuse(f"{pieces[0]} of the Hub are not supported")
         kind = _TYPES[pieces.pop(0)] if pieces[0] in _TYPES and len(pieces) > 1 else "model"
         # OWNER/NAME, unless a revision or the end follows the first part.
         size = 1 if "@" in pieces[0] or len(pieces) == 1 else 2
@@ -162,7 +162,7 @@ class _Reader:
         return self._named([*owner, name], kind, deep, path, is_folder, patterns)
 
     def page(self, path: str) -> HubName | None:
-        """Return what a path of the Hub's web site means; None where that is no repository."""
+        """Return what a path of the Hub's web site means; None where it is not a repository."""
         pieces = path.removeprefix("/").split("/")
         is_folder = len(pieces) > 1 and not pieces[-1]
         if is_folder:
@@ -211,13 +211,13 @@ class _Reader:
         repo = "/".join(name)
         for part in name:
             if not _REPO_PART.fullmatch(part) or ".." in part or "--" in part:
-                self._refuse("its OWNER or NAME is none that the Hub knows")
+                self._refuse("its OWNER or NAME is not valid on the Hub")
         if len(repo) > _LONGEST_REPO or repo.endswith((".git", ".ipynb")):
-            self._refuse("its OWNER/NAME is none that the Hub knows")
+            self._refuse("its OWNER/NAME is not valid on the Hub")
         at = "/".join(self._check_all([revision]))
         whole = "/".join(self._check_all(path))
         if patterns and not is_folder:
-            self._refuse("patterns choose files of a folder, and it names one file")
+            self._refuse("patterns select files of a folder, but it names a single file")
         return HubName(repo, kind, at, whole, is_folder, patterns)
 
     def _check_all(self, pieces: list[str]) -> list[str]:

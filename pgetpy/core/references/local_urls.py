@@ -63,7 +63,7 @@ def parse_data(uri: str, most: int | None = None) -> DataUri:
         BadReferenceError: it is malformed, or too large.
     """
     if ELIDED_DATA.fullmatch(uri):
-        raise BadReferenceError(uri, "it is what is shown of a data: URI, without its bytes")
+        raise BadReferenceError(uri, "it is a data: URI as messages shorten it, without its bytes")
     head, comma, payload = uri[5:].partition(",")
     if not comma or not _MEDIA_TYPE.fullmatch(head):
         raise BadReferenceError(uri, "it is not data:[<mediatype>][;base64],<data>")
@@ -75,7 +75,7 @@ def parse_data(uri: str, most: int | None = None) -> DataUri:
     try:
         raw = unquote_to_bytes(payload.partition("#")[0].encode(errors="surrogateescape"))
     except UnicodeError:
-        raise BadReferenceError(uri, "there are characters in it that are none") from None
+        raise BadReferenceError(uri, "it contains invalid characters") from None
     content = _decoded(uri, raw) if is_base64 else raw
     if most is not None and len(content) > most:
         raise _too_large(uri, most)
@@ -94,7 +94,7 @@ def _decoded(uri: str, raw: bytes) -> bytes:
 
 
 def _too_large(uri: str, most: int) -> BadReferenceError:
-    reason = f"it bears more than the {most} bytes that PGET_MAX_DATA_SIZE allows"
+    reason = f"it holds more than the {most} bytes that PGET_MAX_DATA_SIZE allows"
     return BadReferenceError(uri, reason)
 
 

@@ -38,9 +38,9 @@ _PUBLIC_MAX_BYTES = 16 << 30
 _FIRST_FREE_PORT = 1024
 # The same sentence for a name that does not exist and one that resolves to an internal host: the
 # error must not reveal which internal names exist.
-NO_ADDRESS = "its host has no address that may be asked"
-_RESERVED = "its host is the address of no public host"
-_HINTS = {"allow_networks": "check its name; only hosts on the public internet are asked"}
+NO_ADDRESS = "its host has no address that is allowed"
+_RESERVED = "its host is not a public address"
+_HINTS = {"allow_networks": "check its name; only hosts on the public internet are allowed"}
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Policy:
             object.__setattr__(self, name, tuple(value))
         unknown = set(self.schemes) - {"http", "https", "file"}
         if unknown:
-            raise BadSettingError("schemes", min(unknown), "is none of http, https and file")
+            raise BadSettingError("schemes", min(unknown), "is not one of http, https and file")
         for name in ("allow_hosts", "deny_hosts"):
             patterns = tuple(_pattern(text, name) for text in getattr(self, name))
             object.__setattr__(self, name, patterns)
@@ -176,7 +176,7 @@ class Policy:
         if origin.scheme not in self.schemes:
             return "schemes", f"{origin.scheme} is not one of {', '.join(self.schemes)}"
         if origin.port < _FIRST_FREE_PORT and origin.port not in self.ports:
-            return "ports", f"port {origin.port} may not be asked"
+            return "ports", f"port {origin.port} is not allowed"
         found = self._refusal_of_name(origin)
         if found is not None:
             return found
@@ -190,9 +190,9 @@ class Policy:
         address = literal(origin.host)
         host = _spelt(address) if address is not None else origin.host.lower().rstrip(".")
         if any(_names(pattern, host) for pattern in self.deny_hosts):
-            return "deny_hosts", "its host may not be asked"
+            return "deny_hosts", "its host is denied"
         if self.allow_hosts and not any(_names(pattern, host) for pattern in self.allow_hosts):
-            return "allow_hosts", "its host is none of those that may be asked"
+            return "allow_hosts", "its host is not one of those that are allowed"
         return None
 
 

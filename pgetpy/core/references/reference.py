@@ -31,7 +31,7 @@ class Reference:
         name: what the object is called, as far as the reference tells.
         shown: `text` without secrets: what is printed and recorded. A source recognises it.
         key: 64 hex digits, by which the cache knows it.
-        scope: whose it is, as a hash of the secrets that open it; empty for anybody's.
+        scope: whose it is, as a hash of the secrets that open it; empty if it is public.
         wanted: what of it is kept.
         token: opens it at its source; None where there is none.
         local: whether it is on this machine, so that no network is asked.
@@ -105,10 +105,10 @@ def choosing(reference: Reference, patterns: Patterns) -> Reference:
     if not patterns:
         return reference
     if not reference.several:
-        reason = "patterns choose files of a repository, and it is none"
+        reason = "patterns select files of a repository, and it is not one"
         raise BadReferenceError(reference.shown, reason)
     if reference.patterns:
-        raise BadReferenceError(reference.shown, "it bears patterns of its own")
+        raise BadReferenceError(reference.shown, "it contains patterns of its own")
     shown = f"{reference.shown}?{patterns.query}"
     key = hashlib.sha256(f"{reference.key}+{patterns.query}".encode()).hexdigest()
     return replace(reference, shown=shown, key=key, patterns=patterns)

@@ -1,4 +1,4 @@
-"""Where the transfers of a call stand, gathered from their events.
+"""The state of a call's transfers, gathered from their events.
 
 Three counts of bytes differ, and are easily taken for each other:
 

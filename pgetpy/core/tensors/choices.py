@@ -46,4 +46,6 @@ class Choice:
                 what = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
                 raise BadSettingError("only", what, f"is not in {where}")
         elif not any(name in self for name in there):
-            raise BadSettingError("only", self.prefix, f"begins no tensor's name in {where}")
+            raise BadSettingError(
+                "only", self.prefix, f"is not the beginning of a tensor's name in {where}"
+            )

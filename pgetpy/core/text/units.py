@@ -41,10 +41,10 @@ def parse_size(text: str, *, name: str) -> int:
     whole, fraction, unit = match.groups(default="") if match else ("", "", "")
     digits = whole.replace(",", "") + fraction
     if not digits:
-        raise BadSettingError(name, text, "is no size, as 10M, 16MiB or a number of bytes")
+        raise BadSettingError(name, text, "is not a size such as 10M, 16MiB or a number of bytes")
     factor = _SIZE_UNITS.get(unit.lower())
     if factor is None:
-        raise BadSettingError(name, text, f"{unit!r} is no unit of size, as k, MB, MiB or G")
+        raise BadSettingError(name, text, f"{unit!r} is not a unit of size such as k, MB, MiB or G")
     size = int(digits) * factor // 10 ** len(fraction) if len(digits) < 40 else _LARGEST_SIZE + 1
     if size > _LARGEST_SIZE:
         raise BadSettingError(name, text, "is too large")
@@ -60,7 +60,7 @@ def parse_duration(text: str, *, name: str) -> float:
     if _PLAIN_SECONDS.fullmatch(stripped):
         return float(stripped)
     if not _DURATION.fullmatch(stripped):
-        raise BadSettingError(name, text, "is no duration, as 10s, 1m30s or 500ms")
+        raise BadSettingError(name, text, "is not a duration such as 10s, 1m30s or 500ms")
     return float(sum(float(number) * _SECONDS[unit] for number, unit in _STEP.findall(stripped)))
 
 

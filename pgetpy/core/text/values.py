@@ -40,7 +40,7 @@ def count_reader(least: int) -> Callable[[str, str], int]:
 
     def read(text: str, name: str) -> int:
         if not re.fullmatch(r"[+-]?[0-9]{1,18}", text.strip()):
-            raise BadSettingError(name, text, "is no number")
+            raise BadSettingError(name, text, "is not a number")
         if int(text) < least:
             raise BadSettingError(name, text, f"must be at least {least}")
         return int(text)
@@ -64,7 +64,7 @@ def read_duration(text: str, name: str) -> float:
     """Read a duration in seconds, see `parse_duration`; zero is refused."""
     seconds = parse_duration(text, name=name)
     if seconds <= 0:
-        raise BadSettingError(name, text, "must be longer than nothing")
+        raise BadSettingError(name, text, "must be more than zero")
     return seconds
 
 
@@ -122,7 +122,7 @@ def read_text(text: str, _name: str) -> str:
 def read_header_value(text: str, name: str) -> str:
     """Read what becomes the value of a header (RFC 9110, 5.5)."""
     if not _HEADER_VALUE.fullmatch(text):
-        raise BadSettingError(name, text, "holds characters that no header may hold")
+        raise BadSettingError(name, text, "contains characters that a header must not contain")
     return text.strip()
 
 
@@ -134,7 +134,7 @@ def read_token(text: str, name: str) -> str | None:
     """Read a token, which becomes a part of a header; None for an empty one. It is never shown."""
     token = text.strip()
     if not _TOKEN.fullmatch(token):
-        raise BadSettingError(name, HIDDEN, "there are characters in it that no token has")
+        raise BadSettingError(name, HIDDEN, "contains characters that a token cannot contain")
     return token or None
 
 
@@ -154,7 +154,7 @@ def read_hub_switch(text: str, _name: str) -> bool:
 
 def read_http_url(text: str, name: str) -> str:
     if not text.lower().startswith(("http://", "https://")):
-        raise BadSettingError(name, redact(text), "is no http URL")
+        raise BadSettingError(name, redact(text), "is not an http or https URL")
     return text
 
 
@@ -177,10 +177,10 @@ def read_endpoint(text: str, name: str) -> str:
     parts = urlsplit(read_url(text, name))
     if "@" in parts.netloc:
         # The endpoint becomes a part of what is shown and recorded.
-        raise BadSettingError(name, redact(text), "may bear no user and password")
+        raise BadSettingError(name, redact(text), "must not contain a user or password")
     if "?" in text or "#" in text:
         raise BadSettingError(
-            name, redact(text), "may bear neither ? nor #, for paths are put behind it"
+            name, redact(text), "must not contain ? or #, because paths are appended to it"
         )
     return text.rstrip("/")
 
@@ -218,7 +218,7 @@ def _json_object(text: str, name: str) -> Iterable[tuple[str, str]]:
     except ValueError:
         parsed = None
     if not isinstance(parsed, dict) or not all(isinstance(value, str) for value in parsed.values()):
-        raise BadSettingError(name, HIDDEN, "is no JSON object of strings")
+        raise BadSettingError(name, HIDDEN, "is not a JSON object of strings")
     return parsed.items()
 
 
@@ -231,13 +231,11 @@ def check_header(key: str, value: str, name: str) -> tuple[str, str]:
     """Return the header if it may be sent."""
     # Neither the value nor the whole is shown: it may be a credential.
     if not _HEADER_NAME.fullmatch(key):
-        raise BadSettingError(name, HIDDEN, "the header has no proper name, as in 'Name: value'")
+        raise BadSettingError(name, HIDDEN, "the header has no valid name; write 'Name: value'")
     if not _HEADER_VALUE.fullmatch(value):
         raise BadSettingError(name, f"{key}: {HIDDEN}", "the value holds control characters")
     if key.lower() in _OWN_HEADERS:
-        raise BadSettingError(
-            name, f"{key}: {HIDDEN}", "is a header that is not the caller's to set"
-        )
+        raise BadSettingError(name, f"{key}: {HIDDEN}", "is a header that pgetpy sets itself")
     return key, value
 
 

@@ -116,10 +116,12 @@ def head_size(prefix: bytes, size: int | None = None) -> int:
         BadSafetensorsError: no safetensors file begins like this.
     """
     if len(prefix) < _PREFIX:
-        raise BadSafetensorsError(f"it has {len(prefix)} bytes, and its head takes 8 at least")
+        raise BadSafetensorsError(
+            f"it has {len(prefix)} bytes, fewer than the 8 of its length field"
+        )
     length = int.from_bytes(prefix[:_PREFIX], "little")
     if length > LONGEST_HEADER:
-        raise BadSafetensorsError(f"its header would have {length} bytes")
+        raise BadSafetensorsError(f"its length field claims a header of {length} bytes")
     if size is not None and _PREFIX + length > size:
         raise BadSafetensorsError(f"its header of {length} bytes is cut off")
     return _PREFIX + length
@@ -149,7 +151,7 @@ def parse_head(head: bytes, size: int) -> SafetensorsHeader:
         _check_size(tensor)
     stop = _contiguous(tensors, begin)
     if stop != size:
-        raise BadSafetensorsError(f"its header tells of {stop} bytes, and it has {size}")
+        raise BadSafetensorsError(f"its header describes {stop} bytes, but it has {size}")
     return SafetensorsHeader(tuple(tensors), stop, metadata)
 
 
@@ -242,7 +244,9 @@ def _check_size(tensor: Tensor) -> None:
         if length > _LONGEST or count > _MOST:
             raise BadSafetensorsError(f"the shape of tensor {name!r} is impossible")
     if bits is not None and count * bits != size * 8:
-        raise BadSafetensorsError(f"tensor {name!r} has {size} bytes, which is not its shape's")
+        raise BadSafetensorsError(
+            f"tensor {name!r} has {size} bytes, which does not match its shape"
+        )
 
 
 def _contiguous(tensors: Iterable[Tensor], begin: int) -> int:

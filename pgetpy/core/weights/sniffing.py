@@ -29,7 +29,7 @@ class FileKind(Enum):
     TEXT = "text"
     PICKLE = "a pickle, which may run any code when it is loaded"
     EMPTY = "empty"
-    OTHER = "something else"
+    OTHER = "data of an unknown kind"
 
 
 # Never weights. Any other file may be in a format that is not known here.

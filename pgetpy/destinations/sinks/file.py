@@ -285,7 +285,7 @@ class FileSink(Sink):
             while done < size:
                 count = os.preadv(self.fd, [buffer], done)
                 if not count:
-                    raise DestinationError(str(self.part), "was cut short by another process")
+                    raise DestinationError(str(self.part), "was truncated by another process")
                 write_all(fd, done, buffer[:count])
                 done += count
             os.ftruncate(fd, size)

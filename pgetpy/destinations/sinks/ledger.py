@@ -6,7 +6,7 @@ its name is gone. That is how it learns what became of the other run:
 
     the lock is free, and the name ...     the run that held it
     -----------------------------------    ----------------------------------------------
-    still leads to this inode              was killed or failed: go on from what it wrote
+    still leads to this inode              was killed or failed: continue from what it wrote
     is gone or leads elsewhere: `orphaned`
         and the last line is `p`           has published: nothing is left to be done
         and it is not                      has thrown everything away: open the name again

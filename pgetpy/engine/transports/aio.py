@@ -366,7 +366,7 @@ async def _failed(request: Request, error: Exception) -> TransferError:
         said = " ".join(error.message.split())[:100]
         if "content-length" in said.lower():
             return unclear_length(url, said)
-        return ConnectionFailedError(url, f"what came is no HTTP ({said})")
+        return ConnectionFailedError(url, f"the answer is not HTTP ({said})")
     if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(cause, ssl.SSLError):
         return unreachable(request, request.addresses, error.os_error)
     if cause is not None:

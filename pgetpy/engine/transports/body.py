@@ -114,7 +114,9 @@ def check_transfer_coding(url: str, head: Head, *, most: int = 2) -> None:
     inner = codings[:-1] if codings[-1:] == ("chunked",) else codings
     if len(codings) > most or len(inner) > 1 or not set(inner) <= _COMPRESSIONS:
         coding = head.headers["transfer-encoding"]
-        reason = f"the server used Transfer-Encoding {coding!r}, unasked, which cannot be undone,"
+        reason = (
+            f"the server used Transfer-Encoding {coding!r}, unrequested and impossible to decode,"
+        )
         raise TransferError(url, reason, hint="ask the server's operator for the plain bytes")
 
 

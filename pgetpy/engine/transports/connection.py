@@ -285,7 +285,7 @@ class Connection:
             try:
                 head = reader.feed(count)
             except UnsupportedResponseError:
-                raise ConnectionError("what the proxy said is no HTTP") from None
+                raise ConnectionError("the proxy's answer is not HTTP") from None
         if not 200 <= head.status <= 299:
             raise proxy_refused(request, head.status, head.reason)
 

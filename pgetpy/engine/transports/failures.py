@@ -161,7 +161,7 @@ def _tls_error(url: str, error: ssl.SSLError) -> ConnectionFailedError:
     """Return the error for a failure of TLS other than the certificate's."""
     # A TCP connection that ends without TLS's own end: cut off on the way, or a crashed server.
     if isinstance(error, ssl.SSLEOFError):
-        return ConnectionFailedError(url, "closed by the server in the midst of TLS")
+        return ConnectionFailedError(url, "closed by the server in the middle of TLS")
     reason = error.reason or ""
     if reason in _NO_TLS:
         return ConnectionFailedError(

@@ -109,7 +109,7 @@ def _pour(exchange: Exchange, headers: dict[str, str], size: int, read: _Read) -
         while part.rest and not exchange.cancelled:
             count = read(part.pos, buffer[: part.rest])
             if not count:
-                reason = f"the file ends {part.rest} bytes before it should"
+                reason = f"the file ends {part.rest} bytes early"
                 raise ConnectionFailedError(exchange.request.url, reason)
             exchange.store(sink, buffer[:count])
     finally:
@@ -147,7 +147,7 @@ def _open(url: str) -> Iterator[tuple[int, os.stat_result]]:
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
-            raise BadReferenceError(url, "it is no regular file")
+            raise BadReferenceError(url, "it is not a regular file")
         yield fd, status
     finally:
         os.close(fd)

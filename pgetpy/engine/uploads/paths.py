@@ -56,7 +56,7 @@ async def upload_path(
     stores = store_settings(target, settings.sources)
     named = parse_object_name(target, stores.bucket)
     if named.version or named.pattern:
-        raise BadReferenceError(target, "an object is written by its name alone")
+        raise BadReferenceError(target, "the target of an upload takes no version and no pattern")
     # In a thread: credentials may be read from files, or requested from a service.
     finding = WORKERS.submit(lambda: bucket_of(stores, named.bucket))
     bucket = await wait_uncancelled(finding, lambda: None)

@@ -54,7 +54,7 @@ _BLOCK = 1 << 20
 # Hashing and sending keep several cores busy; some more, because each part waits for its answer.
 _PARTS_AT_A_TIME = 8
 _REPORT_EVERY = 0.1
-_CONFLICT = 409  # somebody else is just writing the same object
+_CONFLICT = 409  # another client is writing the same object
 _EXISTS = 412  # the answer to If-None-Match: *
 _UNKNOWN_CONDITION = 501  # of stores that do not implement it
 _OTHER_TRIES = (_CONFLICT, _UNKNOWN_CONDITION)
@@ -198,7 +198,7 @@ class FileUpload:
                     raise
                 if error.status == _UNKNOWN_CONDITION:
                     # Backblaze B2 for one.
-                    self._remark("the store knows no If-None-Match: absence was only looked up")
+                    self._remark("the store ignores If-None-Match: absence was only looked up")
                     headers = [each for each in headers if each[0] != "If-None-Match"]
         raise AssertionError("unreachable")
 
@@ -262,7 +262,7 @@ class FileUpload:
         )
         found = multipart.text_of("UploadId", answer.text)
         if not found:
-            raise TransferError(self._url, "the store began no multipart upload")
+            raise TransferError(self._url, "the store did not start a multipart upload")
         upload = Upload(found, version, part_size)
         journal.begin(upload)
         return upload
@@ -303,7 +303,7 @@ class FileUpload:
         body = Body(hashlib.sha256(data).hexdigest(), data=data)
         condition = self._condition()
         if condition and not self.bucket.is_amazon:
-            self._remark("not every store heeds If-None-Match when parts are put together")
+            self._remark("not every store honours If-None-Match for multipart uploads")
         answer = self._write("POST", f"{self._url}?{query}", body, condition)
         etag = multipart.text_of("ETag", answer.text)
         return etag or multipart.usual_etag(journal.parts)
@@ -331,7 +331,7 @@ class FileUpload:
         )
         size = found.head.headers.get("content-length", "")
         if size.isdigit() and int(size) != self._size:
-            raise TransferError(self._url, f"the store has {size} bytes of {self._size}")
+            raise TransferError(self._url, f"the store has {size} bytes, {self._size} were sent")
         if version_of(fd) != version:
             raise DestinationError(
                 self.path, "changed while it was uploaded", hint="upload it again"

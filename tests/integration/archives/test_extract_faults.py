@@ -905,7 +905,7 @@ def test_a_mount_point_in_the_way_is_seen_before_anything_is_moved(
     for _ in range(2):
         ended = run("-x", "-f", url, out, program=mounted)
         assert ended.code == 1
-        assert f"destination {out / at} is a volume of its own" in last_line(ended)
+        assert f"destination {out / at} is a mount point" in last_line(ended)
         left = {name: what for name, what in tree(out).items() if "pgetpy" not in name}
         assert left == before
         assert elsewhere.is_file() or not any(elsewhere.iterdir())
@@ -1141,7 +1141,7 @@ def test_a_manifest_of_archives_with_a_bad_one_among_them(server: Server, tmp_pa
     (tmp_path / "manifest").write_text("\n".join(lines))
     ended = run("multifile", "-x", tmp_path / "manifest", "--json")
     assert ended.code == 1
-    assert "known format" in ended.err
+    assert "format is not known" in ended.err
     assert "Traceback" not in ended.err
     assert tree(tmp_path / "good") == expected()
     assert tree(tmp_path / "other") == {"a": b"a"}
@@ -1191,8 +1191,8 @@ def a_loop(home: Path) -> None:
 @pytest.mark.parametrize(
     ("made", "words"),
     [
-        (a_file, "is no folder"),
-        (a_link_to_a_file, "is no folder"),
+        (a_file, "is not a folder"),
+        (a_link_to_a_file, "is not a folder"),
         (a_full_folder, "already exists and is not empty"),
         (a_loop, ""),
     ],

@@ -28,8 +28,8 @@ FILES = {"small": b"data of it", "d/big": BIG}
 LORA = file(b"lora.safetensors", weights())
 ODD = {
     "no end marker": (HEAD, "no end marker"),
-    "lone zero block": (HEAD + bytes(512) + file(b"late") + END, "lone zero block"),
-    "a time that is none": (pax((b"mtime", b"now")) + HEAD + END, "plain header's is taken"),
+    "lone zero block": (HEAD + bytes(512) + file(b"late") + END, "single zero block"),
+    "a time that is none": (pax((b"mtime", b"now")) + HEAD + END, "plain header's was used"),
     "two extended headers": (pax((b"path", b"x")) + pax((b"mtime", b"7")) + HEAD + END, "last one"),
 }
 SERVERS = {"ranges": (), "one answer": (IgnoreRange(),), "chunked": (Chunked(),)}
@@ -135,7 +135,7 @@ def test_bytes_behind_a_zip_are_said(
     """By the command line, and by the cache, with ranges and without."""
     url = server.add("/odd.zip", Resource(zip_of({"lora.safetensors": weights()}) + b"\r\n"))
     assert main(["-x", url, str(tmp_path / "out")], environ={}) == 0
-    assert "2 bytes that are no part of the zip follow its end" in capfd.readouterr().err
+    assert "2 bytes that do not belong to the zip follow its end" in capfd.readouterr().err
     assert contents(tmp_path / "out") == {"lora.safetensors": weights()}
     server.change("/odd.zip", faults=[IgnoreRange()])
     events = Events()

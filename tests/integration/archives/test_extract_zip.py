@@ -323,7 +323,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 PACKED = {"noise": body(700_000), "d/text": TEXT, "d/empty": b"", "small": b"small"}
 
 
-# Zip64 through a pipe is left out: zip 3.0 forgets its end record there, so that nobody reads it.
+# Zip64 through a pipe is left out: zip 3.0 forgets its end record there, and nothing can read it.
 @pytest.mark.judge("zip")
 @pytest.mark.parametrize(
     ("options", "stream"),

@@ -175,7 +175,7 @@ def test_of_several_with_a_failure_programs_learn_of_each(shell: Shell, server: 
 def test_a_page_is_not_taken_for_weights(shell: Shell, server: Server) -> None:
     url = server.add("/a.safetensors", Resource(b"<html>sign in</html>"))
     assert shell.run("ensure", url) == 1
-    assert "is no weights file but a page, which says 'sign in'" in shell.err
+    assert "is not a weights file but a page, which says 'sign in'" in shell.err
     assert shell.records("cache", "ls") == []
 
 
@@ -271,7 +271,7 @@ def test_a_failure_is_told_once(shell: Shell, server: Server) -> None:
         (["cache", "ls", "--digest", "12"], "cannot use --digest with pgetpy cache ls"),
         (["cache", "rm"], "expected REF..., got nothing; see pgetpy cache rm --help"),
         (["cache", "pin", "nonsense"], "cannot use 'nonsense'"),
-        (["cache", "path", "abc"], "give 8 digits of it"),
+        (["cache", "path", "abc"], "give at least 8 digits of the key"),
         (["cache", "prune"], "expected --older-than TIME"),
         (["cache", "prune", "--older-than", "long"], "--older-than 'long'"),
         ([NOWHERE, "dest", "--digest", "12"], "cannot use --digest with a single URL"),
@@ -586,7 +586,7 @@ def test_a_key_that_is_not_there_or_not_one_is_refused(shell: Shell, store: Stor
         (fill.folder / "x").write_bytes(b"x")
         fill.publish(fill.folder / "x", About("https://host/twin"))
     line = shell.refuses("cache", "rm", key_of("a")[:8], status=2)
-    assert "begins 2 keys: give more of it" in line
+    assert f"2 keys begin with {key_of('a')[:8]!r}: give more digits" in line
     assert shell.run("cache", "rm", key_of("a")[:20]) == 0
 
 
@@ -601,7 +601,7 @@ def test_pins_are_kept_and_taken_back(shell: Shell, store: Store) -> None:
 
 def test_what_is_not_there_yet_can_be_pinned(shell: Shell, server: Server) -> None:
     url = server.add("/a.safetensors", Resource(weights()))
-    assert "stays once it is" in shell.lines("cache", "pin", url)[0]
+    assert "will be kept once it is" in shell.lines("cache", "pin", url)[0]
     shell.run("ensure", url)
     (entry,) = shell.records("cache", "ls")
     assert entry["pinned"]
@@ -638,7 +638,7 @@ def test_gc_brings_the_cache_back_to_its_bounds(shell: Shell, store: Store) -> N
     age(store, "a", 100)
     store.close()
     evicted, now = shell.lines("cache", "gc", "--max-bytes", "25k")
-    assert evicted == "evicted  10 kB, what was used longest ago"
+    assert evicted == "evicted  10 kB, the least recently used"
     assert now.startswith("now      2 entries, 20 kB; ")
     assert key_of("a") not in {each["key"] for each in shell.records("cache", "ls")}
 
@@ -647,7 +647,7 @@ def test_gc_with_nothing_to_gain_says_so(shell: Shell, store: Store) -> None:
     put(store, "a")
     store.close()
     first, _ = shell.lines("cache", "gc")
-    assert first == "nothing to gain: the cache keeps to its bounds"
+    assert first == "nothing to do: the cache is within its limits"
 
 
 def test_gc_sweeps_what_was_left_and_says_how_much(shell: Shell, store: Store) -> None:
@@ -666,7 +666,7 @@ def test_gc_that_cannot_be_is_one_sentence_with_who_holds_what(shell: Shell, sto
     put(store, "a", size=5000)
     store.pin(key_of("a"))
     line = shell.refuses("cache", "gc", "--max-bytes", "1k")
-    assert "does not bring it back to its bounds; held by pins 5000" in line
+    assert "would not bring it within its limits; held by pins 5000" in line
 
 
 # ---------------------------------------------------------------------------------------- verify
@@ -687,7 +687,7 @@ def test_what_is_damaged_is_repaired_and_that_is_a_failure_once(
     (path,) = shell.lines("ensure", url)
     flip(path)
     line, sums = shell.lines("cache", "verify", status=1)
-    assert line.split(maxsplit=3)[0::3] == ["damaged", "fetched anew"]
+    assert line.split(maxsplit=3)[0::3] == ["damaged", "downloaded again"]
     assert sums == "1 entry: 1 damaged; 1 of 1 repaired"
     (again,) = shell.lines("cache", "path", url)
     assert Path(again).read_bytes() == weights()
@@ -747,7 +747,9 @@ EACH = [
 def test_a_cache_of_another_layout_is_left_alone(shell: Shell, argv: list[str]) -> None:
     shell.root.mkdir()
     (shell.root / "layout").write_text("pgetpy cache 99\n")
-    assert "has another layout ('pgetpy cache 99')" in shell.refuses(*argv)
+    assert "has a layout that this release does not know ('pgetpy cache 99')" in shell.refuses(
+        *argv
+    )
     assert os.listdir(shell.root) == ["layout"]
 
 
@@ -799,7 +801,7 @@ def test_a_full_disk_is_one_sentence(server: Server) -> None:
         env = {"PGET_CACHE_DIR": str(place / "cache"), "PGET_MIN_DISK_FREE": "0"}
         ended = run("ensure", url, env=env)
         assert (ended.code, ended.out) == (1, "")
-        assert re.search(r"is full: 40\d+ bytes needed, \d+ can be had", last_line(ended))
+        assert re.search(r"is full: 40\d+ bytes needed, \d+ can be freed", last_line(ended))
         (place / "rest").touch()
         with (place / "rest").open("wb", buffering=0) as file, contextlib.suppress(OSError):
             while file.write(bytes(4096)):
@@ -839,7 +841,7 @@ def test_an_interrupted_ensure_says_what_is_kept(
         ended = running.wait()
     assert ended.code == status
     assert ended.out == ""
-    assert "is kept: the same command goes on from there" in last_line(ended)
+    assert "is kept: run the same command to continue" in last_line(ended)
 
 
 def test_a_listing_whose_reader_has_gone_ends_without_a_word(shell: Shell, store: Store) -> None:

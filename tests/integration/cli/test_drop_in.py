@@ -190,7 +190,7 @@ def test_an_archive_is_extracted_into_dest(
 def test_what_is_no_archive_is_not_extracted(shell: Shell, url: str, tmp_path: Path) -> None:
     with unchanged(tmp_path):
         assert shell("-x", url, "got") == 1
-    assert "no known format" in shell.err
+    assert "format is not known" in shell.err
 
 
 # ------------------------------------------------------------------- results
@@ -387,7 +387,7 @@ def test_a_fifo_without_a_reader_can_be_given_up(url: str, tmp_path: Path) -> No
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     with Run("--progress", "json", url, fifo) as running:
-        running.wait_until(lambda: "nobody reads" in running.err)
+        running.wait_until(lambda: "no process reads" in running.err)
         running.send(signal.SIGINT)
         assert running.wait(30).code == 130
 
@@ -540,7 +540,7 @@ def test_a_manifest_comes_by_standard_input(server: Server, url: str, tmp_path: 
 def test_other_files_go_on_when_one_fails_and_a_table_says_which(
     shell: Shell, server: Server, url: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "file").write_text("a file is no folder")
+    (tmp_path / "file").write_text("a file is not a folder")
     broken = server.add("/broken", Resource(faults=[Status(500, "out of order")]))
     manifest = write_manifest(
         tmp_path,

@@ -99,7 +99,7 @@ def test_a_url_that_names_nothing_is_an_error_that_says_what_to_type(
 ) -> None:
     server.add("/", Resource(BODY))
     assert main([server.url("/")], environ={}) == 1
-    assert "names a file; give a file name" in capfd.readouterr().err
+    assert "gives a file name; give a file name" in capfd.readouterr().err
     assert names_in(here) == []
 
 

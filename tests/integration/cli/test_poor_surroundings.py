@@ -306,5 +306,5 @@ def test_a_stand_in_that_is_not_ours_alone_is_refused(
     for words in (["ensure", url, "--any-file"], ["cache", "ls"], ["snapshot", "hf://owner/name"]):
         assert main(words, environ={}) == 1
         said = capfd.readouterr().err
-        assert "others own it or can read it; set HOME" in said
+        assert "other users own it or can read it; set HOME" in said
         assert "Traceback" not in said

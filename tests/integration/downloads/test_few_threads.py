@@ -108,5 +108,5 @@ def test_where_not_even_the_first_can_be_had_one_sentence_says_so(
     assert told.code == 1
     assert told.err.splitlines() == [
         "pgetpy: cannot start a thread: the system's limit has been reached; raise ulimit -u, or "
-        "the container's limit of pids"
+        "the container's pids limit"
     ]

@@ -113,7 +113,7 @@ def test_a_redirect_to_nowhere_is_the_servers_refusal(server: Server, tmp_path: 
 def test_a_redirect_to_what_cannot_be_asked_is_an_error(
     server: Server, tmp_path: Path, location: str
 ) -> None:
-    with pytest.raises(TransferError, match="redirected to something unusable"):
+    with pytest.raises(TransferError, match="redirected to a URL that cannot be used"):
         fetch(lead(server, location), tmp_path / "got")
     assert names_in(tmp_path) == []
 

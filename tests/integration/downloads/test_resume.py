@@ -559,7 +559,7 @@ def test_another_version_is_fetched_from_its_beginning_and_that_is_said(
     result = fetch(url, tmp_path / "got", chunk_size=CHUNK, progress=events)
     assert_fetched_whole(server, result, data)
     (said,) = events.of(StartedOver)
-    assert "another" in said.reason
+    assert "changed" in said.reason
     assert '"v1"' in said.reason
     assert '"v2"' in said.reason
     events.assert_monotonic()

@@ -104,7 +104,7 @@ def test_a_signal_midway_says_what_is_kept_and_the_same_command_goes_on(
         running.wait_until(lambda: len(landed(dest, BODY)) * PAGE > 3 * MIB)
         said = last_word(stopped(running, number))
     assert re.fullmatch(
-        r"pgetpy: interrupted; [\d.]+ MB of 8\.4 MB is kept: the same command goes on from there",
+        r"pgetpy: interrupted; [\d.]+ MB of 8\.4 MB is kept: run the same command to continue",
         said,
     )
     assert names_in(tmp_path) == [journal_of(dest).name, part_of(dest).name]
@@ -135,7 +135,7 @@ def test_several_files_are_counted(number: int, server: Server, tmp_path: Path) 
         running.wait_until(lambda: any(e["done"] > MIB for e in events_of(running, "progressed")))
         said = last_word(stopped(running, number))
     assert "1 of 2 files are finished" in said
-    assert "of the others is kept: the same command goes on from there" in said
+    assert "of the others is kept: run the same command to continue" in said
     assert (tmp_path / "small").read_bytes() == BODY[:1000]
     assert not (tmp_path / "large").exists()
     assert fetch(serve(server), tmp_path / "large").resumed > 0
@@ -317,7 +317,7 @@ def test_while_the_reader_of_its_stream_sleeps(
 def test_while_nobody_reads_its_fifo(number: int, server: Server, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with Run(serve(server), tmp_path / "fifo") as running:
-        running.wait_until(lambda: "nobody reads" in running.err)
+        running.wait_until(lambda: "no process reads" in running.err)
         stopped(running, number)
 
 

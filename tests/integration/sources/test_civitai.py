@@ -218,7 +218,7 @@ def test_the_safetensors_form_is_preferred_to_a_pickle(civitai: Civitai, root: P
             cache.ensure("civitai:1@4")
         with pytest.raises(NotFoundError, match=r"m\.ckpt, vae\.safetensors, m\.safetensors"):
             cache.ensure(f"{civitai.endpoint}/api/download/models/5?type=Config")
-        with pytest.raises(BadReferenceError, match="no archive"):
+        with pytest.raises(BadReferenceError, match="not an archive"):
             cache.ensure("civitai:1@5", wanted="folder")
 
 
@@ -396,7 +396,7 @@ def test_who_has_to_log_in_is_told_what_to_set(
     assert "civitai_api_token" in said
     assert ("check the token" in said) == (token is not None)
     asset = "The creator of this asset requires you to be logged in"
-    assert (asset if refusal == "json" else "its page /login") in said
+    assert (asset if refusal == "json" else "the page /login") in said
     assert "{" not in said
     assert civitai.storage.requests == []
     assert_nothing_left(root)

@@ -495,7 +495,7 @@ def test_a_hub_that_cannot_be_reached_is_tried_once(hub: Hub, repo: Repo, root: 
     assert taken(hub, root, progress=events, retries=5) == folder
     assert len(hub.requests) == 1
     (remarked,) = events.of(Remarked)
-    assert "taken from what was fetched before" in remarked.remark
+    assert "using what was downloaded before" in remarked.remark
     hub.stop()
     assert taken(hub, root) == folder
     with pytest.raises(TransferError):
@@ -534,4 +534,4 @@ def test_the_command_gives_the_path_offline(hub: Hub, repo: Repo, tmp_path: Path
     for more in ({"HF_HUB_OFFLINE": "1"}, {}):
         again = run("snapshot", "hf://owner/name", env=environ | more)
         assert (again.code, again.out) == (0, first.out)
-        assert "taken from what was fetched before" in again.err
+        assert "using what was downloaded before" in again.err

@@ -406,7 +406,7 @@ def test_offline_what_is_there_is_a_hit_and_nothing_is_asked(
 ) -> None:
     hub.repo("owner/name", FILES, revisions={"v1": {"lora.safetensors": LORA}})
     with opened_at(hub, root, offline=True) as cache:
-        with pytest.raises(NotAllowedError, match=r"HF_HUB_OFFLINE.*not at hand.*unset"):
+        with pytest.raises(NotAllowedError, match=r"HF_HUB_OFFLINE.*not in the cache.*unset"):
             cache.ensure(text)
         assert hub.requests == []
     with opened_at(hub, root) as cache:

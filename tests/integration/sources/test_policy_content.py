@@ -166,7 +166,7 @@ def test_a_folder_is_refused_as_soon_as_its_answers_say_that_it_is_too_large() -
     allowance.note(1, None)
     allowance.note(0, 4)  # it has come by now
     allowance.note(2, 6)
-    with pytest.raises(NotAllowedError, match="max_bytes: it has 11 bytes or more, 10"):
+    with pytest.raises(NotAllowedError, match="max_bytes: it has at least 11 bytes, and 10"):
         allowance.note(3, 1)
 
 

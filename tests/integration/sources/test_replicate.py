@@ -120,7 +120,7 @@ def test_missing_is_told_from_refused(replicate: Replicate, root: Path) -> None:
         replicate.site.add(f"/me/s{status}/_weights", Resource(faults=[fault]))
     replicate.add("me/lora", tar_of(MEMBERS))
     with cache_of(replicate, root) as cache:
-        with pytest.raises(NotFoundError, match=r"Replicate knows of no such thing.*OWNER/NAME"):
+        with pytest.raises(NotFoundError, match=r"Replicate did not find it.*OWNER/NAME"):
             cache.ensure("me/none")
         for status in (401, 403):
             with pytest.raises(UnauthorizedError, match="You do not have permission"):

@@ -223,7 +223,7 @@ def test_patterns_narrow_down_to_the_one_file(hub: Hub, root: Path) -> None:
 def test_patterns_that_make_no_sense_are_refused(hub: Hub, repo: Repo, root: Path) -> None:
     with opened_at(hub, root) as cache:
         for url in ("hf://owner/name/config.json", "https://example.com/f"):
-            with pytest.raises(BadReferenceError, match="patterns choose files"):
+            with pytest.raises(BadReferenceError, match="patterns select files"):
                 cache.ensure(url, allow_patterns="*")
         with pytest.raises(BadReferenceError, match="patterns of its own"):
             cache.ensure("hf://owner/name?include=a", wanted="folder", ignore_patterns="b")
@@ -232,7 +232,7 @@ def test_patterns_that_make_no_sense_are_refused(hub: Hub, repo: Repo, root: Pat
         assert hub.requests == []
         with pytest.raises(NotOneFileError, match="holds no such file"):
             cache.ensure("hf://owner/name", wanted="folder", allow_patterns="*.bin")
-        with pytest.raises(BadSettingError, match="is for one file"):
+        with pytest.raises(BadSettingError, match="is for a single file"):
             cache.ensure("hf://owner/name", wanted="folder", digest="0" * 64)
 
 
@@ -319,7 +319,7 @@ def test_a_listing_that_makes_no_sense_is_an_error_of_ours(
     hub: Hub, root: Path, listing: bytes
 ) -> None:
     hub.add("/api/models/o/n/revision/main", Resource(listing, content_type="application/json"))
-    with opened_at(hub, root) as cache, pytest.raises(TransferError, match="makes no sense"):
+    with opened_at(hub, root) as cache, pytest.raises(TransferError, match="cannot be read"):
         cache.ensure("hf://o/n", wanted="folder")
 
 

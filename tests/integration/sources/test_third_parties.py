@@ -108,7 +108,7 @@ def test_a_package_can_bring_a_source(shop: Shop) -> None:
     assert (path.read_bytes(), path.suffix) == (weights(), ".safetensors")
     assert shop.ensure("hub:lora").out == ended.out
     missing = shop.ensure("hub:none")
-    assert "The Hub knows of no such thing (HTTP status 404" in missing.err
+    assert "The Hub did not find it (HTTP status 404" in missing.err
     assert "see hub:all" in missing.err
     assert "it names nothing" in shop.ensure("hub:").err
 

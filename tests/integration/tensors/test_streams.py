@@ -311,9 +311,9 @@ def test_a_server_that_can_be_used_in_one_stream_only_will_do(
         (b"", "empty"),
         (DATA[:200_000], "broken safetensors"),
         (DATA + b"x", "broken safetensors"),
-        (b"\xff" * 8 + DATA[8:], "broken safetensors|something else"),
-        (b"\0" * 3000, "broken safetensors|something else"),
-        (bytes(8), "broken safetensors|something else"),
+        (b"\xff" * 8 + DATA[8:], "broken safetensors|data of an unknown kind"),
+        (b"\0" * 3000, "broken safetensors|data of an unknown kind"),
+        (bytes(8), "broken safetensors|data of an unknown kind"),
     ],
     ids=["page", "JSON", "empty", "cut off", "too long", "absurd header", "zeros", "eight zeros"],
 )

@@ -329,7 +329,7 @@ def test_a_file_of_this_machine_is_copied_and_followed(
 def test_a_file_that_is_not_there_is_said_to_be_missing(
     cache: WeightsDownloadCache, tmp_path: Path
 ) -> None:
-    said = {tmp_path / "no.safetensors": "no such file", tmp_path: "it is no regular file"}
+    said = {tmp_path / "no.safetensors": "no such file", tmp_path: "it is not a regular file"}
     for path, words in said.items():
         with pytest.raises(BadReferenceError, match=words):
             cache.ensure(path.as_uri())

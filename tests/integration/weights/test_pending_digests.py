@@ -94,7 +94,7 @@ def test_the_command_says_unknown_and_its_status_tells(
     assert main(["cache", "verify"], environ=environ) == 1
     out = capsys.readouterr().out
     assert out.startswith("unknown ")
-    assert "fetched anew" in out
+    assert "downloaded again" in out
     assert main(["cache", "verify", url], environ=environ) == 0
     assert capsys.readouterr().out.startswith("sound ")
 

@@ -279,7 +279,7 @@ def test_another_layout_is_refused_and_left_alone(server: Server, root: Path) ->
     root.mkdir()
     (root / "layout").write_text("pgetpy cache 9\n")
     for options in ({"cache_dir": root}, {"cache_dir": root / "own", "lower": [root]}):
-        with pytest.raises(CacheError, match=r"another layout \('pgetpy cache 9'\).*choose"):
+        with pytest.raises(CacheError, match=r"does not know \('pgetpy cache 9'\).*choose"):
             WeightsDownloadCache(**options)  # type: ignore[arg-type]
     assert (root / "layout").read_text() == "pgetpy cache 9\n"
     assert server.requests == []

@@ -124,7 +124,7 @@ def test_a_format_that_is_not_known_is_taken_by_another_name(
 ) -> None:
     data = b"GGUF" + body(5000)
     assert cache.ensure(serve(server, data, "/model.gguf")).suffix == ".gguf"
-    with pytest.raises(NotWeightsError, match="something else"):
+    with pytest.raises(NotWeightsError, match="data of an unknown kind"):
         cache.ensure(serve(server, data, "/model.safetensors"))
 
 

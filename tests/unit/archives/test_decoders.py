@@ -237,7 +237,7 @@ def test_zeros_after_an_xz_stream_come_in_fours() -> None:
     assert decoded(Format.XZ, stream + bytes(8) + stream, bytes(2), bytes(2)) == TEXT * 2
     with pytest.raises(TruncatedArchiveError):
         decoded(Format.XZ, stream + bytes(6))
-    with pytest.raises(ArchiveError, match="zeros"):
+    with pytest.raises(ArchiveError, match="zero padding"):
         decoded(Format.XZ, stream + bytes(6) + stream)
 
 

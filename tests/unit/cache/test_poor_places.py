@@ -76,7 +76,7 @@ def test_another_layout_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "layout").write_text("pgetpy cache 9\n")
     for options in ({"root": tmp_path}, {"root": tmp_path / "own", "lower": [tmp_path]}):
         with pytest.raises(
-            CacheError, match=r"another layout \('pgetpy cache 9'\).*choose another"
+            CacheError, match=r"layout that .* not know \('pgetpy cache 9'\).*choose another"
         ):
             Store(**options)  # type: ignore[arg-type]
     assert [path.name for path in tmp_path.iterdir() if path.name != "own"] == ["layout"]
@@ -293,6 +293,6 @@ for work in (store.remove, store.verify):
         assert ended.code == 0, ended.err
         writable, removed, verified = ended.out.splitlines()
         assert writable == "True"
-        assert f"{record} belongs to user root; have those who share it" in removed
-        assert f"holds damaged content at {entry.path}, and cannot note that" in verified
+        assert f"{record} belongs to user root; put the users who share it" in removed
+        assert f"holds damaged content at {entry.path}, and cannot record that" in verified
         assert "belongs to user root" in verified

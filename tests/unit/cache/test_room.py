@@ -120,7 +120,7 @@ def test_what_is_pinned_or_leased_stays_and_the_error_says_who_holds_it(tmp_path
             [process, pins] = error.held
             assert f"process {os.getpid()} on " in process[0]
             assert (process[1], pins) == (2000, ("pins", 1000))
-            assert f"8000 bytes needed, 7000 can be had; held by process {os.getpid()}" in str(
+            assert f"8000 bytes needed, 7000 can be freed; held by process {os.getpid()}" in str(
                 error
             )
             assert store.make_room(7000) == 1000
@@ -132,7 +132,7 @@ def test_more_than_the_cache_may_have_is_refused_and_nothing_leaves(tmp_path: Pa
         put(store, "a")
         fill = store.try_fill(key_of("b"))
         assert fill is not None
-        with pytest.raises(CacheFullError, match="3001 bytes needed, 3000 can be had"):
+        with pytest.raises(CacheFullError, match="3001 bytes needed, 3000 can be freed"):
             fill.reserve(3001)
         assert names_of(store) == {"a"}
         fill.release()
@@ -199,7 +199,7 @@ def test_room_that_was_promised_is_not_promised_again(tmp_path: Path) -> None:
         assert first is not None
         assert second is not None
         first.reserve(3000)
-        with pytest.raises(CacheFullError, match="2001 bytes needed, 2000 can be had"):
+        with pytest.raises(CacheFullError, match="2001 bytes needed, 2000 can be freed"):
             second.reserve(2001)
         assert names_of(one) == {"old"}
         second.reserve(2000)

@@ -214,10 +214,10 @@ def test_bytes_that_are_thrown_away_need_no_destination(shell: Shell, argv: list
         (["http://h:x/", "d"], "http://h:x/"),
         ([URL, "d", "--mirror", "ftp://h/x"], "ftp://h/x"),
         ([URL, "d", "--nonsense"], "unknown flag: --nonsense"),
-        ([URL, "d", "--chunk-siz", "1"], "is --chunk-size meant?"),
+        ([URL, "d", "--chunk-siz", "1"], "did you mean --chunk-size?"),
         ([URL, "d", "-fz"], "unknown flag: -z"),
         ([URL, "d", "-m"], "-m/--chunk-size: expected one argument"),
-        ([URL, "d", "-m", "big"], "--chunk-size 'big': is no size"),
+        ([URL, "d", "-m", "big"], "--chunk-size 'big': is not a size"),
         ([URL, "d", "-m", "1M", "--minimum-chunk-size", "1M"], "cannot be used at the same time"),
         ([URL, "d", "-c", "-1"], "must be at least 1"),
         ([URL, "d", "--force=maybe"], "neither true nor false"),
@@ -225,7 +225,7 @@ def test_bytes_that_are_thrown_away_need_no_destination(shell: Shell, argv: list
         ([URL, "d", "-o", "screen"], "--output 'screen'"),
         ([URL, "d", "--progress", "loud"], "--progress 'loud'"),
         ([URL, "d", "--checksum", "md5:12"], "md5 has 32 hex digits"),
-        ([URL, "d", "-H", "hunter2"], "has no proper name"),
+        ([URL, "d", "-H", "hunter2"], "has no valid name"),
         ([URL, "d", "--cacert", "nowhere.pem"], "there is no such file"),
         ([URL, "d", "--resolve", "h:80"], "expected HOST:PORT:IP"),
         ([URL, "-", "-x"], "not to standard output"),
@@ -450,7 +450,7 @@ def test_an_interruption_says_what_is_kept(
     shell.engine = interrupted_by(cause, *HALF)
     assert shell.run("--progress=none", URL, "d") == status
     assert shell.err == (
-        "pgetpy: interrupted; 1.0 kB of 2.0 kB is kept: the same command goes on from there\n"
+        "pgetpy: interrupted; 1.0 kB of 2.0 kB is kept: run the same command to continue\n"
     )
 
 
@@ -470,7 +470,7 @@ def test_an_interrupted_manifest_counts_the_files(shell: Shell) -> None:
     assert shell.run("--progress=none", "multifile", "list.txt") == 130
     assert shell.err == (
         "pgetpy: interrupted; 1 of 2 files are finished; "
-        "1.0 kB of 2.0 kB of the others is kept: the same command goes on from there\n"
+        "1.0 kB of 2.0 kB of the others is kept: run the same command to continue\n"
     )
 
 

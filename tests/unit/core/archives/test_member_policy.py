@@ -139,7 +139,7 @@ def test_the_folder_itself_is_nothing_to_make_and_is_remembered(name: str) -> No
 
 @pytest.mark.parametrize("member", [file("./"), symlink(".", "a"), hardlink(".", "a")])
 def test_nothing_else_may_stand_in_the_place_of_the_folder_itself(member: Member) -> None:
-    assert "in the place of the folder itself" in refusal(file("a"), member)
+    assert "that would replace the folder itself" in refusal(file("a"), member)
 
 
 @pytest.mark.parametrize("kind", [Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE, Kind.FIFO])
@@ -211,19 +211,19 @@ def test_folders_are_returned_deepest_first_and_only_those_stated() -> None:
 @pytest.mark.parametrize("stated", [folder("a"), file("a/b")])
 @pytest.mark.parametrize("later", [file("a"), symlink("a", "b"), hardlink("a", "g")])
 def test_nothing_takes_the_place_of_a_folder(stated: Member, later: Member) -> None:
-    assert refusal(file("g"), stated, later) == "an earlier member makes it a folder"
+    assert refusal(file("g"), stated, later) == "an earlier member of this name is a folder"
 
 
 @pytest.mark.parametrize("earlier", [file("a"), symlink("a", "b"), hardlink("a", "g")])
 def test_no_folder_takes_the_place_of_a_file_or_link(earlier: Member) -> None:
     reason = refusal(file("g"), earlier, folder("a"))
-    assert reason == f"an earlier member makes it a {earlier.kind.value}"
+    assert reason == f"an earlier member of this name is a {earlier.kind.value}"
 
 
 @pytest.mark.parametrize("earlier", [file("a"), symlink("a", "b"), hardlink("a", "g")])
 @pytest.mark.parametrize("name", ["a/x", "a/x/y"])
 def test_nothing_is_below_what_is_no_folder(earlier: Member, name: str) -> None:
-    expected = f"it is below 'a', a {earlier.kind.value}"
+    expected = f"it lies below 'a', a {earlier.kind.value}"
     assert refusal(file("g"), earlier, file(name)) == expected
     assert refusal(file("g"), earlier, folder(name)) == expected
 
@@ -362,10 +362,10 @@ def test_a_hard_link_gets_the_spelling_of_its_target_that_was_made() -> None:
         ("/etc/passwd", "its target is absolute"),
         ("../f", "its target leads out of a folder by '..'"),
         ("d/../f", "its target leads out of a folder by '..'"),
-        ("nowhere", "no member before it is its target 'nowhere'"),
-        ("f/x", "no member before it is its target 'f/x'"),
-        ("a", "no member before it is its target 'a'"),
-        ("F", "no member before it is its target 'F'"),
+        ("nowhere", "its target 'nowhere' is not an earlier member"),
+        ("f/x", "its target 'f/x' is not an earlier member"),
+        ("a", "its target 'a' is not an earlier member"),
+        ("F", "its target 'F' is not an earlier member"),
         ("d", "its target 'd' is a folder"),
         ("implied", "its target 'implied' is a folder"),
         (".", "its target '.' is a folder"),

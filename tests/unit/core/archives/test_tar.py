@@ -515,7 +515,7 @@ NO_NUMBERS = [b"0000000001x\0", b"-0000000001\0", b"\xfe" * 12, b"9" * 12]
 def test_what_is_no_size_is_refused_with_its_member(field: bytes) -> None:
     words = refusal(block(b"first") + block(b"second", size=field) + END)
     assert "member 'second' at byte 512" in words
-    assert "no number" in words
+    assert "not a number" in words
 
 
 @pytest.mark.parametrize(
@@ -542,7 +542,7 @@ def test_fractions_of_a_second_are_exact(value: bytes, nanoseconds: int) -> None
 
 @pytest.mark.parametrize("value", [b"-1", b"0x10", b"1.0", b" 1", b"9" * 19, b"9" * 5000])
 def test_what_is_no_size_is_refused(value: bytes) -> None:
-    assert "size is no number" in refusal(pax((b"size", value)) + block() + END)
+    assert "size is not a number" in refusal(pax((b"size", value)) + block() + END)
 
 
 # Headers that cannot be believed
@@ -624,7 +624,7 @@ def test_a_right_sparse_map_is_believed() -> None:
         (b"0,9223372036854775807", 512),
     ],
     ids=["overlaps", "goes backwards", "exceeds the size", "part within a block", "too little",
-         "too much", "no pair", "negative", "no number", "absurd"],
+         "too much", "no pair", "negative", "not a number", "absurd"],
 )  # fmt: skip
 def test_a_wrong_sparse_map_is_refused(numbers: bytes, stored: int) -> None:
     assert "sparse map" in refusal(sparse_0_1(numbers, size=4000, stored=stored))
@@ -659,7 +659,7 @@ def test_a_sparse_map_longer_than_allowed_is_refused() -> None:
     ("records", "words"),
     [
         ([(b"GNU.sparse.major", b"2"), (b"GNU.sparse.realsize", b"1")], "unknown version"),
-        ([(b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0")], "sparse size is no number"),
+        ([(b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0")], "sparse size is not a number"),
         ([(b"GNU.sparse.size", b"9"), (b"GNU.sparse.offset", b"0")], "not in pairs"),
         ([(b"GNU.sparse.size", b"9"), (b"GNU.sparse.numbytes", b"0")], "not in pairs"),
     ],
@@ -678,7 +678,7 @@ def test_sparse_records_on_what_is_no_file_are_refused() -> None:
 
 def test_an_old_sparse_map_that_goes_on_behind_its_end_is_refused() -> None:
     assert only(old_sparse(0, (1024, 512)) + bytes(512) + END).size == 4096
-    assert "goes on behind its end" in refusal(old_sparse(1, (1024, 512)) + bytes(1024) + END)
+    assert "continues past its end" in refusal(old_sparse(1, (1024, 512)) + bytes(1024) + END)
 
 
 def test_an_old_sparse_map_is_believed_only_in_the_form_of_gnu_tar() -> None:
@@ -698,7 +698,7 @@ def test_an_endless_chain_of_extension_blocks_is_refused() -> None:
 
 
 def test_an_archive_that_ends_within_a_member_names_it() -> None:
-    with pytest.raises(TruncatedArchiveError, match="member 'weights' goes on to byte 1536"):
+    with pytest.raises(TruncatedArchiveError, match="member 'weights' continues up to byte 1536"):
         read(block(b"weights", size=octal(600)) + b"x" * 100)
 
 

@@ -53,10 +53,10 @@ def test_what_may_end_without_a_marker_is_a_member_not_its_description() -> None
         assert "no end marker" in remark(archive)
     long = described(b"long\0", b"L")
     for archive in (TWO + long, TWO + pax((b"path", b"a")), TWO + long + block(b"x")[:9]):
-        with pytest.raises(TruncatedArchiveError, match="that byte 2560 describes is missing"):
+        with pytest.raises(TruncatedArchiveError, match="described at byte 2560 is missing"):
             read(archive)
     for archive in (TWO + block(b"three")[:300], TWO + block(b"x", b"L", size=octal(9)) + b"x"):
-        with pytest.raises(TruncatedArchiveError, match="not complete"):
+        with pytest.raises(TruncatedArchiveError, match="is incomplete"):
             read(archive)
     for size in (513, 1024 + 512, 1024 + 512 + 599, 1024 + 512 + 600, len(TWO) - 1):
         with pytest.raises(TruncatedArchiveError):
@@ -75,7 +75,7 @@ def test_one_zero_block_at_the_end_is_an_end_marker(rest: bytes) -> None:
 def test_what_follows_a_lone_zero_block_is_left_out_with_a_remark(rest: bytes) -> None:
     archive = TWO + bytes(512) + rest
     assert names(archive) == ["one", "two"]
-    assert "lone zero block at byte 2560" in remark(archive)
+    assert "single zero block at byte 2560" in remark(archive)
 
 
 def test_a_description_of_no_member_is_remarked() -> None:
@@ -94,7 +94,7 @@ def test_of_several_extended_headers_the_last_holds_alone(flags: tuple[bytes, by
     members, remarks = read(first + second + TWO + END)
     assert [(each.name, each.mtime) for each in members] == [("b", 0), ("two", 0)]
     assert remarks == (
-        "member 'b' at byte 2048: it has several extended headers, the last one is taken",
+        "member 'b' at byte 2048: it has several extended headers; the last one was used",
     )
     # Even the map of a sparse file is gone.
     sparse = pax((b"GNU.sparse.size", b"4000"), (b"GNU.sparse.map", b"512,10"))
@@ -112,7 +112,7 @@ def test_the_header_has_the_time_where_the_extended_one_has_none(value: bytes, f
     ((member,), (clause,)) = read(archive)
     assert member.mtime == 5 * SECOND
     assert clause.startswith("member 'one' at byte ")
-    assert "the plain header's is taken" in clause
+    assert "the plain header's was used" in clause
 
 
 @pytest.mark.parametrize(

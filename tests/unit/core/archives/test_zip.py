@@ -398,7 +398,7 @@ def test_the_end_of_an_archive_within_is_not_that_of_the_whole() -> None:
     outer = by_zipfile({"first": b"1", "inner.zip": inner, "last": b"x" * 100})
     assert [each.member.name for each in members_of(outer)] == ["first", "inner.zip", "last"]
     cut = outer[: outer.index(b"x" * 100) + 50]
-    with pytest.raises(ArchiveError, match="that are no part of it follow its end record"):
+    with pytest.raises(ArchiveError, match="that do not belong to it follow its end record"):
         members_of(cut)
 
 

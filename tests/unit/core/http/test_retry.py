@@ -41,7 +41,7 @@ def test_a_status_that_will_not_pass_is_not(status: int) -> None:
         (RangeNotHonouredError(URL, "a", "b"), True),
         (ObjectChangedError(URL, "a", "b"), False),
         (NotAllowedError(URL, "--max-size", "too large"), False),
-        (TransferError(URL, "an answer that makes no sense"), False),
+        (TransferError(URL, "an answer that cannot be read"), False),
         (DigestMismatchError(URL, "md5:a", "md5:b"), False),
         (DiskFullError("x", 1, 0), False),
     ],

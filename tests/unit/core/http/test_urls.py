@@ -186,7 +186,7 @@ def test_a_redirect_may_bring_credentials_of_its_own() -> None:
 
 @pytest.mark.parametrize("location", ["ftp://h/x", "javascript:x", "http://", "http://[::1/x"])
 def test_a_redirect_to_what_cannot_be_asked_is_an_error(location: str) -> None:
-    with pytest.raises(TransferError, match="redirected to something unusable"):
+    with pytest.raises(TransferError, match="redirected to a URL that cannot be used"):
         follow(HERE, location)
 
 

@@ -179,8 +179,8 @@ def test_a_refusal_is_one_sentence_without_secrets() -> None:
     assert caught.value.rule == "allow_networks"
     assert "hunter2" not in str(caught.value)
     assert str(caught.value) == (
-        "not allowed by allow_networks: its host is the address of no public host for "
-        f"{caught.value.url}; check its name; only hosts on the public internet are asked"
+        "not allowed by allow_networks: its host is not a public address for "
+        f"{caught.value.url}; check its name; only hosts on the public internet are allowed"
     )
 
 

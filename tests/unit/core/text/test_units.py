@@ -69,7 +69,7 @@ def test_a_duration_is_read_as_go_reads_it(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "s", "5x", "1m 30s", "-5s", "5S", "1d", "nan", "."])
 def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(BadSettingError, match="is no duration"):
+    with pytest.raises(BadSettingError, match="is not a duration"):
         parse_duration(text, name="--connect-timeout")
 
 

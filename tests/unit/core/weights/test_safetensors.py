@@ -101,12 +101,12 @@ def test_whatever_is_written_by_the_rules_is_read(drawn: list[tuple[str, list[in
 @pytest.mark.parametrize(
     ("header", "data", "reason"),
     [
-        ({"a": tensor(0, 4)}, 3, "tells of"),
-        ({"a": tensor(0, 4)}, 5, "tells of"),
+        ({"a": tensor(0, 4)}, 3, "describes"),
+        ({"a": tensor(0, 4)}, 5, "describes"),
         ({"a": tensor(1, 4)}, 4, "a gap before tensor 'a'"),
         ({"a": tensor(0, 2), "b": tensor(3, 4)}, 4, "a gap before tensor 'b'"),
         ({"a": tensor(0, 3), "b": tensor(2, 4)}, 4, "an overlap before tensor 'b'"),
-        ({"a": tensor(0, 4, "F32", [2])}, 4, "not its shape's"),
+        ({"a": tensor(0, 4, "F32", [2])}, 4, "not match its shape"),
         ({"a": tensor(0, 4, shape=[-4])}, 4, "malformed"),
         ({"a": tensor(0, 4, shape=[4.0])}, 4, "malformed"),
         ({"a": tensor(0, 1, shape=[True])}, 1, "malformed"),
