@@ -5,6 +5,7 @@ The transfer calls a follower (`core.references.jobs.Follower`) from its own thr
     began(fd, size)     a file was opened for writing
     landed(spans)       these bytes are on disk now      (many times)
     lost()              the server's object changed: the bytes so far are void
+    verified(path)      the file is complete and right
 
 A transfer may begin more than once: it goes on with the same file after a switch to a mirror, and
 with a new file after `lost`. Each file is one "life", with a number. A reader that sees the number
@@ -30,6 +31,7 @@ class GrowingFile:
         self._lock = threading.Lock()
         self._snapshot: FileSnapshot | None = None
         self._lives = 0
+        self._verified = False
 
     @property
     def snapshot(self) -> FileSnapshot | None:
@@ -49,12 +51,14 @@ class GrowingFile:
     def adopt(self, path: Path) -> FileSnapshot:
         """Switch to the finished file at `path` and return its snapshot.
 
-        Usually this is the inode that was followed, under its final name. If it is another one
-        (another process fetched it first), a new life begins.
+        Usually this is the inode that was followed, under its final name. The cache stores equal
+        files once, so it may also be another inode with the same bytes: if the followed one was
+        verified, its tensors stay valid. Otherwise (another process fetched it first) a new life
+        begins.
         """
         with self._lock:
             now = self._snapshot
-            if now is None or not os.path.samestat(os.fstat(now.file.fd), os.stat(path)):
+            if now is None or not (self._verified or _is(path, now.file.fd)):
                 self._lives += 1
                 now = FileSnapshot.whole(Descriptor(path), self._lives)
             self._snapshot = FileSnapshot.whole(now.file, now.life)
@@ -73,7 +77,18 @@ class GrowingFile:
         """See `Follower.lost`."""
         with self._lock:
             self._snapshot = None
+            self._verified = False
         self._wakeup.tell()
+
+    def verified(self, path: Path) -> None:
+        """See `Follower.verified`."""
+        with self._lock:
+            now = self._snapshot
+            self._verified = now is not None and _is(path, now.file.fd)
+
+
+def _is(path: Path, fd: int) -> bool:
+    return os.path.samestat(os.stat(path), os.fstat(fd))
 
 
 def _same(fd: int, other: int) -> bool:

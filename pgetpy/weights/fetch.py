@@ -271,6 +271,8 @@ class Fetcher:
             scope=reference.scope if result.scope is None else result.scope,
             details=details,
         )
+        if request.follow is not None:
+            request.follow.verified(source)
         entry = fill.publish(source, about, name=name, digest=digest)
         self._hasher.put(reference.key)
         self._store.lookup(reference.key)  # from now on it is in use

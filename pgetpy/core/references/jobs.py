@@ -12,6 +12,8 @@ from pgetpy.core.http.urls import Link
 from pgetpy.core.references.reference import Reference
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pgetpy.core.references.checksums import Checksum
 
 
@@ -26,6 +28,9 @@ class Follower(Protocol):
 
     def lost(self) -> None:
         """The object has changed or must be fetched again: discard what was received."""
+
+    def verified(self, path: Path) -> None:
+        """The file at `path` is complete and checked; an equal file may replace it from now on."""
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,21 @@ def test_a_checkpoint_of_several_files_is_one(server: Server, cache: WeightsDown
     assert len(paths) == len(set(paths)) == 7
 
 
+@pytest.mark.parametrize("again", ["stream", "load"])
+def test_what_equals_a_cached_file_is_not_taken_for_another_one(
+    server: Server, hub: Hub, tmp_path: Path, again: str
+) -> None:
+    """The cache stores equal files once: the followed file gives way to the one that is there."""
+    data = file_of(MADE)
+    hub.repo("owner/name", {"model.safetensors": data})
+    with opened_at(hub, tmp_path / "own") as cache:
+        url, reference = serve(server, data), "hf://owner/name/model.safetensors"
+        assert same(loaded(url, cache), MADE)
+        wanted = getattr(tensors, again)
+        assert same(dict(wanted(reference, cache=cache, framework="numpy")), MADE)
+        assert cache.ensure(url).samefile(cache.ensure(reference))
+
+
 def test_only_asks_no_file_that_holds_nothing_of_it(
     server: Server, cache: WeightsDownloadCache
 ) -> None:
