@@ -294,6 +294,9 @@ class _WholeFile(Follower):
     def lost(self) -> None:
         self._fd = -1
 
+    def verified(self, path: Path) -> None:
+        pass  # where a manifest's file is published, it keeps its inode
+
 
 def _places(jobs: Sequence[Job], environ: Mapping[str, str]) -> list[Path]:
     """Return where the journal of `jobs` may be, the best place first."""

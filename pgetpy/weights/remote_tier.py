@@ -179,8 +179,12 @@ class RemoteTier:
         except (ConnectionFailedError, StalledError) as error:
             if lookup.fresh:
                 raise
-            what = "%s: the copy in %s is used although its origin does not confirm it: %s"
-            _LOG.warning(what, reference, self.store.shown, error.sentence())
+            _LOG.warning(
+                "%s: using the copy in %s, which the origin could not confirm: %s",
+                reference,
+                self.store.shown,
+                error.sentence(),
+            )
             return True
 
     # --------------------------------------------------------------------------- the content
@@ -232,15 +236,20 @@ class RemoteTier:
     def _ignore(self, record: RemoteRecord, request: FetchRequest, error: PgetError) -> None:
         """Warn that the content of `record` is wrong, and forget what was received."""
         self.damaged |= {blob.digest for blob in record.blobs}
-        what = "%s: the copy in %s is wrong, and is ignored: %s"
-        _LOG.warning(what, request.reference, self.store.shown, error.sentence())
+        _LOG.warning(
+            "%s: the copy in %s is wrong and ignored: %s",
+            request.reference,
+            self.store.shown,
+            error.sentence(),
+        )
         _start_over(request, "the copy in the cache's remote is wrong")
 
     def _fail(self, request: FetchRequest, error: PgetError) -> None:
         """Leave the store alone, unless only a blob is missing, and forget what was received."""
         if isinstance(error, NotFoundError) or getattr(error, "status", 0) == 404:
-            what = "%s: %s has a record of it, and lacks the content"
-            _LOG.warning(what, request.reference, self.store.shown)
+            _LOG.warning(
+                "%s: %s has its record but not its content", request.reference, self.store.shown
+            )
         else:
             self.store.reading.fail(self.store.shown, error)
         _start_over(request, "the cache's remote failed")
