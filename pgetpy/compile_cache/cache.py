@@ -82,7 +82,7 @@ class CompileCache:
         kinds: what to keep: `inductor` (with the precompiled headers), `triton`, `vllm`.
         mode: `readwrite`; `read` for replicas that are not to save; `write`.
         secret: signs what is saved (HMAC), and has everything that is not signed ignored. Without
-            one, anybody who can write to the location can run code here.
+            one, anyone who can write to the location can run code here.
         max_bytes: a cache with more bytes than that is not saved.
         settings: for a location in the network; by default what the environment says.
 

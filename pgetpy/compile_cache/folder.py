@@ -41,7 +41,7 @@ class FolderLocation(CacheLocation):
             except OSError as error:
                 raise cache_error(error, self._root) from None
             theirs = found.st_uid not in (0, os.geteuid())
-            # As in /tmp: others may add files, but not replace those of somebody else.
+            # As in /tmp: others may add files, but not replace those of another user.
             open_to_all = bool(found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX)
             if theirs or open_to_all:
                 who = "belongs to another user" if theirs else "can be written by everybody"

@@ -1,4 +1,4 @@
-"""Receiving in a thread, as exchanges do it: what was cancelled is no failure."""
+"""Receiving in a thread, as exchanges do it: a cancellation is not a failure."""
 
 from __future__ import annotations
 

@@ -56,8 +56,8 @@ def test_what_follows_two_dashes_is_an_operand() -> None:
         ("--no-force=true u", "--no-force takes no value"),
         ("-fz u", "unknown flag: -z"),
         ("-z u", "unknown flag: -z"),
-        ("--forc u", r"unknown flag: --forc \(is --force meant\?\)"),
-        ("--hf-tokn=x u", r"unknown flag: --hf-tokn \(is --hf-token meant\?\)"),
+        ("--forc u", r"unknown flag: --forc \(did you mean --force\?\)"),
+        ("--hf-tokn=x u", r"unknown flag: --hf-tokn \(did you mean --hf-token\?\)"),
         ("-1 u", "unknown flag: -1"),
     ],
 )
