@@ -22,6 +22,7 @@ from pgetpy.settings import (
 )
 from pgetpy.settings.cache_settings import CacheSettings
 from pgetpy.settings.command_options import CommandOptions, hub_cache_dir
+from pgetpy.settings.compile_cache_settings import CompileCacheSettings
 from pgetpy.settings.options import Option
 from pgetpy.sources.table import own_sources
 from scripts import manual
@@ -32,13 +33,22 @@ OPTION = {row.name: row for row in OPTIONS}
 OF_SOURCES = tuple(each.settings for each in own_sources() if each.settings.options)
 SECTIONS = {
     each.__name__: each
-    for each in (Arguments, CacheSettings, CommandOptions, Console, Settings, *OF_SOURCES)
+    for each in (
+        Arguments,
+        CacheSettings,
+        CompileCacheSettings,
+        CommandOptions,
+        Console,
+        Settings,
+        *OF_SOURCES,
+    )
 }
 # What the variables are called that hold them.
 HOLDERS = {
     "Arguments": ("arguments", "parsed"),
     "CacheSettings": ("settings", "own", "chosen"),
     "CommandOptions": ("options",),
+    "CompileCacheSettings": ("settings",),
     "Console": ("console",),
     "Settings": ("settings", "_settings", "chosen"),
     **{each.__name__: ("settings",) for each in OF_SOURCES},
@@ -170,7 +180,9 @@ def test_every_variable_changes_its_field(row: Option) -> None:
         assert hub_cache_dir(environ) == Path(text)
         return
     section = SECTIONS[row.section]
-    assert issubclass(section, (CacheSettings, Console, Settings, *OF_SOURCES))
+    assert issubclass(
+        section, (CacheSettings, CompileCacheSettings, Console, Settings, *OF_SOURCES)
+    )
     before, after = section(), section.from_environment(environ)
     changed = {
         each.name
