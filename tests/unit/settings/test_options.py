@@ -7,6 +7,7 @@ import dataclasses
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,8 @@ HOLDERS = {
 NO_EFFECT = "no effect: "
 
 
-def attributes_read(package: Path) -> set[tuple[str, str]]:
+@lru_cache(maxsize=1)
+def attributes_read(package: Path) -> frozenset[tuple[str, str]]:
     """Return (holder, attribute) for each `holder.attribute` or `x.holder.attribute` that code
     reads. For the `self` of a class the holder is the name of the class."""
     found = set()
@@ -67,7 +69,7 @@ def attributes_read(package: Path) -> set[tuple[str, str]]:
             if isinstance(node, ast.ClassDef):
                 own = (attribute for holder, attribute in _read_in(node) if holder == "self")
                 found |= {(node.name, attribute) for attribute in own}
-    return found
+    return frozenset(found)
 
 
 def _read_in(tree: ast.AST) -> Iterator[tuple[str, str]]:
