@@ -156,7 +156,7 @@ def _run_cache_command(invocation: Invocation, environ: Mapping[str, str]) -> in
 
     command = invocation.arguments.command
     if command == "cache":
-        found = next(iter(invocation.arguments.operands), "nothing")
+        found = redact(next(iter(invocation.arguments.operands), "nothing"))
         raise UsageError(f"expected one of {', '.join(CACHE_COMMANDS)}, got {found}")
     settings = CacheSettings.from_environment(environ).with_flags(invocation.arguments.values)
     try:
