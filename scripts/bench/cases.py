@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from scripts.bench import peers
 from scripts.bench.archives import Files, Recipe
+from scripts.bench.comparison import Case, Entrant, Goal
 from scripts.bench.hub import hub
 from scripts.bench.machine import core_counts
-from scripts.bench.measure import Sample
+from scripts.bench.objects import OBJECTS
 from scripts.bench.peers import Peer
-from scripts.bench.servers import Stage, half_dead, nginx, origin
+from scripts.bench.servers import half_dead, nginx, origin
 from scripts.bench.work import (
     TMPFS,
     Called,
@@ -28,44 +28,6 @@ from scripts.origin import Behaviour
 
 GIB = 1 << 30
 MIB = 1 << 20
-
-
-@dataclass(frozen=True)
-class Entrant:
-    """One bar of a case: who does what."""
-
-    peer: Peer
-    attempt: Callable[[Stage, Peer, bool], tuple[Sample, str]]
-
-    @property
-    def name(self) -> str:
-        return self.peer.name
-
-
-@dataclass(frozen=True)
-class Goal:
-    """`quantity` of `entrant` is to be at most `limit` times that of `against`.
-
-    Without `against` the limit is absolute: seconds, or bytes for `rss`. With `apart` it says how
-    much more than that of `against` it may be.
-    """
-
-    quantity: str
-    against: str | None
-    limit: float
-    entrant: str = "pgetpy"
-    apart: bool = False
-
-
-@dataclass(frozen=True)
-class Case:
-    """One comparison. `times` multiplies the rounds of work that is short."""
-
-    name: str
-    title: str
-    entrants: tuple[Entrant, ...]
-    goals: tuple[Goal, ...] = ()
-    times: int = 1
 
 
 def _each(work: OneFile | ManyFiles | OneArchive, *who: Peer) -> tuple[Entrant, ...]:
@@ -466,6 +428,7 @@ CASES = (
         (Goal("wall", None, 0.15, "import"),),
         times=3,
     ),
+    *OBJECTS,
 )
 
 # What tells a contributor within minutes that a change has made something slower.

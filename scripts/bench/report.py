@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from xml.sax.saxutils import escape
 
-from scripts.bench.cases import CASES, Case, Goal
+from scripts.bench.cases import CASES
+from scripts.bench.comparison import Case, Goal
 from scripts.bench.measure import Series
 from scripts.bench.peers import OURS
 
