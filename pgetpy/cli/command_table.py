@@ -110,6 +110,42 @@ day, or for --older-than, so that the next run can continue them.""",
         "remove entries that have not been used for some time",
         "Entries that are pinned or in use stay.",
     ),
+    "compile-cache": Command(
+        "COMMAND [flags] ...",
+        "keep what torch.compile and Triton have compiled: load, save and more",
+        "--location or PGET_COMPILE_CACHE says where.",
+    ),
+    "compile-cache load": Command(
+        "[flags]",
+        "lay down what is saved for this machine",
+        "Nothing is overwritten. What is damaged in the compilers' folders is removed.",
+    ),
+    "compile-cache save": Command("[flags]", "save what has been compiled since"),
+    "compile-cache run": Command(
+        "[flags] -- PROGRAM [ARGUMENT...]",
+        "load, run a program, and save what it compiled",
+        """\
+It is saved once the program is ready (--ready-url), or when it ends well. The exit
+status is the program's. Signals are passed on to it.""",
+    ),
+    "compile-cache ls": Command("[flags]", "list what is saved, by the machines that it is for"),
+    "compile-cache info": Command(
+        "[flags]", "show the key of this machine, and what it is made of"
+    ),
+    "compile-cache explain": Command("[flags]", "say why there is something to load, or not"),
+    "compile-cache verify": Command(
+        "[flags] [KEY...]",
+        "read all packs and compare all digests",
+        "Without KEY all keys are checked. The exit status is 1 if anything is damaged.",
+    ),
+    "compile-cache rm": Command("[flags] KEY...", "remove what is saved for a key"),
+    "compile-cache prune": Command(
+        "[flags] [KEY...]", "join packs of which little is used into one"
+    ),
+    "compile-cache publish": Command(
+        "[flags]",
+        "write an index for each key, so that a plain web server can serve the location",
+    ),
     "version": Command("", "show the version"),
     "completion": Command(
         "|".join(SHELLS),
@@ -122,11 +158,15 @@ day, or for --older-than, so that the next run can continue them.""",
 TOP_COMMANDS: Mapping[str, str] = {
     name: row.summary for name, row in COMMANDS.items() if name != "download" and " " not in name
 }
-CACHE_COMMANDS: Mapping[str, str] = {
-    name.removeprefix("cache "): row.summary
-    for name, row in COMMANDS.items()
-    if name.startswith("cache ")
+SUBCOMMANDS: Mapping[str, Mapping[str, str]] = {
+    above: {
+        name.removeprefix(f"{above} "): row.summary
+        for name, row in COMMANDS.items()
+        if name.startswith(f"{above} ")
+    }
+    for above in ("cache", "compile-cache")
 }
+CACHE_COMMANDS = SUBCOMMANDS["cache"]
 
 
 def usage_of(name: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pgetpy.cli.command_table import CACHE_COMMANDS, SHELLS, TOP_COMMANDS
+from pgetpy.cli.command_table import SHELLS, SUBCOMMANDS, TOP_COMMANDS
 from pgetpy.cli.option_table import FLAGS, OPTIONS
 from pgetpy.settings.options import Option
 
@@ -39,6 +39,11 @@ def _bash() -> str:
         for name in FLAGS[option.name]
     )
     flags = " ".join(name for option in _SHOWN for name in FLAGS[option.name])
+    subcommands = "\n".join(
+        f'  elif [[ "$COMP_CWORD" -eq 2 && "$previous" == {above} ]]; then\n'
+        f'    COMPREPLY=($(compgen -W "{" ".join(below)}" -- "$current"))'
+        for above, below in SUBCOMMANDS.items()
+    )
     return f"""\
 # bash completion for pgetpy: source <(pgetpy completion bash)
 _pgetpy() {{
@@ -57,8 +62,7 @@ _pgetpy() {{
     COMPREPLY=($(compgen -W "{flags}" -- "$current"))
   elif [[ "$COMP_CWORD" -eq 1 ]]; then
     COMPREPLY=($(compgen -W "{" ".join(TOP_COMMANDS)}" -- "$current"))
-  elif [[ "$COMP_CWORD" -eq 2 && "$previous" == cache ]]; then
-    COMPREPLY=($(compgen -W "{" ".join(CACHE_COMMANDS)}" -- "$current"))
+{subcommands}
   else
     COMPREPLY=($(compgen -f -- "$current"))
   fi
@@ -70,15 +74,17 @@ complete -o filenames -F _pgetpy pgetpy
 def _zsh() -> str:
     specs = "\n".join(f"    {_zsh_spec(option)} \\" for option in _SHOWN)
     commands = " ".join(TOP_COMMANDS)
+    subcommands = "\n".join(
+        f"    {above}) compadd {' '.join(below)} ;;" for above, below in SUBCOMMANDS.items()
+    )
     return f"""\
 #compdef pgetpy
 # zsh completion for pgetpy: source <(pgetpy completion zsh)
 _pgetpy_second() {{
-  if [ "$line[1]" = cache ]; then
-    compadd {" ".join(CACHE_COMMANDS)}
-  else
-    _files
-  fi
+  case "$line[1]" in
+{subcommands}
+    *) _files ;;
+  esac
 }}
 _pgetpy() {{
   local line
@@ -114,10 +120,8 @@ def _zsh_spec(option: Option) -> str:
 
 def _fish() -> str:
     lines = ["# fish completion for pgetpy: pgetpy completion fish | source"]
-    levels = {
-        "__fish_use_subcommand": TOP_COMMANDS,
-        "'__fish_seen_subcommand_from cache'": CACHE_COMMANDS,
-    }
+    levels = {"__fish_use_subcommand": TOP_COMMANDS}
+    levels |= {f"'__fish_seen_subcommand_from {name}'": SUBCOMMANDS[name] for name in SUBCOMMANDS}
     lines += [
         f"complete -c pgetpy -n {where} -a {name} -d {_fish_quoted(about)}"
         for where, commands in levels.items()
@@ -139,7 +143,8 @@ def _fish() -> str:
 
 
 def _powershell() -> str:
-    words = [*TOP_COMMANDS.items(), *CACHE_COMMANDS.items()]
+    words = [*TOP_COMMANDS.items()]
+    words += [row for below in SUBCOMMANDS.values() for row in below.items()]
     words += [(name, option.help) for option in _SHOWN for name in FLAGS[option.name]]
     rows = "\n".join(f"        @({_ps_quoted(name)}, {_ps_quoted(help_)})" for name, help_ in words)
     return f"""\

@@ -28,7 +28,7 @@ from typing import Any
 
 from pgetpy._version import __version__
 from pgetpy.cli import results
-from pgetpy.cli.command_table import CACHE_COMMANDS, SHELLS
+from pgetpy.cli.command_table import CACHE_COMMANDS, SHELLS, SUBCOMMANDS
 from pgetpy.cli.invocation import (
     DONE,
     FAILED,
@@ -129,6 +129,10 @@ def _run_command(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> 
         invocation = _invocation(arguments, api, environ)
         if command == "ensure" or command.partition(" ")[0] == "cache":
             return _run_cache_command(invocation, environ)
+        if command.partition(" ")[0] == "compile-cache":
+            from pgetpy.cli.compile_cache import run_compile_cache
+
+            return run_compile_cache(invocation, environ)
         if command == "snapshot":
             from pgetpy.cli.snapshot import run_snapshot
 
@@ -143,7 +147,7 @@ def _run_command(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> 
 
 def _topic(operands: Sequence[str]) -> str:
     command, *rest = operands or ["download"]
-    return f"cache {rest[0]}" if command == "cache" and rest else command
+    return f"{command} {rest[0]}" if command in SUBCOMMANDS and rest else command
 
 
 def _run_cache_command(invocation: Invocation, environ: Mapping[str, str]) -> int:
@@ -152,7 +156,7 @@ def _run_cache_command(invocation: Invocation, environ: Mapping[str, str]) -> in
 
     command = invocation.arguments.command
     if command == "cache":
-        found = next(iter(invocation.arguments.operands), "nothing")
+        found = redact(next(iter(invocation.arguments.operands), "nothing"))
         raise UsageError(f"expected one of {', '.join(CACHE_COMMANDS)}, got {found}")
     settings = CacheSettings.from_environment(environ).with_flags(invocation.arguments.values)
     try:

@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Container
 from functools import partial
 
-from pgetpy.cli.command_table import CACHE_COMMANDS, COMMANDS, TOP_COMMANDS, usage_of
+from pgetpy.cli.command_table import COMMANDS, SUBCOMMANDS, TOP_COMMANDS, usage_of
 from pgetpy.cli.option_table import COMMON, FLAGS, GROUPS, OPTIONS
 from pgetpy.errors import UsageError
 
@@ -41,11 +41,11 @@ def help_text(command: str, *, everything: bool = False) -> str:
     parser = _parser(command, shown)
     parser.usage = usage_of(command)
     parser.description = COMMANDS[command].about
-    below = {"download": TOP_COMMANDS, "cache": CACHE_COMMANDS}.get(command, {})
+    below = {"download": TOP_COMMANDS, **SUBCOMMANDS}.get(command, {})
     if below:
         parser.description += "\n\ncommands:"
     for name, summary in below.items():
-        parser.description += f"\n  {name:<12} {summary}"
+        parser.description += f"\n  {name:<13} {summary}"
     if len(shown) < len(taken):
         name = "pgetpy" if command == "download" else f"pgetpy {command}"
         parser.epilog = (

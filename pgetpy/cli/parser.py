@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from pgetpy.cli.command_table import CACHE_COMMANDS, TOP_COMMANDS
+from pgetpy.cli.command_table import SUBCOMMANDS, TOP_COMMANDS
 from pgetpy.core.text.values import read_bool
 from pgetpy.errors import UsageError
 from pgetpy.settings.options import OPTIONS, REPORT, Option, Texts
@@ -105,8 +105,8 @@ def _command(operands: list[str]) -> str:
     if not operands or operands[0] not in TOP_COMMANDS:
         return "download"
     command = operands.pop(0)
-    if command == "cache" and operands and operands[0] in CACHE_COMMANDS:
-        command = f"cache {operands.pop(0)}"
+    if operands and operands[0] in SUBCOMMANDS.get(command, {}):
+        command = f"{command} {operands.pop(0)}"
     return command
 
 

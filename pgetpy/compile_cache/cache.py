@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pgetpy.compile_cache.explaining import explain_survey, find_nearest
 from pgetpy.compile_cache.host import live_folders, read_environment
 from pgetpy.compile_cache.live import (
     LiveScan,
@@ -33,11 +31,12 @@ from pgetpy.compile_cache.operations import (
 from pgetpy.compile_cache.results import CompileCacheReport, CompileCacheResult
 from pgetpy.compile_cache.saving import CacheSaver
 from pgetpy.compile_cache.survey import SealSurvey, read_seals
-from pgetpy.core.compile_cache.environments import CompileEnvironment, parse_environment
+from pgetpy.compile_cache.torch_process import copy_to_own_folder, set_cache_tag, torch_counters
+from pgetpy.core.compile_cache.environments import CompileEnvironment
 from pgetpy.core.compile_cache.layouts import KINDS
 from pgetpy.core.compile_cache.seals import Seal
 from pgetpy.core.text.units import format_size
-from pgetpy.errors import BadSettingError, IntegrityError, NotAllowedError, PgetError
+from pgetpy.errors import BadSettingError, NotAllowedError, PgetError
 from pgetpy.system.logs import RoomLog
 
 if TYPE_CHECKING:
@@ -46,8 +45,6 @@ if TYPE_CHECKING:
 _LOG = RoomLog("compile_cache")
 _MODES = ("readwrite", "read", "write")
 _NO_TORCH = "torch is not installed, so nothing is compiled here"
-# How many other keys are looked at to explain a miss.
-_COMPARED = 50
 PathLike = os.PathLike[str]
 
 
@@ -172,7 +169,7 @@ class CompileCache:
     def _load_checked(
         self, job: _Job, flag: CancelFlag, progress: Progress | None
     ) -> CompileCacheResult:
-        _set_cache_tag(job.environment.cache_tag)
+        set_cache_tag(job.environment.cache_tag)
         if why := self._claim_folders(job):
             return job.result("skipped", why)
         live = scan_folders(job.folders)
@@ -214,27 +211,12 @@ class CompileCache:
         result = job.result("miss", "nothing is saved for this key", removed=removed)
         if survey.left_out:
             return replace(result, reason=survey.left_out[0], left_out=survey.left_out)
-        others = [(job.environment.differing(each), each) for each in self.environments()]
-        if not others:
+        nearest = find_nearest(self._location, job.environment)
+        if nearest is None:
             return result
-        differing, nearest = min(others, key=lambda each: len(each[0]))
+        differing = job.environment.differing(nearest)
         reason = f"{result.reason}; the nearest differs in {', '.join(differing)}"
         return replace(result, reason=reason, nearest=nearest.key, differing=differing)
-
-    def environments(self) -> list[CompileEnvironment]:
-        """Return the environments of all keys in the location.
-
-        Raises:
-            PgetError: the location cannot be used.
-        """
-        keys = [name.rstrip("/") for name in self._location.names("v1") if name.endswith("/")]
-        found = []
-        for key in sorted(keys)[:_COMPARED]:
-            data = self._location.read(f"v1/{key}", ["env.json"], CancelFlag()).get("env.json")
-            with contextlib.suppress(IntegrityError):
-                if data is not None:
-                    found.append(parse_environment(data, f"v1/{key}/env.json"))
-        return found
 
     def _claim_folders(self, job: _Job) -> str:
         """Make sure that compilers can use the live folders; return why they cannot, or ""."""
@@ -242,7 +224,7 @@ class CompileCache:
             if not is_ours(folder):
                 if kind != "inductor":
                     return f"{folder} cannot be written, and compilers write to it"
-                job.folders[kind] = self._folders[kind] = _own_copy(folder)
+                job.folders[kind] = self._folders[kind] = copy_to_own_folder(folder)
             if is_noexec(job.folders[kind]):
                 return (
                     f"{job.folders[kind]} is mounted noexec, so that compiled code cannot be "
@@ -316,6 +298,29 @@ class CompileCache:
             _LOG.warning("the compile cache is not used: %s", reason)
             return job.result("failed", reason)
 
+    @property
+    def folders(self) -> dict[str, Path]:
+        """The live folders of this process, by the kind of their files."""
+        return dict(self._folders)
+
+    def environment(self) -> CompileEnvironment | None:
+        """Return what the key of this machine is made of; None without torch."""
+        return read_environment(self.name, os.environ)
+
+    def explain(self) -> dict[str, Any]:
+        """Return why there is something to load, or not: `hit`, and `lines` for people.
+
+        Raises:
+            PgetError: the location cannot be used.
+        """
+        environment = self.environment()
+        if environment is None:
+            return {"hit": False, "lines": [_NO_TORCH]}
+        job = _Job(environment, self._folders, time.monotonic())
+        survey = self._survey(job, CancelFlag())
+        here = scan_folders(self._folders).files.keys()
+        return explain_survey(self._location, environment, survey, here)
+
     def keeper(self) -> LocationKeeper:
         """Return what lists, checks and prunes the location."""
         return LocationKeeper(self._location, self._secret)
@@ -326,44 +331,8 @@ class CompileCache:
         """Return what torch says of hits and misses, and what has been compiled since."""
         files: LiveScan = scan_folders(self._folders)
         new = len(files.files.keys() - self._baseline) if self._baseline is not None else 0
-        counters = _torch_counters()
+        counters = torch_counters()
         if counters is None:
             return CompileCacheReport(None, None, new)
         hits = counters.get("fxgraph_cache_hit", 0)
         return CompileCacheReport(hits, counters.get("fxgraph_cache_miss", 0), new)
-
-
-def _set_cache_tag(tag: str) -> None:
-    """Have torch mix the instruction set into its keys, which it does not do by itself."""
-    mine = os.environ.get("TORCH_COMPILE_CACHE_KEY_TAG", "")
-    if tag not in mine.split("+"):
-        mine = f"{mine}+{tag}" if mine else tag
-        os.environ["TORCH_COMPILE_CACHE_KEY_TAG"] = mine
-    # Read when that module is imported, so that the variable comes too late for one that is there.
-    config = sys.modules.get("torch.compiler.config")
-    if config is not None:
-        with contextlib.suppress(AttributeError):
-            config.cache_key_tag = mine  # type: ignore[attr-defined]
-
-
-def _torch_counters() -> dict[str, int] | None:
-    """Return Inductor's counters, if torch has been imported."""
-    utils = sys.modules.get("torch._dynamo.utils")
-    counters = getattr(utils, "counters", None)
-    return dict(counters["inductor"]) if counters is not None else None
-
-
-def _own_copy(folder: Path) -> Path:
-    """Return a folder of our own with what is in `folder`, which torch is then told to use.
-
-    torch takes locks in its folder even when everything is there, and fails where it cannot.
-    """
-    own = Path(tempfile.mkdtemp(prefix="pgetpy-inductor-"))
-    for each in scan_folders({"inductor": folder}).files.values():
-        target = own / each.path
-        with contextlib.suppress(OSError):
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            shutil.copyfile(folder / each.path, target)
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(own)
-    _LOG.warning("%s cannot be written: %s is used instead", folder, own)
-    return own

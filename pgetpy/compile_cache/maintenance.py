@@ -97,7 +97,7 @@ class LocationKeeper:
         self._secret = secret
         self._flag = CancelFlag()
 
-    def keys(self) -> list[KeyListing]:
+    def listings(self) -> list[KeyListing]:
         """Return all keys, the last saved one first.
 
         Raises:
@@ -288,7 +288,7 @@ class LocationKeeper:
             PgetError: the location cannot be written.
         """
         published = []
-        for each in self.keys():
+        for each in self.listings():
             base = f"v1/{each.key}"
             index = {name: self._location.names(f"{base}/{name}") for name in ("seals", "packs")}
             with tempfile.TemporaryDirectory(

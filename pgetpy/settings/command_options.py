@@ -35,6 +35,8 @@ class CommandOptions(Section):
         any_file: accept files that are not weights.
         if_absent: create an object only if there is none.
         content_type, cache_control: headers that an object is served with.
+        repair: remove what is damaged.
+        ready_url: answers once a program is ready.
         older_than: an age, in the form that `core.text.units.parse_age` takes.
     """
 
@@ -52,6 +54,8 @@ class CommandOptions(Section):
     if_absent: bool = False
     content_type: str = ""
     cache_control: str = ""
+    repair: bool = False
+    ready_url: str = ""
     older_than: str | None = None
 
 

@@ -29,6 +29,8 @@ from pgetpy.core.text.values import (
     read_store_folder,
     read_text,
     read_texts,
+    read_token,
+    read_words,
     size_reader,
     switch_to,
 )
@@ -49,8 +51,13 @@ NAME_ENTRIES = ("cache path", "cache rm", "cache pin", "cache unpin")
 KEEP_BOUNDS = (*FILL_CACHE, "cache info", "cache gc")
 USE_CACHE = (*KEEP_BOUNDS, *NAME_ENTRIES, "cache ls", "cache prune")
 CHOOSE_FILES = ("ensure", "cache ensure", "snapshot")
-REPORT = (*DOWNLOAD, "snapshot", *UPLOAD, *USE_CACHE)
-EVERY = (*REPORT, "cache", "version", "completion", "help")
+COMPILED = tuple(
+    f"compile-cache {name}"
+    for name in ("load", "save", "ls", "info", "explain", "verify", "rm", "prune", "publish", "run")
+)
+FOR_THIS_MACHINE = tuple(f"compile-cache {name}" for name in ("load", "save", "explain", "run"))
+REPORT = (*DOWNLOAD, "snapshot", *UPLOAD, *USE_CACHE, *COMPILED)
+EVERY = (*REPORT, "cache", "compile-cache", "version", "completion", "help")
 
 # Options of a single run, which have no environment variables.
 _OF_ONE_RUN = ("Arguments.", "CommandOptions.")
@@ -274,6 +281,23 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
                "remove what was not used for this long, such as 30d or 12h",
                ("cache prune", "cache gc")),
     ),
+    "compile cache": (
+        Option("location", "", "LOCATION", "CompileCacheSettings.location", read_text,
+               "a folder, s3://BUCKET/PREFIX or https:// URL", COMPILED,
+               environ="PGET_COMPILE_CACHE"),
+        Option("name", "", "NAME", "CompileCacheSettings.name", read_text,
+               "part of the key, such as the model and its version", FOR_THIS_MACHINE,
+               environ="PGET_COMPILE_CACHE_NAME"),
+        Option("kind", "", "KIND", "CompileCacheSettings.kinds", read_words,
+               "inductor, triton or vllm (default: inductor and triton)", FOR_THIS_MACHINE,
+               many=True, environ="PGET_COMPILE_CACHE_KINDS"),
+        Option("ready-url", "", "URL", "CommandOptions.ready_url", read_http_url,
+               "save as soon as this URL answers that the program is ready",
+               ("compile-cache run",)),
+        Option("repair", "", "", "CommandOptions.repair", read_bool,
+               "remove what is damaged, so that the next save replaces it",
+               ("compile-cache verify",)),
+    ),
     "reports": (
         Option("progress", "", "KIND", "Console.progress", _PROGRESS, "how to show progress",
                CONNECT, default="auto"),
@@ -319,6 +343,12 @@ VARIABLES: tuple[Option, ...] = (
              environ="REQUESTS_CA_BUNDLE"),
     variable("Settings.curl_ca_bundle", read_text,
              "the same as SSL_CERT_FILE, where none of these is set", environ="CURL_CA_BUNDLE"),
+    variable("CompileCacheSettings.secret", read_token,
+             "signs what is saved in a compile cache, and has all that is not signed ignored",
+             environ="PGET_COMPILE_CACHE_SECRET"),
+    variable("CompileCacheSettings.max_bytes", size_reader(1),
+             "compile caches that are larger are not saved", default="2Gi",
+             environ="PGET_COMPILE_CACHE_MAX_BYTES"),
     variable("CacheSettings.folder", read_cache_home,
              "folder that holds pgetpy, the default of --cache-dir", default="~/.cache",
              environ="XDG_CACHE_HOME"),

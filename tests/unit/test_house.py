@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
+from functools import lru_cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "pgetpy"
@@ -49,6 +50,7 @@ def long_modules(package: Path) -> set[str]:
     }
 
 
+@lru_cache(maxsize=1)
 def classes_twice(package: Path) -> dict[str, list[str]]:
     """Return the names of classes that several modules define, and which modules these are."""
     homes = defaultdict(list)

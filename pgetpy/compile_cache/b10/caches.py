@@ -120,7 +120,7 @@ def list_available_caches() -> dict[str, Any]:
 
 def _keys(keeper: LocationKeeper | None) -> list[Any]:
     with contextlib.suppress(PgetError, OSError):
-        return keeper.keys() if keeper is not None else []
+        return keeper.listings() if keeper is not None else []
     return []
 
 

@@ -130,6 +130,12 @@ def read_texts(texts: tuple[str, ...], _name: str) -> tuple[str, ...]:
     return texts
 
 
+def read_words(given: str | tuple[str, ...], _name: str) -> tuple[str, ...]:
+    """Read words with commas or blanks between them, in one text or several."""
+    texts = (given,) if isinstance(given, str) else given
+    return tuple(word for text in texts for word in text.replace(",", " ").split())
+
+
 def read_token(text: str, name: str) -> str | None:
     """Read a token, which becomes a part of a header; None for an empty one. It is never shown."""
     token = text.strip()

@@ -350,7 +350,7 @@ def test_eight_savers_at_once_lose_nothing(machine: Machines, location: Path) ->
         expected |= files_of(each)
     assert files_of(last) == expected
     keeper = keeper_of(last.cache(location))
-    (listed,) = keeper.keys()
+    (listed,) = keeper.listings()
     assert keeper.verify(listed.key, repair=False).damaged == []
 
 
@@ -452,11 +452,11 @@ def test_prune_joins_packs_and_changes_nothing_for_a_load(
     two.cache(location).load()
     before = files_of(two)
     keeper = keeper_of(two.cache(location))
-    (listed,) = keeper.keys()
+    (listed,) = keeper.listings()
     assert listed.packs == 8
     gained = keeper.prune(listed.key)
     assert gained > 0
-    (after,) = keeper.keys()
+    (after,) = keeper.listings()
     assert after.packs < listed.packs
     assert after.size == listed.size - gained
     three = machine("three")
@@ -472,7 +472,7 @@ def test_rm_leaves_nothing_of_a_key(machine: Machines, location: Path) -> None:
     one.cache(location, name="b").save()
     keeper = keeper_of(one.cache(location))
     assert keeper.remove(keeper.find(key[:8])) > 0
-    (left,) = keeper.keys()
+    (left,) = keeper.listings()
     assert left.environment is not None
     assert left.environment.required["name"] == "b"
     assert not list((location / "v1").glob(f"{key}*"))

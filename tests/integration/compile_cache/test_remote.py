@@ -134,7 +134,7 @@ def test_upkeep_of_a_bucket(machine: Machines, store: ObjectStore) -> None:
     one = filled(machine("one"))
     key = one.cache(LOCATION).save().key
     keeper = one.cache(LOCATION).keeper()
-    (listed,) = keeper.keys()
+    (listed,) = keeper.listings()
     assert (listed.key, listed.seals, listed.packs) == (key, 1, 1)
     assert keeper.verify(key, repair=True).damaged == []
     assert keeper.publish() == [key]

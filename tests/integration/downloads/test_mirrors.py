@@ -48,8 +48,13 @@ STALL = 0.75
 DIES = When(request=at_least(6))
 
 
-def first(server: Server, *faults: Fault, when: When = DIES) -> str:
-    return server.add("/model", Resource(BODY, faults=[Status(404, "gone", when=when), *faults]))
+# What a refusal mid-way costs beside, a plain try a second later, is waited for once.
+GONE = Status(404, "gone", when=DIES)
+
+
+def first(server: Server, *faults: Fault, end: Fault | None = None) -> str:
+    end = end or ResetAfter(0, when=DIES)
+    return server.add("/model", Resource(BODY, faults=[end, *faults]))
 
 
 def second(server: Server, data: bytes = BODY, etag: str | None = '"v1"', *faults: Fault) -> str:
@@ -57,7 +62,8 @@ def second(server: Server, data: bytes = BODY, etag: str | None = '"v1"', *fault
 
 
 def fetch_by(url: str, mirror: str, dest: Path, **options: object) -> pgetpy.DownloadResult:
-    return fetch(url, dest, mirrors=[mirror], chunk_size=CHUNK, concurrency=1, **options)
+    options = {"retries": 0, "chunk_size": CHUNK, "concurrency": 1, **options}
+    return fetch(url, dest, mirrors=[mirror], **options)
 
 
 def test_a_mirror_is_not_asked_as_long_as_all_is_well(
@@ -101,7 +107,7 @@ def test_an_equal_strong_etag_lets_a_mirror_go_on_mid_way(
 ) -> None:
     events = Events()
     mirror = second(other_server)
-    result = fetch_by(first(server), mirror, tmp_path / "got", progress=events)
+    result = fetch_by(first(server, end=GONE), mirror, tmp_path / "got", progress=events)
     assert (tmp_path / "got").read_bytes() == BODY
     assert result.final_url == mirror
     assert events.of(StartedOver) == []
@@ -221,7 +227,7 @@ def test_the_last_of_several_goes_on_from_what_all_before_it_left(
     server: Server, other_server: Server, tmp_path: Path
 ) -> None:
     middle = other_server.add(
-        "/middle", Resource(BODY, faults=[Status(500, when=When(request=at_least(3)))])
+        "/middle", Resource(BODY, faults=[ResetAfter(0, when=When(request=at_least(3)))])
     )
     url = first(server)
     last = second(other_server)
@@ -236,7 +242,9 @@ def test_a_mirror_goes_on_in_a_pipe_too(
 ) -> None:
     # Thrown away, but hashed in order as any stream is.
     job = Job(first(server), None, Checksum.parse(CHECKSUM), (second(other_server),))
-    [found] = pgetpy.download_many([job], settings=impatient(chunk_size=CHUNK, concurrency=1))
+    [found] = pgetpy.download_many(
+        [job], settings=impatient(chunk_size=CHUNK, concurrency=1, retries=0)
+    )
     assert isinstance(found, pgetpy.DownloadResult)
     assert found.digest == CHECKSUM
     assert other_server.sent("/copy") == len(BODY) - 5 * CHUNK

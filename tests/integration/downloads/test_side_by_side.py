@@ -180,7 +180,7 @@ def test_another_version_is_not_taken_for_ones_own(server: Server, tmp_path: Pat
     # What is under way was asked for already; it is only late.
     first, second = Events(), Events()
     with ThreadPoolExecutor(2) as pool:
-        one = pool.submit(fetch, url, dest, progress=first, concurrency=1)
+        one = pool.submit(fetch, url, dest, progress=first, concurrency=1, stall_timeout=1.5)
         server.wait_until(lambda: len(server.requests) > 1)
         two = pool.submit(fetch, url, dest, progress=second)
         eventually(lambda: second.of(Waiting))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pgetpy.cli import main
 from pgetpy.cli.command_table import SHELLS
 from pgetpy.cli.completion import completion_script
 from pgetpy.cli.help import help_text
@@ -19,7 +20,7 @@ from pgetpy.sources.table import check_settings, source_options
 from tests.integration.sources.conftest import MARK, OTHER_TOKEN, TOKEN
 from tests.support.children import last_line
 from tests.support.civitai import Civitai, File, Version
-from tests.support.processes import Ended, run
+from tests.support.processes import Ended, environment, run
 from tests.support.replicate import Replicate
 from tests.support.server import Server
 from tests.support.weights import flip, serve, tar_of, weights
@@ -31,9 +32,10 @@ REFERENCE = "urn:air:sdxl:lora:civitai:1@5"
 
 
 class Shell:
-    """The command line as a child, with the services of the test; what it says is looked at."""
+    """The command line in this process; what it says is looked at."""
 
-    def __init__(self, tmp_path: Path, civitai: Civitai) -> None:
+    def __init__(self, tmp_path: Path, civitai: Civitai, capfd: pytest.CaptureFixture[str]) -> None:
+        self._capfd = capfd
         self.root = tmp_path / "cache"
         self.environ = {
             "PGET_CACHE_DIR": str(self.root),
@@ -43,7 +45,9 @@ class Shell:
         }
 
     def run(self, *argv: str, **environ: str) -> Ended:
-        ended = run(*argv, env={**self.environ, **environ})
+        self._capfd.readouterr()
+        code = main(list(argv), environ=environment({**self.environ, **environ}))
+        ended = Ended(code, *self._capfd.readouterr())
         assert MARK not in ended.out + ended.err
         assert "Traceback" not in ended.err
         return ended
@@ -63,8 +67,8 @@ def civitai(server: Server, other_server: Server, owners: set[int]) -> Civitai:
 
 
 @pytest.fixture
-def shell(tmp_path: Path, civitai: Civitai) -> Shell:
-    return Shell(tmp_path, civitai)
+def shell(tmp_path: Path, civitai: Civitai, capfd: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(tmp_path, civitai, capfd)
 
 
 # ------------------------------------------------------------------- tokens

@@ -7,6 +7,7 @@ import dataclasses
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from pgetpy.settings import (
 )
 from pgetpy.settings.cache_settings import CacheSettings
 from pgetpy.settings.command_options import CommandOptions, hub_cache_dir
+from pgetpy.settings.compile_cache_settings import CompileCacheSettings
 from pgetpy.settings.options import Option
 from pgetpy.sources.table import own_sources
 from scripts import manual
@@ -32,13 +34,22 @@ OPTION = {row.name: row for row in OPTIONS}
 OF_SOURCES = tuple(each.settings for each in own_sources() if each.settings.options)
 SECTIONS = {
     each.__name__: each
-    for each in (Arguments, CacheSettings, CommandOptions, Console, Settings, *OF_SOURCES)
+    for each in (
+        Arguments,
+        CacheSettings,
+        CompileCacheSettings,
+        CommandOptions,
+        Console,
+        Settings,
+        *OF_SOURCES,
+    )
 }
 # What the variables are called that hold them.
 HOLDERS = {
     "Arguments": ("arguments", "parsed"),
     "CacheSettings": ("settings", "own", "chosen"),
     "CommandOptions": ("options",),
+    "CompileCacheSettings": ("settings",),
     "Console": ("console",),
     "Settings": ("settings", "_settings", "chosen"),
     **{each.__name__: ("settings",) for each in OF_SOURCES},
@@ -46,7 +57,8 @@ HOLDERS = {
 NO_EFFECT = "no effect: "
 
 
-def attributes_read(package: Path) -> set[tuple[str, str]]:
+@lru_cache(maxsize=1)
+def attributes_read(package: Path) -> frozenset[tuple[str, str]]:
     """Return (holder, attribute) for each `holder.attribute` or `x.holder.attribute` that code
     reads. For the `self` of a class the holder is the name of the class."""
     found = set()
@@ -57,7 +69,7 @@ def attributes_read(package: Path) -> set[tuple[str, str]]:
             if isinstance(node, ast.ClassDef):
                 own = (attribute for holder, attribute in _read_in(node) if holder == "self")
                 found |= {(node.name, attribute) for attribute in own}
-    return found
+    return frozenset(found)
 
 
 def _read_in(tree: ast.AST) -> Iterator[tuple[str, str]]:
@@ -170,7 +182,9 @@ def test_every_variable_changes_its_field(row: Option) -> None:
         assert hub_cache_dir(environ) == Path(text)
         return
     section = SECTIONS[row.section]
-    assert issubclass(section, (CacheSettings, Console, Settings, *OF_SOURCES))
+    assert issubclass(
+        section, (CacheSettings, CompileCacheSettings, Console, Settings, *OF_SOURCES)
+    )
     before, after = section(), section.from_environment(environ)
     changed = {
         each.name

@@ -1,0 +1,186 @@
+"""The commands below `pgetpy compile-cache`. Imported when one of them runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+
+from pgetpy.cli.command_table import SUBCOMMANDS
+from pgetpy.cli.compile_cache_results import FACTS, KEY_DIGITS, listing_line, tell_result
+from pgetpy.cli.invocation import DONE, FAILED, Invocation
+from pgetpy.cli.progress import log_lines
+from pgetpy.cli.terminal import print_line
+from pgetpy.compile_cache import CompileCache
+from pgetpy.compile_cache.maintenance import LocationKeeper
+from pgetpy.core.compile_cache.environments import shown_fact
+from pgetpy.core.text.units import format_size
+from pgetpy.errors import UsageError
+from pgetpy.settings.compile_cache_settings import CompileCacheSettings
+
+_USUAL_KINDS = ("inductor", "triton")
+_TAKES_KEYS = ("verify", "rm", "prune")
+
+
+def run_compile_cache(invocation: Invocation, environ: Mapping[str, str]) -> int:
+    """Carry out a command below `compile-cache`; return the exit status."""
+    command = invocation.arguments.command.partition(" ")[2]
+    operands = invocation.arguments.operands
+    if not command:
+        found = next(iter(operands), "nothing")
+        names = ", ".join(SUBCOMMANDS["compile-cache"])
+        raise UsageError(f"expected one of {names}, got {found}")
+    settings = CompileCacheSettings.from_environment(environ)
+    settings = settings.with_flags(invocation.arguments.values)
+    if not settings.location:
+        raise UsageError("no location: give --location FOLDER or s3://..., or PGET_COMPILE_CACHE")
+    if operands and command not in (*_TAKES_KEYS, "run"):
+        raise UsageError(f"pgetpy compile-cache {command} takes no arguments, got {operands[0]}")
+    cache = CompileCache(
+        settings.location,
+        name=settings.name,
+        kinds=settings.kinds or _USUAL_KINDS,
+        secret=settings.secret,
+        max_bytes=settings.max_bytes,
+        settings=invocation.settings,
+    )
+    with invocation.telling_programs({"location": settings.location}), ExitStack() as closing:
+        if command == "run":
+            # The program's own lines are what people want to see.
+            from pgetpy.cli.compile_cache_run import run_program
+
+            return run_program(invocation, cache, operands)
+        closing.enter_context(log_lines(invocation))
+        return _COMMANDS[command](_Upkeep(invocation, cache, operands))
+
+
+class _Upkeep:
+    """One run of a command."""
+
+    def __init__(
+        self, invocation: Invocation, cache: CompileCache, operands: Sequence[str]
+    ) -> None:
+        self.invocation = invocation
+        self.cache = cache
+        self.keeper: LocationKeeper = cache.keeper()
+        self.operands = operands
+
+    @property
+    def json(self) -> bool:
+        return self.invocation.options.json
+
+    def chosen(self) -> list[str]:
+        """Return the keys that the operands name; all of them if there are none."""
+        short = next((each for each in self.operands if len(each) < KEY_DIGITS), None)
+        if short is not None:
+            raise UsageError(f"{short!r} is too little of a key: give {KEY_DIGITS} digits of it")
+        if self.operands:
+            return [self.keeper.find(each) for each in self.operands]
+        return [each.key for each in self.keeper.listings()]
+
+
+def _load(upkeep: _Upkeep) -> int:
+    return tell_result(upkeep.cache.load(), done="loaded", as_json=upkeep.json)
+
+
+def _save(upkeep: _Upkeep) -> int:
+    return tell_result(upkeep.cache.save(), done="saved", as_json=upkeep.json)
+
+
+def _ls(upkeep: _Upkeep) -> int:
+    found = upkeep.keeper.listings()
+    if upkeep.json:
+        for each in found:
+            print_line(json.dumps(each.as_record()))
+        return DONE
+    if not found:
+        print_line("nothing is saved there")
+    for each in found:
+        print_line(listing_line(each))
+    return DONE
+
+
+def _info(upkeep: _Upkeep) -> int:
+    environment = upkeep.cache.environment()
+    if environment is None:
+        print_line("{}" if upkeep.json else "torch is not installed: there is no key")
+        return DONE
+    if upkeep.json:
+        record = {"key": environment.key, **environment.required, "facts": environment.facts}
+        print_line(json.dumps(record))
+        return DONE
+    print_line(f"key       {environment.key}")
+    for name in (*FACTS, "torch_git"):
+        print_line(f"{name:<9} {shown_fact(environment.required.get(name))}")
+    for kind, folder in upkeep.cache.folders.items():
+        print_line(f"{kind:<9} {folder}")
+    return DONE
+
+
+def _explain(upkeep: _Upkeep) -> int:
+    explanation = upkeep.cache.explain()
+    if upkeep.json:
+        print_line(json.dumps(explanation))
+    else:
+        for line in explanation["lines"]:
+            print_line(line)
+    return DONE if explanation["hit"] else FAILED
+
+
+def _verify(upkeep: _Upkeep) -> int:
+    status = DONE
+    for key in upkeep.chosen():
+        found = upkeep.keeper.verify(key, repair=upkeep.invocation.options.repair)
+        if found.damaged:
+            status = FAILED
+        if upkeep.json:
+            record = {"key": key, "checked": found.checked}
+            print_line(json.dumps({**record, "damaged": found.damaged, "removed": found.removed}))
+            continue
+        print_line(f"{key[:KEY_DIGITS]}  {found.checked} packs, {len(found.damaged)} damaged")
+        for each in found.damaged:
+            print_line(f"  {each}")
+        if found.removed:
+            print_line(f"  removed {len(found.removed)} objects; the next save replaces them")
+    return status
+
+
+def _rm(upkeep: _Upkeep) -> int:
+    if not upkeep.operands:
+        raise UsageError("expected KEY..., got nothing; pgetpy compile-cache ls shows them")
+    for key in upkeep.chosen():
+        size = upkeep.keeper.remove(key)
+        if upkeep.json:
+            print_line(json.dumps({"key": key, "size": size}))
+        else:
+            print_line(f"removed {key[:KEY_DIGITS]}, {format_size(size)}")
+    return DONE
+
+
+def _prune(upkeep: _Upkeep) -> int:
+    for key in upkeep.chosen():
+        gained = upkeep.keeper.prune(key)
+        if upkeep.json:
+            print_line(json.dumps({"key": key, "gained": gained}))
+        else:
+            print_line(f"{key[:KEY_DIGITS]}  gained {format_size(max(0, gained))}")
+    return DONE
+
+
+def _publish(upkeep: _Upkeep) -> int:
+    keys = upkeep.keeper.publish()
+    print_line(json.dumps({"keys": keys}) if upkeep.json else f"indexed {len(keys)} keys")
+    return DONE
+
+
+_COMMANDS: Mapping[str, Callable[[_Upkeep], int]] = {
+    "load": _load,
+    "save": _save,
+    "ls": _ls,
+    "info": _info,
+    "explain": _explain,
+    "verify": _verify,
+    "rm": _rm,
+    "prune": _prune,
+    "publish": _publish,
+}
