@@ -15,7 +15,7 @@ import pytest
 
 import pgetpy
 from pgetpy.core.report.events import Event, Progressed
-from pgetpy.core.report.results import UploadResult
+from pgetpy.core.report.uploads import UploadResult
 from pgetpy.errors import (
     NotFoundError,
     ObjectChangedError,
