@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pgetpy.core.report.uploads import UploadResult
     from pgetpy.errors import PgetError
     from pgetpy.settings import Settings
+    from pgetpy.sources.s3 import S3
     from pgetpy.weights.cache import WeightsDownloadCache
 
 # Where each public name lives. They are imported when first used: `import pgetpy` costs nothing.
@@ -38,6 +39,7 @@ _HOMES = {
     "Limits": "pgetpy.core.archives.limits",
     "PgetError": "pgetpy.errors",
     "Policy": "pgetpy.core.references.policy",
+    "S3": "pgetpy.sources.s3",
     "Settings": "pgetpy.settings",
     "UploadResult": "pgetpy.core.report.uploads",
     "WeightsDownloadCache": "pgetpy.weights.cache",
@@ -56,6 +58,7 @@ _HOMES = {
 _ROOMS = ("lora", "tensors")
 
 __all__ = [
+    "S3",
     "Checksum",
     "DownloadFailure",
     "DownloadResult",

@@ -30,13 +30,14 @@ from pgetpy.system.filesystem import disk_errors
 
 if TYPE_CHECKING:
     from pgetpy.core.report.uploads import UploadResult
+    from pgetpy.sources.s3 import S3
     from pgetpy.weights.options import Secret
 
 PathLike = os.PathLike[str]
 Chosen = str | Sequence[str] | None
 
 
-async def download_async(
+async def download_async(  # noqa: PLR0913  all but two are options of a single call
     url: str,
     dest: str | PathLike,
     *,
@@ -45,6 +46,7 @@ async def download_async(
     mirrors: Sequence[str] = (),
     force: bool | None = None,
     settings: Settings | None = None,
+    s3: S3 | None = None,
     progress: Report | None = None,
 ) -> DownloadResult:
     """Download `url` to `dest`.
@@ -60,6 +62,7 @@ async def download_async(
         mirrors: further URLs of the same bytes, tried in order if `url` fails.
         force: overwrite `dest` if it exists.
         settings: how to download; by default what the environment variables (PGET_*) say.
+        s3: how s3:// is reached; what it leaves out comes from `settings`.
         progress: is called with the events of `pgetpy.core.report.events` on the event loop's
             thread, so it must return quickly. If it raises, the download stops, what was received
             is kept for the next run, and the exception is raised to the caller.
@@ -75,14 +78,14 @@ async def download_async(
         DiskFullError: the disk is full.
     """
     job = _job(url, dest, checksum, mirrors)
-    chosen = _settings(settings, headers, force)
+    chosen = _settings(settings, headers, force, s3)
     return await download_job_async(job, settings=chosen, progress=progress)
 
 
 download = plain(download_async)
 
 
-async def extract_async(
+async def extract_async(  # noqa: PLR0913  see `download_async`
     url: str,
     folder: str | PathLike,
     *,
@@ -91,6 +94,7 @@ async def extract_async(
     mirrors: Sequence[str] = (),
     force: bool | None = None,
     settings: Settings | None = None,
+    s3: S3 | None = None,
     progress: Report | None = None,
 ) -> DownloadResult:
     """Extract the archive at `url` into `folder` while it arrives.
@@ -107,6 +111,7 @@ async def extract_async(
         mirrors: see `download_async`.
         force: merge the members into what `folder` already holds.
         settings: see `download_async`. Its `limits` bound what may come out of the archive.
+        s3: see `download_async`.
         progress: see `download_async`.
 
     Returns:
@@ -122,7 +127,7 @@ async def extract_async(
         DiskFullError: see `download_async`.
     """
     job = replace(_job(url, folder, checksum, mirrors), extract=True)
-    chosen = _settings(settings, headers, force)
+    chosen = _settings(settings, headers, force, s3)
     return await download_job_async(job, settings=chosen, progress=progress)
 
 
@@ -136,6 +141,7 @@ async def download_many_async(
     headers: Mapping[str, str] | None = None,
     force: bool | None = None,
     settings: Settings | None = None,
+    s3: S3 | None = None,
     progress: Report | None = None,
 ) -> tuple[DownloadResult | DownloadFailure, ...]:
     """Download several files at a time, over shared connections.
@@ -147,6 +153,7 @@ async def download_many_async(
         headers: see `download_async`.
         force: see `download_async`.
         settings: see `download_async`.
+        s3: see `download_async`.
         progress: see `download_async`.
 
     Returns:
@@ -156,7 +163,7 @@ async def download_many_async(
         UsageError: an argument is invalid, or two files have the same destination.
         PgetError: with `fail_fast`, the first failure.
     """
-    chosen = _settings(settings, headers, force)
+    chosen = _settings(settings, headers, force, s3)
     return await download_jobs_async(
         _jobs(files), settings=chosen, progress=progress, fail_fast=fail_fast
     )
@@ -231,6 +238,7 @@ async def upload_async(
     content_type: str = "",
     cache_control: str = "",
     settings: Settings | None = None,
+    s3: S3 | None = None,
     progress: Report | None = None,
 ) -> UploadResult:
     """Upload a file to an object store, or all files below a directory.
@@ -242,7 +250,7 @@ async def upload_async(
         if_absent: fail if there is such an object already.
         content_type: the object's media type; chosen by its name if it is empty.
         cache_control: the Cache-Control header that the object is served with.
-        settings, progress: see `download_async`.
+        settings, s3, progress: see `download_async`.
 
     Raises:
         ObjectExistsError: `if_absent`, and there is one.
@@ -254,7 +262,7 @@ async def upload_async(
     from pgetpy.engine.uploads.upload import UploadOptions
 
     options = UploadOptions(if_absent, content_type, cache_control)
-    chosen = _settings(settings, None, None)
+    chosen = _settings(settings, None, None, s3)
     report = progress or _ignore
     return await upload_path(os.fspath(path), target, options, chosen, report, os.environ)
 
@@ -341,11 +349,16 @@ def _jobs(files: Iterable[tuple[str, str | PathLike] | Job]) -> list[Job]:
 
 
 def _settings(
-    settings: Settings | None, headers: Mapping[str, str] | None, force: bool | None
+    settings: Settings | None,
+    headers: Mapping[str, str] | None,
+    force: bool | None,
+    s3: S3 | None = None,
 ) -> Settings:
     chosen = settings if settings is not None else Settings.from_environment(os.environ)
     if headers:
         chosen = chosen.with_headers(list(headers.items()), "headers")
+    if s3 is not None:
+        chosen = replace(chosen, sources=s3.applied_to(chosen.sources))
     return chosen if force is None else replace(chosen, force=force)
 
 

@@ -55,6 +55,7 @@ class ObjectStoreSettings(SourceSection):
         bucket: for references that leave it out.
         profile, credentials_file, config_file: of AWS's tools.
         key_service: value of a variable which says that a service hands out keys; empty for none.
+        keys_from: what the keys come from, for errors; empty for their variables.
         checksums: whether to ask for an object's checksum: `when_supported` or `when_required`
             (never, because nothing requires it).
     """
@@ -77,6 +78,7 @@ class ObjectStoreSettings(SourceSection):
     credentials_file: str = ""
     config_file: str = ""
     key_service: str = ""
+    keys_from: str = ""
     checksums: str = "when_required"
 
     def under_policy(self: _S, policy: Policy) -> _S:
@@ -352,7 +354,7 @@ def _keys(settings: ObjectStoreSettings) -> Keys:
     keys = Keys(looked_at=access)
     if settings.access_key:
         given = Credentials(settings.access_key, settings.secret_key, settings.session_token)
-        keys = Keys(given, f"from {access}")
+        keys = Keys(given, f"from {settings.keys_from or access}")
     elif settings.token:
         # Only Google's store has a variable for one.
         keys = Keys(token=settings.token, origin="from GOOGLE_OAUTH_ACCESS_TOKEN")

@@ -10,13 +10,15 @@ AWS's profiles are read. Everything else is in `object_bucket`, for all of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from pgetpy.core.objects.names import aws_endpoint, parse_object_name
 from pgetpy.core.references.reference import Reference
 from pgetpy.core.text.values import one_of, read_endpoint, read_text, read_token
 from pgetpy.errors import BadSettingError, HttpStatusError, PgetError
+from pgetpy.settings import SourceSettings
 from pgetpy.settings.options import variable
 from pgetpy.sources.base import Located, ServiceClient, Source
 from pgetpy.sources.object_bucket import (
@@ -105,6 +107,85 @@ class S3Settings(ObjectStoreSettings):
 
     def endpoint_in(self, region: str) -> str:
         return aws_endpoint(region)
+
+
+@dataclass(frozen=True)
+class S3:
+    """How s3:// is reached, given in Python. What is left out comes from the environment.
+
+    Other stores with Amazon's protocol (Backblaze B2, Cloudflare R2, MinIO, Ceph) are reached by
+    their `endpoint_url`.
+
+    Args:
+        endpoint_url: URL of the store; None for Amazon's, or the environment's.
+        region: of the buckets; `auto` for R2.
+        access_key_id: a key that signs requests. With it the environment's keys and session token
+            are not used.
+        secret_access_key: the secret that belongs to it.
+        session_token: of temporary keys.
+        profile: a profile in ~/.aws, whose keys go before those of the environment.
+        addressing: where the bucket is in URLs: `path`, `virtual` (in the host's name) or `auto`.
+        sign: `always`, `never`, or `auto`: if there are keys.
+        public_url: URL in front of the bucket for reads, such as a CDN's; it gets no signatures.
+            `{bucket}` in it stands for the bucket's name.
+
+    Raises:
+        BadSettingError: an argument is invalid.
+    """
+
+    endpoint_url: str | None = None
+    region: str | None = None
+    access_key_id: str | None = field(default=None, repr=False)
+    secret_access_key: str | None = field(default=None, repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    profile: str | None = None
+    addressing: str | None = None
+    sign: str | None = None
+    public_url: str | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.access_key_id) != bool(self.secret_access_key):
+            there, missing = "access_key_id", "secret_access_key"
+            if self.secret_access_key:
+                there, missing = missing, there
+            raise BadSettingError(missing, "", f"is not given, and {there} is; give both")
+        self._changes()
+
+    def applied_to(self, sources: SourceSettings) -> SourceSettings:
+        """Return `sources` with these settings for s3://."""
+        return sources.replacing(replace(sources.of(S3Settings), **self._changes()))
+
+    def _changes(self) -> dict[str, Any]:
+        """Return the fields of `S3Settings` that are given.
+
+        Raises:
+            BadSettingError: a value is invalid.
+        """
+        changes: dict[str, Any] = {
+            known: read(value, name)
+            for name, known, read in _ARGUMENTS
+            if (value := getattr(self, name)) is not None
+        }
+        if self.access_key_id:
+            return {"session_token": "", "keys_from": "pgetpy.S3", **changes}
+        if self.profile:
+            # As in boto3: a profile that is asked for goes before the environment's keys.
+            return {"access_key": "", "secret_key": "", "session_token": "", **changes}
+        return changes
+
+
+# An argument of `S3`, the field that it sets, and its reader.
+_ARGUMENTS: tuple[tuple[str, str, Callable[[Any, str], object]], ...] = (
+    ("endpoint_url", "endpoint", read_endpoint),
+    ("region", "region", read_text),
+    ("access_key_id", "access_key", read_token),
+    ("secret_access_key", "secret_key", read_token),
+    ("session_token", "session_token", read_token),
+    ("profile", "profile", read_text),
+    ("addressing", "addressing", _ADDRESSING),
+    ("sign", "signing", _SIGNING),
+    ("public_url", "public_url", read_endpoint),
+)
 
 
 @dataclass(frozen=True)
@@ -201,7 +282,7 @@ class ObjectStore(Source[_S]):
         return explain_refusal(named, reference, error, settings)
 
 
-class S3(ObjectStore[S3Settings]):
+class S3Source(ObjectStore[S3Settings]):
     """s3://"""
 
     name = "s3"

@@ -91,7 +91,7 @@ ROWS: tuple[SourceRow, ...] = (
         endpoint="PGET_REPLICATE_ENDPOINT",
         bare=True,
     ),
-    SourceRow("s3", "pgetpy.sources.s3:S3", ("s3",)),
+    SourceRow("s3", "pgetpy.sources.s3:S3Source", ("s3",)),
     SourceRow("b2", "pgetpy.sources.s3:B2", ("b2",)),
     SourceRow("gs", "pgetpy.sources.s3:Gs", ("gs",)),
     SourceRow("az", "pgetpy.sources.azure:Az", ("az",)),

@@ -27,7 +27,7 @@ from pgetpy.weights.access import LookupOptions
 from pgetpy.weights.acquire import Acquisition, CacheInfo
 from pgetpy.weights.background_hash import BackgroundHasher
 from pgetpy.weights.maintenance import Maintenance
-from pgetpy.weights.opening import GIB, PathLike, completed, open_remote, refuse_both
+from pgetpy.weights.opening import GIB, PathLike, completed, open_remote, refuse_both, resolved
 from pgetpy.weights.options import Chosen, ReferenceOptions, Secret, parse_digest
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pgetpy.cache.tickets import Lease
     from pgetpy.core.references.jobs import Follower
     from pgetpy.destinations.sinks.parts import Choose
+    from pgetpy.sources.s3 import S3
 
 
 class LeasedPath(NamedTuple):
@@ -64,6 +65,7 @@ class WeightsDownloadCache(Maintenance):
         policy: what untrusted callers may fetch and be given, such as `Policy.public()`; by default
             that of the settings (PGET_POLICY), else no restriction.
         settings: how to fetch; by default from the environment.
+        s3: how s3:// is reached; what it leaves out comes from `settings`.
         progress: is called with the events of downloads.
         remote: a second tier, such as s3://BUCKET/PREFIX: what is missing is looked for there
             first, and what was fetched without a secret is copied there in the background.
@@ -89,13 +91,12 @@ class WeightsDownloadCache(Maintenance):
         any_file: bool = False,
         policy: Policy | None = None,
         settings: Settings | None = None,
+        s3: S3 | None = None,
         progress: Report | None = None,
         remote: str | None = None,
         remote_mode: str | None = None,
         remote_max_age: float | None = None,
     ) -> None:
-        from pgetpy.sources.table import check_settings
-
         refuse_both("cache_dir", cache_dir, "base_dir", base_dir)
         refuse_both("min_disk_free", min_disk_free, "min_disk_free_gb", min_disk_free_gb)
         folder = base_dir if cache_dir is None else cache_dir
@@ -103,8 +104,7 @@ class WeightsDownloadCache(Maintenance):
         own = completed(folder, free, max_bytes, remote, remote_mode, remote_max_age)
         if refresh not in ("never", "check"):
             raise BadSettingError("refresh", refresh, "is neither never nor check")
-        given = settings if settings is not None else Settings.from_environment(os.environ)
-        check_settings(given.sources)
+        given = resolved(settings, s3)
         chosen = replace(given, policy=policy or given.policy).under_policy()
         store = Store(
             own.folder, min_disk_free=own.min_disk_free, max_bytes=own.max_bytes, lower=lower

@@ -14,6 +14,7 @@ from pgetpy.settings.cache_settings import CacheSettings
 
 if TYPE_CHECKING:
     from pgetpy.cache.store import Store
+    from pgetpy.sources.s3 import S3
     from pgetpy.weights.background_hash import BackgroundHasher
     from pgetpy.weights.remote_copies import RemoteCopies
 
@@ -30,6 +31,21 @@ def refuse_both(name: str, value: object, other_name: str, other: object) -> Non
     """
     if value is not None and other is not None:
         raise BadSettingError(other_name, str(other), f"cannot be combined with {name}")
+
+
+def resolved(settings: Settings | None, s3: S3 | None) -> Settings:
+    """Return `settings`, or those of the environment, with `s3` for s3://.
+
+    Raises:
+        BadSettingError: a setting of a source is invalid.
+    """
+    from pgetpy.sources.table import check_settings
+
+    chosen = settings if settings is not None else Settings.from_environment(os.environ)
+    if s3 is not None:
+        chosen = replace(chosen, sources=s3.applied_to(chosen.sources))
+    check_settings(chosen.sources)
+    return chosen
 
 
 def completed(

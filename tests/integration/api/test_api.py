@@ -93,6 +93,7 @@ def test_the_public_names_are_these_and_no_others() -> None:
         "Limits",
         "PgetError",
         "Policy",
+        "S3",
         "Settings",
         "UploadResult",
         "WeightsDownloadCache",

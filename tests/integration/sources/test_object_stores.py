@@ -24,7 +24,8 @@ from tests.support.bodies import body
 from tests.support.fetching import contents, fetch, impatient
 from tests.support.object_store import ACCESS_KEY, SECRET_KEY, ObjectStore, started_store
 from tests.support.secrets import TOKEN
-from tests.support.weights import opened
+from tests.support.tars import file
+from tests.support.weights import opened, weights
 
 BODY = body(3_000_000)
 KEY = "models/model.bin"
@@ -374,3 +375,76 @@ def test_a_folder_needs_a_directory(store: ObjectStore, tmp_path: Path) -> None:
         get("s3://bucket/f/", Path("-"), store.environ)
     with pytest.raises(PgetError, match="nothing is there"):
         get("s3://bucket/none/", tmp_path / "out", store.environ)
+
+
+# ---------------------------------------------------------------------- pgetpy.S3, in Python
+
+
+def by_argument(store: ObjectStore, **more: str) -> pgetpy.S3:
+    return pgetpy.S3(
+        endpoint_url=store.url, access_key_id=ACCESS_KEY, secret_access_key=SECRET_KEY, **more
+    )
+
+
+def test_everything_takes_the_store_as_an_argument(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of another account: never mixed with what is given.
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "another")
+    s3 = by_argument(store, region="eu-west-1")
+    store.put("bucket", "m.safetensors", weights(1000))
+    pgetpy.download(URL, tmp_path / "out", s3=s3)
+    pgetpy.download_many([(URL, tmp_path / "many")], s3=s3, fail_fast=True)
+    store.put("bucket", "m.tar", file(b"a", b"content") + bytes(1024))
+    pgetpy.extract("s3://bucket/m.tar", tmp_path / "folder", s3=s3)
+    pgetpy.upload(tmp_path / "out", "s3://bucket/up", s3=s3)
+    cache = pgetpy.WeightsDownloadCache(tmp_path / "cache", min_disk_free=0, s3=s3)
+    assert cache.ensure("s3://bucket/m.safetensors").read_bytes() == weights(1000)
+    assert pgetpy.tensors.load("s3://bucket/m.safetensors", cache=cache, framework="numpy")
+    assert contents(tmp_path / "folder") == {"a": b"content"}
+    assert store.objects["bucket"]["up"].body == BODY
+    assert all("/eu-west-1/" in each.headers["authorization"] for each in store.requests)
+
+
+def test_what_an_argument_leaves_out_comes_from_the_environment(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    settings = impatient(sources=SourceSettings(environ=store.environ))
+    pgetpy.download(URL, tmp_path / "out", settings=settings, s3=pgetpy.S3(region="x-y-1"))
+    assert "/x-y-1/" in store.requests[0].headers["authorization"]
+    store.public = True
+    pgetpy.download(URL, tmp_path / "out2", settings=settings, s3=pgetpy.S3(sign="never"))
+    assert "authorization" not in store.requests[-1].headers
+
+
+def test_a_profile_that_is_asked_for_goes_before_the_environments_keys(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    folder = tmp_path / "home/.aws"
+    folder.mkdir(parents=True)
+    store.keys["OTHERKEY"] = "other secret"
+    keys = "aws_access_key_id = OTHERKEY\naws_secret_access_key = other secret\n"
+    (folder / "credentials").write_text(f"[mine]\n{keys}")
+    settings = impatient(sources=SourceSettings(environ=store.environ))
+    pgetpy.download(URL, tmp_path / "out", settings=settings, s3=pgetpy.S3(profile="mine"))
+    assert "OTHERKEY" in store.requests[0].headers["authorization"]
+
+
+def test_arguments_are_checked_and_show_no_secret(store: ObjectStore, tmp_path: Path) -> None:
+    assert SECRET_KEY not in f"{by_argument(store)!r} {by_argument(store)}"
+    with pytest.raises(BadSettingError, match="secret_access_key"):
+        pgetpy.S3(access_key_id="A")
+    with pytest.raises(BadSettingError, match="addressing"):
+        pgetpy.S3(addressing="sideways")
+    with pytest.raises(BadSettingError, match="endpoint_url"):
+        pgetpy.S3(endpoint_url="store.test")
+    wrong = pgetpy.S3(endpoint_url=store.url, access_key_id="AKIDWRONG", secret_access_key="s")
+    with pytest.raises(UnauthorizedError, match=r"AKIDWRONG \(from pgetpy\.S3\)"):
+        pgetpy.download(URL, tmp_path / "out", s3=wrong)
+    policy = Policy(schemes=("http",), allow_networks=("127.0.0.1/32",))
+    with pytest.raises(UnauthorizedError):
+        pgetpy.download(
+            URL, tmp_path / "out", settings=impatient(policy=policy), s3=by_argument(store)
+        )
+    assert "authorization" not in store.requests[-1].headers
