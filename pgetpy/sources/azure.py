@@ -222,7 +222,7 @@ class AzureSigner:
 
 @dataclass(frozen=True)
 class Container:
-    """One container of an account; see `sources.object_bucket.ListedBucket`."""
+    """One container of an account; see `sources.object_listing.ListedBucket`."""
 
     name: str
     settings: AzSettings

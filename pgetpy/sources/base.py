@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -69,7 +69,7 @@ class Located:
         version: its version, if the service gives one.
     """
 
-    objects: tuple[RemoteFile, ...]
+    objects: Sequence[RemoteFile]
     folder: bool = False
     extract: bool = False
     version: str = ""

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
 from pgetpy.core.objects.names import ObjectName, is_aws, object_url, url_of
@@ -39,6 +39,7 @@ from pgetpy.sources.object_signer import CHECKSUM_MODE, Keys, ObjectSigner
 if TYPE_CHECKING:
     from pgetpy.core.objects.listing import ListingPage
     from pgetpy.core.references.policy import Policy
+    from pgetpy.sources.object_listing import ListedBucket
 
 
 @dataclass(frozen=True)
@@ -174,24 +175,6 @@ class Bucket:
         return parse_listing(page)
 
 
-class ListedBucket(Protocol):
-    """A bucket, or what a store has in its place, whose objects can be listed."""
-
-    def object(self, named: ObjectName) -> RemoteFile:
-        """Return the object `named`."""
-
-    def page(self, prefix: str, token: str) -> RemoteFile:
-        """Return the page, after that which ended with `token`, of a listing of what begins with
-        `prefix`."""
-
-    def parse(self, page: bytes) -> ListingPage:
-        """Return what a page says.
-
-        Raises:
-            BadListingError: nothing that makes sense.
-        """
-
-
 def reference_to(
     source: str, named: ObjectName, wanted: str, *, place: str, scope: str, service: str
 ) -> Reference:
@@ -250,46 +233,12 @@ async def locate_in(
     if not named.is_folder:
         remote = replace(bucket.object(named), name=reference.name)
         return Located((remote,), extract=reference.wanted is not Wanted.FILE)
+    from pgetpy.sources.object_listing import list_folder
+
     files = await list_folder(bucket, named, client)
     if not files:
         raise TransferError(str(reference), "nothing is there", hint="check bucket and folder")
-    return Located(tuple(files), folder=True)
-
-
-async def list_folder(
-    bucket: ListedBucket, named: ObjectName, client: ServiceClient
-) -> list[RemoteFile]:
-    """Return the objects of a folder, with names relative to it.
-
-    A pattern is applied here: stores list by prefix only.
-
-    Raises:
-        PgetError: the store does not list them, or not in a way that makes sense.
-    """
-    from pgetpy.core.objects.listing import LARGEST_PAGE, BadListingError
-
-    files, token = [], ""
-    while True:
-        asked = bucket.page(named.key, token)
-        try:
-            page = bucket.parse(await client.read(asked, most=LARGEST_PAGE))
-        except BadListingError as error:
-            raise TransferError(asked.url, str(error)) from None
-        for each in page.objects:
-            # Some tools create empty objects whose keys end with a slash, to show empty folders.
-            is_mark = each.key.endswith("/") and each.size == 0
-            if is_mark or not named.matches(each.key):
-                continue
-            remote = bucket.object(ObjectName(named.scheme, named.bucket, each.key))
-            name = each.key[len(named.key) :]
-            files.append(replace(remote, name=name, size=each.size, etag=each.etag))
-        if not page.token:
-            return files
-        if page.token == token:
-            raise TransferError(
-                asked.url, "the listing does not end: it named the same next page twice"
-            )
-        token = page.token
+    return Located(files, folder=True)
 
 
 def explain_refusal(

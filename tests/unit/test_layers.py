@@ -90,6 +90,7 @@ LAYERS = (
     Layer(("sources.table",)),
     Layer(("sources.*",), may_meet=False),
     Layer(("sources.object_bucket",)),
+    Layer(("sources.object_listing",)),
     Layer(("sources.object_keys",)),
     Layer(("sources.object_signer",)),
     Layer(("sources.hub_listing", "sources.civitai_answers"), may_meet=False),
