@@ -27,7 +27,6 @@ than is free.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import queue
 import threading
@@ -264,30 +263,6 @@ def start_thread(
             thread.start()
             return thread
     raise ThreadLimitError
-
-
-class WorkersExecutor(concurrent.futures.Executor):
-    """The threads of `workers` for libraries that take an executor."""
-
-    def __init__(self, workers: Workers) -> None:
-        self._workers = workers
-
-    def submit(
-        self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> concurrent.futures.Future[T]:
-        """Run `work` in a thread."""
-        future: concurrent.futures.Future[T] = concurrent.futures.Future()
-
-        def done() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                future.set_result(work(*args, **kwargs))
-            except BaseException as error:
-                future.set_exception(error)
-
-        self._workers.start(done)
-        return future
 
 
 def _run(

@@ -40,7 +40,8 @@ from pgetpy.engine.transports.failures import (
 from pgetpy.errors import ConnectionFailedError, TransferError
 from pgetpy.system.event_loop import wait_for, wait_uncancelled
 from pgetpy.system.logs import RoomLog
-from pgetpy.system.threads import Workers, WorkersExecutor
+from pgetpy.system.thread_executor import WorkersExecutor
+from pgetpy.system.threads import Workers
 
 if TYPE_CHECKING:
     import aiohttp

@@ -69,7 +69,7 @@ def reading(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def test_a_miss_reads_the_records_of_what_has_to_go_and_no_others(
     quick_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    count = 10_000
+    count = 2_000
     with Store(quick_path, max_bytes=(count + 1) * SIZE) as store:
         layout = CachePaths(quick_path)
         for number in range(count):
