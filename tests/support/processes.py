@@ -112,8 +112,13 @@ class Run:
     ) -> None:
         if self.process.poll() is None:
             self.kill()
+        said = self.err
         self._out.close()
         self._err.close()
+        # Not above: it imports logging, and children look at what they have imported.
+        from .secrets import holds_secret
+
+        assert error is not None or not holds_secret(said), f"standard error has a secret: {said}"
 
 
 def run(*args: str | os.PathLike[str], within: float = 50, **options: object) -> Ended:

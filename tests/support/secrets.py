@@ -1,7 +1,7 @@
 """The secrets that tests hand to the package, and the watch over what it logs of them.
 
 A test that needs a password, a token, a signature or a cookie takes one of these: then no record of
-any test may have it.
+any test may have it, nor what a child process says to standard error.
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ SECRETS = (PASSWORD, COOKIE, SIGNATURE, TOKEN, STORED_LOGIN, FIELD, HUB_TOKEN)
 _SIGNED = re.compile(r"[?&](?:X-Amz-\w+|X-Goog-\w+|sig|signature|token)=(?!\*\*\*)", re.IGNORECASE)
 
 
+def holds_secret(text: str) -> bool:
+    """Whether `text` has one of the secrets, or a signature that was not redacted."""
+    return _SIGNED.search(text) is not None or any(secret in text for secret in SECRETS)
+
+
 class LeakWatch(logging.Handler):
     """Looks at all that a record holds, not only at the line it makes.
 
@@ -37,7 +42,7 @@ class LeakWatch(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self.seen += 1
         held = f"{record.getMessage()} {vars(record)}"
-        if _SIGNED.search(held) or any(secret in held for secret in SECRETS):
+        if holds_secret(held):
             self._leaks.append(held[:500])
 
     def begin(self) -> None:
