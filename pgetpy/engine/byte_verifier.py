@@ -11,17 +11,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pgetpy.core.http.heads import Head
 from pgetpy.destinations.base import Destination
+from pgetpy.errors import PgetError
 from pgetpy.system.filesystem import disk_errors
 from pgetpy.system.threads import Workers
 
 if TYPE_CHECKING:
     from pgetpy.core.objects.stored_checksums import StoredChecksum
     from pgetpy.core.references.checksums import Checksum
+    from pgetpy.engine.answer_gate import AnswerGate
+    from pgetpy.engine.context import EngineContext
     from pgetpy.engine.hashing import FileDigest, Hasher
+    from pgetpy.engine.requests import Route
 
 # What the headers begin with that `stored_checksums` reads.
 _MARKS = ("x-amz-checksum-", "x-goog-hash", "x-ms-blob-")
@@ -52,7 +57,7 @@ class ByteVerifier:
         self.unverified = ""
         self._destination = destination
         self._workers = workers
-        self._learned = False
+        self._head: Head | None = None  # that was learned from last
         self._digest: FileDigest | None = None
 
     @property
@@ -67,10 +72,10 @@ class ByteVerifier:
         return self._digest.position if self._digest is not None else 0
 
     def learn(self, head: Head) -> None:
-        """Take the store's checksum from the head of its first answer."""
-        if self._learned or self.asked is not None:
+        """Take the store's checksum from the head of an answer, unless one is known."""
+        if head is self._head or self.expected:
             return
-        self._learned = True
+        self._head = head
         if not any(name.startswith(_MARKS) for name in head.headers):
             return  # most stores: nothing is imported
         from pgetpy.core.objects.stored_checksums import stored_checksums
@@ -83,6 +88,24 @@ class ByteVerifier:
         self.stored = next((each for each in found if new_hash(each.algorithm)), None)
         if found and self.stored is None:
             self.unverified = f"{found[0].algorithm}: {_EXTRA}"
+
+    async def learn_late(self, context: EngineContext, route: Route, gate: AnswerGate) -> int:
+        """Ask for the store's checksum if the first answer had none because it brought a range.
+
+        So what an earlier run began is verified as well.
+
+        Returns:
+            How many requests that took.
+        """
+        if self.expected or gate.answer is None or gate.head is None or gate.head.status != 206:
+            return 0
+        from pgetpy.engine.service_client import EngineServiceClient
+
+        with suppress(PgetError):  # everything has come; it is merely not verified
+            head = await EngineServiceClient(context).describe(route.target)
+            if head.headers.get("etag") == gate.answer.identity.etag:
+                self.learn(head)
+        return 1
 
     def advance(self, front: int) -> None:
         """Every byte before `front` has landed: hash them, if they are enough."""
@@ -123,7 +146,7 @@ class ByteVerifier:
     async def forget(self) -> None:
         """What has landed is discarded, and the object may be another one."""
         await self.stop()
-        self._learned, self.stored, self.unverified = False, None, ""
+        self._head, self.stored, self.unverified = None, None, ""
 
     def _follow(self) -> FileDigest | None:
         """Return the digest that follows the file; None where the sink hashes by itself."""

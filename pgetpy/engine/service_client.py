@@ -6,6 +6,7 @@ an exception which carries the answer:
 
     identify   one byte is asked for; opening the sink raises with the version
     head       judging the first head raises with its fields, also for a redirect
+    describe   the same, of the whole object
     read       nothing raises: the whole body goes to a sink in memory
 """
 
@@ -21,6 +22,7 @@ from pgetpy.core.http.manner import Manner
 from pgetpy.core.http.plan import Plan
 from pgetpy.core.http.ranges import Spans
 from pgetpy.core.http.sink import Sink
+from pgetpy.core.http.urls import Link
 from pgetpy.destinations.sinks.memory import MemorySink
 from pgetpy.engine.attempt import Attempt
 from pgetpy.engine.authorities import authorities
@@ -111,6 +113,20 @@ class EngineServiceClient:
             return {**answered.head.headers, ":status": str(answered.head.status)}
         raise AssertionError("unreachable")
 
+    async def describe(self, link: Link) -> Head:
+        """Return the head of the answer to a GET of the whole object, whose body is not read.
+
+        Raises:
+            PgetError: it is refused, or there is no answer.
+        """
+        manner = Manner(whole=True, settled=True)
+        attempt = _FirstAnswer(*self._at(link, lambda *_: MemorySink(), first=1), manner=manner)
+        try:
+            await attempt.run()
+        except _AnsweredError as answered:
+            return answered.head
+        raise AssertionError("unreachable")
+
     async def read(self, remote: RemoteFile, *, most: int = 4 << 20) -> bytes:
         """Return the whole answer; see `sources.base.ServiceClient`."""
         sink = _Bounded(remote.url, most)
@@ -139,6 +155,11 @@ class EngineServiceClient:
         self, remote: RemoteFile, begin: Callable[[Answer, Spans], Sink], *, first: int
     ) -> tuple[EngineContext, Route, Plan, AttemptCallbacks, TransferCounts]:
         """Return the arguments of an attempt at `remote` that begins with `first` bytes."""
-        route = Route(remote.link, self.context.hosts, self.context.settings)
+        return self._at(remote.link, begin, first=first)
+
+    def _at(
+        self, link: Link, begin: Callable[[Answer, Spans], Sink], *, first: int
+    ) -> tuple[EngineContext, Route, Plan, AttemptCallbacks, TransferCounts]:
+        route = Route(link, self.context.hosts, self.context.settings)
         callbacks = AttemptCallbacks(begin, lambda _: None, lambda *_: None, lambda _: None)
         return self.context, route, Plan(chunk_size=first, first=first), callbacks, TransferCounts()

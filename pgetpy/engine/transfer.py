@@ -192,6 +192,9 @@ class Transfer:
             if attempt.gate.answer is not None:
                 self._expected = attempt.gate.answer.identity
         self._tick(self._loop.time(), attempt, last=True)
+        if route.whole_first:
+            context, gate = self._context, attempt.gate
+            self._counts.requests += await self._verifier.learn_late(context, route, gate)
         # Unless it was asked for: the whole in answer to a range means that there are no ranges.
         unasked = answer.whole and not (attempt.gate.repeatable or route.whole_first)
         single = attempt.manner.single or unasked

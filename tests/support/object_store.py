@@ -40,6 +40,8 @@ _SIGNATURE = re.compile(
     r"SignedHeaders=([^,]+), Signature=([0-9a-f]{64})"
 )
 _LONGEST_SKEW = 900
+# Patches that cross one another in two threads leave the wrong clock behind.
+_CLOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,10 @@ class ObjectStore:
         request = AWSRequest(asked.method, url, headers=headers, data=asked.body)
         token = headers.pop("x-amz-security-token", None)
         auth = S3SigV4Auth(Credentials(access, self.keys[access], token), "s3", region)
-        with patch("botocore.auth.get_current_datetime", return_value=moment.replace(tzinfo=None)):
+        with (
+            _CLOCK,
+            patch("botocore.auth.get_current_datetime", return_value=moment.replace(tzinfo=None)),
+        ):
             auth.add_auth(request)
         return str(request.headers["Authorization"]).rpartition("Signature=")[2]
 
@@ -372,6 +377,9 @@ class _Handler(BaseHTTPRequestHandler):
         size = len(stored.body)
         found = re.fullmatch(r"bytes=(\d+)-(\d*)", headers.get("range", ""))
         own = {"ETag": stored.etag, "Accept-Ranges": "bytes", **stored.headers}
+        if "range" in headers or headers.get("x-amz-checksum-mode") != "ENABLED":
+            # As Amazon and MinIO do.
+            own = {n: v for n, v in own.items() if not n.startswith("x-amz-checksum")}
         own["Last-Modified"] = formatdate(0, usegmt=True)
         if found is None:
             self._send(200, stored.body, own)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pgetpy.cli import main
-from pgetpy.errors import DigestMismatchError
+from pgetpy.errors import DigestMismatchError, PgetError
 from pgetpy.settings import SourceSettings
 from tests.support.blob_store import BlobStore
 from tests.support.bodies import body
@@ -67,6 +67,27 @@ def test_ranges_beside_the_first_answer_are_verified_too(
     result = get(tmp_path / "out", store.environ, concurrency=4)
     assert (tmp_path / "out").read_bytes() == large
     assert result.store_checksum == f"crc32:{zlib.crc32(large):08x}"
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_what_an_earlier_run_began_is_verified_by_one_more_request(
+    store: ObjectStore, tmp_path: Path, right: bool
+) -> None:
+    store.put("bucket", "m", BODY, x_amz_checksum_crc32=text(CRC32 if right else bytes(4)))
+    store.before[3] = lambda: store.refuse(403, "AccessDenied", times=50)
+    with pytest.raises(PgetError, match="AccessDenied"):
+        get(tmp_path / "out", store.environ, chunk_size=500_000, concurrency=1)
+    store.forgive()
+    asked = len(store.requests)
+    if right:
+        result = get(tmp_path / "out", store.environ)
+        assert result.resumed > 0
+        assert result.store_checksum == f"crc32:{CRC32.hex()}"
+        assert len(store.requests) == asked + 2
+    else:
+        with pytest.raises(DigestMismatchError):
+            get(tmp_path / "out", store.environ)
+        assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("reached", ["file", "folder", "cache"])
