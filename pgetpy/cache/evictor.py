@@ -1,7 +1,24 @@
 """Making room before it is needed: entries are evicted in the order that core/cache/eviction
 decides.
 
-If evicting everything that may go would not make enough room, nothing is evicted.
+If evicting everything that may go would not make enough room, nothing is evicted: an error should
+not cost the entries as well.
+
+Two limits hold at once, and the one that is shorter decides:
+
+    budget   max_bytes - entries - content being fetched - bytes promised to other fetches
+    disk     free space - min_disk_free - bytes promised to other fetches
+
+Both count what other processes have reserved and not yet written, because each of them has checked
+its own room before it started. A round consists of a survey, a choice and the removal:
+
+    survey --> met? --> choose victims --> remove a batch --> measure what the disk gained
+      ^                                                               |
+      '---- entries were handed out meanwhile, or other bytes came ---'
+
+Free space is measured instead of computed, because removing a file may free nothing: it is still
+mapped by a process, it has a second name, or the file system keeps it for a snapshot. If batches
+gain nothing, eviction stops (`Gains.hopeless`) before it has emptied the cache for no purpose.
 """
 
 from __future__ import annotations
@@ -98,7 +115,11 @@ class Evictor:
     def candidates(
         self, rows: Sequence[Row] | Sequence[Outline]
     ) -> tuple[list[Candidate], dict[str, int]]:
-        """Return the entries as candidates for eviction, and the uses by living processes."""
+        """Return the entries as candidates for eviction, and the uses by living processes.
+
+        An entry's priority is the strongest claim on it: a lease or pin (never evicted), handed out
+        within the last minute, handed out to a process that still lives, or none of these.
+        """
         uses = self.remover.uses()
         held = self.remover.pinned() | self.watch.leased().keys()
         just = self.clock.now() - JUST_NOW
@@ -125,6 +146,7 @@ class Evictor:
         return found, uses
 
     def _make_room(self, needed: int, claim: Claim | None) -> int:
+        # Usually there is room, and sizes alone can tell: no record is opened for that.
         held = self.outlines.sizes()
         if (
             held is not None
@@ -154,6 +176,7 @@ class Evictor:
         """Remove content without record and records without content; return how many."""
         gained = 0
         since = self.clock.now() - JUST_NOW
+        # Content appears before its record: during a fill it only looks like an orphan.
         for key, path in contents.orphans:
             if not self.fills.busy(key):
                 gained += self.remover.drop(key, path, since)
@@ -195,7 +218,9 @@ class Evictor:
             keys = [member.key for group in batch for member in group.members]
             members = self._read(keys, marks)
             before = free_bytes(self.layout.root / "entries")
+            # An entry that was leased since the survey is put back and is not among these.
             left = {row.key for row in self.remover.take(members, uses)}
+            # Equal content has several entries; its bytes are free once the last one is gone.
             gone = [group for group in batch if left.issuperset(m.key for m in group.members)]
             size = sum(group.size for group in gone)
             for row in members:
@@ -224,7 +249,10 @@ class Evictor:
         return rows
 
     def _gained(self, before: int, expected: int) -> int:
-        """Return by how much the free space grew, as soon as it is about what was expected."""
+        """Return by how much the free space grew, as soon as it is about what was expected.
+
+        Btrfs and network file systems free space in the background, so a first look can see none.
+        """
         waited = 0.0
         while True:
             gained = free_bytes(self.layout.root / "entries") - before
@@ -238,7 +266,10 @@ class Evictor:
         return needed + self.bounds.min_disk_free + self._reserved(claim) - free
 
     def _reserved(self, claim: Claim | None) -> int:
-        """Return the bytes that were promised to other fetches and are still to be written."""
+        """Return the bytes that were promised to other fetches and are still to be written.
+
+        What they have written already is missing from the free space, and must not count twice.
+        """
         return sum(
             max(0, progress.reserved - bytes_at(os.fspath(folder)))
             for progress, folder in self.fills.others(claim)

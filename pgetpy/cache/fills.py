@@ -7,6 +7,14 @@ Where file locks work, a claim is a lock on `fills/KEY`. The kernel releases it 
 dies, and the next one continues in the folder that was left. Where they do not, a claim is a file
 that names its process. If that process is found dead, its claim is taken over. Two processes may do
 so at once: then both fetch, each into a folder of its own.
+
+    with locks      fills/KEY, flocked      partial/KEY/                  shared by successive runs
+    without         fills/KEY, our name     partial/KEY.OWNER.TOKEN/      one run's own
+
+The file also says how far the fetch is, so that waiting processes can show progress, and how much
+room was made for it, so that others do not promise the same bytes. It is rewritten in place with
+one pwrite of a fixed length: a reader sees the old line or the new one, and at worst a mixture that
+does not parse and counts as unknown.
 """
 
 from __future__ import annotations
@@ -70,13 +78,17 @@ class Claim:
         return self._fd >= 0
 
     def tell(self, progress: FillProgress) -> None:
-        """Show the waiting processes how far the fetch is."""
+        """Show the waiting processes how far the fetch is. A full disk must not end it: ignored."""
         self.progress = progress
         with contextlib.suppress(OSError):
             os.pwrite(self._fd, _line_of(progress), 0)
 
     def release(self, *, keep: bool) -> None:
-        """Give the claim up, and `keep` what was fetched for the next process."""
+        """Give the claim up, and `keep` what was fetched for the next process.
+
+        The file is removed before the lock is released, and only if it is still ours. A process that
+        then locks the removed file sees that its name is gone, and tries again (`_lock_file`).
+        """
         if self._fd < 0:
             return
         fd, self._fd = self._fd, -1
@@ -206,6 +218,7 @@ class Fills:
         away = self._layout.scratch(self._holder.owner)
         os.rename(path, away)
         try:
+            # Moved away first and compared afterwards: a rename is the only atomic way to take it.
             if read_progress(away) != found:  # another process took it over meanwhile
                 os.link(away, path)
         finally:
@@ -213,7 +226,8 @@ class Fills:
 
     def _at_work(self, progress: FillProgress) -> bool:
         if progress.owner == self._holder.owner:
-            # A claim object without references is finalised at an unknown time.
+            # Our own process lives, so its claims are judged one by one. A claim object without
+            # references is finalised at an unknown time, and then no longer in `_claims`.
             if progress.token in self._claiming:
                 return True
             claim = self._claims.get(progress.token)
@@ -221,7 +235,11 @@ class Fills:
         return self._watch.alive(progress.owner)
 
     def _lock_file(self, key: str) -> int | None:
-        """Return the locked claim file of `key`; None if another process has it locked."""
+        """Return the locked claim file of `key`; None if another process has it locked.
+
+        Between `open` and the lock, the previous owner may have removed the file. Its lock would not
+        exclude a process that creates the name again, so the name is compared and the loop repeats.
+        """
         path = self._layout.at("fills", key)
         while True:
             fd = os.open(path, _FLAGS, 0o666)
@@ -237,7 +255,11 @@ class Fills:
                     os.close(fd)
 
     def _claim_name(self, key: str, progress: FillProgress) -> int | None:
-        """Return our claim file on `key`; None if a living process has the claim."""
+        """Return our claim file on `key`; None if a living process has the claim.
+
+        The file is written under a scratch name and moved into place, because a name that appears
+        with O_EXCL would be empty for a moment, and look like that of a dead process.
+        """
         path = self._layout.at("fills", key)
         own = self._layout.scratch(self._holder.owner)
         fd = os.open(own, _FLAGS | os.O_EXCL, 0o666)
@@ -274,7 +296,10 @@ def read_progress(path: str) -> FillProgress | None:
 
 
 def allocated(path: Path) -> tuple[int, float]:
-    """Return the disk space of a file or a folder's contents, and the latest modification time."""
+    """Return the disk space of a file or a folder's contents, and the latest modification time.
+
+    Blocks, not sizes: a part file is sparse, and preallocated space counts before it is written.
+    """
     own = os.lstat(path)
     size = 0 if stat.S_ISDIR(own.st_mode) else getattr(own, "st_blocks", 0) * 512
     latest = own.st_mtime

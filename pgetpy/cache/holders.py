@@ -79,6 +79,10 @@ class LeaseRecord:
 class LeaseFile:
     """The lease file of this process. It exists from the first lease or use until `close`.
 
+    Leases are written in place, one slot each. A reader sees a slot before or after the write, and
+    never a list that is half rewritten; and on a full disk a lease still fits, because the slots
+    were allocated with the file.
+
     Format: a header with the `Process` as JSON, then slots of 32 bytes, each a key or zeros.
     """
 
@@ -132,7 +136,7 @@ class LeaseFile:
                     self._write(slot, _FREE)
 
     def beat(self) -> None:
-        """Show that this process is alive."""
+        """Show that this process is alive: set the time of the file, which others watch."""
         with self._lock, contextlib.suppress(OSError):
             if self._fd >= 0:
                 self.ensure_file()
@@ -207,6 +211,7 @@ class LeaseFile:
             self._stop = stop
 
 
+# Holds a weak reference only: a store that nothing refers to must be able to end its thread.
 def _keep_beating(holder: weakref.ref[LeaseFile], stop: threading.Event) -> None:
     while not stop.wait(BEAT_SECONDS):
         living = holder()
@@ -234,7 +239,11 @@ class LivenessMonitor:
         self._seen: dict[str, tuple[int, float]] = {}
 
     def alive(self, owner: str) -> bool:
-        """Whether the process of the lease file `owner` is alive; if in doubt, yes."""
+        """Whether the process of the lease file `owner` is alive; if in doubt, yes.
+
+        A wrong "alive" keeps some bytes longer. A wrong "dead" removes files that a predictor is
+        about to open. So errors other than a missing file count as life.
+        """
         try:
             fd = os.open(self._layout.at("holders", owner), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -251,7 +260,11 @@ class LivenessMonitor:
             os.close(fd)
 
     def leased(self) -> dict[str, list[Process]]:
-        """Return the leased keys, each with the living processes that hold it."""
+        """Return the leased keys, each with the living processes that hold it.
+
+        Leases are read before the process is looked at: one that dies in between only seems to hold
+        its keys a moment longer.
+        """
         found: dict[str, list[Process]] = {}
         for owner in names_in(self._layout.at("holders")):
             holding = _holding_of(self._layout.at("holders", owner))

@@ -2,6 +2,17 @@
 
 The record appears by rename, replacing an older one. Processes that have the old content open,
 mapped or leased keep it.
+
+The order makes every kill harmless:
+
+    content    renamed to KEY.GENERATION.NAME       killed here: an orphan, removed when room is made
+    digest     digests/DI/DIGEST points to the key  killed here: names no entry, and is ignored
+    record     renamed to KEY                       from here on the entry exists
+    old        the earlier generation is removed    killed here: an orphan as well
+
+Equal content is stored once by hard links: a new file gives way to the one that is there (`twin`),
+since other processes may have that one mapped. So the inode of what was fetched can differ from
+that of the entry, and a reader that followed the download must not take it for another file.
 """
 
 from __future__ import annotations
@@ -80,7 +91,10 @@ class Publisher:
         return entry
 
     def twin(self, digest: str, size: int) -> str | None:
-        """Return the file of an entry with this `digest`, if there is one."""
+        """Return the file of an entry with this `digest`, if there is one.
+
+        The index of digests is a hint. The record decides: entries are evicted without touching it.
+        """
         try:
             key = os.readlink(digest_path(self._layout, digest))
         except OSError:
@@ -113,7 +127,10 @@ class Publisher:
             self._rename_to(path, lambda scratch: os.symlink(key, scratch))
 
     def flush(self, record: Record) -> None:
-        """Flush an entry to stable storage, and note that in its record."""
+        """Flush an entry to stable storage, and note that in its record.
+
+        The note comes last. Without it, an entry is hashed again after the machine went down.
+        """
         with open_to_append(self._layout, record.key) as fd:
             content = Path(content_path(self._layout, record))
             flush(content)

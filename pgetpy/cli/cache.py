@@ -4,6 +4,10 @@ Looking at a cache does not create one, so `open_store` may return None, and eve
 answer for that. Only `pin` creates one: a pin may come before its entry.
 
 Commands that take several REFs carry out all of them and fail at the end if one failed.
+
+An entry can be named by its reference, or by the beginning of its key as `pgetpy cache ls` shows
+it. The key is needed for an entry whose reference had a secret: the record does not hold it, so the
+URL cannot be typed again. Where a reference is given, access is checked as in Python (`_open_to`).
 """
 
 from __future__ import annotations
@@ -76,7 +80,11 @@ class CacheCommand:
     closing: ExitStack
 
     def open_store(self) -> Store | None:
-        """Return the cache; None where there is none yet."""
+        """Return the cache; None where there is none yet.
+
+        Raises:
+            CacheError: the folder belongs to another release, or cannot be read.
+        """
         return self.make_store() if CachePaths(self.settings.folder).check() else None
 
     def make_store(self) -> Store:
@@ -89,7 +97,11 @@ class CacheCommand:
         return self.closing.enter_context(store)
 
     def tell(self, words: str, record: Mapping[str, Any]) -> None:
-        """Print `words` for people, or `record` for programs."""
+        """Print `words` for people, or `record` as a line of JSON for programs.
+
+        Raises:
+            OutputError: standard output cannot be written.
+        """
         print_line(json.dumps(record) if self.invocation.options.json else words)
 
     def fail(self, target: Target, error: PgetError) -> None:
@@ -112,7 +124,11 @@ class CacheCommand:
         return [self._target(operand) for operand in operands]
 
     def each(self, work: Callable[[Target], None]) -> int:
-        """Do `work` for all targets; return the status."""
+        """Do `work` for all targets; return the status.
+
+        All operands are parsed before the first one is worked on: a typing error in the last one
+        must not leave the command half done. Errors of the cache are told one by one.
+        """
         status = DONE
         for target in self.targets():
             try:
@@ -137,6 +153,7 @@ class CacheCommand:
                 f"{operand!r} is too short: give at least {KEY_DIGITS} digits of the key"
             )
         prefix = operand.lower()
+        # Entries lie in folders by the first two digits: only one of those is read.
         rows = scan(CachePaths(self.settings.folder), prefix[:2]).rows
         found = [row.record for row in rows if row.record.key.startswith(prefix)]
         if not found:
@@ -241,6 +258,7 @@ def _gc(command: CacheCommand) -> int:
         command.tell(_empty(command), {"swept": 0, "evicted": 0})
         return DONE
     age = command.invocation.options.older_than
+    # First what belongs to no entry; evicting entries for it would be a waste.
     seconds = PARTIAL_SECONDS if age is None else parse_age(age, name="--older-than")
     swept = store.sweep(partial_seconds=seconds)
     if swept and not command.invocation.options.json:
@@ -264,6 +282,7 @@ def _prune(command: CacheCommand) -> int:
     seconds = parse_age(age, name="--older-than")
     store = command.open_store()
     gone = store.prune(time.time() - seconds) if store is not None else []
+    # Entries of equal content are one file: its bytes are counted once.
     size = sum({row.inode: row.size for row in gone}.values())
     if command.invocation.options.json:
         for row in gone:

@@ -1,4 +1,11 @@
-"""The commands as a table. Their options are in `settings.options`."""
+"""The commands as a table. Their options are in `settings.options`.
+
+Help, completion, the man page and the page of options in docs/ are made from it, so that a command
+cannot be missing from one of them. `cli/dispatch` says what a command does.
+
+Texts are wrapped by hand, because some lines must stay apart. What several commands share is a
+constant above the table.
+"""
 
 from __future__ import annotations
 

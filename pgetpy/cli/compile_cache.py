@@ -1,4 +1,12 @@
-"""The commands below `pgetpy compile-cache`. Imported when one of them runs."""
+"""The commands below `pgetpy compile-cache`. Imported when one of them runs.
+
+They print to standard output what was found, as lines or as JSON; what happens on the way goes to
+standard error as log lines, because loading and saving are steps of a start-up script whose reader
+wants to see why nothing was loaded. `run` is the exception: the program's own lines come first.
+
+Exit statuses are made for scripts: `explain` fails if nothing fits this machine, and `verify` if
+anything is damaged, although both commands have done their work.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +78,11 @@ class _Upkeep:
         return self.invocation.options.json
 
     def chosen(self) -> list[str]:
-        """Return the keys that the operands name; all of them if there are none."""
+        """Return the keys that the operands name; all of them if there are none.
+
+        Raises:
+            UsageError: an operand is too short to name one key.
+        """
         short = next((each for each in self.operands if len(each) < KEY_DIGITS), None)
         if short is not None:
             raise UsageError(f"{short!r} is too little of a key: give {KEY_DIGITS} digits of it")

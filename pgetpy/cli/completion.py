@@ -5,6 +5,13 @@ person waits. It is made anew when a shell reads it (`source <(pgetpy completion
 the version that is installed. Deprecated flags are left out.
 
 Each shell has its own quoting; help texts go through it, since they hold brackets and colons.
+
+    bash          words for the position; values of an option by the word before it
+    zsh           `_arguments` specs: '--name=[help]:VALUE:action'; `*` where it may be repeated
+    fish          one `complete` line each, with conditions for subcommands
+    PowerShell    one list of words with tooltips
+
+Only zsh and fish know which options take files; bash offers files wherever a value may be one.
 """
 
 from __future__ import annotations

@@ -5,6 +5,12 @@ REFs and only after all of them are complete: a script may use them without chec
 
 The digests of files without a checksum are computed behind the download. Both commands wait for
 them before they end, so that no later process has to do it.
+
+When one REF fails, downloads of the others are stopped, and what they have received is kept for the
+next run. With --json there is still a line for each REF: a path, the error, or "Stopped".
+
+`cache verify` never computes the digest that it compares with. An entry without a recorded digest
+is "unknown", and downloaded again, because only the service can say what it should be.
 """
 
 from __future__ import annotations
@@ -113,6 +119,7 @@ def _settle(cache: WeightsDownloadCache, references: dict[str, Reference]) -> No
         cache.settle_one(reference.key)
 
 
+# `any_file` is for repairs: content that is not weights was accepted when it was fetched.
 def _cache(
     command: CacheCommand, report: Report, *, any_file: bool = False
 ) -> WeightsDownloadCache:
@@ -160,7 +167,15 @@ def _tell_failure(
     failed: dict[int, PgetError],
     error: PgetError,
 ) -> None:
-    """Print one JSON object for each reference: its path, or why it has none."""
+    """Print one JSON object for each reference: its path, or why it has none.
+
+    Args:
+        command: the run.
+        cache: None if it could not even be opened; then every reference has the same error.
+        references: by the operand.
+        failed: the errors by the number of the reference.
+        error: what ended the call.
+    """
     whole = error if len(references) == 1 or cache is None else None
     for number, (url, reference) in enumerate(references.items()):
         cause = failed.get(number, whole)
@@ -239,7 +254,11 @@ def _verify_entry(
 def _repair(
     command: CacheCommand, store: Store, target: Target, record: Record
 ) -> PgetError | None:
-    """Fetch an entry anew; return the error if that fails."""
+    """Download an entry again; return the error if that fails.
+
+    The new content replaces the old by rename. Processes that have the damaged content mapped keep
+    it until they open the path again.
+    """
     source = _source(command, target, record)
     if source is None:
         hint = f"pgetpy cache verify URL repairs it, pgetpy cache rm {target.key[:KEY_DIGITS]} ..."

@@ -4,6 +4,13 @@ It replaces one step of a `Transfer`, receiving: a plan, a watchdog, a journal a
 more than a small file. Whatever is not that simple goes the usual way, with the request that has
 been sent: larger objects, refusals, odd framings, answers that are late or break off. So failures
 are not judged here.
+
+    request --> head --> small, plain, in time?  yes --> body into one buffer --> sink --> publish
+                              | no
+                              '--> an `Attempt` takes over the request and the bytes received
+
+Taking over is what keeps the lane simple: nothing has been decided yet that an attempt could not
+decide otherwise, and no byte is requested twice.
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""One cache object's calls: hits are given out, misses are fetched, and both are counted."""
+"""One cache object's calls: hits are given out, misses are fetched, and both are counted.
+
+The hit path imports neither the engine nor asyncio: a predictor that finds its weights in the cache
+should not pay for a network stack. So everything that fetches is imported when the first miss
+occurs, and one `Fetcher` serves all later ones.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +94,20 @@ class Acquisition:
         number: int = 0,
         follow: Follower | None = None,
     ) -> Path:
-        """Return the path, fetching what is missing. Events carry `number` as their key."""
+        """Return the path, fetching what is missing. Events carry `number` as their key.
+
+        It may still turn out to be a hit: another process has fetched the entry meanwhile, or a
+        request has confirmed that the caller may have it. Then it is counted as one.
+
+        Args:
+            reference: what to return.
+            lookup: which entries may be returned.
+            number: the key of this call's events, to tell several files of one call apart.
+            follow: is told what arrives; see `core.references.jobs.Follower`.
+
+        Raises:
+            PgetError: it cannot be fetched, or is not what it should be.
+        """
         _LOG.debug("%s is not at hand: key %s", reference, reference.key)
         adapter = EventAdapter(self._progress, number, reference)
         try:
@@ -111,7 +129,11 @@ class Acquisition:
         first: int,
         follow: Follower,
     ) -> Path | None:
-        """Fetch selected parts only, and return None; see `WeightsDownloadCache.pick`."""
+        """Fetch selected parts only, and return None; see `WeightsDownloadCache.pick`.
+
+        Parts never enter the cache, so they are not counted. If the server serves no ranges, the
+        whole entry is obtained instead.
+        """
         from pgetpy.engine.engine import Engine
 
         engine = Engine(self._settings)
@@ -136,7 +158,11 @@ class Acquisition:
     async def obtain_all(
         self, references: Sequence[Reference], lookup: LookupOptions
     ) -> list[Path]:
-        """Return several paths, fetched in parallel. None is evicted until all are there."""
+        """Return several paths, fetched in parallel. None is evicted until all are there.
+
+        Without the leases, room for the last file could be made by evicting the first one. Only
+        misses get a place in the queue, so that progress counts files that are really fetched.
+        """
         from pgetpy.system.event_loop import gather_limited
 
         with ExitStack() as leases:

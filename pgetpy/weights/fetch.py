@@ -3,6 +3,16 @@
 Of all callers that want a key, one fetches it. The others wait, and one of them takes over if it
 dies. An entry appears only after its size, its structure and, where known, its digest have been
 checked.
+
+Waiting happens twice: callers of this process wait for a future, those of other processes poll the
+claim on disk. After each wait everything is judged again from the start, because the entry that
+another caller fetched may be closed to this one (other credentials, another digest).
+
+An entry that exists and may not be returned as it is has three ways on:
+
+    other credentials, or too old     one small request: the origin confirms version and access
+    not flushed before a power cut    hashed again
+    another digest or version         fetched again; the new entry replaces it by rename
 """
 
 from __future__ import annotations
@@ -134,7 +144,7 @@ class Fetcher:
                 if there == rejected:
                     request.engine.begin_anew()
                     entry, served_from = await self._fetch(fill, request)
-                    # If the disk is nearly full it may have been evicted already.
+                    # If the disk is nearly full it may have been evicted already. Then try again.
                     if entry.path.exists():
                         return entry, served_from
 
@@ -214,7 +224,10 @@ class Fetcher:
     # ------------------------------------------------------------------- what has to be fetched
 
     async def _fetch(self, fill: Fill, request: FetchRequest) -> tuple[Entry, str]:
-        """Fetch from the remote tier or from the origin, check and publish; see `obtain`."""
+        """Fetch from the remote tier or from the origin, check and publish; see `obtain`.
+
+        A failure keeps what was received for the next attempt, unless the content was rejected.
+        """
         result = None
         if self._remote is not None:
             result = await self._remote.tier.fetch(
@@ -251,7 +264,7 @@ class Fetcher:
     async def _publish(
         self, fill: Fill, request: FetchRequest, result: FetchResult, source: Path, name: str
     ) -> Entry:
-        """Make `source` the entry."""
+        """Make `source` the entry, and note in its record what later hits will have to know."""
         policy, reference, identity = self._settings.policy, request.reference, result.identity
         as_it_came = source.name == "object"
         if identity.total is None or not as_it_came:
