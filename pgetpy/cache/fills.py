@@ -86,8 +86,8 @@ class Claim:
     def release(self, *, keep: bool) -> None:
         """Give the claim up, and `keep` what was fetched for the next process.
 
-        The file is removed before the lock is released, and only if it is still ours. A process that
-        then locks the removed file sees that its name is gone, and tries again (`_lock_file`).
+        The file is removed before the lock is released, and only if it is still ours. A process
+        that then locks the removed file sees that its name is gone, and tries again (`_lock_file`).
         """
         if self._fd < 0:
             return
@@ -237,8 +237,9 @@ class Fills:
     def _lock_file(self, key: str) -> int | None:
         """Return the locked claim file of `key`; None if another process has it locked.
 
-        Between `open` and the lock, the previous owner may have removed the file. Its lock would not
-        exclude a process that creates the name again, so the name is compared and the loop repeats.
+        Between `open` and the lock, the previous owner may have removed the file. Its lock would
+        not exclude a process that creates the name again, so the name is compared and the loop
+        repeats.
         """
         path = self._layout.at("fills", key)
         while True:

@@ -5,7 +5,7 @@ mapped or leased keep it.
 
 The order makes every kill harmless:
 
-    content    renamed to KEY.GENERATION.NAME       killed here: an orphan, removed when room is made
+    content    renamed to KEY.GENERATION.NAME       killed here: an orphan, removed with the rest
     digest     digests/DI/DIGEST points to the key  killed here: names no entry, and is ignored
     record     renamed to KEY                       from here on the entry exists
     old        the earlier generation is removed    killed here: an orphan as well

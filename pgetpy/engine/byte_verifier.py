@@ -90,7 +90,7 @@ class ByteVerifier:
             self.unverified = f"{found[0].algorithm}: {_EXTRA}"
 
     async def learn_late(self, context: EngineContext, route: Route, gate: AnswerGate) -> int:
-        """Ask for the store's checksum if the first answer had none because it brought a range.
+        """Ask for the store's checksum if the first answer had none because it was a range.
 
         So what an earlier run began is verified as well.
 
