@@ -510,8 +510,8 @@ def many(size: int, count: int, method: int = zipfile.ZIP_STORED) -> list[Member
 @pytest.mark.parametrize(
     ("members", "hashed"),
     [
-        (many(50, 1500), True),
-        (many(50, 1500, DEFLATED), True),
+        (many(50, 400), True),
+        (many(50, 400, DEFLATED), True),
         pytest.param(many(600_000, 400, DEFLATED), False, marks=pytest.mark.soak),
         (many(600_000, 400, DEFLATED), True),
     ],
@@ -530,7 +530,7 @@ def test_members_take_few_descriptors(
 def test_members_that_are_checked_again_take_few_descriptors(
     server: Server, tmp_path: Path
 ) -> None:
-    members = many(2000, 2000)
+    members = many(8000, 500)
     data = packed(members)
     url = serve(server, *slow(data), data=data)
     with Run("-x", url, tmp_path / "out", "-c", "1", "-m", "1M") as running:
@@ -562,7 +562,8 @@ def test_a_spooled_zip_leaves_nothing_when_it_was_killed_and_run_again(
     ended = run("-x", url, out)
     assert ended.code == 0, ended.err
     assert plain_tree(out) == expected()
-    assert names_in(tmp_path) == ["out"]
+    left = without_trials(plain_tree(tmp_path))
+    assert {name.split("/")[0] for name in left} == {"out"}
 
 
 @pytest.mark.parametrize("checksum", [False, True], ids=["", "hashed"])

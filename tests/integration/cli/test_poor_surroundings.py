@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import NoReturn
 
@@ -61,9 +62,21 @@ def last_words(ended: subprocess.CompletedProcess[bytes]) -> str:
 
 # --------------------------------------------------------------------------------- streams
 
+PROGRESS = ("auto", "plain", "bar", "json")
+UNTOLD = ("2>/dev/full", "<&- >&- 2>&-", "<&- 2>&-")
 
-@pytest.mark.parametrize("order", ["2>&-", "2>/dev/full", "<&- >&- 2>&-", "<&- 2>&-"])
-@pytest.mark.parametrize("progress", ["auto", "plain", "bar", "json"])
+
+@pytest.mark.parametrize(
+    ("order", "progress"),
+    [
+        *(("2>&-", kind) for kind in PROGRESS),
+        *((order, kind) for order in UNTOLD for kind in ("auto", "json")),
+        *(
+            pytest.param(*pair, marks=pytest.mark.soak)
+            for pair in product(UNTOLD, ("plain", "bar"))
+        ),
+    ],
+)
 def test_a_transfer_needs_nobody_who_is_told(
     url: str, tmp_path: Path, order: str, progress: str
 ) -> None:
