@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -312,8 +311,3 @@ def _joined_environment(seals: Sequence[Seal]) -> CompileEnvironment:
 
 def _seal(name: str) -> Any:
     return SEAL_NAME.fullmatch(name)
-
-
-def age_of(saved: float) -> float:
-    """Return the seconds since `saved`, seconds since the epoch."""
-    return max(0.0, time.time() - saved)

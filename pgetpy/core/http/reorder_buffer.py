@@ -55,10 +55,6 @@ class ReorderBuffer:
         self.size -= len(piece)
         return pos, piece
 
-    def has_seen(self, span: Span) -> bool:
-        """Whether all of `span` has ever been kept."""
-        return self._seen.covers(span.start, span.stop)
-
     def read(self, span: Span) -> bytes | None:
         """Return the bytes of `span` without removing them; None unless all of them are held."""
         first = max(0, bisect_right(self._starts, span.start) - 1)
