@@ -82,7 +82,7 @@ def _words_of_store(head: Head, text: str) -> Head:
 
     details = {name: unescape(value).strip() for name, value in _ELEMENT.findall(text)}
     # Azure puts the request's ID and the time on further lines.
-    code, message = details.get("Code", ""), details.get("Message", "").partition("\n")[0]
+    code, message = details.get("Code", ""), details.get("Message", "").partition("\nRequestId:")[0]
     words = " ".join(_NOISE.sub(" ", f"{code}: {message}".strip(": ")).split())[:200]
     return replace(head, words=words, details=details)
 
