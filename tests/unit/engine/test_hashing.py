@@ -6,13 +6,11 @@ import threading
 
 import pytest
 
-from pgetpy.core.references.checksums import Checksum
-from pgetpy.engine.hashing import FileDigest
+from pgetpy.engine.hashing import FileDigest, new_hash
 from pgetpy.system.threads import WORKERS
 
 BLOCK = 1 << 20
 CONTENT = bytes(range(256)) * (3 * BLOCK // 256)
-CHECKSUM = Checksum.parse(f"sha256:{hashlib.sha256(CONTENT).hexdigest()}")
 
 
 class GatedFile:
@@ -33,7 +31,7 @@ class GatedFile:
 def test_what_was_stopped_before_the_end_has_no_digest_and_holds_up_nothing() -> None:
     async def scenario() -> None:
         file = GatedFile()
-        digest = FileDigest(file, CHECKSUM, WORKERS)
+        digest = FileDigest(file, hashlib.sha256(), WORKERS)
         finishing = asyncio.ensure_future(digest.finish(len(CONTENT)))
         await asyncio.to_thread(file.reached.wait, 30)
         stopping = asyncio.ensure_future(digest.stop())
@@ -50,10 +48,31 @@ def test_what_was_stopped_before_the_end_has_no_digest_and_holds_up_nothing() ->
 def test_the_digest_is_that_of_all_bytes_whenever_the_front_moves() -> None:
     async def scenario() -> str:
         file = GatedFile()
-        digest = FileDigest(file, CHECKSUM, WORKERS)
+        digest = FileDigest(file, hashlib.sha256(), WORKERS)
         digest.advance(BLOCK + 1)
         await asyncio.to_thread(file.reached.wait, 30)
         file.gate.set()
         return await digest.finish(len(CONTENT))
 
     assert asyncio.run(scenario()) == hashlib.sha256(CONTENT).hexdigest()
+
+
+# The check values of the catalogue of parametrised CRC algorithms, for "123456789".
+@pytest.mark.parametrize(
+    ("algorithm", "value"),
+    [("crc32", "cbf43926"), ("crc32c", "e3069283"), ("crc64nvme", "ae8b14860a799888")],
+)
+@pytest.mark.parametrize("cut", [0, 4, 9])
+def test_checksums_go_on_from_block_to_block(algorithm: str, value: str, cut: int) -> None:
+    made = new_hash(algorithm)
+    if made is None:
+        pytest.skip("awscrt is not installed")
+    for block in (b"123456789"[:cut], b"123456789"[cut:]):
+        made.update(memoryview(bytearray(block)))
+    assert made.hexdigest() == value
+
+
+def test_git_hashes_its_header_first() -> None:
+    made = new_hash("sha1", b"blob 0\0")
+    assert made is not None
+    assert made.hexdigest() == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
