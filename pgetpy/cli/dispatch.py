@@ -32,7 +32,6 @@ from pgetpy.cli.command_table import CACHE_COMMANDS, SHELLS, SUBCOMMANDS
 from pgetpy.cli.invocation import (
     DONE,
     FAILED,
-    INTERRUPTED,
     MISUSED,
     PIPE_CLOSED,
     Invocation,
@@ -60,7 +59,6 @@ from pgetpy.errors import (
     BadManifestError,
     BadSettingError,
     DestinationError,
-    InterruptedTransferError,
     PgetError,
     UsageError,
 )
@@ -103,8 +101,6 @@ def _report_failure(error: PgetError) -> int:
         return PIPE_CLOSED
     # A usage error quotes arguments, and one in the wrong place may be a URL with a signature.
     complain(redact_text(str(error)) if isinstance(error, UsageError) else str(error))
-    if isinstance(error, InterruptedTransferError):
-        return INTERRUPTED
     return MISUSED if isinstance(error, UsageError) else FAILED
 
 

@@ -19,7 +19,7 @@ from pgetpy.core.report.results import DownloadFailure, DownloadResult
 from pgetpy.destinations.manifest_journal import ManifestJournal
 from pgetpy.destinations.skip_existing import Renumbering, reconsider, settle
 from pgetpy.engine.engine import Engine
-from pgetpy.errors import InterruptedTransferError, PgetError
+from pgetpy.errors import PgetError
 from pgetpy.settings import Settings
 from pgetpy.sources.table import parse_reference
 
@@ -72,8 +72,8 @@ async def run_jobs(
             outcomes[number] = await reconsider(number, jobs[number], outcome, settings, hear)
         interrupted = False
     # Whatever else ends this, such as a cancellation, leaves `interrupted` True.
-    except PgetError as error:
-        interrupted = isinstance(error, InterruptedTransferError)
+    except PgetError:
+        interrupted = False
         raise
     finally:
         done = [each for each in outcomes.values() if isinstance(each, DownloadResult)]

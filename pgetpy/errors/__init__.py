@@ -17,7 +17,6 @@
       CacheError (OSError)          CacheFullError
       OutputError                   the result cannot be printed
       ThreadLimitError (RuntimeError)  the system refuses to start more threads
-      InterruptedTransferError      Ctrl-C or SIGTERM: what is held is kept
 
 Errors carry fields; the sentence is made in `__str__`: what failed, where, and what to try. A URL
 in a field is redacted before it is stored.
@@ -65,7 +64,6 @@ from pgetpy.errors.transfer import (
     ConnectionFailedError,
     GatedError,
     HttpStatusError,
-    InterruptedTransferError,
     NotAllowedError,
     NotFoundError,
     ObjectChangedError,
@@ -96,7 +94,6 @@ __all__ = [
     "GatedError",
     "HttpStatusError",
     "IntegrityError",
-    "InterruptedTransferError",
     "LimitExceededError",
     "MissingPackageError",
     "NotAllowedError",

@@ -1,4 +1,9 @@
-"""What every error is, and those of the caller."""
+"""What every error is, and those of the caller.
+
+An error is a value with fields; its text is made when it is shown. So programs decide by class and
+field, the command line can print the sentence and the hint in its own way, and a URL is redacted
+once, when it is stored. Errors cross processes and threads (Cog, multiprocessing), hence pickling.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,11 @@ from pgetpy.errors.redact import redact, redact_text
 
 
 class PgetError(Exception):
-    """Root of the tree. `hint` is what to try, one clause without a full stop."""
+    """Root of the tree: catch it for everything that pgetpy raises on purpose.
+
+    Attributes:
+        hint: what to try, one clause without a full stop; empty if there is nothing to suggest.
+    """
 
     hint: str = ""
 
@@ -34,11 +43,20 @@ def _restore(kind: type[PgetError], args: tuple[object, ...]) -> PgetError:
 
 
 class UsageError(PgetError, ValueError):
-    """The caller asked for something that makes no sense, whatever the network says."""
+    """The caller asked for something that cannot work, whatever the network says.
+
+    It is raised before the first request. The command line exits with 2, so that a script can tell
+    its own mistakes from failures that may be gone on the next try.
+    """
 
 
 class BadReferenceError(UsageError):
-    """A URL or reference that cannot be understood. `.reference` is redacted."""
+    """A URL or reference that cannot be understood, or that names something of the wrong kind.
+
+    Attributes:
+        reference: the text, redacted: it may be a URL with a signature.
+        reason: a clause.
+    """
 
     def __init__(self, reference: str, reason: str) -> None:
         self.reference = redact(reference)
@@ -50,7 +68,13 @@ class BadReferenceError(UsageError):
 
 
 class BadSettingError(UsageError):
-    """A flag, environment variable or argument with a value it cannot have."""
+    """A flag, environment variable or argument with a value it cannot have.
+
+    Attributes:
+        name: as the caller wrote it: `--chunk-size`, `PGET_CHUNK_SIZE` or `chunk_size`.
+        value: the value, or `***` if it may be a secret.
+        reason: a clause that begins with a verb.
+    """
 
     def __init__(self, name: str, value: object, reason: str) -> None:
         super().__init__(name, value, reason)
@@ -63,7 +87,11 @@ class BadSettingError(UsageError):
 
 
 class MissingPackageError(UsageError):
-    """What was asked for needs a package that is not installed, or a newer one. `.reason`."""
+    """What was asked for needs a package that is not installed, or a newer one.
+
+    Attributes:
+        reason: a clause; the hint is the command that installs it.
+    """
 
     def __init__(self, reason: str, *, hint: str = "") -> None:
         super().__init__(reason, hint=hint)
@@ -74,7 +102,13 @@ class MissingPackageError(UsageError):
 
 
 class BadManifestError(UsageError):
-    """A manifest that cannot be used. `.line` counts from 1; 0 stands for the file as a whole."""
+    """A manifest that cannot be used. Nothing of it has been downloaded.
+
+    Attributes:
+        path: the manifest; `standard input` for `-`.
+        line: counted from 1; 0 stands for the file as a whole.
+        reason: a clause.
+    """
 
     def __init__(self, path: str, line: int, reason: str) -> None:
         self.reason = redact_text(reason)

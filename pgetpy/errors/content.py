@@ -13,7 +13,13 @@ class IntegrityError(PgetError):
 
 
 class SizeMismatchError(IntegrityError):
-    """`.expected` and `.actual` bytes differ."""
+    """A response has another length than it announced, or than the service said.
+
+    Attributes:
+        url: redacted.
+        expected: bytes.
+        actual: bytes.
+    """
 
     def __init__(self, url: str, expected: int, actual: int) -> None:
         self.url = redact(url)
@@ -26,7 +32,16 @@ class SizeMismatchError(IntegrityError):
 
 
 class DigestMismatchError(IntegrityError):
-    """`.expected` and `.actual` are `algorithm:hex`."""
+    """The bytes have another checksum than the caller or the service gave.
+
+    Bytes that an earlier run left, or that came from several answers, have been discarded and
+    downloaded again before this is raised.
+
+    Attributes:
+        url: redacted.
+        expected: `algorithm:hex`.
+        actual: `algorithm:hex`.
+    """
 
     hint = "nothing was written at the destination; check the URL and the checksum"
 
@@ -41,7 +56,15 @@ class DigestMismatchError(IntegrityError):
 
 
 class NotWeightsError(IntegrityError):
-    """What arrived is not weights but `.what`, a noun; `.words` is its beginning if it is text."""
+    """What arrived is not weights but something else.
+
+    Usually it is a page that asks for a login, which a server sends with status 200.
+
+    Attributes:
+        url: redacted.
+        what: a noun, such as `a page` or `a pickle, which may run any code when it is loaded`.
+        words: a page's title or the beginning of a text; empty if it is neither.
+    """
 
     hint = "check the URL, and whether it needs a token or a login"
 
@@ -57,7 +80,14 @@ class NotWeightsError(IntegrityError):
 
 
 class BadSafetensorsError(IntegrityError):
-    """A safetensors file whose header, offsets and size contradict one another. `.reason`."""
+    """A safetensors file whose header, offsets and size contradict one another.
+
+    Loaders trust the header: one that is wrong makes them read past the end of the file, or give
+    out tensors that overlap. The rules are those of huggingface.co/docs/safetensors.
+
+    Attributes:
+        reason: a clause.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -72,7 +102,13 @@ class BadSafetensorsError(IntegrityError):
 
 
 class BadLoraError(IntegrityError):
-    """What is given for slot `.slot` is not a LoRA that can be loaded. `.reason` is a clause."""
+    """What is given for a slot is not a LoRA that can be loaded. The pipeline is unchanged.
+
+    Attributes:
+        slot: the name of the slot.
+        url: the LoRA's reference, redacted.
+        reason: a clause.
+    """
 
     hint = "check the URL: it has to be that of a LoRA's .safetensors file"
 
@@ -93,7 +129,11 @@ class WrongBaseModelError(BadLoraError):
 
 
 class NotRestoredError(PgetError):
-    """A pipeline could not be restored to its base model. `.reason` is a clause."""
+    """A pipeline could not be restored to its base model: do not use it again.
+
+    Attributes:
+        reason: a clause that names the component or module.
+    """
 
     hint = "load the pipeline again: its output may differ from its base model's"
 
@@ -106,7 +146,11 @@ class NotRestoredError(PgetError):
 
 
 class ArchiveError(PgetError):
-    """What arrived is not an archive that can be extracted. `.reason` is a clause."""
+    """What arrived is not an archive that can be extracted. The folder is as it was before.
+
+    Attributes:
+        reason: a clause that names the member or the byte.
+    """
 
     hint = "nothing was written at the destination"
 
@@ -119,7 +163,12 @@ class ArchiveError(PgetError):
 
 
 class UnsafeMemberError(ArchiveError):
-    """A member would reach beyond the folder, or cannot be made in it. `.member` is its name."""
+    """A member would reach beyond the folder, or cannot be made in it.
+
+    Attributes:
+        member: its name in the archive.
+        reason: a clause.
+    """
 
     def __init__(self, member: str, reason: str) -> None:
         super().__init__(reason)
@@ -131,7 +180,12 @@ class UnsafeMemberError(ArchiveError):
 
 
 class TruncatedArchiveError(ArchiveError):
-    """The archive ends before its end. `.position` is the byte where it does."""
+    """The archive ends too early: it was cut off when it was made, or on the way.
+
+    Attributes:
+        position: the byte where it ends.
+        reason: a clause: what was still to come.
+    """
 
     def __init__(self, position: int, reason: str) -> None:
         super().__init__(reason)
@@ -143,7 +197,14 @@ class TruncatedArchiveError(ArchiveError):
 
 
 class LimitExceededError(ArchiveError):
-    """The archive is larger than is allowed. `.limit` names the limit, `.allowed` its value."""
+    """The archive exceeds one of the caller's `Limits`: it may be a decompression bomb.
+
+    Attributes:
+        limit: the field of `Limits`, such as `bytes`, `members` or `ratio`.
+        allowed: its value.
+        found: what the archive has, or states to have.
+        member: where that was noticed; empty for the archive as a whole.
+    """
 
     def __init__(self, limit: str, allowed: float, found: float, member: str = "") -> None:
         super().__init__(limit)

@@ -8,7 +8,14 @@ from pgetpy.errors.base import PgetError
 
 
 class DestinationError(PgetError, OSError):
-    """The destination is in the way or cannot be written. `.dest`, `.reason`."""
+    """The destination is in the way or cannot be written.
+
+    As an OSError it has an errno, so that code that handles files need not know pgetpy's classes.
+
+    Attributes:
+        dest: the path, or `standard output`.
+        reason: a clause that begins with a verb.
+    """
 
     def __init__(self, dest: str, reason: str, *, hint: str = "", code: int = _errno.EIO) -> None:
         super().__init__(code, reason, dest, hint=hint)
@@ -20,7 +27,17 @@ class DestinationError(PgetError, OSError):
 
 
 class DiskFullError(PgetError, OSError):
-    """No room: `.needed` and `.free` bytes; `.needed` is None when the disk filled up midway."""
+    """There is no room on the disk (ENOSPC).
+
+    It is raised before the first byte if the size is known, because filling a disk harms other
+    programs too.
+
+    Attributes:
+        dest: the path.
+        needed: bytes; None if the disk filled up midway.
+        free: bytes.
+        keep: bytes that `--min-free` wants to stay free.
+    """
 
     hint = "free some space and run it again: it continues from what has arrived"
 
@@ -43,7 +60,13 @@ class DiskFullError(PgetError, OSError):
 
 
 class OutputError(PgetError):
-    """The result cannot be printed: `.reason` is a clause. What was downloaded is complete."""
+    """The result cannot be printed: standard output is closed or its disk is full.
+
+    A script that reads paths must not take a missing line for success, so this is a failure.
+
+    Attributes:
+        reason: a clause.
+    """
 
     hint = "files that were downloaded are complete"
 
@@ -56,7 +79,12 @@ class OutputError(PgetError):
 
 
 class CacheError(PgetError, OSError):
-    """The cache in folder `.root` cannot do what was asked of it. `.reason` is a clause."""
+    """The cache cannot do what was asked of it: its folder, or an entry, is not usable.
+
+    Attributes:
+        root: the folder.
+        reason: a clause that begins with a verb.
+    """
 
     def __init__(self, root: str, reason: str, *, hint: str = "", code: int = _errno.EIO) -> None:
         super().__init__(code, reason, root, hint=hint)
@@ -103,7 +131,11 @@ class CacheFullError(CacheError):
 
 
 class ThreadLimitError(PgetError, RuntimeError):
-    """The system refuses to start more threads for this process or user."""
+    """The system refuses to start more threads for this process or user.
+
+    Downloads need none, and go on with few. It is raised where a thread cannot be replaced: for a
+    decoder, or for the event loop of a blocking call.
+    """
 
     hint = "raise ulimit -u, or the container's pids limit"
 

@@ -1,4 +1,11 @@
-"""Errors of the network, of servers and services, and refusals by a policy."""
+"""Errors of the network, of servers and services, and refusals by a policy.
+
+Whether an error is tried again is not decided here but in `core/http/retry`, by class and field: an
+error says what happened, not what to do about it.
+
+A service's refusal has a class of its own (`ServiceError`) because the same status means different
+things: a 404 of the Hub may be a private repository, a 403 of a store an object that is missing.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +14,13 @@ from pgetpy.errors.redact import redact, redact_text
 
 
 class TransferError(PgetError):
-    """The network or the server failed. `.url` is redacted, `.attempts` counts the tries made."""
+    """The network or the server failed.
+
+    Attributes:
+        url: redacted.
+        reason: a clause, with the URLs in it redacted.
+        attempts: how many tries were made, the first one included.
+    """
 
     def __init__(self, url: str, reason: str = "", *, hint: str = "") -> None:
         self.url = redact(url)
@@ -27,7 +40,9 @@ class TransferError(PgetError):
 class ConnectionFailedError(TransferError):
     """No connection, a connection that broke, or bytes on it that are not HTTP.
 
-    `.permanent` where another try would fail the same way.
+    Attributes:
+        permanent: another try would fail the same way: an expired certificate, a name that does
+            not exist.
     """
 
     def __init__(
@@ -41,7 +56,11 @@ class ConnectionFailedError(TransferError):
 
 
 class StalledError(TransferError):
-    """A connection delivered nothing, or next to nothing, for `.seconds`."""
+    """A connection delivered nothing, or next to nothing, for too long.
+
+    Attributes:
+        seconds: `--stall-timeout`, or longer if the server's answers usually take longer.
+    """
 
     def __init__(self, url: str, seconds: float) -> None:
         super().__init__(url, hint="raise --stall-timeout if the server is known to pause")
@@ -52,7 +71,12 @@ class StalledError(TransferError):
 
 
 class TooSlowError(TransferError):
-    """Over `.seconds` fewer than `.rate` bytes a second came, all connections together."""
+    """All connections together were slower than `--speed-limit` for longer than `--speed-time`.
+
+    Attributes:
+        rate: bytes a second, the limit.
+        seconds: the time over which it was measured (`--speed-time`).
+    """
 
     def __init__(self, url: str, rate: float, seconds: float) -> None:
         super().__init__(url, hint="run it again to continue; --speed-limit 0 turns the limit off")
@@ -176,14 +200,21 @@ class ObjectChangedError(TransferError):
 
 
 class ObjectExistsError(TransferError):
-    """There is an object of this name, and it was to be created only if there is none."""
+    """There is an object of this name, and it was to be created only if there is none.
+
+    Raised by an upload with `--if-absent`; the object is unchanged.
+    """
 
     def what(self) -> str:
         return "an object of this name exists already"
 
 
 class NotAllowedError(TransferError):
-    """A limit or policy of the caller's said no. `.rule` names it."""
+    """A limit or policy of the caller forbids it. No byte was kept.
+
+    Attributes:
+        rule: the field of `Policy` or the option that forbids it, such as `allow_networks`.
+    """
 
     def __init__(self, url: str, rule: str, reason: str, *, hint: str = "") -> None:
         super().__init__(url, reason, hint=hint)
@@ -191,17 +222,3 @@ class NotAllowedError(TransferError):
 
     def what(self) -> str:
         return f"not allowed by {self.rule}: {self.reason}"
-
-
-class InterruptedTransferError(PgetError):
-    """The transfer was told to stop. `.held` bytes are kept for the next run."""
-
-    def __init__(self, dest: str, held: int, total: int | None) -> None:
-        super().__init__(dest, held, total)
-        self.dest = dest
-        self.held = held
-        self.total = total
-
-    def sentence(self) -> str:
-        of = f" of {self.total}" if self.total is not None else ""
-        return f"interrupted: {self.held}{of} bytes of {self.dest} are kept"

@@ -24,7 +24,7 @@ from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.jobs import Job
 from pgetpy.core.report.events import Finished, Progressed, Queued, Started
 from pgetpy.core.report.results import DownloadFailure, DownloadResult
-from pgetpy.errors import DestinationError, HttpStatusError, InterruptedTransferError, PgetError
+from pgetpy.errors import DestinationError, HttpStatusError, PgetError
 from pgetpy.settings import Settings
 
 URL = "http://example.com/model.bin?X-Amz-Signature=hunter2"
@@ -479,11 +479,6 @@ def test_the_handler_of_the_process_is_put_back(shell: Shell) -> None:
     shell.engine = interrupted_by(signal.SIGTERM)
     shell.run(URL, "d")
     assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_an_interruption_that_the_engine_reports_is_one(shell: Shell) -> None:
-    shell.engine = interrupted_by(InterruptedTransferError("d", 5, 10))
-    assert shell.run(URL, "d") == 130
 
 
 @pytest.mark.parametrize(
