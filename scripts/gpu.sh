@@ -34,15 +34,23 @@ scale=1 minutes=3 rounds=3
 if [ "${1:-}" = --quick ]; then
     scale=0.02 minutes=0.5 rounds=1
 fi
+if ! "$python" -c 'import torch' 2>/dev/null; then
+    echo "$python has no torch; PYTHON names an interpreter that has it" >&2
+    exit 2
+fi
 if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     echo "no GPU: every step runs on the CPU" >&2
     export BENCH_GPU=cpu
 fi
 rm -rf "$work"
 mkdir -p "$work"
-if compgen -G "$wheels/*.whl" >/dev/null; then
-    "$python" -m pip install -q --no-index --no-deps --target "$work/site" "$wheels"/*.whl
-fi
+# One at a time: a wheel for another version of Python is left out, not all of them.
+for wheel in "$wheels"/*.whl; do
+    if [ -e "$wheel" ] && ! "$python" -m pip install -q --no-index --no-deps \
+        --target "$work/site" "$wheel" 2>/dev/null; then
+        echo "${wheel##*/} does not fit this Python" >&2
+    fi
+done
 export PYTHONPATH="$PWD:$PWD/$work/site"
 
 # What fails is said in the page; the steps after it still run.
