@@ -21,7 +21,7 @@ import stat
 from pathlib import Path
 
 from pgetpy.destinations.base import Destination, DestinationOptions
-from pgetpy.destinations.file import FileDestination, check_overwrite, kind_of
+from pgetpy.destinations.file import FileDestination, check_overwrite, look_at
 from pgetpy.settings import Settings
 from pgetpy.system.filesystem import disk_errors
 
@@ -57,7 +57,7 @@ def open_destination(
             folder = Path(os.path.realpath(path))
         options.paths.take(folder)
         return TreeDestination(folder, options, settings)
-    kind = kind_of(path)
+    kind, is_link = look_at(path)
     if stat.S_ISCHR(kind):
         return _stream(path, dest, options)
     if stat.S_ISFIFO(kind):
@@ -65,10 +65,10 @@ def open_destination(
         return _stream(path, dest, options)
     if stat.S_ISDIR(kind) or dest.endswith("/"):
         return FileDestination(path, None, options, settings)
-    options.paths.take(path)
+    options.paths.take(path, is_link=is_link)
     check_overwrite(path, kind, settings)
     # A symbolic link stays; what it points to is replaced.
-    resolved = Path(os.path.realpath(path)) if os.path.islink(path) else path
+    resolved = Path(os.path.realpath(path)) if is_link else path
     return FileDestination(resolved.parent, resolved.name, options, settings)
 
 

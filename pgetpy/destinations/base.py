@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from pgetpy.core.destinations.journal import Journal, Subject
-from pgetpy.core.destinations.names import journal_path
+from pgetpy.core.destinations.names import journal_name
 from pgetpy.core.http.answers import Answer, Identity
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.sink import Sink
@@ -57,7 +57,8 @@ class DestinationLock:
     @property
     def pending(self) -> bool:
         """Whether another run holds the lock, or has left a journal."""
-        return self._awaited is not None or os.path.exists(journal_path(self._anchor))
+        folder, name = os.path.split(self._anchor)
+        return self._awaited is not None or os.path.exists(os.path.join(folder, journal_name(name)))
 
     def take(self) -> bool:
         """Take the lock; False if another run holds it. Call again to wait.

@@ -90,7 +90,6 @@ class FileDestination(ResumableDestination):
         if self._name is None:
             self._choose_name(answer)
         with disk_errors(self.path):
-            self._make_folder(self._folder, answer.identity.total or 0)
             sink = self._sink or self._open_sink(answer)
             sink.begin(
                 Subject(self._key, answer.identity, boot_id()),
@@ -157,9 +156,14 @@ class FileDestination(ResumableDestination):
         """Take the lock if the object is large enough for one, and open the part file."""
         total = answer.identity.total
         if total is None or total > SMALL:
+            self._make_folder(self._folder, total or 0)
             self._acquire_fresh()
         if self._sink is None:  # it is small, or locks do not work here
-            self._sink = FileSink(self.path, None)
+            try:
+                self._sink = FileSink(self.path, None)
+            except (FileNotFoundError, NotADirectoryError):
+                self._make_folder(self._folder, total or 0)
+                self._sink = FileSink(self.path, None)
         return self._sink
 
     def _choose_name(self, answer: Answer) -> None:
@@ -181,7 +185,7 @@ class FileDestination(ResumableDestination):
             )
         path = self._folder / name
         self._options.paths.take(path)
-        check_overwrite(path, kind_of(path), self._settings)
+        check_overwrite(path, look_at(path)[0], self._settings)
         self._name, self._path = name, path
         self._lock = DestinationLock(path)
         self.label = str(path)
@@ -203,11 +207,16 @@ def check_overwrite(path: Path, kind: int, settings: Settings) -> None:
         )
 
 
-def kind_of(path: Path) -> int:
-    """Return the mode of what is at `path` (through links), 0 for nothing."""
+def look_at(path: Path) -> tuple[int, bool]:
+    """Return the mode of what is at `path` (through links), 0 for nothing, and whether the path
+    itself is a link."""
+    is_link = False
     try:
-        return os.stat(path).st_mode
+        mode = os.lstat(path).st_mode
+        if is_link := stat.S_ISLNK(mode):
+            mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
-        return 0
+        return 0, is_link
     except OSError as error:
         raise disk_error(error, path) from error
+    return mode, is_link

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from pgetpy.destinations.sinks.parts import Choose
     from pgetpy.engine.metrics import Metrics
     from pgetpy.engine.service_client import EngineServiceClient
-    from pgetpy.engine.small_lane import SmallLane
+    from pgetpy.engine.small_transfer import SmallTransfers
 
 # Of several files, so many begin at once: while one waits for its answer, another is written.
 _SIDE_BY_SIDE = 4
@@ -78,7 +78,7 @@ class Engine:
             local=local,
         )
         self._direct = direct
-        self._lane: SmallLane | None = None  # once several files are fetched
+        self._lane: SmallTransfers | None = None  # once several files are fetched
         self._metrics: Metrics | None = None
         if settings.metrics_endpoint is not None:
             from pgetpy.engine.metrics import Metrics
@@ -238,9 +238,7 @@ class Engine:
         """Run `job`, whose object has `size` bytes if that is known."""
         context, lane = self._context, self._lane
         if lane is not None and lane.takes(job, size):
-            from pgetpy.engine.small_transfer import SmallTransfer
-
-            return await SmallTransfer(context, job, key, report, lane=lane, vetted=vetted).run()
+            return await lane.carry(job, key, report, vetted=vetted)
         if lane is not None:
             lane.slots.note_large()
         return await Transfer(context, job, key, report, vetted=vetted).run()
@@ -257,9 +255,9 @@ class Engine:
             await works[0]()
             return
         if self._lane is None:
-            from pgetpy.engine.small_lane import SmallLane
+            from pgetpy.engine.small_transfer import SmallTransfers
 
-            self._lane = SmallLane(context, self._direct, most)
+            self._lane = SmallTransfers(context, self._direct, most)
         slots = self._lane.slots
 
         async def work_off() -> None:

@@ -121,13 +121,18 @@ class Host:
             self.latency.typical * 1e3,
         )
 
-    def took_small(self, size: int, born: float, answered: float, now: float) -> None:
-        """An answer of `size` bytes to what was asked at `born` has come as a whole."""
+    def took_small(self, size: int, latency: float, seconds: float) -> None:
+        """Learn from an answer of `size` bytes that came as a whole.
+
+        Args:
+            latency: seconds to its head.
+            seconds: to its end.
+        """
         self.moved += size
-        self.latency.add(answered - born)
+        self.latency.add(latency)
         if not self.rate:
             # A small answer is mostly waiting.
-            self.pace.first_seen(size / max(now - born, _SHORTEST), self.latency.typical)
+            self.pace.first_seen(size / max(seconds, _SHORTEST), self.latency.typical)
 
     def first_bytes(self, now: float, part: RangeRequest, *, ended: bool) -> None:
         """Learn from how `part` is doing what one connection delivers.

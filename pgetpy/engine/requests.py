@@ -104,9 +104,9 @@ class Route:
             asked: the range; None for everything.
             known: the version to tie a range to, if its validator is strong.
         """
-        own = self._own_headers()
-        names = {name.lower() for name, _ in own}
-        headers = [each for each in _HEADERS if each[0].lower() not in names] + own
+        headers = self._own_headers()
+        names = {name.lower() for name, _ in headers}
+        headers[:0] = [each for each in _HEADERS if each[0].lower() not in names]
         if self._cookies is not None:
             headers = _with_cookies(headers, self._cookies, self.target)
         signer = self.target.signer

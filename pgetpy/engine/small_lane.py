@@ -29,7 +29,8 @@ from pgetpy.settings import Settings
 # Seconds, and share of the stall limit, after which a request is left to a watchdog.
 _LATE = 0.5
 _LATE_SHARE = 0.25
-MOST_HEADS = 64 * 1024  # what the buffer has room for beside the body
+# The buffer of most answers; making a larger one for each connection would take longer than a file.
+_BUFFER = 192 * 1024
 # For so many seconds after an attempt has found no room at a host, a connection is left to it.
 _YIELDING = 2.5 * TICK
 
@@ -51,12 +52,14 @@ class SmallLane:
     """The lane of one engine, by which at most `most` files are fetched at a time.
 
     Attributes:
+        context: of the engine.
         slots: how many files are fetched at a time; told which turn out to be small.
     """
 
     def __init__(self, context: EngineContext, transport: SmallTransport, most: int) -> None:
         settings = context.settings
         self.slots = FileSlots(most)
+        self.context = context
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._late = min(_LATE, settings.stall_timeout * _LATE_SHARE)
@@ -88,7 +91,7 @@ class SmallLane:
 
     def request(self, request: Request) -> SmallRequest:
         """Return `request`, with a buffer."""
-        buffer = self._buffers.pop() if self._buffers else bytearray(SMALL + MOST_HEADS)
+        buffer = self._buffers.pop() if self._buffers else bytearray(_BUFFER)
         return SmallRequest(request, buffer)
 
     async def receive(
@@ -112,7 +115,7 @@ class SmallLane:
             if length is None or not await begun.fill(length):
                 return False
             if begun.head.status < 300:
-                host.took_small(length, born, answered, self._loop.time())
+                host.took_small(length, answered - born, self._loop.time() - born)
             return True
         finally:
             del self._under_way[begun]
@@ -123,7 +126,8 @@ class SmallLane:
     def end(self, begun: SmallRequest) -> None:
         """Take back what `begun` has used: its body is not needed any more."""
         self._transport.end(begun)
-        self._buffers.append(begun.buffer)
+        if len(begun.buffer) == _BUFFER:
+            self._buffers.append(begun.buffer)
 
     def _room(self, host: Host) -> int:
         """How many connections to `host` there may be, one fewer where an attempt waits for it."""

@@ -20,11 +20,12 @@ from pgetpy.core.http.heads import Head
 from pgetpy.core.http.ranges import EVERYTHING, Span, Spans
 from pgetpy.core.references.jobs import Job
 from pgetpy.core.report.events import Report
+from pgetpy.core.report.results import DownloadResult
 from pgetpy.destinations.file import SMALL, FileDestination
 from pgetpy.engine.context import EngineContext
 from pgetpy.engine.provenance import Provenance
 from pgetpy.engine.requests import Route
-from pgetpy.engine.small_lane import MOST_HEADS, SmallLane
+from pgetpy.engine.small_lane import SmallLane
 from pgetpy.engine.transfer import Transfer
 from pgetpy.engine.transports.small_request import SmallRequest
 from pgetpy.errors import TransferError
@@ -121,7 +122,7 @@ class SmallTransfer(Transfer):
             answer = judge(target.url, EVERYTHING, head, None, verified=verified)
         except Redirected as redirect:
             self._redirect = redirect
-            return length if length is not None and length <= MOST_HEADS else None
+            return length if length is not None and length <= SMALL else None
         except (TransferError, RetryWithoutRange):
             return None
         size, largest = answer.identity.total, self._context.settings.largest
@@ -148,6 +149,19 @@ class SmallTransfer(Transfer):
         self._counts.moved, self._counts.connections = size, 1
         self._report.started_once(size, 0, last=True)
         self._report.stands_at(size, size, 0)
+
+
+class SmallTransfers(SmallLane):
+    """The lane, with the transfers that go by it."""
+
+    async def carry(self, job: Job, key: int, report: Report, *, vetted: bool) -> DownloadResult:
+        """Run `job`, one that `takes` has accepted.
+
+        Raises:
+            PgetError: it failed.
+        """
+        transfer = SmallTransfer(self.context, job, key, report, lane=self, vetted=vetted)
+        return await transfer.run()
 
 
 def _plain_length(head: Head) -> int | None:

@@ -48,20 +48,25 @@ def check_room(dest: Path, needed: int, min_free: int) -> None:
         raise DiskFullError(str(dest), needed, free, keep=min_free)
 
 
-@contextlib.contextmanager
-def map_os_errors(meaning: Callable[[OSError], PgetError]) -> Iterator[None]:
+class map_os_errors:  # noqa: N801  used like contextlib's, but five times for each small file
     """Raise `meaning` of an OSError; one that is an error of ours already passes unchanged."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, PgetError):
-            raise
-        raise meaning(error) from error
+
+    __slots__ = ("_meaning",)
+
+    def __init__(self, meaning: Callable[[OSError], PgetError]) -> None:
+        self._meaning = meaning
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
+        if isinstance(error, OSError) and not isinstance(error, PgetError):
+            raise self._meaning(error) from error
 
 
-def disk_errors(path: Path) -> contextlib.AbstractContextManager[None]:
+def disk_errors(path: str | Path) -> contextlib.AbstractContextManager[None]:
     """Raise the system's errors about destination `path` as errors of ours."""
-    return map_os_errors(lambda error: disk_error(error, path))
+    return map_os_errors(lambda error: disk_error(error, Path(path)))
 
 
 def disk_error(error: OSError, dest: Path) -> DiskFullError | DestinationError:
@@ -99,10 +104,10 @@ class RealPaths:
     def __init__(self) -> None:
         self._folders: dict[str, str] = {}
 
-    def of(self, path: str | os.PathLike[str]) -> str:
-        """Return what `os.path.realpath` does."""
+    def of(self, path: str | os.PathLike[str], *, is_link: bool | None = None) -> str:
+        """Return what `os.path.realpath` does; `is_link` says whether `path` itself is one."""
         folder, name = os.path.split(path)
-        if name in ("", ".", "..") or os.path.islink(path):
+        if name in ("", ".", "..") or (os.path.islink(path) if is_link is None else is_link):
             return os.path.realpath(path)
         real = self._folders.get(folder)
         if real is None:
@@ -118,14 +123,14 @@ class ReservedPaths:
     _taken: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def take(self, path: Path) -> None:
-        """Reserve `path`.
+    def take(self, path: Path, *, is_link: bool | None = None) -> None:
+        """Reserve `path`; `is_link` says whether it is a symbolic link, None for not known.
 
         Raises:
             DestinationError: another file of the call has it, or it cannot be looked up.
         """
         with disk_errors(path):
-            real = self._real.of(path)
+            real = self._real.of(path, is_link=is_link)
         with self._lock:
             if real in self._taken:
                 raise DestinationError(

@@ -110,7 +110,12 @@ def part_name(name: str) -> str:
 
 def journal_path(path: Path) -> Path:
     """Return where the journal of the part file of `path` is."""
-    return path.with_name(_beside(path.name, JOURNAL))
+    return path.with_name(journal_name(path.name))
+
+
+def journal_name(name: str) -> str:
+    """Return the name of the journal of the part file of `name`."""
+    return _beside(name, JOURNAL)
 
 
 def layout_name(name: str) -> str:
@@ -125,6 +130,8 @@ def spool_name(name: str) -> str:
 
 def _safe_name(path: str) -> str | None:
     last = _SEPARATORS.split(path)[-1]
+    if last.isascii() and last.isprintable():
+        return _shortened(last.strip()) if last.strip(". ") else None
     wanted = "".join(
         char
         for char in last

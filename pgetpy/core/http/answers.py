@@ -197,11 +197,10 @@ def _part(url: str, asked: Span | None, head: Head, known: Identity | None) -> A
     """Judge an answer that calls itself a part."""
     value = head.headers.get("content-range", "no Content-Range")
     content_range = parse_content_range(value)
-    question = "the whole object" if asked is None else format_range(asked)
     # In multipart/byteranges each part of the body has a head of its own (RFC 9110, 14.6).
     multipart = media_type(head) == "multipart/byteranges"
     if asked is None or multipart or content_range is None or content_range.span is None:
-        raise RangeNotHonouredError(url, question, f"{head.status} with {value}")
+        raise RangeNotHonouredError(url, _question(asked), f"{head.status} with {value}")
     span = content_range.span
     identity = _identity(head, content_range.total)
     length = content_length(url, head, asked)
@@ -212,14 +211,14 @@ def _part(url: str, asked: Span | None, head: Head, known: Identity | None) -> A
             # Some servers give the range's own end, or length, for the object's. That is a fault of
             # this answer, not a new version.
             got = f"{value} of an object of {known.total} bytes"
-            raise RangeNotHonouredError(url, question, got)
+            raise RangeNotHonouredError(url, _question(asked), got)
         _expect(url, known, identity)
     # A longer answer than asked for, or one that starts elsewhere, is not our bytes; a shorter one
     # is honest (RFC 9110, 15.3.7 allows it) and the rest is asked for again.
     wrong_length = length is not None and length != span.size
     if span.start != asked.start or span.stop > asked.stop or wrong_length:
         got = f"{value} in {length} bytes" if wrong_length else value
-        raise RangeNotHonouredError(url, question, got)
+        raise RangeNotHonouredError(url, _question(asked), got)
     if identity.total is None:
         raise RetryWithoutRange
     return Answer(
@@ -261,11 +260,15 @@ def _whole(url: str, asked: Span | None, head: Head, known: Identity | None, cod
     )
 
 
+def _question(asked: Span | None) -> str:
+    return "the whole object" if asked is None else format_range(asked)
+
+
 def _is_whole(asked: Span | None, head: Head) -> bool:
     """Whether a 206 is all of the object, as some servers answer where no range was asked for."""
-    stated = parse_content_range(head.headers.get("content-range", ""))
     if asked is not None or media_type(head) == "multipart/byteranges":
         return False
+    stated = parse_content_range(head.headers.get("content-range", ""))
     return stated is None or stated.span is None or stated.span == (0, stated.total)
 
 

@@ -64,8 +64,9 @@ class Latency:
         """Add the time of one answer."""
         self._recent.append(seconds)
         ordered = sorted(self._recent)
-        self.typical = median(ordered)
-        most = ordered[min(len(ordered) - 1, len(ordered) * 4 // 5)]
+        count = len(ordered)
+        self.typical = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
+        most = ordered[min(count - 1, count * 4 // 5)]
         self.late = max(_SOONEST_LATE, _LATE_TIMES * most)
 
 

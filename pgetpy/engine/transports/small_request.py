@@ -101,6 +101,7 @@ class SmallRequest:
         """Wait for `size` bytes of the body; False where they do not come, or not soon."""
         assert self.stream is not None
         self._size = size
+        self.buffer = self.reader.make_room(size)
         try:
             while (missing := size - len(self.reader.rest)) > 0:
                 count = await self.stream.receive_into(self.reader.space[:missing])

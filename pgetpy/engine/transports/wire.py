@@ -101,6 +101,14 @@ class HeadReader:
                 self.rest = self._buffer[self._begin : self._filled]
                 return head
 
+    def make_room(self, size: int) -> bytearray:
+        """Return the buffer, in which a body of `size` bytes has room behind the head."""
+        missing = self._begin + size - len(self._data)
+        if missing > 0:
+            self._use(self._data + bytes(missing))
+            self.rest = self._buffer[self._begin : self._filled]
+        return self._data
+
     def add_body(self, count: int) -> None:
         """Take `count` more bytes of the body, which came into `space` after the head."""
         self._filled += count
@@ -157,26 +165,32 @@ def _fields(lines: Sequence[bytes]) -> tuple[list[tuple[str, str]], bool]:
 
     A field with an invalid name is left out: no code looks for it.
     """
-    fields: list[tuple[bytes, bytes]] = []
+    named = []
     odd = False
+    if any(line.startswith((b" ", b"\t")) for line in lines):
+        odd, lines = True, _unfolded(lines)
     for line in lines:
-        if line[:1] in (b" ", b"\t"):
-            # A folded line continues the value before it (RFC 9112, 5.2).
-            odd = True
-            if fields:
-                fields[-1] = (fields[-1][0], fields[-1][1] + b" " + line.strip())
-            continue
         name, colon, value = line.partition(b":")
         if not colon:
             raise UnsupportedResponseError("a malformed header")
-        fields.append((name, value.strip()))
-    named = []
-    for name, value in fields:
         read, misspelt = _read_name(name)
         odd |= misspelt
         if read is not None:
             named.append((read, value.strip().decode("latin-1")))
     return named, odd
+
+
+def _unfolded(lines: Sequence[bytes]) -> list[bytes]:
+    """Return `lines` with each that continues the one before joined to it (RFC 9112, 5.2)."""
+    whole: list[bytes] = []
+    for line in lines:
+        if not line.startswith((b" ", b"\t")):
+            whole.append(line)
+        elif whole:
+            if b":" not in whole[-1]:
+                raise UnsupportedResponseError("a malformed header")
+            whole[-1] = whole[-1].rstrip() + b" " + line.strip()
+    return whole
 
 
 @lru_cache(maxsize=256)
@@ -191,7 +205,9 @@ def _read_name(name: bytes) -> tuple[str | None, bool]:
 def _codings_left(headers: dict[str, str]) -> bool:
     """Whether a transfer coding has to be undone. Normalises the header: `identity` is not one,
     and one that is named twice (two proxies, one `chunked` each) was applied once."""
-    names = (name.strip().lower() for name in headers.get("transfer-encoding", "").split(","))
+    if "transfer-encoding" not in headers:
+        return False
+    names = (name.strip().lower() for name in headers["transfer-encoding"].split(","))
     codings = list(dict.fromkeys(name for name in names if name not in ("", "identity")))
     if codings:
         headers["transfer-encoding"] = ", ".join(codings)
