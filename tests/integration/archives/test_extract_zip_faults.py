@@ -513,7 +513,7 @@ def many(size: int, count: int, method: int = zipfile.ZIP_STORED) -> list[Member
         (many(50, 400), True),
         (many(50, 400, DEFLATED), True),
         pytest.param(many(600_000, 400, DEFLATED), False, marks=pytest.mark.soak),
-        (many(600_000, 400, DEFLATED), True),
+        (many(600_000, 250, DEFLATED), True),
     ],
     ids=["stored hashed", "deflated hashed", "much deflated", "much deflated hashed"],
 )
