@@ -31,8 +31,8 @@ def complete_line(result: DownloadResult) -> str:
     }
     if result.resumed:
         said["resumed"] = format_size(result.resumed)
-    if result.digest:
-        said["checksum"] = result.digest
+    if result.digest or result.store_checksum:
+        said["checksum"] = result.digest or result.store_checksum
     return _log_line("Complete", said)
 
 

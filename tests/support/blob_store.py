@@ -89,6 +89,11 @@ class BlobStore:
         """Answer the next requests so."""
         self._refusals.extend(Refusal(status, code, fields) for _ in range(times))
 
+    def forgive(self) -> None:
+        """Refuse nothing that was to be refused."""
+        with self._lock:
+            self._refusals.clear()
+
     def take(self, asked: Asked) -> Refusal | None:
         """Note a request; return what was set to be its answer."""
         with self._lock:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 _FAILED = "AuthenticationFailed"
 # Azurite gives the words of AuthenticationFailed another code, which means a firewall at Azure.
 _FAILED_WORDS = "failed to authenticate"
-_LEAST_SKEW = 60.0
 # How a store refuses an anonymous request for something that may be there.
 _NOT_PUBLIC = frozenset(
     {"ResourceNotFound", "PublicAccessNotPermitted", "NoAuthenticationInformation"}
@@ -33,7 +32,8 @@ class AzureAsker:
         origin: the variable that the secret came from.
         expiry: when the SAS expires, as it says it; empty if it does not, or there is none.
         expired: whether that has passed by the server's clock.
-        skew: how many seconds the machine's clock is ahead of the server's; None if unknown.
+        skew: how many seconds the machine's clock is ahead of the server's; None if it is right, or
+            was not compared.
     """
 
     account: str
@@ -79,16 +79,16 @@ def _explain_failed(who: AzureAsker) -> str:
             f"the SAS ({who.origin}) is not valid for {who.account}/{who.container}; check that it "
             "is complete, that it has begun, and which account it was made for"
         )
-    if who.skew is not None and abs(who.skew) >= _LEAST_SKEW:
-        direction = "ahead" if who.skew > 0 else "behind"
-        return (
-            f"this machine's clock is {abs(who.skew) / 60:.0f} minutes {direction}, and signatures "
-            "hold for 15 minutes; set the clock"
-        )
     if who.means == "token":
         return f"the token ({who.origin}) is not valid for {who.account}; get a new one"
+    clock = ""
+    if who.skew is not None:
+        direction = "ahead" if who.skew > 0 else "behind"
+        minutes = f"{abs(who.skew) / 60:.0f} minutes {direction}"
+        clock = f" (this machine's clock is {minutes}, which was made up for)"
     return (
-        f"the key of account {who.account} ({who.origin}) is wrong; check it for missing characters"
+        f"the key of account {who.account} ({who.origin}) is wrong; check it for missing "
+        f"characters{clock}"
     )
 
 

@@ -184,6 +184,31 @@ def test_a_wrong_clock_is_made_up_for(store: BlobStore, tmp_path: Path, off: flo
     assert len(store.requests) == asked + 1
 
 
+def test_a_wrong_key_is_to_blame_once_the_clock_was_made_up_for(
+    store: BlobStore, tmp_path: Path
+) -> None:
+    store.clock = 1200.0
+    wrong = {**store.environ, "AZURE_STORAGE_KEY": "d3Jvbmc="}
+    with pytest.raises(UnauthorizedError, match=r"is wrong.*clock is 20 minutes behind"):
+        get(URL, tmp_path / "out", wrong)
+
+
+def test_what_another_sas_began_goes_on_and_no_file_holds_it(
+    store: BlobStore, tmp_path: Path
+) -> None:
+    environ = {**store.anonymous, "AZURE_STORAGE_SAS_TOKEN": SAS}
+    store.before[3] = lambda: store.refuse(403, "AuthorizationFailure", times=50)
+    with pytest.raises(PgetError, match="AuthorizationFailure"):
+        get(URL, tmp_path / "out", environ, chunk_size=500_000, concurrency=1)
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert left
+    assert not any(SIGNATURE.encode() in path.read_bytes() for path in left)
+    store.forgive()
+    other = {**environ, "AZURE_STORAGE_SAS_TOKEN": SAS.replace("2099", "2098")}
+    assert get(URL, tmp_path / "out", other).resumed > 0
+    assert (tmp_path / "out").read_bytes() == BODY
+
+
 def test_folders_and_patterns_are_listed_page_by_page(store: BlobStore, tmp_path: Path) -> None:
     store.page = 2
     files = {f"f/{name}": name.encode() for name in ("a", "b", "c/d", "e%20 f&", "x.json")}
