@@ -1,4 +1,10 @@
-"""A location that is a folder, which several machines may share."""
+"""A location that is a folder, which several machines may share.
+
+Everything is renamed into place, from a folder on the same file system, so readers on other
+machines see whole files only. What is loaded is executed: without a secret, a folder that others
+may write is refused. The check walks up to the root, since the owner of any folder above could
+replace those below.
+"""
 
 from __future__ import annotations
 

@@ -5,6 +5,13 @@
 Files are staged beside what they become, on the same file system, and renamed one by one: what is
 in a live folder is whole at any moment, and a load that is killed leaves a smaller cache. Leaves
 come before what refers to them (`core/compile_cache/layouts.rank_of`). What exists already stays.
+
+Compiled code is executed, so nothing is believed until it is checked: the seal's signature (if a
+secret is given), the pack's digest, each file's digest, its name against the layouts of compilers,
+and its first bytes against its kind. What fails is left out with a reason, and the rest is loaded:
+a missing file costs a compilation, not the start.
+
+Tables that compilers append to are united with the one that exists instead of replacing it.
 """
 
 from __future__ import annotations
@@ -48,7 +55,14 @@ Progress = Callable[[int, int], object]
 
 @dataclass
 class Loaded:
-    """What a load has done so far; see `CompileCacheResult`."""
+    """What a load has done so far; see `CompileCacheResult`.
+
+    Attributes:
+        entries: files that were put in place.
+        bytes: of packs that were read.
+        left_out: the first files that were left out, with the reason.
+        broken: digests of packs that turned out to be damaged; a later save replaces them.
+    """
 
     entries: int = 0
     bytes: int = 0
@@ -248,7 +262,10 @@ class CacheLoader:
             self._place_file(file)
 
     def _place_folder(self, kind: str, unit: str, count: int) -> bool:
-        """Rename the folder of a unit that is not there yet; False if there is one."""
+        """Rename the folder of a unit that is not there yet; False if there is one.
+
+        One rename puts all files of a unit in place, so a compiler never finds a part of it.
+        """
         target = self._folders[kind] / unit
         if os.path.lexists(target):
             return False

@@ -3,6 +3,11 @@
 s3://BUCKET/PREFIX      listed, read, written
 https://HOST/PREFIX     read; what a listing would say is in v1/KEY/index.json, which
                         `pgetpy compile-cache publish` writes
+
+Each call opens an engine and closes it again: a load makes few requests, at the start of a process,
+and idle connections would be of no use later. Calls block, and look at the cancel flag in between.
+Packs are verified by the engine as they arrive (their name is their sha256); seals are small and
+read whole.
 """
 
 from __future__ import annotations
@@ -139,7 +144,7 @@ class RemoteLocation(CacheLocation):
         uploading = upload_path(
             str(source), self._address(name), options, self._settings, _ignore, os.environ
         )
-        # It is named by its content: what is there already is the same.
+        # Names are made from the content or the key: what is there already is the same.
         with contextlib.suppress(ObjectExistsError):
             _run(uploading, CancelFlag())
 

@@ -2,6 +2,15 @@
 
 What another replica has saved already is not saved again, and a save that finds nothing new writes
 nothing. What is being written, cannot be used, or has a name that no compiler writes stays behind.
+
+    live folders --> new files, whole units --> pack (named by its sha256) --> seal (names the pack)
+
+The seal is written last: a reader that finds it finds the pack, and a save that is killed before
+leaves a pack that nothing refers to. Replicas may save at the same time without a lock, because
+packs are named by their content and each save has a seal of its own; loading unites the seals.
+
+A file is checked before and after it is read. A compiler may be writing it at this moment, and a
+half-written kernel would be loaded by every later replica.
 """
 
 from __future__ import annotations
@@ -43,7 +52,15 @@ _LARGEST_WHOLE = 32 << 20
 
 @dataclass
 class Saved:
-    """What a save has done; see `CompileCacheResult`."""
+    """What a save has done; see `CompileCacheResult`.
+
+    Attributes:
+        entries: files in the new pack.
+        bytes: of the pack and its seal.
+        too_large: raw bytes of all files, if they exceed the limit and nothing was saved.
+        seal: of the new pack; None if nothing was saved.
+        left_out: the first files that were left out, with the reason.
+    """
 
     entries: int = 0
     bytes: int = 0

@@ -10,7 +10,13 @@ the same numbers; all requests go to the one endpoint, so that a token has one p
 
 The API (developer.civitai.com/site/reference) gives a file's name, SHA256 and `downloadUrl`, which
 leads to signed storage that refuses an Authorization header. `sizeKB` is rounded, and not believed.
-Who is not let in is sent to a page for people, or told so in JSON.
+A request without access is redirected to a page for people, or answered in JSON.
+
+    number --/api/v1/...--> version, files --chosen_file--> downloadUrl --302--> signed storage
+                                                                 '--302--> /login, /pricing: refused
+
+So the download is asked once before it begins (`refused`): the page would come with status 200, and
+be taken for the file. Which file of a version is meant is decided in `civitai_answers`.
 """
 
 from __future__ import annotations
@@ -57,7 +63,14 @@ _SAID = re.compile(r'"(?:message|error)"\s*:\s*"((?:[^"\\]|\\.)*)')
 
 @dataclass(frozen=True)
 class Asked:
-    """What a reference names: a version, or the first of a model."""
+    """What a reference names: a version, or a model, which means its first published version.
+
+    Attributes:
+        model: its number; empty if only the version is given.
+        version: its number.
+        filters: query parameters that choose among the files of a version.
+        token: from the URL's own `?token=`; it is in neither the key nor the shown text.
+    """
 
     model: str = ""
     version: str = ""
@@ -135,7 +148,7 @@ class Civitai(Source[CivitaiSettings]):
         self, reference: Reference, error: HttpStatusError, settings: CivitaiSettings
     ) -> PgetError:
         if urlsplit(error.url).netloc != urlsplit(settings.endpoint).netloc:
-            return error  # its storage, or where else it has sent us
+            return error  # from its storage or another host: it means what it says
         said = _SAID.findall(error.words)
         words = ": ".join(said) if said else error.words
         if error.status == 401:

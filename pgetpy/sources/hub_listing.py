@@ -1,7 +1,7 @@
 """What is in a repository of the Hugging Face Hub, asked by huggingface_hub's own `HfApi`.
 
-It is imported here alone, and when it is needed: that takes longer than the question. None of its
-errors, nor of those of what it asks by, leaves this module as itself.
+It is imported here alone, and when it is needed: that takes longer than the request. None of its
+errors, nor those of its HTTP client, leaves this module as itself.
 
 Its client looks names up by itself, goes by the environment's proxies and follows redirects
 anywhere, and cannot be told otherwise but for the whole process. Where a policy holds, or addresses
@@ -31,7 +31,14 @@ _SENSELESS = (ValueError, TypeError, LookupError, AttributeError, RecursionError
 
 
 class HubFile(NamedTuple):
-    """A file as the Hub lists it; `blob` is git's name of its content, or of what points to it."""
+    """A file as the Hub lists it.
+
+    Attributes:
+        path: from the root of the repository. Untrusted: judged like the name of an archive member.
+        size: bytes; None if the Hub does not say.
+        sha256: hex digits, for files in Git LFS or Xet; None for others.
+        blob: git's sha1 of the content, or of the pointer to it.
+    """
 
     path: str
     size: int | None
@@ -137,12 +144,15 @@ def _api(endpoint: str, token: str | None) -> HfApi:
         headers["authorization"] = f"Bearer {token}"
 
     class Api(HfApi):
-        """Sends what it is told to; by itself it asks the Hub first what else to tell of us."""
+        """Sends only the headers given here.
+
+        By itself, `HfApi` adds the versions of installed libraries, and the stored login.
+        """
 
         def _build_hf_headers(self, **_: object) -> dict[str, str]:  # type: ignore[override]
             return dict(headers)
 
-    # Without a token it would look for the stored login, but for False.
+    # None would make it look for the stored login; False does not.
     return Api(endpoint=endpoint, token=token or False)
 
 
@@ -160,7 +170,11 @@ def _senseless(url: str, error: Exception) -> TransferError:
 
 
 def _translated(named: HubName, endpoint: str, error: Exception) -> PgetError:
-    """Return an exception of huggingface_hub, or of what it asks by, as one of our own."""
+    """Return an exception of huggingface_hub, or of its HTTP client, as one of our own.
+
+    Classes are compared by name and by attributes, because the client has changed from requests to
+    httpx between releases, and importing either for its exceptions costs time.
+    """
     from pgetpy.core.http.heads import Head, status_error, words_of
 
     if type(error).__name__ == "OfflineModeIsEnabled":
@@ -180,7 +194,10 @@ def _translated(named: HubName, endpoint: str, error: Exception) -> PgetError:
 
 
 def _unreached(url: str, error: BaseException) -> ConnectionFailedError:
-    """Return the error that a server was not reached, with what the system says of that."""
+    """Return the error that a server was not reached, with what the system says of that.
+
+    Clients wrap the system's error several times; the words worth showing are the innermost.
+    """
     hint = "check the network, its proxies, and HF_ENDPOINT if it is set"
     cause: BaseException | None = error
     while cause is not None:

@@ -1,8 +1,18 @@
 """Files and repositories of the Hugging Face Hub.
 
-Where one file is says the first answer at its own URL (`X-Linked-Etag`, `X-Linked-Size` and
-`X-Repo-Commit`, as huggingface_hub's `get_hf_file_metadata` reads them), without huggingface_hub,
-whose import takes longer than the request. What is in a repository `hublisting` asks.
+The first answer at a file's own URL says where it is (`X-Linked-Etag`, `X-Linked-Size` and
+`X-Repo-Commit`, as huggingface_hub's `get_hf_file_metadata` reads them). So a single file needs no
+huggingface_hub, whose import takes longer than the request. `hub_listing` asks for the contents of
+a repository.
+
+    hf://o/n/f@main --HEAD--> commit, sha256, size --> .../resolve/COMMIT/f --302--> storage (CDN)
+    hf://o/n/       --list--> commit, files        --> the same for each file
+
+A branch is resolved to its commit once, and the commit's URLs are fetched: a push in the middle of
+a download cannot mix two versions. The digest of a large file is its ETag (Git LFS); a small file
+has git's sha1, which is compared only where the Hub's own cache is filled.
+
+The token goes to the Hub and not to the storage that it redirects to, which has signed URLs.
 """
 
 from __future__ import annotations
@@ -56,9 +66,11 @@ _MOST_STEPS = 5
 
 @dataclass(frozen=True)
 class HubSettings(SourceSection):
-    """Where the Hub is, and what opens it.
+    """Where the Hub is, and what opens it. The variables are huggingface_hub's own.
 
     Attributes:
+        endpoint: of a mirror or an Enterprise Hub; part of the cache's keys.
+        token: an access token; the login that `hf auth login` stores is not used.
         offline: ask no Hub.
         hf_transfer: fetch files whose sha256 is known by hf_transfer.
     """
@@ -89,7 +101,7 @@ class HubSettings(SourceSection):
     hf_transfer: bool = False
 
     def under_policy(self, policy: Policy) -> HubSettings:
-        # hf_transfer looks names up by itself.
+        # hf_transfer looks names up by itself, so a policy over addresses would not hold.
         return replace(super().under_policy(policy), hf_transfer=False)
 
 
@@ -111,7 +123,7 @@ class HuggingFace(Source[HubSettings]):
                 "hf_api_token", HIDDEN, "contains characters that a token cannot contain"
             )
         chosen = _chosen(named, wanted)
-        # The page tells OWNER/NAME of one type from that of another.
+        # Models, datasets and spaces may share OWNER/NAME; the canonical form says which it is.
         canonical = str(named)
         reference = Reference(
             source=self.name,
@@ -232,7 +244,11 @@ async def _one_file(place: _HubLocation, client: ServiceClient) -> RemoteFile:
 
 
 def _within_hub(url: str, fields: Mapping[str, str]) -> str | None:
-    """Return where an answer leads that says nothing of the file yet, if it is the Hub itself."""
+    """Return where an answer leads that says nothing of the file yet, if it is the Hub itself.
+
+    The Hub redirects a renamed repository, and its small files to another path. Those answers are
+    followed with the token; anything that leaves the Hub's origin is the storage, and ends it.
+    """
     location = fields.get("location")
     if location is None or "x-linked-etag" in fields:
         return None
@@ -276,6 +292,11 @@ def _files_of(place: _HubLocation, listing: RepositoryListing) -> list[HubFile]:
 
 
 def _only_weights(place: _HubLocation, files: list[HubFile]) -> list[HubFile]:
+    """Return the one file of weights, in a list.
+
+    Raises:
+        NotOneFileError: there is none, or several; the hint names one, or how to have them all.
+    """
     names = weights_among(file.path for file in files)
     if len(names) == 1:
         return [file for file in files if file.path == names[0]][:1]
