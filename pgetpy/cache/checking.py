@@ -1,4 +1,16 @@
-"""What is learned about content after it was published: its digest, and whether it is undamaged."""
+"""What is learned about content after it was published: its digest, and whether it is undamaged.
+
+    settle    digest missing --> unchanged since it was published? --> hash --> unchanged still?
+              --> append it to the record --> share the file with an equal one --> flush
+    verify    hash --> the same as recorded?  yes: sound   no: append "damaged"
+
+The two are never mixed. `settle` is the only one that records a digest, and only for bytes that are
+provably those that arrived: ctime and size, noted when the entry appeared, cannot be set back by a
+program. `verify` only compares, because a digest computed from damaged bytes would bless them.
+
+Both take minutes for large content and must not hold up the end of a process: `stop` is asked for
+each block.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +76,14 @@ class EntryVerifier:
             self._publisher.share(entry.record, digest)
 
     def verify(self, key: str, stop: Callable[[], bool]) -> Verdict:
-        """Hash the content of `key`, compare it, and note the result in its record."""
+        """Hash the content of `key`, compare it, and note the result in its record.
+
+        Damaged content stays where it is, since processes may have it mapped; its record says so,
+        and no lookup gives it out any more. It is replaced when the entry is next asked for.
+
+        Raises:
+            CacheError: the result cannot be recorded.
+        """
         entry = look_up(self._layout, key)
         if entry is None:
             return Verdict.MISSING

@@ -1,4 +1,16 @@
-"""The contents of a cache: reading records, finding content, hashing files and folders."""
+"""The contents of a cache: reading records, finding content, hashing files and folders.
+
+Nothing here takes a lock. A record is replaced by rename and extended by appending, so a reader
+sees a whole one; content that vanishes in between is a miss like any other. What a lookup costs is
+one open, one read and one stat, however many entries there are.
+
+    record         content            what it is
+    ------------   ----------------   ------------------------------------------
+    valid          right kind         an entry; DAMAGED if the size differs
+    valid          missing            a miss; removed when room is made
+    invalid        -                  a miss; removed when room is made
+    missing        present            an orphan: being published, or left by a kill
+"""
 
 from __future__ import annotations
 

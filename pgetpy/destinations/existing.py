@@ -9,7 +9,10 @@
     a folder, to extract   skip if skip_existing and it is not empty
 
 Digests are kept in memory with the file's inode, size and times: the command line asks before the
-call that it makes, and 10 GB should not be read twice.
+call that it makes, and 10 GB should not be read twice. They are forgotten with the process.
+
+No request is made here, so a mirror that has gone, or a token that has expired, does not matter for
+a file that exists.
 """
 
 from __future__ import annotations
@@ -129,7 +132,11 @@ def _hash(fd: int, checksum: Checksum, hashed: Callable[[int, int], object]) -> 
 
 
 def _path_of(job: Job) -> Path | None:
-    """Return where `job` goes; None if only the server can name the file."""
+    """Return where `job` goes; None if only the server can name the file.
+
+    For a folder the URL's name is a guess: the server's Content-Disposition would go before it. A
+    file of that name with the right checksum is the object all the same.
+    """
     if job.dest is None or job.dest in _STREAMS:
         return None
     path = Path(job.dest)

@@ -5,6 +5,13 @@ chooses it, and everything that `prepare` does for known names is done there.
 
 Objects up to `SMALL` have neither journal nor lock. They come in one answer, and a journal for each
 of thousands would cost more than fetching one of them again.
+
+What is at the path decides how the file gets there:
+
+    nothing, a file      a part file beside it, then a rename
+    a file that cannot be renamed over (a mount)    written in place from the complete part file
+    a FIFO or device     not this module: `stream`, which can neither resume nor start over
+    a folder             an error, unless a name inside it was meant
 """
 
 from __future__ import annotations

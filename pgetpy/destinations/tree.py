@@ -16,6 +16,11 @@ A later run needs all of them, and finds one of these states:
 
 Nothing is flushed on the way, so after a power cut an extraction starts over: a million small files
 cannot be flushed in reasonable time.
+
+The order at the end is what makes "all or nothing" true. `m` is noted before the first rename, `p`
+after the last one, and the journal, which is the lock too, goes last of all. The next run that gets
+the lock therefore finds one of the states above, and never a folder that is half old and half new
+without a note that says so.
 """
 
 from __future__ import annotations

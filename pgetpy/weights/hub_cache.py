@@ -6,6 +6,10 @@ of steps ensures that huggingface_hub never sees more than is there:
     blobs/DIGEST        by rename, once the digest is right (sha256, or git's own sha1)
     snapshots/COMMIT/   links to blobs; a new folder appears all at once
     refs/REVISION       last
+
+If the Hub does not answer, a snapshot is used only if it is known to be complete. huggingface_hub
+does not know that of its own folders: a snapshot that it was killed over looks like a finished one.
+So a note beside each says which files were wanted and how large they are (`note_whole`).
 """
 
 from __future__ import annotations
@@ -190,6 +194,7 @@ def _whole_names(named: HubName, located: Located) -> list[RemoteFile]:
 
 
 def _checksum(remote: RemoteFile) -> Checksum:
+    # Small files are not in Git LFS: their name is git's sha1 of a header and the content.
     return remote.digest or Checksum.git_blob(remote.etag, remote.size or 0)
 
 

@@ -7,6 +7,13 @@ Of all who have fetched an entry, one copies it:
 A claim ends by itself, so a process that dies while it copies does not hold up the others for long,
 and what it had sent of a blob never appears. Copies are of public content alone: what a secret
 opened, or a header of the operator's may have opened, stays on the machine.
+
+A failure never reaches the caller, who has the entry already. One of the store turns copying off
+for a minute, with one warning; one of this machine (evicted meanwhile, a full disk) is a debug
+line, since the store is not to blame.
+
+The entry is leased while it is copied, and read from its file, not from the download: the digest
+that names the blob is computed after the content is complete.
 """
 
 from __future__ import annotations
@@ -206,7 +213,11 @@ class RemoteCopies:
         _LOG.debug("%s is in %s", entry.key, self._remote.shown)
 
     async def _claim(self, record: RemoteRecord) -> bool:
-        """Whether it is this process that copies the entry of `record`."""
+        """Whether it is this process that copies the entry of `record`.
+
+        The claim is read back, because some stores accept two conditional writes at once. If both
+        processes believe theirs, the entry is copied twice, to the same names.
+        """
         name, now = claim_name(record.key), time.time()
         claim = UploadClaim(token(), now + _CLAIM_SECONDS + record.size / _SLOWEST_RATE)
         other = await self._remote.read(name)
@@ -280,6 +291,7 @@ def _is_text(name: str) -> bool:
 
 
 def _finish_all() -> None:
+    """At exit: wait for copies, but not after Ctrl-C; `sys.last_type` says what ended us."""
     interrupted = issubclass(getattr(sys, "last_type", None) or Exception, KeyboardInterrupt)
     for copies in list(_COPIES):
         copies.finish(0.0 if interrupted else END_SECONDS)

@@ -68,6 +68,12 @@ async def gather(
     """Fetch the files of `located` into the folder `members` of a fill, reported as one transfer.
 
     Args:
+        fill: the claim on the entry; its folder may hold files of an earlier run.
+        located: the files, with names as the service lists them.
+        engine: fetches them.
+        report: is called with the events of one transfer; see `CombinedProgress`.
+        settings: the limits of archives hold for listed names, too.
+        budget: stops what exceeds `--max-size`, for the files together.
         scope: whose files they are; see `Reference.scope`.
 
     Raises:
@@ -101,6 +107,9 @@ async def fetch_listed(
 ) -> None:
     """Fetch the listed file `remote` to `path`.
 
+    The listed size is compared with the first answer, before any byte is kept: a mirror of the
+    service that is out of date is noticed at once, and not by a digest after 10 GB.
+
     Raises:
         SizeMismatchError: the server's file has another size than the listed one.
         PgetError: it could not be fetched.
@@ -118,6 +127,9 @@ async def fetch_listed(
 
 class CombinedProgress:
     """Reports many files as one transfer.
+
+    A caller asked for one thing and gets one progress: events of single files are summed up, and
+    only notes such as retries pass through as they are.
 
     Attributes:
         total: bytes of all `objects`; None if the size of one is unknown.
