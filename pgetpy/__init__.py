@@ -1,4 +1,13 @@
-"""pgetpy: model weights from a URL to where a model uses them."""
+"""pgetpy: model weights from a URL to where a model uses them.
+
+    pgetpy.download(url, path)                  a file, over as many connections as help
+    pgetpy.extract(url, folder)                 an archive, unpacked while it arrives
+    pgetpy.WeightsDownloadCache().ensure(url)   a path in a cache that processes share
+    pgetpy.tensors.load(url, device="cuda")     tensors, made while the file arrives
+    pgetpy.lora.LoraComposer(pipeline)          LoRAs on a diffusers pipeline
+
+Each blocking call has a coroutine beside it (`download_async`). All errors are `PgetError`s.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""One call of the command line: what was asked for, and how it ends."""
+"""One call of the command line: what was asked for, and how it ends.
+
+Settings come from three places, and the later one wins: defaults, environment, flags. Everything is
+read before the first request, so that a mistake in a flag costs no download.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,15 @@ INTERRUPTED, PIPE_CLOSED, TERMINATED = 130, 141, 143
 
 @dataclass(frozen=True)
 class Invocation:
-    """One run of a command that downloads."""
+    """One run of a command.
+
+    Attributes:
+        arguments: the command, its operands, and the flags as text.
+        settings: what the engine goes by.
+        console: what is printed, and how.
+        options: what only this run of the command is about, such as `--checksum`.
+        api: replaces pgetpy.api in tests; None otherwise.
+    """
 
     arguments: Arguments
     settings: Settings
@@ -53,7 +65,14 @@ class Invocation:
 
 
 class Stopped(BaseException):
-    """A download was interrupted; `sentence` says what is left of it."""
+    """A download was interrupted.
+
+    Not an Exception: nothing on the way to `run` may take it for a failure of a file.
+
+    Attributes:
+        sentence: what is kept, and how to continue.
+        status: 128 and the number of the signal.
+    """
 
     def __init__(self, sentence: str, status: int) -> None:
         super().__init__(sentence, status)
@@ -62,4 +81,5 @@ class Stopped(BaseException):
 
 
 def status_of(signal: BaseException) -> int:
+    """Return the exit status for Ctrl-C or SIGTERM."""
     return TERMINATED if isinstance(signal, Terminated) else INTERRUPTED

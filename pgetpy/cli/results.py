@@ -2,6 +2,10 @@
 
 The lines `[ Complete ]` and `[ Metrics ]` have pget's form, which scripts parse: `name=value`,
 quoted if it holds a blank. Fields of ours are added behind pget's.
+
+Rates count what was moved: bytes of an earlier run, and files that another process fetched, are in
+the sizes and not in the bytes a second. URLs and paths may hold anything a server says, so every
+text is made one line of printable characters before it is shown.
 """
 
 from __future__ import annotations
@@ -44,7 +48,12 @@ def _skipped_fields(result: DownloadResult) -> dict[str, str]:
 
 
 def metrics_line(found: Sequence[DownloadResult | DownloadFailure], seconds: float) -> str:
-    """Return pget's line on a manifest: files, bytes, bytes a second, time; and what was there."""
+    """Return pget's line on a manifest: files, bytes, bytes a second, time; and what was there.
+
+    Args:
+        found: the outcomes; failures are left out, as pget would have stopped at the first.
+        seconds: from the first request to the end.
+    """
     complete = [outcome for outcome in found if isinstance(outcome, DownloadResult)]
     results = [result for result in complete if not result.skipped]
     moved = sum(result.size - result.resumed for result in results if not result.shared)
@@ -103,7 +112,11 @@ def json_outcome(outcome: DownloadResult | DownloadFailure) -> str:
 
 
 def failure_record(error: PgetError) -> dict[str, str]:
-    """Return an error for programs; its `error` is the sentence."""
+    """Return an error for programs.
+
+    `error` is the sentence with its hint, which may change between releases; `error_type` is the
+    class, which is an interface.
+    """
     return {"error": str(error), "error_type": type(error).__name__}
 
 

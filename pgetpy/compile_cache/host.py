@@ -2,6 +2,10 @@
 
 torch takes seconds to import, and the load should run beside that. Its versions are in a file of
 its own, `torch/version.py`, which is read as a syntax tree.
+
+There are two kinds of facts. `required` ones make the key: another value means other machine code,
+or other file formats. The rest (`facts`) only explain a miss, or are compared file by file, such as
+processor flags for shared objects: part of the key, they would split caches that fit each other.
 """
 
 from __future__ import annotations

@@ -101,7 +101,11 @@ class ManifestJournal:
                 (ledger.remove if ledger.acquire() else ledger.close)()
 
     def forget(self, file: FinishedFile) -> bool:
-        """Remove what a power cut may have damaged; False if a folder holds files of others."""
+        """Remove what a power cut may have damaged; False if a folder holds files of others.
+
+        Of a folder all members were noted. If there are others now, the user has worked in it, and
+        nothing of it is removed.
+        """
         path = Path(file.path)
         if file.fingerprint and sorted(file.members) != sorted(_names_below(path)):
             return False

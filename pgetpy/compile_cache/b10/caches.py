@@ -1,4 +1,13 @@
-"""b10_transfer's calls for compile caches."""
+"""b10_transfer's calls for compile caches, with its names, types and variables.
+
+A program that imports them from pgetpy instead needs no other change. Three things differ on
+purpose. What is stored has pgetpy's format, so the two do not read each other's caches. Saving adds
+what is new instead of replacing an archive. And a load checks each file before it is in place.
+
+Variables that it reads: B10FS_CACHE_DIR (the location), BASETEN_FS_ENABLED (0 turns it off),
+MAX_CACHE_SIZE_MB, and TORCH_CACHE_DIR, which its README names and torch does not read. Failures are
+statuses and log lines, never exceptions: callers run these calls at start-up, without a `try`.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +41,21 @@ _MIB = 1 << 20
 
 
 def load_compile_cache() -> LoadStatus:
-    """Load the compile cache of this machine, before anything is compiled."""
+    """Load the compile cache of this machine, before anything is compiled.
+
+    Returns:
+        SUCCESS if it was loaded, DOES_NOT_EXIST if nothing is saved for this machine,
+        SKIPPED if BASETEN_FS_ENABLED is 0, else ERROR.
+    """
     return _load_status(_load(CancelFlag()))
 
 
 def save_compile_cache() -> SaveStatus:
-    """Save what has been compiled."""
+    """Save what has been compiled.
+
+    Returns:
+        SUCCESS if something was saved, SKIPPED if nothing is new or it is turned off, else ERROR.
+    """
     return _save_status(_save(CancelFlag(), ("inductor", "triton")))
 
 

@@ -1,4 +1,11 @@
-"""Operations in the background by their ids: how far each is, waiting for it, stopping it."""
+"""Operations in the background by their ids: how far each is, waiting for it, stopping it.
+
+    NOT_STARTED --> IN_PROGRESS --> SUCCESS, ERROR, CANCELLED or INTERRUPTED
+
+Ids are strings, as callers store them. The last few hundred operations are remembered after their
+end, so that a poller that comes late still learns the outcome; an unknown id counts as complete,
+which ends every loop that waits for one.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""Transfers by a callback of the program's, with an eye on the disks."""
+"""Transfers by a callback of the program's, which ends early when a disk runs full.
+
+The callback is foreign code and may block anywhere, so it runs in a thread of its own and is
+stopped as Ctrl-C would stop it: by an exception that is raised in it. A full disk is noticed by
+looking every two seconds, before the system refuses a write: other programs of the container need
+the rest.
+"""
 
 from __future__ import annotations
 
