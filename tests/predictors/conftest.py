@@ -19,7 +19,8 @@ PATIENT = 300
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ours = {path for path in {item.path for item in items} if HERE in path.parents}
     for item in items:
-        if HERE in item.path.parents:
+        if item.path in ours:
             item.add_marker(pytest.mark.filterwarnings(MANY_ADAPTERS))
             item.add_marker(pytest.mark.timeout(PATIENT))
