@@ -11,6 +11,18 @@ program in front of it. `_doubt` keeps the error for the case that there is no z
 
 What is wrong with the archive itself (`ArchiveError`) makes it unsound: what is staged is then
 thrown away. After other errors it stays for the next run.
+
+    first bytes      size known    what makes the members
+    --------------   -----------   ------------------------------------------------
+    tar              -             RandomAccessExtractor: ranges in any order
+    zip              yes           DirectoryReader, then RandomAccessExtractor
+    zip              no            SpooledZip: stored as a whole, read from its end
+    compressed       -             StreamExtractor: decoded in order, then a tar or a single file
+    unknown, `.zip`  as for a zip  a program may come before the archive
+    unknown          -             an error that quotes the beginning
+
+The content decides, not the name, because names come from URLs (`?download=1`) and servers. The
+name only helps where formats begin alike.
 """
 
 from __future__ import annotations

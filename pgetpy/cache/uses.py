@@ -4,6 +4,14 @@ Each process has a file of its own with a slot for each key, so a hit costs one 
 lock. A use is noted before the record is looked up, just as with leases: a process that evicts then
 sees which entries are being given out right now. When a process ends, its uses are moved to the
 modification times of the entries' records.
+
+    uses/OWNER    slots of 40 bytes: 32 of the key, 8 of the time in nanoseconds, little-endian
+
+A slot is written once with its key, and after that only its time is. So a reader sees the old time
+or the new one, and a kill leaves at most a slot at the end that is not whole, which is ignored.
+
+Times of uses are compared across processes and decide what is evicted, so they come from `Clock`
+and not from the system: a clock that was set back would make the entry in use the oldest one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,12 @@
-"""What CivitAI's API answers, read with care: which file is meant, and where it is."""
+"""What CivitAI's API answers, read with care: which file is meant, and where it is.
+
+The API is written for its own web site. Fields are missing, null or of another type from one model
+to the next, so every field is checked where it is read, and one that cannot be used is treated as
+missing. Only the answer as a whole may be an error.
+
+A version usually has several files: the model, pruned or in half precision, a VAE, training data,
+each perhaps as .safetensors and as a pickle. `chosen_file` orders them by what was asked for.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +47,13 @@ _LOG = RoomLog("sources")
 
 @dataclass(frozen=True)
 class CivitaiFile:
-    """One file of a version, whose number `version` is."""
+    """One file of a version.
+
+    Attributes:
+        fields: as the API gives them.
+        version: the number of the version.
+        name: made safe for the file system.
+    """
 
     fields: Mapping[str, Any]
     version: str
@@ -58,6 +72,7 @@ class CivitaiFile:
         return str(self.fields.get("type")) in _MODELS
 
     def fits(self, filters: Iterable[tuple[str, str]]) -> bool:
+        """Whether the file has all of these values, whatever their case."""
         return all(self._is(name, value) for name, value in filters)
 
     def rank(self, wishes: Sequence[tuple[str, str]]) -> tuple[bool, int, bool]:
@@ -175,7 +190,7 @@ def refused(
 
 
 def unauthorized(reference: Reference, status: int, words: str) -> UnauthorizedError:
-    """Return the error for a file that is not for who asked."""
+    """Return the error for a file that needs a login; the hint depends on whether there was one."""
     setting = "CIVITAI_API_TOKEN, --civitai-token or civitai_api_token"
     hint = f"create an API token in your account's settings and give it in {setting}"
     if reference.token:
@@ -184,7 +199,7 @@ def unauthorized(reference: Reference, status: int, words: str) -> UnauthorizedE
 
 
 def gated(reference: Reference, status: int, words: str) -> GatedError:
-    """Return the error for a file that is not for everybody yet."""
+    """Return the error for a file in early access, or that its author gives to some accounts."""
     hint = "ask for access on its page, and give the token of that account (CIVITAI_API_TOKEN, "
     hint += "--civitai-token or civitai_api_token)"
     return GatedError(str(reference), SERVICE, status, words, hint=hint)

@@ -5,6 +5,10 @@
 
 VERSION is 64 hex digits, or at least the first 8 of them, as Replicate's pages show them. Weights
 of public models need no token. URLs at replicate.delivery are plain URLs.
+
+OWNER/NAME alone also looks like a relative path and like a repository of the Hub. It is taken for
+Replicate's unless it ends like a file or is Replicate's own page; the hint of a 404
+names the Hub's form. Nothing is asked before the download: `_weights` redirects to the tar.
 """
 
 from __future__ import annotations

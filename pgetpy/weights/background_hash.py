@@ -2,6 +2,15 @@
 
 Content of an entry whose digest no one has given is hashed after `ensure` has returned, so that the
 caller does not wait. The thread is niced, since its caller is probably loading a model.
+
+    put --> queue --> settle: hash, record --> after 5 quiet seconds: flush to stable storage
+
+Each cache object has one such thread, so its hashing takes one core at most. An entry whose digest
+is not known yet is complete and usable; what it lacks is the proof for `verify`, and being found by
+another reference to the same bytes.
+
+The work cannot be left to a later process: only the one that received the content knows that
+nothing has changed it since. So at exit a process waits a few seconds for what is outstanding.
 """
 
 from __future__ import annotations
@@ -53,7 +62,7 @@ class BackgroundHasher:
         self._noting = False
 
     def put(self, key: str) -> None:
-        """Queue the entry `key`."""
+        """Queue the entry `key`. An entry that needs nothing costs one look at its record."""
         with self._done:
             self._unknown += 1
             self._keys.put(key)

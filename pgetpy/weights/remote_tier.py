@@ -11,6 +11,11 @@ origin has to confirm its version, by the validators that confirm a cached entry
 
 A caller's digest finds content under any key. But that proves nothing about this origin, so the
 entry is given only to callers who name it by the same digest.
+
+Two kinds of failure must not be mixed up. If the store fails, it is left alone for a minute and the
+origin is asked (`_RemoteError` keeps its errors apart). If the origin refuses while it is asked to
+confirm a record, that is the caller's error, just as without a tier: the copy of a file that has
+been made private must not be given out.
 """
 
 from __future__ import annotations
@@ -273,8 +278,11 @@ def _failures_of_the_store() -> Iterator[None]:
 
 
 def _alike(record: RemoteRecord, reference: Reference, policy: Policy | None) -> bool:
-    """Whether content under `record` may be given under `policy`; as for entries, see
-    `AccessRules.is_open_to`."""
+    """Whether content under `record` may be given under `policy`.
+
+    As for entries, see `AccessRules.is_open_to`: what was fetched under looser rules was not judged
+    by these. Services are trusted to be the same for all.
+    """
     return policy is None or bool(reference.service) or record.policy == policy.mark
 
 
@@ -285,7 +293,10 @@ def _start_over(request: FetchRequest, reason: str) -> None:
 
 
 def _take_over(fill: Fill) -> None:
-    """Make the blob that was fetched the object, and delete what the origin had sent."""
+    """Make the blob that was fetched the object, and delete what the origin had sent.
+
+    Both are downloads of their own with a journal each; bytes of one never continue the other.
+    """
     remove_tree(fill.folder / "members")
     os.replace(fill.folder / "remote", fill.folder / "object")
 

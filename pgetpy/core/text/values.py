@@ -5,6 +5,10 @@ option that may be repeated gives a tuple of texts instead; its environment vari
 
 Flags and variables go through the same readers, so that both accept the same and fail with the same
 words. Readers of texts that may hold secrets (headers, tokens, URLs) never put them into an error.
+
+Formats are those of the tools whose variables and flags they are: numbers, truth values and
+HOST:PORT:IP as pget (Go) reads them, switches of the Hub as huggingface_hub does. A reader that was
+stricter would break scripts that work, a laxer one would accept what the other tool refuses.
 """
 
 from __future__ import annotations
@@ -36,7 +40,10 @@ _HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]*")
 
 
 def count_reader(least: int) -> Callable[[str, str], int]:
-    """Return a reader of whole numbers that are at least `least`."""
+    """Return a reader of whole numbers that are at least `least`.
+
+    More than 18 digits are not a number here: they would not fit what the settings are used for.
+    """
 
     def read(text: str, name: str) -> int:
         if not re.fullmatch(r"[+-]?[0-9]{1,18}", text.strip()):
@@ -103,11 +110,16 @@ class ChoiceReader:
 
 
 def one_of(*words: str, **aliases: str) -> ChoiceReader:
+    """Return a reader of `words`, each of which is its own value; see `ChoiceReader`."""
     return ChoiceReader({word: word for word in words}, aliases)
 
 
 def switch_to(value: object) -> Callable[[str, str], object]:
-    """Return the reader of a switch that stands for `value` of another option."""
+    """Return the reader of a switch that stands for `value` of another option.
+
+    `--no-SWITCH` leaves the other option as it is, instead of giving it an opposite that it may not
+    have.
+    """
 
     def read(text: str, name: str) -> object:
         return value if read_bool(text, name) else UNCHANGED
@@ -174,7 +186,12 @@ def read_url(text: str, name: str) -> str:
 
 
 def read_endpoint(text: str, name: str) -> str:
-    """Read the URL of a service, without the slash at its end; files of settings leave blanks."""
+    """Read the URL of a service, without the slash at its end.
+
+    Blanks around it are dropped, as .env files and YAML leave them. Quotation marks are refused
+    with a reason, since `docker run --env-file` passes them on and the URL then looks right in
+    every log.
+    """
     text = text.strip()
     if not text:
         raise BadSettingError(name, text, "is blank; give a URL, or leave it unset")
@@ -192,7 +209,10 @@ def read_endpoint(text: str, name: str) -> str:
 
 
 def read_resolve(given: str | tuple[str, ...], name: str) -> Mapping[tuple[str, int], str]:
-    """Read HOST:PORT:IP entries, separated by commas or blanks."""
+    """Read HOST:PORT:IP entries, separated by commas or blanks.
+
+    The errors have pget's words, which scripts may look for.
+    """
     resolve: dict[tuple[str, int], str] = {}
     text = given if isinstance(given, str) else ",".join(given)
     for entry in text.replace(",", " ").split():
@@ -234,7 +254,11 @@ def _header(line: str) -> tuple[str, str]:
 
 
 def check_header(key: str, value: str, name: str) -> tuple[str, str]:
-    """Return the header if it may be sent."""
+    """Return the header if it may be sent (RFC 9110, 5.1 and 5.5).
+
+    Headers that frame a message or ask for ranges are refused: with another's Range or
+    Transfer-Encoding, no answer could be believed.
+    """
     # Neither the value nor the whole is shown: it may be a credential.
     if not _HEADER_NAME.fullmatch(key):
         raise BadSettingError(name, HIDDEN, "the header has no valid name; write 'Name: value'")
