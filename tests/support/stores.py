@@ -298,7 +298,7 @@ mon data avail crit = 1
 mon allow pool size one = true
 osd data = {folder}/osd
 osd objectstore = memstore
-memstore device bytes = 3G
+memstore device bytes = 8G
 osd memory target = 1G
 osd pool default size = 1
 osd pool default min size = 1
@@ -308,6 +308,10 @@ osd crush chooseleaf type = 0
 [client.rgw]
 rgw data = {folder}/rgw
 rgw frontends = beast endpoint=127.0.0.1:{port}
+# What was deleted or replaced leaves memory within seconds instead of hours: a full OSD only hangs.
+rgw gc obj min wait = 2
+rgw gc processor period = 2
+rgw gc processor max time = 2
 """
 _KEYS = {
     "mon.": ["mon", "allow *"],

@@ -525,6 +525,27 @@ say(cache.ensure(sys.argv[2]))
     assert len(names(store, "records/")) == 1
 
 
+@pytest.mark.soak
+def test_a_process_does_not_wait_long_for_a_store_that_hangs(
+    server: Server, store: ObjectStore, tmp_path: Path
+) -> None:
+    """It takes ten seconds; the copy is ended, and nothing of it is seen."""
+    url, gate = serve(server, weights(18 * MIB, "big")), threading.Event()
+    store.pause_at = lambda asked: "partNumber" in asked.query
+    store.paused = lambda: gate.wait(120)
+    code = f"""
+from tests.integration.weights.test_remote_tier import *
+class Store: environ = {store.environ!r}
+cache = machine(Path(sys.argv[1]), Store)
+say(cache.ensure(sys.argv[2]))
+"""
+    with child(code, tmp_path / "a", url) as process:
+        assert said(process)
+        assert process.wait(60) == 0
+    gate.set()
+    assert names(store, "blobs/") == names(store, "records/") == []
+
+
 # ------------------------------------------------------------------------- a store that is down
 
 
