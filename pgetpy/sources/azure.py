@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 # The version of the protocol: the first whose listings can express every name.
 _VERSION = "2021-12-02"
 _LEAST_SKEW = 60.0
+# How often the clock is made up for, so that a store whose own clock jumps causes no loop.
+_MOST_CORRECTIONS = 8
 _KEY, _SAS = "AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN"
 _CONNECTION = "AZURE_STORAGE_CONNECTION_STRING"
 
@@ -149,6 +151,7 @@ class AzureSigner:
         self._sas = settings.sas
         self._token = "" if self._sas or self._key else settings.token or ""
         self._skew = 0.0
+        self._corrections = 0
         # By the server's clock, when it last refused a request.
         self._refused_at: float | None = None
         self._lock = threading.Lock()
@@ -200,7 +203,7 @@ class AzureSigner:
     def sign_again(
         self, link: Link, sent: Sequence[tuple[str, str]], head: Head, now: float
     ) -> Link | None:
-        """See `RequestSigner.sign_again`. A wrong clock is made up for, once."""
+        """See `RequestSigner.sign_again`. A wrong clock is made up for."""
         from pgetpy.core.objects.azure_refusals import failed_to_authenticate
 
         there = http_date(head.headers.get("date", ""))
@@ -210,9 +213,11 @@ class AzureSigner:
         with self._lock:
             self._refused_at = there
             skew = there - now
-            if not self._key or abs(skew - self._skew) < _LEAST_SKEW:
+            is_new = abs(skew - self._skew) >= _LEAST_SKEW
+            if not self._key or not is_new or self._corrections >= _MOST_CORRECTIONS:
                 return None
             self._skew = skew
+            self._corrections += 1
         return link
 
     def onward(self, before: Link, after: Link) -> Link:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 _REFRESH_EVERY = 60.0
 # Seconds. Stores accept 15 minutes; a smaller difference is not why a request was refused.
 _LEAST_SKEW = 60.0
+# How often the clock is made up for: a store whose own clock jumps must not cause a loop either.
+_MOST_CORRECTIONS = 8
 # Amazon S3 API Reference, "GetObject": sends the checksum that the store has of the object.
 CHECKSUM_MODE = ("x-amz-checksum-mode", "ENABLED")
 
@@ -99,6 +101,7 @@ class ObjectSigner:
         self._extra = tuple(extra)
         self.whole_first = CHECKSUM_MODE in self._extra
         self._skew = 0.0
+        self._corrections = 0
         self._refreshed = time.monotonic()
         self._expired = False
         # The session token that was refused before the last refresh.
@@ -190,9 +193,11 @@ class ObjectSigner:
                 return link if self._may_renew(sent) else None
             if refusal.code in SKEWED and refusal.date is not None:
                 skew = refusal.date - now
-                if abs(skew - self._skew) < _LEAST_SKEW:
+                is_new = abs(skew - self._skew) >= _LEAST_SKEW
+                if not is_new or self._corrections >= _MOST_CORRECTIONS:
                     return None
                 self._skew = skew
+                self._corrections += 1
                 return link
             if refusal.region and is_aws(self.endpoint):
                 return self._move(link, refusal.region)
