@@ -2,6 +2,9 @@
 
 Texts here may change; the records' names and units are an interface: sizes are bytes, times are
 seconds since the epoch.
+
+On a terminal the table is as wide as that, and only references are shortened: everything else is
+needed to act on an entry. Written to a file or a pipe, nothing is shortened.
 """
 
 from __future__ import annotations

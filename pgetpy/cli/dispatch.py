@@ -96,6 +96,7 @@ def run(arguments: Sequence[str], *, api: Any, environ: Mapping[str, str] | None
 
 
 def _report_failure(error: PgetError) -> int:
+    """Print why it failed, in one line; return the status."""
     if isinstance(error, OSError) and error.errno == errno.EPIPE:
         silence_output()
         return PIPE_CLOSED
@@ -142,6 +143,7 @@ def _run_command(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> 
 
 
 def _topic(operands: Sequence[str]) -> str:
+    """Return the command that help is asked about: `help cache ls` names one in two words."""
     command, *rest = operands or ["download"]
     return f"{command} {rest[0]}" if command in SUBCOMMANDS and rest else command
 
@@ -172,6 +174,11 @@ def _run_cache_command(invocation: Invocation, environ: Mapping[str, str]) -> in
 
 
 def _invocation(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> Invocation:
+    """Read settings from flags and environment, and warn about those without an effect.
+
+    Raises:
+        UsageError: a value is not valid, or two flags contradict each other.
+    """
     console = Console.from_environment(environ).with_flags(arguments.values)
     warnings = [
         f"Flag --{old} has been deprecated, use --{new} instead"
@@ -227,6 +234,11 @@ def _download(invocation: Invocation) -> int:
 
 
 def _job(invocation: Invocation) -> Job:
+    """Return the download that the operands ask for.
+
+    Raises:
+        UsageError: there are too few or too many operands, or one cannot be used.
+    """
     operands = invocation.arguments.operands
     extracts = invocation.console.extracts
     if not (2 if extracts else 1) <= len(operands) <= 2:
@@ -304,6 +316,7 @@ def _multifile(invocation: Invocation) -> int:
 
 
 def _manifest_text(operand: str, path: str) -> str:
+    # Not strictly UTF-8: paths in a manifest may be any bytes, and go to the disk as they are.
     try:
         if operand == "-":
             return sys.stdin.buffer.read().decode(errors="surrogateescape")

@@ -102,7 +102,10 @@ class Progress:
 
 
 class JsonProgress(Progress):
-    """One JSON object for each event: its name, `seconds` since the start, and its fields."""
+    """One JSON object for each event: its name, `seconds` since the start, and its fields.
+
+    Names and fields are an interface: they are those of the classes in `core/report/events`.
+    """
 
     def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
         super().__init__(stream, clock)
@@ -193,7 +196,10 @@ class BarProgress(Progress):
 
 
 class LogLines(logging.Handler):
-    """Sends log records through a Progress, so that bars and log lines do not tear each other."""
+    """Sends log records through a Progress, so that bars and log lines do not tear each other.
+
+    Redacted once more: records of other libraries below the logger are not ours to trust.
+    """
 
     def __init__(self, progress: Progress, *, timed: bool = False) -> None:
         super().__init__()
@@ -383,4 +389,5 @@ def _event_name(event: Event) -> str:
 
 
 def _plain(value: object) -> object:
+    """Return what JSON makes of a value that is none of its own types, such as an error."""
     return asdict(value) if isinstance(value, DownloadResult) else str(value)

@@ -12,6 +12,9 @@ tqdm is used as a painter only. Its own counting, timing, locking and monitor th
 off: every line is a `bar_format` of ours with one `{bar}` in it, and `Progress` holds the lock.
 
 Columns are dropped on narrow terminals: connections first, then the time left, then the size.
+
+Widths are recomputed for each picture, since terminals are resized. A line must never be as wide as
+the terminal: it would wrap, and the cursor could not be moved back up over it.
 """
 
 from __future__ import annotations
@@ -50,7 +53,7 @@ class Screen:
         self._last: DownloadResult | None = None
 
     def line(self, text: str) -> None:
-        """Write a line above the bars."""
+        """Write a line above the bars: tqdm clears them, and draws them again below it."""
         if self._bars:
             self._tqdm.write(text, file=self._stream)
         else:
@@ -70,7 +73,10 @@ class Screen:
             self._paint(tally, now)
 
     def close(self, tally: Tally, now: float) -> None:
-        """Remove the bars of files, and leave bar 0 as it is at the end."""
+        """Remove the bars of files, and leave bar 0 as it is at the end.
+
+        From the last bar up, because closing one moves the cursor to its line.
+        """
         if not self._bars:
             return
         self._slots = [None] * len(self._slots)

@@ -6,6 +6,14 @@ wait for room there:
     receive:   room at the host -> head -> body          the buffer holds all of it
                                    |       |
                                    +-------+--> late, large, odd or failed: an exchange takes over
+
+One timer serves all requests of the lane: it looks at them every tick, interrupts those that are
+late, and lets the pace of each host learn from what has come. A timer for each request would cost
+as much as the request.
+
+Attempts and this lane share the connections of a host. Attempts wait for events of their own, so
+the lane, which is always ready to use a free place, would starve them; it leaves one free for a
+while after an attempt has found none (`crowded_at`).
 """
 
 from __future__ import annotations
@@ -78,7 +86,11 @@ class SmallLane:
         return job.dest is not None and not job.extract and not job.mirrors
 
     async def may_ask(self, host: Host) -> bool:
-        """Wait until `host` may be asked by one more connection; whether it may from here."""
+        """Wait until `host` may be asked by one more connection; whether it may from here.
+
+        Not from here: hosts behind a proxy, without ranges, or told to wait (Retry-After). An
+        attempt knows what to do about each.
+        """
         if host.local or host.proxy is not None or host.no_ranges:
             return False
         while host.busy >= self._room(host):
@@ -124,7 +136,11 @@ class SmallLane:
             self._observe(host)
 
     def end(self, begun: SmallRequest) -> None:
-        """Take back what `begun` has used: its body is not needed any more."""
+        """Take back what `begun` has used: its body is not needed any more.
+
+        A buffer that has grown for a large answer is left to the garbage collector: kept, one large
+        file would raise the memory of a whole run.
+        """
         self._transport.end(begun)
         if len(begun.buffer) == _BUFFER:
             self._buffers.append(begun.buffer)

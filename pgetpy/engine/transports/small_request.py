@@ -98,7 +98,11 @@ class SmallRequest:
         stream.fresh = False
 
     async def fill(self, size: int) -> bool:
-        """Wait for `size` bytes of the body; False where they do not come, or not soon."""
+        """Wait for `size` bytes of the body; False where they do not come, or not soon.
+
+        No more than `size` bytes are received on purpose: what follows belongs to the next answer
+        of the connection. If more came with the head, `surplus` says so, and it is closed.
+        """
         assert self.stream is not None
         self._size = size
         self.buffer = self.reader.make_room(size)

@@ -68,7 +68,12 @@ class Body:
 
 @dataclass(frozen=True)
 class StoreAnswer:
-    """An answer of a store. Its body is small, and XML where it is not empty."""
+    """An answer of a store.
+
+    Attributes:
+        head: status and headers; for refusals also the words of the body.
+        text: the body: XML, or empty.
+    """
 
     head: Head
     text: str = field(default="", repr=False)

@@ -5,7 +5,11 @@
     DIR    s3://BUCKET/FOLDER[/]      FOLDER/ and each file's path below DIR
 
 Files are sent in the order of their names, several at a time. There is no transaction over several
-objects: after a failure, those that were uploaded stay.
+objects: after a failure, those that were uploaded stay. The same call sends all of them again, and
+continues a large one where it stopped.
+
+Links to files are followed, because a folder of weights in the Hub's cache consists of them; links
+to directories are not, because they can lead in circles.
 """
 
 from __future__ import annotations
