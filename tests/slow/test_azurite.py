@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import http.client
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from pgetpy.core.objects.azure_account import parse_connection_string
 from pgetpy.core.objects.shared_key import authorization, read_key
 from pgetpy.core.report.results import DownloadResult
-from pgetpy.errors import NotFoundError, PgetError, UnauthorizedError
+from pgetpy.errors import DigestMismatchError, NotFoundError, PgetError, UnauthorizedError
 from pgetpy.settings import SourceSettings
 from tests.support.bodies import body
 from tests.support.fetching import contents, fetch
@@ -167,6 +168,15 @@ def test_listings_go_on_after_a_page(azurite: Azurite, tmp_path: Path) -> None:
     get("az://models/many/*9", tmp_path / "out", azurite.environ)
     found = contents(tmp_path / "out")
     assert found == {f"{n:05}": b"%d" % n for n in range(9, PAGE + 50, 10)}
+
+
+def test_a_blob_that_is_not_what_its_md5_says_is_refused(azurite: Azurite, tmp_path: Path) -> None:
+    azurite.put("models", "damaged", BODY)
+    wrong = base64.b64encode(bytes(16)).decode()
+    azurite.ask("PUT", "models/damaged?comp=properties", x_ms_blob_content_md5=wrong)
+    with pytest.raises(DigestMismatchError, match="md5:0000"):
+        get("az://models/damaged", tmp_path / "out", azurite.environ)
+    assert not (tmp_path / "out").exists()
 
 
 def test_public_containers_need_no_credentials(azurite: Azurite, tmp_path: Path) -> None:

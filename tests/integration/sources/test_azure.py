@@ -7,17 +7,19 @@ from pathlib import Path
 
 import pytest
 
+import pgetpy
 from pgetpy import Policy
+from pgetpy.cli import main
 from pgetpy.core.report.results import DownloadResult
 from pgetpy.errors import BadReferenceError, BadSettingError, PgetError, UnauthorizedError
 from pgetpy.settings import SourceSettings
 from pgetpy.sources.azure import container_of
 from tests.support.blob_store import ACCOUNT, KEY, SAS, BlobStore
 from tests.support.bodies import body
-from tests.support.fetching import contents, extract, fetch
+from tests.support.fetching import contents, extract, fetch, impatient
 from tests.support.secrets import SIGNATURE, TOKEN
 from tests.support.tars import file
-from tests.support.weights import opened
+from tests.support.weights import opened, weights
 
 BODY = body(3_000_000)
 BLOB = "models/model.bin"
@@ -250,3 +252,21 @@ def test_archives_and_the_cache_take_blobs_like_urls(store: BlobStore, tmp_path:
     asked = len(store.requests)
     assert cache.ensure(URL).read_bytes() == BODY
     assert len(store.requests) == asked
+
+
+def test_manifests_and_tensors_take_blobs_and_uploads_do_not(
+    store: BlobStore, tmp_path: Path
+) -> None:
+    store.put("models", "m.safetensors", weights(50_000))
+    sources = SourceSettings(environ=store.environ)
+    lines = f"{URL} {tmp_path}/a\naz://models/m.safetensors {tmp_path}/b\n"
+    (tmp_path / "manifest").write_text(lines)
+    assert main(["multifile", str(tmp_path / "manifest")], environ=store.environ) == 0
+    assert (tmp_path / "a").read_bytes() == BODY
+    cache = opened(tmp_path / "cache", sources=sources)
+    parts = pgetpy.tensors.load(
+        "az://models/m.safetensors", only="weight", cache=cache, framework="numpy"
+    )
+    assert bytes(parts["weight"]) == weights(50_000)[-50_000:]
+    with pytest.raises(BadReferenceError, match="objects are written to s3://"):
+        pgetpy.upload(tmp_path / "a", "az://models/up", settings=impatient(sources=sources))
