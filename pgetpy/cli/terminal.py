@@ -1,4 +1,16 @@
-"""The process's own streams and signals."""
+"""The process's own streams and signals.
+
+Three things a command line meets that a library does not:
+
+    the reader of standard output leaves (`| head`)    end silently with 141, as other tools do
+    a standard stream was closed before we started     put /dev/null there: a file opened later
+                                                       would get its number, and our messages
+    SIGTERM from a supervisor, perhaps twice           raised once, as Ctrl-C is, so that part files
+                                                       are kept and the last line says what is left
+
+Everything printed is one line of printable characters: names and servers' words may contain escape
+sequences, which would move the cursor or set the title of a terminal.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +30,15 @@ STANDARD_OUTPUT = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"}
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived. No Exception, as nothing on the way may take it for a failure."""
+    """SIGTERM arrived. Not an Exception: nothing on the way may take it for a failure."""
 
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
     """Raise Terminated in the main thread on SIGTERM, for as long as this lasts.
 
-    Once it, or Ctrl-C, was raised both signals are ignored until the end: who was told to stop says
-    so first.
+    Once it, or Ctrl-C, was raised, both signals are ignored until the end: the process is stopping
+    already, and has to say first what is left.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -41,7 +53,8 @@ def terminable() -> Iterator[None]:
                 signal.signal(each, _pass_over)
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
-    # Who starts us in the background has them ignored, and who runs us may see to them himself.
+    # A shell starts background jobs with SIGINT ignored, and an embedding program may have
+    # handlers of its own: both are left as they are.
     if before[signal.SIGTERM] is not signal.SIG_IGN:
         signal.signal(signal.SIGTERM, stop)
     if before[signal.SIGINT] is signal.default_int_handler:

@@ -318,7 +318,11 @@ def _unresolved(link: Link, origin: Origin, error: Exception) -> ConnectionFaile
 
 
 def _has_network() -> bool:
-    """Whether this machine has a route to the internet. Connecting a UDP socket sends nothing."""
+    """Whether this machine has a route to the internet. Connecting a UDP socket sends nothing.
+
+    Only asked after a look-up failed: "name cannot be resolved" sends people to the URL, although
+    it is the container that has no network.
+    """
     for family, address in _ELSEWHERE:
         with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
             sock.connect((address, 9))
@@ -327,7 +331,10 @@ def _has_network() -> bool:
 
 
 def descriptor_limit() -> int:
-    """Return how many connections this process has file descriptors for (`ulimit -n`)."""
+    """Return how many connections this process has file descriptors for (`ulimit -n`).
+
+    Running out of them would fail in some unrelated `open` of the caller's program.
+    """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return 1 << 16

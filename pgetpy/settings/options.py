@@ -4,6 +4,10 @@ To add an option, add a row here and a field to the dataclass that the row names
 The parser, --help, shell completion, the reading of the environment and docs/options.md (`make
 docs-options`) are all generated from the rows. A test rejects a row whose field is never used.
 Options of a source are in the source's own module.
+
+Which value wins: a flag, then the option's own variable, then a variable without a flag (VARIABLES,
+such as XDG_CACHE_HOME), then the field's default. Names are those of pget and curl where these have
+the same option; help texts are phrases in lower case without a full stop.
 """
 
 from __future__ import annotations
