@@ -10,6 +10,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -99,11 +100,13 @@ def _environment(fetch: Fetch, *, signed: bool) -> dict[str, str]:
         "RCLONE_S3_ENV_AUTH": "true" if signed else "false",
     }
     never = {} if signed else {"PGET_S3_SIGN": "never"}
-    own = {"AWS_ENDPOINT_URL": place.endpoint, "AWS_REGION": _REGION, "HOME": "/nonexistent"}
+    own = {"AWS_ENDPOINT_URL": place.endpoint, "AWS_REGION": _REGION, "HOME": _HOME}
     return {**own, **rclone, **never, **(keys if signed else {})}
 
 
 _KEYS = ("cephkey", "cephsecret")
+# Without settings of the user who runs this. For root a folder that is missing would be made.
+_HOME = os.path.join(tempfile.gettempdir(), "pgetpy-bench-home")
 
 
 def _peer(

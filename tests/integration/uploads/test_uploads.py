@@ -269,7 +269,7 @@ def test_what_nothing_can_be_written_to_is_said(
 
 
 def test_the_command_says_what_it_did(
-    store: ObjectStore, large: Path, capfd: pytest.CaptureFixture[str]
+    store: ObjectStore, large: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     environ = {**store.environ}
     assert main(["put", str(large), "s3://bucket/m", "--json"], environ=environ) == 0
@@ -277,8 +277,9 @@ def test_the_command_says_what_it_did(
     assert '"dest": "s3://bucket/m"' in out
     assert "uploading" in err
     assert "downloading" not in err
-    assert main(["put", "/nonexistent", "s3://bucket/m"], environ=environ) == 1
-    assert "/nonexistent cannot be read: no such file" in capfd.readouterr().err
+    missing = tmp_path / "missing"
+    assert main(["put", str(missing), "s3://bucket/m"], environ=environ) == 1
+    assert f"{missing} cannot be read: no such file" in capfd.readouterr().err
     assert main(["put", str(large)], environ=environ) == 2
     assert main(["put", str(large), "s3://bucket/m", "--if-absent"], environ=environ) == 1
     assert "exists already" in capfd.readouterr().err
