@@ -77,9 +77,11 @@ class RemoteRecord:
             return self.archive or ""
         return self.blobs[0].digest
 
-    def same_content(self, other: RemoteRecord) -> bool:
-        """Whether `other` records the same content of the same version."""
-        return (self.blobs, self.identity) == (other.blobs, other.identity)
+    def covers(self, other: RemoteRecord) -> bool:
+        """Whether this record serves all whom `other` would serve: it is of the same content and
+        version, and was fetched under a policy if `other` was."""
+        same = (self.blobs, self.identity) == (other.blobs, other.identity)
+        return same and bool(self.policy or not other.policy)
 
 
 @dataclass(frozen=True)

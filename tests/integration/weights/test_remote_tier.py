@@ -259,6 +259,19 @@ def test_an_origin_without_validators_confirms_nothing(
         assert cache.ensure(url).read_bytes() == weights(seed="v2")
 
 
+def test_a_record_that_is_too_old_is_renewed_by_those_who_fetch_the_same_again(
+    server: Server, store: ObjectStore, tmp_path: Path
+) -> None:
+    url = serve(server, etag=None, last_modified=None)
+    copied(tmp_path / "a", store, url)
+    (name,) = names(store, "records/")
+    before = json.loads(store.objects["bucket"][name].body)
+    copied(tmp_path / "b", store, url, remote_max_age=1e-6)
+    after = json.loads(store.objects["bucket"][name].body)
+    assert after.pop("checked") > before.pop("checked")
+    assert after == before
+
+
 def test_what_an_origin_refuses_to_confirm_is_an_error(
     server: Server, store: ObjectStore, tmp_path: Path
 ) -> None:
@@ -427,13 +440,12 @@ def test_what_came_under_another_policy_is_not_given_to_strangers(
     events = Events()
     with machine(tmp_path / "c", store, policy=rules, progress=events) as cache:
         cache.ensure(url)
-    # The record of the first is still there, because it records the same content.
-    assert results(events) == ["origin"]
-    fresh = serve(server, path="/fresh.safetensors")
-    copied(tmp_path / "b", store, fresh, policy=rules)
+    # The record says now that this policy lets it through, which serves those without one as well.
+    assert results(events) == ["remote"]
+    copied(tmp_path / "d", store, url)
     events = Events()
-    with machine(tmp_path / "c", store, policy=rules, progress=events) as cache:
-        cache.ensure(fresh)
+    with machine(tmp_path / "e", store, policy=rules, progress=events) as cache:
+        cache.ensure(url)
     assert results(events) == ["remote"]
 
 
