@@ -35,6 +35,7 @@ from pgetpy.compile_cache.operations import CancelFlag
 from pgetpy.compile_cache.results import CompileCacheResult
 from pgetpy.errors import PgetError
 from pgetpy.system.filesystem import remove_tree
+from pgetpy.system.logs import shown
 
 _DEFAULT_LOCATION = "/cache/model/compile_cache"
 _MIB = 1 << 20
@@ -90,7 +91,7 @@ def clear_local_cache() -> bool:
     try:
         remove_tree(folder)
     except OSError as error:
-        _log().error("%s cannot be removed: %s", folder, reason_of(error))
+        _log().error("%s cannot be removed: %s", shown(folder), shown(reason_of(error)))
         return False
     return True
 
@@ -185,7 +186,7 @@ def _save(flag: CancelFlag, kinds: tuple[str, ...]) -> CompileCacheResult:
 
 
 def _told(what: str, result: CompileCacheResult) -> CompileCacheResult:
-    _log().info("%s: %s %s", what, result.outcome, result.reason)
+    _log().info("%s: %s %s", what, result.outcome, shown(result.reason))
     return result
 
 

@@ -16,7 +16,8 @@ from tests.support.secrets import PASSWORD, LeakWatch
 PACKAGE = Path(__file__).parents[3] / "pgetpy"
 LOG = RoomLog("test")
 # The one module that wraps logging, and the one that shows records on the terminal.
-MAY_USE_LOGGING = {"system/logs.py", "cli/progress.py"}
+# Beside them, b10_transfer has a function that returns a logger.
+MAY_USE_LOGGING = {"system/logs.py", "cli/progress.py", "compile_cache/b10/caches.py"}
 
 
 @pytest.mark.parametrize(
