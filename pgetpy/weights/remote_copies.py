@@ -182,10 +182,8 @@ class RemoteCopies:
             return
         before = await self._remote.read(record_name(key))
         there = parse_record(before.text, key) if before is not None else None
-        if there is not None and there.covers(record) and not self._is_damaged(record):
-            # A record that readers find too old gets the time at which the origin sent the content.
-            if record.checked - there.checked < self.tier.max_age:
-                return
+        if there is not None and self._is_enough(there, record):
+            return
         claimed = await self._claim(record)
         if not claimed:
             _LOG.debug("%s is being copied by another", key)
@@ -231,8 +229,14 @@ class RemoteCopies:
         there = await self._remote.read(name)
         return there is not None and parse_claim(there.text) == claim
 
-    def _is_damaged(self, record: RemoteRecord) -> bool:
-        return any(blob.digest in self.tier.damaged for blob in record.blobs)
+    def _is_enough(self, there: RemoteRecord, record: RemoteRecord) -> bool:
+        """Whether the tier needs no copy of `record`, because it has `there`.
+
+        A record that readers find too old gets the time at which the origin sent the content.
+        """
+        damaged = any(blob.digest in self.tier.damaged for blob in record.blobs)
+        too_old = record.checked - there.checked >= self.tier.max_age
+        return there.covers(record) and not damaged and not too_old
 
 
 def record_of(entry: Entry) -> RemoteRecord | None:
