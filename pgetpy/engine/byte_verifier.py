@@ -9,9 +9,9 @@ computed here is not an error; the result says so.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pgetpy.core.http.heads import Head
@@ -33,6 +33,8 @@ _MARKS = ("x-amz-checksum-", "x-goog-hash", "x-ms-blob-")
 _EXTRA = "install pgetpy[s3] to have it checked"
 # Archives and streams hash what passes only if they know beforehand by what.
 _NOT_KEPT = "the bytes were passed on as they came"
+# Seconds that a complete transfer waits for the store's checksum.
+_LONGEST_WAIT = 10.0
 
 
 class ByteVerifier:
@@ -101,10 +103,15 @@ class ByteVerifier:
             return 0
         from pgetpy.engine.service_client import EngineServiceClient
 
-        with suppress(PgetError):  # everything has come; it is merely not verified
-            head = await EngineServiceClient(context).describe(route.target)
-            if head.headers.get("etag") == gate.answer.identity.etag:
-                self.learn(head)
+        asking = EngineServiceClient(context).describe(route.target)
+        try:
+            head = await asyncio.wait_for(asking, _LONGEST_WAIT)
+        except (PgetError, asyncio.TimeoutError):
+            # Everything has come; it is merely not verified.
+            self.unverified = "the store did not answer when it was asked for a checksum"
+            return 1
+        if head.headers.get("etag") == gate.answer.identity.etag:
+            self.learn(head)
         return 1
 
     def advance(self, front: int) -> None:

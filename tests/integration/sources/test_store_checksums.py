@@ -18,7 +18,7 @@ from pgetpy.settings import SourceSettings
 from tests.support.blob_store import BlobStore
 from tests.support.bodies import body
 from tests.support.fetching import contents, extract, fetch
-from tests.support.object_store import ObjectStore, started_store
+from tests.support.object_store import Asked, ObjectStore, Refusal, started_store
 from tests.support.tars import file
 from tests.support.weights import opened
 
@@ -88,6 +88,21 @@ def test_what_an_earlier_run_began_is_verified_by_one_more_request(
         with pytest.raises(DigestMismatchError):
             get(tmp_path / "out", store.environ)
         assert not (tmp_path / "out").exists()
+
+
+def test_a_checksum_that_the_store_does_not_give_fails_nothing(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    store.put("bucket", "m", BODY, x_amz_checksum_crc32=text(CRC32))
+    check = store.check
+
+    def check_ranges_only(asked: Asked, raw: str) -> Refusal | None:
+        return check(asked, raw) if "range" in asked.headers else Refusal(403, "AccessDenied")
+
+    store.check = check_ranges_only  # type: ignore[method-assign]
+    result = get(tmp_path / "out", store.environ, chunk_size=350_000, concurrency=1)
+    assert (tmp_path / "out").read_bytes() == BODY
+    assert result.unverified == "the store did not answer when it was asked for a checksum"
 
 
 @pytest.mark.parametrize("reached", ["file", "folder", "cache"])
