@@ -42,12 +42,14 @@ from pgetpy.core.compile_cache.environments import CompileEnvironment
 from pgetpy.core.compile_cache.layouts import LAYOUTS, is_group, is_merged, unit_of
 from pgetpy.core.compile_cache.seals import Holding, Seal, SealedFile, seal_name
 from pgetpy.errors import IntegrityError
+from pgetpy.system.filesystem import closing_fd
 from pgetpy.system.logs import RoomLog
 
 _LOG = RoomLog("compile_cache")
 _BLOCK = 1 << 20
 _SHOWN = 20
 _LARGEST_WHOLE = 32 << 20
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 @dataclass
@@ -99,6 +101,7 @@ class CacheSaver:
     ) -> None:
         self._location = location
         self._folders = folders
+        self._roots = {kind: str(folder) for kind, folder in folders.items()}
         self._environment = environment
         self._secret = secret
         self._max_bytes = max_bytes
@@ -243,37 +246,43 @@ class CacheSaver:
 
     def _add(self, live: LiveFile, writer: PackWriter) -> str | None:
         """Add one file; return its sha256, or None if it is left out."""
-        path = self._folders[live.kind] / live.path
         try:
-            with open(path, "rb", buffering=0) as file:
-                return self._add_open(live, file, writer)
+            fd = os.open(f"{self._roots[live.kind]}/{live.path}", _READ)
+            with closing_fd(fd):
+                return self._add_open(live, fd, writer)
         except OSError:
             self.saved.leave_out(live.path, "has vanished")
         except IntegrityError as error:
             self.saved.leave_out(live.path, str(error))
         return None
 
-    def _add_open(self, live: LiveFile, file: io.FileIO, writer: PackWriter) -> str:
+    def _add_open(self, live: LiveFile, fd: int, writer: PackWriter) -> str:
         whole = is_seen_whole(*live.place) or is_group(*live.place)
         if whole and live.size > _LARGEST_WHOLE:
             raise IntegrityError("is larger than any such file")
-        block = file.read(live.size + 1 if whole else _BLOCK)
+        # No more than that: memory for a whole block costs more than most files.
+        block = os.read(fd, live.size + 1 if whole else min(live.size + 1, _BLOCK))
+        if whole and len(block) != live.size:
+            raise IntegrityError("is being written")
         if why := damage(*live.place, block if whole else block[:HEAD_BYTES], live.size):
             raise IntegrityError(why)
         try:
             block = portable(live.kind, live.path, block)
         except ValueError as error:
             raise IntegrityError(str(error)) from None
-        digest = hashlib.sha256()
+        digest, count = hashlib.sha256(), 0
         while block:
             digest.update(block)
             writer.add(block)
-            block = file.read(_BLOCK)
+            count += len(block)
+            block = os.read(fd, _BLOCK) if live.size >= _BLOCK else b""
         # If it has changed its bytes are in the pack, but no seal says so.
-        self._check_unchanged(live, file)
+        if not whole and count != live.size:
+            raise IntegrityError("is being written")
+        self._check_unchanged(live, fd)
         return digest.hexdigest()
 
-    def _check_unchanged(self, live: LiveFile, file: io.FileIO) -> None:
-        found = os.fstat(file.fileno())
+    def _check_unchanged(self, live: LiveFile, fd: int) -> None:
+        found = os.fstat(fd)
         if (found.st_size, found.st_mtime_ns) != (live.size, live.mtime_ns):
             raise IntegrityError("is being written")

@@ -87,7 +87,8 @@ class Tree:
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    """Return all regular files below `root`; group files without the folder's own path."""
+    """Return all regular files below `root` but staged ones; group files without the folder's own
+    path."""
     found = {}
     for path in _files(root):
         data = path.read_bytes()
@@ -99,4 +100,6 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    yield from sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
+    for path in sorted(root.rglob("*")):
+        if path.is_file() and not path.is_symlink() and ".pgetpy-stage-" not in str(path):
+            yield path

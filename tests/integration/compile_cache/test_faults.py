@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -297,34 +297,46 @@ def killed(machine: Machine, location: Path, what: str, calls: int) -> bool:
     return done.returncode != 0
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("what", ["load", "save"])
-def test_a_process_that_is_killed_at_some_call_leaves_whole_files(
-    machine: Machines, location: Path, tmp_path: Path, what: str
-) -> None:
+def check_kills(machine: Machines, location: Path, what: str, steps: Iterable[int]) -> int:
+    """Kill `what` at each of these calls; return how many runs came so far."""
     one = filled(machine("one"))
     good = files_of(one)
     if what == "load":
         one.cache(location).save()
-    for step in range(12):
-        # Imports open files as well, so that kills begin at a high number.
-        calls = 1 + step * step * 2
-        two = machine(f"two{step}")
+    kills = 0
+    for calls in steps:
+        two = machine(f"two{calls}")
         if what == "load":
-            killed(two, location, "load", calls)
-            found = {k: v for k, v in files_of(two).items() if ".pgetpy-stage-" not in k}
-            assert all(good[name] == data for name, data in found.items())
-        else:
-            location_now = tmp_path / f"location{step}"
-            killed(one, location_now, "save", calls)
-            machine(f"two{step}").cache(location_now).load()
+            kills += killed(two, location, what, calls)
             assert all(good[name] == data for name, data in files_of(two).items())
-            one.cache(location_now).save()
-            location = location_now
+            there = location
+        else:
+            there = location.with_name(f"location{calls}")
+            kills += killed(one, there, what, calls)
+            two.cache(there).load()
+            assert all(good[name] == data for name, data in files_of(two).items())
+            assert one.cache(there).save().outcome in ("saved", "unchanged")
         # The next one completes it, and clears away what was left.
-        third = machine(f"two{step}") if what == "load" else machine(f"three{step}")
-        third.cache(location).load()
-        assert files_of(third) == good
+        assert machine(f"two{calls}").cache(there).load().outcome == "loaded"
+        assert files_of(two) == good
+    return kills
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("what", "most"), [("load", 150), ("save", 90)])
+def test_a_process_that_is_killed_at_some_call_leaves_whole_files(
+    machine: Machines, location: Path, what: str, most: int
+) -> None:
+    assert check_kills(machine, location, what, range(1, most, most // 8)) >= 5
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("what", "most", "least"), [("load", 200, 120), ("save", 60, 40)])
+def test_a_process_that_is_killed_at_any_of_its_calls_leaves_whole_files(
+    machine: Machines, location: Path, what: str, most: int, least: int
+) -> None:
+    assert check_kills(machine, location, what, range(1, most)) >= least
 
 
 # -------------------------------------------------------------------------------------- crowds
