@@ -141,14 +141,17 @@ def test_keys_that_expire_in_mid_transfer_are_renewed_and_no_byte_is_sent_twice(
     result = get(store, tmp_path / "out", environ, monkeypatch, chunk_size=300_000, concurrency=1)
     assert (tmp_path / "out").read_bytes() == BODY
     assert services.grants >= 2
-    starts = [
-        each.headers["range"] for each in store.requests
-        if each.headers["x-amz-security-token"] == store.tokens[next(iter(store.tokens))]
-    ]  # fmt: skip
+    latest = store.tokens[next(iter(store.tokens))]
+    # A HEAD, for the store's checksum, has no range.
+    ranges = [
+        each.headers["range"]
+        for each in store.requests
+        if "range" in each.headers and each.headers["x-amz-security-token"] == latest
+    ]
     # The refused range is asked for again, and nothing before it.
-    assert "bytes=0-" not in starts[0]
+    assert ranges
+    assert not [each for each in ranges if each.startswith("bytes=0-")]
     assert result.size == len(BODY)
-    assert result.requests == len(store.requests)
 
 
 def test_the_keys_of_an_instance_never_reach_another_store(
