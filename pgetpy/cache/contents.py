@@ -32,7 +32,7 @@ from pgetpy.system.filesystem import sync_file
 _USUAL_RECORD = 8192
 _BLOCK = 1 << 20
 # Kernels update the clock of file times at least a hundred times a second.
-LONGEST_TICK_NS = 20_000_000
+_LONGEST_TICK = 0.02
 
 
 @dataclass(frozen=True)
@@ -238,12 +238,12 @@ def wait_for_tick(path: Path) -> None:
     tick would not show, so the path is given out only after the next one.
     """
     latest = max((os.lstat(below).st_ctime_ns for below in _files_at(path)), default=0)
-    deadline = time.monotonic() + LONGEST_TICK_NS / 1e9
-    while latest >= coarse_time() and time.monotonic() < deadline:
-        time.sleep(LONGEST_TICK_NS / 20e9)
+    deadline = time.monotonic() + _LONGEST_TICK
+    while latest >= _ticks() and time.monotonic() < deadline:
+        time.sleep(_LONGEST_TICK / 20)
 
 
-def coarse_time() -> int:
+def _ticks() -> int:
     """Return the time of the coarse clock that file times come from, in nanoseconds."""
     coarse = getattr(time, "CLOCK_REALTIME_COARSE", time.CLOCK_REALTIME)
     return time.clock_gettime_ns(coarse)

@@ -16,14 +16,17 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pgetpy.cache.contents import LONGEST_TICK_NS, Row, coarse_time, read_row
+from pgetpy.cache.contents import Row, read_row
 from pgetpy.cache.layout import KEY_LENGTH, CachePaths, names_in
 
 _Inode = tuple[int, int]
+# Nanoseconds. File systems round times, FAT to two seconds.
+_SETTLED = 3_000_000_000
 
 
 class Outline(NamedTuple):
@@ -129,8 +132,8 @@ class OutlineReader:
         stamp = _stamp_of(shard)
         if stamp is None:
             return found
-        # A change within the same tick as the one before would not show later.
-        lasting = stamp[1] < coarse_time() - LONGEST_TICK_NS
+        # If it has just changed, another change might leave it with the same time.
+        lasting = stamp[1] < time.time_ns() - _SETTLED
         self._list(shard, found, folders)
         if self._remembers and lasting:
             self._shards[shard] = (stamp, _sizes_of(found))
