@@ -85,7 +85,9 @@ class _Upkeep:
         """
         short = next((each for each in self.operands if len(each) < KEY_DIGITS), None)
         if short is not None:
-            raise UsageError(f"{short!r} is too little of a key: give {KEY_DIGITS} digits of it")
+            raise UsageError(
+                f"{short!r} is too short: give at least {KEY_DIGITS} digits of the key"
+            )
         if self.operands:
             return [self.keeper.find(each) for each in self.operands]
         return [each.key for each in self.keeper.listings()]

@@ -104,7 +104,7 @@ class CompileCache:
             wrong = kinds if isinstance(kinds, str) or not kinds else unknown[0]
             raise BadSettingError("kinds", wrong, f"is not a tuple of {', '.join(KINDS)}")
         if mode not in _MODES:
-            raise BadSettingError("mode", mode, f"is none of {', '.join(_MODES)}")
+            raise BadSettingError("mode", mode, f"is not one of {', '.join(_MODES)}")
         if settings is not None and settings.policy is not None and not settings.policy.own_tokens:
             reason = "compiled code is executed, and this policy is for URLs from strangers"
             raise NotAllowedError(os.fspath(location), "own_tokens", reason)

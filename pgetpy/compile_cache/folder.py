@@ -50,7 +50,7 @@ class FolderLocation(CacheLocation):
             # As in /tmp: others may add files, but not replace those of another user.
             open_to_all = bool(found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX)
             if theirs or open_to_all:
-                who = "belongs to another user" if theirs else "can be written by everybody"
+                who = "belongs to another user" if theirs else "can be written by anyone"
                 raise CacheError(
                     str(self._root),
                     f"is not trusted: {each} {who}, and compiled code is executed",

@@ -211,7 +211,7 @@ class CacheLoader:
 
     def _check(self, file: SealedFile, head: bytes, sha256: str) -> None:
         if sha256 != file.sha256:
-            raise IntegrityError(f"{file.path} is damaged: its sha256 is another one")
+            raise IntegrityError(f"{file.path} is damaged: its sha256 differs")
         if why := damage(file.kind, file.path, head, file.size):
             raise IntegrityError(f"{file.path} cannot be used: it {why}")
 

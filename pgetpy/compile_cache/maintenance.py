@@ -179,7 +179,7 @@ class LocationKeeper:
             for block in blocks:
                 digest.update(block)
             if digest.hexdigest() != file.sha256:
-                raise IntegrityError(f"{file.path} is damaged: its sha256 is another one")
+                raise IntegrityError(f"{file.path} is damaged: its sha256 differs")
 
         with tempfile.TemporaryDirectory(prefix="pgetpy-verify-") as spool:
             try:

@@ -36,5 +36,5 @@ def open_location(
     from pgetpy.compile_cache.remote import RemoteLocation
 
     if scheme.lower() not in ("http", "https", "s3", "b2", "gs"):
-        raise BadSettingError("location", scheme, "is none of a folder, s3://... and https://...")
+        raise BadSettingError("location", scheme, "is not a folder, s3://... or https://...")
     return RemoteLocation(text, settings)

@@ -96,7 +96,7 @@ def check_pack(path: Path, sha256: str, flag: CancelFlag) -> None:
             flag.check()
             digest.update(block)
     if digest.hexdigest() != sha256:
-        raise IntegrityError(f"{path.name} is damaged: its sha256 is another one")
+        raise IntegrityError(f"{path.name} is damaged: its sha256 differs")
 
 
 def read_pack(

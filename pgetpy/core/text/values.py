@@ -79,7 +79,7 @@ def read_store_folder(text: str, name: str) -> str:
     """Read a prefix in an object store, such as s3://BUCKET/PREFIX."""
     text = text.strip()
     if not _STORE_FOLDER.fullmatch(text):
-        raise BadSettingError(name, text, "is not a place in a bucket, as s3://BUCKET/PREFIX")
+        raise BadSettingError(name, text, "is not a place in a bucket such as s3://BUCKET/PREFIX")
     return text
 
 

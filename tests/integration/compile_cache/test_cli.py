@@ -127,7 +127,7 @@ def test_a_secret_comes_from_the_environment_alone(
         (("frobnicate",), "expected one of load, save"),
         (("load", "x"), "takes no arguments"),
         (("rm",), "expected KEY..."),
-        (("rm", "abc"), "too little of a key"),
+        (("rm", "abc"), "give at least 12 digits of the key"),
         (("run",), "expected -- PROGRAM"),
         (("load", "--kind", "cuda"), "cuda"),
         (("load", "--repair"), "--repair"),

@@ -231,7 +231,7 @@ def test_a_folder_that_anybody_may_write_to_is_not_trusted(
     location.chmod(0o777)
     result = machine("two").cache(location).load()
     assert result.outcome == "failed"
-    assert "can be written by everybody" in result.reason
+    assert "can be written by anyone" in result.reason
     # As in /tmp, others may not replace what is ours.
     location.chmod(0o1777)
     assert machine("two").cache(location).load().outcome == "loaded"
