@@ -17,12 +17,13 @@ class ArchiveExtractor(Sink):
     same time. `finish` comes last, in a thread, and `halt` while it waits.
 
     Attributes:
-        resumable: whether a later run can continue from here, and the archive be read back.
-        spooled: whether the archive has to be on disk before members can be made of it.
+        resumable: whether a later run can go on from here, and the archive be read back.
+        spooled: why the archive has to be on disk before members are made of it, a clause; empty
+            where it does not.
     """
 
     resumable: bool = False
-    spooled: bool = False
+    spooled: str = ""
 
     @property
     def remarks(self) -> tuple[str, ...]:

@@ -147,7 +147,8 @@ class DirectoryReader:
             return DirectoryReader(total, self._policy, window, self._layout, self._make_extractor)
 
         self._window.only = ()
-        return SpooledZip(self._window, self._layout, survey_anew)
+        why = f"its end came after more than {_MOST_SPOOLED >> 20} MiB of the rest"
+        return SpooledZip(self._window, self._layout, survey_anew, why)
 
     def _read_all(self, read: Callable[[Span], bytes]) -> RandomAccessExtractor:
         """Finish the survey of an archive of which `read` gives everything."""
@@ -206,14 +207,19 @@ class SpooledZip(ArchiveExtractor):
         window: is opened for the whole archive.
         layout: has the spool.
         survey: returns a `DirectoryReader`, given the archive's size.
+        why: why members cannot be made earlier, for people.
     """
 
     resumable = True
-    spooled = True
 
     def __init__(
-        self, window: Window, layout: ArchiveLayout, survey: Callable[[int], DirectoryReader]
+        self,
+        window: Window,
+        layout: ArchiveLayout,
+        survey: Callable[[int], DirectoryReader],
+        why: str = "the server serves no ranges",
     ) -> None:
+        self.spooled = why
         window.size = _ENDLESS
         self._spool = layout.spool
         self._survey = survey

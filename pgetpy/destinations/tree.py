@@ -83,9 +83,7 @@ class TreeDestination(ResumableDestination):
     @property
     def remark(self) -> str:
         if self._extractor is not None and self._extractor.spooled:
-            return (
-                "the server serves no ranges: the zip is stored as a whole before it is extracted"
-            )
+            return f"{self._extractor.spooled}: the zip is stored as a whole before it is extracted"
         return ""
 
     @property

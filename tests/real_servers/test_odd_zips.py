@@ -57,7 +57,7 @@ def test_what_both_take_is_taken(shelf: Server, tmp_path: Path, name: str, how: 
         assert ours == by_unzip(archive, tmp_path)
     if name in BOTH:
         assert ours == by_zipfile(archive, tmp_path)
-    remarked = [event.remark for event in events.of(Remarked) if "on disk" not in event.remark]
+    remarked = [event.remark for event in events.of(Remarked) if "as a whole" not in event.remark]
     assert ["follow its end" in remark for remark in remarked] == [True] * (
         "behind the end" in name
     )

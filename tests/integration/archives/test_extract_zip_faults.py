@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from pgetpy.core.http.ranges import Spans
+from pgetpy.core.report.events import Remarked
 from pgetpy.errors import (
     ArchiveError,
     DestinationError,
@@ -68,7 +69,9 @@ from tests.support.faults import (
     When,
     at_least,
 )
-from tests.support.fetching import contents, extract, names_in, unchanged
+from tests.support.fetching import Events, contents, extract, names_in, unchanged
+from tests.support.odd_servers import Oddity, OddServer
+from tests.support.odd_sockets import served
 from tests.support.processes import Ended, Run, folder_of_nobody, limited_tmpfs, run
 from tests.support.resources import Resource
 from tests.support.server import Server
@@ -168,6 +171,23 @@ def test_an_archive_that_has_to_be_spooled_is_said_to_be(server: Server, tmp_pat
 
     assert says_so(spooled)
     assert not says_so(ranged)
+
+
+@pytest.mark.parametrize("checksum", [None, CHECKSUM], ids=["", "hashed"])
+def test_where_much_comes_before_the_end_it_is_stored_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checksum: str | None
+) -> None:
+    """A link that is good for one answer brings the directory last."""
+    monkeypatch.setattr("pgetpy.archives.zip._MOST_SPOOLED", MIB)
+    events = Events()
+    with served(OddServer(archive_of(), Oddity(answers=1))) as url:
+        result = extract(f"{url}.zip", tmp_path / "out", checksum=checksum, progress=events)
+    assert plain_tree(tmp_path / "out") == expected()
+    assert result.digest == checksum
+    assert result.requests <= 3
+    assert names_in(tmp_path) == ["out"]
+    (remark,) = (event.remark for event in events.of(Remarked) if "as a whole" in event.remark)
+    assert remark.startswith("its end came after more than 1 MiB of the rest: the zip is stored")
 
 
 def test_a_spooled_archive_takes_the_room_of_itself_and_its_members(server: Server) -> None:
