@@ -306,19 +306,20 @@ class Attempt:
         self._postpone(error, delay, echo=echo)
 
     def _is_surplus(self, exchange: Exchange, error: TransferError) -> bool:
-        """Whether this connection was merely one too many: others deliver, and are enough."""
-        host = self._host
+        """Whether this connection was merely one too many: others deliver, or still may."""
+        host, delivering = self._host, self._watchdog.delivering
         if exchange.part.meter.answered is not None or host is None:
             return False
+        volley = self.gate.answer is not None and host.pace.in_volley(exchange.part.meter.born)
+        waiting = len(self._watchdog) - delivering if volley else 0
         refused = isinstance(error, HttpStatusError) and error.status not in OVERLOADED
-        if not (refused and self.gate.repeatable) and not isinstance(
-            error, (ConnectionFailedError, StalledError)
-        ):
+        broken = isinstance(error, (ConnectionFailedError, StalledError))
+        if not broken and not (refused and (self.gate.repeatable or waiting)):
             return False
-        delivering = self._watchdog.delivering
-        if delivering:
-            host.pace.cap(self._loop.time(), delivering)
-        return delivering > 0
+        others = delivering or (waiting if refused else 0)
+        if others:
+            host.pace.cap(self._loop.time(), others, exchange.part.meter.born)
+        return others > 0
 
     def _ask_more_plainly(self, exchange: Exchange, error: TransferError) -> bool:
         """Whether the next requests ask more plainly than `exchange`, and may succeed."""

@@ -70,10 +70,9 @@ class Oddity:
         """Whether the only answer that the link is good for is one to a range that nobody can use,
         so that asking for a range was one request too many."""
         unusable = isinstance(self.ranged, str) and self.ranged not in ("well", "whole")
-        if self.lengths == "differing" and self.ranged != "whole" and self.open_end:
-            # A part whose length is unclear, unless it is refused, which spends nothing.
-            unusable = unusable or self.ranged == "well" or self.since > 0
-            return self.answers is not None and unusable
+        if self.lengths == "differing" and (self.since > 0 or self.ranged == "well"):
+            # A part whose length is unclear.
+            return self.answers is not None
         # Where the first answer is late a second one is asked for.
         first = self.since == 0 or (self.since == 1 and self.late > 1)
         return self.answers is not None and unusable and first

@@ -68,6 +68,8 @@ _BUSY, _LITTLE = 0.5, 0.3
 # After so many seconds without any answer one more connection is opened: the requests of other
 # transfers may be waiting for the slot of a slow one.
 _SILENCE = 0.5
+# Seconds in which a host may still count a connection that has just been closed.
+_NOTICED = 1.0
 
 
 @dataclass(frozen=True)
@@ -129,8 +131,10 @@ class ConcurrencyController:
     _climbing: bool = True
     # Whether the first step, which depends on the latency, has been made.
     _stepped: bool = False
-    # Whether the host has refused connections before: the second time lowers the ceiling.
-    _capped: bool = False
+    # When the host last refused a connection; the second time lowers the ceiling.
+    _capped_at: float | None = None
+    # The most connections that have delivered at a time since then.
+    _delivered: int = 0
 
     @property
     def expected(self) -> int:
@@ -172,6 +176,7 @@ class ConcurrencyController:
             delivering: those of them whose bytes have begun to arrive.
             latency: seconds from a request to its first byte, typically.
         """
+        self._delivered = max(self._delivered, delivering)
         if busy < _USED * self.level or now < self._resting_until:
             # Discard the period: part of it would measure a lack of work.
             self._since = self._silent_since = None
@@ -271,7 +276,9 @@ class ConcurrencyController:
         if not self._stepped:
             factor = next(step for least, step in _FIRST_STEPS if latency >= least)
         self._stepped, self._doubted = True, False
-        self.level = min(self.ceiling, self.level * factor)
+        # A host that has refused connections is near its limit: one more costs one refusal at most.
+        raised = self.level * factor if self._capped_at is None else self.level + 1
+        self.level = min(self.ceiling, raised)
         self._climbing = self.level < self.ceiling
 
     def measure_anew(self, now: float) -> None:
@@ -284,19 +291,38 @@ class ConcurrencyController:
         self._pause, self._factor = _FIRST_PAUSE, _BOLD
         self._climbing = self.level < self.ceiling
 
-    def cap(self, now: float, connections: int) -> None:
+    def cap(self, now: float, connections: int, asked: float) -> None:
         """Stay at `connections`: the host refuses more, or breaks them off.
 
         The first time this may be chance, and the level may rise again after a rest. The second
-        time it becomes the ceiling.
+        time it becomes the ceiling. Of several requests made at the same moment all but a few are
+        refused, which counts once; the few may be answered after the first refusal.
+
+        Args:
+            now: seconds.
+            connections: how many are answered at the moment.
+            asked: when the refused request was made.
         """
-        if self._capped:
-            self.ceiling = max(1, min(self.ceiling, connections))
-        self._capped = True
+        before = self._capped_at
+        if before is not None and self.in_volley(asked):
+            self.level = max(self.level, min(connections, self.ceiling))
+            return
+        self._capped_at = now
+        # One of those that the host allows may be between two ranges just now.
+        most = max(connections, self._delivered)
+        if before is not None:
+            self.ceiling = max(1, min(self.ceiling, most))
+        soon = before is not None and now - before < _NOTICED
+        self._delivered = most if soon else connections
         self.level = max(1, min(self.level, connections))
         self._best = None
         self._since = None
         self._rest(now)
+
+    def in_volley(self, asked: float) -> bool:
+        """Whether a request made at `asked` was made before it was known that the host refuses any,
+        so that others of the same moment may still be answered."""
+        return self._capped_at is None or asked < self._capped_at
 
     def lower(self, now: float) -> None:
         """Halve the level: the host is overloaded (429, 503).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
@@ -44,6 +45,60 @@ def most(machine: Machine, load: Callable[[], CpuTimes], seconds: float = 1.0) -
         pace.observe(machine.now, int(machine.moved), 0, pace.level, pace.level)
         levels.append(pace.level)
     return max(levels)
+
+
+def test_requests_that_are_refused_together_count_once() -> None:
+    pace = ConcurrencyController(64, 16)
+    pace.cap(1.0, 1, asked=0.9)
+    for _ in range(11):
+        pace.cap(1.01, 1, asked=0.9)
+    pace.cap(1.02, 4, asked=0.9)
+    assert (pace.level, pace.ceiling) == (4, 64)
+
+
+def test_what_a_host_refuses_twice_becomes_its_ceiling() -> None:
+    pace = ConcurrencyController(64, 16)
+    pace.cap(1.0, 4, asked=0.9)
+    pace.cap(3.0, 4, asked=2.9)
+    assert (pace.level, pace.ceiling) == (4, 4)
+
+
+def test_a_connection_between_two_ranges_is_not_refused_to_it() -> None:
+    pace = ConcurrencyController(64, 16)
+    pace.cap(1.0, 2, asked=0.9)
+    pace.observe(1.5, 10_000_000, 2, 2, 2)
+    pace.cap(3.0, 1, asked=2.9)
+    assert pace.ceiling == 2
+
+
+def test_a_refusal_soon_after_another_does_not_lower_the_ceiling_further() -> None:
+    """The host may still count a connection that has just been closed."""
+    pace = ConcurrencyController(64, 16)
+    pace.cap(1.0, 1, asked=0.9)
+    pace.observe(1.5, 10_000_000, 2, 2, 2)
+    pace.cap(1.6, 1, asked=1.55)
+    pace.cap(1.7, 1, asked=1.65)
+    assert (pace.level, pace.ceiling) == (1, 2)
+
+
+def test_a_host_that_allows_fewer_than_before_is_followed() -> None:
+    pace = ConcurrencyController(64, 16)
+    for now, connections in ((1.0, 8), (3.0, 4), (5.0, 2)):
+        pace.cap(now, connections, asked=now - 0.1)
+    assert pace.ceiling == 4
+    pace.cap(7.0, 2, asked=6.9)
+    assert pace.ceiling == 2
+
+
+def test_after_a_refusal_the_level_rises_by_one() -> None:
+    pace = ConcurrencyController(64, 4)
+    pace.cap(0.0, 2, asked=0.0)
+    levels, moved = [], 0
+    for tick in range(200):
+        moved += int(pace.level * 5e6 * TICK)
+        levels.append(pace.observe(tick * TICK, moved, 0, pace.level, pace.level))
+    assert levels[-1] > 4
+    assert max(after - before for before, after in pairwise(levels)) == 1
 
 
 def test_connections_that_need_little_of_a_processor_become_many() -> None:
