@@ -17,7 +17,7 @@ class ArchiveExtractor(Sink):
     same time. `finish` comes last, in a thread, and `halt` while it waits.
 
     Attributes:
-        resumable: whether a later run can go on from here, and the archive be read back.
+        resumable: whether a later run can continue from here, and the archive be read back.
         spooled: why the archive has to be on disk before members are made of it, a clause; empty
             where it does not.
     """

@@ -330,18 +330,18 @@ class Attempt:
             return True
         if exchange.generation < self._generation:
             return True  # made before the manner changed, for another failure
-        reader, manner = self.plan.reader, self.manner
-        brings_all = reader is not None and reader.stop == self.plan.total
-        tied = any(name == "If-Range" for name, _ in exchange.request.headers)
+        reader, manner, answer = self.plan.reader, self.manner, self.gate.answer
         if not manner.becomes_plainer(
             error,
-            tied=tied,
-            proven=self.gate.answer is not None and self.gate.answer.ranged,
-            reads_on=brings_all,
+            tied=any(name == "If-Range" for name, _ in exchange.request.headers),
+            proven=answer is not None and answer.ranged,
+            reads_on=reader is not None and reader.stop == self.plan.total,
             last_try=not self._retries.left(error),
         ):
             return False
         self._generation += 1
+        if answer is not None:
+            self._retries.progressed()  # another way of asking gets all its tries
         if reader is not None and manner.single:
             reader.claim = None  # it delivers everything that is missing
             self._tell_manner()
