@@ -19,7 +19,7 @@ import time
 from base64 import b64encode
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from html import unescape
@@ -249,6 +249,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+    def handle(self) -> None:
+        """Answer requests until the client leaves, which may be in the middle of an answer."""
+        with suppress(ConnectionError):
+            super().handle()
+
+    def finish(self) -> None:
+        """Flush what a client that has left does not read."""
+        with suppress(OSError, ValueError):
+            super().finish()
 
     def do_GET(self) -> None:
         """Answer one request."""
