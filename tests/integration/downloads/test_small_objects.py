@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -59,7 +64,7 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
     "gzip": (Encoded("gzip"),),
     "cut off": (FinAfter(SIZE // 2, when=FIRST),),
     "reset": (ResetAfter(SIZE // 2, when=FIRST),),
-    "closed before the head": (FinAfter(0, when=FIRST),),
+    "closed before the body": (FinAfter(0, when=FIRST),),
     "silent": (SilenceAfter(SIZE // 2, when=FIRST),),
     "503, then the file": (Status(503, when=FIRST),),
 }
@@ -109,6 +114,48 @@ def test_a_large_file_is_not_asked_for_twice(server: Server, tmp_path: Path) -> 
     assert said(found[0]) is not None
     assert server.asked("/large") == [(0, None)]
     assert server.sent("/large") == len(LARGE)
+
+
+@contextmanager
+def closing_server(answers: int) -> Iterator[tuple[str, list[int]]]:
+    """Serve BODY; the first connection is closed when it is asked once more than `answers` times.
+
+    Yields the URL, and the numbers of the connections on which requests came.
+    """
+    asked: list[int] = []
+
+    def serve(connection: socket.socket, number: int) -> None:
+        with connection, connection.makefile("rb") as lines:
+            while lines.readline().startswith(b"GET "):
+                while lines.readline() != b"\r\n":
+                    pass
+                asked.append(number)
+                if number == 0 and len(asked) > answers:
+                    return
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % SIZE + BODY)
+
+    def accept() -> None:
+        with suppress(OSError):
+            for number in count():
+                threading.Thread(target=serve, args=(listener.accept()[0], number)).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        accepting = threading.Thread(target=accept)
+        accepting.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", asked
+        listener.shutdown(socket.SHUT_RDWR)  # wakes `accept`
+        accepting.join()
+
+
+def test_a_reused_connection_that_was_closed_is_no_failure(tmp_path: Path) -> None:
+    settings = impatient(max_concurrent_files=1, retries=0)
+    with closing_server(answers=1) as (base, asked):
+        urls = [f"{base}/{number}" for number in range(3)]
+        found = pgetpy.download_many(jobs(urls, tmp_path), settings=settings)
+    results = [each for each in found if isinstance(each, pgetpy.DownloadResult)]
+    assert [result.retries for result in results] == [0, 0, 0]
+    assert asked == [0, 0, 1, 1]
+    assert (tmp_path / "1").read_bytes() == BODY
 
 
 def test_a_refusal_is_asked_for_once_and_says_what_the_server_said(
