@@ -19,6 +19,7 @@ from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.jobs import Job
 from pgetpy.core.report.events import Finished, Retrying, Started
 from pgetpy.errors import DestinationError, DigestMismatchError, HttpStatusError
+from tests.support.authority import Authority
 from tests.support.bodies import body, digest
 from tests.support.faults import (
     Chunked,
@@ -293,3 +294,13 @@ def test_a_signed_request_that_turns_out_large_is_not_made_twice(
     found = pgetpy.download_many([signed, other], settings=impatient(concurrency=1))
     assert isinstance(found[0], pgetpy.DownloadResult)
     assert server.asked("/large") == [(0, None)]
+
+
+def test_all_this_holds_over_tls(tls_server: Server, ca: Authority, tmp_path: Path) -> None:
+    kinds = (Resource(BODY), Resource(LARGE), Resource(BODY, faults=(Late(0.9, when=FIRST),)))
+    urls = [tls_server.add(f"/{number}", each) for number, each in enumerate(kinds)]
+    settings = impatient(concurrency=1, cacert=str(ca.pem))
+    found = pgetpy.download_many(jobs(urls, tmp_path), settings=settings)
+    assert [type(each) for each in found] == [pgetpy.DownloadResult] * 3
+    assert [(tmp_path / str(number)).read_bytes() for number in range(3)] == [BODY, LARGE, BODY]
+    assert [len(tls_server.seen(f"/{number}")) for number in range(3)] == [1, 1, 1]
