@@ -22,11 +22,12 @@ from pgetpy.engine.attempt import Attempt
 from pgetpy.engine.context import AttemptCallbacks, EngineContext
 from pgetpy.engine.requests import Route
 from pgetpy.engine.watchdog import TransferCounts
+from pgetpy.errors import ObjectChangedError, RangeNotHonouredError
 from pgetpy.sources.base import RemoteFile
 
 
 class WholeOnlyError(Exception):
-    """The server does not serve ranges, or does not say how large the object is."""
+    """The server serves no ranges, or none that belong together, or does not say the size."""
 
 
 async def pick(
@@ -42,7 +43,7 @@ async def pick(
 
     Raises:
         TransferError: the object is forbidden, or cannot be reached.
-        WholeOnlyError: the server sends only the whole.
+        WholeOnlyError: the server sends only the whole, or ranges that do not belong together.
     """
 
     def begin(answer: Answer, _: Spans) -> Sink:
@@ -59,5 +60,10 @@ async def pick(
     callbacks = AttemptCallbacks(
         begin, lambda _: follow.landed(plan.landed), lambda *_: None, lambda _: None
     )
-    await Attempt(context, route, plan, callbacks, TransferCounts()).run()
+    try:
+        await Attempt(context, route, plan, callbacks, TransferCounts()).run()
+    except (ObjectChangedError, RangeNotHonouredError) as error:
+        # Replaced, or on servers that disagree about its version: the whole can come in one answer.
+        follow.lost()
+        raise WholeOnlyError from error
     follow.landed(plan.landed)
