@@ -42,6 +42,8 @@ if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; 
     echo "no GPU: every step runs on the CPU" >&2
     export BENCH_GPU=cpu
 fi
+# Without a network pip tries for minutes before it gives up.
+export PIP_NO_INDEX=1
 rm -rf "$work"
 mkdir -p "$work"
 # One at a time: a wheel for another version of Python is left out, not all of them.

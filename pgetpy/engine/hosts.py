@@ -94,21 +94,26 @@ class Host:
         """Whether this is the stand-in for file and data URLs, which need no connection."""
         return not self.origin.host
 
-    def observe(self, now: float, rates: Sequence[float] = ()) -> None:
+    def observe(self, now: float, rates: Sequence[float] = ()) -> bool:
         """Update the pace and the rate. Called by each attempt at each of its ticks.
 
         Args:
             now: loop time.
             rates: bytes a second of the connections that have delivered for a while.
+
+        Returns:
+            Whether there may be more connections now.
         """
         self.pace.observe(
             now, self.moved, self.ended, self.busy, self.delivering, self.latency.typical
         )
-        if self.pace.level != self._told:
+        before = self._told
+        if self.pace.level != before:
             self._tell_level()
         if rates and self.rate:
             # Never 0, which means unknown.
             self.rate = max(1.0, self.rate + (median(rates) - self.rate) * 0.3)
+        return self.pace.level > before > 0
 
     def _tell_level(self) -> None:
         """Log a decision of the pace, with what it was based on."""

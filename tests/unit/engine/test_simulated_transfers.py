@@ -51,6 +51,11 @@ def test_a_store_that_limits_each_connection_is_climbed_to_the_ceiling() -> None
     assert_economical(outcome, 2500 * MB)
 
 
+def test_connections_are_opened_as_soon_as_the_level_rises() -> None:
+    # At the next tick, 25 ms later, it takes 0.17 s.
+    assert fetch(20 * MB).seconds < 0.16
+
+
 def test_a_stream_that_fills_the_network_alone_is_left_nearly_alone() -> None:
     lone = Line(rate=1000 * MB, latency=0.002)
     outcome = transfer(Network(8000 * MB, lambda *_: lone, capacity=1000 * MB))
