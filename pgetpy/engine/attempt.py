@@ -394,7 +394,6 @@ class Attempt:
         self._ticked_at = now
         if self._host is not None:
             self._watchdog.look_after(now, self._host)
-            # More connections are opened at once, not a tick later.
             self._roused |= self._host.observe(now, self._watchdog.rates(now))
         if self.plan.total is None and self.gate.answer is not None:
             self.gate.check_size(self.route.target.url, self.plan.done)  # the size so far

@@ -102,7 +102,7 @@ class Host:
             rates: bytes a second of the connections that have delivered for a while.
 
         Returns:
-            Whether there may be more connections now.
+            Whether there may be more connections now. They are opened at once, not a tick later.
         """
         self.pace.observe(
             now, self.moved, self.ended, self.busy, self.delivering, self.latency.typical
