@@ -80,7 +80,7 @@ def test_a_failed_download_fails_its_own_prediction_alone(cog: CogServer, server
     page = serve(server, b"<html>no such file</html>", "/page.safetensors")
     bad, good = cog.begin(lora=page), cog.begin(lora=serve(server, path="/good.safetensors"))
     assert (bad.reply().status, good.reply().status) == ("failed", "succeeded")
-    assert "no weights" in bad.reply().error
+    assert "not a weights file" in bad.reply().error
     assert cog.predict(lora=page).status == "failed"
 
 
