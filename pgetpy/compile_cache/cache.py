@@ -162,8 +162,10 @@ class CompileCache:
 
         if self.mode == "write":
             return CompileCacheResult("skipped", "mode is write")
+        self._baseline = None
         result = self._guarded(work)
-        self._baseline = set(scan_folders(self._folders).files)
+        if self._baseline is None:
+            self._baseline = set(scan_folders(self._folders).files)
         return result
 
     def _load_checked(
@@ -189,6 +191,7 @@ class CompileCache:
             survey.broken |= loaded.broken
             live = scan_folders(job.folders)
         self._broken |= survey.broken
+        self._baseline = live.files.keys() | loaded.places
         left_out = [*survey.left_out, *loaded.left_out]
         complete = not left_out
         return job.result(

@@ -68,6 +68,7 @@ class Loaded:
     bytes: int = 0
     left_out: list[str] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
+    places: set[tuple[str, str]] = field(default_factory=set)
 
     def leave_out(self, what: str, why: str) -> None:
         _LOG.debug("left out %s: %s", what, why)
@@ -102,7 +103,8 @@ class CacheLoader:
         self._environment = environment
         self._flag = flag
         self._progress = progress or (lambda done, total: None)
-        self._stages: dict[str, Path] = {}
+        # Texts: thousands of paths are made of them, and a Path costs more than the call for it.
+        self._stages: dict[str, str] = {}
         self._tables: dict[tuple[str, str], list[bytes]] = {}
         self._staged: dict[tuple[str, str], SealedFile] = {}
         self.loaded = loaded
@@ -124,7 +126,8 @@ class CacheLoader:
         total, done = sum(seal.pack_size for seal, _ in packs.values()), 0
         with contextlib.ExitStack() as stages, _spool() as spool:
             for kind in {file.kind for _, files in packs.values() for file in files}:
-                self._stages[kind] = stages.enter_context(staging(self._folders[kind]))
+                stage = stages.enter_context(staging(self._folders[kind]))
+                self._stages[kind] = str(stage)
             for seal, files in packs.values():
                 self._flag.check()
                 self._unpack(seal, files, spool)
@@ -205,7 +208,7 @@ class CacheLoader:
         try:
             self._check(file, head, digest.hexdigest())
         except IntegrityError:
-            path.unlink()
+            os.unlink(path)
             raise
         self._note(file, path)
 
@@ -222,9 +225,9 @@ class CacheLoader:
             self._staged[file.place] = file
             return
         if is_group(file.kind, file.path):
-            folder = (self._folders[file.kind] / file.path).parent
+            path = f"{self._folders[file.kind]}/{file.path}"
             try:
-                data = placed_group(data, str(folder))
+                data = placed_group(data, os.path.dirname(path))
             except ValueError as error:
                 raise IntegrityError(f"{file.path} cannot be used: {error}") from None
         path = self._staged_path(file)
@@ -232,19 +235,20 @@ class CacheLoader:
             write_whole(out, data)
         self._note(file, path)
 
-    def _note(self, file: SealedFile, path: Path) -> None:
+    def _note(self, file: SealedFile, path: str) -> None:
         if file.executable:
             os.chmod(path, 0o700)
         os.utime(path, ns=(file.mtime_ns, file.mtime_ns))
         self._staged[file.place] = file
 
-    def _staged_path(self, file: SealedFile) -> Path:
-        return self._stages[file.kind] / file.path
+    def _staged_path(self, file: SealedFile) -> str:
+        return f"{self._stages[file.kind]}/{file.path}"
 
     # ----------------------------------------------------------------------------- into place
 
     def _publish(self) -> None:
         """Rename what is staged into place, leaves first."""
+        self.loaded.places |= self._staged.keys()
         units: dict[tuple[str, str], list[SealedFile]] = {}
         single: list[SealedFile] = []
         for file in self._staged.values():
@@ -271,7 +275,7 @@ class CacheLoader:
             return False
         make_folder(target.parent)
         try:
-            os.rename(self._stages[kind] / unit, target)
+            os.rename(f"{self._stages[kind]}/{unit}", target)
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
                 return False
@@ -291,7 +295,7 @@ class CacheLoader:
         os.rename(staged, target)
         self.loaded.entries += 1
 
-    def _write_table(self, file: SealedFile, target: Path, staged: Path) -> None:
+    def _write_table(self, file: SealedFile, target: Path, staged: str) -> None:
         """Unite a table with the one that is there."""
         versions = self._tables[file.place]
         with contextlib.suppress(OSError):

@@ -17,7 +17,7 @@ from pgetpy.system.file_locks import try_lock
 from pgetpy.system.filesystem import closing_fd, remove_tree
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Path | str) -> None:
     """Make a folder, and those that it is in, which only their owner may read.
 
     Those that are there stay as they are. `os.makedirs` gives its mode to the last one alone.
@@ -27,17 +27,17 @@ def make_folder(folder: Path) -> None:
     except FileExistsError:
         return
     except FileNotFoundError:
-        make_folder(folder.parent)
+        make_folder(os.path.dirname(folder))
         make_folder(folder)
 
 
-def create_file(path: Path) -> io.FileIO:
+def create_file(path: Path | str) -> io.FileIO:
     """Open a new file that only its owner may read; its folder is made if need be."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
         fd = os.open(path, flags, 0o600)
     except FileNotFoundError:
-        make_folder(path.parent)
+        make_folder(os.path.dirname(path))
         fd = os.open(path, flags, 0o600)
     return io.FileIO(fd, "wb")
 
@@ -53,8 +53,8 @@ def write_whole(out: io.FileIO, data: bytes | memoryview) -> None:
 def staging(root: Path) -> Iterator[Path]:
     """A stage in `root`, removed at the end, and those that dead processes have left.
 
-    A lock on the folder says that its process lives. Where there are no locks, stages of others are
-    kept for a day.
+    A lock on the folder says that its process lives. Where there are no locks, stages of others
+    stay.
     """
     make_folder(root)
     remove_dead_stages(root)
