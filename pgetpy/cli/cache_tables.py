@@ -100,7 +100,16 @@ def info_lines(sums: Totals, settings: CacheSettings) -> list[str]:
 
 
 def listing_record(listing: ListedEntry, path: str) -> dict[str, Any]:
-    """Return an entry for programs."""
+    """Return an entry for programs.
+
+    `digest` is null until it is known; `pending` says that it is still to be computed. `leased_by`
+    are the processes that hold it, and `in_use` is true for those that were given it lately: none
+    of these is evicted.
+
+    Args:
+        listing: the entry.
+        path: of its content.
+    """
     record = listing.record
     return {
         "key": record.key,

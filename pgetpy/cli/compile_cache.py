@@ -132,6 +132,7 @@ def _info(upkeep: _Upkeep) -> int:
 
 
 def _explain(upkeep: _Upkeep) -> int:
+    # The status lets a script ask "would a start here be warm?".
     explanation = upkeep.cache.explain()
     if upkeep.json:
         print_line(json.dumps(explanation))
@@ -142,6 +143,7 @@ def _explain(upkeep: _Upkeep) -> int:
 
 
 def _verify(upkeep: _Upkeep) -> int:
+    # A failure also where --repair has removed what was damaged: something was lost.
     status = DONE
     for key in upkeep.chosen():
         found = upkeep.keeper.verify(key, repair=upkeep.invocation.options.repair)

@@ -65,7 +65,11 @@ def run_program(invocation: Invocation, cache: CompileCache, command: Sequence[s
 
 
 class _Saver:
-    """Saves once: when the program is ready, or when it has ended."""
+    """Saves once: when the program is ready, or when it has ended.
+
+    What is compiled after the program was ready is left to the next start: a server compiles little
+    then, and saving while it answers requests would take processor time from them.
+    """
 
     def __init__(self, cache: CompileCache, ready_url: str, *, as_json: bool) -> None:
         self._cache = cache

@@ -31,6 +31,11 @@ def completion_script(shell: str) -> str:
     return _SCRIPTS[shell]().rstrip()
 
 
+# What each shell's script does with a word: after a flag with choices they are offered, after
+# another flag with a value names of files are; a dash at the beginning offers flags; the first word
+# may be a command, and the second one below it.
+
+
 def _bash() -> str:
     cases = [
         f"    {'|'.join(FLAGS[option.name])})\n"

@@ -73,6 +73,7 @@ def _ensure(command: CacheCommand) -> int:
         url: parse_reference(url, options.wanted, invocation.settings.sources, patterns)
         for url in operands
     }
+    # By the number of the reference, as events have it. Hits finish without an event.
     failed: dict[int, PgetError] = {}
     served: dict[int, str] = {}
     cache = None
@@ -222,6 +223,9 @@ def _verify_entry(
     command: CacheCommand, store: Store | None, target: Target
 ) -> tuple[Verdict, PgetError | None]:
     """Check one entry, repair it if need be, and print the outcome.
+
+    Whatever happens to it, the others are checked: a run over a large cache takes minutes, and
+    should say all that is wrong.
 
     Returns:
         What it was found to be, and the error if it could not be repaired.

@@ -222,7 +222,11 @@ class CompileCache:
         return replace(result, reason=reason, nearest=nearest.key, differing=differing)
 
     def _claim_folders(self, job: _Job) -> str:
-        """Make sure that compilers can use the live folders; return why they cannot, or ""."""
+        """Make sure that compilers can use the live folders; return why they cannot, or "".
+
+        Before anything is fetched: in a folder that is mounted noexec or belongs to another user,
+        torch fails on a full hit, and not only where it has to compile.
+        """
         for kind, folder in job.folders.items():
             if not is_ours(folder):
                 if kind != "inductor":
@@ -286,7 +290,11 @@ class CompileCache:
         return self._guarded(work)
 
     def _guarded(self, work: Callable[[_Job], CompileCacheResult]) -> CompileCacheResult:
-        """Do `work`; whatever goes wrong becomes a result."""
+        """Do `work`; whatever goes wrong becomes a result.
+
+        A mistake in the program is raised all the same: an error of a kind that is not named here
+        says that this class is wrong, not that a disk is full.
+        """
         started = time.monotonic()
         environment = read_environment(self.name, os.environ)
         if environment is None:
@@ -331,7 +339,11 @@ class CompileCache:
     # ---------------------------------------------------------------------------------- report
 
     def report(self) -> CompileCacheReport:
-        """Return what torch says of hits and misses, and what has been compiled since."""
+        """Return what torch says of hits and misses, and what has been compiled since.
+
+        torch counts a hit as soon as it finds the graph. If the path of the environment differs,
+        every shared object is then built again, and only new files show that.
+        """
         files: LiveScan = scan_folders(self._folders)
         new = len(files.files.keys() - self._baseline) if self._baseline is not None else 0
         counters = torch_counters()

@@ -4,6 +4,11 @@ Everything is renamed into place, from a folder on the same file system, so read
 machines see whole files only. What is loaded is executed: without a secret, a folder that others
 may write is refused. The check walks up to the root, since the owner of any folder above could
 replace those below.
+
+Over NFS a name may be seen later than it was made, for as long as the attribute cache holds (60 s
+by default: nfs(5), acregmax), and a directory may show a seal before its pack. Nothing here waits
+for that: what cannot be seen is left out, and the next start sees it. No lock is taken either, as
+flock on NFS is often one machine's own.
 """
 
 from __future__ import annotations
@@ -58,6 +63,7 @@ class FolderLocation(CacheLocation):
                 )
 
     def names(self, folder: str) -> dict[str, int]:
+        # Asked before anything else is read, so that this is where the check belongs.
         self.check_owner()
         found: dict[str, int] = {}
         with self._mapped():
@@ -89,6 +95,7 @@ class FolderLocation(CacheLocation):
         return contents
 
     def fetch(self, name: str, sha256: str, spool: Path, flag: CancelFlag) -> Path:
+        # In place: a copy would only cost time, and the reader compares the digest itself.
         return self._root / name
 
     def put(self, name: str, source: Path, *, replace: bool = False) -> None:
@@ -96,6 +103,8 @@ class FolderLocation(CacheLocation):
         with self._mapped():
             make_folder(path.parent)
             self.check_owner()
+            # Its name is its digest: what has the size has the content, unless it is known to be
+            # damaged. Keeping it spares the network a second copy when two replicas save the same.
             same = not replace and path.exists() and path.stat().st_size == source.stat().st_size
             if same:
                 source.unlink()

@@ -45,6 +45,11 @@ def read_environment(name: str, environ: Mapping[str, str]) -> CompileEnvironmen
         return None
     flags = cpu_flags()
     machine = platform.machine()
+    # What is here splits the cache, so only what makes code unusable or wrong elsewhere is: the
+    # instruction set, the ABI that extensions are built for, the compilers themselves (torch with
+    # its commit, as nightly builds share a version; Triton; CUDA or HIP), and the GPUs. The host's
+    # name, its folders, the user and the number of processors are not: full hits were seen across
+    # all of them, or torch has them in its own keys, and then it is torch that misses.
     required = {
         "format": FORMAT,
         "machine": machine,
@@ -58,6 +63,7 @@ def read_environment(name: str, environ: Mapping[str, str]) -> CompileEnvironmen
         "gpus": gpu_names(),
         "name": name,
     }
+    # For explaining a miss, and for shared objects that need more than the tier of the key says.
     facts = {
         "cpu_flags": sorted(flags),
         "glibc": _glibc(),
@@ -70,7 +76,11 @@ def read_environment(name: str, environ: Mapping[str, str]) -> CompileEnvironmen
 
 
 def _torch_version() -> dict[str, Any] | None:
-    """Return the constants of torch/version.py; None without torch."""
+    """Return the constants of torch/version.py; None without torch.
+
+    `find_spec` of a package at the top runs nothing of it. Metadata of the distribution would lack
+    the commit, and names the build differently.
+    """
     try:
         found = util.find_spec("torch")
     except (ImportError, ValueError):

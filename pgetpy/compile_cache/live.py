@@ -16,6 +16,7 @@ from pgetpy.system.filesystem import closing_fd
 
 # Staged files are in folders with this beginning, beside what they become.
 STAGE = ".pgetpy-stage-"
+# What is checked as a whole is read into memory. Pickles and sources are far smaller.
 _LARGEST_CHECKED = 64 << 20
 # Deeper folders than a compiler makes are not looked into.
 _DEEPEST = 8
@@ -69,7 +70,11 @@ def scan_folders(folders: Mapping[str, Path]) -> LiveScan:
 
 
 def _walk(folder: Path | str, prefix: str, depth: int) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Yield the regular files below `folder` with their paths there; links are not followed."""
+    """Yield the regular files below `folder` with their paths there; links are not followed.
+
+    A link could lead anywhere: on saving, a file of the host's would go to the location. Folders
+    that vanish meanwhile, or may not be read, count as empty, since others work here as well.
+    """
     try:
         with os.scandir(folder) as entries:
             found = list(entries)
@@ -126,6 +131,9 @@ def damage_of(root: Path, live: LiveFile) -> str:
 def remove_damaged(folders: Mapping[str, Path], scan: LiveScan) -> list[str]:
     """Remove damaged files, so that the compiler makes them anew; return them with the reasons.
 
+    torch takes what exists without looking at it: an empty shared object, which is what a kill
+    during linking leaves, makes every later start fail.
+
     What is being written is left alone. `scan` loses what was removed.
     """
     bad = [
@@ -144,7 +152,10 @@ def remove_damaged(folders: Mapping[str, Path], scan: LiveScan) -> list[str]:
 
 
 def is_noexec(folder: Path) -> bool:
-    """Whether shared objects cannot be loaded from `folder`, or where it will be."""
+    """Whether shared objects cannot be loaded from `folder`, or where it will be.
+
+    Asked of the mount, not tried out: a trial would have to compile something.
+    """
     for each in (folder, *folder.parents):
         with contextlib.suppress(OSError):
             return bool(os.statvfs(each).f_flag & _NOEXEC)

@@ -169,6 +169,8 @@ class CacheLoader:
 
     # ------------------------------------------------------------------------------- one pack
 
+    # A pack is all or nothing: its digest is compared before any file of it is written, so what is
+    # wrong in a single file after that was wrong when it was packed.
     def _unpack(self, seal: Seal, files: Sequence[SealedFile], spool: Path) -> None:
         """Stage `files`; a pack that cannot be used is left out."""
         name = f"v1/{self._key}/packs/{seal.pack_name}"
@@ -247,7 +249,11 @@ class CacheLoader:
     # ----------------------------------------------------------------------------- into place
 
     def _publish(self) -> None:
-        """Rename what is staged into place, leaves first."""
+        """Rename what is staged into place, leaves first.
+
+        Folders that are new go as a whole, in one rename. Of those that exist the missing files
+        are added one by one, except where a compiler wants the folder as it made it (`whole`).
+        """
         self.loaded.places |= self._staged.keys()
         units: dict[tuple[str, str], list[SealedFile]] = {}
         single: list[SealedFile] = []
@@ -296,7 +302,11 @@ class CacheLoader:
         self.loaded.entries += 1
 
     def _write_table(self, file: SealedFile, target: Path, staged: str) -> None:
-        """Unite a table with the one that is there."""
+        """Unite a table with the one that is there.
+
+        It holds the results of autotuning. What this machine has measured goes before what others
+        have; a process that rewrites it in the same moment loses ours, which the next load mends.
+        """
         versions = self._tables[file.place]
         with contextlib.suppress(OSError):
             versions = [target.read_bytes(), *versions]

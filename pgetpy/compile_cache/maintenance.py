@@ -172,7 +172,11 @@ class LocationKeeper:
         return done
 
     def _check(self, key: str, seal: Seal) -> str:
-        """Return what is wrong with a pack, or an empty text."""
+        """Return what is wrong with a pack, or an empty text.
+
+        The pack is decompressed and each file hashed: its digest proves that it is as it was
+        written, not that its seal describes it.
+        """
 
         def take(file: SealedFile, blocks: Iterator[bytes]) -> None:
             digest = hashlib.sha256()
@@ -198,6 +202,9 @@ class LocationKeeper:
 
     def remove(self, key: str) -> int:
         """Remove all of a key, seals first; return the bytes of its packs.
+
+        Without its seals a key is empty for everyone, so a removal that is cut off leaves only
+        waste.
 
         Raises:
             PgetError: it cannot be removed.

@@ -73,7 +73,11 @@ class RemoteLocation(CacheLocation):
         return found
 
     async def _list(self, folder: str) -> dict[str, int]:
-        """Return the names of all objects below `folder`, with their sizes."""
+        """Return the names of all objects below `folder`, with their sizes.
+
+        Stores have no folders, so a listing goes all the way down: `names` cuts it to one level.
+        Keys have a handful of objects each, and a page of a listing has a thousand.
+        """
         reference = parse_reference(
             f"{self._url}/{folder}/", "folder", settings=self._settings.sources
         )
@@ -89,7 +93,11 @@ class RemoteLocation(CacheLocation):
         return {each.name: each.size or 0 for each in located.objects}
 
     def _index(self, folder: str) -> dict[str, int]:
-        """Return what the index of a key says is in `folder`."""
+        """Return what the index of a key says is in `folder`.
+
+        A web server that has no index, or is asked for the list of all keys, has nothing to say:
+        then a load is a miss, without the nearest key.
+        """
         parts = folder.split("/")
         if len(parts) != 3:
             return {}
@@ -185,7 +193,10 @@ def _wait_ended(future: concurrent.futures.Future[Any]) -> None:
 
 
 def _is_absent(error: PgetError) -> bool:
-    """Whether the server says that there is no such file."""
+    """Whether the server says that there is no such file.
+
+    A seal may go between the listing and the request: `prune` and `rm` take seals away first.
+    """
     status = error.status if isinstance(error, HttpStatusError) else 0
     return status in (404, 410) or isinstance(error, NotFoundError)
 

@@ -79,6 +79,11 @@ class Saved:
 class CacheSaver:
     """Saves what is new.
 
+    Which files are new is told by their names alone: a compiler names a file by what it was made
+    from, and never changes it. Two builds of the same file differ in their bytes and not in what
+    they do. So nothing is hashed to find that there is nothing to save, and a second replica that
+    compiled the same code at the same time has nothing to add.
+
     Args:
         location: where to.
         folders: the live folders, by kind.
@@ -131,7 +136,11 @@ class CacheSaver:
     def _new_files(
         self, held: Mapping[tuple[str, str], Sequence[Holding]], live: LiveScan
     ) -> list[LiveFile]:
-        """Return the files to save; of a unit all of them, or none."""
+        """Return the files to save; of a unit all of them, or none.
+
+        They are sorted, so that the same files make the same pack, whose name is its digest: a save
+        that is repeated after a failure between pack and seal does not send it again.
+        """
         new = [each for each in live.files.values() if self._is_new(each, held)]
         if not new:
             return []
@@ -191,7 +200,11 @@ class CacheSaver:
         held: Mapping[tuple[str, str], Sequence[Holding]],
         survey: SealSurvey,
     ) -> None:
-        """Write a pack with `files`, then its seal."""
+        """Write a pack with `files`, then its seal.
+
+        The order is what makes a kill harmless: pack, facts, seal. A pack without a seal is waste,
+        which the same save uses again; a seal without a pack does not come about.
+        """
         key, base = self._environment.key, f"v1/{self._environment.key}"
         folder = self._location.spool(os.environ)
         with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as spool:
@@ -256,6 +269,8 @@ class CacheSaver:
             self.saved.leave_out(live.path, str(error))
         return None
 
+    # A file is read once, and hashed and packed as it is read. Whether it was whole is known only
+    # then: what turns out to be damaged or still being written is in the pack, but in no seal.
     def _add_open(self, live: LiveFile, fd: int, writer: PackWriter) -> str:
         whole = is_seen_whole(*live.place) or is_group(*live.place)
         if whole and live.size > _LARGEST_WHOLE:

@@ -16,7 +16,11 @@ _LOG = RoomLog("compile_cache")
 
 
 def set_cache_tag(tag: str) -> None:
-    """Have torch mix the instruction set into its keys, which it does not do by itself."""
+    """Have torch mix the instruction set into its keys, which it does not do by itself.
+
+    A tag that the user has set is kept, with ours behind it. Child processes, such as the ranks of
+    a server, inherit it with the environment.
+    """
     mine = os.environ.get("TORCH_COMPILE_CACHE_KEY_TAG", "")
     if tag not in mine.split("+"):
         mine = f"{mine}+{tag}" if mine else tag

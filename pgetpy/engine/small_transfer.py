@@ -73,7 +73,12 @@ class SmallTransfer(Transfer):
         return await super()._hash(size) if found is None else found
 
     async def _received(self, lane: SmallLane, route: Route) -> bool:
-        """Whether the object was received, and written."""
+        """Whether the object was received, and written.
+
+        False leaves the request that was sent, with what it has received, in `self._begun`: the
+        attempt that follows begins with it. Redirects are followed here, since stores of small
+        files redirect each of them; an odd one starts again from the first URL, the usual way.
+        """
         if not self._is_untouched():
             return False
         while True:
@@ -112,7 +117,11 @@ class SmallTransfer(Transfer):
         return not destination.held and destination.finished is None
 
     def _length_of(self, head: Head) -> int | None:
-        """Return the length of the body of `head` if it is all of a small object, or unwanted."""
+        """Return the length of the body of `head` if it is all of a small object, or unwanted.
+
+        Only what needs no decision is accepted: a plain length, the whole object, a size within the
+        limits. The body of a redirect is read and thrown away, to keep the connection.
+        """
         target = self._routes[0].target
         if head.status >= 300 and target.signer is not None:
             return None  # perhaps it only has to be signed differently
@@ -136,7 +145,11 @@ class SmallTransfer(Transfer):
         return size
 
     def _write(self, route: Route, begun: SmallRequest) -> None:
-        """Write the body of `begun`, which is the whole object, to the part file."""
+        """Write the body of `begun`, which is the whole object, to the part file.
+
+        On the event loop: for so few bytes the page cache answers at once, and handing them to a
+        thread takes longer. The digest is taken from the buffer, without reading the file again.
+        """
         assert self._answer is not None
         body, size = begun.body, len(begun.body)
         if route.target.signer is not None and begun.head is not None:

@@ -64,6 +64,7 @@ class Replicate(Source[ReplicateSettings]):
         if found is None or found["owner"].lower() in _RESERVED:
             return None
         owner, name, version = found["owner"], found["name"], found["version"]
+        # All ways to write a model make the same URL, and so the same key in the cache.
         chosen = Wanted.WEIGHTS if wanted == "auto" else wanted_of("", wanted)
         part = f"/versions/{version}" if version else ""
         url = f"{settings.endpoint}/{owner}/{name}{part}/_weights"
@@ -74,6 +75,7 @@ class Replicate(Source[ReplicateSettings]):
     async def locate(
         self, reference: Reference, settings: ReplicateSettings, client: ServiceClient
     ) -> Located:
+        # The redirect to the bytes is signed and short-lived: each download asks for it again.
         remote = RemoteFile(reference.text, f"{reference.name}.tar", trusted=True)
         return Located((remote,), extract=reference.wanted is not Wanted.FILE)
 

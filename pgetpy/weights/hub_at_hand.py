@@ -43,7 +43,18 @@ def note_whole(
 
 
 def whole_size(folder: Path, commit: str, path: str, patterns: Patterns) -> int | None:
-    """Return the bytes of the chosen files; None if they are not known to be complete."""
+    """Return the bytes of the chosen files; None if they are not known to be complete.
+
+    Asked in this order: our own notes, huggingface_hub's record of the commit, and what is in the
+    folder. A note that exists but does not cover what is wanted settles that it is not complete.
+    Sizes are compared, as a file may have been removed or cut since.
+
+    Args:
+        folder: the repository's folder in the cache.
+        commit: 40 hexadecimal digits.
+        path: a folder in the repository; empty for all of it.
+        patterns: select files below `path`.
+    """
     snapshot = folder / "snapshots" / commit
     if not snapshot.is_dir():
         return None
@@ -70,6 +81,10 @@ def commit_at(folder: Path, revision: str) -> str:
 
 
 def _covers(note: Mapping[str, Any], path: str, patterns: Patterns) -> bool:
+    """Whether what `note` says is complete includes what is wanted.
+
+    Two patterns are not compared with each other: only the same ones, or none at all, include it.
+    """
     if _about(note) == (path, patterns.query):
         return True
     inside = not note["path"] or f"{path}/".startswith(f"{note['path']}/")
@@ -113,6 +128,7 @@ def _notes(folder: Path, commit: str) -> list[dict[str, Any]]:
     return [each for each in found if isinstance(each, dict) and _is_note(each)]
 
 
+# Other programs write to this cache, and a file of it may be from any version, or damaged.
 def _is_note(note: Mapping[str, Any]) -> bool:
     texts = (note.get("path"), note.get("patterns"))
     return all(isinstance(text, str) for text in texts) and _are_sizes(note.get("files"))

@@ -180,7 +180,8 @@ def test_metrics_tell_what_was_fetched(cog: CogServer, server: Server, studio: S
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"), [("missing", "404"), ("page", "not a weights file"), ("cut off", "safetensors")]
+    ("fault", "said"),
+    [("missing", "404"), ("page", "not a weights file"), ("cut off", "safetensors")],
 )
 def test_after_a_url_that_fails_all_others_work_as_before(
     cog: CogServer, server: Server, studio: Studio, fault: str, said: str

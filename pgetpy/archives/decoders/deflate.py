@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 def open_gzip() -> Opener:
+    """Return what opens gzip members (RFC 1952), whose length and CRC-32 are checked at the end."""
     try:
         from isal import igzip_lib
     except ImportError:
@@ -31,6 +32,10 @@ def open_gzip() -> Opener:
 
 
 def open_deflate() -> Opener:
+    """Return what opens bare deflate streams (RFC 1951), as zips hold them.
+
+    They have no checksum of their own: the zip's is compared where members are read.
+    """
     try:
         from isal import igzip_lib
     except ImportError:
@@ -70,6 +75,7 @@ class _IsalMember:
 
     def decompress(self, data: bytes | memoryview, max_length: int = -1) -> bytes:
         if self._header is not None:
+            # A header may hold a name and a comment of any length, and end in a later call.
             self._header += bytes(data)
             size = gzip_header_size(self._header)
             if size is None:
@@ -85,6 +91,7 @@ class _ZlibStream:
     def __init__(self, wbits: int) -> None:
         import zlib
 
+        # 31 is 15 for the window and 16 for a gzip header; a negative number means no header.
         self._inner = zlib.decompressobj(wbits)
         self.needs_input = True
 

@@ -27,6 +27,11 @@ _ZSTD_BLOCK = 128 << 10
 
 
 def open_zstd() -> Opener:
+    """Return what opens frames of zstd, which checks their checksum if they have one.
+
+    A frame may ask for a window of any size, and the decoder would allocate it at once: above
+    `WINDOW`, which is what `zstd --ultra --long=27` makes, it is refused.
+    """
     import zstandard
 
     decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW)
@@ -40,6 +45,7 @@ def open_zstd() -> Opener:
 
 
 def open_lz4() -> Opener:
+    """Return what opens frames of lz4. Its library bounds its output by itself."""
     from lz4.frame import LZ4FrameDecompressor
 
     return lambda magic: LZ4FrameDecompressor() if magic == detection.LZ4_MAGIC else Skippable()
@@ -110,6 +116,10 @@ class _ZstdFrame:
         return at
 
     def _advance(self) -> None:
+        """Go to the next part of the frame, whose size a header that has been read may say.
+
+        Parts without bytes, such as a checksum that the frame does not have, are passed over.
+        """
         try:
             self._part = self._parts.send(self._field)
             while not self._part.size:

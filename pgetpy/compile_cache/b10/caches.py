@@ -61,12 +61,22 @@ def save_compile_cache() -> SaveStatus:
 
 
 def save_vllm_compile_cache() -> OperationStatus:
-    """Save what vLLM has compiled (VLLM_CACHE_ROOT)."""
+    """Save what vLLM has compiled (VLLM_CACHE_ROOT).
+
+    To load it, use `CompileCache(..., kinds=("vllm",))`: b10_transfer has no call for that.
+
+    Returns:
+        As `save_compile_cache`, in the type that 0.4.1 has for it.
+    """
     return OperationStatus(_save_status(_save(CancelFlag(), ("vllm",))).value)
 
 
 def load_compile_cache_async(progress_callback: Callable[[str], None] | None = None) -> str:
-    """Start `load_compile_cache`; return the operation's id."""
+    """Start `load_compile_cache`; return the operation's id.
+
+    Args:
+        progress_callback: is called with a sentence at the start and at the end, in a thread.
+    """
 
     def work(flag: CancelFlag) -> AsyncTransferStatus:
         found = _load(flag)
@@ -76,7 +86,11 @@ def load_compile_cache_async(progress_callback: Callable[[str], None] | None = N
 
 
 def save_compile_cache_async(progress_callback: Callable[[str], None] | None = None) -> str:
-    """Start `save_compile_cache`; return the operation's id."""
+    """Start `save_compile_cache`; return the operation's id.
+
+    Args:
+        progress_callback: see `load_compile_cache_async`.
+    """
 
     def work(flag: CancelFlag) -> AsyncTransferStatus:
         found = _save(flag, ("inductor", "triton"))
@@ -86,7 +100,10 @@ def save_compile_cache_async(progress_callback: Callable[[str], None] | None = N
 
 
 def clear_local_cache() -> bool:
-    """Remove the live folder of Inductor; True if it is gone, or was not there."""
+    """Remove the live folder of Inductor; True if it is gone, or was not there.
+
+    A process that compiles meanwhile fails: this is for a start that shall be cold.
+    """
     folder = _local_folder()
     try:
         remove_tree(folder)
@@ -97,7 +114,11 @@ def clear_local_cache() -> bool:
 
 
 def get_cache_info() -> dict[str, Any]:
-    """Return what is here and in the location; sizes are in MB."""
+    """Return what is here and in the location.
+
+    Sizes are in MB of 2**20 bytes, and None where there is nothing. A location that cannot be asked
+    counts as one without a cache: this is a report, and no start may end because of it.
+    """
     environment = read_environment("", os.environ)
     folder, keeper = _local_folder(), _keeper()
     local = scan_folders({"inductor": folder}).files.values()

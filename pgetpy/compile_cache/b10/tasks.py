@@ -31,6 +31,8 @@ _REMEMBERED = 256
 # How long a cancellation waits for work that does not look at its flag, as a callback may not.
 _CANCEL_SECONDS = 10.0
 
+# Guards the table alone. It is never held while work runs or is waited for, so that an operation
+# may itself list the others.
 _lock = threading.Lock()
 _operations: dict[str, tuple[TransferProgress, BackgroundOperation[None]]] = {}
 
@@ -100,7 +102,12 @@ def is_transfer_complete(operation_id: str) -> bool:
 
 
 def wait_for_completion(operation_id: str, timeout: float | None = None) -> bool:
-    """Wait until an operation has ended, at most `timeout` seconds; return whether it has."""
+    """Wait until an operation has ended, at most `timeout` seconds; return whether it has.
+
+    Args:
+        operation_id: of the operation; an unknown one has not ended, as far as anyone knows.
+        timeout: None to wait without a limit.
+    """
     found = _operations.get(operation_id)
     return found is not None and found[1].wait(timeout)
 

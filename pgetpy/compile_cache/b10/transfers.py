@@ -137,6 +137,8 @@ def _stop(operation: BackgroundOperation[None], thread: Sequence[int]) -> None:
         operation.wait(1.0)
 
 
+# Free space is read from the folder above, as source and destination may not exist yet. A path that
+# cannot be looked up is not watched: the callback itself will say what is wrong with it.
 def _short_of_room(paths: list[Path]) -> bool:
     for path in paths:
         with contextlib.suppress(OSError):

@@ -104,6 +104,9 @@ def shown_fact(value: object) -> str:
 def isa_tier(machine: str, flags: Collection[str], capability: str = "") -> str:
     """Return the name of the instruction set that compilers of code for this processor use.
 
+    Tiers are finer than ATen's: with VNNI or AMX Inductor chooses other instructions for some
+    operations, and a processor without them ends with an illegal instruction.
+
     Args:
         machine: as `platform.machine()` has it.
         flags: the processor's, as /proc/cpuinfo lists them.

@@ -35,6 +35,10 @@ _INNER_KERNEL = re.compile(r"(triton/[0-9]+/[A-Za-z0-9_-]+)/")
 class Layout:
     """The names of one kind.
 
+    To keep another compiler's cache, add a row to `LAYOUTS`, a kind to `KINDS`, and its folder to
+    `compile_cache/host.live_folders`. What it stores must not depend on where it is, or has to be
+    rewritten, as Triton's group files are.
+
     Attributes:
         names: matches the path of a file, relative to the kind's folder, with slashes.
         unit: matches the beginning of a path that belongs to a unit, which is its first group; None

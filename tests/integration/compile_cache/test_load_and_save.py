@@ -283,6 +283,32 @@ def test_a_noexec_folder_is_named(
     assert "noexec" in result.reason
 
 
+def test_a_uid_without_a_name_has_folders_of_its_number(
+    machine: Machines, location: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    saved(filled(machine("one")), location)
+    monkeypatch.setattr("getpass.getuser", nameless)
+    two = machine("two")
+    two.boot()
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    cache = CompileCache(location)
+    assert cache.folders["inductor"] == two.home / f"torchinductor_uid_{os.getuid()}"
+    assert cache.load().outcome == "loaded"
+    assert list(cache.folders["inductor"].rglob("*.so"))
+
+
+def test_without_a_compiler_what_is_saved_is_loaded_all_the_same(
+    machine: Machines, location: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(filled(machine("one")), location)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    assert machine("two").cache(location).load().outcome == "loaded"
+
+
 def test_what_is_too_large_is_not_saved(machine: Machines, location: Path) -> None:
     one = filled(machine("one"))
     result = one.cache(location, max_bytes=1000).save()
