@@ -72,5 +72,6 @@ step tests 150 "$python" -m pytest -q -p no:cacheprovider -m predictors \
     tests/predictors/test_tensors.py tests/predictors/test_staging.py tests/predictors/test_lora.py
 step bench 270 "$python" -m scripts.bench --scale "$scale" --minutes "$minutes" --rounds "$rounds" \
     gpu-small gpu gpu-lora
+step compile 120 "$python" -m scripts.gpu_compile
 step network 150 "$python" -m scripts.gpu_network --scale "$scale"
 "$python" -m scripts.gpu_page "$work"

@@ -11,6 +11,7 @@ from scripts.bench.machine import describe
 _STEPS = {
     "tests": "Tests of tensors and LoRAs",
     "bench": "Tensors and LoRAs, timed",
+    "compile": "A small model compiled, and loaded by another user",
     "network": "Downloads over loopback, by cores",
 }
 _SHOWN = 80

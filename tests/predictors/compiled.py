@@ -29,18 +29,19 @@ def _die_at_rename(left: int) -> None:
 
 
 def main(location: str, what: str = "") -> None:
-    cache = CompileCache(location, kinds=("inductor",))
+    cache = CompileCache(location)
     if what.startswith("load-killed"):
         _die_at_rename(int(what.rpartition("-")[2]))
     loaded = cache.load()
     import torch
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.GELU(), torch.nn.Linear(32, 4))
     started = time.monotonic()
     with torch.inference_mode():
-        compiled = torch.compile(model.eval())
-        output = compiled(torch.randn(8, 16))
+        compiled = torch.compile(model.to(device).eval())
+        output = compiled(torch.randn(8, 16).to(device)).cpu()
     seconds = time.monotonic() - started
     report = cache.report()
     if what == "save-killed":
