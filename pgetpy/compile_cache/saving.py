@@ -138,8 +138,9 @@ class CacheSaver:
     ) -> list[LiveFile]:
         """Return the files to save; of a unit all of them, or none.
 
-        They are sorted, so that the same files make the same pack, whose name is its digest: a save
-        that is repeated after a failure between pack and seal does not send it again.
+        They are sorted (`_order`), so that the same files make the same pack, whose name is its
+        digest: a save that is repeated after a failure between pack and seal does not send it
+        again.
         """
         new = [each for each in live.files.values() if self._is_new(each, held)]
         if not new:
@@ -160,7 +161,7 @@ class CacheSaver:
             # Where a unit has changed it is saved whole, so that one pack can restore it.
             members = unit if LAYOUTS[each.kind].unit and len(unit) > 1 else [each]
             chosen |= {member.place: member for member in members}
-        return [chosen[place] for place in sorted(chosen)]
+        return sorted(chosen.values(), key=_order)
 
     def _is_new(self, live: LiveFile, held: Mapping[tuple[str, str], Sequence[Holding]]) -> bool:
         holdings = held.get(live.place)
@@ -301,3 +302,13 @@ class CacheSaver:
         found = os.fstat(fd)
         if (found.st_size, found.st_mtime_ns) != (live.size, live.mtime_ns):
             raise IntegrityError("is being written")
+
+
+def _order(live: LiveFile) -> tuple[str, ...]:
+    """Return where a file comes in a pack: what is alike is together, as that compresses best.
+
+    Kernels that autotuning has made of one source differ in a few lines, and have the same name in
+    folders of their own.
+    """
+    name = live.path.rpartition("/")[2]
+    return live.kind, name.rpartition(".")[2], name, live.path
