@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pgetpy.compile_cache.explaining import explain_survey, find_nearest
 from pgetpy.compile_cache.host import live_folders, read_environment
@@ -37,10 +37,8 @@ from pgetpy.core.compile_cache.layouts import KINDS
 from pgetpy.core.compile_cache.seals import Seal
 from pgetpy.core.text.units import format_size
 from pgetpy.errors import BadSettingError, NotAllowedError, PgetError
+from pgetpy.settings import Settings
 from pgetpy.system.logs import RoomLog
-
-if TYPE_CHECKING:
-    from pgetpy.settings import Settings
 
 _LOG = RoomLog("compile_cache")
 _MODES = ("readwrite", "read", "write")
@@ -105,7 +103,8 @@ class CompileCache:
             raise BadSettingError("kinds", wrong, f"is not a tuple of {', '.join(KINDS)}")
         if mode not in _MODES:
             raise BadSettingError("mode", mode, f"is not one of {', '.join(_MODES)}")
-        if settings is not None and settings.policy is not None and not settings.policy.own_tokens:
+        settings = settings or Settings.from_environment(os.environ)
+        if settings.policy is not None and not settings.policy.own_tokens:
             reason = "compiled code is executed, and this policy is for URLs from strangers"
             raise NotAllowedError(os.fspath(location), "own_tokens", reason)
         self.name, self.kinds, self.mode = name, tuple(kinds), mode

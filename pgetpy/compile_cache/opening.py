@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def open_location(
-    location: str | os.PathLike[str], settings: Settings | None, *, signed: bool
+    location: str | os.PathLike[str], settings: Settings, *, signed: bool
 ) -> CacheLocation:
     """Return the location that a user named.
 
     Args:
         location: a folder, `s3://BUCKET/PREFIX` (or another object store), or an http(s) URL.
-        settings: for what is asked over the network; by default those of the environment.
+        settings: for what is asked over the network.
         signed: whether seals are signed, so that others may have access to a folder.
 
     Raises:

@@ -52,12 +52,12 @@ class RemoteLocation(CacheLocation):
 
     Args:
         url: of the folder.
-        settings: hosts, credentials, retries; None for those of the environment.
+        settings: hosts, credentials, retries.
     """
 
-    def __init__(self, url: str, settings: Settings | None) -> None:
+    def __init__(self, url: str, settings: Settings) -> None:
         self._url = url.rstrip("/")
-        self._settings = settings or Settings.from_environment(os.environ)
+        self._settings = settings
         self._is_store = not url.lower().startswith(("http://", "https://"))
         self.readable_only = not self._is_store
         self.shown = redact(self._url)

@@ -26,6 +26,8 @@ from pgetpy.settings import SourceSettings
 from pgetpy.sources.object_bucket import bucket_of
 from tests.support import stores
 from tests.support.bodies import body
+from tests.support.compile_trees import Machine, install_torch
+from tests.support.compile_trees import contents as tree_of
 from tests.support.fetching import contents, fetch, impatient
 from tests.support.processes import Run
 from tests.support.stores import RealStore
@@ -269,3 +271,30 @@ def test_the_cache_has_a_second_tier_there(store: RealStore, tmp_path: Path, ser
             assert cache.settle(120)
     listed = store.client.list_objects_v2(Bucket=store.bucket, Prefix="tier/")["Contents"]
     assert not [each["Key"] for each in listed if "/claims/" in each["Key"]]
+
+
+# -------------------------------------------------------------------------------- compile caches
+
+
+def test_compiled_code_goes_from_one_machine_to_another(
+    store: RealStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_torch(tmp_path / "site", monkeypatch)
+    monkeypatch.setenv("TORCH_COMPILE_CACHE_KEY_TAG", "")
+    settings = impatient(sources=SourceSettings(environ=store.environ))
+    place = f"s3://{store.bucket}/compiled"
+    one, two = Machine(tmp_path / "one", monkeypatch), Machine(tmp_path / "two", monkeypatch)
+    for _ in range(3):
+        one.inductor.graph()
+        one.triton.kernel()
+    name = str(time.time_ns())
+    saved = one.cache(place, name=name, settings=settings).save()
+    assert (saved.outcome, saved.reason) == ("saved", "")
+    loaded = two.cache(place, name=name, settings=settings).load()
+    assert (loaded.outcome, loaded.reason, loaded.entries) == ("loaded", "", saved.entries)
+    assert tree_of(two.inductor.root) == tree_of(one.inductor.root)
+    assert one.cache(place, name=name, settings=settings).save().outcome == "unchanged"
+    keeper = one.cache(place, name=name, settings=settings).keeper()
+    assert keeper.verify(saved.key, repair=False).damaged == []
+    assert keeper.remove(saved.key) > 0
+    assert saved.key not in [each.key for each in keeper.listings()]

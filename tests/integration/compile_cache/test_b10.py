@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from pgetpy.compile_cache import b10
-from tests.integration.compile_cache.conftest import Machine
-from tests.support.compile_trees import contents
+from tests.support.compile_trees import Machine, contents
 from tests.support.waiting import eventually
 
 Machines = Callable[[str], Machine]

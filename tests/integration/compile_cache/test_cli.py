@@ -16,8 +16,7 @@ import pytest
 
 from pgetpy.cli import main
 from pgetpy.cli.command_table import SUBCOMMANDS
-from tests.integration.compile_cache.conftest import Machine
-from tests.support.compile_trees import contents
+from tests.support.compile_trees import Machine, contents
 from tests.support.waiting import eventually
 
 Machines = Callable[[str], Machine]
@@ -180,7 +179,7 @@ _COMPILES = """
 import os, sys
 sys.path.insert(0, os.getcwd())
 from pathlib import Path
-from tests.support.compile_trees import Tree
+from tests.support.compile_trees import Machine, Tree
 Tree(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])).graph()
 assert os.environ["TORCH_COMPILE_CACHE_KEY_TAG"].startswith("isa-")
 """

@@ -19,8 +19,7 @@ import pytest
 from pgetpy.compile_cache import CompileCache
 from pgetpy.compile_cache.maintenance import LocationKeeper
 from pgetpy.core.compile_cache.seals import Seal, SealedFile, parse_seal, seal_name
-from tests.integration.compile_cache.conftest import Machine
-from tests.support.compile_trees import contents, elf
+from tests.support.compile_trees import Machine, contents, elf
 
 Machines = Callable[[str], Machine]
 

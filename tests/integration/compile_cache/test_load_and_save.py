@@ -15,8 +15,7 @@ from pgetpy.compile_cache import CompileCache, CompileCacheResult
 from pgetpy.core.references.policy import Policy
 from pgetpy.errors import BadSettingError, NotAllowedError
 from pgetpy.settings import Settings
-from tests.integration.compile_cache.conftest import Machine
-from tests.support.compile_trees import contents, elf, install_torch
+from tests.support.compile_trees import Machine, contents, elf, install_torch
 
 Machines = Callable[[str], Machine]
 
@@ -352,6 +351,14 @@ def test_locations_that_make_no_sense(machine: Machines, location: str) -> None:
 def test_nothing_is_loaded_for_strangers(machine: Machines, location: Path) -> None:
     with pytest.raises(NotAllowedError):
         machine("one").cache(location, settings=Settings(policy=Policy.public()))
+
+
+def test_nothing_is_loaded_where_the_environment_says_that_strangers_call(
+    machine: Machines, location: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGET_POLICY", "public")
+    with pytest.raises(NotAllowedError, match="for URLs from strangers"):
+        machine("one").cache(location)
 
 
 def test_modes(machine: Machines, location: Path) -> None:

@@ -10,8 +10,7 @@ import pytest
 
 from pgetpy.settings import Settings
 from pgetpy.sources.object_bucket import bucket_of
-from tests.integration.compile_cache.conftest import Machine
-from tests.support.compile_trees import contents
+from tests.support.compile_trees import Machine, contents
 from tests.support.object_store import SECRET_KEY, ObjectStore
 from tests.support.server import Resource, Server
 
