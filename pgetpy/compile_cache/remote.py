@@ -39,6 +39,7 @@ from pgetpy.errors import (
 )
 from pgetpy.errors.redact import redact
 from pgetpy.settings import Settings
+from pgetpy.sources.object_bucket import NOTHING_THERE
 from pgetpy.sources.table import parse_reference
 from pgetpy.system import polling
 from pgetpy.system.event_loop import begin
@@ -85,7 +86,7 @@ class RemoteLocation(CacheLocation):
         try:
             located = await engine.locate(reference)
         except TransferError as error:
-            if error.reason == "nothing is there":
+            if error.reason == NOTHING_THERE:
                 return {}
             raise
         finally:

@@ -114,6 +114,8 @@ class ObjectStoreSettings(SourceSection):
 _S = TypeVar("_S", bound=ObjectStoreSettings)
 
 
+# The reason of the error for a folder without objects, which some callers expect.
+NOTHING_THERE = "nothing is there"
 # A signature needs a region, also for stores that do not look at it.
 _ANY_REGION = "us-east-1"
 _KINDS = {401: AccessDeniedError, 403: AccessDeniedError, 404: NotFoundError}
@@ -237,7 +239,7 @@ async def locate_in(
 
     files = await list_folder(bucket, named, client)
     if not files:
-        raise TransferError(str(reference), "nothing is there", hint="check bucket and folder")
+        raise TransferError(str(reference), NOTHING_THERE, hint="check bucket and folder")
     return Located(files, folder=True)
 
 
