@@ -36,7 +36,7 @@ def run_program(invocation: Invocation, cache: CompileCache, command: Sequence[s
     """Run `command` between a load and a save; return its exit status.
 
     Raises:
-        UsageError: there is no command.
+        UsageError: no program is given.
     """
     if not command:
         raise UsageError("expected -- PROGRAM [ARGUMENT...], got nothing")

@@ -29,10 +29,12 @@ from pgetpy.compile_cache.live import LiveScan
 from pgetpy.compile_cache.locations import CacheLocation, reason_of
 from pgetpy.compile_cache.operations import CancelFlag
 from pgetpy.compile_cache.packs import check_pack, read_pack
+from pgetpy.compile_cache.results import LeftOut
 from pgetpy.compile_cache.stages import create_file, make_folder, staging, write_whole
 from pgetpy.core.compile_cache.contents import (
     ELF_SUFFIXES,
     HEAD_BYTES,
+    LARGEST_SEEN_WHOLE,
     damage,
     is_seen_whole,
     placed_group,
@@ -43,37 +45,24 @@ from pgetpy.core.compile_cache.environments import CompileEnvironment
 from pgetpy.core.compile_cache.layouts import LAYOUTS, is_group, is_merged, rank_of, unit_of
 from pgetpy.core.compile_cache.seals import Holding, Seal, SealedFile
 from pgetpy.errors import IntegrityError, PgetError
-from pgetpy.system.logs import RoomLog
-
-_LOG = RoomLog("compile_cache")
-_SHOWN = 20
-# What is looked at as a whole may be in memory as a whole; compilers' tables and sources are small.
-_LARGEST_WHOLE = 32 << 20
 
 Progress = Callable[[int, int], object]
 
 
 @dataclass
-class Loaded:
+class Loaded(LeftOut):
     """What a load has done so far; see `CompileCacheResult`.
 
     Attributes:
         entries: files that were put in place.
         bytes: of packs that were read.
-        left_out: the first files that were left out, with the reason.
         broken: digests of packs that turned out to be damaged; a later save replaces them.
     """
 
     entries: int = 0
     bytes: int = 0
-    left_out: list[str] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
     places: set[tuple[str, str]] = field(default_factory=set)
-
-    def leave_out(self, what: str, why: str) -> None:
-        _LOG.debug("left out %s: %s", what, why)
-        if len(self.left_out) < _SHOWN:
-            self.left_out.append(f"{what}: {why}")
 
 
 class CacheLoader:
@@ -193,7 +182,7 @@ class CacheLoader:
         self._flag.check()
         digest = hashlib.sha256()
         if is_seen_whole(file.kind, file.path) or is_group(file.kind, file.path):
-            if file.size > _LARGEST_WHOLE:
+            if file.size > LARGEST_SEEN_WHOLE:
                 raise IntegrityError(f"{file.path} is larger than any such file")
             data = b"".join(blocks)
             digest.update(data)

@@ -12,15 +12,12 @@ read whole.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import json
 import os
 import tempfile
-import time
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 from pgetpy.compile_cache.locations import CacheLocation
 from pgetpy.compile_cache.operations import CancelFlag
@@ -41,10 +38,8 @@ from pgetpy.errors.redact import redact
 from pgetpy.settings import Settings
 from pgetpy.sources.object_bucket import NOTHING_THERE
 from pgetpy.sources.table import parse_reference
-from pgetpy.system import polling
-from pgetpy.system.event_loop import begin
+from pgetpy.system.event_loop import run_blocking
 
-T = TypeVar("T")
 INDEX = "index.json"
 
 
@@ -66,7 +61,7 @@ class RemoteLocation(CacheLocation):
     def names(self, folder: str) -> dict[str, int]:
         if not self._is_store:
             return self._index(folder)
-        listed = _run(self._list(folder), CancelFlag())
+        listed = run_blocking(self._list(folder))
         found: dict[str, int] = {}
         for name, size in listed.items():
             first, slash, _ = name.partition("/")
@@ -118,7 +113,9 @@ class RemoteLocation(CacheLocation):
         contents = {}
         with tempfile.TemporaryDirectory(prefix="pgetpy-seals-") as spool:
             jobs = [Job(self._address(f"{folder}/{name}"), f"{spool}/{name}") for name in names]
-            for job, failure in zip(jobs, _run(self._download(jobs), flag), strict=True):
+            for job, failure in zip(
+                jobs, run_blocking(self._download(jobs), flag.check), strict=True
+            ):
                 if failure is not None:
                     if not _is_absent(failure):
                         raise failure
@@ -131,7 +128,7 @@ class RemoteLocation(CacheLocation):
     def fetch(self, name: str, sha256: str, spool: Path, flag: CancelFlag) -> Path:
         path = spool / name.rpartition("/")[2]
         job = Job(self._address(name), str(path), Checksum("sha256", sha256))
-        (failure,) = _run(self._download([job]), flag)
+        (failure,) = run_blocking(self._download([job]), flag.check)
         if failure is not None:
             raise failure
         return path
@@ -155,42 +152,17 @@ class RemoteLocation(CacheLocation):
         )
         # Names are made from the content or the key: what is there already is the same.
         with contextlib.suppress(ObjectExistsError):
-            _run(uploading, CancelFlag())
+            run_blocking(uploading)
 
     def remove(self, name: str) -> None:
         from pgetpy.engine.uploads.removal import remove_object
 
-        _run(remove_object(self._address(name), self._settings), CancelFlag())
+        run_blocking(remove_object(self._address(name), self._settings))
 
     def _address(self, name: str) -> str:
         """Return the URL or reference of a file."""
         base, question, query = self._url.partition("?")
         return f"{base}/{name}{question}{query}"
-
-
-def _run(work: Coroutine[Any, Any, T], flag: CancelFlag) -> T:
-    """Run `work` on the engine's thread until it is done, or `flag` is set."""
-    future = begin(work)
-    try:
-        while True:
-            try:
-                return future.result(timeout=polling.SLICE)
-            except concurrent.futures.TimeoutError:
-                # It may have ended since, or with a TimeoutError of its own.
-                if future.done():
-                    return future.result()
-                flag.check()
-    finally:
-        if not future.done():
-            future.cancel()
-            _wait_ended(future)
-
-
-def _wait_ended(future: concurrent.futures.Future[Any]) -> None:
-    """Wait a moment for cancelled work to have ended: it closes its files then."""
-    until = time.monotonic() + 1.0
-    while not future.done() and time.monotonic() < until:
-        time.sleep(polling.SLICE)
 
 
 def _is_absent(error: PgetError) -> bool:

@@ -6,6 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pgetpy.system.logs import RoomLog
+
+_LOG = RoomLog("compile_cache")
+_SHOWN = 20
+
 
 @dataclass(frozen=True)
 class CompileCacheResult:
@@ -45,6 +50,23 @@ class CompileCacheResult:
     def as_record(self) -> dict[str, Any]:
         """Return it as JSON has it."""
         return asdict(self)
+
+
+@dataclass
+class LeftOut:
+    """Files that a load or save does not take; each is logged, and the first ones are kept.
+
+    Attributes:
+        left_out: these, with the reason.
+    """
+
+    left_out: list[str] = field(default_factory=list)
+
+    def leave_out(self, what: str, why: str) -> None:
+        """Note that `what` is not taken."""
+        _LOG.debug("left out %s: %s", what, why)
+        if len(self.left_out) < _SHOWN:
+            self.left_out.append(f"{what}: {why}")
 
 
 @dataclass(frozen=True)

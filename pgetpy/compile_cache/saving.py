@@ -21,7 +21,7 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from pgetpy.compile_cache.live import LiveFile, LiveScan, being_written
@@ -29,10 +29,12 @@ from pgetpy.compile_cache.loading import Progress
 from pgetpy.compile_cache.locations import CacheLocation
 from pgetpy.compile_cache.operations import CancelFlag
 from pgetpy.compile_cache.packs import PackWriter, fsync_file
+from pgetpy.compile_cache.results import LeftOut
 from pgetpy.compile_cache.stages import create_file, write_whole
 from pgetpy.compile_cache.survey import SealSurvey
 from pgetpy.core.compile_cache.contents import (
     HEAD_BYTES,
+    LARGEST_SEEN_WHOLE,
     children_of,
     damage,
     is_seen_whole,
@@ -47,13 +49,11 @@ from pgetpy.system.logs import RoomLog
 
 _LOG = RoomLog("compile_cache")
 _BLOCK = 1 << 20
-_SHOWN = 20
-_LARGEST_WHOLE = 32 << 20
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 @dataclass
-class Saved:
+class Saved(LeftOut):
     """What a save has done; see `CompileCacheResult`.
 
     Attributes:
@@ -61,19 +61,12 @@ class Saved:
         bytes: of the pack and its seal.
         too_large: raw bytes of all files, if they exceed the limit and nothing was saved.
         seal: of the new pack; None if nothing was saved.
-        left_out: the first files that were left out, with the reason.
     """
 
     entries: int = 0
     bytes: int = 0
     too_large: int = 0
     seal: Seal | None = None
-    left_out: list[str] = field(default_factory=list)
-
-    def leave_out(self, what: str, why: str) -> None:
-        _LOG.debug("left out %s: %s", what, why)
-        if len(self.left_out) < _SHOWN:
-            self.left_out.append(f"{what}: {why}")
 
 
 class CacheSaver:
@@ -274,7 +267,7 @@ class CacheSaver:
     # then: what turns out to be damaged or still being written is in the pack, but in no seal.
     def _add_open(self, live: LiveFile, fd: int, writer: PackWriter) -> str:
         whole = is_seen_whole(*live.place) or is_group(*live.place)
-        if whole and live.size > _LARGEST_WHOLE:
+        if whole and live.size > LARGEST_SEEN_WHOLE:
             raise IntegrityError("is larger than any such file")
         # No more than that: memory for a whole block costs more than most files.
         block = os.read(fd, live.size + 1 if whole else min(live.size + 1, _BLOCK))

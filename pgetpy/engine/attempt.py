@@ -354,7 +354,7 @@ class Attempt:
             self.callbacks.remark(f"{self.manner.reason}: downloading in a single stream")
 
     def _restart_single(self) -> None:
-        """Drop what has come: without ranges the next answer brings everything again."""
+        """Discard the bytes received: without ranges the next answer starts at byte 0 again."""
         if self.plan.held:
             self.callbacks.started_over("the server serves no ranges")
         self.plan.forget()

@@ -117,7 +117,7 @@ class EngineServiceClient:
         """Return the head of the answer to a GET of the whole object, whose body is not read.
 
         Raises:
-            PgetError: it is refused, or there is no answer.
+            PgetError: the service refuses, or does not answer.
         """
         manner = Manner(whole=True, settled=True)
         attempt = _FirstAnswer(*self._at(link, lambda *_: MemorySink(), first=1), manner=manner)

@@ -8,7 +8,7 @@ wait for room there:
                                    +-------+--> late, large, odd or failed: an exchange takes over
 
 One timer serves all requests of the lane: it looks at them every tick, interrupts those that are
-late, and lets the pace of each host learn from what has come. A timer for each request would cost
+late, and updates the pace of each host by the bytes received. A timer for each request would cost
 as much as the request.
 
 Attempts and this lane share the connections of a host. Attempts wait for events of their own, so

@@ -121,9 +121,16 @@ def done(result: T) -> concurrent.futures.Future[T]:
     return future
 
 
-def run_blocking(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` on the engine thread and return what it returns, or raise what it raises."""
-    future = begin(work)
+def run_blocking(work: Coroutine[Any, Any, T], check: Callable[[], None] | None = None) -> T:
+    """Run `work` on the engine thread and return what it returns, or raise what it raises.
+
+    Args:
+        work: the coroutine.
+        check: is called every `polling.SLICE`. If it raises, `work` is cancelled, and has ended
+            before that is raised, so the files that it wrote to can be removed.
+    """
+    ended = threading.Event()
+    future = begin(work if check is None else _set_at_end(work, ended))
     try:
         while True:
             try:
@@ -132,9 +139,21 @@ def run_blocking(work: Coroutine[Any, Any, T]) -> T:
                 # It may have ended since, or with a TimeoutError of its own.
                 if future.done():
                     return future.result()
+                if check is not None:
+                    check()
     finally:
         # Does nothing if it is done. It is not if an exception struck this thread.
-        future.cancel()
+        if future.cancel() and check is not None:
+            # The future counts as done at once, while the task still closes its files.
+            ended.wait(_GRACE)
+
+
+async def _set_at_end(work: Coroutine[Any, Any, T], ended: threading.Event) -> T:
+    """Return what `work` returns; set `ended` when it has ended, however it does."""
+    try:
+        return await work
+    finally:
+        ended.set()
 
 
 def plain(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:

@@ -116,8 +116,8 @@ class MemberPolicy:
         self._folders: dict[Parts, AdmittedMember] = {}
         # The targets of the symbolic links among them, as stated.
         self._texts: dict[Parts, str] = {}
-        # Folded paths that symbolic links lead through where there is no folder, with the link's
-        # name.
+        # Folded paths that symbolic links go through, and that do not exist yet as folders, with
+        # the name of the link.
         self._expected: dict[Parts, str] = {}
 
     def admit(self, member: Member) -> AdmittedMember | None:

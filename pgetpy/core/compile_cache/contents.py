@@ -19,6 +19,8 @@ from pgetpy.core.compile_cache.layouts import is_group, is_merged
 ELF_SUFFIXES = (".so", ".cubin", ".hsaco")
 # Beginnings, and lengths of what `damage` wants to see of a file.
 HEAD_BYTES = 64
+# What is seen as a whole is in memory as a whole; compilers' tables and sources are small.
+LARGEST_SEEN_WHOLE = 32 << 20
 _SEEN_WHOLE = (".json", ".py", ".best_config", ".cpp")
 _PICKLES = ("fxgraph/", "aotautograd/")
 

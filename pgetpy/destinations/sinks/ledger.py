@@ -17,7 +17,7 @@ A run that starts over (`forget`) puts a new file in the journal's place. It kee
 and locked as well, and writes `p` into both when it publishes: others may wait for either.
 
 A lock saves work; correctness does not depend on it. If locks are seen not to exclude (some network
-file systems accept them and do nothing), there is no ledger, and every run has a part file of its
+file systems accept them and do nothing), no ledger is used, and every run has a part file of its
 own. Where that cannot be seen (two machines, each with locks of its own), two runs may hold one
 journal; `FileSink` says why that does no harm.
 

@@ -60,6 +60,31 @@ def test_a_bucket_brings_what_another_machine_has_saved(
     assert not [each for each in store.requests[before:] if each.method != "GET"]
 
 
+def test_a_load_that_is_cancelled_has_stopped_writing(
+    machine: Machines, store: ObjectStore, tmp_path: Path
+) -> None:
+    filled(machine("one")).cache(LOCATION).save()
+    asked, go_on = threading.Event(), threading.Event()
+    store.pause_at = lambda request: request.path.endswith(".zst")
+
+    def paused() -> None:
+        asked.set()
+        go_on.wait(60)
+
+    store.paused = paused
+    two = machine("two")
+    operation = two.cache(LOCATION).load_async()
+    try:
+        assert asked.wait(60)
+        assert operation.cancel() is True
+    finally:
+        go_on.set()
+    assert operation.result.outcome == "cancelled"
+    assert files_of(two) == {}
+    assert not list(two.home.rglob("pgetpy-packs-*"))
+    assert not list(two.home.rglob(".pgetpy-stage-*"))
+
+
 def test_the_nearest_key_is_named(machine: Machines, store: ObjectStore) -> None:
     there = filled(machine("one")).cache(LOCATION).save()
     result = machine("two").cache(LOCATION, name="other").load()

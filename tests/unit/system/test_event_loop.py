@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 from collections.abc import Coroutine
 from types import SimpleNamespace
@@ -56,3 +57,23 @@ def test_a_timeout_of_the_work_itself_is_raised() -> None:
 
     with pytest.raises(concurrent.futures.TimeoutError, match="its own"):
         run_blocking(work())
+
+
+def test_work_that_a_check_ends_has_ended_before_its_error_is_raised() -> None:
+    begun, cleaned = asyncio.Event(), []
+
+    async def work() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.1)
+            cleaned.append("the file is closed")
+
+    def check() -> None:
+        if begun.is_set():
+            raise KeyError("stop")
+
+    with pytest.raises(KeyError, match="stop"):
+        run_blocking(work(), check)
+    assert cleaned == ["the file is closed"]
