@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from pgetpy.cache.checking import Verdict
 from pgetpy.cache.listing import ListedEntry, Totals
 from pgetpy.cache.store import Store
+from pgetpy.core.cache.records import Record
 from pgetpy.core.references.reference import Reference
 from pgetpy.errors import CacheError
 from pgetpy.settings import Settings
+from pgetpy.weights.access import LookupOptions
 from pgetpy.weights.acquire import Acquisition
 from pgetpy.weights.background_hash import BackgroundHasher
 from pgetpy.weights.options import ReferenceOptions, named
@@ -48,6 +50,12 @@ class Maintenance:
     def unpin(self, url: str, **options: Unpack[ReferenceOptions]) -> bool:
         """Remove a pin; return False if there was none."""
         return self._store.unpin(self._reference(url, **options).key)
+
+    def record(self, url: str, **options: Unpack[ReferenceOptions]) -> Record | None:
+        """Return what is recorded about the entry of `url`; None unless `ensure` would return it
+        without a request."""
+        entry = self._acquisition.peek(self._reference(url, **options), LookupOptions())
+        return entry.record if entry is not None else None
 
     def remove(self, url: str, **options: Unpack[ReferenceOptions]) -> int | None:
         """Remove an entry and return its bytes; None if there is none.

@@ -19,6 +19,7 @@ BESIDE = frozenset(
         "compile_cache",
         "errors",
         "lora",
+        "pipelines",
         "py.typed",
         "settings",
         "tensors",

@@ -18,6 +18,7 @@ ROOMS = (
     ("__main__", ""),
     ("cli", "testing"),
     ("api",),
+    ("pipelines",),
     ("lora", "tensors", "compile_cache"),
     ("weights",),
     ("engine",),
@@ -45,6 +46,10 @@ class Layer:
 
 # The order inside rooms, from the top down. Modules of a room that is not here may meet.
 LAYERS = (
+    Layer(("pipelines",)),
+    Layer(("pipelines.resolver",)),
+    Layer(("pipelines.planning",)),
+    Layer(("pipelines.folders",)),
     Layer(("lora", "tensors")),
     Layer(("lora.*", "tensors.*")),
     Layer(("compile_cache", "compile_cache.b10")),
@@ -99,6 +104,7 @@ LAYERS = (
     Layer(("core.report.*",)),
     Layer(("core.cache.*",)),
     Layer(("core.compile_cache.*",)),
+    Layer(("core.pipelines.*",)),
     Layer(("core.lora.*",)),
     Layer(("core.tensors.*",)),
     Layer(("core.references.*",)),

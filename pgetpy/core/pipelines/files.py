@@ -14,11 +14,11 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from pgetpy.core.pipelines.configs import MODEL_INDEX
 from pgetpy.core.weights.choosing import is_hidden
-from pgetpy.core.weights.shards import is_index_name
+from pgetpy.core.weights.shards import SUFFIX, is_index_name
 from pgetpy.errors import IntegrityError, NotOneFileError
 
 # What configurations, tokenizers and processors consist of. Python files are code, and stay away.
@@ -31,6 +31,8 @@ _WEIGHTS = re.compile(
 )
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5")
 _MOST_COMPONENTS = 64
+# A component's files are in its folder, and what is deeper belongs to other loaders.
+_DEEPEST = 2
 
 
 @dataclass(frozen=True)
@@ -93,26 +95,53 @@ def pipeline_files(
         NotOneFileError: no component has the variant.
         IntegrityError: shards are missing, or a component has pickles alone.
     """
-    present = sorted(name for name in names if not is_hidden(name))
+    present = sorted(name for name in names if may_belong(name))
     configs = [name for name in present if name == MODEL_INDEX]
     weights: dict[str, tuple[str, ...]] = {}
-    found = set()
+    variants: set[str] = set()
     for component in components:
-        below = [name for name in present if PurePosixPath(name).parent.as_posix() == component]
-        chosen, has = component_weights(below, variant, f"{shown}, {component}")
-        found |= has
-        if chosen:
-            weights[component] = chosen
-        configs += _configs_among(below, chosen)
-    if variant and weights and variant not in found:
-        hint = f"it has {', '.join(sorted(found - {''})) or 'none'}; choose another variant"
+        own = component_files(present, component, variant, shown)
+        configs += own.configs
+        weights |= {component: own.weights} if own.weights else {}
+        variants |= own.variants
+    if variant and weights and variant not in variants:
+        hint = f"it has {', '.join(sorted(variants - {''})) or 'none'}; choose another variant"
         raise NotOneFileError(shown, f"{variant} variant", hint=hint)
     return PipelineFiles(tuple(configs), weights)
 
 
-def component_weights(
+class ComponentFiles(NamedTuple):
+    """The files of one component, and of which variants it has weights ("" is the usual one)."""
+
+    configs: tuple[str, ...]
+    weights: tuple[str, ...]
+    variants: frozenset[str]
+
+
+def component_files(
+    names: Iterable[str], component: str, variant: str, shown: str
+) -> ComponentFiles:
+    """Return which files in the folder `component` belong to it; see `pipeline_files`."""
+    below = [name for name in names if PurePosixPath(name).parent.as_posix() == component]
+    weights, variants = _component_weights(below, variant, f"{shown}, {component}")
+    return ComponentFiles(tuple(_configs_among(below, weights)), weights, variants)
+
+
+def may_belong(name: str) -> bool:
+    """Whether a file of a model's folder can be of interest, by its name."""
+    suffix = PurePosixPath(name).suffix.lower()
+    useful = suffix in _SMALL or suffix == SUFFIX or suffix in _PICKLES
+    return useful and name.count("/") < _DEEPEST and not is_hidden(name)
+
+
+def is_small(name: str) -> bool:
+    """Whether a file is a configuration, a vocabulary or the like."""
+    return PurePosixPath(name).suffix in _SMALL
+
+
+def _component_weights(
     names: Collection[str], variant: str, shown: str
-) -> tuple[tuple[str, ...], set[str]]:
+) -> tuple[tuple[str, ...], frozenset[str]]:
     """Return the weights among the files of one component, and which variants it has.
 
     Args:
@@ -129,14 +158,14 @@ def component_weights(
         by_variant.setdefault(match["variant"] or match["late"] or "", []).append((match, name))
     taken = by_variant.get(variant) or by_variant.get("")
     if taken:
-        return _of_one_kind(taken, shown), set(by_variant)
+        return _of_one_kind(taken, shown), frozenset(by_variant)
     pickles = [name for name in names if name.lower().endswith(_PICKLES)]
     if pickles and not parsed:
         raise IntegrityError(f"{shown} has no safetensors, and {_last(pickles[0])} is a pickle")
     if parsed:
         theirs = ", ".join(sorted(by_variant))
         raise NotOneFileError(shown, "such", hint=f"its weights are of the variant {theirs}")
-    return (), set()
+    return (), frozenset()
 
 
 def _of_one_kind(found: Sequence[tuple[re.Match[str], str]], shown: str) -> tuple[str, ...]:
@@ -169,7 +198,7 @@ def _configs_among(names: Sequence[str], weights: tuple[str, ...]) -> list[str]:
     return [
         name
         for name in names
-        if PurePosixPath(name).suffix in _SMALL
+        if is_small(name)
         and (not is_index_name(name) or (sharded and _index_variant(name) == variant))
         and not name.endswith(".bin.index.json")
     ]
@@ -181,7 +210,7 @@ def _variant_of(name: str) -> str:
 
 
 def _index_variant(name: str) -> str:
-    """Return the variant of an index: `STEM.safetensors.index.VARIANT.json`, or before the suffix."""
+    """Return the variant in the name of an index, before `.safetensors` or before `.json`."""
     parts = _last(name).split(".")
     at = parts.index("safetensors") if "safetensors" in parts else len(parts)
     return ".".join(parts[1:at] + parts[at + 2 : -1])

@@ -1,0 +1,257 @@
+"""From a specification to a plan: services are asked what there is, and nothing large is fetched.
+
+    spec --> base folder listed --> model_index.json read --> files chosen --> what the cache has
+         --> parts, configuration and LoRAs located ---------------------'
+
+Of the model itself only model_index.json is read, because it says which folders are components.
+For a key, all small files are read, and those weights whose sha256 no service says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from pgetpy.cache.contents import digest_of
+from pgetpy.core.pipelines.configs import MODEL_INDEX, config_digest, parse_config
+from pgetpy.core.pipelines.files import (
+    PipelineFiles,
+    class_of,
+    component_files,
+    components_of,
+    is_small,
+    pipeline_files,
+)
+from pgetpy.core.pipelines.keys import PipelineContent
+from pgetpy.core.pipelines.plans import (
+    LORAS,
+    PipelineFile,
+    PipelinePlan,
+    ResolvedReference,
+    needs_normalising,
+    pipeline_content,
+    small_files,
+    undigested,
+)
+from pgetpy.core.pipelines.specs import PipelineSpec
+from pgetpy.core.weights.shards import SUFFIX
+from pgetpy.engine.engine import Engine
+from pgetpy.errors import BadReferenceError, BadSettingError, IntegrityError, NotWeightsError
+from pgetpy.errors.reasons import system_reason
+from pgetpy.errors.redact import redact
+from pgetpy.pipelines.folders import LocatedModel, ModelFile, locate_model
+from pgetpy.settings import Settings
+from pgetpy.system.event_loop import gather_or_cancel, run_blocking
+from pgetpy.weights.cache import WeightsDownloadCache
+
+
+class Planner:
+    """Makes plans, and keys of them.
+
+    Args:
+        cache: has the files that were fetched before. Open it with `any_file=True`, because
+            configurations are no weights.
+        settings: how to ask services.
+    """
+
+    def __init__(self, cache: WeightsDownloadCache, settings: Settings) -> None:
+        self._cache = cache
+        self._settings = settings
+
+    def plan(self, spec: PipelineSpec) -> PipelinePlan:
+        """Return what `spec` means at this moment, and what of it has to be fetched.
+
+        Raises:
+            TransferError: a service refuses, or does not answer.
+            IntegrityError: the model is incomplete, or has pickles alone.
+            UsageError: a reference or an option is invalid.
+        """
+        return run_blocking(self._plan(spec))
+
+    def content(self, spec: PipelineSpec, plan: PipelinePlan) -> PipelineContent:
+        """Return what the pipeline is made of; fetches small files, and weights without a digest.
+
+        Raises:
+            PgetError: one cannot be fetched.
+            IntegrityError: a configuration is not JSON.
+        """
+        archive = next((each for each in plan.files if each.archive), None)
+        if archive is not None:
+            reason = "its files are not known before it is extracted"
+            raise BadReferenceError(archive.uri, reason)
+        digests = {each.path: each.sha256 for each in plan.files}
+        for each, path in self._paths(small_files(plan)):
+            normal = needs_normalising(each.path)
+            digests[each.path] = (
+                config_digest(path.read_bytes(), each.uri) if normal else _sha256_of(path)
+            )
+        for each, path in self._paths(undigested(plan)):
+            digests[each.path] = _sha256_of(path)
+        return pipeline_content(spec, plan, digests)
+
+    def _paths(self, files: Sequence[PipelineFile]) -> list[tuple[PipelineFile, Path]]:
+        """Return the files with their paths, fetched if need be."""
+        remote = [each for each in files if each.url]
+        fetched = dict(
+            zip(
+                (each.path for each in remote),
+                self._cache.ensure_many([each.reference for each in remote]) if remote else (),
+                strict=True,
+            )
+        )
+        return [(each, fetched.get(each.path, Path(each.reference))) for each in files]
+
+    # ------------------------------------------------------------------------------------ resolving
+
+    async def _plan(self, spec: PipelineSpec) -> PipelinePlan:
+        engine = Engine(self._settings)
+        try:
+            models = await self._locate_all(spec, engine)
+        finally:
+            await engine.close()
+        chosen, sources, index = await self._choose(spec, models)
+        name = spec.pipeline or class_of(index)
+        if not name and chosen.names:
+            hint = "name the class, as pipeline='StableDiffusionXLPipeline'"
+            raise BadSettingError("pipeline", "", f"the base does not name its class; {hint}")
+        files = [self._file(path, source) for path, source in sources.items()]
+        if models["base"].archive:
+            files[0] = replace(files[0], archive=True)
+        resolved = (
+            ResolvedReference(role, model.uri, model.version, model.pinned)
+            for role, model in models.items()
+        )
+        return PipelinePlan(name, tuple(files), chosen, tuple(resolved))
+
+    async def _locate_all(self, spec: PipelineSpec, engine: Engine) -> dict[str, LocatedModel]:
+        """Return what each reference means, by its role, asked at the same time."""
+        wanted = {"base": (spec.base, "folder")}
+        if spec.config:
+            wanted["config"] = (spec.config, "folder")
+        parts = {name: part for name, part in spec.components.items() if part is not None}
+        wanted |= {name: (part, "folder") for name, part in parts.items()}
+        wanted |= {f"{LORAS}/{at}": (each.path, "auto") for at, each in enumerate(spec.loras)}
+        sources = self._settings.sources
+        tasks = [
+            asyncio.ensure_future(locate_model(text, engine, sources, how))
+            for text, how in wanted.values()
+        ]
+        return dict(zip(wanted, await gather_or_cancel(tasks), strict=True))
+
+    async def _choose(
+        self, spec: PipelineSpec, models: Mapping[str, LocatedModel]
+    ) -> tuple[PipelineFiles, dict[str, ModelFile], Mapping[str, object]]:
+        """Return which files belong to the pipeline, where each comes from, and its index."""
+        base = models["base"]
+        loras = {
+            f"{role}.safetensors": _only(model)
+            for role, model in models.items()
+            if role.startswith(f"{LORAS}/")
+        }
+        if base.archive:
+            archive = base.files[0]
+            return PipelineFiles(), {archive.name: archive} | loras, {}
+        folder = base if base.folder else models.get("config")
+        if folder is None or not folder.folder:
+            reason = "is needed for a base of one file: the folder of its configurations"
+            raise BadSettingError("config", spec.config, reason)
+        theirs = {each.name: each for each in folder.files}
+        index = await self._index(folder, theirs)
+        given = {name for name, part in spec.components.items() if part is not None}
+        omitted = {name for name, part in spec.components.items() if part is None}
+        own = [each for each in components_of(index) if each not in given | omitted]
+        variant = spec.variant if base.folder else ""
+        names = theirs if base.folder else [each for each in theirs if is_small(each)]
+        chosen = pipeline_files(names, own, variant, folder.uri)
+        sources = {name: theirs[name] for name in chosen.configs}
+        weights = dict(chosen.weights)
+        sources |= {name: theirs[name] for names in weights.values() for name in names}
+        if not base.folder:
+            single = _only(base)
+            if not _is_weights(single.name):
+                raise NotWeightsError(base.uri, f"not {SUFFIX}")
+            weights[""] = (single.name,)
+            sources[single.name] = single
+        configs = list(chosen.configs)
+        for name in sorted(given):
+            part = _part_of(name, models[name], spec.variant)
+            weights[name] = tuple(path for path in part if _is_weights(path))
+            configs += [path for path in part if not _is_weights(path)]
+            sources |= part
+        return PipelineFiles(tuple(configs), weights), sources | loras, index
+
+    async def _index(
+        self, folder: LocatedModel, files: Mapping[str, ModelFile]
+    ) -> Mapping[str, object]:
+        found = files.get(MODEL_INDEX)
+        if found is None:
+            raise BadReferenceError(folder.uri, f"it has no {MODEL_INDEX}")
+        if found.remote is None:
+            return parse_config(Path(found.reference).read_bytes(), found.uri)
+        path = await self._cache.ensure_async(found.reference)
+        return parse_config(path.read_bytes(), found.uri)
+
+    def _file(self, path: str, source: ModelFile) -> PipelineFile:
+        """Return a planned file, with what is known of it here and at its service."""
+        remote = source.remote
+        if remote is None:
+            return PipelineFile(path, source.reference, source.uri, size=source.size, cached=True)
+        digest = remote.digest
+        sha256 = digest.hexdigest if digest is not None and digest.algorithm == "sha256" else ""
+        record = self._cache.record(source.reference)
+        cached = record is not None
+        if record is not None:
+            theirs = record.digest.partition(":")[2]
+            if sha256 and theirs:
+                cached = theirs == sha256
+            elif remote.etag and record.about.validator:
+                cached = record.about.validator.strip('"') == remote.etag.strip('"')
+            cached = cached and source.size in (None, record.size)
+            sha256 = sha256 or (theirs if cached else "")
+        return PipelineFile(
+            path, source.reference, source.uri, redact(remote.url), source.size, sha256,
+            remote.etag, cached,
+        )  # fmt: skip
+
+
+def _part_of(component: str, model: LocatedModel, variant: str) -> dict[str, ModelFile]:
+    """Return the files of a component that comes from elsewhere, by their paths.
+
+    Raises:
+        BadReferenceError: it is not a folder with weights.
+    """
+    if not model.folder:
+        reason = f"the component {component} needs a folder with its configuration"
+        raise BadReferenceError(model.uri, reason)
+    files = {f"{component}/{each.name}": each for each in model.files if "/" not in each.name}
+    own = component_files(files, component, variant, model.uri)
+    return {name: files[name] for name in (*own.configs, *own.weights)}
+
+
+def _only(model: LocatedModel) -> ModelFile:
+    """Return the one file of a model.
+
+    Raises:
+        BadReferenceError: it is a folder.
+    """
+    if model.folder:
+        raise BadReferenceError(model.uri, "it is a folder, and a single file is wanted")
+    return model.files[0]
+
+
+def _is_weights(name: str) -> bool:
+    return PurePosixPath(name).suffix == SUFFIX
+
+
+def _sha256_of(path: Path) -> str:
+    """Return the sha256 of a file.
+
+    Raises:
+        IntegrityError: it cannot be read.
+    """
+    try:
+        return (digest_of(path) or "").partition(":")[2]
+    except OSError as error:
+        raise IntegrityError(f"{path.name} cannot be read: {system_reason(error)}") from None
