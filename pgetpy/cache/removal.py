@@ -22,7 +22,7 @@ from contextlib import contextmanager
 
 from pgetpy.cache.contents import Row, content_path, read_record
 from pgetpy.cache.holders import LivenessMonitor
-from pgetpy.cache.layout import KEY_LENGTH, CachePaths, discard, move_if_free, names_in
+from pgetpy.cache.layout import KEY_LENGTH, CachePaths, discard, move_if_free, names_in, pins_in
 from pgetpy.cache.uses import fold, read_uses
 from pgetpy.core.cache.records import Record
 from pgetpy.system import polling
@@ -81,7 +81,7 @@ class Remover:
 
     def pinned(self) -> set[str]:
         """Return the pinned keys."""
-        return set(names_in(self._layout.at("pins")))
+        return set().union(*pins_in(self._layout).values())
 
     def take(self, rows: Iterable[Row], uses: dict[str, int] | None) -> list[Row]:
         """Remove those of `rows` that are not held, nor used since `uses` was read.

@@ -23,7 +23,7 @@ from pgetpy.cache.contents import Entry, Row, look_up, scan
 from pgetpy.cache.evictor import Bounds, Evictor
 from pgetpy.cache.fills import FillProgress, Fills, bytes_at
 from pgetpy.cache.holders import LeaseFile, LivenessMonitor
-from pgetpy.cache.layout import CachePaths, discard, names_in, token
+from pgetpy.cache.layout import CachePaths, discard, names_in, pin_name, pins_in, token
 from pgetpy.cache.listing import ListedEntry, Totals, listings, totals
 from pgetpy.cache.outlines import OutlineReader
 from pgetpy.cache.publishing import Publisher
@@ -176,19 +176,28 @@ class Store:
 
     # -------------------------------------------------------------------------------------- upkeep
 
-    def pin(self, key: str) -> None:
+    def pin(self, key: str, owner: str = "") -> None:
         """Keep what is under `key`, now or later, until it is unpinned.
 
         An entry that was already being evicted may be gone; look it up afterwards.
+
+        Args:
+            key: of the entry.
+            owner: whose pin it is, in hex digits; pins of several owners do not affect each other.
         """
         with self._writing():
             self._layout.make()
-            os.close(os.open(self._layout.at("pins", key), os.O_WRONLY | os.O_CREAT, 0o666))
+            path = self._layout.at("pins", pin_name(key, owner))
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666))
 
-    def unpin(self, key: str) -> bool:
-        """Remove a pin; return False if there was none."""
+    def unpin(self, key: str, owner: str = "") -> bool:
+        """Remove the pin of `owner`; return False if there was none."""
         with self._writing():
-            return discard(self._layout.at("pins", key))
+            return discard(self._layout.at("pins", pin_name(key, owner)))
+
+    def pins_by_owner(self) -> dict[str, set[str]]:
+        """Return the pinned keys of each owner; those without one are under ""."""
+        return pins_in(self._layout)
 
     def remove(self, key: str) -> int | None:
         """Remove an entry and return its bytes; None if there is none.

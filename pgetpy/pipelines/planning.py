@@ -84,9 +84,8 @@ class Planner:
         digests = {each.path: each.sha256 for each in plan.files}
         for each, path in self._paths(small_files(plan)):
             normal = needs_normalising(each.path)
-            digests[each.path] = (
-                config_digest(path.read_bytes(), each.uri) if normal else _sha256_of(path)
-            )
+            digest = config_digest(path.read_bytes(), each.uri) if normal else _sha256_of(path)
+            digests[each.path] = digest
         for each, path in self._paths(undigested(plan)):
             digests[each.path] = _sha256_of(path)
         return pipeline_content(spec, plan, digests)
@@ -189,9 +188,8 @@ class Planner:
         if found is None:
             raise BadReferenceError(folder.uri, f"it has no {MODEL_INDEX}")
         if found.remote is None:
-            return parse_config(Path(found.reference).read_bytes(), found.uri)
-        path = await self._cache.ensure_async(found.reference)
-        return parse_config(path.read_bytes(), found.uri)
+            return _read_config(Path(found.reference), found.uri)
+        return _read_config(await self._cache.ensure_async(found.reference), found.uri)
 
     def _file(self, path: str, source: ModelFile) -> PipelineFile:
         """Return a planned file, with what is known of it here and at its service."""
@@ -243,6 +241,13 @@ def _only(model: LocatedModel) -> ModelFile:
 
 def _is_weights(name: str) -> bool:
     return PurePosixPath(name).suffix == SUFFIX
+
+
+def _read_config(path: Path, uri: str) -> Mapping[str, object]:
+    try:
+        return parse_config(path.read_bytes(), uri)
+    except OSError as error:
+        raise IntegrityError(f"{uri} cannot be read: {system_reason(error)}") from None
 
 
 def _sha256_of(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Plans that are kept while they hold: a branch is looked up again after a while, a commit never."""
+"""Plans that are kept while they hold: of branches for a while, of commits for ever."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from pgetpy.errors import HttpStatusError, NotAllowedError, ServiceError, Transf
 from pgetpy.system.logs import RoomLog
 
 _LOG = RoomLog("pipelines")
-# What a service says on purpose: the model is gone, or the caller must not have it any more.
-_DELIBERATE = (HttpStatusError, NotAllowedError, ServiceError)
+_SERVER_ERRORS = 500
 
 
 class Resolver:
@@ -54,7 +53,7 @@ class Resolver:
         try:
             plan = self._make(spec)
         except TransferError as error:
-            if known is None or isinstance(error, _DELIBERATE):
+            if known is None or _is_refusal(error):
                 raise
             _LOG.warning("using what was resolved before: %s", error.sentence())
             plan = known.plan
@@ -70,3 +69,10 @@ class Resolver:
     def _known(self, spec: PipelineSpec) -> Resolution | None:
         with self._lock:
             return self._found.get(spec.identity)
+
+
+def _is_refusal(error: TransferError) -> bool:
+    """Whether a service says that the model is gone, or that the caller must not have it."""
+    if isinstance(error, HttpStatusError):
+        return error.status < _SERVER_ERRORS
+    return isinstance(error, (NotAllowedError, ServiceError))

@@ -51,6 +51,20 @@ class Maintenance:
         """Remove a pin; return False if there was none."""
         return self._store.unpin(self._reference(url, **options).key)
 
+    def pin_for(self, owner: str, url: str) -> str:
+        """As `pin`, for `owner` (hex digits) alone; return the key of the entry."""
+        key = self._reference(url).key
+        self._store.pin(key, owner)
+        return key
+
+    def unpin_for(self, owner: str) -> int:
+        """Remove all pins of `owner`; return how many there were."""
+        return sum(self._store.unpin(key, owner) for key in self.pins_by_owner().get(owner, ()))
+
+    def pins_by_owner(self) -> dict[str, set[str]]:
+        """Return the pinned keys of each owner; those of `pin` are under ""."""
+        return self._store.pins_by_owner()
+
     def record(self, url: str, **options: Unpack[ReferenceOptions]) -> Record | None:
         """Return what is recorded about the entry of `url`; None unless `ensure` would return it
         without a request."""

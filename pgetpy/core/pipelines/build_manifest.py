@@ -30,6 +30,7 @@ _LONGEST_PART = 255
 _LONGEST_TEXT = 4096
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST_BYTES = 1 << 60
+_REFERENCE_TEXTS = ("role", "uri", "version")
 
 
 @dataclass(frozen=True)
@@ -169,8 +170,8 @@ class _Reader:
         pinned = value.get("pinned")
         if not isinstance(pinned, bool):
             _refuse(self.name, "pinned is neither true nor false")
-        texts = [self.text(value.get(each), each) for each in ("role", "uri", "version")]
-        return ResolvedReference(*texts, pinned)
+        role, uri, version = (self.text(value.get(each), each) for each in _REFERENCE_TEXTS)
+        return ResolvedReference(role, uri, version, pinned)
 
     def subject(self, value: Mapping[str, Any]) -> ManifestSubject:
         path, size = self.text(value.get("path"), "path"), value.get("size")

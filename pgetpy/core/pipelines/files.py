@@ -26,8 +26,8 @@ _SMALL = frozenset({".json", ".txt", ".model", ".jinja"})
 # diffusers looks for an index before a single file, transformers the other way round.
 _SHARDS_FIRST = "diffusion_pytorch_model"
 _WEIGHTS = re.compile(
-    r"(?P<stem>diffusion_pytorch_model|model)(?:\.(?P<variant>[^./-][^./]*?))??"
-    r"(?:-(?P<number>\d{5,9})-of-(?P<count>\d{5,9}))?(?:\.(?P<late>[^./]+))?\.safetensors"
+    r"(?P<stem>diffusion_pytorch_model|model)(?:\.(?P<variant>[^./-]+))?"
+    r"(?:-(?P<number>\d{5,9})-of-(?P<count>\d{5,9}))?(?:\.(?P<late>[^./-]+))?\.safetensors"
 )
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5")
 _MOST_COMPONENTS = 64
