@@ -16,7 +16,7 @@ _LOG = RoomLog("pipelines")
 _SERVER_ERRORS = 500
 
 
-class Resolver:
+class PlanResolver:
     """The plans of this process, by specification.
 
     Args:

@@ -47,8 +47,7 @@ class Layer:
 # The order inside rooms, from the top down. Modules of a room that is not here may meet.
 LAYERS = (
     Layer(("pipelines",)),
-    Layer(("pipelines.resolver",)),
-    Layer(("pipelines.planning",)),
+    Layer(("pipelines.resolver", "pipelines.trees", "pipelines.planning"), may_meet=False),
     Layer(("pipelines.folders",)),
     Layer(("lora", "tensors")),
     Layer(("lora.*", "tensors.*")),

@@ -104,7 +104,7 @@ def parse_manifest(data: bytes, name: str) -> BuildManifest:
         _refuse(name, "it is not JSON")
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
         _refuse(name, "it is not a manifest that this release knows")
-    reader = _Reader(name)
+    reader = _ManifestReader(name)
     run = reader.mapping(found.get("run"), "run")
     subjects = tuple(reader.subject(each) for each in reader.items(found.get("subjects")))
     reader.check_paths([each.path for each in subjects])
@@ -132,7 +132,7 @@ def _is_plain(part: str) -> bool:
 
 
 @dataclass(frozen=True)
-class _Reader:
+class _ManifestReader:
     """Takes values from the manifest `name`, and refuses all that are not what they should be."""
 
     name: str
