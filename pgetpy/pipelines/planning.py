@@ -52,7 +52,7 @@ class Planner:
 
     Args:
         cache: has the files that were fetched before. Open it with `any_file=True`, because
-            configurations are no weights.
+            configurations are not weights.
         settings: how to ask services.
     """
 

@@ -5,6 +5,7 @@
     KEY/tree/           the links
     KEY/used            its modification time is the last use; locked by those who use it
     tmp/TOKEN/          one that is being made, or removed
+    id                  how the owners of the pins of this folder's trees begin
 
 A tree appears by rename, when all of its links have been checked, and is never changed. Entries of
 the cache that it links to are pinned by the tree before that, so they stay as long as it does.
@@ -16,26 +17,28 @@ fail, and the files behind it stay, because they are leased.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import stat
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from pgetpy.cache.contents import digest_of
-from pgetpy.cache.layout import token
-from pgetpy.core.pipelines.build_manifest import (
-    LONGEST_MANIFEST,
-    BuildManifest,
-    is_safe_path,
-    parse_manifest,
-)
+from pgetpy.cache.layout import move_if_free, token
+from pgetpy.core.pipelines.build_manifest import BuildManifest, parse_manifest
 from pgetpy.core.pipelines.tree_eviction import TreeUse, kept_bytes, trees_to_remove
 from pgetpy.errors import IntegrityError
-from pgetpy.system.file_locks import try_lock
+from pgetpy.pipelines.tree_links import (
+    TreeLinks,
+    TreeSource,
+    holds,
+    link_to,
+    parse_links,
+    read_small,
+    write_through,
+)
+from pgetpy.pipelines.tree_use import PipelineTree, alone_with, hold
 from pgetpy.system.filesystem import cache_error, map_os_errors, remove_tree, sync_folder
 from pgetpy.system.logs import RoomLog
 from pgetpy.weights.cache import WeightsDownloadCache
@@ -44,31 +47,9 @@ _KEY = frozenset("0123456789abcdef")
 _KEY_LENGTH = 64
 # What a dead process left is removed after this many seconds.
 _LEFT_SECONDS = 3600.0
+# How often to replace a tree that does not hold while other processes do so as well.
+_TRIES = 3
 _LOG = RoomLog("pipelines")
-
-
-class TreeSource(NamedTuple):
-    """A file that a tree is to have.
-
-    Attributes:
-        path: where, below the tree.
-        target: the file to link to.
-        reference: the cache's entry to pin; empty for a file that is not the cache's.
-    """
-
-    path: str
-    target: Path
-    reference: str = ""
-
-
-@dataclass(frozen=True)
-class TreeLink:
-    """A link, and what its target was like when it was made."""
-
-    path: str
-    target: str
-    size: int
-    mtime_ns: int
 
 
 class ListedTree(NamedTuple):
@@ -78,35 +59,6 @@ class ListedTree(NamedTuple):
     used: float
     size: int
     held: bool
-
-
-class PipelineTree:
-    """A tree in use. A context manager; eviction leaves it alone until it is closed.
-
-    Attributes:
-        path: the folder for loaders.
-        manifest: what it is.
-    """
-
-    def __init__(self, path: Path, manifest: BuildManifest, fd: int) -> None:
-        self.path = path
-        self.manifest = manifest
-        self._fd: int | None = fd
-
-    def close(self) -> None:
-        """End the use. Calling it again has no effect."""
-        fd, self._fd = self._fd, None
-        if fd is not None:
-            os.close(fd)
-
-    def __enter__(self) -> PipelineTree:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
 
 
 class TreeStore:
@@ -133,22 +85,24 @@ class TreeStore:
         except OSError:
             return None
         try:
-            with contextlib.suppress(OSError):  # a file system without locks
-                if not try_lock(fd, shared=True):
-                    return None  # it is being removed
+            hold(fd)
+            if os.fstat(fd).st_ino != os.stat(place / "used").st_ino:
+                return None  # removed while we waited
             manifest = self._sound(place, key)
             if manifest is not None:
                 with contextlib.suppress(OSError):  # a read-only file system
                     os.utime(fd)
                 fd, used = -1, fd
                 return PipelineTree(place / "tree", manifest, used)
+        except FileNotFoundError:
+            return None
         finally:
             if fd >= 0:
                 os.close(fd)
         return None
 
     def publish(self, manifest: BuildManifest, sources: Sequence[TreeSource]) -> PipelineTree:
-        """Make a tree of links to `sources`; return the one under its key, whoever made it.
+        """Make a tree of links to `sources`; return the one under its key.
 
         The caller leases the entries, and has verified their digests.
 
@@ -164,15 +118,15 @@ class TreeStore:
         with map_os_errors(lambda error: cache_error(error, self.folder)):
             if (found := self.open(key)) is not None:
                 return found
-            for source in sources:
-                if source.reference:
-                    self._cache.pin_for(key, source.reference)
             stage = self._stage()
+            published = False
             try:
                 self._fill(stage, manifest, sources)
-                self._put(stage, self._place(key))
+                published = self._put(stage, self._place(key))
             finally:
                 remove_tree(stage)
+                if not published:
+                    self._cache.unpin_for(self._owner_of(stage))
         self.trim(keep=key)
         tree = self.open(key)
         if tree is None:
@@ -186,22 +140,10 @@ class TreeStore:
         Raises:
             CacheError: it cannot be removed.
         """
-        place = self._place(key)
         with map_os_errors(lambda error: cache_error(error, self.folder)):
-            with self._alone(place) as alone:
-                if not alone:
-                    return False
-                away = self._stage()
-                try:
-                    os.rename(place, away / "removed")
-                except FileNotFoundError:
-                    return False
-                finally:
-                    remove_tree(away)
-            # If another process has published it again meanwhile, the next use pins it again.
-            if not place.exists():
-                self._cache.unpin_for(key)
-            return True
+            place = self._place(key)
+            with alone_with(place) as alone:
+                return alone and self._take_away(place)
 
     def trim(self, keep: str = "") -> list[str]:
         """Remove the least recently used trees over the budget; return their keys.
@@ -248,7 +190,7 @@ class TreeStore:
             with contextlib.suppress(IntegrityError, OSError):
                 place = self._place(key)
                 manifest = self._manifest(place)
-                with self._alone(place) as alone:
+                with alone_with(place) as alone:
                     held = not alone
                 size = sum(each.size for each in manifest.subjects)
                 used = (place / "used").stat().st_mtime
@@ -263,10 +205,14 @@ class TreeStore:
                 if time.time() - left.stat().st_mtime > _LEFT_SECONDS:
                     remove_tree(left)
                     count += 1
-        # A process that is just making a tree has its pins before the tree.
+        if not self.folder.is_dir():
+            return count
+        # In this order: what is being made has its folder in tmp before its first pin, and its name
+        # before that folder is gone.
+        owners = {each for each in self._cache.pins_by_owner() if each.startswith(self._mark)}
         if not _entries(self.folder / "tmp"):
-            gone = {owner for owner in self._cache.pins_by_owner() if _is_key(owner)}
-            count += sum(self._cache.unpin_for(owner) for owner in gone - set(self.keys()))
+            owners -= {_links_at(self._place(key)).owner for key in self.keys()}
+            count += sum(self._cache.unpin_for(owner) for owner in owners)
         return count
 
     # ------------------------------------------------------------------------------------ innards
@@ -276,164 +222,128 @@ class TreeStore:
             raise IntegrityError(f"{key[:100]!r} is not the key of a pipeline")
         return self.folder / key
 
+    @cached_property
+    def _mark(self) -> str:
+        """How the owners of this folder's pins begin: several folders may share a cache.
+
+        It is kept in the folder, which may be mounted at another path the next time.
+        """
+        path = self.folder / "id"
+        with contextlib.suppress(FileNotFoundError):
+            return path.read_text()
+        own = self._stage() / "id"
+        write_through(own, token().encode())
+        move_if_free(str(own), str(path))
+        remove_tree(own.parent)
+        return path.read_text()
+
     def _stage(self) -> Path:
         stage = self.folder / "tmp" / token()
         stage.mkdir(parents=True)
         return stage
 
     def _fill(self, stage: Path, manifest: BuildManifest, sources: Sequence[TreeSource]) -> None:
+        owner = self._owner_of(stage)
         tree = stage / "tree"
         tree.mkdir()
         sizes = {each.path: each.size for each in manifest.subjects}
         links = []
         for source in sources:
-            link = _link_to(source, sizes.pop(source.path, -1))
+            if source.reference:
+                self._cache.pin_for(owner, source.reference)
+            link = link_to(source, sizes.pop(source.path, -1))
             path = tree / source.path
             path.parent.mkdir(parents=True, exist_ok=True)
             path.symlink_to(link.target)
-            links.append(asdict(link))
+            links.append(link)
         if sizes:
             raise IntegrityError(f"the pipeline lacks {min(sizes)}")
-        _write(stage / "links.json", json.dumps(links).encode())
-        _write(stage / "manifest.json", manifest.to_json())
-        _write(stage / "used", b"")
+        write_through(stage / "links.json", TreeLinks(owner, tuple(links)).to_json())
+        write_through(stage / "manifest.json", manifest.to_json())
+        write_through(stage / "used", b"")
         sync_folder(stage)
 
-    def _put(self, stage: Path, place: Path) -> None:
-        """Give a finished tree its name. One that is there and does not hold is moved away."""
-        made = stage.with_name(token())
-        os.rename(stage, made)
+    def _owner_of(self, stage: Path) -> str:
+        """Return the owner of the pins of the tree that is made in `stage`."""
+        return self._mark + stage.name
+
+    def _put(self, stage: Path, place: Path) -> bool:
+        """Give a finished tree its name; False if another process was faster.
+
+        A tree that is there and does not hold is taken away.
+        """
+        for _ in range(_TRIES):
+            try:
+                os.rename(stage, place)
+            except OSError:
+                if not place.exists():
+                    raise
+            else:
+                sync_folder(self.folder)
+                return True
+            if self._sound(place, place.name) is not None:
+                return False
+            self._take_away(place)
+        return False
+
+    def _take_away(self, place: Path) -> bool:
+        """Remove a tree, then its pins; False if it is gone already."""
+        away = self._stage()
         try:
-            for _ in range(3):
-                try:
-                    os.rename(made, place)
-                except OSError:
-                    if not place.exists():
-                        raise
-                else:
-                    return
-                if self._sound(place, place.name) is not None:
-                    return  # another process was faster
-                away = self._stage()
-                with contextlib.suppress(FileNotFoundError):
-                    os.rename(place, away / "damaged")
-                remove_tree(away)
+            os.rename(place, away / "removed")
+            owner = _links_at(away / "removed").owner
+        except FileNotFoundError:
+            return False
         finally:
-            remove_tree(made)
+            remove_tree(away)
+        if owner.startswith(self._mark):
+            self._cache.unpin_for(owner)
+        return True
 
     def _sound(self, place: Path, key: str) -> BuildManifest | None:
         """Return the manifest of a tree whose links lead where they did; None otherwise."""
         try:
             manifest = self._manifest(place)
-            links = _parse_links(_read(place / "links.json"))
+            links = parse_links(read_small(place / "links.json")).links
             subjects = {each.path: each.size for each in manifest.subjects}
-            holds = manifest.base_key == key and subjects == {
-                each.path: each.size for each in links
-            }
-            return (
-                manifest if holds and all(_holds(place / "tree", each) for each in links) else None
-            )
+            if manifest.base_key != key or subjects != {each.path: each.size for each in links}:
+                return None
+            return manifest if all(holds(place / "tree", each) for each in links) else None
         except (OSError, IntegrityError):
             return None
 
     def _manifest(self, place: Path) -> BuildManifest:
         try:
-            return parse_manifest(_read(place / "manifest.json"), f"{place}/manifest.json")
+            return parse_manifest(read_small(place / "manifest.json"), f"{place}/manifest.json")
         except OSError:
             raise IntegrityError(f"there is no pipeline {place.name}") from None
 
     def _use(self, key: str, *, held: bool) -> TreeUse:
         """Return a tree for eviction; a damaged one keeps nothing, and counts as never used."""
         place = self._place(key)
+        files = {}
+        for link in _links_at(self._place(key)).links:
+            with contextlib.suppress(OSError):
+                status = os.stat(link.target)
+                files[status.st_dev, status.st_ino] = status.st_size
         try:
             used = (place / "used").stat().st_mtime_ns
-            files = {}
-            for link in _parse_links(_read(place / "links.json")):
-                with contextlib.suppress(OSError):
-                    status = os.stat(link.target)
-                    files[status.st_dev, status.st_ino] = status.st_size
-        except (OSError, IntegrityError):
-            return TreeUse(key, 0, {}, held)
-        with self._alone(place) as alone:
-            return TreeUse(key, used, files, held or not alone)
-
-    @contextlib.contextmanager
-    def _alone(self, place: Path) -> Iterator[bool]:
-        """Keep others from opening a tree; False if a process is using it."""
-        try:
-            fd = os.open(place / "used", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
-            yield True  # damaged, or gone
-            return
-        try:
-            try:
-                alone = try_lock(fd)
-            except OSError:  # a file system without locks
-                alone = True
-            yield alone
-        finally:
-            os.close(fd)
+            return TreeUse(key, 0, files, held)
+        with alone_with(place) as alone:
+            return TreeUse(key, used, files, held or not alone)
 
 
 def _is_key(name: str) -> bool:
     return len(name) == _KEY_LENGTH and _KEY.issuperset(name)
 
 
-def _link_to(source: TreeSource, size: int) -> TreeLink:
-    """Return the link to `source`, which the manifest says has `size` bytes.
-
-    Raises:
-        IntegrityError: it is not there, or not what the manifest says.
-    """
-    if not is_safe_path(source.path):
-        raise IntegrityError(f"a pipeline cannot have a file {source.path!r}")
+def _links_at(place: Path) -> TreeLinks:
+    """Return the links of a tree; none if they cannot be read."""
     try:
-        status = os.stat(source.target)
-    except OSError:
-        raise IntegrityError(f"{source.path} is gone from the cache") from None
-    if not stat.S_ISREG(status.st_mode) or status.st_size != size:
-        raise IntegrityError(f"{source.path} has {status.st_size} bytes instead of {size}")
-    return TreeLink(source.path, os.path.abspath(source.target), status.st_size, status.st_mtime_ns)
-
-
-def _holds(tree: Path, link: TreeLink) -> bool:
-    """Whether a link is there, and leads to the file that it led to when it was made."""
-    path = tree / link.path
-    if os.readlink(path) != link.target:
-        return False
-    status = os.stat(path)
-    return (status.st_size, status.st_mtime_ns) == (link.size, link.mtime_ns)
-
-
-def _parse_links(data: bytes) -> list[TreeLink]:
-    """Return the links in a links.json.
-
-    Raises:
-        IntegrityError: it is damaged.
-    """
-    try:
-        links = [TreeLink(**each) for each in json.loads(data)]
-    except (TypeError, ValueError, RecursionError):
-        raise IntegrityError("links.json is damaged") from None
-    for link in links:
-        texts = isinstance(link.path, str) and isinstance(link.target, str)
-        if not (texts and type(link.size) is type(link.mtime_ns) is int):
-            raise IntegrityError("links.json is damaged")
-        if not is_safe_path(link.path):
-            raise IntegrityError("links.json names a file outside its folder")
-    return links
-
-
-def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(LONGEST_MANIFEST + 1)
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        return parse_links(read_small(place / "links.json"))
+    except (OSError, IntegrityError):
+        return TreeLinks("", ())
 
 
 def _entries(folder: Path) -> list[Path]:
