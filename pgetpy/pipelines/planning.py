@@ -10,12 +10,12 @@ For a key, all small files are read, and those weights whose sha256 no service s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from pgetpy.cache.contents import digest_of
-from pgetpy.core.pipelines.configs import MODEL_INDEX, config_digest, parse_config
+from pgetpy.core.pipelines.configs import LONGEST_CONFIG, MODEL_INDEX, config_digest, parse_config
 from pgetpy.core.pipelines.files import (
     PipelineFiles,
     class_of,
@@ -41,6 +41,7 @@ from pgetpy.engine.engine import Engine
 from pgetpy.errors import BadReferenceError, BadSettingError, IntegrityError, NotWeightsError
 from pgetpy.errors.reasons import system_reason
 from pgetpy.errors.redact import redact
+from pgetpy.pipelines.fetching import fetch_file, held_files
 from pgetpy.pipelines.folders import LocatedModel, ModelFile, locate_model
 from pgetpy.settings import Settings
 from pgetpy.system.event_loop import gather_or_cancel, run_blocking
@@ -82,25 +83,11 @@ class Planner:
             reason = "its files are not known before it is extracted"
             raise BadReferenceError(archive.uri, reason)
         digests = {each.path: each.sha256 for each in plan.files}
-        for each, path in self._paths(small_files(plan)):
-            normal = needs_normalising(each.path)
-            digest = config_digest(path.read_bytes(), each.uri) if normal else _sha256_of(path)
-            digests[each.path] = digest
-        for each, path in self._paths(undigested(plan)):
-            digests[each.path] = _sha256_of(path)
+        small, others = small_files(plan), undigested(plan)
+        with held_files(self._cache, (*small, *others)) as paths:
+            for each in (*small, *others):
+                digests[each.path] = _digest_of(each.path, paths[each.path])
         return pipeline_content(spec, plan, digests)
-
-    def _paths(self, files: Sequence[PipelineFile]) -> list[tuple[PipelineFile, Path]]:
-        """Return the files with their paths, fetched if need be."""
-        remote = [each for each in files if each.url]
-        fetched = dict(
-            zip(
-                (each.path for each in remote),
-                self._cache.ensure_many([each.reference for each in remote]) if remote else (),
-                strict=True,
-            )
-        )
-        return [(each, fetched.get(each.path, Path(each.reference))) for each in files]
 
     # ------------------------------------------------------------------------------------ resolving
 
@@ -187,9 +174,8 @@ class Planner:
         found = files.get(MODEL_INDEX)
         if found is None:
             raise BadReferenceError(folder.uri, f"it has no {MODEL_INDEX}")
-        if found.remote is None:
-            return _read_config(Path(found.reference), found.uri)
-        return _read_config(await self._cache.ensure_async(found.reference), found.uri)
+        path = await fetch_file(self._cache, self._file(MODEL_INDEX, found))
+        return parse_config(_bytes_of(path), found.uri)
 
     def _file(self, path: str, source: ModelFile) -> PipelineFile:
         """Return a planned file, with what is known of it here and at its service."""
@@ -243,19 +229,27 @@ def _is_weights(name: str) -> bool:
     return PurePosixPath(name).suffix == SUFFIX
 
 
-def _read_config(path: Path, uri: str) -> Mapping[str, object]:
-    try:
-        return parse_config(path.read_bytes(), uri)
-    except OSError as error:
-        raise IntegrityError(f"{uri} cannot be read: {system_reason(error)}") from None
-
-
-def _sha256_of(path: Path) -> str:
-    """Return the sha256 of a file.
+def _bytes_of(path: Path) -> bytes:
+    """Return what is in a small file.
 
     Raises:
         IntegrityError: it cannot be read.
     """
+    try:
+        with path.open("rb") as file:
+            return file.read(LONGEST_CONFIG + 1)
+    except OSError as error:
+        raise IntegrityError(f"{path.name} cannot be read: {system_reason(error)}") from None
+
+
+def _digest_of(name: str, path: Path) -> str:
+    """Return the digest that goes into keys of a file called `name` in the pipeline.
+
+    Raises:
+        IntegrityError: it cannot be read.
+    """
+    if needs_normalising(name):
+        return config_digest(_bytes_of(path), name)
     try:
         return (digest_of(path) or "").partition(":")[2]
     except OSError as error:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from pgetpy.cache.checking import Verdict
 from pgetpy.cache.store import Store
 from pgetpy.core.references.policy import Policy
-from pgetpy.core.references.reference import Reference
 from pgetpy.core.report.events import Event, Report
 from pgetpy.core.weights.safetensors import LONGEST_FOR_STRANGERS, LONGEST_HEADER
 from pgetpy.errors import BadSettingError
@@ -356,6 +355,14 @@ class WeightsDownloadCache(Maintenance):
 
         return run_blocking(self._acquisition.obtain(reference, lookup))
 
+    async def renew_async(self, url: str, **options: Unpack[ReferenceOptions]) -> Path:
+        """As `ensure_async`, but ask the server whether the cached version is current."""
+        reference = self._allowed(url, **options)
+        lookup = replace(self._lookup(None), fresh=True)
+        from pgetpy.system.event_loop import in_engine
+
+        return await in_engine(self._acquisition.obtain(reference, lookup))
+
     def cache_info(self) -> CacheInfo:
         """Return counters of what `ensure` has done so far in this object."""
         return self._acquisition.info
@@ -368,17 +375,6 @@ class WeightsDownloadCache(Maintenance):
         return LONGEST_FOR_STRANGERS if strict else LONGEST_HEADER
 
     # ------------------------------------------------------------------------------------ innards
-
-    def _allowed(self, url: str, **options: Unpack[ReferenceOptions]) -> Reference:
-        """Return the parsed reference, if the policy allows it.
-
-        Raises:
-            NotAllowedError: it does not.
-        """
-        reference = self._reference(url, **options)
-        if self._settings.policy is not None:
-            self._settings.policy.check_reference(reference)
-        return reference
 
     def _lookup(self, digest: str | None) -> LookupOptions:
         return LookupOptions(parse_digest(digest), self._fresh, self._any_file)

@@ -146,3 +146,14 @@ class Maintenance:
 
     def _reference(self, url: str, **options: Unpack[ReferenceOptions]) -> Reference:
         return named(url, self._settings.sources, **options)
+
+    def _allowed(self, url: str, **options: Unpack[ReferenceOptions]) -> Reference:
+        """Return the parsed reference, if the policy allows it.
+
+        Raises:
+            NotAllowedError: it does not.
+        """
+        reference = self._reference(url, **options)
+        if self._settings.policy is not None:
+            self._settings.policy.check_reference(reference)
+        return reference

@@ -48,7 +48,15 @@ class Layer:
 LAYERS = (
     Layer(("pipelines",)),
     Layer(("pipelines.resolver", "pipelines.trees", "pipelines.planning"), may_meet=False),
-    Layer(("pipelines.folders", "pipelines.tree_links", "pipelines.tree_use"), may_meet=False),
+    Layer(
+        (
+            "pipelines.fetching",
+            "pipelines.folders",
+            "pipelines.tree_links",
+            "pipelines.tree_use",
+        ),
+        may_meet=False,
+    ),
     Layer(("lora", "tensors")),
     Layer(("lora.*", "tensors.*")),
     Layer(("compile_cache", "compile_cache.b10")),

@@ -10,15 +10,22 @@ from typing import Any
 import pytest
 
 from pgetpy import WeightsDownloadCache
-from pgetpy.errors import BadReferenceError, BadSettingError, NotFoundError, NotOneFileError
+from pgetpy.errors import (
+    BadReferenceError,
+    BadSettingError,
+    NotFoundError,
+    NotOneFileError,
+    UnsafeMemberError,
+)
 from pgetpy.pipelines import PipelineSpec
 from pgetpy.pipelines.planning import Planner
 from pgetpy.pipelines.resolver import PlanResolver
+from tests.support.faults import Status
 from tests.support.hub import Hub
 from tests.support.resources import Resource
 from tests.support.secrets import TOKEN
 from tests.support.server import Server
-from tests.support.weights import weights
+from tests.support.weights import tar_of, weights
 
 INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -90,7 +97,7 @@ def test_a_plan_says_what_would_be_fetched_and_fetches_no_weights(
     assert plan.bytes_to_fetch == sizes_of(files, *NEEDED)
     assert sum(plan.bytes_by_host.values()) == plan.bytes_to_fetch
     assert plan.unknown_sizes == 0
-    assert hub.resolved() == ["model_index.json"]
+    assert set(hub.resolved()) == {"model_index.json"}
     unet = next(each for each in plan.files if each.path == f"{UNET}.safetensors")
     assert unet.sha256 == hashlib.sha256(files[f"{UNET}.safetensors"]).hexdigest()
     commit = repo.commit("main")
@@ -218,6 +225,26 @@ def test_a_plan_shows_no_secret(hub: Hub, planner: Planner, server: Server) -> N
     assert TOKEN not in repr(plan)
 
 
+@pytest.mark.parametrize("name", ["unet/a:b.json", "../x.json", "/x.json"])
+def test_a_listed_name_that_is_not_safe_is_refused(hub: Hub, planner: Planner, name: str) -> None:
+    hub.repo("owner/name", model() | {name: b"{}"})
+    with pytest.raises(UnsafeMemberError):
+        planner.plan(PipelineSpec("hf://owner/name"))
+
+
+def test_an_archive_is_one_file_whose_members_are_not_known_yet(
+    planner: Planner, server: Server
+) -> None:
+    archive = tar_of(model())
+    url = server.add("/model.tar", Resource(archive))
+    spec = PipelineSpec(url, pipeline="StableDiffusionPipeline")
+    plan = planner.plan(spec)
+    (file,) = plan.files
+    assert (file.archive, file.size, plan.bytes_to_fetch) == (True, len(archive), len(archive))
+    with pytest.raises(BadReferenceError, match="extracted"):
+        planner.content(spec, plan)
+
+
 # ---------------------------------------------------------------------------------------- keys
 
 
@@ -328,3 +355,14 @@ def test_a_model_that_is_gone_is_an_error_and_not_what_was_there(
     clock[0] = 300.0
     with pytest.raises(NotFoundError):
         resolver.plan(spec)
+
+
+def test_a_hub_that_does_not_answer_leaves_what_was_resolved(hub: Hub, planner: Planner) -> None:
+    clock = [0.0]
+    resolver = PlanResolver(planner.plan, refresh=300, now=lambda: clock[0])
+    hub.repo("owner/name", model())
+    spec = PipelineSpec("hf://owner/name")
+    first = resolver.plan(spec)
+    hub.add("/api/models/owner/name/revision/main", Resource(b"", faults=[Status(503)]))
+    clock[0] = 300.0
+    assert resolver.plan(spec) is first

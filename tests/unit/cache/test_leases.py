@@ -135,6 +135,22 @@ def test_a_pin_holds_beyond_the_process_and_before_the_entry(tmp_path: Path) -> 
     assert evict_all(tmp_path, locks=True) == set()
 
 
+def test_pins_of_several_owners_do_not_affect_each_other(tmp_path: Path) -> None:
+    key = key_of("a")
+    with Store(tmp_path) as store:
+        put(store, "a")
+        store.pin(key)
+        store.pin(key, "0a")
+        store.pin(key, "0b")
+        assert store.pins_by_owner() == {"": {key}, "0a": {key}, "0b": {key}}
+        assert store.unpin(key)
+        assert not store.unpin(key)
+        assert store.unpin(key, "0a")
+    assert evict_all(tmp_path, locks=True) == {"a"}
+    assert Store(tmp_path).unpin(key, "0b")
+    assert evict_all(tmp_path, locks=True) == set()
+
+
 @LOCKS
 def test_the_copy_of_a_process_holds_nothing_and_lets_go_of_nothing(
     tmp_path: Path, locks: bool
