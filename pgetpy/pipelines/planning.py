@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from pgetpy.cache.contents import digest_of
 from pgetpy.core.pipelines.configs import LONGEST_CONFIG, MODEL_INDEX, config_digest, parse_config
 from pgetpy.core.pipelines.files import (
     PipelineFiles,
@@ -41,6 +40,7 @@ from pgetpy.engine.engine import Engine
 from pgetpy.errors import BadReferenceError, BadSettingError, IntegrityError, NotWeightsError
 from pgetpy.errors.reasons import system_reason
 from pgetpy.errors.redact import redact
+from pgetpy.pipelines.digests import FileDigests
 from pgetpy.pipelines.fetching import fetch_file, held_files
 from pgetpy.pipelines.folders import LocatedModel, ModelFile, locate_model
 from pgetpy.settings import Settings
@@ -55,11 +55,15 @@ class Planner:
         cache: has the files that were fetched before. Open it with `any_file=True`, because
             configurations are not weights.
         settings: how to ask services.
+        digests: hashes files of which no service says the sha256.
     """
 
-    def __init__(self, cache: WeightsDownloadCache, settings: Settings) -> None:
+    def __init__(
+        self, cache: WeightsDownloadCache, settings: Settings, digests: FileDigests | None = None
+    ) -> None:
         self._cache = cache
         self._settings = settings
+        self._digests = digests or FileDigests()
 
     def plan(self, spec: PipelineSpec) -> PipelinePlan:
         """Return what `spec` means at this moment, and what of it has to be fetched.
@@ -86,8 +90,14 @@ class Planner:
         small, others = small_files(plan), undigested(plan)
         with held_files(self._cache, (*small, *others)) as paths:
             for each in (*small, *others):
-                digests[each.path] = _digest_of(each.path, paths[each.path])
+                digests[each.path] = self._digest_of(each.path, paths[each.path])
         return pipeline_content(spec, plan, digests)
+
+    def _digest_of(self, name: str, path: Path) -> str:
+        """Return the digest that goes into keys of a file called `name` in the pipeline."""
+        if needs_normalising(name):
+            return config_digest(_bytes_of(path), name)
+        return self._digests.sha256(path)
 
     # ------------------------------------------------------------------------------------ resolving
 
@@ -238,19 +248,5 @@ def _bytes_of(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(LONGEST_CONFIG + 1)
-    except OSError as error:
-        raise IntegrityError(f"{path.name} cannot be read: {system_reason(error)}") from None
-
-
-def _digest_of(name: str, path: Path) -> str:
-    """Return the digest that goes into keys of a file called `name` in the pipeline.
-
-    Raises:
-        IntegrityError: it cannot be read.
-    """
-    if needs_normalising(name):
-        return config_digest(_bytes_of(path), name)
-    try:
-        return (digest_of(path) or "").partition(":")[2]
     except OSError as error:
         raise IntegrityError(f"{path.name} cannot be read: {system_reason(error)}") from None

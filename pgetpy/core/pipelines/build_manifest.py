@@ -16,10 +16,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NoReturn
 
-from pgetpy.core.pipelines.plans import ResolvedReference
+from pgetpy.core.pipelines.keys import PipelineContent
+from pgetpy.core.pipelines.plans import LORAS, PipelinePlan, ResolvedReference
+from pgetpy.core.pipelines.specs import PipelineSpec
 from pgetpy.errors import IntegrityError
 
 SCHEMA = 1
@@ -202,3 +204,39 @@ def _refuse(name: str, reason: str) -> NoReturn:
 
 def _no_constant(text: str) -> NoReturn:
     raise ValueError(text)
+
+
+def manifest_for(
+    spec: PipelineSpec,
+    plan: PipelinePlan,
+    content: PipelineContent,
+    subjects: tuple[ManifestSubject, ...],
+    created: float,
+    versions: Mapping[str, str],
+) -> BuildManifest:
+    """Return the manifest of a pipeline that is being built.
+
+    Args:
+        spec: what was asked for.
+        plan: what it resolved to.
+        content: what it is made of.
+        subjects: its files, LoRAs included.
+        created: seconds since the epoch.
+        versions: of the packages that take part, by name.
+    """
+    asked, resolved = spec.shown(), plan.resolved
+    return BuildManifest(
+        content.key, content.base.key, asked, resolved, created, versions, subjects
+    )
+
+
+def base_of(manifest: BuildManifest) -> BuildManifest:
+    """Return the manifest of the base, which all compositions of LoRAs share on disk."""
+    loras = f"{LORAS}/"
+    return replace(
+        manifest,
+        key=manifest.base_key,
+        asked={**manifest.asked, "loras": []},
+        resolved=tuple(each for each in manifest.resolved if not each.role.startswith(loras)),
+        subjects=tuple(each for each in manifest.subjects if not each.path.startswith(loras)),
+    )

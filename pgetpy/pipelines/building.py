@@ -1,0 +1,114 @@
+"""From a plan to a folder on disk: what is missing is fetched, checked, recorded and linked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from pgetpy._version import __version__
+from pgetpy.core.pipelines.build_manifest import (
+    BuildManifest,
+    ManifestSubject,
+    base_of,
+    manifest_for,
+)
+from pgetpy.core.pipelines.plans import LORAS, PipelineFile, PipelinePlan
+from pgetpy.core.pipelines.specs import PipelineSpec
+from pgetpy.pipelines.digests import FileDigests
+from pgetpy.pipelines.fetching import held_files
+from pgetpy.pipelines.planning import Planner
+from pgetpy.pipelines.tree_links import TreeSource
+from pgetpy.pipelines.tree_use import PipelineTree
+from pgetpy.pipelines.trees import TreeStore
+from pgetpy.weights.cache import WeightsDownloadCache
+
+
+class BuiltPipeline:
+    """A pipeline whose files are on disk. A context manager; they stay until it is closed.
+
+    Attributes:
+        manifest: what it is, LoRAs included.
+        path: the folder of the base, for loaders.
+        loras: the files of its LoRAs, in order.
+    """
+
+    def __init__(
+        self, manifest: BuildManifest, tree: PipelineTree, loras: tuple[Path, ...], held: ExitStack
+    ) -> None:
+        self.manifest = manifest
+        self.path = tree.path
+        self.loras = loras
+        self._held = held
+
+    def close(self) -> None:
+        """End the use. Calling it again has no effect."""
+        self._held.close()
+
+    def __enter__(self) -> BuiltPipeline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class PipelineBuilder:
+    """Builds pipelines on disk.
+
+    Args:
+        planner: makes plans and keys.
+        cache: has the files; see `Planner`.
+        trees: where pipelines are kept.
+        digests: hashes files.
+        now: the clock, in seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        cache: WeightsDownloadCache,
+        trees: TreeStore,
+        digests: FileDigests,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._planner = planner
+        self._cache = cache
+        self._trees = trees
+        self._digests = digests
+        self._now = now
+
+    def build(self, spec: PipelineSpec, plan: PipelinePlan) -> BuiltPipeline:
+        """Return the pipeline of `plan`, whose files are fetched if they are not here.
+
+        Raises:
+            PgetError: a file cannot be fetched, or is not what was planned.
+        """
+        with ExitStack() as held:
+            # Leased until it is closed: no eviction takes a file between here and the loader.
+            paths = held.enter_context(held_files(self._cache, plan.files))
+            content = self._planner.content(spec, plan)
+            subjects = tuple(self._subject(each, paths[each.path]) for each in plan.files)
+            versions = {"pgetpy": __version__}
+            manifest = manifest_for(spec, plan, content, subjects, self._now(), versions)
+            base = base_of(manifest)
+            tree = self._trees.open(base.key)
+            if tree is None:
+                tree = self._trees.publish(base, _sources(plan, paths))
+            held.callback(tree.close)
+            loras = tuple(paths[f"{LORAS}/{at}.safetensors"] for at in range(len(spec.loras)))
+            return BuiltPipeline(manifest, tree, loras, held.pop_all())
+
+    def _subject(self, file: PipelineFile, path: Path) -> ManifestSubject:
+        """Return what is recorded about a file. A sha256 that its service gave was verified when
+        the file entered the cache."""
+        sha256 = file.sha256 or self._digests.sha256(path)
+        return ManifestSubject(file.path, sha256, path.stat().st_size, file.uri)
+
+
+def _sources(plan: PipelinePlan, paths: Mapping[str, Path]) -> list[TreeSource]:
+    return [
+        TreeSource(each.path, paths[each.path], each.reference if each.url else "")
+        for each in plan.files
+        if not each.path.startswith(f"{LORAS}/")
+    ]
