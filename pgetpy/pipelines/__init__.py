@@ -9,5 +9,15 @@ from __future__ import annotations
 from pgetpy.core.pipelines.build_manifest import BuildManifest
 from pgetpy.core.pipelines.plans import PipelineFile, PipelinePlan
 from pgetpy.core.pipelines.specs import LoraSpec, PipelineSpec
+from pgetpy.pipelines.building import BuiltPipeline
+from pgetpy.pipelines.store import PipelineStore
 
-__all__ = ["BuildManifest", "LoraSpec", "PipelineFile", "PipelinePlan", "PipelineSpec"]
+__all__ = [
+    "BuildManifest",
+    "BuiltPipeline",
+    "LoraSpec",
+    "PipelineFile",
+    "PipelinePlan",
+    "PipelineSpec",
+    "PipelineStore",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from pgetpy._version import __version__
@@ -96,6 +97,8 @@ class PipelineBuilder:
             if tree is None:
                 tree = self._trees.publish(base, _sources(plan, paths))
             held.callback(tree.close)
+            made = tree.manifest
+            manifest = replace(manifest, created=made.created, versions=made.versions)
             loras = tuple(paths[f"{LORAS}/{at}.safetensors"] for at in range(len(spec.loras)))
             return BuiltPipeline(manifest, tree, loras, held.pop_all())
 

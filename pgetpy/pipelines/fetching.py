@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from pgetpy.core.pipelines.plans import PipelineFile
+from pgetpy.core.weights.shards import SUFFIX
 from pgetpy.errors import ObjectChangedError
 from pgetpy.system.event_loop import gather_limited, run_blocking
 from pgetpy.weights.cache import WeightsDownloadCache
@@ -50,12 +51,14 @@ async def fetch_file(cache: WeightsDownloadCache, file: PipelineFile) -> Path:
     """
     if not file.url:
         return Path(file.reference)
-    if file.cached:
-        path = await cache.ensure_async(file.reference)
-    elif file.sha256:
-        path = await cache.ensure_async(file.reference, digest=file.sha256)
-    else:
-        path = await cache.renew_async(file.reference)
+    # A configuration is not weights; weights have to be what their name says.
+    small = not (file.archive or file.path.endswith(SUFFIX))
+    path = await cache.ensure_async(
+        file.reference,
+        digest=None if file.cached else file.sha256 or None,
+        fresh=not file.cached and not file.sha256,
+        any_file=small,
+    )
     size = path.stat().st_size
     if not file.archive and file.size not in (None, size):
         raise ObjectChangedError(file.url, f"{file.size} bytes", f"{size} bytes")

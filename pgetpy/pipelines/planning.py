@@ -43,7 +43,6 @@ from pgetpy.errors.redact import redact
 from pgetpy.pipelines.digests import FileDigests
 from pgetpy.pipelines.fetching import fetch_file, held_files
 from pgetpy.pipelines.folders import LocatedModel, ModelFile, locate_model
-from pgetpy.settings import Settings
 from pgetpy.system.event_loop import gather_or_cancel, run_blocking
 from pgetpy.weights.cache import WeightsDownloadCache
 
@@ -52,17 +51,13 @@ class Planner:
     """Makes plans, and keys of them.
 
     Args:
-        cache: has the files that were fetched before. Open it with `any_file=True`, because
-            configurations are not weights.
-        settings: how to ask services.
+        cache: has the files that were fetched before; its settings say how services are asked.
         digests: hashes files of which no service says the sha256.
     """
 
-    def __init__(
-        self, cache: WeightsDownloadCache, settings: Settings, digests: FileDigests | None = None
-    ) -> None:
+    def __init__(self, cache: WeightsDownloadCache, digests: FileDigests | None = None) -> None:
         self._cache = cache
-        self._settings = settings
+        self._settings = cache.settings
         self._digests = digests or FileDigests()
 
     def plan(self, spec: PipelineSpec) -> PipelinePlan:

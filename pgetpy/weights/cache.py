@@ -172,11 +172,21 @@ class WeightsDownloadCache(Maintenance):
         return run_blocking(self._acquisition.obtain(reference, lookup))
 
     async def ensure_async(
-        self, url: str, *, digest: str | None = None, **options: Unpack[ReferenceOptions]
+        self,
+        url: str,
+        *,
+        digest: str | None = None,
+        fresh: bool = False,
+        any_file: bool = False,
+        **options: Unpack[ReferenceOptions],
     ) -> Path:
-        """As `ensure`, as a coroutine for any event loop."""
+        """As `ensure`, as a coroutine for any event loop.
+
+        `fresh` and `any_file` are for this call what `refresh="check"` and `any_file` are for all.
+        """
         reference = self._allowed(url, **options)
-        lookup = self._lookup(digest)
+        own = self._lookup(digest)
+        lookup = replace(own, fresh=own.fresh or fresh, any_file=own.any_file or any_file)
         entry = self._acquisition.hit(reference, lookup)
         if entry is not None:
             return entry.path
@@ -354,14 +364,6 @@ class WeightsDownloadCache(Maintenance):
         from pgetpy.system.event_loop import run_blocking
 
         return run_blocking(self._acquisition.obtain(reference, lookup))
-
-    async def renew_async(self, url: str, **options: Unpack[ReferenceOptions]) -> Path:
-        """As `ensure_async`, but ask the server whether the cached version is current."""
-        reference = self._allowed(url, **options)
-        lookup = replace(self._lookup(None), fresh=True)
-        from pgetpy.system.event_loop import in_engine
-
-        return await in_engine(self._acquisition.obtain(reference, lookup))
 
     def cache_info(self) -> CacheInfo:
         """Return counters of what `ensure` has done so far in this object."""

@@ -43,6 +43,11 @@ class Maintenance:
         """The cache's folder."""
         return self._store.root
 
+    @property
+    def settings(self) -> Settings:
+        """How it fetches."""
+        return self._settings
+
     def pin(self, url: str, **options: Unpack[ReferenceOptions]) -> None:
         """Keep what `url` names (see `ensure`), now or later, until it is unpinned."""
         self._store.pin(self._reference(url, **options).key)

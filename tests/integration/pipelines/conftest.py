@@ -9,9 +9,8 @@ import pytest
 
 from pgetpy import WeightsDownloadCache
 from pgetpy.pipelines.planning import Planner
-from tests.support.fetching import impatient
 from tests.support.hub import Hub
-from tests.support.hub_caches import at, opened_at
+from tests.support.hub_caches import opened_at
 from tests.support.secrets import TOKEN
 from tests.support.server import Server
 
@@ -32,10 +31,10 @@ def plain_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def cache(hub: Hub, tmp_path: Path) -> Iterator[WeightsDownloadCache]:
-    with opened_at(hub, tmp_path / "cache", TOKEN, any_file=True) as cache:
+    with opened_at(hub, tmp_path / "cache", TOKEN) as cache:
         yield cache
 
 
 @pytest.fixture
-def planner(hub: Hub, cache: WeightsDownloadCache) -> Planner:
-    return Planner(cache, impatient(sources=at(hub, TOKEN)))
+def planner(cache: WeightsDownloadCache) -> Planner:
+    return Planner(cache)

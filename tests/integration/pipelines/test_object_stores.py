@@ -11,7 +11,6 @@ from pgetpy import WeightsDownloadCache
 from pgetpy.pipelines import PipelineSpec
 from pgetpy.pipelines.planning import Planner
 from pgetpy.settings import SourceSettings
-from tests.support.fetching import impatient
 from tests.support.object_store import SECRET_KEY, ObjectStore, started_store
 from tests.support.weights import opened, weights
 
@@ -35,13 +34,13 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectSto
 @pytest.fixture
 def cache(store: ObjectStore, tmp_path: Path) -> Iterator[WeightsDownloadCache]:
     sources = SourceSettings(environ=store.environ)
-    with opened(tmp_path / "cache", sources=sources, any_file=True) as cache:
+    with opened(tmp_path / "cache", sources=sources) as cache:
         yield cache
 
 
 @pytest.fixture
-def planner(store: ObjectStore, cache: WeightsDownloadCache) -> Planner:
-    return Planner(cache, impatient(sources=SourceSettings(environ=store.environ)))
+def planner(cache: WeightsDownloadCache) -> Planner:
+    return Planner(cache)
 
 
 def key(planner: Planner, base: str) -> str:

@@ -1,0 +1,119 @@
+"""PipelineStore: a specification in, a verified folder on disk out."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from pgetpy.core.pipelines.build_manifest import BuildManifest
+from pgetpy.core.pipelines.plans import PipelinePlan
+from pgetpy.core.pipelines.resolution import REFRESH_SECONDS
+from pgetpy.core.pipelines.specs import PipelineSpec
+from pgetpy.pipelines.building import BuiltPipeline, PipelineBuilder
+from pgetpy.pipelines.digests import FileDigests
+from pgetpy.pipelines.planning import Planner
+from pgetpy.pipelines.resolver import PlanResolver
+from pgetpy.pipelines.trees import ListedTree, TreeStore
+from pgetpy.weights.cache import WeightsDownloadCache, usual_cache
+
+
+class PipelineStore:
+    """Pipelines on disk, shared by all processes that use the same folder. Safe in any thread.
+
+    Args:
+        cache: has the files; by default the one that the environment names.
+        folder: where pipelines are kept; by default `pipelines` in the folder of the cache.
+        max_bytes: bytes that they may keep in the cache; None for no limit. The least recently used
+            pipelines are removed when they keep more, and their files can be evicted then.
+        refresh: seconds after which a reference that may change its meaning, such as a branch, is
+            resolved again.
+    """
+
+    def __init__(
+        self,
+        cache: WeightsDownloadCache | None = None,
+        *,
+        folder: str | os.PathLike[str] | None = None,
+        max_bytes: int | None = None,
+        refresh: float = REFRESH_SECONDS,
+    ) -> None:
+        self._cache = cache if cache is not None else usual_cache()
+        where = Path(folder) if folder is not None else self._cache.path / "pipelines"
+        digests = FileDigests()
+        self._trees = TreeStore(where, self._cache, max_bytes)
+        self._planner = Planner(self._cache, digests)
+        self._builder = PipelineBuilder(self._planner, self._cache, self._trees, digests)
+        self._resolver = PlanResolver(self._planner.plan, refresh)
+        # The key of each plan, by specification: it holds as long as the plan does.
+        self._keys: dict[str, tuple[PipelinePlan, str]] = {}
+        self._lock = threading.Lock()
+
+    def plan(self, spec: PipelineSpec) -> PipelinePlan:
+        """Return what `spec` means, and what of it has to be fetched. Only an index is fetched.
+
+        Services are asked each time, because what is in the cache may have changed.
+
+        Raises:
+            TransferError: a service refuses, or does not answer.
+            IntegrityError: the model is incomplete, or has pickles alone.
+            UsageError: a reference or an option is invalid.
+        """
+        return self._planner.plan(spec)
+
+    def key(self, spec: PipelineSpec) -> str:
+        """Return the key of `spec`: 64 hex digits, made of content alone.
+
+        Configurations are fetched for it, and those weights whose sha256 no service says.
+
+        Raises:
+            PgetError: see `plan`; or a file cannot be fetched.
+        """
+        plan = self._resolver.plan(spec)
+        with self._lock:
+            known = self._keys.get(spec.identity)
+        if known is not None and known[0] is plan:
+            return known[1]
+        key = self._planner.content(spec, plan).key
+        with self._lock:
+            self._keys[spec.identity] = (plan, key)
+        return key
+
+    def build(self, spec: PipelineSpec) -> BuiltPipeline:
+        """Return the pipeline on disk, with what is missing fetched. Close it after loading.
+
+        Raises:
+            PgetError: see `plan`; or a file cannot be fetched, or is not what it should be.
+        """
+        return self._builder.build(spec, self._resolver.plan(spec))
+
+    def manifest(self, spec: PipelineSpec) -> BuildManifest:
+        """Return the manifest of `spec`, which is built for that."""
+        with self.build(spec) as built:
+            return built.manifest
+
+    # ------------------------------------------------------------------------------------ upkeep
+
+    def pipelines(self) -> list[ListedTree]:
+        """Return what is on disk, most recently used first."""
+        return self._trees.listed()
+
+    def verify(self, key: str) -> list[str]:
+        """Hash all files of the pipeline `key` on disk; return the damaged or missing ones.
+
+        Raises:
+            IntegrityError: there is no such pipeline, or its manifest is damaged.
+        """
+        return self._trees.verify(key)
+
+    def remove(self, key: str) -> bool:
+        """Remove the pipeline `key` from disk; return False if it is not there, or in use.
+
+        Its files stay in the cache until their space is needed.
+        """
+        return self._trees.remove(key)
+
+    def collect(self) -> list[str]:
+        """Remove what dead processes left, and pipelines over the budget; return their keys."""
+        self._trees.sweep()
+        return self._trees.trim()
