@@ -113,6 +113,21 @@ def test_files_in_use_are_not_evicted(
     assert cache.remove(unet.reference)
 
 
+def test_a_lora_in_use_is_not_evicted(
+    hub: Hub,
+    server: Server,
+    planner: Planner,
+    builder: PipelineBuilder,
+    cache: WeightsDownloadCache,
+) -> None:
+    hub.repo("owner/name", FILES)
+    url = server.add("/lora.safetensors", Resource(LORA))
+    with build(builder, planner, PipelineSpec("hf://owner/name", loras=[url])):
+        with pytest.raises(CacheError, match="held"):
+            cache.remove(url)
+    assert cache.remove(url)
+
+
 def test_a_local_folder_is_linked_and_not_copied(
     planner: Planner, builder: PipelineBuilder, cache: WeightsDownloadCache, tmp_path: Path
 ) -> None:
