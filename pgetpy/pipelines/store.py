@@ -15,6 +15,7 @@ from pgetpy.pipelines.digests import FileDigests
 from pgetpy.pipelines.planning import Planner
 from pgetpy.pipelines.resolver import PlanResolver
 from pgetpy.pipelines.trees import ListedTree, TreeStore
+from pgetpy.settings.pipeline_settings import PipelineSettings
 from pgetpy.weights.cache import WeightsDownloadCache, usual_cache
 
 
@@ -23,9 +24,11 @@ class PipelineStore:
 
     Args:
         cache: has the files; by default the one that the environment names.
-        folder: where pipelines are kept; by default `pipelines` in the folder of the cache.
-        max_bytes: bytes that they may keep in the cache; None for no limit. The least recently used
-            pipelines are removed when they keep more, and their files can be evicted then.
+        folder: where pipelines are kept; by default PIPELINE_STORE, else `pipelines` in the folder
+            of the cache.
+        max_bytes: bytes that they may keep in the cache; by default PIPELINE_STORE_MAX_BYTES, else
+            unlimited. The least recently used pipelines are removed when they keep more, and their
+            files can be evicted then.
         refresh: seconds after which a reference that may change its meaning, such as a branch, is
             resolved again.
     """
@@ -39,9 +42,11 @@ class PipelineStore:
         refresh: float = REFRESH_SECONDS,
     ) -> None:
         self._cache = cache if cache is not None else usual_cache()
-        where = Path(folder) if folder is not None else self._cache.path / "pipelines"
+        settings = PipelineSettings.from_environment(os.environ)
+        where = settings.folder if folder is None else Path(folder)
+        most = settings.max_bytes if max_bytes is None else max_bytes
         digests = FileDigests()
-        self._trees = TreeStore(where, self._cache, max_bytes)
+        self._trees = TreeStore(where or self._cache.path / "pipelines", self._cache, most)
         self._planner = Planner(self._cache, digests)
         self._builder = PipelineBuilder(self._planner, self._cache, self._trees, digests)
         self._resolver = PlanResolver(self._planner.plan, refresh)

@@ -122,9 +122,9 @@ def test_a_lora_in_use_is_not_evicted(
 ) -> None:
     hub.repo("owner/name", FILES)
     url = server.add("/lora.safetensors", Resource(LORA))
-    with build(builder, planner, PipelineSpec("hf://owner/name", loras=[url])):
-        with pytest.raises(CacheError, match="held"):
-            cache.remove(url)
+    spec = PipelineSpec("hf://owner/name", loras=[url])
+    with build(builder, planner, spec), pytest.raises(CacheError, match="held"):
+        cache.remove(url)
     assert cache.remove(url)
 
 

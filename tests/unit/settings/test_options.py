@@ -25,6 +25,7 @@ from pgetpy.settings.cache_settings import CacheSettings
 from pgetpy.settings.command_options import CommandOptions, hub_cache_dir
 from pgetpy.settings.compile_cache_settings import CompileCacheSettings
 from pgetpy.settings.options import Option
+from pgetpy.settings.pipeline_settings import PipelineSettings
 from pgetpy.sources.table import own_sources
 from scripts import manual
 from scripts.options import page
@@ -40,6 +41,7 @@ SECTIONS = {
         CompileCacheSettings,
         CommandOptions,
         Console,
+        PipelineSettings,
         Settings,
         *OF_SOURCES,
     )
@@ -51,6 +53,7 @@ HOLDERS = {
     "CommandOptions": ("options",),
     "CompileCacheSettings": ("settings",),
     "Console": ("console",),
+    "PipelineSettings": ("settings",),
     "Settings": ("settings", "_settings", "chosen"),
     **{each.__name__: ("settings",) for each in OF_SOURCES},
 }
@@ -183,7 +186,8 @@ def test_every_variable_changes_its_field(row: Option) -> None:
         return
     section = SECTIONS[row.section]
     assert issubclass(
-        section, (CacheSettings, CompileCacheSettings, Console, Settings, *OF_SOURCES)
+        section,
+        (CacheSettings, CompileCacheSettings, Console, PipelineSettings, Settings, *OF_SOURCES),
     )
     before, after = section(), section.from_environment(environ)
     changed = {
