@@ -44,6 +44,7 @@ class ModelFile:
         uri: the same, without secrets.
         remote: where it is; None if it is local.
         size: bytes; None if they are not known.
+        pinned: whether `reference` always means the same content.
     """
 
     name: str
@@ -51,6 +52,7 @@ class ModelFile:
     uri: str
     remote: RemoteFile | None
     size: int | None
+    pinned: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,10 +108,14 @@ async def locate_model(
     if remote.size is None and not reference.local:
         with engine.explaining(reference):
             identity = await engine.identify(remote)
-        remote = replace(remote, size=identity.total, etag=remote.etag or identity.etag or "")
+        version = remote.etag or identity.etag or identity.last_modified or ""
+        remote = replace(remote, size=identity.total, etag=version)
     name = remote.name or reference.name
-    text = _at_version(reference, located.version, sources) or text
-    file = ModelFile(name, text, _shown(text, reference), remote, remote.size)
+    exact = _at_version(reference, located.version, sources)
+    text = exact or text
+    file = ModelFile(
+        name, text, _shown(text, reference), remote, remote.size, bool(exact) or pinned
+    )
     version = located.version or remote.etag
     return LocatedModel((file,), False, located.extract, str(reference), version, pinned)
 
@@ -156,7 +162,8 @@ def _members(
         if not is_safe_path(remote.name):
             raise UnsafeMemberError(remote.name, "it is not a plain path")
         text = member_text(reference, remote.name, version, sources)
-        yield ModelFile(remote.name, text, redact(text), remote, remote.size)
+        pinned = _COMMIT.fullmatch(version) is not None
+        yield ModelFile(remote.name, text, redact(text), remote, remote.size, pinned)
 
 
 def _at_version(reference: Reference, version: str, sources: SourceSettings) -> str:

@@ -195,7 +195,7 @@ class Planner:
             theirs = record.digest.partition(":")[2]
             if sha256 and theirs:
                 cached = theirs == sha256
-            elif remote.etag and record.about.validator:
+            elif not source.pinned and remote.etag and record.about.validator:
                 cached = record.about.validator.strip('"') == remote.etag.strip('"')
             cached = cached and source.size in (None, record.size)
             sha256 = sha256 or (theirs if cached else "")

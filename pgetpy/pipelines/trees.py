@@ -43,7 +43,7 @@ from pgetpy.system.filesystem import cache_error, map_os_errors, remove_tree, sy
 from pgetpy.system.logs import RoomLog
 from pgetpy.weights.cache import WeightsDownloadCache
 
-_KEY = frozenset("0123456789abcdef")
+_HEX = frozenset("0123456789abcdef")
 _KEY_LENGTH = 64
 # What a dead process left is removed after this many seconds.
 _LEFT_SECONDS = 3600.0
@@ -198,7 +198,16 @@ class TreeStore:
         return sorted(found, key=lambda tree: -tree.used)
 
     def sweep(self) -> int:
-        """Remove what dead processes left, and pins of trees that are gone; return how much."""
+        """Remove what dead processes left, and pins of trees that are gone; return how much.
+
+        Raises:
+            CacheError: the folder cannot be written.
+            IntegrityError: the folder does not say which pins are its own.
+        """
+        with map_os_errors(lambda error: cache_error(error, self.folder)):
+            return self._sweep()
+
+    def _sweep(self) -> int:
         count = 0
         for left in _entries(self.folder / "tmp"):
             with contextlib.suppress(OSError):
@@ -229,13 +238,16 @@ class TreeStore:
         It is kept in the folder, which may be mounted at another path the next time.
         """
         path = self.folder / "id"
-        with contextlib.suppress(FileNotFoundError):
-            return path.read_text()
-        own = self._stage() / "id"
-        write_through(own, token().encode())
-        move_if_free(str(own), str(path))
-        remove_tree(own.parent)
-        return path.read_text()
+        if not path.exists():
+            own = self._stage() / "id"
+            write_through(own, token().encode())
+            move_if_free(str(own), str(path))
+            remove_tree(own.parent)
+        mark = path.read_bytes().decode(errors="replace")
+        # Pins of others begin with whatever a damaged file says, such as nothing.
+        if len(mark) != len(token()) or not _HEX.issuperset(mark):
+            raise IntegrityError(f"{path} is damaged; remove it")
+        return mark
 
     def _stage(self) -> Path:
         stage = self.folder / "tmp" / token()
@@ -335,7 +347,7 @@ class TreeStore:
 
 
 def _is_key(name: str) -> bool:
-    return len(name) == _KEY_LENGTH and _KEY.issuperset(name)
+    return len(name) == _KEY_LENGTH and _HEX.issuperset(name)
 
 
 def _links_at(place: Path) -> TreeLinks:

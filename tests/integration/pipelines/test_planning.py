@@ -75,6 +75,7 @@ def sizes_of(files: dict[str, bytes], *names: str) -> int:
 
 
 LORA = weights(4000, "lora")
+NEW = "Wed, 01 Jan 2025 00:00:00 GMT"
 NEEDED = (
     "scheduler/scheduler_config.json",
     "unet/config.json",
@@ -119,6 +120,21 @@ def test_what_is_cached_need_not_be_fetched(
     assert after.missing == ()
     assert after.bytes_to_fetch == 0
     assert [each.path for each in after.files] == [each.path for each in before.files]
+
+
+@pytest.mark.parametrize("versions", [{"etag": '"v2"'}, {"etag": None, "last_modified": NEW}])
+def test_a_lora_that_was_replaced_at_its_url_is_fetched_again(
+    hub: Hub, planner: Planner, server: Server, versions: dict[str, Any], tmp_path: Path
+) -> None:
+    base = on_disk(tmp_path / "model", model())
+    url = server.add("/lora.safetensors", Resource(LORA, etag=versions["etag"] and '"v1"'))
+    spec = PipelineSpec(base, loras=[url])
+    before = planner.content(spec, planner.plan(spec)).key
+    assert planner.plan(spec).missing == ()
+    server.add("/lora.safetensors", Resource(weights(4000, "new!"), **versions))
+    plan = planner.plan(spec)
+    assert [each.path for each in plan.missing] == ["loras/0.safetensors"]
+    assert planner.content(spec, plan).key != before
 
 
 def test_a_commit_is_pinned(hub: Hub, planner: Planner) -> None:

@@ -240,6 +240,29 @@ def test_what_a_dead_process_left_is_swept(trees: TreeStore, cache: WeightsDownl
     assert set(cache.pins_by_owner()) == {owner, "f" * 32}
 
 
+@pytest.mark.parametrize("mark", [b"", b"\xff", b"f", b"0" * 17])
+def test_a_damaged_id_costs_no_pins_of_others(
+    trees: TreeStore, cache: WeightsDownloadCache, mark: bytes
+) -> None:
+    cache.pin_for("f" * 32, reference_to(b"x"))
+    trees.folder.mkdir()
+    (trees.folder / "id").write_bytes(mark)
+    with pytest.raises(IntegrityError, match="id is damaged"):
+        trees.sweep()
+    assert "f" * 32 in cache.pins_by_owner()
+
+
+def test_a_folder_that_is_mounted_elsewhere_keeps_its_pins(
+    trees: TreeStore, cache: WeightsDownloadCache
+) -> None:
+    publish(trees, cache)
+    moved = trees.folder.rename(trees.folder.with_name("moved"))
+    again = TreeStore(moved, cache)
+    assert again.sweep() == 0
+    assert again.remove(KEY)
+    assert cache.pins_by_owner() == {}
+
+
 def test_threads_that_publish_at_once_get_the_same_tree(
     trees: TreeStore, cache: WeightsDownloadCache
 ) -> None:
