@@ -20,12 +20,14 @@ from pgetpy.core.pipelines.files import (
     class_of,
     component_files,
     components_of,
+    is_pickle,
     is_small,
     pipeline_files,
 )
 from pgetpy.core.pipelines.keys import PipelineContent
 from pgetpy.core.pipelines.plans import (
     LORAS,
+    SINGLE,
     PipelineFile,
     PipelinePlan,
     ResolvedReference,
@@ -161,10 +163,10 @@ class Planner:
         sources |= {name: theirs[name] for names in weights.values() for name in names}
         if not base.folder:
             single = _only(base)
-            if not _is_weights(single.name):
-                raise NotWeightsError(base.uri, f"not {SUFFIX}")
-            weights[""] = (single.name,)
-            sources[single.name] = single
+            if is_pickle(single.name):
+                raise NotWeightsError(base.uri, "a pickle")
+            weights[""] = (SINGLE,)
+            sources[SINGLE] = single
         configs = list(chosen.configs)
         for name in sorted(given):
             part = _part_of(name, models[name], spec.variant)

@@ -134,6 +134,11 @@ def may_belong(name: str) -> bool:
     return useful and name.count("/") < _DEEPEST and not is_hidden(name)
 
 
+def is_pickle(name: str) -> bool:
+    """Whether a file is called like weights that run code when they are loaded."""
+    return name.lower().endswith(_PICKLES)
+
+
 def is_small(name: str) -> bool:
     """Whether a file is a configuration, a vocabulary or the like."""
     return PurePosixPath(name).suffix in _SMALL
@@ -159,7 +164,7 @@ def _component_weights(
     taken = by_variant.get(variant) or by_variant.get("")
     if taken:
         return _of_one_kind(taken, shown), frozenset(by_variant)
-    pickles = [name for name in names if name.lower().endswith(_PICKLES)]
+    pickles = [name for name in names if is_pickle(name)]
     if pickles and not parsed:
         raise IntegrityError(f"{shown} has no safetensors, and {_last(pickles[0])} is a pickle")
     if parsed:

@@ -16,6 +16,8 @@ from pgetpy.core.weights.shards import is_index_name
 
 # Below this folder of a tree are the LoRAs.
 LORAS = "loras"
+# Where a base of one file is in a tree, whatever its server calls it.
+SINGLE = "model.safetensors"
 
 
 @dataclass(frozen=True)

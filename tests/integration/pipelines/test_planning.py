@@ -15,6 +15,7 @@ from pgetpy.errors import (
     BadSettingError,
     NotFoundError,
     NotOneFileError,
+    NotWeightsError,
     UnsafeMemberError,
 )
 from pgetpy.pipelines import PipelineSpec
@@ -214,8 +215,15 @@ def test_a_base_of_one_file_needs_its_configuration(
     hub.repo("owner/name", model())
     plan = planner.plan(PipelineSpec(url, config="hf://owner/name"))
     small = {name for name in NEEDED if name.endswith(".json")}
-    assert {each.path for each in plan.files} == {"model_index.json", "single.safetensors", *small}
+    assert {each.path for each in plan.files} == {"model_index.json", "model.safetensors", *small}
     assert plan.bytes_by_host[url.split("/")[2]] == len(single)
+
+
+def test_a_pickle_is_not_a_base(hub: Hub, planner: Planner, server: Server) -> None:
+    hub.repo("owner/name", model())
+    url = server.add("/model.ckpt", Resource(b"x" * 100))
+    with pytest.raises(NotWeightsError, match="pickle"):
+        planner.plan(PipelineSpec(url, config="hf://owner/name"))
 
 
 def test_a_folder_that_is_no_model_is_refused(hub: Hub, planner: Planner) -> None:
