@@ -12,6 +12,7 @@
       ArchiveError                  UnsafeMemberError  TruncatedArchiveError  LimitExceededError
                                     NotOneFileError
       NotRestoredError              a pipeline that LoRAs have changed for good
+      DeviceFaultError              a GPU that a backend made unusable for this process
       DestinationError (OSError)    the destination is in the way, or cannot be written
       DiskFullError (OSError)
       CacheError (OSError)          CacheFullError
@@ -40,6 +41,7 @@ from pgetpy.errors.content import (
     ArchiveError,
     BadLoraError,
     BadSafetensorsError,
+    DeviceFaultError,
     DigestMismatchError,
     IntegrityError,
     LimitExceededError,
@@ -89,6 +91,7 @@ __all__ = [
     "CacheFullError",
     "ConnectionFailedError",
     "DestinationError",
+    "DeviceFaultError",
     "DigestMismatchError",
     "DiskFullError",
     "GatedError",

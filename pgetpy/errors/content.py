@@ -145,6 +145,24 @@ class NotRestoredError(PgetError):
         return f"the pipeline could not be restored to its base model: {self.reason}"
 
 
+class DeviceFaultError(PgetError):
+    """A GPU failed while an attention backend was tried, and is unusable for this process.
+
+    Attributes:
+        backend: the one that was tried.
+        reason: a clause with the device's words.
+    """
+
+    def __init__(self, backend: str, reason: str) -> None:
+        hint = f"restart the process, and leave {backend} out of what is preferred"
+        super().__init__(backend, reason, hint=hint)
+        self.backend = backend
+        self.reason = reason
+
+    def sentence(self) -> str:
+        return f"the GPU failed when the attention backend {self.backend} was tried: {self.reason}"
+
+
 class ArchiveError(PgetError):
     """What arrived is not an archive that can be extracted. The folder is as it was before.
 

@@ -1,7 +1,10 @@
-"""Pipelines of diffusers: resolved, fetched, kept on disk as links into the cache.
+"""Diffusers pipelines: resolved, fetched, kept on disk as links into the cache, started fast.
 
-Belongs here: asking services, reading folders, linking. Which files are needed, what a key is made
-of, and what a manifest may say is decided in `core/pipelines`.
+    from pgetpy.pipelines import PipelineSpec, PipelineStore, attention, boot
+
+Belongs here: asking services, reading folders, linking, calls to torch and diffusers (both imported
+only when a function needs them). Which files are needed, what a key is made of, what a manifest may
+say, and which backend is chosen is decided in `core/pipelines`.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 from pgetpy.core.pipelines.build_manifest import BuildManifest
 from pgetpy.core.pipelines.plans import PipelineFile, PipelinePlan
 from pgetpy.core.pipelines.specs import LoraSpec, PipelineSpec
+from pgetpy.pipelines import attention, boot
 from pgetpy.pipelines.building import BuiltPipeline
 from pgetpy.pipelines.store import PipelineStore
 
@@ -20,4 +24,6 @@ __all__ = [
     "PipelinePlan",
     "PipelineSpec",
     "PipelineStore",
+    "attention",
+    "boot",
 ]

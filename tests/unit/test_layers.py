@@ -47,7 +47,7 @@ class Layer:
 # The order inside rooms, from the top down. Modules of a room that is not here may meet.
 LAYERS = (
     Layer(("pipelines",)),
-    Layer(("pipelines.store",)),
+    Layer(("pipelines.attention", "pipelines.boot", "pipelines.store"), may_meet=False),
     Layer(("pipelines.building",)),
     Layer(("pipelines.resolver", "pipelines.trees", "pipelines.planning"), may_meet=False),
     Layer(
@@ -60,6 +60,7 @@ LAYERS = (
         ),
         may_meet=False,
     ),
+    Layer(("pipelines.*",)),
     Layer(("lora", "tensors")),
     Layer(("lora.*", "tensors.*")),
     Layer(("compile_cache", "compile_cache.b10")),
