@@ -93,6 +93,7 @@ class CacheCommand:
             self.settings.folder,
             min_disk_free=self.settings.min_disk_free,
             max_bytes=self.settings.max_bytes,
+            lower=self.settings.lower,
         )
         return self.closing.enter_context(store)
 

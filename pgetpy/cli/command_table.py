@@ -64,6 +64,14 @@ skipped. When a file fails the others continue.""",
     "ensure": Command(
         "[flags] REF...", "download weights into the cache and print their paths", _ENSURE
     ),
+    "prefetch": Command(
+        "[flags] MANIFEST|-",
+        "have the cache hold what a manifest lists, as while an image is built",
+        """\
+Each line of a manifest is `REF [KIND] [sha256:HEX]`; KIND is as for --wanted. What is missing
+is downloaded, hashed and flushed. --check compares names and sizes and --verify all bytes,
+both without downloading; the exit status is 1 unless all are found sound.""",
+    ),
     "snapshot": Command(
         "[flags] REPOSITORY",
         "download a repository into the cache of huggingface_hub",

@@ -19,7 +19,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -56,13 +55,11 @@ from pgetpy.core.references.reference import Reference
 from pgetpy.core.report.events import Report, Verifying
 from pgetpy.core.report.results import DownloadFailure, DownloadResult
 from pgetpy.errors import (
-    BadManifestError,
     BadSettingError,
     DestinationError,
     PgetError,
     UsageError,
 )
-from pgetpy.errors.reasons import system_reason
 from pgetpy.errors.redact import redact, redact_text
 from pgetpy.settings import Console, Settings
 from pgetpy.settings.command_options import CommandOptions
@@ -124,7 +121,7 @@ def _run_command(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> 
         print_line(completion_script(operands[0]))
     else:
         invocation = _invocation(arguments, api, environ)
-        if command == "ensure" or command.partition(" ")[0] == "cache":
+        if command in {"ensure", "prefetch"} or command.partition(" ")[0] == "cache":
             return _run_cache_command(invocation, environ)
         if command.partition(" ")[0] == "compile-cache":
             from pgetpy.cli.compile_cache import run_compile_cache
@@ -163,6 +160,10 @@ def _run_cache_command(invocation: Invocation, environ: Mapping[str, str]) -> in
             from pgetpy.cli.ensure import run_filling
 
             return run_filling(invocation, settings)
+        if command == "prefetch":
+            from pgetpy.cli.prefetch import run_prefetch
+
+            return run_prefetch(invocation, settings)
         from pgetpy.cli.cache import run_upkeep
 
         with log_lines(invocation):
@@ -283,10 +284,10 @@ def _multifile(invocation: Invocation) -> int:
     operands = invocation.arguments.operands
     if len(operands) != 1:
         raise UsageError(f"expected one MANIFEST or -, got {len(operands) or 'nothing'}")
+    from pgetpy.cli.manifest_file import read_manifest
     from pgetpy.core.references.manifest import parse_manifest
 
-    path = "standard input" if operands[0] == "-" else operands[0]
-    text = _manifest_text(operands[0], path)
+    text, path = read_manifest(operands[0])
     manifest = parse_manifest(
         text,
         path,
@@ -313,19 +314,6 @@ def _multifile(invocation: Invocation) -> int:
     for outcome in found if invocation.options.json else ():
         print_line(results.json_outcome(outcome))
     return FAILED if failures else DONE
-
-
-def _manifest_text(operand: str, path: str) -> str:
-    # Not strictly UTF-8: paths in a manifest may be any bytes, and go to the disk as they are.
-    try:
-        if operand == "-":
-            return sys.stdin.buffer.read().decode(errors="surrogateescape")
-        with open(operand, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            return file.read()
-    except FileNotFoundError:
-        raise BadManifestError(path, 0, "there is no such file") from None
-    except OSError as error:
-        raise BadManifestError(path, 0, system_reason(error)) from None
 
 
 def _check_all_free(jobs: Sequence[Job], settings: Settings, report: Report) -> None:

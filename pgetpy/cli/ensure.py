@@ -87,7 +87,7 @@ def _ensure(command: CacheCommand) -> int:
                     served[event.key] = event.result.served_from
                 progress(event)
 
-            cache = command.closing.enter_context(_cache(command, hear))
+            cache = command.closing.enter_context(open_cache(command, hear))
             try:
                 found = _ensure_all(cache, list(references), options.digest, _choice(command))
             except PgetError:
@@ -120,15 +120,22 @@ def _settle(cache: WeightsDownloadCache, references: dict[str, Reference]) -> No
         cache.settle_one(reference.key)
 
 
-# `any_file` is for repairs: content that is not weights was accepted when it was fetched.
-def _cache(
+def open_cache(
     command: CacheCommand, report: Report, *, any_file: bool = False
 ) -> WeightsDownloadCache:
+    """Return the cache of `command`.
+
+    Args:
+        command: the run.
+        report: is called with the events of downloads.
+        any_file: for repairs: content that is not weights was accepted when it was fetched.
+    """
     options, settings = command.invocation.options, command.settings
     return WeightsDownloadCache(
         settings.folder,
         settings.min_disk_free,
         settings.max_bytes,
+        lower=settings.lower,
         refresh="check" if options.refresh else "never",
         any_file=any_file or options.any_file,
         settings=command.invocation.settings,
@@ -273,7 +280,7 @@ def _repair(
         with (
             progress_of(command.invocation, into_cache=True) as progress,
             # What was taken once is what was wanted.
-            _cache(command, progress, any_file=True) as cache,
+            open_cache(command, progress, any_file=True) as cache,
         ):
             cache.repair(source[0], wanted=source[1])
             cache.settle()

@@ -51,7 +51,7 @@ def help_text(command: str, *, everything: bool = False) -> str:
         parser.epilog = (
             f"{name} --help all shows {len(taken) - len(shown)} more flags.\n\n{_STATUS}"
         )
-    elif command in {"download", "multifile", "ensure", "snapshot"}:
+    elif command in {"download", "multifile", "ensure", "prefetch", "snapshot"}:
         parser.epilog = f"{_ENVIRONMENT}\n\n{_STATUS}"
     return parser.format_help().rstrip()
 

@@ -38,7 +38,7 @@ _SEED = 20_240_229
 
 
 @dataclass(frozen=True)
-class Choice:
+class AttentionChoice:
     """The backend that a model uses now.
 
     Attributes:
@@ -68,7 +68,9 @@ class Choice:
         return [first, *(f"  not {name}: {why}" for name, why in self.refused.items())]
 
 
-def choose(model: Any, prefer: Sequence[str] = PREFERRED, *, masked: bool = False) -> Choice:
+def choose(
+    model: Any, prefer: Sequence[str] = PREFERRED, *, masked: bool = False
+) -> AttentionChoice:
     """Pin the most preferred attention backend that works for `model` on its processors.
 
     Args:
@@ -91,7 +93,7 @@ def choose(model: Any, prefer: Sequence[str] = PREFERRED, *, masked: bool = Fals
     processors = _processors(model)
     if not processors:
         why = "the model's attention processors do not take a backend"
-        choice = Choice("", dict.fromkeys(prefer, why), 0, time.perf_counter() - started)
+        choice = AttentionChoice("", dict.fromkeys(prefer, why), 0, time.perf_counter() - started)
         return _logged(choice)
     names = {member.value: member for member in dispatch.AttentionBackendName}
     with _registry_kept(dispatch), torch.inference_mode():
@@ -102,10 +104,12 @@ def choose(model: Any, prefer: Sequence[str] = PREFERRED, *, masked: bool = Fals
     for processor in processors if found.name else ():
         processor._attention_backend = names[found.name]
     pinned = len(processors) if found.name else 0
-    return _logged(Choice(found.name, found.refused, pinned, time.perf_counter() - started))
+    return _logged(
+        AttentionChoice(found.name, found.refused, pinned, time.perf_counter() - started)
+    )
 
 
-def _logged(choice: Choice) -> Choice:
+def _logged(choice: AttentionChoice) -> AttentionChoice:
     if choice.name:
         _LOG.debug("attention backend %s for %d processors", choice.name, choice.processors)
     else:

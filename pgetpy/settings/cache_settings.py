@@ -15,6 +15,7 @@ class CacheSettings(Section):
 
     Attributes:
         folder: its folder, existing or not.
+        lower: caches that are searched first and never written.
         min_disk_free: bytes to leave free on its disk.
         max_bytes: bytes that it may use; None for no limit.
         remote: the second tier, a prefix in a bucket such as s3://BUCKET/PREFIX; empty for none.
@@ -23,6 +24,7 @@ class CacheSettings(Section):
     """
 
     folder: Path = field(default_factory=default_cache_folder)
+    lower: tuple[Path, ...] = ()
     min_disk_free: int = 10 << 30
     max_bytes: int | None = None
     remote: str = ""

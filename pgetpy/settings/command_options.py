@@ -37,6 +37,8 @@ class CommandOptions(Section):
         content_type, cache_control: headers that an object is served with.
         repair: remove what is damaged.
         ready_url: answers once a program is ready.
+        check: compare names and sizes with what is recorded, and fetch nothing.
+        verify: compare digests with what is recorded, and fetch nothing.
         older_than: an age, in the form that `core.text.units.parse_age` takes.
     """
 
@@ -56,6 +58,8 @@ class CommandOptions(Section):
     cache_control: str = ""
     repair: bool = False
     ready_url: str = ""
+    check: bool = False
+    verify: bool = False
     older_than: str | None = None
 
 

@@ -12,6 +12,7 @@ the same option; help texts are phrases in lower case without a full stop.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -47,14 +48,14 @@ Texts = str | tuple[str, ...]
 
 # Commands that take the same options.
 DOWNLOAD = ("download", "multifile")
-FILL_CACHE = ("ensure", "cache ensure", "cache verify")
+FILL_CACHE = ("ensure", "cache ensure", "cache verify", "prefetch")
 TRANSFER = (*DOWNLOAD, "snapshot", *FILL_CACHE)
 UPLOAD = ("put",)
 CONNECT = (*TRANSFER, *UPLOAD)
 NAME_ENTRIES = ("cache path", "cache rm", "cache pin", "cache unpin")
 KEEP_BOUNDS = (*FILL_CACHE, "cache info", "cache gc")
 USE_CACHE = (*KEEP_BOUNDS, *NAME_ENTRIES, "cache ls", "cache prune")
-CHOOSE_FILES = ("ensure", "cache ensure", "snapshot")
+CHOOSE_FILES = ("ensure", "cache ensure", "prefetch", "snapshot")
 COMPILED = tuple(
     f"compile-cache {name}"
     for name in ("load", "save", "ls", "info", "explain", "verify", "rm", "prune", "publish", "run")
@@ -139,6 +140,12 @@ def by_variable(options: Iterable[Option]) -> dict[str, Option]:
 
 def _path(text: str, name: str) -> Path:
     return expand_user(text, name)
+
+
+def _paths(given: Texts, name: str) -> tuple[Path, ...]:
+    texts = (given,) if isinstance(given, str) else given
+    names = [each for text in texts for each in text.split(os.pathsep) if each]
+    return tuple(expand_user(each, name) for each in names)
 
 
 def _file_count(text: str, name: str) -> int:
@@ -251,6 +258,9 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
     "cache": (
         Option("cache-dir", "", "DIR", "CacheSettings.folder", _path, "folder of the cache",
                USE_CACHE, default="~/.cache/pgetpy"),
+        Option("cache-lower", "", "DIR", "CacheSettings.lower", _paths,
+               "cache that is searched first and never written, such as a layer of the image; "
+               "the variable holds several with colons between them", USE_CACHE, many=True),
         Option("hub-cache-dir", "", "DIR", "CommandOptions.hub_cache_dir", _path,
                "huggingface_hub's cache folder (default: HF_HUB_CACHE, HF_HOME/hub or "
                "~/.cache/huggingface/hub)", ("snapshot",), environ="PGET_HUB_CACHE_DIR"),
@@ -280,7 +290,11 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
                "ask the server whether a cached file is still current", ("ensure", "cache ensure")),
         Option("any-file", "", "", "CommandOptions.any_file", read_bool,
                "also accept files that are not weights: JSON, text, pickles",
-               ("ensure", "cache ensure")),
+               ("ensure", "cache ensure", "prefetch")),
+        Option("check", "", "", "CommandOptions.check", read_bool,
+               "download nothing; compare names and sizes", ("prefetch",)),
+        Option("verify", "", "", "CommandOptions.verify", read_bool,
+               "download nothing; hash everything and compare", ("prefetch",)),
         Option("older-than", "", "TIME", "CommandOptions.older_than", read_text,
                "remove what was not used for this long, such as 30d or 12h",
                ("cache prune", "cache gc")),

@@ -57,7 +57,7 @@ class WeightsDownloadCache(Maintenance):
         max_bytes: bytes that entries may use; by default PGET_MAX_BYTES, else unlimited.
         base_dir: another name for `cache_dir`.
         min_disk_free_gb: `min_disk_free` in GiB.
-        lower: caches that are searched first and never written, such as one baked into an image.
+        lower: caches that are only read, such as one baked into an image; or PGET_CACHE_LOWER.
         refresh: `never` serves cached entries without a request; `check` asks the server each time
             whether the version is still current, and fetches again what has no version.
         any_file: accept files that are not weights (JSON, text, pickles).
@@ -85,7 +85,7 @@ class WeightsDownloadCache(Maintenance):
         *,
         base_dir: str | PathLike | None = None,
         min_disk_free_gb: float | None = None,
-        lower: Sequence[str | PathLike] = (),
+        lower: Sequence[str | PathLike] | None = None,
         refresh: str = "never",
         any_file: bool = False,
         policy: Policy | None = None,
@@ -105,8 +105,9 @@ class WeightsDownloadCache(Maintenance):
             raise BadSettingError("refresh", refresh, "is neither never nor check")
         given = resolved(settings, s3)
         chosen = replace(given, policy=policy or given.policy).under_policy()
+        below = own.lower if lower is None else lower
         store = Store(
-            own.folder, min_disk_free=own.min_disk_free, max_bytes=own.max_bytes, lower=lower
+            own.folder, min_disk_free=own.min_disk_free, max_bytes=own.max_bytes, lower=below
         )
         hasher = BackgroundHasher(store)
         remote_of = partial(open_remote, store, own, chosen, given, hasher) if own.remote else None

@@ -97,7 +97,7 @@ class _Reading:
 
     def take(self, line: int, content: str) -> None:
         try:
-            fields = _fields(content)
+            fields = split_fields(content)
             job = self._job(fields) if fields else None
             if job is not None and not self._is_repeated(job, line):
                 self.jobs.append(replace(job, place=f" ({self.path}:{line})"))
@@ -145,7 +145,7 @@ class _Reading:
         return True
 
 
-def _fields(content: str) -> list[str]:
+def split_fields(content: str) -> list[str]:
     fields: list[str] = []
     for match in _FIELD.finditer(content.rstrip()):
         bare = match["bare"]

@@ -1,0 +1,137 @@
+"""`pgetpy prefetch`: have a cache hold what a manifest lists, and check at boot that it does.
+
+While an image is built, what is missing is downloaded, hashed, and flushed. With --check and
+--verify nothing is downloaded or changed, so a layer that is only read will do: --check compares
+names and sizes, which takes milliseconds, and --verify hashes every byte.
+
+One line for each reference tells what was found. The exit status is 0 if all are sound.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from pgetpy.cache.checking import Verdict
+from pgetpy.cache.contents import Entry
+from pgetpy.cache.inspection import inspect_entry
+from pgetpy.cache.store import Store
+from pgetpy.cli.cache import CacheCommand
+from pgetpy.cli.cache_tables import counted
+from pgetpy.cli.ensure import open_cache
+from pgetpy.cli.invocation import DONE, FAILED, Invocation
+from pgetpy.cli.manifest_file import read_manifest
+from pgetpy.cli.progress import log_lines, progress_of
+from pgetpy.cli.terminal import print_line
+from pgetpy.core.references.patterns import Patterns
+from pgetpy.core.references.prefetch_manifest import PrefetchLine, parse_prefetch_manifest
+from pgetpy.core.references.reference import Reference
+from pgetpy.core.text.units import format_size
+from pgetpy.errors import UsageError
+from pgetpy.settings.cache_settings import CacheSettings
+from pgetpy.sources.table import parse_reference
+
+_WIDEST = max(len(verdict.value) for verdict in Verdict)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A line of the manifest with its reference parsed."""
+
+    line: PrefetchLine
+    reference: Reference
+
+
+def run_prefetch(invocation: Invocation, settings: CacheSettings) -> int:
+    """Carry out `prefetch`; return the exit status."""
+    operands, options = invocation.arguments.operands, invocation.options
+    if len(operands) != 1:
+        raise UsageError(f"expected one MANIFEST or -, got {len(operands) or 'nothing'}")
+    if options.check and options.verify:
+        raise UsageError("--verify does all that --check does: give one")
+    text, path = read_manifest(operands[0])
+    patterns = Patterns.of(options.include, options.exclude)
+    sources = invocation.settings.sources
+    wishes = [
+        _Wanted(line, parse_reference(line.url, line.wanted, sources, patterns))
+        for line in parse_prefetch_manifest(text, path, wanted=options.wanted)
+    ]
+    with ExitStack() as closing:
+        command = CacheCommand(invocation, settings, closing)
+        if not (options.check or options.verify):
+            _fetch(command, wishes)
+        with log_lines(invocation):
+            store = command.make_store()
+        return _report(command, store, wishes, deep=options.verify)
+
+
+def _fetch(command: CacheCommand, wishes: list[_Wanted]) -> None:
+    """Download what is missing, and have all of it hashed and on stable storage."""
+    options = command.invocation.options
+    with (
+        progress_of(command.invocation, into_cache=True) as progress,
+        open_cache(command, progress) as cache,
+    ):
+        chosen: dict[str, Any] = {
+            "allow_patterns": options.include,
+            "ignore_patterns": options.exclude,
+        }
+        # Held, so that what comes later does not push out what came before.
+        for wish in wishes:
+            command.closing.enter_context(
+                cache.hold(wish.line.url, wanted=wish.line.wanted, **chosen)
+            )
+        for kind in dict.fromkeys(wish.line.wanted for wish in wishes):
+            several = [w.line for w in wishes if w.line.wanted == kind]
+            urls = [line.url for line in several if line.digest is None]
+            cache.ensure_many(urls, wanted=kind, **chosen)
+            for line in several:
+                if line.digest is not None:
+                    cache.ensure(line.url, digest=line.digest, wanted=kind, **chosen)
+        cache.settle(flush=True)
+    store = command.make_store()
+    for wish in wishes:
+        entry = store.peek(wish.reference.key)
+        # Of earlier runs: one that was killed has neither hashed nor flushed what it fetched.
+        if entry is not None and not entry.lower:
+            store.settle(entry.key)
+
+
+def _report(command: CacheCommand, store: Store, wishes: list[_Wanted], *, deep: bool) -> int:
+    """Print what was found of each reference, and the sums; return the status."""
+    found: Counter[Verdict] = Counter()
+    size = 0
+    for wish in wishes:
+        entry = store.peek(wish.reference.key)
+        verdict = inspect_entry(entry, wish.line.digest, deep=deep)
+        found[verdict] += 1
+        size += entry.size if entry is not None else 0
+        command.tell(_line(wish, verdict, entry), _record(wish, verdict, entry))
+    if not command.invocation.options.json:
+        parts = [f"{found[verdict]} {verdict.value}" for verdict in Verdict if found[verdict]]
+        print_line(f"{counted(len(wishes))}, {format_size(size)}: {', '.join(parts) or 'nothing'}")
+    return DONE if found.total() == found[Verdict.SOUND] else FAILED
+
+
+def _line(wish: _Wanted, verdict: Verdict, entry: Entry | None) -> str:
+    size = format_size(entry.size) if entry is not None else "-"
+    layer = "  (lower)" if entry is not None and entry.lower else ""
+    return f"{verdict.value:<{_WIDEST}}  {size:>8}  {wish.reference}{layer}"
+
+
+def _record(wish: _Wanted, verdict: Verdict, entry: Entry | None) -> dict[str, object]:
+    record: dict[str, object] = {
+        "reference": str(wish.reference),
+        "key": wish.reference.key,
+        "verdict": verdict.value,
+    }
+    if entry is not None:
+        record |= {
+            "path": str(entry.path),
+            "size": entry.size,
+            "digest": entry.record.digest,
+            "lower": entry.lower,
+        }
+    return record
