@@ -18,7 +18,7 @@ _TOP = 112
 _ROW = 30
 _BAR = 18
 _MOST_ROWS = 28
-_LONGEST_NAME = 27
+_LONGEST_NAME = 26
 _LETTER = 6.4
 # Distances between grid lines, in seconds; the first is taken that gives at most eight lines.
 _STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600)
@@ -40,14 +40,14 @@ text { font: 12px system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", s
 .end { text-anchor: end }
 .middle { text-anchor: middle }
 .paper { fill: #ffffff; stroke: #e3e7ec }
-.track { fill: #f4f6f8 }
 .grid { stroke: #dde2e8 }
+.words { paint-order: stroke; stroke: #ffffff; stroke-width: 5 }
 .failed { stroke: #c0262d; stroke-width: 2 }
 @media (prefers-color-scheme: dark) {
   text { fill: #e6eaf0 }
   .quiet { fill: #98a3b1 }
   .paper { fill: #171b21; stroke: #2b323b }
-  .track { fill: #1f252d }
+  .words { stroke: #171b21 }
   .grid { stroke: #323a45 }
 }"""
 
@@ -126,9 +126,18 @@ def _row(stage: Stage, total: float, top: int) -> list[str]:
         _text(_MARGIN + _NAMES - 12, middle, name, "end"),
         f'<rect{failed} x="{start:.1f}" y="{top}" width="{max(3.0, stop - start):.1f}" '
         f'height="{_BAR}" rx="4" fill="{_COLOURS[stage.kind]}"/>',
-        _text(max(stop, start + 3) + 8, middle, stage.words, "quiet"),
+        _words(stage, start, max(stop, start + 3), middle),
         "</g>",
     ]
+
+
+def _words(stage: Stage, start: float, stop: float, base: int) -> str:
+    """Return the stage's words behind its bar, or before it where there is more space."""
+    length = _LETTER * len(stage.words)
+    before, behind = start - _MARGIN - _NAMES, _WIDTH - _MARGIN - stop
+    if length <= behind or behind >= before:
+        return _text(stop + 8, base, stage.words, "quiet words")
+    return _text(start - 8, base, stage.words, "quiet words end")
 
 
 def _across(seconds: float, total: float) -> float:
