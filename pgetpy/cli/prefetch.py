@@ -37,7 +37,7 @@ _WIDEST = max(len(verdict.value) for verdict in Verdict)
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _Item:
     """A line of the manifest with its reference parsed."""
 
     line: PrefetchLine
@@ -54,20 +54,20 @@ def run_prefetch(invocation: Invocation, settings: CacheSettings) -> int:
     text, path = read_manifest(operands[0])
     patterns = Patterns.of(options.include, options.exclude)
     sources = invocation.settings.sources
-    wishes = [
-        _Wanted(line, parse_reference(line.url, line.wanted, sources, patterns))
+    items = [
+        _Item(line, parse_reference(line.url, line.wanted, sources, patterns))
         for line in parse_prefetch_manifest(text, path, wanted=options.wanted)
     ]
     with ExitStack() as closing:
         command = CacheCommand(invocation, settings, closing)
         if not (options.check or options.verify):
-            _fetch(command, wishes)
+            _fetch(command, items)
         with log_lines(invocation):
             store = command.make_store()
-        return _report(command, store, wishes, deep=options.verify)
+        return _report(command, store, items, deep=options.verify)
 
 
-def _fetch(command: CacheCommand, wishes: list[_Wanted]) -> None:
+def _fetch(command: CacheCommand, items: list[_Item]) -> None:
     """Download what is missing, and have all of it hashed and on stable storage."""
     options = command.invocation.options
     with (
@@ -79,12 +79,12 @@ def _fetch(command: CacheCommand, wishes: list[_Wanted]) -> None:
             "ignore_patterns": options.exclude,
         }
         # Held, so that what comes later does not push out what came before.
-        for wish in wishes:
+        for item in items:
             command.closing.enter_context(
-                cache.hold(wish.line.url, wanted=wish.line.wanted, **chosen)
+                cache.hold(item.line.url, wanted=item.line.wanted, **chosen)
             )
-        for kind in dict.fromkeys(wish.line.wanted for wish in wishes):
-            several = [w.line for w in wishes if w.line.wanted == kind]
+        for kind in dict.fromkeys(item.line.wanted for item in items):
+            several = [w.line for w in items if w.line.wanted == kind]
             urls = [line.url for line in several if line.digest is None]
             cache.ensure_many(urls, wanted=kind, **chosen)
             for line in several:
@@ -92,39 +92,39 @@ def _fetch(command: CacheCommand, wishes: list[_Wanted]) -> None:
                     cache.ensure(line.url, digest=line.digest, wanted=kind, **chosen)
         cache.settle(flush=True)
     store = command.make_store()
-    for wish in wishes:
-        entry = store.peek(wish.reference.key)
+    for item in items:
+        entry = store.peek(item.reference.key)
         # Of earlier runs: one that was killed has neither hashed nor flushed what it fetched.
         if entry is not None and not entry.lower:
             store.settle(entry.key)
 
 
-def _report(command: CacheCommand, store: Store, wishes: list[_Wanted], *, deep: bool) -> int:
+def _report(command: CacheCommand, store: Store, items: list[_Item], *, deep: bool) -> int:
     """Print what was found of each reference, and the sums; return the status."""
     found: Counter[Verdict] = Counter()
     size = 0
-    for wish in wishes:
-        entry = store.peek(wish.reference.key)
-        verdict = inspect_entry(entry, wish.line.digest, deep=deep)
+    for item in items:
+        entry = store.peek(item.reference.key)
+        verdict = inspect_entry(entry, item.line.digest, deep=deep)
         found[verdict] += 1
         size += entry.size if entry is not None else 0
-        command.tell(_line(wish, verdict, entry), _record(wish, verdict, entry))
+        command.tell(_line(item, verdict, entry), _record(item, verdict, entry))
     if not command.invocation.options.json:
         parts = [f"{found[verdict]} {verdict.value}" for verdict in Verdict if found[verdict]]
-        print_line(f"{counted(len(wishes))}, {format_size(size)}: {', '.join(parts) or 'nothing'}")
+        print_line(f"{counted(len(items))}, {format_size(size)}: {', '.join(parts) or 'nothing'}")
     return DONE if found.total() == found[Verdict.SOUND] else FAILED
 
 
-def _line(wish: _Wanted, verdict: Verdict, entry: Entry | None) -> str:
+def _line(item: _Item, verdict: Verdict, entry: Entry | None) -> str:
     size = format_size(entry.size) if entry is not None else "-"
     layer = "  (lower)" if entry is not None and entry.lower else ""
-    return f"{verdict.value:<{_WIDEST}}  {size:>8}  {wish.reference}{layer}"
+    return f"{verdict.value:<{_WIDEST}}  {size:>8}  {item.reference}{layer}"
 
 
-def _record(wish: _Wanted, verdict: Verdict, entry: Entry | None) -> dict[str, object]:
+def _record(item: _Item, verdict: Verdict, entry: Entry | None) -> dict[str, object]:
     record: dict[str, object] = {
-        "reference": str(wish.reference),
-        "key": wish.reference.key,
+        "reference": str(item.reference),
+        "key": item.reference.key,
         "verdict": verdict.value,
     }
     if entry is not None:

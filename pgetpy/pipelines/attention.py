@@ -29,6 +29,8 @@ from pgetpy.core.pipelines.attention import (
 from pgetpy.errors import DeviceFaultError, MissingPackageError, UsageError
 from pgetpy.system.logs import RoomLog
 
+__all__ = ["AttentionChoice", "choose"]
+
 _LOG = RoomLog("pipelines")
 PREFERRED = ("_flash_3", "flash", "native")
 # Not a multiple of any kernel's block, so that the handling of the rest is tried too.
