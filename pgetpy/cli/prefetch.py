@@ -29,7 +29,7 @@ from pgetpy.core.references.patterns import Patterns
 from pgetpy.core.references.prefetch_manifest import PrefetchLine, parse_prefetch_manifest
 from pgetpy.core.references.reference import Reference
 from pgetpy.core.text.units import format_size
-from pgetpy.errors import UsageError
+from pgetpy.errors import PgetError, UsageError
 from pgetpy.settings.cache_settings import CacheSettings
 from pgetpy.sources.table import parse_reference
 
@@ -60,19 +60,25 @@ def run_prefetch(invocation: Invocation, settings: CacheSettings) -> int:
     ]
     with ExitStack() as closing:
         command = CacheCommand(invocation, settings, closing)
-        if not (options.check or options.verify):
-            _fetch(command, items)
         with log_lines(invocation):
             store = command.make_store()
+        try:
+            if not (options.check or options.verify):
+                _fetch(command, store, items)
+        except PgetError as error:
+            if not isinstance(error, UsageError):
+                _report(command, store, items, deep=False)  # what came before it failed
+            raise
         return _report(command, store, items, deep=options.verify)
 
 
-def _fetch(command: CacheCommand, items: list[_Item]) -> None:
+def _fetch(command: CacheCommand, store: Store, items: list[_Item]) -> None:
     """Download what is missing, and have all of it hashed and on stable storage."""
     options = command.invocation.options
     with (
         progress_of(command.invocation, into_cache=True) as progress,
         open_cache(command, progress) as cache,
+        ExitStack() as leases,
     ):
         chosen: dict[str, Any] = {
             "allow_patterns": options.include,
@@ -80,9 +86,7 @@ def _fetch(command: CacheCommand, items: list[_Item]) -> None:
         }
         # Held, so that what comes later does not push out what came before.
         for item in items:
-            command.closing.enter_context(
-                cache.hold(item.line.url, wanted=item.line.wanted, **chosen)
-            )
+            leases.enter_context(cache.hold(item.line.url, wanted=item.line.wanted, **chosen))
         for kind in dict.fromkeys(item.line.wanted for item in items):
             several = [w.line for w in items if w.line.wanted == kind]
             urls = [line.url for line in several if line.digest is None]
@@ -91,7 +95,6 @@ def _fetch(command: CacheCommand, items: list[_Item]) -> None:
                 if line.digest is not None:
                     cache.ensure(line.url, digest=line.digest, wanted=kind, **chosen)
         cache.settle(flush=True)
-    store = command.make_store()
     for item in items:
         entry = store.peek(item.reference.key)
         # Of earlier runs: one that was killed has neither hashed nor flushed what it fetched.

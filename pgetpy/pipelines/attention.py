@@ -36,6 +36,8 @@ PREFERRED = ("_flash_3", "flash", "native")
 # Not a multiple of any kernel's block, so that the handling of the rest is tried too.
 _LENGTH = 333
 _BATCH = 2
+# For layers that do not say what theirs is.
+_USUAL_SHAPE = AttentionShape(8, 64)
 _SEED = 20_240_229
 
 
@@ -140,16 +142,18 @@ def _processors(model: Any) -> list[Any]:
 
 
 def _shapes(model: Any) -> list[AttentionShape]:
-    """Return the distinct shapes of the model's attention layers."""
+    """Return the distinct shapes of the attention layers that a backend can be set on."""
     shapes: dict[AttentionShape, None] = {}
     for module in model.modules():
+        if not hasattr(getattr(module, "processor", None), "_attention_backend"):
+            continue
         heads, inner = getattr(module, "heads", None), getattr(module, "inner_dim", None)
         size = getattr(module, "head_dim", None)
         if isinstance(heads, int) and not isinstance(size, int) and isinstance(inner, int):
             size = inner // heads
         if isinstance(heads, int) and isinstance(size, int):
             shapes[AttentionShape(heads, size)] = None
-    return list(shapes) or [AttentionShape(8, 64)]
+    return list(shapes) or [_USUAL_SHAPE]
 
 
 @contextlib.contextmanager

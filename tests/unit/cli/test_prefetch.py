@@ -111,6 +111,16 @@ def test_nothing_is_fetched_by_check(run: Run) -> None:
     assert out.splitlines()[-1] == "2 entries, 0 B: 2 missing"
 
 
+def test_if_one_fails_what_came_before_is_told_and_the_error_is_last(run: Run) -> None:
+    Path("three.safetensors").write_bytes(weights(900, "three"))
+    with Path("m.txt").open("a") as file:
+        file.write(f"file://{Path.cwd()}/three.safetensors file sha256:{'1' * 64}\n")
+    status, out, err = run("prefetch", "--progress=none", "m.txt")
+    assert status == 1
+    assert [line.split()[0] for line in out.splitlines()[:-1]] == ["sound", "sound", "missing"]
+    assert "three.safetensors" in err.splitlines()[-1]
+
+
 def test_another_digest_than_the_manifests_is_refused(run: Run) -> None:
     fill(run)
     Path("m.txt").write_text(f"file://{Path.cwd()}/one.safetensors sha256:{'0' * 64}\n")
