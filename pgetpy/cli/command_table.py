@@ -66,7 +66,7 @@ skipped. When a file fails the others continue.""",
     ),
     "prefetch": Command(
         "[flags] MANIFEST|-",
-        "have the cache hold what a manifest lists, as while an image is built",
+        "fill the cache with what a manifest lists, such as while an image is built",
         """\
 Each line of a manifest is `REF [KIND] [sha256:HEX]`; KIND is as for --wanted. What is missing
 is downloaded, hashed and flushed. --check compares names and sizes and --verify all bytes,

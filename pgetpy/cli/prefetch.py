@@ -1,4 +1,4 @@
-"""`pgetpy prefetch`: have a cache hold what a manifest lists, and check at boot that it does.
+"""`pgetpy prefetch`: fill a cache with what a manifest lists, and check at boot that it is there.
 
 While an image is built, what is missing is downloaded, hashed, and flushed. With --check and
 --verify nothing is downloaded or changed, so a layer that is only read will do: --check compares

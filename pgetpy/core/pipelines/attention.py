@@ -90,15 +90,10 @@ def select(
         if result.fault:
             fault = name
     chosen = wanted[rank] if rank < len(wanted) and not fault else ""
-    return Selection(chosen, _explain(wanted, chosen, reasons, fault), fault)
-
-
-def _explain(
-    wanted: Sequence[str], chosen: str, reasons: dict[str, str], fault: str
-) -> dict[str, str]:
-    """Return why each name but `chosen` was not chosen; names added by us only if they failed."""
     otherwise = f"the device failed when {fault} was tried" if fault else f"{chosen} is preferred"
-    return {name: reasons.get(name, otherwise) for name in wanted if name != chosen}
+    # Names that were added here are worth a line only if they failed.
+    others = [name for name in wanted if name != chosen and (name in prefer or name in reasons)]
+    return Selection(chosen, {name: reasons.get(name, otherwise) for name in others}, fault)
 
 
 def risk(name: str) -> int:

@@ -1,4 +1,4 @@
-"""The manifest of `pgetpy prefetch`: what a cache has to hold, one reference a line.
+"""The manifest of `pgetpy prefetch`: what a cache is to contain, one reference a line.
 
     REF [KIND] [sha256:HEX]    # and what follows a field that begins with a number sign
 

@@ -95,7 +95,6 @@ def test_an_absent_package_is_refused_before_it_is_called(monkeypatch: pytest.Mo
     assert choice.refused == {
         "flash": "selecting it raised RuntimeError: `flash_attn` is not installed",
         "_flash_3": "the installed diffusers has no such backend",
-        "_native_math": "native is preferred",
     }
     assert "flash" not in registry.called
 

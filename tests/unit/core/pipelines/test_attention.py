@@ -36,7 +36,6 @@ def test_the_most_preferred_that_passes_is_chosen() -> None:
     assert found.refused == {
         "_flash_3": "it is not installed",
         "native": "flash is preferred",
-        "_native_math": "flash is preferred",
     }
 
 
