@@ -294,11 +294,14 @@ def test_every_flag_of_the_cache_settings_has_its_variable(tmp_path: Path) -> No
         "PGET_CACHE_REMOTE": "s3://bucket/tier",
         "PGET_CACHE_REMOTE_MODE": "read",
         "PGET_CACHE_REMOTE_MAX_AGE": "2h",
+        "PGET_CACHE_LOWER": "/src/weights",
     }
     assert own == environ.keys()
     settings = CacheSettings.from_environment(environ)
     remote = ("s3://bucket/tier", "read", 7200.0)
-    assert settings == CacheSettings(tmp_path, 5 * 10**9, 7 << 30, *remote)
+    assert settings == CacheSettings(
+        tmp_path, 5 * 10**9, 7 << 30, *remote, lower=(Path("/src/weights"),)
+    )
     assert settings.with_flags({"max-bytes": "1k"}).max_bytes == 1000
 
 
