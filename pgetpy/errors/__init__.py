@@ -13,6 +13,9 @@
                                     NotOneFileError
       NotRestoredError              a pipeline that LoRAs have changed for good
       DeviceFaultError              a GPU that a backend made unusable for this process
+      GenerationError               GenerationTakenError  GenerationIncompleteError
+                                    GenerationInUseError
+      NotOneFileSystemError (OSError)  a file cannot be linked into a generation
       DestinationError (OSError)    the destination is in the way, or cannot be written
       DiskFullError (OSError)
       CacheError (OSError)          CacheFullError
@@ -52,6 +55,13 @@ from pgetpy.errors.content import (
     TruncatedArchiveError,
     UnsafeMemberError,
     WrongBaseModelError,
+)
+from pgetpy.errors.generations import (
+    GenerationError,
+    GenerationIncompleteError,
+    GenerationInUseError,
+    GenerationTakenError,
+    NotOneFileSystemError,
 )
 from pgetpy.errors.places import (
     CacheError,
@@ -95,6 +105,10 @@ __all__ = [
     "DigestMismatchError",
     "DiskFullError",
     "GatedError",
+    "GenerationError",
+    "GenerationInUseError",
+    "GenerationIncompleteError",
+    "GenerationTakenError",
     "HttpStatusError",
     "IntegrityError",
     "LimitExceededError",
@@ -102,6 +116,7 @@ __all__ = [
     "NotAllowedError",
     "NotFoundError",
     "NotOneFileError",
+    "NotOneFileSystemError",
     "NotRestoredError",
     "NotWeightsError",
     "ObjectChangedError",

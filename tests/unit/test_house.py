@@ -18,6 +18,7 @@ BESIDE = frozenset(
         "_version.py",
         "compile_cache",
         "errors",
+        "generations",
         "lora",
         "pipelines",
         "py.typed",

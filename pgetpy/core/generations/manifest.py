@@ -1,0 +1,354 @@
+"""The manifest of a generation, and its lock: a manifest that leaves nothing open.
+
+    generation 7
+    REF DEST [sha256:HEX] [-x]                          a file, a repository, or an archive (-x)
+    env NAME PYTHON REQUIREMENT [sha256:HEX...] ...     a Python environment
+
+Fields are separated and quoted as in the manifest of `pgetpy multifile`. DEST is a path inside the
+generation; it is a folder for an archive or a repository. Several `env` lines of one NAME add up,
+and hashes belong to the requirement before them.
+
+A lock has the sha256 of every file and hashes for every requirement. It needs no format of its own:
+a manifest that has all of these is a lock. The identity of a generation is the digest of its lock,
+computed from the canonical text, so that comments, blank lines and the order of lines do not count.
+
+Locks are checked in and copied to every node, so a URL with a secret is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from pgetpy.core.references.checksums import Checksum
+from pgetpy.core.references.manifest import split_fields
+from pgetpy.errors import BadManifestError, UsageError
+from pgetpy.errors.redact import redact
+
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_PYTHON = re.compile(r"[0-9]+\.[0-9]+(?:\.[0-9]+)?")
+# What can be written without quotes; see `split_fields`.
+_BARE = re.compile(r"[^\s\"'#]\S*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_EXTRACT = "-x"
+_SHA256 = "sha256:"
+_LONGEST_COMPONENT = 255
+
+
+@dataclass(frozen=True)
+class FileLine:
+    """A line that names a file, a repository or an archive.
+
+    Attributes:
+        url: the reference, as it was written.
+        dest: where it goes, below the generation's files; it may end with a slash.
+        digest: `sha256:HEX` of the file, or of the archive as it is served; empty if it is open.
+        extract: whether the members of an archive go to the folder `dest`.
+        line: its number, counted from 1.
+    """
+
+    url: str
+    dest: str
+    digest: str = ""
+    extract: bool = False
+    line: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True)
+class EnvironmentLine:
+    """A Python environment whose versions are still to be found.
+
+    Attributes:
+        name: what `PGET_ENV` calls it.
+        python: the version of Python, such as 3.12.
+        requirements: as pip takes them.
+        line: of its first line, counted from 1.
+    """
+
+    name: str
+    python: str
+    requirements: tuple[str, ...]
+    line: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True)
+class LockedRequirement:
+    """One package of an environment: `text` pins it, and a file of it has one of `hashes`."""
+
+    text: str
+    hashes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LockedEnvironment:
+    """A Python environment with the hashes of all its packages; see `EnvironmentLine`."""
+
+    name: str
+    python: str
+    requirements: tuple[LockedRequirement, ...]
+    line: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True)
+class GenerationLock:
+    """What a generation consists of, to the last byte.
+
+    Attributes:
+        number: of the generation.
+        files: by destination; each has a digest.
+        environments: by name.
+    """
+
+    number: int
+    files: tuple[FileLine, ...]
+    environments: tuple[LockedEnvironment, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The canonical text: what `parse_manifest` takes, with the lines in order."""
+        lines = [f"generation {self.number}"]
+        for each in sorted(self.files, key=lambda file: file.dest):
+            fields = [each.url, each.dest, each.digest, *([_EXTRACT] if each.extract else [])]
+            lines.append(joined_fields(fields))
+        for environment in sorted(self.environments, key=lambda each: each.name):
+            for each_requirement in environment.requirements:
+                own = [each_requirement.text, *sorted(each_requirement.hashes)]
+                lines.append(joined_fields(["env", environment.name, environment.python, *own]))
+        return "".join(f"{line}\n" for line in lines)
+
+    @property
+    def digest(self) -> str:
+        """The identity: 64 hex digits."""
+        return hashlib.sha256(self.text.encode(errors="surrogateescape")).hexdigest()
+
+
+@dataclass(frozen=True)
+class GenerationManifest:
+    """A manifest as it was read.
+
+    Attributes:
+        number: of the generation.
+        files: in the order of the lines.
+        environments: in the order of their first lines.
+    """
+
+    number: int
+    files: tuple[FileLine, ...]
+    environments: tuple[EnvironmentLine | LockedEnvironment, ...]
+
+    def locked(self) -> GenerationLock | None:
+        """Return the lock that this manifest is; None if it leaves something open."""
+        known = tuple(each for each in self.environments if isinstance(each, LockedEnvironment))
+        if len(known) < len(self.environments) or not all(each.digest for each in self.files):
+            return None
+        return GenerationLock(self.number, self.files, known)
+
+
+def parse_lock(text: str, path: str) -> GenerationLock:
+    """Return the lock in `text`; see `parse_manifest`.
+
+    Raises:
+        BadManifestError: a line is malformed, or has no digest or hashes.
+    """
+    manifest = parse_manifest(text, path)
+    lock = manifest.locked()
+    if lock is not None:
+        return lock
+    line = min(
+        [each.line for each in manifest.files if not each.digest]
+        + [each.line for each in manifest.environments if isinstance(each, EnvironmentLine)]
+    )
+    reason = "it has no sha256, so this is not a lock; pgetpy generation lock MANIFEST writes one"
+    raise BadManifestError(path, line, reason)
+
+
+def parse_manifest(
+    text: str, path: str, *, check: Callable[[str], object] = redact
+) -> GenerationManifest:
+    """Return the manifest in `text`.
+
+    Args:
+        text: of the manifest.
+        path: what errors call it.
+        check: gets each reference, and raises BadReferenceError for what is not one.
+
+    Raises:
+        BadManifestError: a line is malformed, two lines want the same path, or the number is
+            missing.
+    """
+    reading = _ManifestReader(check)
+    for line, content in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
+        try:
+            fields = split_fields(content)
+            if fields:
+                reading.take(fields, line)
+        except UsageError as error:
+            raise BadManifestError(path, line, str(error)) from None
+    if reading.number is None:
+        raise BadManifestError(path, 0, "it is empty; it begins with `generation N`")
+    try:
+        environments = tuple(map(_environment, reading.environments.values()))
+    except _LineError as error:
+        raise BadManifestError(path, error.line, str(error)) from None
+    return GenerationManifest(reading.number, tuple(reading.files), environments)
+
+
+class _LineError(UsageError):
+    """Something is wrong with an earlier line."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(reason)
+        self.line = line
+
+
+@dataclass
+class _OpenEnvironment:
+    """An environment of which more lines may come."""
+
+    name: str
+    python: str
+    line: int
+    requirements: list[tuple[str, list[str]]] = field(default_factory=list)
+
+
+class _ManifestReader:
+    """A manifest half read."""
+
+    def __init__(self, check: Callable[[str], object]) -> None:
+        self.number: int | None = None
+        self.files: list[FileLine] = []
+        self.environments: dict[str, _OpenEnvironment] = {}
+        self._check = check
+        self._paths: dict[str, int] = {}
+        self._folders: dict[str, int] = {}
+
+    def take(self, fields: list[str], line: int) -> None:
+        if self.number is None:
+            self.number = _number(fields)
+        elif fields[0] == "generation":
+            raise UsageError("the number of the generation is given twice")
+        elif fields[0] == "env":
+            self._take_environment(fields[1:], line)
+        else:
+            file = _file(fields, line)
+            self._check(file.url)
+            self._claim(file)
+            self.files.append(file)
+
+    def _claim(self, file: FileLine) -> None:
+        """Check that no other line has the same path, or a file where a folder has to be."""
+        path = file.dest.rstrip("/")
+        earlier = self._paths.get(path) or self._folders.get(path)
+        above = _folders_above(path)
+        for folder in above:
+            earlier = earlier or self._paths.get(folder)
+        # The files of a repository are not known before it is asked: several may share a folder.
+        if earlier is not None and not _is_open_folder(file):
+            raise UsageError(f"{file.dest} is in the way of line {earlier}, or the same path")
+        if not _is_open_folder(file):
+            self._paths[path] = file.line
+        for folder in above:
+            self._folders.setdefault(folder, file.line)
+
+    def _take_environment(self, fields: list[str], line: int) -> None:
+        if len(fields) < 3:
+            raise UsageError("expected env NAME PYTHON REQUIREMENT [sha256:HEX...] ...")
+        name, python, *rest = fields
+        if not _NAME.fullmatch(name):
+            raise UsageError(f"{name!r} cannot be the name of an environment")
+        if not _PYTHON.fullmatch(python):
+            raise UsageError(f"{python!r} is not a version of Python such as 3.12")
+        own = self.environments.setdefault(name, _OpenEnvironment(name, python, line))
+        if own.python != python:
+            raise UsageError(f"environment {name} has Python {own.python} in line {own.line}")
+        for each in rest:
+            if not each.startswith(_SHA256):
+                if _CONTROL.search(each):
+                    raise UsageError("a requirement contains a control character")
+                own.requirements.append((each, []))
+            elif own.requirements:
+                own.requirements[-1][1].append(_sha256(each))
+            else:
+                raise UsageError("a hash comes after the requirement that it is for")
+
+
+def _number(fields: Sequence[str]) -> int:
+    if fields[0] != "generation" or len(fields) != 2 or not _NUMBER.fullmatch(fields[1]):
+        raise UsageError("expected `generation N` before anything else, N being a number")
+    return int(fields[1])
+
+
+def _file(fields: list[str], line: int) -> FileLine:
+    extract = fields[-1] == _EXTRACT
+    if extract:
+        fields = fields[:-1]
+    if not 2 <= len(fields) <= 3:
+        raise UsageError(f"expected REF DEST [sha256:HEX] [-x], found {len(fields)} fields")
+    url, dest = fields[:2]
+    if redact(url) != url:
+        raise UsageError(
+            f"{redact(url)} contains a secret, and locks are handed around; "
+            "give tokens in environment variables"
+        )
+    digest = _sha256(fields[2]) if len(fields) == 3 else ""
+    check_dest(dest)
+    if digest and dest.endswith("/") and not extract:
+        raise UsageError(f"the digest is that of one file, and {dest} is a folder")
+    return FileLine(url, dest.rstrip("/") if extract else dest, digest, extract, line)
+
+
+def _sha256(text: str) -> str:
+    checksum = Checksum.parse(text, name="digest")
+    if checksum.algorithm != "sha256":
+        raise UsageError("a digest in this manifest is sha256:HEX")
+    return str(checksum)
+
+
+def check_dest(dest: str) -> None:
+    """Check that `dest` is a plain path inside a generation; it may end with one slash.
+
+    Raises:
+        UsageError: it is not.
+    """
+    parts = dest.removesuffix("/").split("/")
+    if any(part in ("", ".", "..") for part in parts) or _CONTROL.search(dest):
+        raise UsageError(f"{dest!r} is not a plain path inside the generation")
+    if any(len(part.encode(errors="surrogateescape")) > _LONGEST_COMPONENT for part in parts):
+        raise UsageError(f"{dest!r} contains a name that is too long")
+
+
+def _is_open_folder(file: FileLine) -> bool:
+    return file.dest.endswith("/") and not file.extract
+
+
+def _folders_above(path: str) -> list[str]:
+    parts = path.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
+
+
+def _environment(found: _OpenEnvironment) -> EnvironmentLine | LockedEnvironment:
+    hashed = [text for text, hashes in found.requirements if hashes]
+    if not hashed:
+        texts = tuple(text for text, _ in found.requirements)
+        return EnvironmentLine(found.name, found.python, texts, found.line)
+    bare = next((text for text, hashes in found.requirements if not hashes), None)
+    if bare is not None:
+        reason = f"environment {found.name} has hashes for some requirements and none for {bare}"
+        raise _LineError(found.line, reason)
+    locked = tuple(LockedRequirement(text, tuple(hashes)) for text, hashes in found.requirements)
+    return LockedEnvironment(found.name, found.python, locked, found.line)
+
+
+def joined_fields(fields: Iterable[str]) -> str:
+    """Return a line that `split_fields` takes apart into `fields`."""
+    return " ".join(map(_quoted, fields))
+
+
+def _quoted(text: str) -> str:
+    if _BARE.fullmatch(text):
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

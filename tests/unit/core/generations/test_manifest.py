@@ -1,0 +1,152 @@
+"""Manifests of generations and their locks: what is a lock, and which lines are refused."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgetpy.core.generations.manifest import (
+    EnvironmentLine,
+    FileLine,
+    GenerationLock,
+    LockedEnvironment,
+    LockedRequirement,
+    joined_fields,
+    parse_lock,
+    parse_manifest,
+)
+from pgetpy.core.references.manifest import split_fields
+from pgetpy.errors import BadManifestError
+
+A, B, C = (f"sha256:{letter * 64}" for letter in "abc")
+LOCK = f"""\
+generation 7
+https://example.com/x.safetensors unet/x.safetensors {A}
+https://example.com/y.tar tokenizer {B} -x
+env torch 3.12 numpy==2.1.0 {A} {B} pillow==11.0.0 {C}
+"""
+
+
+def test_a_manifest_that_has_all_digests_is_its_own_lock() -> None:
+    lock = parse_manifest(LOCK, "m").locked()
+    assert lock is not None
+    assert lock == parse_lock(LOCK, "m")
+    assert lock.number == 7
+    assert lock.files == (
+        FileLine("https://example.com/x.safetensors", "unet/x.safetensors", A),
+        FileLine("https://example.com/y.tar", "tokenizer", B, extract=True),
+    )
+    packages = (
+        LockedRequirement("numpy==2.1.0", (A, B)),
+        LockedRequirement("pillow==11.0.0", (C,)),
+    )
+    assert lock.environments == (LockedEnvironment("torch", "3.12", packages),)
+
+
+def test_comments_blank_lines_and_the_order_of_lines_do_not_change_the_identity() -> None:
+    first, x, y, env = LOCK.splitlines()
+    other = f"\ufeff# for the node\n\n{first}\r\n{env}\n  {y} # an archive\n{x}"
+    assert parse_lock(other, "m").digest == parse_lock(LOCK, "m").digest
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("generation 7", "generation 8"),
+        (A, C),
+        ("unet/", "vae/"),
+        ("example.com/x", "example.org/x"),
+        (" -x", ""),
+        ("3.12", "3.13"),
+        ("numpy==2.1.0", "numpy==2.1.1"),
+    ],
+)
+def test_whatever_a_lock_says_is_part_of_its_identity(old: str, new: str) -> None:
+    assert parse_lock(LOCK.replace(old, new), "m").digest != parse_lock(LOCK, "m").digest
+
+
+def test_environments_without_hashes_are_kept_for_locking() -> None:
+    text = "generation 1\nenv torch 3.12 torch>=2.4 numpy\nenv torch 3.12 pillow\n"
+    manifest = parse_manifest(text, "m")
+    assert manifest.environments == (
+        EnvironmentLine("torch", "3.12", ("torch>=2.4", "numpy", "pillow")),
+    )
+    assert manifest.environments[0].line == 2
+    assert manifest.locked() is None
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (f"https://example.com/a a {A}", "the same path"),
+        (f"https://example.com/b a/b {A}", "in the way of line 2"),
+        (f"https://example.com/b ../b {A}", "plain path"),
+        (f"https://example.com/b /b {A}", "plain path"),
+        (f"https://example.com/b c//b {A}", "plain path"),
+        (f"https://example.com/b {'n' * 256} {A}", "too long"),
+        (f"https://example.com/b folder/ {A}", "folder/ is a folder"),
+        ("https://example.com/b b md5:9e107d9d372bb6826bd81d3542a419d6", "sha256:HEX"),
+        ("https://example.com/b b sha256:12", "64 hex digits"),
+        ("https://example.com/b", "expected REF DEST"),
+        ("https://example.com/b b c d e", "expected REF DEST"),
+        (f"https://user:secret@example.com/b b {A}", "contains a secret"),
+        (f"https://example.com/b?X-Amz-Signature=0123456789abcdef b {A}", "contains a secret"),
+        ("generation 8", "given twice"),
+        ("env torch 3.12", "expected env"),
+        ("env ../torch 3.12 numpy", "name of an environment"),
+        ("env torch three numpy", "not a version of Python"),
+        (f"env torch 3.12 {A}", "after the requirement"),
+        (f"env torch 3.12 numpy==1 {A} pillow==2", "none for pillow==2"),
+        ('https://example.com/b "b', "quotation"),
+    ],
+)
+def test_a_bad_line_is_named(line: str, reason: str) -> None:
+    text = f"generation 7\nhttps://example.com/a a {B}\n\n{line}\n"
+    with pytest.raises(BadManifestError, match=reason) as caught:
+        parse_manifest(text, "m")
+    assert caught.value.line == 4
+    assert "secret@" not in str(caught.value)
+
+
+def test_an_environment_has_one_python() -> None:
+    with pytest.raises(BadManifestError, match=r"m:3: environment e has Python 3\.12 in line 2"):
+        parse_manifest("generation 1\nenv e 3.12 numpy\nenv e 3.13 pillow\n", "m")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "# nothing\n", "https://example.com/a a\n", "generation 07\n"]
+)
+def test_the_number_comes_first(text: str) -> None:
+    with pytest.raises(BadManifestError, match="generation N"):
+        parse_manifest(text, "m")
+
+
+def test_an_open_line_is_named_where_a_lock_is_needed() -> None:
+    text = f"generation 7\nhttps://example.com/a a {A}\nhttps://example.com/b b\nenv e 3.12 numpy\n"
+    with pytest.raises(BadManifestError, match=r"m:3: it has no sha256"):
+        parse_lock(text, "m")
+
+
+def test_repositories_may_share_a_folder() -> None:
+    text = "generation 7\nhf://a/b models/\nhf://a/c models/\n"
+    assert [each.dest for each in parse_manifest(text, "m").files] == ["models/", "models/"]
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"])), min_size=1))
+def test_fields_survive_being_joined_and_split(fields: list[str]) -> None:
+    assert split_fields(joined_fields(fields)) == fields
+
+
+_NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20).filter(
+    lambda name: "/" not in name and name not in (".", "..")
+)
+
+
+@given(st.integers(0, 10**17), st.lists(_NAMES, unique=True))
+def test_the_text_of_a_lock_reads_as_the_same_lock(number: int, names: list[str]) -> None:
+    files = tuple(FileLine("https://example.com/x", name, A) for name in names)
+    lock = GenerationLock(number, files)
+    again = parse_lock(lock.text, "m")
+    assert again.text == lock.text
+    assert {each.dest for each in again.files} == set(names)
