@@ -2,8 +2,8 @@
 
     from pgetpy.generations import parse_lock, parse_manifest
 
-Belongs here: folders, links, locks, readers, and what builds and removes generations. What a manifest
-says, and which generations may go, is decided in `core/generations`.
+Belongs here: folders, links, locks, readers, and what builds and removes generations. What a
+manifest says, and which generations may go, is decided in `core/generations`.
 """
 
 from __future__ import annotations

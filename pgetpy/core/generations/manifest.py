@@ -179,7 +179,7 @@ def parse_manifest(
         BadManifestError: a line is malformed, two lines want the same path, or the number is
             missing.
     """
-    reading = _ManifestReader(check)
+    reading = _GenerationReader(check)
     for line, content in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
         try:
             fields = split_fields(content)
@@ -214,7 +214,7 @@ class _OpenEnvironment:
     requirements: list[tuple[str, list[str]]] = field(default_factory=list)
 
 
-class _ManifestReader:
+class _GenerationReader:
     """A manifest half read."""
 
     def __init__(self, check: Callable[[str], object]) -> None:
