@@ -201,7 +201,7 @@ class Attempt:
             begun = None
         request = begun.request if begun is not None else self.route.request(host, asked, tie)
         exchange = Exchange(request, part, asked, self._judge, self.context.throttle)
-        exchange.begun = begun
+        exchange.begun, exchange.source = begun, self.route.source
         exchange.blocking |= self.blocking
         exchange.generation = self._generation
         task = self._loop.create_task(carry(self.context, host, exchange, self.counts))

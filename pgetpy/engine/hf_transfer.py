@@ -143,7 +143,7 @@ class HfTransfer(Transfer):
             self._destination.discard()
             raise
         self._theirs = True
-        self._counts.moved += size
+        self._counts.add(size, route.source)
         self._counts.connections = max(self._counts.connections, _FILES)
         self._report.stands_at(size, size, 0)
         return Provenance(route.target.url, answer)

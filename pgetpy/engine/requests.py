@@ -61,12 +61,14 @@ class Route:
         link: what was named: the URL to go back to.
         target: where its redirects have led so far: the URL to send requests to.
         whole_first: whether a request for everything has no Range; see `RequestSigner.whole_first`.
+        source: what the result calls it, `origin` or the host of a mirror.
     """
 
     def __init__(self, link: Link, hosts: Hosts, settings: Settings) -> None:
         self.link = link
         self.target = link
         self.whole_first = False
+        self.source = "origin"
         self._hosts = hosts
         self._settings = settings
         self._hops = 0

@@ -159,7 +159,8 @@ class SmallTransfer(Transfer):
         if self._job.follow is not None:
             self._job.follow.landed(Spans([Span(0, size)]))
         self._found = self._verifier.of(body)
-        self._counts.moved, self._counts.connections = size, 1
+        self._counts.add(size, route.source)
+        self._counts.connections = 1
         self._report.started_once(size, 0, last=True)
         self._report.stands_at(size, size, 0)
 

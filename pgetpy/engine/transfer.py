@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from dataclasses import replace
 from functools import cached_property
 
 from pgetpy.core.http.answers import Answer, Identity
@@ -50,7 +51,6 @@ from pgetpy.errors import (
     ObjectChangedError,
     TransferError,
 )
-from pgetpy.errors.redact import redact
 from pgetpy.settings import Settings
 from pgetpy.system.event_loop import wait_uncancelled
 from pgetpy.system.filesystem import disk_errors
@@ -77,6 +77,8 @@ class Transfer:
         self._started = self._loop.time()
         links = [job.link or parse_link(job.url), *map(parse_link, job.mirrors)]
         self._routes = [Route(link, context.hosts, context.settings) for link in links]
+        for mirror in self._routes[1:]:
+            mirror.source = mirror.link.origin.host
         options = DestinationOptions.of(job, links[0].key, context.paths)
         self._destination = open_destination(job.dest, options, context.settings)
         signer = links[0].signer
@@ -84,11 +86,11 @@ class Transfer:
             # Only a plain file can go on to ranges after the whole was asked for.
             self._routes[0].whole_first = not self._destination.blocks
         self._begun: Begun | None = None  # a request that the first attempt goes on with
-        self._report = TransferReport(report, key, job, self._destination)
         self._policy = context.settings.policy if vetted else None
         if self._policy is not None:
             check_destination(self._policy, job, self._destination)
         self._counts = TransferCounts()
+        self._report = TransferReport(report, key, job, self._destination, self._counts)
         self._held = Spans()  # what the next attempt need not fetch
         self._expected: Identity | None = None  # the version that it belongs to
         self._resumed = 0  # bytes of it that an earlier run has left
@@ -127,7 +129,9 @@ class Transfer:
             await self._check_content(size)
             if not shared:
                 await self._publish(size)
-            return self._result(source, size, shared)
+            seconds, resumed = self._loop.time() - self._started, self._resumed
+            result = self._report.result(source, self._verifier, size, seconds, resumed)
+            return replace(result, shared=shared)
         finally:
             await self._release()
 
@@ -363,26 +367,3 @@ class Transfer:
         self._flushed_at = now
         if self._flushing is None or self._flushing.done():
             self._flushing = self._context.workers.submit(self._destination.flush)
-
-    def _result(self, source: Provenance, size: int, shared: bool) -> DownloadResult:
-        seconds = self._loop.time() - self._started
-        return DownloadResult(
-            url=redact(self._job.url),
-            final_url=redact(source.url),
-            dest=self._report.label,
-            size=size,
-            digest=str(self._job.checksum) if self._job.checksum else None,
-            seconds=seconds,
-            bytes_per_second=self._counts.moved / seconds if seconds > 0 else 0.0,
-            retries=self._counts.retries,
-            requests=self._counts.requests,
-            connections=self._counts.connections,
-            resumed=self._resumed,
-            validator=source.validator,
-            length_known=source.answer.delimited,
-            single_stream=source.single_stream,
-            shared=shared,
-            members=self._destination.members,
-            store_checksum=str(self._verifier.stored or ""),
-            unverified=self._verifier.unverified,
-        )

@@ -24,7 +24,11 @@ from pgetpy.core.report.events import (
     Verifying,
     Waiting,
 )
+from pgetpy.core.report.results import DownloadResult
 from pgetpy.destinations.base import Destination
+from pgetpy.engine.byte_verifier import ByteVerifier
+from pgetpy.engine.provenance import Provenance
+from pgetpy.engine.watchdog import TransferCounts
 from pgetpy.errors import PgetError
 from pgetpy.errors.redact import redact
 from pgetpy.system.logs import RoomLog
@@ -42,12 +46,14 @@ class TransferReport:
         key: tells them from those of other transfers.
         job: that is being carried out.
         destination: names the file, and says what is kept.
+        counts: what has been counted so far, bytes by source among it.
     """
 
     report: Report
     key: int
     job: Job
     destination: Destination
+    counts: TransferCounts
     _announced: bool = False
     _reported_at: float = 0.0
 
@@ -86,7 +92,8 @@ class TransferReport:
 
     def stands_at(self, done: int, total: int | None, connections: int) -> None:
         """Report that `done` bytes of `total` have landed, and how many connections are open."""
-        self.report(Progressed(self.key, done, total, connections))
+        sources = dict(self.counts.by_source)
+        self.report(Progressed(self.key, done, total, connections, sources))
 
     def verifying(self, done: int, size: int) -> None:
         """Report that `done` bytes of `size` have been hashed."""
@@ -101,6 +108,45 @@ class TransferReport:
         """Report something that is worth knowing but not a failure."""
         _LOG.debug("%s: %s", self.label, remark)
         self.report(Remarked(self.key, self.label, remark))
+
+    def result(
+        self,
+        source: Provenance,
+        verifier: ByteVerifier,
+        size: int,
+        seconds: float,
+        resumed: int,
+    ) -> DownloadResult:
+        """Return what the caller is told of a transfer that has ended well.
+
+        Args:
+            source: where the bytes came from.
+            verifier: has compared their digest, if one was known.
+            size: of the object.
+            seconds: since the call.
+            resumed: bytes that an earlier run had left.
+        """
+        counts, job = self.counts, self.job
+        return DownloadResult(
+            url=redact(job.url),
+            final_url=redact(source.url),
+            dest=self.label,
+            size=size,
+            digest=str(job.checksum) if job.checksum else None,
+            seconds=seconds,
+            bytes_per_second=counts.moved / seconds if seconds > 0 else 0.0,
+            retries=counts.retries,
+            requests=counts.requests,
+            connections=counts.connections,
+            resumed=resumed,
+            validator=source.validator,
+            length_known=source.answer.delimited,
+            single_stream=source.single_stream,
+            members=self.destination.members,
+            store_checksum=str(verifier.stored or ""),
+            unverified=verifier.unverified,
+            bytes_by_source=dict(counts.by_source),
+        )
 
     def lost(self, reason: str) -> None:
         """Report that everything received is discarded, and why."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pgetpy.core.http.plan import Plan
 from pgetpy.core.http.range_request import is_straggler
@@ -50,12 +50,19 @@ class TransferCounts:
         requests: requests made, redirects included.
         connections: the most exchanges at a time.
         moved: bytes received, repeated ones included.
+        by_source: the same by where they came from; see `Exchange.source`.
     """
 
     retries: int = 0
     requests: int = 0
     connections: int = 0
     moved: int = 0
+    by_source: dict[str, int] = field(default_factory=dict)
+
+    def add(self, size: int, source: str) -> None:
+        """Count `size` bytes that have come from `source`."""
+        self.moved += size
+        self.by_source[source] = self.by_source.get(source, 0) + size
 
 
 class Watchdog:
@@ -215,7 +222,7 @@ class Watchdog:
         if moved > 0:
             part.counted = part.pos
             self._hosts[exchange].moved += moved
-            self._counts.moved += moved
+            self._counts.add(moved, exchange.source)
 
     def _check_speed(self, now: float, host: Host) -> None:
         """Apply --speed-limit to the time in which the network was waited for.

@@ -6,7 +6,7 @@ Each event names its transfer by `key`, unique within one call. URLs in events a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from pgetpy.core.report.results import DownloadResult
@@ -47,12 +47,14 @@ class Progressed:
             `total`.
         total: the size in bytes; None if unknown.
         connections: how many connections are receiving.
+        bytes_by_source: see `DownloadResult`.
     """
 
     key: int
     done: int
     total: int | None
     connections: int
+    bytes_by_source: dict[str, int] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

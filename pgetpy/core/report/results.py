@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pgetpy.errors import PgetError
 
@@ -40,6 +40,8 @@ class DownloadResult:
         served_from: where the bytes came from: `origin`, `cache`, or `remote` for a cache's second
             tier.
         requests: requests made in this run, including redirects and failures.
+        bytes_by_source: bytes received in this run, by where they came from: `origin`, the name of
+            a cache node, or the host of a mirror. What was received twice counts twice.
         members: names of the extracted members without folders, in the archive's order; empty if
             `shared`.
     """
@@ -64,6 +66,7 @@ class DownloadResult:
     served_from: str = "origin"
     store_checksum: str = ""
     unverified: str = ""
+    bytes_by_source: dict[str, int] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,7 @@ class Exchange:
         blocking: whether the sink may have to wait for its reader.
         generation: how often the manner of asking had changed when this request was made.
         begun: `request`, if it has been sent already: the transport reads that answer.
+        source: who is asked, for the result: `origin`, or the name of a mirror or a cache node.
     """
 
     request: Request
@@ -116,6 +117,7 @@ class Exchange:
     blocking: bool = field(default=False, init=False)
     generation: int = field(default=0, init=False)
     begun: Begun | None = field(default=None, init=False)
+    source: str = field(default="origin", init=False)
     _sink: Sink | None = field(default=None, init=False)
     _marked: int = field(default=0, init=False)
 

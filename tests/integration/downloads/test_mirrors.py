@@ -10,7 +10,7 @@ import pytest
 import pgetpy
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.jobs import Job
-from pgetpy.core.report.events import StartedOver
+from pgetpy.core.report.events import Progressed, StartedOver
 from pgetpy.errors import (
     BadReferenceError,
     ConnectionFailedError,
@@ -64,6 +64,20 @@ def second(server: Server, data: bytes = BODY, etag: str | None = '"v1"', *fault
 def fetch_by(url: str, mirror: str, dest: Path, **options: object) -> pgetpy.DownloadResult:
     options = {"retries": 0, "chunk_size": CHUNK, "concurrency": 1, **options}
     return fetch(url, dest, mirrors=[mirror], **options)
+
+
+def test_the_result_says_how_many_bytes_came_from_where(
+    server: Server, other_server: Server, tmp_path: Path
+) -> None:
+    url = first(server)
+    mirror = second(other_server)
+    events = Events()
+    result = fetch_by(url, mirror, tmp_path / "got", progress=events)
+    host = other_server.host
+    assert set(result.bytes_by_source) == {"origin", host}
+    assert sum(result.bytes_by_source.values()) == len(BODY)
+    assert result.bytes_by_source["origin"] == server.sent("/model")
+    assert events.of(Progressed)[-1].bytes_by_source == result.bytes_by_source
 
 
 def test_a_mirror_is_not_asked_as_long_as_all_is_well(

@@ -279,7 +279,8 @@ def test_json_is_one_object_an_event_without_secrets() -> None:
         "finished", "failed", "remarked",
     ]  # fmt: skip
     assert records[2] == {
-        "event": "progressed", "seconds": 2.0, "key": 1, "done": 5, "total": 10, "connections": 2
+        "event": "progressed", "seconds": 2.0, "key": 1, "done": 5, "total": 10,
+        "connections": 2, "bytes_by_source": {},
     }  # fmt: skip
     assert records[7]["result"]["size"] == 2 * GB
     assert "hunter2" not in terminal.text
