@@ -44,6 +44,12 @@ and verified. Files that are missing from the cache are downloaded in parallel. 
 {_KINDS}.
 For an archive or a repository the path is that of its only .safetensors file."""
 
+_SPEC = """\
+SPEC is the base model (hf://OWNER/NAME[@REVISION], s3://BUCKET/FOLDER, a folder, a
+.safetensors file), or a .json file, or - for standard input, with the arguments of
+PipelineSpec: {"base": REF, "loras": [{"path": REF, "scale": 0.7}], ...}. Flags win."""
+_PIPELINE = "KEY is the first 8 or more digits of a key that `pgetpy pipeline ls` shows."
+
 # By name; `download` is what runs without a command.
 COMMANDS: Mapping[str, Command] = {
     "download": Command(
@@ -161,6 +167,62 @@ status is the program's. Signals are passed on to it.""",
         "[flags]",
         "write an index for each key, so that a plain web server can serve the location",
     ),
+    "pipeline": Command(
+        "COMMAND [flags] ...",
+        "diffusers pipelines on disk: plan, build, verify and more",
+        "The same folders that PipelineStore of pgetpy.pipelines uses.",
+    ),
+    "pipeline plan": Command(
+        "[flags] SPEC",
+        "show which files a pipeline needs, from where, and what would be fetched",
+        f"""\
+{_SPEC}
+Only model_index.json is fetched. Example:
+  pgetpy pipeline plan hf://OWNER/NAME --variant fp16 --lora 's3://bucket/a.safetensors 0.7'""",
+    ),
+    "pipeline key": Command(
+        "[flags] SPEC",
+        "print the key of a pipeline, which is made of its content alone",
+        f"""\
+{_SPEC}
+Small files are fetched, and weights whose sha256 no service says. Example:
+  pgetpy pipeline key hf://OWNER/NAME@REVISION --dtype float16""",
+    ),
+    "pipeline build": Command(
+        "[flags] SPEC",
+        "fetch what a pipeline needs and print its folder, then its LoRAs, one a line",
+        f"""\
+{_SPEC}
+Loaders take the folder as it is: from_pretrained(folder). Example:
+  pgetpy pipeline build hf://OWNER/NAME --variant fp16""",
+    ),
+    "pipeline ls": Command(
+        "[flags]",
+        "list the pipelines on disk, the most recently used first",
+        "Example:\n  pgetpy pipeline ls --json",
+    ),
+    "pipeline show": Command(
+        "[flags] KEY",
+        "show the build manifest of a pipeline: what was asked for, what it became, its files",
+        f"{_PIPELINE} --json prints the build manifest. Example:\n  pgetpy pipeline show 3f5a90c1",
+    ),
+    "pipeline verify": Command(
+        "[flags] [KEY...]",
+        "hash the files of pipelines and compare them with their manifests",
+        "Without KEY all pipelines are checked. The exit status is 1 unless all are sound.\n"
+        f"{_PIPELINE} Example:\n  pgetpy pipeline verify",
+    ),
+    "pipeline rm": Command(
+        "[flags] KEY...",
+        "remove pipelines; their files stay in the cache until their space is needed",
+        f"A pipeline in use stays.\n{_PIPELINE} Example:\n  pgetpy pipeline rm 3f5a90c1",
+    ),
+    "pipeline gc": Command(
+        "[flags]",
+        "remove what dead processes left, and pipelines over the budget",
+        "The least recently used pipelines are removed first. Example:\n"
+        "  pgetpy pipeline gc --pipeline-max-bytes 100G",
+    ),
     "version": Command("", "show the version"),
     "completion": Command(
         "|".join(SHELLS),
@@ -179,7 +241,7 @@ SUBCOMMANDS: Mapping[str, Mapping[str, str]] = {
         for name, row in COMMANDS.items()
         if name.startswith(f"{above} ")
     }
-    for above in ("cache", "compile-cache")
+    for above in ("cache", "compile-cache", "pipeline")
 }
 CACHE_COMMANDS = SUBCOMMANDS["cache"]
 

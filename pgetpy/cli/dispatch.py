@@ -123,10 +123,8 @@ def _run_command(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> 
         invocation = _invocation(arguments, api, environ)
         if command in {"ensure", "prefetch"} or command.partition(" ")[0] == "cache":
             return _run_cache_command(invocation, environ)
-        if command.partition(" ")[0] == "compile-cache":
-            from pgetpy.cli.compile_cache import run_compile_cache
-
-            return run_compile_cache(invocation, environ)
+        if command.partition(" ")[0] in {"compile-cache", "pipeline"}:
+            return _run_for_predictors(invocation, environ)
         if command == "snapshot":
             from pgetpy.cli.snapshot import run_snapshot
 
@@ -137,6 +135,17 @@ def _run_command(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> 
             return run_put(invocation, _api(invocation))
         return _multifile(invocation) if command == "multifile" else _download(invocation)
     return DONE
+
+
+def _run_for_predictors(invocation: Invocation, environ: Mapping[str, str]) -> int:
+    """Carry out a command on what only predictors use."""
+    if invocation.arguments.command.startswith("pipeline"):
+        from pgetpy.cli.pipeline import run_pipeline
+
+        return run_pipeline(invocation, environ)
+    from pgetpy.cli.compile_cache import run_compile_cache
+
+    return run_compile_cache(invocation, environ)
 
 
 def _topic(operands: Sequence[str]) -> str:

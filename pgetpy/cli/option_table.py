@@ -8,13 +8,19 @@ from itertools import chain
 from pgetpy.settings.options import GROUPS as OF_SETTINGS
 from pgetpy.settings.options import VARIABLES as OF_SETTINGS_ALONE
 from pgetpy.settings.options import Option
+from pgetpy.settings.pipeline_options import ROWS as OF_PIPELINES
 from pgetpy.sources.table import source_options
 
 _OF_SOURCES = source_options()
 _TRANSFER, *_OTHERS = OF_SETTINGS.items()
 # The flags of each group of --help.
 GROUPS: Mapping[str, tuple[Option, ...]] = dict(
-    (_TRANSFER, ("services", tuple(each for each in _OF_SOURCES if each.name)), *_OTHERS)
+    (
+        _TRANSFER,
+        ("services", tuple(each for each in _OF_SOURCES if each.name)),
+        ("pipelines", OF_PIPELINES),
+        *_OTHERS,
+    )
 )
 # The environment variables without a flag.
 VARIABLES: tuple[Option, ...] = (
@@ -30,8 +36,10 @@ COMMON = frozenset(
     {
         "cache-dir",
         "checksum",
+        "class",
         "concurrency",
         "digest",
+        "dtype",
         "exclude",
         "extract",
         "fail-fast",
@@ -43,10 +51,13 @@ COMMON = frozenset(
         "include",
         "json",
         "limit-rate",
+        "lora",
         "max-bytes",
+        "pipeline-store",
         "policy",
         "progress",
         "skip-existing",
+        "variant",
         "verbose",
         "wanted",
     }

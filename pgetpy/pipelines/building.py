@@ -88,7 +88,7 @@ class PipelineBuilder:
         with ExitStack() as held:
             # Leased until it is closed: no eviction takes a file between here and the loader.
             paths = held.enter_context(held_files(self._cache, plan.files))
-            content = self._planner.content(spec, plan)
+            content = self._planner.content(spec, plan, paths)
             subjects = tuple(self._subject(each, paths[each.path]) for each in plan.files)
             versions = {"pgetpy": __version__}
             manifest = manifest_for(spec, plan, content, subjects, self._now(), versions)

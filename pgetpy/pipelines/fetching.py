@@ -34,13 +34,14 @@ def held_files(
         for each in files:
             if each.url:
                 leases.enter_context(cache.hold(each.reference))
-        works = [partial(fetch_file, cache, each) for each in files]
+        # Numbered from 1: progress shows single files, such as model_index.json, as number 0.
+        works = [partial(fetch_file, cache, each, at) for at, each in enumerate(files, 1)]
         paths = run_blocking(gather_limited(works, _AT_A_TIME))
         yield {each.path: path for each, path in zip(files, paths, strict=True)}
 
 
-async def fetch_file(cache: WeightsDownloadCache, file: PipelineFile) -> Path:
-    """Return the path of a planned file.
+async def fetch_file(cache: WeightsDownloadCache, file: PipelineFile, number: int = 0) -> Path:
+    """Return the path of a planned file. Events of its download carry `number` as their key.
 
     What is cached under its reference may be of an earlier version. So it is compared with the
     sha256, or else its server is asked.
@@ -58,6 +59,7 @@ async def fetch_file(cache: WeightsDownloadCache, file: PipelineFile) -> Path:
         digest=None if file.cached else file.sha256 or None,
         fresh=not file.cached and not file.sha256,
         any_file=small,
+        number=number,
     )
     size = path.stat().st_size
     if not file.archive and file.size not in (None, size):

@@ -72,8 +72,15 @@ class Planner:
         """
         return run_blocking(self._plan(spec))
 
-    def content(self, spec: PipelineSpec, plan: PipelinePlan) -> PipelineContent:
+    def content(
+        self, spec: PipelineSpec, plan: PipelinePlan, paths: Mapping[str, Path] | None = None
+    ) -> PipelineContent:
         """Return what the pipeline is made of; fetches small files, and weights without a digest.
+
+        Args:
+            spec: what was asked for.
+            plan: what it resolved to.
+            paths: all files of the plan, if the caller holds them; then nothing is fetched.
 
         Raises:
             PgetError: one cannot be fetched.
@@ -83,11 +90,17 @@ class Planner:
         if archive is not None:
             reason = "its files are not known before it is extracted"
             raise BadReferenceError(archive.uri, reason)
+        needed = (*small_files(plan), *undigested(plan))
+        if paths is None:
+            with held_files(self._cache, needed) as held:
+                return self._content(spec, plan, {each.path: held[each.path] for each in needed})
+        return self._content(spec, plan, {each.path: paths[each.path] for each in needed})
+
+    def _content(
+        self, spec: PipelineSpec, plan: PipelinePlan, paths: Mapping[str, Path]
+    ) -> PipelineContent:
         digests = {each.path: each.sha256 for each in plan.files}
-        small, others = small_files(plan), undigested(plan)
-        with held_files(self._cache, (*small, *others)) as paths:
-            for each in (*small, *others):
-                digests[each.path] = self._digest_of(each.path, paths[each.path])
+        digests |= {name: self._digest_of(name, path) for name, path in paths.items()}
         return pipeline_content(spec, plan, digests)
 
     def _digest_of(self, name: str, path: Path) -> str:

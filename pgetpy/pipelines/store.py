@@ -10,12 +10,13 @@ from pgetpy.core.pipelines.build_manifest import BuildManifest
 from pgetpy.core.pipelines.plans import PipelinePlan
 from pgetpy.core.pipelines.resolution import REFRESH_SECONDS
 from pgetpy.core.pipelines.specs import PipelineSpec
+from pgetpy.errors import CacheError
 from pgetpy.pipelines.building import BuiltPipeline, PipelineBuilder
 from pgetpy.pipelines.digests import FileDigests
 from pgetpy.pipelines.planning import Planner
 from pgetpy.pipelines.resolver import PlanResolver
 from pgetpy.pipelines.trees import ListedTree, TreeStore
-from pgetpy.settings.pipeline_settings import PipelineSettings
+from pgetpy.settings.pipeline_options import PipelineSettings
 from pgetpy.weights.cache import WeightsDownloadCache, usual_cache
 
 
@@ -102,6 +103,35 @@ class PipelineStore:
     def pipelines(self) -> list[ListedTree]:
         """Return what is on disk, most recently used first."""
         return self._trees.listed()
+
+    @property
+    def folder(self) -> Path:
+        """Where pipelines are kept."""
+        return self._trees.folder
+
+    def keys(self) -> list[str]:
+        """Return the keys of all that is on disk, sorted; damaged ones included."""
+        return self._trees.keys()
+
+    def kept_bytes(self) -> int:
+        """Return the bytes that all of them keep in the cache, each file counted once."""
+        return self._trees.kept_bytes()
+
+    def find(self, beginning: str) -> str:
+        """Return the key on disk that begins with the digits `beginning`.
+
+        Raises:
+            CacheError: there is none, or there are several.
+        """
+        found = [key for key in self.keys() if key.startswith(beginning.lower())]
+        if len(found) == 1:
+            return found[0]
+        shown = beginning[:64]
+        if found:
+            reason, hint = f"has {len(found)} pipelines {shown}...", "give more digits of the key"
+        else:
+            reason, hint = f"has no pipeline {shown}", "pgetpy pipeline ls shows the keys"
+        raise CacheError(str(self.folder), reason, hint=hint)
 
     def verify(self, key: str) -> list[str]:
         """Hash all files of the pipeline `key` on disk; return the damaged or missing ones.

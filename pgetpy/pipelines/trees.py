@@ -55,6 +55,7 @@ _LOG = RoomLog("pipelines")
 class ListedTree(NamedTuple):
     """A tree as listings show it: `size` counts each of its files, shared or not."""
 
+    path: Path
     manifest: BuildManifest
     used: float
     size: int
@@ -194,7 +195,7 @@ class TreeStore:
                     held = not alone
                 size = sum(each.size for each in manifest.subjects)
                 used = (place / "used").stat().st_mtime
-                found.append(ListedTree(manifest, used, size, held))
+                found.append(ListedTree(place / "tree", manifest, used, size, held))
         return sorted(found, key=lambda tree: -tree.used)
 
     def sweep(self) -> int:

@@ -49,12 +49,17 @@ Texts = str | tuple[str, ...]
 # Commands that take the same options.
 DOWNLOAD = ("download", "multifile")
 FILL_CACHE = ("ensure", "cache ensure", "cache verify", "prefetch")
-TRANSFER = (*DOWNLOAD, "snapshot", *FILL_CACHE)
+PIPELINES = tuple(
+    f"pipeline {name}" for name in ("plan", "key", "build", "ls", "show", "verify", "rm", "gc")
+)
+SPECIFY = PIPELINES[:3]
+TRANSFER = (*DOWNLOAD, "snapshot", *FILL_CACHE, *SPECIFY)
 UPLOAD = ("put",)
 CONNECT = (*TRANSFER, *UPLOAD)
+FILL_TIERS = (*FILL_CACHE, *SPECIFY)
 NAME_ENTRIES = ("cache path", "cache rm", "cache pin", "cache unpin")
-KEEP_BOUNDS = (*FILL_CACHE, "cache info", "cache gc")
-USE_CACHE = (*KEEP_BOUNDS, *NAME_ENTRIES, "cache ls", "cache prune")
+KEEP_BOUNDS = (*FILL_CACHE, *SPECIFY, "cache info", "cache gc")
+USE_CACHE = (*KEEP_BOUNDS, *NAME_ENTRIES, *PIPELINES[3:], "cache ls", "cache prune")
 CHOOSE_FILES = ("ensure", "cache ensure", "prefetch", "snapshot")
 COMPILED = tuple(
     f"compile-cache {name}"
@@ -62,10 +67,10 @@ COMPILED = tuple(
 )
 FOR_THIS_MACHINE = tuple(f"compile-cache {name}" for name in ("load", "save", "explain", "run"))
 REPORT = (*DOWNLOAD, "snapshot", *UPLOAD, *USE_CACHE, *COMPILED)
-EVERY = (*REPORT, "cache", "compile-cache", "version", "completion", "help")
+EVERY = (*REPORT, "cache", "compile-cache", "pipeline", "version", "completion", "help")
 
 # Options of a single run, which have no environment variables.
-_OF_ONE_RUN = ("Arguments.", "CommandOptions.")
+_OF_ONE_RUN = ("Arguments.", "CommandOptions.", "PipelineOptions.")
 
 
 @dataclass(frozen=True)
@@ -271,12 +276,12 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
         Option("cache-remote", "", "URL", "CacheSettings.remote", read_store_folder,
                "second tier of the cache, such as s3://BUCKET/PREFIX: what is missing is looked "
                "for there first, and what was downloaded without a secret is copied there",
-               FILL_CACHE),
+               FILL_TIERS),
         Option("cache-remote-mode", "", "MODE", "CacheSettings.remote_mode", _REMOTE_MODE,
-               "whether to copy to the second tier", FILL_CACHE, default="readwrite"),
+               "whether to copy to the second tier", FILL_TIERS, default="readwrite"),
         Option("cache-remote-max-age", "", "TIME", "CacheSettings.remote_max_age", read_duration,
                "ask the server whether what the second tier has is current, once it is older",
-               FILL_CACHE, default="24h"),
+               FILL_TIERS, default="24h"),
         Option("wanted", "", "KIND", "CommandOptions.wanted", _WANTED,
                "what to keep of an archive or repository", (*FILL_CACHE, *NAME_ENTRIES),
                default="auto"),
@@ -367,12 +372,6 @@ VARIABLES: tuple[Option, ...] = (
     variable("CompileCacheSettings.max_bytes", size_reader(1),
              "compile caches that are larger are not saved", default="2Gi",
              environ="PGET_COMPILE_CACHE_MAX_BYTES"),
-    variable("PipelineSettings.folder", _path,
-             "folder in which pipelines are kept (default: pipelines in the folder of the cache)",
-             environ="PIPELINE_STORE"),
-    variable("PipelineSettings.max_bytes", size_reader(0),
-             "bytes of the cache that pipelines on disk may keep from eviction",
-             environ="PIPELINE_STORE_MAX_BYTES"),
     variable("CacheSettings.folder", read_cache_home,
              "folder that holds pgetpy, the default of --cache-dir", default="~/.cache",
              environ="XDG_CACHE_HOME"),

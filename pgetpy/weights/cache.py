@@ -179,9 +179,10 @@ class WeightsDownloadCache(Maintenance):
         digest: str | None = None,
         fresh: bool = False,
         any_file: bool = False,
+        number: int = 0,
         **options: Unpack[ReferenceOptions],
     ) -> Path:
-        """As `ensure`, as a coroutine for any event loop.
+        """As `ensure`, as a coroutine for any event loop. Its events carry `number` as their key.
 
         `fresh` and `any_file` are for this call what `refresh="check"` and `any_file` are for all.
         """
@@ -193,7 +194,7 @@ class WeightsDownloadCache(Maintenance):
             return entry.path
         from pgetpy.system.event_loop import in_engine
 
-        return await in_engine(self._acquisition.obtain(reference, lookup))
+        return await in_engine(self._acquisition.obtain(reference, lookup, number))
 
     def follow(
         self,

@@ -15,9 +15,14 @@ from pgetpy.errors import PgetError
 
 @dataclass(frozen=True)
 class Queued:
-    """The call has `files` files to transfer."""
+    """The call has `files` files to transfer.
+
+    Attributes:
+        total: bytes of all of them; None if they are not known beforehand.
+    """
 
     files: int
+    total: int | None = None
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,7 @@ class Tally:
 
     Attributes:
         files: how many there will be.
+        announced: bytes of all of them, if they were known beforehand.
         active: those in flight by key, in the order of their start.
         stopped: those that failed, in their last state.
         finished, failed: how many have ended.
@@ -127,6 +128,7 @@ class Tally:
     """
 
     files: int = 1
+    announced: int | None = None
     active: dict[int, FileState] = field(default_factory=dict)
     stopped: dict[int, FileState] = field(default_factory=dict)
     finished: int = 0
@@ -139,7 +141,7 @@ class Tally:
     def take(self, event: Event, now: float) -> None:
         """Count `event`, which arrived at `now`."""
         if isinstance(event, Queued):
-            self.files = event.files
+            self.files, self.announced = event.files, event.total
         elif isinstance(event, Started):
             self._start(event, now)
         elif isinstance(event, Progressed):
@@ -164,11 +166,15 @@ class Tally:
     @property
     def total(self) -> int | None:
         """Bytes of all files that have not failed; None until the size of each is known."""
+        if self.announced is not None and not self.failed:
+            return self.announced
         return self.expected if self._known == self.files - self.failed else None
 
     @property
     def expected(self) -> int | None:
         """`total`, or a guess at it from the files whose size is known."""
+        if self.announced is not None and not self.failed:
+            return self.announced
         if not self._known:
             return None
         sizes = sum(state.total or 0 for state in self.active.values())

@@ -25,7 +25,7 @@ from pgetpy.settings.cache_settings import CacheSettings
 from pgetpy.settings.command_options import CommandOptions, hub_cache_dir
 from pgetpy.settings.compile_cache_settings import CompileCacheSettings
 from pgetpy.settings.options import Option
-from pgetpy.settings.pipeline_settings import PipelineSettings
+from pgetpy.settings.pipeline_options import PipelineOptions, PipelineSettings
 from pgetpy.sources.table import own_sources
 from scripts import manual
 from scripts.options import page
@@ -41,6 +41,7 @@ SECTIONS = {
         CompileCacheSettings,
         CommandOptions,
         Console,
+        PipelineOptions,
         PipelineSettings,
         Settings,
         *OF_SOURCES,
@@ -53,7 +54,8 @@ HOLDERS = {
     "CommandOptions": ("options",),
     "CompileCacheSettings": ("settings",),
     "Console": ("console",),
-    "PipelineSettings": ("settings",),
+    "PipelineOptions": ("options",),
+    "PipelineSettings": ("settings", "own"),
     "Settings": ("settings", "_settings", "chosen"),
     **{each.__name__: ("settings",) for each in OF_SOURCES},
 }
