@@ -28,7 +28,6 @@ name only helps where formats begin alike.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -49,6 +48,7 @@ from pgetpy.core.http.range_request import Window
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.reorder_buffer import ReorderBuffer
 from pgetpy.core.http.sink import Place, Sink
+from pgetpy.core.references.checksums import Digest
 from pgetpy.errors import ArchiveError, TruncatedArchiveError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class ArchiveSink(Sink):
         name: the last component of the object's path, see `recognise`.
         limits: how much may come out.
         fold: maps names to one form where the file system treats them as one, see `fold_of`.
-        algorithm: of the digest that will be made of the archive as it was sent; None for none.
+        new_digest: makes what takes the archive as it was sent; None if nothing is verified.
         fsync: whether each file is flushed.
         noted: is called with each span that a later run can use.
 
@@ -90,7 +90,7 @@ class ArchiveSink(Sink):
         *,
         limits: Limits,
         fold: Callable[[str], str],
-        algorithm: str | None,
+        new_digest: Callable[[], Digest] | None,
         fsync: bool = False,
         noted: Callable[[int, int], None],
     ) -> None:
@@ -103,9 +103,9 @@ class ArchiveSink(Sink):
         self._limits = limits
         self._folder = MemberFolder(root, fsync=fsync)
         self._policy = MemberPolicy(limits, fold)
-        self._algorithm = algorithm
+        self._new_digest = new_digest
         self._noted = noted
-        self._digest: hashlib._Hash | None = None
+        self._digest: Digest | None = None
         self._beginning = ReorderBuffer()
         self._marked = Spans()
         self.extractor: ArchiveExtractor | None = None
@@ -266,7 +266,7 @@ class ArchiveSink(Sink):
         )
 
     def _random_access_extractor(self, reader: Reader, admit: Admit) -> RandomAccessExtractor:
-        readable = self._algorithm is not None
+        readable = self._new_digest is not None
         return RandomAccessExtractor(
             self._folder, reader, admit, self.window, self._layout, readable=readable
         )
@@ -276,8 +276,8 @@ class ArchiveSink(Sink):
         from pgetpy.archives.streaming import StreamExtractor
 
         decoder = decoder_for(format_)
-        if self._algorithm is not None:
-            self._digest = hashlib.new(self._algorithm, usedforsecurity=False)
+        if self._new_digest is not None:
+            self._digest = self._new_digest()
         choose = partial(self._decoded_output, format_)
         return StreamExtractor(decoder, choose, self.window, self._limits, self._digest)
 

@@ -75,4 +75,4 @@ def open_destination(
 def _stream(target: Path | int | None, label: str, options: DestinationOptions) -> Destination:
     from pgetpy.destinations.stream import StreamDestination
 
-    return StreamDestination(target, label, options.algorithm)
+    return StreamDestination(target, label)

@@ -29,6 +29,7 @@ from pgetpy.core.destinations.names import journal_name
 from pgetpy.core.http.answers import Answer, Identity
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.sink import Sink
+from pgetpy.core.references.checksums import Digest
 from pgetpy.core.references.jobs import Job
 from pgetpy.destinations.sinks.ledger import Ledger
 from pgetpy.settings import Settings
@@ -106,18 +107,23 @@ class Destination(ABC):
         label: what results and errors call it.
         held: the bytes that an earlier run left.
         expected: the version of the object to which those belong.
+        new_digest: makes what takes the bytes as they pass, if they have to be verified. To be set
+            before `prepare`.
         finished: the version that another run has published here while this one waited.
         obstacle: what `prepare` waits for, a clause.
+        passes_on: whether what is written cannot be taken back.
         blocks: whether a write may wait for long, for a reader or a decoder.
     """
 
     obstacle: ClassVar[str]
     blocks: ClassVar[bool]
+    passes_on: ClassVar[bool] = False
 
     label: str
     held: Spans = field(default_factory=Spans, init=False)
     expected: Identity | None = field(default=None, init=False)
     finished: Identity | None = field(default=None, init=False)
+    new_digest: Callable[[], Digest] | None = field(default=None, init=False)
 
     @property
     def keeps(self) -> bool | None:
@@ -274,7 +280,7 @@ class DestinationOptions:
     Attributes:
         url: of the object; names the file where nothing else does.
         key: a hash of the URL without user, password and signature.
-        algorithm: of the digest that will be asked for; None for none.
+        verified: whether the caller gave a checksum.
         extract: whether the object is an archive to be extracted.
         name: the file's name by its service; empty for none.
         paths: the destinations of the call, so that no two of its files go to one.
@@ -282,7 +288,7 @@ class DestinationOptions:
 
     url: str
     key: str
-    algorithm: str | None
+    verified: bool
     paths: ReservedPaths
     extract: bool = False
     name: str = ""
@@ -290,5 +296,4 @@ class DestinationOptions:
     @classmethod
     def of(cls, job: Job, key: str, paths: ReservedPaths) -> DestinationOptions:
         """Return what `job` asks of its destination."""
-        algorithm = job.checksum.algorithm if job.checksum else None
-        return cls(job.url, key, algorithm, paths, job.extract, job.name)
+        return cls(job.url, key, job.checksum is not None, paths, job.extract, job.name)

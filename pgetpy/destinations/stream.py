@@ -9,7 +9,6 @@ same version before it are skipped, and another version is an error.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 from pgetpy.core.http.answers import Answer, Identity
 from pgetpy.core.http.ranges import Spans
 from pgetpy.core.http.sink import Sink
+from pgetpy.core.references.checksums import Digest
 from pgetpy.destinations.base import Destination
 from pgetpy.destinations.sinks.null import NullSink
 from pgetpy.destinations.sinks.ordered import OrderedSink
@@ -30,16 +30,15 @@ class StreamDestination(Destination):
     Args:
         target: a path to open, a descriptor, or None to throw the bytes away.
         label: what errors call it.
-        algorithm: of the digest to make of the bytes as they are written; None for none.
     """
 
     obstacle = "no process reads from it yet"
     blocks = True
+    passes_on = True
 
-    def __init__(self, target: Path | int | None, label: str, algorithm: str | None) -> None:
+    def __init__(self, target: Path | int | None, label: str) -> None:
         super().__init__(label)
-        self._algorithm = algorithm
-        self._digest = self._fresh_digest()
+        self._digest: Digest | None = None
         self._target = target
         self._fd = -1
         self._sink: OrderedSink | None = None
@@ -67,12 +66,12 @@ class StreamDestination(Destination):
         Raises:
             DestinationError: what a reader has had cannot be taken back.
         """
-        if self._target is None and self._digest is None:
+        if self._target is None and self.new_digest is None:
             return NullSink()
         if self._sink is None or (self._target is None and not held):
             if self._fd < 0:
                 self._fd = self._target if isinstance(self._target, int) else _open_nowhere()
-            self._digest = self._fresh_digest()
+            self._digest = self.new_digest() if self.new_digest is not None else None
             self._sink = OrderedSink(self._fd, digest=self._digest)
         elif self._sink.front > 0 and not (held or self._is_same(answer)):
             raise DestinationError(
@@ -112,11 +111,6 @@ class StreamDestination(Destination):
         os.set_blocking(fd, True)
         self._fd = fd
         return True
-
-    def _fresh_digest(self) -> hashlib._Hash | None:
-        if self._algorithm is None:
-            return None
-        return hashlib.new(self._algorithm, usedforsecurity=False)
 
 
 def _open_nowhere() -> int:

@@ -122,7 +122,7 @@ class TreeDestination(ResumableDestination):
                 ledger.begin(Subject(self._key, answer.identity, boot_id()), held)
         assert self._sink is not None
         self._sink.total = answer.identity.total if answer.ranged else None
-        self._sink.delimited = answer.delimited or self._options.algorithm is not None
+        self._sink.delimited = answer.delimited or self.new_digest is not None
         return self._sink
 
     def readable(self) -> ReadBack | None:
@@ -199,7 +199,7 @@ class TreeDestination(ResumableDestination):
 
     def _has_published(self, identity: Identity) -> bool:
         # With a checksum wanted, the members of another run cannot prove the archive's digest.
-        return self._folder.is_dir() and self._options.algorithm is None
+        return self._folder.is_dir() and not self._options.verified
 
     def _finish_moving(self, ledger: Ledger) -> None:
         """Finish what an earlier run began: it was killed while it moved the members.
@@ -214,7 +214,7 @@ class TreeDestination(ResumableDestination):
         staged = self._staging.ready
         there = certain and (journal.published or staged or self._staging.appeared)
         # A digest of the archive cannot be made of members that have been moved.
-        if there and not (subject is not None and self._options.algorithm is not None):
+        if there and not (subject is not None and self._options.verified):
             if staged:
                 self._staging.check(())
                 self._staging.publish()
@@ -280,7 +280,7 @@ class TreeDestination(ResumableDestination):
 
     def _open_layout(self) -> ArchiveLayout:
         if self._layout is None:
-            spool, indexed = Spool(self._staging.spool), self._options.algorithm is not None
+            spool, indexed = Spool(self._staging.spool), self.new_digest is not None
             self._layout = ArchiveLayout(self._staging.layout, spool, indexed=indexed)
         return self._layout
 
@@ -293,7 +293,7 @@ class TreeDestination(ResumableDestination):
             self._options.name or name_from_url(self._options.url) or "data",
             limits=self._settings.limits,
             fold=fold_of(self._staging.root),
-            algorithm=self._options.algorithm,
+            new_digest=self.new_digest,
             fsync=self._settings.fsync,
             noted=self._note,
         )

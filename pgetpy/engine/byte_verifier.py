@@ -1,7 +1,8 @@
 """What the bytes of a transfer have to hash to, and the digest that follows them.
 
     the caller's or the service's checksum     known before the first request
-    the store's own checksum                   comes with the first answer, if nothing else is asked
+    the store's own checksum                   with the first answer, if nothing else is asked;
+                                               beforehand for archives and streams
 
 One digest is computed at most: the caller's says more than the store's. An algorithm that cannot be
 computed here is not an error; the result says so.
@@ -16,23 +17,28 @@ from typing import TYPE_CHECKING
 
 from pgetpy.core.http.heads import Head
 from pgetpy.destinations.base import Destination
-from pgetpy.errors import PgetError
+from pgetpy.engine.context import StartOverError
+from pgetpy.errors import HttpStatusError, PgetError, ServiceError
 from pgetpy.system.filesystem import disk_errors
 from pgetpy.system.threads import Workers
 
 if TYPE_CHECKING:
+    from pgetpy.core.http.answers import Identity
     from pgetpy.core.objects.stored_checksums import StoredChecksum
-    from pgetpy.core.references.checksums import Checksum
+    from pgetpy.core.references.checksums import Checksum, Digest
     from pgetpy.engine.answer_gate import AnswerGate
     from pgetpy.engine.context import EngineContext
-    from pgetpy.engine.hashing import FileDigest, Hasher
+    from pgetpy.engine.hashing import FileDigest
     from pgetpy.engine.requests import Route
 
 # What the headers begin with that `stored_checksums` reads.
 _MARKS = ("x-amz-checksum-", "x-goog-hash", "x-ms-blob-")
 _EXTRA = "install pgetpy[s3] to have it checked"
-# Archives and streams hash what passes only if they know beforehand by what.
-_NOT_KEPT = "the bytes were passed on as they came"
+# What a store answers if a key may read an object, but not all that is known about it.
+_REFUSALS = (401, 403)
+_UNANSWERED = "the store did not answer when it was asked for a checksum"
+_NEVER_SAME = "the store's checksum was of another version each time"
+_WRITTEN_BEFORE = "another run wrote it"
 # Seconds that a complete transfer waits for the store's checksum.
 _LONGEST_WAIT = 10.0
 
@@ -60,6 +66,7 @@ class ByteVerifier:
         self._destination = destination
         self._workers = workers
         self._head: Head | None = None  # that was learned from last
+        self._replaced = 0  # times that the early checksum was of another version
         self._digest: FileDigest | None = None
 
     @property
@@ -84,12 +91,47 @@ class ByteVerifier:
         from pgetpy.engine.hashing import new_hash
 
         found = stored_checksums(head)
-        if found and self._destination.blocks:
-            self.unverified = f"{found[0].algorithm}: {_NOT_KEPT}"
-            return
         self.stored = next((each for each in found if new_hash(each.algorithm)), None)
         if found and self.stored is None:
             self.unverified = f"{found[0].algorithm}: {_EXTRA}"
+
+    async def learn_early(self, context: EngineContext, route: Route) -> int:
+        """Ask for the store's checksum before the destination is opened, if that is an archive or
+        a stream: these hash what passes, so they have to know by what.
+
+        Returns:
+            How many requests that took.
+
+        Raises:
+            TransferError: the store cannot be reached, or has no such object.
+        """
+        signed = route.target.signer is not None
+        if self.expected or self._head or not (signed and self._destination.blocks):
+            return 0
+        if self._replaced > 1:
+            self.unverified = _NEVER_SAME
+            return 0
+        from pgetpy.engine.service_client import EngineServiceClient
+
+        try:
+            self.learn(await EngineServiceClient(context).describe(route.target))
+        except (HttpStatusError, ServiceError) as error:
+            if error.status not in _REFUSALS:
+                raise
+            self.unverified = _UNANSWERED
+        return 1
+
+    def check_version(self, identity: Identity) -> None:
+        """The destination is about to be opened for the version `identity`.
+
+        Raises:
+            StartOverError: the store's checksum is of another one.
+        """
+        if not (self._destination.blocks and self.stored and self._head):
+            return
+        if self._head.headers.get("etag") != identity.etag:
+            self._replaced += 1
+            raise StartOverError("the object was replaced since its checksum was asked for")
 
     async def learn_late(self, context: EngineContext, route: Route, gate: AnswerGate) -> int:
         """Ask for the store's checksum if the first answer had none because it was a range.
@@ -108,7 +150,7 @@ class ByteVerifier:
             head = await asyncio.wait_for(asking, _LONGEST_WAIT)
         except (PgetError, asyncio.TimeoutError):
             # Everything has come; it is merely not verified.
-            self.unverified = "the store did not answer when it was asked for a checksum"
+            self.unverified = _UNANSWERED
             return 1
         if head.headers.get("etag") == gate.answer.identity.etag:
             self.learn(head)
@@ -128,8 +170,8 @@ class ByteVerifier:
             verifying: is told the bytes that are hashed, and `size`, from time to time.
         """
         streamed = self._destination.streamed_digest
-        if self.asked is not None and streamed is not None:
-            return f"{self.asked.algorithm}:{streamed}"
+        if self.expected and streamed is not None:
+            return f"{self._algorithm}:{streamed}"
         digest = self._follow()
         if digest is None:
             return ""
@@ -140,7 +182,7 @@ class ByteVerifier:
         """Return the digest of `body`, which is the whole object, in the same form as `finish`."""
         if not self.expected:
             return ""
-        made = self._new_hash()
+        made = self.new_hash()
         made.update(body)
         return f"{self._algorithm}:{made.hexdigest()}"
 
@@ -155,6 +197,12 @@ class ByteVerifier:
         await self.stop()
         self._head, self.stored, self.unverified = None, None, ""
 
+    async def trust_other_run(self) -> None:
+        """Another run has published the object, and has verified what it could."""
+        if self.asked is None and self.stored is not None:
+            await self.forget()
+            self.unverified = _WRITTEN_BEFORE
+
     def _follow(self) -> FileDigest | None:
         """Return the digest that follows the file; None where the sink hashes by itself."""
         if self._digest is None and self.expected:
@@ -162,14 +210,15 @@ class ByteVerifier:
             if read is not None:
                 from pgetpy.engine.hashing import FileDigest
 
-                self._digest = FileDigest(read, self._new_hash(), self._workers)
+                self._digest = FileDigest(read, self.new_hash(), self._workers)
         return self._digest
 
     @property
     def _algorithm(self) -> str:
         return self.expected.partition(":")[0]
 
-    def _new_hash(self) -> Hasher:
+    def new_hash(self) -> Digest:
+        """Return an object that computes the expected digest, which has to be known."""
         from pgetpy.engine.hashing import new_hash
 
         made = new_hash(self._algorithm, self.asked.prefix if self.asked is not None else b"")

@@ -20,24 +20,15 @@ import asyncio
 import hashlib
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
+from pgetpy.core.references.checksums import Digest
 from pgetpy.destinations.base import ReadBack
 from pgetpy.system.threads import Workers
 
 _BLOCK = 1 << 20
 # Seconds between two reports on a digest that is being finished.
 _REPORT_EVERY = 0.1
-
-
-class Hasher(Protocol):
-    """What hashlib's objects are."""
-
-    def update(self, data: memoryview, /) -> object:
-        """Take `data` into account."""
-
-    def hexdigest(self) -> str:
-        """Return the digest in lower-case hex."""
 
 
 class _Crc:
@@ -55,7 +46,7 @@ class _Crc:
         return self._value.to_bytes(self._size, "big").hex()
 
 
-def new_hash(algorithm: str, prefix: bytes = b"") -> Hasher | None:
+def new_hash(algorithm: str, prefix: bytes = b"") -> Digest | None:
     """Return an object that computes `algorithm`; None if that takes an extra that is not there.
 
     Args:
@@ -86,7 +77,7 @@ class FileDigest:
         position: bytes hashed so far.
     """
 
-    def __init__(self, read: ReadBack, made: Hasher, workers: Workers) -> None:
+    def __init__(self, read: ReadBack, made: Digest, workers: Workers) -> None:
         self.position = 0
         self._read = read
         self._hash = made
@@ -156,7 +147,7 @@ class FileDigest:
         return self._front if worth else 0
 
     def _run(self) -> None:
-        """Hasher until nothing is due, in a thread."""
+        """Digest until nothing is due, in a thread."""
         buffer = memoryview(bytearray(_BLOCK))
         try:
             while not self._stopped:
@@ -170,7 +161,7 @@ class FileDigest:
             self._running = False
 
     def _hash_up_to(self, front: int, buffer: memoryview) -> None:
-        """Hasher the bytes before `front`, a block at a time, unless stopped."""
+        """Digest the bytes before `front`, a block at a time, unless stopped."""
         while self.position < front and not self._stopped:
             want = min(_BLOCK, front - self.position)
             count = self._read(self.position, buffer[:want])

@@ -151,9 +151,14 @@ class Transfer:
     async def _from(self, route: Route) -> tuple[Provenance, bool]:
         """Fetch by `route`, and again from the start where what is held proves useless."""
         while True:
+            self._counts.requests += await self._verifier.learn_early(self._context, route)
+            self._destination.new_digest = (
+                self._verifier.new_hash if self._verifier.expected else None
+            )
             await self._wait_for_others()
             try:
                 if self._destination.finished is not None:
+                    await self._verifier.trust_other_run()
                     return await self._shared(route), True
                 return await self._fetch(route), False
             except (BusyError, ResumeError):
@@ -254,10 +259,10 @@ class Transfer:
         expected = self._verifier.expected
         await self._verifier.stop()
         error = DigestMismatchError(self._job.url, expected, actual)
-        if self._verifier.asked is None:
-            error.hint = "the store itself gave that checksum; nothing was written: try again"
-        if self._destination.streamed_digest is not None:
+        if self._destination.passes_on:
             error.hint = "do not use what was written; check the URL and the checksum"
+        elif self._verifier.asked is None:
+            error.hint = "the store itself gave that checksum; nothing was written: try again"
         self._destination.discard()
         raise error
 
@@ -322,6 +327,7 @@ class Transfer:
         """Open the sink, after the first answer was believed. Called in any thread."""
         if self._job.admit is not None:
             self._job.admit(answer.identity)
+        self._verifier.check_version(answer.identity)
         resumable = self._job.checksum is not None or answer.identity.strong
         hold = self._verifier.hold
         sink = self._destination.begin(answer, held, hold, resumable=resumable)

@@ -581,7 +581,7 @@ def outcome(archive: bytes, home: Path, chance: random.Random | None) -> str | d
         "archive.tar",
         limits=TIGHT,
         fold=fold_of(root),
-        algorithm="sha256" if checked else None,
+        new_digest=hashlib.sha256 if checked else None,
         noted=lambda start, stop: None,
     )
     found: str | dict[str, Node]
@@ -741,7 +741,7 @@ def test_many_threads_may_say_at_once_what_they_have_written(tmp_path: Path, kin
         "archive.tar",
         limits=TIGHT,
         fold=str,
-        algorithm=None,
+        new_digest=None,
         noted=lambda start, stop: None,
     )
     failures: list[BaseException] = []
@@ -797,7 +797,7 @@ def test_what_has_come_can_be_read_back_wherever_it_ends(tmp_path: Path, step: i
         "archive.tar",
         limits=TIGHT,
         fold=str,
-        algorithm="sha256",
+        new_digest=hashlib.sha256,
         noted=lambda start, stop: None,
     )
     read = 0

@@ -68,3 +68,6 @@ class Digest(Protocol):
 
     def update(self, data: memoryview, /) -> object:
         """Take `data` into account."""
+
+    def hexdigest(self) -> str:
+        """Return the digest in lower-case hex."""

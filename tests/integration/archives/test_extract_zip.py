@@ -826,7 +826,7 @@ def sink_for(archive: bytes, home: Path) -> Iterator[ArchiveSink]:
         "a.zip",
         limits=Limits(),
         fold=str,
-        algorithm=None,
+        new_digest=None,
         noted=lambda start, stop: None,
     )
     sink.total = len(archive)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import zlib
@@ -21,6 +22,7 @@ from tests.support.fetching import contents, extract, fetch
 from tests.support.object_store import Asked, ObjectStore, Refusal, started_store
 from tests.support.tars import file
 from tests.support.weights import opened
+from tests.support.zips import Member, packed
 
 BODY = body(3_000_000)
 URL = "s3://bucket/m"
@@ -194,17 +196,94 @@ def test_google_and_azure_give_an_md5(store: ObjectStore, tmp_path: Path) -> Non
         assert not (tmp_path / "out3").exists()
 
 
-def test_what_is_extracted_or_streamed_is_not_verified_and_the_result_says_so(
+TAR = file(b"a", BODY) + file(b"b", BODY[:700]) + bytes(1024)
+ARCHIVES = {
+    "m.tar": TAR,
+    "m.tar.gz": gzip.compress(TAR, 1),
+    "m.zip": packed([Member("a", BODY), Member("b", BODY[:700])]),
+}
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+@pytest.mark.parametrize("right", [True, False])
+def test_what_is_extracted_is_verified(
+    store: ObjectStore, tmp_path: Path, name: str, right: bool
+) -> None:
+    archive = ARCHIVES[name]
+    crc = zlib.crc32(archive).to_bytes(4, "big") if right else bytes(4)
+    store.put("bucket", name, archive, x_amz_checksum_crc32=text(crc))
+    sources = SourceSettings(environ=store.environ)
+    if right:
+        result = extract(f"s3://bucket/{name}", tmp_path / "out", sources=sources)
+        assert (result.store_checksum, result.unverified) == (f"crc32:{crc.hex()}", "")
+        assert contents(tmp_path / "out") == {"a": BODY, "b": BODY[:700]}
+    else:
+        with pytest.raises(DigestMismatchError, match="the store itself gave that checksum"):
+            extract(f"s3://bucket/{name}", tmp_path / "out", sources=sources)
+        assert not (tmp_path / "out").exists()
+
+
+def test_an_extraction_is_verified_although_an_earlier_run_began_it(
     store: ObjectStore, tmp_path: Path
 ) -> None:
-    tar = file(b"a", BODY) + bytes(1024)
+    store.put("bucket", "m.tar", TAR, x_amz_checksum_crc32=text(zlib.crc32(TAR).to_bytes(4, "big")))
+    store.before[4] = lambda: store.refuse(403, "AccessDenied", times=50)
+    sources = SourceSettings(environ=store.environ)
+    with pytest.raises(PgetError, match="AccessDenied"):
+        extract(
+            "s3://bucket/m.tar",
+            tmp_path / "out",
+            sources=sources,
+            chunk_size=300_000,
+            concurrency=1,
+        )
+    store.forgive()
+    result = extract("s3://bucket/m.tar", tmp_path / "out", sources=sources)
+    assert result.resumed > 0
+    assert result.store_checksum == f"crc32:{zlib.crc32(TAR):08x}"
+    assert contents(tmp_path / "out") == {"a": BODY, "b": BODY[:700]}
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_stream_is_verified(tmp_path: Path, right: bool) -> None:
+    md5 = hashlib.md5(BODY, usedforsecurity=False)
     with BlobStore() as blobs:
-        blobs.put("models", "m.tar", tar, x_ms_blob_content_md5=text(bytes(16)))
-        sources = SourceSettings(environ=blobs.environ)
-        result = extract("az://models/m.tar", tmp_path / "out", sources=sources)
-    assert result.unverified == "md5: the bytes were passed on as they came"
-    assert result.store_checksum == ""
-    assert contents(tmp_path / "out") == {"a": BODY}
+        digest = md5.digest() if right else bytes(16)
+        blobs.put("models", "m", BODY, x_ms_blob_content_md5=text(digest))
+        if right:
+            result = get(Path("/dev/null"), blobs.environ, "az://models/m")
+            assert result.store_checksum == f"md5:{md5.hexdigest()}"
+        else:
+            with pytest.raises(DigestMismatchError):
+                get(Path("/dev/null"), blobs.environ, "az://models/m")
+
+
+def test_the_checksum_of_a_version_since_replaced_is_asked_for_again(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    store.put("bucket", "m.tar", b"old", x_amz_checksum_crc32=text(bytes(4)))
+    crc = zlib.crc32(TAR).to_bytes(4, "big")
+    store.before[1] = lambda: store.put("bucket", "m.tar", TAR, x_amz_checksum_crc32=text(crc))
+    sources = SourceSettings(environ=store.environ)
+    result = extract("s3://bucket/m.tar", tmp_path / "out", sources=sources)
+    assert result.store_checksum == f"crc32:{crc.hex()}"
+    assert contents(tmp_path / "out") == {"a": BODY, "b": BODY[:700]}
+
+
+def test_an_archive_is_extracted_if_the_store_refuses_its_checksum(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    store.put("bucket", "m.tar", TAR, x_amz_checksum_crc32=text(bytes(4)))
+    check = store.check
+
+    def check_ranges_only(asked: Asked, raw: str) -> Refusal | None:
+        return check(asked, raw) if "range" in asked.headers else Refusal(403, "AccessDenied")
+
+    store.check = check_ranges_only  # type: ignore[method-assign]
+    sources = SourceSettings(environ=store.environ)
+    result = extract("s3://bucket/m.tar", tmp_path / "out", sources=sources)
+    assert result.unverified == "the store did not answer when it was asked for a checksum"
+    assert contents(tmp_path / "out") == {"a": BODY, "b": BODY[:700]}
 
 
 def test_json_says_what_was_verified(
