@@ -223,6 +223,19 @@ Loaders take the folder as it is: from_pretrained(folder). Example:
         "The least recently used pipelines are removed first. Example:\n"
         "  pgetpy pipeline gc --pipeline-max-bytes 100G",
     ),
+    "node": Command(
+        "COMMAND [flags] ...",
+        "set up nginx as a cache node for many machines",
+        "Clients name nodes in PGET_CACHE_NODES_SRV_NAME, as with pget.",
+    ),
+    "node config": Command(
+        "--origins URL,URL [flags]",
+        "print the nginx configuration of a cache node",
+        """\
+The node fetches from these origins alone, in pieces, and each piece once. Example:
+  pgetpy node config --origins https://weights.example.com --size 900GiB > nginx.conf
+  nginx -t -c $PWD/nginx.conf""",
+    ),
     "version": Command("", "show the version"),
     "completion": Command(
         "|".join(SHELLS),
@@ -241,7 +254,7 @@ SUBCOMMANDS: Mapping[str, Mapping[str, str]] = {
         for name, row in COMMANDS.items()
         if name.startswith(f"{above} ")
     }
-    for above in ("cache", "compile-cache", "pipeline")
+    for above in ("cache", "compile-cache", "node", "pipeline")
 }
 CACHE_COMMANDS = SUBCOMMANDS["cache"]
 

@@ -123,8 +123,8 @@ def _run_command(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> 
         invocation = _invocation(arguments, api, environ)
         if command in {"ensure", "prefetch"} or command.partition(" ")[0] == "cache":
             return _run_cache_command(invocation, environ)
-        if command.partition(" ")[0] in {"compile-cache", "pipeline"}:
-            return _run_for_predictors(invocation, environ)
+        if command.partition(" ")[0] in {"compile-cache", "node", "pipeline"}:
+            return _run_group(invocation, environ)
         if command == "snapshot":
             from pgetpy.cli.snapshot import run_snapshot
 
@@ -137,9 +137,14 @@ def _run_command(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> 
     return DONE
 
 
-def _run_for_predictors(invocation: Invocation, environ: Mapping[str, str]) -> int:
-    """Carry out a command on what only predictors use."""
-    if invocation.arguments.command.startswith("pipeline"):
+def _run_group(invocation: Invocation, environ: Mapping[str, str]) -> int:
+    """Carry out a command of a group whose modules no other command imports."""
+    group = invocation.arguments.command.partition(" ")[0]
+    if group == "node":
+        from pgetpy.cli.node import run_node
+
+        return run_node(invocation)
+    if group == "pipeline":
         from pgetpy.cli.pipeline import run_pipeline
 
         return run_pipeline(invocation, environ)

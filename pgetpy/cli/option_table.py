@@ -1,10 +1,11 @@
-"""All options: those of the settings, and those that each source has in its own module."""
+"""All options: those of the settings, of cache nodes, and of each source."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import chain
 
+from pgetpy.settings.node_options import ROWS as OF_NODES
 from pgetpy.settings.options import GROUPS as OF_SETTINGS
 from pgetpy.settings.options import VARIABLES as OF_SETTINGS_ALONE
 from pgetpy.settings.options import Option
@@ -19,6 +20,7 @@ GROUPS: Mapping[str, tuple[Option, ...]] = dict(
         _TRANSFER,
         ("services", tuple(each for each in _OF_SOURCES if each.name)),
         ("pipelines", OF_PIPELINES),
+        ("nodes", OF_NODES),
         *_OTHERS,
     )
 )

@@ -66,11 +66,12 @@ COMPILED = tuple(
     for name in ("load", "save", "ls", "info", "explain", "verify", "rm", "prune", "publish", "run")
 )
 FOR_THIS_MACHINE = tuple(f"compile-cache {name}" for name in ("load", "save", "explain", "run"))
-REPORT = (*DOWNLOAD, "snapshot", *UPLOAD, *USE_CACHE, *COMPILED)
-EVERY = (*REPORT, "cache", "compile-cache", "pipeline", "version", "completion", "help")
+NODES = ("node config",)
+REPORT = (*DOWNLOAD, "snapshot", *UPLOAD, *USE_CACHE, *COMPILED, *NODES)
+EVERY = (*REPORT, "cache", "compile-cache", "node", "pipeline", "version", "completion", "help")
 
 # Options of a single run, which have no environment variables.
-_OF_ONE_RUN = ("Arguments.", "CommandOptions.", "PipelineOptions.")
+_OF_ONE_RUN = ("Arguments.", "CommandOptions.", "NodeOptions.", "PipelineOptions.")
 
 
 @dataclass(frozen=True)

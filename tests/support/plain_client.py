@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import http.client
 from dataclasses import dataclass
+from typing import Protocol
 
-from tests.support.server import Server
+
+class Listener(Protocol):
+    """A server, by where it listens."""
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def port(self) -> int: ...
 
 
 @dataclass
@@ -21,12 +30,12 @@ class Got:
         return self.headers[name]
 
 
-def connect(server: Server) -> http.client.HTTPConnection:
+def connect(server: Listener) -> http.client.HTTPConnection:
     return http.client.HTTPConnection(server.host, server.port, timeout=30)
 
 
 def ask(
-    server: Server,
+    server: Listener,
     path: str = "/x",
     over: http.client.HTTPConnection | None = None,
     method: str = "GET",

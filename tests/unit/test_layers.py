@@ -126,6 +126,7 @@ LAYERS = (
     Layer(("core.archives.*",)),
     Layer(("core.destinations.*",)),
     Layer(("core.objects.*",)),
+    Layer(("core.nodes.*",)),
     Layer(("core.http.*",)),
     Layer(("core",)),
     Layer(("errors",)),

@@ -24,6 +24,7 @@ from pgetpy.settings import (
 from pgetpy.settings.cache_settings import CacheSettings
 from pgetpy.settings.command_options import CommandOptions, hub_cache_dir
 from pgetpy.settings.compile_cache_settings import CompileCacheSettings
+from pgetpy.settings.node_options import NodeOptions
 from pgetpy.settings.options import Option
 from pgetpy.settings.pipeline_options import PipelineOptions, PipelineSettings
 from pgetpy.sources.table import own_sources
@@ -41,6 +42,7 @@ SECTIONS = {
         CompileCacheSettings,
         CommandOptions,
         Console,
+        NodeOptions,
         PipelineOptions,
         PipelineSettings,
         Settings,
@@ -54,6 +56,7 @@ HOLDERS = {
     "CommandOptions": ("options",),
     "CompileCacheSettings": ("settings",),
     "Console": ("console",),
+    "NodeOptions": ("options",),
     "PipelineOptions": ("options",),
     "PipelineSettings": ("settings", "own"),
     "Settings": ("settings", "_settings", "chosen"),
@@ -119,7 +122,7 @@ def test_a_field_that_nobody_reads_is_found() -> None:
 
 
 def test_every_field_of_what_only_options_set_has_a_row() -> None:
-    for section in (CacheSettings, CommandOptions, Console, *OF_SOURCES):
+    for section in (CacheSettings, CommandOptions, Console, NodeOptions, *OF_SOURCES):
         # Not every source has an endpoint and a token, nor every store all that stores have.
         own = section.__annotations__
         fields = {each.name for each in dataclasses.fields(section)}
@@ -201,7 +204,7 @@ def test_every_variable_changes_its_field(row: Option) -> None:
 
 
 def test_an_option_of_a_single_run_has_no_variable() -> None:
-    rows = [row for row in OPTIONS if row.section in ("CommandOptions", "Arguments")]
+    rows = [row for row in OPTIONS if row.section in ("CommandOptions", "NodeOptions", "Arguments")]
     assert [row.name for row in rows if row.variable] == ["hub-cache-dir"]
 
 
