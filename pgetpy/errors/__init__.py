@@ -15,6 +15,7 @@
       DeviceFaultError              a GPU that a backend made unusable for this process
       GenerationError               GenerationTakenError  GenerationIncompleteError
                                     GenerationInUseError
+      BadEnvironmentError           a generation's Python environment cannot be built
       NotOneFileSystemError (OSError)  a file cannot be linked into a generation
       DestinationError (OSError)    the destination is in the way, or cannot be written
       DiskFullError (OSError)
@@ -57,6 +58,7 @@ from pgetpy.errors.content import (
     WrongBaseModelError,
 )
 from pgetpy.errors.generations import (
+    BadEnvironmentError,
     GenerationError,
     GenerationIncompleteError,
     GenerationInUseError,
@@ -92,6 +94,7 @@ __all__ = [
     "ALL_OF_IT",
     "AccessDeniedError",
     "ArchiveError",
+    "BadEnvironmentError",
     "BadLoraError",
     "BadManifestError",
     "BadReferenceError",

@@ -86,3 +86,20 @@ class NotOneFileSystemError(PgetError, OSError):
 
     def sentence(self) -> str:
         return f"{self.cache} cannot be linked into {self.root}: {self.reason}"
+
+
+class BadEnvironmentError(PgetError):
+    """A Python environment cannot be locked or built.
+
+    Attributes:
+        name: of the environment.
+        reason: a clause; what uv said, redacted, where it was uv that failed.
+    """
+
+    def __init__(self, name: str, reason: str, *, hint: str = "") -> None:
+        super().__init__(name, reason, hint=hint)
+        self.name = name
+        self.reason = reason
+
+    def sentence(self) -> str:
+        return f"environment {self.name}: {self.reason}"

@@ -1,28 +1,287 @@
-"""Python environments of a generation, each in a folder of its own."""
+"""Python environments of a generation, each in a folder of its own.
+
+uv installs the wheels of a lock as links into its cache. What follows makes the folder independent
+of the machine and of its own place, adds byte code, compares every file with its digest, and lets
+it share all files that exist already: in other environments of this generation and of earlier ones.
+So a cache of uv that was cleaned, or another wheel with the same files, costs no disk space.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from pgetpy.core.generations.environment_marks import MARK, EnvironmentMark, parse_mark
+from pgetpy.core.generations.environment_records import (
+    RecordLine,
+    compiled_path,
+    corrected_records,
+    differing_files,
+    format_record,
+    source_path,
+)
+from pgetpy.core.generations.environment_requirements import (
+    environment_digest,
+    parse_requirements,
+    short_version,
+)
+from pgetpy.core.generations.environment_variables import EnvironmentFolders, library_folders
 from pgetpy.core.generations.manifest import EnvironmentLine, LockedEnvironment
-from pgetpy.errors import MissingPackageError
+from pgetpy.errors import BadEnvironmentError, IntegrityError, UsageError
+from pgetpy.generations.environment_bytecode import cache_tag, compile_files
+from pgetpy.generations.environment_files import (
+    SharedFiles,
+    empty_folder,
+    files_below,
+    forbid_writing,
+    hash_file,
+    link_environment,
+    link_or_copy,
+    records_of,
+    replace_file,
+)
+from pgetpy.generations.environment_install import install_packages, sizes_of
+from pgetpy.generations.environment_uv import Uv, UvError
 
-_MISSING = "Python environments cannot be built by this release"
+# Where uv's cache is, below the root: links do not leave a file system.
+UV_CACHE = "uv"
 
 
 def lock(environment: EnvironmentLine) -> LockedEnvironment:
     """Return `environment` with the versions and hashes of all its packages.
 
     Raises:
-        MissingPackageError: what finds them is not installed.
+        BadEnvironmentError: uv finds no versions that go together, or no wheels.
+        MissingPackageError: uv is not installed.
     """
-    raise MissingPackageError(f"{_MISSING}: {environment.name}")
+    uv = Uv()
+    try:
+        text = uv.compile_requirements(environment.requirements, environment.python)
+        requirements = parse_requirements(text)
+    except (UvError, UsageError) as error:
+        raise BadEnvironmentError(environment.name, f"it cannot be locked: {error}") from None
+    return LockedEnvironment(
+        environment.name, environment.python, requirements, line=environment.line
+    )
 
 
-def build(locked: LockedEnvironment, folder: Path) -> None:
-    """Build `locked` in `folder`, which exists, is empty, and will get another name.
+class EnvironmentBuilder:
+    """Builds the environments of one generation.
+
+    Args:
+        uv_cache: the folder of uv's cache, on the file system of the environments.
+        complete: the folders of environments that exist already.
+        copy: whether files may be copied where they cannot be linked.
 
     Raises:
-        MissingPackageError: what builds it is not installed.
+        MissingPackageError: uv is not installed.
     """
-    raise MissingPackageError(f"{_MISSING}: {locked.name} in {folder}")
+
+    def __init__(
+        self, uv_cache: Path, complete: Iterable[Path] = (), *, copy: bool = False
+    ) -> None:
+        self._uv = Uv(uv_cache)
+        self._uv_cache = uv_cache
+        self._copy = copy
+        self._shared = SharedFiles()
+        self._complete: dict[str, list[Path]] = {}
+        # By version of Python, path of the source and its digest.
+        self._bytecode: dict[tuple[str, str, str], tuple[Path, str]] = {}
+        for folder in complete:
+            with contextlib.suppress(OSError, IntegrityError):  # pruned, or damaged
+                self._learn(folder)
+
+    def build(self, locked: LockedEnvironment, folder: Path) -> EnvironmentMark:
+        """Build `locked` in `folder`, which exists and is empty.
+
+        Raises:
+            BadEnvironmentError: uv cannot install it.
+            NotOneFileSystemError: uv's cache and `folder` cannot share files.
+        """
+        digest = environment_digest(locked)
+        program = self._uv.find_python(short_version(locked.python))
+        for source in self._complete.get(digest, ()):
+            mark = self._link(source, folder, compiled=program is not None)
+            if mark is not None:
+                return mark
+        records, actual = install_packages(self._uv, locked, folder, copy=self._copy)
+        if program is not None:
+            self._add_bytecode(program, folder, locked.python, actual)
+        mark = _seal(folder, records, actual, locked, compiled=program is not None)
+        whole = actual | dict(mark.records)
+        self._shared.share(folder, whole, installer=self._uv_cache / "archive-v0")
+        self._learn(folder)
+        return mark
+
+    def _learn(self, folder: Path) -> None:
+        """Take in a complete environment, for others to share files with."""
+        mark = read_mark(folder)
+        digests = digests_of(folder, mark)
+        self._complete.setdefault(mark.digest, []).append(folder)
+        self._shared.learn(folder, digests)
+        for path, digest in digests.items():
+            source = source_path(path)
+            if source in digests:
+                key = (short_version(mark.python), source, digests[source])
+                self._bytecode.setdefault(key, (folder / path, digest))
+
+    def _link(self, source: Path, folder: Path, *, compiled: bool) -> EnvironmentMark | None:
+        """Make an environment of links to one with the same lock; None if that is not possible."""
+        try:
+            mark = read_mark(source)
+            if compiled and not mark.compiled:
+                return None
+            if link_environment(source, folder, digests_of(source, mark)):
+                link_or_copy(source / MARK, folder / MARK)
+                return mark
+        except (FileNotFoundError, IntegrityError):  # pruned meanwhile, or damaged
+            pass
+        empty_folder(folder)
+        return None
+
+    def _add_bytecode(
+        self, program: str, folder: Path, python: str, actual: dict[str, str]
+    ) -> None:
+        """Compile what no other environment has compiled; `actual` gets the digests."""
+        tag = cache_tag(program)
+        missing = {}
+        for path, digest in list(actual.items()):
+            compiled = compiled_path(path, tag)
+            if not path.endswith(".py") or compiled in actual:
+                continue
+            known = self._bytecode.get((short_version(python), path, digest))
+            if known is None or not _take(*known, folder / compiled):
+                missing[path] = compiled
+            else:
+                actual[compiled] = known[1]
+        compile_files(program, folder, list(missing))
+        for compiled in missing.values():
+            if (folder / compiled).exists():
+                actual[compiled] = hash_file(folder / compiled)
+
+
+def _take(source: Path, digest: str, dest: Path) -> bool:
+    """Link byte code of another environment to `dest`; return whether it is what it should be."""
+    try:
+        if hash_file(source) != digest:
+            return False
+        dest.parent.mkdir(exist_ok=True)
+        link_or_copy(source, dest)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _seal(
+    folder: Path,
+    records: Mapping[str, Iterable[RecordLine]],
+    actual: Mapping[str, str],
+    locked: LockedEnvironment,
+    *,
+    compiled: bool,
+) -> EnvironmentMark:
+    """Write the RECORDs and the mark, and forbid to write any file."""
+    digests = {}
+    for name, lines in corrected_records(records, sizes_of(folder, actual)).items():
+        replace_file(folder / name, format_record(lines).encode())
+        digests[name] = hash_file(folder / name)
+    mark = EnvironmentMark(
+        python=locked.python,
+        digest=environment_digest(locked),
+        compiled=compiled,
+        scripts=(folder / "bin").is_dir(),
+        libraries=library_folders(list(actual)),
+        records=digests,
+    )
+    replace_file(folder / MARK, mark.to_json())
+    for path in files_below(folder):
+        forbid_writing(folder / path)
+    return mark
+
+
+def read_mark(folder: Path) -> EnvironmentMark:
+    """Return the mark of a complete environment.
+
+    Raises:
+        FileNotFoundError: there is none.
+        IntegrityError: it is damaged.
+    """
+    return parse_mark((folder / MARK).read_bytes())
+
+
+def digests_of(folder: Path, mark: EnvironmentMark) -> dict[str, str]:
+    """Return the digests of all files of an environment but its mark.
+
+    Raises:
+        IntegrityError: a RECORD is missing or damaged.
+    """
+    records = records_of(folder)
+    if records.keys() != mark.records.keys():
+        raise IntegrityError(f"packages of {folder} are missing, or were added")
+    lines = {each.path: each.digest for lines in records.values() for each in lines}
+    return lines | dict(mark.records)
+
+
+def check_environment(folder: Path, hashed: dict[int, str] | None = None) -> dict[str, str]:
+    """Return what is wrong with the files of a published environment, by their paths.
+
+    Args:
+        folder: of the environment.
+        hashed: digests by inode, which spare files with several names in one check; gets those of
+            the files that are read.
+    """
+    hashed = {} if hashed is None else hashed
+    try:
+        mark = read_mark(folder)
+        records = records_of(folder)
+    except (OSError, IntegrityError) as error:
+        return {MARK: str(error)}
+    actual = {}
+    for path in files_below(folder):
+        inode = os.lstat(folder / path).st_ino
+        if inode not in hashed:
+            hashed[inode] = hash_file(folder / path)
+        actual[path] = hashed[inode]
+    wrong = dict.fromkeys(differing_files(records, actual), "changed")
+    wrong |= {path: "changed" for path, each in mark.records.items() if actual.get(path) != each}
+    listed = {line.path for lines in records.values() for line in lines}
+    wrong |= {path: "missing" for path in wrong if path not in actual}
+    return wrong | {path: "added" for path in actual if path not in listed and path != MARK}
+
+
+def environment_folders(
+    folders: Mapping[str, Path], names: Iterable[str]
+) -> list[EnvironmentFolders]:
+    """Return what it takes to use environments.
+
+    Args:
+        folders: of all environments of a generation, by their names.
+        names: of those to use.
+
+    Raises:
+        BadEnvironmentError: there is none with such a name, or it is damaged.
+    """
+    found = []
+    for name in names:
+        if name not in folders:
+            there = ", ".join(sorted(folders)) or "none"
+            raise BadEnvironmentError(
+                name, "the generation does not have it", hint=f"there is {there}"
+            )
+        try:
+            mark = read_mark(folders[name])
+        except (OSError, IntegrityError) as error:
+            raise BadEnvironmentError(name, str(error)) from None
+        found.append(
+            EnvironmentFolders(
+                name,
+                str(folders[name]),
+                short_version(mark.python),
+                mark.compiled,
+                mark.scripts,
+                mark.libraries,
+            )
+        )
+    return found
