@@ -18,11 +18,12 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from email.utils import formatdate, parsedate_to_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 from tests.support.object_store import Asked, Refusal, Stored
+from tests.support.scripted import ScriptedServer
 from tests.support.secrets import SIGNATURE, TOKEN
 
 ACCOUNT = "testaccount"
@@ -34,7 +35,7 @@ _SIGNED = ("content-encoding", "content-language", "content-length", "content-md
 _LONGEST_SKEW = 900
 
 
-class BlobStore:
+class BlobStore(ScriptedServer):
     """The account.
 
     Attributes:
@@ -56,21 +57,11 @@ class BlobStore:
         self.objects: dict[str, dict[str, Stored]] = {}
         self._refusals: deque[Refusal] = deque()
         self._lock = threading.Lock()
-        handler = type("Handler", (_Handler,), {"store": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
-
-    def __enter__(self) -> BlobStore:
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(_Handler)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}/{ACCOUNT}"
+        return f"{super().url}/{ACCOUNT}"
 
     @property
     def environ(self) -> dict[str, str]:
@@ -138,7 +129,7 @@ class BlobStore:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    store: BlobStore
+    owner: BlobStore
     protocol_version = "HTTP/1.1"
     # Two writes an answer, which Nagle's algorithm would hold back.
     wbufsize = -1
@@ -163,9 +154,9 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         flat = {name: values[0] for name, values in query.items()}
         asked = Asked(self.command, headers["host"], unquote(parts.path), flat, headers)
-        refusal = self.store.take(asked) or self.store.check(asked, parts.path, query)
+        refusal = self.owner.take(asked) or self.owner.check(asked, parts.path, query)
         container, _, blob = asked.path.removeprefix(f"/{ACCOUNT}/").partition("/")
-        blobs = self.store.objects.get(container)
+        blobs = self.owner.objects.get(container)
         old = flat.get("snapshot") or flat.get("versionid")
         if refusal is not None:
             self._refuse(refusal)
@@ -174,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif flat.get("comp") == "list":
             self._list(blobs, flat)
         elif old:
-            body = self.store.versions.get((container, blob, old))
+            body = self.owner.versions.get((container, blob, old))
             self._send_blob(Stored(body, f'"0x{len(body)}"') if body else None, headers)
         else:
             self._send_blob(blobs.get(blob), headers)
@@ -202,7 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _list(self, blobs: Mapping[str, Stored], query: Mapping[str, str]) -> None:
         names = sorted(name for name in blobs if name.startswith(query.get("prefix", "")))
         left = [name for name in names if name > query.get("marker", "")]
-        page, more = left[: self.store.page], len(left) > self.store.page
+        page, more = left[: self.owner.page], len(left) > self.owner.page
         items = "".join(
             f"<Blob><Name>{escape(name)}</Name><Properties><Etag>{blobs[name].etag[1:-1]}</Etag>"
             f"<Content-Length>{len(blobs[name].body)}</Content-Length></Properties></Blob>"
@@ -224,7 +215,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         self.send_response_only(status)
-        self.send_header("Date", formatdate(time.time() + self.store.clock, usegmt=True))
+        self.send_header("Date", formatdate(time.time() + self.owner.clock, usegmt=True))
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
         self.end_headers()

@@ -10,8 +10,10 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
+
+from tests.support.scripted import ScriptedServer
 
 ROLE = "role-of-the-instance"
 _METADATA = "/latest/meta-data/iam/security-credentials/"
@@ -24,7 +26,7 @@ _REFUSAL = """<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code>
 <Message>not yours</Message></Error></ErrorResponse>"""
 
 
-class KeyServices:
+class KeyServices(ScriptedServer):
     """All of them on one port.
 
     Attributes:
@@ -41,21 +43,7 @@ class KeyServices:
         self.secrets: list[str] = []
         self._granted = granted
         self._lock = threading.Lock()
-        handler = type("Handler", (_Handler,), {"services": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
-
-    def __enter__(self) -> KeyServices:
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        super().__init__(_Handler)
 
     @property
     def grants(self) -> int:
@@ -73,7 +61,7 @@ class KeyServices:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    services: KeyServices
+    owner: KeyServices
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
@@ -81,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         """IMDSv2 gives a token for its own requests first."""
-        self.services.asked.append(f"PUT {self.path}")
+        self.owner.asked.append(f"PUT {self.path}")
         right = self.path == "/latest/api/token" and self.headers.get(
             "x-aws-ec2-metadata-token-ttl-seconds"
         )
@@ -90,17 +78,17 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """The keys of a container, or of an instance."""
         path = urlsplit(self.path).path
-        self.services.asked.append(f"GET {path}")
+        self.owner.asked.append(f"GET {path}")
         metadata = path.startswith("/latest/")
         trusted = self.headers.get("x-aws-ec2-metadata-token") == "token-of-the-instance"
-        if self.services.refuses:
+        if self.owner.refuses:
             self._send(403, "{}")
         elif metadata and not trusted:
             self._send(401, "")
         elif path == _METADATA:
             self._send(200, ROLE)
         elif path in (f"{_METADATA}{ROLE}", "/container"):
-            grant = self.services.grant()
+            grant = self.owner.grant()
             self._send(200, json.dumps({
                 "Code": "Success", "AccessKeyId": grant["key"],
                 "SecretAccessKey": grant["secret"], "Token": grant["token"],
@@ -113,11 +101,11 @@ class _Handler(BaseHTTPRequestHandler):
         """STS: a web identity's token, or the keys of another user, for those of a role."""
         body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
         action = parse_qs(body)["Action"][0]
-        self.services.asked.append(action)
-        if self.services.refuses:
+        self.owner.asked.append(action)
+        if self.owner.refuses:
             self._send(403, _REFUSAL)
         else:
-            self._send(200, _XML.format(action=action, **self.services.grant()))
+            self._send(200, _XML.format(action=action, **self.owner.grant()))
 
     def _send(self, status: int, text: str) -> None:
         data = text.encode()

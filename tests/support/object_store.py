@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from html import unescape
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from unittest.mock import patch
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from xml.sax.saxutils import escape
@@ -33,6 +33,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from pgetpy.sources.object_bucket import bucket_of
+from tests.support.scripted import ScriptedServer
 
 ACCESS_KEY, SECRET_KEY = "AKIATESTTESTTEST", "secret/of+the+tests/AAAAAAAAAAAAAAAA"
 _SIGNATURE = re.compile(
@@ -85,7 +86,7 @@ def _etag(data: bytes) -> str:
     return f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'
 
 
-class ObjectStore:
+class ObjectStore(ScriptedServer):
     """The store.
 
     Attributes:
@@ -126,21 +127,7 @@ class ObjectStore:
         self.objects: dict[str, dict[str, Stored]] = {}
         self._refusals: deque[Refusal] = deque()
         self._lock = threading.Lock()
-        handler = type("Handler", (_Handler,), {"store": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
-
-    def __enter__(self) -> ObjectStore:
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        super().__init__(_Handler)
 
     @property
     def environ(self) -> dict[str, str]:
@@ -242,7 +229,7 @@ def started_store(bucket: str = "bucket") -> Iterator[ObjectStore]:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    store: ObjectStore
+    owner: ObjectStore
     protocol_version = "HTTP/1.1"
     # Two writes an answer, which Nagle's algorithm would hold back.
     wbufsize = -1
@@ -269,11 +256,11 @@ class _Handler(BaseHTTPRequestHandler):
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         headers = {name.lower(): value for name, value in self.headers.items()}
         asked = Asked(self.command, headers["host"], unquote(parts.path), query, headers, self.body)
-        self.store.note(asked)
-        if self.store.pause_at is not None and self.store.pause_at(asked):
-            self.store.paused()
-        refusal = self.store.next_refusal() or self.store.check(asked, raw)
-        if refusal is None and self.store.read_only and self.command not in ("GET", "HEAD"):
+        self.owner.note(asked)
+        if self.owner.pause_at is not None and self.owner.pause_at(asked):
+            self.owner.paused()
+        refusal = self.owner.next_refusal() or self.owner.check(asked, raw)
+        if refusal is None and self.owner.read_only and self.command not in ("GET", "HEAD"):
             refusal = Refusal(403, "AccessDenied")
         if refusal is not None:
             self._refuse(refusal)
@@ -282,18 +269,18 @@ class _Handler(BaseHTTPRequestHandler):
         host = asked.host.partition(".s3.")
         if host[1]:
             bucket, key = host[0], asked.path.removeprefix("/")
-        if bucket not in self.store.objects:
+        if bucket not in self.owner.objects:
             self._refuse(Refusal(404, "NoSuchBucket", {"BucketName": bucket}))
         elif self.command in ("PUT", "POST", "DELETE"):
             self._write(bucket, key, query, headers)
         elif "uploadId" in query:
             self._list_parts(query["uploadId"])
         elif not key:
-            self._list(self.store.objects[bucket], query)
-        elif key not in self.store.objects[bucket]:
+            self._list(self.owner.objects[bucket], query)
+        elif key not in self.owner.objects[bucket]:
             self._refuse(Refusal(404, "NoSuchKey", {"Key": key}))
         else:
-            self._send_object(self.store.objects[bucket][key], headers)
+            self._send_object(self.owner.objects[bucket][key], headers)
 
     do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815
 
@@ -301,7 +288,7 @@ class _Handler(BaseHTTPRequestHandler):
         self, bucket: str, key: str, query: Mapping[str, str], headers: Mapping[str, str]
     ) -> None:
         """Answer what changes the store."""
-        store = self.store
+        store = self.owner
         sums = {
             "content-md5": b64encode(hashlib.md5(self.body, usedforsecurity=False).digest()),
             "x-amz-content-sha256": hashlib.sha256(self.body).hexdigest().encode(),
@@ -343,12 +330,12 @@ class _Handler(BaseHTTPRequestHandler):
         absent, wanted = headers.get("if-none-match"), headers.get("if-match")
         if absent is None and wanted is None:
             return None
-        if not self.store.knows_conditions:
+        if not self.owner.knows_conditions:
             return Refusal(501, "NotImplemented")
-        there = self.store.objects[bucket].get(key)
+        there = self.owner.objects[bucket].get(key)
         met = there is None if absent is not None else (there is not None and there.etag == wanted)
         return (
-            None if met or not self.store.heeds_conditions else Refusal(412, "PreconditionFailed")
+            None if met or not self.owner.heeds_conditions else Refusal(412, "PreconditionFailed")
         )
 
     def _complete(self, bucket: str, key: str, upload: Uploading) -> None:
@@ -357,18 +344,18 @@ class _Handler(BaseHTTPRequestHandler):
         right = [_etag(part) for part in parts] == [unescape(etag.decode()) for _, etag in named]
         equal = len({len(part) for part in parts[:-1]}) <= 1
         if not right or not equal:
-            self.store.violations.append("parts do not fit together")
-        self.store.put(bucket, key, b"".join(parts), **upload.headers)
+            self.owner.violations.append("parts do not fit together")
+        self.owner.put(bucket, key, b"".join(parts), **upload.headers)
         joined = b"".join(hashlib.md5(part, usedforsecurity=False).digest() for part in parts)
         etag = f'"{hashlib.md5(joined, usedforsecurity=False).hexdigest()}-{len(parts)}"'
-        self.store.objects[bucket][key].etag = etag
+        self.owner.objects[bucket][key].etag = etag
         self._answer_xml("CompleteMultipartUploadResult", ETag=etag)
 
     def _list_parts(self, upload: str) -> None:
-        if upload not in self.store.uploads:
+        if upload not in self.owner.uploads:
             self._refuse(Refusal(404, "NoSuchUpload"))
             return
-        parts = self.store.uploads[upload].parts
+        parts = self.owner.uploads[upload].parts
         inner = "".join(
             f"<Part><PartNumber>{number}</PartNumber><Size>{len(parts[number])}</Size></Part>"
             for number in sorted(parts)
@@ -404,7 +391,7 @@ class _Handler(BaseHTTPRequestHandler):
         prefix, after = query.get("prefix", ""), query.get("continuation-token", "")
         keys = sorted((k for k in objects if k.startswith(prefix)), key=lambda key: key.encode())
         left = [key for key in keys if key.encode() > unquote(after).encode()]
-        page, more = left[: self.store.page], len(left) > self.store.page
+        page, more = left[: self.owner.page], len(left) > self.owner.page
         encode = quote if query.get("encoding-type") == "url" else escape
         items = "".join(
             f"<Contents><Key>{encode(key)}</Key><ETag>{escape(objects[key].etag)}</ETag>"
@@ -429,7 +416,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         self.send_response_only(status)
-        self.send_header("Date", formatdate(time.time() + self.store.clock, usegmt=True))
+        self.send_header("Date", formatdate(time.time() + self.owner.clock, usegmt=True))
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
         self.end_headers()

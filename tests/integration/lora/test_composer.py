@@ -24,12 +24,15 @@ from pgetpy.errors import (
     WrongBaseModelError,
 )
 from pgetpy.lora import LoraComposer
+from pgetpy.settings import SourceSettings
 from pgetpy.weights.cache import usual_cache
+from tests.support.blob_store import BlobStore
 from tests.support.delivery import Gate
 from tests.support.faults import GateAfter, Status
 from tests.support.hub import Hub
 from tests.support.hub_caches import opened_at
 from tests.support.loras import BASE, FakePipeline, lora, safetensors, without
+from tests.support.object_store import started_store
 from tests.support.resources import Resource
 from tests.support.server import Server
 from tests.support.waiting import eventually
@@ -541,3 +544,23 @@ def test_who_waits_for_another_thread_can_be_interrupted(
     first.join(10)
     second.join(10)
     assert (ended, pipeline.picture()) == ([Cancelled], (("a", 1.0),))
+
+
+# ------------------------------------------------------------------------- where they lie
+
+
+@pytest.mark.parametrize("scheme", ["s3", "az"])
+def test_loras_of_object_stores_are_slots_like_any_other(tmp_path: Path, scheme: str) -> None:
+    with started_store("loras") if scheme == "s3" else BlobStore() as store:
+        for name in "ab":
+            store.put("loras", f"{name}.safetensors", lora(name))
+        pipeline = FakePipeline()
+        with opened(tmp_path / "cache", sources=SourceSettings(environ=store.environ)) as cache:
+            loras = LoraComposer(pipeline, cache)
+            one, two = (f"{scheme}://loras/{name}.safetensors" for name in "ab")
+            loras.apply({"main": (one, 0.8), "extra": (two, 0.5)})
+            assert pipeline.picture() == (("a", 0.8), ("b", 0.5))
+            asked = len(store.requests)
+            loras.apply({"main": (one, 0.3)})
+            assert pipeline.picture() == (("a", 0.3),)
+            assert len(store.requests) == asked
