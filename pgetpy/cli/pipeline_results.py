@@ -44,7 +44,9 @@ def _resolved_lines(resolved: Sequence[ResolvedReference]) -> Iterator[str]:
     for each in resolved:
         version = f" at {each.version[:12]}" if each.version and not each.pinned else ""
         pinned = "" if each.pinned else "  (may change)"
-        yield f"  {each.role:<{widest}}  {each.uri}{version}{pinned}"
+        facts = (each.base_model and f"for {each.base_model}", each.license)
+        about = "".join(f"  {fact}" for fact in facts if fact)
+        yield f"  {each.role:<{widest}}  {each.uri}{version}{pinned}{about}"
 
 
 def _plan_sums(plan: PipelinePlan) -> str:
@@ -85,7 +87,7 @@ def _cells(tree: ListedTree) -> tuple[str, ...]:
     age = time.time() - tree.used
     return (
         tree.manifest.key[:KEY_DIGITS],
-        one_line(str(tree.manifest.asked.get("pipeline") or "-")),
+        one_line(tree.manifest.pipeline or "-"),
         one_line(_base_of(tree.manifest)),
         format_size(tree.size),
         f"{format_age(age)} ago" if age >= 1 else "now",
@@ -104,10 +106,11 @@ def manifest_lines(manifest: BuildManifest, path: str) -> Iterator[str]:
     built = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(manifest.created))
     versions = ", ".join(f"{name} {each}" for name, each in sorted(manifest.versions.items()))
     yield f"key       {manifest.key}"
+    yield f"pipeline  {one_line(manifest.pipeline)}"
     yield f"folder    {path}"
     yield f"built     {built} with {one_line(versions)}"
     for name, value in manifest.asked.items():
-        if value and name not in ("share", "loras"):
+        if value and name not in ("pipeline", "share", "loras"):
             yield f"{name:<9} {one_line(_words(value))}"
     yield "resolved"
     yield from (f"  {one_line(line)}" for line in _resolved_lines(manifest.resolved))
@@ -126,7 +129,7 @@ def listing_record(tree: ListedTree) -> dict[str, object]:
     """Return a pipeline on disk for programs; the size is bytes, the time seconds since 1970."""
     return {
         "key": tree.manifest.key,
-        "pipeline": tree.manifest.asked.get("pipeline", ""),
+        "pipeline": tree.manifest.pipeline,
         "base": _base_of(tree.manifest),
         "path": str(tree.path),
         "size": tree.size,

@@ -85,20 +85,23 @@ class PipelineBuilder:
         Raises:
             PgetError: a file cannot be fetched, or is not what was planned.
         """
+        started = self._now()
         with ExitStack() as held:
             # Leased until it is closed: no eviction takes a file between here and the loader.
             paths = held.enter_context(held_files(self._cache, plan.files))
             content = self._planner.content(spec, plan, paths)
             subjects = tuple(self._subject(each, paths[each.path]) for each in plan.files)
             versions = {"pgetpy": __version__}
-            manifest = manifest_for(spec, plan, content, subjects, self._now(), versions)
+            manifest = manifest_for(spec, plan, content, subjects, (started, self._now()), versions)
             base = base_of(manifest)
             tree = self._trees.open(base.key)
             if tree is None:
                 tree = self._trees.publish(base, _sources(plan, paths))
             held.callback(tree.close)
             made = tree.manifest
-            manifest = replace(manifest, created=made.created, versions=made.versions)
+            manifest = replace(
+                manifest, started=made.started, created=made.created, versions=made.versions
+            )
             loras = tuple(paths[f"{LORAS}/{at}.safetensors"] for at in range(len(spec.loras)))
             return BuiltPipeline(manifest, tree, loras, held.pop_all())
 

@@ -23,7 +23,7 @@ from pgetpy.engine.engine import Engine
 from pgetpy.errors import BadReferenceError, UnsafeMemberError
 from pgetpy.errors.redact import redact
 from pgetpy.settings import SourceSettings
-from pgetpy.sources.base import RemoteFile
+from pgetpy.sources.base import NO_FACTS, ModelFacts, RemoteFile
 from pgetpy.sources.huggingface import HubSettings
 from pgetpy.weights.options import named
 
@@ -66,6 +66,7 @@ class LocatedModel:
         uri: the reference, without secrets.
         version: of the folder, such as a commit.
         pinned: whether the reference always means the same content.
+        facts: what its service says about it.
     """
 
     files: tuple[ModelFile, ...]
@@ -74,6 +75,7 @@ class LocatedModel:
     uri: str
     version: str
     pinned: bool
+    facts: ModelFacts = NO_FACTS
 
 
 async def locate_model(
@@ -103,7 +105,9 @@ async def locate_model(
     pinned = is_pinned(reference, sources)
     if reference.several and located.folder:
         files = tuple(_members(reference, located.objects, located.version, sources))
-        return LocatedModel(files, True, False, str(reference), located.version, pinned)
+        return LocatedModel(
+            files, True, False, str(reference), located.version, pinned, located.facts
+        )
     remote = located.objects[0]
     if remote.size is None and not reference.local:
         with engine.explaining(reference):
@@ -117,7 +121,9 @@ async def locate_model(
         name, text, _shown(text, reference), remote, remote.size, bool(exact) or pinned
     )
     version = located.version or remote.etag
-    return LocatedModel((file,), False, located.extract, str(reference), version, pinned)
+    return LocatedModel(
+        (file,), False, located.extract, str(reference), version, pinned, located.facts
+    )
 
 
 def is_pinned(reference: Reference, sources: SourceSettings) -> bool:

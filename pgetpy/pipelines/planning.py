@@ -126,7 +126,7 @@ class Planner:
         if models["base"].archive:
             files[0] = replace(files[0], archive=True)
         resolved = (
-            ResolvedReference(role, model.uri, model.version, model.pinned)
+            ResolvedReference(role, model.uri, model.version, model.pinned, *model.facts)
             for role, model in models.items()
         )
         return PipelinePlan(name, tuple(files), chosen, tuple(resolved))

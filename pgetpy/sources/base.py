@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from pgetpy.core.http.urls import Link, RequestSigner, opened_link
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 S = TypeVar("S", bound=SourceSection)
+# Longer texts are not names.
+_LONGEST_FACT = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,28 @@ class RemoteFile:
         return replace(link, signer=self.signer) if self.signer is not None else link
 
 
+class ModelFacts(NamedTuple):
+    """What a service says about a model; empty where it does not.
+
+    Attributes:
+        base_model: the model that it was made from, or for.
+        license: the name of its license.
+    """
+
+    base_model: str = ""
+    license: str = ""
+
+
+NO_FACTS = ModelFacts()
+
+
+def read_fact(value: object) -> str:
+    """Return a name, or a list of names, from a service's answer; empty for anything else."""
+    several = value if isinstance(value, list) else [value]
+    found = ", ".join(each for each in several if isinstance(each, str))
+    return found if len(found) <= _LONGEST_FACT and found.isprintable() else ""
+
+
 @dataclass(frozen=True)
 class Located:
     """Where the bytes of a reference are at this moment.
@@ -67,12 +91,14 @@ class Located:
         folder: whether the objects are files of a folder, under their names.
         extract: whether the one object is an archive that contains what is wanted.
         version: its version, if the service gives one.
+        facts: what the service says about it.
     """
 
     objects: Sequence[RemoteFile]
     folder: bool = False
     extract: bool = False
     version: str = ""
+    facts: ModelFacts = NO_FACTS
 
 
 class ServiceClient(Protocol):

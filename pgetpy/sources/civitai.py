@@ -30,7 +30,7 @@ from pgetpy.core.text.values import read_endpoint, read_token
 from pgetpy.errors import BadReferenceError, HttpStatusError, NotFoundError, PgetError
 from pgetpy.settings import SourceSection
 from pgetpy.settings.options import NAME_ENTRIES, TRANSFER, Option, variable
-from pgetpy.sources.base import Located, RemoteFile, ServiceClient, Source, parts_at
+from pgetpy.sources.base import Located, ModelFacts, RemoteFile, ServiceClient, Source, parts_at
 from pgetpy.sources.civitai_answers import (
     HOSTS,
     SERVICE,
@@ -142,7 +142,8 @@ class Civitai(Source[CivitaiSettings]):
         if (refusal := refused(reference, first, found.url, endpoint)) is not None:
             raise refusal
         extract = reference.wanted is not Wanted.FILE and file.archive
-        return Located((found,), extract=extract, version=file.version)
+        facts = ModelFacts(base_model=file.base_model)
+        return Located((found,), extract=extract, version=file.version, facts=facts)
 
     def explained(
         self, reference: Reference, error: HttpStatusError, settings: CivitaiSettings

@@ -29,7 +29,7 @@ from pgetpy.errors import (
     TransferError,
     UnauthorizedError,
 )
-from pgetpy.sources.base import RemoteFile
+from pgetpy.sources.base import RemoteFile, read_fact
 from pgetpy.system.logs import RoomLog
 
 SERVICE = "CivitAI"
@@ -53,11 +53,13 @@ class CivitaiFile:
         fields: as the API gives them.
         version: the number of the version.
         name: made safe for the file system.
+        base_model: the model that the version is for, such as `SDXL 1.0`.
     """
 
     fields: Mapping[str, Any]
     version: str
     name: str
+    base_model: str = ""
 
     @property
     def archive(self) -> bool:
@@ -139,8 +141,10 @@ def chosen_file(
         BadReferenceError: all of an archive is wanted, and it is none.
     """
     number = str(version.get("id", ""))
+    base_model = read_fact(version.get("baseModel"))
     files = [
-        CivitaiFile(each, number, _name(each, number)) for each in _dicts(version.get("files"))
+        CivitaiFile(each, number, _name(each, number), base_model)
+        for each in _dicts(version.get("files"))
     ]
     asked = dict(filters)
     fitting = [file for file in files if file.fits(each for each in filters if each[0] in _EXACT)]

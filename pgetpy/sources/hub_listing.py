@@ -10,6 +10,7 @@ and certificates are given, the same question (`HfApi.repo_info`) is put by the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,7 +18,7 @@ from pgetpy.core.http.retry import Retries
 from pgetpy.core.references.hub_names import HubName
 from pgetpy.errors import ConnectionFailedError, NotAllowedError, PgetError, TransferError
 from pgetpy.errors.reasons import system_reason
-from pgetpy.sources.base import RemoteFile, ServiceClient
+from pgetpy.sources.base import NO_FACTS, ModelFacts, RemoteFile, ServiceClient, read_fact
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -52,6 +53,7 @@ class RepositoryListing:
 
     commit: str
     files: tuple[HubFile, ...]
+    facts: ModelFacts = NO_FACTS
 
 
 def offline(reference: str) -> NotAllowedError:
@@ -110,7 +112,8 @@ def _read(url: str, answer: bytes) -> RepositoryListing:
             )
             for each in info["siblings"]
         )
-        return RepositoryListing(str(info.get("sha") or ""), files)
+        facts = _facts_of(info.get("cardData") or {})
+        return RepositoryListing(str(info.get("sha") or ""), files, facts)
     except _SENSELESS as error:
         raise _senseless(url, error) from None
 
@@ -129,9 +132,19 @@ def _listing(named: HubName, endpoint: str, token: str | None) -> RepositoryList
             _file_of(each.rfilename, each.size, getattr(each.lfs, "sha256", None), each.blob_id)
             for each in getattr(info, "siblings", None) or ()
         )
-        return RepositoryListing(str(info.sha or ""), files)
+        card = getattr(info, "card_data", None)
+        facts = _facts_of(card.to_dict() if card else {})
+        return RepositoryListing(str(info.sha or ""), files, facts)
     except Exception as error:
         raise _translated(named, endpoint, error) from None
+
+
+def _facts_of(card: Mapping[str, object]) -> ModelFacts:
+    """Return what the head of a repository's README says."""
+    own_license = card.get("license_name") if card.get("license") == "other" else None
+    return ModelFacts(
+        read_fact(card.get("base_model")), read_fact(own_license or card.get("license"))
+    )
 
 
 def _api(endpoint: str, token: str | None) -> HfApi:

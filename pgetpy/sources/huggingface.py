@@ -154,7 +154,8 @@ class HuggingFace(Source[HubSettings]):
         if reference.wanted is Wanted.WEIGHTS:
             files = _only_weights(place, files)
         objects = tuple(place.object(file, listing.commit) for file in files)
-        return Located(objects, reference.wanted is Wanted.FOLDER, version=listing.commit)
+        several = reference.wanted is Wanted.FOLDER
+        return Located(objects, several, version=listing.commit, facts=listing.facts)
 
     def explained(
         self, reference: Reference, error: HttpStatusError, settings: HubSettings

@@ -35,6 +35,7 @@ class Repo:
         readers: the tokens that may read it where it is not public.
         large: the names of files kept by Git LFS; all of LARGE bytes where it is None.
         extra: listed and not there, as the API has them.
+        card: what the head of its README says.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Repo:
     large: Collection[str] | None = None
     revisions: dict[str, dict[str, bytes]] = field(default_factory=dict)
     extra: list[dict[str, object]] = field(default_factory=list)
+    card: dict[str, object] | None = None
 
     @property
     def public(self) -> bool:
@@ -176,6 +178,7 @@ class Hub(Server):
                 "createdAt": "2022-03-02T23:29:04.000Z",
                 "lastModified": "2024-02-19T11:06:12.000Z",
                 "siblings": listed,
+                **({"cardData": repo.card} if repo.card is not None else {}),
             }
         )
 

@@ -2,8 +2,10 @@
 
     {"schema": 1, "key": ..., "base_key": ...,
      "asked": {...},                                      the specification, without secrets
-     "resolved": [{"role", "uri", "version", "pinned"}],  what its references meant
-     "run": {"created": ..., "versions": {...}},
+     "pipeline": ...,                                     the class
+     "resolved": [{"role", "uri", "version", "pinned",    what its references meant
+                   "sha256", "base_model", "license"}],
+     "run": {"started": ..., "created": ..., "versions": {...}},
      "subjects": [{"path", "uri", "sha256", "size"}]}
 
 It is divided as SLSA provenance v1 divides it: external parameters, resolved dependencies, run
@@ -20,7 +22,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NoReturn
 
 from pgetpy.core.pipelines.keys import PipelineContent
-from pgetpy.core.pipelines.plans import LORAS, PipelinePlan, ResolvedReference
+from pgetpy.core.pipelines.plans import LORAS, SINGLE, PipelinePlan, ResolvedReference
 from pgetpy.core.pipelines.specs import PipelineSpec
 from pgetpy.errors import IntegrityError
 
@@ -33,6 +35,7 @@ _LONGEST_TEXT = 4096
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST_BYTES = 1 << 60
 _REFERENCE_TEXTS = ("role", "uri", "version")
+_REFERENCE_FACTS = ("base_model", "license", "sha256")
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class BuildManifest:
         created: seconds since the epoch.
         versions: of the packages that took part, by name.
         subjects: its files.
+        pipeline: its class.
+        started: when the build began, in seconds since the epoch; 0.0 if that is not known.
     """
 
     key: str
@@ -73,6 +78,8 @@ class BuildManifest:
     created: float
     versions: Mapping[str, str]
     subjects: tuple[ManifestSubject, ...] = field(default=())
+    pipeline: str = ""
+    started: float = 0.0
 
     def to_json(self) -> bytes:
         """Return the content of a manifest.json, which people read as well."""
@@ -80,9 +87,14 @@ class BuildManifest:
             "schema": SCHEMA,
             "key": self.key,
             "base_key": self.base_key,
+            "pipeline": self.pipeline,
             "asked": self.asked,
             "resolved": [asdict(each) for each in self.resolved],
-            "run": {"created": self.created, "versions": dict(self.versions)},
+            "run": {
+                "started": self.started,
+                "created": self.created,
+                "versions": dict(self.versions),
+            },
             "subjects": [asdict(each) for each in self.subjects],
         }
         return json.dumps(value, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
@@ -115,9 +127,11 @@ def parse_manifest(data: bytes, name: str) -> BuildManifest:
         reader.digest(found.get("base_key"), "base_key"),
         reader.mapping(found.get("asked"), "asked"),
         tuple(reader.reference(each) for each in reader.items(found.get("resolved"))),
-        reader.time(run.get("created")),
+        reader.time(run.get("created"), "created"),
         reader.texts(run.get("versions"), "versions"),
         subjects,
+        reader.text(found.get("pipeline"), "pipeline"),
+        reader.time(run.get("started"), "started"),
     )
 
 
@@ -149,9 +163,9 @@ class _ManifestReader:
             _refuse(self.name, f"{what} is not 64 hexadecimal digits")
         return value
 
-    def time(self, value: object) -> float:
+    def time(self, value: object, what: str) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e11:
-            _refuse(self.name, "created is not a time")
+            _refuse(self.name, f"{what} is not a time")
         return float(value)
 
     def mapping(self, value: object, what: str) -> dict[str, Any]:
@@ -173,7 +187,8 @@ class _ManifestReader:
         if not isinstance(pinned, bool):
             _refuse(self.name, "pinned is neither true nor false")
         role, uri, version = (self.text(value.get(each), each) for each in _REFERENCE_TEXTS)
-        return ResolvedReference(role, uri, version, pinned)
+        facts = (self.text(value.get(each), each) for each in _REFERENCE_FACTS)
+        return ResolvedReference(role, uri, version, pinned, *facts)
 
     def subject(self, value: Mapping[str, Any]) -> ManifestSubject:
         path, size = self.text(value.get("path"), "path"), value.get("size")
@@ -211,7 +226,7 @@ def manifest_for(
     plan: PipelinePlan,
     content: PipelineContent,
     subjects: tuple[ManifestSubject, ...],
-    created: float,
+    times: tuple[float, float],
     versions: Mapping[str, str],
 ) -> BuildManifest:
     """Return the manifest of a pipeline that is being built.
@@ -221,13 +236,29 @@ def manifest_for(
         plan: what it resolved to.
         content: what it is made of.
         subjects: its files, LoRAs included.
-        created: seconds since the epoch.
+        times: when the build began and ended, in seconds since the epoch.
         versions: of the packages that take part, by name.
     """
-    asked, resolved = spec.shown(), plan.resolved
-    return BuildManifest(
-        content.key, content.base.key, asked, resolved, created, versions, subjects
+    digests = {each.path: each.sha256 for each in subjects}
+    resolved = tuple(
+        replace(each, sha256=digests.get(_path_of(each.role), "")) for each in plan.resolved
     )
+    return BuildManifest(
+        content.key,
+        content.base.key,
+        spec.shown(),
+        resolved,
+        times[1],
+        versions,
+        subjects,
+        plan.pipeline,
+        times[0],
+    )
+
+
+def _path_of(role: str) -> str:
+    """Return where the one file of a reference is, if it is a single file."""
+    return SINGLE if role == "base" else f"{role}.safetensors"
 
 
 def base_of(manifest: BuildManifest) -> BuildManifest:

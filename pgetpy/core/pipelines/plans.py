@@ -72,12 +72,18 @@ class ResolvedReference:
         uri: the reference, without secrets.
         version: of what it named, such as a commit; empty if its source has none.
         pinned: whether it always means the same content.
+        base_model: the model that it was made from, as its service says; empty if it does not.
+        license: its license, as its service says.
+        sha256: of a single file, once that is known; empty for a folder.
     """
 
     role: str
     uri: str
     version: str
     pinned: bool
+    base_model: str = ""
+    license: str = ""
+    sha256: str = ""
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,9 @@ def test_a_pipeline_is_fetched_once_and_is_a_folder_for_loaders(
 def test_the_manifest_says_what_was_asked_and_what_came_of_it(
     hub: Hub, server: Server, planner: Planner, builder: PipelineBuilder
 ) -> None:
-    commit = hub.repo("owner/name", FILES, private=True, readers={TOKEN}).commit("main")
+    card = {"license": "mit", "base_model": ["owner/one", "owner/two"]}
+    repo = hub.repo("owner/name", FILES, private=True, readers={TOKEN}, card=card)
+    commit = repo.commit("main")
     url = server.add("/lora.safetensors", Resource(LORA))
     spec = PipelineSpec("hf://owner/name", loras=[(f"{url}?token={TOKEN}", 0.5)])
     with build(builder, planner, spec) as built:
@@ -71,8 +73,11 @@ def test_the_manifest_says_what_was_asked_and_what_came_of_it(
     assert TOKEN.encode() not in manifest.to_json()
     assert parse_manifest(manifest.to_json(), "manifest.json") == manifest
     assert manifest.asked["loras"][0]["scale"] == 0.5
-    assert manifest.resolved[0].version == commit
-    assert manifest.created == 1000.0
+    base, lora = manifest.resolved
+    assert (base.version, base.sha256) == (commit, "")
+    assert (base.license, base.base_model) == ("mit", "owner/one, owner/two")
+    assert (lora.role, lora.sha256) == ("loras/0", hashlib.sha256(LORA).hexdigest())
+    assert (manifest.pipeline, manifest.started, manifest.created) == ("P", 1000.0, 1000.0)
     found = {each.path: (each.sha256, each.size) for each in manifest.subjects}
     files = FILES | {"loras/0.safetensors": LORA}
     assert found == {
