@@ -114,7 +114,7 @@ class PipelineBuilder:
 
 def _sources(plan: PipelinePlan, paths: Mapping[str, Path]) -> list[TreeSource]:
     return [
-        TreeSource(each.path, paths[each.path], each.reference if each.url else "")
+        TreeSource(each.path, paths[each.path], each.reference if each.url else "", each.wanted)
         for each in plan.files
         if not each.path.startswith(f"{LORAS}/")
     ]

@@ -33,7 +33,7 @@ def held_files(
     with ExitStack() as leases:
         for each in files:
             if each.url:
-                leases.enter_context(cache.hold(each.reference))
+                leases.enter_context(cache.hold(each.reference, wanted=each.wanted))
         # Numbered from 1: progress shows single files, such as model_index.json, as number 0.
         works = [partial(fetch_file, cache, each, at) for at, each in enumerate(files, 1)]
         paths = run_blocking(gather_limited(works, _AT_A_TIME))
@@ -53,14 +53,16 @@ async def fetch_file(cache: WeightsDownloadCache, file: PipelineFile, number: in
     if not file.url:
         return Path(file.reference)
     # A configuration is not weights; weights have to be what their name says.
-    small = not (file.archive or file.path.endswith(SUFFIX))
+    small = not (file.wanted == "folder" or file.path.endswith(SUFFIX))
     path = await cache.ensure_async(
         file.reference,
         digest=None if file.cached else file.sha256 or None,
         fresh=not file.cached and not file.sha256,
         any_file=small,
         number=number,
+        wanted=file.wanted,
     )
+    path = path / file.member
     size = path.stat().st_size
     if not file.archive and file.size not in (None, size):
         raise ObjectChangedError(file.url, f"{file.size} bytes", f"{size} bytes")

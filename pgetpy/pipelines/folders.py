@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pgetpy.core.objects.names import ObjectName, parse_object_name
 from pgetpy.core.pipelines.build_manifest import is_safe_path
+from pgetpy.core.pipelines.configs import MODEL_INDEX
 from pgetpy.core.pipelines.files import may_belong
 from pgetpy.core.references.hub_names import HubName, parse_hub_name
 from pgetpy.core.references.local_urls import file_path
@@ -45,6 +46,7 @@ class ModelFile:
         remote: where it is; None if it is local.
         size: bytes; None if they are not known.
         pinned: whether `reference` always means the same content.
+        member: where it is in the archive that `reference` names; empty if it is in none.
     """
 
     name: str
@@ -53,6 +55,7 @@ class ModelFile:
     remote: RemoteFile | None
     size: int | None
     pinned: bool = False
+    member: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,26 @@ async def locate_model(
     return LocatedModel(
         (file,), False, located.extract, str(reference), version, pinned, located.facts
     )
+
+
+def locate_members(model: LocatedModel, folder: Path) -> LocatedModel:
+    """Return the files of the model in an archive.
+
+    Args:
+        model: the archive.
+        folder: where it is extracted; the model may be in a folder of its own in it.
+    """
+    (archive,) = model.files
+    found = sorted(folder.glob(MODEL_INDEX)) or sorted(folder.glob(f"*/{MODEL_INDEX}"))
+    # Without an index it is refused later; of several models none is the one.
+    top = found[0].parent if len(found) == 1 else folder
+    files = []
+    for path in _below(top, _DEEPEST):
+        name, member = path.relative_to(top).as_posix(), path.relative_to(folder).as_posix()
+        if may_belong(name):
+            uri, size = f"{archive.uri}#{member}", path.stat().st_size
+            files.append(replace(archive, name=name, uri=uri, size=size, member=member))
+    return replace(model, files=tuple(files), folder=True, archive=False)
 
 
 def is_pinned(reference: Reference, sources: SourceSettings) -> bool:

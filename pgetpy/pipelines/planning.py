@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from pgetpy.core.cache.records import Record
 from pgetpy.core.pipelines.configs import LONGEST_CONFIG, MODEL_INDEX, config_digest, parse_config
 from pgetpy.core.pipelines.files import (
     PipelineFiles,
@@ -44,7 +45,7 @@ from pgetpy.errors.reasons import system_reason
 from pgetpy.errors.redact import redact
 from pgetpy.pipelines.digests import FileDigests
 from pgetpy.pipelines.fetching import fetch_file, held_files
-from pgetpy.pipelines.folders import LocatedModel, ModelFile, locate_model
+from pgetpy.pipelines.folders import LocatedModel, ModelFile, locate_members, locate_model
 from pgetpy.system.event_loop import gather_or_cancel, run_blocking
 from pgetpy.weights.cache import WeightsDownloadCache
 
@@ -72,6 +73,19 @@ class Planner:
         """
         return run_blocking(self._plan(spec))
 
+    def resolve(self, spec: PipelineSpec) -> PipelinePlan:
+        """As `plan`, with all files known: a base that is an archive is fetched for that.
+
+        Raises:
+            PgetError: see `plan`; or the archive cannot be fetched.
+        """
+        plan = self.plan(spec)
+        archives = [each for each in plan.files if each.archive]
+        if not archives:
+            return plan
+        with held_files(self._cache, archives):
+            return run_blocking(self._plan(spec, extracted=True))
+
     def content(
         self, spec: PipelineSpec, plan: PipelinePlan, paths: Mapping[str, Path] | None = None
     ) -> PipelineContent:
@@ -88,8 +102,7 @@ class Planner:
         """
         archive = next((each for each in plan.files if each.archive), None)
         if archive is not None:
-            reason = "its files are not known before it is extracted"
-            raise BadReferenceError(archive.uri, reason)
+            raise BadReferenceError(archive.uri, "its files are not known before it is extracted")
         needed = (*small_files(plan), *undigested(plan))
         if paths is None:
             with held_files(self._cache, needed) as held:
@@ -111,12 +124,14 @@ class Planner:
 
     # ------------------------------------------------------------------------------------ resolving
 
-    async def _plan(self, spec: PipelineSpec) -> PipelinePlan:
+    async def _plan(self, spec: PipelineSpec, *, extracted: bool = False) -> PipelinePlan:
         engine = Engine(self._settings)
         try:
             models = await self._locate_all(spec, engine)
         finally:
             await engine.close()
+        if models["base"].archive:
+            models["base"] = await self._extracted(models["base"], known=extracted)
         chosen, sources, index = await self._choose(spec, models)
         name = spec.pipeline or class_of(index)
         if not name and chosen.names:
@@ -130,6 +145,20 @@ class Planner:
             for role, model in models.items()
         )
         return PipelinePlan(name, tuple(files), chosen, tuple(resolved))
+
+    async def _extracted(self, model: LocatedModel, *, known: bool) -> LocatedModel:
+        """Return the members of an archive if they are in the cache, else the archive as it is.
+
+        Args:
+            model: the archive.
+            known: whether it has just been fetched; otherwise its version must be the current one.
+        """
+        (archive,) = model.files
+        record = self._cache.record(archive.reference, wanted="folder")
+        if record is None or not (known or _is_current(record, archive)):
+            return model
+        folder = await self._cache.ensure_async(archive.reference, wanted="folder")
+        return locate_members(model, folder)
 
     async def _locate_all(self, spec: PipelineSpec, engine: Engine) -> dict[str, LocatedModel]:
         """Return what each reference means, by its role, asked at the same time."""
@@ -200,6 +229,11 @@ class Planner:
     def _file(self, path: str, source: ModelFile) -> PipelineFile:
         """Return a planned file, with what is known of it here and at its service."""
         remote = source.remote
+        if source.member and remote is not None:
+            return PipelineFile(
+                path, source.reference, source.uri, redact(remote.url), source.size,
+                cached=True, member=source.member,
+            )  # fmt: skip
         if remote is None:
             return PipelineFile(path, source.reference, source.uri, size=source.size, cached=True)
         digest = remote.digest
@@ -208,16 +242,23 @@ class Planner:
         cached = record is not None
         if record is not None:
             theirs = record.digest.partition(":")[2]
-            if sha256 and theirs:
-                cached = theirs == sha256
-            elif not source.pinned and remote.etag and record.about.validator:
-                cached = record.about.validator.strip('"') == remote.etag.strip('"')
-            cached = cached and source.size in (None, record.size)
+            current = theirs == sha256 if sha256 and theirs else _is_current(record, source)
+            cached = current and source.size in (None, record.size)
             sha256 = sha256 or (theirs if cached else "")
         return PipelineFile(
             path, source.reference, source.uri, redact(remote.url), source.size, sha256,
             remote.etag, cached,
         )  # fmt: skip
+
+
+def _is_current(record: Record, source: ModelFile) -> bool:
+    """Whether a cached file is of the version that its server names; True if one of them has none.
+
+    Only for files without a sha256.
+    """
+    etag = source.remote.etag if source.remote is not None else ""
+    theirs = record.about.validator
+    return source.pinned or not etag or not theirs or theirs.strip('"') == etag.strip('"')
 
 
 def _part_of(component: str, model: LocatedModel, variant: str) -> dict[str, ModelFile]:

@@ -50,7 +50,7 @@ class PipelineStore:
         self._trees = TreeStore(where or self._cache.path / "pipelines", self._cache, most)
         self._planner = Planner(self._cache, digests)
         self._builder = PipelineBuilder(self._planner, self._cache, self._trees, digests)
-        self._resolver = PlanResolver(self._planner.plan, refresh)
+        self._resolver = PlanResolver(self._planner.resolve, refresh)
         # The key of each plan, by specification: it holds as long as the plan does.
         self._keys: dict[str, tuple[PipelinePlan, str]] = {}
         self._lock = threading.Lock()

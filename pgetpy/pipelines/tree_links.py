@@ -20,11 +20,13 @@ class TreeSource(NamedTuple):
         path: where, below the tree.
         target: the file to link to.
         reference: the cache's entry to pin; empty for a file that is not the cache's.
+        wanted: what the cache keeps of `reference`.
     """
 
     path: str
     target: Path
     reference: str = ""
+    wanted: str = "auto"
 
 
 @dataclass(frozen=True)

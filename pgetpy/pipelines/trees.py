@@ -263,7 +263,7 @@ class TreeStore:
         links = []
         for source in sources:
             if source.reference:
-                self._cache.pin_for(owner, source.reference)
+                self._cache.pin_for(owner, source.reference, wanted=source.wanted)
             link = link_to(source, sizes.pop(source.path, -1))
             path = tree / source.path
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -56,9 +56,9 @@ class Maintenance:
         """Remove a pin; return False if there was none."""
         return self._store.unpin(self._reference(url, **options).key)
 
-    def pin_for(self, owner: str, url: str) -> str:
+    def pin_for(self, owner: str, url: str, **options: Unpack[ReferenceOptions]) -> str:
         """As `pin`, for `owner` (hex digits) alone; return the key of the entry."""
-        key = self._reference(url).key
+        key = self._reference(url, **options).key
         self._store.pin(key, owner)
         return key
 

@@ -34,6 +34,8 @@ class PipelineFile:
         etag: the server's name for its content; empty if there is none.
         cached: whether this version of it is in the cache, or a local file.
         archive: whether it is an archive, whose members are the pipeline's files.
+        member: where the file is in the archive that `reference` and `url` name; empty for a file
+            that is not out of an archive.
     """
 
     path: str
@@ -45,6 +47,12 @@ class PipelineFile:
     etag: str = ""
     cached: bool = False
     archive: bool = False
+    member: str = ""
+
+    @property
+    def wanted(self) -> str:
+        """What the cache keeps of `reference`."""
+        return "folder" if self.archive or self.member else "auto"
 
     @property
     def host(self) -> str:

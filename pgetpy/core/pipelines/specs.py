@@ -87,8 +87,8 @@ class PipelineSpec:
     """What is built, and how it is loaded.
 
     Attributes:
-        base: a folder of an object store, a repository of the Hub, a local folder, the URL of an
-            archive, or one .safetensors file; it may contain secrets.
+        base: a folder of an object store, a repository of the Hub, a local folder, an archive of
+            such a folder, or one .safetensors file; it may contain secrets.
         pipeline: the class of diffusers; empty for the one that the base names.
         components: references to what replaces single components; None leaves a component out.
         config: a reference to the folder of configurations for a base of one file.

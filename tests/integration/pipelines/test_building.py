@@ -19,7 +19,7 @@ from tests.support.hub import Hub
 from tests.support.resources import Resource
 from tests.support.secrets import TOKEN
 from tests.support.server import Server
-from tests.support.weights import weights
+from tests.support.weights import tar_of, weights
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 FILES = {
@@ -166,3 +166,21 @@ def test_a_file_that_changed_since_the_plan_is_not_taken(
     with pytest.raises((DigestMismatchError, ObjectChangedError)):
         builder.build(spec, plan)
     assert trees.keys() == []
+
+
+def test_an_archive_is_extracted_once_and_kept_while_its_pipeline_is_there(
+    server: Server,
+    planner: Planner,
+    builder: PipelineBuilder,
+    trees: TreeStore,
+    cache: WeightsDownloadCache,
+) -> None:
+    url = server.add("/model.tar", Resource(tar_of(FILES)))
+    spec = PipelineSpec(url)
+    with builder.build(spec, planner.resolve(spec)) as built:
+        assert {name: (built.path / name).read_bytes() for name in FILES} == FILES
+        assert trees.verify(built.manifest.key) == []
+    with pytest.raises(CacheError, match="held by a pin"):
+        cache.remove(url, wanted="folder")
+    assert trees.remove(built.manifest.key)
+    assert cache.remove(url, wanted="folder")

@@ -27,7 +27,7 @@ from tests.support.hub import Hub
 from tests.support.resources import Resource
 from tests.support.secrets import TOKEN
 from tests.support.server import Server
-from tests.support.weights import tar_of, weights
+from tests.support.weights import tar_of, weights, zip_of
 
 INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -68,7 +68,7 @@ def on_disk(folder: Path, files: dict[str, bytes]) -> str:
 
 def key(planner: Planner, base: str, **options: Any) -> str:
     spec = PipelineSpec(base, **options)
-    return planner.content(spec, planner.plan(spec)).key
+    return planner.content(spec, planner.resolve(spec)).key
 
 
 def sizes_of(files: dict[str, bytes], *names: str) -> int:
@@ -267,8 +267,42 @@ def test_an_archive_is_one_file_whose_members_are_not_known_yet(
     plan = planner.plan(spec)
     (file,) = plan.files
     assert (file.archive, file.size, plan.bytes_to_fetch) == (True, len(archive), len(archive))
-    with pytest.raises(BadReferenceError, match="extracted"):
-        planner.content(spec, plan)
+
+
+@pytest.mark.parametrize("form", ["tar", "tar.gz", "zip"])
+@pytest.mark.parametrize("top", ["", "sd/"])
+def test_an_archive_becomes_a_folder_with_the_key_of_its_content(
+    planner: Planner, server: Server, hub: Hub, form: str, top: str
+) -> None:
+    hub.repo("owner/name", model())
+    members = {f"{top}{name}": data for name, data in model().items()}
+    data = zip_of(members) if form == "zip" else tar_of(members, "w:gz" if "." in form else "w")
+    url = server.add(f"/model.{form}", Resource(data))
+    spec = PipelineSpec(url)
+    plan = planner.resolve(spec)
+    assert (plan.pipeline, plan.missing) == ("StableDiffusionPipeline", ())
+    assert {each.uri for each in plan.files} == {f"{url}#{top}{each.path}" for each in plan.files}
+    assert planner.content(spec, plan).key == key(planner, "hf://owner/name")
+    # What is here already is planned without another download.
+    asked = len([each for each in server.requests if each.method == "GET"])
+    assert planner.plan(spec) == plan
+    assert len([each for each in server.requests if each.method == "GET"]) <= asked + 1
+
+
+def test_an_archive_that_has_changed_is_fetched_again(planner: Planner, server: Server) -> None:
+    url = server.add("/model.tar", Resource(tar_of(model()), etag='"1"'))
+    before = key(planner, url)
+    files = model() | {"unet/config.json": b'{"sample_size": 9}'}
+    server.add("/model.tar", Resource(tar_of(files), etag='"2"'))
+    (file,) = planner.plan(PipelineSpec(url, pipeline="P")).files
+    assert (file.archive, file.cached) == (True, False)
+    assert key(planner, url) != before
+
+
+def test_an_archive_without_a_model_is_refused(planner: Planner, server: Server) -> None:
+    url = server.add("/model.tar", Resource(tar_of({"a.safetensors": LORA})))
+    with pytest.raises(BadReferenceError, match="no model_index"):
+        planner.resolve(PipelineSpec(url))
 
 
 # ---------------------------------------------------------------------------------------- keys
