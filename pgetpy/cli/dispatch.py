@@ -202,7 +202,7 @@ def _invocation(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> I
     if console.force_http2 and "force-http2" in arguments.values:
         warnings.append("--force-http2 has no effect: ranges go over several HTTP/1.1 connections")
     settings = _settings(arguments, environ, warnings.append)
-    if settings.policy is not None and (settings.headers or settings.authorization):
+    if settings.policy is not None and (settings.headers or settings.origin_authorization):
         warnings.append("headers and Authorization are not sent under --policy")
     options = CommandOptions().with_flags(arguments.values)
     invocation = Invocation(arguments, settings, console, options, api)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import chain
 
+from pgetpy.settings.fleet_settings import ROWS as OF_FLEETS
+from pgetpy.settings.fleet_settings import VARIABLES as OF_FLEETS_ALONE
 from pgetpy.settings.node_options import ROWS as OF_NODES
 from pgetpy.settings.options import GROUPS as OF_SETTINGS
 from pgetpy.settings.options import VARIABLES as OF_SETTINGS_ALONE
@@ -20,6 +22,7 @@ GROUPS: Mapping[str, tuple[Option, ...]] = dict(
         _TRANSFER,
         ("services", tuple(each for each in _OF_SOURCES if each.name)),
         ("pipelines", OF_PIPELINES),
+        ("cache nodes", OF_FLEETS),
         ("nodes", OF_NODES),
         *_OTHERS,
     )
@@ -28,6 +31,7 @@ GROUPS: Mapping[str, tuple[Option, ...]] = dict(
 VARIABLES: tuple[Option, ...] = (
     *(each for each in _OF_SOURCES if not each.name),
     *OF_SETTINGS_ALONE,
+    *OF_FLEETS_ALONE,
 )
 OPTIONS: tuple[Option, ...] = tuple(chain.from_iterable(GROUPS.values()))
 FLAGS: Mapping[str, list[str]] = {

@@ -214,7 +214,7 @@ class Route:
         if self.target.authorization is not None:
             return self.target.authorization
         if may_see_credentials(self.link.origin, asked):
-            given = self.link.authorization or self._settings.authorization
+            given = self.link.authorization or self._settings.origin_authorization
             if given is not None:
                 return given
         return self._hosts.login(asked)

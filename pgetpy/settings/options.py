@@ -350,9 +350,9 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
 # Variables without a flag. A flag's own variable is read later, and so wins over them.
 variable = partial(Option, "", "", "", commands=())
 VARIABLES: tuple[Option, ...] = (
-    variable("Settings.authorization", read_text,
-             "Authorization header for the hosts of the URLs given",
-             environ="PGET_PROXY_AUTH_HEADER"),
+    variable("Settings.proxy_authorization", read_text,
+             "Authorization header for the cache nodes or the cache service, if there are any, "
+             "otherwise for the hosts of the URLs given", environ="PGET_PROXY_AUTH_HEADER"),
     variable("Settings.metrics_endpoint", read_http_url,
              "URL that gets a POST with the figures of each file",
              environ="PGET_METRICS_ENDPOINT"),
@@ -380,3 +380,10 @@ VARIABLES: tuple[Option, ...] = (
 # fmt: on
 
 OPTIONS: tuple[Option, ...] = (*VARIABLES, *chain.from_iterable(GROUPS.values()))
+# Variables and flags of fleets; their table is in `fleet_settings`, which few downloads need.
+OF_FLEETS = frozenset(
+    """PGET_CACHE_NODES PGET_CACHE_URI_PREFIXES PGET_CACHE_PIECE PGET_NO_CACHE_NODES PGET_HOST_IP
+    PGET_CACHE_NODES_SRV_NAME PGET_CACHE_NODES_SRV_NAME_BY_HOST_CIDR PGET_CACHE_SERVICE_HOSTNAME
+    PGET_FORCE_CACHE_PREFIX_REWRITE PGET_CACHE_USE_PATH_PROXY
+    cache-nodes cache-prefixes cache-piece no-cache-nodes""".split()  # noqa: SIM905  much shorter
+)

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pgetpy.core.archives.limits import Limits
 from pgetpy.core.text.values import UNCHANGED, check_header, read_url
-from pgetpy.settings.options import OPTIONS, Option, Texts, by_variable
+from pgetpy.settings.options import OF_FLEETS, OPTIONS, Option, Texts, by_variable
 
 if TYPE_CHECKING:
     from pgetpy.core.references.policy import Policy
+    from pgetpy.settings.fleet_settings import FleetSettings
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _FLAGS = frozenset(option.name for option in OPTIONS)
 # From most to least verbose.
 _LOG_LEVELS = ("debug", "info", "warn", "error")
+
 
 Warn = Callable[[str], None]
 # An option, its text, and the flag or variable that gave it.
@@ -212,12 +214,14 @@ class Settings(Section):
         resolve: (host, port) to the IP address to connect to.
         headers: are sent to the hosts of the given URLs, never to another after a redirect.
         authorization: the value of the Authorization header, for the same hosts.
+        proxy_authorization: one for the cache nodes or cache service, if there are any; otherwise
+            for the same hosts, where `authorization` goes before it.
         proxies: see `Proxies`.
         limits: bounds on what comes out of an archive.
         sources: see `SourceSettings`.
         metrics_endpoint: a URL that gets a POST for each file, like pget's PGET_METRICS_ENDPOINT.
-        policy: what may be fetched if untrusted callers give the references; None allows
-            everything.
+        policy: what may be fetched for untrusted callers; None allows everything.
+        fleet: cache nodes, or a cache service; None if nothing about them is set.
     """
 
     concurrency: int | None = None
@@ -246,11 +250,23 @@ class Settings(Section):
     resolve: Mapping[tuple[str, int], str] = field(default_factory=lambda: MappingProxyType({}))
     headers: Mapping[str, str] = field(default_factory=lambda: _NOTHING, repr=False)
     authorization: str | None = field(default=None, repr=False)
+    proxy_authorization: str | None = field(default=None, repr=False)
     proxies: Proxies = field(default_factory=Proxies)
     limits: Limits = field(default_factory=Limits)
     sources: SourceSettings = field(default_factory=SourceSettings)
     metrics_endpoint: str | None = field(default=None, repr=False)
     policy: Policy | None = None
+    fleet: FleetSettings | None = None
+
+    @property
+    def has_fleet(self) -> bool:
+        """Whether there are cache nodes, or a cache service."""
+        return self.fleet is not None and self.fleet.configured
+
+    @property
+    def origin_authorization(self) -> str | None:
+        """The Authorization value for the hosts of the given URLs."""
+        return self.authorization or (None if self.has_fleet else self.proxy_authorization)
 
     @property
     def largest(self) -> tuple[int, str] | None:
@@ -277,6 +293,7 @@ class Settings(Section):
             self,
             headers=_NOTHING,
             authorization=None,
+            proxy_authorization=self.proxy_authorization if self.has_fleet else None,
             use_netrc=False,
             proxies=self.proxies if policy.trust_proxy else Proxies(),
             sources=self.sources.under_policy(policy),
@@ -287,18 +304,26 @@ class Settings(Section):
     def from_environment(
         cls, environ: Mapping[str, str], *, warn: Warn = lambda _: None
     ) -> Settings:
-        _warn_of_cache_nodes(environ, warn)
         settings = super().from_environment(environ, warn=warn)
         own = cls._by_variable
         rest = {name: value for name, value in environ.items() if value and name not in own}
-        return replace(settings, proxies=_proxies(environ), sources=SourceSettings(environ=rest))
+        sources = SourceSettings(environ=rest)
+        settings = replace(settings, proxies=_proxies(environ), sources=sources)
+        return settings if OF_FLEETS.isdisjoint(rest) else settings._with_fleet(rest, {})
 
     def with_flags(self, values: Mapping[str, Texts]) -> Settings:
         if not values:
             return self
         rest = {name: values[name] for name in values.keys() - _FLAGS}
         settings = super().with_flags(values)
+        if not OF_FLEETS.isdisjoint(rest):
+            settings = settings._with_fleet({}, rest)
         return replace(settings, sources=replace(self.sources, flags=rest)) if rest else settings
+
+    def _with_fleet(self, environ: Mapping[str, str], flags: Mapping[str, Texts]) -> Settings:
+        from pgetpy.settings.fleet_settings import FleetSettings, fleet_from
+
+        return replace(self, fleet=fleet_from(self.fleet or FleetSettings(), environ, flags))
 
     def with_headers(self, headers: Sequence[tuple[str, str]], name: str) -> Settings:
         """Return these settings with `headers` added, replacing those of the same name.
@@ -342,17 +367,6 @@ class Console(Section):
     def shows(self, level: str) -> bool:
         """Whether a line of `level` is to be printed."""
         return _LOG_LEVELS.index(level) >= _LOG_LEVELS.index(self.log_level)
-
-
-def _warn_of_cache_nodes(environ: Mapping[str, str], warn: Warn) -> None:
-    names = ["PGET_CACHE_NODES_SRV_NAME", "PGET_CACHE_SERVICE_HOSTNAME"]
-    if environ.get("PGET_HOST_IP"):
-        names.append("PGET_CACHE_NODES_SRV_NAME_BY_HOST_CIDR")
-    found = [name for name in names if environ.get(name)]
-    if found:
-        warn(
-            f"{found[0]} is not used: cache nodes are not supported yet, bytes come from the origin"
-        )
 
 
 def _proxies(environ: Mapping[str, str]) -> Proxies:

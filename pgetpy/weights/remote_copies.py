@@ -126,7 +126,7 @@ class RemoteCopies:
         settings, reference = self._settings, request.reference
         if reference.scope or reference.token or reference.local:
             return False
-        if settings.headers or settings.authorization or settings.use_netrc:
+        if settings.headers or settings.origin_authorization or settings.use_netrc:
             return False
         return settings.policy is None or settings.policy.share
 

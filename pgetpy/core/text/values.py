@@ -35,6 +35,7 @@ _OWN_HEADERS = frozenset(
 )
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _STORE_FOLDER = re.compile(r"(?:s3|b2|gs)://[A-Za-z0-9][A-Za-z0-9._-]+(?:/[^*?#\x00-\x20]*)?")
+_GO_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _TOKEN = re.compile(r"[!-~]*")
 _HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]*")
 
@@ -158,7 +159,7 @@ def read_token(text: str, name: str) -> str | None:
 
 def read_bool(text: str, name: str) -> bool:
     """Read a truth value as Go's strconv.ParseBool does."""
-    if text in {"1", "t", "T", "TRUE", "true", "True"}:
+    if text in _GO_TRUE:
         return True
     if text in {"0", "f", "F", "FALSE", "false", "False"}:
         return False
@@ -168,6 +169,11 @@ def read_bool(text: str, name: str) -> bool:
 def read_hub_switch(text: str, _name: str) -> bool:
     """Read a switch as huggingface_hub does: what it does not know is false."""
     return text.strip().upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def read_go_switch(text: str, _name: str) -> bool:
+    """Read a switch as viper does for pget: what strconv.ParseBool does not know is false."""
+    return text in _GO_TRUE
 
 
 def read_http_url(text: str, name: str) -> str:

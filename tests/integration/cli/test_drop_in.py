@@ -141,9 +141,9 @@ def test_the_variables_of_pget_are_heeded(shell: Shell, server: Server, url: str
 
 
 @pytest.mark.parametrize("name", ["PGET_CACHE_NODES_SRV_NAME", "PGET_CACHE_SERVICE_HOSTNAME"])
-def test_cache_nodes_are_left_out_with_a_word(shell: Shell, url: str, name: str) -> None:
-    assert shell(url, "got", **{name: "cache.internal"}) == 0
-    assert name in shell.err
+def test_a_cache_does_not_concern_urls_under_no_prefix(shell: Shell, url: str, name: str) -> None:
+    assert shell(url, "got", **{name: "cache.invalid"}) == 0
+    assert "cache.invalid" not in shell.err
 
 
 def test_a_destination_that_exists_is_an_error_as_in_pget(

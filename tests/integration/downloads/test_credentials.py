@@ -62,7 +62,7 @@ def named(*servers: Server) -> dict[str, Any]:
 def from_environment(environ: Mapping[str, str], **changes: Any) -> dict[str, Any]:
     """Fields of the settings that an environment gives."""
     settings = Settings.from_environment(environ)
-    return {"headers": settings.headers, "authorization": settings.authorization, **changes}
+    return {"headers": settings.headers, "authorization": settings.origin_authorization, **changes}
 
 
 # ------------------------------------------------------------------- to whom they belong

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,8 +25,9 @@ from pgetpy.settings import (
 from pgetpy.settings.cache_settings import CacheSettings
 from pgetpy.settings.command_options import CommandOptions, hub_cache_dir
 from pgetpy.settings.compile_cache_settings import CompileCacheSettings
+from pgetpy.settings.fleet_settings import FleetSettings, fleet_from
 from pgetpy.settings.node_options import NodeOptions
-from pgetpy.settings.options import Option
+from pgetpy.settings.options import OF_FLEETS, Option
 from pgetpy.settings.pipeline_options import PipelineOptions, PipelineSettings
 from pgetpy.sources.table import own_sources
 from scripts import manual
@@ -42,6 +44,7 @@ SECTIONS = {
         CompileCacheSettings,
         CommandOptions,
         Console,
+        FleetSettings,
         NodeOptions,
         PipelineOptions,
         PipelineSettings,
@@ -56,6 +59,7 @@ HOLDERS = {
     "CommandOptions": ("options",),
     "CompileCacheSettings": ("settings",),
     "Console": ("console",),
+    "FleetSettings": ("settings",),
     "NodeOptions": ("options",),
     "PipelineOptions": ("options",),
     "PipelineSettings": ("settings", "own"),
@@ -174,7 +178,9 @@ TEXTS = {
     "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
     "PGET_S3_ADDRESSING": "path", "PGET_S3_SIGN": "never", "PGET_B2_ENDPOINT": "http://h",
     "PGET_B2_PUBLIC_URL": "http://h", "STORAGE_EMULATOR_HOST": "http://h",
-    "AZURE_STORAGE_ENDPOINT": "http://h",
+    "AZURE_STORAGE_ENDPOINT": "http://h", "PGET_CACHE_URI_PREFIXES": "http://h",
+    "cache-prefixes": "http://h", "cache-piece": "1MiB",
+    "PGET_CACHE_NODES_SRV_NAME_BY_HOST_CIDR": '{"10.0.0.0/8": "a"}',
 }  # fmt: skip
 
 
@@ -190,17 +196,32 @@ def test_every_variable_changes_its_field(row: Option) -> None:
         assert hub_cache_dir(environ) == Path(text)
         return
     section = SECTIONS[row.section]
+    if section is FleetSettings:
+        fleet = fleet_from(FleetSettings(), environ, {})
+        # `settings.sections` has to know the name to read the table at all.
+        assert Settings.from_environment(environ).fleet == fleet
+        assert differing(FleetSettings(), fleet) == {row.field}
+        return
     assert issubclass(
         section,
         (CacheSettings, CompileCacheSettings, Console, PipelineSettings, Settings, *OF_SOURCES),
     )
-    before, after = section(), section.from_environment(environ)
-    changed = {
+    assert differing(section(), section.from_environment(environ)) == {row.field}
+
+
+def test_the_settings_know_the_options_of_fleets_by_name() -> None:
+    rows = [row for row in (*OPTIONS, *VARIABLES) if row.section == "FleetSettings"]
+    names = {row.variable for row in rows} | {row.name for row in rows if row.name}
+    assert names == OF_FLEETS
+
+
+def differing(before: Any, after: Any) -> set[str]:
+    """Return the names of the fields that two settings of one kind do not share."""
+    return {
         each.name
-        for each in dataclasses.fields(section)
+        for each in dataclasses.fields(before)
         if getattr(before, each.name) != getattr(after, each.name)
     }
-    assert changed == {row.field}
 
 
 def test_an_option_of_a_single_run_has_no_variable() -> None:

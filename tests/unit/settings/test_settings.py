@@ -1,9 +1,9 @@
-from dataclasses import replace
-
 import pytest
 
+from pgetpy.core.fleet.node_list import NodeList
 from pgetpy.errors import BadSettingError
-from pgetpy.settings import Console, Proxies, Settings, SourceSettings
+from pgetpy.settings import Console, Proxies, Settings
+from pgetpy.settings.fleet_settings import USUAL_PREFIXES, FleetSettings
 from pgetpy.settings.options import OPTIONS
 
 OPTION = {row.name: row for row in OPTIONS}
@@ -121,7 +121,7 @@ def test_a_header_given_again_takes_the_place_of_its_namesake() -> None:
     settings = read(PGET_HEADERS='{"X-One": "1"}', PGET_PROXY_AUTH_HEADER="Bearer old")
     settings = settings.with_headers([("x-one", "2"), ("Authorization", "Bearer new")], "--header")
     assert settings.headers == {"x-one": "2"}
-    assert settings.authorization == "Bearer new"
+    assert settings.origin_authorization == "Bearer new"
 
 
 @pytest.mark.parametrize(
@@ -180,22 +180,77 @@ def test_a_metrics_endpoint_is_an_http_url() -> None:
         read(PGET_METRICS_ENDPOINT="metrics")
 
 
+SRV = {"PGET_CACHE_NODES_SRV_NAME": "srv"}
+CIDR = {
+    "PGET_CACHE_NODES_SRV_NAME_BY_HOST_CIDR": '{"1.0.0.0/8": "near"}',
+    "PGET_HOST_IP": "1.2.3.4",
+}
+SERVICE = {"PGET_CACHE_SERVICE_HOSTNAME": "http://cache"}
+
+
+def fleet_of(environ: dict[str, str]) -> FleetSettings:
+    return read(**environ).fleet or FleetSettings()
+
+
 @pytest.mark.parametrize(
-    ("environ", "told"),
+    ("environ", "nodes"),
     [
-        ({"PGET_CACHE_NODES_SRV_NAME": "srv"}, True),
-        ({"PGET_CACHE_SERVICE_HOSTNAME": "http://cache"}, True),
-        ({"PGET_CACHE_NODES_SRV_NAME_BY_HOST_CIDR": "{}", "PGET_HOST_IP": "1.2.3.4"}, True),
-        ({"PGET_CACHE_NODES_SRV_NAME_BY_HOST_CIDR": "{}"}, False),
-        ({"PGET_CACHE_URI_PREFIXES": "https://x", "PGET_CACHE_USE_PATH_PROXY": "1"}, False),
-        ({"PGET_FORCE_CACHE_PREFIX_REWRITE": "true", "PGET_HOST_IP": "1.2.3.4"}, False),
+        ({**SRV, **CIDR, **SERVICE, "PGET_CACHE_NODES": "a"}, NodeList(names=("a",))),
+        ({**SRV, **CIDR, **SERVICE}, NodeList(srv="srv")),
+        ({**CIDR, **SERVICE}, NodeList(srv="near")),
+        ({**CIDR, "PGET_HOST_IP": "2.2.3.4", **SERVICE}, None),
+        ({**SRV, "PGET_NO_CACHE_NODES": "1"}, None),
     ],
 )
-def test_cache_nodes_are_accepted_and_said_to_be_unused(
-    environ: dict[str, str], told: bool
+def test_the_nodes_in_use_are_the_first_that_are_set_in_pgets_order(
+    environ: dict[str, str], nodes: NodeList | None
 ) -> None:
-    assert replace(read(**environ), sources=SourceSettings()) == Settings()
-    assert [("not used" in warning) for warning in warnings_of(**environ)] == [True] * told
+    assert fleet_of(environ).nodes == nodes
+
+
+def test_a_service_is_used_where_there_are_no_nodes() -> None:
+    rules = {"PGET_FORCE_CACHE_PREFIX_REWRITE": "true", "PGET_CACHE_USE_PATH_PROXY": "yes"}
+    service = fleet_of({**SERVICE, **rules}).service
+    assert service is not None
+    # Go does not know "yes".
+    assert (service.base, service.force, service.path_proxy) == ("http://cache", True, False)
+    assert fleet_of({**SERVICE, **SRV}).service is None
+    assert fleet_of({**SERVICE, "PGET_NO_CACHE_NODES": "1"}).service is None
+
+
+def test_blank_prefixes_are_the_usual_ones() -> None:
+    assert fleet_of({"PGET_CACHE_URI_PREFIXES": " "}).prefixes == USUAL_PREFIXES
+    assert fleet_of({"PGET_CACHE_URI_PREFIXES": " a  b "}).prefixes == ("a", "b")
+
+
+def test_flags_win_over_variables() -> None:
+    settings = read(**SRV, PGET_CACHE_PIECE="1MiB")
+    changed = settings.with_flags({"cache-nodes": "b:8080", "cache-prefixes": ("http://h",)}).fleet
+    assert changed is not None
+    assert (changed.nodes, changed.prefixes, changed.piece) == (
+        NodeList(names=("b:8080",)),
+        ("http://h",),
+        1 << 20,
+    )
+    without = settings.with_flags({"no-cache-nodes": "true"})
+    assert (without.has_fleet, settings.has_fleet) == (False, True)
+
+
+@pytest.mark.parametrize("fleet", [SRV, SERVICE, {"PGET_CACHE_NODES": "a"}])
+def test_the_proxys_authorization_is_for_the_fleet_if_there_is_one(fleet: dict[str, str]) -> None:
+    environ = {"PGET_PROXY_AUTH_HEADER": "Bearer a"}
+    alone, with_fleet = read(**environ), read(**environ, **fleet)
+    assert alone.origin_authorization == "Bearer a"
+    assert with_fleet.origin_authorization is None
+    off = with_fleet.with_flags({"no-cache-nodes": "true"})
+    assert off.origin_authorization == "Bearer a"
+
+
+def test_under_a_policy_the_fleet_keeps_its_authorization_and_origins_get_none() -> None:
+    environ = {"PGET_PROXY_AUTH_HEADER": "Bearer a", "PGET_POLICY": "public"}
+    bare, with_fleet = read(**environ).under_policy(), read(**environ, **SRV).under_policy()
+    assert (bare.origin_authorization, bare.proxy_authorization) == (None, None)
+    assert (with_fleet.origin_authorization, with_fleet.proxy_authorization) == (None, "Bearer a")
 
 
 @pytest.mark.parametrize("text", ["WARNING", "warn", "Warn"])
