@@ -12,6 +12,7 @@
       ArchiveError                  UnsafeMemberError  TruncatedArchiveError  LimitExceededError
                                     NotOneFileError
       NotRestoredError              a pipeline that LoRAs have changed for good
+      PoisonedProcessError          loads that ran at once broke this process
       DeviceFaultError              a GPU that a backend made unusable for this process
       GenerationError               GenerationTakenError  GenerationIncompleteError
                                     GenerationInUseError
@@ -52,6 +53,7 @@ from pgetpy.errors.content import (
     NotOneFileError,
     NotRestoredError,
     NotWeightsError,
+    PoisonedProcessError,
     SizeMismatchError,
     TruncatedArchiveError,
     UnsafeMemberError,
@@ -126,6 +128,7 @@ __all__ = [
     "ObjectExistsError",
     "OutputError",
     "PgetError",
+    "PoisonedProcessError",
     "RangeNotHonouredError",
     "ServiceError",
     "SizeMismatchError",

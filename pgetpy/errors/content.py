@@ -145,6 +145,20 @@ class NotRestoredError(PgetError):
         return f"the pipeline could not be restored to its base model: {self.reason}"
 
 
+class PoisonedProcessError(PgetError):
+    """Two threads loaded models at once, and this process cannot load any correctly since then."""
+
+    hint = (
+        "restart it, and load models through a PipelineStore or within pgetpy.pipelines.loading()"
+    )
+
+    def sentence(self) -> str:
+        return (
+            "this process cannot load models any more: two threads loaded at once, and new modules "
+            "have stayed on the meta device since then"
+        )
+
+
 class DeviceFaultError(PgetError):
     """A GPU failed while an attention backend was tried, and is unusable for this process.
 

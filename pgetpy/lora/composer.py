@@ -21,6 +21,7 @@ from pgetpy.core.lora.adapters import load_order
 from pgetpy.core.lora.composition import Slot, Steps, check_slots, component_of, steps, sums
 from pgetpy.errors import BadLoraError, BadSettingError, UsageError
 from pgetpy.lora.base import keep_originals
+from pgetpy.lora.files import LoraFiles
 from pgetpy.lora.hotswap import check_rank, prepared_rank
 from pgetpy.lora.pipeline import (
     Pipeline,
@@ -37,7 +38,7 @@ from pgetpy.lora.seating import Seating
 from pgetpy.lora.state import Adapter, CompositionState
 from pgetpy.lora.validate import adapter_name, check_component, check_lora
 from pgetpy.system.interruptible_lock import InterruptibleLock
-from pgetpy.weights.cache import LeasedPath, WeightsDownloadCache, usual_cache
+from pgetpy.weights.cache import LeasedPath, usual_cache
 from pgetpy.weights.options import ReferenceOptions
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class LoraComposer:
         pipeline: a diffusers pipeline without LoRAs, or any object with `load_lora_weights`,
             `set_adapters`, and `delete_adapters` or `unload_lora_weights` (see
             `pgetpy.lora.pipeline.Pipeline`). The composer holds only a weak reference to it.
-        cache: where LoRA files are fetched to; by default the cache that the environment names.
+        cache: a WeightsDownloadCache; by default the one that the environment names.
         keep_loaded: how many unused adapters may stay loaded, the most recently used first. A kept
             adapter takes GPU memory but is active again without reading its file.
         hotswap_rank: for a pipeline that is or will be compiled (`pipeline.unet.compile()`): the
@@ -69,7 +70,7 @@ class LoraComposer:
     def __init__(
         self,
         pipeline: Pipeline,
-        cache: WeightsDownloadCache | None = None,
+        cache: LoraFiles | None = None,
         *,
         keep_loaded: int = 4,
         hotswap_rank: int | None = None,
@@ -85,7 +86,7 @@ class LoraComposer:
         self._lock = InterruptibleLock()
         self._state = CompositionState()
         self._closed = False
-        self._cache = usual_cache() if cache is None else cache
+        self._cache: LoraFiles = usual_cache() if cache is None else cache
         this = weakref.ref(self)
         self._pipeline = reference_to(pipeline, lambda: _forget(this()))
         self._record.claim(pipeline)

@@ -15,6 +15,7 @@ from pgetpy.core.lora.composition import Abilities
 from pgetpy.core.weights.safetensors import Tensor
 from pgetpy.errors import BadSettingError
 from pgetpy.lora.base import FLAGGED, adapters_in, wrapped_in
+from pgetpy.system.model_loads import loading
 
 
 class Pipeline(Protocol):
@@ -105,7 +106,7 @@ def abilities(pipeline: Pipeline) -> Abilities:
 
 
 def load(pipeline: Pipeline, path: Path, name: str, *, component: str = "", **more: object) -> None:
-    """Load the safetensors file at `path` as the adapter `name`.
+    """Load the safetensors file at `path` as adapter `name`; no other thread loads a model then.
 
     Args:
         component: the component to fill, if the loader would not choose it by itself.
@@ -119,7 +120,8 @@ def load(pipeline: Pipeline, path: Path, name: str, *, component: str = "", **mo
         # that they cannot read as a pickle.
         options |= {"weight_name": path.name, "use_safetensors": True}
         path = path.parent
-    pipeline.load_lora_weights(str(path), **options)
+    with loading():
+        pipeline.load_lora_weights(str(path), **options)
 
 
 def unload(pipeline: Pipeline, names: Sequence[str]) -> None:

@@ -14,7 +14,9 @@ from pgetpy.core.pipelines.plans import PipelineFile, PipelinePlan
 from pgetpy.core.pipelines.specs import LoraSpec, PipelineSpec
 from pgetpy.pipelines import attention, boot
 from pgetpy.pipelines.building import BuiltPipeline
+from pgetpy.pipelines.requests import PipelineUse
 from pgetpy.pipelines.store import PipelineStore
+from pgetpy.system.model_loads import loading
 
 __all__ = [
     "BuildManifest",
@@ -24,6 +26,8 @@ __all__ = [
     "PipelinePlan",
     "PipelineSpec",
     "PipelineStore",
+    "PipelineUse",
     "attention",
     "boot",
+    "loading",
 ]

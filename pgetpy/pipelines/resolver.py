@@ -14,6 +14,8 @@ from pgetpy.system.logs import RoomLog
 
 _LOG = RoomLog("pipelines")
 _SERVER_ERRORS = 500
+# Plans that are kept.
+_MOST = 1000
 
 
 class PlanResolver:
@@ -58,17 +60,19 @@ class PlanResolver:
             _LOG.warning("using what was resolved before: %s", error.sentence())
             plan = known.plan
         with self._lock:
-            self._found[spec.identity] = Resolution(plan, now)
+            self._found[spec.unscaled_identity] = Resolution(plan, now)
+            if len(self._found) > _MOST:
+                del self._found[next(iter(self._found))]
         return plan
 
     def forget(self, spec: PipelineSpec) -> None:
         """Have `spec` resolved at the next call."""
         with self._lock:
-            self._found.pop(spec.identity, None)
+            self._found.pop(spec.unscaled_identity, None)
 
     def _known(self, spec: PipelineSpec) -> Resolution | None:
         with self._lock:
-            return self._found.get(spec.identity)
+            return self._found.get(spec.unscaled_identity)
 
 
 def _is_refusal(error: TransferError) -> bool:

@@ -1,27 +1,38 @@
-"""PipelineStore: a specification in, a verified folder on disk out."""
+"""PipelineStore: a specification in; a pipeline in memory, or a verified folder on disk, out."""
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pgetpy.core.pipelines.build_manifest import BuildManifest
+from pgetpy.core.pipelines.memory import MemoryBudget, MemorySize
 from pgetpy.core.pipelines.plans import PipelinePlan
 from pgetpy.core.pipelines.resolution import REFRESH_SECONDS
 from pgetpy.core.pipelines.specs import PipelineSpec
 from pgetpy.errors import CacheError
 from pgetpy.pipelines.building import BuiltPipeline, PipelineBuilder
 from pgetpy.pipelines.digests import FileDigests
+from pgetpy.pipelines.memory import PipelineMemory
 from pgetpy.pipelines.planning import Planner
+from pgetpy.pipelines.requests import PipelineRequests, PipelineUse
 from pgetpy.pipelines.resolver import PlanResolver
 from pgetpy.pipelines.trees import ListedTree, TreeStore
+from pgetpy.pipelines.views import shared
 from pgetpy.settings.pipeline_options import PipelineSettings
 from pgetpy.weights.cache import WeightsDownloadCache, usual_cache
 
+# Keys that are remembered.
+_MOST = 1000
+
 
 class PipelineStore:
-    """Pipelines on disk, shared by all processes that use the same folder. Safe in any thread.
+    """Pipelines in memory, and on disk, where all processes with the same folder share them.
+
+    Safe in any thread.
 
     Args:
         cache: has the files; by default the one that the environment names.
@@ -32,6 +43,13 @@ class PipelineStore:
             files can be evicted then.
         refresh: seconds after which a reference that may change its meaning, such as a branch, is
             resolved again.
+        max_memory: bytes that pipelines may keep in the host's memory; unlimited by default. The
+            least recently used ones are dropped when they take more; those in use never are. A
+            storage that several share counts once, and a file that is mapped counts as memory.
+        max_gpu_memory: the same for GPUs.
+        device: where pipelines are put, as torch names it; by default a GPU if there is one.
+        prepare: is called with each pipeline that was loaded, before anything is made with it: to
+            compile it, or to choose an attention backend.
     """
 
     def __init__(
@@ -41,6 +59,10 @@ class PipelineStore:
         folder: str | os.PathLike[str] | None = None,
         max_bytes: int | None = None,
         refresh: float = REFRESH_SECONDS,
+        max_memory: int | None = None,
+        max_gpu_memory: int | None = None,
+        device: str | None = None,
+        prepare: Callable[[Any], object] | None = None,
     ) -> None:
         self._cache = cache if cache is not None else usual_cache()
         settings = PipelineSettings.from_environment(os.environ)
@@ -51,9 +73,63 @@ class PipelineStore:
         self._planner = Planner(self._cache, digests)
         self._builder = PipelineBuilder(self._planner, self._cache, self._trees, digests)
         self._resolver = PlanResolver(self._planner.resolve, refresh)
+        self._memory = PipelineMemory(MemoryBudget(max_memory, max_gpu_memory))
+        self._requests = PipelineRequests(
+            self._resolver, self._builder, self._cache, self._memory, device, prepare
+        )
         # The key of each plan, by specification: it holds as long as the plan does.
         self._keys: dict[str, tuple[PipelinePlan, str]] = {}
         self._lock = threading.Lock()
+
+    # ------------------------------------------------------------------------------------ memory
+
+    def pipeline(self, spec: PipelineSpec) -> PipelineUse:
+        """Return a context manager that gives the pipeline of `spec`, with its LoRAs.
+
+            with store.pipeline(spec) as pipe:
+                image = pipe("a fox").images[0]
+
+        It is taken from memory, else loaded from disk, else built. Each block gets a pipeline
+        object of its own around the same modules, with its own scheduler and tokenizers, so several
+        threads may use one model at a time. Those that want other LoRAs on it wait for their turn.
+        Do not change its modules (`load_lora_weights`, `to`, `fuse_lora`).
+
+        Entering the block raises:
+            PgetError: a reference cannot be resolved, or a file cannot be fetched; see `build`.
+            IntegrityError: the model lacks tensors, or cannot be loaded.
+            BadSettingError: diffusers has no such pipeline, or a component is in another dtype than
+                asked for.
+            BadLoraError: a LoRA cannot be put on it; see `LoraComposer.apply`.
+            PoisonedProcessError: loads that ran at once broke this process.
+            UsageError: this thread is using the same base with other LoRAs.
+        """
+        return PipelineUse(self._requests, spec)
+
+    def share(self, pipe: Any, kind: Any, **components: Any) -> Any:
+        """Return a pipeline of the class `kind` around the components of `pipe`, uncast.
+
+        It is for the same `with` block as `pipe`, and has the same LoRAs.
+
+        Args:
+            pipe: what `pipeline` gave, or any pipeline of diffusers. It is left as it is.
+            kind: a class of diffusers, such as StableDiffusionImg2ImgPipeline.
+            components: what `kind` needs and `pipe` does not have, such as a ControlNet, or what
+                replaces its own.
+
+        Raises:
+            BadSettingError: `kind` needs a component that is not there.
+        """
+        return shared(pipe, kind, components)
+
+    def memory(self) -> MemorySize:
+        """Return the bytes that pipelines take in memory, in use or kept: the host's, and GPUs'."""
+        return self._memory.size
+
+    def forget(self) -> None:
+        """Drop the pipelines in memory that are not in use."""
+        self._memory.clear()
+
+    # -------------------------------------------------------------------------------------- disk
 
     def plan(self, spec: PipelineSpec) -> PipelinePlan:
         """Return what `spec` means, and what of it has to be fetched. Only an index is fetched.
@@ -83,6 +159,8 @@ class PipelineStore:
         key = self._planner.content(spec, plan).key
         with self._lock:
             self._keys[spec.identity] = (plan, key)
+            if len(self._keys) > _MOST:
+                del self._keys[next(iter(self._keys))]
         return key
 
     def build(self, spec: PipelineSpec) -> BuiltPipeline:

@@ -49,15 +49,22 @@ class Layer:
 LAYERS = (
     Layer(("pipelines",)),
     Layer(("pipelines.attention", "pipelines.boot", "pipelines.store"), may_meet=False),
-    Layer(("pipelines.building",)),
+    Layer(("pipelines.requests",)),
+    Layer(("pipelines.memory",)),
+    Layer(("pipelines.resident",)),
+    Layer(("pipelines.building", "pipelines.loading"), may_meet=False),
     Layer(("pipelines.resolver", "pipelines.trees", "pipelines.planning"), may_meet=False),
     Layer(
         (
             "pipelines.digests",
             "pipelines.fetching",
             "pipelines.folders",
+            "pipelines.load_checks",
+            "pipelines.lora_files",
             "pipelines.tree_links",
             "pipelines.tree_use",
+            "pipelines.turns",
+            "pipelines.views",
         ),
         may_meet=False,
     ),

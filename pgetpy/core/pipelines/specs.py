@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from pgetpy.errors import BadSettingError
@@ -132,10 +133,18 @@ class PipelineSpec:
     def __hash__(self) -> int:
         return hash(self.identity)
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """All of it as one text, with secrets: tells specifications apart within a process."""
         return json.dumps(self._fields(lambda text: text), sort_keys=True)
+
+    @cached_property
+    def unscaled_identity(self) -> str:
+        """The same without the scales of LoRAs: what has the same files is equal."""
+        fields = self._fields(lambda text: text)
+        for each in fields["loras"]:
+            del each["scale"]
+        return json.dumps(fields, sort_keys=True)
 
     def dtype_of(self, component: str) -> str:
         """Return the dtype in which `component` is loaded."""

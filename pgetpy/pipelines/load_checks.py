@@ -1,0 +1,105 @@
+"""What loaders let pass: tensors that were not read, other dtypes, a process that cannot load."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pgetpy.core.pipelines.dtypes import strayed
+from pgetpy.errors import BadSettingError, IntegrityError, PoisonedProcessError
+from pgetpy.system import polling
+
+# How many names an error lists.
+_NAMED = 8
+# A load outside of `loading()` makes its modules within this time.
+_PATIENCE = 5.0
+
+
+def is_poisoned() -> bool:
+    """Whether this process makes modules without memory at this moment."""
+    import torch
+
+    return bool(torch.nn.Linear(1, 1).weight.is_meta)
+
+
+def wait_for_sound_process() -> None:
+    """Wait while another thread makes modules without memory.
+
+    Raises:
+        PoisonedProcessError: that does not end.
+    """
+    until = time.monotonic() + _PATIENCE
+    while is_poisoned():
+        if time.monotonic() > until:
+            raise PoisonedProcessError
+        time.sleep(polling.SLICE)
+
+
+def check_loading_info(component: str, info: Mapping[str, Any], shown: str) -> None:
+    """Check what a loader says about the tensors of a component.
+
+    Args:
+        info: what `from_pretrained` gives with `output_loading_info`.
+        shown: the model, for errors.
+
+    Raises:
+        IntegrityError: tensors are missing, or of another shape.
+    """
+    missing = sorted(map(str, info.get("missing_keys") or ()))
+    if missing:
+        raise IntegrityError(f"the weights of {component} of {shown} lack {named(missing)}")
+    shapes = sorted(str(each[0]) for each in info.get("mismatched_keys") or ())
+    if shapes:
+        reason = f"have other shapes than its configuration says: {named(shapes)}"
+        raise IntegrityError(f"the weights of {component} of {shown} {reason}")
+
+
+def left_on_meta(modules: Mapping[str, Any]) -> list[str]:
+    """Return the tensors of `modules` that have no values, with the name of their component."""
+    return [
+        f"{component}.{name}"
+        for component, module in modules.items()
+        for name, tensor in _tensors_of(module)
+        if tensor.is_meta
+    ]
+
+
+def check_dtype(component: str, module: Any, wanted: str) -> None:
+    """Check that a component is in the dtype `wanted`, except for what its class keeps in float32.
+
+    Raises:
+        BadSettingError: it is not.
+    """
+    kept = {
+        name
+        for part in module.modules()
+        for names in ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")
+        for name in getattr(type(part), names, None) or ()
+    }
+    found = (
+        (name, str(each.dtype).removeprefix("torch."))
+        for name, each in module.named_parameters()
+        if each.is_floating_point()
+    )
+    other = strayed(found, wanted, kept)
+    if other:
+        raise BadSettingError("dtype", wanted, f"{component} was loaded with {other}")
+
+
+def named(names: list[str]) -> str:
+    """Return the first of many names, and how many there are beyond."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _tensors_of(module: Any) -> Iterator[tuple[str, Any]]:
+    """Yield parameters, buffers (also those that are not saved), and plain tensor attributes."""
+    import torch
+
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+    for path, part in module.named_modules():
+        for name, value in vars(part).items():
+            if isinstance(value, torch.Tensor):
+                yield f"{path}.{name}" if path else name, value

@@ -1,0 +1,290 @@
+"""From a folder on disk to a pipeline of diffusers, with what loaders let pass made an error.
+
+Components with weights are loaded one by one, because only then do their loaders say which tensors
+are missing; diffusers puts the pipeline together. The caller holds the lock of `loading()`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pgetpy.core.pipelines.configs import MODEL_INDEX, parse_config
+from pgetpy.core.pipelines.dtypes import load_dtype
+from pgetpy.core.pipelines.plans import SINGLE
+from pgetpy.core.pipelines.specs import PipelineSpec
+from pgetpy.core.weights.safetensors import Tensor, read_header
+from pgetpy.errors import (
+    BadSettingError,
+    IntegrityError,
+    MissingPackageError,
+    PgetError,
+    PoisonedProcessError,
+)
+from pgetpy.errors.redact import redact
+from pgetpy.pipelines.load_checks import (
+    check_dtype,
+    check_loading_info,
+    is_poisoned,
+    left_on_meta,
+    named,
+    wait_for_sound_process,
+)
+from pgetpy.system.logs import RoomLog
+
+_LOG = RoomLog("pipelines")
+# From where a model_index.json may name classes. Others are left to diffusers.
+_LIBRARIES = ("diffusers", "transformers")
+_LONGEST_REASON = 300
+# A load that another one has disturbed is made again.
+_TRIES = 2
+
+
+@dataclass(frozen=True)
+class LoadSource:
+    """What is loaded.
+
+    Attributes:
+        folder: the tree on disk.
+        pipeline: the class of diffusers.
+        weights: the paths of the weights below `folder`, by component; "" for one file that has
+            those of all.
+        spec: how it is loaded.
+    """
+
+    folder: Path
+    pipeline: str
+    weights: Mapping[str, tuple[str, ...]]
+    spec: PipelineSpec
+
+    @property
+    def shown(self) -> str:
+        """The model, for errors."""
+        return redact(self.spec.base)
+
+
+# Returns a component that another pipeline has loaded, or None; and is told of those loaded here.
+Find = Callable[[str], Any]
+
+
+def load_pipeline(source: LoadSource, device: str, find: Find) -> Any:
+    """Return the pipeline in a folder, on `device`.
+
+    Args:
+        source: what is loaded.
+        device: as torch names it.
+        find: returns a component by its name if it is in memory already, else None.
+
+    Raises:
+        IntegrityError: tensors are missing or have the wrong shape, or a file cannot be loaded.
+        BadSettingError: the class does not exist, or a component has another dtype than asked for.
+        PoisonedProcessError: this process cannot load models any more.
+        MissingPackageError: diffusers is not installed.
+    """
+    made = _load_undisturbed(source, find)
+    return made if device == "cpu" else made.to(device)
+
+
+def _load_undisturbed(source: LoadSource, find: Find) -> Any:
+    for last in range(_TRIES):
+        wait_for_sound_process()
+        made, error = None, None
+        try:
+            made = _load(source, find)
+        except PgetError:
+            raise
+        except Exception as caught:  # whatever the libraries raise for what they cannot read
+            error = caught
+        empty = left_on_meta(modules_of(made)) if made is not None else []
+        if made is not None and not empty:
+            return made
+        if error is not None and _is_no_fault_of_files(error):
+            raise error
+        if is_poisoned():
+            raise PoisonedProcessError from error
+        # Another thread may have loaded by `from_pretrained` itself at the same time.
+        if last == _TRIES - 1 or (error is not None and "meta" not in str(error)):
+            raise _failure(source, empty, error) from error
+        _LOG.warning("loading %s again: it was disturbed", source.shown)
+    raise AssertionError
+
+
+def _failure(source: LoadSource, empty: list[str], error: BaseException | None) -> IntegrityError:
+    if error is None:
+        return IntegrityError(f"{source.shown} has no values for {named(empty)}")
+    words = " ".join(str(error).split())[:_LONGEST_REASON]
+    return IntegrityError(f"{source.shown} cannot be loaded: {type(error).__name__}: {words}")
+
+
+def _is_no_fault_of_files(error: Exception) -> bool:
+    import torch
+
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError))
+
+
+def modules_of(pipeline: Any) -> dict[str, Any]:
+    """Return the components of a pipeline that are modules of torch, by name."""
+    import torch
+
+    parts = pipeline.components.items()
+    return {name: part for name, part in parts if isinstance(part, torch.nn.Module)}
+
+
+def pipeline_class(name: str) -> Any:
+    """Return the class of diffusers called `name`.
+
+    Raises:
+        MissingPackageError: diffusers is not installed.
+        BadSettingError: there is no such pipeline.
+    """
+    try:
+        # Without accelerate loaders fill what is missing with random numbers.
+        importlib.import_module("accelerate")
+        import diffusers
+    except ImportError as error:
+        reason = f"loading pipelines needs {error.name or 'diffusers'}"
+        raise MissingPackageError(reason, hint="pip install 'pgetpy[pipelines]'") from error
+    found = getattr(diffusers, name, None)
+    if not (isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline)):
+        raise BadSettingError("pipeline", name, "is not a pipeline of diffusers")
+    return found
+
+
+def _load(source: LoadSource, find: Find) -> Any:
+    whole = pipeline_class(source.pipeline)
+    index = _config_of(source.folder / MODEL_INDEX)
+    given: dict[str, Any] = {
+        name: None for name, reference in source.spec.components.items() if reference is None
+    }
+    for name, paths in source.weights.items():
+        if not name:
+            continue
+        found = find(name)
+        kind = _class_of(source, name, index) if found is None else None
+        if found is None and kind is not None:
+            found = _load_component(source, name, kind, paths)
+        if found is not None:
+            given[name] = found
+    options: dict[str, Any] = {"local_files_only": True, **given}
+    if "" not in source.weights:
+        return whole.from_pretrained(source.folder, use_safetensors=True, **options)
+    dtype = _dtype_of(source, "", source.weights[""])
+    if dtype is not None:
+        options["torch_dtype"] = dtype
+    path = source.folder / SINGLE
+    made = whole.from_single_file(str(path), config=str(source.folder), **options)
+    for name, module in modules_of(made).items():
+        if dtype is not None and name not in given:
+            check_dtype(name, module, str(dtype).removeprefix("torch."))
+    return made
+
+
+def _load_component(source: LoadSource, name: str, kind: Any, paths: tuple[str, ...]) -> Any:
+    """Return the component `name`, checked."""
+    import diffusers
+
+    folder = source.folder / name
+    quantiser = _quantiser_of(source.spec, name, issubclass(kind, diffusers.ModelMixin))
+    options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
+    options["low_cpu_mem_usage"] = True
+    dtype = _dtype_of(source, name, paths)
+    if dtype is not None:
+        options["torch_dtype" if issubclass(kind, diffusers.ModelMixin) else _dtype_word()] = dtype
+    variant = source.spec.variant
+    if variant and any(variant in path.replace("-", ".").split(".") for path in paths):
+        options["variant"] = variant
+    if quantiser is not None:
+        options["quantization_config"] = quantiser
+    made, info = kind.from_pretrained(folder, output_loading_info=True, **options)
+    check_loading_info(name, info, source.shown)
+    if dtype is not None and quantiser is None and not _is_quantised(folder):
+        check_dtype(name, made, str(dtype).removeprefix("torch."))
+    return made
+
+
+def _class_of(source: LoadSource, name: str, index: Mapping[str, Any]) -> Any:
+    """Return the class of a component whose loader says what is missing; None for any other."""
+    import diffusers
+    import torch
+
+    entry = index.get(name)
+    library, kind = entry if isinstance(entry, list) and len(entry) == 2 else ("", "")
+    if source.spec.components.get(name):
+        # It may be of another class than the one that it replaces.
+        config = _config_of(source.folder / name / "config.json")
+        own = config.get("_class_name")
+        library, kind = ("diffusers", own) if own else ("transformers", _first(config))
+    if hasattr(diffusers.pipelines, str(library)):
+        found = getattr(getattr(diffusers.pipelines, library), str(kind), None)
+    elif library in _LIBRARIES:
+        found = getattr(importlib.import_module(library), str(kind), None)
+    else:
+        return None
+    ours = isinstance(found, type) and issubclass(found, torch.nn.Module)
+    return found if ours and hasattr(found, "from_pretrained") else None
+
+
+def _first(config: Mapping[str, Any]) -> str:
+    names = config.get("architectures")
+    return names[0] if isinstance(names, list) and names else ""
+
+
+def _dtype_of(source: LoadSource, name: str, paths: Iterable[str]) -> Any:
+    """Return torch's dtype for a component; None if there is nothing to say."""
+    import torch
+
+    tensors = [tensor for path in paths for tensor in _tensors_in(source.folder / path)]
+    wanted = source.spec.dtype_of(name)
+    quantised = _is_quantised(source.folder / name)
+    found, others = load_dtype(name or "the model", wanted, tensors, quantised=quantised)
+    if others:
+        _LOG.warning("%s has weights in %s: loaded in %s", name, ", ".join(others), found)
+    return getattr(torch, found) if found else None
+
+
+def _tensors_in(path: Path) -> tuple[Tensor, ...]:
+    with path.open("rb") as file:
+        fd = file.fileno()
+        return read_header(lambda count: os.pread(fd, count, 0), os.fstat(fd).st_size).tensors
+
+
+def _is_quantised(folder: Path) -> bool:
+    return "quantization_config" in _config_of(folder / "config.json")
+
+
+def _quantiser_of(spec: PipelineSpec, name: str, of_diffusers: bool) -> Any:
+    """Return the library's configuration for a component; None if it is not quantised at loading.
+
+    Raises:
+        BadSettingError: diffusers refuses what was asked for.
+    """
+    if spec.quantization is None:
+        return None
+    from diffusers import PipelineQuantizationConfig
+
+    try:
+        config = PipelineQuantizationConfig(**spec.quantization)
+        return config._resolve_quant_config(is_diffusers=of_diffusers, module_name=name)
+    except (TypeError, ValueError, ImportError) as error:
+        shown = json.dumps(spec.quantization)[:_LONGEST_REASON]
+        raise BadSettingError("quantization", shown, str(error)[:_LONGEST_REASON]) from error
+
+
+def _config_of(path: Path) -> Mapping[str, Any]:
+    """Return a configuration; an empty one if there is none."""
+    try:
+        return parse_config(path.read_bytes(), path.name)
+    except FileNotFoundError:
+        return {}
+
+
+def _dtype_word() -> str:
+    """Return what this release of transformers calls the argument."""
+    transformers = importlib.import_module("transformers")
+    major, minor = transformers.__version__.split(".")[:2]
+    return "dtype" if (int(major), int(minor)) >= (4, 56) else "torch_dtype"
