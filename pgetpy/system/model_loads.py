@@ -1,4 +1,4 @@
-"""One load of a model at a time in this process, whoever asks for it.
+"""One load of a model at a time in this process, from whichever thread it comes.
 
 diffusers, transformers and accelerate make a model without memory by replacing methods of
 `torch.nn.Module` and functions of `torch.nn.init` for the whole process. Two threads that do so at
