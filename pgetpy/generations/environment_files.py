@@ -30,10 +30,14 @@ from pgetpy.errors import NotOneFileSystemError
 from pgetpy.errors.reasons import system_reason
 from pgetpy.system.filesystem import remove_tree
 
+# The modification time of all files, 1980-01-01, which is the earliest that wheels can have. Byte
+# code does not depend on it.
+FINISHED_NS = 315_532_800 * 10**9
 _BLOCK = 1 << 20
 # The end of a name that a file has until it takes the place of another one.
 _STAGED = ".pgetpy-new"
 _ANY_EXECUTE = stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH
+_ANY_READ = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
 _ANY_WRITE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -92,11 +96,18 @@ def empty_folder(folder: Path) -> None:
             path.unlink()
 
 
-def forbid_writing(path: Path) -> None:
-    """Take the permission to write away from a file: it may have names in several generations."""
-    mode = path.stat().st_mode
-    if mode & _ANY_WRITE:
-        path.chmod(stat.S_IMODE(mode) & ~_ANY_WRITE)
+def finish_file(path: Path) -> None:
+    """Let all users read a file and none write it, and give it the time that all files have.
+
+    It may have names in several generations. That anyone wrote to it can be seen by its time.
+    """
+    status = path.stat()
+    mode = stat.S_IMODE(status.st_mode)
+    wanted = (mode | _ANY_READ) & ~_ANY_WRITE
+    if mode != wanted:
+        path.chmod(wanted)
+    if status.st_mtime_ns != FINISHED_NS:
+        os.utime(path, ns=(FINISHED_NS, FINISHED_NS))
 
 
 class _Version(NamedTuple):

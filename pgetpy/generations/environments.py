@@ -9,16 +9,14 @@ So a cache of uv that was cleaned, or another wheel with the same files, costs n
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from pgetpy.core.generations.environment_marks import MARK, EnvironmentMark, parse_mark
+from pgetpy.core.generations.environment_marks import MARK, EnvironmentMark
 from pgetpy.core.generations.environment_records import (
     RecordLine,
     compiled_path,
     corrected_records,
-    differing_files,
     format_record,
     source_path,
 )
@@ -31,15 +29,15 @@ from pgetpy.core.generations.environment_variables import EnvironmentFolders, li
 from pgetpy.core.generations.manifest import EnvironmentLine, LockedEnvironment
 from pgetpy.errors import BadEnvironmentError, IntegrityError, UsageError
 from pgetpy.generations.environment_bytecode import cache_tag, compile_files
+from pgetpy.generations.environment_check import digests_of, read_mark
 from pgetpy.generations.environment_files import (
     SharedFiles,
     empty_folder,
     files_below,
-    forbid_writing,
+    finish_file,
     hash_file,
     link_environment,
     link_or_copy,
-    records_of,
     replace_file,
 )
 from pgetpy.generations.environment_install import install_packages, sizes_of
@@ -182,7 +180,7 @@ def _seal(
     *,
     compiled: bool,
 ) -> EnvironmentMark:
-    """Write the RECORDs and the mark, and forbid to write any file."""
+    """Write the RECORDs and the mark, and give all files their final permissions and time."""
     digests = {}
     for name, lines in corrected_records(records, sizes_of(folder, actual)).items():
         replace_file(folder / name, format_record(lines).encode())
@@ -197,58 +195,8 @@ def _seal(
     )
     replace_file(folder / MARK, mark.to_json())
     for path in files_below(folder):
-        forbid_writing(folder / path)
+        finish_file(folder / path)
     return mark
-
-
-def read_mark(folder: Path) -> EnvironmentMark:
-    """Return the mark of a complete environment.
-
-    Raises:
-        FileNotFoundError: there is none.
-        IntegrityError: it is damaged.
-    """
-    return parse_mark((folder / MARK).read_bytes())
-
-
-def digests_of(folder: Path, mark: EnvironmentMark) -> dict[str, str]:
-    """Return the digests of all files of an environment but its mark.
-
-    Raises:
-        IntegrityError: a RECORD is missing or damaged.
-    """
-    records = records_of(folder)
-    if records.keys() != mark.records.keys():
-        raise IntegrityError(f"packages of {folder} are missing, or were added")
-    lines = {each.path: each.digest for lines in records.values() for each in lines}
-    return lines | dict(mark.records)
-
-
-def check_environment(folder: Path, hashed: dict[int, str] | None = None) -> dict[str, str]:
-    """Return what is wrong with the files of a published environment, by their paths.
-
-    Args:
-        folder: of the environment.
-        hashed: digests by inode, which spare files with several names in one check; gets those of
-            the files that are read.
-    """
-    hashed = {} if hashed is None else hashed
-    try:
-        mark = read_mark(folder)
-        records = records_of(folder)
-    except (OSError, IntegrityError) as error:
-        return {MARK: str(error)}
-    actual = {}
-    for path in files_below(folder):
-        inode = os.lstat(folder / path).st_ino
-        if inode not in hashed:
-            hashed[inode] = hash_file(folder / path)
-        actual[path] = hashed[inode]
-    wrong = dict.fromkeys(differing_files(records, actual), "changed")
-    wrong |= {path: "changed" for path, each in mark.records.items() if actual.get(path) != each}
-    listed = {line.path for lines in records.values() for line in lines}
-    wrong |= {path: "missing" for path in wrong if path not in actual}
-    return wrong | {path: "added" for path in actual if path not in listed and path != MARK}
 
 
 def environment_folders(

@@ -16,19 +16,19 @@ from pgetpy.core.generations.environment_variables import composed_variables
 from pgetpy.errors import BadEnvironmentError, MissingPackageError, NotOneFileSystemError
 from pgetpy.generations import EnvironmentLine, LockedEnvironment, LockedRequirement
 from pgetpy.generations.environment_bytecode import compile_files
-from pgetpy.generations.environment_uv import Uv
-from pgetpy.generations.environments import (
-    EnvironmentBuilder,
+from pgetpy.generations.environment_check import (
     check_environment,
-    environment_folders,
-    lock,
+    glance_environment,
     read_mark,
 )
+from pgetpy.generations.environment_uv import Uv
+from pgetpy.generations.environments import EnvironmentBuilder, environment_folders, lock
 from tests.support.wheels import configure_uv, make_wheel
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 # No machine has it.
 ABSENT = "3.99"
+CHANGED = "was changed: it has another digest"
 TEXT = b"def main():\n    print(__file__, tool.data.N)\n\nimport tool.data\n"
 
 
@@ -121,7 +121,7 @@ def test_a_program_finds_packages_and_scripts_of_an_environment(node: Node) -> N
     assert script.read_text().startswith(f"#!/usr/bin/env python{HERE}\n")
     assert os.access(script, os.X_OK)
     assert environ["PATH"].startswith(f"{folder}/bin:")
-    assert check_environment(folder) == {}
+    assert check_environment(folder) == glance_environment(folder) == {}
 
 
 def test_an_environment_for_a_python_that_is_absent_has_no_byte_code(node: Node) -> None:
@@ -209,7 +209,8 @@ def test_files_cannot_be_written(node: Node) -> None:
 def test_a_file_that_was_changed_in_the_cache_is_installed_anew(node: Node, data: bytes) -> None:
     poisoned = node.build("tool")
     overwrite(poisoned / "tool/data.py", data)
-    assert check_environment(poisoned) == {"tool/data.py": "changed"}
+    assert list(glance_environment(poisoned)) == ["tool/data.py"]
+    assert check_environment(poisoned) == {"tool/data.py": CHANGED}
     folder = node.build("tool", "base")
     assert folder.joinpath("tool/data.py").read_bytes() == b"N = 1\n"
     assert check_environment(folder) == {}
@@ -223,10 +224,15 @@ def test_missing_and_added_files_are_found(node: Node) -> None:
     record = folder / "tool-1.0.dist-info/RECORD"
     overwrite(record, record.read_bytes() + b"x,,\n")
     assert check_environment(folder) == {
-        "tool/data.py": "missing",
-        "tool/more.py": "added",
-        "tool-1.0.dist-info/RECORD": "changed",
-        "x": "missing",
+        "tool/data.py": "is missing",
+        "tool/more.py": "was added",
+        "tool-1.0.dist-info/RECORD": CHANGED,
+        "x": "is missing",
+    }
+    assert glance_environment(folder) == {
+        "tool/data.py": "is missing",
+        "tool-1.0.dist-info/RECORD": "was written to",
+        "x": "is missing",
     }
 
 
