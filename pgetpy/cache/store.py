@@ -185,10 +185,15 @@ class Store:
             key: of the entry.
             owner: whose pin it is, in hex digits; pins of several owners do not affect each other.
         """
+        self.pin_all((key,), owner)
+
+    def pin_all(self, keys: Iterable[str], owner: str = "") -> None:
+        """As `pin`, for several keys."""
         with self._writing():
             self._layout.make()
-            path = self._layout.at("pins", pin_name(key, owner))
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666))
+            for key in keys:
+                path = self._layout.at("pins", pin_name(key, owner))
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
 
     def unpin(self, key: str, owner: str = "") -> bool:
         """Remove the pin of `owner`; return False if there was none."""

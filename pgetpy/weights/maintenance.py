@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pgetpy.cache.checking import Verdict
+from pgetpy.cache.contents import Entry
 from pgetpy.cache.listing import ListedEntry, Totals
 from pgetpy.cache.store import Store
 from pgetpy.core.cache.records import Record
@@ -21,6 +23,13 @@ from pgetpy.weights.options import ReferenceOptions, named
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
+
+
+class KeptEntry(NamedTuple):
+    """A key that was pinned, and its entry; None if `ensure` would have to make a request."""
+
+    key: str
+    entry: Entry | None
 
 
 class Maintenance:
@@ -61,6 +70,24 @@ class Maintenance:
         key = self._reference(url, **options).key
         self._store.pin(key, owner)
         return key
+
+    def keep(self, owner: str, files: Iterable[tuple[str, str]]) -> list[KeptEntry]:
+        """Pin several objects for `owner` (hex digits), and return those that are cached.
+
+        What is returned stays until `unpin_for`.
+
+        Args:
+            owner: of the pins.
+            files: each one's URL, and what is wanted of it; see `ensure`.
+
+        Returns:
+            One for each of `files`, in order.
+        """
+        references = [self._reference(url, wanted=wanted) for url, wanted in files]
+        # In this order: an entry that is found after it was pinned cannot be evicted any more.
+        self._store.pin_all((each.key for each in references), owner)
+        look = LookupOptions()
+        return [KeptEntry(each.key, self._acquisition.peek(each, look)) for each in references]
 
     def unpin_for(self, owner: str) -> int:
         """Remove all pins of `owner`; return how many there were."""

@@ -21,6 +21,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.manifest import split_fields
@@ -106,7 +107,7 @@ class GenerationLock:
     files: tuple[FileLine, ...]
     environments: tuple[LockedEnvironment, ...] = ()
 
-    @property
+    @cached_property
     def text(self) -> str:
         """The canonical text: what `parse_manifest` takes, with the lines in order."""
         lines = [f"generation {self.number}"]
@@ -119,10 +120,10 @@ class GenerationLock:
                 lines.append(joined_fields(["env", environment.name, environment.python, *own]))
         return "".join(f"{line}\n" for line in lines)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The identity: 64 hex digits."""
-        return hashlib.sha256(self.text.encode(errors="surrogateescape")).hexdigest()
+        return digest_of_text(self.text)
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,11 @@ class GenerationManifest:
         if len(known) < len(self.environments) or not all(each.digest for each in self.files):
             return None
         return GenerationLock(self.number, self.files, known)
+
+
+def digest_of_text(text: str) -> str:
+    """Return the identity of the lock whose canonical text this is."""
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def parse_lock(text: str, path: str) -> GenerationLock:

@@ -1,0 +1,228 @@
+"""Whether generations are what was published: at a glance, or byte by byte.
+
+At a glance means names, sizes and modification times: a few microseconds for each file, so that a
+readiness probe may ask every second. A change that keeps all of these is found by hashing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from pgetpy.cache.contents import digest_of
+from pgetpy.cache.layout import token
+from pgetpy.core.generations.record import (
+    ENVIRONMENTS,
+    FILES,
+    GenerationRecord,
+    RecordedFile,
+)
+from pgetpy.errors import GenerationIncompleteError, IntegrityError
+from pgetpy.errors.reasons import system_reason
+from pgetpy.generations.layout import IN_USE, RECORD, GenerationPaths
+
+_OWN = frozenset({IN_USE, RECORD})
+
+
+class Fault(NamedTuple):
+    """Something that is not what was published.
+
+    Attributes:
+        path: below the tree.
+        reason: a clause that begins with a verb.
+        poisons: the numbers of other generations that have the same file.
+    """
+
+    path: str
+    reason: str
+    poisons: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.reason}"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found of one generation.
+
+    Attributes:
+        number: of the generation.
+        digest: its identity.
+        checked: how many files were hashed.
+        faults: what is wrong; empty if all of it is what was published.
+    """
+
+    number: int
+    digest: str
+    checked: int
+    faults: tuple[Fault, ...]
+
+    @property
+    def sound(self) -> bool:
+        return not self.faults
+
+
+def faults_of(paths: GenerationPaths, digest: str) -> list[Fault]:
+    """Return what is wrong with a tree at a glance, and what an earlier `verify` found."""
+    tree = paths.tree(digest)
+    if not tree.is_dir():
+        return [Fault("", "is not there")]
+    try:
+        record = paths.record(digest)
+    except IntegrityError as error:
+        return [Fault(RECORD, f"cannot be used: {error}")]
+    found = list(_differences(tree, record))
+    return found or [Fault(path, reason) for path, reason in _noted(paths, digest)]
+
+
+def _differences(tree: Path, record: GenerationRecord) -> Iterator[Fault]:
+    base = f"{tree}/"
+    for file in record.files:
+        try:
+            status = os.lstat(base + file.path)
+        except OSError:
+            yield Fault(file.path, "is missing")
+            continue
+        reason = _difference(file, status)
+        if reason:
+            yield Fault(file.path, reason)
+    for link in record.links:
+        try:
+            target = os.readlink(base + link.path)
+        except OSError:
+            target = ""
+        if target != link.target:
+            yield Fault(link.path, f"leads elsewhere: {target or 'it is no link'}")
+
+
+def _difference(file: RecordedFile, status: os.stat_result) -> str:
+    if not stat.S_ISREG(status.st_mode):
+        return "is not a file any more"
+    if status.st_size != file.size:
+        return f"has {status.st_size} bytes instead of {file.size}"
+    return "was written to" if status.st_mtime_ns != file.mtime_ns else ""
+
+
+# ---------------------------------------------------------------------------------- byte by byte
+
+
+def verify(paths: GenerationPaths, number: int) -> Verification:
+    """Hash all files of a generation, and note what is wrong for `faults_of`.
+
+    Raises:
+        GenerationIncompleteError: there is no such generation.
+    """
+    digest = paths.digest_of(number)
+    if not digest or not paths.tree(digest).is_dir():
+        raise GenerationIncompleteError(str(paths.root), number, "is not there")
+    try:
+        record = paths.record(digest)
+    except IntegrityError as error:
+        faults = [Fault(RECORD, f"cannot be used: {error}")]
+        return _verified(paths, number, digest, 0, faults)
+    tree = paths.tree(digest)
+    faults = [*_changes(tree, record), *_additions(tree, record)]
+    wrong = {each.path for each in faults}
+    known = {file.path for file in record.files}
+    inodes = _inodes(tree, wrong & known)
+    poisoned = _sharing(paths, digest, set(inodes.values())) if inodes else {}
+    faults = [each._replace(poisons=poisoned.get(inodes.get(each.path), ())) for each in faults]
+    return _verified(paths, number, digest, len(record.files), faults)
+
+
+def _verified(
+    paths: GenerationPaths, number: int, digest: str, checked: int, faults: list[Fault]
+) -> Verification:
+    _note(paths, digest, faults)
+    return Verification(number, digest, checked, tuple(faults))
+
+
+def _changes(tree: Path, record: GenerationRecord) -> Iterator[Fault]:
+    glance = {each.path: each for each in _differences(tree, record)}
+    for file in record.files:
+        known = glance.pop(file.path, None)
+        if known is not None and known.reason != "was written to":
+            yield known
+            continue
+        try:
+            found = digest_of(tree / file.path)
+        except OSError as error:
+            yield Fault(file.path, f"cannot be read: {system_reason(error)}")
+            continue
+        if found != f"sha256:{file.sha256}":
+            yield Fault(file.path, "was changed: it has another digest")
+    yield from glance.values()
+
+
+def _additions(tree: Path, record: GenerationRecord) -> Iterator[Fault]:
+    known = {each.path for each in record.files} | {each.path for each in record.links}
+    for folder, folders, names in os.walk(tree):
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        for name in (*names, *links):
+            path = os.path.relpath(os.path.join(folder, name), tree)
+            if path not in known and path not in _OWN:
+                yield Fault(path, "was added")
+
+
+def _inodes(tree: Path, names: set[str]) -> dict[str, tuple[int, int]]:
+    found = {}
+    for name in names:
+        try:
+            status = os.lstat(tree / name)
+        except OSError:
+            continue
+        found[name] = (status.st_dev, status.st_ino)
+    return found
+
+
+def _sharing(
+    paths: GenerationPaths, own: str, inodes: set[tuple[int, int]]
+) -> dict[tuple[int, int] | None, tuple[int, ...]]:
+    """Return the numbers of other generations that have a file with one of `inodes`."""
+    found: dict[tuple[int, int] | None, tuple[int, ...]] = {}
+    for number, digest in paths.numbers().items():
+        if digest == own:
+            continue
+        for folder in (FILES, ENVIRONMENTS):
+            for inode in _inodes_below(paths.tree(digest) / folder) & inodes:
+                found[inode] = (*found.get(inode, ()), number)
+    return found
+
+
+def _inodes_below(folder: Path) -> set[tuple[int, int]]:
+    found = set()
+    for here, _, names in os.walk(folder):
+        found |= set(_inodes(Path(here), set(names)).values())
+    return found
+
+
+def _note(paths: GenerationPaths, digest: str, faults: list[Fault]) -> None:
+    """Keep what was found for `faults_of`; a read-only folder keeps nothing."""
+    path = paths.damage(digest)
+    try:
+        if not faults:
+            path.unlink(missing_ok=True)
+            return
+        own = paths.stage(f"damage.{token()}")
+        own.write_text(json.dumps([[each.path, each.reason] for each in faults]))
+        os.replace(own, path)
+    except OSError:
+        pass
+
+
+def _noted(paths: GenerationPaths, digest: str) -> list[tuple[str, str]]:
+    try:
+        return [(str(path), str(reason)) for path, reason in json.loads(_read(paths, digest))]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError):
+        return [("", "was found to be damaged")]
+
+
+def _read(paths: GenerationPaths, digest: str) -> str:
+    return paths.damage(digest).read_text()

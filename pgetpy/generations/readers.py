@@ -1,0 +1,142 @@
+"""Who reads a generation: a lock for each reader, and the names of those who have one.
+
+A reader holds a shared lock on a tree's `.in-use`, which works through a read-only bind mount, for
+any user, and across exec; the kernel releases it when the reader ends, however it does. It locks
+first and then looks whether the tree still has its name. Who removes a tree takes an exclusive
+lock, and then the name away. So either the reader sees that the name is gone, or the remover that
+there is a reader.
+
+A file system on top of another (overlayfs) has locks of its own, which the remover does not see.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pgetpy.generations.layout import IN_USE
+from pgetpy.system import polling
+from pgetpy.system.file_locks import try_lock
+
+_MOUNTS = "/proc/self/mountinfo"
+_LONGEST_COMMAND = 60
+# A remover that has the lock renames the tree in a moment.
+_WAIT_SECONDS = 10.0
+
+
+def lock_shared(tree: Path) -> int | None:
+    """Hold the tree as a reader; return the descriptor, None if it is not there (any more).
+
+    Raises:
+        OSError: the file system has no locks, or it cannot be read.
+    """
+    until = time.monotonic() + _WAIT_SECONDS
+    try:
+        fd = os.open(tree / IN_USE, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        while not try_lock(fd, shared=True):
+            if not _is_at(fd, tree) or time.monotonic() > until:
+                return None
+            time.sleep(polling.SLICE)
+        if _is_at(fd, tree):
+            fd, held = -1, fd
+            return held
+        return None
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def alone_with(tree: Path) -> Iterator[bool]:
+    """Keep readers out of a tree or a stage; False if there are some, or it is gone."""
+    try:
+        fd = os.open(tree / IN_USE, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        yield False
+        return
+    try:
+        yield try_lock(fd) and _is_at(fd, tree)
+    finally:
+        os.close(fd)
+
+
+def _is_at(fd: int, tree: Path) -> bool:
+    """Whether the open file is still what has the name."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(tree / IN_USE))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def readers_of(tree: Path) -> tuple[str, ...]:
+    """Return the processes that hold the tree, as far as /proc shows them: `PID (COMMAND)`."""
+    try:
+        status = os.stat(tree / IN_USE)
+    except OSError:
+        return ()
+    pids = _lockers(status) or _openers(status)
+    own = os.getpid()
+    return tuple(f"{pid} ({_command(pid)})" for pid in sorted(pids) if pid != own)
+
+
+def _lockers(status: os.stat_result) -> set[int]:
+    """Return the living processes that took a lock on the inode, from /proc/locks.
+
+    After a fork or an exec it names the one that took it, which may have ended.
+    """
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    pids = set()
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()
+            if "FLOCK" in fields and device in fields:
+                pids.add(int(fields[fields.index(device) - 1]))
+    return {pid for pid in pids if pid > 0 and os.path.exists(f"/proc/{pid}")}
+
+
+def _openers(status: os.stat_result) -> set[int]:
+    """Return the processes that have the inode open, as far as this user may look."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for name in os.listdir("/proc"):
+            if not name.isdigit():
+                continue
+            with contextlib.suppress(OSError):
+                for fd in os.scandir(f"/proc/{name}/fd"):
+                    with contextlib.suppress(OSError):
+                        if os.path.samestat(os.stat(fd.path), status):
+                            found.add(int(name))
+    return found
+
+
+def _command(pid: int) -> str:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").strip()
+    except OSError:
+        words = b""
+    return words.decode(errors="replace")[:_LONGEST_COMMAND] or "unknown"
+
+
+def is_overlay(path: Path) -> bool:
+    """Whether `path` is on overlayfs, where locks of other mounts are not seen."""
+    real = os.path.realpath(path)
+    best, kind = "", ""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path(_MOUNTS).read_text().splitlines():
+            before, _, after = line.partition(" - ")
+            point = _unescaped(before.split()[4])
+            inside = point in ("/", real) or real.startswith(f"{point}/")
+            if inside and len(point) >= len(best):
+                best, kind = point, after.split()[0]
+    return kind == "overlay"
+
+
+def _unescaped(text: str) -> str:
+    """Return a path of /proc/self/mountinfo without its octal escapes."""
+    return text.encode().decode("unicode_escape").encode("latin-1").decode(errors="replace")
