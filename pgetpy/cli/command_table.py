@@ -223,6 +223,63 @@ Loaders take the folder as it is: from_pretrained(folder). Example:
         "The least recently used pipelines are removed first. Example:\n"
         "  pgetpy pipeline gc --pipeline-max-bytes 100G",
     ),
+    "generation": Command(
+        "COMMAND [flags] ...",
+        "a node's numbered, immutable sets of weights: build, ready, prune and more",
+        "The same folders that pgetpy.generations uses; --root or PGET_GENERATION_ROOT names one.",
+    ),
+    "generation build": Command(
+        "[flags] LOCK...",
+        "publish the generations of locks and print the folders of their files",
+        """\
+A lock is a manifest whose lines all have a digest. Files come from the cache by hard
+link, or are downloaded into it first; a generation appears once it is complete. Example:
+  pgetpy generation build --root /srv/pgetpy generation-7.lock""",
+    ),
+    "generation ready": Command(
+        "[flags]",
+        "say whether generations are whole; fail unless all of them are",
+        """\
+Names, sizes and times are compared, and no bytes. Without --min and --max it is about the
+highest number. Example:
+  pgetpy generation ready --root /srv/pgetpy --min 6 --max 7 --json""",
+    ),
+    "generation diff": Command(
+        "[flags] A B",
+        "show what differs between two generations or locks",
+        "A and B are numbers, or files of locks. Example:\n"
+        "  pgetpy generation diff --root /srv/pgetpy 6 generation-7.lock",
+    ),
+    "generation prune": Command(
+        "[flags]",
+        "remove old generations that no process reads",
+        """\
+--keep or --min says what stays; what latest leads to always does. Readers are named, and
+what they read is removed by a later run. Example:
+  pgetpy generation prune --root /srv/pgetpy --keep 2""",
+    ),
+    "generation verify": Command(
+        "[flags] [N...]",
+        "hash all files of generations and name those that were changed",
+        """\
+A changed file has the same bytes in every generation that shares it: these are named,
+too. Without N all generations are checked. The exit status is 1 if any is damaged.
+Example:
+  pgetpy generation verify --root /srv/pgetpy 7""",
+    ),
+    "generation ls": Command(
+        "[flags]",
+        "list the generations, the highest number first",
+        "Example:\n  pgetpy generation ls --root /srv/pgetpy --json",
+    ),
+    "generation exec": Command(
+        "[flags] -- PROGRAM [ARGUMENT...]",
+        "run a program that keeps its generation from being pruned",
+        """\
+PGET_GENERATION_FILES is the folder of the files. The folder of generations may be
+mounted read-only. Example:
+  pgetpy generation exec --root /srv/pgetpy --generation 7 -- python predict.py""",
+    ),
     "node": Command(
         "COMMAND [flags] ...",
         "set up nginx as a cache node for many machines",
@@ -254,7 +311,7 @@ SUBCOMMANDS: Mapping[str, Mapping[str, str]] = {
         for name, row in COMMANDS.items()
         if name.startswith(f"{above} ")
     }
-    for above in ("cache", "compile-cache", "node", "pipeline")
+    for above in ("cache", "compile-cache", "generation", "node", "pipeline")
 }
 CACHE_COMMANDS = SUBCOMMANDS["cache"]
 

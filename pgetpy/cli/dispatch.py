@@ -67,6 +67,9 @@ from pgetpy.settings.options import DOWNLOAD
 from pgetpy.sources.table import check_settings, parse_reference
 from pgetpy.system.filesystem import cache_error
 
+# Those of `_run_group`.
+_GROUPS = frozenset({"compile-cache", "generation", "node", "pipeline"})
+
 
 def run(arguments: Sequence[str], *, api: Any, environ: Mapping[str, str] | None) -> int:
     """Carry out what `arguments` ask for and return the exit status.
@@ -123,7 +126,7 @@ def _run_command(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> 
         invocation = _invocation(arguments, api, environ)
         if command in {"ensure", "prefetch"} or command.partition(" ")[0] == "cache":
             return _run_cache_command(invocation, environ)
-        if command.partition(" ")[0] in {"compile-cache", "node", "pipeline"}:
+        if command.partition(" ")[0] in _GROUPS:
             return _run_group(invocation, environ)
         if command == "snapshot":
             from pgetpy.cli.snapshot import run_snapshot
@@ -144,6 +147,10 @@ def _run_group(invocation: Invocation, environ: Mapping[str, str]) -> int:
         from pgetpy.cli.node import run_node
 
         return run_node(invocation)
+    if group == "generation":
+        from pgetpy.cli.generation import run_generation
+
+        return run_generation(invocation, environ)
     if group == "pipeline":
         from pgetpy.cli.pipeline import run_pipeline
 

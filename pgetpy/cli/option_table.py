@@ -7,6 +7,7 @@ from itertools import chain
 
 from pgetpy.settings.fleet_settings import ROWS as OF_FLEETS
 from pgetpy.settings.fleet_settings import VARIABLES as OF_FLEETS_ALONE
+from pgetpy.settings.generation_options import ROWS as OF_GENERATIONS
 from pgetpy.settings.node_options import ROWS as OF_NODES
 from pgetpy.settings.options import GROUPS as OF_SETTINGS
 from pgetpy.settings.options import VARIABLES as OF_SETTINGS_ALONE
@@ -23,6 +24,7 @@ GROUPS: Mapping[str, tuple[Option, ...]] = dict(
         ("services", tuple(each for each in _OF_SOURCES if each.name)),
         ("pipelines", OF_PIPELINES),
         ("cache nodes", OF_FLEETS),
+        ("generations", OF_GENERATIONS),
         ("nodes", OF_NODES),
         *_OTHERS,
     )
@@ -44,24 +46,30 @@ COMMON = frozenset(
         "checksum",
         "class",
         "concurrency",
+        "copy",
         "digest",
         "dtype",
         "exclude",
         "extract",
         "fail-fast",
         "force",
+        "generation",
         "header",
         "help",
         "hf-token",
         "hub-cache-dir",
         "include",
         "json",
+        "keep",
         "limit-rate",
         "lora",
+        "max",
         "max-bytes",
+        "min",
         "pipeline-store",
         "policy",
         "progress",
+        "root",
         "skip-existing",
         "variant",
         "verbose",

@@ -59,19 +59,17 @@ from pgetpy.errors.content import (
     UnsafeMemberError,
     WrongBaseModelError,
 )
-from pgetpy.errors.generations import (
+from pgetpy.errors.places import (
     BadEnvironmentError,
+    CacheError,
+    CacheFullError,
+    DestinationError,
+    DiskFullError,
     GenerationError,
     GenerationIncompleteError,
     GenerationInUseError,
     GenerationTakenError,
     NotOneFileSystemError,
-)
-from pgetpy.errors.places import (
-    CacheError,
-    CacheFullError,
-    DestinationError,
-    DiskFullError,
     OutputError,
     ThreadLimitError,
 )

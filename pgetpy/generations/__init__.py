@@ -1,6 +1,6 @@
 """Generations: a node's numbered, immutable sets of weights and Python environments.
 
-    from pgetpy.generations import parse_lock, parse_manifest
+    from pgetpy.generations import Generations, use
 
 Belongs here: folders, links, locks, readers, and what builds and removes generations. What a
 manifest says, and which generations may go, is decided in `core/generations`.
@@ -8,6 +8,7 @@ manifest says, and which generations may go, is decided in `core/generations`.
 
 from __future__ import annotations
 
+from pgetpy.core.generations.comparison import Change, GenerationDiff
 from pgetpy.core.generations.manifest import (
     EnvironmentLine,
     FileLine,
@@ -18,14 +19,41 @@ from pgetpy.core.generations.manifest import (
     parse_lock,
     parse_manifest,
 )
+from pgetpy.core.generations.record import GenerationRecord
+from pgetpy.generations.checking import Fault, VerifiedGeneration
+from pgetpy.generations.holding import HeldGeneration, hold, use
+from pgetpy.generations.store import (
+    Generations,
+    GenerationState,
+    KeptGeneration,
+    ListedGeneration,
+    Pruned,
+    Readiness,
+    read_lock,
+)
 
 __all__ = [
+    "Change",
     "EnvironmentLine",
+    "Fault",
     "FileLine",
+    "GenerationDiff",
     "GenerationLock",
     "GenerationManifest",
+    "GenerationRecord",
+    "GenerationState",
+    "Generations",
+    "HeldGeneration",
+    "KeptGeneration",
+    "ListedGeneration",
     "LockedEnvironment",
     "LockedRequirement",
+    "Pruned",
+    "Readiness",
+    "VerifiedGeneration",
+    "hold",
     "parse_lock",
     "parse_manifest",
+    "read_lock",
+    "use",
 ]

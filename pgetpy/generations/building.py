@@ -19,10 +19,9 @@ from typing import NamedTuple
 
 from pgetpy.cache.contents import Entry
 from pgetpy.cache.layout import token
-from pgetpy.core.generations.manifest import FileLine, GenerationLock
+from pgetpy.core.generations.manifest import FileLine, GenerationLock, LockedEnvironment
 from pgetpy.core.generations.record import ENVIRONMENTS, FILES, GenerationRecord
 from pgetpy.errors import GenerationIncompleteError, GenerationInUseError, GenerationTakenError
-from pgetpy.generations import environments
 from pgetpy.generations.checking import Fault, faults_of
 from pgetpy.generations.layout import IN_USE, RECORD, GenerationPaths, open_to_all
 from pgetpy.generations.linking import TreeLinker
@@ -213,11 +212,8 @@ class GenerationBuilder:
                 linker.add_folder(Path(found.path), path)
             else:
                 linker.add(found.path, path, found.size, line.digest.removeprefix("sha256:"))
-        for each in lock.environments:
-            folder = stage / ENVIRONMENTS / each.name
-            folder.mkdir(parents=True)
-            environments.build(each, folder)
         if lock.environments:
+            self._add_environments(stage, lock.environments)
             linker.record_folder(ENVIRONMENTS)
         record = GenerationRecord(
             lock.number,
@@ -232,6 +228,22 @@ class GenerationBuilder:
         written.chmod(0o444)
         if self._fsync:
             flush_file_system(stage)
+
+    def _add_environments(self, stage: Path, locked: Sequence[LockedEnvironment]) -> None:
+        # Imported here: few generations have environments.
+        from pgetpy.generations.environments import UV_CACHE, EnvironmentBuilder
+
+        complete = [
+            folder
+            for digest in self._paths.digests()
+            for folder in (self._paths.tree(digest) / ENVIRONMENTS).glob("*")
+        ]
+        cache = self._paths.root / UV_CACHE
+        builder = EnvironmentBuilder(cache, complete, copy=self._copies)
+        for each in locked:
+            folder = stage / ENVIRONMENTS / each.name
+            folder.mkdir(parents=True)
+            builder.build(each, folder)
 
     # ----------------------------------------------------------------------------------- the files
 

@@ -47,7 +47,7 @@ class Fault(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Verification:
+class VerifiedGeneration:
     """What `verify` found of one generation.
 
     Attributes:
@@ -97,7 +97,7 @@ def _differences(tree: Path, record: GenerationRecord) -> Iterator[Fault]:
         except OSError:
             target = ""
         if target != link.target:
-            yield Fault(link.path, f"leads elsewhere: {target or 'it is no link'}")
+            yield Fault(link.path, f"leads elsewhere: {target or 'it is not a link'}")
 
 
 def _difference(file: RecordedFile, status: os.stat_result) -> str:
@@ -111,7 +111,7 @@ def _difference(file: RecordedFile, status: os.stat_result) -> str:
 # ---------------------------------------------------------------------------------- byte by byte
 
 
-def verify(paths: GenerationPaths, number: int) -> Verification:
+def verify(paths: GenerationPaths, number: int) -> VerifiedGeneration:
     """Hash all files of a generation, and note what is wrong for `faults_of`.
 
     Raises:
@@ -137,9 +137,9 @@ def verify(paths: GenerationPaths, number: int) -> Verification:
 
 def _verified(
     paths: GenerationPaths, number: int, digest: str, checked: int, faults: list[Fault]
-) -> Verification:
+) -> VerifiedGeneration:
     _note(paths, digest, faults)
-    return Verification(number, digest, checked, tuple(faults))
+    return VerifiedGeneration(number, digest, checked, tuple(faults))
 
 
 def _changes(tree: Path, record: GenerationRecord) -> Iterator[Fault]:

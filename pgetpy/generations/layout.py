@@ -9,7 +9,8 @@
     staging/TOKEN                   a tree that is being built or removed, locked by who does that
     damaged/DIGEST                  what `verify` has found of a tree, until it is built again
     cache/                          the cache, unless another folder is named
-    id                              how the owners of this folder's pins begin
+    uv/                             the cache of uv, if there are environments
+    id -> MARK                      how the owners of this folder's pins begin
 
 Links are relative, so the folder can be mounted anywhere.
 """
@@ -24,7 +25,7 @@ import stat
 from functools import cached_property
 from pathlib import Path
 
-from pgetpy.cache.layout import discard, move_if_free, names_in, token
+from pgetpy.cache.layout import discard, names_in, token
 from pgetpy.core.generations.record import GenerationRecord, parse_generation_record
 from pgetpy.errors import DiskFullError, GenerationError, IntegrityError
 from pgetpy.errors.reasons import system_reason
@@ -37,6 +38,7 @@ _FOLDERS = ("trees", "ids", "staging", "damaged")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _OWNER = re.compile(r"[0-9a-f]{32}")
+_MARK = re.compile(r"[0-9a-f]{16}")
 _MARK_LENGTH = 16
 
 
@@ -81,13 +83,11 @@ class GenerationPaths:
             IntegrityError: it is damaged.
         """
         path = self.root / "id"
-        if not path.exists():
-            own = self.root / f"id.{token()}"
-            own.write_text(token())
-            move_if_free(str(own), str(path))
-            discard(str(own))
-        mark = path.read_bytes().decode(errors="replace")
-        if not re.fullmatch(f"[0-9a-f]{{{_MARK_LENGTH}}}", mark):
+        # The text of a link: written whole, and by one process alone.
+        with contextlib.suppress(FileExistsError):
+            os.symlink(token(), path)
+        mark = _end_of(path, _MARK)
+        if not mark:
             raise IntegrityError(f"{path} is damaged; remove it")
         return mark
 
@@ -211,7 +211,7 @@ class GenerationPaths:
         at = f" at {error.filename}" if error.filename else ""
         hint = "make it writable for this user" if error.errno in _CLOSED else ""
         reason = f"cannot be written{at}: {system_reason(error)}"
-        return GenerationError(str(self.root), "of any number", reason, hint=hint)
+        return GenerationError(str(self.root), "", reason, hint=hint)
 
 
 _CLOSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})

@@ -14,7 +14,7 @@ from pgetpy.core.generations.retention import removable, wanted_numbers
 from pgetpy.errors import BadManifestError, GenerationIncompleteError, UsageError
 from pgetpy.errors.reasons import system_reason
 from pgetpy.generations.building import GenerationBuilder, distrust
-from pgetpy.generations.checking import Verification, faults_of, verify
+from pgetpy.generations.checking import VerifiedGeneration, faults_of, verify
 from pgetpy.generations.layout import GenerationPaths
 from pgetpy.generations.readers import readers_of
 from pgetpy.generations.removal import TreeRemover
@@ -214,7 +214,7 @@ class Generations:
         """
         return diff_of(self.record(before).lock, self.record(after).lock)
 
-    def verify(self, number: int) -> Verification:
+    def verify(self, number: int) -> VerifiedGeneration:
         """Hash all files of a generation, and find the others that have the same damaged files.
 
         What is damaged is not ready any more until it is built again. If there is a cache, its

@@ -53,13 +53,18 @@ PIPELINES = tuple(
     f"pipeline {name}" for name in ("plan", "key", "build", "ls", "show", "verify", "rm", "gc")
 )
 SPECIFY = PIPELINES[:3]
-TRANSFER = (*DOWNLOAD, "snapshot", *FILL_CACHE, *SPECIFY)
+GENERATIONS = tuple(
+    f"generation {name}" for name in ("build", "verify", "prune", "ready", "diff", "ls", "exec")
+)
+FILL_GENERATIONS = GENERATIONS[:1]
+TRANSFER = (*DOWNLOAD, "snapshot", *FILL_CACHE, *SPECIFY, *FILL_GENERATIONS)
 UPLOAD = ("put",)
 CONNECT = (*TRANSFER, *UPLOAD)
-FILL_TIERS = (*FILL_CACHE, *SPECIFY)
+FILL_TIERS = (*FILL_CACHE, *SPECIFY, *FILL_GENERATIONS)
 NAME_ENTRIES = ("cache path", "cache rm", "cache pin", "cache unpin")
-KEEP_BOUNDS = (*FILL_CACHE, *SPECIFY, "cache info", "cache gc")
-USE_CACHE = (*KEEP_BOUNDS, *NAME_ENTRIES, *PIPELINES[3:], "cache ls", "cache prune")
+KEEP_BOUNDS = (*FILL_TIERS, "cache info", "cache gc")
+UPKEEP = ("cache ls", "cache prune", "generation verify", "generation prune")
+USE_CACHE = (*KEEP_BOUNDS, *NAME_ENTRIES, *PIPELINES[3:], *UPKEEP)
 CHOOSE_FILES = ("ensure", "cache ensure", "prefetch", "snapshot")
 COMPILED = tuple(
     f"compile-cache {name}"
@@ -67,11 +72,13 @@ COMPILED = tuple(
 )
 FOR_THIS_MACHINE = tuple(f"compile-cache {name}" for name in ("load", "save", "explain", "run"))
 NODES = ("node config",)
-REPORT = (*DOWNLOAD, "snapshot", *UPLOAD, *USE_CACHE, *COMPILED, *NODES)
-EVERY = (*REPORT, "cache", "compile-cache", "node", "pipeline", "version", "completion", "help")
+REPORT = (*DOWNLOAD, "snapshot", *UPLOAD, *USE_CACHE, *COMPILED, *NODES, *GENERATIONS[3:])
+GROUP_NAMES = ("cache", "compile-cache", "generation", "node", "pipeline")
+EVERY = (*REPORT, *GROUP_NAMES, "version", "completion", "help")
 
 # Options of a single run, which have no environment variables.
-_OF_ONE_RUN = ("Arguments.", "CommandOptions.", "NodeOptions.", "PipelineOptions.")
+_OF_COMMANDS = ("Command", "Generation", "Node", "Pipeline")
+_OF_ONE_RUN = ("Arguments.", *(f"{name}Options." for name in _OF_COMMANDS))
 
 
 @dataclass(frozen=True)

@@ -48,5 +48,5 @@ def wanted_numbers(present: Collection[int], minimum: int | None, maximum: int |
     first = minimum if minimum is not None else maximum or 0
     last = maximum if maximum is not None else max([*present, first])
     if not first <= last < first + _MOST:
-        raise UsageError(f"from {first} to {last} is no range of at most {_MOST} generations")
+        raise UsageError(f"from {first} to {last} is not a range of at most {_MOST} generations")
     return range(first, last + 1)

@@ -26,6 +26,7 @@ from pgetpy.settings.cache_settings import CacheSettings
 from pgetpy.settings.command_options import CommandOptions, hub_cache_dir
 from pgetpy.settings.compile_cache_settings import CompileCacheSettings
 from pgetpy.settings.fleet_settings import FleetSettings, fleet_from
+from pgetpy.settings.generation_options import GenerationOptions, GenerationSettings
 from pgetpy.settings.node_options import NodeOptions
 from pgetpy.settings.options import OF_FLEETS, Option
 from pgetpy.settings.pipeline_options import PipelineOptions, PipelineSettings
@@ -45,6 +46,8 @@ SECTIONS = {
         CommandOptions,
         Console,
         FleetSettings,
+        GenerationOptions,
+        GenerationSettings,
         NodeOptions,
         PipelineOptions,
         PipelineSettings,
@@ -60,6 +63,8 @@ HOLDERS = {
     "CompileCacheSettings": ("settings",),
     "Console": ("console",),
     "FleetSettings": ("settings",),
+    "GenerationOptions": ("options",),
+    "GenerationSettings": ("own",),
     "NodeOptions": ("options",),
     "PipelineOptions": ("options",),
     "PipelineSettings": ("settings", "own"),
@@ -204,7 +209,15 @@ def test_every_variable_changes_its_field(row: Option) -> None:
         return
     assert issubclass(
         section,
-        (CacheSettings, CompileCacheSettings, Console, PipelineSettings, Settings, *OF_SOURCES),
+        (
+            CacheSettings,
+            CompileCacheSettings,
+            Console,
+            GenerationSettings,
+            PipelineSettings,
+            Settings,
+            *OF_SOURCES,
+        ),
     )
     assert differing(section(), section.from_environment(environ)) == {row.field}
 
@@ -225,7 +238,11 @@ def differing(before: Any, after: Any) -> set[str]:
 
 
 def test_an_option_of_a_single_run_has_no_variable() -> None:
-    rows = [row for row in OPTIONS if row.section in ("CommandOptions", "NodeOptions", "Arguments")]
+    rows = [
+        row
+        for row in OPTIONS
+        if row.section in ("CommandOptions", "GenerationOptions", "NodeOptions", "Arguments")
+    ]
     assert [row.name for row in rows if row.variable] == ["hub-cache-dir"]
 
 

@@ -23,8 +23,8 @@ from pgetpy.system.logs import RoomLog
 # The variables by which a container says what it wants.
 NAME_VARIABLE = "PGET_GENERATION"
 ROOT_VARIABLE = "PGET_GENERATION_ROOT"
-# A pruner has the name of a tree away before its number, for a moment.
-_PATIENCE_SECONDS = 2.0
+# A pruner takes the name of a tree away before its number. That lasts a moment.
+_PATIENCE_SECONDS = 1.0
 _LOG = RoomLog("generations")
 
 
@@ -86,7 +86,8 @@ def hold(
             fd = lock_shared(paths.tree(digest)) if digest else None
             if fd is not None:
                 break
-            if time.monotonic() > until:
+            gone = not digest and (name or paths.latest_number() is None)
+            if gone or time.monotonic() > until:
                 raise GenerationIncompleteError(str(paths.root), name or LATEST, "is not there")
             # Pruned just now; `latest` leads elsewhere in a moment.
             time.sleep(polling.SLICE)

@@ -1,0 +1,241 @@
+"""The commands below `pgetpy generation`. Imported when one of them runs.
+
+Looking (`ready`, `diff`, `ls`) and `exec` need neither a cache nor the right to write: they work in
+a container that has the folder mounted read-only. Without --cache-dir or PGET_CACHE_DIR the cache
+is `cache` in the folder of the generations, because hard links need one file system.
+
+Exit statuses are made for scripts: `ready` fails unless all wanted generations are whole, `verify`
+if anything is damaged. `prune` succeeds although some are read: the next run takes them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pgetpy.cli.cache import CacheCommand
+from pgetpy.cli.command_table import SUBCOMMANDS
+from pgetpy.cli.ensure import open_cache
+from pgetpy.cli.generation_results import (
+    diff_lines,
+    diff_record,
+    generation_table,
+    listing_record,
+    pruned_lines,
+    readiness_lines,
+    readiness_record,
+    verification_lines,
+)
+from pgetpy.cli.invocation import DONE, FAILED, Invocation
+from pgetpy.cli.manifest_file import read_manifest
+from pgetpy.cli.progress import log_lines, progress_of
+from pgetpy.cli.terminal import print_line
+from pgetpy.core.generations.comparison import diff_of
+from pgetpy.core.generations.manifest import GenerationLock, parse_lock
+from pgetpy.errors import GenerationError, UsageError
+from pgetpy.errors.reasons import system_reason
+from pgetpy.errors.redact import redact
+from pgetpy.generations.store import Generations
+from pgetpy.settings.cache_settings import CacheSettings
+from pgetpy.settings.generation_options import GenerationOptions, GenerationSettings
+
+_OWN_CACHE = "cache"
+
+
+def run_generation(invocation: Invocation, environ: Mapping[str, str]) -> int:
+    """Carry out a command below `generation`; return the exit status."""
+    name = invocation.arguments.command.partition(" ")[2]
+    operands, flags = invocation.arguments.operands, invocation.arguments.values
+    if not name:
+        found = redact(next(iter(operands), "nothing"))
+        raise UsageError(f"expected one of {', '.join(SUBCOMMANDS['generation'])}, got {found}")
+    own = GenerationSettings.from_environment(environ).with_flags(flags)
+    if own.root is None:
+        raise UsageError("no folder of generations is named: give --root or PGET_GENERATION_ROOT")
+    root = own.root.absolute()
+    cache = CacheSettings.from_environment(environ).with_flags(flags)
+    if "cache-dir" not in flags and not environ.get("PGET_CACHE_DIR"):
+        cache = replace(cache, folder=root / _OWN_CACHE)
+    cache = replace(cache, folder=cache.folder.absolute())
+    options = GenerationOptions().with_flags(flags)
+    run = _GenerationRun(invocation, environ, cache, root, own.name, options)
+    with invocation.telling_programs({"root": str(root)}):
+        return _COMMANDS[name](run, operands)
+
+
+@dataclass(frozen=True)
+class _GenerationRun:
+    """One run of a command.
+
+    Attributes:
+        invocation: what was asked for.
+        environ: of the process.
+        cache: has the files.
+        root: has the generations.
+        name: of the generation to use.
+        options: of this run.
+    """
+
+    invocation: Invocation
+    environ: Mapping[str, str]
+    cache: CacheSettings
+    root: Path
+    name: str
+    options: GenerationOptions
+
+    def looking(self) -> Generations:
+        """Return the generations, for commands that only look."""
+        return Generations(self.root)
+
+    @contextmanager
+    def writing(self) -> Iterator[Generations]:
+        """Open the generations and their cache, and show what is fetched within the block."""
+        with progress_of(self.invocation, into_cache=True) as progress, ExitStack() as closing:
+            command = CacheCommand(self.invocation, self.cache, closing)
+            cache = closing.enter_context(open_cache(command, progress))
+            yield Generations(self.root, cache, copies=self.options.copies)
+
+    def tell(self, lines: Sequence[str], record: object) -> None:
+        """Print `lines` for people, or `record` as JSON for programs."""
+        if self.invocation.options.json:
+            print_line(json.dumps(record))
+            return
+        for line in lines:
+            print_line(line)
+
+
+def _build(run: _GenerationRun, operands: Sequence[str]) -> int:
+    locks = [_lock_at(each) for each in operands]
+    if not locks:
+        raise UsageError("expected LOCK..., got nothing; pgetpy generation lock writes one")
+    with run.writing() as generations:
+        for lock in locks:
+            built = generations.build(lock, maximum=run.options.maximum)
+            record = {
+                "number": built.number,
+                "digest": built.digest,
+                "path": str(run.root / "ids" / str(built.number) / "files"),
+                "files": len(built.files),
+                "size": built.size,
+            }
+            run.tell([str(record["path"])], record)
+    return DONE
+
+
+def _ready(run: _GenerationRun, operands: Sequence[str]) -> int:
+    _refuse(run, operands)
+    found = run.looking().ready(run.options.minimum, run.options.maximum)
+    run.tell(readiness_lines(found), readiness_record(found))
+    return DONE if found.ready else FAILED
+
+
+def _diff(run: _GenerationRun, operands: Sequence[str]) -> int:
+    if len(operands) != 2:
+        raise UsageError(f"expected A and B, numbers or locks, got {len(operands) or 'nothing'}")
+    before, after = (_lock_of(run, each) for each in operands)
+    found = diff_of(before, after)
+    run.tell(diff_lines(found), diff_record(found))
+    return DONE
+
+
+def _prune(run: _GenerationRun, operands: Sequence[str]) -> int:
+    _refuse(run, operands)
+    with run.writing() as generations:
+        found = generations.prune(keep=run.options.keep, minimum=run.options.minimum)
+    record = {
+        "removed": found.removed,
+        "in_use": [{"number": each.number, "readers": each.readers} for each in found.in_use],
+    }
+    run.tell(pruned_lines(found), record)
+    return DONE
+
+
+def _verify(run: _GenerationRun, operands: Sequence[str]) -> int:
+    with run.writing() as generations, log_lines(run.invocation):
+        numbers = [_number(each) for each in operands]
+        numbers = numbers or [each.number for each in reversed(generations.listed())]
+        sound = True
+        for number in numbers:
+            found = generations.verify(number)
+            sound = sound and found.sound
+            record = {
+                "number": number,
+                "digest": found.digest,
+                "checked": found.checked,
+                "sound": found.sound,
+                "faults": [each._asdict() for each in found.faults],
+            }
+            run.tell(verification_lines(found), record)
+    return DONE if sound else FAILED
+
+
+def _ls(run: _GenerationRun, operands: Sequence[str]) -> int:
+    _refuse(run, operands)
+    found = run.looking().listed()
+    if run.invocation.options.json:
+        for each in found:
+            print_line(json.dumps(listing_record(each)))
+        return DONE
+    for line in generation_table(found):
+        print_line(line)
+    return DONE
+
+
+def _exec(run: _GenerationRun, operands: Sequence[str]) -> int:
+    """Hold a generation, and become the program: the lock lasts as long as that does."""
+    if not operands:
+        raise UsageError("expected -- PROGRAM [ARGUMENT...], got nothing")
+    from pgetpy.generations.holding import NAME_VARIABLE, ROOT_VARIABLE, hold
+
+    with log_lines(run.invocation):
+        held = hold(run.root, {NAME_VARIABLE: run.name})
+    environ = {
+        **run.environ,
+        ROOT_VARIABLE: str(run.root),
+        NAME_VARIABLE: held.digest,
+        "PGET_GENERATION_FILES": str(held.files),
+    }
+    os.set_inheritable(held.fd, True)
+    try:
+        os.execvpe(operands[0], list(operands), environ)  # noqa: S606  it is what was asked for
+    except OSError as error:
+        reason = f"cannot run {operands[0]}: {system_reason(error)}"
+        raise GenerationError(str(run.root), held.digest, reason) from None
+
+
+def _refuse(run: _GenerationRun, operands: Sequence[str]) -> None:
+    if operands:
+        command = run.invocation.arguments.command
+        raise UsageError(f"pgetpy {command} takes no arguments, got {operands[0]}")
+
+
+def _number(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise UsageError(f"expected the number of a generation, got {text!r}")
+    return int(text)
+
+
+def _lock_at(operand: str) -> GenerationLock:
+    return parse_lock(*read_manifest(operand))
+
+
+def _lock_of(run: _GenerationRun, operand: str) -> GenerationLock:
+    """Return the lock that an operand means: of a generation that is there, or a file."""
+    if operand.isascii() and operand.isdigit():
+        return run.looking().record(int(operand)).lock
+    return _lock_at(operand)
+
+
+_COMMANDS: Mapping[str, Callable[[_GenerationRun, Sequence[str]], int]] = {
+    "build": _build,
+    "ready": _ready,
+    "diff": _diff,
+    "prune": _prune,
+    "verify": _verify,
+    "ls": _ls,
+    "exec": _exec,
+}
