@@ -282,7 +282,7 @@ mounted read-only. Example:
     ),
     "node": Command(
         "COMMAND [flags] ...",
-        "set up nginx as a cache node for many machines",
+        "set up nginx as a cache node for many machines, and check nodes",
         "Clients name nodes in PGET_CACHE_NODES_SRV_NAME, as with pget.",
     ),
     "node config": Command(
@@ -292,6 +292,15 @@ mounted read-only. Example:
 The node fetches from these origins alone, in pieces, and each piece once. Example:
   pgetpy node config --origins https://weights.example.com --size 900GiB > nginx.conf
   nginx -t -c $PWD/nginx.conf""",
+    ),
+    "node check": Command(
+        "[flags] URL",
+        "try a cache node as a client will, and say what is wrong with it",
+        """\
+URL is an object of an origin that the node serves, best one larger than 60 MiB. The node
+fetches some ten pieces of it. Each fault is printed with what to change; the exit status
+is 1 if there is one. Example:
+  pgetpy node check https://weights.example.com/model.safetensors --node 10.0.0.5""",
     ),
     "version": Command("", "show the version"),
     "completion": Command(

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 
 from pgetpy.cli.command_table import SUBCOMMANDS
-from pgetpy.cli.invocation import DONE, Invocation
+from pgetpy.cli.invocation import DONE, FAILED, Invocation
 from pgetpy.cli.terminal import print_line
+from pgetpy.core.http.urls import parse_link
+from pgetpy.core.nodes.findings import NodeVerdict
 from pgetpy.core.nodes.nginx_config import NodeConfig, nginx_configuration
-from pgetpy.errors import UsageError
+from pgetpy.engine.authorities import trusting
+from pgetpy.errors import TransferError, UsageError
+from pgetpy.fleet.node_check import NodeReport, check_node
+from pgetpy.fleet.node_probe import NodeProbe
+from pgetpy.settings.fleet_settings import FleetSettings
 from pgetpy.settings.node_options import NodeOptions
 
 _RESOLV_CONF = Path("/etc/resolv.conf")
@@ -24,8 +33,11 @@ def run_node(invocation: Invocation) -> int:
     if command == "config":
         if operands:
             raise UsageError(f"pgetpy node config takes no arguments, got {operands[0]}")
-        print_line(nginx_configuration(_node_config(options)).rstrip("\n"))
+        text = nginx_configuration(_node_config(options)).rstrip("\n")
+        print_line(json.dumps({"configuration": text}) if invocation.options.json else text)
         return DONE
+    if command == "check":
+        return _check(invocation, options)
     found = next(iter(operands), "nothing")
     raise UsageError(f"expected one of {', '.join(SUBCOMMANDS['node'])}, got {found}")
 
@@ -68,3 +80,61 @@ def _own_resolvers() -> tuple[str, ...]:
     if not found:
         raise UsageError(f"{_RESOLV_CONF} names no name server: give --resolver ADDRESS")
     return tuple(found)
+
+
+def _check(invocation: Invocation, options: NodeOptions) -> int:
+    """Check each node that the flags name; return the status."""
+    operands, settings = invocation.arguments.operands, invocation.settings
+    if len(operands) != 1:
+        raise UsageError(f"expected one URL, got {len(operands) or 'nothing'}")
+    link = parse_link(operands[0])
+    context = lru_cache(maxsize=1)(lambda: trusting(settings))
+    at = link.origin
+    origin = NodeProbe(at.scheme, at.host, at.port, context)
+    status = DONE
+    for name in options.nodes or _own_nodes(settings.fleet):
+        where = parse_link(name if "://" in name else f"http://{name}").origin
+        node = NodeProbe(
+            where.scheme, where.host, where.port, context, settings.proxy_authorization
+        )
+        report = check_node(node, origin, link)
+        _tell(invocation, f"{where.host}:{where.port}", str(link), report)
+        status = status if report.sound else FAILED
+    return status
+
+
+def _own_nodes(fleet: FleetSettings | None) -> tuple[str, ...]:
+    """Return the nodes that a download would use.
+
+    Raises:
+        UsageError: there are none.
+        TransferError: they cannot be looked up.
+    """
+    nodes = fleet.nodes if fleet is not None else None
+    if nodes is None:
+        raise UsageError("expected --node HOST[:PORT], or nodes in PGET_CACHE_NODES")
+    if nodes.names:
+        return nodes.names
+    from pgetpy.fleet.srv_lookup import NodeLookupError, look_up_srv
+
+    try:
+        # Those that are missing in the list are empty.
+        return tuple(filter(None, look_up_srv(nodes.srv)))
+    except NodeLookupError as error:
+        raise TransferError(f"srv://{nodes.srv}", f"cannot be looked up: {error}") from None
+
+
+def _tell(invocation: Invocation, node: str, url: str, report: NodeReport) -> None:
+    """Print what was found of one node."""
+    if invocation.options.json:
+        rows = [{**asdict(each), "verdict": each.verdict.name.lower()} for each in report.findings]
+        record = {"node": node, "url": url, "sound": report.sound}
+        print_line(json.dumps({**record, "origin_fetches": report.origin_fetches, "trials": rows}))
+        return
+    print_line(f"{node} for {url}")
+    for each in report.findings:
+        print_line(f"{each.verdict.value:<6} {each.trial:<10} {each.words}")
+        if each.remedy:
+            print_line(f"{'':<17} change: {each.remedy}")
+    faults = sum(each.verdict is NodeVerdict.FAULT for each in report.findings)
+    print_line(f"{faults or 'no'} fault{'' if faults == 1 else 's'}")

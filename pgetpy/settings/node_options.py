@@ -8,12 +8,13 @@ from typing import ClassVar
 
 from pgetpy.core.http.urls import Origin, parse_link
 from pgetpy.core.nodes.nginx_config import MIB, PIECES, fits_configuration
-from pgetpy.core.text.values import read_words, size_reader
+from pgetpy.core.text.values import read_texts, read_words, size_reader
 from pgetpy.errors import BadReferenceError, BadSettingError
 from pgetpy.settings.options import Option, Texts
 from pgetpy.settings.sections import Section
 
 _CONFIG = ("node config",)
+_CHECK = ("node check",)
 _LISTEN = re.compile(r"(?:(?:[A-Za-z0-9.-]+|\*|\[[0-9A-Fa-f:.]+\]):)?[0-9]{1,5}")
 
 
@@ -86,6 +87,9 @@ ROWS: tuple[Option, ...] = (
     Option("token-file", "", "FILE", "NodeOptions.token_file", _word,
            "file on the node with lines '\"Bearer TOKEN\" 1;': only clients that send one of these "
            "as PGET_PROXY_AUTH_HEADER are served", _CONFIG),
+    Option("node", "", "HOST[:PORT]", "NodeOptions.nodes", read_texts,
+           "the node to check, https://HOST[:PORT] if it has TLS (default: the nodes that downloads "
+           "use, see PGET_CACHE_NODES)", _CHECK, many=True),
 )
 # fmt: on
 
@@ -106,3 +110,4 @@ class NodeOptions(Section):
     certificate: str = ""
     certificate_key: str = ""
     token_file: str = ""
+    nodes: tuple[str, ...] = ()

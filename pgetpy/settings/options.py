@@ -71,7 +71,7 @@ COMPILED = tuple(
     for name in ("load", "save", "ls", "info", "explain", "verify", "rm", "prune", "publish", "run")
 )
 FOR_THIS_MACHINE = tuple(f"compile-cache {name}" for name in ("load", "save", "explain", "run"))
-NODES = ("node config",)
+NODES = ("node config", "node check")
 REPORT = (*DOWNLOAD, "snapshot", *UPLOAD, *USE_CACHE, *COMPILED, *NODES, *GENERATIONS[3:])
 GROUP_NAMES = ("cache", "compile-cache", "generation", "node", "pipeline")
 EVERY = (*REPORT, *GROUP_NAMES, "version", "completion", "help")
@@ -233,7 +233,7 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
         Option("netrc", "", "", "Settings.use_netrc", read_bool, "read logins from ~/.netrc"),
         Option("cacert", "", "FILE", "Settings.cacert", read_text,
                "certificate authorities to trust instead of the system's, as a PEM file or a "
-               "folder", CONNECT),
+               "folder", (*CONNECT, "node check")),
         Option("resolve", "", "HOST:PORT:IP", "Settings.resolve", read_resolve,
                "connect to IP when HOST and PORT are asked for", many=True),
         Option("policy", "", "NAME", "Settings.policy", _POLICY,
