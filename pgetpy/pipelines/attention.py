@@ -5,8 +5,8 @@
 `set_attention_backend` of diffusers changes the default of the whole process, so models that were
 not touched break as well, and some backends that it accepts fail at the first call. Here each
 backend is called first with the model's dtype, head size and mask, and its result is compared with
-float32 math. The backend that passes is set on the model's own processors, and the default of the
-process stays as it was.
+math in float32 (of a model in float32: in float64). The backend that passes is set on the model's
+own processors, and the default of the process stays as it was.
 """
 
 from __future__ import annotations
@@ -58,12 +58,20 @@ class AttentionChoice:
     seconds: float = 0.0
 
     def record(self) -> dict[str, Any]:
-        """Return the choice for manifests and metrics, as values that JSON can hold."""
+        """Return the choice for manifests (`BuildManifest.with_attention`), as JSON values."""
         return {
             "backend": self.name,
             "refused": dict(self.refused),
             "processors": self.processors,
             "seconds": round(self.seconds, 4),
+        }
+
+    def metrics(self) -> dict[str, str | float]:
+        """Return the choice as single values, for metrics such as those of a Cog prediction."""
+        return {
+            "attention_backend": self.name or "unchanged",
+            "attention_refused": ", ".join(self.refused),
+            "attention_seconds": round(self.seconds, 4),
         }
 
     def lines(self) -> list[str]:
@@ -171,7 +179,7 @@ def _registry_kept(dispatch: Any) -> Iterator[None]:
 class _Sample:
     """Inputs of one attention call in the model's dtype, and what is right for them."""
 
-    inputs: tuple[Any, Any, Any]
+    inputs: tuple[Any, ...]
     mask: Any
     right: Any
     own: float
@@ -226,34 +234,35 @@ class _Prober:
             raise ValueError(f"a result of shape {tuple(result.shape)}, not {tuple(right.shape)}")
         if result.dtype != self._dtype:
             raise ValueError(f"a result of {result.dtype}, not {self._dtype}")
-        return float((result.float() - right).abs().max().item())
+        return float((result.cpu().to(right.dtype) - right).abs().max().item())
 
     def _sample(self, shape: AttentionShape, masked: bool) -> _Sample:
         torch = self._torch
         # On the CPU and with a generator of its own, so that no image gets other random numbers.
         source = torch.Generator().manual_seed(_SEED)
         sizes = (_BATCH, _LENGTH, shape.heads, shape.size)
-        query, key, value = (
-            torch.randn(sizes, generator=source).to(self._device, self._dtype) for _ in range(3)
-        )
+        made = [torch.randn(sizes, generator=source).to(self._dtype) for _ in range(3)]
         mask = None
         if masked:
             mask = torch.ones((_BATCH, 1, 1, _LENGTH), dtype=torch.bool)
             mask[1, :, :, _LENGTH // 2 :] = False
-            mask = mask.to(self._device)
-        right = self._math(query.float(), key.float(), value.float(), mask)
+        # More exact than the model's dtype, and on the CPU: GPUs may round float32 to TensorFloat.
+        exact = torch.float64 if self._dtype == torch.float32 else torch.float32
+        right = self._math([each.to(exact) for each in made], mask)
+        inputs = tuple(each.to(self._device) for each in made)
+        mask = mask.to(self._device) if mask is not None else None
         rounding = float(torch.finfo(self._dtype).eps) * float(right.abs().max().item())
-        sample = _Sample((query, key, value), mask, right, 0.0, rounding)
-        result = self._math(query, key, value, mask)
+        sample = _Sample(inputs, mask, right, 0.0, rounding)
+        result = self._math(inputs, mask)
         if MATH in self._names:
             with contextlib.suppress(Exception):
                 result = self._call(MATH, sample)
-        own = float((result.float() - right).abs().max().item())
+        own = float((result.cpu().to(exact) - right).abs().max().item())
         return _Sample(sample.inputs, mask, right, own, rounding)
 
-    def _math(self, query: Any, key: Any, value: Any, mask: Any) -> Any:
+    def _math(self, inputs: Sequence[Any], mask: Any) -> Any:
         """Return attention by its definition, for tensors of (batch, length, heads, size)."""
-        query, key, value = (each.permute(0, 2, 1, 3) for each in (query, key, value))
+        query, key, value = (each.permute(0, 2, 1, 3) for each in inputs)
         scores = (query @ key.transpose(-1, -2)) * query.shape[-1] ** -0.5
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf"))

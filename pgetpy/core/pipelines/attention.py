@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 # What diffusers uses by default; it works everywhere, so it is tried even if it is not asked for.
 NATIVE = "native"
 MATH = "_native_math"
-# A backend may be this many times as far from float32 math as plain math in the model's dtype is.
+# A backend may be this many times as far from exact math as plain math in the model's dtype is.
 TOLERANCE = 4.0
 _LONGEST_REASON = 200
 
@@ -113,7 +113,7 @@ def refuse_error(error: float, own: float, rounding: float) -> str:
     """Return why a result is too inexact, a clause; empty if it is not.
 
     Args:
-        error: its largest difference from float32 math.
+        error: its largest difference from exact math.
         own: that of plain math in the model's dtype.
         rounding: the rounding error of the largest number of the result in that dtype.
     """
@@ -122,7 +122,7 @@ def refuse_error(error: float, own: float, rounding: float) -> str:
     allowed = TOLERANCE * max(own, rounding)
     if error <= allowed:
         return ""
-    return f"its result differs from float32 math by {error:.2g}, and {allowed:.2g} is allowed"
+    return f"its result differs from exact math by {error:.2g}, and {allowed:.2g} is allowed"
 
 
 def refuse_failure(error: BaseException, step: str) -> str:

@@ -69,6 +69,8 @@ class BuildManifest:
         subjects: its files.
         pipeline: its class.
         started: when the build began, in seconds since the epoch; 0.0 if that is not known.
+        attention: which attention backend this process uses, and why not others; empty on disk,
+            because it depends on the machine.
     """
 
     key: str
@@ -80,6 +82,11 @@ class BuildManifest:
     subjects: tuple[ManifestSubject, ...] = field(default=())
     pipeline: str = ""
     started: float = 0.0
+    attention: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_attention(self, record: Mapping[str, Any]) -> BuildManifest:
+        """Return the manifest with the choice of an attention backend, as its `record` has it."""
+        return replace(self, attention=dict(record))
 
     def to_json(self) -> bytes:
         """Return the content of a manifest.json, which people read as well."""
@@ -94,6 +101,7 @@ class BuildManifest:
                 "started": self.started,
                 "created": self.created,
                 "versions": dict(self.versions),
+                **({"attention": dict(self.attention)} if self.attention else {}),
             },
             "subjects": [asdict(each) for each in self.subjects],
         }
@@ -132,6 +140,7 @@ def parse_manifest(data: bytes, name: str) -> BuildManifest:
         subjects,
         reader.text(found.get("pipeline"), "pipeline"),
         reader.time(run.get("started"), "started"),
+        reader.mapping(run.get("attention", {}), "attention"),
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-FLOAT32, FLOAT16 = np.dtype(np.float32), np.dtype(np.float16)
+FLOAT64, FLOAT32, FLOAT16 = map(np.dtype, (np.float64, np.float32, np.float16))
 
 
 class Tensor:
@@ -32,8 +32,12 @@ class Tensor:
     def dtype(self) -> Any:
         return self.array.dtype
 
-    def to(self, _device: Any, dtype: Any = None) -> Tensor:
-        return Tensor(self.array if dtype is None else self.array.astype(dtype))
+    def to(self, place_or_dtype: Any) -> Tensor:
+        is_dtype = isinstance(place_or_dtype, np.dtype)
+        return Tensor(self.array.astype(place_or_dtype) if is_dtype else self.array)
+
+    def cpu(self) -> Tensor:
+        return self
 
     def float(self) -> Tensor:
         return Tensor(self.array.astype(FLOAT32))
@@ -62,7 +66,8 @@ class Tensor:
 
     def __matmul__(self, other: Tensor) -> Tensor:
         # Without BLAS, whose threads wait for one another for seconds on a busy machine.
-        ours, others = self.array.astype(FLOAT32), other.array.astype(FLOAT32)
+        exact = FLOAT64 if self.dtype == FLOAT64 else FLOAT32
+        ours, others = self.array.astype(exact), other.array.astype(exact)
         product = np.einsum("...ij,...jk->...ik", ours, others)
         return Tensor(product.astype(self.dtype))
 
@@ -91,6 +96,7 @@ def make_torch() -> ModuleType:
     torch.randn = lambda sizes, generator: Tensor(generator.standard_normal(sizes).astype(FLOAT32))
     torch.ones = lambda sizes, dtype: Tensor(np.ones(sizes, dtype))
     torch.bool = np.bool_
+    torch.float64, torch.float32 = FLOAT64, FLOAT32
     torch.finfo = np.finfo
     torch.inference_mode = contextlib.nullcontext
     return torch

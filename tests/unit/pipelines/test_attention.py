@@ -68,7 +68,7 @@ def test_a_good_package_is_chosen_and_pinned(monkeypatch: pytest.MonkeyPatch) ->
         (raising(ImportError("undefined symbol: _ZN3c10")), "calling it raised ImportError: undef"),
         (raising(TypeError("'NoneType' object is not callable")), "calling it raised TypeError"),
         (raising(RuntimeError("no mask")), "calling it raised RuntimeError: no mask"),
-        (wrong, "its result differs from float32 math by 0.5"),
+        (wrong, "its result differs from exact math by 0.5"),
         (lambda q, *_: Tensor(np.full(q.shape, np.nan, q.dtype)), "not finite"),
         (lambda q, *_: Tensor(q.array[:, :1]), "a result of shape (2, 1, "),
         (lambda q, *_: q.float(), "a result of float32, not float16"),
@@ -109,7 +109,7 @@ def test_what_cannot_take_a_mask_is_refused_where_there_will_be_one(
     assert attention.choose(Model(), ("flash",)).name == "flash"
     masked = attention.choose(Model(), ("flash",), masked=True)
     assert masked.name == "native"
-    assert "differs from float32 math" in masked.refused["flash"]
+    assert "differs from exact math" in masked.refused["flash"]
 
 
 def test_kernels_of_the_hub_are_fetched_only_if_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,6 +173,8 @@ def test_the_choice_is_logged_and_can_be_recorded(
     record = json.loads(json.dumps(choice.record()))
     assert (record["backend"], record["processors"]) == ("native", 2)
     assert choice.lines()[1].startswith("  not flash: its result differs")
+    metrics = choice.metrics()
+    assert (metrics["attention_backend"], metrics["attention_refused"]) == ("native", "flash")
 
 
 def test_mistakes_of_the_caller_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

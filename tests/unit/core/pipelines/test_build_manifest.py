@@ -44,6 +44,13 @@ def test_what_is_written_is_read() -> None:
     assert parse_manifest(MANIFEST.to_json(), "manifest.json") == MANIFEST
 
 
+def test_the_choice_of_an_attention_backend_is_written_and_read() -> None:
+    record = {"backend": "native", "refused": {"flash": "not installed"}}
+    noted = MANIFEST.with_attention(record)
+    assert json.loads(noted.to_json())["run"]["attention"] == record
+    assert parse_manifest(noted.to_json(), "manifest.json") == noted
+
+
 def test_no_secret_is_written() -> None:
     assert b"hidden" not in MANIFEST.to_json()
 
