@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from scripts.bench import peers
 from scripts.bench.archives import Files, Recipe
+from scripts.bench.boots import BOOTS
 from scripts.bench.comparison import Case, Entrant, Goal
 from scripts.bench.hub import hub
 from scripts.bench.machine import core_counts
@@ -428,6 +429,7 @@ CASES = (
         (Goal("wall", None, 0.15, "import"),),
         times=3,
     ),
+    *BOOTS,
     *OBJECTS,
 )
 
