@@ -88,8 +88,8 @@ ROWS: tuple[Option, ...] = (
            "file on the node with lines '\"Bearer TOKEN\" 1;': only clients that send one of these "
            "as PGET_PROXY_AUTH_HEADER are served", _CONFIG),
     Option("node", "", "HOST[:PORT]", "NodeOptions.nodes", read_texts,
-           "the node to check, https://HOST[:PORT] if it has TLS (default: the nodes that downloads "
-           "use, see PGET_CACHE_NODES)", _CHECK, many=True),
+           "the node to check, https://HOST[:PORT] if it has TLS (default: the nodes of downloads, "
+           "see PGET_CACHE_NODES)", _CHECK, many=True),
 )
 # fmt: on
 
