@@ -228,6 +228,15 @@ Loaders take the folder as it is: from_pretrained(folder). Example:
         "a node's numbered, immutable sets of weights: build, ready, prune and more",
         "The same folders that pgetpy.generations uses; --root or PGET_GENERATION_ROOT names one.",
     ),
+    "generation lock": Command(
+        "[flags] MANIFEST|- [LOCK]",
+        "find the digest and version of everything in a manifest, and write them as a lock",
+        """\
+A manifest is `generation N` and then a line for each file, `REF DEST [sha256:HEX] [-x]`, or
+environment, `env NAME PYTHON REQUIREMENT...`. A lock has all digests and is to be checked
+in. Without LOCK it is printed. Example:
+  pgetpy generation lock generation-7.txt generation-7.lock""",
+    ),
     "generation build": Command(
         "[flags] LOCK...",
         "publish the generations of locks and print the folders of their files",
@@ -279,6 +288,14 @@ Example:
 PGET_GENERATION_FILES is the folder of the files. The folder of generations may be
 mounted read-only. Example:
   pgetpy generation exec --root /srv/pgetpy --generation 7 -- python predict.py""",
+    ),
+    "generation daemon": Command(
+        "[flags] FOLDER",
+        "build what is new in a folder of locks, prune, and answer /ready and /metrics",
+        """\
+Locks are the files of FOLDER that end with .lock. They are built one at a time, the lowest
+number first; with --keep or --min, only those that would not be pruned. Example:
+  pgetpy generation daemon --root /srv/pgetpy --keep 2 /etc/pgetpy/generations""",
     ),
     "node": Command(
         "COMMAND [flags] ...",

@@ -27,21 +27,22 @@ from pgetpy.cli.generation_results import (
     listing_record,
     pruned_lines,
     readiness_lines,
-    readiness_record,
     verification_lines,
 )
 from pgetpy.cli.invocation import DONE, FAILED, Invocation
 from pgetpy.cli.manifest_file import read_manifest
 from pgetpy.cli.progress import log_lines, progress_of
-from pgetpy.cli.terminal import print_line
+from pgetpy.cli.terminal import Terminated, print_line, say
 from pgetpy.core.generations.comparison import diff_of
-from pgetpy.core.generations.manifest import GenerationLock, parse_lock
+from pgetpy.core.generations.manifest import GenerationLock, parse_lock, parse_manifest
 from pgetpy.errors import GenerationError, UsageError
 from pgetpy.errors.reasons import system_reason
 from pgetpy.errors.redact import redact
 from pgetpy.generations.store import Generations
 from pgetpy.settings.cache_settings import CacheSettings
 from pgetpy.settings.generation_options import GenerationOptions, GenerationSettings
+from pgetpy.system.filesystem import disk_errors
+from pgetpy.weights.cache import WeightsDownloadCache
 
 _OWN_CACHE = "cache"
 
@@ -54,16 +55,14 @@ def run_generation(invocation: Invocation, environ: Mapping[str, str]) -> int:
         found = redact(next(iter(operands), "nothing"))
         raise UsageError(f"expected one of {', '.join(SUBCOMMANDS['generation'])}, got {found}")
     own = GenerationSettings.from_environment(environ).with_flags(flags)
-    if own.root is None:
-        raise UsageError("no folder of generations is named: give --root or PGET_GENERATION_ROOT")
-    root = own.root.absolute()
+    folder = own.root.absolute() if own.root is not None else None
     cache = CacheSettings.from_environment(environ).with_flags(flags)
-    if "cache-dir" not in flags and not environ.get("PGET_CACHE_DIR"):
-        cache = replace(cache, folder=root / _OWN_CACHE)
+    if folder is not None and "cache-dir" not in flags and not environ.get("PGET_CACHE_DIR"):
+        cache = replace(cache, folder=folder / _OWN_CACHE)
     cache = replace(cache, folder=cache.folder.absolute())
     options = GenerationOptions().with_flags(flags)
-    run = _GenerationRun(invocation, environ, cache, root, own.name, options)
-    with invocation.telling_programs({"root": str(root)}):
+    run = _GenerationRun(invocation, environ, cache, folder, own.name, options)
+    with invocation.telling_programs({"root": str(folder)} if folder else {}):
         return _COMMANDS[name](run, operands)
 
 
@@ -75,7 +74,7 @@ class _GenerationRun:
         invocation: what was asked for.
         environ: of the process.
         cache: has the files.
-        root: has the generations.
+        folder: has the generations; None if none was named.
         name: of the generation to use.
         options: of this run.
     """
@@ -83,9 +82,22 @@ class _GenerationRun:
     invocation: Invocation
     environ: Mapping[str, str]
     cache: CacheSettings
-    root: Path
+    folder: Path | None
     name: str
     options: GenerationOptions
+
+    @property
+    def root(self) -> Path:
+        """The folder of the generations.
+
+        Raises:
+            UsageError: none was named.
+        """
+        if self.folder is None:
+            raise UsageError(
+                "no folder of generations is named: give --root or PGET_GENERATION_ROOT"
+            )
+        return self.folder
 
     def looking(self) -> Generations:
         """Return the generations, for commands that only look."""
@@ -94,10 +106,16 @@ class _GenerationRun:
     @contextmanager
     def writing(self) -> Iterator[Generations]:
         """Open the generations and their cache, and show what is fetched within the block."""
+        root = self.root
+        with self.fetching() as cache:
+            yield Generations(root, cache, copies=self.options.copies)
+
+    @contextmanager
+    def fetching(self) -> Iterator[WeightsDownloadCache]:
+        """Open the cache, and show what is fetched within the block."""
         with progress_of(self.invocation, into_cache=True) as progress, ExitStack() as closing:
             command = CacheCommand(self.invocation, self.cache, closing)
-            cache = closing.enter_context(open_cache(command, progress))
-            yield Generations(self.root, cache, copies=self.options.copies)
+            yield closing.enter_context(open_cache(command, progress))
 
     def tell(self, lines: Sequence[str], record: object) -> None:
         """Print `lines` for people, or `record` as JSON for programs."""
@@ -106,6 +124,57 @@ class _GenerationRun:
             return
         for line in lines:
             print_line(line)
+
+
+def _lock(run: _GenerationRun, operands: Sequence[str]) -> int:
+    if not 1 <= len(operands) <= 2:
+        raise UsageError(f"expected MANIFEST and LOCK, got {len(operands) or 'nothing'}")
+    text, path = read_manifest(operands[0])
+    manifest = parse_manifest(text, path)
+    lock = manifest.locked()
+    if lock is None:
+        from pgetpy.generations.locking import lock_manifest
+
+        with run.fetching() as cache:
+            lock = lock_manifest(manifest, cache, path)
+    if len(operands) == 2:
+        _write_lock(Path(operands[1]), lock)
+        words = [f"generation {lock.number} is {lock.digest}"]
+    else:
+        words = lock.text.splitlines()
+    run.tell(words, {"number": lock.number, "digest": lock.digest, "lock": lock.text})
+    return DONE
+
+
+def _write_lock(path: Path, lock: GenerationLock) -> None:
+    """Write the file of a lock, whole or not at all."""
+    own = path.with_name(f".{path.name}.{os.getpid()}")
+    with disk_errors(path):
+        try:
+            own.write_bytes(lock.text.encode(errors="surrogateescape"))
+            os.replace(own, path)
+        finally:
+            own.unlink(missing_ok=True)
+
+
+def _daemon(run: _GenerationRun, operands: Sequence[str]) -> int:
+    if len(operands) != 1:
+        raise UsageError(f"expected FOLDER, got {len(operands) or 'nothing'}")
+    from pgetpy.generations.daemon import DaemonRules, GenerationDaemon
+    from pgetpy.generations.serving import serving
+
+    options = run.options
+    rules = DaemonRules(options.minimum, options.maximum, options.keep)
+    with run.writing() as generations, log_lines(run.invocation):
+        daemon = GenerationDaemon(generations, Path(operands[0]), rules, say)
+        with serving(daemon, *options.bind) as port:
+            say(f"answering http://{options.bind[0]}:{port}/ready and /metrics")
+            try:
+                daemon.follow(options.interval)
+            except (KeyboardInterrupt, Terminated):
+                # How a daemon is ended; what it was building is removed by the next one.
+                say("ended")
+    return DONE
 
 
 def _build(run: _GenerationRun, operands: Sequence[str]) -> int:
@@ -129,7 +198,7 @@ def _build(run: _GenerationRun, operands: Sequence[str]) -> int:
 def _ready(run: _GenerationRun, operands: Sequence[str]) -> int:
     _refuse(run, operands)
     found = run.looking().ready(run.options.minimum, run.options.maximum)
-    run.tell(readiness_lines(found), readiness_record(found))
+    run.tell(readiness_lines(found), found.to_json())
     return DONE if found.ready else FAILED
 
 
@@ -231,7 +300,9 @@ def _lock_of(run: _GenerationRun, operand: str) -> GenerationLock:
 
 
 _COMMANDS: Mapping[str, Callable[[_GenerationRun, Sequence[str]], int]] = {
+    "lock": _lock,
     "build": _build,
+    "daemon": _daemon,
     "ready": _ready,
     "diff": _diff,
     "prune": _prune,

@@ -28,19 +28,6 @@ def readiness_lines(found: Readiness) -> list[str]:
     ]
 
 
-def readiness_record(found: Readiness) -> dict[str, Any]:
-    """Return what probes are told: whether all is there, and why not."""
-    return {
-        "ready": found.ready,
-        "why": found.why,
-        "latest": found.latest,
-        "generations": [
-            {"number": each.number, "digest": each.digest, "whole": each.whole, "why": each.why}
-            for each in found.states
-        ],
-    }
-
-
 def diff_lines(found: GenerationDiff) -> list[str]:
     """Return one line for each change, and one that counts what is the same."""
     return [*map(str, found.changes), f"{len(found.changes)} changes, {found.same} the same"]

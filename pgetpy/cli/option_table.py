@@ -42,11 +42,11 @@ FLAGS: Mapping[str, list[str]] = {
 # What --help shows of a command that takes many flags; --help all shows the others.
 COMMON = frozenset(
     {
+        "bind",
         "cache-dir",
         "checksum",
         "class",
         "concurrency",
-        "copy",
         "digest",
         "dtype",
         "exclude",

@@ -21,7 +21,9 @@ from pgetpy.core.generations.manifest import (
 )
 from pgetpy.core.generations.record import GenerationRecord
 from pgetpy.generations.checking import Fault, VerifiedGeneration
+from pgetpy.generations.daemon import DaemonRules, DaemonStatus, GenerationDaemon
 from pgetpy.generations.holding import HeldGeneration, hold, use
+from pgetpy.generations.locking import lock_manifest
 from pgetpy.generations.store import (
     Generations,
     GenerationState,
@@ -34,9 +36,12 @@ from pgetpy.generations.store import (
 
 __all__ = [
     "Change",
+    "DaemonRules",
+    "DaemonStatus",
     "EnvironmentLine",
     "Fault",
     "FileLine",
+    "GenerationDaemon",
     "GenerationDiff",
     "GenerationLock",
     "GenerationManifest",
@@ -52,6 +57,7 @@ __all__ = [
     "Readiness",
     "VerifiedGeneration",
     "hold",
+    "lock_manifest",
     "parse_lock",
     "parse_manifest",
     "read_lock",

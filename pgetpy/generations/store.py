@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pgetpy.core.generations.comparison import GenerationDiff, diff_of
 from pgetpy.core.generations.manifest import GenerationLock, parse_lock
@@ -62,6 +63,16 @@ class Readiness:
         if not self.states:
             return "there are no generations"
         return "; ".join(f"generation {e.number} {e.why}" for e in self.states if not e.whole)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what probes are told: whether all is there, and why not."""
+        generations = [{**each._asdict(), "whole": each.whole} for each in self.states]
+        return {
+            "ready": self.ready,
+            "why": self.why,
+            "latest": self.latest,
+            "generations": generations,
+        }
 
 
 class ListedGeneration(NamedTuple):
@@ -178,6 +189,18 @@ class Generations:
         more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
         return GenerationState(number, digest, f"is not whole: {faults[0]}{more}")
 
+    def point_latest(self, maximum: int | None = None) -> int | None:
+        """Let `latest` lead to the highest number that is there; return it.
+
+        Args:
+            maximum: higher numbers do not count.
+
+        Raises:
+            GenerationError: the folder cannot be written.
+        """
+        with self._paths.errors():
+            return self._paths.point_latest(maximum)
+
     def listed(self) -> list[ListedGeneration]:
         """Return all generations whose records can be read, the highest number first."""
         latest = self._paths.latest_number()
@@ -228,7 +251,13 @@ class Generations:
             distrust(self._cache, self.record(number).lock, found.faults)
         return found
 
-    def prune(self, *, keep: int | None = None, minimum: int | None = None) -> Pruned:
+    def prune(
+        self,
+        *,
+        keep: int | None = None,
+        minimum: int | None = None,
+        needed: Collection[int] = (),
+    ) -> Pruned:
         """Remove generations that no rule keeps and no process reads.
 
         What `latest` leads to always stays. What is read is taken next time.
@@ -236,9 +265,10 @@ class Generations:
         Args:
             keep: how many of the highest numbers stay.
             minimum: this number and higher ones stay.
+            needed: other numbers that stay.
 
         Raises:
-            UsageError: neither is given.
+            UsageError: neither `keep` nor `minimum` is given.
         """
         if keep is None and minimum is None:
             raise UsageError("nothing says what stays: give keep, minimum or both")
@@ -250,6 +280,8 @@ class Generations:
             numbers = self._paths.numbers()
             removed, in_use = [], []
             for number in removable(numbers, keep=keep, minimum=minimum, latest=latest):
+                if number in needed:
+                    continue
                 tree = self._paths.tree(numbers[number])
                 if remover.remove(numbers[number]) or not tree.is_dir():
                     self._paths.release(number, numbers[number])

@@ -8,16 +8,14 @@ reference that a person would write for it, at the version that was listed.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pgetpy.core.objects.names import ObjectName, parse_object_name
+from pgetpy.core.objects.names import parse_object_name
 from pgetpy.core.pipelines.build_manifest import is_safe_path
 from pgetpy.core.pipelines.configs import MODEL_INDEX
 from pgetpy.core.pipelines.files import may_belong
-from pgetpy.core.references.hub_names import HubName, parse_hub_name
 from pgetpy.core.references.local_urls import file_path
 from pgetpy.core.references.reference import Reference, is_archive_name
 from pgetpy.engine.engine import Engine
@@ -25,11 +23,9 @@ from pgetpy.errors import BadReferenceError, UnsafeMemberError
 from pgetpy.errors.redact import redact
 from pgetpy.settings import SourceSettings
 from pgetpy.sources.base import NO_FACTS, ModelFacts, RemoteFile
-from pgetpy.sources.huggingface import HubSettings
+from pgetpy.weights.members import COMMIT, OBJECT_STORES, exact_text, hub_name_of, member_text
 from pgetpy.weights.options import named
 
-_OBJECT_STORES = ("s3://", "b2://", "gs://", "az://")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _SUFFIX = ".safetensors"
 # How deep a local folder is looked through.
 _DEEPEST = 2
@@ -118,7 +114,7 @@ async def locate_model(
         version = remote.etag or identity.etag or identity.last_modified or ""
         remote = replace(remote, size=identity.total, etag=version)
     name = remote.name or reference.name
-    exact = _at_version(reference, located.version, sources)
+    exact = exact_text(reference, located.version, sources)
     text = exact or text
     file = ModelFile(
         name, text, _shown(text, reference), remote, remote.size, bool(exact) or pinned
@@ -153,33 +149,12 @@ def is_pinned(reference: Reference, sources: SourceSettings) -> bool:
     """Whether `reference` always means the same content: a commit, a version, or the bytes."""
     if reference.by_content:
         return True
-    hub = _hub_name(reference, sources)
+    hub = hub_name_of(reference, sources)
     if hub is not None:
-        return _COMMIT.fullmatch(hub.revision) is not None
-    return reference.text.startswith(_OBJECT_STORES) and bool(
+        return COMMIT.fullmatch(hub.revision) is not None
+    return reference.text.startswith(OBJECT_STORES) and bool(
         parse_object_name(reference.text).version
     )
-
-
-def member_text(reference: Reference, name: str, version: str, sources: SourceSettings) -> str:
-    """Return a reference to the file `name` of the folder `reference`.
-
-    Raises:
-        BadReferenceError: it cannot be written as a reference, or folders of this source cannot be
-            taken apart.
-    """
-    hub = _hub_name(reference, sources)
-    if hub is not None:
-        path = f"{hub.path}/{name}" if hub.path else name
-        return str(HubName(hub.repo, hub.type, version or hub.revision, path, is_folder=False))
-    if reference.text.startswith(_OBJECT_STORES):
-        folder = parse_object_name(reference.text)
-        member = ObjectName(folder.scheme, folder.bucket, folder.key + name)
-        # `*` and `?versionId=` in a key would be read as instructions.
-        if parse_object_name(str(member)) == member:
-            return str(member)
-        raise BadReferenceError(str(reference), f"its file {name!r} cannot be named alone")
-    raise BadReferenceError(str(reference), "a pipeline cannot be read from this kind of folder")
 
 
 def _members(
@@ -191,33 +166,17 @@ def _members(
         if not is_safe_path(remote.name):
             raise UnsafeMemberError(remote.name, "it is not a plain path")
         text = member_text(reference, remote.name, version, sources)
-        pinned = _COMMIT.fullmatch(version) is not None
+        pinned = COMMIT.fullmatch(version) is not None
         yield ModelFile(remote.name, text, redact(text), remote, remote.size, pinned)
-
-
-def _at_version(reference: Reference, version: str, sources: SourceSettings) -> str:
-    """Return the reference at the version that was found; empty if it cannot be said so."""
-    hub = _hub_name(reference, sources)
-    if hub is None or not _COMMIT.fullmatch(version):
-        return ""
-    return str(replace(hub, revision=version)) + (
-        f"?{reference.patterns.query}" if reference.patterns else ""
-    )
 
 
 def _shown(text: str, reference: Reference) -> str:
     return redact(text) if text.startswith("hf://") else str(reference)
 
 
-def _hub_name(reference: Reference, sources: SourceSettings) -> HubName | None:
-    if reference.source != "huggingface":
-        return None
-    return parse_hub_name(reference.text, sources.of(HubSettings).endpoint)
-
-
 def _as_folder(text: str) -> str:
     """Return a reference to a folder of an object store with its last slash."""
-    is_store = text.startswith(_OBJECT_STORES)
+    is_store = text.startswith(OBJECT_STORES)
     whole = text.endswith(("/", _SUFFIX)) or "*" in text or "?" in text or is_archive_name(text)
     return f"{text}/" if is_store and not whole else text
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from pgetpy.core.text.values import count_reader, read_bool, read_text
+from pgetpy.core.text.values import count_reader, read_bool, read_duration, read_text
+from pgetpy.errors import BadSettingError
 from pgetpy.settings.folders import expand_user
 from pgetpy.settings.options import GENERATIONS, Option
 from pgetpy.settings.sections import Section
@@ -19,6 +20,19 @@ from pgetpy.settings.sections import Section
 def _path(text: str, name: str) -> Path:
     return expand_user(text, name)
 
+
+def _bind(text: str, name: str) -> tuple[str, int]:
+    address, _, port = text.strip().rpartition(":")
+    number = _PORT(port, name)
+    if number > _HIGHEST_PORT:
+        raise BadSettingError(name, text, f"has no port from 0 to {_HIGHEST_PORT}")
+    return address.strip("[]") or _LOOPBACK, number
+
+
+_HIGHEST_PORT = 65535
+_PORT = count_reader(0)
+_LOOPBACK = "127.0.0.1"
+_BUILD, _DAEMON = "generation build", "generation daemon"
 
 # fmt: off
 ROWS: tuple[Option, ...] = (
@@ -29,15 +43,20 @@ ROWS: tuple[Option, ...] = (
            ("generation exec",), environ="PGET_GENERATION"),
     Option("min", "", "N", "GenerationOptions.minimum", count_reader(0),
            "the lowest number that has to be there; prune keeps it and higher ones",
-           ("generation ready", "generation prune")),
+           ("generation ready", "generation prune", _DAEMON)),
     Option("max", "", "N", "GenerationOptions.maximum", count_reader(0),
            "the highest number that has to be there; latest leads to none above it",
-           ("generation ready", "generation build")),
+           ("generation ready", _BUILD, _DAEMON)),
     Option("keep", "", "N", "GenerationOptions.keep", count_reader(0),
-           "how many of the highest numbers to keep", ("generation prune",)),
+           "how many of the highest numbers to keep", ("generation prune", _DAEMON)),
     Option("copy", "", "", "GenerationOptions.copies", read_bool,
            "copy files that cannot be linked, which takes space for each generation",
-           ("generation build",)),
+           (_BUILD, _DAEMON)),
+    Option("interval", "", "TIME", "GenerationOptions.interval", read_duration,
+           "how often to look at the folder of locks", (_DAEMON,), default="10s"),
+    Option("bind", "", "[ADDRESS:]PORT", "GenerationOptions.bind", _bind,
+           "where to answer /ready and /metrics; port 0 is any that is free", (_DAEMON,),
+           default="127.0.0.1:8373"),
 )
 # fmt: on
 
@@ -66,6 +85,8 @@ class GenerationOptions(Section):
         maximum: the highest number; None for any.
         keep: how many generations stay; None if that says nothing.
         copies: copy what cannot be linked.
+        interval: seconds between two looks at a folder of locks.
+        bind: address and port of the daemon's server.
     """
 
     options: ClassVar[tuple[Option, ...]] = ROWS
@@ -74,3 +95,5 @@ class GenerationOptions(Section):
     maximum: int | None = None
     keep: int | None = None
     copies: bool = False
+    interval: float = 10.0
+    bind: tuple[str, int] = (_LOOPBACK, 8373)

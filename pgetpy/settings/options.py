@@ -54,9 +54,10 @@ PIPELINES = tuple(
 )
 SPECIFY = PIPELINES[:3]
 GENERATIONS = tuple(
-    f"generation {name}" for name in ("build", "verify", "prune", "ready", "diff", "ls", "exec")
+    f"generation {name}"
+    for name in ("lock", "build", "daemon", "verify", "prune", "ready", "diff", "ls", "exec")
 )
-FILL_GENERATIONS = GENERATIONS[:1]
+FILL_GENERATIONS = GENERATIONS[:3]
 TRANSFER = (*DOWNLOAD, "snapshot", *FILL_CACHE, *SPECIFY, *FILL_GENERATIONS)
 UPLOAD = ("put",)
 CONNECT = (*TRANSFER, *UPLOAD)
@@ -72,7 +73,7 @@ COMPILED = tuple(
 )
 FOR_THIS_MACHINE = tuple(f"compile-cache {name}" for name in ("load", "save", "explain", "run"))
 NODES = ("node config", "node check")
-REPORT = (*DOWNLOAD, "snapshot", *UPLOAD, *USE_CACHE, *COMPILED, *NODES, *GENERATIONS[3:])
+REPORT = (*DOWNLOAD, "snapshot", *UPLOAD, *USE_CACHE, *COMPILED, *NODES, *GENERATIONS[5:])
 GROUP_NAMES = ("cache", "compile-cache", "generation", "node", "pipeline")
 EVERY = (*REPORT, *GROUP_NAMES, "version", "completion", "help")
 

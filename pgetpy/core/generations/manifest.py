@@ -202,6 +202,20 @@ def parse_manifest(
     return GenerationManifest(reading.number, tuple(reading.files), environments)
 
 
+def check_lines(files: Iterable[FileLine], path: str) -> None:
+    """Check that no two of `files` have the same path, or a file where another needs a folder.
+
+    Raises:
+        BadManifestError: two have; `path` is the manifest's.
+    """
+    claims = _PathClaims()
+    for file in files:
+        try:
+            claims.take(file)
+        except UsageError as error:
+            raise BadManifestError(path, file.line, str(error)) from None
+
+
 class _LineError(UsageError):
     """Something is wrong with an earlier line."""
 
@@ -220,6 +234,33 @@ class _OpenEnvironment:
     requirements: list[tuple[str, list[str]]] = field(default_factory=list)
 
 
+class _PathClaims:
+    """The paths that lines want, and the lines."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, int] = {}
+        self._folders: dict[str, int] = {}
+
+    def take(self, file: FileLine) -> None:
+        """Take the path of a line.
+
+        Raises:
+            UsageError: another line has it, or has a file where a folder has to be.
+        """
+        path = file.dest.rstrip("/")
+        earlier = self._files.get(path) or self._folders.get(path)
+        above = _folders_above(path)
+        for folder in above:
+            earlier = earlier or self._files.get(folder)
+        # The files of a repository are not known before it is asked: several may share a folder.
+        if earlier is not None and not _is_open_folder(file):
+            raise UsageError(f"{file.dest} is in the way of line {earlier}, or the same path")
+        if not _is_open_folder(file):
+            self._files[path] = file.line
+        for folder in above:
+            self._folders.setdefault(folder, file.line)
+
+
 class _GenerationReader:
     """A manifest half read."""
 
@@ -228,8 +269,7 @@ class _GenerationReader:
         self.files: list[FileLine] = []
         self.environments: dict[str, _OpenEnvironment] = {}
         self._check = check
-        self._paths: dict[str, int] = {}
-        self._folders: dict[str, int] = {}
+        self._claims = _PathClaims()
 
     def take(self, fields: list[str], line: int) -> None:
         if self.number is None:
@@ -241,23 +281,8 @@ class _GenerationReader:
         else:
             file = _file(fields, line)
             self._check(file.url)
-            self._claim(file)
+            self._claims.take(file)
             self.files.append(file)
-
-    def _claim(self, file: FileLine) -> None:
-        """Check that no other line has the same path, or a file where a folder has to be."""
-        path = file.dest.rstrip("/")
-        earlier = self._paths.get(path) or self._folders.get(path)
-        above = _folders_above(path)
-        for folder in above:
-            earlier = earlier or self._paths.get(folder)
-        # The files of a repository are not known before it is asked: several may share a folder.
-        if earlier is not None and not _is_open_folder(file):
-            raise UsageError(f"{file.dest} is in the way of line {earlier}, or the same path")
-        if not _is_open_folder(file):
-            self._paths[path] = file.line
-        for folder in above:
-            self._folders.setdefault(folder, file.line)
 
     def _take_environment(self, fields: list[str], line: int) -> None:
         if len(fields) < 3:
