@@ -34,6 +34,7 @@ from pgetpy.cli.manifest_file import read_manifest
 from pgetpy.cli.progress import log_lines, progress_of
 from pgetpy.cli.terminal import Terminated, print_line, say
 from pgetpy.core.generations.comparison import diff_of
+from pgetpy.core.generations.environment_variables import ENVIRONMENTS_VARIABLE, NAME_VARIABLE
 from pgetpy.core.generations.manifest import GenerationLock, parse_lock, parse_manifest
 from pgetpy.errors import GenerationError, UsageError
 from pgetpy.errors.reasons import system_reason
@@ -61,7 +62,8 @@ def run_generation(invocation: Invocation, environ: Mapping[str, str]) -> int:
         cache = replace(cache, folder=folder / _OWN_CACHE)
     cache = replace(cache, folder=cache.folder.absolute())
     options = GenerationOptions().with_flags(flags)
-    run = _GenerationRun(invocation, environ, cache, folder, own.name, options)
+    wanted = {NAME_VARIABLE: own.name, ENVIRONMENTS_VARIABLE: own.environments}
+    run = _GenerationRun(invocation, environ, cache, folder, wanted, options)
     with invocation.telling_programs({"root": str(folder)} if folder else {}):
         return _COMMANDS[name](run, operands)
 
@@ -75,7 +77,7 @@ class _GenerationRun:
         environ: of the process.
         cache: has the files.
         folder: has the generations; None if none was named.
-        name: of the generation to use.
+        wanted: variables that say what to use; empty where that is left open.
         options: of this run.
     """
 
@@ -83,7 +85,7 @@ class _GenerationRun:
     environ: Mapping[str, str]
     cache: CacheSettings
     folder: Path | None
-    name: str
+    wanted: Mapping[str, str]
     options: GenerationOptions
 
     @property
@@ -108,7 +110,12 @@ class _GenerationRun:
         """Open the generations and their cache, and show what is fetched within the block."""
         root = self.root
         with self.fetching() as cache:
-            yield Generations(root, cache, copies=self.options.copies)
+            yield Generations(
+                root,
+                cache,
+                copies=self.options.copies,
+                clean_uv_cache=self.options.clean_uv_cache,
+            )
 
     @contextmanager
     def fetching(self) -> Iterator[WeightsDownloadCache]:
@@ -258,12 +265,15 @@ def _exec(run: _GenerationRun, operands: Sequence[str]) -> int:
     """Hold a generation, and become the program: the lock lasts as long as that does."""
     if not operands:
         raise UsageError("expected -- PROGRAM [ARGUMENT...], got nothing")
-    from pgetpy.generations.holding import NAME_VARIABLE, ROOT_VARIABLE, hold
+    from pgetpy.generations.holding import ROOT_VARIABLE, hold
 
+    asked = {**run.environ, **{name: value for name, value in run.wanted.items() if value}}
     with log_lines(run.invocation):
-        held = hold(run.root, {NAME_VARIABLE: run.name})
+        held = hold(run.root, asked)
+        composed = held.variables(asked)
     environ = {
-        **run.environ,
+        **asked,
+        **composed,
         ROOT_VARIABLE: str(run.root),
         NAME_VARIABLE: held.digest,
         "PGET_GENERATION_FILES": str(held.files),

@@ -20,7 +20,12 @@ from typing import NamedTuple
 from pgetpy.cache.contents import Entry
 from pgetpy.cache.layout import token
 from pgetpy.core.generations.manifest import FileLine, GenerationLock, LockedEnvironment
-from pgetpy.core.generations.record import ENVIRONMENTS, FILES, GenerationRecord
+from pgetpy.core.generations.record import (
+    ENVIRONMENTS,
+    FILES,
+    GenerationRecord,
+    RecordedEnvironment,
+)
 from pgetpy.errors import GenerationIncompleteError, GenerationInUseError, GenerationTakenError
 from pgetpy.generations.checking import Fault, faults_of
 from pgetpy.generations.layout import IN_USE, RECORD, GenerationPaths, open_to_all
@@ -56,6 +61,7 @@ class GenerationBuilder:
         remover: takes away what is damaged, or was left.
         copies: whether to copy what cannot be linked.
         fsync: whether to wait until a generation is on stable storage before it is published.
+        clean_uv_cache: whether to empty uv's cache before environments are built.
         now: the clock, in seconds since the epoch.
     """
 
@@ -67,6 +73,7 @@ class GenerationBuilder:
         *,
         copies: bool = False,
         fsync: bool = True,
+        clean_uv_cache: bool = False,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._paths = paths
@@ -74,6 +81,7 @@ class GenerationBuilder:
         self._remover = remover
         self._copies = copies
         self._fsync = fsync
+        self._clean_uv_cache = clean_uv_cache
         self._now = now
 
     def build(self, lock: GenerationLock, maximum: int | None = None) -> GenerationRecord:
@@ -212,9 +220,7 @@ class GenerationBuilder:
                 linker.add_folder(Path(found.path), path)
             else:
                 linker.add(found.path, path, found.size, line.digest.removeprefix("sha256:"))
-        if lock.environments:
-            self._add_environments(stage, lock.environments)
-            linker.record_folder(ENVIRONMENTS)
+        environments = self._environments(stage, lock.environments) if lock.environments else ()
         record = GenerationRecord(
             lock.number,
             lock.digest,
@@ -222,6 +228,7 @@ class GenerationBuilder:
             tuple(linker.files),
             tuple(linker.links),
             self._now(),
+            environments,
         )
         written = stage / RECORD
         written.write_bytes(record.to_json())
@@ -229,7 +236,10 @@ class GenerationBuilder:
         if self._fsync:
             flush_file_system(stage)
 
-    def _add_environments(self, stage: Path, locked: Sequence[LockedEnvironment]) -> None:
+    def _environments(
+        self, stage: Path, locked: Sequence[LockedEnvironment]
+    ) -> tuple[RecordedEnvironment, ...]:
+        """Build Python environments in `stage`."""
         # Imported here: few generations have environments.
         from pgetpy.generations.environments import UV_CACHE, EnvironmentBuilder
 
@@ -239,11 +249,15 @@ class GenerationBuilder:
             for folder in (self._paths.tree(digest) / ENVIRONMENTS).glob("*")
         ]
         cache = self._paths.root / UV_CACHE
-        builder = EnvironmentBuilder(cache, complete, copy=self._copies)
+        builder = EnvironmentBuilder(cache, complete, copy=self._copies, clean=self._clean_uv_cache)
+        built = []
         for each in locked:
             folder = stage / ENVIRONMENTS / each.name
             folder.mkdir(parents=True)
-            builder.build(each, folder)
+            built.append(builder.build(each, folder))
+        for above, _, _ in os.walk(stage / ENVIRONMENTS):
+            open_to_all(above)
+        return tuple(built)
 
     # ----------------------------------------------------------------------------------- the files
 

@@ -24,6 +24,7 @@ from pgetpy.core.generations.record import (
 )
 from pgetpy.errors import GenerationIncompleteError, IntegrityError
 from pgetpy.errors.reasons import system_reason
+from pgetpy.generations.environment_check import check_environment, glance_environment
 from pgetpy.generations.layout import IN_USE, RECORD, GenerationPaths
 
 _OWN = frozenset({IN_USE, RECORD})
@@ -77,7 +78,15 @@ def faults_of(paths: GenerationPaths, digest: str) -> list[Fault]:
     except IntegrityError as error:
         return [Fault(RECORD, f"cannot be used: {error}")]
     found = list(_differences(tree, record))
+    found += _glance_at_environments(tree, record)
     return found or [Fault(path, reason) for path, reason in _noted(paths, digest)]
+
+
+def _glance_at_environments(tree: Path, record: GenerationRecord) -> Iterator[Fault]:
+    for each in record.environments:
+        path = f"{ENVIRONMENTS}/{each.name}"
+        for name, reason in glance_environment(tree / path).items():
+            yield Fault(f"{path}/{name}", reason)
 
 
 def _differences(tree: Path, record: GenerationRecord) -> Iterator[Fault]:
@@ -126,13 +135,13 @@ def verify(paths: GenerationPaths, number: int) -> VerifiedGeneration:
         faults = [Fault(RECORD, f"cannot be used: {error}")]
         return _verified(paths, number, digest, 0, faults)
     tree = paths.tree(digest)
-    faults = [*_changes(tree, record), *_additions(tree, record)]
-    wrong = {each.path for each in faults}
-    known = {file.path for file in record.files}
-    inodes = _inodes(tree, wrong & known)
+    hashed: dict[int, str] = {}
+    changes = [*_changes(tree, record), *_environment_changes(tree, record, hashed)]
+    inodes = _inodes(tree, {each.path for each in changes})
+    faults = [*changes, *_additions(tree, record)]
     poisoned = _sharing(paths, digest, set(inodes.values())) if inodes else {}
     faults = [each._replace(poisons=poisoned.get(inodes.get(each.path), ())) for each in faults]
-    return _verified(paths, number, digest, len(record.files), faults)
+    return _verified(paths, number, digest, len(record.files) + len(hashed), faults)
 
 
 def _verified(
@@ -159,9 +168,20 @@ def _changes(tree: Path, record: GenerationRecord) -> Iterator[Fault]:
     yield from glance.values()
 
 
+def _environment_changes(
+    tree: Path, record: GenerationRecord, hashed: dict[int, str]
+) -> Iterator[Fault]:
+    for each in record.environments:
+        path = f"{ENVIRONMENTS}/{each.name}"
+        for name, reason in check_environment(tree / path, each.digest, hashed).items():
+            yield Fault(f"{path}/{name}", reason)
+
+
 def _additions(tree: Path, record: GenerationRecord) -> Iterator[Fault]:
     known = {each.path for each in record.files} | {each.path for each in record.links}
+    own = {str(tree / ENVIRONMENTS / each.name) for each in record.environments}
     for folder, folders, names in os.walk(tree):
+        folders[:] = [name for name in folders if os.path.join(folder, name) not in own]
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
         for name in (*names, *links):
             path = os.path.relpath(os.path.join(folder, name), tree)

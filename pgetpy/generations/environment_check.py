@@ -1,14 +1,22 @@
-"""Whether a published environment is what was built: at a glance, or byte by byte."""
+"""Published environments: what it takes to use them, and whether they are what was built.
+
+They are checked at a glance, by sizes and times, or byte by byte.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
+from pgetpy.cache.layout import names_in
 from pgetpy.core.generations.environment_marks import MARK, EnvironmentMark, parse_mark
 from pgetpy.core.generations.environment_records import differing_files
-from pgetpy.errors import IntegrityError
+from pgetpy.core.generations.environment_requirements import short_version
+from pgetpy.core.generations.environment_variables import EnvironmentFolders
+from pgetpy.errors import BadEnvironmentError, IntegrityError
 from pgetpy.errors.reasons import system_reason
 from pgetpy.generations.environment_files import FINISHED_NS, files_below, hash_file, records_of
 
@@ -54,7 +62,7 @@ def glance_environment(folder: Path) -> dict[str, str]:
     for lines in records.values():
         for line in lines:
             sizes.setdefault(line.path, set()).add(line.size)
-    for path in mark.records:
+    for path in (*mark.records, MARK):
         sizes[path] = {None}
     found = {path: _difference(folder / path, known) for path, known in sizes.items()}
     return {path: reason for path, reason in found.items() if reason}
@@ -72,11 +80,14 @@ def _difference(path: Path, sizes: set[int | None]) -> str:
     return "" if status.st_mtime_ns == FINISHED_NS else "was written to"
 
 
-def check_environment(folder: Path, hashed: dict[int, str] | None = None) -> dict[str, str]:
+def check_environment(
+    folder: Path, digest: str, hashed: dict[int, str] | None = None
+) -> dict[str, str]:
     """Return what is wrong with an environment by the digests in its RECORDs.
 
     Args:
         folder: of the environment.
+        digest: of its mark.
         hashed: digests by inode, which spare files with several names in one check; gets those of
             the files that are read.
 
@@ -93,10 +104,12 @@ def check_environment(folder: Path, hashed: dict[int, str] | None = None) -> dic
     for path in files_below(folder):
         inode = os.lstat(folder / path).st_ino
         if inode not in hashed:
-            hashed[inode] = hash_file(folder / path)
-        actual[path] = hashed[inode]
+            with contextlib.suppress(OSError):
+                hashed[inode] = hash_file(folder / path)
+        actual[path] = hashed.get(inode, "")
     changed = differing_files(records, actual)
-    changed += [path for path, digest in mark.records.items() if actual.get(path) != digest]
+    vouched = {**mark.records, MARK: digest}
+    changed += [path for path, known in vouched.items() if actual.get(path) != known]
     listed = {line.path for lines in records.values() for line in lines}
     found = {
         path: "was changed: it has another digest" if path in actual else "is missing"
@@ -108,3 +121,37 @@ def check_environment(folder: Path, hashed: dict[int, str] | None = None) -> dic
 def _unusable(error: OSError | IntegrityError) -> str:
     words = system_reason(error) if isinstance(error, OSError) else str(error)
     return f"cannot be used: {words}"
+
+
+def environment_folders(above: Path, names: Iterable[str]) -> list[EnvironmentFolders]:
+    """Return what it takes to use environments.
+
+    Args:
+        above: the folder of all environments of a generation.
+        names: of those to use.
+
+    Raises:
+        BadEnvironmentError: there is none with such a name, or it is damaged.
+    """
+    there = names_in(str(above))
+    found = []
+    for name in names:
+        # Looked up, because a name from a variable may be a path.
+        if name not in there:
+            hint = f"there is {', '.join(there) or 'none'}"
+            raise BadEnvironmentError(name, "the generation does not have it", hint=hint)
+        try:
+            mark = read_mark(above / name)
+        except (OSError, IntegrityError) as error:
+            raise BadEnvironmentError(name, str(error)) from None
+        found.append(
+            EnvironmentFolders(
+                name,
+                str(above / name),
+                short_version(mark.python),
+                mark.compiled,
+                mark.scripts,
+                mark.libraries,
+            )
+        )
+    return found

@@ -25,8 +25,9 @@ from pgetpy.core.generations.environment_requirements import (
     parse_requirements,
     short_version,
 )
-from pgetpy.core.generations.environment_variables import EnvironmentFolders, library_folders
+from pgetpy.core.generations.environment_variables import library_folders
 from pgetpy.core.generations.manifest import EnvironmentLine, LockedEnvironment
+from pgetpy.core.generations.record import RecordedEnvironment
 from pgetpy.errors import BadEnvironmentError, IntegrityError, UsageError
 from pgetpy.generations.environment_bytecode import cache_tag, compile_files
 from pgetpy.generations.environment_check import digests_of, read_mark
@@ -72,17 +73,25 @@ class EnvironmentBuilder:
         uv_cache: the folder of uv's cache, on the file system of the environments.
         complete: the folders of environments that exist already.
         copy: whether files may be copied where they cannot be linked.
+        clean: whether to empty uv's cache first, so that packages are downloaded again.
 
     Raises:
         MissingPackageError: uv is not installed.
     """
 
     def __init__(
-        self, uv_cache: Path, complete: Iterable[Path] = (), *, copy: bool = False
+        self,
+        uv_cache: Path,
+        complete: Iterable[Path] = (),
+        *,
+        copy: bool = False,
+        clean: bool = False,
     ) -> None:
         self._uv = Uv(uv_cache)
         self._uv_cache = uv_cache
         self._copy = copy
+        if clean:
+            self._uv.forget()
         self._shared = SharedFiles()
         self._complete: dict[str, list[Path]] = {}
         # By version of Python, path of the source and its digest.
@@ -91,8 +100,8 @@ class EnvironmentBuilder:
             with contextlib.suppress(OSError, IntegrityError):  # pruned, or damaged
                 self._learn(folder)
 
-    def build(self, locked: LockedEnvironment, folder: Path) -> EnvironmentMark:
-        """Build `locked` in `folder`, which exists and is empty.
+    def build(self, locked: LockedEnvironment, folder: Path) -> RecordedEnvironment:
+        """Build `locked` in `folder`, which exists and is empty; return what to remember of it.
 
         Raises:
             BadEnvironmentError: uv cannot install it.
@@ -103,7 +112,7 @@ class EnvironmentBuilder:
         for source in self._complete.get(digest, ()):
             mark = self._link(source, folder, compiled=program is not None)
             if mark is not None:
-                return mark
+                return _recorded(locked.name, mark, folder)
         records, actual = install_packages(self._uv, locked, folder, copy=self._copy)
         if program is not None:
             self._add_bytecode(program, folder, locked.python, actual)
@@ -111,7 +120,7 @@ class EnvironmentBuilder:
         whole = actual | dict(mark.records)
         self._shared.share(folder, whole, installer=self._uv_cache / "archive-v0")
         self._learn(folder)
-        return mark
+        return _recorded(locked.name, mark, folder)
 
     def _learn(self, folder: Path) -> None:
         """Take in a complete environment, for others to share files with."""
@@ -160,6 +169,10 @@ class EnvironmentBuilder:
                 actual[compiled] = hash_file(folder / compiled)
 
 
+def _recorded(name: str, mark: EnvironmentMark, folder: Path) -> RecordedEnvironment:
+    return RecordedEnvironment(name, mark.files, mark.size, hash_file(folder / MARK))
+
+
 def _take(source: Path, digest: str, dest: Path) -> bool:
     """Link byte code of another environment to `dest`; return whether it is what it should be."""
     try:
@@ -182,7 +195,8 @@ def _seal(
 ) -> EnvironmentMark:
     """Write the RECORDs and the mark, and give all files their final permissions and time."""
     digests = {}
-    for name, lines in corrected_records(records, sizes_of(folder, actual)).items():
+    sizes = sizes_of(folder, actual)
+    for name, lines in corrected_records(records, sizes).items():
         replace_file(folder / name, format_record(lines).encode())
         digests[name] = hash_file(folder / name)
     mark = EnvironmentMark(
@@ -190,6 +204,9 @@ def _seal(
         digest=environment_digest(locked),
         compiled=compiled,
         scripts=(folder / "bin").is_dir(),
+        files=len(actual) + len(digests),
+        size=sum(size for _, size in sizes.values())
+        + sum((folder / name).stat().st_size for name in digests),
         libraries=library_folders(list(actual)),
         records=digests,
     )
@@ -197,39 +214,3 @@ def _seal(
     for path in files_below(folder):
         finish_file(folder / path)
     return mark
-
-
-def environment_folders(
-    folders: Mapping[str, Path], names: Iterable[str]
-) -> list[EnvironmentFolders]:
-    """Return what it takes to use environments.
-
-    Args:
-        folders: of all environments of a generation, by their names.
-        names: of those to use.
-
-    Raises:
-        BadEnvironmentError: there is none with such a name, or it is damaged.
-    """
-    found = []
-    for name in names:
-        if name not in folders:
-            there = ", ".join(sorted(folders)) or "none"
-            raise BadEnvironmentError(
-                name, "the generation does not have it", hint=f"there is {there}"
-            )
-        try:
-            mark = read_mark(folders[name])
-        except (OSError, IntegrityError) as error:
-            raise BadEnvironmentError(name, str(error)) from None
-        found.append(
-            EnvironmentFolders(
-                name,
-                str(folders[name]),
-                short_version(mark.python),
-                mark.compiled,
-                mark.scripts,
-                mark.libraries,
-            )
-        )
-    return found

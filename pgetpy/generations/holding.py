@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from pgetpy.core.generations.record import FILES
+from pgetpy.core.generations.environment_variables import (
+    composed_variables,
+    wanted_environments,
+    wanted_generation,
+)
+from pgetpy.core.generations.record import ENVIRONMENTS, FILES
 from pgetpy.errors import GenerationIncompleteError, UsageError
+from pgetpy.generations.environment_check import environment_folders
 from pgetpy.generations.layout import LATEST, GenerationPaths
 from pgetpy.generations.readers import is_overlay, lock_shared
 from pgetpy.system import polling
 from pgetpy.system.logs import RoomLog
 
-# The variables by which a container says what it wants.
-NAME_VARIABLE = "PGET_GENERATION"
+# The variable by which a container says where generations are.
 ROOT_VARIABLE = "PGET_GENERATION_ROOT"
 # A pruner takes the name of a tree away before its number. That lasts a moment.
 _PATIENCE_SECONDS = 1.0
@@ -43,6 +48,20 @@ class HeldGeneration:
         self.tree = tree
         self.files = tree / FILES
         self.fd = fd
+
+    def variables(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """Return the variables by which a program finds its Python environments in here.
+
+        Args:
+            environ: PGET_ENV in it names environments, or else the variables of monobase do. What
+                PYTHONPATH, PATH and LD_LIBRARY_PATH hold is searched after them.
+
+        Raises:
+            BadEnvironmentError: there is none with such a name.
+            UsageError: they are for different versions of Python.
+        """
+        names = wanted_environments(environ)
+        return composed_variables(environ, environment_folders(self.tree / ENVIRONMENTS, names))
 
     def close(self) -> None:
         """End the use. Calling it again has no effect."""
@@ -67,7 +86,8 @@ def hold(
 
     Args:
         root: the folder of generations; None for PGET_GENERATION_ROOT.
-        environ: PGET_GENERATION in it is a number or a digest; unset means the latest.
+        environ: PGET_GENERATION in it, or else MONOBASE_GEN_ID, is a number or a digest; unset
+            means the latest.
 
     Raises:
         GenerationIncompleteError: it is not there.
@@ -78,7 +98,7 @@ def hold(
     if not folder:
         raise UsageError(f"no folder of generations is named; set {ROOT_VARIABLE}")
     paths = GenerationPaths(folder)
-    name = environ.get(NAME_VARIABLE, "")
+    name = wanted_generation(environ)
     until = time.monotonic() + _PATIENCE_SECONDS
     with paths.errors():
         while True:
@@ -103,12 +123,29 @@ def hold(
 
 @contextmanager
 def use(
-    root: str | os.PathLike[str] | None = None, environ: Mapping[str, str] = os.environ
+    root: str | os.PathLike[str] | None = None, environ: MutableMapping[str, str] = os.environ
 ) -> Iterator[Path]:
     """Keep a generation from being pruned within the block; see `hold`.
+
+    Programs that are started in the block find the environments that PGET_ENV names. This process
+    does not: Python reads PYTHONPATH when it starts.
+
+    Args:
+        root: see `hold`.
+        environ: see `hold`. Within the block it has the variables of `HeldGeneration.variables`.
 
     Yields:
         The folder of its files.
     """
     with hold(root, environ) as held:
-        yield held.files
+        composed = held.variables(environ)
+        before = {name: environ.get(name) for name in composed}
+        environ.update(composed)
+        try:
+            yield held.files
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    environ.pop(name, None)
+                else:
+                    environ[name] = value

@@ -84,18 +84,6 @@ class TreeLinker:
             else:
                 self.add(str(below), name, below.stat().st_size, _sha256(below))
 
-    def record_folder(self, path: str) -> None:
-        """Record what is below `path` in the tree already."""
-        folder = Path(self._tree, path)
-        for below in _contents(folder):
-            name = f"{path}/{below.relative_to(folder).as_posix()}"
-            if below.is_symlink():
-                self.links.append(RecordedLink(name, os.readlink(below)))
-            elif not below.is_dir():
-                status = below.stat()
-                file = RecordedFile(name, status.st_size, status.st_mtime_ns, _sha256(below))
-                self.files.append(file)
-
     def _add_link(self, target: str, path: str) -> None:
         self._make_folder(f"{self._tree}/{path}".rpartition("/")[0])
         os.symlink(target, f"{self._tree}/{path}")

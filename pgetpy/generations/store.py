@@ -120,6 +120,7 @@ class Generations:
             enough for looking.
         copies: copy files that cannot be linked, which takes space for each generation.
         fsync: publish a generation only when it is on stable storage.
+        clean_uv_cache: empty the cache of uv before environments are built.
     """
 
     def __init__(
@@ -129,11 +130,13 @@ class Generations:
         *,
         copies: bool = False,
         fsync: bool = True,
+        clean_uv_cache: bool = False,
     ) -> None:
         self._paths = GenerationPaths(root)
         self._cache = cache
         self._copies = copies
         self._fsync = fsync
+        self._clean_uv_cache = clean_uv_cache
 
     @property
     def root(self) -> Path:
@@ -160,7 +163,12 @@ class Generations:
         cache = self._writing()
         remover = TreeRemover(self._paths, cache)
         builder = GenerationBuilder(
-            self._paths, cache, remover, copies=self._copies, fsync=self._fsync
+            self._paths,
+            cache,
+            remover,
+            copies=self._copies,
+            fsync=self._fsync,
+            clean_uv_cache=self._clean_uv_cache,
         )
         return builder.build(found, maximum)
 
@@ -210,7 +218,7 @@ class Generations:
                 continue
             record = self._paths.record(digest)
             readers = readers_of(self._paths.tree(digest))
-            size, files = record.size, len(record.files)
+            size, files = record.size, record.count
             is_latest = number == latest
             found.append(
                 ListedGeneration(number, digest, size, files, record.created, is_latest, readers)

@@ -41,6 +41,9 @@ ROWS: tuple[Option, ...] = (
     Option("generation", "", "NAME", "GenerationSettings.name", read_text,
            "number or digest of the generation to use (default: the latest)",
            ("generation exec",), environ="PGET_GENERATION"),
+    Option("env", "", "NAMES", "GenerationSettings.environments", read_text,
+           "Python environments to use, separated by commas (default: by R8_*_VERSION, or none)",
+           ("generation exec",), environ="PGET_ENV"),
     Option("min", "", "N", "GenerationOptions.minimum", count_reader(0),
            "the lowest number that has to be there; prune keeps it and higher ones",
            ("generation ready", "generation prune", _DAEMON)),
@@ -57,6 +60,9 @@ ROWS: tuple[Option, ...] = (
     Option("bind", "", "[ADDRESS:]PORT", "GenerationOptions.bind", _bind,
            "where to answer /ready and /metrics; port 0 is any that is free", (_DAEMON,),
            default="127.0.0.1:8373"),
+    Option("clean-uv-cache", "", "", "GenerationOptions.clean_uv_cache", read_bool,
+           "empty the cache of uv first, so that packages are downloaded again",
+           (_BUILD,)),
 )
 # fmt: on
 
@@ -67,13 +73,16 @@ class GenerationSettings(Section):
 
     Attributes:
         root: their folder; None if none was named.
-        name: a number or a digest; empty for the latest.
+        name: a number or a digest; empty for what MONOBASE_GEN_ID says, or the latest.
+        environments: names of Python environments, as PGET_ENV has them; empty for what the
+            variables of monobase say.
     """
 
     options: ClassVar[tuple[Option, ...]] = ROWS
 
     root: Path | None = None
     name: str = ""
+    environments: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,7 @@ class GenerationOptions(Section):
         copies: copy what cannot be linked.
         interval: seconds between two looks at a folder of locks.
         bind: address and port of the daemon's server.
+        clean_uv_cache: empty the cache of uv before environments are built.
     """
 
     options: ClassVar[tuple[Option, ...]] = ROWS
@@ -97,3 +107,4 @@ class GenerationOptions(Section):
     copies: bool = False
     interval: float = 10.0
     bind: tuple[str, int] = (_LOOPBACK, 8373)
+    clean_uv_cache: bool = False

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from pgetpy.core.generations.environment_marks import MARK
 from pgetpy.core.generations.environment_variables import composed_variables
 from pgetpy.generations import EnvironmentLine, LockedEnvironment
-from pgetpy.generations.environment_check import check_environment
+from pgetpy.generations.environment_check import check_environment, environment_folders
+from pgetpy.generations.environment_files import hash_file
 from pgetpy.generations.environment_uv import Uv
-from pgetpy.generations.environments import EnvironmentBuilder, environment_folders, lock
+from pgetpy.generations.environments import EnvironmentBuilder, lock
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 VERSIONS = ("2.0.2", "2.1.3", "2.2.6")
@@ -89,7 +91,7 @@ def test_environments_and_generations_share_what_they_have_in_common(tmp_path: P
 
     uv = Uv(tmp_path / "uv")
     for folder in (*first.values(), *second.values()):
-        assert check_environment(folder) == {}
+        assert check_environment(folder, hash_file(folder / MARK)) == {}
     for name, folder in second.items():
         program = uv.find_python(name.rpartition("python")[2])
         if program is not None:
@@ -97,7 +99,7 @@ def test_environments_and_generations_share_what_they_have_in_common(tmp_path: P
 
 
 def check_import(program: str, name: str, folder: Path) -> None:
-    environ = composed_variables({}, environment_folders({name: folder}, [name]))
+    environ = composed_variables({}, environment_folders(folder.parent, [name]))
     code = "import numpy; print(numpy.__version__, numpy.arange(4).sum(), numpy.__file__)"
     done = subprocess.run(
         [program, "-c", code],

@@ -26,6 +26,8 @@ class EnvironmentMark:
         digest: of its locked requirements.
         compiled: whether byte code is there.
         scripts: whether it has a folder `bin`.
+        files: how many files it has, without this mark.
+        size: bytes of all files.
         libraries: folders with shared libraries that are loaded by name.
         records: the digest of each RECORD, as RECORDs write digests.
     """
@@ -34,6 +36,8 @@ class EnvironmentMark:
     digest: str
     compiled: bool
     scripts: bool
+    files: int
+    size: int
     libraries: tuple[str, ...]
     records: Mapping[str, str]
 
@@ -68,6 +72,7 @@ def _is_sound(mark: EnvironmentMark) -> bool:
         all(isinstance(each, str) for each in texts)
         and all(isinstance(each, bool) for each in flags)
         and all(map(is_inside, mark.libraries))
+        and type(mark.files) is type(mark.size) is int
         and isinstance(mark.records, dict)
         and all(map(is_inside, mark.records))
         and all(isinstance(each, str) for each in mark.records.values())

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 
 from pgetpy.errors import UsageError
 
-GENERATION = "PGET_GENERATION"
-NAMES = "PGET_ENV"
+# The variables of ours.
+NAME_VARIABLE = "PGET_GENERATION"
+ENVIRONMENTS_VARIABLE = "PGET_ENV"
 _SEPARATORS = re.compile(r"[,:\s]+")
 _ADDRESS = re.compile(r"(?:https|file)://")
 # What monobase calls its default environment: R8_COG_VERSION was not given.
@@ -47,9 +48,9 @@ class EnvironmentFolders:
     libraries: tuple[str, ...]
 
 
-def wanted_generation(environ: Mapping[str, str]) -> str | None:
-    """Return the number or digest of the generation that is asked for; None for the latest."""
-    return environ.get(GENERATION) or environ.get("MONOBASE_GEN_ID") or None
+def wanted_generation(environ: Mapping[str, str]) -> str:
+    """Return the number or digest of the generation that is asked for; empty for the latest."""
+    return environ.get(NAME_VARIABLE) or environ.get("MONOBASE_GEN_ID") or ""
 
 
 def wanted_environments(environ: Mapping[str, str]) -> tuple[str, ...]:
@@ -59,7 +60,7 @@ def wanted_environments(environ: Mapping[str, str]) -> tuple[str, ...]:
     variables of monobase are looked at; without R8_PYTHON_VERSION they ask for nothing. Names are
     as they were written: they must be looked up before they become paths.
     """
-    names = [name for name in _SEPARATORS.split(environ.get(NAMES, "")) if name]
+    names = [name for name in _SEPARATORS.split(environ.get(ENVIRONMENTS_VARIABLE, "")) if name]
     if names:
         return tuple(dict.fromkeys(names))
     python = environ.get("R8_PYTHON_VERSION", "")

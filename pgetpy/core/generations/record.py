@@ -1,10 +1,12 @@
 """The record of a built generation: generation.json, written before the generation has its name.
 
     {"format": 1, "number": 7, "digest": ..., "lock": ..., "created": ...,
-     "files": [[path, size, mtime_ns, sha256], ...], "links": [[path, target], ...]}
+     "files": [[path, size, mtime_ns, sha256], ...], "links": [[path, target], ...],
+     "environments": [[name, files, size, digest], ...]}
 
-Paths are those below the generation's tree: `files/...` and `environments/...`. Sizes and times let
-readiness be checked without reading a byte; digests are for `verify`.
+Paths are those below the generation's tree: `files/...`. Sizes and times let readiness be checked
+without reading a byte; digests are for `verify`. The files of an environment are listed in its own
+folder, which later generations share.
 """
 
 from __future__ import annotations
@@ -39,6 +41,22 @@ class RecordedLink(NamedTuple):
     target: str
 
 
+class RecordedEnvironment(NamedTuple):
+    """A Python environment.
+
+    Attributes:
+        name: of its folder.
+        files: how many it has.
+        size: bytes of its files, shared or not.
+        digest: of its mark (`core/generations/environment_marks`), as RECORDs write digests.
+    """
+
+    name: str
+    files: int
+    size: int
+    digest: str
+
+
 @dataclass(frozen=True)
 class GenerationRecord:
     """What a generation was when it was published.
@@ -51,6 +69,7 @@ class GenerationRecord:
         files: all of its files.
         links: all of its symbolic links.
         created: seconds since the epoch.
+        environments: its Python environments.
     """
 
     number: int
@@ -59,6 +78,7 @@ class GenerationRecord:
     files: tuple[RecordedFile, ...]
     links: tuple[RecordedLink, ...]
     created: float
+    environments: tuple[RecordedEnvironment, ...] = ()
 
     @property
     def lock(self) -> GenerationLock:
@@ -68,7 +88,13 @@ class GenerationRecord:
     @property
     def size(self) -> int:
         """Bytes of all files, shared or not."""
-        return sum(each.size for each in self.files)
+        of_environments = sum(each.size for each in self.environments)
+        return sum(each.size for each in self.files) + of_environments
+
+    @property
+    def count(self) -> int:
+        """How many files there are."""
+        return len(self.files) + sum(each.files for each in self.environments)
 
     def to_json(self) -> bytes:
         """Return the content of a generation.json."""
@@ -80,6 +106,7 @@ class GenerationRecord:
             "created": self.created,
             "files": self.files,
             "links": self.links,
+            "environments": self.environments,
         }
         return json.dumps(value).encode()
 
@@ -102,11 +129,12 @@ def parse_generation_record(data: bytes, path: str) -> GenerationRecord:
         files = tuple(_file(each) for each in value["files"])
         links = tuple(RecordedLink(str(each[0]), str(each[1])) for each in value["links"])
         created = float(value["created"])
+        environments = tuple(_environment(each) for each in value["environments"])
     except (TypeError, ValueError, LookupError, RecursionError):
         raise IntegrityError(f"{path} is damaged") from None
     if digest_of_text(text) != digest:
         raise IntegrityError(f"{path} is damaged: its lock has another digest")
-    return GenerationRecord(number, digest, text, files, links, created)
+    return GenerationRecord(number, digest, text, files, links, created, environments)
 
 
 def _file(fields: Sequence[Any]) -> RecordedFile:
@@ -114,3 +142,10 @@ def _file(fields: Sequence[Any]) -> RecordedFile:
     if not (type(size) is type(mtime_ns) is int and isinstance(path, str)):
         raise ValueError(path)
     return RecordedFile(path, size, mtime_ns, str(sha256))
+
+
+def _environment(fields: Sequence[Any]) -> RecordedEnvironment:
+    name, files, size, digest = fields
+    if not (type(files) is type(size) is int and isinstance(name, str) and "/" not in name):
+        raise ValueError(name)
+    return RecordedEnvironment(name, files, size, str(digest))

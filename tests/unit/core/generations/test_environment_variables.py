@@ -20,15 +20,13 @@ COGLET = "https://example.com/coglet-0.1.0-py3-none-any.whl"
 @pytest.mark.parametrize(
     ("environ", "wanted"),
     [
-        ({}, None),
-        ({"PGET_GENERATION": ""}, None),
+        ({}, ""),
+        ({"PGET_GENERATION": ""}, ""),
         ({"PGET_GENERATION": "7", "MONOBASE_GEN_ID": "6"}, "7"),
         ({"MONOBASE_GEN_ID": "6"}, "6"),
     ],
 )
-def test_the_generation_is_asked_for_by_either_name(
-    environ: dict[str, str], wanted: str | None
-) -> None:
+def test_the_generation_is_asked_for_by_either_name(environ: dict[str, str], wanted: str) -> None:
     assert wanted_generation(environ) == wanted
 
 

@@ -27,7 +27,8 @@ cog @ https://example.com/cog-1-py3-none-any.whl \\
 uvloop==1 ; platform_machine == 'x86_64' \\
     --hash=md5:ee --hash=sha256:dd
 """
-MARK = EnvironmentMark("3.12", "d", True, False, ("lib",), {"p.dist-info/RECORD": "sha256=x"})
+RECORDS = {"p.dist-info/RECORD": "sha256=x"}
+MARK = EnvironmentMark("3.12", "d", True, False, 2, 30, ("lib",), RECORDS)
 
 
 def test_requirements_are_read_with_their_hashes() -> None:

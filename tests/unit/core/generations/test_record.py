@@ -9,6 +9,7 @@ import pytest
 from pgetpy.core.generations.manifest import FileLine, GenerationLock
 from pgetpy.core.generations.record import (
     GenerationRecord,
+    RecordedEnvironment,
     RecordedFile,
     RecordedLink,
     parse_generation_record,
@@ -23,6 +24,7 @@ RECORD = GenerationRecord(
     (RecordedFile("files/x", 5, 1_700_000_000_123_456_789, "a" * 64),),
     (RecordedLink("files/y", "x"),),
     1_700_000_000.5,
+    (RecordedEnvironment("e", 3, 70, "sha256=x"),),
 )
 
 
@@ -30,7 +32,7 @@ def test_a_record_survives_being_written_and_read() -> None:
     found = parse_generation_record(RECORD.to_json(), "r")
     assert found == RECORD
     assert found.lock == LOCK
-    assert found.size == 5
+    assert (found.size, found.count) == (75, 4)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +45,8 @@ def test_a_record_survives_being_written_and_read() -> None:
         {"files": [["files/x", 5]]},
         {"links": [1]},
         {"created": None},
+        {"environments": [["../e", 3, 70, "sha256=x"]]},
+        {"environments": [["e", 3.5, 70, "sha256=x"]]},
     ],
 )
 def test_a_damaged_record_is_noticed(change: dict[str, object]) -> None:

@@ -1,0 +1,149 @@
+"""Environments in generations: built, checked, shared, and found by programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pgetpy.core.generations.manifest import GenerationLock
+from pgetpy.errors import BadEnvironmentError
+from pgetpy.generations import EnvironmentLine, use
+from pgetpy.generations.environments import lock
+from tests.support.generations import Node
+from tests.support.processes import environment
+from tests.support.wheels import make_wheel
+
+HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
+DATA = "environments/e/tool/data.py"
+pytestmark = pytest.mark.usefixtures("wheels")
+
+
+def locked(node: Node, number: int, *requirements: str, name: str = "e") -> GenerationLock:
+    files = node.lock(number, {"model": b"weights"}).files
+    return GenerationLock(number, files, (lock(EnvironmentLine(name, HERE, requirements)),))
+
+
+def tree(node: Node, number: int) -> Path:
+    return node.root / "ids" / str(number)
+
+
+def allocated(*folders: Path) -> int:
+    """Return the bytes that the files of folders take together, each counted once."""
+    paths = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    return sum({path.stat().st_ino: path.stat().st_size for path in paths}.values())
+
+
+def test_a_generation_has_its_environments_and_they_count(node: Node) -> None:
+    built = node.generations.build(locked(node, 6, "tool"))
+    assert (tree(node, 6) / DATA).read_bytes() == b"N = 1\n"
+    assert node.generations.ready().ready
+    assert node.generations.verify(6).sound
+    (listed,) = node.generations.listed()
+    assert (listed.size, listed.files) == (built.size, built.count)
+    assert listed.size > 10_000
+    assert [file.path for file in built.files] == ["files/model"]
+
+
+def test_a_generation_takes_only_what_is_new(node: Node, wheels: Path) -> None:
+    new = os.urandom(2_000_000)
+    make_wheel(wheels, "addition", "1.0", {"addition.bin": new})
+    node.generations.build(locked(node, 6, "tool"))
+    before = allocated(tree(node, 6))
+    node.generations.build(locked(node, 7, "tool", "addition"))
+    assert allocated(tree(node, 6), tree(node, 7)) - before <= 1.01 * len(new)
+
+
+def test_a_damaged_environment_is_found_and_those_it_poisons_and_built_again(node: Node) -> None:
+    first, second = locked(node, 6, "tool"), locked(node, 7, "tool")
+    node.generations.build(first)
+    node.generations.build(second)
+    path = tree(node, 7) / DATA
+    path.chmod(0o644)
+    path.write_bytes(b"N = 2\n")
+    (state,) = node.generations.ready().states
+    assert state.why == f"is not whole: {DATA} was written to"
+    (fault,) = node.generations.verify(7).faults
+    assert (fault.path, fault.reason) == (DATA, "was changed: it has another digest")
+    assert fault.poisons == (6,)
+    node.generations.build(second)
+    assert path.read_bytes() == b"N = 1\n"
+    assert node.generations.verify(7).sound
+    assert not node.generations.verify(6).sound
+
+
+def test_what_is_added_to_an_environment_or_beside_one_is_found(node: Node) -> None:
+    node.generations.build(locked(node, 6, "tool"))
+    above = tree(node, 6) / "environments"
+    (above / "e" / "more.py").write_text("")
+    (above / "other").write_text("")
+    found = node.generations.verify(6).faults
+    assert {each.path for each in found} == {"environments/e/more.py", "environments/other"}
+
+
+def test_a_program_finds_the_environments_that_variables_name(node: Node) -> None:
+    node.generations.build(locked(node, 6, "tool", name=f"cog0.14.0-python{HERE}"))
+    node.generations.build(locked(node, 7, "base"))
+    variables = {
+        "MONOBASE_GEN_ID": "6",
+        "R8_COG_VERSION": "0.14.0",
+        "R8_PYTHON_VERSION": HERE,
+        "PGET_GENERATION_ROOT": str(node.root),
+    }
+    command = [sys.executable, "-m", "pgetpy", "generation", "exec", "--"]
+    done = subprocess.run(
+        [*command, sys.executable, "-c", "import tool; tool.main()"],
+        env=environment(variables),
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    path, number = done.stdout.split()
+    digest = node.generations.record(6).digest
+    assert (path, number) == (
+        str(node.root / "trees" / digest / f"environments/cog0.14.0-python{HERE}/tool/__init__.py"),
+        "1",
+    )
+
+
+def test_flags_go_before_variables_and_unknown_names_are_an_error(node: Node) -> None:
+    node.generations.build(locked(node, 6, "tool"))
+    command = [sys.executable, "-m", "pgetpy", "generation", "exec", "--json", "--env", "f", "--"]
+    done = subprocess.run(
+        [*command, "true"],
+        env=environment({"PGET_GENERATION_ROOT": str(node.root), "PGET_ENV": "e"}),
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert done.returncode == 1
+    words = json.loads(done.stdout)["error"]
+    assert "environment f" in json.dumps(words)
+    assert "there is e" in json.dumps(words)
+
+
+def test_what_is_used_within_a_block_is_found_by_its_children(node: Node) -> None:
+    node.generations.build(locked(node, 6, "tool"))
+    environ = {"PGET_ENV": "e", "PATH": "/usr/bin"}
+    with use(node.root, environ) as files:
+        folder = files.parent / "environments" / "e"
+        assert environ["PATH"] == f"{folder}/bin:/usr/bin"
+        assert environ["PYTHONPATH"] == str(folder)
+    assert environ == {"PGET_ENV": "e", "PATH": "/usr/bin"}
+    with pytest.raises(BadEnvironmentError), use(node.root, {"PGET_ENV": "f"}):
+        pass
+
+
+def test_a_cleaned_cache_of_uv_costs_nothing(node: Node, wheels: Path) -> None:
+    make_wheel(wheels, "addition", "1.0", {"addition.py": b"y = 1\n"})
+    node.generations.build(locked(node, 6, "tool"))
+    before = allocated(node.root / "trees", node.root / "uv")
+    cleaning = type(node.generations)(node.root, node.cache, fsync=False, clean_uv_cache=True)
+    cleaning.build(locked(node, 7, "tool", "addition"))
+    big = "environments/e/tool/big.bin"
+    assert (tree(node, 6) / big).samefile(tree(node, 7) / big)
+    assert allocated(node.root / "trees", node.root / "uv") - before < 10_000
