@@ -31,6 +31,7 @@ from pgetpy.errors import (
     StalledError,
     TransferError,
 )
+from pgetpy.system.event_loop import Sleeper
 from pgetpy.system.logs import RoomLog
 
 _LOG = RoomLog("engine")
@@ -79,8 +80,7 @@ class Attempt:
         tries = self._retries = Retries(settings.retries)
         slowest = SpeedLimit(settings.speed_limit, settings.speed_time)
         self._watchdog = Watchdog(self.plan, self.counts, settings.stall_timeout, tries, slowest)
-        self._sleeper: asyncio.Future[None] | None = None
-        self._roused = False
+        self._sleeper = Sleeper(self._loop)
         self._ticked_at = self._loop.time()
 
     async def run(self) -> Answer:
@@ -96,7 +96,8 @@ class Attempt:
                 await self._launch_due()
                 # After launching: a connection between two ranges would count as idle.
                 self._tick()
-                await self._pause()
+                # Until an exchange ends, the first answer is believed, or there may be more.
+                await self._sleeper.wait(TICK)
                 self._collect()
         finally:
             if self.begun is not None:
@@ -205,7 +206,7 @@ class Attempt:
         exchange.blocking |= self.blocking
         exchange.generation = self._generation
         task = self._loop.create_task(carry(self.context, host, exchange, self.counts))
-        task.add_done_callback(self._rouse)
+        task.add_done_callback(self._sleeper.rouse)
         self._watchdog.add(task, exchange, host)
 
     def _judge(self, exchange: Exchange, head: Head) -> tuple[Answer, Sink]:
@@ -225,26 +226,8 @@ class Attempt:
             self._loop.call_soon_threadsafe(self._tell_manner)
         if first:
             # Wake the loop: now ranges can be given out.
-            self._loop.call_soon_threadsafe(self._rouse)
+            self._loop.call_soon_threadsafe(self._sleeper.rouse)
         return admitted
-
-    async def _pause(self) -> None:
-        """Wait until an exchange ends, the first answer is believed, or the next tick is due."""
-        if self._roused:
-            self._roused = False
-            return  # woken before it slept: something has ended since the last collection
-        self._sleeper = self._loop.create_future()
-        tick = self._loop.call_later(TICK, self._rouse)
-        try:
-            await self._sleeper
-        finally:
-            tick.cancel()
-            self._roused = False
-
-    def _rouse(self, _: object = None) -> None:
-        self._roused = True
-        if self._sleeper is not None and not self._sleeper.done():
-            self._sleeper.set_result(None)
 
     def _collect(self) -> None:
         """Take back the exchanges that have ended."""
@@ -394,7 +377,8 @@ class Attempt:
         self._ticked_at = now
         if self._host is not None:
             self._watchdog.look_after(now, self._host)
-            self._roused |= self._host.observe(now, self._watchdog.rates(now))
+            if self._host.observe(now, self._watchdog.rates(now)):
+                self._sleeper.rouse()
         if self.plan.total is None and self.gate.answer is not None:
             self.gate.check_size(self.route.target.url, self.plan.done)  # the size so far
         self.callbacks.tick(now)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pgetpy.core.http.answers import Answer
 from pgetpy.core.http.ranges import Spans
@@ -20,6 +21,9 @@ from pgetpy.errors import PgetError
 from pgetpy.settings import Settings
 from pgetpy.system.filesystem import ReservedPaths
 from pgetpy.system.threads import Workers
+
+if TYPE_CHECKING:
+    from pgetpy.engine.node_access import NodeAccess
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class EngineContext:
         paths: those that transfers of this engine write to, so that no two use the same.
         local: the transport for file and data URLs.
         jitter: gives a random number from 0 up to 1.
+        nodes: the cache nodes; None if there are none.
     """
 
     settings: Settings
@@ -47,6 +52,7 @@ class EngineContext:
     paths: ReservedPaths
     local: Transport
     jitter: Callable[[], float] = random.random
+    nodes: NodeAccess | None = None
 
 
 class StartOverError(Exception):

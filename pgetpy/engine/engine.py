@@ -23,6 +23,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from pgetpy.core.http.answers import Identity
+from pgetpy.core.http.urls import parse_link
 from pgetpy.core.references.jobs import Follower, Job
 from pgetpy.core.references.reference import Reference
 from pgetpy.core.report.events import Failed, Finished, Queued, Report
@@ -44,8 +45,10 @@ from pgetpy.system.threads import WORKERS, Workers
 if TYPE_CHECKING:
     from pgetpy.destinations.sinks.parts import Choose
     from pgetpy.engine.metrics import Metrics
+    from pgetpy.engine.node_access import NodeAccess
     from pgetpy.engine.service_client import EngineServiceClient
     from pgetpy.engine.small_transfer import SmallTransfers
+    from pgetpy.settings.fleet_settings import FleetSettings
 
 # Of several files, so many begin at once: while one waits for its answer, another is written.
 _SIDE_BY_SIDE = 4
@@ -76,6 +79,7 @@ class Engine:
             throttle=_throttle(settings.limit_rate),
             paths=ReservedPaths(),
             local=local,
+            nodes=None if settings.fleet is None else _node_access(settings.fleet, settings, hosts),
         )
         self._direct = direct
         self._lane: SmallTransfers | None = None  # once several files are fetched
@@ -237,11 +241,16 @@ class Engine:
     ) -> DownloadResult:
         """Run `job`, whose object has `size` bytes if that is known."""
         context, lane = self._context, self._lane
-        if lane is not None and lane.takes(job, size):
+        if lane is not None and lane.takes(job, size) and not self._goes_by_nodes(job):
             return await lane.carry(job, key, report, vetted=vetted)
         if lane is not None:
             lane.slots.note_large()
         return await Transfer(context, job, key, report, vetted=vetted).run()
+
+    def _goes_by_nodes(self, job: Job) -> bool:
+        """Whether the object of `job` comes from cache nodes, of which the lane knows nothing."""
+        nodes = self._context.nodes
+        return nodes is not None and nodes.takes(job.url, job.link or parse_link(job.url))
 
     async def run_all(self, works: Sequence[Callable[[], Awaitable[None]]]) -> None:
         """Do `works`, each of which fetches a file, several at a time.
@@ -350,6 +359,16 @@ def _local_transport(workers: Workers) -> Transport:
     from pgetpy.engine.transports.local import LocalTransport
 
     return LocalTransport(workers)
+
+
+def _node_access(fleet: FleetSettings, settings: Settings, hosts: Hosts) -> NodeAccess | None:
+    """Return the way to the cache nodes, if there are any."""
+    if fleet.nodes is None:
+        return None
+    from pgetpy.engine.node_access import NodeAccess
+    from pgetpy.fleet.nodes import shared_nodes
+
+    return NodeAccess(shared_nodes(fleet), settings, hosts)
 
 
 def _throttle(rate: int | None) -> Callable[[int], float] | None:

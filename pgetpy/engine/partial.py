@@ -60,8 +60,14 @@ async def pick(
     callbacks = AttemptCallbacks(
         begin, lambda _: follow.landed(plan.landed), lambda *_: None, lambda _: None
     )
+    attempt = Attempt(context, route, plan, callbacks, TransferCounts())
+    if context.nodes is not None:
+        from pgetpy.engine.node_use import NodeUse
+
+        attempt = NodeUse(context.nodes, remote.url).attempt_like(attempt, in_order=True)
+        plan = attempt.plan
     try:
-        await Attempt(context, route, plan, callbacks, TransferCounts()).run()
+        await attempt.run()
     except (ObjectChangedError, RangeNotHonouredError) as error:
         # Replaced, or on servers that disagree about its version: the whole can come in one answer.
         follow.lost()

@@ -87,6 +87,10 @@ class EngineServiceClient:
     context: EngineContext
 
     async def identify(self, remote: RemoteFile) -> Identity:
+        """See `identify_link`."""
+        return await self.identify_link(remote.link)
+
+    async def identify_link(self, link: Link) -> Identity:
         """Ask for the first byte of an object and return which version it belongs to.
 
         Raises:
@@ -97,7 +101,7 @@ class EngineServiceClient:
             raise _HeadReceivedError(answer.identity)
 
         # Settled: a refusal of the range is what the caller wants to know.
-        attempt = Attempt(*self._about(remote, begin, first=1), manner=Manner(settled=True))
+        attempt = Attempt(*self._at(link, begin, first=1), manner=Manner(settled=True))
         try:
             answer = await attempt.run()
         except _HeadReceivedError as known:

@@ -23,6 +23,7 @@ import asyncio
 import sys
 from dataclasses import replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from pgetpy.core.http.answers import Answer, Identity
 from pgetpy.core.http.plan import Plan
@@ -54,6 +55,9 @@ from pgetpy.errors import (
 from pgetpy.settings import Settings
 from pgetpy.system.event_loop import wait_uncancelled
 from pgetpy.system.filesystem import disk_errors
+
+if TYPE_CHECKING:
+    from pgetpy.engine.node_use import NodeUse
 
 FIRST_RANGE = 1 << 20  # what the probe asks for where it does not ask for everything
 _LOCK_POLL = 0.1  # seconds between two looks at a lock that another run holds
@@ -100,6 +104,11 @@ class Transfer:
         self._changes = 0  # of the object on the server
         self._drifted = False  # answers differed in their ETag, see `AnswerGate`
         self._single = False  # whether everything has to come in one answer
+        self._nodes: NodeUse | None = None
+        if context.nodes is not None:
+            from pgetpy.engine.node_use import NodeUse
+
+            self._nodes = NodeUse(context.nodes, job.url)
 
     @cached_property
     def _verifier(self) -> ByteVerifier:
@@ -118,9 +127,13 @@ class Transfer:
                     size = source.answer.identity.total or self._held.size
                     await self._settle(size)
                 except ArchiveError:
-                    if not self._may_restart():
+                    if self._may_leave_nodes():
+                        reason = "the archive from the cache nodes is broken: asking the origin"
+                    elif self._may_restart():
+                        reason = "the files left by an earlier run contradict each other"
+                    else:
                         raise
-                    await self._start_over("the files left by an earlier run contradict each other")
+                    await self._start_over(reason)
                     continue
                 actual = await self._hash(size)
                 if actual == self._verifier.expected:
@@ -176,7 +189,6 @@ class Transfer:
 
     async def _fetch(self, route: Route) -> Provenance:
         """Make one attempt by `route` at what is not held yet."""
-        plan = self._plan(self._held)
         callbacks = AttemptCallbacks(
             self._begin,
             lambda now: self._tick(now, attempt),
@@ -184,7 +196,11 @@ class Transfer:
             self._report.lost,
             self._report.remark,
         )
+        plan = self._plan(self._held)
         attempt = Attempt(self._context, route, plan, callbacks, self._counts)
+        if self._nodes is not None and not self._single:
+            attempt = self._nodes.attempt_like(attempt, in_order=self._job.follow is not None)
+        plan = attempt.plan
         attempt.begun, self._begun = self._begun, None
         attempt.gate.expected = self._expected
         attempt.gate.verified = self._job.checksum is not None
@@ -200,6 +216,8 @@ class Transfer:
             self._drifted |= attempt.gate.drifted
             if attempt.gate.answer is not None:
                 self._expected = attempt.gate.answer.identity
+            if self._nodes is not None:
+                self._nodes.learn(attempt)
         self._tick(self._loop.time(), attempt, last=True)
         if route.whole_first:
             context, gate = self._context, attempt.gate
@@ -249,6 +267,9 @@ class Transfer:
 
     async def _mismatched(self, actual: str) -> None:
         """Start over where the wrong digest may be due to old or mixed bytes; else raise."""
+        if self._may_leave_nodes():
+            await self._start_over("the checksum does not match: asking without cache nodes")
+            return
         if self._may_restart():
             await self._start_over("the checksum does not match, perhaps because of an earlier run")
             return
@@ -265,6 +286,10 @@ class Transfer:
             error.hint = "the store itself gave that checksum; nothing was written: try again"
         self._destination.discard()
         raise error
+
+    def _may_leave_nodes(self) -> bool:
+        """Whether bytes of cache nodes may be to blame for a failure; True once at most."""
+        return self._nodes is not None and self._nodes.leave()
 
     def _may_restart(self) -> bool:
         """Whether bytes of an earlier run may be to blame for a failure; True once at most."""

@@ -145,6 +145,7 @@ class TransferReport:
             members=self.destination.members,
             store_checksum=str(verifier.stored or ""),
             unverified=verifier.unverified,
+            verified=_verified(job, verifier),
             bytes_by_source=dict(counts.by_source),
         )
 
@@ -155,3 +156,10 @@ class TransferReport:
             self.job.follow.lost()
         _LOG.debug("%s: starting over: %s", self.label, reason)
         self.report(StartedOver(self.key, self.label, reason))
+
+
+def _verified(job: Job, verifier: ByteVerifier) -> str:
+    """Return what has vouched for the bytes; see `DownloadResult.verified`."""
+    if job.checksum is not None:
+        return "digest"
+    return "store_checksum" if verifier.stored is not None else "none"

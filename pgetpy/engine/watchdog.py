@@ -18,7 +18,7 @@ number of exchanges under way to the host, over all attempts; each byte is count
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from pgetpy.core.http.plan import Plan
@@ -119,6 +119,17 @@ class Watchdog:
         """How many exchanges under way have been answered."""
         under_way = self._exchanges.values()
         return sum(exchange.part.meter.answered is not None for exchange in under_way)
+
+    @property
+    def under_way(self) -> Collection[Exchange]:
+        """The exchanges under way, those included that have just ended."""
+        return self._exchanges.values()
+
+    def give_up(self, exchange: Exchange, error: PgetError) -> None:
+        """End `exchange`, which counts as failed with `error`."""
+        for task, each in self._exchanges.items():
+            if each is exchange and task not in self._doomed:
+                self._doom(task, error)
 
     def asks_only(self, url: str) -> bool:
         """Whether all exchanges are requests for `url`."""

@@ -24,6 +24,7 @@ import contextlib
 import functools
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
 from pgetpy.system import polling
@@ -262,3 +263,31 @@ async def gather_limited(works: Sequence[Callable[[], Awaitable[T]]], most: int)
             return await work()
 
     return await gather_or_cancel([asyncio.ensure_future(done(work)) for work in works])
+
+
+@dataclass(eq=False)
+class Sleeper:
+    """Lets a task sleep until it is roused, or for a while. Used on `loop` alone."""
+
+    loop: asyncio.AbstractEventLoop
+    _sleep: asyncio.Future[None] | None = None
+    _roused: bool = False
+
+    async def wait(self, seconds: float) -> None:
+        """Sleep until `rouse` is called, at most so long; not at all if it was since the last."""
+        if self._roused:
+            self._roused = False
+            return
+        self._sleep = self.loop.create_future()
+        tick = self.loop.call_later(seconds, self.rouse)
+        try:
+            await self._sleep
+        finally:
+            tick.cancel()
+            self._roused = False
+
+    def rouse(self, _: object = None) -> None:
+        """Wake the task, or have its next sleep end at once."""
+        self._roused = True
+        if self._sleep is not None and not self._sleep.done():
+            self._sleep.set_result(None)

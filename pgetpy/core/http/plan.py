@@ -28,12 +28,10 @@ answered; until then it holds a claim, behind which the others are asked for the
 from __future__ import annotations
 
 from pgetpy.core.http.range_request import Latency, RangeRequest, RateMeter, Window
-from pgetpy.core.http.range_size import Prospect, range_size
+from pgetpy.core.http.range_size import Prospect, next_gap, range_size
 from pgetpy.core.http.ranges import OPEN_END, Span, Spans
 
 MIB = 1 << 20
-# A hole of this size before the horizon is filled on the way to it.
-_NEAR = 4 * MIB
 # Splitting a request costs its connection: not for less than this.
 _SMALLEST_SPLIT = MIB // 2
 _WORTHWHILE_SECONDS = 0.1
@@ -60,6 +58,7 @@ class Plan:
         held: what an earlier run left.
 
     Attributes:
+        chunk_size, first: as given.
         latency: of the host that is asked.
     """
 
@@ -78,8 +77,8 @@ class Plan:
         self.parts: list[RangeRequest] = []
         self.window = window
         self.latency = Latency()
-        self._chunk_size = chunk_size
-        self._first = min(first, chunk_size)
+        self.chunk_size = chunk_size
+        self.first = min(first, chunk_size)
         self._open_ended = open_ended
         self._again = 0
 
@@ -110,12 +109,12 @@ class Plan:
         Where everything is held the last byte is asked for again: its answer tells whether the
         object is still the same.
         """
-        limit = total if total is not None else self.held.frontier + self._first
+        limit = total if total is not None else self.held.frontier + self.first
         gap = next(self.held.missing(0, max(1, limit)), None)
         if gap is None:
             gap = Span(limit - 1, limit)
             return self._launch(now, *gap)
-        probe = self._launch(now, gap.start, min(gap.stop, gap.start + self._first))
+        probe = self._launch(now, gap.start, min(gap.stop, gap.start + self.first))
         probe.reads_on = self._open_ended and not self.held.overlaps(gap.start, OPEN_END)
         return probe
 
@@ -261,30 +260,18 @@ class Plan:
         return landed
 
     def _gap(self) -> tuple[Span | None, int]:
-        """The bytes to ask for next, neither held nor under way: at the horizon, or the first; and
-        how many such bytes may be asked for in all."""
+        """The bytes to ask for next, neither held nor under way; and how many such bytes may be
+        asked for in all."""
         assert self.total is not None
+        return next_gap(self._taken(self.total), self.total, self.window)
+
+    def _taken(self, total: int) -> Spans:
+        """Bytes held, and bytes that requests under way will deliver."""
         taken = Spans(self.held)
         for part in self.parts:
             stop = part.stop if part.claim is None else max(part.claim, part.pos)
-            taken.add(part.start, self.total if stop is None else stop)
-        if self.window is None:
-            return next(taken.missing(0, self.total), None), self.total - taken.size
-        if self.window.only or self.window.closed:
-            gaps = [
-                gap for span in self.window.only for gap in taken.missing(span.start, span.stop)
-            ]
-            return next(iter(gaps), None), sum(gap.size for gap in gaps)
-        first = next(taken.missing(0, self.total), None)
-        unasked = sum(gap.size for gap in taken.missing(0, min(self.total, self.window.stop)))
-        if first is None or not self.window.size:
-            return first, unasked
-        horizon = self.window.horizon
-        # A small gap just before the horizon is filled on the way to it.
-        if horizon - first.start < _NEAR or horizon >= self.total:
-            return first, unasked
-        at_horizon = not taken.covers(horizon, horizon + 1)
-        return (next(taken.missing(horizon, self.total)) if at_horizon else first), unasked
+            taken.add(part.start, total if stop is None else stop)
+        return taken
 
     def _is_beyond_window(self, pos: int) -> bool:
         return self.window is not None and pos >= self.window.stop
@@ -295,8 +282,8 @@ class Plan:
         if self.window is not None:
             # A window that moves on by little would be asked for in many small pieces.
             size = max(size, self.window.size // (2 * prospect.connections))
-        size = min(size, gap.size, self._chunk_size)
-        if gap.size - size < min(least, size) and gap.size <= self._chunk_size:
+        size = min(size, gap.size, self.chunk_size)
+        if gap.size - size < min(least, size) and gap.size <= self.chunk_size:
             size = gap.size
         return size if self.window is None else min(size, self.window.stop - gap.start)
 
@@ -355,7 +342,7 @@ class Plan:
     def _launch_twin(self, now: float, slow: RangeRequest) -> RangeRequest | None:
         """Ask for the rest of `slow` a second time, or for as much of it as one range may be."""
         start = self._not_landed(slow.pos, slow.pos + slow.owed)
-        stop = min(slow.pos + slow.owed, start + self._chunk_size)
+        stop = min(slow.pos + slow.owed, start + self.chunk_size)
         if self.window is not None:
             stop = min(stop, self.window.stop)
         if stop <= start:
@@ -381,7 +368,7 @@ class Plan:
         gained = part.seconds_left - seconds
         if stop - middle < _SMALLEST_SPLIT or gained < _WORTHWHILE_SECONDS:
             return None
-        size = min(stop - middle, self._chunk_size)
+        size = min(stop - middle, self.chunk_size)
         if not self._within_budget(size):
             return None
         if part.reads_on:

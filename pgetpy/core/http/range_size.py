@@ -1,8 +1,11 @@
-"""How much to ask for in one range.
+"""What to ask for in one range: where it begins, and how much.
 
-Two aims conflict. Each request costs the time to its first byte, so ranges should be few and long.
-All connections should end together, so no range should be longer than its connection's share of
-what is left. `share` computes that share; `range_size` keeps it within what is worth a request.
+`next_gap` says where: at the first bytes that no request covers, in the order that the sink wants.
+
+For the size, two aims conflict. Each request costs the time to its first byte, so ranges should be
+few and long. All connections should end together, so no range should be longer than its
+connection's share of what is left. `share` computes that share; `range_size` keeps it within what
+is worth a request.
 
 The share is a water level. Connection i can begin with new bytes at time b(i): an idle one after
 one latency, a busy one after its current range and one more latency. Pour the unasked bytes U over
@@ -27,7 +30,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pgetpy.core.http.pace import PERIOD
-from pgetpy.core.http.range_request import RangeRequest
+from pgetpy.core.http.range_request import RangeRequest, Window
+from pgetpy.core.http.ranges import Span, Spans
 
 MIB = 1 << 20
 # The least a connection is opened for: what it delivers in so many seconds, and in this part of the
@@ -46,6 +50,8 @@ _LONGEST_SECONDS = 0.5
 _CLIMBS = 1.5
 # The most to ask for while no connection's rate is known. If it is slow, its rest is split later.
 _BLIND = 32 * MIB
+# A hole of this size before the horizon is filled on the way to it.
+_NEAR = 4 * MIB
 
 
 @dataclass(frozen=True)
@@ -113,3 +119,31 @@ def share(prospect: Prospect, connections: int) -> float:
         total += begin
         end = (prospect.unasked / rate + total) / number
     return rate * (end - latency)
+
+
+def next_gap(taken: Spans, total: int, window: Window | None) -> tuple[Span | None, int]:
+    """Return the bytes to ask for next, and how many bytes may be asked for in all.
+
+    Args:
+        taken: bytes held, and those that have been asked for.
+        total: size of the object.
+        window: of the sink; None where bytes may come in any order.
+
+    Returns:
+        The gap at the horizon, or the first one; None where there is nothing to ask for.
+    """
+    if window is None:
+        return next(taken.missing(0, total), None), total - taken.size
+    if window.only or window.closed:
+        gaps = [gap for span in window.only for gap in taken.missing(span.start, span.stop)]
+        return next(iter(gaps), None), sum(gap.size for gap in gaps)
+    first = next(taken.missing(0, total), None)
+    unasked = sum(gap.size for gap in taken.missing(0, min(total, window.stop)))
+    if first is None or not window.size:
+        return first, unasked
+    horizon = window.horizon
+    # A small gap just before the horizon is filled on the way to it.
+    if horizon - first.start < _NEAR or horizon >= total:
+        return first, unasked
+    at_horizon = not taken.covers(horizon, horizon + 1)
+    return (next(taken.missing(horizon, total)) if at_horizon else first), unasked

@@ -40,6 +40,7 @@ class DownloadResult:
         served_from: where the bytes came from: `origin`, `cache`, or `remote` for a cache's second
             tier.
         requests: requests made in this run, including redirects and failures.
+        verified: what the bytes were compared with: `digest`, `store_checksum`, or `none`.
         bytes_by_source: bytes received in this run, by where they came from: `origin`, the name of
             a cache node, or the host of a mirror. What was received twice counts twice.
         members: names of the extracted members without folders, in the archive's order; empty if
@@ -66,6 +67,7 @@ class DownloadResult:
     served_from: str = "origin"
     store_checksum: str = ""
     unverified: str = ""
+    verified: str = "none"
     bytes_by_source: dict[str, int] = field(default_factory=dict, hash=False)
 
 

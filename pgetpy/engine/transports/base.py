@@ -71,6 +71,7 @@ class Request:
         connect_timeout: seconds for the connection and its TLS handshake.
         trusted: whether the operator named the host, so that no policy has judged its addresses. A
             connection of a trusted request is never used for another kind of request.
+        node: the name of the cache node that is asked in place of the host; empty for none.
     """
 
     url: str = field(repr=False)
@@ -80,6 +81,7 @@ class Request:
     tls: ssl.SSLContext | None
     connect_timeout: float
     trusted: bool = False
+    node: str = ""
 
 
 class Begun(Protocol):
@@ -106,6 +108,7 @@ class Exchange:
         generation: how often the manner of asking had changed when this request was made.
         begun: `request`, if it has been sent already: the transport reads that answer.
         source: who is asked, for the result: `origin`, or the name of a mirror or a cache node.
+        piece: which piece of the object a cache node is asked for; None if none is asked.
     """
 
     request: Request
@@ -118,6 +121,7 @@ class Exchange:
     generation: int = field(default=0, init=False)
     begun: Begun | None = field(default=None, init=False)
     source: str = field(default="origin", init=False)
+    piece: int | None = field(default=None, init=False)
     _sink: Sink | None = field(default=None, init=False)
     _marked: int = field(default=0, init=False)
 

@@ -40,7 +40,7 @@ _IDLE_SECONDS = 15.0  # after that, many servers have closed a connection
 _REFUSED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.ENOMEM})
 
 # All that a connection, its proxy and its TLS depend on, see `_key_of`.
-_Key = tuple[str, str, str | None, int, bool]
+_Key = tuple[str, str, str | None, int, bool, str]
 
 
 class DirectTransport:
@@ -384,7 +384,7 @@ class _StaleError(Exception):
 def _key_of(request: Request) -> _Key:
     """Return what a connection must have been opened for to be used for `request`."""
     parts = urlsplit(request.url)
-    return parts.scheme, parts.netloc, request.proxy, id(request.tls), request.trusted
+    return parts.scheme, parts.netloc, request.proxy, id(request.tls), request.trusted, request.node
 
 
 def _wanted(exchange: Exchange) -> bool:

@@ -1,0 +1,213 @@
+"""Cache nodes as the engine uses them: which one to ask, the request, and what came of it.
+
+A request to a node is the request to the origin, over plain HTTP, with the origin's name as Host,
+and without anything that is a secret between user and origin. So only what needs no credentials
+goes through nodes: what a node holds it serves to everyone.
+
+All transfers of an engine share one `NodeAccess`, and all engines of a process what is known of a
+node's health. The nodes count as one host for the pace: how many connections pay depends on this
+machine's network rather than on a single node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Set
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from pgetpy.core.fleet.health import NodeHealth
+from pgetpy.core.http.pace import ConcurrencyController
+from pgetpy.core.http.ranges import Span, format_range
+from pgetpy.core.http.urls import Link, Origin, headers_for
+from pgetpy.engine.hosts import Host
+from pgetpy.engine.transports.base import USER_AGENT, Address, Request
+from pgetpy.system.cpu_load import machine_load
+from pgetpy.system.logs import RoomLog
+
+if TYPE_CHECKING:
+    from pgetpy.core.fleet.node_list import Node
+    from pgetpy.engine.hosts import Hosts
+    from pgetpy.fleet.nodes import CacheNodes
+    from pgetpy.settings import Settings
+
+# Seconds for the connection to a node: it is near, or it is gone.
+CONNECT_SECONDS = 1.0
+# Seconds for a node to answer a probe, connecting included.
+PROBE_SECONDS = 1.0
+_HEADERS = (("User-Agent", USER_AGENT), ("Accept", "*/*"), ("Accept-Encoding", "identity"))
+# Headers whose values are secrets, whatever their full names are.
+_SECRET = re.compile(r"auth|cookie|token|secret|key|password|signature|session", re.IGNORECASE)
+_LOG = RoomLog("fleet")
+
+_HEALTH: WeakKeyDictionary[CacheNodes, NodeHealth] = WeakKeyDictionary()
+
+
+class NodeAccess:
+    """The cache nodes of one engine.
+
+    Args:
+        nodes: those of the process.
+        settings: headers, and the nodes' own Authorization value.
+        hosts: logins of ~/.netrc, and limits.
+
+    Attributes:
+        nodes: as given.
+        host: stands for all nodes together: their pace, rate and latency.
+    """
+
+    def __init__(self, nodes: CacheNodes, settings: Settings, hosts: Hosts) -> None:
+        self.nodes = nodes
+        self._settings = settings
+        self._hosts = hosts
+        self._health = _HEALTH.setdefault(nodes, NodeHealth())
+        self._known: dict[str, Node] = {}
+        pace = ConcurrencyController(hosts.ceiling, 1, machine_load)
+        self.host = Host(Origin("http", "cache nodes", 0), (), None, pace, _told=pace.level)
+
+    def takes(self, url: str, link: Link) -> bool:
+        """Whether the object goes through the nodes: it is covered, and needs no credentials.
+
+        Args:
+            url: as the user wrote it.
+            link: the same, parsed.
+        """
+        if not link.origin.host or not self.nodes.covers(url):
+            return False
+        settings = self._settings
+        private = (
+            link.authorization is not None
+            or settings.authorization is not None
+            or (link.signer is not None and _signs(link))
+            or self._hosts.login(link.origin) is not None
+            or any(_SECRET.search(name) for name in settings.headers)
+        )
+        if private:
+            _LOG.debug("%s needs credentials, and does not go through cache nodes", link)
+        return not private
+
+    async def choose(
+        self, url: str, piece: int, failed: Set[str]
+    ) -> tuple[Node, tuple[Address, ...]] | None:
+        """Return the node to ask for a piece, with its addresses; None means the origin.
+
+        Args:
+            url: as the user wrote it.
+            piece: its index.
+            failed: names of nodes that have failed this transfer.
+        """
+        for node in await self.nodes.choices(url, piece):
+            if node.name in failed or not self._health.admits(node.name, time.monotonic()):
+                continue
+            self._known[node.name] = node
+            try:
+                found = await self.nodes.addresses(node)
+            except (OSError, UnicodeError) as error:
+                self.lost(node.name, 0.0, f"its name cannot be resolved ({error})")
+                continue
+            return node, tuple(Address(family, sockaddr) for family, sockaddr in found)
+        return None
+
+    def url_of(self, url: str) -> str:
+        """Return what a request to a node has as its URL: Host and target of the request."""
+        asked = self.nodes.request(url)
+        return f"http://{asked.host}{asked.target}"
+
+    def request(
+        self, node: Node, addresses: tuple[Address, ...], url: str, link: Link, asked: Span
+    ) -> Request:
+        """Return the request to `node` for a range of the object.
+
+        It has no If-Range: nginx would fetch the first slice for it.
+
+        Args:
+            node: to ask.
+            addresses: of the node.
+            url: the object's, as the user wrote it.
+            link: the same, parsed.
+            asked: the range.
+        """
+        headers = headers_for(link.origin, link.origin, self._settings.headers)
+        names = {name.lower() for name, _ in headers}
+        headers[:0] = [each for each in _HEADERS if each[0].lower() not in names]
+        headers.append(("Range", format_range(asked)))
+        if self._settings.proxy_authorization is not None:
+            headers.append(("Authorization", self._settings.proxy_authorization))
+        return Request(
+            url=self.url_of(url),
+            headers=tuple(headers),
+            addresses=addresses,
+            proxy=None,
+            tls=None,
+            connect_timeout=CONNECT_SECONDS,
+            trusted=True,
+            node=node.name,
+        )
+
+    def is_down(self, name: str) -> bool:
+        """Whether the node called `name` has failed, and not answered since."""
+        return self._health.is_down(name)
+
+    def answered(self, name: str) -> None:
+        """Record that the node called `name` has answered."""
+        self._health.answered(name)
+
+    def lost(self, name: str, age: float, reason: str) -> None:
+        """Record that the node called `name` cannot be reached, or is silent.
+
+        Args:
+            name: of the node.
+            age: seconds since the request was made that failed.
+            reason: a clause for the log.
+        """
+        now = time.monotonic()
+        if self._health.lost(name, now, now - age):
+            _LOG.warning("cache node %s is not asked for now: %s", name, reason)
+        if name in self._known:
+            self.nodes.report_lost(self._known[name])
+
+    def lied(self, name: str, reason: str) -> None:
+        """Record that the node called `name` has sent what is not the object."""
+        _LOG.warning("cache node %s is not asked any more in this run: %s", name, reason)
+        self._health.lied(name)
+
+    async def probe(self, name: str) -> bool | None:
+        """Return whether the silent node called `name` answers on a new connection.
+
+        It may be filling: then those who wait get nothing until a whole piece has come from the
+        origin, but anything else is answered at once. `OPTIONS *` asks for nothing (RFC 9110,
+        9.3.7); any answer will do, also one that says no. None where another probe is under way.
+        """
+        node = self._known[name]
+        if not self._health.may_probe(name, time.monotonic()):
+            return None
+        try:
+            return await asyncio.wait_for(self._ask(node), PROBE_SECONDS)
+        except (OSError, UnicodeError, asyncio.TimeoutError):
+            return False
+        finally:
+            self._health.probed(name)
+
+    async def _ask(self, node: Node) -> bool:
+        """Connect to `node`, and wait for the first byte of any answer."""
+        family, sockaddr = (await self.nodes.addresses(node))[0]
+        reader, writer = await asyncio.open_connection(
+            str(sockaddr[0]), int(sockaddr[1]), family=family
+        )
+        try:
+            writer.write(
+                f"OPTIONS * HTTP/1.1\r\nHost: {node.name}\r\nUser-Agent: {USER_AGENT}\r\n"
+                "Connection: close\r\n\r\n".encode("ascii")
+            )
+            return bool(await reader.read(1))
+        finally:
+            writer.transport.abort()
+
+
+def _signs(link: Link) -> bool:
+    """Whether requests for `link` are signed; a public bucket's are not."""
+    assert link.signer is not None
+    added = link.signer.headers(link, [], time.time())
+    return bool(link.signature) or any(name.lower() == "authorization" for name, _ in added)
