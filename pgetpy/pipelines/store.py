@@ -14,6 +14,7 @@ from pgetpy.core.pipelines.plans import PipelinePlan
 from pgetpy.core.pipelines.resolution import REFRESH_SECONDS
 from pgetpy.core.pipelines.specs import PipelineSpec
 from pgetpy.errors import CacheError
+from pgetpy.pipelines.baking import PipelineBaker
 from pgetpy.pipelines.building import BuiltPipeline, PipelineBuilder
 from pgetpy.pipelines.digests import FileDigests
 from pgetpy.pipelines.memory import PipelineMemory
@@ -72,6 +73,7 @@ class PipelineStore:
         self._trees = TreeStore(where or self._cache.path / "pipelines", self._cache, most)
         self._planner = Planner(self._cache, digests)
         self._builder = PipelineBuilder(self._planner, self._cache, self._trees, digests)
+        self._baker = PipelineBaker(self._planner, self._builder, self._cache, self._trees, digests)
         self._resolver = PlanResolver(self._planner.resolve, refresh)
         self._memory = PipelineMemory(MemoryBudget(max_memory, max_gpu_memory))
         self._requests = PipelineRequests(
@@ -170,6 +172,21 @@ class PipelineStore:
             PgetError: see `plan`; or a file cannot be fetched, or is not what it should be.
         """
         return self._builder.build(spec, self._resolver.plan(spec))
+
+    def bake(self, spec: PipelineSpec) -> BuiltPipeline:
+        """Return `spec` as an artifact on disk: LoRAs fused, quantised already. Close it after use.
+
+        Any `from_pretrained` loads its folder. It takes a whole copy of the weights, and fusing
+        rounds: an image is not bit for bit that of `pipeline`. The versions of torch, diffusers,
+        transformers, peft and the quantiser are in its key. It is computed on the CPU, once.
+
+        Raises:
+            BadSettingError: there are neither LoRAs nor a quantization; see `pipeline` as well.
+            BadLoraError: a LoRA does not fit.
+            IntegrityError: it cannot be fused, saved, or loaded again.
+            PgetError: see `build`.
+        """
+        return self._baker.bake(spec, self._resolver.plan(spec))
 
     def manifest(self, spec: PipelineSpec) -> BuildManifest:
         """Return the manifest of `spec`, which is built for that."""

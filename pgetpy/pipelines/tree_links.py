@@ -1,4 +1,7 @@
-"""The links of a tree: where they lead, and whether that is still what it was."""
+"""The links of a tree: where they lead, and whether that is still what it was.
+
+An artifact that was computed here has files of its own instead: they are links that lead nowhere.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,10 @@ class TreeSource(NamedTuple):
 
 @dataclass(frozen=True)
 class TreeLink:
-    """A link, and what its target was like when it was made."""
+    """A link, and what its target was like when it was made.
+
+    `target` is empty for a file of the tree's own.
+    """
 
     path: str
     target: str
@@ -56,8 +62,13 @@ class TreeLinks:
         return json.dumps(asdict(self)).encode()
 
 
-def link_to(source: TreeSource, size: int) -> TreeLink:
+def link_to(source: TreeSource, size: int, *, move: bool = False) -> TreeLink:
     """Return the link to `source`, which the manifest says has `size` bytes.
+
+    Args:
+        source: the file.
+        size: its bytes.
+        move: whether it becomes a file of the tree's own.
 
     Raises:
         IntegrityError: it is not there, or not what the manifest says.
@@ -70,16 +81,20 @@ def link_to(source: TreeSource, size: int) -> TreeLink:
         raise IntegrityError(f"{source.path} is gone from the cache") from None
     if not stat.S_ISREG(status.st_mode) or status.st_size != size:
         raise IntegrityError(f"{source.path} has {status.st_size} bytes instead of {size}")
-    return TreeLink(source.path, os.path.abspath(source.target), status.st_size, status.st_mtime_ns)
+    target = "" if move else os.path.abspath(source.target)
+    return TreeLink(source.path, target, status.st_size, status.st_mtime_ns)
 
 
 def holds(tree: Path, link: TreeLink) -> bool:
     """Whether a link is there, and leads to the file that it led to when it was made."""
     path = tree / link.path
-    if os.readlink(path) != link.target:
+    if link.target and os.readlink(path) != link.target:
         return False
-    status = os.stat(path)
-    return (status.st_size, status.st_mtime_ns) == (link.size, link.mtime_ns)
+    status = os.stat(path) if link.target else os.lstat(path)
+    return stat.S_ISREG(status.st_mode) and (status.st_size, status.st_mtime_ns) == (
+        link.size,
+        link.mtime_ns,
+    )
 
 
 def parse_links(data: bytes) -> TreeLinks:
@@ -114,4 +129,10 @@ def write_through(path: Path, data: bytes) -> None:
     with path.open("wb") as file:
         file.write(data)
         file.flush()
+        os.fsync(file.fileno())
+
+
+def flush_file(path: Path) -> None:
+    """Have the content of a file on stable storage."""
+    with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +32,7 @@ from pgetpy.errors import IntegrityError
 from pgetpy.pipelines.tree_links import (
     TreeLinks,
     TreeSource,
+    flush_file,
     holds,
     link_to,
     parse_links,
@@ -102,7 +103,23 @@ class TreeStore:
                 os.close(fd)
         return None
 
-    def publish(self, manifest: BuildManifest, sources: Sequence[TreeSource]) -> PipelineTree:
+    @contextlib.contextmanager
+    def staging(self) -> Iterator[Path]:
+        """Yield a new folder for files that are to be published; what is left in it is removed.
+
+        Raises:
+            CacheError: it cannot be made.
+        """
+        with map_os_errors(lambda error: cache_error(error, self.folder)):
+            stage = self._stage()
+        try:
+            yield stage
+        finally:
+            remove_tree(stage)
+
+    def publish(
+        self, manifest: BuildManifest, sources: Sequence[TreeSource], *, move: bool = False
+    ) -> PipelineTree:
         """Make a tree of links to `sources`; return the one under its key.
 
         The caller leases the entries, and has verified their digests.
@@ -110,6 +127,7 @@ class TreeStore:
         Args:
             manifest: what it is; its subjects are the files.
             sources: the files, each named in the manifest.
+            move: put the files themselves there; they are in a `staging` folder.
 
         Raises:
             IntegrityError: a file is missing, or has another size than the manifest says.
@@ -122,7 +140,7 @@ class TreeStore:
             stage = self._stage()
             published = False
             try:
-                self._fill(stage, manifest, sources)
+                self._fill(stage, manifest, sources, move)
                 published = self._put(stage, self._place(key))
             finally:
                 remove_tree(stage)
@@ -255,7 +273,9 @@ class TreeStore:
         stage.mkdir(parents=True)
         return stage
 
-    def _fill(self, stage: Path, manifest: BuildManifest, sources: Sequence[TreeSource]) -> None:
+    def _fill(
+        self, stage: Path, manifest: BuildManifest, sources: Sequence[TreeSource], move: bool
+    ) -> None:
         owner = self._owner_of(stage)
         tree = stage / "tree"
         tree.mkdir()
@@ -264,10 +284,14 @@ class TreeStore:
         for source in sources:
             if source.reference:
                 self._cache.pin_for(owner, source.reference, wanted=source.wanted)
-            link = link_to(source, sizes.pop(source.path, -1))
+            link = link_to(source, sizes.pop(source.path, -1), move=move)
             path = tree / source.path
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.symlink_to(link.target)
+            if move:
+                flush_file(source.target)
+                source.target.rename(path)
+            else:
+                path.symlink_to(link.target)
             links.append(link)
         if sizes:
             raise IntegrityError(f"the pipeline lacks {min(sizes)}")
@@ -337,7 +361,7 @@ class TreeStore:
         files = {}
         for link in _links_at(self._place(key)).links:
             with contextlib.suppress(OSError):
-                status = os.stat(link.target)
+                status = os.stat(link.target or place / "tree" / link.path)
                 files[status.st_dev, status.st_ino] = status.st_size
         try:
             used = (place / "used").stat().st_mtime_ns

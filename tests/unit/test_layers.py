@@ -49,7 +49,7 @@ class Layer:
 LAYERS = (
     Layer(("pipelines",)),
     Layer(("pipelines.attention", "pipelines.boot", "pipelines.store"), may_meet=False),
-    Layer(("pipelines.requests",)),
+    Layer(("pipelines.baking", "pipelines.requests"), may_meet=False),
     Layer(("pipelines.memory",)),
     Layer(("pipelines.resident",)),
     Layer(("pipelines.building", "pipelines.loading"), may_meet=False),

@@ -76,8 +76,8 @@ class PipelineContent:
 
     @property
     def base(self) -> PipelineContent:
-        """The same without LoRAs: what is kept on disk once for all compositions."""
-        return replace(self, loras=())
+        """What is on disk: without LoRAs, once for all compositions, unless they are fused."""
+        return self if self.made_by else replace(self, loras=())
 
     def _values(self) -> dict[str, Any]:
         return {
