@@ -51,6 +51,7 @@ from pgetpy.errors import CacheFullError
 from pgetpy.system import polling
 from pgetpy.system.filesystem import free_bytes
 from pgetpy.system.logs import RoomLog
+from pgetpy.system.metrics_file import METRICS_FILE
 
 # For this many nanoseconds, an entry that was given out is probably still being loaded.
 JUST_NOW = 60_000_000_000
@@ -223,6 +224,8 @@ class Evictor:
             # Equal content has several entries; its bytes are free once the last one is gone.
             gone = [group for group in batch if left.issuperset(m.key for m in group.members)]
             size = sum(group.size for group in gone)
+            METRICS_FILE.count("pgetpy_cache_evictions_total", len(left))
+            METRICS_FILE.count("pgetpy_cache_evicted_bytes_total", size)
             for row in members:
                 if row.key in left:
                     reference = row.record.about.reference

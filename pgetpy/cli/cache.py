@@ -45,6 +45,7 @@ from pgetpy.errors import CacheError, PgetError, UsageError
 from pgetpy.settings.cache_settings import CacheSettings
 from pgetpy.sources.table import parse_reference
 from pgetpy.system.filesystem import free_bytes
+from pgetpy.system.metrics_file import METRICS_FILE
 
 _KEY = re.compile(rf"[0-9a-fA-F]{{1,{KEY_LENGTH}}}")
 
@@ -89,6 +90,8 @@ class CacheCommand:
 
     def make_store(self) -> Store:
         """Return the cache, made if it was not there."""
+        if self.invocation.settings.metrics_file is not None:
+            METRICS_FILE.write_to(self.invocation.settings.metrics_file)
         store = Store(
             self.settings.folder,
             min_disk_free=self.settings.min_disk_free,

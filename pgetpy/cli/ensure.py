@@ -34,6 +34,7 @@ from pgetpy.core.references.local_urls import is_data
 from pgetpy.core.references.patterns import Patterns
 from pgetpy.core.references.reference import Reference, Wanted
 from pgetpy.core.report.events import Event, Failed, Finished, Report
+from pgetpy.core.report.results import DownloadResult
 from pgetpy.errors import (
     BadReferenceError,
     CacheError,
@@ -75,7 +76,7 @@ def _ensure(command: CacheCommand) -> int:
     }
     # By the number of the reference, as events have it. Hits finish without an event.
     failed: dict[int, PgetError] = {}
-    served: dict[int, str] = {}
+    served: dict[int, DownloadResult] = {}
     cache = None
     try:
         with progress_of(invocation, into_cache=True) as progress:
@@ -84,7 +85,7 @@ def _ensure(command: CacheCommand) -> int:
                 if isinstance(event, Failed):
                     failed[event.key] = event.error
                 if isinstance(event, Finished):
-                    served[event.key] = event.result.served_from
+                    served[event.key] = event.result
                 progress(event)
 
             cache = command.closing.enter_context(open_cache(command, hear))
@@ -98,10 +99,10 @@ def _ensure(command: CacheCommand) -> int:
             _tell_failure(command, cache, references, failed, error)
         raise
     paths = dict(zip(references, found, strict=True))
-    sources = {url: served.get(number, "cache") for number, url in enumerate(references)}
+    results = {url: served.get(number) for number, url in enumerate(references)}
     try:
         for url in operands:
-            record = {**_named(references[url]), "path": paths[url], "served_from": sources[url]}
+            record = {**_named(references[url]), "path": paths[url], **_origin(results[url])}
             command.tell(paths[url], record)
     finally:
         # What fails now, such as a copy to the second tier, is worth a line.
@@ -162,6 +163,13 @@ def _ensure_all(
     if digest is not None:
         return [str(cache.ensure(urls[0], digest=digest, **choice))]
     return [str(path) for path in cache.ensure_many(urls, **choice)]
+
+
+def _origin(result: DownloadResult | None) -> dict[str, Any]:
+    """Return where the bytes came from; a hit has no result."""
+    if result is None:
+        return {"served_from": "cache", "bytes_by_source": {}}
+    return {"served_from": result.served_from, "bytes_by_source": result.bytes_by_source}
 
 
 def _named(reference: Reference) -> dict[str, Any]:

@@ -84,10 +84,10 @@ class Engine:
         self._direct = direct
         self._lane: SmallTransfers | None = None  # once several files are fetched
         self._metrics: Metrics | None = None
-        if settings.metrics_endpoint is not None:
+        if settings.metrics_endpoint is not None or settings.metrics_file is not None:
             from pgetpy.engine.metrics import Metrics
 
-            self._metrics = Metrics(settings.metrics_endpoint, workers, hosts.tls)
+            self._metrics = Metrics(settings, workers, hosts.tls)
 
     def _service_client(self) -> EngineServiceClient:
         from pgetpy.engine.service_client import EngineServiceClient
@@ -112,7 +112,7 @@ class Engine:
 
     @contextmanager
     def _told(self, job: Job, report: Report, key: int) -> Iterator[None]:
-        """Report a failure within the block, to the metrics endpoint and as an event."""
+        """Report a failure within the block, to who keeps metrics and as an event."""
         try:
             yield
         except PgetError as error:
@@ -220,7 +220,9 @@ class Engine:
             PgetError: it failed.
         """
         with self._told(job, report, key):
-            await self._carry_located(remote, job, key, report)
+            result = await self._carry_located(remote, job, key, report)
+        if self._metrics is not None:
+            self._metrics.filled(result)
 
     async def _carry_located(
         self, remote: RemoteFile, job: Job, key: int, report: Report, *, vetted: bool = False

@@ -1,7 +1,10 @@
-"""One POST per file to the endpoint of PGET_METRICS_ENDPOINT, with the payload that pget sends.
+"""What becomes of files is told to PGET_METRICS_ENDPOINT and counted in the file of --metrics-file.
 
-Nothing that goes wrong here affects a download: every error is dropped, and at the end the engine
-waits no more than `_PATIENCE` for what is still being sent. URLs are redacted before they leave.
+The endpoint gets one POST per file, with the payload that pget sends; URLs are redacted before they
+leave. Files that are fetched into a cache are counted only.
+
+Nothing that goes wrong here affects a download: errors of the endpoint are dropped, and at the end
+the engine waits no more than `_PATIENCE` for what is still being sent.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -19,6 +23,8 @@ from pgetpy.core.report.results import DownloadResult
 from pgetpy.engine.transports.base import USER_AGENT
 from pgetpy.errors import PgetError
 from pgetpy.errors.redact import redact
+from pgetpy.settings import Settings
+from pgetpy.system.metrics_file import METRICS_FILE
 from pgetpy.system.threads import Workers
 
 # Seconds; a slower endpoint does not get the message.
@@ -27,25 +33,44 @@ _PATIENCE = 3.0
 
 @dataclass(eq=False, repr=False)
 class Metrics:
-    """Sends the outcome of each file to an endpoint.
+    """Keeps the outcome of each file.
 
     Attributes:
-        endpoint: its URL; None sends nothing.
+        settings: name the endpoint and the file; both may be None.
         workers: threads to send in.
         tls: gives the context for https.
     """
 
-    endpoint: str | None
+    settings: Settings
     workers: Workers
     tls: Callable[[], ssl.SSLContext]
     _posts: set[asyncio.Future[None]] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        if self.settings.metrics_file is not None:
+            METRICS_FILE.write_to(self.settings.metrics_file)
+
     def finished(self, url: str, result: DownloadResult) -> None:
-        """Send the outcome of a file that is complete."""
+        """Keep the outcome of a file that is complete."""
+        self.filled(result)
         self._tell(url, {"size": result.size, "bytes_per_second": result.bytes_per_second})
 
+    def filled(self, result: DownloadResult) -> None:
+        """Keep the outcome of a file that is complete in a cache."""
+        if result.skipped or self.settings.metrics_file is None:
+            return
+        METRICS_FILE.count("pgetpy_transfers_total", label="ok")
+        METRICS_FILE.count("pgetpy_transfer_seconds_total", result.seconds)
+        for source, size in result.bytes_by_source.items():
+            METRICS_FILE.count("pgetpy_received_bytes_total", size, source)
+        METRICS_FILE.note("pgetpy_last_transfer_timestamp_seconds", round(time.time(), 3))
+        METRICS_FILE.flush_if_due()
+
     def failed(self, url: str, error: PgetError) -> None:
-        """Send the failure of a file."""
+        """Keep the failure of a file."""
+        if self.settings.metrics_file is not None:
+            METRICS_FILE.count("pgetpy_transfers_total", label="failed")
+            METRICS_FILE.flush_if_due()
         self._tell(url, {"size": 0, "error": str(error)})
 
     async def close(self) -> None:
@@ -55,7 +80,7 @@ class Metrics:
 
     def _tell(self, url: str, what: dict[str, object]) -> None:
         """Send `what` about `url`, in a thread; the caller does not wait."""
-        endpoint = self.endpoint
+        endpoint = self.settings.metrics_endpoint
         if endpoint is None:
             return
         data = {"url": redact(url), "version": __version__, **what}

@@ -333,6 +333,9 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
     "reports": (
         Option("progress", "", "KIND", "Console.progress", _PROGRESS, "how to show progress",
                CONNECT, default="auto"),
+        Option("metrics-file", "", "FILE", "Settings.metrics_file", read_text,
+               "add counts of transfers, bytes and cache to FILE, such as pgetpy.prom in the "
+               "folder of node exporter's textfile collector"),
         Option("json", "", "", "CommandOptions.json", read_bool,
                "print the result as JSON on standard output", REPORT),
         Option("log-level", "", "LEVEL", "Console.log_level", _LEVEL,

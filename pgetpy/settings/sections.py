@@ -203,8 +203,7 @@ class Settings(Section):
         limit_rate: bytes a second, over all transfers of a call.
         max_size: refuse larger objects.
         min_free: bytes to leave free on the destination's file system.
-        cacert: a PEM file, or a folder, of certificate authorities to trust instead of the
-            system's.
+        cacert: a PEM file or folder of certificate authorities to trust, not the system's.
         ssl_cert_file: the same, from SSL_CERT_FILE. The first of these that is set counts.
         ssl_cert_dir: the same, from SSL_CERT_DIR.
         requests_ca_bundle: the same, from REQUESTS_CA_BUNDLE.
@@ -220,6 +219,7 @@ class Settings(Section):
         limits: bounds on what comes out of an archive.
         sources: see `SourceSettings`.
         metrics_endpoint: a URL that gets a POST for each file, like pget's PGET_METRICS_ENDPOINT.
+        metrics_file: a file of counts for node exporter's textfile collector.
         policy: what may be fetched for untrusted callers; None allows everything.
         fleet: cache nodes, or a cache service; None if nothing about them is set.
     """
@@ -257,6 +257,7 @@ class Settings(Section):
     metrics_endpoint: str | None = field(default=None, repr=False)
     policy: Policy | None = None
     fleet: FleetSettings | None = None
+    metrics_file: str | None = None
 
     @property
     def has_fleet(self) -> bool:

@@ -20,6 +20,7 @@ from pgetpy.core.report.events import Queued, Report
 from pgetpy.errors import PgetError
 from pgetpy.settings import Settings
 from pgetpy.system.logs import RoomLog
+from pgetpy.system.metrics_file import METRICS_FILE
 from pgetpy.weights.access import AccessRules, LookupOptions
 from pgetpy.weights.background_hash import BackgroundHasher
 from pgetpy.weights.progress import EventAdapter
@@ -73,6 +74,8 @@ class Acquisition:
         self._remote = remote
         self._the_fetcher: Fetcher | None = None
         self._copies: RemoteCopies | None = None
+        if settings.metrics_file is not None:
+            METRICS_FILE.write_to(settings.metrics_file)
         self._lock = threading.Lock()
 
     def peek(self, reference: Reference, lookup: LookupOptions) -> Entry | None:
@@ -118,6 +121,8 @@ class Acquisition:
         fetched = served_from != "cache"
         _LOG.debug("%s: %s is %s", "miss" if fetched else "hit", reference, entry.path)
         adapter.finished(entry, served_from)
+        if served_from == "remote":
+            METRICS_FILE.count("pgetpy_received_bytes_total", entry.size, "remote")
         self._count(hits=not fetched, misses=fetched, fetched=entry.size if fetched else 0)
         return entry.path
 
@@ -200,6 +205,9 @@ class Acquisition:
             self._copies.finish()
 
     def _count(self, *, hits: int = 0, misses: int = 0, fetched: int = 0) -> None:
+        METRICS_FILE.count("pgetpy_cache_requests_total", hits, "hit")
+        METRICS_FILE.count("pgetpy_cache_requests_total", misses, "miss")
+        METRICS_FILE.flush_if_due()
         with self._lock:
             so_far = self.info
             self.info = CacheInfo(

@@ -12,7 +12,7 @@ from typing import Any
 
 from pgetpy.cache.contents import Entry
 from pgetpy.core.references.reference import Reference
-from pgetpy.core.report.events import Event, Failed, Finished, Report, Waiting
+from pgetpy.core.report.events import Event, Failed, Finished, Progressed, Report, Waiting
 from pgetpy.core.report.results import DownloadResult
 from pgetpy.errors import PgetError
 
@@ -31,12 +31,16 @@ class EventAdapter:
         self._begun = time.monotonic()
         self._result: DownloadResult | None = None
         self._waited = False
+        # A remote tier that fails is followed by the origin, so both may have sent bytes.
+        self._by_source: dict[str, int] = {}
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Finished):
             self._result = event.result
         elif not isinstance(event, Failed):
             self._waited |= isinstance(event, Waiting)
+            if isinstance(event, Progressed):
+                self._by_source |= event.bytes_by_source
             changes: dict[str, Any] = {"key": self._key}
             if hasattr(event, "dest"):
                 changes["dest"] = self._name
@@ -45,7 +49,8 @@ class EventAdapter:
     def finished(self, entry: Entry, served_from: str) -> None:
         """Report that `entry` is there, fetched by this process or another."""
         result = self._result or self._result_of(entry, fetched=served_from != "cache")
-        result = replace(result, dest=self._name, served_from=served_from)
+        sources = self._by_source
+        result = replace(result, dest=self._name, served_from=served_from, bytes_by_source=sources)
         self._report(Finished(self._key, result))
 
     def failed(self, error: PgetError) -> None:

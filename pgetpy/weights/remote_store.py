@@ -285,6 +285,7 @@ def _for_store(settings: Settings) -> Settings:
         authorization=None,
         use_netrc=False,
         metrics_endpoint=None,
+        metrics_file=None,
         max_size=None,
         force=True,
         fsync=False,

@@ -25,7 +25,7 @@ import os
 import stat
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from pgetpy.cache.tickets import Fill
@@ -206,6 +206,8 @@ class RemoteTier:
         def heard(event: Event) -> None:
             if isinstance(event, Progressed):
                 fill.progress(event.done, event.total or 0)
+                received = sum(event.bytes_by_source.values())
+                event = replace(event, bytes_by_source={"remote": received})
             request.report(event)
 
         engine = Engine(self.store.settings)

@@ -146,6 +146,7 @@ class CombinedProgress:
         self._done = self.held
         self._files: Counter[int] = Counter()
         self._connections: Counter[int] = Counter()
+        self._sources: dict[int, dict[str, int]] = {}
         report(Started(0, "", "", self.total, self.held))
 
     def heard(self, event: Event) -> None:
@@ -157,10 +158,17 @@ class CombinedProgress:
         if isinstance(event, Progressed):
             at_work = event.connections if event.done != event.total else 0
             self._connections[event.key] = at_work
+            self._sources[event.key] = event.bytes_by_source
             busy = self._connections.total()
-            self._report(Progressed(0, self._done, self.total, busy))
+            self._report(Progressed(0, self._done, self.total, busy, self._by_source()))
         elif not isinstance(event, (Started, Verifying, Finished, Failed)):
             self._report(event)
+
+    def _by_source(self) -> dict[str, int]:
+        sums: Counter[str] = Counter()
+        for each in self._sources.values():
+            sums.update(each)
+        return dict(sums)
 
 
 def _prepare(folder: Path, located: Located, limits: Limits, scope: str) -> list[PlannedFile]:

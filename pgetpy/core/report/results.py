@@ -42,7 +42,8 @@ class DownloadResult:
         requests: requests made in this run, including redirects and failures.
         verified: what the bytes were compared with: `digest`, `store_checksum`, or `none`.
         bytes_by_source: bytes received in this run, by where they came from: `origin`, the name of
-            a cache node, or the host of a mirror. What was received twice counts twice.
+            a cache node, the host of a mirror, or `remote` for a cache's second tier. What was
+            received twice counts twice.
         members: names of the extracted members without folders, in the archive's order; empty if
             `shared`.
     """

@@ -25,6 +25,7 @@ from tests.support.faults import (
     Fault,
     Headers,
     IgnoreRange,
+    Redirect,
     Replaced,
     ResetAfter,
     SilenceBeforeHead,
@@ -804,6 +805,18 @@ def test_the_metrics_endpoint_is_told_of_each_file_of_a_manifest(
     assert set(data) == {url, missing}
     assert "404" in data[missing]["error"]
     assert "bytes_per_second" not in data[missing]
+
+
+def test_no_secret_goes_to_the_metrics_endpoint(
+    shell: Shell, server: Server, other_server: Server, endpoint: str
+) -> None:
+    lost = server.url("/lost?token=hunter2&X-Amz-Signature=hunter2", user="me:hunter2")
+    url = server.add("/x", Resource(faults=[Redirect(lost)]))
+    assert shell(f"{url}?sig=hunter2&sv=1", "got", PGET_METRICS_ENDPOINT=endpoint) == 1
+    [payload] = told(other_server)
+    assert set(payload["data"]) == {"url", "size", "version", "error"}  # type: ignore[call-overload]
+    assert "404" in payload["data"]["error"]  # type: ignore[index]
+    assert "hunter2" not in json.dumps(payload)
 
 
 @pytest.mark.parametrize("trouble", ["refused", "500", "404", "no name", "silent"])
