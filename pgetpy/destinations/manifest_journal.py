@@ -50,7 +50,7 @@ from pgetpy.destinations.sinks.ledger import Ledger
 from pgetpy.settings import Settings
 from pgetpy.settings.folders import state_folder
 from pgetpy.system.file_locks import boot_id
-from pgetpy.system.filesystem import RealPaths, closing_fd, remove_tree
+from pgetpy.system.filesystem import RealPaths, closing_fd, mode_at, remove_tree
 from pgetpy.system.threads import WORKERS
 
 # How often finished files are flushed, so that they count after a power cut, too.
@@ -125,7 +125,10 @@ class ManifestJournal:
     def note_whole(self, number: int, status: os.stat_result) -> None:
         """Note that the bytes of line `number` are complete; the name follows (note 1)."""
         dest = self._jobs[number].dest or ""
-        path = "" if _is_folder(dest) else self._real.of(dest)
+        mode = mode_at(dest)
+        is_link = stat.S_ISLNK(mode)
+        is_folder = dest.endswith("/") or (os.path.isdir(dest) if is_link else stat.S_ISDIR(mode))
+        path = "" if is_folder else self._real.of(dest, is_link=is_link)
         size, mtime, inode = status.st_size, status.st_mtime_ns, status.st_ino
         self._append(FinishedFile(number, path, size, mtime, inode, named=False))
 
@@ -134,14 +137,17 @@ class ManifestJournal:
         if self._broken:
             return
         with contextlib.suppress(OSError):
-            path = self._real.of(result.dest)
+            status = os.lstat(result.dest)
+            is_link = stat.S_ISLNK(status.st_mode)
+            path = self._real.of(result.dest, is_link=is_link)
             if self._jobs[number].extract:
                 folder = Path(path)
                 names = result.members or tuple(_names_below(folder))
                 fingerprint, size = _fingerprint(folder, names)
                 file = FinishedFile(number, path, size, 0, members=names, fingerprint=fingerprint)
             else:
-                status = os.stat(path)
+                if is_link:
+                    status = os.stat(path)
                 if not stat.S_ISREG(status.st_mode):
                     return
                 file = FinishedFile(number, path, status.st_size, status.st_mtime_ns, status.st_ino)
@@ -171,7 +177,7 @@ class ManifestJournal:
                             os.fsync(fd)
             except OSError:
                 continue  # it is fetched again after a power cut
-            self._append(replace(file, flushed=True))
+            self._append(file._replace(flushed=True))
 
     def close(self, *, finished: bool, interrupted: bool) -> None:
         """Close it, and remove it or leave it where the next run finds it.
@@ -217,7 +223,7 @@ class ManifestJournal:
 
     def _append(self, file: FinishedFile) -> None:
         if self._flushed and file.named and not file.flushed:
-            file = replace(file, flushed=True)
+            file = file._replace(flushed=True)
         line = file_line(file)
         with self._lock:
             if self._fd < 0 and not self._broken:
@@ -264,7 +270,7 @@ class ManifestJournal:
         # With note 1 alone, the name may have been another file's. The inode decides.
         if not noted.named and status.st_ino != noted.inode:
             return None
-        return replace(noted, path=path)
+        return noted._replace(path=path)
 
     def _path_of(self, noted: FinishedFile) -> str:
         """Look for the inode of a file whose name was not known yet, in the folder it went to."""

@@ -7,7 +7,8 @@ import zlib
 
 def checked_line(text: str) -> bytes:
     """Return `text`, in which there is no line feed, as a line with its checksum."""
-    return f"{text} {zlib.crc32(text.encode()):08x}\n".encode()
+    raw = text.encode()
+    return b"%b %08x\n" % (raw, zlib.crc32(raw))
 
 
 def text_of(raw: bytes) -> str | None:

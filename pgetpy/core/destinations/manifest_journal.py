@@ -15,15 +15,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from json.encoder import encode_basestring_ascii
+from typing import NamedTuple
 
 from pgetpy.core.destinations.checked_lines import checked_line, text_of
 
 _MAGIC = "pgetpy manifest 1"
+_JSON = {True: "true", False: "false"}
 
 
-@dataclass(frozen=True)
-class FinishedFile:
+class FinishedFile(NamedTuple):
     """What a run has made of one line of its manifest.
 
     Attributes:
@@ -54,9 +55,6 @@ class FinishedFile:
         return self.flushed or (boot != "" and self.boot == boot)
 
 
-_NOTED = tuple(field.name for field in fields(FinishedFile) if field.name != "boot")
-
-
 def manifest_digest(lines: Iterable[tuple[str, ...]]) -> str:
     """Return what names a manifest: a hash of what its lines ask for."""
     whole = hashlib.sha256()
@@ -77,8 +75,16 @@ def boot_line(boot: str) -> bytes:
 
 def file_line(file: FinishedFile) -> bytes:
     """Return the line that says `file` is finished."""
-    noted = {name: value for name in _NOTED if (value := getattr(file, name))}
-    return checked_line(json.dumps(noted))
+    # Two lines are written for each of thousands of files: JSON by hand takes a third of the time.
+    text = (
+        f'{{"job": {file.job}, "path": {encode_basestring_ascii(file.path)}, "size": {file.size}, '
+        f'"mtime": {file.mtime}, "inode": {file.inode}, "named": {_JSON[file.named]}'
+    )
+    if file.flushed:
+        text += ', "flushed": true'
+    if file.members or file.fingerprint:
+        text += f', "members": {json.dumps(file.members)}, "fingerprint": "{file.fingerprint}"'
+    return checked_line(f"{text}}}")
 
 
 def parse_manifest_journal(data: bytes) -> dict[int, list[FinishedFile]]:
@@ -98,7 +104,7 @@ def parse_manifest_journal(data: bytes) -> dict[int, list[FinishedFile]]:
             continue
         file = _file(text) if boot is not None else None
         if file is not None:
-            found.setdefault(file.job, []).append(replace(file, boot=boot or ""))
+            found.setdefault(file.job, []).append(file._replace(boot=boot or ""))
     return found
 
 

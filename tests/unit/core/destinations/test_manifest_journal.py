@@ -26,7 +26,7 @@ FILES = [
 def test_what_is_written_is_read(file: FinishedFile, boot: str) -> None:
     (found,) = parse_manifest_journal(boot_line(boot) + file_line(file)).values()
     assert [each.boot for each in found] == [boot]
-    assert [vars(each) | {"boot": ""} for each in found] == [vars(file)]
+    assert [each._replace(boot="") for each in found] == [file]
 
 
 def test_what_was_noted_later_stands_last_and_belongs_to_its_boot() -> None:
