@@ -47,7 +47,7 @@ class SmallTransport(Protocol):
     """A transport that can send a request before it is known which exchange takes its answer."""
 
     async def begin(self, begun: SmallRequest) -> None:
-        """Send the request and wait for its head, or until it is interrupted.
+        """Send the request and wait for its answer, or until it is interrupted.
 
         What fails is left in `begun.error`, for the exchange that takes the request over.
         """
@@ -101,39 +101,28 @@ class SmallLane:
             await turn
         return self._loop.time() >= host.not_before
 
-    def request(self, request: Request) -> SmallRequest:
-        """Return `request`, with a buffer."""
+    def request(self, request: Request, length_of: Callable[[Head], int | None]) -> SmallRequest:
+        """Return `request`, with a buffer; for `length_of` see `SmallRequest`."""
         buffer = self._buffers.pop() if self._buffers else bytearray(_BUFFER)
-        return SmallRequest(request, buffer)
+        return SmallRequest(request, buffer, length_of)
 
-    async def receive(
-        self, host: Host, begun: SmallRequest, length_of: Callable[[Head], int | None]
-    ) -> bool:
-        """Send the request of `begun` to `host`; whether its whole answer has come.
-
-        Args:
-            length_of: returns how long the body is, None if an exchange has to receive it.
-        """
+    async def receive(self, host: Host, begun: SmallRequest) -> bool:
+        """Send the request of `begun` to `host`; whether its whole answer has come."""
         born = self._loop.time()
         host.busy += 1
         self._under_way[begun] = born
         self._tick_later()
         try:
             await self._transport.begin(begun)
-            if begun.head is None:
-                return False
-            answered = self._loop.time()
-            length = length_of(begun.head)
-            if length is None or not await begun.fill(length):
-                return False
-            if begun.head.status < 300:
-                host.took_small(length, answered - born, self._loop.time() - born)
-            return True
         finally:
+            now = self._loop.time()
             del self._under_way[begun]
             host.busy -= 1
             host.ended += 1
-            self._observe(host)
+            if begun.complete and begun.head is not None and begun.head.status < 300:
+                host.took_small(len(begun.body), begun.answered - born, now - born)
+            self._observe(host, now)
+        return begun.complete
 
     def end(self, begun: SmallRequest) -> None:
         """Take back what `begun` has used: its body is not needed any more.
@@ -150,9 +139,8 @@ class SmallLane:
         crowded = self._loop.time() - host.crowded_at < _YIELDING
         return host.pace.level - crowded
 
-    def _observe(self, host: Host) -> None:
+    def _observe(self, host: Host, now: float) -> None:
         """Let the pace of `host` learn, at most once a tick."""
-        now = self._loop.time()
         if now - self._ticked_at >= TICK:
             self._ticked_at = now
             host.observe(now)

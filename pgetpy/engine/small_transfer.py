@@ -88,9 +88,11 @@ class SmallTransfer(Transfer):
                 return False
             if not await lane.may_ask(host):
                 return False
-            begun = self._begun = lane.request(route.request(host, EVERYTHING, None))
+            begun = self._begun = lane.request(
+                route.request(host, EVERYTHING, None), self._length_of
+            )
             self._answer = self._redirect = None
-            received = await lane.receive(host, begun, self._length_of)
+            received = await lane.receive(host, begun)
             if self._redirect is None and not received:
                 return False
             if self._redirect is None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pgetpy.core.http.answers import Answer
@@ -138,6 +138,7 @@ class _MemoryAnswer:
 
     def __init__(self, head: Head, body: bytes, turn: Turn) -> None:
         self.fresh = True
+        self.has_more = False
         lines = [f"HTTP/1.1 {head.status} -", *(f"{n}: {v}" for n, v in head.headers.items())]
         start = "\r\n".join([*lines, "", ""]).encode()
         ends = [n for n in (turn.cut_after, turn.silent_after) if n is not None]
@@ -145,27 +146,35 @@ class _MemoryAnswer:
         if turn.silent_after is not None and turn.silent_after < 0:
             self._left = b""
         self._silent = turn.silent_after is not None
-        self._waiter: asyncio.Future[int] | None = None
+        self._heard: Callable[[], None] | None = None
 
     async def ask(self, request: Request) -> None:
         await asyncio.sleep(0)
 
-    async def receive_into(self, buffer: memoryview) -> int:
-        await asyncio.sleep(0)
+    def listen(self, heard: Callable[[], None] | None) -> None:
+        self._heard = heard
+        self._tell_later()
+
+    def receive_now(self, buffer: memoryview) -> int | None:
         count = min(len(buffer), len(self._left), _PIECE)
         if not count and self._silent:
-            self._waiter = asyncio.get_running_loop().create_future()
-            return await self._waiter
+            return None
         buffer[:count] = self._left[:count]
         self._left = self._left[count:]
+        self._tell_later()
         return count
 
-    def interrupt(self, reason: Exception) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(reason)
-
     def close(self) -> None:
-        pass
+        self._heard = None
+
+    def _tell_later(self) -> None:
+        """Say that something can be received, unless it is silent from here on."""
+        if self._heard is not None and (self._left or not self._silent):
+            asyncio.get_running_loop().call_soon(self._tell)
+
+    def _tell(self) -> None:
+        if self._heard is not None:
+            self._heard()
 
 
 def _answer(stored: Stored, turn: Turn, request: Request, asked: Span | None) -> tuple[Head, bytes]:

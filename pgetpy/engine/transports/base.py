@@ -44,6 +44,8 @@ _SHORTEST_SECRET = 5
 _LOG = RoomLog("engine")
 
 USER_AGENT = "pgetpy"
+# The scheme and authority of a `Request.url`, which is in its one form.
+AUTHORITY = re.compile("(https?)://([^/?]*)")
 
 
 class UnsupportedResponseError(Exception):

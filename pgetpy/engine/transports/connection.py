@@ -22,17 +22,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import select
 import socket
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from urllib.parse import urlsplit
 
 from pgetpy.engine.transports.base import Address, Request, UnsupportedResponseError
-from pgetpy.engine.transports.connecting import AddressRace
+from pgetpy.engine.transports.connecting import AddressRace, reach
 from pgetpy.engine.transports.failures import (
     certificate_error,
     failed,
@@ -63,17 +62,20 @@ class Connection:
     Attributes:
         fresh: whether no answer has come over it yet. A failure of one that is not fresh may only
             mean that the server has closed an idle connection.
+        has_more: see `AnswerStream`.
         idle_since: when its last exchange ended (monotonic time).
     """
 
     def __init__(self, sock: socket.socket, tls: Tls | None) -> None:
         self.sock = sock
         self.fresh = True
+        self.has_more = False
         self.idle_since = 0.0
         self._tls = tls
         self._low_water = 1
         self._poller: select.poll | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._heard: Callable[[], None] | None = None
+        self._watching: asyncio.AbstractEventLoop | None = None
         self._sealed = memoryview(bytearray(TLS_READ_SIZE if tls is not None else 0))
 
     @classmethod
@@ -96,7 +98,7 @@ class Connection:
         while True:
             left = max(_SHORTEST_TRY, deadline - time.monotonic())
             try:
-                sock, address = await _reach(addresses, min(left, request.connect_timeout), race)
+                sock, address = await reach(addresses, min(left, request.connect_timeout), race)
             except OSError as error:
                 raise unreachable(request, request.addresses, error) from error
             addresses.remove(address)
@@ -202,6 +204,41 @@ class Connection:
             await self._feed(self._tls)
         return count
 
+    def listen(self, heard: Callable[[], None] | None) -> None:
+        """See `AnswerStream.listen`. The loop goes on watching: most are listened to again soon."""
+        self._heard = heard
+        if heard is not None and self._watching is None:
+            self._watching = asyncio.get_running_loop()
+            self._watching.add_reader(self.sock.fileno(), self._hear)
+
+    def unwatch(self) -> None:
+        """Have the loop watch it no more: it is used in another way, or not at all."""
+        loop, self._watching = self._watching, None
+        if loop is not None:
+            loop.remove_reader(self.sock.fileno())
+
+    def _hear(self) -> None:
+        if self._heard is not None:
+            self._heard()
+        else:
+            self.unwatch()  # closed while it is idle; `silent` will tell
+
+    def receive_now(self, buffer: memoryview) -> int | None:
+        """See `AnswerStream.receive_now`."""
+        try:
+            if self._tls is None:
+                return self.sock.recv_into(buffer)
+            count = self._tls.read_into(buffer)
+            if count is None:
+                self._tls.receive(self._sealed[: self.sock.recv_into(self._sealed)])
+                if answer := self._tls.sealed():
+                    self.sock.send(answer)  # a few bytes, and the buffer is empty
+                count = self._tls.read_into(buffer)
+            self.has_more = count == len(buffer)
+            return count
+        except BlockingIOError:
+            return None
+
     def fill(self, buffer: memoryview) -> int:
         """As `receive_into`, in a thread, once `block` has been called."""
         if self._tls is None:
@@ -220,10 +257,7 @@ class Connection:
         """
         if not self._set_low_water(count):
             return
-        if self._poller is None:
-            self._poller = select.poll()
-            self._poller.register(self.sock.fileno(), select.POLLIN)
-        if not self._poller.poll(_LOW_WATER_MILLISECONDS):
+        if not self._poll(_LOW_WATER_MILLISECONDS):
             # A blocking receive waits for the mark too, and would hold back what is there.
             self._set_low_water(1)
 
@@ -242,17 +276,13 @@ class Connection:
         self._set_low_water(1)
         self.sock.setblocking(blocking)
 
-    def interrupt(self, reason: Exception) -> None:
-        """Raise `reason` in the task that waits for the socket on the loop, if any."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(reason)
-
     def shutdown(self) -> None:
         """End the stream in both directions, which wakes a thread that waits on the socket."""
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
+        self.unwatch()
         self.sock.close()
 
     def silent(self) -> bool:
@@ -262,9 +292,14 @@ class Connection:
         """
         if self._tls is not None and not self._tls.silent:
             return False
-        poller = select.poll()
-        poller.register(self.sock.fileno(), select.POLLIN | select.POLLHUP)
-        return not poller.poll(0)
+        return not self._poll(0)
+
+    def _poll(self, milliseconds: int) -> bool:
+        """Whether the socket can be read, or has ended; wait so long for it."""
+        if self._poller is None:
+            self._poller = select.poll()
+            self._poller.register(self.sock.fileno(), select.POLLIN)
+        return bool(self._poller.poll(milliseconds))
 
     async def _open_tunnel(self, request: Request) -> None:
         """Have the proxy connect to the host of `request` (CONNECT; RFC 9110, 9.3.6).
@@ -329,7 +364,7 @@ class Connection:
         """Wait until the socket can be written to or read from, without asyncio's own transports,
         whose buffers would cost a copy."""
         loop = asyncio.get_running_loop()
-        ready = self._waiter = loop.create_future()
+        ready = loop.create_future()
         fd = self.sock.fileno()
         add, remove = (
             (loop.add_writer, loop.remove_writer)
@@ -340,33 +375,7 @@ class Connection:
         try:
             await ready
         finally:
-            self._waiter = None
             remove(fd)
-
-
-async def _reach(
-    addresses: Sequence[Address], seconds: float, race: AddressRace
-) -> tuple[socket.socket, Address]:
-    """Return a connected, non-blocking socket, and to which of `addresses` it is."""
-    if len(addresses) != 1:
-        return await race.connect(addresses, seconds, _connect)
-    try:
-        return await wait_for(seconds, _connect(addresses[0]), socket.socket.close), addresses[0]
-    except asyncio.TimeoutError:
-        raise TimeoutError(errno.ETIMEDOUT, "no answer within the connect timeout") from None
-
-
-async def _connect(address: Address) -> socket.socket:
-    """Return a non-blocking socket connected to `address`; small requests go out at once."""
-    sock = socket.socket(address.family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, address.sockaddr)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 def _settle(ready: asyncio.Future[None]) -> None:

@@ -1,8 +1,11 @@
 """A request whose answer is probably small: head and body come into one buffer, on the loop.
 
-    open a connection    ask         head      fill
+    open a connection    ask         head      body
     ---------------------|===========|=========|----> the whole body is in the buffer
                          ^------ interrupt ----^
+
+What comes is received by the loop's callback, and the task that waits is woken once, for the whole
+answer. Waking it for each piece would take longer than receiving the piece.
 
 If the answer is late, large or odd, an exchange takes the request over, with its connection and
 what has come (`Exchange.begun`), so nothing is asked for twice.
@@ -10,6 +13,8 @@ what has come (`Exchange.begun`), so nothing is asked for twice.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from pgetpy.core.http.heads import Head
@@ -17,27 +22,26 @@ from pgetpy.engine.transports.base import Request
 from pgetpy.engine.transports.wire import HeadReader
 
 
-class InterruptedWait(Exception):  # noqa: N818  not an error: `SmallRequest.interrupt` was called
-    """Nothing has come yet; the stream can still be read."""
-
-
 class AnswerStream(Protocol):
     """What a request is sent and answered on.
 
     Attributes:
         fresh: whether no answer has come over it yet.
+        has_more: whether something was received that the buffer had no room for. `listen` does not
+            tell of that.
     """
 
     fresh: bool
+    has_more: bool
 
     async def ask(self, request: Request) -> None:
         """Send `request`."""
 
-    async def receive_into(self, buffer: memoryview) -> int:
-        """Receive what there is into `buffer`, waiting for the first byte; 0 at the end."""
+    def listen(self, heard: Callable[[], None] | None) -> None:
+        """Have `heard` called on the loop whenever something can be received; None ends that."""
 
-    def interrupt(self, reason: Exception) -> None:
-        """Raise `reason` in the task that waits for the stream, if any."""
+    def receive_now(self, buffer: memoryview) -> int | None:
+        """Receive what there is into `buffer`; 0 at the end, None if nothing has come."""
 
     def close(self) -> None:
         """Close it."""
@@ -48,27 +52,36 @@ class SmallRequest:
 
     Args:
         buffer: takes head and body.
+        length_of: returns how long the body is, None if an exchange has to receive it.
 
     Attributes:
         stream: delivers the answer; None before it is open, and once it is closed or given back.
         reader: holds what has come.
         head: of the answer; None until it is complete.
+        answered: when the head was complete, in loop time.
+        complete: whether the whole body has come.
         error: why there is no answer.
     """
 
-    def __init__(self, request: Request, buffer: bytearray) -> None:
+    def __init__(
+        self, request: Request, buffer: bytearray, length_of: Callable[[Head], int | None]
+    ) -> None:
         self.request = request
         self.buffer = buffer
         self.stream: AnswerStream | None = None
         self.reader = HeadReader(buffer)
         self.head: Head | None = None
+        self.answered = 0.0
+        self.complete = False
         self.error: Exception | None = None
-        self._asked = False
+        self._length_of = length_of
+        self._loop = asyncio.get_running_loop()
+        self._waiter: asyncio.Future[bool] | None = None
         self._size = 0
 
     @property
     def body(self) -> memoryview:
-        """What has come of the body, up to the size that `fill` was given."""
+        """What has come of the body, up to the size that `length_of` gave."""
         return self.reader.rest[: self._size]
 
     @property
@@ -77,50 +90,29 @@ class SmallRequest:
         return len(self.reader.rest) > self._size
 
     async def ask(self, stream: AnswerStream) -> None:
-        """Send the request over `stream` and wait for the head, unless `interrupt` is called.
+        """Send the request over `stream` and wait for the answer, unless `interrupt` is called.
 
         Raises:
-            OSError: the connection failed.
+            OSError: the connection failed before the head was complete.
             UnsupportedResponseError: what came is not HTTP/1.
         """
-        self.stream, self._asked = stream, False
-        self.reader = HeadReader(self.buffer)
+        if self.reader.received:
+            self.reader = HeadReader(self.buffer)
+        self.stream = stream
         await stream.ask(self.request)
-        self._asked = True
+        self._waiter = self._loop.create_future()
+        stream.listen(self._hear)
         try:
-            while self.head is None:
-                count = await stream.receive_into(self.reader.space)
-                if not count:
-                    raise ConnectionError("closed by the server before it answered")
-                self.head = self.reader.feed(count)
-        except InterruptedWait:
-            return
-        stream.fresh = False
-
-    async def fill(self, size: int) -> bool:
-        """Wait for `size` bytes of the body; False where they do not come, or not soon.
-
-        No more than `size` bytes are received on purpose: what follows belongs to the next answer
-        of the connection. If more came with the head, `surplus` says so, and it is closed.
-        """
-        assert self.stream is not None
-        self._size = size
-        self.buffer = self.reader.make_room(size)
-        try:
-            while (missing := size - len(self.reader.rest)) > 0:
-                count = await self.stream.receive_into(self.reader.space[:missing])
-                if not count:
-                    return False
-                self.reader.add_body(count)
-        except (InterruptedWait, OSError):
-            return False
-        return True
+            self.complete = await self._waiter
+        finally:
+            self._waiter = None
+            stream.listen(None)
 
     def interrupt(self) -> None:
         """End the wait for the answer, so that an exchange can take over."""
         # A request that is not sent completely cannot be taken over.
-        if self._asked and self.stream is not None:
-            self.stream.interrupt(InterruptedWait())
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(False)
 
     def fail(self, error: Exception) -> None:
         """Record that there is no answer, because of `error`."""
@@ -132,3 +124,55 @@ class SmallRequest:
         if self.stream is not None:
             self.stream.close()
             self.stream = None
+
+    def _hear(self) -> None:
+        """Receive what there is; wake the task if it was the last, or an exchange is needed."""
+        waiter, stream = self._waiter, self.stream
+        if waiter is None or stream is None or waiter.done():
+            return
+        try:
+            complete = self._receive(stream)
+            while complete is None and stream.has_more:
+                complete = self._receive(stream)
+        except Exception as error:  # for the task that waits, not for the loop
+            waiter.set_exception(error)
+        else:
+            if complete is not None:
+                waiter.set_result(complete)
+
+    def _receive(self, stream: AnswerStream) -> bool | None:
+        """Receive once; whether all has come, False if it will not come here, None for not yet."""
+        if self.head is not None:
+            return self._receive_body(stream)
+        count = stream.receive_now(self.reader.space)
+        if count is None:
+            return None
+        if not count:
+            raise ConnectionError("closed by the server before it answered")
+        self.head = self.reader.feed(count)
+        if self.head is None:
+            return None
+        stream.fresh = False
+        self.answered = self._loop.time()
+        size = self._length_of(self.head)
+        if size is None:
+            return False
+        self._size = size
+        self.buffer = self.reader.make_room(size)
+        return True if len(self.reader.rest) >= size else None
+
+    def _receive_body(self, stream: AnswerStream) -> bool | None:
+        """As `_receive`, once the head is there.
+
+        No more than the body is received on purpose: what follows belongs to the next answer of
+        the connection. If more came with the head, `surplus` says so, and it is closed.
+        """
+        missing = self._size - len(self.reader.rest)
+        try:
+            count = stream.receive_now(self.reader.space[:missing])
+        except OSError:
+            return False
+        if count is None:
+            return None
+        self.reader.add_body(count)
+        return False if not count else (True if count == missing else None)
