@@ -70,6 +70,8 @@ class Host:
         not_before: when requests may be made again, after a Retry-After (loop time).
         no_ranges: whether an object could be fetched by a plain GET only; the next one is asked
             for that way from the start.
+        usual_headers: of a request for everything that needs no cookie, signature or login of its
+            own; None before the first.
         crowded_at: when a transfer last found no room for its first request (loop time).
     """
 
@@ -85,6 +87,7 @@ class Host:
     latency: Latency = field(default_factory=Latency)
     not_before: float = 0.0
     no_ranges: bool = False
+    usual_headers: tuple[tuple[str, str], ...] | None = field(default=None, repr=False)
     crowded_at: float = -1.0
     # The level that the log has last told of.
     _told: int = field(default=0, repr=False)

@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 
 from pgetpy.core.http.answers import Identity, Redirected
 from pgetpy.core.http.heads import Head
-from pgetpy.core.http.ranges import OPEN_END, Span, format_range
+from pgetpy.core.http.ranges import EVERYTHING, OPEN_END, Span, format_range
 from pgetpy.core.http.retry import EXPIRED_STATUSES
 from pgetpy.core.http.urls import MOST_REDIRECTS, Link, follow, headers_for, may_see_credentials
 from pgetpy.engine.context import EngineContext
@@ -106,6 +106,36 @@ class Route:
             asked: the range; None for everything.
             known: the version to tie a range to, if its validator is strong.
         """
+        usual = known is None and asked == EVERYTHING and self._is_usual()
+        headers = host.usual_headers if usual else None
+        if headers is None:
+            headers = self._headers(asked, known)
+            if usual:
+                host.usual_headers = headers
+        secure = "https" in (self.target.origin.scheme, urlsplit(host.proxy or "").scheme)
+        return Request(
+            url=self.target.url,
+            headers=headers,
+            addresses=host.addresses,
+            proxy=host.proxy,
+            tls=self._hosts.tls() if secure else None,
+            connect_timeout=self._settings.connect_timeout,
+            trusted=self.target.trusted,
+        )
+
+    def _is_usual(self) -> bool:
+        """Whether requests for everything have the same headers as those of most other files."""
+        link = self.target
+        return (
+            link is self.link
+            and link.signer is None
+            and link.authorization is None
+            and self._cookies is None
+            and not self.whole_first
+        )
+
+    def _headers(self, asked: Span | None, known: Identity | None) -> tuple[tuple[str, str], ...]:
+        """Return the headers of a request, all but Host; see `request`."""
         headers = self._own_headers()
         names = {name.lower() for name, _ in headers}
         headers[:0] = [each for each in _HEADERS if each[0].lower() not in names]
@@ -123,16 +153,7 @@ class Route:
             headers += signer.headers(self.target, headers, time.time())
         elif (authorization := self._authorization()) is not None:
             headers.append(("Authorization", authorization))
-        secure = "https" in (self.target.origin.scheme, urlsplit(host.proxy or "").scheme)
-        return Request(
-            url=self.target.url,
-            headers=tuple(headers),
-            addresses=host.addresses,
-            proxy=host.proxy,
-            tls=self._hosts.tls() if secure else None,
-            connect_timeout=self._settings.connect_timeout,
-            trusted=self.target.trusted,
-        )
+        return tuple(headers)
 
     def redirected(self, redirect: Redirected, asked_of: str) -> None:
         """Follow `redirect`, the answer of URL `asked_of`.

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import lru_cache
 from urllib.parse import urlsplit
 
-from pgetpy.engine.transports.base import Request
+from pgetpy.engine.transports.base import AUTHORITY, Request
 from pgetpy.engine.transports.failures import proxy_headers
 from pgetpy.errors import BadReferenceError
 
 
 def bytes_of(request: Request) -> bytes:
     """Return the request as it is sent; a proxy gets the whole URL (RFC 9112, 3.2.2)."""
-    parts = urlsplit(request.url)
-    target = parts.path or "/"
-    if parts.query:
-        target = f"{target}?{parts.query}"
-    fields = [("Host", parts.netloc), *request.headers]
-    if request.proxy is not None and parts.scheme == "http":
+    authority = AUTHORITY.match(request.url)
+    assert authority is not None
+    scheme, place = authority.groups()
+    target = request.url[authority.end() :]
+    if target[:1] != "/":
+        target = f"/{target}"
+    fields = (("Host", place), *request.headers)
+    if request.proxy is not None and scheme == "http":
         target = request.url
-        fields += proxy_headers(request.proxy)
+        fields += tuple(proxy_headers(request.proxy))
     return _encode(request, f"GET {target} HTTP/1.1", fields)
 
 
@@ -29,17 +31,29 @@ def connect_request(request: Request) -> bytes:
     parts = urlsplit(request.url)
     place = parts.netloc if parts.port is not None else f"{parts.netloc}:443"
     agents = [field for field in request.headers if field[0].lower() == "user-agent"]
-    fields = [("Host", place), *agents, *proxy_headers(request.proxy)]
+    fields = (("Host", place), *agents, *proxy_headers(request.proxy))
     return _encode(request, f"CONNECT {place} HTTP/1.1", fields)
 
 
-def _encode(request: Request, first: str, fields: Sequence[tuple[str, str]]) -> bytes:
+def _encode(request: Request, first: str, fields: tuple[tuple[str, str], ...]) -> bytes:
     """Return a head as bytes.
 
     Raises:
         BadReferenceError: a value holds a line break, with which it could add headers of its own.
     """
-    text = "\r\n".join([first, *(f"{name}: {value}" for name, value in fields)])
-    if text.count("\n") != len(fields) or "\0" in text:
+    encoded = _encode_fields(fields)
+    if encoded is None or "\n" in first or "\r" in first or "\0" in first:
         raise BadReferenceError(request.url, "a header or the URL holds a line break")
+    return first.encode("latin-1", "replace") + encoded
+
+
+@lru_cache(maxsize=64)
+def _encode_fields(fields: tuple[tuple[str, str], ...]) -> bytes | None:
+    """Return what follows the first line; None if a value holds a line break.
+
+    Kept, since all requests for the files of one host have the same fields.
+    """
+    text = "".join([f"\r\n{name}: {value}" for name, value in fields])
+    if not text.count("\n") == text.count("\r") == len(fields) or "\0" in text:
+        return None
     return f"{text}\r\n\r\n".encode("latin-1", "replace")

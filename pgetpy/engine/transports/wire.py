@@ -40,6 +40,14 @@ _OVERLAP = 8
 _STATUS_LINE = re.compile(rb"HTTP/(?:1\.([01])|2(?:\.0)?) *([1-5]\d\d)(?!\d)(.*)", re.IGNORECASE)
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _BEGINNING = b"HTTP/"
+# A head without any of the oddities that `parse_head` knows.
+_USUAL_HEAD = re.compile(
+    r"HTTP/1\.1 ([1-5]\d\d) ([^\r\n]*)((?:\r\n[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n]*)*)", re.ASCII
+)
+_USUAL_FIELD = re.compile(r"\r\n([^:]+):([^\r\n]*)")
+# What bytes.strip strips; str.strip takes more, which a header may contain in Latin-1.
+_BLANKS = " \t\n\r\x0b\x0c"
+_PLAIN_LENGTH = re.compile(rf"(?:0|[1-9]\d{{0,{MOST_DIGITS - 1}}})", re.ASCII).fullmatch
 _LENGTH = re.compile(r"\+?(\d+)(?:[ \t;].*)?", re.ASCII)
 
 
@@ -119,6 +127,24 @@ class HeadReader:
         self._buffer = memoryview(data)
 
 
+def _parse_usual_head(data: bytes) -> Head | None:
+    """Return the head in `data` if nothing in it needs a second look, as is usual; else None.
+
+    One match for the whole head takes a third of the time that its lines take one by one.
+    """
+    text = data.decode("latin-1")
+    match = _USUAL_HEAD.fullmatch(text)
+    if match is None:
+        return None
+    status, reason, lines = match.groups()
+    fields = _USUAL_FIELD.findall(lines)
+    headers = {name.lower(): value.strip(_BLANKS) for name, value in fields}
+    length = headers.get("content-length", "1")
+    if len(headers) < len(fields) or "transfer-encoding" in headers or not _PLAIN_LENGTH(length):
+        return None
+    return Head(int(status), headers, reason.strip(_BLANKS))
+
+
 def parse_head(data: bytes) -> Head:
     """Return the head in `data` (RFC 9112, 4 and 5), which ends before the empty line.
 
@@ -129,6 +155,9 @@ def parse_head(data: bytes) -> Head:
     Raises:
         UnsupportedResponseError: it is not HTTP/1.
     """
+    usual = _parse_usual_head(data)
+    if usual is not None:
+        return usual
     first, *lines = data.split(b"\n")
     status = _STATUS_LINE.fullmatch(first.rstrip(b"\r"))
     if status is None:
