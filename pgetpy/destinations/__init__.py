@@ -54,9 +54,9 @@ def open_destination(
         from pgetpy.destinations.tree import TreeDestination
 
         with disk_errors(path):
-            folder = Path(os.path.realpath(path))
-        options.paths.take(folder)
-        return TreeDestination(folder, options, settings)
+            tree = Path(os.path.realpath(path))
+        options.paths.take(tree)
+        return TreeDestination(tree, options, settings)
     kind, is_link = look_at(path)
     if stat.S_ISCHR(kind):
         return _stream(path, dest, options)
@@ -64,12 +64,12 @@ def open_destination(
         options.paths.take(path)
         return _stream(path, dest, options)
     if stat.S_ISDIR(kind) or dest.endswith("/"):
-        return FileDestination(path, None, options, settings)
+        return FileDestination(str(path), None, options, settings)
     options.paths.take(path, is_link=is_link)
     check_overwrite(path, kind, settings)
     # A symbolic link stays; what it points to is replaced.
-    resolved = Path(os.path.realpath(path)) if is_link else path
-    return FileDestination(resolved.parent, resolved.name, options, settings)
+    folder, name = os.path.split(os.path.realpath(path) if is_link else str(path))
+    return FileDestination(folder, name, options, settings, absent=not kind and not is_link)
 
 
 def _stream(target: Path | int | None, label: str, options: DestinationOptions) -> Destination:

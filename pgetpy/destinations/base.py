@@ -49,7 +49,7 @@ class DestinationLock:
         published: the journal of the run that was waited for, if that has published.
     """
 
-    def __init__(self, anchor: Path) -> None:
+    def __init__(self, anchor: str | Path) -> None:
         self.ledger: Ledger | None = None
         self.published: Journal | None = None
         self._anchor = anchor
@@ -59,7 +59,8 @@ class DestinationLock:
     def pending(self) -> bool:
         """Whether another run holds the lock, or has left a journal."""
         folder, name = os.path.split(self._anchor)
-        return self._awaited is not None or os.path.exists(os.path.join(folder, journal_name(name)))
+        journal = os.path.join(folder, journal_name(name))
+        return self._awaited is not None or os.access(journal, os.F_OK)
 
     def take(self) -> bool:
         """Take the lock; False if another run holds it. Call again to wait.
@@ -68,9 +69,10 @@ class DestinationLock:
         """
         self.published = None
         while self.published is None:
-            if self._awaited is None and not locks_exclude(self._anchor.parent):
+            anchor = Path(self._anchor)
+            if self._awaited is None and not locks_exclude(anchor.parent):
                 break
-            ledger = self._awaited = self._awaited or Ledger(self._anchor)
+            ledger = self._awaited = self._awaited or Ledger(anchor)
             if not ledger.acquire():
                 return False
             self._awaited = None
@@ -218,7 +220,7 @@ class ResumableDestination(Destination):
         settings: whether to resume, to flush, how much room to leave.
     """
 
-    def __init__(self, label: str, key: str, anchor: Path, settings: Settings) -> None:
+    def __init__(self, label: str, key: str, anchor: str | Path, settings: Settings) -> None:
         super().__init__(label)
         self._key = key
         self._settings = settings

@@ -49,26 +49,39 @@ SMALL = 1 << 20
 
 
 class FileDestination(ResumableDestination):
-    """A file at `folder / name`; a `name` of None is chosen by the URL or the server."""
+    """A file at `folder / name`; a `name` of None is chosen by the URL or the server.
+
+    Thousands of small files are made one after the other, so paths are strings here.
+
+    Args:
+        absent: whether nothing is at the path.
+    """
 
     obstacle = "another run works on this file"
     blocks = False
 
     def __init__(
-        self, folder: Path, name: str | None, options: DestinationOptions, settings: Settings
+        self,
+        folder: str,
+        name: str | None,
+        options: DestinationOptions,
+        settings: Settings,
+        *,
+        absent: bool = False,
     ) -> None:
-        self._path = folder / (name or "")
-        label = str(self._path) if name else f"{folder}/"
+        self._path = os.path.join(folder, name or "")
+        label = self._path if name else f"{folder}/"
         super().__init__(label, options.key, self._path, settings)
         self._folder = folder
         self._name = name
         self._options = options
         self._sink: FileSink | None = None
         self._others: int | None = None
+        self._absent = absent
 
     @property
     def path(self) -> Path:
-        return self._path
+        return Path(self._path)
 
     @property
     def keeps(self) -> bool:
@@ -96,7 +109,7 @@ class FileDestination(ResumableDestination):
         """
         if self._name is None:
             self._choose_name(answer)
-        with disk_errors(self.path):
+        with disk_errors(self._path):
             sink = self._sink or self._open_sink(answer)
             sink.begin(
                 Subject(self._key, answer.identity, boot_id()),
@@ -111,15 +124,15 @@ class FileDestination(ResumableDestination):
         """See `Destination.readable`."""
         if self._sink is not None:
             return _reading(self._sink.fd)
-        if self._others is None and self.path.is_file():
+        if self._others is None and os.path.isfile(self._path):
             # Another run has published it: read that, to verify it.
-            self._others = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            self._others = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         return _reading(self._others) if self._others is not None else None
 
     def publish(self, size: int) -> None:
         """See `Destination.publish`."""
         assert self._sink is not None
-        with disk_errors(self.path):
+        with disk_errors(self._path):
             self._sink.publish(size, fsync=self._settings.fsync)
         self._sink = None
 
@@ -147,7 +160,7 @@ class FileDestination(ResumableDestination):
         """Open the part file with its journal, which the sink closes or removes from now on."""
         self._lock.ledger = None  # from here on it is the sink's
         try:
-            self._sink = FileSink(self.path, ledger)
+            self._sink = FileSink(self._path, ledger)
         except OSError:
             (ledger.close if ledger.journal.written else ledger.remove)()
             raise
@@ -163,14 +176,14 @@ class FileDestination(ResumableDestination):
         """Take the lock if the object is large enough for one, and open the part file."""
         total = answer.identity.total
         if total is None or total > SMALL:
-            self._make_folder(self._folder, total or 0)
+            self._make_folder(Path(self._folder), total or 0)
             self._acquire_fresh()
         if self._sink is None:  # it is small, or locks do not work here
             try:
-                self._sink = FileSink(self.path, None)
+                self._sink = FileSink(self._path, None, absent=self._absent)
             except (FileNotFoundError, NotADirectoryError):
-                self._make_folder(self._folder, total or 0)
-                self._sink = FileSink(self.path, None)
+                self._make_folder(Path(self._folder), total or 0)
+                self._sink = FileSink(self._path, None, absent=self._absent)
         return self._sink
 
     def _choose_name(self, answer: Answer) -> None:
@@ -185,24 +198,24 @@ class FileDestination(ResumableDestination):
         name = name or name_from_url(self._options.url)
         if name is None:
             raise DestinationError(
-                str(self._folder),
+                self._folder,
                 "is a folder, and neither the URL nor the server gives a file name",
                 hint="give a file name",
                 code=errno.EISDIR,
             )
-        path = self._folder / name
+        path = os.path.join(self._folder, name)
         self._options.paths.take(path)
         check_overwrite(path, look_at(path)[0], self._settings)
-        self._name, self._path = name, path
+        self._name = name
+        self._path = self.label = path
         self._lock = DestinationLock(path)
-        self.label = str(path)
 
 
 def _reading(fd: int) -> ReadBack:
     return lambda pos, buffer: os.preadv(fd, [buffer], pos)
 
 
-def check_overwrite(path: Path, kind: int, settings: Settings) -> None:
+def check_overwrite(path: str | Path, kind: int, settings: Settings) -> None:
     """Raise DestinationError if what is at `path`, of mode `kind`, may not be replaced."""
     if kind and not stat.S_ISREG(kind):
         raise DestinationError(
@@ -214,7 +227,7 @@ def check_overwrite(path: Path, kind: int, settings: Settings) -> None:
         )
 
 
-def look_at(path: Path) -> tuple[int, bool]:
+def look_at(path: str | Path) -> tuple[int, bool]:
     """Return the mode of what is at `path` (through links), 0 for nothing, and whether the path
     itself is a link."""
     is_link = False

@@ -156,8 +156,9 @@ class SmallTransfer(Transfer):
         body, size = begun.body, len(begun.body)
         if route.target.signer is not None and begun.head is not None:
             self._verifier.learn(begun.head)
-        with disk_errors(self._destination.path):
-            self._begin(self._answer, Spans()).write(0, body)
+        sink = self._begin(self._answer, Spans())
+        with disk_errors(self._destination.label):
+            sink.write(0, body)
         if self._job.follow is not None:
             self._job.follow.landed(Spans([Span(0, size)]))
         self._found = self._verifier.of(body)

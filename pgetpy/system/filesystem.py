@@ -32,16 +32,18 @@ _REFUSED = frozenset(
 )
 
 
-def free_bytes(path: Path) -> int:
+def free_bytes(path: str | Path) -> int:
     """Return the bytes that this user may still write on the file system of `path`."""
     try:
         status = os.statvfs(os.path.dirname(path) or ".")
     except (FileNotFoundError, NotADirectoryError):
-        status = os.statvfs(next(folder for folder in path.absolute().parents if folder.exists()))
+        status = os.statvfs(
+            next(folder for folder in Path(path).absolute().parents if folder.exists())
+        )
     return status.f_bavail * status.f_frsize
 
 
-def check_room(dest: Path, needed: int, min_free: int) -> None:
+def check_room(dest: str | Path, needed: int, min_free: int) -> None:
     """Raise DiskFullError where `needed` more bytes at `dest` would leave less than `min_free`."""
     free = free_bytes(dest)
     if needed + min_free > free:
@@ -66,10 +68,10 @@ class map_os_errors:  # noqa: N801  used like contextlib's, but five times for e
 
 def disk_errors(path: str | Path) -> contextlib.AbstractContextManager[None]:
     """Raise the system's errors about destination `path` as errors of ours."""
-    return map_os_errors(lambda error: disk_error(error, Path(path)))
+    return map_os_errors(lambda error: disk_error(error, path))
 
 
-def disk_error(error: OSError, dest: Path) -> DiskFullError | DestinationError:
+def disk_error(error: OSError, dest: str | Path) -> DiskFullError | DestinationError:
     """Return what `error` means for destination `dest`."""
     # A stream, such as /dev/full, has no disk whose free room could be told.
     if error.errno in FULL and not _is_stream(dest):
@@ -81,9 +83,9 @@ def disk_error(error: OSError, dest: Path) -> DiskFullError | DestinationError:
     return DestinationError(str(dest), reason, code=error.errno or 0)
 
 
-def _is_stream(path: Path) -> bool:
+def _is_stream(path: str | Path) -> bool:
     try:
-        return str(path) == "-" or stat.S_ISCHR(path.stat().st_mode)
+        return str(path) == "-" or stat.S_ISCHR(os.stat(path).st_mode)
     except OSError:
         return False
 
@@ -123,7 +125,7 @@ class ReservedPaths:
     _taken: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def take(self, path: Path, *, is_link: bool | None = None) -> None:
+    def take(self, path: str | Path, *, is_link: bool | None = None) -> None:
         """Reserve `path`; `is_link` says whether it is a symbolic link, None for not known.
 
         Raises:
@@ -195,7 +197,7 @@ def sync_file(fd: int, label: str) -> bool:
     return False
 
 
-def sync_folder(folder: Path) -> None:
+def sync_folder(folder: str | Path) -> None:
     """Flush the names in `folder` to stable storage, if the file system can.
 
     A rename is durable only after this: flushing the file itself does not include its name.

@@ -542,23 +542,23 @@ def test_nothing_stands_at_the_destination_before_it_is_published(
 ) -> None:
     sink.begin(subject(), Spans())
     put(sink, BODY, 0, TOTAL)
-    assert not sink.dest.exists()
+    assert not Path(sink.dest).exists()
     sink.publish(TOTAL)
     assert names(tmp_path) == ["model.bin"]
-    assert sink.dest.read_bytes() == BODY
+    assert Path(sink.dest).read_bytes() == BODY
 
 
 def test_a_published_file_has_the_mode_of_a_plain_new_file(sink: FileSink) -> None:
     umask = os.umask(0o027)
     try:
-        with open(sink.dest.with_name("plain"), "wb"):
+        with open(Path(sink.dest).with_name("plain"), "wb"):
             pass
-        other = FileSink(sink.dest.with_name("other"), None)
+        other = FileSink(Path(sink.dest).with_name("other"), None)
         other.begin(subject(0), Spans())
         other.publish(0)
     finally:
         os.umask(umask)
-    plain, published = (sink.dest.with_name(n).stat().st_mode for n in ("plain", "other"))
+    plain, published = (Path(sink.dest).with_name(n).stat().st_mode for n in ("plain", "other"))
     assert stat.S_IMODE(published) == stat.S_IMODE(plain) == 0o640
 
 
@@ -566,13 +566,13 @@ def test_a_published_file_has_the_mode_of_a_plain_new_file(sink: FileSink) -> No
 def test_a_published_file_takes_the_place_of_what_stood_there(
     sink: FileSink, tmp_path: Path, fsync: bool
 ) -> None:
-    sink.dest.write_bytes(b"old")
-    with open(sink.dest, "rb") as reader:
+    Path(sink.dest).write_bytes(b"old")
+    with open(Path(sink.dest), "rb") as reader:
         sink.begin(subject(), Spans())
         put(sink, BODY, 0, TOTAL)
         sink.publish(TOTAL, fsync=fsync)
         assert reader.read() == b"old", "who has it open keeps what he has"
-    assert sink.dest.read_bytes() == BODY
+    assert Path(sink.dest).read_bytes() == BODY
     assert names(tmp_path) == ["model.bin"]
 
 
@@ -587,11 +587,11 @@ def test_a_file_of_another_size_is_not_published(sink: FileSink, tmp_path: Path)
 def test_a_file_that_cannot_be_published_leaves_the_part(sink: FileSink, tmp_path: Path) -> None:
     sink.begin(subject(), Spans())
     put(sink, BODY, 0, TOTAL)
-    sink.dest.mkdir()
+    Path(sink.dest).mkdir()
     with pytest.raises(OSError, match="directory"):
         sink.publish(TOTAL)
-    assert sink.part.read_bytes() == BODY
-    assert sink.dest.is_dir()
+    assert Path(sink.part).read_bytes() == BODY
+    assert Path(sink.dest).is_dir()
 
 
 def test_what_is_discarded_leaves_nothing(sink: FileSink, tmp_path: Path) -> None:
@@ -610,14 +610,14 @@ def test_what_is_kept_is_what_the_next_run_can_use(sink: FileSink, tmp_path: Pat
         assert names(tmp_path) == []
         return
     assert len(names(tmp_path)) == 2
-    assert not sink.dest.exists()
-    again = FileSink(sink.dest, ledger_of(sink.dest))
+    assert not Path(sink.dest).exists()
+    again = FileSink(Path(sink.dest), ledger_of(sink.dest))
     assert again.load_held() == Spans([Span(1000, 5000)])
     again.begin(subject(), again.load_held())
     put(again, BODY, 0, 1000)
     put(again, BODY, 5000, TOTAL)
     again.publish(TOTAL)
-    assert sink.dest.read_bytes() == BODY
+    assert Path(sink.dest).read_bytes() == BODY
     assert names(tmp_path) == ["model.bin"]
 
 
@@ -714,7 +714,7 @@ def test_a_part_file_that_is_gone_is_not_trusted(tmp_path: Path) -> None:
     sink.begin(subject(), Spans())
     put(sink, BODY, 0, 1000)
     sink.keep()
-    sink.part.unlink()
+    Path(sink.part).unlink()
     again = FileSink(dest, ledger_of(dest))
     assert not again.load_held()
     again.discard()
@@ -804,7 +804,7 @@ def test_a_link_in_the_way_of_the_part_file_is_not_followed(tmp_path: Path) -> N
     dest, victim = tmp_path / "model.bin", tmp_path / "victim"
     victim.write_bytes(b"mine")
     sink = FileSink(dest, ledger_of(dest))
-    part = sink.part
+    part = Path(sink.part)
     sink.discard()
     part.symlink_to(victim)
     ledger = ledger_of(dest)

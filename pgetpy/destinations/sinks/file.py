@@ -61,6 +61,12 @@ class FileSink(Sink):
     With a ledger the part file has a known name and is kept for the next run. Without one it has a
     random name and is removed when the transfer fails.
 
+    Args:
+        dest: the name that the file will get.
+        ledger: see the attributes.
+        absent: whether nothing was at `dest` a moment ago. Without a ledger that is not looked for
+            again.
+
     Attributes:
         dest: the name that the file will get.
         part: the part file's name.
@@ -69,11 +75,13 @@ class FileSink(Sink):
         resumable: whether what is written is of use to the next run.
     """
 
-    def __init__(self, dest: Path, ledger: Ledger | None) -> None:
-        self.dest = dest
+    def __init__(self, dest: str | Path, ledger: Ledger | None, *, absent: bool = False) -> None:
+        self.dest = os.fspath(dest)
         self.ledger = ledger
-        own = part_name(dest.name) if ledger else part_name(f"{dest.name}.{os.urandom(4).hex()}")
-        self.part = dest.with_name(own)
+        self._absent = absent and ledger is None
+        folder, name = os.path.split(self.dest)
+        own = part_name(name) if ledger else part_name(f"{name}.{os.urandom(4).hex()}")
+        self.part = os.path.join(folder, own)
         # True from the start if an earlier run left something: a failure before the first byte must
         # not remove it.
         self.resumable = ledger is not None and bool(ledger.journal.written)
@@ -128,7 +136,7 @@ class FileSink(Sink):
             self._forget()
         if total is not None:
             # Blocks that the file has already need no room. Not every system reports them.
-            there = getattr(os.fstat(self.fd), "st_blocks", 0) * 512
+            there = 0 if self._fresh else getattr(os.fstat(self.fd), "st_blocks", 0) * 512
             check_room(self.dest, max(0, total - there), min_free)
             if memory_limit() < total:
                 self._write_back = WriteBack(self.fd, hold)
@@ -176,15 +184,15 @@ class FileSink(Sink):
         """
         actual = os.fstat(self.fd).st_size
         if actual != size:
-            raise DestinationError(str(self.part), f"has {actual} bytes instead of {size}")
+            raise DestinationError(self.part, f"has {actual} bytes instead of {size}")
         if self._write_back is not None:
             self._write_back.finish()
         if fsync:
-            sync_file(self.fd, str(self.dest))
+            sync_file(self.fd, self.dest)
         self._keep_attributes()
         self._rename(size, fsync=fsync)
         if fsync:
-            sync_folder(self.dest.parent)
+            sync_folder(os.path.dirname(self.dest) or ".")
         if self.ledger is not None:
             self.ledger.note_published()
             self.ledger.remove()
@@ -228,6 +236,8 @@ class FileSink(Sink):
 
     def _replaced(self) -> os.stat_result | None:
         """The state of the file that is going to be replaced, None where there is none."""
+        if self._absent:
+            return None
         try:
             there = os.lstat(self.dest)
         except OSError:
@@ -236,10 +246,11 @@ class FileSink(Sink):
 
     def _keep_attributes(self) -> None:
         """Give the part file the permissions and the owner of what it replaces, where allowed."""
-        there, own = self._replaced(), os.fstat(self.fd)
+        there = self._replaced()
         if there is None:
             return
-        warnings = MetadataWarnings(str(self.dest))
+        own = os.fstat(self.fd)
+        warnings = MetadataWarnings(self.dest)
         with warnings.tolerate("to keep the owner"):
             if there.st_uid != own.st_uid:
                 os.fchown(self.fd, there.st_uid, -1)
@@ -257,9 +268,9 @@ class FileSink(Sink):
         if self.ledger is not None and not self._stands_at(self.part):
             if self._stands_at(self.dest):
                 return  # by a run that wrote to the same file
-            if self.part.exists():
+            if os.path.exists(self.part):
                 reason = "has been taken by another run"
-                raise DestinationError(str(self.part), reason, hint="run it again")
+                raise DestinationError(self.part, reason, hint="run it again")
         try:
             os.replace(self.part, self.dest)
         except OSError as error:
@@ -279,21 +290,21 @@ class FileSink(Sink):
             if there.st_dev == os.fstat(self.fd).st_dev or size > there.st_size:
                 needed = max(0, size - there.st_blocks * 512)
                 if needed > free:
-                    raise DiskFullError(str(self.dest), needed, free)
+                    raise DiskFullError(self.dest, needed, free)
             buffer = memoryview(bytearray(_COPY_BLOCK))
             done = 0
             while done < size:
                 count = os.preadv(self.fd, [buffer], done)
                 if not count:
-                    raise DestinationError(str(self.part), "was truncated by another process")
+                    raise DestinationError(self.part, "was truncated by another process")
                 write_all(fd, done, buffer[:count])
                 done += count
             os.ftruncate(fd, size)
             if fsync:
-                sync_file(fd, str(self.dest))
+                sync_file(fd, self.dest)
         _LOG.warning("%s is a mount and cannot be replaced: it was written in place", self.dest)
 
-    def _stands_at(self, path: Path) -> bool:
+    def _stands_at(self, path: str) -> bool:
         try:
             return os.path.samestat(os.fstat(self.fd), os.lstat(path))
         except FileNotFoundError:
