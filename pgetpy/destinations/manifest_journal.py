@@ -10,8 +10,9 @@ A file is noted twice, because a kill may come between its rename and a note:
     bytes complete -- note 1: inode, no name -- verify, rename -- note 2: path -- flush -- note 3
                              |<---- a later run looks for the inode ---->|<-- it looks at the path
 
-Note 3 says that the file is on stable storage. After a reboot files without it are removed and
-fetched again, since they may have a name and no content.
+Where nothing was at the destination, note 1 says all about the file, and note 2 is written with the
+next note. Note 3 says that the file is on stable storage. After a reboot files without it are
+removed and fetched again, since they may have a name and no content.
 
 The journal's name is a digest of the manifest's lines, so that another manifest never finds it. It
 lies beside the first destination, on the volume that outlives a container, or in the user's state
@@ -24,7 +25,6 @@ file.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import secrets
 import stat
@@ -46,6 +46,7 @@ from pgetpy.core.destinations.names import PART, journal_path, part_name
 from pgetpy.core.http.ranges import Spans
 from pgetpy.core.references.jobs import Follower, Job
 from pgetpy.core.report.results import DownloadResult
+from pgetpy.destinations.folder_fingerprint import fingerprint_of, names_below
 from pgetpy.destinations.sinks.ledger import Ledger
 from pgetpy.settings import Settings
 from pgetpy.settings.folders import state_folder
@@ -76,6 +77,9 @@ class ManifestJournal:
         self._broken = False
         self._lock = threading.Lock()
         self._unflushed: list[FinishedFile] = []
+        # Files that note 1 says all about, by line, and their notes 2, to be written with the next.
+        self._told: dict[int, FinishedFile] = {}
+        self._waiting = b""
         self._flushed_at = time.monotonic()
         self._places = _places(jobs, environ)
         self._path: Path | None = None
@@ -107,7 +111,7 @@ class ManifestJournal:
         nothing of it is removed.
         """
         path = Path(file.path)
-        if file.fingerprint and sorted(file.members) != sorted(_names_below(path)):
+        if file.fingerprint and sorted(file.members) != sorted(names_below(path)):
             return False
         remove_tree(path)
         return True
@@ -130,11 +134,19 @@ class ManifestJournal:
         is_folder = dest.endswith("/") or (os.path.isdir(dest) if is_link else stat.S_ISDIR(mode))
         path = "" if is_folder else self._real.of(dest, is_link=is_link)
         size, mtime, inode = status.st_size, status.st_mtime_ns, status.st_ino
-        self._append(FinishedFile(number, path, size, mtime, inode, named=False))
+        file = FinishedFile(number, path, size, mtime, inode, named=False)
+        if not mode and path:
+            self._told[number] = file
+        self._append(file)
 
     def note_finished(self, number: int, result: DownloadResult) -> None:
         """Note that line `number` has been carried out, name included (note 2)."""
         if self._broken:
+            return
+        told = self._told.pop(number, None)
+        if told is not None and told.size == result.size:
+            # A rename to a name that was free has changed nothing that is noted.
+            self._append(told._replace(named=True), soon=True)
             return
         with contextlib.suppress(OSError):
             status = os.lstat(result.dest)
@@ -142,8 +154,8 @@ class ManifestJournal:
             path = self._real.of(result.dest, is_link=is_link)
             if self._jobs[number].extract:
                 folder = Path(path)
-                names = result.members or tuple(_names_below(folder))
-                fingerprint, size = _fingerprint(folder, names)
+                names = result.members or tuple(names_below(folder))
+                fingerprint, size = fingerprint_of(folder, names)
                 file = FinishedFile(number, path, size, 0, members=names, fingerprint=fingerprint)
             else:
                 if is_link:
@@ -152,8 +164,6 @@ class ManifestJournal:
                     return
                 file = FinishedFile(number, path, status.st_size, status.st_mtime_ns, status.st_ino)
             self._append(file)
-            if not self._flushed:
-                self._flush_later(file)
 
     def _flush_later(self, file: FinishedFile) -> None:
         """Have `file` flushed together with others, in the background (note 3)."""
@@ -190,6 +200,7 @@ class ManifestJournal:
         """
         with self._lock:
             if self._fd >= 0:
+                self._write(b"")
                 os.close(self._fd)
             # A thread that is still flushing notes nothing any more.
             self._fd, self._broken = -1, True
@@ -221,19 +232,30 @@ class ManifestJournal:
             return path
         return away
 
-    def _append(self, file: FinishedFile) -> None:
+    def _append(self, file: FinishedFile, *, soon: bool = False) -> None:
+        """Note `file`; `soon`: with the next one, as a kill in between costs nothing."""
         if self._flushed and file.named and not file.flushed:
             file = file._replace(flushed=True)
         line = file_line(file)
         with self._lock:
-            if self._fd < 0 and not self._broken:
-                self._broken = not self._open()
-            if self._broken:
-                return
-            try:
-                self._broken = os.write(self._fd, line) != len(line)
-            except OSError:
-                self._broken = True
+            if soon:
+                self._waiting += line
+            else:
+                self._write(line)
+        if file.named and not file.flushed:
+            self._flush_later(file)
+
+    def _write(self, line: bytes) -> None:
+        """Write what waits and `line`. The lock is held."""
+        line, self._waiting = self._waiting + line, b""
+        if self._fd < 0 and not self._broken:
+            self._broken = not self._open()
+        if self._broken or not line:
+            return
+        try:
+            self._broken = os.write(self._fd, line) != len(line)
+        except OSError:
+            self._broken = True
 
     def _open(self) -> bool:
         for path in self._places:
@@ -257,7 +279,7 @@ class ManifestJournal:
         """Return `noted`, with its path, if the file there is as it was left."""
         try:
             if noted.fingerprint:
-                same = _fingerprint(Path(noted.path), noted.members)[0] == noted.fingerprint
+                same = fingerprint_of(Path(noted.path), noted.members)[0] == noted.fingerprint
                 return noted if same else None
             path = noted.path or self._path_of(noted)
             status = os.lstat(path)
@@ -359,26 +381,3 @@ def _is_own(fd: int) -> bool:
     status = os.fstat(fd)
     private = status.st_uid == os.geteuid() and not status.st_mode & 0o022
     return stat.S_ISREG(status.st_mode) and private
-
-
-def _names_below(folder: Path) -> list[str]:
-    """Return the paths of everything in `folder` and below it except folders."""
-    names = []
-    for path, folders, files in os.walk(folder):
-        links = [name for name in folders if os.path.islink(os.path.join(path, name))]
-        names += [os.path.relpath(os.path.join(path, name), folder) for name in files + links]
-    return names
-
-
-def _fingerprint(folder: Path, names: Sequence[str]) -> tuple[str, int]:
-    """Return a hash of names, kinds, sizes and times of `names` in `folder`, and their bytes.
-
-    Content is not read: that would take as long as fetching it.
-    """
-    whole, size = hashlib.sha256(), 0
-    for name in names:
-        status = os.lstat(folder / name)
-        size += status.st_size if stat.S_ISREG(status.st_mode) else 0
-        what = (name, stat.S_IFMT(status.st_mode), status.st_size, status.st_mtime_ns)
-        whole.update(repr(what).encode(errors="surrogateescape"))
-    return whole.hexdigest(), size

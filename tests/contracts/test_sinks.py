@@ -611,7 +611,7 @@ def test_what_is_kept_is_what_the_next_run_can_use(sink: FileSink, tmp_path: Pat
         return
     assert len(names(tmp_path)) == 2
     assert not Path(sink.dest).exists()
-    again = FileSink(Path(sink.dest), ledger_of(sink.dest))
+    again = FileSink(sink.dest, ledger_of(Path(sink.dest)))
     assert again.load_held() == Spans([Span(1000, 5000)])
     again.begin(subject(), again.load_held())
     put(again, BODY, 0, 1000)
