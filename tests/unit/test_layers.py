@@ -93,7 +93,6 @@ LAYERS = (
             "engine.transports.connecting",
             "engine.transports.connection",
             "engine.transports.failures",
-            "engine.transports.idle_connections",
             "engine.transports.on_loop",
             "engine.transports.pipes",
             "engine.transports.receiving",

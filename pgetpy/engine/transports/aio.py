@@ -33,6 +33,7 @@ from pgetpy.engine.transports.failures import (
     certificate_error,
     failed,
     is_for_another_name,
+    names_of,
     proxy_refused,
     timed_out,
     unreachable,
@@ -357,7 +358,7 @@ async def _failed(request: Request, error: Exception) -> TransferError:
     url = request.url
     cause = _system_error(error)
     if isinstance(cause, ssl.SSLCertVerificationError):
-        names = await Connection.names_of(request) if is_for_another_name(cause) else ()
+        names = await names_of(request, Connection.open) if is_for_another_name(cause) else ()
         return certificate_error(request, cause, names)
     if isinstance(error, asyncio.TimeoutError):
         return timed_out(request)

@@ -25,7 +25,6 @@ from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 
 from pgetpy.engine.transports.base import Address
-from pgetpy.system.event_loop import wait_for
 
 # The head start of each address, in seconds, as in curl: the Connection Attempt Delay of RFC 8305,
 # 5, which lies between 0.1 and 2 s.
@@ -92,31 +91,6 @@ class AddressRace:
             raise failure
         finally:
             await _end(running)
-
-
-async def reach(
-    addresses: Sequence[Address], seconds: float, race: AddressRace
-) -> tuple[socket.socket, Address]:
-    """Return a connected, non-blocking socket, and to which of `addresses` it is."""
-    if len(addresses) != 1:
-        return await race.connect(addresses, seconds, _connect)
-    try:
-        return await wait_for(seconds, _connect(addresses[0]), socket.socket.close), addresses[0]
-    except asyncio.TimeoutError:
-        raise TimeoutError(errno.ETIMEDOUT, "no answer within the connect timeout") from None
-
-
-async def _connect(address: Address) -> socket.socket:
-    """Return a non-blocking socket connected to `address`; small requests go out at once."""
-    sock = socket.socket(address.family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, address.sockaddr)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 def _interleave(addresses: Sequence[Address]) -> list[Address]:

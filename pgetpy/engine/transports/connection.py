@@ -22,20 +22,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import select
 import socket
 import ssl
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 from pgetpy.engine.transports.base import Address, Request, UnsupportedResponseError
-from pgetpy.engine.transports.connecting import AddressRace, reach
+from pgetpy.engine.transports.connecting import AddressRace
 from pgetpy.engine.transports.failures import (
     certificate_error,
     failed,
     is_for_another_name,
+    names_of,
     proxy_refused,
     proxy_untrusted,
     timed_out,
@@ -44,7 +45,7 @@ from pgetpy.engine.transports.failures import (
 from pgetpy.engine.transports.request_head import bytes_of, connect_request
 from pgetpy.engine.transports.tls import TLS_READ_SIZE, NestedTls, Tls
 from pgetpy.engine.transports.wire import HeadReader
-from pgetpy.errors import ConnectionFailedError, TransferError
+from pgetpy.errors import ConnectionFailedError
 from pgetpy.system.event_loop import wait_for
 from pgetpy.system.logs import RoomLog
 
@@ -98,7 +99,7 @@ class Connection:
         while True:
             left = max(_SHORTEST_TRY, deadline - time.monotonic())
             try:
-                sock, address = await reach(addresses, min(left, request.connect_timeout), race)
+                sock, address = await _reach(addresses, min(left, request.connect_timeout), race)
             except OSError as error:
                 raise unreachable(request, request.addresses, error) from error
             addresses.remove(address)
@@ -128,30 +129,9 @@ class Connection:
         if isinstance(error, asyncio.TimeoutError):
             return timed_out(request)
         if isinstance(error, ssl.SSLCertVerificationError):
-            names = await cls.names_of(request) if is_for_another_name(error) else ()
+            names = await names_of(request, cls.open) if is_for_another_name(error) else ()
             return certificate_error(request, error, names)
         return failed(request, error)
-
-    @classmethod
-    async def names_of(cls, request: Request) -> list[str]:
-        """Return the names that the certificate of the host is for, without checking it.
-
-        Connects once more, for the words of an error only: no request is made on that connection.
-        Empty if the host does not answer again.
-        """
-        if (request.proxy or "").lower().startswith("https:"):
-            return []  # unchecked, the connection would give the proxy's password to anyone
-        anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        anyone.check_hostname = False
-        anyone.verify_mode = ssl.CERT_NONE
-        with contextlib.suppress(TransferError):
-            connection = await cls.open(replace(request, tls=anyone), AddressRace())
-            connection.close()
-            assert connection._tls is not None
-            from pgetpy.core.http.certificates import names_in
-
-            return names_in(connection._tls.certificate())
-        return []
 
     @classmethod
     async def _prepare(cls, request: Request, sock: socket.socket) -> Connection:
@@ -187,6 +167,10 @@ class Connection:
             "no proxy" if request.proxy is None else f"proxy {request.proxy}",
             "no TLS" if self._tls is None else self._tls.name(),
         )
+
+    def certificate(self) -> bytes:
+        """Return the host's certificate in DER, of a connection over TLS."""
+        return self._tls.certificate() if self._tls is not None else b""
 
     @property
     def secure(self) -> bool:
@@ -376,6 +360,31 @@ class Connection:
             await ready
         finally:
             remove(fd)
+
+
+async def _reach(
+    addresses: Sequence[Address], seconds: float, race: AddressRace
+) -> tuple[socket.socket, Address]:
+    """Return a connected, non-blocking socket, and to which of `addresses` it is."""
+    if len(addresses) != 1:
+        return await race.connect(addresses, seconds, _connect)
+    try:
+        return await wait_for(seconds, _connect(addresses[0]), socket.socket.close), addresses[0]
+    except asyncio.TimeoutError:
+        raise TimeoutError(errno.ETIMEDOUT, "no answer within the connect timeout") from None
+
+
+async def _connect(address: Address) -> socket.socket:
+    """Return a non-blocking socket connected to `address`; small requests go out at once."""
+    sock = socket.socket(address.family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, address.sockaddr)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _settle(ready: asyncio.Future[None]) -> None:

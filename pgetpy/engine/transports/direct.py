@@ -11,17 +11,22 @@ from __future__ import annotations
 import contextlib
 import errno
 import threading
+import time
 
-from pgetpy.core.http.content_codings import content_codings
 from pgetpy.core.http.heads import Head
 from pgetpy.core.http.sink import Place, Sink
-from pgetpy.engine.transports.base import Begun, Exchange, UnsupportedResponseError
+from pgetpy.engine.transports.base import (
+    AUTHORITY,
+    Begun,
+    Exchange,
+    Request,
+    UnsupportedResponseError,
+)
 from pgetpy.engine.transports.body import BodyDecoder, check_transfer_coding
 from pgetpy.engine.transports.connecting import AddressRace
 from pgetpy.engine.transports.connection import LOW_WATER, Connection
 from pgetpy.engine.transports.failures import failed, proxy_refused
-from pgetpy.engine.transports.idle_connections import IdleConnections, PoolKey, key_of
-from pgetpy.engine.transports.on_loop import ended_early, move_on_loop, read_words
+from pgetpy.engine.transports.on_loop import ended_early, is_small, move_on_loop, read_words
 from pgetpy.engine.transports.pipes import PIPES, Pipe
 from pgetpy.engine.transports.receiving import fill, receive
 from pgetpy.engine.transports.small_request import SmallRequest
@@ -31,11 +36,13 @@ from pgetpy.system.event_loop import wait_uncancelled
 from pgetpy.system.threads import Permits, Workers
 
 _BUFFER = 256 * 1024
-# Receiving a body of this size on the loop takes less time than handing it to a thread.
-_SMALL = 256 * 1024
 # More writers of one file only spin on its inode's lock in the kernel.
 _WRITERS = 2
+_IDLE_SECONDS = 15.0  # after that, many servers have closed a connection
 _REFUSED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.ENOMEM})
+
+# All that a connection, its proxy and its TLS depend on, see `_key_of`.
+_Key = tuple[str, str | None, int, bool, str]
 
 
 class DirectTransport:
@@ -44,13 +51,13 @@ class DirectTransport:
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
         self._race = AddressRace()
-        self._idle = IdleConnections()
+        self._idle = _IdleConnections()
         self._writers = Permits(_WRITERS)
         self._local = threading.local()  # holds the buffer of each thread
 
     async def carry(self, exchange: Exchange) -> None:
         """See `Transport.carry`."""
-        key = key_of(exchange.request)
+        key = _key_of(exchange.request)
         begun, exchange.begun = exchange.begun, None
         if begun is not None:
             try:
@@ -68,7 +75,7 @@ class DirectTransport:
 
     async def begin(self, begun: SmallRequest) -> None:
         """See `SmallTransport.begin`."""
-        connection = self._idle.take(key_of(begun.request))
+        connection = self._idle.take(_key_of(begun.request))
         try:
             if connection is not None:
                 try:
@@ -93,11 +100,11 @@ class DirectTransport:
         assert isinstance(connection, Connection)
         assert begun.head is not None
         if not begun.surplus and may_stay_open(begun.head):
-            self._idle.keep(key_of(begun.request), connection)
+            self._idle.keep(_key_of(begun.request), connection)
         else:
             connection.close()
 
-    async def _take_over(self, exchange: Exchange, begun: Begun, key: PoolKey) -> None:
+    async def _take_over(self, exchange: Exchange, begun: Begun, key: _Key) -> None:
         """Carry `exchange`, whose request has been sent by `begin`."""
         assert isinstance(begun, SmallRequest)
         if begun.error is not None:
@@ -114,7 +121,7 @@ class DirectTransport:
         self,
         exchange: Exchange,
         connection: Connection,
-        key: PoolKey,
+        key: _Key,
         begun: SmallRequest | None = None,
     ) -> None:
         """Carry `exchange` over `connection`; keep it if nothing of the answer is left in it."""
@@ -169,7 +176,7 @@ class DirectTransport:
         self, exchange: Exchange, connection: Connection, head: Head, rest: memoryview
     ) -> bool:
         """Have `head` judged and the body moved; whether more came than belongs to it."""
-        if exchange.may_sleep or not _is_small(head):
+        if exchange.may_sleep or not is_small(head):
             return await self._in_thread(exchange, connection, head, rest)
         answer, sink = exchange.judge(head)
         rest, skip = rest[answer.skip :], max(0, answer.skip - len(rest))
@@ -338,18 +345,51 @@ class DirectTransport:
         return view
 
 
+class _IdleConnections:
+    """Idle connections. On the loop only."""
+
+    def __init__(self) -> None:
+        self._idle: dict[_Key, list[Connection]] = {}
+        self._closed = False
+
+    def take(self, key: _Key) -> Connection | None:
+        """Return a connection that can be used again, the latest one; None where there is none."""
+        now = time.monotonic()
+        idle = self._idle.get(key, [])
+        while idle:
+            connection = idle.pop()
+            if now - connection.idle_since < _IDLE_SECONDS and connection.silent():
+                return connection
+            connection.close()
+        return None
+
+    def keep(self, key: _Key, connection: Connection) -> None:
+        """Keep `connection`, whose last answer has been read to its end."""
+        if self._closed:
+            connection.close()
+            return
+        connection.idle_since = time.monotonic()
+        self._idle.setdefault(key, []).append(connection)
+
+    def close(self) -> None:
+        """Close them, and from now on those that `keep` is given."""
+        self._closed = True
+        for idle in self._idle.values():
+            for connection in idle:
+                connection.close()
+        self._idle.clear()
+
+
 class _StaleError(Exception):
     """A pooled connection turned out to be closed: make the request again on a new one."""
 
 
+def _key_of(request: Request) -> _Key:
+    """Return what a connection must have been opened for to be used for `request`."""
+    authority = AUTHORITY.match(request.url)
+    assert authority is not None
+    return authority[0], request.proxy, id(request.tls), request.trusted, request.node
+
+
 def _wanted(exchange: Exchange) -> bool:
     return not exchange.cancelled and exchange.part.rest > 0
-
-
-def _is_small(head: Head) -> bool:
-    """Whether the body may be received on the loop: it is short and needs no decoding."""
-    length = head.headers.get("content-length")
-    if length is None or content_codings(head.headers.get("content-encoding", "")):
-        return not head.brings_object  # of other answers no body is kept
-    # What is not a number is refused by the judge; it may be long.
-    return not length.isdecimal() or int(length[:9]) <= _SMALL

@@ -8,17 +8,19 @@ too (`permanent`): an untrusted certificate stays untrusted, anything else may p
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from pgetpy.core.http.urls import basic_authorization
 from pgetpy.engine.transports.base import Address, Request
-from pgetpy.engine.transports.connecting import NO_WAY
-from pgetpy.errors import ConnectionFailedError, HttpStatusError
+from pgetpy.engine.transports.connecting import NO_WAY, AddressRace
+from pgetpy.errors import ConnectionFailedError, HttpStatusError, TransferError
 from pgetpy.errors.reasons import system_reason
 from pgetpy.errors.redact import redact
 
@@ -171,3 +173,35 @@ def _tls_error(url: str, error: ssl.SSLError) -> ConnectionFailedError:
         )
     words = reason.replace("_", " ").lower() or system_reason(error)
     return ConnectionFailedError(url, f"TLS failed ({words})")
+
+
+class _Certified(Protocol):
+    """A connection over TLS."""
+
+    def certificate(self) -> bytes:
+        """Return the host's certificate in DER."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+async def names_of(
+    request: Request, connect: Callable[[Request, AddressRace], Awaitable[_Certified]]
+) -> list[str]:
+    """Return the names that the certificate of the host is for, without checking it.
+
+    Connects once more, for the words of an error only: no request is made on that connection.
+    Empty if the host does not answer again.
+    """
+    if (request.proxy or "").lower().startswith("https:"):
+        return []  # unchecked, the connection would give the proxy's password to anyone
+    anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anyone.check_hostname = False
+    anyone.verify_mode = ssl.CERT_NONE
+    with contextlib.suppress(TransferError):
+        connection = await connect(replace(request, tls=anyone), AddressRace())
+        connection.close()
+        from pgetpy.core.http.certificates import names_in
+
+        return names_in(connection.certificate())
+    return []

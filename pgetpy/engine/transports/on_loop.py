@@ -29,6 +29,8 @@ from pgetpy.system.threads import Workers
 
 _BUFFER = 64 * 1024
 _WORDS_SECONDS = 1.0
+# Receiving a body of this size on the loop takes less time than handing it to a thread.
+_SMALL = 256 * 1024
 
 
 async def move_on_loop(
@@ -157,3 +159,12 @@ async def read_words(head: Head, rest: memoryview, connection: Connection) -> He
                 break
             words = b"".join(body.feed(bytes(buffer[:count])))
     return words_of(head, words[:2048])
+
+
+def is_small(head: Head) -> bool:
+    """Whether the body may be received on the loop: it is short and needs no decoding."""
+    length = head.headers.get("content-length")
+    if length is None or content_codings(head.headers.get("content-encoding", "")):
+        return not head.brings_object  # of other answers no body is kept
+    # What is not a number is refused by the judge; it may be long.
+    return not length.isdecimal() or int(length[:9]) <= _SMALL
