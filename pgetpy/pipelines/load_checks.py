@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from pgetpy.core.pipelines.dtypes import strayed
@@ -53,6 +54,27 @@ def check_loading_info(component: str, info: Mapping[str, Any], shown: str) -> N
     if shapes:
         reason = f"have other shapes than its configuration says: {named(shapes)}"
         raise IntegrityError(f"the weights of {component} of {shown} {reason}")
+
+
+def check_vocabulary(component: str, part: Any, folder: Path, shown: str) -> None:
+    """Check that a tokenizer has its vocabulary: transformers makes one without any otherwise.
+
+    Args:
+        folder: what it was loaded from.
+        shown: the model, for errors.
+
+    Raises:
+        IntegrityError: files are missing.
+    """
+    names = getattr(type(part), "vocab_files_names", None)
+    if not isinstance(names, Mapping) or not names or not folder.is_dir():
+        return
+    whole = names.get("tokenizer_file", "tokenizer.json")
+    single = [name for name in names.values() if name != whole]
+    missing = [name for name in single if not (folder / name).exists()]
+    if not (folder / whole).exists() and (missing or not single):
+        lacks = " or ".join(filter(None, (whole, ", ".join(missing))))
+        raise IntegrityError(f"{component} of {shown} lacks {lacks}")
 
 
 def left_on_meta(modules: Mapping[str, Any]) -> list[str]:

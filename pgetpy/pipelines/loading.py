@@ -30,6 +30,7 @@ from pgetpy.errors.redact import redact
 from pgetpy.pipelines.load_checks import (
     check_dtype,
     check_loading_info,
+    check_vocabulary,
     is_poisoned,
     left_on_meta,
     named,
@@ -172,7 +173,18 @@ def _load(source: LoadSource, find: Find) -> Any:
             given[name] = found
     options: dict[str, Any] = {"local_files_only": True, **given}
     if "" not in source.weights:
-        return whole.from_pretrained(source.folder, use_safetensors=True, **options)
+        made = whole.from_pretrained(source.folder, use_safetensors=True, **options)
+    else:
+        made = _load_single_file(source, whole, options)
+    for name, part in made.components.items():
+        if part is not None:
+            check_vocabulary(name, part, source.folder / name, source.shown)
+    return made
+
+
+def _load_single_file(source: LoadSource, whole: Any, options: dict[str, Any]) -> Any:
+    """Return a pipeline whose weights are in one file, without a request for configurations."""
+    given = set(options)
     dtype = _dtype_of(source, "", source.weights[""])
     if dtype is not None:
         options["torch_dtype"] = dtype
@@ -191,7 +203,8 @@ def _load_component(source: LoadSource, name: str, kind: Any, paths: tuple[str, 
     folder = source.folder / name
     quantiser = _quantiser_of(source.spec, name, issubclass(kind, diffusers.ModelMixin))
     options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
-    options["low_cpu_mem_usage"] = True
+    # Whatever has another shape is named then, and refused below.
+    options |= {"low_cpu_mem_usage": True, "ignore_mismatched_sizes": True}
     dtype = _dtype_of(source, name, paths)
     if dtype is not None:
         options["torch_dtype" if issubclass(kind, diffusers.ModelMixin) else _dtype_word()] = dtype

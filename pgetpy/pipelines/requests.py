@@ -173,8 +173,8 @@ class PipelineRequests:
 class PipelineUse:
     """What `PipelineStore.pipeline` returns: a context manager that gives a pipeline of diffusers.
 
-    The pipeline is for the block, and for one thread at a time in it: its scheduler and its
-    tokenizers are taken away from it at the end.
+    The pipeline is for the block, and for one thread at a time in it. At the end its components are
+    taken away from it.
     """
 
     def __init__(self, requests: PipelineRequests, spec: PipelineSpec) -> None:

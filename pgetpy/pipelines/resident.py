@@ -97,9 +97,9 @@ class LentView:
         self.pipeline = view_of(pipeline, self._own, resident)
 
     def close(self) -> None:
-        """End the use: its tokenizers are for others, so the view loses them."""
-        for name in self._own:
-            vars(self.pipeline)[name] = None
+        """End the use. The view is empty then: its tokenizers are for others, and a variable that
+        still names it does not keep the modules in memory."""
+        vars(self.pipeline).clear()
         self._parts.give_back(self._own)
 
 

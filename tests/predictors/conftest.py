@@ -13,6 +13,8 @@ if not all(map(importlib.util.find_spec, NEEDED)):
     collect_ignore_glob = ["test_*.py"]
 # A second adapter is what is wanted.
 MANY_ADAPTERS = "ignore:Already found a `peft_config` attribute:UserWarning:peft"
+# Schedulers of diffusers with a numpy that is newer than torch.
+NEW_NUMPY = "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
 # Importing torch and diffusers takes many seconds where other processes have work to do.
 PATIENT = 300
 
@@ -22,5 +24,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ours = {path for path in {item.path for item in items} if HERE in path.parents}
     for item in items:
         if item.path in ours:
-            item.add_marker(pytest.mark.filterwarnings(MANY_ADAPTERS))
+            item.add_marker(pytest.mark.filterwarnings(MANY_ADAPTERS, NEW_NUMPY))
             item.add_marker(pytest.mark.timeout(PATIENT))

@@ -69,31 +69,26 @@ def pipelines_to_drop(
         coming: what will be added.
     """
     kept = list(uses)
-    gone = []
+    gone: list[MemoryUse] = []
     for use in list(kept):
-        now = taken_by(kept)
-        over = _over(now, budget, coming)
-        if not any(over):
+        if not _is_over(NOTHING, taken_by(kept), budget, coming):
             break
-        if use.held:
-            continue
-        rest = [each for each in kept if each is not use]
-        after = taken_by(rest)
-        if (over.host and after.host < now.host) or (over.gpu and after.gpu < now.gpu):
-            kept = rest
-            gone.append(use.key)
-    return gone
+        if not use.held:
+            kept.remove(use)
+            gone.append(use)
+    # The most recently used of those that turn out not to matter stays first.
+    for use in reversed(list(gone)):
+        if not _is_over(taken_by(kept), taken_by([*kept, use]), budget, coming):
+            kept.append(use)
+            gone.remove(use)
+    return [use.key for use in gone]
 
 
-class _Over(NamedTuple):
-    host: bool
-    gpu: bool
-
-
-def _over(now: MemorySize, budget: MemoryBudget, coming: MemorySize) -> _Over:
-    return _Over(
-        *(
-            most is not None and there + more > most
-            for there, more, most in zip(now, coming, budget, strict=True)
-        )
+def _is_over(
+    before: MemorySize, after: MemorySize, budget: MemoryBudget, coming: MemorySize
+) -> bool:
+    """Whether growing from `before` to `after` adds something that a budget does not admit."""
+    return any(
+        most is not None and there > least and there + more > most
+        for least, there, more, most in zip(before, after, coming, budget, strict=True)
     )

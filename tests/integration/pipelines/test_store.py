@@ -16,6 +16,8 @@ from tests.integration.pipelines.test_building import FILES
 from tests.support.hub import Hub
 
 SPEC = PipelineSpec("hf://owner/name")
+# More than a build makes calls that could be its last.
+_MOST_KILLS = 60
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def test_a_built_pipeline_is_listed_verified_and_removed(hub: Hub, store: Pipeli
 def test_a_process_that_is_killed_while_it_builds_leaves_nothing_that_is_used(
     tmp_path: Path,
 ) -> None:
-    """The victim is stopped in the middle of linking, at each of several links in turn."""
+    """It is killed after each link, and at each call that makes something last, in turn."""
     model = tmp_path / "model"
     for name, data in FILES.items():
         path = model / name
@@ -63,25 +65,40 @@ import os, signal, sys
 from pathlib import Path
 from pgetpy import WeightsDownloadCache
 from pgetpy.pipelines import PipelineSpec, PipelineStore
-number, link = int(sys.argv[1]), Path.symlink_to
-count = 0
-def linking(self, target, **options):
-    global count
-    count += 1
-    link(self, target, **options)
-    if count == number:
-        os.kill(os.getpid(), signal.SIGKILL)
-Path.symlink_to = linking
-store = PipelineStore(WeightsDownloadCache({str(tmp_path / "cache")!r}, min_disk_free=0))
-store.build(PipelineSpec({str(model)!r}))
+number, count = int(sys.argv[1]), 0
+def counted(call):
+    def calling(*given, **options):
+        global count
+        result = call(*given, **options)
+        count += 1
+        if count == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    return calling
+cache = WeightsDownloadCache({str(tmp_path / "cache")!r}, min_disk_free=0)
+store = PipelineStore(cache)
+Path.symlink_to = counted(Path.symlink_to)
+for name in ("fsync", "rename", "replace", "link", "mkdir"):
+    setattr(os, name, counted(getattr(os, name)))
+store.build(PipelineSpec({str(model)!r})).close()
 """
+    spec = PipelineSpec(str(model))
     with WeightsDownloadCache(tmp_path / "cache", min_disk_free=0) as cache:
         store = PipelineStore(cache)
-        for number in range(1, len(FILES) + 1):
+        empty = 0
+        for number in range(1, _MOST_KILLS):
             ended = subprocess.run([sys.executable, "-c", program, str(number)], check=False)
+            # What is listed is whole, whenever the victim was killed.
+            found = store.pipelines()
+            assert all(store.verify(each.manifest.key) == [] for each in found)
+            empty += not found
+            assert all(store.remove(each.manifest.key) for each in found)
+            if ended.returncode == 0:
+                break
             assert ended.returncode == -9
-            assert store.pipelines() == []
-        with store.build(PipelineSpec(str(model))) as built:
+        assert empty > len(FILES), "most of the calls come before the one that publishes"
+        assert ended.returncode == 0
+        with store.build(spec) as built:
             assert {name: (built.path / name).read_bytes() for name in FILES} == FILES
 
 
