@@ -16,12 +16,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
+from pathlib import Path
 
 from pgetpy.cache.contents import Entry, digest_of, look_up, read_all, stamp_of
 from pgetpy.cache.layout import CachePaths, discard
 from pgetpy.cache.publishing import Publisher, append, open_to_append
 from pgetpy.cache.removal import digest_path
 from pgetpy.core.cache.records import State, fact, parse_record
+
+# Whether to give up; asked for each block.
+Stop = Callable[[], bool]
+# Computes the digest of what is at a path, as `digest_of` does.
+Hash = Callable[[Path, Stop], str | None]
 
 
 class Verdict(Enum):
@@ -41,7 +47,9 @@ class EntryVerifier:
         self._layout = layout
         self._publisher = publisher
 
-    def settle(self, key: str, stop: Callable[[], bool], *, fsync: bool) -> Entry | None:
+    def settle(
+        self, key: str, stop: Stop, *, fsync: bool, hashed: Hash = digest_of
+    ) -> Entry | None:
         """Compute the digest of `key` if it is missing, and flush the entry to stable storage.
 
         If the content was written to after it was published, its digest stays unknown: recording
@@ -57,7 +65,7 @@ class EntryVerifier:
             if not entry.record.digest:
                 if not _is_as_published(entry):
                     return entry
-                digest = digest_of(entry.path, stop)
+                digest = hashed(entry.path, stop)
                 if digest is not None and not _is_as_published(entry):
                     return entry
                 if digest is None or not self._append(entry, fact("digest", digest)):
@@ -75,7 +83,7 @@ class EntryVerifier:
         if self._append(entry, fact("digest", digest)) and not entry.record.folder:
             self._publisher.share(entry.record, digest)
 
-    def verify(self, key: str, stop: Callable[[], bool]) -> Verdict:
+    def verify(self, key: str, stop: Stop) -> Verdict:
         """Hash the content of `key`, compare it, and note the result in its record.
 
         Damaged content stays where it is, since processes may have it mapped; its record says so,

@@ -18,8 +18,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
-from pgetpy.cache.checking import EntryVerifier, Verdict
-from pgetpy.cache.contents import Entry, Row, look_up, scan
+from pgetpy.cache.checking import EntryVerifier, Hash, Stop, Verdict
+from pgetpy.cache.contents import Entry, Row, digest_of, look_up, scan
 from pgetpy.cache.evictor import Bounds, Evictor
 from pgetpy.cache.fills import FillProgress, Fills, bytes_at
 from pgetpy.cache.holders import LeaseFile, LivenessMonitor
@@ -241,25 +241,25 @@ class Store:
             return self._remover.take(old, uses)
 
     def settle(
-        self, key: str, *, stop: Callable[[], bool] = lambda: False, fsync: bool = True
+        self, key: str, *, stop: Stop = lambda: False, fsync: bool = True, hashed: Hash = digest_of
     ) -> Entry | None:
         """Compute the digest of `key` if it is missing, and flush the entry to stable storage.
 
         This reads the whole content: run it in the background. If the content was written to after
-        it was published, the digest stays unknown.
+        it was published, the digest stays unknown. `hashed` computes it.
 
         Returns:
             The entry afterwards; None if it is gone or `stop`, asked every 1 MiB, returned True.
         """
         with self._writing():
-            return self._checker.settle(key, stop, fsync=fsync)
+            return self._checker.settle(key, stop, fsync=fsync, hashed=hashed)
 
     def note_digest(self, entry: Entry, digest: str) -> None:
         """Record the digest of `entry`, which the caller has proven to be right."""
         with self._writing():
             self._checker.note_digest(entry, digest)
 
-    def verify(self, key: str, *, stop: Callable[[], bool] = lambda: False) -> Verdict:
+    def verify(self, key: str, *, stop: Stop = lambda: False) -> Verdict:
         """Hash the content of `key`, compare it with the recorded digest, and note the result.
 
         Without a recorded digest the result is UNKNOWN: hashing now would not prove that these are

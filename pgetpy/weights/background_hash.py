@@ -1,9 +1,11 @@
-"""Background work on entries that were given out already: digests, flushing to disk.
+"""Background work on entries: digests, flushing to disk.
 
-Content of an entry whose digest no one has given is hashed after `ensure` has returned, so that the
-caller does not wait. The thread is niced, since its caller is probably loading a model.
+Content whose digest no one has given is hashed while it arrives, as far as the processor has time,
+and the rest after `ensure` has returned, so that the caller does not wait. The thread is niced,
+since its caller is probably loading a model.
 
-    put --> queue --> settle: hash, record --> after 5 quiet seconds: flush to stable storage
+    hash_along --> queue --> hash what has landed
+    put        --> queue --> settle: hash the rest, record --> after 5 quiet seconds: flush
 
 Each cache object has one such thread, so its hashing takes one core at most. An entry whose digest
 is not known yet is complete and usable; what it lacks is the proof for `verify`, and being found by
@@ -22,16 +24,21 @@ import queue
 import sys
 import threading
 import weakref
+from collections.abc import Callable
+from pathlib import Path
 
+from pgetpy.cache.contents import digest_of
 from pgetpy.cache.store import Store
 from pgetpy.errors import CacheError, ThreadLimitError
 from pgetpy.system.forks import call_in_children
 from pgetpy.system.threads import start_thread
+from pgetpy.weights.arriving_digest import ArrivingDigest
 
 # By then the system has written most of it by itself. A process cannot end while its thread waits
 # for the disk, and an entry that was not flushed is merely verified once after a power cut.
 _FLUSH_AFTER = 5.0
-_FLUSH = ""
+# Instead of a key: flush what was settled; hash a file that is arriving.
+_FLUSH, _ARRIVING = "", "+"
 # Recording a digest takes moments, unless the disk hangs.
 _LAST_SECONDS = 1.0
 _NICE = 10
@@ -39,6 +46,8 @@ _NICE = 10
 _END_SECONDS = 10.0
 
 
+# An entry, and the digest that has followed its file; or a file that is arriving.
+_Work = tuple[str, ArrivingDigest | None]
 _HASHERS: weakref.WeakSet[BackgroundHasher] = weakref.WeakSet()
 
 
@@ -54,19 +63,29 @@ class BackgroundHasher:
 
     def _begin(self) -> None:
         """Start with an empty queue and no thread; also in forked children."""
-        self._keys: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Work] = queue.SimpleQueue()
         self._done = threading.Condition()
         self._thread: threading.Thread | None = None
         self._unknown = 0
         self._unflushed: list[str] = []
         self._noting = False
 
-    def put(self, key: str) -> None:
-        """Queue the entry `key`. An entry that needs nothing costs one look at its record."""
+    def put(self, key: str, arriving: ArrivingDigest | None = None) -> None:
+        """Queue the entry `key`. An entry that needs nothing costs one look at its record.
+
+        Args:
+            arriving: has followed its file.
+        """
         with self._done:
             self._unknown += 1
-            self._keys.put(key)
+            self._queue.put((key, arriving))
             self._start()
+
+    def hash_along(self, arriving: ArrivingDigest) -> None:
+        """Have what has landed of a file hashed, once nothing else is to be done."""
+        with self._done:
+            self._queue.put((_ARRIVING, arriving))
+            self._start(arriving=True)
 
     def wait(self, seconds: float | None = None, *, flush: bool = False) -> bool:
         """Wait until all digests are known and, if wanted, all entries are flushed.
@@ -75,7 +94,7 @@ class BackgroundHasher:
             False if that took longer than `seconds`.
         """
         if flush:
-            self._keys.put(_FLUSH)
+            self._queue.put((_FLUSH, None))
         with self._done:
             self._start()
             alone = self._thread is None
@@ -101,16 +120,16 @@ class BackgroundHasher:
         with self._done:
             self._done.wait_for(lambda: not self._noting, _LAST_SECONDS)
 
-    def _start(self) -> None:
+    def _start(self, *, arriving: bool = False) -> None:
         """Start the thread if needed. Without a thread, those who wait do the work."""
-        if self._thread is None and (self._unknown or self._unflushed):
+        if self._thread is None and (arriving or self._unknown or self._unflushed):
             with contextlib.suppress(ThreadLimitError):
                 self._thread = start_thread(self._run, "pgetpy-hasher", tries=1)
 
     def _work_off(self) -> None:
         with contextlib.suppress(queue.Empty):
             while True:
-                self._see_to(self._keys.get_nowait())
+                self._see_to(*self._queue.get_nowait())
 
     def _run(self) -> None:
         if sys.platform == "linux":
@@ -120,24 +139,30 @@ class BackgroundHasher:
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         while True:
             try:
-                key = self._keys.get(timeout=_FLUSH_AFTER if self._unflushed else None)
+                work = self._queue.get(timeout=_FLUSH_AFTER if self._unflushed else None)
             except queue.Empty:
-                key = _FLUSH
-            self._see_to(key)
+                work = (_FLUSH, None)
+            self._see_to(*work)
 
-    def _see_to(self, key: str) -> None:
+    def _see_to(self, key: str, arriving: ArrivingDigest | None) -> None:
         if key == _FLUSH:
             self._flush()
-        else:
-            self._note(key)
+        elif key != _ARRIVING:
+            self._note(key, arriving)
+        elif arriving is not None:
+            arriving.advance(lambda: self._stopped)
 
-    def _note(self, key: str) -> None:
+    def _note(self, key: str, arriving: ArrivingDigest | None) -> None:
+        def hashed(path: Path, stop: Callable[[], bool]) -> str | None:
+            found = arriving.finish(stop) if arriving is not None else None
+            return found or digest_of(path, stop)
+
         with self._done:
             self._noting = True
         # An entry that cannot be settled is listed as pending; no caller is waiting for an error.
         with contextlib.suppress(CacheError, OSError):
             if not self._stopped:
-                self._store.settle(key, stop=lambda: self._stopped, fsync=False)
+                self._store.settle(key, stop=lambda: self._stopped, fsync=False, hashed=hashed)
         with self._done:
             self._noting = False
             self._unknown -= 1

@@ -55,6 +55,7 @@ from pgetpy.system.forks import call_in_children
 from pgetpy.system.logs import RoomLog
 from pgetpy.system.threads import WORKERS
 from pgetpy.weights.access import AccessRules, LookupOptions, digest_scope, identity_of, is_recent
+from pgetpy.weights.arriving_digest import ArrivingDigest
 from pgetpy.weights.background_hash import BackgroundHasher
 from pgetpy.weights.fetch_request import FetchRequest, FetchResult
 from pgetpy.weights.origin import is_current, version_of
@@ -287,7 +288,7 @@ class Fetcher:
         if request.follow is not None:
             request.follow.verified(source)
         entry = fill.publish(source, about, name=name, digest=digest)
-        self._hasher.put(reference.key)
+        self._hasher.put(reference.key, result.arriving if as_it_came else None)
         self._store.lookup(reference.key)  # from now on it is in use
         return entry
 
@@ -333,6 +334,9 @@ class Fetcher:
             await wait_uncancelled(self._in_thread(lambda: _begin_anew(members)), lambda: None)
             checksum = _agreed(remote, lookup.digest)
             extract, follow = located.extract, None if located.extract else request.follow
+            arriving = None
+            if not extract and follow is None and checksum is None:
+                follow = arriving = ArrivingDigest(self._hasher.hash_along)
             job = Job(
                 remote.url,
                 str(dest),
@@ -347,7 +351,8 @@ class Fetcher:
             await engine.fetch(remote, job, heard)
             # A process that died just before publishing has left all of it.
             identity = found[-1] if found else await engine.identify(remote)
-        return FetchResult(identity, remote.name or reference.name, checksum)
+        name = remote.name or reference.name
+        return FetchResult(identity, name, checksum, arriving=arriving)
 
 
 def _digest_if_small(source: Path) -> str:

@@ -12,6 +12,7 @@ from pgetpy.core.references.reference import Reference
 from pgetpy.core.report.events import Report
 from pgetpy.engine.engine import Engine
 from pgetpy.weights.access import LookupOptions
+from pgetpy.weights.arriving_digest import ArrivingDigest
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class FetchResult:
         served_from: `origin` or `remote`.
         scope: of the entry; None for that of the reference.
         details: to keep in the entry's record.
+        arriving: has followed the file, if its digest is not known.
     """
 
     identity: Identity
@@ -44,3 +46,4 @@ class FetchResult:
     served_from: str = "origin"
     scope: str | None = None
     details: Mapping[str, str] = field(default_factory=dict)
+    arriving: ArrivingDigest | None = None

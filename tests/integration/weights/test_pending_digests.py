@@ -142,7 +142,7 @@ def test_who_is_interrupted_does_not_wait_for_digests(
     server: Server, root: Path, monkeypatch: pytest.MonkeyPatch, interrupt: type[BaseException]
 ) -> None:
     waits: list[object] = []
-    monkeypatch.setattr(BackgroundHasher, "put", lambda hasher, key: setattr(hasher, "_unknown", 1))
+    monkeypatch.setattr(BackgroundHasher, "put", lambda hasher, *_: setattr(hasher, "_unknown", 1))
     monkeypatch.setattr(BackgroundHasher, "wait", lambda *arguments: waits.append(arguments))
 
     def work() -> None:
