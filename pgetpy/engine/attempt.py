@@ -77,7 +77,7 @@ class Attempt:
         begin, route = self.callbacks.begin, self.route
         self.gate = AnswerGate(self.plan, begin, settings.largest, route.sign_again)
         self._loop = asyncio.get_running_loop()
-        tries = self._retries = Retries(settings.retries)
+        tries = self._retries = Retries(route.retries)
         slowest = SpeedLimit(settings.speed_limit, settings.speed_time)
         self._watchdog = Watchdog(self.plan, self.counts, settings.stall_timeout, tries, slowest)
         self._sleeper = Sleeper(self._loop)

@@ -12,7 +12,6 @@ machine's network rather than on a single node.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Set
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from pgetpy.core.fleet.health import NodeHealth
 from pgetpy.core.http.pace import ConcurrencyController
 from pgetpy.core.http.ranges import Span, format_range
 from pgetpy.core.http.urls import Link, Origin, headers_for
+from pgetpy.engine.credentials import needs_credentials
 from pgetpy.engine.hosts import Host
 from pgetpy.engine.transports.base import USER_AGENT, Address, Request
 from pgetpy.system.cpu_load import machine_load
@@ -38,8 +38,6 @@ CONNECT_SECONDS = 1.0
 # Seconds for a node to answer a probe, connecting included.
 PROBE_SECONDS = 1.0
 _HEADERS = (("User-Agent", USER_AGENT), ("Accept", "*/*"), ("Accept-Encoding", "identity"))
-# Headers whose values are secrets, whatever their full names are.
-_SECRET = re.compile(r"auth|cookie|token|secret|key|password|signature|session", re.IGNORECASE)
 _LOG = RoomLog("fleet")
 
 _HEALTH: WeakKeyDictionary[CacheNodes, NodeHealth] = WeakKeyDictionary()
@@ -76,14 +74,7 @@ class NodeAccess:
         """
         if not link.origin.host or not self.nodes.covers(url):
             return False
-        settings = self._settings
-        private = (
-            link.authorization is not None
-            or settings.authorization is not None
-            or (link.signer is not None and _signs(link))
-            or self._hosts.login(link.origin) is not None
-            or any(_SECRET.search(name) for name in settings.headers)
-        )
+        private = needs_credentials(link, self._settings, self._hosts)
         if private:
             _LOG.debug("%s needs credentials, and does not go through cache nodes", link)
         return not private
@@ -204,10 +195,3 @@ class NodeAccess:
             return bool(await reader.read(1))
         finally:
             writer.transport.abort()
-
-
-def _signs(link: Link) -> bool:
-    """Whether requests for `link` are signed; a public bucket's are not."""
-    assert link.signer is not None
-    added = link.signer.headers(link, [], time.time())
-    return bool(link.signature) or any(name.lower() == "authorization" for name, _ in added)

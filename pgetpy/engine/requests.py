@@ -26,7 +26,8 @@ the way could have written that redirect.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from pgetpy.core.http.answers import Identity, Redirected
@@ -43,13 +44,14 @@ from pgetpy.engine.transports.base import (
     UnsupportedResponseError,
 )
 from pgetpy.engine.watchdog import TransferCounts
-from pgetpy.errors import HttpStatusError, NotAllowedError, TransferError
+from pgetpy.errors import HttpStatusError, NotAllowedError, ObjectChangedError, TransferError
 from pgetpy.settings import Settings
 from pgetpy.system.logs import RoomLog
 
 if TYPE_CHECKING:
     from pgetpy.core.http.cookies import Cookies
 
+T = TypeVar("T")
 _LOG = RoomLog("engine")
 _HEADERS = (("User-Agent", USER_AGENT), ("Accept", "*/*"), ("Accept-Encoding", "identity"))
 
@@ -62,6 +64,9 @@ class Route:
         target: where its redirects have led so far: the URL to send requests to.
         whole_first: whether a request for everything has no Range; see `RequestSigner.whole_first`.
         source: what the result calls it, `origin` or the host of a mirror.
+        retries: failures in a row after which it is given up.
+        is_cache: whether this is a cache on the way to the next route. What it says about the
+            object is not final.
     """
 
     def __init__(self, link: Link, hosts: Hosts, settings: Settings) -> None:
@@ -69,6 +74,8 @@ class Route:
         self.target = link
         self.whole_first = False
         self.source = "origin"
+        self.retries = settings.retries
+        self.is_cache = False
         self._hosts = hosts
         self._settings = settings
         self._hops = 0
@@ -76,6 +83,13 @@ class Route:
         self._cookies: Cookies | None = None
         # After a step from https to http no credentials are sent.
         self._downgraded = False
+
+    def delivered(self) -> None:
+        """Is told that the object came this way."""
+
+    def failed(self, _: TransferError) -> str:
+        """Is told that the object did not come this way; returns what to tell the user, or ""."""
+        return ""
 
     async def host(self) -> Host:
         """Return the host of the target.
@@ -249,6 +263,37 @@ def _with_cookies(
     kept = [each for each in headers if each[0].lower() != "cookie"]
     value = cookies.header(link, given)
     return [*kept, ("Cookie", value)] if value else headers
+
+
+async def try_in_turn(
+    routes: Sequence[Route],
+    fetch: Callable[[Route], Awaitable[T]],
+    remark: Callable[[str], None],
+) -> T:
+    """Return what `fetch` gives for the first of `routes` that does not fail.
+
+    Raises:
+        TransferError: of the first route that is not a cache.
+    """
+    failure: TransferError | None = None
+    for route in routes:
+        try:
+            found = await fetch(route)
+        except NotAllowedError:
+            raise  # a mirror cannot help
+        except TransferError as error:
+            if route.is_cache:
+                if told := route.failed(error):
+                    remark(told)
+                continue
+            if isinstance(error, ObjectChangedError):
+                raise
+            failure = failure or error
+        else:
+            route.delivered()
+            return found
+    assert failure is not None
+    raise failure
 
 
 async def carry(

@@ -41,7 +41,7 @@ from pgetpy.engine.byte_verifier import ByteVerifier
 from pgetpy.engine.content_policy import check_content, check_destination
 from pgetpy.engine.context import AttemptCallbacks, EngineContext, StartOverError
 from pgetpy.engine.provenance import Provenance
-from pgetpy.engine.requests import Route
+from pgetpy.engine.requests import Route, try_in_turn
 from pgetpy.engine.transfer_report import TransferReport
 from pgetpy.engine.transports.base import Begun
 from pgetpy.engine.watchdog import TransferCounts
@@ -50,7 +50,6 @@ from pgetpy.errors import (
     DigestMismatchError,
     NotAllowedError,
     ObjectChangedError,
-    TransferError,
 )
 from pgetpy.settings import Settings
 from pgetpy.system.event_loop import wait_uncancelled
@@ -83,6 +82,10 @@ class Transfer:
         self._routes = [Route(link, context.hosts, context.settings) for link in links]
         for mirror in self._routes[1:]:
             mirror.source = mirror.link.origin.host
+        if context.settings.fleet is not None:
+            from pgetpy.engine.cache_service import service_routes
+
+            self._routes[:0] = service_routes(context.settings, context.hosts, job.url, links[0])
         options = DestinationOptions.of(job, links[0].key, context.paths)
         self._destination = open_destination(job.dest, options, context.settings)
         signer = links[0].signer
@@ -127,8 +130,8 @@ class Transfer:
                     size = source.answer.identity.total or self._held.size
                     await self._settle(size)
                 except ArchiveError:
-                    if self._may_leave_nodes():
-                        reason = "the archive from the cache nodes is broken: asking the origin"
+                    if self._may_leave_caches():
+                        reason = "the archive from the cache is broken: asking the origin"
                     elif self._may_restart():
                         reason = "the files left by an earlier run contradict each other"
                     else:
@@ -150,16 +153,7 @@ class Transfer:
 
     async def _from_any(self) -> tuple[Provenance, bool]:
         """Fetch from the URL, or from a mirror of it; whether another run did the work."""
-        failure: TransferError | None = None
-        for route in self._routes:
-            try:
-                return await self._from(route)
-            except (NotAllowedError, ObjectChangedError):
-                raise  # a mirror cannot help
-            except TransferError as error:
-                failure = failure or error
-        assert failure is not None
-        raise failure
+        return await try_in_turn(self._routes, self._from, self._report.remark)
 
     async def _from(self, route: Route) -> tuple[Provenance, bool]:
         """Fetch by `route`, and again from the start where what is held proves useless."""
@@ -267,8 +261,8 @@ class Transfer:
 
     async def _mismatched(self, actual: str) -> None:
         """Start over where the wrong digest may be due to old or mixed bytes; else raise."""
-        if self._may_leave_nodes():
-            await self._start_over("the checksum does not match: asking without cache nodes")
+        if self._may_leave_caches():
+            await self._start_over("the checksum does not match: asking without caches")
             return
         if self._may_restart():
             await self._start_over("the checksum does not match, perhaps because of an earlier run")
@@ -287,8 +281,11 @@ class Transfer:
         self._destination.discard()
         raise error
 
-    def _may_leave_nodes(self) -> bool:
-        """Whether bytes of cache nodes may be to blame for a failure; True once at most."""
+    def _may_leave_caches(self) -> bool:
+        """Whether bytes of caches may be to blame for a failure; True once at most."""
+        if self._routes[0].is_cache:
+            del self._routes[0]
+            return True
         return self._nodes is not None and self._nodes.leave()
 
     def _may_restart(self) -> bool:

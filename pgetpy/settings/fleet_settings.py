@@ -30,6 +30,9 @@ from pgetpy.settings.options import Option, Texts, by_variable, variable
 # What pget sends through cache nodes unless PGET_CACHE_URI_PREFIXES says otherwise.
 USUAL_PREFIXES = ("https://weights.replicate.delivery",)
 
+# Below this a piece costs more in requests than it spreads.
+SMALLEST_PIECE = 1 << 20
+
 
 def _prefixes(given: Texts, _name: str) -> object:
     """Read URL prefixes with blanks between them; none at all, as pget, as the usual ones."""
@@ -45,7 +48,7 @@ ROWS: tuple[Option, ...] = (
            "what begins with this URL goes through the cache nodes; the variable holds several "
            "with blanks between them", many=True,
            default="https://weights.replicate.delivery", environ="PGET_CACHE_URI_PREFIXES"),
-    Option("cache-piece", "", "SIZE", "FleetSettings.piece", size_reader(1 << 20),
+    Option("cache-piece", "", "SIZE", "FleetSettings.piece", size_reader(SMALLEST_PIECE),
            "bytes of a file that one cache node serves (default: 500MiB for nodes that are "
            "looked up, as pget, and 20MiB for a list)"),
     Option("no-cache-nodes", "", "", "FleetSettings.disabled", read_bool,

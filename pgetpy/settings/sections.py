@@ -213,8 +213,7 @@ class Settings(Section):
         resolve: (host, port) to the IP address to connect to.
         headers: are sent to the hosts of the given URLs, never to another after a redirect.
         authorization: the value of the Authorization header, for the same hosts.
-        proxy_authorization: one for the cache nodes or cache service, if there are any; otherwise
-            for the same hosts, where `authorization` goes before it.
+        proxy_authorization: one for the cache nodes or service; without these, for the same hosts.
         proxies: see `Proxies`.
         limits: bounds on what comes out of an archive.
         sources: see `SourceSettings`.
@@ -267,7 +266,8 @@ class Settings(Section):
     @property
     def origin_authorization(self) -> str | None:
         """The Authorization value for the hosts of the given URLs."""
-        return self.authorization or (None if self.has_fleet else self.proxy_authorization)
+        kept = self.fleet is not None and self.fleet.configured
+        return self.authorization or (None if kept else self.proxy_authorization)
 
     @property
     def largest(self) -> tuple[int, str] | None:

@@ -18,12 +18,11 @@ from pgetpy.cache.checking import Verdict
 from pgetpy.cache.store import Store
 from pgetpy.core.references.policy import Policy
 from pgetpy.core.report.events import Event, Report
-from pgetpy.core.weights.safetensors import LONGEST_FOR_STRANGERS, LONGEST_HEADER
 from pgetpy.errors import BadSettingError
 from pgetpy.settings import Settings
 from pgetpy.settings.cache_settings import CacheSettings
 from pgetpy.weights.access import LookupOptions
-from pgetpy.weights.acquire import Acquisition, CacheInfo
+from pgetpy.weights.acquire import Acquisition
 from pgetpy.weights.background_hash import BackgroundHasher
 from pgetpy.weights.maintenance import Maintenance
 from pgetpy.weights.opening import GIB, PathLike, completed, open_remote, refuse_both, resolved
@@ -71,6 +70,11 @@ class WeightsDownloadCache(Maintenance):
         remote_mode: `readwrite`, or `read` to copy nothing there.
         remote_max_age: seconds for which the second tier is believed without asking the origin. For
             these three the default is the variable PGET_CACHE_REMOTE and so on.
+        cache_nodes: the cache nodes of a fleet, `HOST[:PORT],HOST[:PORT]` or `srv://NAME`; an empty
+            text for none. By default PGET_CACHE_NODES, else pget's variables.
+        cache_prefixes: what begins with these URLs goes through the nodes; by default
+            PGET_CACHE_URI_PREFIXES.
+        cache_piece: bytes of a file that one node serves; by default PGET_CACHE_PIECE.
 
     Raises:
         CacheError: the folder is not a cache, and cannot become one.
@@ -95,6 +99,9 @@ class WeightsDownloadCache(Maintenance):
         remote: str | None = None,
         remote_mode: str | None = None,
         remote_max_age: float | None = None,
+        cache_nodes: str | None = None,
+        cache_prefixes: Sequence[str] | None = None,
+        cache_piece: int | None = None,
     ) -> None:
         refuse_both("cache_dir", cache_dir, "base_dir", base_dir)
         refuse_both("min_disk_free", min_disk_free, "min_disk_free_gb", min_disk_free_gb)
@@ -103,7 +110,7 @@ class WeightsDownloadCache(Maintenance):
         own = completed(folder, free, max_bytes, remote, remote_mode, remote_max_age)
         if refresh not in ("never", "check"):
             raise BadSettingError("refresh", refresh, "is neither never nor check")
-        given = resolved(settings, s3)
+        given = resolved(settings, s3, cache_nodes, cache_prefixes, cache_piece)
         chosen = replace(given, policy=policy or given.policy).under_policy()
         below = own.lower if lower is None else lower
         store = Store(
@@ -366,17 +373,6 @@ class WeightsDownloadCache(Maintenance):
         from pgetpy.system.event_loop import run_blocking
 
         return run_blocking(self._acquisition.obtain(reference, lookup))
-
-    def cache_info(self) -> CacheInfo:
-        """Return counters of what `ensure` has done so far in this object."""
-        return self._acquisition.info
-
-    @property
-    def longest_header(self) -> int:
-        """The longest safetensors header in bytes that the policy allows to be parsed."""
-        policy = self._settings.policy
-        strict = policy is not None and policy.only_safetensors
-        return LONGEST_FOR_STRANGERS if strict else LONGEST_HEADER
 
     # ------------------------------------------------------------------------------------ innards
 

@@ -14,10 +14,11 @@ from pgetpy.cache.listing import ListedEntry, Totals
 from pgetpy.cache.store import Store
 from pgetpy.core.cache.records import Record
 from pgetpy.core.references.reference import Reference
+from pgetpy.core.weights.safetensors import LONGEST_FOR_STRANGERS, LONGEST_HEADER
 from pgetpy.errors import CacheError
 from pgetpy.settings import Settings
 from pgetpy.weights.access import LookupOptions
-from pgetpy.weights.acquire import Acquisition
+from pgetpy.weights.acquire import Acquisition, CacheInfo
 from pgetpy.weights.background_hash import BackgroundHasher
 from pgetpy.weights.options import ReferenceOptions, named
 
@@ -56,6 +57,17 @@ class Maintenance:
     def settings(self) -> Settings:
         """How it fetches."""
         return self._settings
+
+    @property
+    def longest_header(self) -> int:
+        """The longest safetensors header in bytes that the policy allows to be parsed."""
+        policy = self._settings.policy
+        strict = policy is not None and policy.only_safetensors
+        return LONGEST_FOR_STRANGERS if strict else LONGEST_HEADER
+
+    def cache_info(self) -> CacheInfo:
+        """Return counters of what `ensure` has done so far in this object."""
+        return self._acquisition.info
 
     def pin(self, url: str, **options: Unpack[ReferenceOptions]) -> None:
         """Keep what `url` names (see `ensure`), now or later, until it is unpinned."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,11 +34,18 @@ def refuse_both(name: str, value: object, other_name: str, other: object) -> Non
         raise BadSettingError(other_name, str(other), f"cannot be combined with {name}")
 
 
-def resolved(settings: Settings | None, s3: S3 | None) -> Settings:
-    """Return `settings`, or those of the environment, with `s3` for s3://.
+def resolved(
+    settings: Settings | None,
+    s3: S3 | None,
+    cache_nodes: str | None,
+    cache_prefixes: Sequence[str] | None,
+    cache_piece: int | None,
+) -> Settings:
+    """Return `settings`, or those of the environment, with `s3` for s3:// and with the caller's
+    cache nodes.
 
     Raises:
-        BadSettingError: a setting of a source is invalid.
+        BadSettingError: a setting of a source, or about cache nodes, is invalid.
     """
     from pgetpy.sources.table import check_settings
 
@@ -45,7 +53,37 @@ def resolved(settings: Settings | None, s3: S3 | None) -> Settings:
     if s3 is not None:
         chosen = replace(chosen, sources=s3.applied_to(chosen.sources))
     check_settings(chosen.sources)
-    return chosen
+    return _with_nodes(chosen, cache_nodes, cache_prefixes, cache_piece)
+
+
+def _with_nodes(
+    settings: Settings,
+    cache_nodes: str | None,
+    cache_prefixes: Sequence[str] | None,
+    cache_piece: int | None,
+) -> Settings:
+    """Return `settings` with what the caller says about cache nodes; None leaves them as they are.
+
+    Raises:
+        BadSettingError: a value is invalid.
+    """
+    if cache_nodes is None and cache_prefixes is None and cache_piece is None:
+        return settings
+    from pgetpy.core.fleet.node_list import read_cache_nodes
+    from pgetpy.settings.fleet_settings import SMALLEST_PIECE, FleetSettings
+
+    fleet = settings.fleet or FleetSettings()
+    if cache_nodes is not None:
+        given = read_cache_nodes(cache_nodes, "cache_nodes") if cache_nodes else None
+        fleet = replace(fleet, given=given, disabled=given is None)
+    if cache_prefixes is not None:
+        fleet = replace(fleet, prefixes=tuple(cache_prefixes))
+    if cache_piece is not None:
+        if cache_piece < SMALLEST_PIECE:
+            reason = f"must be at least {SMALLEST_PIECE} bytes"
+            raise BadSettingError("cache_piece", str(cache_piece), reason)
+        fleet = replace(fleet, piece=cache_piece)
+    return replace(settings, fleet=fleet)
 
 
 def completed(
