@@ -10,7 +10,7 @@
     uses/OWNER             the keys that a process was given, and when
     fills/KEY              lock, progress and reservation of the process that fetches an entry
     partial/KEY/           what it has fetched
-    pins/KEY  pins/KEY.PINNER        who keeps an entry: a user, or a program for itself
+    pins/                            who keeps which entries; see `pins`
     digests/DI/DIGEST  tmp/OWNER.TOKEN
 
 OWNER is the id of a lease file.
@@ -157,6 +157,12 @@ class CachePaths:
         os.replace(own, path)
 
 
+def lower_layout(path: str | os.PathLike[str]) -> CachePaths | None:
+    """Return the lower cache at `path`; None if nothing is there."""
+    layout = CachePaths(Path(path).absolute())
+    return layout if layout.check() else None
+
+
 def token() -> str:
     """Return 16 random hex digits, unique in practice."""
     return os.urandom(8).hex()
@@ -181,20 +187,6 @@ def names_in(folder: str) -> list[str]:
         return os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def pin_name(key: str, owner: str) -> str:
-    """Return the name of the file by which `owner` keeps an entry."""
-    return f"{key}.{owner}" if owner else key
-
-
-def pins_in(layout: CachePaths) -> dict[str, set[str]]:
-    """Return the pinned keys by owner; "" are the users of the cache."""
-    found: dict[str, set[str]] = {}
-    for name in names_in(layout.at("pins")):
-        key, _, owner = name.partition(".")
-        found.setdefault(owner, set()).add(key)
-    return found
 
 
 def move_if_free(source: str, target: str) -> bool:

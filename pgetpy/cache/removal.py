@@ -22,7 +22,8 @@ from contextlib import contextmanager
 
 from pgetpy.cache.contents import Row, content_path, read_record
 from pgetpy.cache.holders import LivenessMonitor
-from pgetpy.cache.layout import KEY_LENGTH, CachePaths, discard, move_if_free, names_in, pins_in
+from pgetpy.cache.layout import KEY_LENGTH, CachePaths, discard, move_if_free, names_in
+from pgetpy.cache.pins import pins_in
 from pgetpy.cache.uses import fold, read_uses
 from pgetpy.core.cache.records import Record
 from pgetpy.system import polling

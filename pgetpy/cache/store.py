@@ -23,9 +23,10 @@ from pgetpy.cache.contents import Entry, Row, digest_of, look_up, scan
 from pgetpy.cache.evictor import Bounds, Evictor
 from pgetpy.cache.fills import FillProgress, Fills, bytes_at
 from pgetpy.cache.holders import LeaseFile, LivenessMonitor
-from pgetpy.cache.layout import CachePaths, discard, names_in, pin_name, pins_in, token
+from pgetpy.cache.layout import CachePaths, lower_layout, names_in, token
 from pgetpy.cache.listing import ListedEntry, Totals, listings, totals
 from pgetpy.cache.outlines import OutlineReader
+from pgetpy.cache.pins import add_pin, pins_in, remove_pin, remove_pins, write_pins
 from pgetpy.cache.publishing import Publisher
 from pgetpy.cache.removal import Remover
 from pgetpy.cache.tickets import Fill, Lease
@@ -74,7 +75,7 @@ class Store:
         self.root = Path(root).absolute()
         self._layout = CachePaths(self.root)
         self.writable = self._layout.open()
-        self._lower = [layout for path in lower if (layout := _lower_layout(path)) is not None]
+        self._lower = [layout for path in lower if (layout := lower_layout(path)) is not None]
         self._bounds = Bounds(min_disk_free, max_bytes)
         self._now = now
         self._locks = self._probe_locks() if locks is None else locks
@@ -185,20 +186,25 @@ class Store:
             key: of the entry.
             owner: whose pin it is, in hex digits; pins of several owners do not affect each other.
         """
-        self.pin_all((key,), owner)
-
-    def pin_all(self, keys: Iterable[str], owner: str = "") -> None:
-        """As `pin`, for several keys."""
         with self._writing():
             self._layout.make()
-            for key in keys:
-                path = self._layout.at("pins", pin_name(key, owner))
-                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
+            add_pin(self._layout, key, owner)
+
+    def pin_all(self, keys: Iterable[str], owner: str) -> None:
+        """As `pin`, for several keys at once."""
+        with self._writing():
+            self._layout.make()
+            write_pins(self._layout, keys, owner)
+
+    def unpin_all(self, owner: str) -> int:
+        """Remove all pins of `owner`; return how many there were."""
+        with self._writing():
+            return remove_pins(self._layout, owner)
 
     def unpin(self, key: str, owner: str = "") -> bool:
         """Remove the pin of `owner`; return False if there was none."""
         with self._writing():
-            return discard(self._layout.at("pins", pin_name(key, owner)))
+            return remove_pin(self._layout, key, owner)
 
     def pins_by_owner(self) -> dict[str, set[str]]:
         """Return the pinned keys of each owner; those without one are under ""."""
@@ -378,12 +384,6 @@ class Store:
                 raise
         self._evictor.make_room(_OWN_NEEDS)
         return work()
-
-
-def _lower_layout(path: str | os.PathLike[str]) -> CachePaths | None:
-    """Return the lower cache at `path`; None if nothing is there."""
-    layout = CachePaths(Path(path).absolute())
-    return layout if layout.check() else None
 
 
 # The stores of this process, which are closed when it ends.

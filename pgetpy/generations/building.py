@@ -28,9 +28,9 @@ from pgetpy.core.generations.record import (
 )
 from pgetpy.errors import GenerationIncompleteError, GenerationInUseError, GenerationTakenError
 from pgetpy.generations.checking import Fault, faults_of
-from pgetpy.generations.layout import IN_USE, RECORD, GenerationPaths, open_to_all
+from pgetpy.generations.layout import RECORD, GenerationPaths, open_to_all
 from pgetpy.generations.linking import TreeLinker
-from pgetpy.generations.readers import alone_with, lock_shared, readers_of
+from pgetpy.generations.readers import alone_with, lock_shared, make_lock, readers_of
 from pgetpy.generations.removal import TreeRemover
 from pgetpy.system.event_loop import gather_limited, run_blocking
 from pgetpy.system.filesystem import closing_fd, sync_folder, system_call
@@ -201,13 +201,9 @@ class GenerationBuilder:
             stage = self._paths.stage(token())
             stage.mkdir()
             open_to_all(stage)
-            mark = stage / IN_USE
-            mark.write_text(self._paths.owner(stage.name))
-            mark.chmod(0o644)
-            fd = lock_shared(stage)
+            fd = make_lock(stage, self._paths.owner(stage.name))
             if fd is not None:
                 return stage, fd
-            # Someone who tidied up has taken it for that of a dead process.
 
     def _fill(self, stage: Path, lock: GenerationLock) -> None:
         linker = TreeLinker(stage, self._paths.root, copies=self._copies)
@@ -316,8 +312,8 @@ def _usable(line: FileLine, entry: Entry | None) -> CachedFile | None:
     if line.extract:
         known = entry.record.about.details.get("archive")
         is_settled = bool(entry.record.digest)
-        return CachedFile(str(entry.path), None) if is_settled and known == line.digest else None
-    return CachedFile(str(entry.path), entry.size) if entry.record.digest == line.digest else None
+        return CachedFile(entry.file, None) if is_settled and known == line.digest else None
+    return CachedFile(entry.file, entry.size) if entry.record.digest == line.digest else None
 
 
 def flush_file_system(folder: Path) -> None:

@@ -52,6 +52,25 @@ def lock_shared(tree: Path) -> int | None:
             os.close(fd)
 
 
+def make_lock(stage: Path, owner: str) -> int | None:
+    """Make the lock of a tree that is about to be built, and hold it as a reader.
+
+    Returns:
+        The descriptor; None if another process has just taken the stage for a dead one's.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    fd = os.open(stage / IN_USE, flags, 0o644)
+    held = False
+    try:
+        os.fchmod(fd, 0o644)  # whatever the umask is
+        os.write(fd, owner.encode())
+        held = try_lock(fd, shared=True) and _is_at(fd, stage)
+        return fd if held else None
+    finally:
+        if not held:
+            os.close(fd)
+
+
 @contextlib.contextmanager
 def alone_with(tree: Path) -> Iterator[bool]:
     """Keep readers out of a tree or a stage; False if there are some, or it is gone."""

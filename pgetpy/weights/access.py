@@ -72,9 +72,18 @@ class AccessRules:
         self._verified: set[str] = set()
         self._overdue: set[str] = set()
 
-    def at_hand(self, reference: Reference, lookup: LookupOptions) -> Entry | None:
-        """Return the entry if it may be given out without a request."""
-        entry = self._store.lookup(reference.key)
+    def at_hand(
+        self, reference: Reference, lookup: LookupOptions, *, used: bool = True
+    ) -> Entry | None:
+        """Return the entry if it may be given out without a request.
+
+        Args:
+            reference: names it.
+            lookup: what the caller requires of it.
+            used: whether that counts as a use: not if the caller keeps it anyway.
+        """
+        look = self._store.lookup if used else self._store.peek
+        entry = look(reference.key)
         if entry is None or not self.is_sound(entry):
             return None
         if lookup.digest is not None or lookup.proven or not is_recent(entry, lookup):

@@ -78,9 +78,14 @@ class Acquisition:
             METRICS_FILE.write_to(settings.metrics_file)
         self._lock = threading.Lock()
 
-    def peek(self, reference: Reference, lookup: LookupOptions) -> Entry | None:
-        """Return the entry if it can be given out without a request; not counted as a hit."""
-        return self._access.at_hand(reference, lookup)
+    def peek(
+        self, reference: Reference, lookup: LookupOptions, *, used: bool = True
+    ) -> Entry | None:
+        """Return the entry if it can be given out without a request; not counted as a hit.
+
+        `used` is as for `AccessRules.at_hand`.
+        """
+        return self._access.at_hand(reference, lookup, used=used)
 
     def hit(self, reference: Reference, lookup: LookupOptions) -> Entry | None:
         """Return the entry if it can be given out without a request, and count the hit."""

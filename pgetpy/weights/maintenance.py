@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -99,11 +100,12 @@ class Maintenance:
         # In this order: an entry that is found after it was pinned cannot be evicted any more.
         self._store.pin_all((each.key for each in references), owner)
         look = LookupOptions()
-        return [KeptEntry(each.key, self._acquisition.peek(each, look)) for each in references]
+        peek = partial(self._acquisition.peek, lookup=look, used=False)
+        return [KeptEntry(each.key, peek(each)) for each in references]
 
     def unpin_for(self, owner: str) -> int:
         """Remove all pins of `owner`; return how many there were."""
-        return sum(self._store.unpin(key, owner) for key in self.pins_by_owner().get(owner, ()))
+        return self._store.unpin_all(owner)
 
     def pins_by_owner(self) -> dict[str, set[str]]:
         """Return the pinned keys of each owner; those of `pin` are under ""."""
