@@ -11,6 +11,7 @@ different bytes, so byte code that exists for a source of the same path is taken
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Sequence
@@ -35,10 +36,16 @@ _FILES_PER_PROCESS = 100
 
 
 def cache_tag(python: str) -> str:
-    """Return what the Python program `python` calls its byte code, such as `cpython-312`."""
-    done = subprocess.run(  # noqa: S603  a list, not a shell
-        [python, "-I", "-S", "-c", _TAG], capture_output=True, check=True, encoding="utf-8"
-    )
+    """Return what the Python program `python` calls its byte code, such as `cpython-312`.
+
+    It is empty if the program does not work.
+    """
+    try:
+        done = subprocess.run(  # noqa: S603  a list, not a shell
+            [python, "-I", "-S", "-c", _TAG], capture_output=True, check=True, encoding="utf-8"
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
     return done.stdout.strip()
 
 
@@ -67,7 +74,8 @@ def compile_files(python: str, folder: Path, paths: Sequence[str]) -> None:
         running.append((process, "".join(f"{path}\n" for path in paths[first::count])))
     for process, text in running:
         assert process.stdin is not None
-        process.stdin.write(text)
-        process.stdin.close()
+        # One that has died leaves its files without byte code.
+        with contextlib.suppress(BrokenPipeError), process.stdin:
+            process.stdin.write(text)
     for process, _ in running:
         process.wait()

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from pgetpy.cache.layout import token
 from pgetpy.core.generations.environment_records import (
     InstalledFile,
     RecordLine,
@@ -65,7 +66,7 @@ def records_of(folder: Path) -> dict[str, tuple[RecordLine, ...]]:
     found = {}
     for path in sorted(folder.glob("*.dist-info/RECORD")):
         name = path.relative_to(folder).as_posix()
-        found[name] = parse_record(path.read_text("utf-8"), name)
+        found[name] = parse_record(path.read_text("utf-8", "surrogateescape"), name)
     return found
 
 
@@ -151,7 +152,7 @@ class SharedFiles:
         replaced = {}
         for file, target in plan_sharing(files, self._known):
             version = _Version.of(file.path)
-            if self._is_sound(target) and _replace(file.path, target.path):
+            if self._is_sound(target) and _replace(file.path, target.path, folder):
                 replaced[version] = target.path
             else:
                 self._known[file.key] = file
@@ -175,12 +176,19 @@ def _replace_all(folder: Path, replaced: Mapping[_Version, str]) -> None:
             name = str(folder / path)
             target = replaced.get(_Version.of(name))
             if target is not None:
-                _replace(name, target)
+                # Not in the package's folder: uv would install what is left there after a kill.
+                _replace(name, target, folder.parent)
 
 
-def _replace(path: str, target: str) -> bool:
-    """Give the name `path` to the file `target`; return whether that was possible."""
-    staged = f"{path}{_STAGED}"
+def _replace(path: str, target: str, folder: Path) -> bool:
+    """Give the name `path` to the file `target`; return whether that was possible.
+
+    Args:
+        path: the name.
+        target: the file.
+        folder: for the link until it gets its name.
+    """
+    staged = f"{folder}/{token()}{_STAGED}"
     try:
         os.link(target, staged)
     except OSError as error:

@@ -24,7 +24,7 @@ from pgetpy.generations.environment_files import (
     records_of,
     replace_file,
 )
-from pgetpy.generations.environment_uv import Uv, UvError
+from pgetpy.generations.environment_uv import Uv
 
 _SCRIPTS = "bin/"
 # uv locks the folder that it installs to.
@@ -50,7 +50,8 @@ def install_packages(
         The RECORDs, and the digests of all other files.
 
     Raises:
-        BadEnvironmentError: uv cannot install it.
+        BadEnvironmentError: a package cannot be part of an environment.
+        UvError: uv cannot install it.
         NotOneFileSystemError: uv's cache and `folder` cannot share files.
     """
     records, actual = _install(uv, locked, folder, copy=copy)
@@ -66,10 +67,7 @@ def install_packages(
 def _install(
     uv: Uv, locked: LockedEnvironment, folder: Path, *, copy: bool
 ) -> tuple[dict[str, tuple[RecordLine, ...]], dict[str, str]]:
-    try:
-        uv.install(requirements_text(locked), locked.python, folder)
-    except UvError as error:
-        raise BadEnvironmentError(locked.name, f"uv cannot install it: {error}") from None
+    uv.install(requirements_text(locked), locked.python, folder)
     (folder / _LEFT_BEHIND).unlink(missing_ok=True)
     records = records_of(folder)
     paths = [path for path in files_below(folder) if path not in records]

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgetpy.errors import MissingPackageError
+from pgetpy.errors.reasons import system_reason
 from pgetpy.errors.redact import redact_text
 
 # What would have uv look at the environment that we run in.
@@ -69,15 +70,18 @@ class Uv:
         if self.cache is not None:
             own["UV_CACHE_DIR"] = str(self.cache)
         environ = {name: value for name, value in os.environ.items() if name not in _MISLEADING}
-        done = subprocess.run(  # noqa: S603  a list, not a shell
-            [self._program, "--no-progress", *arguments],
-            input=stdin,
-            env=environ | own,
-            capture_output=True,
-            check=False,
-            encoding="utf-8",
-            errors="replace",
-        )
+        try:
+            done = subprocess.run(  # noqa: S603  a list, not a shell
+                [self._program, "--no-progress", *arguments],
+                input=stdin,
+                env=environ | own,
+                capture_output=True,
+                check=False,
+                encoding="utf-8",
+                errors="replace",
+            )
+        except OSError as error:
+            raise UvError(f"it cannot be started: {system_reason(error)}") from None
         if done.returncode:
             words = " ".join((done.stderr.strip() or done.stdout).split()).removeprefix("error: ")
             raise UvError(redact_text(words)[:_MOST_WORDS] or f"it ended with {done.returncode}")
@@ -103,7 +107,7 @@ class Uv:
         self.run(
             *("pip", "install", "--target", str(folder), "--python-version", python),
             *("--require-hashes", "--no-deps", "--only-binary", ":all:", "--quiet"),
-            *("--link-mode", "hardlink", "--requirements", "-"),
+            *("--link-mode", "hardlink", "-r", "-"),
             stdin=requirements,
         )
 

@@ -90,8 +90,8 @@ class EnvironmentBuilder:
         self._uv = Uv(uv_cache)
         self._uv_cache = uv_cache
         self._copy = copy
-        if clean:
-            self._uv.forget()
+        self._clean = clean
+        self._compilers: dict[str, tuple[str, str] | None] = {}
         self._shared = SharedFiles()
         self._complete: dict[str, list[Path]] = {}
         # By version of Python, path of the source and its digest.
@@ -108,15 +108,21 @@ class EnvironmentBuilder:
             NotOneFileSystemError: uv's cache and `folder` cannot share files.
         """
         digest = environment_digest(locked)
-        program = self._uv.find_python(short_version(locked.python))
+        compiler = self._compiler(short_version(locked.python))
         for source in self._complete.get(digest, ()):
-            mark = self._link(source, folder, compiled=program is not None)
+            mark = self._link(source, folder, compiled=compiler is not None)
             if mark is not None:
                 return _recorded(locked.name, mark, folder)
-        records, actual = install_packages(self._uv, locked, folder, copy=self._copy)
-        if program is not None:
-            self._add_bytecode(program, folder, locked.python, actual)
-        mark = _seal(folder, records, actual, locked, compiled=program is not None)
+        try:
+            if self._clean:
+                self._uv.forget()
+                self._clean = False
+            records, actual = install_packages(self._uv, locked, folder, copy=self._copy)
+        except UvError as error:
+            raise BadEnvironmentError(locked.name, f"uv cannot install it: {error}") from None
+        if compiler is not None:
+            self._add_bytecode(*compiler, folder, locked.python, actual)
+        mark = _seal(folder, records, actual, locked, compiled=compiler is not None)
         whole = actual | dict(mark.records)
         self._shared.share(folder, whole, installer=self._uv_cache / "archive-v0")
         self._learn(folder)
@@ -148,11 +154,18 @@ class EnvironmentBuilder:
         empty_folder(folder)
         return None
 
+    def _compiler(self, python: str) -> tuple[str, str] | None:
+        """Return a program that is Python `python`, and the tag of its byte code."""
+        if python not in self._compilers:
+            program = self._uv.find_python(python)
+            tag = cache_tag(program) if program else ""
+            self._compilers[python] = (program, tag) if program and tag else None
+        return self._compilers[python]
+
     def _add_bytecode(
-        self, program: str, folder: Path, python: str, actual: dict[str, str]
+        self, program: str, tag: str, folder: Path, python: str, actual: dict[str, str]
     ) -> None:
         """Compile what no other environment has compiled; `actual` gets the digests."""
-        tag = cache_tag(program)
         missing = {}
         for path, digest in list(actual.items()):
             compiled = compiled_path(path, tag)
@@ -197,7 +210,7 @@ def _seal(
     digests = {}
     sizes = sizes_of(folder, actual)
     for name, lines in corrected_records(records, sizes).items():
-        replace_file(folder / name, format_record(lines).encode())
+        replace_file(folder / name, format_record(lines).encode(errors="surrogateescape"))
         digests[name] = hash_file(folder / name)
     mark = EnvironmentMark(
         python=locked.python,
