@@ -15,7 +15,12 @@ from pgetpy.core.fleet.node_list import NodeList
 from pgetpy.core.references.policy import Policy
 from pgetpy.core.report.events import Remarked
 from pgetpy.engine import cache_service
-from pgetpy.errors import DigestMismatchError, HttpStatusError, NotAllowedError
+from pgetpy.errors import (
+    BadSettingError,
+    DigestMismatchError,
+    HttpStatusError,
+    NotAllowedError,
+)
 from pgetpy.settings.fleet_settings import FleetSettings
 from pgetpy.weights.cache import WeightsDownloadCache
 from tests.support.bodies import body
@@ -273,3 +278,43 @@ def test_a_policy_judges_the_origin_before_the_service_is_asked(
     with pytest.raises(NotAllowedError):
         pgetpy.download(origin.url("/model"), tmp_path / "got", settings=settings)
     assert (origin.requests, cache.requests) == ([], [])
+
+
+# ------------------------------------------------------------------------------- the way to say it
+
+
+def test_the_cache_of_weights_takes_nodes_as_arguments(tmp_path: Path) -> None:
+    with WeightsDownloadCache(
+        tmp_path,
+        0,
+        settings=impatient(),
+        cache_nodes="srv://cache.example.com",
+        cache_prefixes=["https://a.example"],
+        cache_piece=4 << 20,
+    ) as kept:
+        given = kept.settings.fleet
+    assert given is not None
+    assert (given.nodes, given.prefixes, given.piece) == (
+        NodeList(srv="cache.example.com"),
+        ("https://a.example",),
+        4 << 20,
+    )
+
+
+def test_an_empty_text_means_no_nodes_whatever_the_settings_say(tmp_path: Path) -> None:
+    settings = impatient(fleet=FleetSettings(srv_name="a", service_base="http://b"))
+    with WeightsDownloadCache(tmp_path, 0, settings=settings, cache_nodes="") as kept:
+        given = kept.settings.fleet
+    assert given is not None
+    assert not given.configured
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("cache_nodes", "http://a"), ("cache_nodes", "a:0"), ("cache_piece", 1000)]
+)
+def test_arguments_about_nodes_that_mean_nothing_are_refused_by_name(
+    tmp_path: Path, name: str, value: Any
+) -> None:
+    with pytest.raises(BadSettingError) as caught:
+        WeightsDownloadCache(tmp_path, 0, settings=impatient(), **{name: value})
+    assert caught.value.name == name
