@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from pgetpy.core.http.answers import Answer, AskAgain, Redirected
 from pgetpy.core.http.heads import Head
@@ -33,6 +35,9 @@ from pgetpy.errors import (
 )
 from pgetpy.system.event_loop import Sleeper
 from pgetpy.system.logs import RoomLog
+
+if TYPE_CHECKING:
+    from pgetpy.engine.responsiveness import Responsiveness
 
 _LOG = RoomLog("engine")
 TICK = 0.025
@@ -83,6 +88,12 @@ class Attempt:
         self._sleeper = Sleeper(self._loop)
         self._ticked_at = self._loop.time()
 
+    @cached_property
+    def _responsiveness(self) -> Responsiveness:
+        from pgetpy.engine.responsiveness import Responsiveness
+
+        return Responsiveness(self.route, self._watchdog)
+
     async def run(self) -> Answer:
         """Fetch everything; return the first answer, with the identity of the whole.
 
@@ -102,6 +113,8 @@ class Attempt:
         finally:
             if self.begun is not None:
                 self.begun.close()
+            if self.route.impatient:
+                await self._responsiveness.close()
             try:
                 await self._watchdog.end_all()
             finally:
@@ -381,4 +394,6 @@ class Attempt:
                 self._sleeper.rouse()
         if self.plan.total is None and self.gate.answer is not None:
             self.gate.check_size(self.route.target.url, self.plan.done)  # the size so far
+        if self.route.impatient:
+            self._responsiveness.check(now)
         self.callbacks.tick(now)

@@ -11,7 +11,6 @@ machine's network rather than on a single node.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Set
 from typing import TYPE_CHECKING
@@ -24,6 +23,7 @@ from pgetpy.core.http.urls import Link, Origin, headers_for
 from pgetpy.engine.credentials import needs_credentials
 from pgetpy.engine.hosts import Host
 from pgetpy.engine.transports.base import USER_AGENT, Address, Request
+from pgetpy.engine.transports.probing import answers
 from pgetpy.system.cpu_load import machine_load
 from pgetpy.system.logs import RoomLog
 
@@ -167,31 +167,19 @@ class NodeAccess:
     async def probe(self, name: str) -> bool | None:
         """Return whether the silent node called `name` answers on a new connection.
 
-        It may be filling: then those who wait get nothing until a whole piece has come from the
-        origin, but anything else is answered at once. `OPTIONS *` asks for nothing (RFC 9110,
-        9.3.7); any answer will do, also one that says no. None where another probe is under way.
+        If it does it is filling: those who wait get nothing until a whole piece has come from the
+        origin. None where another probe is under way.
         """
         node = self._known[name]
         if not self._health.may_probe(name, time.monotonic()):
             return None
         try:
-            return await asyncio.wait_for(self._ask(node), PROBE_SECONDS)
-        except (OSError, UnicodeError, asyncio.TimeoutError):
+            found = await self.nodes.addresses(node)
+            addresses = tuple(Address(family, sockaddr) for family, sockaddr in found)
+            url = f"http://{name}/"
+            request = Request(url, (), addresses, None, None, PROBE_SECONDS, trusted=True)
+            return await answers(request, PROBE_SECONDS)
+        except (OSError, UnicodeError):
             return False
         finally:
             self._health.probed(name)
-
-    async def _ask(self, node: Node) -> bool:
-        """Connect to `node`, and wait for the first byte of any answer."""
-        family, sockaddr = (await self.nodes.addresses(node))[0]
-        reader, writer = await asyncio.open_connection(
-            str(sockaddr[0]), int(sockaddr[1]), family=family
-        )
-        try:
-            writer.write(
-                f"OPTIONS * HTTP/1.1\r\nHost: {node.name}\r\nUser-Agent: {USER_AGENT}\r\n"
-                "Connection: close\r\n\r\n".encode("ascii")
-            )
-            return bool(await reader.read(1))
-        finally:
-            writer.transport.abort()

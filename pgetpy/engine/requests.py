@@ -26,7 +26,7 @@ the way could have written that redirect.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
@@ -67,6 +67,9 @@ class Route:
         retries: failures in a row after which it is given up.
         is_cache: whether this is a cache on the way to the next route. What it says about the
             object is not final.
+        impatient: whether to give it up once it is silent and answers no probe, because a mirror
+            can take over.
+        given_up: whether that has happened.
     """
 
     def __init__(self, link: Link, hosts: Hosts, settings: Settings) -> None:
@@ -76,6 +79,7 @@ class Route:
         self.source = "origin"
         self.retries = settings.retries
         self.is_cache = False
+        self.impatient = self.given_up = False
         self._hosts = hosts
         self._settings = settings
         self._hops = 0
@@ -276,7 +280,7 @@ async def try_in_turn(
         TransferError: of the first route that is not a cache.
     """
     failure: TransferError | None = None
-    for route in routes:
+    for route in _in_turn(routes) if len(routes) > 1 else routes:
         try:
             found = await fetch(route)
         except NotAllowedError:
@@ -294,6 +298,18 @@ async def try_in_turn(
             return found
     assert failure is not None
     raise failure
+
+
+def _in_turn(routes: Sequence[Route]) -> Iterator[Route]:
+    """Yield the ways to an object in the order to try them: each, and those that were given up for
+    their silence once more, with patience, in case nothing else works either."""
+    for route in routes:
+        route.impatient = route is not routes[-1]
+        yield route
+    for route in routes:
+        if route.given_up and not route.is_cache:
+            route.impatient = False
+            yield route
 
 
 async def carry(

@@ -20,8 +20,10 @@ from pgetpy.errors import (
     StalledError,
 )
 from tests.support.bodies import body
+from tests.support.delivery import Gate
 from tests.support.faults import (
     Fault,
+    GateAfter,
     IgnoreRange,
     Replaced,
     ResetAfter,
@@ -304,3 +306,49 @@ def test_a_failure_at_the_first_keeps_its_own_kind(
         fetch(url, tmp_path / "got", mirrors=[mirror], stall_timeout=STALL, retries=0)
     with pytest.raises(ConnectionFailedError):
         fetch(mirror, tmp_path / "got", mirrors=[url], stall_timeout=STALL, retries=0)
+
+
+# ----------------------------------------------------------------- silence, and what a probe says
+
+
+def stopped(server: Server, *faults: Fault) -> str:
+    """A URL of a server that has been stopped: it accepts connections, and answers nothing."""
+    server.add("*", Resource(faults=[SilenceBeforeHead()]))
+    return server.add("/model", Resource(BODY, faults=faults))
+
+
+def test_a_mirror_takes_over_from_a_server_that_is_silent_and_answers_no_probe(
+    server: Server, other_server: Server, tmp_path: Path
+) -> None:
+    """The stall timeout is longer than this test may take."""
+    url = stopped(server, SilenceAfter(0, when=When(request=at_least(3))))
+    result = fetch_by(url, second(other_server), tmp_path / "got", stall_timeout=600.0)
+    assert (tmp_path / "got").read_bytes() == BODY
+    assert set(result.bytes_by_source) == {"origin", other_server.host}
+    assert sum(result.bytes_by_source.values()) == len(BODY)
+
+
+def test_a_server_that_answers_probes_is_not_left_for_its_silence(
+    server: Server, other_server: Server, tmp_path: Path
+) -> None:
+    gate = Gate()
+    url = server.add("/model", Resource(BODY, faults=[GateAfter(100_000, gate)]))
+
+    def opens(_: object) -> None:
+        if server.seen("*"):
+            gate.open()
+
+    mirror = second(other_server)
+    fetch_by(url, mirror, tmp_path / "got", stall_timeout=600.0, progress=opens)
+    assert (tmp_path / "got").read_bytes() == BODY
+    assert other_server.requests == []
+
+
+def test_a_server_that_was_left_for_its_silence_is_asked_again_where_no_mirror_works(
+    server: Server, other_server: Server, tmp_path: Path
+) -> None:
+    url = stopped(server, SilenceBeforeHead(when=When(request=1)))
+    mirror = other_server.add("/copy", Resource(BODY, faults=[Status(404)]))
+    result = fetch_by(url, mirror, tmp_path / "got", stall_timeout=600.0)
+    assert (tmp_path / "got").read_bytes() == BODY
+    assert result.bytes_by_source == {"origin": len(BODY)}
