@@ -71,17 +71,16 @@ class ServiceRoute(Route):
         """See `Route.delivered`."""
         _HEALTH.answered(self._base)
 
-    def failed(self, error: TransferError) -> str:
+    def failed(self, error: TransferError) -> None:
         """See `Route.failed`."""
-        _LOG.warning("the cache service did not deliver %s: %s", self.link, error)
         broken = isinstance(error, (ConnectionFailedError, StalledError)) or (
             isinstance(error, HttpStatusError) and error.status >= 500
         )
         if not broken:
+            _LOG.debug("the cache service did not deliver %s: %s", self.link, error)
             _HEALTH.answered(self._base)
         elif _HEALTH.lost(self._base, time.monotonic(), self._began):
-            return f"the cache service fails, and for a while origins are asked: {error}"
-        return ""
+            _LOG.warning("cache service %s is not asked for now: %s", self._base, error)
 
 
 def service_routes(settings: Settings, hosts: Hosts, url: str, link: Link) -> list[Route]:

@@ -94,12 +94,20 @@ class NodeAccess:
                 continue
             self._known[node.name] = node
             try:
-                found = await self.nodes.addresses(node)
+                return node, await self._addresses(node)
             except (OSError, UnicodeError) as error:
                 self.lost(node.name, 0.0, f"its name cannot be resolved ({error})")
-                continue
-            return node, tuple(Address(family, sockaddr) for family, sockaddr in found)
         return None
+
+    async def _addresses(self, node: Node) -> tuple[Address, ...]:
+        """Return where to connect to `node`; --resolve goes before its name.
+
+        Raises:
+            OSError: its name cannot be resolved.
+        """
+        given = self._settings.resolve.get((node.host, node.port), "")
+        found = await self.nodes.addresses(node, given)
+        return tuple(Address(family, sockaddr) for family, sockaddr in found)
 
     def url_of(self, url: str) -> str:
         """Return what a request to a node has as its URL: Host and target of the request."""
@@ -174,8 +182,7 @@ class NodeAccess:
         if not self._health.may_probe(name, time.monotonic()):
             return None
         try:
-            found = await self.nodes.addresses(node)
-            addresses = tuple(Address(family, sockaddr) for family, sockaddr in found)
+            addresses = await self._addresses(node)
             url = f"http://{name}/"
             request = Request(url, (), addresses, None, None, PROBE_SECONDS, trusted=True)
             return await answers(request, PROBE_SECONDS)

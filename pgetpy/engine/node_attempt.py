@@ -181,8 +181,6 @@ class NodeAttempt(Attempt):
         piece = self._pieces.piece_of(part.start)
         failed = self._barred | self._failed.get(piece, set())
         found = await self.access.choose(self.url, piece, failed)
-        if warning := self.access.nodes.take_warning():
-            self.callbacks.remark(warning)
         if found is not None:
             self._launch_at(*found, part, piece)
             return

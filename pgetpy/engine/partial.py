@@ -20,9 +20,9 @@ from pgetpy.core.references.jobs import Follower
 from pgetpy.destinations.sinks.parts import PartsSink
 from pgetpy.engine.attempt import Attempt
 from pgetpy.engine.context import AttemptCallbacks, EngineContext
-from pgetpy.engine.requests import Route
+from pgetpy.engine.requests import Route, try_in_turn
 from pgetpy.engine.watchdog import TransferCounts
-from pgetpy.errors import ObjectChangedError, RangeNotHonouredError
+from pgetpy.errors import ObjectChangedError, RangeNotHonouredError, TransferError
 from pgetpy.sources.base import RemoteFile
 
 
@@ -46,16 +46,36 @@ async def pick(
         WholeOnlyError: the server sends only the whole, or ranges that do not belong together.
     """
 
+    routes = [Route(remote.link, context.hosts, context.settings)]
+    if context.settings.fleet is not None:
+        from pgetpy.engine.cache_service import service_routes
+
+        routes[:0] = service_routes(context.settings, context.hosts, remote.url, remote.link)
+    await try_in_turn(routes, lambda route: _pick_from(route, context, remote, sink, first, follow))
+
+
+async def _pick_from(
+    route: Route,
+    context: EngineContext,
+    remote: RemoteFile,
+    sink: PartsSink,
+    first: int,
+    follow: Follower,
+) -> None:
+    """As `pick`, by `route`."""
+    begun = False
+
     def begin(answer: Answer, _: Spans) -> Sink:
         # The probe's answer decides, before a byte is kept.
+        nonlocal begun
         total = answer.identity.total
         if not answer.ranged or total is None:
             raise WholeOnlyError
         sink.begin(total)
         follow.began(sink.fd, total)
+        begun = True
         return sink
 
-    route = Route(remote.link, context.hosts, context.settings)
     plan = Plan(chunk_size=context.settings.chunk_size, first=first)
     callbacks = AttemptCallbacks(
         begin, lambda _: follow.landed(plan.landed), lambda *_: None, lambda _: None
@@ -70,6 +90,12 @@ async def pick(
         await attempt.run()
     except (ObjectChangedError, RangeNotHonouredError) as error:
         # Replaced, or on servers that disagree about its version: the whole can come in one answer.
+        follow.lost()
+        raise WholeOnlyError from error
+    except TransferError as error:
+        if not (route.is_cache and begun):
+            raise
+        # The sink cannot begin again, but a transfer can go on at the origin.
         follow.lost()
         raise WholeOnlyError from error
     follow.landed(plan.landed)

@@ -91,9 +91,8 @@ class Route:
     def delivered(self) -> None:
         """Is told that the object came this way."""
 
-    def failed(self, _: TransferError) -> str:
-        """Is told that the object did not come this way; returns what to tell the user, or ""."""
-        return ""
+    def failed(self, error: TransferError) -> None:
+        """Is told that the object did not come this way."""
 
     async def host(self) -> Host:
         """Return the host of the target.
@@ -269,11 +268,7 @@ def _with_cookies(
     return [*kept, ("Cookie", value)] if value else headers
 
 
-async def try_in_turn(
-    routes: Sequence[Route],
-    fetch: Callable[[Route], Awaitable[T]],
-    remark: Callable[[str], None],
-) -> T:
+async def try_in_turn(routes: Sequence[Route], fetch: Callable[[Route], Awaitable[T]]) -> T:
     """Return what `fetch` gives for the first of `routes` that does not fail.
 
     Raises:
@@ -287,8 +282,7 @@ async def try_in_turn(
             raise  # a mirror cannot help
         except TransferError as error:
             if route.is_cache:
-                if told := route.failed(error):
-                    remark(told)
+                route.failed(error)
                 continue
             if isinstance(error, ObjectChangedError):
                 raise

@@ -153,7 +153,7 @@ class Transfer:
 
     async def _from_any(self) -> tuple[Provenance, bool]:
         """Fetch from the URL, or from a mirror of it; whether another run did the work."""
-        return await try_in_turn(self._routes, self._from, self._report.remark)
+        return await try_in_turn(self._routes, self._from)
 
     async def _from(self, route: Route) -> tuple[Provenance, bool]:
         """Fetch by `route`, and again from the start where what is held proves useless."""

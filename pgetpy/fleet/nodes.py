@@ -75,7 +75,6 @@ class CacheNodes:
         self.piece_size = settings.piece or (SLICE if nodes.srv else NAMED_PIECE)
         # None before the first look-up has ended.
         self._names: tuple[str, ...] | None = None if nodes.srv else nodes.names
-        self._warning = ""
         self._warned = False
         self._begin()
         call_in_children(self._begin)
@@ -134,31 +133,31 @@ class CacheNodes:
             latest = self._now() - (_RENEW_SECONDS - _RENEW_AFTER_LOSS_SECONDS)
             self._looked_up_at = min(self._looked_up_at, latest)
 
-    async def addresses(self, node: Node) -> tuple[NodeAddress, ...]:
+    async def addresses(self, node: Node, given: str = "") -> tuple[NodeAddress, ...]:
         """Return where to connect to `node`: (family, sockaddr) pairs in order of preference.
+
+        Args:
+            node: one of `choices`.
+            given: an address that --resolve puts in place of the node's name, if it does.
 
         Raises:
             OSError: its name cannot be resolved.
         """
         with self._changed:
             until, known = self._addresses.get(node.name, (0.0, ()))
-        if known and self._now() < until:
+        if known and self._now() < until and not given:
             return known
+        host = given or node.host
         found = await WORKERS.submit(
-            lambda: socket.getaddrinfo(node.host, node.port, type=socket.SOCK_STREAM)
+            lambda: socket.getaddrinfo(host, node.port, type=socket.SOCK_STREAM)
         )
         pairs = tuple(
             (int(family), (str(sockaddr[0]), *sockaddr[1:])) for family, _, _, _, sockaddr in found
         )
-        with self._changed:
-            self._addresses[node.name] = (self._now() + _ADDRESS_SECONDS, pairs)
+        if not given:
+            with self._changed:
+                self._addresses[node.name] = (self._now() + _ADDRESS_SECONDS, pairs)
         return pairs
-
-    def take_warning(self) -> str:
-        """Return a sentence for the user about a failed look-up, once; empty if there is none."""
-        with self._changed:
-            warning, self._warning = self._warning, ""
-        return warning
 
     async def _list(self) -> tuple[str, ...]:
         """Return the nodes; begins a look-up if one is due, and waits only for the first."""
@@ -195,11 +194,9 @@ class CacheNodes:
 
     def _failed(self, reason: str) -> None:
         use = "the last list is used" if self._names else "everything comes from the origin"
-        sentence = f"cache nodes of {self._nodes.srv} were not found: {reason}; {use}"
         if not self._warned:
-            _LOG.warning("%s", sentence)
-            with self._changed:
-                self._warning, self._warned = sentence, True
+            self._warned = True
+            _LOG.warning("cache nodes of %s were not found: %s; %s", self._nodes.srv, reason, use)
 
 
 _SHARED: dict[FleetSettings, CacheNodes] = {}

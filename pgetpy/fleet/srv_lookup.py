@@ -38,6 +38,9 @@ def look_up_srv(name: str) -> tuple[str, ...]:
         raise NodeLookupError("the name has no SRV records") from None
     except dns.exception.Timeout:
         raise NodeLookupError(f"no name server answered in {LIFETIME:g} s") from None
+    except dns.resolver.NoNameservers as error:
+        code = str(error).rpartition("answered ")[2].rstrip(".")
+        raise NodeLookupError(f"the name servers answered {code}") from None
     except (dns.exception.DNSException, OSError, UnicodeError) as error:
         raise NodeLookupError(str(error).rstrip(".")) from None
     except SrvNameError as error:

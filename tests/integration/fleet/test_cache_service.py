@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 import pgetpy
+from pgetpy import tensors
 from pgetpy.core.fleet.health import NodeHealth
 from pgetpy.core.fleet.node_list import NodeList
 from pgetpy.core.references.policy import Policy
-from pgetpy.core.report.events import Remarked
 from pgetpy.engine import cache_service
 from pgetpy.errors import (
     BadSettingError,
@@ -24,8 +24,9 @@ from pgetpy.errors import (
 from pgetpy.settings.fleet_settings import FleetSettings
 from pgetpy.weights.cache import WeightsDownloadCache
 from tests.support.bodies import body
+from tests.support.checkpoints import file_of, floats, same
 from tests.support.faults import FinAfter, Redirect, Status
-from tests.support.fetching import Events, extract, fetch, impatient
+from tests.support.fetching import extract, fetch, impatient
 from tests.support.processes import run
 from tests.support.resources import Resource
 from tests.support.server import Server
@@ -52,6 +53,11 @@ def origin(server: Server) -> Server:
 def cache(other_server: Server) -> Server:
     other_server.add("/model", Resource(BODY))
     return other_server
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged for the user to see."""
+    return [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
 
 
 def fleet(origin: Server, cache: Server, **changes: Any) -> FleetSettings:
@@ -154,6 +160,21 @@ def test_the_cache_of_weights_is_filled_from_the_service(
     assert origin.requests == []
 
 
+@pytest.mark.parametrize("broken", [False, True])
+def test_tensors_of_a_file_come_from_the_service_or_from_the_origin(
+    origin: Server, cache: Server, tmp_path: Path, broken: bool
+) -> None:
+    made = {name: floats(100_000, name) for name in "abc"}
+    faults = [Status(503)] if broken else []
+    cache.add("/x.safetensors", Resource(file_of(made), faults=faults))
+    origin.add("/x.safetensors", Resource(file_of(made)))
+    url, settings = origin.url("/x.safetensors"), impatient(fleet=fleet(origin, cache))
+    with WeightsDownloadCache(tmp_path, 0, settings=settings) as kept:
+        found = tensors.load(url, only=["b"], cache=kept, framework="numpy")
+    assert same(found, {"b": made["b"]})
+    assert bool(origin.requests) == broken
+
+
 # ------------------------------------------------------------------------ whatever the service does
 
 
@@ -189,19 +210,18 @@ def test_bytes_that_came_before_the_service_broke_are_kept(
 
 
 def test_a_service_that_is_away_is_asked_by_one_file_and_not_by_each(
-    origin: Server, cache: Server, tmp_path: Path
+    origin: Server, cache: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache.refuse(100)
     before = cache.connections
     for number in range(4):
-        events = Events()
-        settings = fleet(origin, cache)
-        fetch(origin.url("/model"), tmp_path / str(number), fleet=settings, progress=events)
+        fetch(origin.url("/model"), tmp_path / str(number), fleet=fleet(origin, cache))
         assert (tmp_path / str(number)).read_bytes() == BODY
         if number == 0:
             tried = cache.connections - before
-        assert len(events.of(Remarked)) == (number == 0)
     assert cache.connections - before == tried > 0
+    (warning,) = warnings_in(caplog)
+    assert "is not asked for now" in warning
 
 
 def test_another_version_at_the_service_gives_one_version(
