@@ -237,15 +237,14 @@ class GenerationBuilder:
     ) -> tuple[RecordedEnvironment, ...]:
         """Build Python environments in `stage`."""
         # Imported here: few generations have environments.
-        from pgetpy.generations.environments import UV_CACHE, EnvironmentBuilder
+        from pgetpy.generations.environments import EnvironmentBuilder
 
-        complete = [
-            folder
-            for digest in self._paths.digests()
-            for folder in (self._paths.tree(digest) / ENVIRONMENTS).glob("*")
-        ]
-        cache = self._paths.root / UV_CACHE
-        builder = EnvironmentBuilder(cache, complete, copy=self._copies, clean=self._clean_uv_cache)
+        builder = EnvironmentBuilder(
+            self._paths.uv_cache,
+            self._paths.environments(),
+            copy=self._copies,
+            clean=self._clean_uv_cache,
+        )
         built = []
         for each in locked:
             folder = stage / ENVIRONMENTS / each.name

@@ -61,6 +61,11 @@ def files_below(folder: Path) -> Iterator[str]:
             yield name if base == "." else f"{base}/{name}"
 
 
+def unpacked_wheels(cache: Path) -> list[Path]:
+    """Return the folders of uv's cache that have a wheel each, which it links from."""
+    return sorted(cache.glob("archive-v*/*"))
+
+
 def records_of(folder: Path) -> dict[str, tuple[RecordLine, ...]]:
     """Return the lines of the RECORDs of all packages in a folder, by the path of each RECORD."""
     found = {}
@@ -139,13 +144,13 @@ class SharedFiles:
                 file = installed_file(folder, path, digest)
                 self._known.setdefault(file.key, file)
 
-    def share(self, folder: Path, digests: Mapping[str, str], *, installer: Path) -> None:
+    def share(self, folder: Path, digests: Mapping[str, str], *, uv_cache: Path) -> None:
         """Replace files that are known by links, and remember the others.
 
         Args:
             folder: of the environment.
             digests: its files with their digests, which were compared with the bytes just now.
-            installer: a folder with other names of these files, which are replaced too.
+            uv_cache: has other names of these files, which are replaced too.
         """
         files = [installed_file(folder, path, digest) for path, digest in digests.items()]
         self._sound |= {file.path: True for file in files}
@@ -157,7 +162,8 @@ class SharedFiles:
             else:
                 self._known[file.key] = file
         if replaced:
-            _replace_all(installer, replaced)
+            for wheel in unpacked_wheels(uv_cache):
+                _replace_all(wheel, replaced, uv_cache)
 
     def _is_sound(self, file: InstalledFile) -> bool:
         """Whether a file still is what its digest says. It may have been written to since."""
@@ -169,15 +175,17 @@ class SharedFiles:
         return self._sound[file.path]
 
 
-def _replace_all(folder: Path, replaced: Mapping[_Version, str]) -> None:
-    """Give the names that replaced files have below `folder` to what replaced them."""
+def _replace_all(folder: Path, replaced: Mapping[_Version, str], staging: Path) -> None:
+    """Give the names that replaced files have below `folder` to what replaced them.
+
+    Links are staged elsewhere: uv would install what is left in the folder of a wheel after a kill.
+    """
     for path in files_below(folder):
         with contextlib.suppress(OSError):  # uv may be at work there
             name = str(folder / path)
             target = replaced.get(_Version.of(name))
             if target is not None:
-                # Not in the package's folder: uv would install what is left there after a kill.
-                _replace(name, target, folder.parent)
+                _replace(name, target, staging)
 
 
 def _replace(path: str, target: str, folder: Path) -> bool:

@@ -44,9 +44,6 @@ from pgetpy.generations.environment_files import (
 from pgetpy.generations.environment_install import install_packages, sizes_of
 from pgetpy.generations.environment_uv import Uv, UvError
 
-# Where uv's cache is, below the root: links do not leave a file system.
-UV_CACHE = "uv"
-
 
 def lock(environment: EnvironmentLine) -> LockedEnvironment:
     """Return `environment` with the versions and hashes of all its packages.
@@ -71,7 +68,7 @@ class EnvironmentBuilder:
 
     Args:
         uv_cache: the folder of uv's cache, on the file system of the environments.
-        complete: the folders of environments that exist already.
+        complete: the folders of environments that exist already. Unfinished ones are passed over.
         copy: whether files may be copied where they cannot be linked.
         clean: whether to empty uv's cache first, so that packages are downloaded again.
 
@@ -124,7 +121,7 @@ class EnvironmentBuilder:
             self._add_bytecode(*compiler, folder, locked.python, actual)
         mark = _seal(folder, records, actual, locked, compiled=compiler is not None)
         whole = actual | dict(mark.records)
-        self._shared.share(folder, whole, installer=self._uv_cache / "archive-v0")
+        self._shared.share(folder, whole, uv_cache=self._uv_cache)
         self._learn(folder)
         return _recorded(locked.name, mark, folder)
 

@@ -9,6 +9,7 @@
     staging/TOKEN                   a tree that is being built or removed, locked by who does that
     damaged/DIGEST                  what `verify` has found of a tree, until it is built again
     cache/                          the cache, unless another folder is named
+    uv/                             the cache of uv, which links into the environments
     uv/                             the cache of uv, if there are environments
     id -> MARK                      how the owners of this folder's pins begin
 
@@ -26,7 +27,7 @@ from functools import cached_property
 from pathlib import Path
 
 from pgetpy.cache.layout import discard, names_in, token
-from pgetpy.core.generations.record import GenerationRecord, parse_generation_record
+from pgetpy.core.generations.record import ENVIRONMENTS, GenerationRecord, parse_generation_record
 from pgetpy.errors import DiskFullError, GenerationError, IntegrityError
 from pgetpy.errors.reasons import system_reason
 from pgetpy.system.filesystem import FULL, free_bytes, map_os_errors
@@ -67,6 +68,15 @@ class GenerationPaths:
     @property
     def latest(self) -> Path:
         return self.root / LATEST
+
+    @property
+    def uv_cache(self) -> Path:
+        return self.root / "uv"
+
+    def environments(self) -> list[Path]:
+        """Return the folders of all Python environments, unfinished ones included."""
+        above = (self.root / "trees", self.root / "staging")
+        return [path for folder in above for path in folder.glob(f"*/{ENVIRONMENTS}/*")]
 
     def make(self) -> None:
         """Create what is missing of the folder."""

@@ -300,7 +300,16 @@ class Generations:
             for digest in self._paths.digests():
                 if digest not in named:
                     remover.remove(digest)
+            if removed:
+                self._trim_uv_cache()
         return Pruned(tuple(removed), tuple(in_use))
+
+    def _trim_uv_cache(self) -> None:
+        """Remove the packages that only removed generations had."""
+        if self._paths.uv_cache.is_dir():
+            from pgetpy.generations.environment_trim import trim_uv_cache
+
+            trim_uv_cache(self._paths.uv_cache, self._paths.environments())
 
     def _writing(self) -> WeightsDownloadCache:
         if self._cache is None:

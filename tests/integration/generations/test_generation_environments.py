@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -149,3 +150,29 @@ def test_a_cleaned_cache_of_uv_costs_nothing(node: Node, wheels: Path) -> None:
     big = "environments/e/tool/big.bin"
     assert (tree(node, 6) / big).samefile(tree(node, 7) / big)
     assert allocated(node.root / "trees", node.root / "uv") - before < 10_000
+
+
+def test_a_pruned_environment_leaves_nothing_in_the_cache_of_uv(node: Node, wheels: Path) -> None:
+    for version in ("1", "2"):
+        data = {"large.bin": os.urandom(500_000), "same.py": b"z = 1\n"}
+        make_wheel(wheels, "large", version, data)
+    node.generations.build(locked(node, 6, "tool", "large==1"))
+    node.generations.build(locked(node, 7, "tool", "large==2"))
+    assert allocated(node.root / "uv") > 1_000_000
+    assert node.generations.prune(keep=1).removed == (6,)
+    kept = {path.name for path in (node.root / "uv").glob("archive-v*/*/*.dist-info")}
+    assert kept == {"base-1.0.dist-info", "tool-1.0.dist-info"}
+    for number, version in ((8, "1"), (9, "2")):
+        node.generations.build(locked(node, number, "base", f"large=={version}"))
+        assert node.generations.verify(number).sound
+    large = "environments/e/large.bin"
+    assert (tree(node, 7) / large).samefile(tree(node, 9) / large)
+
+
+def test_nothing_is_removed_from_the_cache_of_uv_while_it_is_used(node: Node) -> None:
+    node.generations.build(locked(node, 6, "tool"))
+    node.generations.build(locked(node, 7, "base"))
+    with (node.root / "uv" / ".lock").open("a") as lock_file:
+        fcntl.flock(lock_file, fcntl.LOCK_SH)
+        node.generations.prune(keep=1)
+        assert len(list((node.root / "uv").glob("archive-v*/*/tool"))) == 1
