@@ -19,7 +19,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # ARGS runs them one by one (for --pdb, and for what they print).
 SIDE_BY_SIDE := -n 3 --dist worksteal
 
-.PHONY: help setup demo test check soak test-predictors bench gpu-wheels docs docs-options dist clean
+.PHONY: help setup demo test check soak test-predictors bench fleet-simulation gpu-wheels docs docs-options dist clean
 
 help: ## name the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ test-predictors: $(PREDICTORS)/.ready ## run the tests with torch, diffusers and
 
 bench: $(READY) ## time pgetpy against its peers and write docs/bench.md (ARGS="--list" for the cases)
 	@$(PY) -m scripts.bench $(if $(ARGS),$(ARGS),--docs)
+
+fleet-simulation: $(READY) ## simulate 1,000 machines and write docs/fleet-simulation.md
+	@$(PY) -m scripts.fleet_simulation --docs
 
 docs: $(DOCS)/.ready ## build the documentation into site/ (open site/index.html)
 	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs --quiet build --strict

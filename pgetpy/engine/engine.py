@@ -112,7 +112,7 @@ class Engine:
 
     @contextmanager
     def _told(self, job: Job, report: Report, key: int) -> Iterator[None]:
-        """Report a failure within the block, to who keeps metrics and as an event."""
+        """Report a failure within the block as an event, and have it counted."""
         try:
             yield
         except PgetError as error:

@@ -26,6 +26,7 @@ from pgetpy.engine.transports.base import USER_AGENT, Address, Request
 from pgetpy.engine.transports.probing import answers
 from pgetpy.system.cpu_load import machine_load
 from pgetpy.system.logs import RoomLog
+from pgetpy.system.metrics_file import METRICS_FILE
 
 if TYPE_CHECKING:
     from pgetpy.core.fleet.node_list import Node
@@ -128,6 +129,7 @@ class NodeAccess:
             link: the same, parsed.
             asked: the range.
         """
+        METRICS_FILE.count("pgetpy_node_requests_total", label=node.name)
         headers = headers_for(link.origin, link.origin, self._settings.headers)
         names = {name.lower() for name, _ in headers}
         headers[:0] = [each for each in _HEADERS if each[0].lower() not in names]
@@ -151,7 +153,12 @@ class NodeAccess:
 
     def answered(self, name: str) -> None:
         """Record that the node called `name` has answered."""
+        METRICS_FILE.note("pgetpy_node_down", 0, name)
         self._health.answered(name)
+
+    def failed(self, name: str) -> None:
+        """Record that a request to the node called `name` has failed; `lost` may be called too."""
+        METRICS_FILE.count("pgetpy_node_failures_total", label=name)
 
     def lost(self, name: str, age: float, reason: str) -> None:
         """Record that the node called `name` cannot be reached, or is silent.
@@ -162,6 +169,7 @@ class NodeAccess:
             reason: a clause for the log.
         """
         now = time.monotonic()
+        METRICS_FILE.note("pgetpy_node_down", 1, name)
         if self._health.lost(name, now, now - age):
             _LOG.warning("cache node %s is not asked for now: %s", name, reason)
         if name in self._known:
@@ -170,6 +178,8 @@ class NodeAccess:
     def lied(self, name: str, reason: str) -> None:
         """Record that the node called `name` has sent what is not the object."""
         _LOG.warning("cache node %s is not asked any more in this run: %s", name, reason)
+        METRICS_FILE.note("pgetpy_node_down", 1, name)
+        self.failed(name)
         self._health.lied(name)
 
     async def probe(self, name: str) -> bool | None:

@@ -261,6 +261,7 @@ class NodeAttempt(Attempt):
         self._failed.setdefault(exchange.piece, set()).add(name)
         reason = str(error) if isinstance(error, PgetError) else "it sent another form of it"
         _LOG.debug("cache node %s: %s", name, reason)
+        self.access.failed(name)
         silent = isinstance(error, StalledError)
         if silent or (isinstance(error, ConnectionFailedError) and meter.answered is None):
             self.access.lost(name, self._loop.time() - meter.born, reason)
