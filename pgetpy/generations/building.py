@@ -33,7 +33,7 @@ from pgetpy.generations.linking import TreeLinker
 from pgetpy.generations.readers import alone_with, lock_shared, make_lock, readers_of
 from pgetpy.generations.removal import TreeRemover
 from pgetpy.system.event_loop import gather_limited, run_blocking
-from pgetpy.system.filesystem import closing_fd, sync_folder, system_call
+from pgetpy.system.filesystem import closing_fd, remove_tree, sync_folder, system_call
 from pgetpy.system.logs import RoomLog
 from pgetpy.weights.cache import WeightsDownloadCache
 from pgetpy.weights.maintenance import KeptEntry
@@ -200,8 +200,12 @@ class GenerationBuilder:
         while True:
             stage = self._paths.stage(token())
             stage.mkdir()
-            open_to_all(stage)
-            fd = make_lock(stage, self._paths.owner(stage.name))
+            try:
+                open_to_all(stage)
+                fd = make_lock(stage, self._paths.owner(stage.name))
+            except OSError:  # such as a full disk
+                remove_tree(stage)
+                raise
             if fd is not None:
                 return stage, fd
 

@@ -5,12 +5,16 @@ python -m scripts.bench.cached download URL DEST [CHECKSUM]  path
 python -m scripts.bench.cached hits FOLDER COUNT             median seconds of a hit among COUNT
 python -m scripts.bench.cached evict FOLDER COUNT            seconds for COUNT entries to leave
 python -m scripts.bench.cached import                        seconds to import the class
+python -m scripts.bench.cached generation FOLDER COUNT       seconds to publish COUNT cached files
+python -m scripts.bench.cached cp FOLDER COUNT               seconds for cp -al to link as many
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -75,6 +79,50 @@ def importing() -> float:
     return time.perf_counter() - begin
 
 
+def generation(folder: str, count: str) -> float:
+    """Return the seconds that it takes to link and publish `count` cached files.
+
+    It is the second generation of the process, as in a daemon: modules are imported, URLs parsed.
+    """
+    from pgetpy import WeightsDownloadCache
+    from pgetpy.generations import FileLine, GenerationLock, Generations
+
+    urls = _filled(f"{folder}/cache", int(count))
+    with WeightsDownloadCache(f"{folder}/cache", min_disk_free=0) as cache:
+        lines = []
+        for number, url in enumerate(urls):
+            record = cache.record(url)
+            assert record is not None
+            if not record.digest:
+                cache.settle_one(record.key)
+                record = cache.record(url)
+                assert record is not None
+            lines.append(FileLine(url, f"{number % 10}/{number}.bin", record.digest))
+        generations = Generations(folder, cache, fsync=False)
+        first = 1 + (generations.ready().latest or 0)
+        for number in (first, first + 1):
+            lock = GenerationLock(number, tuple(lines))
+            begin = time.perf_counter()
+            generations.build(lock)
+            taken = time.perf_counter() - begin
+        generations.prune(keep=1)
+        return taken
+
+
+def copy_links(folder: str, count: str) -> float:
+    """Return the seconds that cp takes to link as many files as `generation` does."""
+    source = f"{folder}/latest/files"
+    if not Path(source).is_dir():
+        generation(folder, count)
+    dest = f"{folder}/copied"
+    shutil.rmtree(dest, ignore_errors=True)
+    begin = time.perf_counter()
+    subprocess.run(["cp", "-al", f"{source}/", dest], check=True)
+    taken = time.perf_counter() - begin
+    shutil.rmtree(dest)
+    return taken
+
+
 def _filled(folder: str, count: int) -> list[str]:
     """Have `count` entries in the cache at `folder`; return their URLs."""
     from pgetpy.cache.store import Store
@@ -101,6 +149,8 @@ _TASKS: dict[str, Callable[..., str | float]] = {
     "hits": hits,
     "evict": evict,
     "import": importing,
+    "generation": generation,
+    "cp": copy_links,
 }
 
 

@@ -69,7 +69,8 @@ def _python(name: str) -> Peer:
 
 
 def _self_timed(name: str, *arguments: str) -> Entrant:
-    kept = f"cache-{arguments[1]}" if arguments[0] == "hits" else ""
+    kinds = {"hits": "cache", "generation": "generations", "cp": "generations"}
+    kept = f"{kinds[arguments[0]]}-{arguments[1]}" if arguments[0] in kinds else ""
     return Entrant(_python(name), SelfTimed(arguments, kept).attempt)
 
 
@@ -363,6 +364,16 @@ CASES = (
             Goal("wall", None, 150e-6, "100,000 entries"),
             Goal("wall", "100 entries", 1.3, "100,000 entries"),
         ),
+    ),
+    Case(
+        "generations",
+        "2,000 verified files of the cache linked and published as a generation, without fsync",
+        (
+            _self_timed("pgetpy.generations", "generation", "2000"),
+            _self_timed("cp -al, unverified", "cp", "2000"),
+        ),
+        (Goal("wall", None, 0.1, "pgetpy.generations"),),
+        times=2,
     ),
     Case(
         "cache-cold",

@@ -60,7 +60,7 @@ class Run:
         self._out = tempfile.TemporaryFile()  # noqa: SIM115 - closed at exit
         self._err = tempfile.TemporaryFile()  # noqa: SIM115 - closed at exit
         self.process = subprocess.Popen(
-            [*_limits(descriptors, file_size), *(_demotion() if unprivileged else ()), *command],
+            [*_limits(descriptors, file_size), *(demotion() if unprivileged else ()), *command],
             stdin=subprocess.DEVNULL,
             stdout=self._out,
             stderr=self._err,
@@ -153,7 +153,7 @@ def _limits(descriptors: int | None, file_size: int | None) -> list[str]:
     return ["/bin/sh", "-c", "; ".join([*orders, 'exec "$@"']), "sh"] if orders else []
 
 
-def _demotion() -> list[str]:
+def demotion() -> list[str]:
     """A prefix that runs a command as nobody; skips where that cannot be.
 
     The interpreter may stand in a folder only root may enter, so nobody may read everything where
