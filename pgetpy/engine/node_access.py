@@ -110,10 +110,10 @@ class NodeAccess:
         found = await self.nodes.addresses(node, given)
         return tuple(Address(family, sockaddr) for family, sockaddr in found)
 
-    def url_of(self, url: str) -> str:
-        """Return what a request to a node has as its URL: Host and target of the request."""
+    def asked_for(self, url: str) -> str:
+        """Return Host and target of a request to a node, which make its URL without the scheme."""
         asked = self.nodes.request(url)
-        return f"http://{asked.host}{asked.target}"
+        return f"{asked.host}{asked.target}"
 
     def request(
         self, node: Node, addresses: tuple[Address, ...], url: str, link: Link, asked: Span
@@ -137,14 +137,15 @@ class NodeAccess:
         if self._settings.proxy_authorization is not None:
             headers.append(("Authorization", self._settings.proxy_authorization))
         return Request(
-            url=self.url_of(url),
+            url=f"{'https' if node.tls else 'http'}://{self.asked_for(url)}",
             headers=tuple(headers),
             addresses=addresses,
             proxy=None,
-            tls=None,
+            tls=self._hosts.tls() if node.tls else None,
             connect_timeout=CONNECT_SECONDS,
             trusted=True,
             node=node.name,
+            tls_name=node.host,
         )
 
     def is_down(self, name: str) -> bool:
@@ -193,8 +194,9 @@ class NodeAccess:
             return None
         try:
             addresses = await self._addresses(node)
-            url = f"http://{name}/"
-            request = Request(url, (), addresses, None, None, PROBE_SECONDS, trusted=True)
+            url = f"{name}/" if node.tls else f"http://{name}/"
+            tls = self._hosts.tls() if node.tls else None
+            request = Request(url, (), addresses, None, tls, PROBE_SECONDS, trusted=True)
             return await answers(request, PROBE_SECONDS)
         except (OSError, UnicodeError):
             return False

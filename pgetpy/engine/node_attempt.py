@@ -273,7 +273,7 @@ class NodeAttempt(Attempt):
     def _redirected(self, exchange: Exchange, redirect: Redirected) -> None:
         """Follow a redirect that a node has passed on, as if the origin had sent it."""
         target = self.route.target
-        if exchange.request.url != self.access.url_of(self.url):
+        if exchange.request.url.partition("://")[2] != self.access.asked_for(self.url):
             return  # followed already, for another answer
         self.route.redirected(redirect, target.url)
         self.url = self.route.target.url

@@ -43,7 +43,8 @@ def _prefixes(given: Texts, _name: str) -> object:
 # fmt: off
 ROWS: tuple[Option, ...] = (
     Option("cache-nodes", "", "NODES", "FleetSettings.given", read_cache_nodes,
-           "cache nodes of a fleet: HOST[:PORT],HOST[:PORT], or srv://NAME to look them up"),
+           "cache nodes of a fleet: HOST[:PORT],HOST[:PORT], with https:// in front if they have "
+           "TLS; or srv://NAME to look them up"),
     Option("cache-prefixes", "", "URL", "FleetSettings.prefixes", _prefixes,
            "what begins with this URL goes through the cache nodes; the variable holds several "
            "with blanks between them", many=True,

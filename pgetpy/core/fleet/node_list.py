@@ -14,6 +14,8 @@ from pgetpy.errors import BadSettingError
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
 _PLACE = re.compile(r"(?P<host>\[[^\]]*\]|[^:]*)(?::(?P<port>[0-9]{1,5}))?")
 _EXPECTED = "is neither srv://NAME nor HOST[:PORT],HOST[:PORT]"
+_TLS = "https://"
+_TLS_PORT = 443
 
 
 @dataclass(frozen=True)
@@ -21,16 +23,19 @@ class Node:
     """A cache node.
 
     Attributes:
-        name: tells it from others: `host`, or `host:port` unless the port is 80.
+        name: tells it from others: `host`, or `host:port` unless the port is 80; with https:// in
+            front, and unless the port is 443, for one with TLS.
         host: to connect to; an IPv6 address without brackets.
         port: to connect to.
         index: its place in the list.
+        tls: whether it is asked over TLS.
     """
 
     name: str
     host: str
     port: int
     index: int
+    tls: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,14 +53,17 @@ class NodeList:
 
 def node_of(name: str, index: int) -> Node:
     """Return the node called `name`."""
-    match = _PLACE.fullmatch(name)
+    tls = name.startswith(_TLS)
+    match = _PLACE.fullmatch(name.removeprefix(_TLS))
     assert match is not None
-    port = int(match["port"] or USUAL_PORT)
-    return Node(name, match["host"].strip("[]"), port, index)
+    port = int(match["port"] or (_TLS_PORT if tls else USUAL_PORT))
+    return Node(name, match["host"].strip("[]"), port, index, tls)
 
 
 def read_cache_nodes(text: str, name: str) -> NodeList:
     """Read `srv://NAME`, or hosts with commas or blanks between them.
+
+    Those with TLS have https:// in front.
 
     Raises:
         BadSettingError: it is neither; `name` is the option or variable.
@@ -74,14 +82,17 @@ def read_cache_nodes(text: str, name: str) -> NodeList:
 
 def _name(text: str, option: str) -> str:
     """Return the one spelling of a HOST[:PORT]: machines that spell it otherwise place alike."""
-    match = _PLACE.fullmatch(text)
+    tls = text.lower().startswith(_TLS)
+    match = _PLACE.fullmatch(text[len(_TLS) :].rstrip("/") if tls else text)
     if match is None or not _is_host(match["host"]):
         raise BadSettingError(option, text, _EXPECTED)
-    port = int(match["port"] or USUAL_PORT)
+    usual = _TLS_PORT if tls else USUAL_PORT
+    port = int(match["port"] or usual)
     if not 0 < port < 65536:
         raise BadSettingError(option, text, "has a port that is not from 1 to 65535")
     host = match["host"].lower().removesuffix(".")
-    return host if port == USUAL_PORT else f"{host}:{port}"
+    place = host if port == usual else f"{host}:{port}"
+    return f"{_TLS}{place}" if tls else place
 
 
 def _is_host(text: str) -> bool:

@@ -74,6 +74,7 @@ class Request:
         trusted: whether the operator named the host, so that no policy has judged its addresses. A
             connection of a trusted request is never used for another kind of request.
         node: the name of the cache node that is asked in place of the host; empty for none.
+        tls_name: the name that the node's certificate must have; empty for that of the URL.
     """
 
     url: str = field(repr=False)
@@ -84,6 +85,7 @@ class Request:
     connect_timeout: float
     trusted: bool = False
     node: str = ""
+    tls_name: str = ""
 
 
 class Begun(Protocol):

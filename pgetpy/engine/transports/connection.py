@@ -153,7 +153,7 @@ class Connection:
         if connection._tls is not None:
             connection = cls(sock, NestedTls(request.tls, parts.hostname, connection._tls))
         else:
-            connection = cls(sock, Tls(request.tls, parts.hostname))
+            connection = cls(sock, Tls(request.tls, request.tls_name or parts.hostname))
         await connection._shake_hands()
         return connection
 

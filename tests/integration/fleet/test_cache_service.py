@@ -25,7 +25,14 @@ from pgetpy.settings.fleet_settings import FleetSettings
 from pgetpy.weights.cache import WeightsDownloadCache
 from tests.support.bodies import body
 from tests.support.checkpoints import file_of, floats, same
-from tests.support.faults import FinAfter, Redirect, Status
+from tests.support.faults import (
+    Fault,
+    FinAfter,
+    Redirect,
+    SilenceAfter,
+    SilenceBeforeHead,
+    Status,
+)
 from tests.support.fetching import extract, fetch, impatient
 from tests.support.processes import run
 from tests.support.resources import Resource
@@ -222,6 +229,18 @@ def test_a_service_that_is_away_is_asked_by_one_file_and_not_by_each(
     assert cache.connections - before == tried > 0
     (warning,) = warnings_in(caplog)
     assert "is not asked for now" in warning
+
+
+@pytest.mark.parametrize("fault", [SilenceBeforeHead(), SilenceAfter(1_000_000)])
+def test_a_service_that_falls_silent_gives_way_to_the_origin(
+    origin: Server, cache: Server, tmp_path: Path, fault: Fault
+) -> None:
+    cache.add("/model", Resource(BODY, faults=[fault]))
+    # It answers no probe either, as a stopped process does.
+    cache.add("*", Resource(faults=[SilenceBeforeHead()]))
+    settings = fleet(origin, cache)
+    fetch(origin.url("/model"), tmp_path / "got", fleet=settings, stall_timeout=60.0)
+    assert (tmp_path / "got").read_bytes() == BODY
 
 
 def test_another_version_at_the_service_gives_one_version(

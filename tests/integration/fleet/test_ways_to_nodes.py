@@ -8,15 +8,18 @@ import hashlib
 import io
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import pgetpy
+from pgetpy.core.fleet.node_list import NodeList
 from pgetpy.core.references.policy import Policy
 from pgetpy.errors import NotAllowedError
 from pgetpy.settings import Proxies, Settings
 from pgetpy.weights.cache import WeightsDownloadCache
+from tests.support.authority import Authority
 from tests.support.bodies import body
 from tests.support.faults import Late, Redirect, ResetAfter, Status, When, at_least
 from tests.support.fetching import fetch, impatient
@@ -140,6 +143,24 @@ def test_a_redirect_to_what_nodes_cover_goes_through_them(fleet: Fleet, tmp_path
     assert (tmp_path / "got").read_bytes() == BODY
     assert result.final_url == target
     assert fleet.origin.requests == []
+
+
+@pytest.mark.parametrize("name", ["localhost", HOST])
+def test_a_node_with_tls_needs_a_certificate_for_its_own_name(
+    fleet: Fleet, tmp_path: Path, ca: Authority, name: str
+) -> None:
+    # The origin's name in the certificate of a node would prove nothing.
+    with Server(tls=ca.context((name,))) as node:
+        node.add(PATH, Resource(BODY))
+        nodes = NodeList(names=(f"https://localhost:{node.port}",))
+        settings = fleet.settings(cacert=str(ca.pem), proxy_authorization=SECRET)
+        settings["fleet"] = replace(settings["fleet"], given=nodes)
+        fetch(fleet.url, tmp_path / "got", **settings)
+        assert (tmp_path / "got").read_bytes() == BODY
+        served = name == "localhost"
+        assert (node.requests != [], fleet.origin.requests == []) == (served, served)
+        assert all(seen.header("Authorization") == SECRET for seen in node.requests)
+        assert node.violations == []
 
 
 # --------------------------------------------------------------------- every kind of download

@@ -53,6 +53,14 @@ def test_what_is_not_a_list_of_nodes_is_refused(text: str) -> None:
         read_cache_nodes(text, "--cache-nodes")
 
 
+def test_a_node_with_tls_has_a_scheme_and_another_usual_port() -> None:
+    text = "https://A.example.com:443/,https://a.example.com:8443,a.example.com:443,https://[::1]"
+    names = ("https://a.example.com", "https://a.example.com:8443", "a.example.com:443")
+    assert read_cache_nodes(text, "x").names == (*names, "https://[::1]")
+    assert node_of(names[0], 0) == Node(names[0], "a.example.com", 443, 0, tls=True)
+    assert node_of("https://[::1]:1", 0) == Node("https://[::1]:1", "::1", 1, 0, tls=True)
+
+
 def test_a_node_has_a_host_and_a_port() -> None:
     assert node_of("a", 0) == Node("a", "a", 80, 0)
     assert node_of("[::1]:8080", 3) == Node("[::1]:8080", "::1", 8080, 3)
