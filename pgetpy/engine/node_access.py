@@ -11,8 +11,8 @@ machine's network rather than on a single node.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Set
+import asyncio
+from collections.abc import Awaitable, Callable, Set
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -31,6 +31,7 @@ from pgetpy.system.metrics_file import METRICS_FILE
 if TYPE_CHECKING:
     from pgetpy.core.fleet.node_list import Node
     from pgetpy.engine.hosts import Hosts
+    from pgetpy.engine.requests import Route
     from pgetpy.fleet.nodes import CacheNodes
     from pgetpy.settings import Settings
 
@@ -40,6 +41,8 @@ CONNECT_SECONDS = 1.0
 PROBE_SECONDS = 1.0
 _HEADERS = (("User-Agent", USER_AGENT), ("Accept", "*/*"), ("Accept-Encoding", "identity"))
 _LOG = RoomLog("fleet")
+
+Probe = Callable[[Request, float], Awaitable[bool]]
 
 _HEALTH: WeakKeyDictionary[CacheNodes, NodeHealth] = WeakKeyDictionary()
 
@@ -51,16 +54,21 @@ class NodeAccess:
         nodes: those of the process.
         settings: headers, and the nodes' own Authorization value.
         hosts: logins of ~/.netrc, and limits.
+        probe: returns whether a server answers, see `transports.probing`.
 
     Attributes:
         nodes: as given.
         host: stands for all nodes together: their pace, rate and latency.
     """
 
-    def __init__(self, nodes: CacheNodes, settings: Settings, hosts: Hosts) -> None:
+    def __init__(
+        self, nodes: CacheNodes, settings: Settings, hosts: Hosts, probe: Probe = answers
+    ) -> None:
         self.nodes = nodes
+        self._probe = probe
         self._settings = settings
         self._hosts = hosts
+        self._loop = asyncio.get_running_loop()
         self._health = _HEALTH.setdefault(nodes, NodeHealth())
         self._known: dict[str, Node] = {}
         pace = ConcurrencyController(hosts.ceiling, 1, machine_load)
@@ -91,7 +99,7 @@ class NodeAccess:
             failed: names of nodes that have failed this transfer.
         """
         for node in await self.nodes.choices(url, piece):
-            if node.name in failed or not self._health.admits(node.name, time.monotonic()):
+            if node.name in failed or not self._health.admits(node.name, self._loop.time()):
                 continue
             self._known[node.name] = node
             try:
@@ -116,7 +124,7 @@ class NodeAccess:
         return f"{asked.host}{asked.target}"
 
     def request(
-        self, node: Node, addresses: tuple[Address, ...], url: str, link: Link, asked: Span
+        self, node: Node, addresses: tuple[Address, ...], url: str, route: Route, asked: Span
     ) -> Request:
         """Return the request to `node` for a range of the object.
 
@@ -126,11 +134,12 @@ class NodeAccess:
             node: to ask.
             addresses: of the node.
             url: the object's, as the user wrote it.
-            link: the same, parsed.
+            route: the way to it; its target is the same, parsed.
             asked: the range.
         """
         METRICS_FILE.count("pgetpy_node_requests_total", label=node.name)
-        headers = headers_for(link.origin, link.origin, self._settings.headers)
+        origins = route.target.origin, route.link.origin
+        headers = headers_for(*origins, self._settings.headers)
         names = {name.lower() for name, _ in headers}
         headers[:0] = [each for each in _HEADERS if each[0].lower() not in names]
         headers.append(("Range", format_range(asked)))
@@ -169,7 +178,7 @@ class NodeAccess:
             age: seconds since the request was made that failed.
             reason: a clause for the log.
         """
-        now = time.monotonic()
+        now = self._loop.time()
         METRICS_FILE.note("pgetpy_node_down", 1, name)
         if self._health.lost(name, now, now - age):
             _LOG.warning("cache node %s is not asked for now: %s", name, reason)
@@ -190,14 +199,14 @@ class NodeAccess:
         origin. None where another probe is under way.
         """
         node = self._known[name]
-        if not self._health.may_probe(name, time.monotonic()):
+        if not self._health.may_probe(name, self._loop.time()):
             return None
         try:
             addresses = await self._addresses(node)
             url = f"{name}/" if node.tls else f"http://{name}/"
             tls = self._hosts.tls() if node.tls else None
             request = Request(url, (), addresses, None, tls, PROBE_SECONDS, trusted=True)
-            return await answers(request, PROBE_SECONDS)
+            return await self._probe(request, PROBE_SECONDS)
         except (OSError, UnicodeError):
             return False
         finally:

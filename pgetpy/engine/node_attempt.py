@@ -207,7 +207,7 @@ class NodeAttempt(Attempt):
     ) -> None:
         assert part.stop is not None
         asked = Span(part.start, part.stop)
-        request = self.access.request(node, addresses, self.url, self.route.target, asked)
+        request = self.access.request(node, addresses, self.url, self.route, asked)
         exchange = Exchange(request, part, asked, self._judge, self.context.throttle)
         exchange.blocking |= self.blocking
         exchange.source, exchange.piece = node.name, piece

@@ -19,6 +19,10 @@ from pgetpy.core.http.plan import Plan
 from pgetpy.core.http.range_request import RangeRequest
 from pgetpy.core.http.ranges import Span, Spans
 
+# Bytes of the first request. Few objects have just this size, and of one that has it is not certain
+# that its server does not give the range's end for the object's.
+_FIRST = 1_000_003
+
 
 class PiecePlan(Plan):
     """A plan whose ranges stop at the borders of pieces.
@@ -42,7 +46,8 @@ class PiecePlan(Plan):
     @classmethod
     def of(cls, plan: Plan, piece: int) -> PiecePlan:
         """Return `plan`, which has not begun, with the borders of pieces."""
-        made = cls(chunk_size=plan.chunk_size, first=plan.first, held=plan.held, piece=piece)
+        first = min(plan.first, _FIRST)
+        made = cls(chunk_size=plan.chunk_size, first=first, held=plan.held, piece=piece)
         made.window = plan.window
         return made
 
