@@ -31,7 +31,6 @@ from pgetpy.system.metrics_file import METRICS_FILE
 if TYPE_CHECKING:
     from pgetpy.core.fleet.node_list import Node
     from pgetpy.engine.hosts import Hosts
-    from pgetpy.engine.requests import Route
     from pgetpy.fleet.nodes import CacheNodes
     from pgetpy.settings import Settings
 
@@ -124,7 +123,12 @@ class NodeAccess:
         return f"{asked.host}{asked.target}"
 
     def request(
-        self, node: Node, addresses: tuple[Address, ...], url: str, route: Route, asked: Span
+        self,
+        node: Node,
+        addresses: tuple[Address, ...],
+        url: str,
+        origins: tuple[Origin, Origin],
+        asked: Span,
     ) -> Request:
         """Return the request to `node` for a range of the object.
 
@@ -134,11 +138,10 @@ class NodeAccess:
             node: to ask.
             addresses: of the node.
             url: the object's, as the user wrote it.
-            route: the way to it; its target is the same, parsed.
+            origins: its origin, and the one that the user's headers are meant for.
             asked: the range.
         """
         METRICS_FILE.count("pgetpy_node_requests_total", label=node.name)
-        origins = route.target.origin, route.link.origin
         headers = headers_for(*origins, self._settings.headers)
         names = {name.lower() for name, _ in headers}
         headers[:0] = [each for each in _HEADERS if each[0].lower() not in names]

@@ -207,7 +207,8 @@ class NodeAttempt(Attempt):
     ) -> None:
         assert part.stop is not None
         asked = Span(part.start, part.stop)
-        request = self.access.request(node, addresses, self.url, self.route, asked)
+        origins = self.route.target.origin, self.route.link.origin
+        request = self.access.request(node, addresses, self.url, origins, asked)
         exchange = Exchange(request, part, asked, self._judge, self.context.throttle)
         exchange.blocking |= self.blocking
         exchange.source, exchange.piece = node.name, piece

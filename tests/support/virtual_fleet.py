@@ -188,7 +188,7 @@ class VirtualFleet:
 
 
 class _VirtualNodes(CacheNodes):
-    async def addresses(self, node: Node) -> tuple[NodeAddress, ...]:
+    async def addresses(self, node: Node, given: str = "") -> tuple[NodeAddress, ...]:
         return ((2, (node.host, node.port)),)
 
 
