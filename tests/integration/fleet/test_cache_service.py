@@ -310,12 +310,18 @@ def test_headers_without_secrets_go_along(origin: Server, cache: Server, tmp_pat
     assert {seen.header("X-Team") for seen in cache.requests} == {"a"}
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "weights.example"])
 def test_a_policy_judges_the_origin_before_the_service_is_asked(
-    origin: Server, cache: Server, tmp_path: Path
+    origin: Server, cache: Server, tmp_path: Path, host: str
 ) -> None:
-    settings = impatient(fleet=fleet(origin, cache, force_service=True), policy=Policy())
+    settings = impatient(
+        fleet=fleet(origin, cache, force_service=True),
+        policy=Policy(),
+        # A public name that leads to a host of this network.
+        resolve={("weights.example", origin.port): "127.0.0.1"},
+    )
     with pytest.raises(NotAllowedError):
-        pgetpy.download(origin.url("/model"), tmp_path / "got", settings=settings)
+        pgetpy.download(origin.url("/model", host=host), tmp_path / "got", settings=settings)
     assert (origin.requests, cache.requests) == ([], [])
 
 
