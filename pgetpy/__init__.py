@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pgetpy.core.report.uploads import UploadResult
     from pgetpy.errors import PgetError
     from pgetpy.settings import Settings
+    from pgetpy.settings.fleet_settings import FleetSettings
     from pgetpy.sources.s3 import S3
     from pgetpy.weights.cache import WeightsDownloadCache
 
@@ -44,6 +45,7 @@ _HOMES = {
     "Checksum": "pgetpy.core.references.checksums",
     "DownloadFailure": "pgetpy.core.report.results",
     "DownloadResult": "pgetpy.core.report.results",
+    "FleetSettings": "pgetpy.settings.fleet_settings",
     "Job": "pgetpy.core.references.jobs",
     "Limits": "pgetpy.core.archives.limits",
     "PgetError": "pgetpy.errors",
@@ -71,6 +73,7 @@ __all__ = [
     "Checksum",
     "DownloadFailure",
     "DownloadResult",
+    "FleetSettings",
     "Job",
     "Limits",
     "PgetError",

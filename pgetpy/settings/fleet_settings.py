@@ -6,7 +6,7 @@ only their names, and the parser looks for a flag here if it is not in `settings
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from pgetpy.core.text.values import (
     read_text,
     size_reader,
 )
+from pgetpy.errors import BadSettingError
 from pgetpy.settings.options import Option, Texts, by_variable, variable
 
 # What pget sends through cache nodes unless PGET_CACHE_URI_PREFIXES says otherwise.
@@ -106,6 +107,51 @@ class FleetSettings:
     force_service: bool = False
     piece: int | None = None
     disabled: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        cache_nodes: str,
+        *,
+        cache_prefixes: Sequence[str] | None = None,
+        cache_piece: int | None = None,
+    ) -> FleetSettings:
+        """Return settings with these cache nodes, and with pget's defaults for what is left out.
+
+        Args:
+            cache_nodes: `HOST[:PORT],HOST[:PORT]`, with https:// in front of those with TLS, or
+                `srv://NAME`.
+            cache_prefixes: what begins with these URLs goes through the nodes.
+            cache_piece: bytes of a file that one node serves.
+
+        Raises:
+            BadSettingError: a value is invalid.
+        """
+        return cls().changed(cache_nodes, cache_prefixes, cache_piece)
+
+    def changed(
+        self,
+        cache_nodes: str | None,
+        cache_prefixes: Sequence[str] | None,
+        cache_piece: int | None,
+    ) -> FleetSettings:
+        """As `of`, but leave as it is what is None. Without text, `cache_nodes` means none at all.
+
+        Raises:
+            BadSettingError: a value is invalid.
+        """
+        changes: dict[str, Any] = {}
+        if cache_nodes is not None:
+            given = read_cache_nodes(cache_nodes, "cache_nodes") if cache_nodes else None
+            changes |= {"given": given, "disabled": given is None}
+        if cache_prefixes is not None:
+            changes["prefixes"] = tuple(cache_prefixes)
+        if cache_piece is not None:
+            if cache_piece < SMALLEST_PIECE:
+                reason = f"must be at least {SMALLEST_PIECE} bytes"
+                raise BadSettingError("cache_piece", str(cache_piece), reason)
+            changes["piece"] = cache_piece
+        return replace(self, **changes)
 
     @property
     def nodes(self) -> NodeList | None:

@@ -69,21 +69,10 @@ def _with_nodes(
     """
     if cache_nodes is None and cache_prefixes is None and cache_piece is None:
         return settings
-    from pgetpy.core.fleet.node_list import read_cache_nodes
-    from pgetpy.settings.fleet_settings import SMALLEST_PIECE, FleetSettings
+    from pgetpy.settings.fleet_settings import FleetSettings
 
     fleet = settings.fleet or FleetSettings()
-    if cache_nodes is not None:
-        given = read_cache_nodes(cache_nodes, "cache_nodes") if cache_nodes else None
-        fleet = replace(fleet, given=given, disabled=given is None)
-    if cache_prefixes is not None:
-        fleet = replace(fleet, prefixes=tuple(cache_prefixes))
-    if cache_piece is not None:
-        if cache_piece < SMALLEST_PIECE:
-            reason = f"must be at least {SMALLEST_PIECE} bytes"
-            raise BadSettingError("cache_piece", str(cache_piece), reason)
-        fleet = replace(fleet, piece=cache_piece)
-    return replace(settings, fleet=fleet)
+    return replace(settings, fleet=fleet.changed(cache_nodes, cache_prefixes, cache_piece))
 
 
 def completed(

@@ -89,6 +89,7 @@ def test_the_public_names_are_these_and_no_others() -> None:
         "Checksum",
         "DownloadFailure",
         "DownloadResult",
+        "FleetSettings",
         "Job",
         "Limits",
         "PgetError",

@@ -269,3 +269,11 @@ def test_verbose_is_a_log_level_and_extract_an_output() -> None:
 def test_a_bad_value_of_the_command_lines_own_is_refused(flag: str) -> None:
     with pytest.raises(BadSettingError, match=OPTION[flag].variable):
         Console.from_environment({OPTION[flag].variable: "nonsense"})
+
+
+def test_a_program_names_nodes_as_the_command_line_does() -> None:
+    fleet = FleetSettings.of("a,https://b:1", cache_prefixes=["http://h"], cache_piece=1 << 20)
+    assert fleet.nodes == NodeList(names=("a", "https://b:1"))
+    assert (fleet.prefixes, fleet.piece) == (("http://h",), 1 << 20)
+    with pytest.raises(BadSettingError, match="cache_nodes"):
+        FleetSettings.of("http://a")
