@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pgetpy.core.generations.environment_variables import (
+    ENVIRONMENTS_VARIABLE,
     composed_variables,
     wanted_environments,
     wanted_generation,
@@ -53,15 +54,18 @@ class HeldGeneration:
         """Return the variables by which a program finds its Python environments in here.
 
         Args:
-            environ: PGET_ENV in it names environments, or else the variables of monobase do. What
-                PYTHONPATH, PATH and LD_LIBRARY_PATH hold is searched after them.
+            environ: PGET_ENV in it names environments, or else the variables of monobase do; these
+                do not count in a generation that has no environments. What PYTHONPATH, PATH and
+                LD_LIBRARY_PATH hold is searched after them.
 
         Raises:
             BadEnvironmentError: there is none with such a name.
             UsageError: they are for different versions of Python.
         """
-        names = wanted_environments(environ)
-        return composed_variables(environ, environment_folders(self.tree / ENVIRONMENTS, names))
+        above = self.tree / ENVIRONMENTS
+        if not above.is_dir() and not environ.get(ENVIRONMENTS_VARIABLE):
+            return {}
+        return composed_variables(environ, environment_folders(above, wanted_environments(environ)))
 
     def close(self) -> None:
         """End the use. Calling it again has no effect."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -180,6 +181,21 @@ def test_a_program_and_data_with_the_same_bytes_stay_apart(node: Builds, wheels:
     folder = node.build("both")
     assert os.access(folder / "both/a", os.X_OK)
     assert not folder.joinpath("both/b").stat().st_mode & 0o111
+
+
+@pytest.mark.soak
+def test_a_file_with_as_many_links_as_it_may_have_begins_a_second_one(node: Builds) -> None:
+    first = node.build("tool") / "tool/big.bin"
+    links = node.root / "links"
+    links.mkdir()
+    with suppress(OSError):
+        for number in range(70_000):
+            os.link(first, links / str(number))
+    if len(os.listdir(links)) == 70_000:
+        pytest.skip("this file system does not limit the links of a file")
+    second, third = (node.build("tool", *more) for more in ((), ("base",)))
+    assert not first.samefile(second / "tool/big.bin")
+    assert faults_in(second) == faults_in(third) == {}
 
 
 def test_files_cannot_be_written(node: Builds) -> None:

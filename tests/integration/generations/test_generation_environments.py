@@ -141,6 +141,17 @@ def test_what_is_used_within_a_block_is_found_by_its_children(node: Node) -> Non
         pass
 
 
+def test_variables_of_monobase_do_not_count_where_there_are_no_environments(node: Node) -> None:
+    node.generations.build(node.lock(6, {"model": b"weights"}))
+    with use(node.root, {"R8_PYTHON_VERSION": HERE}) as files:
+        assert (files / "model").read_bytes() == b"weights"
+    with (
+        pytest.raises(BadEnvironmentError, match="there is none"),
+        use(node.root, {"PGET_ENV": "e"}),
+    ):
+        pass
+
+
 def test_a_cleaned_cache_of_uv_costs_nothing(node: Node, wheels: Path) -> None:
     make_wheel(wheels, "addition", "1.0", {"addition.py": b"y = 1\n"})
     node.generations.build(locked(node, 6, "tool"))
