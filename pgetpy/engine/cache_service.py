@@ -99,8 +99,9 @@ def service_routes(settings: Settings, hosts: Hosts, url: str, link: Link) -> li
     if service is None or not link.origin.host:
         return []
     # A reference such as hf://OWNER/NAME is by now located at a URL of its service.
-    asked = service.url_for(url if url.lower().startswith("http") else link.url)
-    if not asked:
+    written = url if url.lower().startswith("http") else link.url
+    asked = service.url_for(written)
+    if not asked or not service.keeps(written):
         return []
     if needs_credentials(link, settings, hosts):
         _LOG.debug("%s needs credentials, and does not go through the cache service", link)

@@ -87,9 +87,12 @@ class CacheNodes:
         self._addresses: dict[str, tuple[float, tuple[NodeAddress, ...]]] = {}
 
     def covers(self, url: str) -> bool:
-        """Whether `url`, as the user wrote it, is under a prefix that goes through the nodes."""
+        """Whether `url`, as the user wrote it, is under a prefix that goes through the nodes, and
+        means the same object there."""
         parsed = _parsed(url)
-        return parsed is not None and self._prefixes.cover(parsed)
+        if parsed is None or (self._path_proxy and parsed.doubles_slashes):
+            return False
+        return self._prefixes.cover(parsed)
 
     def request(self, url: str) -> NodeRequest:
         """Return what to ask a node for, to get `url` through it."""

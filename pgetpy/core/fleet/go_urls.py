@@ -47,6 +47,12 @@ class GoUrl:
         """The path without escapes, which is what prefixes are compared with."""
         return _decoded(self.escaped_path)
 
+    @property
+    def doubles_slashes(self) -> bool:
+        """Whether the path has empty segments, which a path proxy drops. In a bucket that is the
+        name of another object."""
+        return "//" in self.escaped_path
+
     def __str__(self) -> str:
         user = f"{self.user}@" if self.user is not None else ""
         authority = f"//{user}{self.host}" if self.host or user or self.scheme else ""

@@ -28,7 +28,8 @@ class UrlPrefixes:
 
 
 def parse_prefixes(texts: Iterable[str]) -> UrlPrefixes:
-    """Return the prefixes that `texts` name. One without a host, or that is not a URL, covers
-    nothing, as in pget."""
+    """Return the prefixes that `texts` name. One without a scheme or a host covers nothing, as in
+    pget."""
     parsed = (parse_go_url(text) for text in texts)
-    return UrlPrefixes(tuple((each.host, each.path) for each in parsed if each and each.host))
+    named = (each for each in parsed if each is not None and each.scheme and each.host)
+    return UrlPrefixes(tuple((each.host, each.path) for each in named))

@@ -59,6 +59,11 @@ class CacheService:
     path_proxy: bool = False
     force: bool = False
 
+    def keeps(self, url: str) -> bool:
+        """Whether `url` means the same object at the service."""
+        parsed = parse_go_url(url)
+        return not (self.path_proxy and parsed is not None and parsed.doubles_slashes)
+
     def url_for(self, url: str) -> str:
         """Return `url` as it is asked of the service, without user, password and fragment; empty if
         it does not go through it.

@@ -106,6 +106,20 @@ def test_what_is_under_no_prefix_comes_from_its_origin_unless_all_is_forced(
     assert (len(origin.requests), len(cache.requests) > 0) == (asked, True)
 
 
+def test_doubled_slashes_are_kept_and_do_not_go_through_a_path_proxy(
+    origin: Server, cache: Server, tmp_path: Path
+) -> None:
+    for server in (origin, cache):
+        server.add("/a//b", Resource(OTHER))
+    settings = fleet(origin, cache)
+    fetch(origin.url("/a//b"), tmp_path / "a", fleet=settings)
+    assert (origin.requests, len(cache.requests) > 0) == ([], True)
+    asked = len(cache.requests)
+    fetch(origin.url("/a//b"), tmp_path / "b", fleet=replace(settings, path_proxy=True))
+    assert (tmp_path / "b").read_bytes() == OTHER
+    assert len(cache.requests) == asked
+
+
 @pytest.mark.parametrize("off", [{"disabled": True}, {"given": NodeList(names=("127.0.0.1:1",))}])
 def test_without_the_service_or_with_nodes_it_is_not_asked(
     origin: Server, cache: Server, tmp_path: Path, off: dict[str, Any]

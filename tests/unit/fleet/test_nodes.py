@@ -126,6 +126,13 @@ def test_only_urls_under_a_prefix_are_covered() -> None:
     ]
 
 
+def test_doubled_slashes_do_not_go_through_a_path_proxy_which_drops_them() -> None:
+    url = URL.replace("/model", "//model")
+    proxied = FleetSettings(given=LISTED.given, path_proxy=True)
+    assert CacheNodes(LISTED).covers(url)
+    assert not CacheNodes(proxied).covers(url)
+
+
 def test_a_request_names_the_origin_in_its_host_or_in_its_path() -> None:
     proxied = FleetSettings(given=LISTED.given, path_proxy=True)
     plain, below = CacheNodes(LISTED).request(URL), CacheNodes(proxied).request(URL)

@@ -74,6 +74,12 @@ def test_an_index_cannot_make_a_list_of_billions(index: str) -> None:
         nodes_of_srv([(f"cache-{index}.c.", 80)])
 
 
+def test_a_prefix_without_a_scheme_covers_nothing() -> None:
+    url = parse_go_url("https://example.com/x")
+    assert url is not None
+    assert not parse_prefixes(["//example.com"]).cover(url)
+
+
 @pytest.mark.parametrize(
     "url", ["https://example.com/%2e%2e/x", "https://example.com/a/%2E./../..", "https://e/..%2fx"]
 )
