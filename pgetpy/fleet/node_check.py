@@ -1,8 +1,8 @@
 """Tries a cache node as clients will use it, many at a time, and says what is wrong with it.
 
-Some trials need a piece that the node does not have yet. A made-up argument makes one of any object
-(`_Check.fresh`), because an argument that is part of a signature cannot be added, URLs that are
-signed are checked without these trials, and so are nodes whose keys leave out all arguments.
+Some trials need a piece that the node does not have yet. A made-up argument makes any object new
+(`_Check.fresh`). A signed URL takes no further argument, and the keys of some nodes leave arguments
+out: there these trials are skipped.
 
 Whether a read asked the origin is what the node's headers say, and otherwise how long it took.
 """

@@ -37,7 +37,7 @@ class MetricsFile:
         call_in_children(self._begin)
 
     def _begin(self) -> None:
-        # Of what was counted before a fork, the parent tells.
+        # The parent writes what was counted before a fork.
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._pending: dict[tuple[str, str], float] = {}

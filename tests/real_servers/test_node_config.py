@@ -48,7 +48,8 @@ def test_nginx_accepts_the_configuration(
         tokens = tmp_path / "tokens"
         tokens.write_text(f'"Bearer {"x" * 200}" 1;\n')
         changes |= {"token_file": str(tokens)}
-    origins = ["https://weights.example", "http://10.0.0.1:8080", f"https://{'a' * 60}.example"]
+    origins = ["https://weights.example", "http://10.0.0.1:8080", "http://[fd00::1]:8080",
+               f"https://{'a' * 60}.example"]  # fmt: skip
     text = configuration(origins, tmp_path, free_port(), **changes)
     command = nginx_command(tmp_path, text)[:-2]
     tried = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False)
@@ -129,6 +130,17 @@ def test_redirects_are_followed_and_what_they_lead_to_is_kept(
     assert [(each.status, each.body == DATA) for each in (first, again)] == [(200, True)] * 2
     assert sorted(other_server.asked("/blob")) == RANGES
     assert len(server.seen("/x")) == 1
+
+
+def test_what_is_behind_a_redirect_is_fetched_once_for_all_who_wait(
+    server: Server, other_server: Server
+) -> None:
+    target = other_server.add("/blob", Resource(DATA))
+    url = server.add("/x", Resource(faults=[Redirect(target)]))
+    with nginx_node(url) as node, ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: through(node, server), range(8)))
+    assert [answer.body == DATA for answer in answers] == [True] * 8
+    assert sorted(other_server.asked("/blob")) == RANGES
 
 
 def test_where_a_redirect_leads_on_and_on_it_is_passed_on(server: Server) -> None:
