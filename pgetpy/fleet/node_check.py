@@ -32,7 +32,7 @@ _FIRST = (0, 1)
 _STORE_SECONDS = 60.0
 _LOOK_SECONDS = 0.05
 # What a read takes at least longer from an origin than from the node's disk, where only time tells.
-_TELLING_SECONDS = 0.02
+_TELLING_SECONDS = 0.1
 _NOT_NEW = "not tried, nor locks and secrets: arguments cannot make this object a new one"
 _SIGNATURE = re.compile(
     r"(?<=[?&])((?:x-amz-signature|x-goog-signature|signature|sig)=)([^&]+)", re.IGNORECASE
@@ -98,7 +98,8 @@ class _Check:
             return
         yield findings.judge_version(first, self.truth)
         yield findings.judge_redirect(first, self.hops)
-        yield from self._try_caching(first.size or 0)
+        for finding in self._try_caching(first.size or 0):
+            yield finding if self.swift is None else findings.judged_by_time(finding)
         yield from self._try_bytes(first.size or 0, first.headers.get("etag", ""))
         yield from self._try_refusals()
 

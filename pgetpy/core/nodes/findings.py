@@ -76,6 +76,13 @@ def skipped(trial: str, words: str) -> NodeFinding:
     return NodeFinding(trial, NodeVerdict.SKIPPED, words)
 
 
+def judged_by_time(finding: NodeFinding) -> NodeFinding:
+    """Return a finding that rests on how long reads took: other causes are possible."""
+    if finding.verdict is not NodeVerdict.FAULT:
+        return finding
+    return note(finding.trial, f"{finding.words}, as far as times tell", finding.remedy)
+
+
 def judge_reach(reading: Reading, origin: Reading) -> NodeFinding:
     """Judge the first answer of the node: whether it serves the object at all."""
     trial = "answer"
@@ -282,9 +289,9 @@ def judge_missing(readings: Sequence[Reading], origin: Reading, misses: int | No
         return note(trial, words, remedy)
     heads = [each.head_seconds for each in readings]
     in_turn = max(heads) - min(heads) > _IN_STEP
-    if in_turn or (misses is not None and misses > 2):
+    if in_turn if misses is None else misses > 2:
         words = f"{len(readings)} reads of what does not exist "
-        words += "wait for one another" if in_turn else f"ask the origin {misses} times"
+        words += "wait for one another" if misses is None else f"ask the origin {misses} times"
         return fault(trial, words, "proxy_cache_valid 404 410 5s; proxy_cache_lock on;")
     return fine(trial, f"passes the origin's {status} on to all who wait")
 

@@ -13,6 +13,7 @@ from tests.support.bodies import body
 from tests.support.faults import (
     FinAfter,
     IgnoreRange,
+    Late,
     OtherRange,
     Redirect,
     Status,
@@ -206,3 +207,17 @@ def test_the_configuration_comes_as_json_too() -> None:
     assert json.loads(run("node", "config", *flags, "--json").out) == {
         "configuration": text.rstrip("\n")
     }
+
+
+def test_what_times_alone_tell_is_a_note(server: Server, node: Server) -> None:
+    # The second new object is that of the trial of pieces; from then on all is fast.
+    url = server.add("/x", RIGHT)
+    node.add("/x", replace(RIGHT, faults=[Late(0.5, when=When(request=2))]))
+    ended = check(url, node, "--json")
+    found = trials(ended)
+    assert ended.code == 0, ended.out
+    assert found["storing"][0] == "fine"
+    assert found["secrets"][:2] == (
+        "note",
+        "gives to everyone what it has fetched with someone's Authorization, as far as times tell",
+    )
