@@ -46,6 +46,8 @@ _DESCRIPTORS_FOR_FILES = 64
 # From so many bytes, or seconds, on the rate of a body means something.
 _TELLING = 512 * 1024
 _TELLING_SECONDS = 0.02
+# What the head of an answer counts for, in bytes.
+_HEAD = 1000
 # Guards a division: a body may come with its head.
 _SHORTEST = 0.001
 _LOG = RoomLog("engine")
@@ -107,9 +109,9 @@ class Host:
         Returns:
             Whether there may be more connections now. They are opened at once, not a tick later.
         """
-        self.pace.observe(
-            now, self.moved, self.ended, self.busy, self.delivering, self.latency.typical
-        )
+        # A host that only redirects moves nothing: its answers themselves tell what pays.
+        moved = self.moved + self.ended * _HEAD
+        self.pace.observe(now, moved, self.ended, self.busy, self.delivering, self.latency.typical)
         before = self._told
         if self.pace.level != before:
             self._tell_level()

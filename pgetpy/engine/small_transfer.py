@@ -60,7 +60,8 @@ class SmallTransfer(Transfer):
                 lane.slots.note_small()
                 single = self._answer.whole and not route.whole_first
                 return Provenance(route.target.url, self._answer, single), False
-            lane.slots.note_large()
+            head = self._begun.head if isinstance(self._begun, SmallRequest) else None
+            lane.slots.note(_plain_length(head) if head is not None else None)
         return await super()._from_any()
 
     async def _release(self) -> None:

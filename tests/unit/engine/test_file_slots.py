@@ -55,3 +55,18 @@ def test_what_small_files_have_added_large_ones_take_away() -> None:
         return slots._free.locked()
 
     assert asyncio.run(scenario())
+
+
+def test_a_file_counts_by_its_size_once_that_is_known() -> None:
+    async def scenario(size: int | None) -> int:
+        slots = FileSlots(64)
+        for _ in range(100):
+            slots.note(size)
+        taken = 0
+        while not slots._free.locked():
+            await slots.__aenter__()
+            taken += 1
+        return taken
+
+    sizes = (8 << 20, (8 << 20) + 1, None)
+    assert [asyncio.run(scenario(size)) for size in sizes] == [64, 20, 20]
