@@ -22,19 +22,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pgetpy.core.destinations.journal import Journal, Subject
 from pgetpy.core.destinations.names import journal_name
 from pgetpy.core.http.answers import Answer, Identity
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.sink import Sink
-from pgetpy.core.references.checksums import Digest
 from pgetpy.core.references.jobs import Job
 from pgetpy.destinations.sinks.ledger import Ledger
 from pgetpy.settings import Settings
 from pgetpy.system.file_locks import locks_exclude
 from pgetpy.system.filesystem import ReservedPaths, check_room, disk_errors
+
+if TYPE_CHECKING:
+    from pgetpy.core.references.checksums import Digest
 
 # Reads into a buffer from a position on; returns how many bytes.
 ReadBack = Callable[[int, memoryview], int]

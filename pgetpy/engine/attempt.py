@@ -182,7 +182,7 @@ class Attempt:
 
     def _turn_to(self, host: Host) -> None:
         """Send requests to `host` from now on."""
-        if self._host is not host:
+        if self._host is not None and self._host is not host:
             self._watchdog.leave(self._host)
         self._host = host
         self.plan.latency = host.latency

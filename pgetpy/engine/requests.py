@@ -255,7 +255,7 @@ class Route:
             given = self.link.authorization or self._settings.origin_authorization
             if given is not None:
                 return given
-        return self._hosts.login(asked)
+        return self._hosts.login(asked) if self._settings.use_netrc else None
 
 
 def _with_cookies(

@@ -158,10 +158,10 @@ class Transfer:
     async def _from(self, route: Route) -> tuple[Provenance, bool]:
         """Fetch by `route`, and again from the start where what is held proves useless."""
         while True:
-            self._counts.requests += await self._verifier.learn_early(self._context, route)
-            self._destination.new_digest = (
-                self._verifier.new_hash if self._verifier.expected else None
-            )
+            if self._destination.blocks:  # it hashes what passes
+                verifier = self._verifier
+                self._counts.requests += await verifier.learn_early(self._context, route)
+                self._destination.new_digest = verifier.new_hash if verifier.expected else None
             await self._wait_for_others()
             try:
                 if self._destination.finished is not None:
