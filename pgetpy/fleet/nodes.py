@@ -90,7 +90,9 @@ class CacheNodes:
         """Whether `url`, as the user wrote it, is under a prefix that goes through the nodes, and
         means the same object there."""
         parsed = _parsed(url)
-        if parsed is None or (self._path_proxy and parsed.doubles_slashes):
+        if parsed is None or not parsed.host.isascii():
+            return False
+        if self._path_proxy and parsed.doubles_slashes:
             return False
         return self._prefixes.cover(parsed)
 

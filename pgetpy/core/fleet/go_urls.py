@@ -61,7 +61,7 @@ class GoUrl:
 
 def parse_go_url(text: str) -> GoUrl | None:
     """Return `text` in its parts, as Go's http.NewRequest has it; None if Go refuses it."""
-    if any(ord(char) < 0x20 or ord(char) == 0x7F for char in text):
+    if any(ord(char) < 0x20 or ord(char) == 0x7F for char in text) or not _is_bytes(text):
         return None
     text, _, fragment = text.partition("#")
     scheme_match = _SCHEME.match(text)
@@ -99,10 +99,10 @@ def _colon(text: str) -> int:
 def _escaped(text: str, plain: frozenset[int]) -> str:
     """Return `text`, which may hold escapes, as Go prints it: as it is if that is valid, otherwise
     decoded and escaped anew."""
-    raw = text.encode("utf-8", "surrogateescape")
+    raw = _bytes(text)
     if all(byte in plain or byte in _ACCEPTED for byte in raw):
         return text
-    return _escape(unquote_to_bytes(text), plain)
+    return _escape(unquote_to_bytes(raw), plain)
 
 
 def _escape(raw: bytes, plain: frozenset[int]) -> str:
@@ -111,9 +111,22 @@ def _escape(raw: bytes, plain: frozenset[int]) -> str:
 
 def _escaped_user(user: str) -> str:
     name, colon, password = user.partition(":")
-    parts = [_escape(unquote_to_bytes(each), _USER) for each in (name, password)]
+    parts = [_escape(unquote_to_bytes(_bytes(each)), _USER) for each in (name, password)]
     return colon.join(parts) if colon else parts[0]
 
 
 def _decoded(text: str) -> str:
     return unquote(text, errors="surrogateescape")
+
+
+def _bytes(text: str) -> bytes:
+    # Arguments of a command line that are not UTF-8 have surrogates for their bytes.
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _is_bytes(text: str) -> bool:
+    try:
+        _bytes(text)
+    except UnicodeEncodeError:
+        return False
+    return True

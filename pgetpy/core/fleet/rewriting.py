@@ -12,11 +12,14 @@ below the host that it belongs to: a policy has judged that host.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from urllib.parse import quote
 
 from pgetpy.core.fleet.go_urls import GoUrl, parse_go_url
 from pgetpy.core.fleet.prefixes import UrlPrefixes
 from pgetpy.errors import BadSettingError
 from pgetpy.errors.redact import redact
+
+_QUERY_SAFE = "/%:@!$&'()*+,;=~-._[]?|\\^`{}"
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,9 @@ def node_request(url: GoUrl, *, path_proxy: bool) -> NodeRequest:
         path_proxy: whether the origin's host becomes the first path element.
     """
     path = _below_host(url, url.host.lower()) if path_proxy else url.escaped_path or "/"
-    return NodeRequest(f"{path}{url.query}", url.host)
+    # Go prints a query as it is. In a request it must not have blanks, nor what is not ASCII.
+    query = quote(url.query, safe=_QUERY_SAFE, errors="surrogateescape")
+    return NodeRequest(f"{path}{query}", url.host)
 
 
 @dataclass(frozen=True)

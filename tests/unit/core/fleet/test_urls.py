@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pgetpy.core.fleet.go_urls import parse_go_url
 from pgetpy.core.fleet.prefixes import parse_prefixes
@@ -96,3 +98,20 @@ def test_the_path_proxy_keeps_a_path_below_its_host(url: str) -> None:
 )
 def test_what_go_refuses_is_not_a_url(text: str) -> None:
     assert parse_go_url(text) is None
+
+
+URLS = st.text("ab/:?#@[]%2F.\\ ü\udc80\ud800\x00&=+,;'\"<>|^~*()!", max_size=20)
+
+
+@given(URLS)
+def test_any_text_is_refused_or_printed_in_a_form_that_stays(text: str) -> None:
+    url = parse_go_url(f"https://example.com/{text}")
+    if url is None:
+        return
+    again = parse_go_url(str(url))
+    assert str(again) == str(url)
+    target = node_request(url, path_proxy=True).target
+    assert target.isascii()
+    assert " " not in target
+    assert target.startswith("/example.com")
+    assert "/../" not in target
