@@ -29,7 +29,7 @@ from pgetpy.errors.redact import redact
 from pgetpy.lora.composer import LoraComposer
 from pgetpy.pipelines.building import BuiltPipeline, PipelineBuilder
 from pgetpy.pipelines.digests import FileDigests
-from pgetpy.pipelines.loading import LoadSource, load_pipeline
+from pgetpy.pipelines.loader import LoadSource, load_pipeline
 from pgetpy.pipelines.lora_files import PlannedLoras, slots_for
 from pgetpy.pipelines.planning import Planner
 from pgetpy.pipelines.tree_links import TreeSource

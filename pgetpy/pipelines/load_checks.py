@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pgetpy.system import polling
 _NAMED = 8
 # A load outside of `loading()` makes its modules within this time.
 _PATIENCE = 5.0
+_PLAIN = frozenset({bool, int, float, str, dict, list, set, tuple, type(None), OrderedDict})
 
 
 def is_poisoned() -> bool:
@@ -80,10 +82,11 @@ def check_vocabulary(component: str, part: Any, folder: Path, shown: str) -> Non
 def left_on_meta(modules: Mapping[str, Any]) -> list[str]:
     """Return the tensors of `modules` that have no values, with the name of their component."""
     return [
-        f"{component}.{name}"
+        f"{component}.{path}.{name}" if path else f"{component}.{name}"
         for component, module in modules.items()
-        for name, tensor in _tensors_of(module)
-        if tensor.is_meta
+        for path, part in module.named_modules()
+        for name, value in _values_of(part)
+        if getattr(value, "is_meta", False) is True
     ]
 
 
@@ -93,6 +96,9 @@ def check_dtype(component: str, module: Any, wanted: str) -> None:
     Raises:
         BadSettingError: it is not.
     """
+    names = {str(each.dtype) for each in module.parameters() if each.is_floating_point()}
+    if names <= {f"torch.{wanted}"}:
+        return
     kept = {
         name
         for part in module.modules()
@@ -115,13 +121,13 @@ def named(names: list[str]) -> str:
     return ", ".join(names[:_NAMED]) + more
 
 
-def _tensors_of(module: Any) -> Iterator[tuple[str, Any]]:
-    """Yield parameters, buffers (also those that are not saved), and plain tensor attributes."""
-    import torch
-
-    yield from module.named_parameters()
-    yield from module.named_buffers()
-    for path, part in module.named_modules():
-        for name, value in vars(part).items():
-            if isinstance(value, torch.Tensor):
-                yield f"{path}.{name}" if path else name, value
+def _values_of(part: Any) -> Iterator[tuple[str, Any]]:
+    """Yield parameters, buffers (also those that are not saved), and plain attributes of one
+    module, without those inside it."""
+    own = vars(part)
+    yield from (own.get("_parameters") or {}).items()
+    yield from (own.get("_buffers") or {}).items()
+    # Most attributes of a module are plain values, and there are tens of thousands.
+    for name, value in own.items():
+        if type(value) not in _PLAIN:
+            yield name, value

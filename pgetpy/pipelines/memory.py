@@ -61,6 +61,8 @@ class PipelineMemory:
             coming: what is going to be added.
             used: the key of a pipeline that stays.
         """
+        if not any(most is not None for most in self._budget):
+            return []
         with self._lock:
             uses = [
                 replace(each.use, held=True) if each.key == used else each.use

@@ -17,7 +17,7 @@ from pgetpy.core.pipelines.specs import PipelineSpec
 from pgetpy.lora.base import parts_of
 from pgetpy.pipelines.building import BuiltPipeline, PipelineBuilder
 from pgetpy.pipelines.fetching import held_files
-from pgetpy.pipelines.loading import LoadSource, load_pipeline, modules_of
+from pgetpy.pipelines.loader import LoadSource, load_pipeline, modules_of
 from pgetpy.pipelines.lora_files import ComposedLora, Composition, PlannedLoras, slots_for
 from pgetpy.pipelines.memory import PipelineMemory
 from pgetpy.pipelines.resident import LentView, ResidentPipeline, is_stateful

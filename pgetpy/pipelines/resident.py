@@ -15,7 +15,7 @@ from pgetpy.core.pipelines.memory import MemoryUse, Storage
 from pgetpy.lora.base import adapters_in
 from pgetpy.lora.composer import LoraComposer
 from pgetpy.pipelines.building import BuiltPipeline
-from pgetpy.pipelines.loading import modules_of
+from pgetpy.pipelines.loader import modules_of
 from pgetpy.pipelines.lora_files import Composition, PlannedLoras
 from pgetpy.pipelines.turns import PipelineTurn, PipelineTurns
 from pgetpy.pipelines.views import ViewParts, view_of
@@ -45,7 +45,7 @@ class ResidentPipeline:
         self._composer: LoraComposer | None = None
         self._composed: Composition | None = ()
         self._adapters: frozenset[str] = frozenset()
-        self._storages: Mapping[Storage, int] = storages_of(pipeline)
+        self._storages: Mapping[Storage, int] | None = None
         weakref.finalize(self, built.close)
 
     def turn(self, composition: Composition) -> PipelineTurn:
@@ -75,7 +75,7 @@ class ResidentPipeline:
         self._loras.put(paths)
         self._composer.apply(slots)
         self._adapters = adapters_in(self._pipeline)
-        self._storages = storages_of(self._pipeline)
+        self._storages = None
         self._composed = composition
 
     def view(self) -> LentView:
@@ -85,7 +85,11 @@ class ResidentPipeline:
     @property
     def use(self) -> MemoryUse:
         """What it takes, and whether it is in use."""
-        return MemoryUse(self.key, self._storages, self.turns.in_use())
+        # Counted when someone asks: that takes as long as a fiftieth of loading.
+        storages = self._storages
+        if storages is None:
+            storages = self._storages = storages_of(self._pipeline)
+        return MemoryUse(self.key, storages, self.turns.in_use())
 
 
 class LentView:

@@ -67,10 +67,11 @@ class PipelineStore:
     ) -> None:
         self._cache = cache if cache is not None else usual_cache()
         settings = PipelineSettings.from_environment(os.environ)
-        where = settings.folder if folder is None else Path(folder)
+        given = settings.folder if folder is None else Path(folder)
+        where = given or self._cache.path / "pipelines"
         most = settings.max_bytes if max_bytes is None else max_bytes
-        digests = FileDigests()
-        self._trees = TreeStore(where or self._cache.path / "pipelines", self._cache, most)
+        digests = FileDigests(where / "digests")
+        self._trees = TreeStore(where, self._cache, most)
         self._planner = Planner(self._cache, digests)
         self._builder = PipelineBuilder(self._planner, self._cache, self._trees, digests)
         self._baker = PipelineBaker(self._planner, self._builder, self._cache, self._trees, digests)

@@ -13,6 +13,7 @@ from scripts.bench.hub import hub
 from scripts.bench.machine import core_counts
 from scripts.bench.objects import OBJECTS
 from scripts.bench.peers import Peer
+from scripts.bench.pipelines import PIPELINES
 from scripts.bench.servers import half_dead, nginx, origin
 from scripts.bench.work import (
     TMPFS,
@@ -443,6 +444,7 @@ CASES = (
     ),
     *BOOTS,
     *FLEET,
+    *PIPELINES,
     *OBJECTS,
 )
 

@@ -52,7 +52,7 @@ LAYERS = (
     Layer(("pipelines.baking", "pipelines.requests"), may_meet=False),
     Layer(("pipelines.memory",)),
     Layer(("pipelines.resident",)),
-    Layer(("pipelines.building", "pipelines.loading"), may_meet=False),
+    Layer(("pipelines.building", "pipelines.loader"), may_meet=False),
     Layer(("pipelines.resolver", "pipelines.trees", "pipelines.planning"), may_meet=False),
     Layer(
         (

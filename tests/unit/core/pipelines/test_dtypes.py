@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from pgetpy.core.pipelines.dtypes import load_dtype, strayed
-from pgetpy.core.weights.safetensors import Tensor
-from pgetpy.errors import BadSettingError
+from pgetpy.core.pipelines.dtypes import dtype_sizes, load_dtype, strayed
+from pgetpy.errors import BadSafetensorsError, BadSettingError
 
 
-def tensors(**sizes: int) -> list[Tensor]:
-    return [Tensor(dtype.lower(), dtype, (size,), 0, size) for dtype, size in sizes.items()]
+def test_the_bytes_of_each_dtype_are_summed() -> None:
+    header = {
+        "__metadata__": {"format": "pt"},
+        "a": {"dtype": "F16", "shape": [2], "data_offsets": [0, 4]},
+        "b": {"dtype": "F16", "shape": [1], "data_offsets": [4, 6]},
+        "c": {"dtype": "F32", "shape": [1], "data_offsets": [6, 10]},
+    }
+    assert dtype_sizes(json.dumps(header).encode()) == {"F16": 6, "F32": 4}
+
+
+@pytest.mark.parametrize("header", [b"", b"{", b"[]", b'{"a": 1}', b'{"a": {"dtype": "F16"}}'])
+def test_a_header_that_cannot_be_read_is_an_error(header: bytes) -> None:
+    with pytest.raises(BadSafetensorsError):
+        dtype_sizes(header)
 
 
 @pytest.mark.parametrize(
@@ -30,11 +43,11 @@ def tensors(**sizes: int) -> list[Tensor]:
 def test_the_dtype_of_most_bytes_is_taken_unless_another_is_asked_for(
     wanted: str, sizes: dict[str, int], expected: tuple[str, tuple[str, ...]]
 ) -> None:
-    assert load_dtype("unet", wanted, tensors(**sizes)) == expected
+    assert load_dtype("unet", wanted, sizes) == expected
 
 
 def test_eight_bits_are_for_quantised_models_alone() -> None:
-    small = tensors(F8_E4M3=8, F16=2)
+    small = {"F8_E4M3": 8, "F16": 2}
     with pytest.raises(BadSettingError, match="unet are F8_E4M3"):
         load_dtype("unet", "auto", small)
     assert load_dtype("unet", "auto", small, quantised=True) == ("float16", ())

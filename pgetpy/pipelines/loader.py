@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pgetpy.core.pipelines.configs import MODEL_INDEX, parse_config
-from pgetpy.core.pipelines.dtypes import load_dtype
+from pgetpy.core.pipelines.dtypes import dtype_sizes, load_dtype
 from pgetpy.core.pipelines.plans import SINGLE
-from pgetpy.core.pipelines.specs import PipelineSpec
-from pgetpy.core.weights.safetensors import Tensor, read_header
+from pgetpy.core.pipelines.specs import AS_STORED, PipelineSpec
+from pgetpy.core.weights.safetensors import LONGEST_HEADER
 from pgetpy.errors import (
     BadSettingError,
     IntegrityError,
@@ -251,19 +251,21 @@ def _dtype_of(source: LoadSource, name: str, paths: Iterable[str]) -> Any:
     """Return torch's dtype for a component; None if there is nothing to say."""
     import torch
 
-    tensors = [tensor for path in paths for tensor in _tensors_in(source.folder / path)]
-    wanted = source.spec.dtype_of(name)
+    wanted, sizes = source.spec.dtype_of(name), Counter[str]()
+    if wanted == AS_STORED:
+        for path in paths:
+            sizes += _dtypes_in(source.folder / path)
     quantised = _is_quantised(source.folder / name)
-    found, others = load_dtype(name or "the model", wanted, tensors, quantised=quantised)
+    found, others = load_dtype(name or "the model", wanted, sizes, quantised=quantised)
     if others:
         _LOG.warning("%s has weights in %s: loaded in %s", name, ", ".join(others), found)
     return getattr(torch, found) if found else None
 
 
-def _tensors_in(path: Path) -> tuple[Tensor, ...]:
+def _dtypes_in(path: Path) -> Counter[str]:
     with path.open("rb") as file:
-        fd = file.fileno()
-        return read_header(lambda count: os.pread(fd, count, 0), os.fstat(fd).st_size).tensors
+        length = int.from_bytes(file.read(8), "little")
+        return dtype_sizes(file.read(min(length, LONGEST_HEADER)))
 
 
 def _is_quantised(folder: Path) -> bool:
