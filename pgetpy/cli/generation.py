@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -231,7 +231,10 @@ def _prune(run: _GenerationRun, operands: Sequence[str]) -> int:
 
 
 def _verify(run: _GenerationRun, operands: Sequence[str]) -> int:
-    with run.writing() as generations, log_lines(run.invocation):
+    # Without a cache, or the right to write to it, it is only said what is damaged.
+    there = os.access(run.cache.folder, os.W_OK)
+    opened = run.writing() if there else nullcontext(run.looking())
+    with opened as generations, log_lines(run.invocation):
         numbers = [_number(each) for each in operands]
         numbers = numbers or [each.number for each in reversed(generations.listed())]
         sound = True

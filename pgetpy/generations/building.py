@@ -279,8 +279,9 @@ class GenerationBuilder:
                 digest=each.digest,
                 any_file=True,  # its digest says what it is
                 wanted=_wanted(each),
+                number=number,
             )
-            for each in lines
+            for number, each in enumerate(lines)
         ]
         paths = run_blocking(gather_limited(works, _AT_A_TIME))
         # A new name changes a file's ctime, after which the cache would not compute a digest.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,76 +78,85 @@ async def _resolve_all(
     from pgetpy.engine.engine import Engine
 
     engine = Engine(cache.settings)
+    resolver = _LineResolver(cache, engine, path)
     try:
-        works = [partial(_resolve, each, cache, engine, path) for each in lines]
+        works = [partial(resolver.resolve, each) for each in lines]
         found = await gather_limited(works, _AT_A_TIME)
     finally:
         await engine.close()
     return [line for several in found for line in several]
 
 
-async def _resolve(
-    line: FileLine, cache: WeightsDownloadCache, engine: Engine, path: str
-) -> list[FileLine]:
-    """Return the locked lines that a line means."""
-    if line.digest:
-        return [line]
-    try:
-        return await _resolve_open(line, cache, engine)
-    except UsageError as error:
-        raise BadManifestError(path, line.line, str(error)) from None
+class _LineResolver:
+    """Finds out what lines mean.
 
+    Args:
+        cache: fetches what has to be hashed.
+        engine: asks the services.
+        path: what errors call the manifest.
+    """
 
-async def _resolve_open(
-    line: FileLine, cache: WeightsDownloadCache, engine: Engine
-) -> list[FileLine]:
-    sources = cache.settings.sources
-    reference = named(line.url, sources)
-    if not reference.several:
-        reference = named(line.url, sources, wanted="file")
-        located = await engine.locate(reference)
+    def __init__(self, cache: WeightsDownloadCache, engine: Engine, path: str) -> None:
+        self._cache = cache
+        self._sources = cache.settings.sources
+        self._engine = engine
+        self._path = path
+        # Of the files that are fetched, for progress.
+        self._numbers = count()
+
+    async def resolve(self, line: FileLine) -> list[FileLine]:
+        """Return the locked lines that a line means."""
+        if line.digest:
+            return [line]
+        try:
+            reference = named(line.url, self._sources)
+            if reference.several:
+                return await self._resolve_folder(line, reference)
+            return [await self._resolve_file(line)]
+        except UsageError as error:
+            raise BadManifestError(self._path, line.line, str(error)) from None
+
+    async def _resolve_file(self, line: FileLine) -> FileLine:
+        reference = named(line.url, self._sources, wanted="file")
+        located = await self._engine.locate(reference)
         remote = located.objects[0]
-        text = exact_text(reference, located.version, sources) or line.url
+        text = exact_text(reference, located.version, self._sources) or line.url
         name = remote.name or reference.name
         dest = f"{line.dest}{name}" if line.dest.endswith("/") else line.dest
-        return [await _with_digest(replace(line, url=text, dest=dest), remote, cache)]
-    if line.extract:
-        raise UsageError(f"{reference} is a folder already: -x is for archives")
-    if not line.dest.endswith("/"):
-        raise UsageError(f"{reference} has several files: write {line.dest}/ as their folder")
-    located = await engine.locate(named(line.url, sources, wanted="folder"))
-    works = [
-        partial(_with_digest, _member(line, reference, each, located.version, cache), each, cache)
-        for each in located.objects
-    ]
-    return await gather_limited(works, _AT_A_TIME)
+        return await self._with_digest(replace(line, url=text, dest=dest), remote)
 
+    async def _resolve_folder(self, line: FileLine, reference: Reference) -> list[FileLine]:
+        if line.extract:
+            raise UsageError(f"{reference} is a folder already: -x is for archives")
+        if not line.dest.endswith("/"):
+            raise UsageError(f"{reference} has several files: write {line.dest}/ as their folder")
+        located = await self._engine.locate(named(line.url, self._sources, wanted="folder"))
+        works = []
+        for remote in located.objects:
+            text = member_text(reference, remote.name, located.version, self._sources)
+            dest = f"{line.dest}{remote.name}"
+            check_dest(dest)  # the name comes from the service
+            works.append(partial(self._with_digest, replace(line, url=text, dest=dest), remote))
+        return await gather_limited(works, _AT_A_TIME)
 
-def _member(
-    line: FileLine,
-    reference: Reference,
-    remote: RemoteFile,
-    version: str,
-    cache: WeightsDownloadCache,
-) -> FileLine:
-    text = member_text(reference, remote.name, version, cache.settings.sources)
-    dest = f"{line.dest}{remote.name}"
-    check_dest(dest)  # the name comes from the service
-    return replace(line, url=text, dest=dest)
+    async def _with_digest(self, line: FileLine, remote: RemoteFile) -> FileLine:
+        """Return the line with its digest; the file is fetched if its service does not give it."""
+        known = remote.digest
+        if known is not None and known.algorithm == "sha256":
+            return replace(line, digest=str(known))
+        # Weights have to be what their name says; of anything else it is not known.
+        is_weights = line.dest.endswith(_WEIGHTS)
+        with self._cache.hold(line.url, wanted="file"):
+            path = await self._cache.ensure_async(
+                line.url,
+                fresh=True,
+                any_file=not is_weights,
+                number=next(self._numbers),
+                wanted="file",
+            )
+            digest = await WORKERS.submit(lambda: self._digest_of(line.url, path))
+        return replace(line, digest=digest)
 
-
-async def _with_digest(line: FileLine, remote: RemoteFile, cache: WeightsDownloadCache) -> FileLine:
-    """Return the line with its digest; the file is fetched if its service does not give it."""
-    known = remote.digest
-    if known is not None and known.algorithm == "sha256":
-        return replace(line, digest=str(known))
-    # Weights have to be what their name says; of anything else it is not known.
-    is_weights = line.dest.endswith(_WEIGHTS)
-    found = await cache.ensure_async(line.url, fresh=True, any_file=not is_weights, wanted="file")
-    digest = await WORKERS.submit(lambda: _digest(cache, line.url, found))
-    return replace(line, digest=digest)
-
-
-def _digest(cache: WeightsDownloadCache, url: str, path: Path) -> str:
-    record = cache.record(url, wanted="file")
-    return (record.digest if record is not None else "") or digest_of(path) or ""
+    def _digest_of(self, url: str, path: Path) -> str:
+        record = self._cache.record(url, wanted="file")
+        return (record.digest if record is not None else "") or digest_of(path) or ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -12,12 +13,17 @@ from pgetpy.core.generations.comparison import GenerationDiff, diff_of
 from pgetpy.core.generations.manifest import GenerationLock, parse_lock
 from pgetpy.core.generations.record import GenerationRecord
 from pgetpy.core.generations.retention import removable, wanted_numbers
-from pgetpy.errors import BadManifestError, GenerationIncompleteError, UsageError
+from pgetpy.errors import (
+    BadManifestError,
+    GenerationIncompleteError,
+    IntegrityError,
+    UsageError,
+)
 from pgetpy.errors.reasons import system_reason
 from pgetpy.generations.building import GenerationBuilder, distrust
 from pgetpy.generations.checking import VerifiedGeneration, faults_of, verify
 from pgetpy.generations.layout import GenerationPaths
-from pgetpy.generations.readers import readers_of
+from pgetpy.generations.readers import alone_with, readers_of
 from pgetpy.generations.removal import TreeRemover
 from pgetpy.weights.cache import WeightsDownloadCache
 
@@ -216,12 +222,17 @@ class Generations:
         for number, digest in self._paths.numbers().items():
             if not self._paths.tree(digest).is_dir():
                 continue
-            record = self._paths.record(digest)
-            readers = readers_of(self._paths.tree(digest))
-            size, files = record.size, record.count
+            try:
+                record = self._paths.record(digest)
+            except IntegrityError:
+                continue
+            with alone_with(self._paths.tree(digest)) as alone:
+                readers = () if alone else readers_of(self._paths.tree(digest))
             is_latest = number == latest
             found.append(
-                ListedGeneration(number, digest, size, files, record.created, is_latest, readers)
+                ListedGeneration(
+                    number, digest, record.size, record.count, record.created, is_latest, readers
+                )
             )
         return found[::-1]
 
@@ -256,7 +267,9 @@ class Generations:
         """
         found = verify(self._paths, number)
         if found.faults and self._cache is not None:
-            distrust(self._cache, self.record(number).lock, found.faults)
+            # Without its record it cannot be said which entries these are.
+            with contextlib.suppress(IntegrityError):
+                distrust(self._cache, self.record(number).lock, found.faults)
         return found
 
     def prune(

@@ -27,7 +27,8 @@ MOST_FOR_STORES = 6
 RARE = (
     "argparse", "bz2", "email", "gettext", "http", "lzma", "netrc", "shutil", "tempfile",
     "pgetpy.archives", "pgetpy.cache", "pgetpy.cli.help", "pgetpy.cli.option_table",
-    "pgetpy.cli.progress_bars", "pgetpy.core.archives.member_policy", "pgetpy.core.objects",
+    "pgetpy.cli.progress_bars", "pgetpy.core.archives.member_policy", "pgetpy.core.generations",
+    "pgetpy.core.objects", "pgetpy.generations", "pgetpy.settings.generation_options",
     "pgetpy.core.references.manifest", "pgetpy.core.references.policy", "pgetpy.core.weights",
     "pgetpy.destinations.manifest_journal", "pgetpy.destinations.tree", "pgetpy.core.fleet",
     "pgetpy.core.placement", "pgetpy.engine.hf_transfer", "pgetpy.engine.node_access",

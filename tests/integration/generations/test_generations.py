@@ -117,6 +117,18 @@ def test_a_node_is_ready_when_all_wanted_numbers_are_whole(node: Node) -> None:
         generations.ready(7, 6)
 
 
+def test_a_generation_without_its_record_is_not_listed_and_can_be_built_again(node: Node) -> None:
+    node.generations.build(node.lock(6, SIX))
+    node.generations.build(node.lock(7, SEVEN))
+    record = node.root / "ids/6/generation.json"
+    record.chmod(0o644)
+    record.write_text("{")
+    assert [each.number for each in node.generations.listed()] == [7]
+    assert not node.generations.verify(6).sound
+    node.generations.build(node.lock(6, SIX))
+    assert node.generations.verify(6).sound
+
+
 @pytest.mark.parametrize("harm", ["remove", "shorten", "touch", "unrecord"])
 def test_a_harmed_generation_is_not_ready(node: Node, harm: str) -> None:
     node.generations.build(node.lock(6, SIX))
@@ -166,6 +178,25 @@ def test_pruning_removes_the_pins(node: Node) -> None:
     assert node.pinned() == 1
     assert node.files(7) == {"unet": UNET}
     assert node.left_over() == []
+
+
+def disk_usage(root: Path) -> int:
+    """Return what everything below a folder takes on the disk, each inode once."""
+    found = {}
+    for path in (root, *root.rglob("*")):
+        status = path.lstat()
+        found[status.st_ino] = status.st_blocks * 512
+    return sum(found.values())
+
+
+def test_the_next_generation_takes_what_has_changed_and_little_more(node: Node) -> None:
+    same = {f"models/{number}": weights(1000, number) for number in range(50)}
+    changed = weights(8 << 20, "changed")
+    node.generations.build(node.lock(6, {**same, "unet": weights(1000, "unet")}))
+    before = disk_usage(node.root)
+    node.generations.build(node.lock(7, {**same, "unet": changed}))
+    taken = disk_usage(node.root) - before
+    assert len(changed) <= taken <= 1.01 * len(changed) + 4096
 
 
 # ----------------------------------------------------------------------------------- not linkable

@@ -88,6 +88,26 @@ def test_a_reader_behind_a_read_only_mount_is_seen(node: Node, tmp_path: Path, u
     assert node.generations.prune(keep=1).removed == (6,)
 
 
+def test_overlayfs_is_recognised_and_said(node: Node, tmp_path: Path) -> None:
+    node.generations.build(node.lock(6, {"unet": UNET}))
+    for name in ("upper", "work", "merged"):
+        (tmp_path / name).mkdir()
+    layers = f"lowerdir={node.root},upperdir={tmp_path}/upper,workdir={tmp_path}/work"
+    order = f"mount -t overlay overlay -o {layers} {tmp_path}/merged"
+    tried = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", order], capture_output=True, text=True, check=False
+    )
+    if tried.returncode:
+        missing(f"overlayfs cannot be mounted: {tried.stderr.strip()}")
+    command = [*in_namespace(order), "generation", "exec", "--root", f"{tmp_path}/merged"]
+    program = [sys.executable, "-c", "print('read')"]
+    ended = subprocess.run(
+        [*command, "--", *program], capture_output=True, text=True, check=False, env=environment()
+    )
+    assert ended.stdout == "read\n", ended.stderr
+    assert "is on overlayfs" in ended.stderr
+
+
 def test_a_full_disk_publishes_nothing_and_is_named(server: Server) -> None:
     with limited_tmpfs(4 << 20) as disk, opened(disk / "cache") as cache:
         node = Node(disk, cache, server)
