@@ -143,6 +143,7 @@ def test_a_kill_at_some_steps_leaves_what_the_next_run_sorts_out(
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("work", WORKS)
 def test_a_kill_at_any_step_leaves_what_the_next_run_sorts_out(
     node: Node, tmp_path: Path, work: str
