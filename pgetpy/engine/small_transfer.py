@@ -58,6 +58,7 @@ class SmallTransfer(Transfer):
             if await self._received(lane, route):
                 assert self._answer is not None
                 lane.slots.note_small()
+                route.delivered()
                 single = self._answer.whole and not route.whole_first
                 return Provenance(route.target.url, self._answer, single), False
             head = self._begun.head if isinstance(self._begun, SmallRequest) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,21 @@ def test_a_service_that_is_away_is_asked_by_one_file_and_not_by_each(
     assert cache.connections - before == tried > 0
     (warning,) = warnings_in(caplog)
     assert "is not asked for now" in warning
+
+
+def test_a_service_that_is_back_gets_all_small_files_again(
+    origin: Server, cache: Server, tmp_path: Path
+) -> None:
+    settings = fleet(origin, cache)
+    # It failed long ago: the next file may try it, and the others once that has come.
+    cache_service._HEALTH.lost(cache.url(""), time.monotonic() - 1000, time.monotonic() - 1000)
+    files = []
+    for number in range(5):
+        cache.add(f"/{number}", Resource(body(20_000, number)))
+        files.append((origin.url(f"/{number}"), tmp_path / str(number)))
+    chosen = impatient(fleet=settings, max_concurrent_files=1)
+    pgetpy.download_many(files, settings=chosen, fail_fast=True)
+    assert origin.requests == []
 
 
 @pytest.mark.parametrize("fault", [SilenceBeforeHead(), SilenceAfter(1_000_000)])
