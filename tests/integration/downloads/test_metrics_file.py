@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.bodies import body
+from tests.support.hub import Hub
 from tests.support.object_store import ObjectStore
 from tests.support.processes import run
 from tests.support.resources import Resource
@@ -115,3 +116,19 @@ def test_trouble_with_the_file_is_a_warning(server: Server, tmp_path: Path) -> N
     done = run(url, tmp_path / "x", "--metrics-file", tmp_path / "none" / "pgetpy.prom")
     assert (done.code, done.err.count("metrics are not written")) == (0, 1), done.err
     assert (tmp_path / "x").read_bytes() == DATA
+
+
+def test_the_bytes_of_a_repository_are_told_in_one_sum(
+    server: Server, tmp_path: Path, path: Path
+) -> None:
+    files = {"model.safetensors": weights(50_000), "config.json": b"{}"}
+    size = sum(len(each) for each in files.values())
+    with Hub(server) as hub:
+        hub.repo("o/n", dict(files))
+        env = {"HF_ENDPOINT": hub.url("").rstrip("/"), "PGET_CACHE_DIR": str(tmp_path / "cache"),
+               "PGET_MIN_DISK_FREE": "0", "PGET_METRICS_FILE": str(path)}  # fmt: skip
+        done = run("ensure", "hf://o/n", "--wanted", "folder", "--json", env=env)
+    assert done.code == 0, done.err
+    assert f'"bytes_by_source": {{"origin": {size}}}' in done.out
+    found = counted(path)
+    assert (found["transfers_total ok"], found["received_bytes_total origin"]) == (2, size)
