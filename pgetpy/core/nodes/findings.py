@@ -287,12 +287,13 @@ def judge_missing(readings: Sequence[Reading], origin: Reading, misses: int | No
         if odd.failure or odd.status in (200, 206):
             return fault(trial, words, remedy)
         return note(trial, words, remedy)
+    remedy = "proxy_cache_valid 404 410 5s; proxy_cache_lock on;"
+    what = f"{len(readings)} reads of what does not exist"
     heads = [each.head_seconds for each in readings]
-    in_turn = max(heads) - min(heads) > _IN_STEP
-    if in_turn if misses is None else misses > 2:
-        words = f"{len(readings)} reads of what does not exist "
-        words += "wait for one another" if misses is None else f"ask the origin {misses} times"
-        return fault(trial, words, "proxy_cache_valid 404 410 5s; proxy_cache_lock on;")
+    if misses is not None and misses > 2:
+        return fault(trial, f"{what} ask the origin {misses} times", remedy)
+    if misses is None and max(heads) - min(heads) > _IN_STEP:
+        return judged_by_time(fault(trial, f"{what} wait for one another", remedy))
     return fine(trial, f"passes the origin's {status} on to all who wait")
 
 
