@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import pgetpy
+from pgetpy import tensors
 from pgetpy.core.fleet.node_list import NodeList
 from pgetpy.core.references.policy import Policy
 from pgetpy.errors import NotAllowedError
@@ -21,6 +22,7 @@ from pgetpy.settings import Proxies, Settings
 from pgetpy.weights.cache import WeightsDownloadCache
 from tests.support.authority import Authority
 from tests.support.bodies import body
+from tests.support.checkpoints import file_of, floats, same
 from tests.support.faults import Late, Redirect, ResetAfter, Status, When, at_least
 from tests.support.fetching import fetch, impatient
 from tests.support.fleet import BODY, HOST, PATH, PIECE, Fleet
@@ -197,6 +199,39 @@ def test_many_small_files_go_through_nodes(fleet: Fleet, tmp_path: Path) -> None
     assert len(outcomes) == 12
     assert all((tmp_path / f"f{n}").read_bytes() == body(3000, f"file {n}") for n in range(12))
     assert fleet.origin.requests == []
+
+
+def test_tensors_and_parts_of_them_come_through_nodes(fleet: Fleet, tmp_path: Path) -> None:
+    made = {"a": floats(1000, "a"), "b": floats(50_000, "b"), "c": floats(1000, "c")}
+    fleet.hold(file_of(made))
+    fleet.set(fleet.nodes[0], ResetAfter(5000), data=file_of(made))
+    cache = WeightsDownloadCache(tmp_path / "cache", settings=impatient(**fleet.settings()))
+    part = tensors.load(fleet.url, only=["c"], cache=cache, framework="numpy")
+    assert same(part, {"c": made["c"]})
+    assert same(tensors.load(fleet.url, cache=cache, framework="numpy"), made)
+    assert fleet.origin.requests == []
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_objects_of_a_store_come_through_nodes_unless_requests_are_signed(
+    fleet: Fleet, tmp_path: Path, signed: bool
+) -> None:
+    for server in fleet.servers:
+        server.add("/bucket/x", Resource(BODY))
+    store = pgetpy.S3(
+        endpoint_url=fleet.origin.url("/", host=HOST).rstrip("/"),
+        region="us-east-1",
+        access_key_id="key",
+        secret_access_key="secret",
+        addressing="path",
+        sign="always" if signed else "never",
+    )
+    settings = impatient(**fleet.settings())
+    pgetpy.download("s3://bucket/x", tmp_path / "got", settings=settings, s3=store)
+    assert (tmp_path / "got").read_bytes() == BODY
+    sent = [seen for node in fleet.nodes for seen in node.seen("/bucket/x")]
+    assert bool(sent) is not signed
+    assert all(seen.header("authorization") is None for seen in sent)
 
 
 def test_the_cache_is_filled_through_nodes(fleet: Fleet, tmp_path: Path) -> None:
