@@ -162,7 +162,7 @@ class NodeAccess:
 
     def is_down(self, name: str) -> bool:
         """Whether the node called `name` has failed, and not answered since."""
-        return self._health.is_down(name)
+        return self._health.is_down(name, self._loop.time())
 
     def answered(self, name: str) -> None:
         """Record that the node called `name` has answered."""
@@ -209,8 +209,11 @@ class NodeAccess:
             url = f"{name}/" if node.tls else f"http://{name}/"
             tls = self._hosts.tls() if node.tls else None
             request = Request(url, (), addresses, None, tls, PROBE_SECONDS, trusted=True)
-            return await self._probe(request, PROBE_SECONDS)
+            alive = await self._probe(request, PROBE_SECONDS)
         except (OSError, UnicodeError):
-            return False
+            alive = False
         finally:
             self._health.probed(name)
+        if alive:
+            self.answered(name)
+        return alive

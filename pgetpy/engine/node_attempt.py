@@ -225,6 +225,7 @@ class NodeAttempt(Attempt):
         except UnsupportedResponseError as error:
             url, asked = exchange.request.url, exchange.asked
             raise RangeNotHonouredError(url, str(asked), str(error)) from error
+        self._refusals.pop(exchange.source, None)
 
     def _judge(self, exchange: Exchange, head: Head) -> tuple[Answer, Sink]:
         admitted = super()._judge(exchange, head)

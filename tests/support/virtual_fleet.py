@@ -50,6 +50,7 @@ class NodeLine:
         rate: bytes a second of each answer.
         fill: seconds that the first request for a piece has to wait, and all others meanwhile.
         lost_at: from then on nothing comes, and connections and probes get no answer.
+        back_at: when it is there again.
         stopped: whether connections are accepted although it is lost, as a stopped process does.
         breaks: bytes after which each answer ends.
         status: of all its answers, if it refuses.
@@ -59,6 +60,7 @@ class NodeLine:
     rate: float = 20e6
     fill: float = 0.0
     lost_at: float = NEVER
+    back_at: float = NEVER
     stopped: bool = False
     breaks: float = NEVER
     status: int = 0
@@ -181,7 +183,7 @@ class VirtualFleet:
             exchange.landed(count)
 
     def _is_lost(self, line: NodeLine) -> bool:
-        return asyncio.get_running_loop().time() >= line.lost_at
+        return line.lost_at <= asyncio.get_running_loop().time() < line.back_at
 
     async def _hang(self) -> None:
         await asyncio.get_running_loop().create_future()

@@ -37,12 +37,14 @@ class _Record:
         strikes: failures in a row.
         until: when it may be tried again.
         failed_at: when the last failure was known.
+        tried_until: until when the one request that tries again has time to be answered.
         probed_until: until when a probe is under way.
     """
 
     strikes: int = 0
     until: float = 0.0
     failed_at: float = float("-inf")
+    tried_until: float = float("-inf")
     probed_until: float = float("-inf")
 
 
@@ -67,13 +69,15 @@ class NodeHealth:
             return True
         if now < record.until:
             return False
-        record.until = now + _TRIAL
+        record.until = record.tried_until = now + _TRIAL
         return True
 
-    def is_down(self, name: str) -> bool:
-        """Whether the node has failed and not answered since."""
+    def is_down(self, name: str, now: float) -> bool:
+        """Whether the node has failed and not answered since, and is not being tried again."""
         record = self._records.get(name)
-        return name in self._liars or (record is not None and record.strikes > 0)
+        if name in self._liars:
+            return True
+        return record is not None and record.strikes > 0 and now >= record.tried_until
 
     def lost(self, name: str, now: float, asked: float) -> bool:
         """Record that the node cannot be reached, or does not answer.
@@ -91,6 +95,7 @@ class NodeHealth:
             return False
         record.strikes += 1
         record.failed_at = now
+        record.tried_until = float("-inf")
         pause = FIRST_PAUSE * 2.0 ** min(record.strikes - 1, 16)
         record.until = now + min(LONGEST_PAUSE, pause)
         return True

@@ -49,6 +49,15 @@ def test_a_dead_node_costs_one_time_out_a_process(stopped: bool) -> None:
     assert twice.connected["10.0.0.1"] <= once.connected["10.0.0.1"] + 1
 
 
+@pytest.mark.parametrize("fill", [0.0, 1.0, 4.0])
+def test_a_node_that_comes_back_is_used_again(fill: float) -> None:
+    slow = NodeLine(rate=2e6, fill=fill)
+    back = NodeLine(rate=2e6, fill=fill, lost_at=1.0, back_at=8.0)
+    fleet = fetched(back, slow, total=1200 * MIB)
+    # In a second it had delivered a few megabytes.
+    assert fleet.sources["10.0.0.1"] > 100 * MIB
+
+
 def test_a_piece_is_asked_of_one_node_however_long_it_takes_to_fill() -> None:
     fleet = fetched(*[NodeLine(fill=8.0)] * 3, total=100 * MIB)
     pieces = {piece for _, piece in fleet.asked}

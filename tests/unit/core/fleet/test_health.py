@@ -17,15 +17,18 @@ def lose(health: NodeHealth, now: float) -> bool:
 def test_a_node_that_is_not_known_yet_is_asked_by_all() -> None:
     health = NodeHealth()
     assert all(health.admits(NODE, 0.0) for _ in range(5))
-    assert not health.is_down(NODE)
+    assert not health.is_down(NODE, 0.0)
 
 
 def test_a_lost_node_is_left_alone_then_asked_by_one_request_until_that_is_answered() -> None:
     health = NodeHealth()
     lose(health, 100.0)
-    assert health.is_down(NODE)
+    assert health.is_down(NODE, 100.0)
     assert not health.admits(NODE, 100.0 + FIRST_PAUSE - 0.01)
     assert health.admits(NODE, 100.0 + FIRST_PAUSE)
+    # What tries again has time to be answered: the node may be filling.
+    assert not health.is_down(NODE, 102.0 + FIRST_PAUSE)
+    assert health.is_down(NODE, 104.0 + FIRST_PAUSE)
     assert not health.admits(NODE, 100.0 + FIRST_PAUSE)
     health.answered(NODE)
     assert all(health.admits(NODE, 110.0) for _ in range(3))
@@ -72,7 +75,7 @@ def test_a_liar_is_not_asked_again_whatever_it_answers() -> None:
     health.lied(NODE)
     health.answered(NODE)
     assert not health.admits(NODE, 1e9)
-    assert health.is_down(NODE)
+    assert health.is_down(NODE, 1e9)
 
 
 def test_one_probe_at_a_time() -> None:
