@@ -151,9 +151,7 @@ class PipelineBaker:
 def _versions(spec: PipelineSpec) -> dict[str, str]:
     """Return the versions of the packages that compute what is saved."""
     names = [*_WRITERS, *(["peft"] if spec.loras else [])]
-    backend = spec.quantization.get("quant_backend") if spec.quantization is not None else None
-    if isinstance(backend, str):
-        names.append(backend.partition("_")[0])
+    names += sorted(_quantisers(spec.quantization or {}))
     found = {}
     for name in names:
         try:
@@ -161,6 +159,14 @@ def _versions(spec: PipelineSpec) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue  # loading says what is missing
     return found
+
+
+def _quantisers(quantization: Mapping[str, Any]) -> set[str]:
+    """Return the packages that quantise."""
+    configs = dict(quantization.get("quant_mapping") or {}).values()
+    backends = [quantization.get("quant_backend"), *(each.get("quant_method") for each in configs)]
+    # `bitsandbytes_4bit` is a way of the package bitsandbytes.
+    return {each.partition("_")[0] for each in backends if isinstance(each, str)}
 
 
 def _normalise_configs(folder: Path) -> None:

@@ -283,11 +283,25 @@ def _quantiser_of(spec: PipelineSpec, name: str, of_diffusers: bool) -> Any:
     from diffusers import PipelineQuantizationConfig
 
     try:
+        mapping = spec.quantization.get("quant_mapping")
+        if mapping is not None:
+            return _config_from(mapping[name], of_diffusers) if name in mapping else None
         config = PipelineQuantizationConfig(**spec.quantization)
         return config._resolve_quant_config(is_diffusers=of_diffusers, module_name=name)
-    except (TypeError, ValueError, ImportError) as error:
+    except (TypeError, ValueError, ImportError, AttributeError) as error:
         shown = json.dumps(spec.quantization)[:_LONGEST_REASON]
         raise BadSettingError("quantization", shown, str(error)[:_LONGEST_REASON]) from error
+
+
+def _config_from(values: Mapping[str, Any], of_diffusers: bool) -> Any:
+    """Return the configuration of a quantiser from what a config.json has of it."""
+    library, reader = (
+        ("diffusers", "DiffusersAutoQuantizer")
+        if of_diffusers
+        else ("transformers", "AutoQuantizationConfig")
+    )
+    module = importlib.import_module(f"{library}.quantizers.auto")
+    return getattr(module, reader).from_dict(dict(values))
 
 
 def _config_of(path: Path) -> Mapping[str, Any]:

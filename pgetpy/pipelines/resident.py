@@ -6,7 +6,7 @@ Requests with the same LoRAs run side by side; another set of LoRAs waits until 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,12 +111,23 @@ def storages_of(pipeline: Any) -> dict[Storage, int]:
     """Return the bytes of each storage that the tensors of a pipeline have."""
     found = {}
     for module in modules_of(pipeline).values():
-        for tensor in (*module.parameters(), *module.buffers()):
-            if tensor.is_meta:
-                continue
-            storage = tensor.untyped_storage()
-            found[Storage(str(tensor.device), storage.data_ptr())] = storage.nbytes()
+        for each in (*module.parameters(), *module.buffers()):
+            for tensor in _plain_tensors(each):
+                if tensor.is_meta:
+                    continue
+                storage = tensor.untyped_storage()
+                found[Storage(str(tensor.device), storage.data_ptr())] = storage.nbytes()
     return found
+
+
+def _plain_tensors(tensor: Any) -> Iterator[Any]:
+    """Yield the tensors that have the memory: those of quantisers are made of several others."""
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is None:
+        yield tensor
+        return
+    for name in flatten()[0]:
+        yield from _plain_tensors(getattr(tensor, name))
 
 
 def is_stateful(module: Any) -> bool:

@@ -139,19 +139,19 @@ def test_a_quantiser_that_is_not_installed_is_named(files: Path, store: Pipeline
 def test_prequantised_weights_are_those_quantised_at_boot(
     files: Path, store: PipelineStore
 ) -> None:
-    quantization = {
-        "quant_backend": "torchao",
-        "quant_kwargs": {"quant_type": "int8wo"},
-        "components_to_quantize": ["unet"],
-    }
-    spec = PipelineSpec(str(files / "base"), quantization=quantization)
+    kind = {"_type": "Int8WeightOnlyConfig", "_version": 2, "_data": {}}
+    unet = {"quant_method": "torchao", "quant_type": {"default": kind}}
+    quantization = {"quant_mapping": {"unet": unet}}
+    spec = PipelineSpec(str(files / "base"), dtype="bfloat16", quantization=quantization)
     with store.pipeline(spec) as pipeline:
         at_boot = image_of(pipeline)
     with store.bake(spec) as baked:
         assert "torchao" in baked.manifest.versions
         config = json.loads((baked.path / "unet" / "config.json").read_text())
         assert "quantization_config" in config
-        found = StableDiffusionPipeline.from_pretrained(baked.path, local_files_only=True)
+        found = StableDiffusionPipeline.from_pretrained(
+            baked.path, local_files_only=True, dtype=torch.bfloat16
+        )
         found.set_progress_bar_config(disable=True)
         with torch.inference_mode():
             assert image_of(found) == at_boot

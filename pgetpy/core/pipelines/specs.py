@@ -96,8 +96,9 @@ class PipelineSpec:
         variant: which of several files of weights, such as `fp16`; empty for those without one.
         dtype: of all components, `auto` for that of the files; or a mapping by component, in which
             `default` is that of all others. torch's own dtypes are accepted.
-        quantization: what diffusers or a quantiser is configured with, as JSON values; None for
-            none.
+        quantization: the arguments of diffusers' PipelineQuantizationConfig as JSON values, or
+            `{"quant_mapping": {COMPONENT: VALUES}}` with the `quantization_config` of a
+            config.json for each component; None for none.
         loras: LoRAs in the order in which they are activated, which changes the result.
         share: components that pipelines of one store keep in memory once, or True for all of them.
             It does not change what is computed.
