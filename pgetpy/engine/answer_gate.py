@@ -116,6 +116,11 @@ class AnswerGate:
             return answer, self.sink
 
     @property
+    def refused(self) -> bool:
+        """Whether the first answer was refused; the error of its exchange says why."""
+        return self._refused
+
+    @property
     def restarts(self) -> bool:
         """Whether a next answer would send everything again, because there are no ranges."""
         return self.answer is not None and not self.answer.ranged
