@@ -68,10 +68,9 @@ class BootRecorder:
             return
         result = event.result
         stop = self._clock()
-        name = urlsplit(result.url).path.rstrip("/").rpartition("/")[2] or result.url
         note = f"from {result.served_from}" if result.served_from != "origin" else ""
         start = max(0.0, stop - result.seconds)
-        self.add(Stage(name, "download", start, stop, result.size, note))
+        self.add(Stage(_name_of(result.url), "download", start, stop, result.size, note))
 
     def now(self) -> float:
         """Return seconds since the process began."""
@@ -85,3 +84,11 @@ class BootRecorder:
     def timeline(self) -> BootTimeline:
         """Return what has been recorded so far."""
         return BootTimeline.of(list(self._stages))
+
+
+def _name_of(url: str) -> str:
+    """Return the name of a file; with its folder if that is a component's, as all of them have a
+    config.json."""
+    *folders, name = urlsplit(url).path.rstrip("/").split("/")
+    component = folders[-1] if folders and folders[-1].isidentifier() else ""
+    return f"{component}/{name}" if component else name or url

@@ -116,19 +116,24 @@ def _grid(total: float, height: int) -> list[str]:
 def _row(stage: Stage, total: float, top: int) -> list[str]:
     start, stop = _across(stage.start, total), _across(stage.stop, total)
     middle = top + _BAR - 5
-    name = stage.name
-    if len(name) > _LONGEST_NAME:
-        # The end of a path says more than its beginning.
-        name = f"…{name[-_LONGEST_NAME + 1 :]}"
     failed = ' class="failed"' if stage.failed else ""
     return [
         f"<g><title>{escape(f'{stage.kind}: {stage.name}, {stage.words}')}</title>",
-        _text(_MARGIN + _NAMES - 12, middle, name, "end"),
+        _text(_MARGIN + _NAMES - 12, middle, _short(stage.name), "end"),
         f'<rect{failed} x="{start:.1f}" y="{top}" width="{max(3.0, stop - start):.1f}" '
         f'height="{_BAR}" rx="4" fill="{_COLOURS[stage.kind]}"/>',
         _words(stage, start, max(stop, start + 3), middle),
         "</g>",
     ]
+
+
+def _short(name: str) -> str:
+    """Return a name that fits: its end, which says more than its beginning, and its folder."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    folder, slash, _ = name.partition("/")
+    kept = f"{folder}/" if slash and len(folder) < _LONGEST_NAME // 2 else ""
+    return f"{kept}…{name[len(kept) - _LONGEST_NAME + 1 :]}"
 
 
 def _words(stage: Stage, start: float, stop: float, base: int) -> str:
