@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,35 +16,9 @@ from ..support.faults import GateAfter, Status, When
 from ..support.resources import Resource
 from ..support.server import Server
 from ..support.waiting import eventually
-from .cogs import CogServer, Reply, pixels_of, running, starting
-from .pipelines import PROMPT, load_pipeline, save_lora, save_pipeline, save_transformer_lora
-
-STEPS, SEED = 2, 7
-Lora = tuple[Path, float]
-
-
-@dataclass(frozen=True)
-class Studio:
-    """The base model as a folder and as an archive, and two LoRAs of it."""
-
-    base: Path
-    archive: bytes
-    first: Path
-    second: Path
-
-    def picture(self, *loras: Lora) -> bytes:
-        """The image of diffusers itself, on a pipeline that has seen nothing else."""
-        pipeline = load_pipeline(self.base)
-        names = [f"lora{number}" for number, _ in enumerate(loras)]
-        for name, (path, _) in zip(names, loras, strict=True):
-            pipeline.load_lora_weights(str(path), adapter_name=name)
-        if loras:
-            pipeline.set_adapters(names, adapter_weights=[scale for _, scale in loras])
-        generator = torch.Generator("cpu").manual_seed(SEED)
-        image = pipeline(PROMPT, num_inference_steps=STEPS, generator=generator).images[0]
-        file = io.BytesIO()
-        image.save(file, "PNG")
-        return pixels_of(file)
+from .cogs import CogServer, Reply, running, starting
+from .pipelines import PROMPT, save_transformer_lora
+from .studio import SEED, STEPS, Studio, make_studio
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -60,14 +32,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
-    folder = tmp_path_factory.mktemp("studio")
-    base = save_pipeline(folder / "base")
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as tar:
-        tar.add(base, ".")
-    first = save_lora(folder / "first.safetensors", 1)
-    second = save_lora(folder / "second.safetensors", 2)
-    return Studio(base, file.getvalue(), first, second)
+    return make_studio(tmp_path_factory.mktemp("studio"))
 
 
 @dataclass(frozen=True)
