@@ -262,11 +262,10 @@ class Attempt:
     def _spared(self, exchange: Exchange) -> bool:
         """Whether the failure of `exchange` can be ignored: it was the second request for bytes
         that the first still brings, or another answer brings the whole."""
-        if self.gate.refused:
-            return False  # it may be why, and then no other answer is taken
         if self.gate.answer is not None and not self.plan.ranged:
             return exchange.part.meter.answered is None
-        return exchange.part.again and exchange.part.twin in self.plan.parts
+        second = exchange.part.again and exchange.part.twin in self.plan.parts
+        return second and not self.gate.refused  # else it may be why, and no other is taken
 
     def _handle_failure(self, exchange: Exchange | None, error: BaseException) -> None:
         """Decide what follows from `error`; raise it if nothing is left to try."""

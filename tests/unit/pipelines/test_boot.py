@@ -85,9 +85,9 @@ def test_downloads_are_recorded_when_they_have_finished() -> None:
     boot.progress(finished(url="https://h/b", served_from="remote"))
     boot.progress(finished(url="https://h/c", served_from="cache"))
     found = stages()
-    assert found["unet.safetensors"].kind == "download"
-    assert found["unet.safetensors"].size == 5_000_000_000
-    assert found["unet.safetensors"].seconds <= 0.2501
+    assert found["models/unet.safetensors"].kind == "download"
+    assert found["models/unet.safetensors"].size == 5_000_000_000
+    assert found["models/unet.safetensors"].seconds <= 0.2501
     assert found["b"].note == "from remote"
     assert "c" not in found
 
