@@ -16,7 +16,7 @@ from pgetpy.core.archives.member_policy import MemberPolicy
 from pgetpy.core.archives.members import Kind, Member
 from pgetpy.core.references.jobs import Job
 from pgetpy.core.references.reference import Reference
-from pgetpy.core.report.results import DownloadResult
+from pgetpy.core.report.results import DownloadResult, summed_sources
 from pgetpy.engine.engine import Engine
 from pgetpy.errors import BadReferenceError, UnsafeMemberError
 from pgetpy.errors.redact import redact
@@ -113,4 +113,5 @@ def sum_results(job: Job, done: Sequence[DownloadResult], seconds: float) -> Dow
         members=tuple(PurePath(each.dest).relative_to(folder).as_posix() for each in done),
         requests=sum(each.requests for each in done),
         skipped=bool(done) and all(each.skipped for each in done),
+        bytes_by_source=summed_sources(each.bytes_by_source for each in done),
     )

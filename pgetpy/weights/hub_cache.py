@@ -92,13 +92,15 @@ async def snapshot(reference: Reference, root: Path, settings: Settings, report:
         shelf = _shelf(root, named, located.version, reference)
         with engine.explaining(reference), disk_errors(shelf.folder):
             download = _SnapshotDownload(reference, shelf, engine, settings, report)
-            size, there = await download.bring(_whole_names(named, located), named.path)
+            progress = await download.bring(_whole_names(named, located), named.path)
     except PgetError as error:
         report(Failed(0, str(reference), "", error))
         raise
     finally:
         await engine.close()
-    report(Finished(0, _result(reference, shelf.snapshot, size, there, time.monotonic() - begun)))
+    size, seconds = progress.total or 0, time.monotonic() - begun
+    result = _result(reference, shelf.snapshot, size, progress.held, seconds)
+    report(Finished(0, replace(result, bytes_by_source=progress.by_source)))
     return shelf.snapshot
 
 
@@ -212,12 +214,8 @@ class _SnapshotDownload:
         self.budget = SizeBudget(self.reference, self.settings.largest)
         self.workers = WORKERS
 
-    async def bring(self, objects: Sequence[RemoteFile], path: str) -> tuple[int, int]:
-        """Fetch what is missing below `path` and publish it.
-
-        Returns:
-            The bytes of all files, and those that were there already.
-        """
+    async def bring(self, objects: Sequence[RemoteFile], path: str) -> CombinedProgress:
+        """Fetch what is missing below `path` and publish it; return what has been fetched."""
         self.budget.note_all(objects)
         shelf, settings = self.shelf, self.settings
         planning = self.workers.submit(lambda: _plan(shelf, objects, settings))
@@ -239,7 +237,7 @@ class _SnapshotDownload:
 
         publishing = self.workers.submit(publish)
         await wait_uncancelled(publishing, lambda: None)
-        return progress.total or 0, progress.held
+        return progress
 
     async def _bring(self, key: int, remote: RemoteFile, progress: CombinedProgress) -> None:
         """Fetch one blob, unless another process does so in the meantime."""

@@ -33,6 +33,7 @@ from pgetpy.core.report.events import (
     StartedOver,
     Verifying,
 )
+from pgetpy.core.report.results import summed_sources
 from pgetpy.engine.engine import Engine
 from pgetpy.errors import SizeMismatchError, UnsafeMemberError
 from pgetpy.settings import Settings
@@ -160,15 +161,14 @@ class CombinedProgress:
             self._connections[event.key] = at_work
             self._sources[event.key] = event.bytes_by_source
             busy = self._connections.total()
-            self._report(Progressed(0, self._done, self.total, busy, self._by_source()))
+            self._report(Progressed(0, self._done, self.total, busy, self.by_source))
         elif not isinstance(event, (Started, Verifying, Finished, Failed)):
             self._report(event)
 
-    def _by_source(self) -> dict[str, int]:
-        sums: Counter[str] = Counter()
-        for each in self._sources.values():
-            sums.update(each)
-        return dict(sums)
+    @property
+    def by_source(self) -> dict[str, int]:
+        """Bytes received so far by where they came from; see `DownloadResult`."""
+        return summed_sources(self._sources.values())
 
 
 def _prepare(folder: Path, located: Located, limits: Limits, scope: str) -> list[PlannedFile]:

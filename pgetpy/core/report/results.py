@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pgetpy.errors import PgetError
@@ -70,6 +71,15 @@ class DownloadResult:
     unverified: str = ""
     verified: str = "none"
     bytes_by_source: dict[str, int] = field(default_factory=dict, hash=False)
+
+
+def summed_sources(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Return the bytes by source of several files together."""
+    sums: dict[str, int] = {}
+    for part in parts:
+        for source, size in part.items():
+            sums[source] = sums.get(source, 0) + size
+    return sums
 
 
 @dataclass(frozen=True)

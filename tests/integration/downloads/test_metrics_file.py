@@ -132,3 +132,23 @@ def test_the_bytes_of_a_repository_are_told_in_one_sum(
     assert f'"bytes_by_source": {{"origin": {size}}}' in done.out
     found = counted(path)
     assert (found["transfers_total ok"], found["received_bytes_total origin"]) == (2, size)
+
+
+def test_snapshots_and_folders_say_where_their_bytes_came_from(
+    server: Server, tmp_path: Path
+) -> None:
+    files = {"model.safetensors": weights(50_000), "config.json": b"{}"}
+    told = f'"bytes_by_source": {{"origin": {sum(len(each) for each in files.values())}}}'
+    with Hub(server) as hub:
+        hub.repo("o/n", dict(files))
+        env = {"HF_ENDPOINT": hub.url("").rstrip("/"), "HF_HUB_CACHE": str(tmp_path / "hub")}
+        snapshot = run("snapshot", "hf://o/n", "--progress", "json", env=env)
+        again = run("snapshot", "hf://o/n", "--progress", "json", env=env)
+    with ObjectStore() as store:
+        for name, each in files.items():
+            store.put("bucket", f"models/{name}", each)
+        folder = run("s3://bucket/models/", tmp_path / "folder", "--json", env=store.environ)
+    assert (snapshot.code, again.code, folder.code) == (0, 0, 0), folder.err
+    assert told in snapshot.err.splitlines()[-1]
+    assert told in folder.out
+    assert '"bytes_by_source": {}' in again.err.splitlines()[-1]
