@@ -22,7 +22,7 @@ from diffusers import (
 )
 from safetensors.torch import load_file, save_file
 
-from pgetpy.errors import BadLoraError, BadSettingError, UsageError
+from pgetpy.errors import BadLoraError, BadSettingError, IntegrityError, UsageError
 from pgetpy.pipelines import PipelineSpec, PipelineStore
 
 from ..support.hub import Hub
@@ -30,6 +30,7 @@ from ..support.hub_caches import opened_at
 from ..support.secrets import TOKEN
 from ..support.server import Server
 from .pipelines import image_of, load_pipeline, save_pipeline, save_transformer_lora
+from .single_file import save_single_file
 from .stores import Shop, make_shop, one_thread, opened_store, quiet
 
 MEMORY_SECONDS = 0.001
@@ -329,6 +330,40 @@ def test_a_component_may_be_replaced_and_left_out(
     expected = load_pipeline(shop.base)
     expected.vae = AutoencoderKL.from_pretrained(vae)
     assert image(store, spec) == image_of(expected) != shop.alone()
+
+
+def test_a_base_of_one_file_is_loaded_offline_with_its_configurations(
+    shop: Shop, store: PipelineStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise AssertionError("it asked the Hub")
+
+    whole = save_single_file(load_pipeline(shop.base), tmp_path / "whole.safetensors")
+    monkeypatch.setattr("huggingface_hub.file_download.hf_hub_download", refused)
+    monkeypatch.setattr("diffusers.loaders.single_file.snapshot_download", refused)
+    spec = PipelineSpec(str(whole), config=str(shop.base))
+    assert image(store, spec) == shop.alone()
+    lora = PipelineSpec(str(whole), config=str(shop.base), loras=[(str(shop.first), 0.7)])
+    assert image(store, lora) == shop.alone((shop.first, 0.7))
+    with store.pipeline(PipelineSpec(str(whole), config=str(shop.base), dtype="bfloat16")) as pipe:
+        assert set(dtypes(pipe).values()) == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    "prefix", ["model.diffusion_model.out.2.bias", "cond_stage_model.", "first_stage_model.quant"]
+)
+def test_a_base_of_one_file_that_lacks_tensors_is_refused(
+    shop: Shop, store: PipelineStore, tmp_path: Path, prefix: str
+) -> None:
+    whole = save_single_file(load_pipeline(shop.base), tmp_path / "whole.safetensors")
+    left = {name: each for name, each in load_file(whole).items() if not name.startswith(prefix)}
+    short = tmp_path / "short.safetensors"
+    save_file(left, short)
+    with (
+        pytest.raises(IntegrityError),
+        store.pipeline(PipelineSpec(str(short), config=str(shop.base))),
+    ):
+        pass
 
 
 def test_a_class_that_is_not_a_pipeline_is_refused(shop: Shop, store: PipelineStore) -> None:
