@@ -15,9 +15,10 @@ AZURITE := .azurite
 ARGS :=
 # Each process of the tests would compile all of them anew where the environment forbids to keep that.
 export PYTHONDONTWRITEBYTECODE :=
-# Tests wait more than they compute, so that more run at a time than there are processors; -n0 in
-# ARGS runs them one by one (for --pdb, and for what they print).
-SIDE_BY_SIDE := -n 3 --dist worksteal
+# Those of whole downloads wait for two thirds of their time, so that more run at a time than there
+# are processors; each process takes 4 s to collect them all. -n0 in ARGS runs them one by one (for
+# --pdb, and for what they print).
+SIDE_BY_SIDE := -n 5 --dist worksteal
 
 .PHONY: help setup demo test check soak test-predictors bench fleet-simulation gpu-wheels docs docs-options dist clean
 
