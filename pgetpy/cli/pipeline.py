@@ -26,6 +26,7 @@ from pgetpy.cli.ensure import open_cache
 from pgetpy.cli.invocation import DONE, FAILED, Invocation
 from pgetpy.cli.pipeline_results import (
     KEY_DIGITS,
+    composition_lines,
     listing_record,
     manifest_lines,
     plan_lines,
@@ -181,11 +182,15 @@ def _ls(run: _Run, store: PipelineStore) -> int:
 
 
 def _show(run: _Run, store: PipelineStore) -> int:
-    tree = _listed(store, run.invocation.arguments.operands[0])
+    operand = run.invocation.arguments.operands[0]
+    tree = _composed(store, operand) or _listed(store, operand)
+    made = store.compositions(tree.manifest.key)
     if run.invocation.options.json:
-        print_line(json.dumps({"path": str(tree.path), **json.loads(tree.manifest.to_json())}))
+        record = {"path": str(tree.path), **json.loads(tree.manifest.to_json())}
+        print_line(json.dumps({**record, "compositions": [each.key for each in made]}))
     else:
-        print_line("\n".join(manifest_lines(tree.manifest, str(tree.path))))
+        lines = [*manifest_lines(tree.manifest, str(tree.path)), *composition_lines(made)]
+        print_line("\n".join(lines))
     return DONE
 
 
@@ -232,6 +237,18 @@ def _gc(run: _Run, store: PipelineStore) -> int:
     words = f"removed {len(gone)}, {format_size(before - kept)}" if gone else "nothing to remove"
     run.tell(f"{words}; {format_size(kept)} kept", {"removed": gone, "kept": kept})
     return DONE
+
+
+def _composed(store: PipelineStore, operand: str) -> ListedTree | None:
+    """Return the base of the only composition whose key begins with `operand`, with the manifest
+    of that; None if there is not exactly one."""
+    found = [
+        tree._replace(manifest=each)
+        for tree in store.pipelines()
+        for each in store.compositions(tree.manifest.key)
+        if each.key.startswith(operand.lower())
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 def _listed(store: PipelineStore, operand: str) -> ListedTree:

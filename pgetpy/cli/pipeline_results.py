@@ -119,6 +119,19 @@ def manifest_lines(manifest: BuildManifest, path: str) -> Iterator[str]:
         yield f"  {each.sha256[:12]}  {format_size(each.size):>9}  {each.path}"
 
 
+def composition_lines(made: Sequence[BuildManifest]) -> Iterator[str]:
+    """Yield a line for each composition of a base."""
+    yield from ["compositions"] if made else []
+    for each in made:
+        loras = each.asked.get("loras")
+        words = ", ".join(map(_lora_words, loras if isinstance(loras, list) else ()))
+        yield f"  {each.key[:KEY_DIGITS]}  {one_line(words)}"
+
+
+def _lora_words(lora: object) -> str:
+    return f"{lora.get('path')} {lora.get('scale')}" if isinstance(lora, Mapping) else "?"
+
+
 def _words(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {each}" for name, each in value.items())

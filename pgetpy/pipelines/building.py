@@ -17,6 +17,7 @@ from pgetpy.core.pipelines.build_manifest import (
 )
 from pgetpy.core.pipelines.plans import LORAS, PipelineFile, PipelinePlan
 from pgetpy.core.pipelines.specs import PipelineSpec
+from pgetpy.pipelines.compositions import note_composition
 from pgetpy.pipelines.digests import FileDigests
 from pgetpy.pipelines.fetching import held_files
 from pgetpy.pipelines.planning import Planner
@@ -98,6 +99,8 @@ class PipelineBuilder:
             if tree is None:
                 tree = self._trees.publish(base, _sources(plan, paths))
             held.callback(tree.close)
+            if spec.loras:
+                note_composition(tree.path.parent, manifest)
             made = tree.manifest
             manifest = replace(
                 manifest, started=made.started, created=made.created, versions=made.versions

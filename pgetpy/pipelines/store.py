@@ -16,6 +16,7 @@ from pgetpy.core.pipelines.specs import PipelineSpec
 from pgetpy.errors import CacheError
 from pgetpy.pipelines.baking import PipelineBaker
 from pgetpy.pipelines.building import BuiltPipeline, PipelineBuilder
+from pgetpy.pipelines.compositions import compositions_at
 from pgetpy.pipelines.digests import FileDigests
 from pgetpy.pipelines.memory import PipelineMemory
 from pgetpy.pipelines.planning import Planner
@@ -228,6 +229,10 @@ class PipelineStore:
         else:
             reason, hint = f"has no pipeline {shown}", "pgetpy pipeline ls shows the keys"
         raise CacheError(str(self.folder), reason, hint=hint)
+
+    def compositions(self, key: str) -> list[BuildManifest]:
+        """Return what was made of the base `key` on disk with LoRAs, the newest first."""
+        return compositions_at(self.folder / key)
 
     def verify(self, key: str) -> list[str]:
         """Hash all files of the pipeline `key` on disk; return the damaged or missing ones.

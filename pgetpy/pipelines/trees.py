@@ -3,6 +3,7 @@
     KEY/manifest.json   what it is (core/pipelines/build_manifest)
     KEY/links.json      where its links lead, with size and time of each file
     KEY/tree/           the links
+    KEY/compositions/   what was made of it with LoRAs (compositions)
     KEY/used            its modification time is the last use; locked by those who use it
     tmp/TOKEN/          one that is being made, or removed
     id                  how the owners of the pins of this folder's trees begin

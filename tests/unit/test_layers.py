@@ -53,7 +53,15 @@ LAYERS = (
     Layer(("pipelines.memory",)),
     Layer(("pipelines.resident",)),
     Layer(("pipelines.building", "pipelines.loader"), may_meet=False),
-    Layer(("pipelines.resolver", "pipelines.trees", "pipelines.planning"), may_meet=False),
+    Layer(
+        (
+            "pipelines.compositions",
+            "pipelines.resolver",
+            "pipelines.trees",
+            "pipelines.planning",
+        ),
+        may_meet=False,
+    ),
     Layer(
         (
             "pipelines.digests",

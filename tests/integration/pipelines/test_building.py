@@ -12,6 +12,7 @@ from pgetpy.core.pipelines.build_manifest import parse_manifest
 from pgetpy.errors import CacheError, DigestMismatchError, ObjectChangedError
 from pgetpy.pipelines import PipelineSpec
 from pgetpy.pipelines.building import BuiltPipeline, PipelineBuilder
+from pgetpy.pipelines.compositions import compositions_at
 from pgetpy.pipelines.digests import FileDigests
 from pgetpy.pipelines.planning import Planner
 from pgetpy.pipelines.trees import TreeStore
@@ -96,7 +97,10 @@ def test_compositions_share_their_base_on_disk(
         with build(builder, planner, spec) as built:
             keys.add(built.manifest.key)
     assert len(keys) == 2
-    assert len(trees.keys()) == 1
+    (base,) = trees.keys()
+    assert {each.key for each in compositions_at(trees.folder / base)} == keys
+    assert trees.remove(base)
+    assert compositions_at(trees.folder / base) == []
 
 
 def test_files_in_use_are_not_evicted(

@@ -88,6 +88,12 @@ def test_build_prints_the_folder_and_the_loras(run: Run, server: Server) -> None
     assert status == 0
     assert {name: (Path(folder) / name).read_bytes() for name in FILES} == FILES
     assert [Path(each).read_bytes() for each in loras] == [LORA, LORA]
+    base = json.loads(run("ls", "--json")[1])["key"]
+    (key,) = json.loads(run("show", base[:8], "--json")[1])["compositions"]
+    assert f"{key[:8]}  {url} 0.5, {url} 1.0" in run("show", base[:8])[1]
+    shown = json.loads(run("show", key[:12], "--json")[1])
+    assert (shown["key"], shown["base_key"]) == (key, base)
+    assert [each["scale"] for each in shown["asked"]["loras"]] == [0.5, 1.0]
 
 
 def test_progress_counts_each_file_once(run: Run) -> None:
