@@ -123,6 +123,8 @@ def _difference(file: RecordedFile, status: os.stat_result) -> str:
 def verify(paths: GenerationPaths, number: int) -> VerifiedGeneration:
     """Hash all files of a generation, and note what is wrong for `faults_of`.
 
+    It is noted of other generations, too, if they have the same files.
+
     Raises:
         GenerationIncompleteError: there is no such generation.
     """
@@ -139,15 +141,23 @@ def verify(paths: GenerationPaths, number: int) -> VerifiedGeneration:
     changes = [*_changes(tree, record), *_environment_changes(tree, record, hashed)]
     inodes = _inodes(tree, {each.path for each in changes})
     faults = [*changes, *_additions(tree, record)]
-    poisoned = _sharing(paths, digest, set(inodes.values())) if inodes else {}
-    faults = [each._replace(poisons=poisoned.get(inodes.get(each.path), ())) for each in faults]
+    shared = _shared_files(paths, digest, set(inodes.values())) if inodes else []
+    poisoned: dict[tuple[int, int] | None, list[int]] = {}
+    for each in shared:
+        poisoned.setdefault(each.inode, []).append(each.number)
+        reason = f"was changed: it is the same file as one of generation {number}"
+        _note(paths, each.digest, [*_noted(paths, each.digest), (each.path, reason)])
+    faults = [
+        each._replace(poisons=tuple(dict.fromkeys(poisoned.get(inodes.get(each.path), ()))))
+        for each in faults
+    ]
     return _verified(paths, number, digest, len(record.files) + len(hashed), faults)
 
 
 def _verified(
     paths: GenerationPaths, number: int, digest: str, checked: int, faults: list[Fault]
 ) -> VerifiedGeneration:
-    _note(paths, digest, faults)
+    _note(paths, digest, [(each.path, each.reason) for each in faults])
     return VerifiedGeneration(number, digest, checked, tuple(faults))
 
 
@@ -165,6 +175,8 @@ def _changes(tree: Path, record: GenerationRecord) -> Iterator[Fault]:
             continue
         if found != f"sha256:{file.sha256}":
             yield Fault(file.path, "was changed: it has another digest")
+        elif known is not None:
+            yield Fault(file.path, "was written to, although its bytes are the same")
     yield from glance.values()
 
 
@@ -200,28 +212,34 @@ def _inodes(tree: Path, names: set[str]) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _sharing(
+class _SharedFile(NamedTuple):
+    """A file of another generation with an inode that was asked for."""
+
+    number: int
+    digest: str
+    path: str
+    inode: tuple[int, int]
+
+
+def _shared_files(
     paths: GenerationPaths, own: str, inodes: set[tuple[int, int]]
-) -> dict[tuple[int, int] | None, tuple[int, ...]]:
-    """Return the numbers of other generations that have a file with one of `inodes`."""
-    found: dict[tuple[int, int] | None, tuple[int, ...]] = {}
+) -> list[_SharedFile]:
+    """Return the files of other generations that have one of `inodes`."""
+    found = []
     for number, digest in paths.numbers().items():
         if digest == own:
             continue
+        tree = paths.tree(digest)
         for folder in (FILES, ENVIRONMENTS):
-            for inode in _inodes_below(paths.tree(digest) / folder) & inodes:
-                found[inode] = (*found.get(inode, ()), number)
+            for here, _, names in os.walk(tree / folder):
+                for name, inode in _inodes(Path(here), set(names)).items():
+                    if inode in inodes:
+                        path = os.path.relpath(os.path.join(here, name), tree)
+                        found.append(_SharedFile(number, digest, path, inode))
     return found
 
 
-def _inodes_below(folder: Path) -> set[tuple[int, int]]:
-    found = set()
-    for here, _, names in os.walk(folder):
-        found |= set(_inodes(Path(here), set(names)).values())
-    return found
-
-
-def _note(paths: GenerationPaths, digest: str, faults: list[Fault]) -> None:
+def _note(paths: GenerationPaths, digest: str, faults: list[tuple[str, str]]) -> None:
     """Keep what was found for `faults_of`; a read-only folder keeps nothing."""
     path = paths.damage(digest)
     try:
@@ -229,7 +247,7 @@ def _note(paths: GenerationPaths, digest: str, faults: list[Fault]) -> None:
             path.unlink(missing_ok=True)
             return
         own = paths.stage(f"damage.{token()}")
-        own.write_text(json.dumps([[each.path, each.reason] for each in faults]))
+        own.write_text(json.dumps(list(dict.fromkeys(faults))))
         os.replace(own, path)
     except OSError:
         pass

@@ -307,8 +307,23 @@ def test_a_poisoned_file_is_named_with_the_generations_that_share_it(node: Node)
     (fault,) = found.faults
     assert fault.path == "files/unet/model.safetensors"
     assert fault.poisons == (7,)
-    assert not node.generations.ready(6).ready, "from now on it is known"
+    assert not node.generations.ready(6, 6).ready, "from now on it is known"
+    assert "same file as one of generation 6" in node.generations.ready(7, 7).why
     assert node.generations.verify(8).sound
+    node.generations.build(node.lock(7, SEVEN))
+    assert node.generations.verify(7).sound
+    assert node.generations.ready(7, 8).ready
+    assert not node.generations.ready(6, 6).ready, "it still has the old file"
+
+
+def test_what_was_written_to_is_not_whole_although_its_bytes_are_the_same(node: Node) -> None:
+    node.generations.build(node.lock(6, SIX))
+    os.utime(node.root / "ids/6/files/unet/model.safetensors")
+    assert not node.generations.ready(6).ready
+    (fault,) = node.generations.verify(6).faults
+    assert "its bytes are the same" in fault.reason
+    node.generations.build(node.lock(6, SIX))
+    assert node.generations.verify(6).sound
 
 
 def test_a_damaged_generation_is_built_again_from_the_origin(node: Node) -> None:
