@@ -62,7 +62,9 @@ def coding_to_undo(url: str, head: Head) -> str:
     A .tar.gz served with `Content-Encoding: gzip` (Apache's AddEncoding does it) is the requested
     file itself; decoding it would give the tar instead.
     """
-    coding = ", ".join(content_codings(head.headers.get("content-encoding", "")))
+    if "content-encoding" not in head.headers:
+        return ""
+    coding = ", ".join(content_codings(head.headers["content-encoding"]))
     if not coding:
         return ""
     path = url.partition("?")[0].lower()

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from pgetpy.core.destinations.names import check_url
@@ -98,14 +98,14 @@ class _Reading:
     def take(self, line: int, content: str) -> None:
         try:
             fields = split_fields(content)
-            job = self._job(fields) if fields else None
+            job = self._job(fields, f" ({self.path}:{line})") if fields else None
             if job is not None and not self._is_repeated(job, line):
-                self.jobs.append(replace(job, place=f" ({self.path}:{line})"))
+                self.jobs.append(job)
                 self.lines.append(line)
         except UsageError as error:
             raise BadManifestError(self.path, line, str(error)) from None
 
-    def _job(self, fields: list[str]) -> Job:
+    def _job(self, fields: list[str], place: str) -> Job:
         extract = self.extract or (fields[-1] == _EXTRACT and not self.to_null)
         if fields[-1] == _EXTRACT:
             fields = fields[:-1]
@@ -119,9 +119,9 @@ class _Reading:
         reference = self.read(url)
         checksum = Checksum.parse(fields[2], name="digest") if len(fields) == 3 else None
         if self.to_null:
-            return Job(url, None, checksum, reference=reference)
+            return Job(url, None, checksum, reference=reference, place=place)
         _check_dest(fields[1])
-        return Job(url, fields[1], checksum, extract=extract, reference=reference)
+        return Job(url, fields[1], checksum, extract=extract, reference=reference, place=place)
 
     def _is_repeated(self, job: Job, line: int) -> bool:
         if job.dest is None:

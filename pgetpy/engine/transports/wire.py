@@ -185,7 +185,9 @@ def parse_head(data: bytes) -> Head:
 
 def may_stay_open(head: Head) -> bool:
     """Whether the server leaves the connection open for the next request."""
-    options = head.headers.get("connection", "").lower().split(",")
+    if "connection" not in head.headers:
+        return True
+    options = head.headers["connection"].lower().split(",")
     return all(option.strip() != "close" for option in options)
 
 
