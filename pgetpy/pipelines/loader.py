@@ -17,7 +17,7 @@ from typing import Any
 from pgetpy.core.pipelines.configs import MODEL_INDEX, parse_config
 from pgetpy.core.pipelines.dtypes import dtype_sizes, load_dtype
 from pgetpy.core.pipelines.plans import SINGLE
-from pgetpy.core.pipelines.specs import AS_STORED, PipelineSpec
+from pgetpy.core.pipelines.specs import AS_STORED, OTHERS, PipelineSpec
 from pgetpy.core.weights.safetensors import LONGEST_HEADER
 from pgetpy.errors import (
     BadSettingError,
@@ -184,7 +184,14 @@ def _load(source: LoadSource, find: Find) -> Any:
 
 def _load_single_file(source: LoadSource, whole: Any, options: dict[str, Any]) -> Any:
     """Return a pipeline whose weights are in one file, without a request for configurations."""
-    given = set(options)
+    given, spec = set(options), source.spec
+    apart = [name for name in spec.dtype if name != OTHERS and name not in given]
+    if apart:
+        reason = "a base of one file is loaded in one dtype"
+        raise BadSettingError("dtype", f"{apart[0]}: {spec.dtype_of(apart[0])}", reason)
+    if spec.quantization is not None:
+        shown = json.dumps(spec.quantization)[:_LONGEST_REASON]
+        raise BadSettingError("quantization", shown, "is for a base that is a folder")
     dtype = _dtype_of(source, "", source.weights[""])
     if dtype is not None:
         options["torch_dtype"] = dtype

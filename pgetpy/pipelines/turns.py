@@ -82,8 +82,8 @@ class PipelineTurn:
                     return not composed
             elif any(turn._blocks(self) for turn in ahead):
                 raise UsageError(
-                    "this thread is using the same base with other LoRAs: leave that `with` block "
-                    "first"
+                    "this thread is using the same base with other LoRAs, or one that serves a "
+                    "request at a time: leave that `with` block first"
                 )
             time.sleep(polling.TURN)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionPipeline
 
 from pgetpy.errors import IntegrityError, PoisonedProcessError
 from pgetpy.pipelines import PipelineSpec, PipelineStore, load_checks, loading
@@ -103,6 +103,24 @@ def test_another_composition_waits_until_the_first_is_done(
     assert order == ["first", "second"]
 
 
+def test_a_model_that_keeps_state_while_it_works_is_used_by_one_at_a_time(
+    shop: Shop, store: PipelineStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the decoders of videos: they keep frames on themselves, and have such a method."""
+    monkeypatch.setattr(AutoencoderKL, "clear_cache", lambda self: None, raising=False)
+    inside: list[int] = []
+
+    def use(number: int) -> int:
+        with store.pipeline(shop.spec()) as pipe:
+            inside.append(number)
+            image_of(pipe)
+            most = len(inside)
+            inside.remove(number)
+            return most
+
+    assert in_threads([partial(use, number) for number in range(6)], 3) == [1] * 6
+
+
 # ------------------------------------------------------------------------------------------ loads
 
 
@@ -154,7 +172,7 @@ def test_loads_beside_a_plain_one_are_whole_or_say_why(shop: Shop, tmp_path: Pat
     program = f"""
 import sys, threading
 import torch
-from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionPipeline
 from pathlib import Path
 from pgetpy.errors import IntegrityError, PoisonedProcessError
 from pgetpy.pipelines import PipelineSpec, load_checks

@@ -127,6 +127,9 @@ def test_the_same_thread_may_use_one_base_twice_but_with_the_same_loras(
     with store.pipeline(spec) as pipe, store.pipeline(spec) as again:
         assert pipe is not again
         assert pipe.unet is again.unet
+        assert pipe.tokenizer is not again.tokenizer
+        assert pipe.scheduler is not again.scheduler
+        assert pipe.tokenizer("a b").input_ids == again.tokenizer("a b").input_ids
         assert image_of(pipe) == image_of(again) == shop.alone((shop.first, 0.5))
         with pytest.raises(UsageError, match="other LoRAs"), store.pipeline(shop.spec()):
             pass
@@ -347,6 +350,22 @@ def test_a_base_of_one_file_is_loaded_offline_with_its_configurations(
     assert image(store, lora) == shop.alone((shop.first, 0.7))
     with store.pipeline(PipelineSpec(str(whole), config=str(shop.base), dtype="bfloat16")) as pipe:
         assert set(dtypes(pipe).values()) == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dtype": {"vae": "float32", "default": "float16"}},
+        {"quantization": {"quant_backend": "torchao", "quant_kwargs": {"quant_type": "int8wo"}}},
+    ],
+)
+def test_what_a_base_of_one_file_cannot_be_loaded_with_is_refused(
+    shop: Shop, store: PipelineStore, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    whole = save_single_file(load_pipeline(shop.base), tmp_path / "whole.safetensors")
+    spec = PipelineSpec(str(whole), config=str(shop.base), **options)
+    with pytest.raises(BadSettingError, match=next(iter(options))), store.pipeline(spec):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from pgetpy.errors.redact import redact
 # Keep the dtype of the file. diffusers makes float32 of everything if it is not told otherwise.
 AS_STORED = "auto"
 # The name under which diffusers takes the dtype of the components that are not named.
-_OTHERS = "default"
+OTHERS = "default"
 _DTYPES = frozenset({AS_STORED, "float32", "float16", "bfloat16", "float64"})
 _LORA_FIELDS = frozenset({"path", "scale", "component"})
 _LONGEST_NAME = 100
@@ -149,7 +149,7 @@ class PipelineSpec:
 
     def dtype_of(self, component: str) -> str:
         """Return the dtype in which `component` is loaded."""
-        found: str = self.dtype.get(component, self.dtype[_OTHERS])
+        found: str = self.dtype.get(component, self.dtype[OTHERS])
         return found
 
     def shares(self, component: str) -> bool:
@@ -205,10 +205,10 @@ def _components(given: object) -> dict[str, str | None]:
 def _dtypes(given: object) -> dict[str, str]:
     """Return dtypes by component, `default` included, without those that are the default anyway."""
     if not isinstance(given, Mapping):
-        return {_OTHERS: _dtype(given)}
+        return {OTHERS: _dtype(given)}
     found = {_check_name(name, "dtype"): _dtype(dtype) for name, dtype in given.items()}
-    others = found.get(_OTHERS, AS_STORED)
-    return {_OTHERS: others} | {name: dtype for name, dtype in found.items() if dtype != others}
+    others = found.get(OTHERS, AS_STORED)
+    return {OTHERS: others} | {name: dtype for name, dtype in found.items() if dtype != others}
 
 
 def _dtype(given: object) -> str:
