@@ -33,6 +33,8 @@ from pgetpy.core.report.events import (
 # come to a halt.
 _RATE_WINDOW = 5.0
 _RATE_STEP = 0.2
+# The time left is told once one in so many bytes has arrived.
+_LEAST_SHARE = 10_000
 
 
 @dataclass
@@ -205,6 +207,8 @@ class Tally:
         rate, expected = self.rate.value(now), self.expected
         if expected is None or not rate:
             return None
+        if self.moved * _LEAST_SHARE < expected:
+            return None  # a few small files say nothing about the large ones that follow
         return max(0, expected - self.done) / rate
 
     def _state(self, key: int, dest: str, now: float) -> FileState:
