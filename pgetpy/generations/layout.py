@@ -219,8 +219,8 @@ class GenerationPaths:
                 free = 0
             return DiskFullError(str(self.root), None, free)
         at = f" at {error.filename}" if error.filename else ""
-        hint = "make it writable for this user" if error.errno in _CLOSED else ""
-        reason = f"cannot be written{at}: {system_reason(error)}"
+        hint = "open it to this user" if error.errno in _CLOSED else ""
+        reason = f"cannot be used{at}: {system_reason(error)}"
         return GenerationError(str(self.root), "", reason, hint=hint)
 
 

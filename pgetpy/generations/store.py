@@ -187,10 +187,11 @@ class Generations:
         Raises:
             UsageError: the range is empty.
         """
-        numbers = self._paths.numbers()
-        wanted = wanted_numbers(numbers, minimum, maximum)
-        states = tuple(self._state(number, numbers.get(number, "")) for number in wanted)
-        return Readiness(states, self._paths.latest_number())
+        with self._paths.errors():
+            numbers = self._paths.numbers()
+            wanted = wanted_numbers(numbers, minimum, maximum)
+            states = tuple(self._state(number, numbers.get(number, "")) for number in wanted)
+            return Readiness(states, self._paths.latest_number())
 
     def _state(self, number: int, digest: str) -> GenerationState:
         if not digest:
@@ -217,6 +218,10 @@ class Generations:
 
     def listed(self) -> list[ListedGeneration]:
         """Return all generations whose records can be read, the highest number first."""
+        with self._paths.errors():
+            return self._listed()
+
+    def _listed(self) -> list[ListedGeneration]:
         latest = self._paths.latest_number()
         found = []
         for number, digest in self._paths.numbers().items():
@@ -265,7 +270,8 @@ class Generations:
         Raises:
             GenerationIncompleteError: there is none with this number.
         """
-        found = verify(self._paths, number)
+        with self._paths.errors():
+            found = verify(self._paths, number)
         if found.faults and self._cache is not None:
             # Without its record it cannot be said which entries these are.
             with contextlib.suppress(IntegrityError):

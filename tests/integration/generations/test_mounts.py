@@ -88,6 +88,32 @@ def test_a_reader_behind_a_read_only_mount_is_seen(node: Node, tmp_path: Path, u
     assert node.generations.prune(keep=1).removed == (6,)
 
 
+def test_a_folder_that_may_not_be_read_is_an_error_in_words(node: Node) -> None:
+    if os.geteuid() != 0:
+        missing("it takes another user")
+    node.generations.build(node.lock(6, {"unet": UNET}))
+    with folder_of_nobody() as theirs:
+        closed = theirs / "closed"
+        node.root.rename(closed)
+        code = (
+            f"import os, sys; os.setgroups([]); os.setresgid(*[{NOBODY}] * 3); "
+            f"os.setresuid(*[{NOBODY}] * 3); "
+            "from pgetpy.cli import main; sys.exit(main(sys.argv[1:]))"
+        )
+        prepared = f"import pgetpy.cli.generation, pgetpy.cli.dispatch, pgetpy.cli.help; {code}"
+        (closed / "ids").chmod(0o700)
+        for command in ("ready", "ls"):
+            ended = subprocess.run(
+                [sys.executable, "-c", prepared, "generation", command, "--root", str(closed)],
+                capture_output=True, text=True, check=False, env=environment(),
+            )  # fmt: skip
+            assert ended.returncode == 1, ended.stderr
+            assert "cannot be used" in ended.stderr
+            assert "permission denied" in ended.stderr
+            assert "Traceback" not in ended.stderr
+        closed.rename(node.root)
+
+
 def test_overlayfs_is_recognised_and_said(node: Node, tmp_path: Path) -> None:
     node.generations.build(node.lock(6, {"unet": UNET}))
     for name in ("upper", "work", "merged"):
