@@ -148,7 +148,7 @@ def _lock(run: _GenerationRun, operands: Sequence[str]) -> int:
         _write_lock(Path(operands[1]), lock)
         words = [f"generation {lock.number} is {lock.digest}"]
     else:
-        words = lock.text.splitlines()
+        words = lock.text.removesuffix("\n").split("\n")
     run.tell(words, {"number": lock.number, "digest": lock.digest, "lock": lock.text})
     return DONE
 
@@ -220,6 +220,8 @@ def _diff(run: _GenerationRun, operands: Sequence[str]) -> int:
 
 def _prune(run: _GenerationRun, operands: Sequence[str]) -> int:
     _refuse(run, operands)
+    if run.options.keep is None and run.options.minimum is None:
+        raise UsageError("nothing says what stays: give --keep, --min or both")
     with run.writing() as generations:
         found = generations.prune(keep=run.options.keep, minimum=run.options.minimum)
     record = {

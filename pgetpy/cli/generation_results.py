@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pgetpy.core.generations.comparison import GenerationDiff
+from pgetpy.core.report.text import one_line
 from pgetpy.core.text.units import format_size
 from pgetpy.generations.checking import VerifiedGeneration
 from pgetpy.generations.store import ListedGeneration, Pruned, Readiness
@@ -23,14 +24,16 @@ def readiness_lines(found: Readiness) -> list[str]:
     if not found.states:
         return [f"not ready: {found.why}"]
     return [
-        f"{each.number}  {each.digest[:_DIGITS] or '-':<{_DIGITS}}  {each.why or 'is whole'}"
+        f"{each.number}  {each.digest[:_DIGITS] or '-':<{_DIGITS}}  "
+        f"{one_line(each.why) or 'is whole'}"
         for each in found.states
     ]
 
 
 def diff_lines(found: GenerationDiff) -> list[str]:
     """Return one line for each change, and one that counts what is the same."""
-    return [*map(str, found.changes), f"{len(found.changes)} changes, {found.same} the same"]
+    changes = [one_line(str(each)) for each in found.changes]
+    return [*changes, f"{len(found.changes)} changes, {found.same} the same"]
 
 
 def diff_record(found: GenerationDiff) -> dict[str, Any]:
@@ -59,7 +62,7 @@ def verification_lines(found: VerifiedGeneration) -> list[str]:
     for each in found.faults:
         others = ", ".join(map(str, each.poisons))
         also = f"; the same file is in {others}" if others else ""
-        lines.append(f"  {each}{also}")
+        lines.append(f"  {one_line(str(each))}{also}")
     if not found.sound:
         lines.append("  pgetpy generation build LOCK replaces it")
     return lines

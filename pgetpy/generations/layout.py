@@ -9,7 +9,6 @@
     staging/TOKEN                   a tree that is being built or removed, locked by who does that
     damaged/DIGEST                  what `verify` has found of a tree, until it is built again
     cache/                          the cache, unless another folder is named
-    uv/                             the cache of uv, which links into the environments
     uv/                             the cache of uv, if there are environments
     id -> MARK                      how the owners of this folder's pins begin
 

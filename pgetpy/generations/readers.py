@@ -17,6 +17,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from pgetpy.core.report.text import one_line
+from pgetpy.errors.redact import redact_text
 from pgetpy.generations.layout import IN_USE
 from pgetpy.system import polling
 from pgetpy.system.file_locks import try_lock
@@ -139,7 +141,9 @@ def _command(pid: int) -> str:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").strip()
     except OSError:
         words = b""
-    return words.decode(errors="replace")[:_LONGEST_COMMAND] or "unknown"
+    # Anyone may put anything there, and it goes to terminals and logs.
+    text = one_line(redact_text(words.decode(errors="replace")))
+    return text[:_LONGEST_COMMAND] or "unknown"
 
 
 def is_overlay(path: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from pgetpy.generations.checking import VerifiedGeneration, faults_of, verify
 from pgetpy.generations.layout import GenerationPaths
 from pgetpy.generations.readers import alone_with, readers_of
 from pgetpy.generations.removal import TreeRemover
+from pgetpy.system.filesystem import closing_fd
 from pgetpy.weights.cache import WeightsDownloadCache
 
 
@@ -343,9 +345,18 @@ def read_lock(path: str | os.PathLike[str]) -> GenerationLock:
         BadManifestError: it cannot be read, or is not a lock.
     """
     try:
-        text = Path(path).read_bytes().decode(errors="surrogateescape")
+        text = _read_file(path).decode(errors="surrogateescape")
     except FileNotFoundError:
         raise BadManifestError(os.fspath(path), 0, "there is no such file") from None
     except OSError as error:
         raise BadManifestError(os.fspath(path), 0, system_reason(error)) from None
     return parse_lock(text, os.fspath(path))
+
+
+def _read_file(path: str | os.PathLike[str]) -> bytes:
+    """Read a regular file: a daemon that opens a FIFO would wait for a writer for ever."""
+    with closing_fd(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)) as fd:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise BadManifestError(os.fspath(path), 0, "it is not a file")
+        with open(fd, "rb", closefd=False) as file:
+            return file.read()

@@ -33,7 +33,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _PYTHON = re.compile(r"[0-9]+\.[0-9]+(?:\.[0-9]+)?")
 # What can be written without quotes; see `split_fields`.
 _BARE = re.compile(r"[^\s\"'#]\S*")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# C0 and C1 controls, and the line ends of Unicode: they steer terminals and break listings.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _EXTRACT = "-x"
 _SHA256 = "sha256:"
 _LONGEST_COMPONENT = 255
@@ -182,8 +183,8 @@ def parse_manifest(
         check: gets each reference, and raises BadReferenceError for what is not one.
 
     Raises:
-        BadManifestError: a line is malformed, two lines want the same path, or the number is
-            missing.
+        BadManifestError: a line is malformed, two lines want the same path, the number is missing,
+            or nothing comes after it.
     """
     reading = _GenerationReader(check)
     for line, content in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
@@ -195,6 +196,9 @@ def parse_manifest(
             raise BadManifestError(path, line, str(error)) from None
     if reading.number is None:
         raise BadManifestError(path, 0, "it is empty; it begins with `generation N`")
+    if not reading.files and not reading.environments:
+        # Perhaps half written; its number could not be used again.
+        raise BadManifestError(path, 0, "it names no files and no environments")
     try:
         environments = tuple(map(_environment, reading.environments.values()))
     except _LineError as error:
@@ -307,8 +311,13 @@ class _GenerationReader:
 
 
 def _number(fields: Sequence[str]) -> int:
-    if fields[0] != "generation" or len(fields) != 2 or not _NUMBER.fullmatch(fields[1]):
+    if fields[0] != "generation" or len(fields) != 2:
         raise UsageError("expected `generation N` before anything else, N being a number")
+    if not _NUMBER.fullmatch(fields[1]):
+        raise UsageError(
+            f"{fields[1]!r} cannot be the number of a generation: expected `generation N`, "
+            "N being at most 18 digits without leading zeros"
+        )
     return int(fields[1])
 
 
@@ -324,6 +333,8 @@ def _file(fields: list[str], line: int) -> FileLine:
             f"{redact(url)} contains a secret, and locks are handed around; "
             "give tokens in environment variables"
         )
+    if _CONTROL.search(url):
+        raise UsageError(f"{url!r} contains a control character")
     digest = _sha256(fields[2]) if len(fields) == 3 else ""
     check_dest(dest)
     if digest and dest.endswith("/") and not extract:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import urllib.error
@@ -106,6 +107,17 @@ def test_a_bad_lock_does_not_keep_others_from_being_built(node: Node, locks: Pat
     failures = follower.status.failures
     assert "it has no sha256" in failures[str(locks / "1.lock")]
     assert "has other content already" in failures[str(locks / "9.lock")]
+
+
+def test_what_is_not_a_file_does_not_block(node: Node, locks: Path) -> None:
+    os.mkfifo(locks / "1.lock")
+    (locks / "2.lock").mkdir()
+    add(node, locks, 3)
+    follower = daemon(node, locks)
+    follower.look()
+    assert numbers(node) == [3]
+    assert all("it is not a file" in each for each in follower.status.failures.values())
+    assert len(follower.status.failures) == 2
 
 
 def test_a_failure_is_tried_again_after_a_pause_or_a_change(node: Node, locks: Path) -> None:

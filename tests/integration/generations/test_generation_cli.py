@@ -111,6 +111,46 @@ def test_pruned_and_kept_generations_are_told(run: Run, node: Node, tmp_path: Pa
     assert "latest" in out
 
 
+def test_readers_and_names_do_not_steer_the_terminal(run: Run, node: Node, tmp_path: Path) -> None:
+    for number, data in ((6, UNET), (7, OTHER)):
+        run("build", lock_file(node, tmp_path, number, data), "--progress=none")
+    code = (
+        "import sys; from pgetpy.generations import hold; "
+        "held = hold(sys.argv[2], {'PGET_GENERATION': '6'}); print(1, flush=True); input()"
+    )
+    # The words of the script come first in what is shown of a command.
+    hostile = "\x1b[31m\nremoved 7\x07"
+    script = tmp_path / "r"
+    script.write_text(code)
+    command = ["python", "r", hostile, str(node.root)]
+    with subprocess.Popen(
+        command,
+        executable=sys.executable,
+        cwd=tmp_path,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as reader:
+        assert reader.stdout is not None
+        reader.stdout.readline()
+        printed = run("prune", "--keep", "1")[1], run("ls")[1]
+        reader.kill()
+    assert "kept 6: it is read by" in printed[0]
+    assert "[31m removed 7" in printed[0]
+    (node.root / "ids/7/files/\x1b[31m\nhostile").touch()
+    printed = (*printed, run("verify", "7")[1])
+    assert "hostile was added" in printed[2]
+    for text in printed:
+        assert text.replace("\n", "").isprintable()
+        assert all("removed 7" not in line[:9] for line in text.splitlines())
+
+
+def test_pruning_says_which_flags_it_needs(run: Run) -> None:
+    status, _, err = run("prune")
+    assert status == 2
+    assert "--keep, --min or both" in err
+
+
 def test_verify_names_a_changed_file(run: Run, node: Node, tmp_path: Path) -> None:
     run("build", lock_file(node, tmp_path, 6), "--progress=none")
     run("build", lock_file(node, tmp_path, 7), "--progress=none")

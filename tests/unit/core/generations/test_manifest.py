@@ -99,6 +99,9 @@ def test_environments_without_hashes_are_kept_for_locking() -> None:
         (f"env torch 3.12 {A}", "after the requirement"),
         (f"env torch 3.12 numpy==1 {A} pillow==2", "none for pillow==2"),
         ('https://example.com/b "b', "quotation"),
+        (f'https://example.com/b "b\u2028c" {A}', "plain path"),
+        (f"https://example.com/b b\x9b31m {A}", "plain path"),
+        (f"https://example.com/\x1b[31m b {A}", "contains a control character"),
     ],
 )
 def test_a_bad_line_is_named(line: str, reason: str) -> None:
@@ -122,6 +125,17 @@ def test_the_number_comes_first(text: str) -> None:
         parse_manifest(text, "m")
 
 
+@pytest.mark.parametrize("number", ["-1", "07", "1" * 19, "seven"])
+def test_what_is_not_a_number_is_quoted(number: str) -> None:
+    with pytest.raises(BadManifestError, match=f"m:1: '{number}' cannot be the number"):
+        parse_manifest(f"generation {number}\nhttps://example.com/a a {A}\n", "m")
+
+
+def test_a_number_alone_is_not_a_manifest() -> None:
+    with pytest.raises(BadManifestError, match="m: it names no files"):
+        parse_manifest("generation 7\n", "m")
+
+
 def test_an_open_line_is_named_where_a_lock_is_needed() -> None:
     text = f"generation 7\nhttps://example.com/a a {A}\nhttps://example.com/b b\nenv e 3.12 numpy\n"
     with pytest.raises(BadManifestError, match=r"m:3: it has no sha256"):
@@ -133,7 +147,7 @@ def test_repositories_may_share_a_folder() -> None:
     assert [each.dest for each in parse_manifest(text, "m").files] == ["models/", "models/"]
 
 
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"])), min_size=1))
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"])), min_size=1))
 def test_fields_survive_being_joined_and_split(fields: list[str]) -> None:
     assert split_fields(joined_fields(fields)) == fields
 
@@ -143,7 +157,7 @@ _NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max
 )
 
 
-@given(st.integers(0, 10**17), st.lists(_NAMES, unique=True))
+@given(st.integers(0, 10**17), st.lists(_NAMES, unique=True, min_size=1))
 def test_the_text_of_a_lock_reads_as_the_same_lock(number: int, names: list[str]) -> None:
     files = tuple(FileLine("https://example.com/x", name, A) for name in names)
     lock = GenerationLock(number, files)
