@@ -4,12 +4,17 @@ A client asks a node by plain HTTP for a range, with the origin's name as Host. 
 whole pieces from the origin, each once, however many clients wait for it. What the directives are
 for is said beside them, in the text that is printed, because operators change that text.
 
-How a request passes through the locations:
+How a request passes through the two servers and their locations:
 
-    /            cached, in pieces; an answer that is a redirect, or 416, goes to the others
-    @hop1, @hop2 the redirect's target, cached under the key of what was asked for
+    /            cached, in pieces, which come from the second server
     @uncached    with the client's own headers, and not stored: requests with credentials, and
                  what cannot be cut into pieces, such as an empty object
+    second server, on loopback, which only this nginx asks:
+    /            one piece, from the origin
+    @hop1, @hop2 the same piece, from where the origin redirects to
+
+Redirects have a server of their own because nginx forgets which piece it is at when one location
+passes a request on to another: it would go on with the object's first bytes.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from pgetpy.core.http.urls import DEFAULT_PORTS, Origin
 from pgetpy.errors.redact import SIGNERS, Signer
@@ -104,8 +110,14 @@ def _http(node: NodeConfig) -> Iterator[str]:
     yield "keepalive_requests 100000; reset_timedout_connection on; send_timeout 30s;"
     # Addresses of IPv4 only: nginx would try the others in turn where there is no way to them.
     yield f"resolver {' '.join(node.resolvers)} valid=30s ipv6=off;"
+    yield f"upstream pieces {{ server {_inner_address(node.listen)}; keepalive 64; }}"
     yield "server {"
     yield from _indented(_server(node))
+    yield "}"
+    yield "# Gets one piece, for the server above alone. It follows redirects, since clients do not"
+    yield "# follow those of a node; the server above would forget which piece it is at."
+    yield "server {"
+    yield from _indented(_inner_server(node))
     yield "}"
 
 
@@ -155,21 +167,46 @@ def _server(node: NodeConfig) -> Iterator[str]:
         yield f"listen {node.listen} backlog=4096;"
     yield from _CACHING.format(piece=node.piece // MIB, header=CACHE_HEADER).splitlines()
     yield from _ASKING.format(ca_file=node.ca_file).splitlines()
-    yield from _HEADERS
+    # The second server tries twice, each time for this long.
+    yield "proxy_read_timeout 45s;"
+    yield from _headers("$http_host", "$slice_range")
     yield f'location = {HEALTH_PATH} {{ return 200 "ok\\n"; }}'
     yield f"location = {STATUS_PATH} {{ stub_status; }}"
     yield "location / {"
     yield from _indented(_entrance(node))
     yield "}"
-    yield "# Clients do not follow redirects of a node, so the node does."
-    for hop in range(1, _HOPS + 1):
-        yield f"location @hop{hop} {{"
-        yield from _indented(_hop(hop))
-        yield "}"
     yield "# With credentials, or what cannot be cut into pieces."
     yield "location @uncached {"
     yield from _indented(_uncached(node))
     yield "}"
+
+
+def _inner_server(node: NodeConfig) -> Iterator[str]:
+    yield f"listen {_inner_address(node.listen)} backlog=4096;"
+    yield from _ASKING.format(ca_file=node.ca_file).splitlines()
+    yield "proxy_read_timeout 20s; recursive_error_pages on;"
+    yield from _headers("$asked_host", "$http_range")
+    yield "location / {"
+    yield '  if ($origin = "") { return 503; }'
+    yield "  set $asked $origin;"
+    yield f"  error_page {_REDIRECTS} = @hop1;"
+    yield "  proxy_pass $origin$target;"
+    yield "}"
+    for hop in range(1, _HOPS + 1):
+        yield f"location @hop{hop} {{"
+        yield from _indented(_hop(hop))
+        yield "}"
+
+
+def _inner_address(listen: str) -> str:
+    """Return where the second server listens: the node's port, at an address on loopback.
+
+    Nodes of one machine that share a port differ in their addresses, so the address is made from
+    theirs.
+    """
+    address, _, port = listen.rpartition(":")
+    first, second, third = sha256(address.encode()).digest()[:3]
+    return f"127.{128 + first % 127}.{second}.{1 + third % 254}:{port}"
 
 
 _CACHING = """\
@@ -187,19 +224,20 @@ proxy_hide_header Set-Cookie;
 add_header {header} $upstream_cache_status always;"""
 _ASKING = """\
 proxy_http_version 1.1;
-proxy_connect_timeout 3s; proxy_read_timeout 20s; proxy_max_temp_file_size 0;
+proxy_connect_timeout 3s; proxy_max_temp_file_size 0;
 proxy_next_upstream error timeout invalid_header; proxy_next_upstream_tries 2;
 proxy_ssl_server_name on; proxy_ssl_verify on; proxy_ssl_verify_depth 4;
 proxy_ssl_trusted_certificate {ca_file};
-proxy_intercept_errors on; recursive_error_pages on;"""
-_HEADERS = (
-    "proxy_set_header Host $asked_host;",
-    'proxy_set_header Connection ""; proxy_set_header Accept-Encoding "";',
-    'proxy_set_header Authorization ""; proxy_set_header Cookie "";',
-    'proxy_set_header If-Range ""; proxy_set_header If-Match "";',
-    'proxy_set_header If-None-Match ""; proxy_set_header If-Modified-Since "";',
-    'proxy_set_header If-Unmodified-Since ""; proxy_set_header Range $slice_range;',
-)
+proxy_intercept_errors on;"""
+
+
+def _headers(host: str, span: str) -> Iterator[str]:
+    yield f"proxy_set_header Host {host};"
+    yield 'proxy_set_header Connection ""; proxy_set_header Accept-Encoding "";'
+    yield 'proxy_set_header Authorization ""; proxy_set_header Cookie "";'
+    yield 'proxy_set_header If-Range ""; proxy_set_header If-Match "";'
+    yield 'proxy_set_header If-None-Match ""; proxy_set_header If-Modified-Since "";'
+    yield f'proxy_set_header If-Unmodified-Since ""; proxy_set_header Range {span};'
 
 
 def _entrance(node: NodeConfig) -> Iterator[str]:
@@ -209,16 +247,13 @@ def _entrance(node: NodeConfig) -> Iterator[str]:
         yield "if ($admitted = 0) { return 401; }"
     yield "if ($private) { return 418; }"
     yield "limit_except GET { deny all; }"
-    yield "set $asked $origin;"
     yield "error_page 416 418 = @uncached;"
-    yield f"error_page {_REDIRECTS} = @hop1;"
-    yield "proxy_pass $origin$target;"
+    yield "proxy_pass http://pieces$request_uri;"
 
 
 def _hop(hop: int) -> Iterator[str]:
     yield "set $asked $onward;"
     yield 'if ($asked = "") { return 502 "the origin redirects to where a node must not go\\n"; }'
-    yield "error_page 416 = @uncached;"
     if hop < _HOPS:
         yield f"error_page {_REDIRECTS} = @hop{hop + 1};"
     yield "proxy_pass $asked;"
