@@ -10,13 +10,12 @@ constant above the table.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 SHELLS = ("bash", "zsh", "fish", "powershell")
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """A row of the table.
 
     Attributes:

@@ -22,7 +22,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from pgetpy.core.destinations.journal import Journal, Subject
 from pgetpy.core.destinations.names import journal_name
@@ -277,8 +277,7 @@ class ResumableDestination(Destination):
             raise ResumeError
 
 
-@dataclass(frozen=True)
-class DestinationOptions:
+class DestinationOptions(NamedTuple):
     """What a transfer wants of its destination.
 
     Attributes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pgetpy.core.http.answers import Answer
 from pgetpy.core.http.ranges import Spans
@@ -63,8 +63,7 @@ class StartOverError(Exception):
         self.reason = reason
 
 
-@dataclass(frozen=True)
-class AttemptCallbacks:
+class AttemptCallbacks(NamedTuple):
     """What an attempt needs from its transfer.
 
     Attributes:

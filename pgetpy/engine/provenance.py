@@ -8,13 +8,12 @@ validator (`none`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pgetpy.core.http.answers import Answer
 
 
-@dataclass(frozen=True)
-class Provenance:
+class Provenance(NamedTuple):
     """The source of a transfer that has ended.
 
     Attributes:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
 
 from pgetpy.core.destinations.checked_lines import checked_line, text_of
 from pgetpy.core.http.answers import Identity
@@ -29,8 +30,7 @@ _MAGIC = "pgetpy 1"
 _SPAN = re.compile(r"(\d{1,19}) (\d{1,19})", re.ASCII)
 
 
-@dataclass(frozen=True)
-class Subject:
+class Subject(NamedTuple):
     """What a journal is about.
 
     Attributes:

@@ -27,7 +27,7 @@ the connections; they fill up to the same time T:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pgetpy.core.http.pace import PERIOD
 from pgetpy.core.http.range_request import RangeRequest, Window
@@ -54,8 +54,7 @@ _BLIND = 32 * MIB
 _NEAR = 4 * MIB
 
 
-@dataclass(frozen=True)
-class Prospect:
+class Prospect(NamedTuple):
     """What is known when the next range is to be asked for.
 
     Attributes:

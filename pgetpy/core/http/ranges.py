@@ -18,7 +18,6 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 _CONTENT_RANGE = re.compile(
@@ -39,8 +38,7 @@ class Span(NamedTuple):
         return self.stop - self.start
 
 
-@dataclass(frozen=True)
-class ContentRange:
+class ContentRange(NamedTuple):
     """A Content-Range header: `span` is None for `bytes */TOTAL`, `total` is None for `*`."""
 
     span: Span | None

@@ -9,13 +9,12 @@ record them, and a run that is killed finds them again.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pgetpy.core.http.range_request import Window
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where a byte goes on disk: `room` bytes may be written to `fd` from `offset` on."""
 
     fd: int

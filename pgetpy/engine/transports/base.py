@@ -21,7 +21,7 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pgetpy.core.http.answers import Answer
 from pgetpy.core.http.content_codings import names_no_coding
@@ -52,8 +52,7 @@ class UnsupportedResponseError(Exception):
     """This transport cannot handle the answer, but another one may; the text says why."""
 
 
-@dataclass(frozen=True)
-class Address:
+class Address(NamedTuple):
     """Where a host answers: socket family and the socket address of getaddrinfo."""
 
     family: int
