@@ -16,8 +16,9 @@ from tests.support.bodies import body
 
 MIB = 1 << 20
 SIZE = 96 * MIB
-# Seconds that losing a node may cost in all.
-MOST = 5.0
+# Seconds that losing a node may cost in all on a busy machine; the benchmark is stricter. Without a
+# probe it would be the stall timeout and its retries.
+MOST = 10.0
 REASON = why_not()
 pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
 
@@ -73,5 +74,5 @@ def test_an_origin_that_is_lost_in_mid_transfer_is_left_for_its_mirror(
     finally:
         hosts.repair(hosts.origin)
     assert (tmp_path / "got").read_bytes() == body(SIZE)
-    assert trip.seconds - usual < 2 * MOST
+    assert trip.seconds - usual < MOST
     assert set(trip.result["bytes_by_source"]) == {"origin", hosts.nodes[1].address}
