@@ -16,7 +16,6 @@ import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -563,7 +562,7 @@ def test_members_that_were_being_moved_when_the_power_went_are_not_believed(
     told = parse_journal(journal.read_bytes())
     assert told.moving
     assert told.subject is not None
-    journal.write_bytes(subject_line(replace(told.subject, boot="before")) + moving_line())
+    journal.write_bytes(subject_line(told.subject._replace(boot="before")) + moving_line())
     # What had not been flushed: the names are there, the bytes are not.
     for path in part_of(out / "members").rglob("*"):
         if path.is_file() and not path.is_symlink():

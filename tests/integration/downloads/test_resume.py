@@ -474,7 +474,7 @@ def rewrite(dest: Path, boot: str, flushed: tuple[tuple[int, int], ...]) -> None
     """Make the journal of `dest` that of another boot; what is not `flushed` is lost."""
     journal = parse_journal(journal_of(dest).read_bytes())
     assert journal.subject is not None
-    lines = [subject_line(replace(journal.subject, boot=boot))]
+    lines = [subject_line(journal.subject._replace(boot=boot))]
     lines += [written_line(span.start, span.stop) for span in journal.written]
     lines += [flushed_line(*span) for span in flushed]
     journal_of(dest).write_bytes(b"".join(lines))
