@@ -21,7 +21,7 @@ from functools import lru_cache
 
 from pgetpy.core.fleet.go_urls import GoUrl, parse_go_url
 from pgetpy.core.fleet.node_list import Node, node_of
-from pgetpy.core.fleet.prefixes import parse_prefixes
+from pgetpy.core.fleet.prefixes import parse_prefixes, useless_prefixes
 from pgetpy.core.fleet.rewriting import NodeRequest, node_request
 from pgetpy.core.placement.jump import SLICE, places
 from pgetpy.core.placement.rendezvous import ranked
@@ -69,6 +69,12 @@ class CacheNodes:
         self._nodes = nodes
         self._path_proxy = settings.path_proxy
         self._prefixes = parse_prefixes(settings.prefixes)
+        for prefix in useless_prefixes(settings.prefixes):
+            _LOG.warning(
+                "cache prefix %s covers nothing: write it as https://HOST/PATH, with blanks between"
+                " several",
+                prefix,
+            )
         self._look_up = look_up
         self._now = now
         # The bytes of an object that one node serves; a range must not cross their borders.

@@ -33,3 +33,9 @@ def parse_prefixes(texts: Iterable[str]) -> UrlPrefixes:
     parsed = (parse_go_url(text) for text in texts)
     named = (each for each in parsed if each is not None and each.scheme and each.host)
     return UrlPrefixes(tuple((each.host, each.path) for each in named))
+
+
+def useless_prefixes(texts: Iterable[str]) -> tuple[str, ...]:
+    """Return those of `texts` that cover no URL that is meant: without a scheme or a host, or
+    several with commas between them."""
+    return tuple(text for text in texts if not parse_prefixes((text,)).pairs or ",http" in text)

@@ -62,7 +62,7 @@ def size_reader(least: int) -> Callable[[str, str], int]:
     def read(text: str, name: str) -> int:
         size = parse_size(text, name=name)
         if size < least:
-            raise BadSettingError(name, text, f"must be at least {least} byte")
+            raise BadSettingError(name, text, f"must be at least {least} byte{'s' * (least > 1)}")
         return size
 
     return read

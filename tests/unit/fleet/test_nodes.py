@@ -117,6 +117,16 @@ def test_pieces_are_pgets_slices_unless_nodes_are_listed_or_a_size_is_given() ->
     assert CacheNodes(FleetSettings(srv_name="c", piece=1 << 20)).piece_size == 1 << 20
 
 
+@pytest.mark.parametrize("prefix", ["example.com", "example.com:80/x", "http://",
+                                    "https://a.example,https://b.example"])  # fmt: skip
+def test_a_prefix_that_covers_nothing_is_told(
+    prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    CacheNodes(FleetSettings(given=LISTED.given, prefixes=(prefix, "https://c.example/a,b")))
+    [told] = [record.getMessage() for record in caplog.records]
+    assert told.startswith(f"cache prefix {prefix} covers nothing: write it as https://HOST/PATH")
+
+
 def test_only_urls_under_a_prefix_are_covered() -> None:
     nodes = CacheNodes(LISTED)
     assert [nodes.covers(url) for url in (URL, "https://example.com/x", "not a URL")] == [
