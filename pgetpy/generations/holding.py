@@ -20,10 +20,10 @@ from pgetpy.core.generations.environment_variables import (
     wanted_generation,
 )
 from pgetpy.core.generations.record import ENVIRONMENTS, FILES
-from pgetpy.errors import GenerationIncompleteError, UsageError
+from pgetpy.errors import GenerationError, GenerationIncompleteError, UsageError
 from pgetpy.generations.environment_check import environment_folders
 from pgetpy.generations.layout import LATEST, GenerationPaths
-from pgetpy.generations.readers import is_overlay, lock_shared
+from pgetpy.generations.readers import is_overlay, lock_shared, readers_of
 from pgetpy.system import polling
 from pgetpy.system.logs import RoomLog
 
@@ -112,7 +112,7 @@ def hold(
                 break
             gone = not digest and (name or paths.latest_number() is None)
             if gone or time.monotonic() > until:
-                raise GenerationIncompleteError(str(paths.root), name or LATEST, "is not there")
+                raise _not_held(paths, name or LATEST, digest)
             # Pruned just now; `latest` leads elsewhere in a moment.
             time.sleep(polling.SLICE)
     held = HeldGeneration(digest, paths.tree(digest), fd)
@@ -123,6 +123,16 @@ def hold(
             paths.root,
         )
     return held
+
+
+def _not_held(paths: GenerationPaths, name: str, digest: str) -> GenerationError:
+    """Return why a generation cannot be read: any reader may take its lock for itself alone."""
+    tree = paths.tree(digest)
+    who = ", ".join(readers_of(tree)) if digest else ""
+    if who and tree.is_dir():
+        reason = f"is kept from other readers by {who}"
+        return GenerationError(str(paths.root), name, reason, hint="end that process")
+    return GenerationIncompleteError(str(paths.root), name, "is not there")
 
 
 @contextmanager

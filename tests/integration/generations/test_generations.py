@@ -15,6 +15,7 @@ from pgetpy.core.generations.manifest import FileLine, GenerationLock
 from pgetpy.errors import (
     CacheFullError,
     DigestMismatchError,
+    GenerationError,
     GenerationIncompleteError,
     GenerationInUseError,
     GenerationTakenError,
@@ -276,6 +277,25 @@ def test_a_pruner_says_who_reads(node: Node) -> None:
         reader.kill()
         reader.wait()
     assert node.generations.prune(keep=1).removed == (6,)
+
+
+def test_a_reader_that_keeps_others_out_is_named(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgetpy.generations.readers._WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("pgetpy.generations.holding._PATIENCE_SECONDS", 0.05)
+    node.generations.build(node.lock(6, SIX))
+    code = (
+        "import fcntl, os, sys; fd = os.open(sys.argv[1], os.O_RDONLY); "
+        "fcntl.flock(fd, fcntl.LOCK_EX); print(1, flush=True); input()"
+    )
+    command = [sys.executable, "-c", code, str(node.root / "ids/6/.in-use")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as greedy:
+        assert greedy.stdout is not None
+        greedy.stdout.readline()
+        with pytest.raises(GenerationError, match=rf"kept from other readers by {greedy.pid} "):
+            hold(node.root, {"PGET_GENERATION": "6"})
+        greedy.kill()
 
 
 def test_pruning_needs_a_rule(node: Node) -> None:
