@@ -45,7 +45,6 @@ from pgetpy.errors import (
     ConnectionFailedError,
     NotAllowedError,
     ObjectChangedError,
-    PgetError,
     RangeNotHonouredError,
     StalledError,
     TransferError,
@@ -261,7 +260,8 @@ class NodeAttempt(Attempt):
         name, meter = exchange.source, exchange.part.meter
         self.counts.retries += 1
         self._failed.setdefault(exchange.piece, set()).add(name)
-        reason = str(error) if isinstance(error, PgetError) else "it sent another form of it"
+        # The whole sentence would name the origin, and ask for its host and port to be checked.
+        reason = error.what() if isinstance(error, TransferError) else "it sent another form of it"
         _LOG.debug("cache node %s: %s", name, reason)
         self.access.failed(name)
         silent = isinstance(error, StalledError)

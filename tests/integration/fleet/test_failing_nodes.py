@@ -66,6 +66,19 @@ def test_all_comes_from_the_nodes_in_ranges_within_pieces(fleet: Fleet, tmp_path
             assert start // PIECE == (stop - 1) // PIECE
 
 
+def test_a_warning_of_a_dead_node_blames_nothing_else(
+    fleet: Fleet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dead = fleet.nodes[0]
+    dead.stop()
+    with caplog.at_level(logging.WARNING, "pgetpy.fleet"):
+        fleet.fetch(tmp_path / "got", concurrency=CONNECTIONS)
+    [told] = [record.getMessage() for record in caplog.records]
+    assert told == (
+        f"cache node {fleet.name(dead)} is not asked for now: connection failed: connection refused"
+    )
+
+
 @pytest.mark.parametrize("fault", REFUSALS, ids=repr)
 def test_a_node_that_fails_is_replaced_by_the_next(
     fleet: Fleet, tmp_path: Path, fault: Fault
