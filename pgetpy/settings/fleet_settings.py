@@ -6,12 +6,13 @@ only their names, and the parser looks for a flag here if it is not in `settings
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pgetpy.core.fleet.node_list import (
     NodeList,
+    cidr_mistake,
     read_cache_nodes,
     read_srv_by_cidr,
     srv_for_host,
@@ -30,6 +31,8 @@ from pgetpy.settings.options import Option, Texts, by_variable, variable
 
 # What pget sends through cache nodes unless PGET_CACHE_URI_PREFIXES says otherwise.
 USUAL_PREFIXES = ("https://weights.replicate.delivery",)
+
+_BY_CIDR = "PGET_CACHE_NODES_SRV_NAME_BY_HOST_CIDR"
 
 # Below this a piece costs more in requests than it spreads.
 SMALLEST_PIECE = 1 << 20
@@ -63,7 +66,7 @@ VARIABLES: tuple[Option, ...] = (
              environ="PGET_CACHE_NODES_SRV_NAME"),
     variable("FleetSettings.srv_by_cidr", read_srv_by_cidr,
              "JSON object of networks and such names; the one whose network contains PGET_HOST_IP "
-             "is used", environ="PGET_CACHE_NODES_SRV_NAME_BY_HOST_CIDR"),
+             "is used", environ=_BY_CIDR),
     variable("FleetSettings.host_ip", read_text, "address of this machine",
              environ="PGET_HOST_IP"),
     variable("FleetSettings.service_base", read_text,
@@ -180,9 +183,14 @@ class FleetSettings:
 
 
 def fleet_from(
-    before: FleetSettings, environ: Mapping[str, str], flags: Mapping[str, Texts]
+    before: FleetSettings,
+    environ: Mapping[str, str],
+    flags: Mapping[str, Texts],
+    warn: Callable[[str], object] = lambda _: None,
 ) -> FleetSettings:
     """Return `before` changed by the variables in `environ`, then by `flags`.
+
+    `warn` is called with a sentence for each variable that pget would ignore in silence.
 
     Raises:
         BadSettingError: a value is invalid.
@@ -195,4 +203,8 @@ def fleet_from(
     given += [(row, flags[row.name], f"--{row.name}") for row in ROWS if row.name in flags]
     values = {row.field: row.read(text, name) for row, text, name in given}
     changes: dict[str, Any] = {k: value for k, value in values.items() if value is not UNCHANGED}
-    return replace(before, **changes)
+    changed = replace(before, **changes)
+    by_cidr = environ.get(_BY_CIDR)
+    if by_cidr and (mistake := cidr_mistake(by_cidr, changed.host_ip)):
+        warn(f"{_BY_CIDR} has no effect: {mistake}")
+    return changed

@@ -306,11 +306,11 @@ class Settings(Section):
         cls, environ: Mapping[str, str], *, warn: Warn = lambda _: None
     ) -> Settings:
         settings = super().from_environment(environ, warn=warn)
-        own = cls._by_variable
-        rest = {name: value for name, value in environ.items() if value and name not in own}
-        sources = SourceSettings(environ=rest)
-        settings = replace(settings, proxies=_proxies(environ), sources=sources)
-        return settings if OF_FLEETS.isdisjoint(rest) else settings._with_fleet(rest, {})
+        rest = {k: value for k, value in environ.items() if value and k not in cls._by_variable}
+        settings = replace(
+            settings, proxies=_proxies(environ), sources=SourceSettings(environ=rest)
+        )
+        return settings if OF_FLEETS.isdisjoint(rest) else settings._with_fleet(rest, {}, warn)
 
     def with_flags(self, values: Mapping[str, Texts]) -> Settings:
         if not values:
@@ -321,10 +321,10 @@ class Settings(Section):
             settings = settings._with_fleet({}, rest)
         return replace(settings, sources=replace(self.sources, flags=rest)) if rest else settings
 
-    def _with_fleet(self, environ: Mapping[str, str], flags: Mapping[str, Texts]) -> Settings:
+    def _with_fleet(self, *given: Any) -> Settings:
         from pgetpy.settings.fleet_settings import FleetSettings, fleet_from
 
-        return replace(self, fleet=fleet_from(self.fleet or FleetSettings(), environ, flags))
+        return replace(self, fleet=fleet_from(self.fleet or FleetSettings(), *given))
 
     def with_headers(self, headers: Sequence[tuple[str, str]], name: str) -> Settings:
         """Return these settings with `headers` added, replacing those of the same name.

@@ -115,6 +115,19 @@ def read_srv_by_cidr(text: str, _name: str = "") -> tuple[tuple[str, str], ...]:
     return tuple((cidr, srv) for cidr, srv in pairs if isinstance(srv, str))
 
 
+def cidr_mistake(text: str, host_ip: str) -> str:
+    """Return why `srv_for_host` can find nothing in `text` for `host_ip`, a clause; else empty."""
+    found = read_srv_by_cidr(text)
+    if not found:
+        return 'it is not a JSON object such as {"10.0.0.0/8": "nodes.example.com"}'
+    if not host_ip:
+        return "PGET_HOST_IP is not set"
+    if not _is_address(host_ip):
+        return f"PGET_HOST_IP {host_ip!r} is not an address"
+    wrong = [cidr for cidr, _ in found if not _is_network(cidr)]
+    return f"{wrong[0]!r} is not a network" if len(wrong) == len(found) else ""
+
+
 def srv_for_host(host_ip: str, srv_by_cidr: Iterable[tuple[str, str]]) -> str:
     """Return the SRV name of the smallest network that contains `host_ip`; empty if none does.
 
@@ -133,3 +146,19 @@ def srv_for_host(host_ip: str, srv_by_cidr: Iterable[tuple[str, str]]) -> str:
         if "/" in cidr and address in network:
             found.append((network.prefixlen, srv))
     return max(found, default=(0, ""), key=lambda each: each[0])[1]
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text.strip())
+    except ValueError:
+        return False
+    return True
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return "/" in text

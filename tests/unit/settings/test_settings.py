@@ -277,3 +277,29 @@ def test_a_program_names_nodes_as_the_command_line_does() -> None:
     assert (fleet.prefixes, fleet.piece) == (("http://h",), 1 << 20)
     with pytest.raises(BadSettingError, match="cache_nodes"):
         FleetSettings.of("http://a")
+
+
+@pytest.mark.parametrize(
+    ("networks", "address", "words"),
+    [
+        ("{oops", "10.0.0.1", "it is not a JSON object such as"),
+        ('["10.0.0.0/8"]', "10.0.0.1", "it is not a JSON object such as"),
+        ('{"10.0.0.0/8": "nodes"}', "", "PGET_HOST_IP is not set"),
+        ('{"10.0.0.0/8": "nodes"}', "worker-1", "PGET_HOST_IP 'worker-1' is not an address"),
+        ('{"10.0.0.0.0/8": "nodes"}', "10.0.0.1", "'10.0.0.0.0/8' is not a network"),
+    ],
+)
+def test_networks_that_can_name_no_cache_nodes_are_told(
+    networks: str, address: str, words: str
+) -> None:
+    name = "PGET_CACHE_NODES_SRV_NAME_BY_HOST_CIDR"
+    (warning,) = warnings_of(**{name: networks, "PGET_HOST_IP": address})
+    assert warning.startswith(f"{name} has no effect: {words}")
+
+
+def test_networks_without_this_machine_are_no_mistake() -> None:
+    networks = '{"10.0.0.0/8": "nodes"}'
+    for address in ("10.0.0.1", "192.0.2.1"):
+        assert (
+            warnings_of(PGET_CACHE_NODES_SRV_NAME_BY_HOST_CIDR=networks, PGET_HOST_IP=address) == []
+        )
