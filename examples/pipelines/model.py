@@ -26,7 +26,7 @@ class Model:
         self.store = PipelineStore(
             pgetpy.WeightsDownloadCache(progress=boot.progress), prepare=self._prepare
         )
-        # Whoever calls names the LoRAs: without a policy their URLs reach inner hosts too.
+        # Callers name the LoRAs. Without a policy, their URLs could reach internal hosts.
         policy = None if os.environ.get("TRUST_LORA_URLS") else pgetpy.Policy.public()
         self.loras = pgetpy.WeightsDownloadCache(policy=policy)
         self.choice = attention.AttentionChoice("")

@@ -7,9 +7,9 @@ origin only where up to four nodes have failed.
                             the next node, at last        one range of the origin decides:
                             the origin                    the node lied, or all begins anew
 
-What a node says is never final. Its failure costs no pause and no try; what has come of its answer
-is kept. The origin is asked politely in place of nodes: after a moment that differs from machine to
-machine, for a fleet may have lost its nodes at once, and over few connections.
+No answer of a node is final. Its failure costs no pause and no try, and the bytes that it has sent
+are kept. The origin is asked politely in place of nodes: after a moment that differs from machine
+to machine, for a fleet may have lost its nodes at once, and over few connections.
 
 A node that is silent for two seconds is probed on another connection. If that is answered, it is
 filling, and waited for. If not, it is lost for the whole process, and each of its ranges is asked
@@ -292,7 +292,7 @@ class NodeAttempt(Attempt):
 
         Raises:
             TransferError: the origin cannot be asked.
-            ObjectChangedError: what has come so far is of another version.
+            ObjectChangedError: the bytes received so far are of another version.
         """
         from pgetpy.engine.service_client import EngineServiceClient
 

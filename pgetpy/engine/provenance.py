@@ -20,11 +20,13 @@ class Provenance(NamedTuple):
         url: where redirects led.
         answer: the first answer that was believed.
         single: whether one request at a time was made for everything.
+        shared: whether another run had fetched and published it.
     """
 
     url: str
     answer: Answer
     single: bool = False
+    shared: bool = False
 
     @property
     def single_stream(self) -> bool:

@@ -51,7 +51,7 @@ class SmallTransfer(Transfer):
         self._redirect: Redirected | None = None
         self._found: str | None = None  # the digest; empty if none was wanted
 
-    async def _from_any(self) -> tuple[Provenance, bool]:
+    async def _from_any(self) -> Provenance:
         lane, self._lane = self._lane, None  # the first time only
         if lane is not None:
             route = self._routes[0]
@@ -60,7 +60,7 @@ class SmallTransfer(Transfer):
                 lane.slots.note_small()
                 route.delivered()
                 single = self._answer.whole and not route.whole_first
-                return Provenance(route.target.url, self._answer, single), False
+                return Provenance(route.target.url, self._answer, single)
             head = self._begun.head if isinstance(self._begun, SmallRequest) else None
             lane.slots.note(_plain_length(head) if head is not None else None)
         return await super()._from_any()

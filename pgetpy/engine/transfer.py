@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -126,7 +125,7 @@ class Transfer:
         try:
             while True:
                 try:
-                    source, shared = await self._from_any()
+                    source = await self._from_any()
                     size = source.answer.identity.total or self._held.size
                     await self._settle(size)
                 except ArchiveError:
@@ -143,19 +142,18 @@ class Transfer:
                     break
                 await self._mismatched(actual)
             await self._check_content(size)
-            if not shared:
+            if not source.shared:
                 await self._publish(size)
             seconds, resumed = self._loop.time() - self._started, self._resumed
-            result = self._report.result(source, self._verifier, size, seconds, resumed)
-            return replace(result, shared=shared)
+            return self._report.result(source, self._verifier, size, seconds, resumed)
         finally:
             await self._release()
 
-    async def _from_any(self) -> tuple[Provenance, bool]:
-        """Fetch from the URL, or from a mirror of it; whether another run did the work."""
+    async def _from_any(self) -> Provenance:
+        """Fetch from the URL, or from a mirror of it."""
         return await try_in_turn(self._routes, self._from)
 
-    async def _from(self, route: Route) -> tuple[Provenance, bool]:
+    async def _from(self, route: Route) -> Provenance:
         """Fetch by `route`, and again from the start where what is held proves useless."""
         while True:
             if self._destination.blocks:  # it hashes what passes
@@ -166,8 +164,8 @@ class Transfer:
             try:
                 if self._destination.finished is not None:
                     await self._verifier.trust_other_run()
-                    return await self._shared(route), True
-                return await self._fetch(route), False
+                    return await self._shared(route)
+                return await self._fetch(route)
             except (BusyError, ResumeError):
                 continue  # another run was faster, or left bytes here meanwhile: look again
             except StartOverError as error:
@@ -236,7 +234,7 @@ class Transfer:
         attempt.gate.expected = finished
         answer = await attempt.run()
         self._report.started(total, total)
-        return Provenance(route.target.url, answer)
+        return Provenance(route.target.url, answer, shared=True)
 
     async def _wait_for_others(self) -> None:
         """Wait until the destination is ours; take over what an earlier run left."""

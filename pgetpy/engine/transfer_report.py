@@ -142,6 +142,7 @@ class TransferReport:
             validator=source.validator,
             length_known=source.answer.delimited,
             single_stream=source.single_stream,
+            shared=source.shared,
             members=self.destination.members,
             store_checksum=str(verifier.stored or ""),
             unverified=verifier.unverified,

@@ -53,7 +53,7 @@ class Uv:
         cache: the folder of its cache; None for the user's own.
 
     Raises:
-        MissingPackageError: there is no uv.
+        MissingPackageError: uv is not installed.
     """
 
     def __init__(self, cache: Path | None = None) -> None:

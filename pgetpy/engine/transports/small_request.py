@@ -81,7 +81,7 @@ class SmallRequest:
 
     @property
     def body(self) -> memoryview:
-        """What has come of the body, up to the size that `length_of` gave."""
+        """The bytes of the body received so far, up to the size that `length_of` gave."""
         return self.reader.rest[: self._size]
 
     @property

@@ -14,7 +14,7 @@ from tests.support.entries import child, content_of, key_of, left_over, put, sai
 # A child kills a copy of itself at its n-th act that an audit hook sees, n counted up from 0 until
 # the work is done; after each it is told what to do next. The copy does what `work` does.
 _DRIVER = """
-import signal
+from tests.support.killing import die_at, run_copies
 root, locks, what = Path(sys.argv[1]), sys.argv[2] == "locks", sys.argv[3]
 stride = int(sys.argv[4])
 
@@ -46,31 +46,10 @@ def lease(store):
 
 def work(number):
     store = Store(root, locks=locks)
-    left = number
-    def count(event, _):
-        nonlocal left
-        if event.startswith(("os.", "open", "fcntl.")):
-            left -= 1
-            if left == -1:
-                os.kill(os.getpid(), signal.SIGKILL)
-    sys.addaudithook(count)
+    die_at(number)
     globals()[what](store)
 
-number = stride - 1
-while True:
-    input()
-    copy = os.fork()
-    if copy == 0:
-        try:
-            work(number)
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    _, status = os.waitpid(copy, 0)
-    say(status)
-    number += stride
+run_copies(work, stride, first=stride - 1)
 """
 _WORKS = (
     "publish",

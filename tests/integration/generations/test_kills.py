@@ -16,7 +16,7 @@ from tests.support.weights import weights
 # A child kills a copy of itself at its n-th act that an audit hook sees, n counted up until the
 # work is done. What a copy needs is imported before, as imports are acts as well.
 _DRIVER = """
-import signal
+from tests.support.killing import die_at, run_copies
 from pgetpy.generations import DaemonRules, GenerationDaemon, Generations, hold
 from tests.support.weights import opened
 root, locks, what, stride = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
@@ -36,32 +36,11 @@ def read(generations):
     hold(root, {"PGET_GENERATION": "6"})
 
 def work(number):
-    left = number
-    def count(event, _):
-        nonlocal left
-        if event.startswith(("os.", "open", "fcntl.", "shutil.")):
-            left -= 1
-            if left == -1:
-                os.kill(os.getpid(), signal.SIGKILL)
     cache = opened(root / "cache")
-    sys.addaudithook(count)
+    die_at(number)
     globals()[what](Generations(root, cache, fsync=False))
 
-number = stride - 1
-while True:
-    input()
-    copy = os.fork()
-    if copy == 0:
-        try:
-            work(number)
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    _, status = os.waitpid(copy, 0)
-    say(status)
-    number += stride
+run_copies(work, stride, first=stride - 1)
 """
 FILES = {
     6: {"one": weights(1000, "one"), "shared": weights(1000, "shared")},

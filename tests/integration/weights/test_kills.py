@@ -16,35 +16,16 @@ from tests.support.weights import MIB, opened, serve, tar_of, weights
 # Copies of a child ensure a URL and kill themselves at the n-th act that an audit hook sees once
 # what was fetched has its name, n counted up from 0.
 _DRIVER = """
-import itertools, signal
+from tests.support.killing import die_at, run_copies
 from tests.support.weights import *
 root, url, stride = sys.argv[1:]
 
 def work(number):
-    left = -1
-    def count(event, arguments):
-        nonlocal left
-        if event == "os.rename" and str(arguments[1]).endswith(("/members", "/object")):
-            left = number
-        elif left >= 0 and event.startswith(("os.", "open", "fcntl.", "shutil.")):
-            left -= 1
-            if left == -1:
-                os.kill(os.getpid(), signal.SIGKILL)
-    sys.addaudithook(count)
+    die_at(number, after=lambda event, arguments: event == "os.rename"
+           and str(arguments[1]).endswith(("/members", "/object")))
     opened(root).ensure(url)
 
-for number in itertools.count(step=int(stride)):
-    input()
-    copy = os.fork()
-    if copy == 0:
-        try:
-            work(number)
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    say(os.waitpid(copy, 0)[1])
+run_copies(work, int(stride))
 """
 
 
