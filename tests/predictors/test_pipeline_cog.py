@@ -100,6 +100,9 @@ def test_a_request_that_is_cancelled_leaves_no_trace(shop: Shop, cog: CogServer)
         with contextlib.suppress(AssertionError):  # it was faster
             each.cancel()
     for each in cancelled:
-        assert each.reply().status in ("canceled", "succeeded")
+        reply = each.reply()
+        # Cog calls it a failure when it cancels a prediction before predict() has begun.
+        before_predict = reply.status == "failed" and "CancelationException" in reply.error
+        assert before_predict or reply.status in ("canceled", "succeeded"), reply
     assert begin(cog, "a", 0, ()).reply().pixels == picture(shop, "a", 0, ())
     assert begin(cog, "a", 0, loras).reply().pixels == picture(shop, "a", 0, loras)
