@@ -35,7 +35,8 @@ from pgetpy.cli.progress import log_lines, progress_of
 from pgetpy.cli.terminal import Terminated, print_line, say
 from pgetpy.core.generations.comparison import diff_of
 from pgetpy.core.generations.environment_variables import ENVIRONMENTS_VARIABLE, NAME_VARIABLE
-from pgetpy.core.generations.manifest import GenerationLock, parse_lock, parse_manifest
+from pgetpy.core.generations.lock import GenerationLock
+from pgetpy.core.generations.manifest import parse_lock, parse_manifest
 from pgetpy.errors import GenerationError, UsageError
 from pgetpy.errors.reasons import system_reason
 from pgetpy.errors.redact import redact
@@ -148,8 +149,8 @@ def _lock(run: _GenerationRun, operands: Sequence[str]) -> int:
         _write_lock(Path(operands[1]), lock)
         words = [f"generation {lock.number} is {lock.digest}"]
     else:
-        words = lock.text.removesuffix("\n").split("\n")
-    run.tell(words, {"number": lock.number, "digest": lock.digest, "lock": lock.text})
+        words = lock.file_text.removesuffix("\n").split("\n")
+    run.tell(words, {"number": lock.number, "digest": lock.digest, "lock": lock.file_text})
     return DONE
 
 
@@ -158,7 +159,7 @@ def _write_lock(path: Path, lock: GenerationLock) -> None:
     own = path.with_name(f".{path.name}.{os.getpid()}")
     with disk_errors(path):
         try:
-            own.write_bytes(lock.text.encode(errors="surrogateescape"))
+            own.write_bytes(lock.file_text.encode(errors="surrogateescape"))
             os.replace(own, path)
         finally:
             own.unlink(missing_ok=True)

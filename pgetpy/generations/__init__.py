@@ -9,16 +9,14 @@ manifest says, and which generations may go, is decided in `core/generations`.
 from __future__ import annotations
 
 from pgetpy.core.generations.comparison import Change, GenerationDiff
-from pgetpy.core.generations.manifest import (
+from pgetpy.core.generations.lock import (
     EnvironmentLine,
     FileLine,
     GenerationLock,
-    GenerationManifest,
     LockedEnvironment,
     LockedRequirement,
-    parse_lock,
-    parse_manifest,
 )
+from pgetpy.core.generations.manifest import GenerationManifest, parse_lock, parse_manifest
 from pgetpy.core.generations.record import GenerationRecord
 from pgetpy.generations.checking import Fault, VerifiedGeneration
 from pgetpy.generations.daemon import DaemonRules, DaemonStatus, GenerationDaemon

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from pgetpy.cache.contents import Entry
 from pgetpy.cache.layout import token
-from pgetpy.core.generations.manifest import FileLine, GenerationLock, LockedEnvironment
+from pgetpy.core.generations.lock import FileLine, GenerationLock, LockedEnvironment
 from pgetpy.core.generations.record import (
     ENVIRONMENTS,
     FILES,
@@ -95,6 +95,7 @@ class GenerationBuilder:
             GenerationTakenError: its number has other content.
             GenerationInUseError: it is there, damaged, and read.
             NotOneFileSystemError: a file cannot be linked.
+            GenerationError: a process keeps readers out of it.
             PgetError: a file cannot be fetched, or an environment cannot be built.
         """
         with self._paths.errors():
@@ -121,8 +122,7 @@ class GenerationBuilder:
 
         False if another process took it away at that moment.
         """
-        tree = self._paths.tree(lock.digest)
-        held = lock_shared(tree)
+        held = lock_shared(self._paths, lock.digest, lock.number)
         if held is not None:
             with closing_fd(held):
                 faults = faults_of(self._paths, lock.digest)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pgetpy.core.generations.manifest import GenerationLock
+from pgetpy.core.generations.lock import GenerationLock
 from pgetpy.core.generations.retention import removable
 from pgetpy.errors import PgetError, UsageError
 from pgetpy.generations.store import Generations, GenerationState, Readiness, read_lock

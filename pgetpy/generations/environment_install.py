@@ -14,7 +14,7 @@ from pgetpy.core.generations.environment_records import (
 )
 from pgetpy.core.generations.environment_requirements import requirements_text, short_version
 from pgetpy.core.generations.environment_scripts import portable_script
-from pgetpy.core.generations.manifest import LockedEnvironment
+from pgetpy.core.generations.lock import LockedEnvironment
 from pgetpy.errors import BadEnvironmentError, NotOneFileSystemError
 from pgetpy.errors.reasons import system_reason
 from pgetpy.generations.environment_files import (

@@ -26,7 +26,7 @@ from pgetpy.core.generations.environment_requirements import (
     short_version,
 )
 from pgetpy.core.generations.environment_variables import library_folders
-from pgetpy.core.generations.manifest import EnvironmentLine, LockedEnvironment
+from pgetpy.core.generations.lock import EnvironmentLine, LockedEnvironment
 from pgetpy.core.generations.record import RecordedEnvironment
 from pgetpy.errors import BadEnvironmentError, IntegrityError, UsageError
 from pgetpy.generations.environment_bytecode import cache_tag, compile_files

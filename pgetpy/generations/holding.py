@@ -20,10 +20,10 @@ from pgetpy.core.generations.environment_variables import (
     wanted_generation,
 )
 from pgetpy.core.generations.record import ENVIRONMENTS, FILES
-from pgetpy.errors import GenerationError, GenerationIncompleteError, UsageError
+from pgetpy.errors import GenerationIncompleteError, UsageError
 from pgetpy.generations.environment_check import environment_folders
 from pgetpy.generations.layout import LATEST, GenerationPaths
-from pgetpy.generations.readers import is_overlay, lock_shared, readers_of
+from pgetpy.generations.readers import is_overlay, lock_shared
 from pgetpy.system import polling
 from pgetpy.system.logs import RoomLog
 
@@ -107,12 +107,12 @@ def hold(
     with paths.errors():
         while True:
             digest = paths.resolve(name)
-            fd = lock_shared(paths.tree(digest)) if digest else None
+            fd = lock_shared(paths, digest, name or LATEST) if digest else None
             if fd is not None:
                 break
             gone = not digest and (name or paths.latest_number() is None)
             if gone or time.monotonic() > until:
-                raise _not_held(paths, name or LATEST, digest)
+                raise GenerationIncompleteError(str(paths.root), name or LATEST, "is not there")
             # Pruned just now; `latest` leads elsewhere in a moment.
             time.sleep(polling.SLICE)
     held = HeldGeneration(digest, paths.tree(digest), fd)
@@ -123,16 +123,6 @@ def hold(
             paths.root,
         )
     return held
-
-
-def _not_held(paths: GenerationPaths, name: str, digest: str) -> GenerationError:
-    """Return why a generation cannot be read: any reader may take its lock for itself alone."""
-    tree = paths.tree(digest)
-    who = ", ".join(readers_of(tree)) if digest else ""
-    if who and tree.is_dir():
-        reason = f"is kept from other readers by {who}"
-        return GenerationError(str(paths.root), name, reason, hint="end that process")
-    return GenerationIncompleteError(str(paths.root), name, "is not there")
 
 
 @contextmanager

@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pgetpy.cache.contents import digest_of
-from pgetpy.core.generations.manifest import (
+from pgetpy.core.generations.lock import (
     EnvironmentLine,
     FileLine,
     GenerationLock,
-    GenerationManifest,
     LockedEnvironment,
-    check_dest,
-    check_lines,
 )
+from pgetpy.core.generations.manifest import GenerationManifest, check_dest, check_lines
 from pgetpy.core.references.reference import Reference
 from pgetpy.errors import BadManifestError, UsageError
 from pgetpy.system.event_loop import gather_limited, run_blocking

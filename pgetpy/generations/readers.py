@@ -18,8 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pgetpy.core.report.text import one_line
+from pgetpy.errors import GenerationError
 from pgetpy.errors.redact import redact_text
-from pgetpy.generations.layout import IN_USE
+from pgetpy.generations.layout import IN_USE, GenerationPaths
 from pgetpy.system import polling
 from pgetpy.system.file_locks import try_lock
 
@@ -29,12 +30,19 @@ _LONGEST_COMMAND = 60
 _WAIT_SECONDS = 10.0
 
 
-def lock_shared(tree: Path) -> int | None:
-    """Hold the tree as a reader; return the descriptor, None if it is not there (any more).
+def lock_shared(paths: GenerationPaths, digest: str, name: str | int) -> int | None:
+    """Hold the tree of `digest` as a reader; return the descriptor, None if it is gone.
+
+    Args:
+        paths: the folder of generations.
+        digest: of the tree.
+        name: what errors call the generation.
 
     Raises:
+        GenerationError: a process keeps it for itself: any that may read the lock can do so.
         OSError: the file system has no locks, or it cannot be read.
     """
+    tree = paths.tree(digest)
     until = time.monotonic() + _WAIT_SECONDS
     try:
         fd = os.open(tree / IN_USE, os.O_RDONLY | os.O_CLOEXEC)
@@ -42,8 +50,12 @@ def lock_shared(tree: Path) -> int | None:
         return None
     try:
         while not try_lock(fd, shared=True):
-            if not _is_at(fd, tree) or time.monotonic() > until:
+            if not _is_at(fd, tree):
                 return None
+            if time.monotonic() > until:
+                who = ", ".join(readers_of(tree)) or "a process that cannot be seen from here"
+                reason = f"is kept from other readers by {who}"
+                raise GenerationError(str(paths.root), name, reason, hint="end that process")
             time.sleep(polling.SLICE)
         if _is_at(fd, tree):
             fd, held = -1, fd

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pgetpy.core.generations.comparison import GenerationDiff, diff_of
-from pgetpy.core.generations.manifest import GenerationLock, parse_lock
+from pgetpy.core.generations.lock import GenerationLock
+from pgetpy.core.generations.manifest import parse_lock
 from pgetpy.core.generations.record import GenerationRecord
 from pgetpy.core.generations.retention import removable, wanted_numbers
 from pgetpy.errors import (

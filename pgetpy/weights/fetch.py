@@ -49,8 +49,6 @@ from pgetpy.errors import (
 from pgetpy.settings import Settings
 from pgetpy.sources.base import RemoteFile
 from pgetpy.system import polling
-from pgetpy.system.event_loop import wait_uncancelled
-from pgetpy.system.filesystem import remove_tree
 from pgetpy.system.forks import call_in_children
 from pgetpy.system.logs import RoomLog
 from pgetpy.system.threads import WORKERS
@@ -58,6 +56,7 @@ from pgetpy.weights.access import AccessRules, LookupOptions, digest_scope, iden
 from pgetpy.weights.arriving_digest import ArrivingDigest
 from pgetpy.weights.background_hash import BackgroundHasher
 from pgetpy.weights.fetch_request import FetchRequest, FetchResult
+from pgetpy.weights.kept_archive import discard_members, extract_kept
 from pgetpy.weights.origin import is_current, version_of
 from pgetpy.weights.repository import gather
 from pgetpy.weights.size_limit import SizeBudget
@@ -229,8 +228,8 @@ class Fetcher:
 
         A failure keeps what was received for the next attempt, unless the content was rejected.
         """
-        result = None
-        if self._remote is not None:
+        result = await extract_kept(fill, request, self._store, self._access, self._settings)
+        if result is None and self._remote is not None:
             result = await self._remote.tier.fetch(
                 fill, request, lambda found: is_current(found, request.reference, request.engine)
             )
@@ -330,8 +329,7 @@ class Fetcher:
                 return FetchResult(version_of(located), reference.name)
             remote = located.objects[0]
             dest = fill.folder / ("members" if located.extract else "object")
-            members = fill.folder / "members"
-            await wait_uncancelled(self._in_thread(lambda: _begin_anew(members)), lambda: None)
+            await discard_members(fill)
             checksum = _agreed(remote, lookup.digest)
             extract, follow = located.extract, None if located.extract else request.follow
             arriving = None
@@ -360,16 +358,6 @@ def _digest_if_small(source: Path) -> str:
     if source.is_dir() or source.stat().st_size > _SMALL:
         return ""
     return digest_of(source) or ""
-
-
-def _begin_anew(members: Path) -> None:
-    """Delete members that were extracted but not published.
-
-    They may belong to another version, and would be mixed with the members of this one.
-    """
-    if members.exists():
-        for path in list(members.parent.iterdir()):
-            remove_tree(path)
 
 
 def _refuse_digest(reference: Reference, digest: Checksum | None) -> None:

@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from pgetpy import WeightsDownloadCache
-from pgetpy.core.generations.manifest import FileLine, GenerationLock
+from pgetpy.core.generations.lock import FileLine, GenerationLock
 from pgetpy.generations import Generations
 from tests.support.resources import Resource
 from tests.support.server import Server

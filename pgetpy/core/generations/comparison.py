@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from pgetpy.core.generations.manifest import FileLine, GenerationLock, LockedEnvironment
+from pgetpy.core.generations.lock import FileLine, GenerationLock, LockedEnvironment
 
 
 @dataclass(frozen=True)

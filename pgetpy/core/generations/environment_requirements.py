@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-from pgetpy.core.generations.manifest import LockedEnvironment, LockedRequirement
+from pgetpy.core.generations.lock import LockedEnvironment, LockedRequirement
 from pgetpy.errors import UsageError
 from pgetpy.errors.redact import redact_text
 

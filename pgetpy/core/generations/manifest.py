@@ -1,6 +1,6 @@
 """The manifest of a generation, and its lock: a manifest that leaves nothing open.
 
-    generation 7
+    generation 7 [sha256:HEX]
     REF DEST [sha256:HEX] [-x]                          a file, a repository, or an archive (-x)
     env NAME PYTHON REQUIREMENT [sha256:HEX...] ...     a Python environment
 
@@ -11,18 +11,25 @@ and hashes belong to the requirement before them.
 A lock has the sha256 of every file and hashes for every requirement. It needs no format of its own:
 a manifest that has all of these is a lock. The identity of a generation is the digest of its lock,
 computed from the canonical text, so that comments, blank lines and the order of lines do not count.
+A lock that gives it in its first line has to have it, which shows that no line is missing.
 
 Locks are checked in and copied to every node, so a URL with a secret is refused.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
+from pgetpy.core.generations.lock import (
+    EXTRACT,
+    EnvironmentLine,
+    FileLine,
+    GenerationLock,
+    LockedEnvironment,
+    LockedRequirement,
+)
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.manifest import split_fields
 from pgetpy.errors import BadManifestError, UsageError
@@ -31,100 +38,14 @@ from pgetpy.errors.redact import redact
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _PYTHON = re.compile(r"[0-9]+\.[0-9]+(?:\.[0-9]+)?")
-# What can be written without quotes; see `split_fields`.
-_BARE = re.compile(r"[^\s\"'#]\S*")
 # C0 and C1 controls, and the line ends of Unicode: they steer terminals and break listings.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_EXTRACT = "-x"
 _SHA256 = "sha256:"
 _LONGEST_COMPONENT = 255
-
-
-@dataclass(frozen=True)
-class FileLine:
-    """A line that names a file, a repository or an archive.
-
-    Attributes:
-        url: the reference, as it was written.
-        dest: where it goes, below the generation's files; it may end with a slash.
-        digest: `sha256:HEX` of the file, or of the archive as it is served; empty if it is open.
-        extract: whether the members of an archive go to the folder `dest`.
-        line: its number, counted from 1.
-    """
-
-    url: str
-    dest: str
-    digest: str = ""
-    extract: bool = False
-    line: int = field(default=0, compare=False)
-
-
-@dataclass(frozen=True)
-class EnvironmentLine:
-    """A Python environment whose versions are still to be found.
-
-    Attributes:
-        name: what `PGET_ENV` calls it.
-        python: the version of Python, such as 3.12.
-        requirements: as pip takes them.
-        line: of its first line, counted from 1.
-    """
-
-    name: str
-    python: str
-    requirements: tuple[str, ...]
-    line: int = field(default=0, compare=False)
-
-
-@dataclass(frozen=True)
-class LockedRequirement:
-    """One package of an environment: `text` pins it, and a file of it has one of `hashes`."""
-
-    text: str
-    hashes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class LockedEnvironment:
-    """A Python environment with the hashes of all its packages; see `EnvironmentLine`."""
-
-    name: str
-    python: str
-    requirements: tuple[LockedRequirement, ...]
-    line: int = field(default=0, compare=False)
-
-
-@dataclass(frozen=True)
-class GenerationLock:
-    """What a generation consists of, to the last byte.
-
-    Attributes:
-        number: of the generation.
-        files: by destination; each has a digest.
-        environments: by name.
-    """
-
-    number: int
-    files: tuple[FileLine, ...]
-    environments: tuple[LockedEnvironment, ...] = ()
-
-    @cached_property
-    def text(self) -> str:
-        """The canonical text: what `parse_manifest` takes, with the lines in order."""
-        lines = [f"generation {self.number}"]
-        for each in sorted(self.files, key=lambda file: file.dest):
-            fields = [each.url, each.dest, each.digest, *([_EXTRACT] if each.extract else [])]
-            lines.append(joined_fields(fields))
-        for environment in sorted(self.environments, key=lambda each: each.name):
-            for each_requirement in environment.requirements:
-                own = [each_requirement.text, *sorted(each_requirement.hashes)]
-                lines.append(joined_fields(["env", environment.name, environment.python, *own]))
-        return "".join(f"{line}\n" for line in lines)
-
-    @cached_property
-    def digest(self) -> str:
-        """The identity: 64 hex digits."""
-        return digest_of_text(self.text)
+_NOT_AS_WRITTEN = (
+    "it does not have the lines that it was written with, as its first line shows: it was cut, or "
+    "changed by hand; copy it again, or write it anew with pgetpy generation lock"
+)
 
 
 @dataclass(frozen=True)
@@ -135,11 +56,13 @@ class GenerationManifest:
         number: of the generation.
         files: in the order of the lines.
         environments: in the order of their first lines.
+        digest: the identity that the first line gives, as `sha256:HEX`; empty if it gives none.
     """
 
     number: int
     files: tuple[FileLine, ...]
     environments: tuple[EnvironmentLine | LockedEnvironment, ...]
+    digest: str = ""
 
     def locked(self) -> GenerationLock | None:
         """Return the lock that this manifest is; None if it leaves something open."""
@@ -149,19 +72,21 @@ class GenerationManifest:
         return GenerationLock(self.number, self.files, known)
 
 
-def digest_of_text(text: str) -> str:
-    """Return the identity of the lock whose canonical text this is."""
-    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
-
-
 def parse_lock(text: str, path: str) -> GenerationLock:
     """Return the lock in `text`; see `parse_manifest`.
 
     Raises:
-        BadManifestError: a line is malformed, or has no digest or hashes.
+        BadManifestError: a line is malformed, or has no digest or hashes, or lines are missing.
     """
-    manifest = parse_manifest(text, path)
+    try:
+        manifest = parse_manifest(text, path)
+    except BadManifestError as error:
+        if error.line > text.count("\n"):  # the last line, and it does not end
+            error.hint = "the file ends in this line: it may have been cut"
+        raise
     lock = manifest.locked()
+    if manifest.digest and (lock is None or manifest.digest != f"sha256:{lock.digest}"):
+        raise BadManifestError(path, 0, _NOT_AS_WRITTEN)
     if lock is not None:
         return lock
     line = min(
@@ -203,7 +128,8 @@ def parse_manifest(
         environments = tuple(map(_environment, reading.environments.values()))
     except _LineError as error:
         raise BadManifestError(path, error.line, str(error)) from None
-    return GenerationManifest(reading.number, tuple(reading.files), environments)
+    files = tuple(reading.files)
+    return GenerationManifest(reading.number, files, environments, reading.digest)
 
 
 def check_lines(files: Iterable[FileLine], path: str) -> None:
@@ -270,6 +196,7 @@ class _GenerationReader:
 
     def __init__(self, check: Callable[[str], object]) -> None:
         self.number: int | None = None
+        self.digest = ""
         self.files: list[FileLine] = []
         self.environments: dict[str, _OpenEnvironment] = {}
         self._check = check
@@ -278,6 +205,7 @@ class _GenerationReader:
     def take(self, fields: list[str], line: int) -> None:
         if self.number is None:
             self.number = _number(fields)
+            self.digest = _sha256(fields[2]) if len(fields) == 3 else ""
         elif fields[0] == "generation":
             raise UsageError("the number of the generation is given twice")
         elif fields[0] == "env":
@@ -311,7 +239,7 @@ class _GenerationReader:
 
 
 def _number(fields: Sequence[str]) -> int:
-    if fields[0] != "generation" or len(fields) != 2:
+    if fields[0] != "generation" or not 2 <= len(fields) <= 3:
         raise UsageError("expected `generation N` before anything else, N being a number")
     if not _NUMBER.fullmatch(fields[1]):
         raise UsageError(
@@ -322,7 +250,7 @@ def _number(fields: Sequence[str]) -> int:
 
 
 def _file(fields: list[str], line: int) -> FileLine:
-    extract = fields[-1] == _EXTRACT
+    extract = fields[-1] == EXTRACT
     if extract:
         fields = fields[:-1]
     if not 2 <= len(fields) <= 3:
@@ -382,15 +310,3 @@ def _environment(found: _OpenEnvironment) -> EnvironmentLine | LockedEnvironment
         raise _LineError(found.line, reason)
     locked = tuple(LockedRequirement(text, tuple(hashes)) for text, hashes in found.requirements)
     return LockedEnvironment(found.name, found.python, locked, found.line)
-
-
-def joined_fields(fields: Iterable[str]) -> str:
-    """Return a line that `split_fields` takes apart into `fields`."""
-    return " ".join(map(_quoted, fields))
-
-
-def _quoted(text: str) -> str:
-    if _BARE.fullmatch(text):
-        return text
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from pgetpy.core.generations.manifest import GenerationLock, digest_of_text, parse_lock
+from pgetpy.core.generations.lock import GenerationLock, digest_of_text
+from pgetpy.core.generations.manifest import parse_lock
 from pgetpy.errors import IntegrityError
 
 FORMAT = 1

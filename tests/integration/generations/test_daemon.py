@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -35,7 +36,7 @@ def locks(tmp_path: Path) -> Path:
 def add(node: Node, locks: Path, *numbers: int) -> None:
     for number in numbers:
         lock = node.lock(number, {"weights": FILES[number]})
-        (locks / f"{number}.lock").write_text(lock.text)
+        (locks / f"{number}.lock").write_text(lock.file_text)
 
 
 def daemon(node: Node, locks: Path, **rules: int) -> GenerationDaemon:
@@ -94,6 +95,25 @@ def test_a_lower_maximum_takes_latest_back(node: Node, locks: Path) -> None:
     assert (node.root / "latest" / "files" / "weights").read_bytes() == FILES[2]
     assert numbers(node) == [1, 2, 3]
     assert back.ready().states[-1].number == 2
+
+
+def test_a_reader_that_keeps_others_out_delays_only_its_generation(
+    node: Node, locks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgetpy.generations.readers._WAIT_SECONDS", 0.05)
+    add(node, locks, 1)
+    follower = daemon(node, locks)
+    follower.look()
+    in_use = node.root / "ids" / "1" / ".in-use"
+    with in_use.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        (node.root / "ids" / "1").unlink()  # as if its builder had been killed before
+        add(node, locks, 2)
+        follower.look()
+        assert numbers(node) == [2]
+        (failure,) = follower.status.failures.values()
+        assert "generation 1 in" in failure
+        assert "is kept from other readers" in failure
 
 
 def test_a_bad_lock_does_not_keep_others_from_being_built(node: Node, locks: Path) -> None:

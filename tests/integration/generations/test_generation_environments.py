@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pgetpy.core.generations.manifest import GenerationLock
+from pgetpy.core.generations.lock import GenerationLock
 from pgetpy.errors import BadEnvironmentError
 from pgetpy.generations import EnvironmentLine, use
 from pgetpy.generations.environments import lock

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pgetpy.core.generations.manifest import FileLine, GenerationLock
+from pgetpy.core.generations.lock import FileLine, GenerationLock
 from pgetpy.errors import (
     CacheFullError,
     DigestMismatchError,
@@ -283,7 +283,6 @@ def test_a_reader_that_keeps_others_out_is_named(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pgetpy.generations.readers._WAIT_SECONDS", 0.05)
-    monkeypatch.setattr("pgetpy.generations.holding._PATIENCE_SECONDS", 0.05)
     node.generations.build(node.lock(6, SIX))
     code = (
         "import fcntl, os, sys; fd = os.open(sys.argv[1], os.O_RDONLY); "
@@ -295,6 +294,8 @@ def test_a_reader_that_keeps_others_out_is_named(
         greedy.stdout.readline()
         with pytest.raises(GenerationError, match=rf"kept from other readers by {greedy.pid} "):
             hold(node.root, {"PGET_GENERATION": "6"})
+        with pytest.raises(GenerationError, match=rf"kept from other readers by {greedy.pid} "):
+            node.generations.build(node.lock(6, SIX))
         greedy.kill()
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,13 @@ from pgetpy.cli import main
 from pgetpy.core.generations.manifest import parse_lock, parse_manifest
 from pgetpy.errors import BadManifestError, NotFoundError, PgetError
 from pgetpy.generations import Generations, lock_manifest
+from tests.support.bodies import body
 from tests.support.generations import digest
 from tests.support.hub import Hub
 from tests.support.hub_caches import opened_at
 from tests.support.resources import Resource
 from tests.support.server import Server
-from tests.support.weights import tar_of, weights
+from tests.support.weights import tar_of, weights, zip_of
 
 UNET = weights(3000, "unet")
 REPO = {"unet/model.safetensors": UNET, "config.json": b'{"a": 1}', "README.md": b"words"}
@@ -142,3 +144,34 @@ def test_a_lock_is_written_whole_or_not_at_all(
     assert main([*command, str(lock)], environ=environ) == 2
     assert lock.read_text() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "m.lock", "m.txt"]
+
+
+@pytest.mark.parametrize("pack", [tar_of, zip_of, partial(tar_of, mode="w:gz")])
+def test_an_archive_that_was_fetched_for_its_digest_is_not_fetched_again(
+    server: Server, cache: WeightsDownloadCache, tmp_path: Path, pack: Callable[..., bytes]
+) -> None:
+    url = server.add("/a", Resource(pack({"one": b"1", "two/big": body(6 << 20)})))
+    text = f"generation 7\n{url} tokenizer -x\n"
+    lock = lock_manifest(parse_manifest(text, "m"), cache, "m")
+    before = len(server.requests)
+    Generations(tmp_path / "node", cache, fsync=False).build(lock)
+    assert len(server.requests) == before
+    built = tmp_path / "node" / "latest" / "files" / "tokenizer"
+    assert (built / "one").read_bytes() == b"1"
+    assert (built / "two" / "big").read_bytes() == body(6 << 20)
+
+
+def test_an_archive_that_was_changed_in_the_cache_is_fetched_again(
+    server: Server, cache: WeightsDownloadCache, tmp_path: Path
+) -> None:
+    data = tar_of({"one": b"1" * 1000})
+    url = server.add("/a.tar", Resource(data))
+    text = f"generation 7\n{url} tokenizer -x\n"
+    lock = lock_manifest(parse_manifest(text, "m"), cache, "m")
+    kept = cache.lookup(url, wanted="file")
+    assert kept is not None
+    kept.chmod(0o644)
+    kept.write_bytes(data.replace(b"1" * 1000, b"2" * 1000))
+    Generations(tmp_path / "node", cache, fsync=False).build(lock)
+    built = tmp_path / "node" / "latest" / "files" / "tokenizer"
+    assert (built / "one").read_bytes() == b"1" * 1000

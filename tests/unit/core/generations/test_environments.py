@@ -14,7 +14,7 @@ from pgetpy.core.generations.environment_requirements import (
     short_version,
 )
 from pgetpy.core.generations.environment_scripts import portable_script
-from pgetpy.core.generations.manifest import LockedEnvironment, LockedRequirement
+from pgetpy.core.generations.lock import LockedEnvironment, LockedRequirement
 from pgetpy.errors import IntegrityError, UsageError
 
 TEXT = """\

@@ -6,16 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgetpy.core.generations.manifest import (
+from pgetpy.core.generations.lock import (
     EnvironmentLine,
     FileLine,
     GenerationLock,
     LockedEnvironment,
     LockedRequirement,
     joined_fields,
-    parse_lock,
-    parse_manifest,
 )
+from pgetpy.core.generations.manifest import parse_lock, parse_manifest
 from pgetpy.core.references.manifest import split_fields
 from pgetpy.errors import BadManifestError
 
@@ -164,3 +163,32 @@ def test_the_text_of_a_lock_reads_as_the_same_lock(number: int, names: list[str]
     again = parse_lock(lock.text, "m")
     assert again.text == lock.text
     assert {each.dest for each in again.files} == set(names)
+
+
+def test_a_lock_that_was_cut_is_not_a_smaller_one() -> None:
+    files = tuple(FileLine(f"https://example.com/{name}", name, A) for name in ("a", "b", "c d"))
+    lock = GenerationLock(
+        17, files, (LockedEnvironment("e", "3.12", (LockedRequirement("numpy==2.1.0", (B,)),)),)
+    )
+    text = lock.file_text
+    assert parse_lock(text, "m").digest == lock.digest
+    for end in range(len(text) - 1):
+        with pytest.raises(BadManifestError):
+            parse_lock(text[:end], "m")
+    lines = text.splitlines(keepends=True)
+    with pytest.raises(BadManifestError, match="it was cut, or changed by hand"):
+        parse_lock("".join(lines[:-1]), "m")
+    with pytest.raises(BadManifestError, match=r"m:4: .* it may have been cut"):
+        parse_lock("".join(lines[:3]) + lines[3][:30], "m")
+
+
+def test_comments_and_order_may_change_in_a_lock_that_gives_its_digest() -> None:
+    files = tuple(FileLine(f"https://example.com/{name}", name, A) for name in "ab")
+    first, *lines = GenerationLock(7, files).file_text.splitlines()
+    text = "\n".join(["# seven", first, *reversed(lines), "# end"])
+    assert parse_lock(text, "m").digest == GenerationLock(7, files).digest
+
+
+def test_a_lock_without_its_digest_is_one_all_the_same() -> None:
+    text = f"generation 7\nhttps://example.com/a a {A}\n"
+    assert parse_lock(text, "m").text == text

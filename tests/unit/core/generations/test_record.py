@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pgetpy.core.generations.manifest import FileLine, GenerationLock
+from pgetpy.core.generations.lock import FileLine, GenerationLock
 from pgetpy.core.generations.record import (
     GenerationRecord,
     RecordedEnvironment,
