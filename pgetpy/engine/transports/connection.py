@@ -226,6 +226,7 @@ class Connection:
     def fill(self, buffer: memoryview) -> int:
         """As `receive_into`, in a thread, once `block` has been called."""
         if self._tls is None:
+            self._set_low_water(1)  # the rest of the body may be less than the mark
             return self.sock.recv_into(buffer)
         while (count := self._tls.read_into(buffer)) is None:
             self._tls.receive(self._sealed[: self.sock.recv_into(self._sealed)])
