@@ -10,11 +10,11 @@ import errno
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pgetpy.core.destinations.names import check_unicode
+from pgetpy.core.lazy_dataclass import replace
 from pgetpy.core.references.jobs import Job
 from pgetpy.core.report.events import Event, Finished, Report
 from pgetpy.core.report.results import DownloadFailure, DownloadResult

@@ -21,7 +21,6 @@ import os
 import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +49,7 @@ from pgetpy.cli.terminal import (
     silence_output,
 )
 from pgetpy.core.destinations.names import check_url
+from pgetpy.core.lazy_dataclass import replace
 from pgetpy.core.references.jobs import Job
 from pgetpy.core.references.reference import Reference
 from pgetpy.core.report.events import Report, Verifying

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 from pgetpy.cli.parser import Arguments
 from pgetpy.cli.results import failure_record
 from pgetpy.cli.terminal import Terminated, print_beside
+from pgetpy.core.lazy_dataclass import dataclass
 from pgetpy.errors import OutputError, PgetError, UsageError
 from pgetpy.settings import Console, Settings
 from pgetpy.settings.command_options import CommandOptions

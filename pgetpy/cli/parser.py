@@ -23,10 +23,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 
 from pgetpy.cli.command_table import SUBCOMMANDS, TOP_COMMANDS
+from pgetpy.core.lazy_dataclass import dataclass, field
 from pgetpy.core.text.values import read_bool
 from pgetpy.errors import UsageError
 from pgetpy.settings.options import OPTIONS, REPORT, Option, Texts

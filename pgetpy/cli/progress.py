@@ -21,7 +21,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from typing import TextIO
 
 from pgetpy.cli import results
@@ -390,4 +389,8 @@ def _event_name(event: Event) -> str:
 
 def _plain(value: object) -> object:
     """Return what JSON makes of a value that is none of its own types, such as an error."""
-    return asdict(value) if isinstance(value, DownloadResult) else str(value)
+    if not isinstance(value, DownloadResult):
+        return str(value)
+    from dataclasses import asdict
+
+    return asdict(value)

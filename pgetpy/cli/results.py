@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from pgetpy.core.report.results import DownloadFailure, DownloadResult
 from pgetpy.core.report.tally import Tally
@@ -106,6 +105,8 @@ def interrupted_line(tally: Tally, *, keeps: bool) -> str:
 def json_outcome(outcome: DownloadResult | DownloadFailure) -> str:
     """Return an outcome as one JSON object."""
     if isinstance(outcome, DownloadResult):
+        from dataclasses import asdict
+
         return json.dumps(asdict(outcome))
     about = {"url": redact(outcome.url), "dest": outcome.dest}
     return json.dumps({**about, **failure_record(outcome.error)})

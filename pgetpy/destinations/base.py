@@ -20,7 +20,6 @@ import errno
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -29,6 +28,7 @@ from pgetpy.core.destinations.names import journal_name
 from pgetpy.core.http.answers import Answer, Identity
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.sink import Sink
+from pgetpy.core.lazy_dataclass import dataclass, field
 from pgetpy.core.references.jobs import Job
 from pgetpy.destinations.sinks.ledger import Ledger
 from pgetpy.settings import Settings

@@ -18,10 +18,10 @@ import errno
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pgetpy.core.lazy_dataclass import replace
 from pgetpy.core.references.jobs import Job
 from pgetpy.core.report.events import Event, Failed, Finished, Queued, Report, Verifying
 from pgetpy.core.report.results import DownloadFailure, DownloadResult

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 
 from pgetpy.core.http.answers import (
     Answer,
@@ -33,6 +32,7 @@ from pgetpy.core.http.heads import Head
 from pgetpy.core.http.plan import Plan
 from pgetpy.core.http.ranges import Spans
 from pgetpy.core.http.sink import Sink
+from pgetpy.core.lazy_dataclass import dataclass, field, replace
 from pgetpy.engine.context import StartOverError
 from pgetpy.engine.transports.base import Exchange, Request
 from pgetpy.errors import NotAllowedError, ObjectChangedError

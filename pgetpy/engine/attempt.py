@@ -7,7 +7,6 @@ Every request that is launched comes back through `_collect` or `end_all`, so th
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from pgetpy.core.http.ranges import EVERYTHING, OPEN_END, Span
 from pgetpy.core.http.retry import OVERLOADED, Retries
 from pgetpy.core.http.sink import Sink
 from pgetpy.core.http.speed_limit import SpeedLimit
+from pgetpy.core.lazy_dataclass import dataclass, field
 from pgetpy.engine.answer_gate import AnswerGate, TooLateError
 from pgetpy.engine.context import AttemptCallbacks, EngineContext
 from pgetpy.engine.hosts import Host

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from pgetpy.core.http.answers import Answer
 from pgetpy.core.http.ranges import Spans
 from pgetpy.core.http.sink import Sink
+from pgetpy.core.lazy_dataclass import dataclass
 from pgetpy.engine.hosts import Hosts
 from pgetpy.engine.transports.base import Transport
 from pgetpy.errors import PgetError

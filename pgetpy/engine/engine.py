@@ -18,12 +18,12 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from pgetpy.core.http.answers import Identity
 from pgetpy.core.http.urls import parse_link
+from pgetpy.core.lazy_dataclass import replace
 from pgetpy.core.references.jobs import Follower, Job
 from pgetpy.core.references.reference import Reference
 from pgetpy.core.report.events import Failed, Finished, Queued, Report

@@ -21,12 +21,12 @@ import resource
 import socket
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pgetpy.core.http.pace import ConcurrencyController
 from pgetpy.core.http.range_request import Latency, RangeRequest, median
 from pgetpy.core.http.urls import Link, Origin, basic_authorization, parse_link
+from pgetpy.core.lazy_dataclass import dataclass, field
 from pgetpy.engine.transports.base import Address
 from pgetpy.errors import BadReferenceError, BadSettingError, ConnectionFailedError
 from pgetpy.errors.reasons import system_reason

@@ -10,9 +10,8 @@ archive that depends on its first bytes. After `lost` it is sent again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pgetpy.core.http.plan import Plan
+from pgetpy.core.lazy_dataclass import dataclass
 from pgetpy.core.references.jobs import Job
 from pgetpy.core.report.events import (
     Progressed,

@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
 
 from pgetpy.core.http.plan import Plan
 from pgetpy.core.http.range_request import is_straggler
 from pgetpy.core.http.ranges import OPEN_END
 from pgetpy.core.http.retry import Retries
 from pgetpy.core.http.speed_limit import SpeedLimit
+from pgetpy.core.lazy_dataclass import dataclass, field
 from pgetpy.engine.hosts import Host
 from pgetpy.engine.transports.base import Exchange
 from pgetpy.errors import PgetError, StalledError, TooSlowError

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import unquote, unquote_to_bytes, urlsplit, urlunsplit
 
 HIDDEN = "***"
 
 
-@dataclass(frozen=True)
-class Signer:
+class Signer(NamedTuple):
     """A way to sign URLs, by the lower-case names of its query parameters.
 
     Attributes:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pgetpy.core.lazy_dataclass import dataclass, field
 from pgetpy.settings.folders import default_hub_cache_base, expand_user
 from pgetpy.settings.sections import Section
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pgetpy.core.lazy_dataclass import dataclass
 from pgetpy.core.references.reference import Wanted
 from pgetpy.core.text.values import (
     ChoiceReader,

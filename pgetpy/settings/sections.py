@@ -7,11 +7,11 @@ is passed as an argument: nothing here reads the process's own.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pgetpy.core.archives.limits import Limits
+from pgetpy.core.lazy_dataclass import dataclass, field, replace
 from pgetpy.core.text.values import UNCHANGED, check_header, read_url
 from pgetpy.settings.options import OF_FLEETS, OPTIONS, Option, Texts, by_variable
 
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _FLAGS = frozenset(option.name for option in OPTIONS)
-# From most to least verbose.
-_LOG_LEVELS = ("debug", "info", "warn", "error")
-
+_LOG_LEVELS = ("debug", "info", "warn", "error")  # from most to least verbose
 
 Warn = Callable[[str], None]
 # An option, its text, and the flag or variable that gave it.
@@ -118,6 +116,8 @@ class SourceSection(Section):
         """Return the settings for references from untrusted callers: without secrets."""
         if policy.own_tokens:
             return self
+        from dataclasses import fields
+
         changes: dict[str, Any] = {e.name: e.default for e in fields(self) if not e.repr}
         return replace(self, **changes)
 

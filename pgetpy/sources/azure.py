@@ -14,13 +14,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pgetpy.core.http.heads import Head, http_date
 from pgetpy.core.http.urls import Link
+from pgetpy.core.lazy_dataclass import dataclass, field, replace
 from pgetpy.core.objects.azure_account import (
     BadConnectionStringError,
     account_endpoint,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from pgetpy.core.http.urls import Link, RequestSigner, opened_link
+from pgetpy.core.lazy_dataclass import dataclass, field, replace
 from pgetpy.core.references.reference import Reference
 from pgetpy.errors import HttpStatusError, PgetError
 from pgetpy.settings import SourceSection

@@ -22,9 +22,9 @@ be taken for the file. Which file of a version is meant is decided in `civitai_a
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from pgetpy.core.lazy_dataclass import dataclass, field
 from pgetpy.core.references.reference import Reference, Wanted, key_for, scope_for, wanted_of
 from pgetpy.core.text.values import read_endpoint, read_token
 from pgetpy.errors import BadReferenceError, HttpStatusError, NotFoundError, PgetError

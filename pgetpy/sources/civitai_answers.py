@@ -13,12 +13,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urljoin, urlsplit
 
 from pgetpy.core.destinations.names import name_from_service
 from pgetpy.core.http.urls import parse_link
+from pgetpy.core.lazy_dataclass import dataclass
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.reference import Reference, Wanted, is_archive_name
 from pgetpy.errors import (

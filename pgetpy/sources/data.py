@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pgetpy.core.http.urls import local_link
+from pgetpy.core.lazy_dataclass import dataclass
 from pgetpy.core.references.local_urls import is_data, parse_data
 from pgetpy.core.references.reference import Reference, Wanted, key_for, wanted_of
 from pgetpy.core.text.values import size_reader

@@ -11,10 +11,10 @@ and certificates are given, the same question (`HfApi.repo_info`) is put by the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from pgetpy.core.http.retry import Retries
+from pgetpy.core.lazy_dataclass import dataclass
 from pgetpy.core.references.hub_names import HubName
 from pgetpy.errors import ConnectionFailedError, NotAllowedError, PgetError, TransferError
 from pgetpy.errors.reasons import system_reason

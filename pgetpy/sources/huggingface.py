@@ -19,12 +19,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
 from pgetpy.core.http.urls import may_see_credentials, parse_link
+from pgetpy.core.lazy_dataclass import dataclass, field, replace
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.hub_errors import meaning_at_hub
 from pgetpy.core.references.hub_names import HOSTS, HubName, parse_hub_name

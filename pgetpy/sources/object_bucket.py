@@ -14,12 +14,12 @@ unsigned.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
+from pgetpy.core.lazy_dataclass import dataclass, field, replace
 from pgetpy.core.objects.names import ObjectName, is_aws, object_url, url_of
 from pgetpy.core.objects.sigv4 import Credentials, encode_path
 from pgetpy.core.references.reference import Reference, Wanted, key_for, scope_for, wanted_of

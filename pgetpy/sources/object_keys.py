@@ -20,11 +20,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pgetpy.core.lazy_dataclass import replace
 from pgetpy.core.objects.names import is_aws
 from pgetpy.core.objects.profiles import BadProfileFileError, Profile, read_profile
 from pgetpy.core.objects.sigv4 import Credentials

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, overload
 
+from pgetpy.core.lazy_dataclass import replace
 from pgetpy.core.objects.listing import LARGEST_PAGE, BadListingError, ListedObject
 from pgetpy.core.objects.names import ObjectName
 from pgetpy.errors import TransferError

@@ -20,12 +20,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pgetpy.core.http.heads import Head
 from pgetpy.core.http.urls import Link, opened_link
+from pgetpy.core.lazy_dataclass import dataclass, field, replace
 from pgetpy.core.objects.names import at_region, is_aws
 from pgetpy.core.objects.sigv4 import EMPTY_BODY, Credentials, sign
 

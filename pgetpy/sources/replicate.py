@@ -14,9 +14,9 @@ names the Hub's form. Nothing is asked before the download: `_weights` redirects
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from pgetpy.core.lazy_dataclass import dataclass
 from pgetpy.core.references.reference import Reference, Wanted, is_archive_name, key_for, wanted_of
 from pgetpy.core.text.values import read_endpoint
 from pgetpy.errors import HttpStatusError, NotFoundError, PgetError, UnauthorizedError

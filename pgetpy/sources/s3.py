@@ -11,9 +11,9 @@ AWS's profiles are read. Everything else is in `object_bucket`, for all of them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from pgetpy.core.lazy_dataclass import dataclass, field, replace
 from pgetpy.core.objects.names import aws_endpoint, parse_object_name
 from pgetpy.core.references.reference import Reference
 from pgetpy.core.text.values import one_of, read_endpoint, read_text, read_token

@@ -12,7 +12,6 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Set
 from contextlib import suppress
-from dataclasses import replace
 from functools import cache, lru_cache
 from importlib import import_module
 from itertools import chain
@@ -21,6 +20,7 @@ from urllib.parse import quote, urlsplit
 
 from pgetpy.core.destinations.names import check_unicode
 from pgetpy.core.http.urls import parse_link
+from pgetpy.core.lazy_dataclass import replace
 from pgetpy.core.references.patterns import EVERYTHING, Patterns
 from pgetpy.core.references.reference import Reference, choosing
 from pgetpy.errors import BadReferenceError, HttpStatusError, PgetError

@@ -24,9 +24,9 @@ import contextlib
 import functools
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
+from pgetpy.core.lazy_dataclass import dataclass
 from pgetpy.system import polling
 from pgetpy.system.forks import call_in_children
 from pgetpy.system.threads import start_thread

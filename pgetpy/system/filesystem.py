@@ -15,11 +15,11 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pgetpy.core.lazy_dataclass import dataclass, field
 from pgetpy.errors import CacheError, DestinationError, DiskFullError, PgetError
 from pgetpy.errors.reasons import system_reason
 from pgetpy.system.logs import RoomLog

@@ -146,7 +146,7 @@ LAYERS = (
     Layer(("core.objects.*",)),
     Layer(("core.nodes.*",)),
     Layer(("core.http.*",)),
-    Layer(("core",)),
+    Layer(("core", "core.lazy_dataclass")),
     Layer(("errors",)),
     Layer(("errors.*",), may_meet=False),
     Layer(("errors.base",)),

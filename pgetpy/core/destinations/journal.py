@@ -19,12 +19,12 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
 from pgetpy.core.destinations.checked_lines import checked_line, text_of
 from pgetpy.core.http.answers import Identity
 from pgetpy.core.http.ranges import Spans
+from pgetpy.core.lazy_dataclass import dataclass, field
 
 _MAGIC = "pgetpy 1"
 _SPAN = re.compile(r"(\d{1,19}) (\d{1,19})", re.ASCII)
@@ -72,7 +72,7 @@ class Journal:
 
 def subject_line(subject: Subject) -> bytes:
     """Return the first line of a journal about `subject`."""
-    value = {"key": subject.key, "boot": subject.boot, **asdict(subject.identity)}
+    value = {"key": subject.key, "boot": subject.boot, **vars(subject.identity)}
     return checked_line(f"{_MAGIC} {json.dumps(value, sort_keys=True)}")
 
 

@@ -38,11 +38,11 @@ habit.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
 
 from pgetpy.core.http.bodies import coding_to_undo, content_length, is_delimited, media_type
 from pgetpy.core.http.heads import Head, http_date, status_error
 from pgetpy.core.http.ranges import OPEN_END, Span, format_range, parse_content_range
+from pgetpy.core.lazy_dataclass import dataclass, field, replace
 from pgetpy.errors import ObjectChangedError, RangeNotHonouredError
 
 # RFC 9110, 8.8.2.2 lets a client take Last-Modified for strong when Date is clearly later; a minute

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 
+from pgetpy.core.lazy_dataclass import dataclass, field, replace
 from pgetpy.errors import HttpStatusError
 
 _NOISE = re.compile(r"<(head|style|script)\b.*?</\1>|[\x00-\x1f\x7f]", re.IGNORECASE | re.DOTALL)

@@ -25,9 +25,8 @@ were not to blame. `settled` switches all of this off for requests whose refusal
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pgetpy.core.http.retry import OVERLOADED, retryable
+from pgetpy.core.lazy_dataclass import dataclass
 from pgetpy.errors import HttpStatusError, RangeNotHonouredError, TransferError
 
 # How servers answer that do not understand If-Range.

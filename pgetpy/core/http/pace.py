@@ -35,7 +35,8 @@ larger (`_FIRST_STEPS`); if it overshoots, `_judge` estimates how many would hav
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from pgetpy.core.lazy_dataclass import dataclass
 
 # A period long enough to average over scheduling, short enough to climb in a cold start.
 PERIOD = 0.06

@@ -26,10 +26,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
 from pgetpy.core.http.ranges import OPEN_END, Span
+from pgetpy.core.lazy_dataclass import dataclass, field
 
 # The longest time between two looks at a connection that counts as silence in full.
 _LATE = 0.1

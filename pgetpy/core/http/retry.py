@@ -15,8 +15,7 @@ failure was known; echoes wait, but count only once:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from pgetpy.core.lazy_dataclass import dataclass
 from pgetpy.errors import (
     ConnectionFailedError,
     HttpStatusError,

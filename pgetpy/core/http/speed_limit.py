@@ -8,7 +8,8 @@ one sample a second, (seconds waited, bytes by then), and the oldest one is the 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+
+from pgetpy.core.lazy_dataclass import dataclass, field
 
 # Seconds between two samples.
 _GRAIN = 1.0

@@ -19,12 +19,12 @@ import base64
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 from pgetpy.core.http.heads import Head
+from pgetpy.core.lazy_dataclass import dataclass, field, replace
 from pgetpy.errors import BadReferenceError, TransferError
 from pgetpy.errors.redact import Unsigned, redact, unsigned
 

@@ -11,9 +11,10 @@ account SAS".
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from urllib.parse import parse_qsl
+
+from pgetpy.core.lazy_dataclass import dataclass, field
 
 # Published in Azurite's documentation: the only account that an emulator has by default.
 _EMULATOR = "devstoreaccount1"

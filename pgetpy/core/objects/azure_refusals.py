@@ -10,7 +10,7 @@ what is known of each.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pgetpy.core.lazy_dataclass import dataclass
 
 _FAILED = "AuthenticationFailed"
 # Azurite gives the words of AuthenticationFailed another code, which means a firewall at Azure.

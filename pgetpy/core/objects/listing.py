@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import xml.parsers.expat
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from urllib.parse import unquote_plus
 
+from pgetpy.core.lazy_dataclass import dataclass, field
 from pgetpy.core.objects.sigv4 import encode_query
 
 # A page has at most 1000 keys of 1024 bytes, three times as long if they are encoded.

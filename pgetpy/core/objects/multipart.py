@@ -17,9 +17,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from html import unescape
 from xml.sax.saxutils import escape
+
+from pgetpy.core.lazy_dataclass import dataclass
 
 _MIB = 1 << 20
 SMALLEST_PART = 5 * _MIB

@@ -13,10 +13,10 @@ characters like any other. Only a `*`, a slash at the end and `?versionId=` at t
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import urlsplit
 
+from pgetpy.core.lazy_dataclass import dataclass
 from pgetpy.core.objects.sigv4 import encode_path, encode_query
 from pgetpy.errors import BadReferenceError
 

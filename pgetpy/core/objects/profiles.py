@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import configparser
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
+from pgetpy.core.lazy_dataclass import dataclass, field
 from pgetpy.core.objects.sigv4 import Credentials
 
 # A profile with one of these gets its keys from a service: botocore knows how.

@@ -10,10 +10,10 @@ wrong (the answer's Date says by how much), and a bucket in another region (a he
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 from pgetpy.core.http.heads import Head
+from pgetpy.core.lazy_dataclass import dataclass
 
 # Codes after which a second request, with new keys or the server's time, may succeed.
 EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})

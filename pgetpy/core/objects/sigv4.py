@@ -22,9 +22,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from functools import lru_cache
 from urllib.parse import quote
+
+from pgetpy.core.lazy_dataclass import dataclass, field
 
 # SHA-256 of an empty body.
 EMPTY_BODY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from pgetpy.core.http.answers import Identity
 from pgetpy.core.http.ranges import Spans
 from pgetpy.core.http.urls import Link
+from pgetpy.core.lazy_dataclass import dataclass, field
 from pgetpy.core.references.reference import Reference
 
 if TYPE_CHECKING:

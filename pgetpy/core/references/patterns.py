@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from urllib.parse import parse_qsl, quote
 
+from pgetpy.core.lazy_dataclass import dataclass
 from pgetpy.errors import BadSettingError
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")

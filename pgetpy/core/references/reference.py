@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, replace
 from enum import Enum
 from urllib.parse import urlsplit
 
 from pgetpy.core.archives.formats import ARCHIVE_SUFFIXES
 from pgetpy.core.http.urls import Link
+from pgetpy.core.lazy_dataclass import dataclass, field, replace
 from pgetpy.core.references.patterns import EVERYTHING, Patterns
 from pgetpy.errors import BadReferenceError, BadSettingError
 

@@ -6,9 +6,9 @@ Each event names its transfer by `key`, unique within one call. URLs in events a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from pgetpy.core.lazy_dataclass import dataclass, field
 from pgetpy.core.report.results import DownloadResult
 from pgetpy.errors import PgetError
 

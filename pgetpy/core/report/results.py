@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
+from pgetpy.core.lazy_dataclass import dataclass, field
 from pgetpy.errors import PgetError
 
 

@@ -16,8 +16,8 @@ The clock is an argument: `now` is in seconds, from any moment.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 
+from pgetpy.core.lazy_dataclass import dataclass, field
 from pgetpy.core.report.events import (
     Event,
     Failed,

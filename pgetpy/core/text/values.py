@@ -17,11 +17,11 @@ import ipaddress
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from pgetpy.core.destinations.names import check_url
+from pgetpy.core.lazy_dataclass import dataclass, field, replace
 from pgetpy.core.text.units import parse_duration, parse_size
 from pgetpy.errors import BadReferenceError, BadSettingError
 from pgetpy.errors.redact import HIDDEN, redact

@@ -20,7 +20,6 @@ import re
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 from pgetpy.core.http.answers import Answer
@@ -29,6 +28,7 @@ from pgetpy.core.http.heads import Head
 from pgetpy.core.http.range_request import RangeRequest
 from pgetpy.core.http.ranges import Span
 from pgetpy.core.http.sink import Sink
+from pgetpy.core.lazy_dataclass import dataclass, field, replace
 from pgetpy.errors.redact import HIDDEN
 from pgetpy.system.logs import RoomLog
 

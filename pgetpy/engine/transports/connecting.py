@@ -21,9 +21,9 @@ import errno
 import socket
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 
+from pgetpy.core.lazy_dataclass import dataclass, field
 from pgetpy.engine.transports.base import Address
 
 # The head start of each address, in seconds, as in curl: the Connection Attempt Delay of RFC 8305,

@@ -13,11 +13,11 @@ import errno
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from pgetpy.core.http.urls import basic_authorization
+from pgetpy.core.lazy_dataclass import replace
 from pgetpy.engine.transports.base import Address, Request
 from pgetpy.engine.transports.connecting import NO_WAY, AddressRace
 from pgetpy.errors import ConnectionFailedError, HttpStatusError, TransferError
