@@ -18,7 +18,6 @@ from pgetpy.core.lazy_dataclass import replace
 from pgetpy.core.references.jobs import Job
 from pgetpy.core.report.events import Event, Finished, Report
 from pgetpy.core.report.results import DownloadFailure, DownloadResult
-from pgetpy.destinations.skip_existing import HoldingBack, find_existing
 from pgetpy.engine.engine import Engine
 from pgetpy.errors import DestinationError
 from pgetpy.settings import Settings
@@ -281,6 +280,8 @@ async def download_job_async(
         return await _run_folder(job, settings, report)
     if job.checksum is None and not settings.skip_existing:
         return await _download(job, settings, report)
+    from pgetpy.destinations.skip_existing import HoldingBack, find_existing
+
     found = await find_existing(job, settings, 0, report)
     if found is None:
         hear = HoldingBack(report)

@@ -6,7 +6,6 @@ read before the first request, so that a mistake in a flag costs no download.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -59,6 +58,8 @@ class Invocation:
     ) -> None:
         """See `telling_programs`."""
         if self.options.json and not isinstance(error, UsageError):
+            import json
+
             # Why it failed is said in any case.
             with suppress(OutputError):
                 print_beside(dest, json.dumps({**about, **failure_record(error)}))

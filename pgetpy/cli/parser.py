@@ -33,10 +33,10 @@ from pgetpy.settings.options import OPTIONS, REPORT, Option, Texts
 
 _ON, _OFF = "true", "false"
 # Negative numbers, sentences and - for standard output are values although they begin with a dash.
-_FLAG = re.compile(r"-(?!\Z|\d+\Z|\d*\.\d+\Z)\S*\Z")
+_FLAG = r"-(?!\Z|\d+\Z|\d*\.\d+\Z)\S*\Z"
 
-_OFFSET = re.compile(r"(?:-C|--continue-at)(?:(?:(?<=-C)=?|=)(.+))?")
-_CONTINUE = re.compile(r"--(no-)?continue(?==|\Z)")
+_OFFSET = r"(?:-C|--continue-at)(?:(?:(?<=-C)=?|=)(.+))?"
+_CONTINUE = r"--(no-)?continue(?==|\Z)"
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def _short(text: str, rest: Iterator[str]) -> Iterator[tuple[Option, str]]:
 def _value(option: Option, value: str | None, rest: Iterator[str]) -> str:
     """Return the text of an option that takes one: `value`, or the next of `rest`."""
     found = next(rest, None) if value is None else value
-    if found is None or (value is None and _FLAG.match(found)):
+    if found is None or (value is None and re.match(_FLAG, found)):
         flags = "/".join(filter(None, (option.short, f"--{option.name}")))
         raise UsageError(f"argument {flags}: expected one argument")
     return found
@@ -202,9 +202,9 @@ def _translate(arguments: Sequence[str]) -> list[str]:
     found: list[str] = []
     rest = iter(arguments)
     for text in rest:
-        offset = _OFFSET.fullmatch(text)
+        offset = re.fullmatch(_OFFSET, text)
         if offset is None:
-            found.append(_CONTINUE.sub(r"--\1resume", text))
+            found.append(re.sub(_CONTINUE, r"--\1resume", text))
             continue
         value = next(rest, "") if offset[1] is None else offset[1]
         if value not in ("-", "0"):
@@ -214,10 +214,8 @@ def _translate(arguments: Sequence[str]) -> list[str]:
 
 
 # Flags of other programs that name the file or its folder; errors say what to write instead.
-_NAMES_FILE = re.compile(r"-[a-zA-Z]*O|--remote-name(-all)?|-[a-zA-Z]*J|--remote-header-name")
-_NAMES_DEST = re.compile(
-    r"-O.+|--out|--output-document|-[dP]|--dir|--output-dir|--directory-prefix"
-)
+_NAMES_FILE = r"-[a-zA-Z]*O|--remote-name(-all)?|-[a-zA-Z]*J|--remote-header-name"
+_NAMES_DEST = r"-O.+|--out|--output-document|-[dP]|--dir|--output-dir|--directory-prefix"
 
 
 def _unknown(text: str) -> str:
@@ -226,12 +224,12 @@ def _unknown(text: str) -> str:
     from pgetpy.cli.option_table import OPTIONS as EVERY_OPTION
 
     name = text.partition("=")[0]
-    if _NAMES_FILE.fullmatch(name):
+    if re.fullmatch(_NAMES_FILE, name):
         return (
             f"unknown flag: {name} (pgetpy URL names the file as the server or the URL does, "
             "pgetpy URL FILE as you like)"
         )
-    if _NAMES_DEST.fullmatch(name):
+    if re.fullmatch(_NAMES_DEST, name):
         return f"unknown flag: {name} (write pgetpy URL FILE, or pgetpy URL FOLDER/)"
     close = difflib.get_close_matches(name, [f"--{option.name}" for option in EVERY_OPTION], n=1)
     return f"unknown flag: {name}" + (f" (did you mean {close[0]}?)" if close else "")

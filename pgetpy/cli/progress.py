@@ -14,7 +14,6 @@ start-over, a retry (not sixteen of them), a wait, a failure among several files
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import re
 import sys
@@ -111,6 +110,8 @@ class JsonProgress(Progress):
         self._start = clock()
 
     def _show(self, event: Event, now: float) -> None:
+        import json
+
         seconds = round(now - self._start, 3)
         record = {"event": _event_name(event), "seconds": seconds, **vars(event)}
         self._write(json.dumps(record, default=_plain))

@@ -10,7 +10,6 @@ text is made one line of printable characters before it is shown.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from pgetpy.core.report.results import DownloadFailure, DownloadResult
@@ -104,6 +103,8 @@ def interrupted_line(tally: Tally, *, keeps: bool) -> str:
 
 def json_outcome(outcome: DownloadResult | DownloadFailure) -> str:
     """Return an outcome as one JSON object."""
+    import json
+
     if isinstance(outcome, DownloadResult):
         from dataclasses import asdict
 
@@ -127,7 +128,11 @@ def _log_line(message: str, fields: dict[str, str]) -> str:
 
 
 def _quoted(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False) if " " in value or '"' in value else value
+    if " " not in value and '"' not in value:
+        return value
+    # As in JSON: one line holds no other characters that JSON escapes.
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _reason(failure: DownloadFailure) -> str:

@@ -7,7 +7,6 @@ and a whole transfer use the same attempt.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,6 +23,12 @@ from pgetpy.system.threads import Workers
 
 if TYPE_CHECKING:
     from pgetpy.engine.node_access import NodeAccess
+
+
+def _random() -> float:
+    from random import random
+
+    return random()
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class EngineContext:
     throttle: Callable[[int], float] | None
     paths: ReservedPaths
     local: Transport
-    jitter: Callable[[], float] = random.random
+    jitter: Callable[[], float] = _random
     nodes: NodeAccess | None = None
 
 

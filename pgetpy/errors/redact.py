@@ -57,16 +57,14 @@ _CREDENTIAL_NAMES = frozenset(
     {"token", "access_token", "api_key", "apikey", "api-key", "key", "auth", "password", "secret",
      "jwt", "sas", "hdnea", "hdnts", "hmac", "verify", "x-api-key", "authorization", "credential"}
 )  # fmt: skip
-_ANY_URL = re.compile(
-    r"https?://[^\s'\"<>]*[^\s'\"<>;,.:)]|data:[^\s'\"<>,]*,(?!\.\.\. \()[^\s'\"<>]*", re.IGNORECASE
-)
+_ANY_URL = r"(?i)https?://[^\s'\"<>]*[^\s'\"<>;,.:)]|data:[^\s'\"<>,]*,(?!\.\.\. \()[^\s'\"<>]*"
 # What is shown of a data: URI in place of all of it.
-ELIDED_DATA = re.compile(r"data:[^,]{0,100},\.\.\. \(\d+ bytes\)", re.IGNORECASE)
+ELIDED_DATA = r"(?i)data:[^,]{0,100},\.\.\. \(\d+ bytes\)"
 _MOST_OF_A_MEDIA_TYPE = 80
 # A URL that stays as it is: without user, query and fragment, and with nothing to escape.
 _PLAIN = re.compile(r"https?://[a-zA-Z0-9.-]+(?::\d+)?/[\w.~!$&'()*+,;=:%/-]*", re.ASCII)
 # Servers repeat what they were sent. No word that may follow there is so long.
-_TOKEN = re.compile(r"\b((?:bearer|basic) +)[\w.~+/=-]{16,}|\bhf_\w{16,}", re.IGNORECASE)
+_CREDENTIALS = r"(?i)\b((?:bearer|basic) +)[\w.~+/=-]{16,}|\bhf_\w{16,}"
 
 
 def redact(url: str) -> str:
@@ -92,13 +90,13 @@ def redact(url: str) -> str:
 
 def redact_text(text: str) -> str:
     """Return `text` (a server's words, say) with every http URL and credential in it redacted."""
-    text = _TOKEN.sub(lambda match: f"{match[1] or ''}{HIDDEN}", text)
-    return _ANY_URL.sub(lambda match: redact(match.group()), text)
+    text = re.sub(_CREDENTIALS, lambda match: f"{match[1] or ''}{HIDDEN}", text)
+    return re.sub(_ANY_URL, lambda match: redact(match.group()), text)
 
 
 def _elided(uri: str) -> str:
     """Return a data: URI (RFC 2397) without its bytes; one that was treated so stays as it is."""
-    if ELIDED_DATA.fullmatch(uri):
+    if re.fullmatch(ELIDED_DATA, uri):
         return uri
     head, comma, payload = uri[5:].partition(",")
     if not comma:

@@ -14,7 +14,7 @@ from pgetpy.settings.sections import Section
 if TYPE_CHECKING:
     from pgetpy.core.references.checksums import Checksum
 
-_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
+_VARIABLE = r"(?a)\$(?:(\w+)|\{(\w+)\})"
 
 
 @dataclass(frozen=True)
@@ -78,4 +78,4 @@ def hub_cache_dir(environ: Mapping[str, str]) -> Path:
 def _expanded(name: str, environ: Mapping[str, str]) -> Path:
     """Return the path in variable `name` with ~ and variables expanded; unset ones stay."""
     path = str(expand_user(environ[name], name))
-    return Path(_VARIABLE.sub(lambda found: environ.get(found[1] or found[2], found[0]), path))
+    return Path(re.sub(_VARIABLE, lambda found: environ.get(found[1] or found[2], found[0]), path))

@@ -105,7 +105,7 @@ _THEIR_METADATA = "pgetpy_"
 # Longer texts (data: URIs of megabytes) are parsed each time instead of being cached.
 _LONGEST_KEPT = 4096
 # Texts that look like a local path, on any system.
-_PATH = re.compile(r"[/.~\\]|[A-Za-z]:[/\\]|[^:]*\.safetensors\Z", re.IGNORECASE | re.DOTALL)
+_PATH = r"(?is)[/.~\\]|[A-Za-z]:[/\\]|[^:]*\.safetensors\Z"
 
 
 def parse_reference(
@@ -230,7 +230,7 @@ def _parse(text: str, wanted: str, settings: SourceSettings) -> Reference:
     found = _ask_others(text, wanted, settings, *_registered())
     if found is not None:
         return found
-    if _PATH.match(text):
+    if re.match(_PATH, text):
         reason = f"it is not a URL; write a local file as {_file_url(text)}"
         raise BadReferenceError(text, reason)
     parse_link(text)  # raises: it is not a URL

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 ROOT = "pgetpy"
 _DEBUG, _WARNING = 10, 30
 # User and password of a URL of any scheme; `redact_text` knows those of http alone.
-_LOGIN = re.compile(r"(?<=://)[^\s/@'\"<>]*:[^\s/@'\"<>]*@")
+_LOGIN = r"(?<=://)[^\s/@'\"<>]*:[^\s/@'\"<>]*@"
 # A server's words must not begin a line of their own in the user's log file.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+"
 
 
 class RoomLog:
@@ -67,8 +67,8 @@ def shown(value: object) -> object:
     """Return `value` as a record may hold it: a number, or a text without secrets."""
     if value is None or isinstance(value, (int, float)):
         return value
-    text = _CONTROL.sub(" ", str(value))
+    text = re.sub(_CONTROL, " ", str(value))
     if not text.isascii():
         # A file's name may hold bytes that are not UTF-8, and no log file takes their surrogates.
         text = text.encode(errors="backslashreplace").decode()
-    return redact_text(_LOGIN.sub(f"{HIDDEN}@", text))
+    return redact_text(re.sub(_LOGIN, f"{HIDDEN}@", text))

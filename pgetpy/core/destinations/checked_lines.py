@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import zlib
+import binascii
 
 
 def checked_line(text: str) -> bytes:
     """Return `text`, in which there is no line feed, as a line with its checksum."""
     raw = text.encode()
-    return b"%b %08x\n" % (raw, zlib.crc32(raw))
+    return b"%b %08x\n" % (raw, binascii.crc32(raw))
 
 
 def text_of(raw: bytes) -> str | None:
     """Return the text of a line without its line feed; None where it is damaged."""
     text, _, crc = raw.rpartition(b" ")
-    if crc != b"%08x" % zlib.crc32(text):
+    if crc != b"%08x" % binascii.crc32(text):
         return None
     return text.decode(errors="replace")

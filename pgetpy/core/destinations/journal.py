@@ -17,7 +17,6 @@ Reading stops at the first line that is damaged, so nothing may be appended behi
 
 from __future__ import annotations
 
-import json
 import re
 from typing import NamedTuple
 
@@ -27,7 +26,7 @@ from pgetpy.core.http.ranges import Spans
 from pgetpy.core.lazy_dataclass import dataclass, field
 
 _MAGIC = "pgetpy 1"
-_SPAN = re.compile(r"(\d{1,19}) (\d{1,19})", re.ASCII)
+_SPAN = r"(?a)(\d{1,19}) (\d{1,19})"
 
 
 class Subject(NamedTuple):
@@ -72,6 +71,8 @@ class Journal:
 
 def subject_line(subject: Subject) -> bytes:
     """Return the first line of a journal about `subject`."""
+    import json
+
     value = {"key": subject.key, "boot": subject.boot, **vars(subject.identity)}
     return checked_line(f"{_MAGIC} {json.dumps(value, sort_keys=True)}")
 
@@ -114,7 +115,7 @@ def _apply(journal: Journal, text: str) -> bool:
         journal.subject = _subject(text)
         return journal.subject is not None
     if kind in ("w", "f"):
-        span = _SPAN.fullmatch(rest)
+        span = re.fullmatch(_SPAN, rest)
         if span is None:
             return False
         spans = journal.written if kind == "w" else journal.flushed
@@ -129,6 +130,8 @@ def _apply(journal: Journal, text: str) -> bool:
 def _subject(text: str) -> Subject | None:
     if not text.startswith(f"{_MAGIC} "):
         return None
+    import json
+
     try:
         value = json.loads(text[len(_MAGIC) :])
         key, boot = value.pop("key"), value.pop("boot")

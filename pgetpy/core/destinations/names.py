@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
-import unicodedata
 from pathlib import Path
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
@@ -37,11 +36,11 @@ _SEPARATORS = re.compile(r"[/\\]")
 # the direction of text make `exe.weights` out of `stewhgiew.exe`.
 _UNWANTED_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _DIRECTION_MARKS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-_SUFFIXES = re.compile(r"(?:\.[A-Za-z0-9_]{1,16}){1,2}\Z")
+_SUFFIXES = r"(?:\.[A-Za-z0-9_]{1,16}){1,2}\Z"
 
 # One parameter of a header value, anchored at its semicolon so that quoted strings are passed over.
-_PARAMETER = re.compile(r"""(?:^|;)\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;]*))""")
-_QUOTED_PAIR = re.compile(r"\\(.)")
+_PARAMETER = r"""(?:^|;)\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;]*))"""
+_QUOTED_PAIR = r"\\(.)"
 _LONGEST_HEADER = 8192
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -83,9 +82,9 @@ def name_from_url(url: str) -> str | None:
 def name_from_disposition(header: str) -> str | None:
     """Return the safe form of the file name in a Content-Disposition header (RFC 6266), if any."""
     found: dict[str, str] = {}
-    for match in _PARAMETER.finditer(header[:_LONGEST_HEADER]):
+    for match in re.finditer(_PARAMETER, header[:_LONGEST_HEADER]):
         key, quoted, token = match.groups()
-        value = _QUOTED_PAIR.sub(r"\1", quoted) if quoted is not None else token.strip()
+        value = re.sub(_QUOTED_PAIR, r"\1", quoted) if quoted is not None else token.strip()
         found.setdefault(key.lower(), value)
     extended = _extended_value(found["filename*"]) if "filename*" in found else None
     plain = _as_utf8(found["filename"]) if "filename" in found else None
@@ -132,6 +131,8 @@ def _safe_name(path: str) -> str | None:
     last = _SEPARATORS.split(path)[-1]
     if last.isascii() and last.isprintable():
         return _shortened(last.strip()) if last.strip(". ") else None
+    import unicodedata
+
     wanted = "".join(
         char
         for char in last
@@ -147,7 +148,7 @@ def _shortened(name: str) -> str:
     """Return `name` within LONGEST_NAME bytes; suffixes stay, since programs go by them."""
     if len(name.encode()) <= LONGEST_NAME:
         return name
-    match = _SUFFIXES.search(name)
+    match = re.search(_SUFFIXES, name)
     suffix = match.group() if match else ""
     stem = name[: len(name) - len(suffix)].encode()[: LONGEST_NAME - len(suffix)]
     return stem.decode(errors="ignore").strip() + suffix

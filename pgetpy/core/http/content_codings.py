@@ -6,8 +6,11 @@ keeps the input that it has not used, so memory stays bounded whatever a server 
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import zlib
 
 # The most to decode at a time; deflate shrinks data by a factor of up to a thousand.
 _PIECE = 256 * 1024
@@ -64,6 +67,8 @@ class ContentDecoder:
         Raises:
             CodingError: see there.
         """
+        import zlib
+
         if data and not self._begun:
             self._begun = True
             if not self._many and data[0] & 0x0F != _ZLIB and data[0] != _GZIP:
@@ -85,5 +90,7 @@ class ContentDecoder:
 
 
 def _inflater() -> zlib._Decompress:
+    import zlib
+
     # Either of the two formats, whichever of their names the server gave.
     return zlib.decompressobj(zlib.MAX_WBITS | 32)

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from pgetpy.core.lazy_dataclass import dataclass, field, replace
 from pgetpy.errors import HttpStatusError
 
-_NOISE = re.compile(r"<(head|style|script)\b.*?</\1>|[\x00-\x1f\x7f]", re.IGNORECASE | re.DOTALL)
+_NOISE = r"(?is)<(head|style|script)\b.*?</\1>|[\x00-\x1f\x7f]"
 # Elements that hold text alone, as in `<Error><Code>NoSuchKey</Code>...` of object stores.
-_STORE_ERROR = re.compile(r"\A\W*(?:<\?xml[^>]*>\s*)?<Error\b")
-_ELEMENT = re.compile(r"<(\w+)>([^<]*)</\1>")
-_MARKUP = re.compile(r"<[^>]*>?")
+_STORE_ERROR = r"\A\W*(?:<\?xml[^>]*>\s*)?<Error\b"
+_ELEMENT = r"<(\w+)>([^<]*)</\1>"
+_MARKUP = r"<[^>]*>?"
 # Successes without the object: it is still being made (202), or there is no content (204, 205).
 _WITHOUT_OBJECT = frozenset({202, 204, 205})
 
@@ -66,10 +66,10 @@ class Head:
 def words_of(head: Head, body: bytes) -> Head:
     """Return `head` with the text at the beginning of its `body`, without mark-up."""
     decoded = body.decode("utf-8", "replace")
-    if _STORE_ERROR.match(decoded):
+    if re.match(_STORE_ERROR, decoded):
         return _words_of_store(head, decoded)
-    text = _NOISE.sub(" ", decoded)
-    return replace(head, words=" ".join(_MARKUP.sub(" ", text).split())[:200])
+    text = re.sub(_NOISE, " ", decoded)
+    return replace(head, words=" ".join(re.sub(_MARKUP, " ", text).split())[:200])
 
 
 def _words_of_store(head: Head, text: str) -> Head:
@@ -80,17 +80,17 @@ def _words_of_store(head: Head, text: str) -> Head:
     """
     from html import unescape
 
-    details = {name: unescape(value).strip() for name, value in _ELEMENT.findall(text)}
+    details = {name: unescape(value).strip() for name, value in re.findall(_ELEMENT, text)}
     # Azure puts the request's ID and the time on further lines.
     code, message = details.get("Code", ""), details.get("Message", "").partition("\nRequestId:")[0]
-    words = " ".join(_NOISE.sub(" ", f"{code}: {message}".strip(": ")).split())[:200]
+    words = " ".join(re.sub(_NOISE, " ", f"{code}: {message}".strip(": ")).split())[:200]
     return replace(head, words=words, details=details)
 
 
 def status_error(url: str, head: Head) -> HttpStatusError:
     """Return the error for a status that is not a success, with the server's own words."""
     # The Hub repeats in this field the message that its body wraps in JSON.
-    said = _NOISE.sub(" ", head.headers.get("x-error-message", "")).strip() or head.words
+    said = re.sub(_NOISE, " ", head.headers.get("x-error-message", "")).strip() or head.words
     words = said.removeprefix(str(head.status)).strip()
     if head.reason.lower() not in words.lower():
         words = f"{head.reason}: {words}" if words else head.reason

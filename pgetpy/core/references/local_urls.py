@@ -62,7 +62,7 @@ def parse_data(uri: str, most: int | None = None) -> DataUri:
     Raises:
         BadReferenceError: it is malformed, or too large.
     """
-    if ELIDED_DATA.fullmatch(uri):
+    if re.fullmatch(ELIDED_DATA, uri):
         raise BadReferenceError(uri, "it is a data: URI as messages shorten it, without its bytes")
     head, comma, payload = uri[5:].partition(",")
     if not comma or not _MEDIA_TYPE.fullmatch(head):

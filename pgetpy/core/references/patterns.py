@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, quote
 from pgetpy.core.lazy_dataclass import dataclass
 from pgetpy.errors import BadSettingError
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = r"[\x00-\x1f\x7f]"
 _INCLUDE, _EXCLUDE = "include", "exclude"
 
 
@@ -75,7 +75,7 @@ EVERYTHING = Patterns()
 def _listed(name: str, given: str | Iterable[str] | None) -> tuple[str, ...]:
     each = [given] if isinstance(given, str) else list(given or ())
     for pattern in each:
-        if not isinstance(pattern, str) or not pattern or _CONTROL.search(pattern):
+        if not isinstance(pattern, str) or not pattern or re.search(_CONTROL, pattern):
             raise BadSettingError(name, pattern, "is not a pattern such as *.safetensors")
     return tuple(sorted(set(each)))
 

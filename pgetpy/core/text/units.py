@@ -19,17 +19,16 @@ for _power, _prefix in enumerate(_PREFIXES, start=1):
     _SIZE_UNITS |= {_prefix: 1000**_power, f"{_prefix}b": 1000**_power}
     _SIZE_UNITS |= {f"{_prefix}i": 1024**_power, f"{_prefix}ib": 1024**_power}
 
-_SIZE = re.compile(r"([0-9,]*)(?:\.([0-9]*))?\s*([A-Za-z]*)", re.ASCII)
+_SIZE = r"(?a)([0-9,]*)(?:\.([0-9]*))?\s*([A-Za-z]*)"
 _LARGEST_SIZE = 2**63 - 1  # what a file offset can be
 
 # Both micro signs, as Go has it.
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
 _NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
-_STEP = re.compile(rf"({_NUMBER})(ns|us|µs|μs|ms|s|m|h)")
-_DURATION = re.compile(rf"(?:{_STEP.pattern})+")
-_PLAIN_SECONDS = re.compile(_NUMBER)
+_STEP = rf"({_NUMBER})(ns|us|µs|μs|ms|s|m|h)"
+_DURATION = rf"(?:{_STEP})+"
 # Weeks, then days, at least one of them, then any duration.
-_DAYS = re.compile(rf"(?=[0-9]+[wd])(?:([0-9]+)w)?(?:([0-9]+)d)?((?:{_STEP.pattern})*)")
+_DAYS = rf"(?=[0-9]+[wd])(?:([0-9]+)w)?(?:([0-9]+)d)?((?:{_STEP})*)"
 
 
 def parse_size(text: str, *, name: str) -> int:
@@ -37,7 +36,7 @@ def parse_size(text: str, *, name: str) -> int:
 
     Raises BadSettingError with `name`, the flag or variable it came from.
     """
-    match = _SIZE.fullmatch(text.strip())
+    match = re.fullmatch(_SIZE, text.strip())
     whole, fraction, unit = match.groups(default="") if match else ("", "", "")
     digits = whole.replace(",", "") + fraction
     if not digits:
@@ -57,11 +56,13 @@ def parse_duration(text: str, *, name: str) -> float:
     Raises BadSettingError with `name`, the flag or variable it came from.
     """
     stripped = text.strip()
-    if _PLAIN_SECONDS.fullmatch(stripped):
+    if re.fullmatch(_NUMBER, stripped):
         return float(stripped)
-    if not _DURATION.fullmatch(stripped):
+    if not re.fullmatch(_DURATION, stripped):
         raise BadSettingError(name, text, "is not a duration such as 10s, 1m30s or 500ms")
-    return float(sum(float(number) * _SECONDS[unit] for number, unit in _STEP.findall(stripped)))
+    return float(
+        sum(float(number) * _SECONDS[unit] for number, unit in re.findall(_STEP, stripped))
+    )
 
 
 def parse_age(text: str, *, name: str) -> float:
@@ -69,7 +70,7 @@ def parse_age(text: str, *, name: str) -> float:
 
     Raises BadSettingError with `name`, the flag or variable it came from.
     """
-    match = _DAYS.fullmatch(text.strip())
+    match = re.fullmatch(_DAYS, text.strip())
     if match is None:
         return parse_duration(text, name=name)
     days = 7 * int(match[1] or 0) + int(match[2] or 0)

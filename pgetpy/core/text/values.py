@@ -14,7 +14,6 @@ stricter would break scripts that work, a laxer one would accept what the other 
 from __future__ import annotations
 
 import ipaddress
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
@@ -33,11 +32,11 @@ UNCHANGED = object()
 _OWN_HEADERS = frozenset(
     {"range", "if-range", "content-length", "transfer-encoding", "connection", "upgrade", "te"}
 )
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_STORE_FOLDER = re.compile(r"(?:s3|b2|gs)://[A-Za-z0-9][A-Za-z0-9._-]+(?:/[^*?#\x00-\x20]*)?")
+_HEADER_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_STORE_FOLDER = r"(?:s3|b2|gs)://[A-Za-z0-9][A-Za-z0-9._-]+(?:/[^*?#\x00-\x20]*)?"
 _GO_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
-_TOKEN = re.compile(r"[!-~]*")
-_HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]*")
+_PRINTABLE = r"[!-~]*"
+_HEADER_VALUE = r"[^\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]*"
 
 
 def count_reader(least: int) -> Callable[[str, str], int]:
@@ -79,7 +78,7 @@ def read_duration(text: str, name: str) -> float:
 def read_store_folder(text: str, name: str) -> str:
     """Read a prefix in an object store, such as s3://BUCKET/PREFIX."""
     text = text.strip()
-    if not _STORE_FOLDER.fullmatch(text):
+    if not re.fullmatch(_STORE_FOLDER, text):
         raise BadSettingError(name, text, "is not a place in a bucket such as s3://BUCKET/PREFIX")
     return text
 
@@ -134,7 +133,7 @@ def read_text(text: str, _name: str) -> str:
 
 def read_header_value(text: str, name: str) -> str:
     """Read what becomes the value of a header (RFC 9110, 5.5)."""
-    if not _HEADER_VALUE.fullmatch(text):
+    if not re.fullmatch(_HEADER_VALUE, text):
         raise BadSettingError(name, text, "contains characters that a header must not contain")
     return text.strip()
 
@@ -152,7 +151,7 @@ def read_words(given: str | tuple[str, ...], _name: str) -> tuple[str, ...]:
 def read_token(text: str, name: str) -> str | None:
     """Read a token, which becomes a part of a header; None for an empty one. It is never shown."""
     token = text.strip()
-    if not _TOKEN.fullmatch(token):
+    if not re.fullmatch(_PRINTABLE, token):
         raise BadSettingError(name, HIDDEN, "contains characters that a token cannot contain")
     return token or None
 
@@ -245,6 +244,8 @@ def read_headers(given: str | tuple[str, ...], name: str) -> tuple[tuple[str, st
 
 
 def _json_object(text: str, name: str) -> Iterable[tuple[str, str]]:
+    import json
+
     try:
         parsed = json.loads(text)
     except ValueError:
@@ -266,9 +267,9 @@ def check_header(key: str, value: str, name: str) -> tuple[str, str]:
     Transfer-Encoding, no answer could be believed.
     """
     # Neither the value nor the whole is shown: it may be a credential.
-    if not _HEADER_NAME.fullmatch(key):
+    if not re.fullmatch(_HEADER_NAME, key):
         raise BadSettingError(name, HIDDEN, "the header has no valid name; write 'Name: value'")
-    if not _HEADER_VALUE.fullmatch(value):
+    if not re.fullmatch(_HEADER_VALUE, value):
         raise BadSettingError(name, f"{key}: {HIDDEN}", "the value holds control characters")
     if key.lower() in _OWN_HEADERS:
         raise BadSettingError(name, f"{key}: {HIDDEN}", "is a header that pgetpy sets itself")

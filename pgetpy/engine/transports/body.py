@@ -14,11 +14,14 @@ its own end can notice that bytes are missing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from pgetpy.core.http.chunked import ChunkedDecoder, ChunkError
 from pgetpy.core.http.content_codings import CodingError, ContentDecoder
 from pgetpy.core.http.heads import Head
 from pgetpy.errors import ConnectionFailedError, TransferError
+
+if TYPE_CHECKING:
+    from pgetpy.core.http.chunked import ChunkedDecoder
 
 _COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate"})
 
@@ -35,7 +38,11 @@ class BodyDecoder:
     def __init__(self, url: str, head: Head, coding: str) -> None:
         self._url = url
         *inner, outer = transfer_codings(head) or ("",)
-        self._chunks = ChunkedDecoder() if outer == "chunked" else None
+        self._chunks: ChunkedDecoder | None = None
+        if outer == "chunked":
+            from pgetpy.core.http.chunked import ChunkedDecoder
+
+            self._chunks = ChunkedDecoder()
         length = None if outer else head.headers.get("content-length")
         self._left = int(length) if length is not None else None
         codings = [*([] if outer in ("", "chunked") else [outer]), *reversed(inner), coding]
@@ -65,6 +72,8 @@ class BodyDecoder:
             TransferError: the coded bytes are broken, which is how the server has them.
         """
         if self._chunks is not None:
+            from pgetpy.core.http.chunked import ChunkError
+
             try:
                 data = self._chunks.feed(data)
             except ChunkError as error:

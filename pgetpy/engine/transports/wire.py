@@ -37,8 +37,8 @@ _END = re.compile(rb"\r*\n\r*\n")
 # The end of a head may arrive in two pieces: search so many bytes again.
 _OVERLAP = 8
 # Some servers write HTTP/2 into a status line of HTTP/1.
-_STATUS_LINE = re.compile(rb"HTTP/(?:1\.([01])|2(?:\.0)?) *([1-5]\d\d)(?!\d)(.*)", re.IGNORECASE)
-_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_STATUS_LINE = rb"(?i)HTTP/(?:1\.([01])|2(?:\.0)?) *([1-5]\d\d)(?!\d)(.*)"
+_NAME = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _BEGINNING = b"HTTP/"
 # A head without any of the oddities that `parse_head` knows.
 _USUAL_HEAD = re.compile(
@@ -48,7 +48,7 @@ _USUAL_FIELD = re.compile(r"\r\n([^:]+):([^\r\n]*)")
 # What bytes.strip strips; str.strip takes more, which a header may contain in Latin-1.
 _BLANKS = " \t\n\r\x0b\x0c"
 _PLAIN_LENGTH = re.compile(rf"(?:0|[1-9]\d{{0,{MOST_DIGITS - 1}}})", re.ASCII).fullmatch
-_LENGTH = re.compile(r"\+?(\d+)(?:[ \t;].*)?", re.ASCII)
+_LENGTH = r"(?a)\+?(\d+)(?:[ \t;].*)?"
 
 
 class HeadReader:
@@ -159,7 +159,7 @@ def parse_head(data: bytes) -> Head:
     if usual is not None:
         return usual
     first, *lines = data.split(b"\n")
-    status = _STATUS_LINE.fullmatch(first.rstrip(b"\r"))
+    status = re.fullmatch(_STATUS_LINE, first.rstrip(b"\r"))
     if status is None:
         raise UnsupportedResponseError("something other than HTTP/1")
     fields, odd = _fields(lines)
@@ -228,7 +228,7 @@ def _unfolded(lines: Sequence[bytes]) -> list[bytes]:
 def _read_name(name: bytes) -> tuple[str | None, bool]:
     """Return the name of a field, None where it is not one, and whether it is misspelt."""
     stripped = name.rstrip(b" \t")
-    if _NAME.fullmatch(stripped) is None:
+    if re.fullmatch(_NAME, stripped) is None:
         return None, True
     return stripped.decode("ascii"), stripped != name
 
@@ -250,7 +250,7 @@ def _codings_left(headers: dict[str, str]) -> bool:
 def _length(value: str) -> str | None:
     """Return a Content-Length, which may be repeated if it is the same (RFC 9110, 8.6); None where
     it is not one number."""
-    found = [_LENGTH.fullmatch(each.strip()) for each in value.split(",")]
+    found = [re.fullmatch(_LENGTH, each.strip()) for each in value.split(",")]
     lengths = {each and (each[1].lstrip("0") or "0") for each in found}
     length = lengths.pop()
     return None if lengths or length is None or len(length) > MOST_DIGITS else length
