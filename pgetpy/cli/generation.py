@@ -37,7 +37,7 @@ from pgetpy.core.generations.comparison import diff_of
 from pgetpy.core.generations.environment_variables import ENVIRONMENTS_VARIABLE, NAME_VARIABLE
 from pgetpy.core.generations.lock import GenerationLock
 from pgetpy.core.generations.manifest import parse_lock, parse_manifest
-from pgetpy.errors import GenerationError, UsageError
+from pgetpy.errors import PgetError, UsageError
 from pgetpy.errors.reasons import system_reason
 from pgetpy.errors.redact import redact
 from pgetpy.generations.store import Generations
@@ -240,6 +240,8 @@ def _verify(run: _GenerationRun, operands: Sequence[str]) -> int:
     with opened as generations, log_lines(run.invocation):
         numbers = [_number(each) for each in operands]
         numbers = numbers or [each.number for each in reversed(generations.listed())]
+        if not numbers:
+            say("there are no generations")
         sound = True
         for number in numbers:
             found = generations.verify(number)
@@ -288,8 +290,7 @@ def _exec(run: _GenerationRun, operands: Sequence[str]) -> int:
     try:
         os.execvpe(operands[0], list(operands), environ)  # noqa: S606  it is what was asked for
     except OSError as error:
-        reason = f"cannot run {operands[0]}: {system_reason(error)}"
-        raise GenerationError(str(run.root), held.digest, reason) from None
+        raise PgetError(f"cannot run {operands[0]}: {system_reason(error)}") from None
 
 
 def _refuse(run: _GenerationRun, operands: Sequence[str]) -> None:

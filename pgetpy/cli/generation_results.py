@@ -73,11 +73,17 @@ def generation_table(listed: Sequence[ListedGeneration]) -> list[str]:
     if not listed:
         return ["there are no generations"]
     return [
-        f"{each.number}  {each.digest[:_DIGITS]}  {format_size(each.size):>8}  {each.files} files"
+        f"{each.number}  {each.digest[:_DIGITS]}  {_contents(each)}"
         f"{'  latest' if each.latest else ''}"
         f"{'  read by ' + ', '.join(each.readers) if each.readers else ''}"
         for each in listed
     ]
+
+
+def _contents(each: ListedGeneration) -> str:
+    if each.damaged:
+        return "DAMAGED: its record cannot be read"
+    return f"{format_size(each.size):>8}  {each.files} files"
 
 
 def listing_record(each: ListedGeneration) -> dict[str, Any]:

@@ -26,7 +26,13 @@ from pgetpy.core.generations.record import (
     GenerationRecord,
     RecordedEnvironment,
 )
-from pgetpy.errors import GenerationIncompleteError, GenerationInUseError, GenerationTakenError
+from pgetpy.errors import (
+    ArchiveError,
+    GenerationIncompleteError,
+    GenerationInUseError,
+    GenerationTakenError,
+)
+from pgetpy.errors.redact import redact
 from pgetpy.generations.checking import Fault, faults_of
 from pgetpy.generations.layout import RECORD, GenerationPaths, open_to_all
 from pgetpy.generations.linking import TreeLinker
@@ -272,17 +278,7 @@ class GenerationBuilder:
         return [each for each in found if each is not None]
 
     def _fetch(self, lines: Sequence[FileLine], kept: Sequence[KeptEntry]) -> list[CachedFile]:
-        works = [
-            partial(
-                self._cache.ensure_async,
-                each.url,
-                digest=each.digest,
-                any_file=True,  # its digest says what it is
-                wanted=_wanted(each),
-                number=number,
-            )
-            for number, each in enumerate(lines)
-        ]
+        works = [partial(self._ensure, each, number) for number, each in enumerate(lines)]
         paths = run_blocking(gather_limited(works, _AT_A_TIME))
         # A new name changes a file's ctime, after which the cache would not compute a digest.
         self._cache.settle()
@@ -292,6 +288,19 @@ class GenerationBuilder:
             CachedFile(str(path), None if line.extract else path.stat().st_size)
             for line, path in zip(lines, paths, strict=True)
         ]
+
+    async def _ensure(self, line: FileLine, number: int) -> Path:
+        try:
+            return await self._cache.ensure_async(
+                line.url,
+                digest=line.digest,
+                any_file=True,  # its digest says what it is
+                wanted=_wanted(line),
+                number=number,
+            )
+        except ArchiveError as error:
+            error.hint = f"the archive is {redact(line.url)}"
+            raise
 
 
 def distrust(cache: WeightsDownloadCache, lock: GenerationLock, faults: Sequence[Fault]) -> None:

@@ -25,7 +25,8 @@ from pgetpy.core.generations.record import (
 from pgetpy.errors import GenerationIncompleteError, IntegrityError
 from pgetpy.errors.reasons import system_reason
 from pgetpy.generations.environment_check import check_environment, glance_environment
-from pgetpy.generations.layout import IN_USE, RECORD, GenerationPaths
+from pgetpy.generations.layout import IN_USE, RECORD, GenerationPaths, owner_at
+from pgetpy.system.filesystem import read_regular
 
 _OWN = frozenset({IN_USE, RECORD})
 
@@ -77,9 +78,14 @@ def faults_of(paths: GenerationPaths, digest: str) -> list[Fault]:
         record = paths.record(digest)
     except IntegrityError as error:
         return [Fault(RECORD, f"cannot be used: {error}")]
-    found = list(_differences(tree, record))
+    found = [*_lock_faults(tree), *_differences(tree, record)]
     found += _glance_at_environments(tree, record)
     return found or [Fault(path, reason) for path, reason in _noted(paths, digest)]
+
+
+def _lock_faults(tree: Path) -> list[Fault]:
+    """Without its lock a tree has no readers, and no pins in the cache."""
+    return [] if owner_at(tree) else [Fault(IN_USE, "is missing or damaged")]
 
 
 def _glance_at_environments(tree: Path, record: GenerationRecord) -> Iterator[Fault]:
@@ -140,7 +146,7 @@ def verify(paths: GenerationPaths, number: int) -> VerifiedGeneration:
     hashed: dict[int, str] = {}
     changes = [*_changes(tree, record), *_environment_changes(tree, record, hashed)]
     inodes = _inodes(tree, {each.path for each in changes})
-    faults = [*changes, *_additions(tree, record)]
+    faults = [*_lock_faults(tree), *changes, *_additions(tree, record)]
     shared = _shared_files(paths, digest, set(inodes.values())) if inodes else []
     poisoned: dict[tuple[int, int] | None, list[int]] = {}
     for each in shared:
@@ -263,4 +269,4 @@ def _noted(paths: GenerationPaths, digest: str) -> list[tuple[str, str]]:
 
 
 def _read(paths: GenerationPaths, digest: str) -> str:
-    return paths.damage(digest).read_text()
+    return read_regular(paths.damage(digest)).decode()

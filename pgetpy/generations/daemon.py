@@ -197,8 +197,8 @@ class GenerationDaemon:
     def _tidy(self, wanted: list[int]) -> None:
         """Prune what is old, and let latest lead to the highest number that is allowed."""
         try:
-            self._generations.point_latest(self._rules.maximum)
-            if not self._rules.prunes:
+            latest = self._generations.point_latest(self._rules.maximum)
+            if latest is None or not self._rules.prunes:
                 return
             found = self._generations.prune(
                 keep=self._rules.keep, minimum=self._rules.minimum, needed=wanted

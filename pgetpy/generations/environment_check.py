@@ -19,6 +19,7 @@ from pgetpy.core.generations.environment_variables import EnvironmentFolders
 from pgetpy.errors import BadEnvironmentError, IntegrityError
 from pgetpy.errors.reasons import system_reason
 from pgetpy.generations.environment_files import FINISHED_NS, files_below, hash_file, records_of
+from pgetpy.system.filesystem import read_regular
 
 
 def read_mark(folder: Path) -> EnvironmentMark:
@@ -28,7 +29,7 @@ def read_mark(folder: Path) -> EnvironmentMark:
         FileNotFoundError: there is none.
         IntegrityError: it is damaged.
     """
-    return parse_mark((folder / MARK).read_bytes())
+    return parse_mark(read_regular(folder / MARK))
 
 
 def digests_of(folder: Path, mark: EnvironmentMark) -> dict[str, str]:
@@ -138,8 +139,8 @@ def environment_folders(above: Path, names: Iterable[str]) -> list[EnvironmentFo
     for name in names:
         # Looked up, because a name from a variable may be a path.
         if name not in there:
-            hint = f"there is {', '.join(there) or 'none'}"
-            raise BadEnvironmentError(name, "the generation does not have it", hint=hint)
+            reason = f"the generation has {', '.join(there) or 'no environments'}"
+            raise BadEnvironmentError(name, f"it is not there: {reason}")
         try:
             mark = read_mark(above / name)
         except (OSError, IntegrityError) as error:

@@ -29,7 +29,7 @@ from pgetpy.core.generations.environment_records import (
 )
 from pgetpy.errors import NotOneFileSystemError
 from pgetpy.errors.reasons import system_reason
-from pgetpy.system.filesystem import remove_tree
+from pgetpy.system.filesystem import open_regular, read_regular, remove_tree
 
 # The modification time of all files, 1980-01-01, which is the earliest that wheels can have. Byte
 # code does not depend on it.
@@ -46,7 +46,7 @@ def hash_file(path: Path) -> str:
     """Return the sha256 of a file as RECORDs write it."""
     digest = hashlib.sha256()
     block = memoryview(bytearray(_BLOCK))
-    with path.open("rb", buffering=0) as file:
+    with open(open_regular(path), "rb", buffering=0) as file:
         while count := file.readinto(block):
             digest.update(block[:count])
     return record_digest(digest.digest())
@@ -71,7 +71,7 @@ def records_of(folder: Path) -> dict[str, tuple[RecordLine, ...]]:
     found = {}
     for path in sorted(folder.glob("*.dist-info/RECORD")):
         name = path.relative_to(folder).as_posix()
-        found[name] = parse_record(path.read_text("utf-8", "surrogateescape"), name)
+        found[name] = parse_record(read_regular(path).decode("utf-8", "surrogateescape"), name)
     return found
 
 

@@ -29,7 +29,7 @@ from pgetpy.cache.layout import discard, names_in, token
 from pgetpy.core.generations.record import ENVIRONMENTS, GenerationRecord, parse_generation_record
 from pgetpy.errors import DiskFullError, GenerationError, IntegrityError
 from pgetpy.errors.reasons import system_reason
-from pgetpy.system.filesystem import FULL, free_bytes, map_os_errors
+from pgetpy.system.filesystem import FULL, free_bytes, map_os_errors, read_regular
 
 LATEST = "latest"
 IN_USE = ".in-use"
@@ -76,6 +76,16 @@ class GenerationPaths:
         """Return the folders of all Python environments, unfinished ones included."""
         above = (self.root / "trees", self.root / "staging")
         return [path for folder in above for path in folder.glob(f"*/{ENVIRONMENTS}/*")]
+
+    def check(self) -> None:
+        """Check that there is a folder: what is asked of a wrong one would seem to succeed.
+
+        Raises:
+            GenerationError: there is none.
+        """
+        if not (self.root / "trees").is_dir():
+            hint = "name the folder that generations are built in"
+            raise GenerationError(str(self.root), "", "is not there", hint=hint)
 
     def make(self) -> None:
         """Create what is missing of the folder."""
@@ -151,7 +161,7 @@ class GenerationPaths:
         """
         path = self.tree(digest) / RECORD
         try:
-            record = parse_generation_record(path.read_bytes(), str(path))
+            record = parse_generation_record(read_regular(path), str(path))
         except OSError as error:
             raise IntegrityError(f"{path} cannot be read: {system_reason(error)}") from None
         if record.digest != digest:
@@ -218,12 +228,16 @@ class GenerationPaths:
                 free = 0
             return DiskFullError(str(self.root), None, free)
         at = f" at {error.filename}" if error.filename else ""
-        hint = "open it to this user" if error.errno in _CLOSED else ""
+        hint = _HINTS.get(error.errno or 0, "")
         reason = f"cannot be used{at}: {system_reason(error)}"
         return GenerationError(str(self.root), "", reason, hint=hint)
 
 
-_CLOSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_HINTS = {
+    errno.EACCES: "open it to this user",
+    errno.EPERM: "open it to this user",
+    errno.EROFS: "run this where it is mounted for writing",
+}
 
 
 def open_to_all(folder: str | Path) -> None:
@@ -236,8 +250,7 @@ def open_to_all(folder: str | Path) -> None:
 def owner_at(tree: Path) -> str:
     """Return the owner of the pins of a tree; empty if it cannot be read."""
     try:
-        with open(tree / IN_USE, "rb") as file:
-            owner = file.read(100).decode(errors="replace")
+        owner = read_regular(tree / IN_USE, 100).decode(errors="replace")
     except OSError:
         return ""
     return owner if _OWNER.fullmatch(owner) else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -105,11 +106,15 @@ class TreeLinker:
         return True
 
     def _make_folder(self, folder: str) -> None:
-        if folder not in self._folders:
-            self._make_folder(folder.rpartition("/")[0])
-            os.makedirs(folder, exist_ok=True)
-            open_to_all(folder)
-            self._folders.add(folder)
+        missing = []
+        while folder not in self._folders:
+            missing.append(folder)
+            folder = folder.rpartition("/")[0]
+        for each in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(each)
+            open_to_all(each)
+            self._folders.add(each)
 
 
 def _contents(folder: Path) -> Iterator[Path]:

@@ -12,6 +12,7 @@ A file system on top of another (overlayfs) has locks of its own, which the remo
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from pgetpy.errors.redact import redact_text
 from pgetpy.generations.layout import IN_USE, GenerationPaths
 from pgetpy.system import polling
 from pgetpy.system.file_locks import try_lock
+from pgetpy.system.filesystem import open_regular
 
 _MOUNTS = "/proc/self/mountinfo"
 _LONGEST_COMMAND = 60
@@ -44,9 +46,8 @@ def lock_shared(paths: GenerationPaths, digest: str, name: str | int) -> int | N
     """
     tree = paths.tree(digest)
     until = time.monotonic() + _WAIT_SECONDS
-    try:
-        fd = os.open(tree / IN_USE, os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
+    fd = _open_lock(tree)
+    if fd is None:
         return None
     try:
         while not try_lock(fd, shared=True):
@@ -88,15 +89,26 @@ def make_lock(stage: Path, owner: str) -> int | None:
 @contextlib.contextmanager
 def alone_with(tree: Path) -> Iterator[bool]:
     """Keep readers out of a tree or a stage; False if there are some, or it is gone."""
-    try:
-        fd = os.open(tree / IN_USE, os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
+    fd = _open_lock(tree)
+    if fd is None:
         yield False
         return
     try:
         yield try_lock(fd) and _is_at(fd, tree)
     finally:
         os.close(fd)
+
+
+def _open_lock(tree: Path) -> int | None:
+    """Open the lock of a tree; None if there is none, or something else that has its name."""
+    try:
+        return open_regular(tree / IN_USE)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return None
 
 
 def _is_at(fd: int, tree: Path) -> bool:

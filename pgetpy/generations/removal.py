@@ -10,7 +10,6 @@ import contextlib
 import os
 import stat
 import time
-from pathlib import Path
 
 from pgetpy.cache.layout import discard, names_in, token
 from pgetpy.generations.layout import IN_USE, GenerationPaths, owner_at
@@ -43,8 +42,9 @@ class TreeRemover:
         """
         tree = self._paths.tree(digest)
         with alone_with(tree) as alone:
-            if not alone:
-                return self._remove_ruin(tree)
+            # Without a lock nothing reads it, and nothing of ours has left it so.
+            if not alone and (not tree.is_dir() or (tree / IN_USE).is_file()):
+                return False
             owner = owner_at(tree)
             stage = self._paths.stage(self._paths.stage_of(owner) if owner else token())
             try:
@@ -53,18 +53,6 @@ class TreeRemover:
                 return False
             discard(str(self._paths.damage(digest)))
             self.discard(stage.name)
-        return True
-
-    def _remove_ruin(self, tree: Path) -> bool:
-        """Remove a tree without a lock, which nothing of ours leaves; False for any other."""
-        if not tree.is_dir() or (tree / IN_USE).exists():
-            return False
-        stage = self._paths.stage(token())
-        try:
-            os.rename(tree, stage)
-        except FileNotFoundError:
-            return False
-        self.discard(stage.name)
         return True
 
     def discard(self, name: str) -> None:
@@ -95,7 +83,7 @@ class TreeRemover:
     def _sweep_stage(self, name: str) -> bool:
         stage = self._paths.stage(name)
         # Not through a link that waits to be renamed.
-        if stat.S_ISDIR(os.lstat(stage).st_mode) and (stage / IN_USE).exists():
+        if stat.S_ISDIR(os.lstat(stage).st_mode) and (stage / IN_USE).is_file():
             with alone_with(stage) as alone:
                 if alone:
                     self.discard(name)

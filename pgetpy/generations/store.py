@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from pgetpy.generations.checking import VerifiedGeneration, faults_of, verify
 from pgetpy.generations.layout import GenerationPaths
 from pgetpy.generations.readers import alone_with, readers_of
 from pgetpy.generations.removal import TreeRemover
-from pgetpy.system.filesystem import closing_fd
+from pgetpy.system.filesystem import read_regular
 from pgetpy.weights.cache import WeightsDownloadCache
 
 
@@ -95,6 +94,7 @@ class ListedGeneration(NamedTuple):
         created: seconds since the epoch.
         latest: whether `latest` leads to it.
         readers: the processes that read it, as far as the system shows them.
+        damaged: whether its record cannot be read, which would give the size and the time.
     """
 
     number: int
@@ -104,6 +104,7 @@ class ListedGeneration(NamedTuple):
     created: float
     latest: bool
     readers: tuple[str, ...]
+    damaged: bool = False
 
 
 class KeptGeneration(NamedTuple):
@@ -220,7 +221,12 @@ class Generations:
             return self._paths.point_latest(maximum)
 
     def listed(self) -> list[ListedGeneration]:
-        """Return all generations whose records can be read, the highest number first."""
+        """Return all generations, the highest number first.
+
+        Raises:
+            GenerationError: the folder is not there, or cannot be read.
+        """
+        self._paths.check()
         with self._paths.errors():
             return self._listed()
 
@@ -230,18 +236,16 @@ class Generations:
         for number, digest in self._paths.numbers().items():
             if not self._paths.tree(digest).is_dir():
                 continue
-            try:
-                record = self._paths.record(digest)
-            except IntegrityError:
-                continue
             with alone_with(self._paths.tree(digest)) as alone:
                 readers = () if alone else readers_of(self._paths.tree(digest))
             is_latest = number == latest
-            found.append(
-                ListedGeneration(
-                    number, digest, record.size, record.count, record.created, is_latest, readers
-                )
-            )
+            try:
+                record = self._paths.record(digest)
+                facts = (record.size, record.count, record.created)
+                row = ListedGeneration(number, digest, *facts, is_latest, readers)
+            except IntegrityError:
+                row = ListedGeneration(number, digest, 0, 0, 0.0, is_latest, readers, damaged=True)
+            found.append(row)
         return found[::-1]
 
     def record(self, number: int) -> GenerationRecord:
@@ -299,9 +303,11 @@ class Generations:
 
         Raises:
             UsageError: neither `keep` nor `minimum` is given.
+            GenerationError: the folder is not there, or cannot be written.
         """
         if keep is None and minimum is None:
             raise UsageError("nothing says what stays: give keep, minimum or both")
+        self._paths.check()
         remover = TreeRemover(self._paths, self._writing())
         with self._paths.errors():
             self._paths.make()
@@ -346,18 +352,9 @@ def read_lock(path: str | os.PathLike[str]) -> GenerationLock:
         BadManifestError: it cannot be read, or is not a lock.
     """
     try:
-        text = _read_file(path).decode(errors="surrogateescape")
+        text = read_regular(path).decode(errors="surrogateescape")
     except FileNotFoundError:
         raise BadManifestError(os.fspath(path), 0, "there is no such file") from None
     except OSError as error:
         raise BadManifestError(os.fspath(path), 0, system_reason(error)) from None
     return parse_lock(text, os.fspath(path))
-
-
-def _read_file(path: str | os.PathLike[str]) -> bytes:
-    """Read a regular file: a daemon that opens a FIFO would wait for a writer for ever."""
-    with closing_fd(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)) as fd:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise BadManifestError(os.fspath(path), 0, "it is not a file")
-        with open(fd, "rb", closefd=False) as file:
-            return file.read()

@@ -159,6 +159,25 @@ def closing_fd(fd: int) -> Iterator[int]:
         os.close(fd)
 
 
+def open_regular(path: str | os.PathLike[str]) -> int:
+    """Open a regular file for reading, and no FIFO, which would wait for a writer for ever.
+
+    Raises:
+        OSError: it cannot be opened, or is something else.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise OSError(errno.EINVAL, "it is not a file", os.fspath(path))
+
+
+def read_regular(path: str | os.PathLike[str], most: int = -1) -> bytes:
+    """Return the content of a regular file, or its first `most` bytes; see `open_regular`."""
+    with open(open_regular(path), "rb") as file:
+        return file.read(most)
+
+
 class MetadataWarnings:
     """Turns refusals to set metadata into warnings, one for each kind of refusal.
 

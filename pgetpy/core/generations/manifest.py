@@ -31,6 +31,7 @@ from pgetpy.core.generations.lock import (
     LockedRequirement,
 )
 from pgetpy.core.references.checksums import Checksum
+from pgetpy.core.references.local_urls import is_data
 from pgetpy.core.references.manifest import split_fields
 from pgetpy.errors import BadManifestError, UsageError
 from pgetpy.errors.redact import redact
@@ -38,10 +39,15 @@ from pgetpy.errors.redact import redact
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _PYTHON = re.compile(r"[0-9]+\.[0-9]+(?:\.[0-9]+)?")
-# C0 and C1 controls, and the line ends of Unicode: they steer terminals and break listings.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# C0 and C1 controls, the line ends of Unicode, and what reverses text: they steer terminals, break
+# listings, and make a name look like another.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _SHA256 = "sha256:"
-_LONGEST_COMPONENT = 255
+# Linux takes paths of 4096 bytes, and the folder of generations has a path as well. A folder is
+# removed by a function that calls itself for each folder in it.
+_LONGEST_COMPONENT, _LONGEST_DEST, _DEEPEST = 255, 2000, 256
+# How much of a long text an error shows.
+_SHOWN = 100
 _NOT_AS_WRITTEN = (
     "it does not have the lines that it was written with, as its first line shows: it was cut, or "
     "changed by hand; copy it again, or write it anew with pgetpy generation lock"
@@ -256,7 +262,7 @@ def _file(fields: list[str], line: int) -> FileLine:
     if not 2 <= len(fields) <= 3:
         raise UsageError(f"expected REF DEST [sha256:HEX] [-x], found {len(fields)} fields")
     url, dest = fields[:2]
-    if redact(url) != url:
+    if redact(url) != url and not is_data(url):
         raise UsageError(
             f"{redact(url)} contains a secret, and locks are handed around; "
             "give tokens in environment variables"
@@ -287,7 +293,9 @@ def check_dest(dest: str) -> None:
     if any(part in ("", ".", "..") for part in parts) or _CONTROL.search(dest):
         raise UsageError(f"{dest!r} is not a plain path inside the generation")
     if any(len(part.encode(errors="surrogateescape")) > _LONGEST_COMPONENT for part in parts):
-        raise UsageError(f"{dest!r} contains a name that is too long")
+        raise UsageError(f"{dest[:_SHOWN]!r} contains a name that is too long")
+    if len(parts) > _DEEPEST or len(dest.encode(errors="surrogateescape")) > _LONGEST_DEST:
+        raise UsageError(f"{dest[:_SHOWN]!r} is the beginning of a path that is too long")
 
 
 def _is_open_folder(file: FileLine) -> bool:

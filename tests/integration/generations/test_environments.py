@@ -274,5 +274,5 @@ def test_a_cache_on_another_file_system_is_an_error(node: Builds, elsewhere: Pat
 
 def test_names_that_a_generation_does_not_have_are_an_error(node: Builds) -> None:
     folder = node.build("base")
-    with pytest.raises(BadEnvironmentError, match="does not have it; there is 0"):
+    with pytest.raises(BadEnvironmentError, match="is not there: the generation has 0"):
         environment_folders(folder.parent, ["../0"])

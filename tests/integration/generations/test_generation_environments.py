@@ -126,7 +126,7 @@ def test_flags_go_before_variables_and_unknown_names_are_an_error(node: Node) ->
     assert done.returncode == 1
     words = json.loads(done.stdout)["error"]
     assert "environment f" in json.dumps(words)
-    assert "there is e" in json.dumps(words)
+    assert "the generation has e" in json.dumps(words)
 
 
 def test_what_is_used_within_a_block_is_found_by_its_children(node: Node) -> None:
@@ -146,7 +146,7 @@ def test_variables_of_monobase_do_not_count_where_there_are_no_environments(node
     with use(node.root, {"R8_PYTHON_VERSION": HERE}) as files:
         assert (files / "model").read_bytes() == b"weights"
     with (
-        pytest.raises(BadEnvironmentError, match="there is none"),
+        pytest.raises(BadEnvironmentError, match="has no environments"),
         use(node.root, {"PGET_ENV": "e"}),
     ):
         pass

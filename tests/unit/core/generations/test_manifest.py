@@ -192,3 +192,16 @@ def test_comments_and_order_may_change_in_a_lock_that_gives_its_digest() -> None
 def test_a_lock_without_its_digest_is_one_all_the_same() -> None:
     text = f"generation 7\nhttps://example.com/a a {A}\n"
     assert parse_lock(text, "m").text == text
+
+
+@pytest.mark.parametrize(
+    "dest", ["x/" * 256 + "y", ("x" * 200 + "/") * 11 + "y", "fdp.\u202eexe", "\u2066a"]
+)
+def test_paths_that_are_too_long_or_reverse_text_are_refused(dest: str) -> None:
+    with pytest.raises(BadManifestError, match=r"m:2: .{1,200}$"):
+        parse_manifest(f"generation 7\nhttps://example.com/a {dest} {A}\n", "m")
+
+
+def test_data_in_a_reference_is_not_a_secret() -> None:
+    text = f"generation 7\ndata:,hello greeting {A}\n"
+    assert parse_lock(text, "m").files[0].url == "data:,hello"
