@@ -58,6 +58,9 @@ def lock(environment: EnvironmentLine) -> LockedEnvironment:
         requirements = parse_requirements(text)
     except (UvError, UsageError) as error:
         raise BadEnvironmentError(environment.name, f"it cannot be locked: {error}") from None
+    if not requirements:
+        reason = f"no package of it is for Python {environment.python}: see its markers"
+        raise BadEnvironmentError(environment.name, reason)
     return LockedEnvironment(
         environment.name, environment.python, requirements, line=environment.line
     )

@@ -34,10 +34,12 @@ from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.local_urls import is_data
 from pgetpy.core.references.manifest import split_fields
 from pgetpy.errors import BadManifestError, UsageError
-from pgetpy.errors.redact import redact
+from pgetpy.errors.redact import redact, redact_text
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+# PEP 508: a name, then perhaps extras, versions, a URL or a marker.
+_REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\s*([\[(<>=!~;@][^\x00-\x1f\x7f-\x9f]*)?")
 _PYTHON = re.compile(r"[0-9]+\.[0-9]+(?:\.[0-9]+)?")
 # C0 and C1 controls, the line ends of Unicode, and what reverses text: they steer terminals, break
 # listings, and make a name look like another.
@@ -235,13 +237,22 @@ class _GenerationReader:
             raise UsageError(f"environment {name} has Python {own.python} in line {own.line}")
         for each in rest:
             if not each.startswith(_SHA256):
-                if _CONTROL.search(each):
-                    raise UsageError("a requirement contains a control character")
+                _check_requirement(each)
                 own.requirements.append((each, []))
             elif own.requirements:
                 own.requirements[-1][1].append(_sha256(each))
             else:
                 raise UsageError("a hash comes after the requirement that it is for")
+
+
+def _check_requirement(text: str) -> None:
+    if not _REQUIREMENT.fullmatch(text):
+        raise UsageError(
+            f"{redact_text(text)!r} is not a requirement such as numpy>=2: options of pip are "
+            "given to uv in variables, and files are found by UV_FIND_LINKS"
+        )
+    if redact_text(text) != text:
+        raise UsageError(f"{redact_text(text)} contains a secret, and locks are handed around")
 
 
 def _number(fields: Sequence[str]) -> int:

@@ -276,3 +276,9 @@ def test_names_that_a_generation_does_not_have_are_an_error(node: Builds) -> Non
     folder = node.build("base")
     with pytest.raises(BadEnvironmentError, match="is not there: the generation has 0"):
         environment_folders(folder.parent, ["../0"])
+
+
+def test_an_environment_of_which_no_package_is_left_is_not_locked() -> None:
+    line = EnvironmentLine("e", "3.11", ("tool; python_version < '3'",))
+    with pytest.raises(BadEnvironmentError, match=r"no package of it is for Python 3\.11"):
+        lock(line)

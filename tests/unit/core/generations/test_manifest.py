@@ -205,3 +205,29 @@ def test_paths_that_are_too_long_or_reverse_text_are_refused(dest: str) -> None:
 def test_data_in_a_reference_is_not_a_secret() -> None:
     text = f"generation 7\ndata:,hello greeting {A}\n"
     assert parse_lock(text, "m").files[0].url == "data:,hello"
+
+
+@pytest.mark.parametrize(
+    "requirement",
+    ["--index-url=https://example.com/", "-r/etc/passwd", "", "./a-1.0-py3-none-any.whl", "/a.whl"],
+)
+def test_options_of_pip_and_paths_are_not_requirements(requirement: str) -> None:
+    with pytest.raises(BadManifestError, match=r"m:2: .* is not a requirement"):
+        parse_manifest(f'generation 7\nenv e 3.12 "{requirement}"\n', "m")
+
+
+def test_a_requirement_with_a_secret_is_refused() -> None:
+    text = 'generation 7\nenv e 3.12 "a @ https://user:secret@example.com/a.whl"\n'
+    with pytest.raises(BadManifestError, match="contains a secret") as caught:
+        parse_manifest(text, "m")
+    assert "secret@" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "requirement",
+    ["numpy", "torch >= 2.8", "a[b,c]==1", "x; python_version<'3'", "a @ https://h/a"],
+)
+def test_requirements_are_taken_as_pip_takes_them(requirement: str) -> None:
+    text = f'generation 7\nenv e 3.12 "{requirement}"\n'
+    (environment,) = parse_manifest(text, "m").environments
+    assert environment.requirements == (requirement,)
