@@ -105,8 +105,9 @@ class ByteVerifier:
         Raises:
             TransferError: the store cannot be reached, or has no such object.
         """
-        signed = route.target.signer is not None
-        if self.expected or self._head or not (signed and self._destination.blocks):
+        signer = route.target.signer
+        asks = signer is not None and signer.asks_checksum
+        if self.expected or self._head or not (asks and self._destination.blocks):
             return 0
         if self._replaced > 1:
             self.unverified = _NEVER_SAME

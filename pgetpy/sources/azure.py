@@ -139,9 +139,11 @@ class AzureSigner:
     Attributes:
         endpoint: URL of the account's Blob Storage.
         whole_first: see `RequestSigner.whole_first`; Azure sends an MD5 with ranges, too.
+        asks_checksum: see `RequestSigner.asks_checksum`.
     """
 
     whole_first = False
+    asks_checksum = True
 
     def __init__(self, settings: AzSettings, container: str) -> None:
         self.endpoint = settings.service

@@ -57,8 +57,8 @@ class ObjectStoreSettings(SourceSection):
         profile, credentials_file, config_file: of AWS's tools.
         key_service: value of a variable which says that a service hands out keys; empty for none.
         keys_from: what the keys come from, for errors; empty for their variables.
-        checksums: whether to ask for an object's checksum: `when_supported` or `when_required`
-            (never, because nothing requires it).
+        checksums: whether to ask for an object's checksum: `when_supported`, or `when_required`
+            (never, because nothing requires it); empty for stores that send it unasked.
     """
 
     store: ClassVar[str] = ""
@@ -80,7 +80,7 @@ class ObjectStoreSettings(SourceSection):
     config_file: str = ""
     key_service: str = ""
     keys_from: str = ""
-    checksums: str = "when_required"
+    checksums: str = ""
 
     def under_policy(self: _S, policy: Policy) -> _S:
         found = super().under_policy(policy)
@@ -285,6 +285,7 @@ def bucket_of(settings: ObjectStoreSettings, name: str) -> Bucket:
         bucket=name,
         region=region or _ANY_REGION,
         extra=(CHECKSUM_MODE,) if settings.checksums == "when_supported" else (),
+        asks_checksum=settings.checksums != "when_required",
     )
     return Bucket(name, store, settings, signer)
 

@@ -74,6 +74,7 @@ class ObjectSigner:
         endpoint, region: of the bucket, as far as is known. A store may name another region.
         bucket: its name.
         extra: further `x-amz-*` headers for GETs, which are signed as well.
+        asks_checksum: see `RequestSigner.asks_checksum`.
 
     Attributes:
         endpoint, region: as above; they change when a store names another region.
@@ -90,6 +91,7 @@ class ObjectSigner:
         bucket: str,
         region: str,
         extra: Sequence[tuple[str, str]] = (),
+        asks_checksum: bool = True,
     ) -> None:
         self._lock = threading.Lock()
         self._keys = keys
@@ -100,6 +102,7 @@ class ObjectSigner:
         self.region = region
         self._extra = tuple(extra)
         self.whole_first = CHECKSUM_MODE in self._extra
+        self.asks_checksum = asks_checksum
         self._skew = 0.0
         self._corrections = 0
         self._refreshed = time.monotonic()

@@ -59,6 +59,10 @@ class RequestSigner(Protocol):
         """Whether the store sends an object's checksum only with an answer to a request without a
         range."""
 
+    @property
+    def asks_checksum(self) -> bool:
+        """Whether a request of its own may be made for an object's checksum."""
+
     def headers(
         self, link: Link, headers: Sequence[tuple[str, str]], now: float
     ) -> list[tuple[str, str]]:

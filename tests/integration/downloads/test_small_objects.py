@@ -262,6 +262,7 @@ class Signing:
     """Signs each request differently, as a clock does."""
 
     whole_first = False
+    asks_checksum = True
 
     def __init__(self) -> None:
         self.signed = 0

@@ -179,6 +179,22 @@ def test_none_is_asked_for_where_the_operator_says_so(store: ObjectStore, tmp_pa
     assert store.requests[0].headers["range"] == "bytes=0-"
 
 
+@pytest.mark.parametrize("asks", [True, False])
+def test_an_archive_takes_a_request_for_its_checksum_unless_the_operator_wants_none(
+    store: ObjectStore, tmp_path: Path, asks: bool
+) -> None:
+    crc = zlib.crc32(TAR).to_bytes(4, "big")
+    store.put("bucket", "m.tar", TAR, x_amz_checksum_crc32=text(crc))
+    said = {} if asks else {"AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required"}
+    sources = SourceSettings(environ={**store.environ, **said})
+    result = extract("s3://bucket/m.tar", tmp_path / "out", sources=sources)
+    assert contents(tmp_path / "out") == {"a": BODY, "b": BODY[:700]}
+    assert result.store_checksum == (f"crc32:{crc.hex()}" if asks else "")
+    assert result.unverified == ""
+    assert ["range" in each.headers for each in store.requests].count(False) == asks
+    assert all(("x-amz-checksum-mode" in each.headers) == asks for each in store.requests)
+
+
 def test_google_and_azure_give_an_md5(store: ObjectStore, tmp_path: Path) -> None:
     md5 = hashlib.md5(BODY, usedforsecurity=False)
     store.put("bucket", "m", BODY, x_goog_hash=f"md5={text(md5.digest())}")
