@@ -287,6 +287,7 @@ class DestinationOptions(NamedTuple):
         extract: whether the object is an archive to be extracted.
         name: the file's name by its service; empty for none.
         paths: the destinations of the call, so that no two of its files go to one.
+        claimed: whether the caller keeps other runs away from the destination.
     """
 
     url: str
@@ -295,8 +296,10 @@ class DestinationOptions(NamedTuple):
     paths: ReservedPaths
     extract: bool = False
     name: str = ""
+    claimed: bool = False
 
     @classmethod
     def of(cls, job: Job, key: str, paths: ReservedPaths) -> DestinationOptions:
         """Return what `job` asks of its destination."""
-        return cls(job.url, key, job.checksum is not None, paths, job.extract, job.name)
+        verified = job.checksum is not None
+        return cls(job.url, key, verified, paths, job.extract, job.name, job.claimed)

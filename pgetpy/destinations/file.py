@@ -4,7 +4,9 @@ The name may be known only when a server has answered (`model/` as a destination
 chooses it, and everything that `prepare` does for known names is done there.
 
 Objects up to `SMALL` have neither journal nor lock. They come in one answer, and a journal for each
-of thousands would cost more than fetching one of them again.
+of thousands would cost more than fetching one of them again. The same holds up to `MODERATE` where
+the caller keeps other runs away: for minutes after files were deleted, ext4 takes up to a
+millisecond to make one.
 
 What is at the path decides how the file gets there:
 
@@ -46,6 +48,8 @@ from pgetpy.system.filesystem import disk_error, disk_errors
 
 # Objects up to this size come in one answer; resuming one would save nothing.
 SMALL = 1 << 20
+# The same, for the files of a folder that no other run works on.
+MODERATE = 8 << 20
 
 
 class FileDestination(ResumableDestination):
@@ -175,7 +179,7 @@ class FileDestination(ResumableDestination):
     def _open_sink(self, answer: Answer) -> FileSink:
         """Take the lock if the object is large enough for one, and open the part file."""
         total = answer.identity.total
-        if total is None or total > SMALL:
+        if total is None or total > (MODERATE if self._options.claimed else SMALL):
             self._make_folder(Path(self._folder), total or 0)
             self._acquire_fresh()
         if self._sink is None:  # it is small, or locks do not work here

@@ -16,14 +16,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pgetpy.core.http.heads import Head
+from pgetpy.core.http.sink import Sink
 from pgetpy.destinations.base import Destination
+from pgetpy.destinations.file import MODERATE
 from pgetpy.engine.context import StartOverError
 from pgetpy.errors import HttpStatusError, PgetError, ServiceError
 from pgetpy.system.filesystem import disk_errors
 from pgetpy.system.threads import Workers
 
 if TYPE_CHECKING:
-    from pgetpy.core.http.answers import Identity
+    from pgetpy.core.http.answers import Answer, Identity
     from pgetpy.core.objects.stored_checksums import StoredChecksum
     from pgetpy.core.references.checksums import Checksum, Digest
     from pgetpy.engine.answer_gate import AnswerGate
@@ -156,6 +158,21 @@ class ByteVerifier:
         if head.headers.get("etag") == gate.answer.identity.etag:
             self.learn(head)
         return 1
+
+    def hashing(self, sink: Sink, answer: Answer) -> Sink:
+        """Return what writes to `sink`, and hashes what passes if the object is of moderate size.
+
+        Not if there are no ranges: after a failure, the bytes may come again from another version.
+        """
+        size = answer.identity.total
+        if size is None or size > MODERATE or not answer.ranged:
+            return sink
+        digest = self._follow()
+        if digest is None:
+            return sink
+        from pgetpy.engine.hashing import HashingSink
+
+        return HashingSink(sink, digest)
 
     def advance(self, front: int) -> None:
         """Every byte before `front` has landed: hash them, if they are enough."""

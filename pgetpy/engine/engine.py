@@ -243,11 +243,10 @@ class Engine:
     ) -> DownloadResult:
         """Run `job`, whose object has `size` bytes if that is known."""
         context, lane = self._context, self._lane
-        taken = lane is not None and lane.takes(job, size) and not self._goes_by_nodes(job)
-        if lane is not None and (size is not None or not taken):
+        if lane is not None and lane.takes(job) and not self._goes_by_nodes(job):
+            return await lane.carry(job, key, report, vetted=vetted, size=size)
+        if lane is not None:
             lane.slots.note(size)
-        if lane is not None and taken:
-            return await lane.carry(job, key, report, vetted=vetted)
         return await Transfer(context, job, key, report, vetted=vetted).run()
 
     def _goes_by_nodes(self, job: Job) -> bool:

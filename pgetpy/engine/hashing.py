@@ -22,6 +22,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from pgetpy.core.http.sink import Sink
 from pgetpy.core.references.checksums import Digest
 from pgetpy.destinations.base import ReadBack
 from pgetpy.system.threads import Workers
@@ -96,6 +97,21 @@ class FileDigest:
             self._front = max(self._front, front)
         self._go_on()
 
+    def take(self, pos: int, data: memoryview) -> None:
+        """Hash `data`, the bytes from `pos` on, if they are the next; in any thread.
+
+        Other bytes are read back later, like all that were not passed here.
+        """
+        with self._lock:
+            if self._running or self._stopped or pos != self.position:
+                return
+            self._running = True
+        try:
+            self._hash.update(data)
+            self.position += len(data)
+        finally:
+            self._running = False
+
     async def finish(self, total: int) -> str:
         """Return the hex digest of the file's `total` bytes, all of them written.
 
@@ -117,6 +133,8 @@ class FileDigest:
 
     async def finish_reporting(self, total: int, report: Callable[[int, int], object]) -> str:
         """As `finish`; `report` is told from time to time how many bytes of `total` are hashed."""
+        if self.position == total and not self._running:
+            return self._hash.hexdigest()
         finishing = asyncio.ensure_future(self.finish(total))
         while not finishing.done():
             report(self.position, total)
@@ -169,3 +187,24 @@ class FileDigest:
                 raise OSError(f"the file ended at byte {self.position}, before {front}")
             self._hash.update(buffer[:count])
             self.position += count
+
+
+class HashingSink(Sink):
+    """Writes to `sink` and hashes what passes, in the thread that has received it.
+
+    For files of moderate size: reading them back takes another thread, which costs more than its
+    help is worth where many files arrive at a time.
+    """
+
+    hashes = True
+
+    def __init__(self, sink: Sink, digest: FileDigest) -> None:
+        self._sink = sink
+        self._digest = digest
+
+    def write(self, pos: int, data: memoryview) -> None:
+        self._sink.write(pos, data)
+        self._digest.take(pos, data)
+
+    def mark(self, start: int, stop: int) -> None:
+        self._sink.mark(start, stop)

@@ -25,7 +25,6 @@ from typing import Protocol
 
 from pgetpy.core.http.heads import Head
 from pgetpy.core.references.jobs import Job
-from pgetpy.destinations.file import SMALL
 from pgetpy.engine.attempt import TICK
 from pgetpy.engine.context import EngineContext
 from pgetpy.engine.file_slots import FileSlots
@@ -79,11 +78,12 @@ class SmallLane:
         self._timer: asyncio.TimerHandle | None = None
         self._ticked_at = 0.0
 
-    def takes(self, job: Job, size: int | None) -> bool:
-        """Whether `job`, of `size` bytes if that is known, may be begun here."""
-        if not self._usable or (size is not None and size > SMALL):
-            return False
-        return job.dest is not None and not job.extract and not job.mirrors
+    def takes(self, job: Job) -> bool:
+        """Whether `job` may be begun here, however large its object is.
+
+        Redirects are followed faster here than by an attempt, which opens a connection for each.
+        """
+        return self._usable and job.dest is not None and not job.extract and not job.mirrors
 
     async def may_ask(self, host: Host) -> bool:
         """Wait until `host` may be asked by one more connection; whether it may from here.

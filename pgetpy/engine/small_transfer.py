@@ -44,9 +44,13 @@ class SmallTransfer(Transfer):
         *,
         lane: SmallLane,
         vetted: bool = False,
+        size: int | None = None,
     ) -> None:
         super().__init__(context, job, key, report, vetted=vetted)
         self._lane: SmallLane | None = lane
+        self._sized = size is not None
+        if self._sized:
+            lane.slots.note(size)
         self._answer: Answer | None = None
         self._redirect: Redirected | None = None
         self._found: str | None = None  # the digest; empty if none was wanted
@@ -57,12 +61,14 @@ class SmallTransfer(Transfer):
             route = self._routes[0]
             if await self._received(lane, route):
                 assert self._answer is not None
-                lane.slots.note_small()
+                if not self._sized:
+                    lane.slots.note_small()
                 route.delivered()
                 single = self._answer.whole and not route.whole_first
                 return Provenance(route.target.url, self._answer, single)
             head = self._begun.head if isinstance(self._begun, SmallRequest) else None
-            lane.slots.note(_plain_length(head) if head is not None else None)
+            if not self._sized:
+                lane.slots.note(_plain_length(head) if head is not None else None)
         return await super()._from_any()
 
     async def _release(self) -> None:
@@ -173,13 +179,17 @@ class SmallTransfer(Transfer):
 class SmallTransfers(SmallLane):
     """The lane, with the transfers that go by it."""
 
-    async def carry(self, job: Job, key: int, report: Report, *, vetted: bool) -> DownloadResult:
-        """Run `job`, one that `takes` has accepted.
+    async def carry(
+        self, job: Job, key: int, report: Report, *, vetted: bool, size: int | None
+    ) -> DownloadResult:
+        """Run `job`, one that `takes` has accepted, of `size` bytes if that is known.
 
         Raises:
             PgetError: it failed.
         """
-        transfer = SmallTransfer(self.context, job, key, report, lane=self, vetted=vetted)
+        transfer = SmallTransfer(
+            self.context, job, key, report, lane=self, vetted=vetted, size=size
+        )
         return await transfer.run()
 
 

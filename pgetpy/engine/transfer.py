@@ -354,7 +354,7 @@ class Transfer:
         place, total = sink.place(0), answer.identity.total
         if self._job.follow is not None and place is not None and total is not None:
             self._job.follow.began(place.fd, total)
-        return sink
+        return self._verifier.hashing(sink, answer) if self._job.claimed else sink
 
     def _plan(self, held: Spans) -> Plan:
         settings = self._context.settings

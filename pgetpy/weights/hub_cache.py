@@ -263,8 +263,7 @@ class _SnapshotDownload:
         told = False
         while True:
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o664)
+                fd = _open_lock(path)
             except OSError:
                 return None
             try:
@@ -278,6 +277,15 @@ class _SnapshotDownload:
                 told = True
                 self.report(Waiting(0, remote.name, "another process is downloading it"))
             await asyncio.sleep(polling.LOCK)
+
+
+def _open_lock(path: Path) -> int:
+    """Open the lock file at `path`; both it and its folder are made if they are not there."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    with contextlib.suppress(FileNotFoundError):
+        return os.open(path, flags, 0o664)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return os.open(path, flags, 0o664)
 
 
 def _plan(

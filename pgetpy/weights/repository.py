@@ -33,7 +33,6 @@ from pgetpy.core.report.events import (
     StartedOver,
     Verifying,
 )
-from pgetpy.core.report.results import summed_sources
 from pgetpy.engine.engine import Engine
 from pgetpy.errors import SizeMismatchError, UnsafeMemberError
 from pgetpy.settings import Settings
@@ -122,7 +121,7 @@ async def fetch_listed(
             raise SizeMismatchError(remote.url, remote.size or 0, size)
         budget.note(key, size)
 
-    job = Job(remote.url, str(path), checksum, admit=admit)
+    job = Job(remote.url, str(path), checksum, admit=admit, claimed=True)
     await engine.fetch(remote, job, budget.hearing(report), key)
 
 
@@ -146,8 +145,10 @@ class CombinedProgress:
         self._report = report
         self._done = self.held
         self._files: Counter[int] = Counter()
-        self._connections: Counter[int] = Counter()
+        # Summing over all files at each event would take longer than fetching them.
+        self._busy: dict[int, int] = {}  # connections, of files that are at work
         self._sources: dict[int, dict[str, int]] = {}
+        self._by_source: Counter[str] = Counter()
         report(Started(0, "", "", self.total, self.held))
 
     def heard(self, event: Event) -> None:
@@ -157,10 +158,8 @@ class CombinedProgress:
             self._done += done - self._files[event.key]
             self._files[event.key] = done
         if isinstance(event, Progressed):
-            at_work = event.connections if event.done != event.total else 0
-            self._connections[event.key] = at_work
-            self._sources[event.key] = event.bytes_by_source
-            busy = self._connections.total()
+            self._note(event)
+            busy = sum(self._busy.values())
             self._report(Progressed(0, self._done, self.total, busy, self.by_source))
         elif not isinstance(event, (Started, Verifying, Finished, Failed)):
             self._report(event)
@@ -168,7 +167,17 @@ class CombinedProgress:
     @property
     def by_source(self) -> dict[str, int]:
         """Bytes received so far by where they came from; see `DownloadResult`."""
-        return summed_sources(self._sources.values())
+        return dict(self._by_source)
+
+    def _note(self, event: Progressed) -> None:
+        """Replace what was known of the connections and sources of one file."""
+        self._by_source.subtract(self._sources.get(event.key, {}))
+        self._by_source.update(event.bytes_by_source)
+        self._sources[event.key] = event.bytes_by_source
+        if event.done != event.total:
+            self._busy[event.key] = event.connections
+        else:
+            self._busy.pop(event.key, None)
 
 
 def _prepare(folder: Path, located: Located, limits: Limits, scope: str) -> list[PlannedFile]:

@@ -27,9 +27,11 @@ class Sink(ABC):
 
     Attributes:
         window: how far ahead one may write; None for anywhere.
+        hashes: whether `write` takes as long as hashing the bytes.
     """
 
     window: Window | None = None
+    hashes: bool = False
 
     def place(self, pos: int) -> Place | None:
         """Return where byte `pos` goes on disk, or None where only `write` will do."""

@@ -53,6 +53,8 @@ class Job:
         admit: is called with version and size before any byte is kept, from any thread. If it
             raises, the transfer ends.
         follow: is told about the file while it is fetched, if its size is known.
+        claimed: whether the caller keeps other runs away from `dest`. A file of moderate size then
+            needs no lock and no journal.
     """
 
     url: str = field(repr=False)
@@ -67,3 +69,4 @@ class Job:
     place: str = field(default="", compare=False)
     admit: Callable[[Identity], object] | None = field(default=None, compare=False)
     follow: Follower | None = field(default=None, compare=False)
+    claimed: bool = field(default=False, compare=False)

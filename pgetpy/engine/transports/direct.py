@@ -228,7 +228,7 @@ class DirectTransport:
         exchange.store(sink, early)
         with contextlib.ExitStack() as borrowed:
             pipe = None
-            if part.rest and not connection.secure and PIPES.usable:
+            if part.rest and not connection.secure and PIPES.usable and not sink.hashes:
                 pipe = borrowed.enter_context(PIPES.borrowed())
             while skip and _wanted(exchange):
                 skip -= self._drop(exchange, connection, skip)
@@ -324,7 +324,7 @@ class DirectTransport:
         size = min(len(buffer), exchange.part.rest, exchange.block)
         filled, ended = fill(exchange, connection, buffer[:size])
         if filled:
-            with self._writers:
+            with contextlib.nullcontext() if sink.hashes else self._writers:
                 exchange.store(sink, buffer[:filled])
         if ended and _wanted(exchange):
             raise ended_early(exchange)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from pgetpy.settings.command_options import hub_cache_dir
 from tests.integration.sources.conftest import OTHER_TOKEN, TOKEN
 from tests.support.delivery import Gate
 from tests.support.entries import child, said
-from tests.support.faults import Dam, Status
+from tests.support.faults import Dam, Fault, ResetAt, SilenceAfter, Status, When
 from tests.support.fetching import Events, contents, impatient
 from tests.support.hub import Hub, Repo
 from tests.support.hub_caches import at, others
@@ -275,9 +276,9 @@ def test_a_token_opens_a_gated_repository_and_its_store_sees_none(hub: Hub, root
 # ------------------------------------------------------------------------ several, and killed runs
 
 
-def test_a_killed_run_leaves_nothing_whole_and_the_next_goes_on(
-    hub: Hub, repo: Repo, root: Path
-) -> None:
+def test_a_killed_run_leaves_nothing_whole_and_the_next_goes_on(hub: Hub, root: Path) -> None:
+    files = {"config.json": b"{}", "large.safetensors": weights(10 * MIB)}
+    hub.repo("owner/name", files)
     taken(hub, root.with_name("first"))
     (stored,) = {seen.path for seen in hub.cdn.requests}
     gate = Gate()
@@ -306,11 +307,45 @@ pgetpy.snapshot("hf://owner/name", cache_dir=sys.argv[2], settings=Settings(sour
     os.utime(blob.parent / ".pgetpy-x", (0, 0))
     before = len(hub.cdn.requests)
     events = Events()
-    assert contents(taken(hub, root, progress=events)) == FILES
+    assert contents(taken(hub, root, progress=events)) == files
     spans = [each.header("range") for each in hub.cdn.requests[before:]]
     assert all(span != "bytes=0-1048575" for span in spans)
     assert [path.name for path in blobs(root) if path.name.startswith(".")] == []
     assert not (blob.parent / ".pgetpy-x").exists()
+
+
+def test_files_of_moderate_size_take_neither_journals_nor_new_connections(
+    hub: Hub, root: Path
+) -> None:
+    files = {f"{number}.safetensors": weights(2 * MIB, str(number)) for number in range(12)}
+    hub.repo("owner/name", files)
+    taken(hub, root.with_name("first"), max_conn_per_host=2)
+    (stored, *_) = {seen.path for seen in hub.cdn.requests}
+    gate = Gate()
+    hub.cdn.change(stored, faults=[Dam(MIB, gate)])
+    before, folder = hub.connections, root / "models--owner--name/blobs"
+    thread = threading.Thread(target=lambda: taken(hub, root, max_conn_per_host=2))
+    thread.start()
+    eventually(lambda: len(list(folder.glob("[0-9a-f]*"))) == len(files) - 1)
+    assert not list(folder.glob(".*journal*"))
+    gate.open()
+    thread.join()
+    assert contents(found(root)) == files
+    # One more is for the listing.
+    assert hub.connections - before <= 3
+
+
+@pytest.mark.parametrize("fault", [ResetAt(MIB), SilenceAfter(MIB)], ids=["reset", "silence"])
+def test_a_file_of_moderate_size_is_verified_across_its_answers(
+    hub: Hub, repo: Repo, root: Path, fault: Fault
+) -> None:
+    taken(hub, root.with_name("first"))
+    (stored,) = {seen.path for seen in hub.cdn.requests}
+    hub.cdn.change(stored, faults=[replace(fault, when=When(request=1))])
+    assert contents(taken(hub, root)) == FILES
+    hub.cdn.change(stored, body=LORA[:-1] + b"?")
+    with pytest.raises(DigestMismatchError):
+        taken(hub, root.with_name("other"))
 
 
 def test_two_runs_fetch_each_file_once(hub: Hub, repo: Repo, root: Path) -> None:

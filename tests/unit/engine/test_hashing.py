@@ -57,6 +57,34 @@ def test_the_digest_is_that_of_all_bytes_whenever_the_front_moves() -> None:
     assert asyncio.run(scenario()) == hashlib.sha256(CONTENT).hexdigest()
 
 
+def test_bytes_that_pass_in_order_are_not_read_back() -> None:
+    async def scenario() -> str:
+        file = GatedFile()
+        file.gate.set()
+        digest = FileDigest(file, hashlib.sha256(), WORKERS)
+        for pos in range(0, len(CONTENT), BLOCK):
+            digest.take(pos, memoryview(CONTENT)[pos : pos + BLOCK])
+        found = await digest.finish_reporting(len(CONTENT), lambda *_: None)
+        assert not file.reached.is_set()
+        return found
+
+    assert asyncio.run(scenario()) == hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.mark.parametrize("blocks", [(1, 0, 2), (0, 2, 1), (0, 0, 2), (2, 1), ()])
+def test_bytes_that_pass_in_another_order_are_read_back(blocks: tuple[int, ...]) -> None:
+    async def scenario() -> str:
+        file = GatedFile()
+        file.gate.set()
+        digest = FileDigest(file, hashlib.sha256(), WORKERS)
+        for number in blocks:
+            block = memoryview(CONTENT)[number * BLOCK : (number + 1) * BLOCK]
+            digest.take(number * BLOCK, block)
+        return await digest.finish(len(CONTENT))
+
+    assert asyncio.run(scenario()) == hashlib.sha256(CONTENT).hexdigest()
+
+
 # The check values of the catalogue of parametrised CRC algorithms, for "123456789".
 @pytest.mark.parametrize(
     ("algorithm", "value"),
