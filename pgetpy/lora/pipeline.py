@@ -15,7 +15,7 @@ from pgetpy.core.lora.composition import Abilities
 from pgetpy.core.weights.safetensors import Tensor
 from pgetpy.errors import BadSettingError
 from pgetpy.lora.base import FLAGGED, adapters_in, wrapped_in
-from pgetpy.system.model_loads import loading
+from pgetpy.system.model_loads import loading, without_bars
 
 
 class Pipeline(Protocol):
@@ -120,7 +120,7 @@ def load(pipeline: Pipeline, path: Path, name: str, *, component: str = "", **mo
         # that they cannot read as a pickle.
         options |= {"weight_name": path.name, "use_safetensors": True}
         path = path.parent
-    with loading():
+    with loading(), without_bars():
         pipeline.load_lora_weights(str(path), **options)
 
 

@@ -12,7 +12,7 @@ import importlib.metadata
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -28,15 +28,11 @@ from pgetpy.errors import BadSettingError, IntegrityError, PgetError
 from pgetpy.errors.redact import redact
 from pgetpy.lora.composer import LoraComposer
 from pgetpy.pipelines.building import BuiltPipeline, PipelineBuilder
-from pgetpy.pipelines.digests import FileDigests
 from pgetpy.pipelines.loader import LoadSource, load_pipeline
 from pgetpy.pipelines.lora_files import PlannedLoras, slots_for
-from pgetpy.pipelines.planning import Planner
 from pgetpy.pipelines.tree_links import TreeSource
-from pgetpy.pipelines.trees import TreeStore
 from pgetpy.system.logs import RoomLog
-from pgetpy.system.model_loads import loading
-from pgetpy.weights.cache import WeightsDownloadCache
+from pgetpy.system.model_loads import loading, without_bars
 
 _LOG = RoomLog("pipelines")
 # Whose code computes what is saved.
@@ -50,29 +46,13 @@ class PipelineBaker:
     """Makes artifacts.
 
     Args:
-        planner: makes keys.
-        builder: builds what an artifact is made from.
-        cache: has the LoRAs.
-        trees: where artifacts are kept.
-        digests: hashes their files.
-        now: the clock, in seconds since the epoch.
+        builder: builds what an artifact is made from; artifacts are kept beside that.
     """
 
-    def __init__(
-        self,
-        planner: Planner,
-        builder: PipelineBuilder,
-        cache: WeightsDownloadCache,
-        trees: TreeStore,
-        digests: FileDigests,
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        self._planner = planner
+    def __init__(self, builder: PipelineBuilder) -> None:
         self._builder = builder
-        self._cache = cache
-        self._trees = trees
-        self._digests = digests
-        self._now = now
+        self._planner = builder.planner
+        self._trees = builder.trees
 
     def bake(self, spec: PipelineSpec, plan: PipelinePlan) -> BuiltPipeline:
         """Return the artifact of `spec`, made if it is not on disk.
@@ -83,7 +63,7 @@ class PipelineBaker:
         if not spec.loras and spec.quantization is None:
             reason = "there is nothing to bake without loras and quantization: build() keeps links"
             raise BadSettingError("spec", redact(spec.base), reason)
-        started = self._now()
+        started = time.time()
         versions = _versions(spec)
         with ExitStack() as held:
             built = held.enter_context(self._builder.build(spec, plan))
@@ -94,7 +74,7 @@ class PipelineBaker:
                 self._save(spec, plan, built, folder)
                 subjects = self._subjects(folder)
                 manifest = manifest_for(
-                    spec, plan, content, subjects, (started, self._now()),
+                    spec, plan, content, subjects, (started, time.time()),
                     {"pgetpy": __version__, **versions},
                 )  # fmt: skip
                 # LoRAs are not files of it, but what they resolved to is part of its origin.
@@ -116,7 +96,8 @@ class PipelineBaker:
             try:
                 if spec.loras:
                     self._fuse(pipeline, spec, built)
-                pipeline.save_pretrained(folder, safe_serialization=True)
+                with without_bars():
+                    pipeline.save_pretrained(folder, safe_serialization=True)
             except PgetError:
                 raise
             except Exception as error:  # whatever libraries raise for what they cannot fuse or save
@@ -128,7 +109,7 @@ class PipelineBaker:
             load_pipeline(_saved(folder, spec, plan.pipeline), _DEVICE, lambda _: None)
 
     def _fuse(self, pipeline: Any, spec: PipelineSpec, built: BuiltPipeline) -> None:
-        loras = PlannedLoras(self._cache)
+        loras = PlannedLoras(self._planner.cache)
         loras.put({os.fspath(path): path for path in built.loras})
         references = [os.fspath(path) for path in built.loras]
         LoraComposer(pipeline, loras).apply(slots_for(spec.loras, references))
@@ -141,7 +122,7 @@ class PipelineBaker:
         return tuple(
             ManifestSubject(
                 each.relative_to(folder).as_posix(),
-                self._digests.sha256(each),
+                self._planner.digests.sha256(each),
                 each.stat().st_size,
             )
             for each in files

@@ -18,13 +18,11 @@ from pgetpy.core.pipelines.build_manifest import (
 from pgetpy.core.pipelines.plans import LORAS, PipelineFile, PipelinePlan
 from pgetpy.core.pipelines.specs import PipelineSpec
 from pgetpy.pipelines.compositions import note_composition
-from pgetpy.pipelines.digests import FileDigests
 from pgetpy.pipelines.fetching import held_files
 from pgetpy.pipelines.planning import Planner
 from pgetpy.pipelines.tree_links import TreeSource
 from pgetpy.pipelines.tree_use import PipelineTree
 from pgetpy.pipelines.trees import TreeStore
-from pgetpy.weights.cache import WeightsDownloadCache
 
 
 class BuiltPipeline:
@@ -59,25 +57,23 @@ class PipelineBuilder:
     """Builds pipelines on disk.
 
     Args:
-        planner: makes plans and keys.
-        cache: has the files; see `Planner`.
+        planner: makes plans and keys; its cache has the files.
         trees: where pipelines are kept.
-        digests: hashes files.
         now: the clock, in seconds since the epoch.
+
+    Attributes:
+        planner: as given.
+        trees: as given.
     """
 
     def __init__(
         self,
         planner: Planner,
-        cache: WeightsDownloadCache,
         trees: TreeStore,
-        digests: FileDigests,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._planner = planner
-        self._cache = cache
-        self._trees = trees
-        self._digests = digests
+        self.planner = planner
+        self.trees = trees
         self._now = now
 
     def build(self, spec: PipelineSpec, plan: PipelinePlan) -> BuiltPipeline:
@@ -89,15 +85,15 @@ class PipelineBuilder:
         started = self._now()
         with ExitStack() as held:
             # Leased until it is closed: no eviction takes a file between here and the loader.
-            paths = held.enter_context(held_files(self._cache, plan.files))
-            content = self._planner.content(spec, plan, paths)
+            paths = held.enter_context(held_files(self.planner.cache, plan.files))
+            content = self.planner.content(spec, plan, paths)
             subjects = tuple(self._subject(each, paths[each.path]) for each in plan.files)
             versions = {"pgetpy": __version__}
             manifest = manifest_for(spec, plan, content, subjects, (started, self._now()), versions)
             base = base_of(manifest)
-            tree = self._trees.open(base.key)
+            tree = self.trees.open(base.key)
             if tree is None:
-                tree = self._trees.publish(base, _sources(plan, paths))
+                tree = self.trees.publish(base, _sources(plan, paths))
             held.callback(tree.close)
             if spec.loras:
                 note_composition(tree.path.parent, manifest)
@@ -111,7 +107,7 @@ class PipelineBuilder:
     def _subject(self, file: PipelineFile, path: Path) -> ManifestSubject:
         """Return what is recorded about a file. A sha256 that its service gave was verified when
         the file entered the cache."""
-        sha256 = file.sha256 or self._digests.sha256(path)
+        sha256 = file.sha256 or self.planner.digests.sha256(path)
         return ManifestSubject(file.path, sha256, path.stat().st_size, file.uri)
 
 

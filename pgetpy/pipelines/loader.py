@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from pgetpy.pipelines.load_checks import (
     wait_for_sound_process,
 )
 from pgetpy.system.logs import RoomLog
+from pgetpy.system.model_loads import without_bars
 
 _LOG = RoomLog("pipelines")
 # From where a model_index.json may name classes. Others are left to diffusers.
@@ -87,16 +89,22 @@ def load_pipeline(source: LoadSource, device: str, find: Find) -> Any:
         PoisonedProcessError: this process cannot load models any more.
         MissingPackageError: diffusers is not installed.
     """
-    made = _load_undisturbed(source, find)
-    return made if device == "cpu" else made.to(device)
+    began = time.monotonic()
+    kind = pipeline_class(source.pipeline)
+    with without_bars():
+        made = _load_undisturbed(source, kind, find)
+    made = made if device == "cpu" else made.to(device)
+    took = f"{time.monotonic() - began:.1f}"
+    _LOG.debug("loaded %s of %s on %s in %s s", kind.__name__, source.shown, device, took)
+    return made
 
 
-def _load_undisturbed(source: LoadSource, find: Find) -> Any:
+def _load_undisturbed(source: LoadSource, kind: Any, find: Find) -> Any:
     for last in range(_TRIES):
         wait_for_sound_process()
         made, error = None, None
         try:
-            made = _load(source, find)
+            made = _load(source, kind, find)
         except PgetError:
             raise
         except Exception as caught:  # whatever the libraries raise for what they cannot read
@@ -118,8 +126,12 @@ def _load_undisturbed(source: LoadSource, find: Find) -> Any:
 def _failure(source: LoadSource, empty: list[str], error: BaseException | None) -> IntegrityError:
     if error is None:
         return IntegrityError(f"{source.shown} has no values for {named(empty)}")
-    words = " ".join(str(error).split())[:_LONGEST_REASON]
-    return IntegrityError(f"{source.shown} cannot be loaded: {type(error).__name__}: {words}")
+    words = f"{type(error).__name__}: {_words(error)}"
+    return IntegrityError(f"{source.shown} cannot be loaded: {words}")
+
+
+def _words(error: BaseException) -> str:
+    return " ".join(str(error).split())[:_LONGEST_REASON]
 
 
 def _is_no_fault_of_files(error: Exception) -> bool:
@@ -141,7 +153,7 @@ def pipeline_class(name: str) -> Any:
 
     Raises:
         MissingPackageError: diffusers is not installed.
-        BadSettingError: there is no such pipeline.
+        BadSettingError: there is no such pipeline, or it cannot be imported.
     """
     try:
         # Without accelerate loaders fill what is missing with random numbers.
@@ -150,14 +162,16 @@ def pipeline_class(name: str) -> Any:
     except ImportError as error:
         reason = f"loading pipelines needs {error.name or 'diffusers'}"
         raise MissingPackageError(reason, hint="pip install 'pgetpy[pipelines]'") from error
-    found = getattr(diffusers, name, None)
+    try:
+        found = getattr(diffusers, name, None)
+    except Exception as error:  # a module that the class needs, when it is imported
+        raise BadSettingError("pipeline", name, f"cannot be imported: {_words(error)}") from error
     if not (isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline)):
         raise BadSettingError("pipeline", name, "is not a pipeline of diffusers")
     return found
 
 
-def _load(source: LoadSource, find: Find) -> Any:
-    whole = pipeline_class(source.pipeline)
+def _load(source: LoadSource, whole: Any, find: Find) -> Any:
     index = _config_of(source.folder / MODEL_INDEX)
     given: dict[str, Any] = {
         name: None for name, reference in source.spec.components.items() if reference is None

@@ -56,12 +56,16 @@ class Planner:
     Args:
         cache: has the files that were fetched before; its settings say how services are asked.
         digests: hashes files of which no service says the sha256.
+
+    Attributes:
+        cache: as given.
+        digests: as given.
     """
 
     def __init__(self, cache: WeightsDownloadCache, digests: FileDigests | None = None) -> None:
-        self._cache = cache
+        self.cache = cache
+        self.digests = digests or FileDigests()
         self._settings = cache.settings
-        self._digests = digests or FileDigests()
 
     def plan(self, spec: PipelineSpec) -> PipelinePlan:
         """Return what `spec` means at this moment, and what of it has to be fetched.
@@ -83,7 +87,7 @@ class Planner:
         archives = [each for each in plan.files if each.archive]
         if not archives:
             return plan
-        with held_files(self._cache, archives):
+        with held_files(self.cache, archives):
             return run_blocking(self._plan(spec, extracted=True))
 
     def content(
@@ -105,7 +109,7 @@ class Planner:
             raise BadReferenceError(archive.uri, "its files are not known before it is extracted")
         needed = (*small_files(plan), *undigested(plan))
         if paths is None:
-            with held_files(self._cache, needed) as held:
+            with held_files(self.cache, needed) as held:
                 return self._content(spec, plan, {each.path: held[each.path] for each in needed})
         return self._content(spec, plan, {each.path: paths[each.path] for each in needed})
 
@@ -120,7 +124,7 @@ class Planner:
         """Return the digest that goes into keys of a file called `name` in the pipeline."""
         if needs_normalising(name):
             return config_digest(_bytes_of(path), name)
-        return self._digests.sha256(path)
+        return self.digests.sha256(path)
 
     # ------------------------------------------------------------------------------------ resolving
 
@@ -154,10 +158,10 @@ class Planner:
             known: whether it has just been fetched; otherwise its version must be the current one.
         """
         (archive,) = model.files
-        record = self._cache.record(archive.reference, wanted="folder")
+        record = self.cache.record(archive.reference, wanted="folder")
         if record is None or not (known or _is_current(record, archive)):
             return model
-        folder = await self._cache.ensure_async(archive.reference, wanted="folder")
+        folder = await self.cache.ensure_async(archive.reference, wanted="folder")
         return locate_members(model, folder)
 
     async def _locate_all(self, spec: PipelineSpec, engine: Engine) -> dict[str, LocatedModel]:
@@ -223,7 +227,7 @@ class Planner:
         found = files.get(MODEL_INDEX)
         if found is None:
             raise BadReferenceError(folder.uri, f"it has no {MODEL_INDEX}")
-        path = await fetch_file(self._cache, self._file(MODEL_INDEX, found))
+        path = await fetch_file(self.cache, self._file(MODEL_INDEX, found))
         return parse_config(_bytes_of(path), found.uri)
 
     def _file(self, path: str, source: ModelFile) -> PipelineFile:
@@ -238,7 +242,7 @@ class Planner:
             return PipelineFile(path, source.reference, source.uri, size=source.size, cached=True)
         digest = remote.digest
         sha256 = digest.hexdigest if digest is not None and digest.algorithm == "sha256" else ""
-        record = self._cache.record(source.reference)
+        record = self.cache.record(source.reference)
         cached = record is not None
         if record is not None:
             theirs = record.digest.partition(":")[2]

@@ -14,6 +14,7 @@ from pgetpy.core.pipelines.build_manifest import BuildManifest
 from pgetpy.core.pipelines.memory import MemorySize
 from pgetpy.core.pipelines.plans import LORAS, PipelineFile, PipelinePlan
 from pgetpy.core.pipelines.specs import PipelineSpec
+from pgetpy.errors import UsageError
 from pgetpy.lora.base import parts_of
 from pgetpy.pipelines.building import BuiltPipeline, PipelineBuilder
 from pgetpy.pipelines.fetching import held_files
@@ -23,7 +24,7 @@ from pgetpy.pipelines.memory import PipelineMemory
 from pgetpy.pipelines.resident import LentView, ResidentPipeline, is_stateful
 from pgetpy.pipelines.resolver import PlanResolver
 from pgetpy.pipelines.turns import PipelineTurn
-from pgetpy.system.model_loads import loading
+from pgetpy.system.model_loads import in_loading, loading
 from pgetpy.weights.cache import WeightsDownloadCache
 
 # Specifications of which it is remembered what they mean.
@@ -76,6 +77,11 @@ class PipelineRequests:
         Raises:
             PgetError: see `PipelineStore.pipeline`.
         """
+        if in_loading():
+            raise UsageError(
+                "a pipeline was asked for within loading(), which would keep all others from "
+                "loading: leave that `with` block first"
+            )
         resident, known = self._resident(spec)
         composition = tuple(
             ComposedLora(sha256, each.scale, each.component)

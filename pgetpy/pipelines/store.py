@@ -71,11 +71,10 @@ class PipelineStore:
         given = settings.folder if folder is None else Path(folder)
         where = given or self._cache.path / "pipelines"
         most = settings.max_bytes if max_bytes is None else max_bytes
-        digests = FileDigests(where / "digests")
         self._trees = TreeStore(where, self._cache, most)
-        self._planner = Planner(self._cache, digests)
-        self._builder = PipelineBuilder(self._planner, self._cache, self._trees, digests)
-        self._baker = PipelineBaker(self._planner, self._builder, self._cache, self._trees, digests)
+        self._planner = Planner(self._cache, FileDigests(where / "digests"))
+        self._builder = PipelineBuilder(self._planner, self._trees)
+        self._baker = PipelineBaker(self._builder)
         self._resolver = PlanResolver(self._planner.resolve, refresh)
         self._memory = PipelineMemory(MemoryBudget(max_memory, max_gpu_memory))
         self._requests = PipelineRequests(
@@ -105,7 +104,8 @@ class PipelineStore:
                 asked for.
             BadLoraError: a LoRA cannot be put on it; see `LoraComposer.apply`.
             PoisonedProcessError: loads that ran at once broke this process.
-            UsageError: this thread is using the same base with other LoRAs.
+            UsageError: this thread is using the same base with other LoRAs, or another base that a
+                thread waits for which uses this one; or it is in a block of `loading()`.
         """
         return PipelineUse(self._requests, spec)
 

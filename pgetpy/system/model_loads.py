@@ -9,10 +9,11 @@ huggingface/transformers#41782). Loading a LoRA makes modules too (huggingface/p
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from pgetpy.system.forks import call_in_children
 from pgetpy.system.interruptible_lock import InterruptibleLock, QueueSlot
@@ -38,6 +39,13 @@ class _LoadTurns:
 
 
 _TURNS = _LoadTurns()
+# Where the bars of loaders are turned on and off, for the whole process.
+_BARS = ("diffusers.utils.logging", "transformers.utils.logging")
+
+
+def in_loading() -> bool:
+    """Whether this thread is in a block of `loading`."""
+    return _TURNS.held()
 
 
 @contextmanager
@@ -47,9 +55,25 @@ def loading() -> Iterator[None]:
     Put your own `from_pretrained` calls into such a block if a PipelineStore or a LoraComposer may
     load in another thread. Blocks may be nested.
     """
-    if _TURNS.held():
+    if in_loading():
         yield
         return
     with _TURNS.lock.take() as slot:
         _TURNS.slots[slot.thread] = weakref.ref(slot)
+        yield
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep progress bars of diffusers and transformers out of a log; a terminal shows them.
+
+    Only in a block of `loading`, so that no other thread sets them back meanwhile.
+    """
+    with ExitStack() as restoring:
+        if sys.stderr is None or not sys.stderr.isatty():
+            for name in _BARS:
+                bars = sys.modules.get(name)
+                if bars is not None and bars.is_progress_bar_enabled():
+                    restoring.callback(bars.enable_progress_bar)
+                    bars.disable_progress_bar()
         yield

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,33 +12,22 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionPipeline
 
-from pgetpy.errors import IntegrityError, PoisonedProcessError
+from pgetpy.errors import IntegrityError, PoisonedProcessError, UsageError
 from pgetpy.pipelines import PipelineSpec, PipelineStore, load_checks, loading
 
 from ..support.processes import Run
 from .pipelines import image_of, load_pipeline, save_pipeline
-from .stores import Shop, in_threads, make_shop, one_thread, opened_store
+from .stores import Shop, in_threads, make_shop, opened_store
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPTS = ("a", "a b c d e f g", "x y", "q w e r t")
 THREADS = 6
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     """Its scheduler counts steps, which most do, and which threads must not share."""
     return make_shop(tmp_path_factory.mktemp("shop"), EulerDiscreteScheduler)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[PipelineStore]:
-    with opened_store(tmp_path) as store:
-        yield store
 
 
 def made(store: PipelineStore, spec: PipelineSpec, prompt: str, seed: int) -> bytes:
@@ -101,6 +89,34 @@ def test_another_composition_waits_until_the_first_is_done(
 
     in_threads([first, second], 2)
     assert order == ["first", "second"]
+
+
+def test_threads_that_nest_two_bases_in_opposite_order_do_not_wait_for_ever(
+    shop: Shop, store: PipelineStore, tmp_path: Path
+) -> None:
+    other = save_pipeline(tmp_path / "other", 3)
+    one, two = shop.spec((shop.first, 0.7)), PipelineSpec(str(other))
+    entered = threading.Barrier(2, timeout=60)
+
+    def nest(outer: PipelineSpec, inner: PipelineSpec) -> bytes | str:
+        with store.pipeline(outer):
+            entered.wait()
+            try:
+                return made(store, inner, "a b c", 7)
+            except UsageError as error:
+                return str(error)
+
+    inner_one, inner_two = shop.spec(), PipelineSpec(str(other), loras=[str(shop.second)])
+    found = in_threads([partial(nest, one, inner_two), partial(nest, two, inner_one)], 2)
+    assert len([each for each in found if "in the same order" in str(each)]) == 1
+    assert made(store, shop.spec(), "a b c", 7) == shop.alone()
+
+
+def test_a_pipeline_is_not_entered_while_others_cannot_load(
+    shop: Shop, store: PipelineStore
+) -> None:
+    with loading(), pytest.raises(UsageError, match="within loading"):
+        made(store, shop.spec(), "a", 7)
 
 
 def test_a_model_that_keeps_state_while_it_works_is_used_by_one_at_a_time(

@@ -13,7 +13,6 @@ from pgetpy.errors import CacheError, DigestMismatchError, ObjectChangedError
 from pgetpy.pipelines import PipelineSpec
 from pgetpy.pipelines.building import BuiltPipeline, PipelineBuilder
 from pgetpy.pipelines.compositions import compositions_at
-from pgetpy.pipelines.digests import FileDigests
 from pgetpy.pipelines.planning import Planner
 from pgetpy.pipelines.trees import TreeStore
 from tests.support.hub import Hub
@@ -38,7 +37,7 @@ def trees(cache: WeightsDownloadCache, tmp_path: Path) -> TreeStore:
 
 @pytest.fixture
 def builder(planner: Planner, cache: WeightsDownloadCache, trees: TreeStore) -> PipelineBuilder:
-    return PipelineBuilder(planner, cache, trees, FileDigests(), now=lambda: 1000.0)
+    return PipelineBuilder(planner, trees, now=lambda: 1000.0)
 
 
 def build(builder: PipelineBuilder, planner: Planner, spec: PipelineSpec) -> BuiltPipeline:

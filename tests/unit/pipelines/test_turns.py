@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -11,6 +12,7 @@ import pytest
 
 from pgetpy.errors import UsageError
 from pgetpy.pipelines.turns import PipelineTurn, PipelineTurns
+from tests.support.waiting import eventually
 
 
 class Bench:
@@ -114,3 +116,117 @@ def test_one_that_was_interrupted_while_it_waited_does_not_keep_its_thread_out()
     assert bench.order == ["a"]
     assert not kept.over
     turn.over = True
+
+
+# ---------------------------------------------------------------------------- of several pipelines
+
+
+def nested(
+    outer: tuple[Bench, str], inner: tuple[Bench, str], entered: threading.Barrier
+) -> Callable[[], str]:
+    """Use two pipelines in a thread, the second one after all have entered their first."""
+
+    def work() -> str:
+        first = outer[0].enter(outer[1])
+        try:
+            entered.wait()
+            inner[0].enter(inner[1]).over = True
+        except UsageError as error:
+            return str(error)
+        finally:
+            first.over = True
+        return "done"
+
+    return in_thread(work)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 5])
+def test_one_of_the_threads_that_wait_for_each_other_gets_an_error(threads: int) -> None:
+    """Each uses a pipeline that the next one waits for, with other LoRAs."""
+    benches = [Bench() for _ in range(threads)]
+    entered = threading.Barrier(threads, timeout=30)
+    ring = [*benches[1:], benches[0]]
+    works = [
+        nested((own, "a"), (other, "b"), entered) for own, other in zip(benches, ring, strict=True)
+    ]
+    outcomes = sorted(work() for work in works)
+    assert outcomes[:-1] == ["done"] * (threads - 1)
+    assert "in the same order" in outcomes[-1]
+    assert not any(bench.turns.in_use() for bench in benches)
+
+
+def test_threads_that_nest_the_same_loras_in_any_order_do_not_wait() -> None:
+    one, two = Bench(), Bench()
+    entered = threading.Barrier(2, timeout=30)
+    works = [
+        nested((one, "a"), (two, "a"), entered),
+        nested((two, "a"), (one, "a"), entered),
+    ]
+    assert [work() for work in works] == ["done", "done"]
+
+
+def test_a_thread_that_uses_one_pipeline_alone_never_gets_the_error() -> None:
+    """It waits between two that wait for each other: one of those gets it."""
+    one, two = Bench(), Bench()
+    first, second = threading.Event(), threading.Event()
+
+    def outer() -> str:
+        turn = one.enter("a")
+        first.set()
+        assert second.wait(30)
+        try:
+            two.enter("b").over = True
+        except UsageError:
+            return "error"
+        finally:
+            turn.over = True
+        return "done"
+
+    def between() -> str:
+        one.enter("b").over = True
+        return "done"
+
+    def behind() -> str:
+        """What it waits for has the LoRAs that it wants, but another came before it."""
+        turn = two.enter("a")
+        second.set()
+        try:
+            one.enter("a").over = True
+        except UsageError:
+            return "error"
+        finally:
+            turn.over = True
+        return "done"
+
+    works = [in_thread(outer)]
+    assert first.wait(30)
+    works.append(in_thread(between))
+    eventually(lambda: len(one.turns._queue) == 2)
+    works.append(in_thread(behind))
+    outcomes = [work() for work in works]
+    assert outcomes[1] == "done"
+    assert sorted(outcomes) == ["done", "done", "error"]
+
+
+def test_threads_that_nest_at_random_all_end() -> None:
+    benches = [Bench() for _ in range(3)]
+    choose = random.Random(5)
+    plans = [
+        [(choose.sample(benches, 2), choose.choices("ab", k=2)) for _ in range(8)] for _ in range(6)
+    ]
+
+    def use(plan: list[tuple[list[Bench], list[str]]]) -> int:
+        errors = 0
+        for (outer, inner), names in plan:
+            turn = outer.enter(names[0])
+            try:
+                inner.enter(names[1]).over = True
+            except UsageError:
+                errors += 1
+            finally:
+                turn.over = True
+        return errors
+
+    works = [in_thread(partial(use, plan)) for plan in plans]
+    assert sum(work() for work in works) < 6 * 8
+    assert not any(bench.turns.in_use() for bench in benches)
