@@ -1,11 +1,22 @@
-"""Gives the tests of this folder time, and leaves them out where what they need is missing."""
+"""Gives the tests of this folder time, and leaves them out where what they need is missing.
+
+Fixtures import torch when they run: it may not be installed.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from pgetpy.pipelines import PipelineStore
+
+    from .stores import Shop
+    from .studio import Studio
 
 HERE = Path(__file__).parent
 NEEDED = ("torch", "diffusers", "peft", "cog")
@@ -29,3 +40,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path in ours:
             item.add_marker(pytest.mark.filterwarnings(MANY_ADAPTERS, NEW_NUMPY))
             item.add_marker(pytest.mark.timeout(PATIENT))
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Compute with one thread: sums in other orders are other bits."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    from .stores import make_shop
+
+    return make_shop(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[PipelineStore]:
+    from .stores import opened_store
+
+    with opened_store(tmp_path) as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
+    from .studio import make_studio
+
+    return make_studio(tmp_path_factory.mktemp("studio"))

@@ -89,6 +89,17 @@ def load_pipeline(folder: Path) -> StableDiffusionPipeline:
     return pipeline
 
 
+def load_composed(folder: Path, *loras: tuple[Path, float]) -> StableDiffusionPipeline:
+    """Return the pipeline in `folder` with LoRAs, as diffusers loads them by itself."""
+    pipeline = load_pipeline(folder)
+    names = [f"lora{number}" for number, _ in enumerate(loras)]
+    for name, (path, _) in zip(names, loras, strict=True):
+        pipeline.load_lora_weights(str(path), adapter_name=name)
+    if loras:
+        pipeline.set_adapters(names, adapter_weights=[scale for _, scale in loras])
+    return pipeline
+
+
 def image_of(pipeline: Any, prompt: str = PROMPT, *, seed: int = 7, steps: int = 2) -> bytes:
     """Return the bits of an image; equal bytes are equal pictures, float for float."""
     generator = torch.Generator("cpu").manual_seed(seed)

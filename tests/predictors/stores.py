@@ -9,12 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pgetpy import WeightsDownloadCache
 from pgetpy.pipelines import PipelineSpec, PipelineStore
 
-from .pipelines import PROMPT, image_of, load_pipeline, save_lora, save_pipeline
+from .pipelines import PROMPT, image_of, load_composed, load_pipeline, save_lora, save_pipeline
 
 Lora = tuple[Path, float]
 
@@ -46,12 +44,7 @@ class Shop:
         """The image of a pipeline that has seen nothing else."""
         asked = (loras, prompt, seed)
         if asked not in self._made:
-            pipeline = load_pipeline(self.base)
-            names = [f"lora{number}" for number, _ in enumerate(loras)]
-            for name, (path, _) in zip(names, loras, strict=True):
-                pipeline.load_lora_weights(str(path), adapter_name=name)
-            if loras:
-                pipeline.set_adapters(names, adapter_weights=[scale for _, scale in loras])
+            pipeline = load_composed(self.base, *loras)
             self._made[asked] = image_of(pipeline, prompt, seed=seed)
         return self._made[asked]
 
@@ -75,12 +68,3 @@ def in_threads(works: Sequence[Callable[[], Any]], threads: int) -> list[Any]:
     with ThreadPoolExecutor(threads) as pool:
         futures = [pool.submit(work) for work in works]
         return [future.result(240) for future in futures]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute with one thread: sums in other orders are other bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from .cogs import pixels_of
-from .pipelines import PROMPT, load_pipeline, save_lora, save_pipeline
+from .pipelines import PROMPT, load_composed, save_lora, save_pipeline
 
 STEPS, SEED = 2, 7
 Lora = tuple[Path, float]
@@ -27,12 +27,7 @@ class Studio:
 
     def picture(self, *loras: Lora) -> bytes:
         """The image of diffusers itself, on a pipeline that has seen nothing else."""
-        pipeline = load_pipeline(self.base)
-        names = [f"lora{number}" for number, _ in enumerate(loras)]
-        for name, (path, _) in zip(names, loras, strict=True):
-            pipeline.load_lora_weights(str(path), adapter_name=name)
-        if loras:
-            pipeline.set_adapters(names, adapter_weights=[scale for _, scale in loras])
+        pipeline = load_composed(self.base, *loras)
         generator = torch.Generator("cpu").manual_seed(SEED)
         image = pipeline(PROMPT, num_inference_steps=STEPS, generator=generator).images[0]
         file = io.BytesIO()

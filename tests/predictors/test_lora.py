@@ -31,17 +31,11 @@ from .pipelines import (
 )
 
 # peft says so when what is active is deleted, and activates another: that is never to happen.
-pytestmark = pytest.mark.filterwarnings("error:.*was active which is now deleted")
+pytestmark = [
+    pytest.mark.filterwarnings("error:.*was active which is now deleted"),
+    pytest.mark.usefixtures("one_thread"),
+]
 Slots = dict[str, tuple[str, float]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """What is so small only waits for threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -34,18 +34,10 @@ from .transformers import (
     wan_bits,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 # The highest of the files below, so that no padding changes the order of additions.
 RANK = 4
 Layer = tuple[str, float]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """What is so small only waits for threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.support.weights import assert_nothing_left, opened, serve
 
@@ -18,21 +17,9 @@ from ..support.server import Server
 from ..support.waiting import eventually
 from .cogs import CogServer, Reply, running, starting
 from .pipelines import PROMPT, save_transformer_lora
-from .studio import SEED, STEPS, Studio, make_studio
+from .studio import SEED, STEPS, Studio
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As the servers compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
-    return make_studio(tmp_path_factory.mktemp("studio"))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @dataclass(frozen=True)

@@ -12,23 +12,12 @@ import pytest
 import torch
 
 from .cogs import CogServer, Prediction, pixels_of, running
-from .pipelines import load_pipeline
-from .stores import Lora, Shop, make_shop, one_thread
+from .pipelines import load_composed
+from .stores import Lora, Shop
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 AT_A_TIME = 6
 PROMPTS = ("a", "b c d e", "x y z")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As the server computes."""
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    return make_shop(tmp_path_factory.mktemp("shop"))
 
 
 @pytest.fixture
@@ -48,12 +37,7 @@ def cog(shop: Shop, tmp_path: Path) -> Iterator[CogServer]:
 
 def picture(shop: Shop, prompt: str, seed: int, loras: tuple[Lora, ...]) -> bytes:
     """The image of diffusers itself, on a pipeline that has seen nothing else."""
-    pipeline = load_pipeline(shop.base)
-    names = [f"lora{number}" for number, _ in enumerate(loras)]
-    for name, (path, _) in zip(names, loras, strict=True):
-        pipeline.load_lora_weights(str(path), adapter_name=name)
-    if loras:
-        pipeline.set_adapters(names, adapter_weights=[scale for _, scale in loras])
+    pipeline = load_composed(shop.base, *loras)
     generator = torch.Generator("cpu").manual_seed(seed)
     image = pipeline(prompt, num_inference_steps=2, generator=generator).images[0]
     file = io.BytesIO()

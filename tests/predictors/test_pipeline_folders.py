@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,27 +24,11 @@ from ..support.hub_caches import opened_at
 from ..support.secrets import TOKEN
 from ..support.server import Server
 from .pipelines import image_of
-from .stores import Shop, make_shop, one_thread, opened_store, quiet
+from .stores import Shop, quiet
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 UNET = "unet/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    return make_shop(tmp_path_factory.mktemp("shop"))
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[PipelineStore]:
-    with opened_store(tmp_path) as store:
-        yield store
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import shutil
 import statistics
 import time
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +30,10 @@ from ..support.secrets import TOKEN
 from ..support.server import Server
 from .pipelines import image_of, load_pipeline, save_pipeline, save_transformer_lora
 from .single_file import save_single_file
-from .stores import Shop, make_shop, one_thread, opened_store, quiet
+from .stores import Shop, opened_store, quiet
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 MEMORY_SECONDS = 0.001
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    return make_shop(tmp_path_factory.mktemp("shop"))
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[PipelineStore]:
-    with opened_store(tmp_path) as store:
-        yield store
 
 
 def image(store: PipelineStore, spec: PipelineSpec, **options: Any) -> bytes:

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tests.support.weights import serve
 
@@ -33,25 +32,12 @@ from ..support.processes import Run
 from ..support.server import Server
 from .cogs import EXAMPLES, ONE_THREAD, CogServer, pixels_of, running
 from .pipelines import PROMPT, save_transformer_lora
-from .studio import SEED, STEPS, Studio, make_studio
+from .studio import SEED, STEPS, Studio
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 EXAMPLE = EXAMPLES / "pipelines"
 ROOT = EXAMPLES.parent
 BASE = "s3://models/sd"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As the servers compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
-    return make_studio(tmp_path_factory.mktemp("studio"))
 
 
 @pytest.fixture(scope="module")
