@@ -257,8 +257,8 @@ async def upload_async(
         TransferError: the store or the network failed.
         DestinationError: the file cannot be read, or changed meanwhile.
     """
+    from pgetpy.engine.uploads.options import UploadOptions
     from pgetpy.engine.uploads.paths import upload_path
-    from pgetpy.engine.uploads.upload import UploadOptions
 
     options = UploadOptions(if_absent, content_type, cache_control)
     chosen = _settings(settings, None, None, s3)

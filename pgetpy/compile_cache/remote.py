@@ -143,8 +143,8 @@ class RemoteLocation(CacheLocation):
         return [each.error if isinstance(each, DownloadFailure) else None for each in outcomes]
 
     def put(self, name: str, source: Path, *, replace: bool = False) -> None:
+        from pgetpy.engine.uploads.options import UploadOptions
         from pgetpy.engine.uploads.paths import upload_path
-        from pgetpy.engine.uploads.upload import UploadOptions
 
         options = UploadOptions(if_absent=not replace, content_type="application/octet-stream")
         uploading = upload_path(

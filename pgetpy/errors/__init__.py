@@ -19,6 +19,7 @@
       BadEnvironmentError           a generation's Python environment cannot be built
       NotOneFileSystemError (OSError)  a file cannot be linked into a generation
       DestinationError (OSError)    the destination is in the way, or cannot be written
+                                    SourceFileError: a file to upload cannot be read
       DiskFullError (OSError)
       CacheError (OSError)          CacheFullError
       OutputError                   the result cannot be printed
@@ -71,6 +72,7 @@ from pgetpy.errors.places import (
     GenerationTakenError,
     NotOneFileSystemError,
     OutputError,
+    SourceFileError,
     ThreadLimitError,
 )
 from pgetpy.errors.transfer import (
@@ -130,6 +132,7 @@ __all__ = [
     "RangeNotHonouredError",
     "ServiceError",
     "SizeMismatchError",
+    "SourceFileError",
     "StalledError",
     "ThreadLimitError",
     "TooSlowError",

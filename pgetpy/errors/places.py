@@ -26,6 +26,13 @@ class DestinationError(PgetError, OSError):
         return f"destination {self.dest} {self.reason}"
 
 
+class SourceFileError(DestinationError):
+    """A file to upload cannot be read, or changed while it was read; see `DestinationError`."""
+
+    def sentence(self) -> str:
+        return f"{self.dest} {self.reason}"
+
+
 class DiskFullError(PgetError, OSError):
     """There is no room on the disk (ENOSPC).
 

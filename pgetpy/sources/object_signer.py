@@ -112,6 +112,11 @@ class ObjectSigner:
         self._moved = False
 
     @property
+    def signs(self) -> bool:
+        """Whether requests are signed, by keys."""
+        return self._credentials is not None
+
+    @property
     def asker(self) -> Asker:
         """Who asked, for the words of an error."""
         key = self._credentials.access_key if self._credentials else ""

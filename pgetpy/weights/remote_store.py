@@ -22,7 +22,8 @@ from pgetpy.core.objects.sigv4 import EMPTY_BODY
 from pgetpy.core.report.events import Event
 from pgetpy.engine.hosts import Hosts
 from pgetpy.engine.uploads.client import Body, StoreClient
-from pgetpy.engine.uploads.upload import FileUpload, UploadOptions
+from pgetpy.engine.uploads.options import UploadOptions
+from pgetpy.engine.uploads.upload import FileUpload
 from pgetpy.errors import HttpStatusError, ObjectExistsError, PgetError, StalledError
 from pgetpy.settings import Settings
 from pgetpy.sources.base import RemoteFile

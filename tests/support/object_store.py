@@ -82,10 +82,6 @@ class Uploading:
     parts: dict[int, bytes] = field(default_factory=dict)
 
 
-def _etag(data: bytes) -> str:
-    return f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'
-
-
 class ObjectStore(ScriptedServer):
     """The store.
 
@@ -104,6 +100,9 @@ class ObjectStore(ScriptedServer):
         before: what is done before the request of this number, from 0, is answered.
         pause_at: which requests wait for `paused` before they are answered; None for none.
         read_only: whether all writes are refused.
+        write_only: whether all reads are refused.
+        encrypts: whether ETags are of its own making, as with keys of Amazon's KMS.
+        loses: which requests are done, and their connection closed in place of an answer.
     """
 
     def __init__(self) -> None:
@@ -122,6 +121,9 @@ class ObjectStore(ScriptedServer):
         self.pause_at: Callable[[Asked], bool] | None = None
         self.paused: Callable[[], object] = lambda: None
         self.read_only = False
+        self.write_only = False
+        self.encrypts = False
+        self.loses: Callable[[Asked], bool] = lambda _: False
         self.requests: list[Asked] = []
         self.violations: list[str] = []
         self.objects: dict[str, dict[str, Stored]] = {}
@@ -140,8 +142,13 @@ class ObjectStore(ScriptedServer):
         }
 
     def put(self, bucket: str, key: str, body: bytes, **headers: str) -> None:
-        stored = Stored(body, _etag(body), {k.replace("_", "-"): v for k, v in headers.items()})
+        stored = Stored(body, self.etag(body), {k.replace("_", "-"): v for k, v in headers.items()})
         self.objects.setdefault(bucket, {})[key] = stored
+
+    def etag(self, data: bytes) -> str:
+        """Return the ETag of an object or part."""
+        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        return f'"{md5[::-1] if self.encrypts else md5}"'
 
     def refuse(self, status: int, code: str, *, times: int = 1, **fields: str) -> None:
         """Answer the next requests so."""
@@ -260,8 +267,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.owner.pause_at is not None and self.owner.pause_at(asked):
             self.owner.paused()
         refusal = self.owner.next_refusal() or self.owner.check(asked, raw)
-        if refusal is None and self.owner.read_only and self.command not in ("GET", "HEAD"):
+        reads = self.command in ("GET", "HEAD")
+        if refusal is None and (self.owner.write_only if reads else self.owner.read_only):
             refusal = Refusal(403, "AccessDenied")
+        self.lost = self.owner.loses(asked)
         if refusal is not None:
             self._refuse(refusal)
             return
@@ -315,7 +324,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer_xml("InitiateMultipartUploadResult", UploadId=list(store.uploads)[-1])
         elif self.command == "PUT" and upload:
             store.uploads[upload].parts[int(query["partNumber"])] = self.body
-            self._send(200, b"", {"ETag": _etag(self.body)})
+            self._send(200, b"", {"ETag": store.etag(self.body)})
         elif self.command == "PUT":
             store.put(bucket, key, self.body, **kept)
             self._send(200, b"", {"ETag": store.objects[bucket][key].etag})
@@ -341,7 +350,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _complete(self, bucket: str, key: str, upload: Uploading) -> None:
         named = re.findall(rb"<PartNumber>(\d+)</PartNumber><ETag>([^<]*)</ETag>", self.body)
         parts = [upload.parts[int(number)] for number, _ in named]
-        right = [_etag(part) for part in parts] == [unescape(etag.decode()) for _, etag in named]
+        right = [self.owner.etag(part) for part in parts] == [
+            unescape(etag.decode()) for _, etag in named
+        ]
         equal = len({len(part) for part in parts[:-1]}) <= 1
         if not right or not equal:
             self.owner.violations.append("parts do not fit together")
@@ -357,7 +368,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         parts = self.owner.uploads[upload].parts
         inner = "".join(
-            f"<Part><PartNumber>{number}</PartNumber><Size>{len(parts[number])}</Size></Part>"
+            f"<Part><PartNumber>{number}</PartNumber><Size>{len(parts[number])}</Size>"
+            f"<ETag>{escape(self.owner.etag(parts[number]))}</ETag></Part>"
             for number in sorted(parts)
         )
         self._send(200, f"<ListPartsResult>{inner}</ListPartsResult>".encode(), {})
@@ -415,6 +427,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(refusal.status, text.encode(), headers)
 
     def _send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        if self.lost:
+            self.close_connection = True
+            return
         self.send_response_only(status)
         self.send_header("Date", formatdate(time.time() + self.owner.clock, usegmt=True))
         for name, value in {**headers, "Content-Length": str(len(body))}.items():

@@ -92,7 +92,11 @@ LAYERS = (
     Layer(("engine.engine",)),
     Layer(("engine.uploads.paths", "engine.uploads.removal")),
     Layer(("engine.uploads.upload",)),
-    Layer(("engine.uploads.client", "engine.uploads.journal")),
+    Layer(
+        ("engine.uploads.multipart_requests", "engine.uploads.source_file"),
+        may_meet=False,
+    ),
+    Layer(("engine.uploads.client", "engine.uploads.journal", "engine.uploads.options")),
     Layer(("engine.*",)),
     Layer(("engine.transports.*",), may_meet=False),
     Layer(

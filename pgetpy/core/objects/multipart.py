@@ -24,8 +24,12 @@ from pgetpy.core.lazy_dataclass import dataclass
 
 _MIB = 1 << 20
 SMALLEST_PART = 5 * _MIB
+LARGEST_PART = 5 << 30
 _USUAL_PART = 16 * _MIB
 _MOST_PARTS = 10_000
+# Bytes of the largest object that can be sent; stores may have lower limits of their own.
+LARGEST_OBJECT = _MOST_PARTS * LARGEST_PART
+_MD5 = re.compile(r"[0-9a-f]{32}")
 _PART = re.compile(r"<Part>(.*?)</Part>", re.DOTALL)
 
 
@@ -42,11 +46,12 @@ def choose_part_size(size: int, asked: int | None = None) -> int:
     """Return how many bytes a part of an object of `size` bytes has.
 
     Args:
-        asked: as a caller wants it; it is raised if the parts would be too small or too many.
+        asked: as a caller wants it; it is changed if the parts would be too small, too large or too
+            many.
     """
     least = -(-size // _MOST_PARTS)
     chosen = max(asked or _USUAL_PART, SMALLEST_PART, least)
-    return -(-chosen // _MIB) * _MIB
+    return min(-(-chosen // _MIB) * _MIB, LARGEST_PART)
 
 
 def text_of(name: str, xml: str) -> str:
@@ -88,10 +93,14 @@ def completion(parts: Mapping[int, str]) -> bytes:
     return f"<CompleteMultipartUpload>{inner}</CompleteMultipartUpload>".encode()
 
 
-def usual_etag(md5s: Mapping[int, str]) -> str:
-    """Return the ETag that stores give to an object of parts with these MD5 sums, in hex.
+def expected_etag(parts: Mapping[int, str]) -> str:
+    """Return the ETag that an object of parts with these ETags has; empty if it is not known.
 
-    Stores that encrypt with keys of their own give other ETags, so a different one proves nothing.
+    Where the ETag of a part is its MD5, that of the object is the MD5 of these, and their number.
+    Stores that encrypt with keys of their own give other ETags, of which nothing follows.
     """
-    joined = b"".join(bytes.fromhex(md5s[number]) for number in sorted(md5s))
+    md5s = [parts[number].strip('"') for number in sorted(parts)]
+    if not all(_MD5.fullmatch(md5) for md5 in md5s):
+        return ""
+    joined = bytes.fromhex("".join(md5s))
     return f'"{hashlib.md5(joined, usedforsecurity=False).hexdigest()}-{len(md5s)}"'

@@ -38,7 +38,13 @@ from pgetpy.core.http.proxies import bypasses_proxy
 from pgetpy.core.http.retry import Retries
 from pgetpy.core.http.urls import Link, parse_link
 from pgetpy.core.objects import multipart
-from pgetpy.errors import ConnectionFailedError, HttpStatusError, PgetError, StalledError
+from pgetpy.errors import (
+    ConnectionFailedError,
+    HttpStatusError,
+    PgetError,
+    SourceFileError,
+    StalledError,
+)
 from pgetpy.errors.reasons import system_reason
 from pgetpy.settings import Settings
 from pgetpy.sources.object_signer import ObjectSigner
@@ -56,6 +62,7 @@ class Body:
     Attributes:
         sha256: of these bytes, in hex; it is part of the signature.
         headers: headers that describe these bytes, such as Content-MD5.
+        path: of the file, for errors.
     """
 
     sha256: str
@@ -64,6 +71,7 @@ class Body:
     start: int = 0
     data: bytes = b""
     headers: Sequence[tuple[str, str]] = ()
+    path: str = ""
 
 
 @dataclass(frozen=True)
@@ -192,6 +200,9 @@ class StoreClient:
             with self._lock:
                 self.requests += 1
             head, text, gone = self._exchange(connection, method, link, [*own, *signed], body, sent)
+        except SourceFileError:  # an OSError, but not of the network
+            self._drop(connection)
+            raise
         except (OSError, http.client.HTTPException) as error:
             self._drop(connection)
             sent(-gone)
@@ -248,6 +259,8 @@ class StoreClient:
                 for count in _send_file(connection.sock, body, self._stopped):
                     gone += count
                     sent(count)
+        except SourceFileError:
+            raise
         except OSError:
             # A store may refuse before it has read everything, and close: its answer is in the
             # socket, and says more than the broken connection.
@@ -338,7 +351,7 @@ def _send_file(sock: socket.socket, body: Body, stopped: threading.Event) -> Ite
 
     Raises:
         ConnectionAbortedError: the upload was stopped.
-        http.client.HTTPException: the file has become shorter.
+        SourceFileError: the file has become shorter.
         OSError: the connection or the disk failed.
     """
     pos, end = body.start, body.start + body.size
@@ -354,7 +367,7 @@ def _send_file(sock: socket.socket, body: Body, stopped: threading.Event) -> Ite
         else:
             count = _sendfile(sock, body.fd, pos, want)
         if count == 0:
-            raise http.client.HTTPException("the file has become shorter")
+            raise SourceFileError(body.path, "became shorter while it was uploaded")
         pos += count
         yield count
 

@@ -5,8 +5,8 @@ be read-only. Its name is a hash of what is uploaded and where to. The first lin
 and the upload; each further line is one part:
 
     {"id": "2~abc...", "version": [dev, inode, size, mtime in ns], "part_size": 16777216}
-    {"number": 3, "md5": "..."}
-    {"number": 1, "md5": "..."}
+    {"number": 3, "etag": "\\"...\\""}
+    {"number": 1, "etag": "\\"...\\""}
 
 Lines are only appended, with one write each, so a killed run damages the last one at most, and that
 is skipped. Losing the journal, or a line of it, only costs sending parts again: so errors of the
@@ -55,12 +55,12 @@ class UploadJournal:
         name = hashlib.sha256(f"{os.path.abspath(path)}\0{url}".encode(errors="surrogateescape"))
         self.path = None if state is None else state / "uploads" / f"{name.hexdigest()}.jsonl"
         self.upload: Upload | None = None
-        # MD5 of each part that the store has confirmed, in hex, by number.
+        # The ETag of each part that the store has confirmed, by number.
         self.parts: dict[int, str] = {}
 
-    def read(self, version: tuple[int, ...]) -> Upload | None:
-        """Return the upload that an earlier run began of this version of the file, and fill
-        `parts`; None if there is none."""
+    def read(self) -> Upload | None:
+        """Return the upload that an earlier run began, which may be of another version of the file,
+        and fill `parts`; None if there is none."""
         if self.path is None:
             return None
         try:
@@ -69,13 +69,11 @@ class UploadJournal:
             found = Upload(str(head["id"]), tuple(head["version"]), int(head["part_size"]))
         except (OSError, ValueError, LookupError, TypeError):
             return None
-        if found.version != version:
-            return None
         for line in lines[1:]:
             # The last line may have been cut off.
             with suppress(ValueError, LookupError, TypeError):
                 part = json.loads(line)
-                self.parts[int(part["number"])] = str(part["md5"])
+                self.parts[int(part["number"])] = str(part["etag"])
         self.upload = found
         return found
 
@@ -87,12 +85,12 @@ class UploadJournal:
                 self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                 self._write(self.path, json.dumps(asdict(upload)), os.O_TRUNC)
 
-    def note(self, number: int, md5: str) -> None:
+    def note(self, number: int, etag: str) -> None:
         """Note that the store has confirmed part `number`."""
-        self.parts[number] = md5
+        self.parts[number] = etag
         if self.path is not None:
             with suppress(OSError):
-                self._write(self.path, json.dumps({"number": number, "md5": md5}), os.O_APPEND)
+                self._write(self.path, json.dumps({"number": number, "etag": etag}), os.O_APPEND)
 
     def remove(self) -> None:
         """Delete the journal: the upload is completed or aborted."""

@@ -24,7 +24,8 @@ from pgetpy.core.objects.names import ObjectName, parse_object_name
 from pgetpy.core.report.events import Failed, Queued, Report
 from pgetpy.core.report.uploads import UploadResult
 from pgetpy.engine.hosts import Hosts
-from pgetpy.engine.uploads.upload import FileUpload, UploadOptions
+from pgetpy.engine.uploads.options import UploadOptions
+from pgetpy.engine.uploads.upload import FileUpload
 from pgetpy.errors import BadReferenceError, DestinationError, HttpStatusError, PgetError
 from pgetpy.settings import Settings
 from pgetpy.sources.object_bucket import bucket_of, explain_refusal

@@ -8,41 +8,43 @@
     refused for good: aborted, because a store keeps, and charges for, the parts of an upload that
     was never completed
 
-Each part is read twice: for its hashes, which the request carries, and by the kernel as it sends
-it. If the file changes in between, the store refuses the part.
+Each part is read twice: for its hash, which the request carries, and by the kernel as it sends it.
+If the file changes in between, the store refuses the part. If it changes between two parts, the
+upload is aborted before it is completed, so that no object is a mix of two versions.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import mimetypes
 import os
 import time
-from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from pgetpy.core.http.heads import Head
 from pgetpy.core.http.retry import retryable
 from pgetpy.core.objects import multipart
+from pgetpy.core.objects.multipart import SentPart
 from pgetpy.core.objects.names import ObjectName, object_url
-from pgetpy.core.objects.sigv4 import EMPTY_BODY, encode_query
+from pgetpy.core.objects.sigv4 import EMPTY_BODY
 from pgetpy.core.report.events import Finished, Progressed, Remarked, Report, Retrying, Started
 from pgetpy.core.report.uploads import UploadResult
 from pgetpy.engine.hosts import Hosts
 from pgetpy.engine.uploads.client import Body, StoreAnswer, StoreClient
 from pgetpy.engine.uploads.journal import Upload, UploadJournal, version_of
+from pgetpy.engine.uploads.multipart_requests import MultipartRequests
+from pgetpy.engine.uploads.options import UploadOptions
+from pgetpy.engine.uploads.source_file import changed, file_md5, hash_body, open_source
 from pgetpy.errors import (
-    DestinationError,
     HttpStatusError,
     ObjectExistsError,
     PgetError,
+    SourceFileError,
     TransferError,
 )
-from pgetpy.errors.reasons import system_reason
 from pgetpy.settings import Settings
 from pgetpy.sources.object_bucket import Bucket
 from pgetpy.system.event_loop import gather_limited, wait_uncancelled
@@ -50,7 +52,6 @@ from pgetpy.system.filesystem import closing_fd, disk_errors
 from pgetpy.system.threads import WORKERS
 
 T = TypeVar("T")
-_BLOCK = 1 << 20
 # Hashing and sending keep several cores busy; some more, because each part waits for its answer.
 _PARTS_AT_A_TIME = 8
 _REPORT_EVERY = 0.1
@@ -58,22 +59,8 @@ _CONFLICT = 409  # another client is writing the same object
 _EXISTS = 412  # the answer to If-None-Match: *
 _UNKNOWN_CONDITION = 501  # of stores that do not implement it
 _OTHER_TRIES = (_CONFLICT, _UNKNOWN_CONDITION)
-
-
-@dataclass(frozen=True)
-class UploadOptions:
-    """How an object is written.
-
-    Attributes:
-        if_absent: whether to fail if the object exists. Only the store can decide that without a
-            race, by If-None-Match; some do not know it, and then it is only looked up beforehand.
-        content_type: of the object; empty chooses it by the name.
-        cache_control: value of that header; empty sends none.
-    """
-
-    if_absent: bool = False
-    content_type: str = ""
-    cache_control: str = ""
+_MISSING = 404
+_FORBIDDEN = 403  # keys that may write need not be allowed to read
 
 
 @dataclass
@@ -104,6 +91,7 @@ class FileUpload:
     _held: int = 0  # bytes that the store has from an earlier run
     _parts_sent: int = 0
     _reported: float = 0.0  # when progress was last reported
+    _looked: bool = False  # whether the object was seen to be absent
     _remarks: list[str] = field(default_factory=list)
 
     async def run(self) -> UploadResult:
@@ -119,32 +107,43 @@ class FileUpload:
         self._url = object_url(
             self.target, endpoint=self.bucket.signer.endpoint, addressing=self.bucket.addressing
         )
+        self._kept_headers = self.options.kept_headers(self.target.key)
+        self._parts = MultipartRequests(self._client, self._url)
         try:
-            try:
-                fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                reason = f"cannot be read: {system_reason(error)}"
-                raise DestinationError(self.path, reason, code=error.errno or 0) from None
-            with disk_errors(Path(self.path)), closing_fd(fd):
+            with disk_errors(Path(self.path)), closing_fd(open_source(self.path)) as fd:
+                # Compared before the object is made: it must be one version of the file.
+                self._version = version_of(fd)
                 return await self._upload(fd)
         finally:
             self._client.close()
 
     async def _upload(self, fd: int) -> UploadResult:
         """Upload the open file in one request or in parts."""
-        # Compared at the end: the object must be one version of the file.
-        version = version_of(fd)
         self._size = os.fstat(fd).st_size
+        if self._size > multipart.LARGEST_OBJECT:
+            raise SourceFileError(
+                self.path, "is too large: an upload has at most 10,000 parts of 5 GiB"
+            )
         if self.options.if_absent:
             await self._check_absent()
         part_size = multipart.choose_part_size(self._size, self._asked_part_size)
-        if self._size <= part_size:
-            self.report(Started(self.key, self.path, str(self.target), self._size, 0))
-            etag = await self._in_thread(partial(self._put_whole, fd))
-        else:
-            etag = await self._put_parts(fd, version, part_size)
-        await self._check_stored(fd, version, etag)
+        try:
+            if self._size <= part_size:
+                self.report(Started(self.key, self.path, str(self.target), self._size, 0))
+                etag = await self._in_thread(partial(self._put_whole, fd))
+            else:
+                etag = await self._put_parts(fd, part_size)
+        except HttpStatusError:
+            # The store compares hashes, and has refused what changed after it was hashed.
+            self._check_unchanged(fd)
+            raise
+        etag = await self._check_stored() or etag
+        self._check_unchanged(fd)
         return self._result(etag)
+
+    def _check_unchanged(self, fd: int) -> None:
+        if version_of(fd) != self._version:
+            raise changed(self.path)
 
     def _make_client(self) -> StoreClient:
         return StoreClient(self.bucket.signer, self.settings, self.hosts.tls, self._retrying)
@@ -158,58 +157,77 @@ class FileUpload:
     # ------------------------------------------------------------------------- one request
 
     def _put_whole(self, fd: int) -> str:
-        """Send the file in one request; return the object's ETag."""
-        body, md5 = _hash(fd, 0, self._size)
-        headers = [*self._metadata(), *self._condition()]
-        answer = self._write("PUT", self._url, body, headers)
-        return answer.head.headers.get("etag") or f'"{md5}"'
-
-    def _metadata(self) -> list[tuple[str, str]]:
-        """Return the headers that the store keeps with the object."""
-        # A guess for `x.json.gz` is that of `x.json`, with a coding: neither is right here.
-        guessed, coding = mimetypes.guess_type(self.target.key)
-        kind = (
-            self.options.content_type or ("" if coding else guessed) or "application/octet-stream"
+        """Send the file in one request; return the object's ETag, empty if the store gives none."""
+        body = self._body(fd, 0, self._size)
+        self._check_unchanged(fd)
+        headers = [*self._kept_headers, *self.options.conditions()]
+        answer = self._write(
+            "PUT", self._url, body, headers, lambda: f'"{file_md5(fd, self._size)}"'
         )
-        headers = [("Content-Type", kind)]
-        if self.options.cache_control:
-            headers.append(("Cache-Control", self.options.cache_control))
-        return headers
+        return "" if answer is None else answer.head.headers.get("etag") or ""
 
-    def _condition(self) -> list[tuple[str, str]]:
-        # RFC 9110, 13.1.2: succeeds only if the object does not exist.
-        return [("If-None-Match", "*")] if self.options.if_absent else []
+    def _body(self, fd: int, start: int, size: int) -> Body:
+        signed = self.bucket.signer.signs and self.target.scheme != "gs"
+        return hash_body(self.path, fd, start, size, signed=signed)
 
     def _write(
-        self, method: str, url: str, body: Body, headers: list[tuple[str, str]]
-    ) -> StoreAnswer:
+        self,
+        method: str,
+        url: str,
+        body: Body,
+        headers: list[tuple[str, str]],
+        expected: Callable[[], str],
+    ) -> StoreAnswer | None:
         """Make the request that creates the object.
+
+        Args:
+            expected: returns the ETag that the object should have; empty if it is not known.
+
+        Returns:
+            The answer; None if it was lost, and the object is there.
 
         Raises:
             ObjectExistsError: `if_absent`, and the store says that it exists.
         """
+        before = self._client.requests
         for last in (False, False, True):
             try:
                 return self._client.request(method, url, body, headers, sent=self._count)
             except HttpStatusError as error:
-                if self.options.if_absent and error.status == _EXISTS:
+                exists = self.options.if_absent and error.status == _EXISTS
+                done = exists or (method == "POST" and error.status == _MISSING)
+                repeated = self._client.requests > before + 1
+                if done and repeated and self._is_there(expected()):
+                    return None
+                if exists:
                     raise self._exists() from None
                 if not self.options.if_absent or last or error.status not in _OTHER_TRIES:
                     raise
                 if error.status == _UNKNOWN_CONDITION:
                     # Backblaze B2 for one.
+                    if not self._looked:
+                        raise
                     self._remark("the store ignores If-None-Match: absence was only looked up")
                     headers = [each for each in headers if each[0] != "If-None-Match"]
         raise AssertionError("unreachable")
 
+    def _is_there(self, etag: str) -> bool:
+        """Whether the object is the one that was to be written: a request that is made again finds
+        what the first one did, if only its answer was lost."""
+        found = self._look()
+        return bool(etag) and (found.headers.get("etag"), _length(found)) == (etag, self._size)
+
+    def _look(self) -> Head:
+        """Return what the store says about the object."""
+        accept = frozenset({_MISSING, _FORBIDDEN})
+        return self._client.request("HEAD", self._url, Body(EMPTY_BODY), accept=accept).head
+
     async def _check_absent(self) -> None:
         """Raise early if the object exists, before anything is sent; the condition still holds."""
-        found = await self._in_thread(
-            partial(
-                self._client.request, "HEAD", self._url, Body(EMPTY_BODY), accept=frozenset({404})
-            )
-        )
-        if found.head.status != 404:
+        status = (await self._in_thread(self._look)).status
+        # Keys that may not list the bucket get 403 for an object that is missing, too.
+        self._looked = status == _MISSING
+        if status < 300:
             raise self._exists()
 
     def _exists(self) -> ObjectExistsError:
@@ -217,25 +235,29 @@ class FileUpload:
 
     # ------------------------------------------------------------------------- many parts
 
-    async def _put_parts(self, fd: int, version: tuple[int, ...], part_size: int) -> str:
+    async def _put_parts(self, fd: int, part_size: int) -> str:
         """Send the file in parts, those that the store lacks; return the object's ETag."""
         journal = UploadJournal(self.path, self._url, self.environ)
-        upload = await self._in_thread(partial(self._begin, journal, version, part_size))
+        upload = await self._in_thread(partial(self._begin, journal, part_size))
         self._held = self._done = sum(self._extent(n, upload.part_size)[1] for n in journal.parts)
         self.report(Started(self.key, self.path, str(self.target), self._size, self._held))
         count = -(-self._size // upload.part_size)
         missing = [number for number in range(1, count + 1) if number not in journal.parts]
 
+        def put(number: int) -> str:
+            body = self._body(fd, *self._extent(number, upload.part_size))
+            return self._parts.put(upload.id, number, body, self._count)
+
         async def send(number: int) -> None:
-            md5 = await self._in_thread(partial(self._put_part, fd, upload, number), long=True)
-            journal.note(number, md5)
+            journal.note(number, await self._in_thread(partial(put, number), long=True))
             self._parts_sent += 1
 
         try:
             most = self.settings.concurrency or _PARTS_AT_A_TIME
             await gather_limited([partial(send, number) for number in missing], most)
+            self._check_unchanged(fd)
             etag = await self._in_thread(partial(self._complete, upload, journal))
-        except (HttpStatusError, ObjectExistsError) as error:
+        except (HttpStatusError, ObjectExistsError, SourceFileError) as error:
             if retryable(error):
                 raise  # the next run resumes from here
             await self._in_thread(partial(self._abort, upload))
@@ -244,52 +266,32 @@ class FileUpload:
         journal.remove()
         return etag
 
-    def _begin(self, journal: UploadJournal, version: tuple[int, ...], part_size: int) -> Upload:
+    def _begin(self, journal: UploadJournal, part_size: int) -> Upload:
         """Return the upload that an earlier run began, if the store still has it, or a new one."""
-        upload = journal.read(version) if self.settings.resume else None
-        if upload is not None:
-            there = self._parts_of(upload)
+        earlier = journal.read()
+        if earlier is not None:
+            # Parts of another version of the file are of no use.
+            useful = self.settings.resume and earlier.version == self._version
+            there = self._parts.parts(earlier.id) if useful else None
             if there is not None:
-                # Only what both confirm: the journal has the hash, the store the part.
-                journal.parts = {
-                    number: md5
-                    for number, md5 in journal.parts.items()
-                    if there.get(number) == self._extent(number, upload.part_size)[1]
-                }
-                return upload
-        answer = self._client.request(
-            "POST", f"{self._url}?uploads=", Body(EMPTY_BODY), self._metadata()
-        )
-        found = multipart.text_of("UploadId", answer.text)
-        if not found:
-            raise TransferError(self._url, "the store did not start a multipart upload")
-        upload = Upload(found, version, part_size)
+                journal.parts = self._confirmed(journal.parts, there, earlier.part_size)
+                return earlier
+            self._abort(earlier)
+        upload = Upload(self._parts.begin(self._kept_headers), self._version, part_size)
         journal.begin(upload)
         return upload
 
-    def _parts_of(self, upload: Upload) -> dict[int, int] | None:
-        """Return the sizes of the parts that the store has; None if it has forgotten the upload."""
-        sizes: dict[int, int] = {}
-        marker = ""
-        while True:
-            pairs = [("uploadId", upload.id), ("part-number-marker", marker)]
-            query = encode_query([pair for pair in pairs if pair[1]])
-            answer = self._client.request(
-                "GET", f"{self._url}?{query}", Body(EMPTY_BODY), accept=frozenset({404})
-            )
-            if answer.head.status == 404:
-                return None
-            parts, marker = multipart.parse_parts(answer.text)
-            sizes |= {part.number: part.size for part in parts}
-            if not marker:
-                return sizes
-
-    def _put_part(self, fd: int, upload: Upload, number: int) -> str:
-        """Send one part; return its MD5 in hex, which is its ETag at most stores."""
-        body, md5 = _hash(fd, *self._extent(number, upload.part_size))
-        query = encode_query([("partNumber", str(number)), ("uploadId", upload.id)])
-        self._client.request("PUT", f"{self._url}?{query}", body, sent=self._count)
-        return md5
+    def _confirmed(
+        self, noted: Mapping[int, str], there: Mapping[int, SentPart], part_size: int
+    ) -> dict[int, str]:
+        """Return the ETags of the parts that both the journal and the store know."""
+        return {
+            number: etag
+            for number, etag in noted.items()
+            if (part := there.get(number)) is not None
+            and part.size == self._extent(number, part_size)[1]
+            and part.etag in ("", etag)
+        }
 
     def _extent(self, number: int, part_size: int) -> tuple[int, int]:
         """Return where a part begins, and its size."""
@@ -298,25 +300,20 @@ class FileUpload:
 
     def _complete(self, upload: Upload, journal: UploadJournal) -> str:
         """Have the store put the parts together; return the object's ETag."""
-        query = encode_query([("uploadId", upload.id)])
-        data = multipart.completion({number: f'"{md5}"' for number, md5 in journal.parts.items()})
-        body = Body(hashlib.sha256(data).hexdigest(), data=data)
-        condition = self._condition()
+        url, body = self._parts.completion(upload.id, journal.parts)
+        expected = multipart.expected_etag(journal.parts)
+        condition = self.options.conditions()
         if condition and not self.bucket.is_amazon:
             self._remark("not every store honours If-None-Match for multipart uploads")
-        answer = self._write("POST", f"{self._url}?{query}", body, condition)
-        etag = multipart.text_of("ETag", answer.text)
-        return etag or multipart.usual_etag(journal.parts)
+        answer = self._write("POST", url, body, condition, lambda: expected)
+        return (answer and multipart.text_of("ETag", answer.text)) or expected
 
     def _abort(self, upload: Upload) -> None:
         """Have the store delete the parts; failing to is only remarked."""
-        query = encode_query([("uploadId", upload.id)])
-        # The client of this upload is stopped, with the parts that were under way.
+        # The client of this upload may be stopped, with the parts that were under way.
         client = self._make_client()
         try:
-            client.request(
-                "DELETE", f"{self._url}?{query}", Body(EMPTY_BODY), accept=frozenset({404})
-            )
+            MultipartRequests(client, self._url).abort(upload.id)
         except PgetError as error:
             self._remark(f"the parts that were sent could not be removed ({error.sentence()})")
         finally:
@@ -324,18 +321,18 @@ class FileUpload:
 
     # ------------------------------------------------------------------------------ the end
 
-    async def _check_stored(self, fd: int, version: tuple[int, ...], etag: str) -> None:
-        """Check the size of the object, and that the file has not changed since it was opened."""
-        found = await self._in_thread(
-            partial(self._client.request, "HEAD", self._url, Body(EMPTY_BODY))
-        )
-        size = found.head.headers.get("content-length", "")
-        if size.isdigit() and int(size) != self._size:
+    async def _check_stored(self) -> str:
+        """Check the size of the object; return its ETag, empty if these keys may not look."""
+        head = await self._in_thread(self._look)
+        if head.status == _FORBIDDEN:
+            self._remark("the key may not read the object, so its size was not compared")
+            return ""
+        if head.status == _MISSING:
+            raise TransferError(self._url, "the store does not have the object that was written")
+        size = _length(head)
+        if size not in (None, self._size):
             raise TransferError(self._url, f"the store has {size} bytes, {self._size} were sent")
-        if version_of(fd) != version:
-            raise DestinationError(
-                self.path, "changed while it was uploaded", hint="upload it again"
-            )
+        return head.headers.get("etag") or ""
 
     def _result(self, etag: str) -> UploadResult:
         seconds = time.monotonic() - self._started
@@ -383,17 +380,6 @@ class FileUpload:
         self._loop.call_soon_threadsafe(self.report, event)
 
 
-def _hash(fd: int, start: int, size: int) -> tuple[Body, str]:
-    """Return the body for part of a file, and its MD5 in hex. Content-MD5 has the store refuse a
-    part that was damaged on the way, or changed after it was hashed."""
-    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
-    pos, end = start, start + size
-    while pos < end:
-        block = os.pread(fd, min(_BLOCK, end - pos), pos)
-        if not block:
-            break
-        sha256.update(block)
-        md5.update(block)
-        pos += len(block)
-    headers = [("Content-MD5", b64encode(md5.digest()).decode())]
-    return Body(sha256.hexdigest(), size, fd, start, headers=headers), md5.hexdigest()
+def _length(head: Head) -> int | None:
+    length = head.headers.get("content-length", "")
+    return int(length) if length.isdigit() else None
