@@ -191,15 +191,14 @@ class ObjectSigner:
         self, link: Link, sent: Sequence[tuple[str, str]], head: Head, now: float
     ) -> Link | None:
         """See `RequestSigner.sign_again`."""
-        if self._credentials is None:
-            return None
         from pgetpy.core.objects.refusals import EXPIRED, SKEWED, read_refusal
 
         refusal = read_refusal(head)
         with self._lock:
-            if refusal.code in EXPIRED:
+            signed = self._credentials is not None
+            if refusal.code in EXPIRED and signed:
                 return link if self._may_renew(sent) else None
-            if refusal.code in SKEWED and refusal.date is not None:
+            if refusal.code in SKEWED and refusal.date is not None and signed:
                 skew = refusal.date - now
                 is_new = abs(skew - self._skew) >= _LEAST_SKEW
                 if not is_new or self._corrections >= _MOST_CORRECTIONS:
@@ -208,7 +207,7 @@ class ObjectSigner:
                 self._corrections += 1
                 return link
             if refusal.region and is_aws(self.endpoint):
-                return self._move(link, refusal.region)
+                return self._move(link, sent, refusal.region)
         return None
 
     def onward(self, before: Link, after: Link) -> Link:
@@ -232,11 +231,13 @@ class ObjectSigner:
         self._expired = True
         return True
 
-    def _move(self, link: Link, region: str) -> Link | None:
-        """Return `link` at the endpoint of `region`, the bucket's; None if that changes nothing, or
-        the bucket has moved before. Needs the lock."""
+    def _move(self, link: Link, sent: Sequence[tuple[str, str]], region: str) -> Link | None:
+        """Return `link` at the endpoint of `region`, the bucket's; None if that changes neither
+        the URL nor the signature, or the bucket has moved before. Needs the lock."""
         url = at_region(link.url, region)
-        if url == link.url or (self._moved and region != self.region):
+        signature = next((value for name, value in sent if name == "Authorization"), f"/{region}/")
+        same = url == link.url and f"/{region}/" in signature
+        if same or (self._moved and region != self.region):
             return None
         self.endpoint, self.region = at_region(self.endpoint, region), region
         self._moved = True

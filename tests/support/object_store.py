@@ -275,9 +275,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(refusal)
             return
         bucket, _, key = asked.path.removeprefix("/").partition("/")
-        host = asked.host.partition(".s3.")
-        if host[1]:
-            bucket, key = host[0], asked.path.removeprefix("/")
+        host = re.match(r"(.+)\.s3[.-]", asked.host)
+        if host is not None:
+            bucket, key = host[1], asked.path.removeprefix("/")
         if bucket not in self.owner.objects:
             self._refuse(Refusal(404, "NoSuchBucket", {"BucketName": bucket}))
         elif self.command in ("PUT", "POST", "DELETE"):

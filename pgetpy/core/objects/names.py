@@ -31,6 +31,11 @@ _BLOB_VERSION = re.compile(r"\?(versionid|snapshot)=([0-9TZ:.-]{10,40})\Z")
 # Amazon S3 User Guide, "Object key naming guidelines".
 _LONGEST_KEY = 1024
 _AWS = "amazonaws.com"
+# [BUCKET.]s3.amazonaws.com, s3.REGION, s3-REGION (of old buckets) and s3.dualstack.REGION.
+_REGIONAL = re.compile(
+    r"(?P<bucket>.+\.)?s3(?P<dualstack>\.dualstack)?(?:[.-][a-z]{2}-[a-z-]+-\d+)?"
+    r"\.(?P<rest>amazonaws\.com(?:\.cn)?(?::\d+)?)"
+)
 # What is said of a reference that names no bucket.
 _MISSING = {
     "az": "it names no container; write az://CONTAINER/BLOB",
@@ -150,10 +155,17 @@ def aws_endpoint(region: str) -> str:
 
 
 def at_region(url: str, region: str) -> str:
-    """Return `url`, of Amazon S3 in some region, as it is in `region`."""
+    """Return `url`, of Amazon S3 in some region, as it is in `region`.
+
+    Endpoints of other forms are not changed: accelerated ones have one host for all regions, and
+    those of FIPS or a VPC were chosen on purpose.
+    """
     parts = urlsplit(url)
-    bucket, _, rest = parts.netloc.partition("s3.")
-    return parts._replace(netloc=f"{bucket}s3.{region}.{rest[rest.index(_AWS) :]}").geturl()
+    found = _REGIONAL.fullmatch(parts.netloc)
+    if found is None:
+        return url
+    host = f"{found['bucket'] or ''}s3{found['dualstack'] or ''}.{region}.{found['rest']}"
+    return parts._replace(netloc=host).geturl()
 
 
 def is_aws(endpoint: str) -> bool:

@@ -182,21 +182,45 @@ def test_a_wrong_clock_is_made_up_for(store: ObjectStore, tmp_path: Path, off: f
     assert len(dates) > 1
 
 
-def test_the_bucket_may_be_in_another_region(store: ObjectStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("endpoint", "bucket", "first", "then"),
+    [
+        ("s3.us-east-1", "bucket", "s3.us-east-1", "s3.eu-west-1"),
+        ("s3.us-east-1", "bucket-s3", "s3.us-east-1", "s3.eu-west-1"),
+        ("s3-us-west-2", "bucket", "s3-us-west-2", "s3.eu-west-1"),
+        ("s3.dualstack.us-west-2", "bucket", "s3.dualstack.us-west-2", "s3.dualstack.eu-west-1"),
+        # One host for all regions: only the signature changes.
+        ("s3-accelerate", "bucket", "s3-accelerate", "s3-accelerate"),
+    ],
+)
+def test_the_bucket_may_be_in_another_region(
+    store: ObjectStore, tmp_path: Path, endpoint: str, bucket: str, first: str, then: str
+) -> None:
     """Amazon's hosts are played by a proxy, which plain HTTP goes through."""
     store.region = "eu-west-1"
+    store.put(bucket, KEY, BODY)
+    url = f"s3://{bucket}/{KEY}"
     environ = {
         k: v for k, v in store.environ.items() if k not in ("AWS_ENDPOINT_URL", "AWS_REGION")
     }
-    environ["AWS_ENDPOINT_URL"] = "http://s3.us-east-1.amazonaws.com"
-    get(URL, tmp_path / "out", environ, proxies=Proxies(http=store.url), chunk_size=1_000_000)
+    environ["AWS_ENDPOINT_URL"] = f"http://{endpoint}.amazonaws.com"
+    get(url, tmp_path / "out", environ, proxies=Proxies(http=store.url), chunk_size=1_000_000)
     hosts = [each.host for each in store.requests]
-    assert hosts[0] == "bucket.s3.us-east-1.amazonaws.com"
-    assert set(hosts[1:]) == {"bucket.s3.eu-west-1.amazonaws.com"}
+    assert hosts[0] == f"{bucket}.{first}.amazonaws.com"
+    assert set(hosts[1:]) == {f"{bucket}.{then}.amazonaws.com"}
     assert (tmp_path / "out").read_bytes() == BODY
     store.requests.clear()
-    get(URL, tmp_path / "out2", environ, proxies=Proxies(http=store.url))
-    assert {each.host for each in store.requests} == {"bucket.s3.eu-west-1.amazonaws.com"}
+    get(url, tmp_path / "out2", environ, proxies=Proxies(http=store.url))
+    assert {each.host for each in store.requests} == {f"{bucket}.{then}.amazonaws.com"}
+
+
+def test_a_public_bucket_may_be_in_another_region(store: ObjectStore, tmp_path: Path) -> None:
+    store.public = True
+    store.refuse(301, "PermanentRedirect", Region="eu-west-1")
+    environ = {"AWS_ENDPOINT_URL": "http://s3.us-east-1.amazonaws.com"}
+    get(URL, tmp_path / "out", environ, proxies=Proxies(http=store.url))
+    assert (tmp_path / "out").read_bytes() == BODY
+    assert store.requests[-1].host == "bucket.s3.eu-west-1.amazonaws.com"
 
 
 def test_a_region_is_believed_of_amazon_alone(store: ObjectStore, tmp_path: Path) -> None:
