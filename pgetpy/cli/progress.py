@@ -29,6 +29,7 @@ from pgetpy.core.report.events import (
     Event,
     Failed,
     Finished,
+    Progressed,
     Queued,
     Remarked,
     Retrying,
@@ -227,6 +228,8 @@ class _Notes:
         self._reasons: dict[int, str] = {}
 
     def lines(self, event: Event, tally: Tally, now: float) -> list[str]:
+        if isinstance(event, (Progressed, Finished)):
+            return []  # most events
         if isinstance(event, Started) and event.held:
             of = f" of {format_size(event.total)}" if event.total is not None else ""
             return [f"{label(event.dest, event.url)}: going on from {format_size(event.held)}{of}"]

@@ -126,10 +126,13 @@ class ManifestJournal:
             return job
         return replace(job, follow=_WholeFile(self, number))
 
-    def note_whole(self, number: int, status: os.stat_result) -> None:
-        """Note that the bytes of line `number` are complete; the name follows (note 1)."""
+    def note_whole(self, number: int, status: os.stat_result, *, absent: bool = False) -> None:
+        """Note that the bytes of line `number` are complete; the name follows (note 1).
+
+        `absent` says that nothing is at the destination, which is then the name itself.
+        """
         dest = self._jobs[number].dest or ""
-        mode = mode_at(dest)
+        mode = 0 if absent else mode_at(dest)
         is_link = stat.S_ISLNK(mode)
         is_folder = dest.endswith("/") or (os.path.isdir(dest) if is_link else stat.S_ISDIR(mode))
         path = "" if is_folder else self._real.of(dest, is_link=is_link)
@@ -322,6 +325,10 @@ class _WholeFile(Follower):
             fd, self._fd = self._fd, -1
             with contextlib.suppress(OSError):
                 self._journal.note_whole(self._number, os.fstat(fd))
+
+    def whole(self, fd: int, size: int) -> None:
+        with contextlib.suppress(OSError):
+            self._journal.note_whole(self._number, os.fstat(fd), absent=True)
 
     def lost(self) -> None:
         self._fd = -1

@@ -14,8 +14,6 @@ a gated repository, one of a bucket a missing right.
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -33,12 +31,11 @@ from pgetpy.engine.hosts import Hosts, descriptor_limit
 from pgetpy.engine.transfer import Transfer
 from pgetpy.engine.transports.base import Transport
 from pgetpy.engine.transports.direct import DirectTransport
-from pgetpy.errors import BadReferenceError, HttpStatusError, PgetError
+from pgetpy.errors import HttpStatusError, PgetError
 from pgetpy.errors.redact import redact
 from pgetpy.settings import Settings
-from pgetpy.sources.base import Located, RemoteFile
+from pgetpy.sources.base import Located, RemoteFile, only_object
 from pgetpy.sources.table import explained, locate, parse_reference
-from pgetpy.system.event_loop import gather_or_cancel
 from pgetpy.system.filesystem import ReservedPaths
 from pgetpy.system.threads import WORKERS, Workers
 
@@ -48,6 +45,7 @@ if TYPE_CHECKING:
     from pgetpy.engine.node_access import NodeAccess
     from pgetpy.engine.service_client import EngineServiceClient
     from pgetpy.engine.small_transfer import SmallTransfers
+    from pgetpy.engine.transports.small_request import SmallRequest
     from pgetpy.settings.fleet_settings import FleetSettings
 
 # Of several files, so many begin at once: while one waits for its answer, another is written.
@@ -67,6 +65,7 @@ class Engine:
         workers = WORKERS
         hosts = Hosts(settings, workers)
         direct = DirectTransport(workers)
+        rate = settings.limit_rate
         self._full: Any = _Deferred(lambda: full_transport(workers))
         self._client: Any = _Deferred(self._service_client)
         local: Any = _Deferred(lambda: _local_transport(workers))
@@ -76,7 +75,7 @@ class Engine:
             workers=workers,
             direct=direct,
             full=self._full,
-            throttle=_throttle(settings.limit_rate),
+            throttle=None if rate is None else _throttle(rate),
             paths=ReservedPaths(),
             local=local,
             nodes=None if settings.fleet is None else _node_access(settings.fleet, settings, hosts),
@@ -178,13 +177,16 @@ class Engine:
         """Forget the paths of earlier downloads, so that they may be downloaded to again."""
         self._context.paths.clear()
 
-    async def download(self, job: Job, report: Report, key: int = 0) -> DownloadResult:
+    async def download(
+        self, job: Job, report: Report, key: int = 0, *, begun: SmallRequest | None = None
+    ) -> DownloadResult:
         """Run one job, whose URL may be a reference that a source knows.
 
         Args:
             job: what to fetch, and where to.
             report: gets the events.
             key: tells the events of this job from others.
+            begun: the first request for it, if that has been sent already.
 
         Raises:
             PgetError: it failed.
@@ -197,21 +199,24 @@ class Engine:
             if job.link is not None and reference.is_folder:
                 # One file of a folder that has been listed.
                 with self.explaining(reference):
-                    result = await self._carry(job, key, report, vetted=True)
+                    result = await self._carry(job, key, report, vetted=True, begun=begun)
             elif reference.link is not None:
                 # A server's Content-Disposition goes before the name in the URL.
                 name = reference.name if reference.local else ""
                 link = job.link or reference.link
                 found = replace(job, url=reference.text, link=link, name=name)
-                result = await self._carry(found, key, report, vetted=True)
+                result = await self._carry(found, key, report, vetted=True, begun=begun)
             else:
                 with self.explaining(reference):
-                    remote = _only(reference, await self.locate(reference))
+                    remote = only_object(reference, await self.locate(reference))
                     result = await self._carry_located(remote, job, key, report, vetted=True)
+        self._finish(job, result, report, key)
+        return result
+
+    def _finish(self, job: Job, result: DownloadResult, report: Report, key: int) -> None:
         if self._metrics is not None:
             self._metrics.finished(job.url, result)
         report(Finished(key, result))
-        return result
 
     async def fetch(self, remote: RemoteFile, job: Job, report: Report, key: int = 0) -> None:
         """Run `job` for an object that has been located.
@@ -239,12 +244,19 @@ class Engine:
         return await self._carry(found, key, report, vetted=vetted, size=remote.size)
 
     async def _carry(
-        self, job: Job, key: int, report: Report, *, vetted: bool, size: int | None = None
+        self,
+        job: Job,
+        key: int,
+        report: Report,
+        *,
+        vetted: bool,
+        size: int | None = None,
+        begun: SmallRequest | None = None,
     ) -> DownloadResult:
         """Run `job`, whose object has `size` bytes if that is known."""
         context, lane = self._context, self._lane
         if lane is not None and lane.takes(job) and not self._goes_by_nodes(job):
-            return await lane.carry(job, key, report, vetted=vetted, size=size)
+            return await lane.carry(job, key, report, vetted=vetted, size=size, begun=begun)
         if lane is not None:
             lane.slots.note(size)
         return await Transfer(context, job, key, report, vetted=vetted).run()
@@ -259,24 +271,30 @@ class Engine:
 
         Where one fails, or we are cancelled, the others end first.
         """
-        context, waiting = self._context, iter(works)
-        most = min(self._settings.max_concurrent_files, context.hosts.ceiling)
-        context.hosts.start = max(1, min(len(works), _SIDE_BY_SIDE))
+        waiting = iter(works)  # one iterator for all, so each is done once, in order
+
+        async def step() -> bool:
+            work = next(waiting, None)
+            if work is not None:
+                await work()
+            return work is not None
+
         if len(works) == 1:
-            await works[0]()
-            return
+            self._prepare_several(1)
+            await step()
+        elif works:
+            await self._prepare_several(len(works)).work_off(step, len(works))
+
+    def _prepare_several(self, count: int) -> SmallTransfers:
+        """Get ready for `count` files at a time; return the lane for small ones."""
+        hosts = self._context.hosts
+        hosts.start = max(1, min(count, _SIDE_BY_SIDE))
         if self._lane is None:
             from pgetpy.engine.small_transfer import SmallTransfers
 
-            self._lane = SmallTransfers(context, self._direct, most)
-        slots = self._lane.slots
-
-        async def work_off() -> None:
-            for work in waiting:  # one iterator for all, so each is done once, in order
-                async with slots:
-                    await work()
-
-        await gather_or_cancel([asyncio.ensure_future(work_off()) for _ in works[:most]])
+            most = min(self._settings.max_concurrent_files, hosts.ceiling)
+            self._lane = SmallTransfers(self._context, self._direct, most)
+        return self._lane
 
     async def download_all(
         self, jobs: Sequence[Job], report: Report, *, fail_fast: bool
@@ -289,15 +307,27 @@ class Engine:
         report(Queued(len(jobs)))
         outcomes: list[DownloadResult | DownloadFailure | None] = [None] * len(jobs)
 
-        async def work(key: int, job: Job) -> None:
+        async def fetch(key: int, begun: SmallRequest | None = None) -> None:
+            job = jobs[key]
             try:
-                outcomes[key] = await self.download(job, report, key)
+                outcomes[key] = await self.download(job, report, key, begun=begun)
             except PgetError as error:
                 if fail_fast:
                     raise
                 outcomes[key] = DownloadFailure(redact(job.url), job.dest or "", error)
 
-        await self.run_all([partial(work, key, job) for key, job in enumerate(jobs)])
+        def finished(key: int, result: DownloadResult) -> None:
+            outcomes[key] = result
+            self._finish(jobs[key], result, report, key)
+
+        if len(jobs) < 2:
+            await self.run_all([partial(fetch, key) for key in range(len(jobs))])
+        else:
+            from pgetpy.engine.small_files import SmallFiles
+
+            lane = self._prepare_several(len(jobs))
+            files = SmallFiles(self._context, lane, jobs, report, finished, fetch)
+            await lane.work_off(files.step, len(jobs))
         return tuple(outcome for outcome in outcomes if outcome is not None)
 
     async def close(self) -> None:
@@ -307,18 +337,6 @@ class Engine:
             await self._full.close()
         if self._metrics is not None:
             await self._metrics.close()
-
-
-def _only(reference: Reference, located: Located) -> RemoteFile:
-    """Return the one object of a reference.
-
-    Raises:
-        BadReferenceError: it is a folder.
-    """
-    if located.folder:
-        hint = "name one file of it, or have pgetpy ensure --wanted folder keep all"
-        raise BadReferenceError(str(reference), f"it is {len(located.objects)} files; {hint}")
-    return located.objects[0]
 
 
 def _of(remote: RemoteFile, job: Job) -> Job:
@@ -373,17 +391,7 @@ def _node_access(fleet: FleetSettings, settings: Settings, hosts: Hosts) -> Node
     return NodeAccess(shared_nodes(fleet), settings, hosts)
 
 
-def _throttle(rate: int | None) -> Callable[[int], float] | None:
-    """Return what paces all connections of an engine together; it is called from many threads."""
-    if rate is None:
-        return None
-    from pgetpy.core.http.rate_limit import TokenBucket
+def _throttle(rate: int) -> Callable[[int], float]:
+    from pgetpy.engine.throttle import shared_throttle
 
-    bucket = TokenBucket(rate, time.monotonic())
-    lock = threading.Lock()
-
-    def take(count: int) -> float:
-        with lock:
-            return bucket.take(count, time.monotonic())
-
-    return take
+    return shared_throttle(rate)

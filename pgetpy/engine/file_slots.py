@@ -24,6 +24,11 @@ class FileSlots:
         self._free = asyncio.Semaphore(self._limit)
         self._superfluous = 0
 
+    @property
+    def crowded(self) -> bool:
+        """Whether more files are being fetched than pays: a slot should be given back."""
+        return self._superfluous > 0
+
     async def __aenter__(self) -> None:
         await self._free.acquire()
 

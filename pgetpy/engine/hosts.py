@@ -222,6 +222,10 @@ class Hosts:
             _LOG.debug("%s is at %s (%s)", link.origin.host, where, way)
         return self._hosts.setdefault((link.origin, link.trusted), host)
 
+    def known(self, link: Link) -> Host | None:
+        """Return the host of `link` if `get` has returned it before."""
+        return self._hosts.get((link.origin, link.trusted))
+
     def tls(self) -> ssl.SSLContext:
         """Return the context for https; made when first needed, for it reads many certificates.
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from pgetpy.core.http.heads import Head
@@ -32,6 +32,7 @@ from pgetpy.engine.hosts import Host
 from pgetpy.engine.transports.base import Request
 from pgetpy.engine.transports.small_request import SmallRequest
 from pgetpy.settings import Settings
+from pgetpy.system.event_loop import gather_or_cancel
 
 # Seconds, and share of the stall limit, after which a request is left to a watchdog.
 _LATE = 0.5
@@ -61,29 +62,47 @@ class SmallLane:
     Attributes:
         context: of the engine.
         slots: how many files are fetched at a time; told which turn out to be small.
+        most: the most of them.
+        usable: whether the settings leave anything to it.
     """
 
     def __init__(self, context: EngineContext, transport: SmallTransport, most: int) -> None:
         settings = context.settings
         self.slots = FileSlots(most)
+        self.most = most
         self.context = context
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._late = min(_LATE, settings.stall_timeout * _LATE_SHARE)
         # A limit of the rate, or of the size of ranges, is kept by attempts.
-        self._usable = context.throttle is None and settings.chunk_size >= Settings.chunk_size
+        self.usable = context.throttle is None and settings.chunk_size >= Settings.chunk_size
         self._buffers: list[bytearray] = []
         self._under_way: dict[SmallRequest, float] = {}
         self._queues: dict[int, tuple[Host, deque[asyncio.Future[None]]]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._ticked_at = 0.0
 
+    async def work_off(self, step: Callable[[], Awaitable[bool]], count: int) -> None:
+        """Call `step` until it returns False, by up to `count` tasks, each of which holds a slot.
+
+        Where one fails, or we are cancelled, the others end first.
+        """
+
+        async def work() -> None:
+            more = True
+            while more:
+                async with self.slots:
+                    more = await step()
+
+        tasks = [asyncio.ensure_future(work()) for _ in range(min(count, self.most))]
+        await gather_or_cancel(tasks)
+
     def takes(self, job: Job) -> bool:
         """Whether `job` may be begun here, however large its object is.
 
         Redirects are followed faster here than by an attempt, which opens a connection for each.
         """
-        return self._usable and job.dest is not None and not job.extract and not job.mirrors
+        return self.usable and job.dest is not None and not job.extract and not job.mirrors
 
     async def may_ask(self, host: Host) -> bool:
         """Wait until `host` may be asked by one more connection; whether it may from here.
@@ -106,23 +125,39 @@ class SmallLane:
         buffer = self._buffers.pop() if self._buffers else bytearray(_BUFFER)
         return SmallRequest(request, buffer, length_of)
 
+    def may_ask_now(self, host: Host) -> bool:
+        """Whether `host` may be asked by one more connection, from here, without a wait."""
+        return host.busy < self._room(host) and self._loop.time() >= host.not_before
+
     async def receive(self, host: Host, begun: SmallRequest) -> bool:
         """Send the request of `begun` to `host`; whether its whole answer has come."""
+        born = self.begin(host, begun)
+        try:
+            await self._transport.begin(begun)
+        finally:
+            self.leave(host, begun, born)
+        return begun.complete
+
+    def begin(self, host: Host, begun: SmallRequest) -> float:
+        """Count the request of `begun`, which is sent to `host` now; return the time, for `leave`.
+
+        From here on it is interrupted if it is late.
+        """
         born = self._loop.time()
         host.busy += 1
         self._under_way[begun] = born
         self._tick_later()
-        try:
-            await self._transport.begin(begun)
-        finally:
-            now = self._loop.time()
-            del self._under_way[begun]
-            host.busy -= 1
-            host.ended += 1
-            if begun.complete and begun.head is not None and begun.head.status < 300:
-                host.took_small(len(begun.body), begun.answered - born, now - born)
-            self._observe(host, now)
-        return begun.complete
+        return born
+
+    def leave(self, host: Host, begun: SmallRequest, born: float) -> None:
+        """Learn from how the request ended that was counted at `born`."""
+        now = self._loop.time()
+        del self._under_way[begun]
+        host.busy -= 1
+        host.ended += 1
+        if begun.complete and begun.head is not None and begun.head.status < 300:
+            host.took_small(len(begun.body), begun.answered - born, now - born)
+        self._observe(host, now)
 
     def end(self, begun: SmallRequest) -> None:
         """Take back what `begun` has used: its body is not needed any more.
@@ -131,8 +166,12 @@ class SmallLane:
         file would raise the memory of a whole run.
         """
         self._transport.end(begun)
-        if len(begun.buffer) == _BUFFER:
-            self._buffers.append(begun.buffer)
+        self.reuse(begun.buffer)
+
+    def reuse(self, buffer: bytearray) -> None:
+        """Take back the buffer of a request whose body is not needed any more."""
+        if len(buffer) == _BUFFER:
+            self._buffers.append(buffer)
 
     def _room(self, host: Host) -> int:
         """How many connections to `host` there may be, one fewer where an attempt waits for it."""
@@ -153,7 +192,7 @@ class SmallLane:
         """Interrupt what is late; where there is room, admit those that wait for it."""
         self._timer = None
         now = self._loop.time()
-        for begun, born in self._under_way.items():
+        for begun, born in list(self._under_way.items()):
             if now - born >= self._late:
                 begun.interrupt()
         for host, queue in list(self._queues.values()):

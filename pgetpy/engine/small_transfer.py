@@ -15,9 +15,10 @@ decide otherwise, and no byte is requested twice.
 
 from __future__ import annotations
 
-from pgetpy.core.http.answers import Answer, Redirected, RetryWithoutRange, judge
+from pgetpy.core.http.answers import Answer, Redirected
 from pgetpy.core.http.heads import Head
 from pgetpy.core.http.ranges import EVERYTHING, Span, Spans
+from pgetpy.core.http.small_answers import judge_small, plain_length
 from pgetpy.core.references.jobs import Job
 from pgetpy.core.report.events import Report
 from pgetpy.core.report.results import DownloadResult
@@ -33,7 +34,11 @@ from pgetpy.system.filesystem import disk_errors
 
 
 class SmallTransfer(Transfer):
-    """A transfer that goes by `lane` as far as it can."""
+    """A transfer that goes by `lane` as far as it can.
+
+    Args:
+        begun: the first request, if it has been sent already.
+    """
 
     def __init__(
         self,
@@ -43,10 +48,12 @@ class SmallTransfer(Transfer):
         report: Report,
         *,
         lane: SmallLane,
+        begun: SmallRequest | None = None,
         vetted: bool = False,
         size: int | None = None,
     ) -> None:
         super().__init__(context, job, key, report, vetted=vetted)
+        self._begun = begun
         self._lane: SmallLane | None = lane
         self._sized = size is not None
         if self._sized:
@@ -68,7 +75,7 @@ class SmallTransfer(Transfer):
                 return Provenance(route.target.url, self._answer, single)
             head = self._begun.head if isinstance(self._begun, SmallRequest) else None
             if not self._sized:
-                lane.slots.note(_plain_length(head) if head is not None else None)
+                lane.slots.note(plain_length(head) if head is not None else None)
         return await super()._from_any()
 
     async def _release(self) -> None:
@@ -90,24 +97,14 @@ class SmallTransfer(Transfer):
         if not self._is_untouched():
             return False
         while True:
-            try:
-                host = await route.host()
-            except TransferError:
-                return False
-            if not await lane.may_ask(host):
-                return False
-            begun = self._begun = lane.request(
-                route.request(host, EVERYTHING, None), self._length_of
-            )
-            self._answer = self._redirect = None
-            received = await lane.receive(host, begun)
-            if self._redirect is None and not received:
+            begun = await self._answered(lane, route)
+            if begun is None or (self._redirect is None and not begun.complete):
                 return False
             if self._redirect is None:
                 self._write(route, begun)
             self._counts.requests += 1
             self._begun = None
-            if received:
+            if begun.complete:
                 lane.end(begun)
             else:
                 begun.close()
@@ -118,6 +115,27 @@ class SmallTransfer(Transfer):
             except TransferError:
                 route.start_again()
                 return False
+
+    async def _answered(self, lane: SmallLane, route: Route) -> SmallRequest | None:
+        """Return the next request, answered as far as the lane can; None if it may not be made.
+
+        It sets `_answer` or `_redirect`, or neither.
+        """
+        self._answer = self._redirect = None
+        if isinstance(self._begun, SmallRequest):
+            head = self._begun.head
+            if head is not None:
+                self._length_of(head)
+            return self._begun if self._redirect is not None else None
+        try:
+            host = await route.host()
+        except TransferError:
+            return None
+        if not await lane.may_ask(host):
+            return None
+        begun = self._begun = lane.request(route.request(host, EVERYTHING, None), self._length_of)
+        await lane.receive(host, begun)
+        return begun
 
     def _is_untouched(self) -> bool:
         """Whether the destination is a file, and no other run works on it or has left bytes."""
@@ -135,24 +153,15 @@ class SmallTransfer(Transfer):
         target = self._routes[0].target
         if head.status >= 300 and target.signer is not None:
             return None  # perhaps it only has to be signed differently
-        length = _plain_length(head)
+        length, largest = plain_length(head), self._context.settings.largest
+        most = SMALL if largest is None else min(SMALL, largest[0])
         verified = self._job.checksum is not None
         try:
-            answer = judge(target.url, EVERYTHING, head, None, verified=verified)
+            self._answer = judge_small(target.url, head, verified=verified, most=most)
         except Redirected as redirect:
             self._redirect = redirect
             return length if length is not None and length <= SMALL else None
-        except (TransferError, RetryWithoutRange):
-            return None
-        size, largest = answer.identity.total, self._context.settings.largest
-        if size is None or size != length or not 0 < size <= SMALL:
-            return None
-        if (answer.start, answer.stop, answer.skip) != (0, size, 0):
-            return None
-        if largest is not None and size > largest[0]:
-            return None
-        self._answer = answer
-        return size
+        return None if self._answer is None else length
 
     def _write(self, route: Route, begun: SmallRequest) -> None:
         """Write the body of `begun`, which is the whole object, to the part file.
@@ -180,23 +189,23 @@ class SmallTransfers(SmallLane):
     """The lane, with the transfers that go by it."""
 
     async def carry(
-        self, job: Job, key: int, report: Report, *, vetted: bool, size: int | None
+        self,
+        job: Job,
+        key: int,
+        report: Report,
+        *,
+        vetted: bool,
+        size: int | None,
+        begun: SmallRequest | None = None,
     ) -> DownloadResult:
         """Run `job`, one that `takes` has accepted, of `size` bytes if that is known.
+
+        For `begun` see `SmallTransfer`.
 
         Raises:
             PgetError: it failed.
         """
         transfer = SmallTransfer(
-            self.context, job, key, report, lane=self, vetted=vetted, size=size
+            self.context, job, key, report, lane=self, begun=begun, vetted=vetted, size=size
         )
         return await transfer.run()
-
-
-def _plain_length(head: Head) -> int | None:
-    """Return the Content-Length of a body that is sent as it is; None for any other."""
-    headers = head.headers
-    length = headers.get("content-length", "")
-    if not length.isdecimal() or "transfer-encoding" in headers or "content-encoding" in headers:
-        return None
-    return int(length[:19])

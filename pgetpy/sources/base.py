@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pgetpy.core.http.urls import Link, RequestSigner, opened_link
 from pgetpy.core.lazy_dataclass import dataclass, field, replace
 from pgetpy.core.references.reference import Reference
-from pgetpy.errors import HttpStatusError, PgetError
+from pgetpy.errors import BadReferenceError, HttpStatusError, PgetError
 from pgetpy.settings import SourceSection
 
 if TYPE_CHECKING:
@@ -218,3 +218,15 @@ def parts_at(text: str, hosts: Set[str], endpoint: str) -> tuple[str, str] | Non
     if parts.scheme not in ("http", "https") or host not in hosts | {own.netloc.lower()}:
         return None
     return parts.path.removeprefix(own.path), parts.query
+
+
+def only_object(reference: Reference, located: Located) -> RemoteFile:
+    """Return the one object of a reference.
+
+    Raises:
+        BadReferenceError: it is a folder.
+    """
+    if located.folder:
+        hint = "name one file of it, or have pgetpy ensure --wanted folder keep all"
+        raise BadReferenceError(str(reference), f"it is {len(located.objects)} files; {hint}")
+    return located.objects[0]

@@ -133,15 +133,25 @@ class ReservedPaths:
         """
         with disk_errors(path):
             real = self._real.of(path, is_link=is_link)
+        if not self.reserve(real):
+            raise DestinationError(
+                str(path),
+                "is the destination of another file of this call",
+                hint="give each its own name",
+                code=errno.EEXIST,
+            )
+
+    def reserve(self, real: str) -> bool:
+        """Reserve a path that contains no symbolic link; False if another file has it."""
         with self._lock:
-            if real in self._taken:
-                raise DestinationError(
-                    str(path),
-                    "is the destination of another file of this call",
-                    hint="give each its own name",
-                    code=errno.EEXIST,
-                )
+            free = real not in self._taken
             self._taken.add(real)
+        return free
+
+    def give_back(self, real: str) -> None:
+        """Release a path that was reserved: it is going to be taken again."""
+        with self._lock:
+            self._taken.discard(real)
 
     def clear(self) -> None:
         """Release all paths: no file of the call is under way any more."""

@@ -20,10 +20,11 @@ import threading
 from pathlib import Path
 
 from pgetpy.core.http.ranges import Spans
+from pgetpy.core.references.jobs import Follower
 from pgetpy.tensors.base import Descriptor, FileSnapshot, Wakeup
 
 
-class GrowingFile:
+class GrowingFile(Follower):
     """Follows one file: which file it is, and which of its bytes have landed."""
 
     def __init__(self, wakeup: Wakeup) -> None:

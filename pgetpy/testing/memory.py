@@ -151,6 +151,9 @@ class _MemoryAnswer:
     async def ask(self, request: Request) -> None:
         await asyncio.sleep(0)
 
+    def ask_now(self, request: Request) -> bool:
+        return False  # the network has to be told of each request
+
     def listen(self, heard: Callable[[], None] | None) -> None:
         self._heard = heard
         self._tell_later()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from pgetpy.core.http.answers import Identity
-from pgetpy.core.http.ranges import Spans
+from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.core.http.urls import Link
 from pgetpy.core.lazy_dataclass import dataclass, field
 from pgetpy.core.references.reference import Reference
@@ -25,6 +25,12 @@ class Follower(Protocol):
 
     def landed(self, spans: Spans) -> None:
         """All bytes of `spans` have been written."""
+
+    def whole(self, fd: int, size: int) -> None:
+        """All `size` bytes of a file have been written to what `fd` is open on, at a path where
+        nothing was: `began` and `landed` at once."""
+        self.began(fd, size)
+        self.landed(Spans([Span(0, size)]))
 
     def lost(self) -> None:
         """The object has changed or must be fetched again: discard what was received."""

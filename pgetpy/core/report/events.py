@@ -45,7 +45,8 @@ class Started:
 
 @dataclass(frozen=True)
 class Progressed:
-    """So many bytes have arrived. Sent several times a second.
+    """So many bytes have arrived. Sent several times a second; not for a small file of several, all
+    of which arrives at once.
 
     Attributes:
         done: bytes that have arrived. Never falls except after `StartedOver`, and never exceeds

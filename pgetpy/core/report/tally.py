@@ -142,19 +142,20 @@ class Tally:
 
     def take(self, event: Event, now: float) -> None:
         """Count `event`, which arrived at `now`."""
-        if isinstance(event, Queued):
-            self.files, self.announced = event.files, event.total
+        # The most frequent ones first.
+        if isinstance(event, Progressed):
+            self._progress(event, now)
         elif isinstance(event, Started):
             self._start(event, now)
-        elif isinstance(event, Progressed):
-            self._progress(event, now)
+        elif isinstance(event, (Finished, Failed)):
+            self._end(event, now)
+        elif isinstance(event, Queued):
+            self.files, self.announced = event.files, event.total
         elif isinstance(event, StartedOver):
             self._start_over(event, now)
         elif isinstance(event, Verifying):
             state = self._state(event.key, event.dest, now)
             state.verified = event.done / event.total if event.total else 1.0
-        elif isinstance(event, (Finished, Failed)):
-            self._end(event, now)
 
     @property
     def ended(self) -> int:
@@ -212,7 +213,10 @@ class Tally:
         return max(0, expected - self.done) / rate
 
     def _state(self, key: int, dest: str, now: float) -> FileState:
-        return self.active.setdefault(key, FileState(key, dest, now))
+        state = self.active.get(key)
+        if state is None:
+            state = self.active[key] = FileState(key, dest, now)
+        return state
 
     def _start(self, event: Started, now: float) -> None:
         state = self._state(event.key, event.dest, now)

@@ -178,7 +178,14 @@ class Connection:
 
     async def ask(self, request: Request) -> None:
         """Send `request`. Its answer has to be read before the next one is sent."""
-        await self._write(bytes_of(request))
+        await self._send(self._seal(bytes_of(request)))
+
+    def ask_now(self, request: Request) -> bool:
+        """See `AnswerStream.ask_now`."""
+        data = self._seal(bytes_of(request))
+        with contextlib.suppress(OSError):
+            return self.sock.send(data) == len(data)
+        return False
 
     async def receive_into(self, buffer: memoryview) -> int:
         """Receive what there is into `buffer`, waiting for the first byte; 0 at the end."""
@@ -197,15 +204,13 @@ class Connection:
 
     def unwatch(self) -> None:
         """Have the loop watch it no more: it is used in another way, or not at all."""
-        loop, self._watching = self._watching, None
-        if loop is not None:
-            loop.remove_reader(self.sock.fileno())
+        if self._watching is not None:
+            self._watching.remove_reader(self.sock.fileno())
+        self._watching = None
 
     def _hear(self) -> None:
-        if self._heard is not None:
-            self._heard()
-        else:
-            self.unwatch()  # closed while it is idle; `silent` will tell
+        # If it is closed while it is idle, `silent` will tell.
+        (self._heard or self.unwatch)()
 
     def receive_now(self, buffer: memoryview) -> int | None:
         """See `AnswerStream.receive_now`."""
@@ -293,7 +298,7 @@ class Connection:
             HttpStatusError: the proxy refuses.
             OSError: it does not answer in HTTP.
         """
-        await self._write(connect_request(request))
+        await self._send(self._seal(connect_request(request)))
         reader = HeadReader()
         head = None
         while head is None:
@@ -316,12 +321,12 @@ class Connection:
             await self._feed(self._tls)
         await self._send(self._tls.sealed())
 
-    async def _write(self, data: bytes) -> None:
-        """Send `data`, sealed where there is TLS."""
-        if self._tls is not None:
-            self._tls.seal(data)
-            data = self._tls.sealed()
-        await self._send(data)
+    def _seal(self, data: bytes) -> bytes:
+        """Return `data` as it is sent."""
+        if self._tls is None:
+            return data
+        self._tls.seal(data)
+        return self._tls.sealed()
 
     async def _feed(self, tls: Tls) -> None:
         """Send what TLS has to send, and pass it what comes next."""

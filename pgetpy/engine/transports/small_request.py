@@ -4,8 +4,9 @@
     ---------------------|===========|=========|----> the whole body is in the buffer
                          ^------ interrupt ----^
 
-What comes is received by the loop's callback, and the task that waits is woken once, for the whole
-answer. Waking it for each piece would take longer than receiving the piece.
+What comes is received by the loop's callback, and whoever waits is told once, of the whole answer:
+a task (`ask`), or a function that is called at once (`expect`). Waking a task for each piece would
+take longer than receiving the piece.
 
 If the answer is late, large or odd, an exchange takes the request over, with its connection and
 what has come (`Exchange.begun`), so nothing is asked for twice.
@@ -37,6 +38,9 @@ class AnswerStream(Protocol):
     async def ask(self, request: Request) -> None:
         """Send `request`."""
 
+    def ask_now(self, request: Request) -> bool:
+        """Send `request` without waiting; False where it has to be sent another way."""
+
     def listen(self, heard: Callable[[], None] | None) -> None:
         """Have `heard` called on the loop whenever something can be received; None ends that."""
 
@@ -61,6 +65,7 @@ class SmallRequest:
         answered: when the head was complete, in loop time.
         complete: whether the whole body has come.
         error: why there is no answer.
+        failure: what ended the wait for the answer, for the transport, which makes `error` of it.
     """
 
     def __init__(
@@ -74,9 +79,10 @@ class SmallRequest:
         self.answered = 0.0
         self.complete = False
         self.error: Exception | None = None
+        self.failure: Exception | None = None
         self._length_of = length_of
         self._loop = asyncio.get_running_loop()
-        self._waiter: asyncio.Future[bool] | None = None
+        self._ended: Callable[[], None] | None = None
         self._size = 0
 
     @property
@@ -98,21 +104,37 @@ class SmallRequest:
         """
         if self.reader.received:
             self.reader = HeadReader(self.buffer)
-        self.stream = stream
+        self.stream, self.failure = stream, None
         await stream.ask(self.request)
-        self._waiter = self._loop.create_future()
-        stream.listen(self._hear)
+        ended = asyncio.Event()
+        self.expect(stream, ended.set)
         try:
-            self.complete = await self._waiter
+            await ended.wait()
         finally:
-            self._waiter = None
+            self._ended = None
             stream.listen(None)
+        if self.failure is not None:
+            raise self.failure
+
+    def expect(self, stream: AnswerStream, ended: Callable[[], None]) -> None:
+        """Receive the answer to the request, which `stream` has sent.
+
+        Args:
+            ended: is called once: when all has come (`complete`), `interrupt` was called, or the
+                wait ended otherwise. Until `stream` is listened to by others, or no more, what
+                comes then is left where it is.
+        """
+        self.stream, self._ended = stream, ended
+        stream.listen(self._hear)
 
     def interrupt(self) -> None:
         """End the wait for the answer, so that an exchange can take over."""
         # A request that is not sent completely cannot be taken over.
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(False)
+        self._end(complete=False)
+
+    def forget(self) -> None:
+        """Tell no one any more how it ends."""
+        self._ended = None
 
     def fail(self, error: Exception) -> None:
         """Record that there is no answer, because of `error`."""
@@ -126,19 +148,24 @@ class SmallRequest:
             self.stream = None
 
     def _hear(self) -> None:
-        """Receive what there is; wake the task if it was the last, or an exchange is needed."""
-        waiter, stream = self._waiter, self.stream
-        if waiter is None or stream is None or waiter.done():
+        """Receive what there is; tell if it was the last, or an exchange is needed."""
+        stream = self.stream
+        if self._ended is None or stream is None:
             return
         try:
             complete = self._receive(stream)
             while complete is None and stream.has_more:
                 complete = self._receive(stream)
-        except Exception as error:  # for the task that waits, not for the loop
-            waiter.set_exception(error)
-        else:
-            if complete is not None:
-                waiter.set_result(complete)
+        except Exception as error:  # for the one who waits, not for the loop
+            self.failure, complete = error, False
+        if complete is not None:
+            self._end(complete=complete)
+
+    def _end(self, *, complete: bool) -> None:
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            self.complete = complete
+            ended()
 
     def _receive(self, stream: AnswerStream) -> bool | None:
         """Receive once; whether all has come, False if it will not come here, None for not yet."""
