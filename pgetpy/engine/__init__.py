@@ -9,6 +9,7 @@ where bytes end up to destinations/.
         Attempt       one try by one route: requests go out until every byte has landed
           Exchange    one request under way, carried by a transport in a task of its own
       SmallTransfer   a Transfer without Attempt, as far as one small answer brings everything
+      Carrier         small files without Transfers, one after the other over one connection
 
 An attempt is a loop. It turns when an exchange ends, when a first answer is believed, and every
 25 ms:

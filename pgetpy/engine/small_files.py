@@ -287,7 +287,7 @@ class Carrier:
         assert stream is not None
         assert host is not None
         assert done.head is not None
-        usable = not done.surplus and may_stay_open(done.head)
+        usable = not done.surplus and may_stay_open(done.head) and stream.silent()
         key = None
         if usable and not lane.slots.crowded and lane.may_ask_now(host):
             key = next(self._files.keys, None)

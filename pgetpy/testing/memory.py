@@ -154,6 +154,9 @@ class _MemoryAnswer:
     def ask_now(self, request: Request) -> bool:
         return False  # the network has to be told of each request
 
+    def silent(self) -> bool:
+        return True
+
     def listen(self, heard: Callable[[], None] | None) -> None:
         self._heard = heard
         self._tell_later()

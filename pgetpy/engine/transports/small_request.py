@@ -41,6 +41,9 @@ class AnswerStream(Protocol):
     def ask_now(self, request: Request) -> bool:
         """Send `request` without waiting; False where it has to be sent another way."""
 
+    def silent(self) -> bool:
+        """Whether nothing waits to be received, which would be taken for the next answer."""
+
     def listen(self, heard: Callable[[], None] | None) -> None:
         """Have `heard` called on the loop whenever something can be received; None ends that."""
 
@@ -185,21 +188,21 @@ class SmallRequest:
         if size is None:
             return False
         self._size = size
-        self.buffer = self.reader.make_room(size)
+        self.buffer = self.reader.make_room(size + 1)  # see `_receive_body`
         return True if len(self.reader.rest) >= size else None
 
     def _receive_body(self, stream: AnswerStream) -> bool | None:
         """As `_receive`, once the head is there.
 
-        No more than the body is received on purpose: what follows belongs to the next answer of
-        the connection. If more came with the head, `surplus` says so, and it is closed.
+        One byte more than the body is asked for. If it comes, it cannot belong to the next answer,
+        whose request has not been sent: `surplus` says so, and the connection is closed.
         """
         missing = self._size - len(self.reader.rest)
         try:
-            count = stream.receive_now(self.reader.space[:missing])
+            count = stream.receive_now(self.reader.space[: missing + 1])
         except OSError:
             return False
         if count is None:
             return None
         self.reader.add_body(count)
-        return False if not count else (True if count == missing else None)
+        return False if not count else (True if count >= missing else None)
