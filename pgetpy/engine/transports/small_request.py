@@ -4,9 +4,9 @@
     ---------------------|===========|=========|----> the whole body is in the buffer
                          ^------ interrupt ----^
 
-What comes is received by the loop's callback, and whoever waits is told once, of the whole answer:
-a task (`ask`), or a function that is called at once (`expect`). Waking a task for each piece would
-take longer than receiving the piece.
+The loop's callback receives what comes, and reports once, when the whole answer is there: to a task
+(`ask`), or to a function that is called at once (`expect`). Waking a task for each piece would take
+longer than receiving the piece.
 
 If the answer is late, large or odd, an exchange takes the request over, with its connection and
 what has come (`Exchange.begun`), so nothing is asked for twice.
