@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -68,7 +68,6 @@ class GenerationBuilder:
         copies: whether to copy what cannot be linked.
         fsync: whether to wait until a generation is on stable storage before it is published.
         clean_uv_cache: whether to empty uv's cache before environments are built.
-        now: the clock, in seconds since the epoch.
     """
 
     def __init__(
@@ -80,7 +79,6 @@ class GenerationBuilder:
         copies: bool = False,
         fsync: bool = True,
         clean_uv_cache: bool = False,
-        now: Callable[[], float] = time.time,
     ) -> None:
         self._paths = paths
         self._cache = cache
@@ -88,7 +86,6 @@ class GenerationBuilder:
         self._copies = copies
         self._fsync = fsync
         self._clean_uv_cache = clean_uv_cache
-        self._now = now
 
     def build(self, lock: GenerationLock, maximum: int | None = None) -> GenerationRecord:
         """Publish the generation of `lock`, unless it is there already; return what it is.
@@ -233,7 +230,7 @@ class GenerationBuilder:
             lock.text,
             tuple(linker.files),
             tuple(linker.links),
-            self._now(),
+            time.time(),
             environments,
         )
         written = stage / RECORD

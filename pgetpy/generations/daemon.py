@@ -16,6 +16,7 @@ from pathlib import Path
 from pgetpy.core.generations.lock import GenerationLock
 from pgetpy.core.generations.retention import removable
 from pgetpy.errors import PgetError, UsageError
+from pgetpy.errors.reasons import system_reason
 from pgetpy.generations.store import Generations, GenerationState, Readiness, read_lock
 from pgetpy.system.logs import RoomLog
 
@@ -84,7 +85,7 @@ class GenerationDaemon:
         folder: has the locks: files that end with `.lock`.
         rules: what to build and to keep.
         tell: gets a line about each build, failure and removal.
-        clock: seconds since the epoch.
+        clock: seconds that only grow, for the pauses after failures.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class GenerationDaemon:
         folder: Path,
         rules: DaemonRules,
         tell: Callable[[str], None] = _LOG.debug,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._generations = generations
         self._folder = folder
@@ -132,16 +133,14 @@ class GenerationDaemon:
             self._build(path, locks[path], failures)
         self._note(failures=failures)
         self._tidy(wanted)
-        self._note(seen=self._clock())
+        self._note(seen=time.time())
 
     def ready(self, minimum: int | None = None, maximum: int | None = None) -> Readiness:
-        """Return whether what is wanted is there: by default what the rules want of the locks.
+        """Return whether generations are there: by default those that the rules want of the locks.
 
         Raises:
             UsageError: the range is empty.
         """
-        minimum = self._rules.minimum if minimum is None else minimum
-        maximum = self._rules.maximum if maximum is None else maximum
         if minimum is not None or maximum is not None:
             return self._generations.ready(minimum, maximum)
         states: list[GenerationState] = []
@@ -158,7 +157,7 @@ class GenerationDaemon:
         try:
             names = sorted(name for name in os.listdir(self._folder) if name.endswith(SUFFIX))
         except OSError as error:
-            failures[str(self._folder)] = str(error)
+            failures[str(self._folder)] = f"it cannot be read: {system_reason(error)}"
             return {}
         for name in names:
             path = str(self._folder / name)

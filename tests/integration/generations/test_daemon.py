@@ -61,6 +61,29 @@ def test_what_is_new_is_built_and_what_is_built_is_left(node: Node, locks: Path)
     assert follower.ready().ready
 
 
+@pytest.mark.parametrize("rules", [{"minimum": 1}, {"maximum": 9}, {"keep": 3}])
+def test_it_is_ready_once_all_that_its_rules_want_of_the_locks_is_whole(
+    node: Node, locks: Path, rules: dict[str, int]
+) -> None:
+    add(node, locks, 1, 2)
+    node.server.add("/1.bin", Resource(b"something else"))
+    follower = daemon(node, locks, **rules)
+    follower.look()
+    assert follower.ready().why == "generation 2 is not there"
+    node.server.add("/1.bin", Resource(FILES[2]))
+    again = daemon(node, locks, **rules)
+    again.look()
+    assert again.ready().ready
+
+
+def test_a_folder_of_locks_that_goes_away_is_told(node: Node, locks: Path) -> None:
+    follower = daemon(node, locks)
+    locks.rmdir()
+    follower.look()
+    assert "no such file or directory" in follower.status.failures[str(locks)]
+    assert "Errno" not in str(follower.status.failures)
+
+
 def test_what_would_be_pruned_is_not_built(node: Node, locks: Path) -> None:
     add(node, locks, 1, 2, 3)
     follower = daemon(node, locks, keep=2)
