@@ -22,6 +22,7 @@ from pgetpy.cli.terminal import print_line
 from pgetpy.compile_cache import CompileCache
 from pgetpy.compile_cache.maintenance import LocationKeeper
 from pgetpy.core.compile_cache.environments import shown_fact
+from pgetpy.core.report.text import one_line
 from pgetpy.core.text.units import format_size
 from pgetpy.errors import UsageError
 from pgetpy.settings.compile_cache_settings import CompileCacheSettings
@@ -138,7 +139,7 @@ def _explain(upkeep: _Upkeep) -> int:
         print_line(json.dumps(explanation))
     else:
         for line in explanation["lines"]:
-            print_line(line)
+            print_line(one_line(line))
     return DONE if explanation["hit"] else FAILED
 
 

@@ -10,6 +10,7 @@ from pgetpy.cli.terminal import print_line, say
 from pgetpy.compile_cache import CompileCacheResult
 from pgetpy.compile_cache.maintenance import KeyListing
 from pgetpy.core.compile_cache.environments import shown_fact
+from pgetpy.core.report.text import one_line
 from pgetpy.core.text.units import format_age, format_size
 
 # How much of a key is shown, and the least that commands accept for one.
@@ -26,7 +27,7 @@ def tell_result(result: CompileCacheResult, *, done: str, as_json: bool) -> int:
         words = f"{done} {result.entries} files, {format_size(result.bytes)}"
         print_line(f"{words} in {result.seconds:.1f} s (key {result.key[:KEY_DIGITS]})")
     if result.reason and not as_json:
-        say(f"compile cache: {result.outcome}: {result.reason}")
+        say(f"compile cache: {result.outcome}: {one_line(result.reason)}")
     elif not result.entries and not as_json:
         print_line(f"compile cache: {result.outcome}, nothing to do")
     for each in result.removed if not as_json else ():
@@ -42,4 +43,5 @@ def listing_line(listing: KeyListing) -> str:
         known = listing.environment.required
         facts = ", ".join(f"{name} {shown_fact(known[name])}" for name in FACTS if known.get(name))
     size = format_size(listing.size)
+    facts = one_line(facts)  # others may have written them
     return f"{listing.key[:KEY_DIGITS]}  {size:>9}  {listing.packs:>3} packs  {age:>8}  {facts}"

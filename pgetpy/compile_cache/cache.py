@@ -179,11 +179,13 @@ class CompileCache:
         if not survey.seals:
             return self._miss(job, survey, removed)
         loaded = Loaded()
+        for place, why in survey.lacking(job.environment).items():
+            if place not in live.files:
+                loaded.leave_out(place[1], why)
         while True:
-            loader = CacheLoader(
-                self._location, job.folders, job.environment, loaded, flag, progress
-            )
-            loader.load(survey.held(), live)
+            key, folders = job.environment.key, job.folders
+            loader = CacheLoader(self._location, folders, key, loaded, flag, progress)
+            loader.load(survey.held(job.environment), live)
             if loaded.broken <= survey.broken:
                 break
             # Other packs may hold some of what was in those that turned out to be damaged.

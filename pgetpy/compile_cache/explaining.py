@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
@@ -24,9 +25,8 @@ def find_nearest(
     Raises:
         PgetError: the location cannot be used.
     """
-    keys = [name.rstrip("/") for name in location.names("v1") if name.endswith("/")]
     found = []
-    for key in sorted(keys)[:_COMPARED]:
+    for key in location.saved_keys()[:_COMPARED]:
         data = location.read(f"v1/{key}", ["env.json"], CancelFlag()).get("env.json")
         with contextlib.suppress(IntegrityError):
             if data is not None and key != environment.key:
@@ -51,9 +51,11 @@ def explain_survey(
     Raises:
         PgetError: the location cannot be used.
     """
-    key, held = environment.key, survey.held()
+    key, held = environment.key, survey.held(environment)
     lines = [f"the key of this machine is {key}"]
     lines += [f"left out: {each}" for each in survey.left_out]
+    lacking = Counter(survey.lacking(environment).values())
+    lines += [f"left out: {count} shared objects, as {why}" for why, count in lacking.items()]
     if held:
         missing = sum(place not in here for place in held)
         lines.append(f"{len(held)} files are saved for it, {missing} of which are not here")
@@ -63,5 +65,5 @@ def explain_survey(
     if nearest is None:
         return {"hit": False, "key": key, "lines": [*lines, "there is no other key either"]}
     lines.append(f"the nearest key is {nearest.key}; it differs in")
-    lines += [f"  {each}" for each in environment.differing(nearest)]
+    lines += [f"- {each}" for each in environment.differing(nearest)]
     return {"hit": False, "key": key, "nearest": nearest.key, "lines": lines}

@@ -24,7 +24,7 @@ from pgetpy.compile_cache.operations import CancelFlag
 from pgetpy.compile_cache.stages import make_folder
 from pgetpy.core.compile_cache.seals import LARGEST_SEAL
 from pgetpy.errors import CacheError
-from pgetpy.system.filesystem import cache_error, map_os_errors, sync_folder
+from pgetpy.system.filesystem import cache_error, map_os_errors, read_regular, sync_folder
 
 
 class FolderLocation(CacheLocation):
@@ -88,8 +88,8 @@ class FolderLocation(CacheLocation):
         contents = {}
         for name in names:
             flag.check()
-            with contextlib.suppress(OSError), open(self._root / folder / name, "rb") as file:
-                data = file.read(most + 1)
+            with contextlib.suppress(OSError):
+                data = read_regular(self._root / folder / name, most + 1)
                 if len(data) <= most:
                     contents[name] = data
         return contents

@@ -188,4 +188,8 @@ def default_inductor_folder() -> Path:
     except (KeyError, ImportError, OSError):
         # A uid without a name, as in many containers.
         user = f"uid_{os.getuid()}"
-    return Path(tempfile.gettempdir(), "torchinductor_" + re.sub(r'[\\/:*?"<>|]', "_", user))
+    try:
+        base = tempfile.gettempdir()
+    except OSError:  # no folder can be written, which the load will say
+        base = "/tmp"  # noqa: S108  it is where torch looks as well
+    return Path(base, "torchinductor_" + re.sub(r'[\\/:*?"<>|]', "_", user))

@@ -32,7 +32,6 @@ from pgetpy.compile_cache.packs import check_pack, read_pack
 from pgetpy.compile_cache.results import LeftOut
 from pgetpy.compile_cache.stages import create_file, make_folder, staging, write_whole
 from pgetpy.core.compile_cache.contents import (
-    ELF_SUFFIXES,
     HEAD_BYTES,
     LARGEST_SEEN_WHOLE,
     damage,
@@ -41,7 +40,6 @@ from pgetpy.core.compile_cache.contents import (
     portable,
     united_table,
 )
-from pgetpy.core.compile_cache.environments import CompileEnvironment
 from pgetpy.core.compile_cache.layouts import LAYOUTS, is_group, is_merged, rank_of, unit_of
 from pgetpy.core.compile_cache.seals import Holding, Seal, SealedFile
 from pgetpy.errors import IntegrityError, PgetError
@@ -71,7 +69,7 @@ class CacheLoader:
     Args:
         location: where the packs are.
         folders: the live folders, by kind.
-        environment: of this machine.
+        key: of this machine.
         loaded: is added to.
         flag: stops it.
         progress: is told bytes of packs that have been read, and of all.
@@ -81,15 +79,14 @@ class CacheLoader:
         self,
         location: CacheLocation,
         folders: Mapping[str, Path],
-        environment: CompileEnvironment,
+        key: str,
         loaded: Loaded,
         flag: CancelFlag,
         progress: Progress | None,
     ) -> None:
         self._location = location
-        self._key = environment.key
+        self._key = key
         self._folders = folders
-        self._environment = environment
         self._flag = flag
         self._progress = progress or (lambda done, total: None)
         # Texts: thousands of paths are made of them, and a Path costs more than the call for it.
@@ -129,7 +126,6 @@ class CacheLoader:
     ) -> dict[str, tuple[Seal, list[SealedFile]]]:
         """Return the files to load, by the pack that holds them."""
         packs: dict[str, tuple[Seal, list[SealedFile]]] = {}
-        lacking: dict[str, str] = {}
         whole = {(kind, unit_of(kind, path)) for kind, path in live.files if LAYOUTS[kind].whole}
         for (kind, path), holdings in held.items():
             if kind not in self._folders or (kind, unit_of(kind, path)) in whole:
@@ -137,14 +133,7 @@ class CacheLoader:
             if (kind, path) in live.files and not self._is_older(kind, path, holdings):
                 continue
             for holding in holdings:
-                seal = holding.seal
-                if path.endswith(ELF_SUFFIXES):
-                    if seal.name not in lacking:
-                        lacking[seal.name] = self._environment.lacks(seal.environment)
-                    if lacking[seal.name]:
-                        self.loaded.leave_out(path, lacking[seal.name])
-                        continue
-                packs.setdefault(seal.pack, (seal, []))[1].append(holding.file)
+                packs.setdefault(holding.seal.pack, (holding.seal, []))[1].append(holding.file)
         return packs
 
     def _is_older(self, kind: str, path: str, holdings: Sequence[Holding]) -> bool:

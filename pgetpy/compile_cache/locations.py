@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pgetpy.compile_cache.operations import CancelFlag
-from pgetpy.core.compile_cache.seals import LARGEST_SEAL
+from pgetpy.core.compile_cache.seals import LARGEST_SEAL, SHA256
 from pgetpy.errors import PgetError
 from pgetpy.errors.reasons import system_reason
 
@@ -36,6 +36,15 @@ class CacheLocation(ABC):
         Raises:
             PgetError: the location cannot be used.
         """
+
+    def saved_keys(self) -> list[str]:
+        """Return all keys, in order.
+
+        Raises:
+            PgetError: the location cannot be used.
+        """
+        names = (name.removesuffix("/") for name in self.names("v1") if name.endswith("/"))
+        return sorted(name for name in names if SHA256.fullmatch(name))
 
     @abstractmethod
     def read(

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from pgetpy.core.compile_cache.seals import (
     Seal,
     SealedFile,
     moved_file,
+    parse_seal,
     seal_name,
     unite,
 )
@@ -33,6 +35,8 @@ from pgetpy.errors import IntegrityError, PgetError
 
 # What `prune` joins: packs of which less than this part is used.
 _MOSTLY_DEAD = 0.5
+# By then a pack is seen on every machine; see `folder`.
+_SEEN_SECONDS = 600.0
 INDEX = "index.json"
 
 
@@ -102,12 +106,15 @@ class LocationKeeper:
         Raises:
             PgetError: the location cannot be used.
         """
-        names = [name.rstrip("/") for name in self._location.names("v1") if name.endswith("/")]
-        return sorted(map(self._listing, names), key=lambda each: each.saved, reverse=True)
+        return sorted(
+            map(self._listing, self._location.saved_keys()),
+            key=lambda each: each.saved,
+            reverse=True,
+        )
 
     def _listing(self, key: str) -> KeyListing:
         base = f"v1/{key}"
-        seals = [found for n in self._location.names(f"{base}/seals") if (found := _seal(n))]
+        seals = [n for n in self._location.names(f"{base}/seals") if SEAL_NAME.fullmatch(n)]
         packs = [
             size
             for n, size in self._location.names(f"{base}/packs").items()
@@ -120,7 +127,7 @@ class LocationKeeper:
                 environment = parse_environment(data, f"{base}/env.json")
             except IntegrityError:
                 environment = None
-        saved = max((int(each[1]) / 1e9 for each in seals), default=0.0)
+        saved = max(map(_saved, seals), default=0.0)
         return KeyListing(key, environment, len(seals), len(packs), sum(packs), saved)
 
     def find(self, prefix: str) -> str:
@@ -129,8 +136,7 @@ class LocationKeeper:
         Raises:
             IntegrityError: there is none, or several.
         """
-        names = [name.rstrip("/") for name in self._location.names("v1") if name.endswith("/")]
-        found = [name for name in names if name.startswith(prefix.lower())]
+        found = [key for key in self._location.saved_keys() if key.startswith(prefix.lower())]
         if len(found) != 1:
             raise IntegrityError(f"{len(found) or 'no'} keys begin with {prefix!r}")
         return found[0]
@@ -142,37 +148,45 @@ class LocationKeeper:
 
         Args:
             key: 64 hexadecimal digits.
-            repair: remove what cannot be used, so that the next save replaces it.
+            repair: remove what is damaged, so that the next save replaces it.
 
         Raises:
             PgetError: the location cannot be used.
         """
-        done = Verification()
         survey = self._survey(key)
+        done = Verification(len(survey.seals), list(survey.left_out))
         base = f"v1/{key}"
-        readable = {seal.name for seal in survey.seals}
-        bad_seals = [name for name in self._location.names(f"{base}/seals") if name not in readable]
-        done.damaged += survey.left_out
-        bad_packs = []
+        doomed = [f"{base}/seals/{name}" for name in self._damaged_seals(key, survey)]
         for seal in survey.seals:
-            why = "" if seal.pack not in survey.broken else "missing"
-            why = why or self._check(key, seal)
-            if why:
-                bad_packs.append(seal)
-                if seal.pack not in survey.broken:
-                    done.damaged.append(f"{seal.pack_name}: {why}")
-            done.checked += 1
+            if seal.pack in survey.broken:
+                # On another machine, over NFS, a pack may be seen later than its seal.
+                is_damaged = time.time() - _saved(seal.name) > _SEEN_SECONDS
+            else:
+                is_damaged = self._check(key, seal, done)
+            if is_damaged:
+                doomed += [f"{base}/seals/{seal.name}", f"{base}/packs/{seal.pack_name}"]
         if repair:
-            doomed = [f"{base}/seals/{name}" for name in bad_seals]
-            doomed += [f"{base}/seals/{seal.name}" for seal in bad_packs]
-            doomed += [f"{base}/packs/{seal.pack_name}" for seal in bad_packs]
             for name in doomed:
                 self._location.remove(name)
             done.removed = doomed
         return done
 
-    def _check(self, key: str, seal: Seal) -> str:
-        """Return what is wrong with a pack, or an empty text.
+    def _damaged_seals(self, key: str, survey: SealSurvey) -> list[str]:
+        """Return the names of seals that are of no use to anyone: not those that are signed with
+        another secret, or cannot be read just now."""
+        folder = f"v1/{key}/seals"
+        usable = {seal.name for seal in survey.seals}
+        others = [name for name in self._location.names(folder) if name not in usable]
+        damaged = []
+        for name, data in self._location.read(folder, others, self._flag).items():
+            try:
+                parse_seal(data, name, key, None)
+            except IntegrityError:
+                damaged.append(name)
+        return damaged
+
+    def _check(self, key: str, seal: Seal, done: Verification) -> bool:
+        """Whether a pack is damaged; what is wrong with it goes to `done`.
 
         The pack is decompressed and each file hashed: its digest proves that it is as it was
         written, not that its seal describes it.
@@ -192,8 +206,10 @@ class LocationKeeper:
                 check_pack(path, seal.pack, self._flag)
                 read_pack(path, seal.files, take, self._flag)
             except (PgetError, OSError) as error:
-                return reason_of(error)
-        return ""
+                done.damaged.append(f"{seal.pack_name}: {reason_of(error)}")
+                # Anything else may pass: the network, a disk, a right to read.
+                return isinstance(error, IntegrityError)
+        return False
 
     def _survey(self, key: str) -> SealSurvey:
         return read_seals(self._location, key, self._secret, self._flag, {})
@@ -228,15 +244,22 @@ class LocationKeeper:
             PgetError: a pack cannot be read, or the new one not be written.
         """
         survey = self._survey(key)
-        used: dict[str, list[SealedFile]] = {seal.pack: [] for seal in survey.seals}
-        for holdings in unite(survey.seals, survey.broken).values():
+        alike: dict[tuple[str, ...], list[Seal]] = {}
+        for seal in survey.seals:
+            if seal.pack not in survey.broken:
+                alike.setdefault(seal.environment.needs, []).append(seal)
+        return sum(self._prune(key, seals, survey.seals) for seals in alike.values())
+
+    def _prune(self, key: str, seals: Sequence[Seal], all_seals: Sequence[Seal]) -> int:
+        """Join packs of `seals`, which all need the same of a machine; see `prune`."""
+        used: dict[str, list[SealedFile]] = {seal.pack: [] for seal in seals}
+        for holdings in unite(seals).values():
             for holding in holdings:
                 used[holding.seal.pack].append(holding.file)
         dead = [
             seal
-            for seal in survey.seals
-            if seal.pack not in survey.broken
-            and sum(file.size for file in used[seal.pack])
+            for seal in seals
+            if sum(file.size for file in used[seal.pack])
             <= _MOSTLY_DEAD * sum(file.size for file in seal.files)
         ]
         if not dead:
@@ -246,7 +269,7 @@ class LocationKeeper:
             gained -= self._join(key, dead, used)
         for seal in dead:
             self._location.remove(f"v1/{key}/seals/{seal.name}")
-        kept = {seal.pack for seal in survey.seals if seal not in dead}
+        kept = {seal.pack for seal in all_seals if seal not in dead}
         for seal in dead:
             if seal.pack not in kept:
                 self._location.remove(f"v1/{key}/packs/{seal.pack_name}")
@@ -275,16 +298,15 @@ class LocationKeeper:
                     pack = writer.finish()
                 finally:
                     writer.close()
-            # The environment of the last one: what needs more than it says was compiled there too.
-            joined = Seal(pack, path.stat().st_size, files, _joined_environment(dead))
+            joined = Seal(pack, path.stat().st_size, files, dead[0].environment)
             self._location.put(f"v1/{key}/packs/{joined.pack_name}", path)
             data = joined.to_json(self._secret)
             small = Path(spool, "seal")
             with create_file(small) as out:
                 write_whole(out, data)
             # As old as the oldest one, so that what was the first seal of a path stays so.
-            time_ns = min(int(_seal(seal.name)[1]) for seal in dead)
-            self._location.put(f"v1/{key}/seals/{seal_name(data, time_ns)}", small)
+            first = min(seal.name for seal in dead)
+            self._location.put(f"v1/{key}/seals/{seal_name(data, _saved_ns(first))}", small)
             return joined.pack_size
 
     def publish(self) -> list[str]:
@@ -308,13 +330,10 @@ class LocationKeeper:
         return published
 
 
-def _joined_environment(seals: Sequence[Seal]) -> CompileEnvironment:
-    """Return an environment that needs whatever one of `seals` may need."""
-    newest = max(seals, key=lambda each: str(each.environment.facts.get("glibc")))
-    flags = {flag for seal in seals for flag in seal.environment.facts.get("cpu_flags", ())}
-    facts = {**newest.environment.facts, "cpu_flags": sorted(flags)}
-    return CompileEnvironment(newest.environment.required, facts)
+def _saved(name: str) -> float:
+    """Return when a seal was made, in seconds since the epoch."""
+    return _saved_ns(name) / 1e9
 
 
-def _seal(name: str) -> Any:
-    return SEAL_NAME.fullmatch(name)
+def _saved_ns(name: str) -> int:
+    return int(name.partition("-")[0])

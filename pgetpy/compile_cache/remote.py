@@ -103,8 +103,9 @@ class RemoteLocation(CacheLocation):
             return {}
         try:
             listed = json.loads(data)[parts[2]]
-            return {str(name): int(size) for name, size in listed.items()}
-        except (ValueError, KeyError, TypeError, AttributeError):
+            # A server has written it, and files are made with these names.
+            return {name: int(size) for name, size in listed.items() if "/" not in name}
+        except (ArithmeticError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise TransferError(f"{self._url}/{base}/{INDEX}", "it is not an index") from None
 
     def read(

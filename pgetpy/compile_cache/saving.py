@@ -114,7 +114,7 @@ class CacheSaver:
             PgetError: the location cannot be written.
             OSError: there is no room for the pack.
         """
-        held = survey.held()
+        held = survey.held(self._environment)
         files = self._new_files(held, live)
         total = sum(each.size for each in live.files.values())
         if files and total > self._max_bytes:

@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 
 from pgetpy.compile_cache.locations import CacheLocation
 from pgetpy.compile_cache.operations import CancelFlag
-from pgetpy.core.compile_cache.seals import Holding, Seal, parse_seal, unite
+from pgetpy.core.compile_cache.environments import CompileEnvironment
+from pgetpy.core.compile_cache.seals import (
+    SEAL_NAME,
+    Holding,
+    Seal,
+    parse_seal,
+    shared_objects,
+    unite,
+)
 from pgetpy.errors import IntegrityError
 
 
@@ -25,9 +33,19 @@ class SealSurvey:
     broken: set[str] = field(default_factory=set)
     left_out: list[str] = field(default_factory=list)
 
-    def held(self) -> dict[tuple[str, str], list[Holding]]:
-        """Return what each path is held as."""
-        return unite(self.seals, self.broken)
+    def held(self, machine: CompileEnvironment) -> dict[tuple[str, str], list[Holding]]:
+        """Return what each path is held as, of what `machine` can use."""
+        return unite(self.seals, self.broken, machine)
+
+    def lacking(self, machine: CompileEnvironment) -> dict[tuple[str, str], str]:
+        """Return the shared objects that are held, though none that `machine` can use; and why."""
+        held = self.held(machine)
+        return {
+            file.place: machine.lacks(seal.environment)
+            for seal in self.seals
+            for file in shared_objects(seal, machine)
+            if file.place not in held and seal.pack not in self.broken
+        }
 
 
 def read_seals(
@@ -51,7 +69,7 @@ def read_seals(
     """
     survey = SealSurvey()
     base = f"v1/{key}"
-    names = [name for name in location.names(f"{base}/seals") if name.endswith(".json")]
+    names = [name for name in location.names(f"{base}/seals") if SEAL_NAME.fullmatch(name)]
     if not names:
         return survey
     survey.seals = [known[name] for name in names if name in known]

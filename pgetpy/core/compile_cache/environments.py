@@ -67,6 +67,11 @@ class CompileEnvironment:
             if self.required.get(name) != other.required.get(name)
         ]
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What shared objects compiled here may need of a machine."""
+        return str(self.facts.get("glibc")), *sorted(self.facts.get("cpu_flags", ()))
+
     def lacks(self, other: CompileEnvironment) -> str:
         """Return what shared objects compiled by `other` may need and this machine lacks, or ""."""
         flags = set(other.facts.get("cpu_flags", ())) - set(self.facts.get("cpu_flags", ()))
@@ -88,10 +93,22 @@ def parse_environment(data: bytes, name: str) -> CompileEnvironment:
         IntegrityError: it is damaged; `name` is the file's.
     """
     try:
-        found = json.loads(data)
-        return CompileEnvironment(dict(found["required"]), dict(found["facts"]))
-    except (ValueError, TypeError, KeyError):
+        return environment_of(json.loads(data))
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise IntegrityError(f"{name} is damaged: it is not an env.json") from None
+
+
+def environment_of(value: Mapping[str, Any]) -> CompileEnvironment:
+    """Return the environment in a JSON object; ValueError and its like if it is none.
+
+    Others may have written it, so what is computed with is checked here.
+    """
+    found = CompileEnvironment(dict(value["required"]), dict(value["facts"]))
+    flags = found.facts.get("cpu_flags", [])
+    if not isinstance(flags, list) or not all(isinstance(each, str) for each in flags):
+        raise ValueError("cpu_flags")
+    canonical(found.required)  # it has a key
+    return found
 
 
 def shown_fact(value: object) -> str:
@@ -127,4 +144,4 @@ def isa_tier(machine: str, flags: Collection[str], capability: str = "") -> str:
 def _version(text: object) -> tuple[int, ...]:
     """Return the numbers of a version such as "glibc 2.36"."""
     last = str(text or "").rpartition(" ")[2]
-    return tuple(int(part) for part in last.split(".") if part.isdigit())
+    return tuple(int(part) for part in last.split(".") if part.isdecimal())

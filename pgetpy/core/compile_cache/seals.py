@@ -9,7 +9,8 @@ and swap: eight processes may save at once, over NFS or in an object store. A pa
 its seal, and what has no seal does not exist. A reader takes the seals that it sees:
 
     same path, same bytes     once
-    same path, other bytes    the first seal's, as two compilers' .so are equally good
+    same path, other bytes    the first seal's, as two compilers' .so are equally good; a machine
+                              that lacks what a .so may need takes a later one, or saves its own
     a table (`is_merged`)     united
     a seal whose pack is not to be seen yet, or damaged      left out, and saved anew by the next
 
@@ -27,8 +28,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pgetpy.core.compile_cache.environments import CompileEnvironment, canonical
-from pgetpy.core.compile_cache.layouts import is_merged, may_hold
+from pgetpy.core.compile_cache.environments import CompileEnvironment, canonical, environment_of
+from pgetpy.core.compile_cache.layouts import is_merged, may_hold, unit_of
 from pgetpy.errors import IntegrityError
 
 # Raw bytes in a frame of zstd: a reader has one in memory at a time.
@@ -37,7 +38,7 @@ FRAME_BYTES = 4 << 20
 LARGEST_SEAL = 128 << 20
 SEAL_NAME = re.compile(r"([0-9]{20})-([0-9a-f]{64})\.json")
 PACK_NAME = re.compile(r"([0-9a-f]{64})\.zst")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def parse_seal(data: bytes, name: str, key: str, secret: bytes | None) -> Seal:
         if secret is not None and not hmac.compare_digest(signature, _signature(body, secret)):
             raise IntegrityError(f"{name} is not signed with our secret")
         seal = _read_body(body, name)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ArithmeticError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise IntegrityError(f"{name} is damaged: it is not a seal") from None
     if seal.environment.key != key:
         raise IntegrityError(f"{name} belongs to another key")
@@ -144,11 +145,11 @@ def parse_seal(data: bytes, name: str, key: str, secret: bytes | None) -> Seal:
 
 def _read_body(body: Mapping[str, Any], name: str) -> Seal:
     """Return the seal in `body`; ValueError and its like if it is none."""
-    environment = CompileEnvironment(dict(body["required"]), dict(body["facts"]))
+    environment = environment_of(body)
     files: list[SealedFile] = []
     for kind, rows in body["files"].items():
         for path, size, sha256, offset, executable, mtime_ns in rows:
-            if not _SHA256.fullmatch(sha256) or not all(
+            if not SHA256.fullmatch(sha256) or not all(
                 isinstance(number, int) and 0 <= number < 1 << 62
                 for number in (size, offset, executable, mtime_ns)
             ):
@@ -158,7 +159,7 @@ def _read_body(body: Mapping[str, Any], name: str) -> Seal:
                 files.append(
                     SealedFile(kind, path, size, sha256, offset, bool(executable), mtime_ns)
                 )
-    if not _SHA256.fullmatch(body["pack"]):
+    if not SHA256.fullmatch(body["pack"]):
         raise ValueError("pack")
     files.sort(key=lambda each: each.offset)
     return Seal(body["pack"], int(body["pack_size"]), files, environment, name)
@@ -177,26 +178,45 @@ class Holding:
 
 
 def unite(
-    seals: Iterable[Seal], broken: Iterable[str] = ()
+    seals: Iterable[Seal], broken: Iterable[str] = (), machine: CompileEnvironment | None = None
 ) -> dict[tuple[str, str], list[Holding]]:
     """Return what each path is held as: once, but for tables, of which all versions count.
 
     Args:
         seals: all that are to be seen.
         broken: packs that cannot be used.
+        machine: leave out units whose shared objects may need more than it has, so that it takes
+            those of another seal, or saves its own; None for none.
     """
     united: dict[tuple[str, str], list[Holding]] = {}
     bad = set(broken)
     for seal in sorted(seals, key=lambda each: each.name):
         if seal.pack in bad:
             continue
+        unusable = set(map(_unit, shared_objects(seal, machine)))
         for file in seal.files:
+            if unusable and _unit(file) in unusable:
+                continue
             held = united.setdefault(file.place, [])
             if not held or (
                 is_merged(*file.place) and all(file.sha256 != h.file.sha256 for h in held)
             ):
                 held.append(Holding(file, seal))
     return united
+
+
+def shared_objects(seal: Seal, machine: CompileEnvironment | None) -> list[SealedFile]:
+    """Return the shared objects of `seal` if they may need more than `machine` has.
+
+    Those of GPUs are not among them: the names of the GPUs are in the key.
+    """
+    if machine is None or not machine.lacks(seal.environment):
+        return []
+    return [file for file in seal.files if file.path.endswith(".so")]
+
+
+def _unit(file: SealedFile) -> tuple[str, str]:
+    return file.kind, unit_of(*file.place)
 
 
 def moved_file(file: SealedFile, offset: int) -> SealedFile:

@@ -80,7 +80,7 @@ def test_ls_info_and_explain(
     assert "torch     2.13.0+made.up\n" in run(capsys, "info")[1]
     status, out, _ = run(capsys, "explain", "--name", "other")
     assert status == 1
-    assert f"the nearest key is {key}; it differs in\n  name: flux, here other\n" in out
+    assert f"the nearest key is {key}; it differs in\n- name: flux, here other\n" in out
     status, out, _ = run(capsys, "explain", "--name", "flux")
     assert status == 0
     assert "5 files are saved for it, 0 of which are not here" in out

@@ -221,6 +221,53 @@ def test_shared_objects_that_need_more_than_the_processor_has_stay_away(
     assert list(two.inductor.root.rglob("*.py"))
 
 
+def test_a_lesser_processor_saves_its_own_shared_objects_and_finds_them_again(
+    machine: Machines, location: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = {"avx2", "fma", "gfni"}
+    monkeypatch.setattr("pgetpy.compile_cache.host.cpu_flags", lambda: frozenset(flags))
+    one = filled(machine("one"))
+    saved(one, location)
+    flags.remove("gfni")
+    two = machine("two")
+    cache = two.cache(location)
+    cache.load()
+    # What a compiler does then.
+    for path, data in contents(one.inductor.root).items():
+        if path.endswith(".so"):
+            two.inductor.write(path, data + b"for less")
+    compiled = contents(two.inductor.root)
+    saving = cache.save()
+    assert saving.entries == sum(path.endswith(".so") for path in compiled)
+    assert cache.save().outcome == "unchanged"
+    three = machine("three")
+    result = three.cache(location).load()
+    assert (result.outcome, result.reason) == ("loaded", "")
+    assert contents(three.inductor.root) == compiled
+    cache.keeper().prune(saving.key)
+    machine("four").cache(location).load()
+    assert contents(machine("four").inductor.root) == compiled
+    flags.add("gfni")
+    five = machine("five")
+    five.cache(location).load()
+    objects = {name: data for name, data in contents(one.inductor.root).items() if ".so" in name}
+    assert objects.items() <= contents(five.inductor.root).items()
+
+
+def test_kernels_of_a_gpu_are_whole_on_any_processor(
+    machine: Machines, location: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = {"avx2", "fma", "gfni"}
+    monkeypatch.setattr("pgetpy.compile_cache.host.cpu_flags", lambda: frozenset(flags))
+    one = machine("one")
+    one.triton.write(f"{one.triton.kernel().name}/kernel.cubin", elf(b"for a GPU"))
+    saved(one, location)
+    flags.remove("gfni")
+    two = machine("two")
+    assert two.cache(location).load().outcome == "loaded"
+    assert contents(two.triton.root).keys() == contents(one.triton.root).keys()
+
+
 def test_torch_is_told_the_instruction_set(machine: Machines, location: Path) -> None:
     os.environ["TORCH_COMPILE_CACHE_KEY_TAG"] = "mine"
     result = machine("one").cache(location).load()
