@@ -70,7 +70,9 @@ HOWS = [
 def test_objects_behave_as_those_of_the_standard_library(how: dict[str, bool]) -> None:
     theirs = make_point(dataclasses.dataclass, dataclasses.field, **how)
     ours = make_point(lazy.lazy_dataclass, lazy.lazy_field, **how)
-    assert told_by(ours) == told_by(theirs)
+    assert told_by(ours) == told_by(theirs)  # set one by one
+    assert inspect.isfunction(ours.__init__)
+    assert told_by(ours) == told_by(theirs)  # compiled
 
 
 def told_by(cls: Any) -> list[object]:
@@ -169,6 +171,9 @@ def test_what_is_left_to_post_init_is_set_there() -> None:
 
     assert Doubled(4) == lazy.replace(Doubled(1), value=4)
     assert Doubled(4).double == 8
+    with pytest.raises(TypeError):
+        Doubled(4, double=5)  # type: ignore[call-arg]
+    assert Doubled(4).double == 8
 
 
 def test_slots_keep_defaults_and_refuse_what_is_not_a_field() -> None:
@@ -182,6 +187,8 @@ def test_slots_keep_defaults_and_refuse_what_is_not_a_field() -> None:
     assert (small.size, small.count, hasattr(small, "__dict__")) == (3, 5, False)
     assert lazy.replace(small, size=4) == Small("a", 4)
     assert Small.__qualname__.endswith("<locals>.Small")
+    assert inspect.isfunction(Small.__init__)
+    assert (Small("a"), Small("a").count) == (small, 5)
     with pytest.raises(dataclasses.FrozenInstanceError):
         small.size = 4  # type: ignore[misc]
 
@@ -194,8 +201,10 @@ def test_a_mutable_default_is_refused() -> None:
             tags: list[str] = []  # noqa: RUF012
 
 
-def test_nothing_is_compiled_before_the_first_object() -> None:
+def test_nothing_is_compiled_for_a_few_objects() -> None:
     point = make_point(lazy.lazy_dataclass, lazy.lazy_field)
+    few = [point(1, y=2) for _ in range(20)]
     assert not inspect.isfunction(vars(point)["__init__"])
-    point(1)
+    many = [point(1, y=2) for _ in range(20)]
     assert inspect.isfunction(vars(point)["__init__"])
+    assert [vars(each) for each in few] == [vars(each) for each in many]
