@@ -21,7 +21,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
 from pgetpy.core.destinations.journal import Journal, Subject
 from pgetpy.core.destinations.names import journal_name
@@ -277,7 +277,8 @@ class ResumableDestination(Destination):
             raise ResumeError
 
 
-class DestinationOptions(NamedTuple):
+@dataclass(frozen=True)
+class DestinationOptions:
     """What a transfer wants of its destination.
 
     Attributes:

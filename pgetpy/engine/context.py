@@ -8,7 +8,7 @@ and a whole transfer use the same attempt.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from pgetpy.core.http.answers import Answer
 from pgetpy.core.http.ranges import Spans
@@ -68,7 +68,8 @@ class StartOverError(Exception):
         self.reason = reason
 
 
-class AttemptCallbacks(NamedTuple):
+@dataclass(frozen=True)
+class AttemptCallbacks:
     """What an attempt needs from its transfer.
 
     Attributes:

@@ -8,12 +8,12 @@ validator (`none`).
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from pgetpy.core.http.answers import Answer
+from pgetpy.core.lazy_dataclass import dataclass
 
 
-class Provenance(NamedTuple):
+@dataclass(frozen=True)
+class Provenance:
     """The source of a transfer that has ended.
 
     Attributes:

@@ -15,12 +15,12 @@ from contextlib import suppress
 from functools import cache, lru_cache
 from importlib import import_module
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from pgetpy.core.destinations.names import check_unicode
 from pgetpy.core.http.urls import parse_link
-from pgetpy.core.lazy_dataclass import replace
+from pgetpy.core.lazy_dataclass import dataclass, replace
 from pgetpy.core.references.patterns import EVERYTHING, Patterns
 from pgetpy.core.references.reference import Reference, choosing
 from pgetpy.errors import BadReferenceError, HttpStatusError, PgetError
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 AnySource = Source[Any]
 
 
-class SourceRow(NamedTuple):
+@dataclass(frozen=True)
+class SourceRow:
     """Which references may belong to a source; whether they do is up to its `recognise`.
 
     Attributes:

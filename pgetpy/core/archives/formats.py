@@ -7,7 +7,8 @@ archives/decoders.
 from __future__ import annotations
 
 from enum import Enum
-from typing import NamedTuple
+
+from pgetpy.core.lazy_dataclass import dataclass
 
 
 class Format(Enum):
@@ -31,7 +32,8 @@ class Format(Enum):
     UNKNOWN = "unknown"
 
 
-class Suffixes(NamedTuple):
+@dataclass(frozen=True)
+class Suffixes:
     """What names of a format end with, in lower case; the first is the one to give a new file.
 
     Attributes:

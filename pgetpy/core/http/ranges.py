@@ -20,6 +20,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from pgetpy.core.lazy_dataclass import dataclass
+
 _CONTENT_RANGE = re.compile(
     r"bytes[ \t]+(?:(?P<first>\d{1,19})-(?P<last>\d{1,19})|(?P<unsatisfied>\*))"
     r"/(?P<total>\d{1,19}|\*)",
@@ -38,7 +40,8 @@ class Span(NamedTuple):
         return self.stop - self.start
 
 
-class ContentRange(NamedTuple):
+@dataclass(frozen=True)
+class ContentRange:
     """A Content-Range header: `span` is None for `bytes */TOTAL`, `total` is None for `*`."""
 
     span: Span | None

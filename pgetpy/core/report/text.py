@@ -8,12 +8,12 @@ from pathlib import PurePosixPath
 from pgetpy.core.destinations.names import name_from_url
 
 # C0 and C1 controls would steer the terminal, surrogates cannot be encoded.
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+_UNPRINTABLE = r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+"
 
 
 def one_line(text: str) -> str:
     """Return `text` as one printable line."""
-    return _UNPRINTABLE.sub(" ", text).strip()
+    return (text if text.isprintable() else re.sub(_UNPRINTABLE, " ", text)).strip()
 
 
 def label(dest: str, url: str = "") -> str:

@@ -122,7 +122,7 @@ def test_only_sources_that_may_know_a_reference_are_imported(
             asked.append(self.name)
             return super().source
 
-    monkeypatch.setattr(table, "ROWS", tuple(Noting(*row) for row in ROWS))
+    monkeypatch.setattr(table, "ROWS", tuple(Noting(**vars(row)) for row in ROWS))
     settings = SourceSettings(environ={"PGET_CIVITAI_ENDPOINT": "http://here:8080"})
     with contextlib.suppress(BadReferenceError):
         parse_reference(text, settings=settings)
