@@ -18,7 +18,7 @@ from pgetpy.cli.command_table import SUBCOMMANDS
 from pgetpy.cli.compile_cache_results import FACTS, KEY_DIGITS, listing_line, tell_result
 from pgetpy.cli.invocation import DONE, FAILED, Invocation
 from pgetpy.cli.progress import log_lines
-from pgetpy.cli.terminal import print_line
+from pgetpy.cli.terminal import print_line, say
 from pgetpy.compile_cache import CompileCache
 from pgetpy.compile_cache.maintenance import LocationKeeper
 from pgetpy.core.compile_cache.environments import shown_fact
@@ -29,6 +29,7 @@ from pgetpy.settings.compile_cache_settings import CompileCacheSettings
 
 _USUAL_KINDS = ("inductor", "triton")
 _TAKES_KEYS = ("verify", "rm", "prune")
+_NOTHING = "nothing is saved there"
 
 
 def run_compile_cache(invocation: Invocation, environ: Mapping[str, str]) -> int:
@@ -91,15 +92,18 @@ class _Upkeep:
             )
         if self.operands:
             return [self.keeper.find(each) for each in self.operands]
-        return [each.key for each in self.keeper.listings()]
+        found = [each.key for each in self.keeper.listings()]
+        if not found:
+            say(_NOTHING)
+        return found
 
 
 def _load(upkeep: _Upkeep) -> int:
-    return tell_result(upkeep.cache.load(), done="loaded", as_json=upkeep.json)
+    return tell_result(upkeep.cache.load(), done="loaded", as_json=upkeep.json, logged=True)
 
 
 def _save(upkeep: _Upkeep) -> int:
-    return tell_result(upkeep.cache.save(), done="saved", as_json=upkeep.json)
+    return tell_result(upkeep.cache.save(), done="saved", as_json=upkeep.json, logged=True)
 
 
 def _ls(upkeep: _Upkeep) -> int:
@@ -109,7 +113,7 @@ def _ls(upkeep: _Upkeep) -> int:
             print_line(json.dumps(each.as_record()))
         return DONE
     if not found:
-        print_line("nothing is saved there")
+        print_line(_NOTHING)
     for each in found:
         print_line(listing_line(each))
     return DONE

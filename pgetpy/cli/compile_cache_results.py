@@ -19,20 +19,31 @@ KEY_DIGITS = 12
 FACTS = ("name", "torch", "cuda", "hip", "triton", "gpus", "machine", "isa", "soabi")
 
 
-def tell_result(result: CompileCacheResult, *, done: str, as_json: bool) -> int:
-    """Say how a load or save went; return the exit status."""
+def tell_result(
+    result: CompileCacheResult, *, done: str, as_json: bool, logged: bool = False
+) -> int:
+    """Say how a load or save went; return the exit status.
+
+    Args:
+        result: of the load or save.
+        done: the verb.
+        as_json: print it as JSON.
+        logged: whether log lines are shown, which have told why it failed.
+    """
+    status = FAILED if result.outcome == "failed" else DONE
     if as_json:
         print_line(json.dumps(result.as_record()))
-    elif result.entries:
+        return status
+    if result.entries:
         words = f"{done} {result.entries} files, {format_size(result.bytes)}"
         print_line(f"{words} in {result.seconds:.1f} s (key {result.key[:KEY_DIGITS]})")
-    if result.reason and not as_json:
+    if result.reason and not (logged and status == FAILED):
         say(f"compile cache: {result.outcome}: {one_line(result.reason)}")
-    elif not result.entries and not as_json:
+    elif not result.reason and not result.entries:
         print_line(f"compile cache: {result.outcome}, nothing to do")
-    for each in result.removed if not as_json else ():
+    for each in result.removed:
         say(f"removed a damaged file: {each}")
-    return FAILED if result.outcome == "failed" else DONE
+    return status
 
 
 def listing_line(listing: KeyListing) -> str:

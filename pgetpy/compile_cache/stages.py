@@ -28,25 +28,36 @@ def make_folder(folder: Path | str) -> None:
         return
     except FileNotFoundError:
         make_folder(os.path.dirname(folder))
-        make_folder(folder)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
 
 
 def create_file(path: Path | str) -> io.FileIO:
     """Open a new file that only its owner may read; its folder is made if need be."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
-        fd = os.open(path, flags, 0o600)
+        return io.FileIO(path, "xb", opener=_open_own)
     except FileNotFoundError:
         make_folder(os.path.dirname(path))
-        fd = os.open(path, flags, 0o600)
-    return io.FileIO(fd, "wb")
+        return io.FileIO(path, "xb", opener=_open_own)
+
+
+def _open_own(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def write_whole(out: io.FileIO, data: bytes | memoryview) -> None:
-    """Write all of `data`; a single call of the system may write less."""
+    """Write all of `data`; a single call of the system may write less.
+
+    Raises:
+        OSError: it cannot be written; the file is named, which the system does not do here.
+    """
     rest = memoryview(data)
-    while rest:
-        rest = rest[out.write(rest) :]
+    try:
+        while rest:
+            rest = rest[out.write(rest) :]
+    except OSError as error:
+        error.filename = out.name
+        raise
 
 
 @contextlib.contextmanager

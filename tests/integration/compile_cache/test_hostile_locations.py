@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pgetpy.cli import main
+from pgetpy.compile_cache.stages import create_file, write_whole
 from pgetpy.core.compile_cache.seals import seal_name
 from pgetpy.settings import Settings
 from tests.support.compile_trees import Machine, contents
@@ -166,3 +167,24 @@ def test_no_folder_for_temporary_files_breaks_no_start(
     one = machine("one")
     monkeypatch.setattr("tempfile.gettempdir", none)
     assert one.cache(location).load().outcome in ("miss", "failed")
+
+
+def test_a_place_where_no_folder_can_be_made_is_named_once(
+    machine: Machines, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = machine("one")
+    one.inductor.graph()
+    one.boot()
+    assert main(["compile-cache", "save", "--location", "/proc/pgetpy"]) == 1
+    said = "".join(capsys.readouterr())
+    assert said.count("no such file or directory") == 1
+    assert "recursion" not in said
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with create_file(tmp_path / "pack") as out:
+        full = os.open("/dev/full", os.O_WRONLY)
+        os.dup2(full, out.fileno())
+        os.close(full)
+        with pytest.raises(OSError, match=str(tmp_path / "pack")):
+            write_whole(out, b"x")
