@@ -449,3 +449,27 @@ def test_a_failed_warm_up_is_not_saved(machine: Machines, location: Path) -> Non
     with pytest.raises(RuntimeError, match="out of memory"):
         fail(one.cache(location))
     assert not location.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give folders away")
+def test_a_live_folder_of_another_user_is_copied_to_the_same_place_at_each_start(
+    machine: Machines, location: Path
+) -> None:
+    one, two = filled(machine("one")), machine("two")
+    saved(one, location)
+    two.inductor.write("aa/theirs.py", b"# theirs\n")
+    os.chown(two.inductor.root, 12345, 12345)
+    used = []
+    for _ in range(2):
+        cache = two.cache(location)
+        assert cache.load().outcome == "loaded"
+        used.append(cache.folders["inductor"])
+        assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(used[-1])
+        assert (used[-1] / "aa/theirs.py").read_bytes() == b"# theirs\n"
+        assert contents(used[-1]).items() >= contents(two.inductor.root).items()
+    assert used[0] == used[1]
+    assert used[0].stat().st_mode & 0o077 == 0
+    used[0].chmod(0o777)
+    cache = two.cache(location)
+    cache.load()
+    assert cache.folders["inductor"] != used[0]
