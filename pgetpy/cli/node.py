@@ -11,6 +11,7 @@ from pathlib import Path
 from pgetpy.cli.command_table import SUBCOMMANDS
 from pgetpy.cli.invocation import DONE, FAILED, Invocation
 from pgetpy.cli.terminal import print_line
+from pgetpy.core.fleet.node_list import Node, NodeList, node_of
 from pgetpy.core.http.urls import parse_link
 from pgetpy.core.nodes.findings import NodeVerdict
 from pgetpy.core.nodes.nginx_config import NodeConfig, nginx_configuration
@@ -18,7 +19,6 @@ from pgetpy.engine.authorities import trusting
 from pgetpy.errors import TransferError, UsageError
 from pgetpy.fleet.node_check import NodeReport, check_node
 from pgetpy.fleet.node_probe import NodeProbe
-from pgetpy.settings.fleet_settings import FleetSettings
 from pgetpy.settings.node_options import NodeOptions
 
 _RESOLV_CONF = Path("/etc/resolv.conf")
@@ -92,36 +92,37 @@ def _check(invocation: Invocation, options: NodeOptions) -> int:
     at = link.origin
     origin = NodeProbe(at.scheme, at.host, at.port, context)
     status = DONE
-    for name in options.nodes or _own_nodes(settings.fleet):
-        where = parse_link(name if "://" in name else f"http://{name}").origin
-        node = NodeProbe(
-            where.scheme, where.host, where.port, context, settings.proxy_authorization
-        )
+    fleet = settings.fleet
+    nodes = options.nodes or (fleet.nodes if fleet is not None else None)
+    for each in _listed(nodes):
+        scheme = "https" if each.tls else "http"
+        node = NodeProbe(scheme, each.host, each.port, context, settings.proxy_authorization)
         report = check_node(node, origin, link)
-        _tell(invocation, f"{where.host}:{where.port}", str(link), report)
+        shown = f"[{each.host}]" if ":" in each.host else each.host
+        _tell(invocation, f"{shown}:{each.port}", str(link), report)
         status = status if report.sound else FAILED
     return status
 
 
-def _own_nodes(fleet: FleetSettings | None) -> tuple[str, ...]:
-    """Return the nodes that a download would use.
+def _listed(nodes: NodeList | None) -> tuple[Node, ...]:
+    """Return the nodes of a list, or those that an SRV name lists.
 
     Raises:
         UsageError: there are none.
         TransferError: they cannot be looked up.
     """
-    nodes = fleet.nodes if fleet is not None else None
     if nodes is None:
         raise UsageError("expected --node HOST[:PORT], or nodes in PGET_CACHE_NODES")
-    if nodes.names:
-        return nodes.names
-    from pgetpy.fleet.srv_lookup import NodeLookupError, look_up_srv
+    names = nodes.names
+    if not names:
+        from pgetpy.fleet.srv_lookup import NodeLookupError, look_up_srv
 
-    try:
-        # Those that are missing in the list are empty.
-        return tuple(filter(None, look_up_srv(nodes.srv)))
-    except NodeLookupError as error:
-        raise TransferError(f"srv://{nodes.srv}", f"cannot be looked up: {error}") from None
+        try:
+            names = look_up_srv(nodes.srv)
+        except NodeLookupError as error:
+            raise TransferError(f"srv://{nodes.srv}", f"cannot be looked up: {error}") from None
+    # Those that are missing in a list from SRV records are empty.
+    return tuple(node_of(name, index) for index, name in enumerate(names) if name)
 
 
 def _tell(invocation: Invocation, node: str, url: str, report: NodeReport) -> None:

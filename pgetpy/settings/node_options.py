@@ -2,32 +2,63 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from typing import ClassVar
+from urllib.parse import urlsplit
 
+from pgetpy.core.fleet.node_list import NodeList, read_cache_nodes
 from pgetpy.core.http.urls import Origin, parse_link
-from pgetpy.core.nodes.nginx_config import MIB, PIECES, fits_configuration
-from pgetpy.core.text.values import read_texts, read_words, size_reader
+from pgetpy.core.nodes.nginx_config import MIB, PIECES, fits_configuration, host_names
+from pgetpy.core.text.values import read_words, size_reader
 from pgetpy.errors import BadReferenceError, BadSettingError
 from pgetpy.settings.options import Option, Texts
 from pgetpy.settings.sections import Section
 
 _CONFIG = ("node config",)
 _CHECK = ("node check",)
+_HOST = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?")
 _LISTEN = re.compile(r"(?:(?:[A-Za-z0-9.-]+|\*|\[[0-9A-Fa-f:.]+\]):)?[0-9]{1,5}")
 
 
 def _origins(given: Texts, name: str) -> tuple[Origin, ...]:
-    """Read URLs of origins, such as https://weights.example."""
-    origins = []
+    """Read URLs of origins, such as https://weights.example.
+
+    Raises:
+        BadSettingError: one is more than a host, or two of them have the same Host, which is all
+            that a node learns from a client.
+    """
+    named: dict[str, Origin] = {}
     for text in read_words(given, name):
-        try:
-            link = parse_link(text if "://" in text else f"https://{text}")
-        except BadReferenceError as error:
-            raise BadSettingError(name, text, error.reason) from None
-        origins.append(link.origin)
-    return tuple(dict.fromkeys(origins))
+        origin = _origin(text, name)
+        for host in host_names(origin):
+            if named.setdefault(host, origin) != origin:
+                reason = f"has the same Host as {named[host].scheme}://{host}: name one of them"
+                raise BadSettingError(name, text, reason)
+    return tuple(dict.fromkeys(named.values()))
+
+
+def _origin(text: str, name: str) -> Origin:
+    whole = text if "://" in text else f"https://{text}"
+    try:
+        origin = parse_link(whole).origin
+    except BadReferenceError as error:
+        raise BadSettingError(name, text, error.reason) from None
+    if not (_HOST.fullmatch(origin.host) or _is_ipv6(origin.host)):
+        raise BadSettingError(name, text, "has no valid host")
+    parts = urlsplit(whole)
+    if parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc:
+        raise BadSettingError(name, text, "is more than scheme, host and port: leave out the rest")
+    return origin
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _word(text: str, name: str) -> str:
@@ -37,14 +68,26 @@ def _word(text: str, name: str) -> str:
     return text
 
 
+def _folder(text: str, name: str) -> str:
+    if not text.startswith("/"):
+        raise BadSettingError(name, text, "is not an absolute path")
+    return _word(text, name)
+
+
 def _listen(text: str, name: str) -> str:
-    if not _LISTEN.fullmatch(text):
+    if not _LISTEN.fullmatch(text) or not 0 < int(text.rpartition(":")[2]) < 65536:
         raise BadSettingError(name, text, "is not a port, or an address and a port as 10.0.0.1:80")
     return text
 
 
 def _resolvers(given: Texts, name: str) -> tuple[str, ...]:
-    return tuple(_word(each, name) for each in read_words(given, name))
+    words = (_word(each, name) for each in read_words(given, name))
+    return tuple(f"[{each}]" if _is_ipv6(each) else each for each in words)
+
+
+def _nodes(given: Texts, name: str) -> NodeList:
+    texts = (given,) if isinstance(given, str) else given
+    return read_cache_nodes(",".join(texts), name)
 
 
 class _PieceReader:
@@ -71,7 +114,7 @@ ROWS: tuple[Option, ...] = (
            _CONFIG, default="20MiB"),
     Option("listen", "", "[ADDRESS:]PORT", "NodeOptions.listen", _listen,
            "where the node listens (default: 80, with TLS 443)", _CONFIG),
-    Option("folder", "", "DIR", "NodeOptions.folder", _word,
+    Option("folder", "", "DIR", "NodeOptions.folder", _folder,
            "folder on the node, which exists and is nginx's own", _CONFIG,
            default="/var/cache/pgetpy-node"),
     Option("resolver", "", "ADDRESS", "NodeOptions.resolvers", _resolvers,
@@ -87,9 +130,9 @@ ROWS: tuple[Option, ...] = (
     Option("token-file", "", "FILE", "NodeOptions.token_file", _word,
            "file on the node with lines '\"Bearer TOKEN\" 1;': only clients that send one of these "
            "as PGET_PROXY_AUTH_HEADER are served", _CONFIG),
-    Option("node", "", "HOST[:PORT]", "NodeOptions.nodes", read_texts,
-           "the node to check, https://HOST[:PORT] if it has TLS (default: the nodes of downloads, "
-           "see PGET_CACHE_NODES)", _CHECK, many=True),
+    Option("node", "", "HOST[:PORT]", "NodeOptions.nodes", _nodes,
+           "the node to check, https://HOST[:PORT] if it has TLS, or srv://NAME for all that it "
+           "lists (default: the nodes of downloads, see PGET_CACHE_NODES)", _CHECK, many=True),
 )
 # fmt: on
 
@@ -110,4 +153,4 @@ class NodeOptions(Section):
     certificate: str = ""
     certificate_key: str = ""
     token_file: str = ""
-    nodes: tuple[str, ...] = ()
+    nodes: NodeList | None = None

@@ -123,7 +123,7 @@ def _http(node: NodeConfig) -> Iterator[str]:
 
 def _maps(node: NodeConfig) -> Iterator[str]:
     yield "# What may be fetched, and from where. Clients send the origin's name, never its scheme."
-    rows = [f"{name} {_url(origin)};" for origin in node.origins for name in _host_names(origin)]
+    rows = [f"{name} {_url(origin)};" for origin in node.origins for name in host_names(origin)]
     yield from _map("$http_host", "$origin", ['default "";', *rows])
     yield "# The object's path. With PGET_CACHE_USE_PATH_PROXY the origin's name is in front."
     rows = [
@@ -289,7 +289,7 @@ def _url(origin: Origin) -> str:
     return f"{origin.scheme}://{_host(origin)}{port}"
 
 
-def _host_names(origin: Origin) -> list[str]:
+def host_names(origin: Origin) -> list[str]:
     """Return how clients may name the origin in Host."""
     named = f"{_host(origin)}:{origin.port}"
     return [_host(origin), named] if origin.port == DEFAULT_PORTS[origin.scheme] else [named]

@@ -185,12 +185,35 @@ def test_the_nodes_of_the_environment_are_checked_where_none_is_given(
         (("node", "config", "--origins", "http://a", "--listen", "x"), "is not a port"),
         (("node", "config", "--origins", "http://a", "--folder", "/a b;"), "has blanks, quotes"),
         (("node", "config", "--origins", "http://a", "--certificate", "c"), "TLS needs both"),
+        # What nginx would refuse, or read as something else.
+        (("node", "config", "--origins", "https://a;b"), "has no valid host"),
+        (("node", "config", "--origins", "https://*.a"), "has no valid host"),
+        (("node", "config", "--origins", "https://a/b"), "is more than scheme, host and port"),
+        (("node", "config", "--origins", "https://u:hunter2@a"), "is more than scheme, host"),
+        (("node", "config", "--origins", "https://a,http://a"), "has the same Host as https://a"),
+        (("node", "config", "--origins", "http://a", "--listen", "65536"), "is not a port"),
+        (("node", "config", "--origins", "http://a", "--folder", "b"), "not an absolute path"),
+        (("node", "check", "http://a/x", "--node", "a b c!"), "is neither srv://NAME nor HOST"),
     ],
 )
 def test_mistakes_in_the_arguments_are_usage_errors(arguments: tuple[str, ...], words: str) -> None:
     ended = run(*arguments)
     assert (ended.code, ended.out) == (2, "")
     assert words in ended.err
+    assert "hunter2" not in ended.err
+
+
+def test_addresses_of_ipv6_are_written_as_nginx_reads_them() -> None:
+    origins, resolver = "https://[::1]:8443", "2001:db8::1"
+    ended = run("node", "config", "--origins", origins, "--resolver", resolver)
+    assert "[::1]:8443 https://[::1]:8443;" in ended.out
+    assert "resolver [2001:db8::1] valid=30s" in ended.out
+
+
+def test_the_nodes_of_a_name_are_looked_up() -> None:
+    ended = run("node", "check", "http://a/x", "--node", "srv://nodes.invalid")
+    assert (ended.code, ended.out) == (1, "")
+    assert "srv://nodes.invalid" in ended.err
 
 
 def test_help_has_an_example_of_each_command() -> None:
