@@ -29,7 +29,7 @@ _CONTAINER = re.compile(r"\$(?:root|web|logs|blobchangefeed)|(?=.{3,63}\Z)[a-z0-
 # A time, to a ten-millionth of a second.
 _BLOB_VERSION = re.compile(r"\?(versionid|snapshot)=([0-9TZ:.-]{10,40})\Z")
 # Amazon S3 User Guide, "Object key naming guidelines".
-_LONGEST_KEY = 1024
+LONGEST_KEY = 1024
 _AWS = "amazonaws.com"
 # [BUCKET.]s3.amazonaws.com, s3.REGION, s3-REGION (of old buckets) and s3.dualstack.REGION.
 _REGIONAL = re.compile(
@@ -108,9 +108,9 @@ def parse_object_name(text: str, bucket: str = "") -> ObjectName:
     found = (_BLOB_VERSION if azure else _VERSION).search(key)
     key = key[: found.start()] if found else key
     # Azure counts characters, and Amazon bytes.
-    if len(key if azure else key.encode(errors="surrogateescape")) > _LONGEST_KEY:
+    if len(key if azure else key.encode(errors="surrogateescape")) > LONGEST_KEY:
         unit = "characters" if azure else "bytes"
-        raise BadReferenceError(text, f"its key has more than {_LONGEST_KEY} {unit}")
+        raise BadReferenceError(text, f"its key has more than {LONGEST_KEY} {unit}")
     if found:
         return ObjectName(scheme, chosen, key, found[2], version_kind=found[1])
     if "*" not in key:

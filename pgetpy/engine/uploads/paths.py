@@ -20,13 +20,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
-from pgetpy.core.objects.names import ObjectName, parse_object_name
+from pgetpy.core.objects.names import LONGEST_KEY, ObjectName, parse_object_name
 from pgetpy.core.report.events import Failed, Queued, Report
 from pgetpy.core.report.uploads import UploadResult
 from pgetpy.engine.hosts import Hosts
 from pgetpy.engine.uploads.options import UploadOptions
 from pgetpy.engine.uploads.upload import FileUpload
-from pgetpy.errors import BadReferenceError, DestinationError, HttpStatusError, PgetError
+from pgetpy.errors import BadReferenceError, HttpStatusError, PgetError, SourceFileError
 from pgetpy.settings import Settings
 from pgetpy.sources.object_bucket import bucket_of, explain_refusal
 from pgetpy.sources.table import parse_reference, store_settings
@@ -98,12 +98,12 @@ def _files(path: str, named: ObjectName) -> Iterator[tuple[str, str]]:
     """Yield each file to send, with its key. Links to directories are not followed.
 
     Raises:
-        DestinationError: the directory holds no files.
+        SourceFileError: the directory holds no files, or a name cannot be a key.
         OSError: a directory cannot be listed.
     """
     if not os.path.isdir(path):
         name = os.path.basename(path) if named.is_folder else ""
-        yield path, named.key + name
+        yield path, _key(named.key + name, path)
         return
     prefix = named.key if named.is_folder else f"{named.key}/"
     count = 0
@@ -113,9 +113,20 @@ def _files(path: str, named: ObjectName) -> Iterator[tuple[str, str]]:
             file = os.path.join(folder, name)
             if os.path.isfile(file):
                 count += 1
-                yield file, prefix + os.path.relpath(file, path).replace(os.sep, "/")
+                yield file, _key(prefix + os.path.relpath(file, path).replace(os.sep, "/"), file)
     if not count:
-        raise DestinationError(path, "holds no files")
+        raise SourceFileError(path, "holds no files")
+
+
+def _key(key: str, file: str) -> str:
+    """Return `key`; raise if no store takes it, before anything is sent."""
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        raise SourceFileError(file, "has a name that is not UTF-8, as keys have to be") from None
+    if size > LONGEST_KEY:
+        raise SourceFileError(file, f"would have a key of {size} bytes; {LONGEST_KEY} are allowed")
+    return key
 
 
 def _raise(error: OSError) -> None:

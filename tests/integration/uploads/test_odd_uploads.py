@@ -157,3 +157,19 @@ def test_each_byte_is_hashed_once(store: ObjectStore, file: Path) -> None:
     assert stored(store, "g") == file.read_bytes()
     with pytest.raises(UnauthorizedError):
         put(file, "gs://bucket/g", {**environ, "GOOGLE_OAUTH_ACCESS_TOKEN": "wrong"})
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [(b"bad\xff", "not UTF-8"), (b"/".join([b"d" * 200] * 6), "key of 1207 bytes")],
+)
+def test_names_that_no_key_can_have_are_refused_before_anything_is_sent(
+    store: ObjectStore, tmp_path: Path, name: bytes, words: str
+) -> None:
+    odd = tmp_path / "tree" / os.fsdecode(name)
+    odd.parent.mkdir(parents=True)
+    odd.touch()
+    (tmp_path / "tree/a").touch()
+    with pytest.raises(SourceFileError, match=words):
+        put(tmp_path / "tree", "s3://bucket/m", store.environ)
+    assert store.requests == []
