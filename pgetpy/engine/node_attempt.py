@@ -95,6 +95,7 @@ class NodeAttempt(Attempt):
     _failed: dict[int, set[str]] = field(default_factory=dict)  # nodes that failed, by piece
     _refusals: dict[str, int] = field(default_factory=dict)  # in a row, by node
     _barred: frozenset[str] = frozenset()  # nodes not to be asked for any piece
+    _passed_on: bool = False  # whether a node has answered with a redirect
     # When an exchange became silent, and where it was then.
     _filling: dict[Exchange, tuple[float, int]] = field(default_factory=dict)
     _probes: dict[str, asyncio.Task[None]] = field(default_factory=dict)
@@ -184,7 +185,9 @@ class NodeAttempt(Attempt):
             self._launch_at(*found, part, piece)
             return
         if self._origin_at is None:
-            self._origin_at = now + self.context.jitter() * _ORIGIN_SPREAD
+            # Nodes that pass redirects on are there: this is no moment when all machines come.
+            spread = 0.0 if self._passed_on else _ORIGIN_SPREAD
+            self._origin_at = now + self.context.jitter() * spread
             _LOG.debug("%s: no cache node is left for piece %d", self.route.target.url, piece)
         asked = sum(exchange.piece is None for exchange in self._watchdog.under_way)
         if now < self._origin_at or asked >= _ORIGIN_CONNECTIONS:
@@ -237,10 +240,12 @@ class NodeAttempt(Attempt):
     def _handle_failure(self, exchange: Exchange | None, error: BaseException) -> None:
         if exchange is None or exchange.piece is None:
             super()._handle_failure(exchange, error)
+            if self._passed_on and isinstance(error, Redirected):
+                self._follow()
             return
         name = exchange.source
         if isinstance(error, Redirected):
-            self._redirected(exchange, error)
+            self._redirected(exchange)
         elif isinstance(error, WrongRangeError):
             self._accuse(name, f"it sent {error}")
         elif isinstance(error, DisagreementError):
@@ -272,13 +277,20 @@ class NodeAttempt(Attempt):
         if refusals >= _MOST_REFUSALS:
             self._barred |= {name}
 
-    def _redirected(self, exchange: Exchange, redirect: Redirected) -> None:
-        """Follow a redirect that a node has passed on, as if the origin had sent it."""
-        target = self.route.target
-        if exchange.request.url.partition("://")[2] != self.access.asked_for(self.url):
-            return  # followed already, for another answer
-        self.route.redirected(redirect, target.url)
+    def _redirected(self, exchange: Exchange) -> None:
+        """Ask other nodes, and at last the origin: a node may pass on what the origin says, but a
+        login page or a broken proxy redirects as well."""
+        if exchange.request.url.partition("://")[2] == self.access.asked_for(self.url):
+            self._passed_on = True
+            self._barred |= {exchange.source}
+            self.access.failed(exchange.source)
+
+    def _follow(self) -> None:
+        """Ask nodes for what the origin has redirected to: they do not follow it themselves."""
         self.url = self.route.target.url
+        self._passed_on = False
+        self._barred = frozenset()
+        self._failed.clear()
         if not self.access.takes(self.url, self.route.target):
             self._leave_nodes("it redirects to where no cache nodes are used")
 

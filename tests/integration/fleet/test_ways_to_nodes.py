@@ -123,7 +123,7 @@ def test_what_no_prefix_covers_goes_to_the_origin(fleet: Fleet, tmp_path: Path) 
 # ---------------------------------------------------------------------------------- redirects
 
 
-def test_a_redirect_that_a_node_passes_on_is_followed(
+def test_a_redirect_that_a_node_passes_on_is_followed_by_the_origins_word(
     fleet: Fleet, tmp_path: Path, other_server: Server
 ) -> None:
     target = other_server.add("/there", Resource(BODY))
@@ -132,8 +132,30 @@ def test_a_redirect_that_a_node_passes_on_is_followed(
     result = fleet.fetch(tmp_path / "got")
     assert (tmp_path / "got").read_bytes() == BODY
     assert result.final_url == target
+    assert len(fleet.origin.requests) == 1
+    assert all(len(node.requests) <= 1 for node in fleet.nodes)
+
+
+@pytest.mark.parametrize("leads_somewhere", [False, True])
+def test_a_redirect_of_a_node_alone_is_not_followed(
+    fleet: Fleet, tmp_path: Path, other_server: Server, leads_somewhere: bool
+) -> None:
+    """A login page, or a proxy that is set up wrongly, answers for every host."""
+    login = other_server.add("/login", Resource(b"<html>Who are you?</html>"))
+    for node in fleet.nodes:
+        fleet.set(node, Redirect(login if leads_somewhere else "http://127.0.0.1:1/x"))
+    result = fleet.fetch(tmp_path / "got")
+    assert (tmp_path / "got").read_bytes() == BODY
+    assert set(result.bytes_by_source) == {"origin"}
+    assert other_server.requests == []
+
+
+def test_one_node_that_redirects_is_left_for_the_others(fleet: Fleet, tmp_path: Path) -> None:
+    fleet.set(fleet.nodes[0], Redirect("http://127.0.0.1:1/x"))
+    result = fleet.fetch(tmp_path / "got")
+    assert (tmp_path / "got").read_bytes() == BODY
     assert fleet.origin.requests == []
-    assert sum(len(node.requests) for node in fleet.nodes) == 1
+    assert set(result.bytes_by_source) == {fleet.name(node) for node in fleet.nodes[1:]}
 
 
 def test_a_redirect_to_what_nodes_cover_goes_through_them(fleet: Fleet, tmp_path: Path) -> None:
@@ -144,7 +166,9 @@ def test_a_redirect_to_what_nodes_cover_goes_through_them(fleet: Fleet, tmp_path
     result = fleet.fetch(tmp_path / "got")
     assert (tmp_path / "got").read_bytes() == BODY
     assert result.final_url == target
-    assert fleet.origin.requests == []
+    assert len(fleet.origin.requests) == 1
+    # All but the first range, which the origin would have sent as well, is of the nodes.
+    assert {seen.path for node in fleet.nodes for seen in node.requests} == {PATH, "/there"}
 
 
 @pytest.mark.parametrize("name", ["localhost", HOST])
