@@ -185,7 +185,7 @@ class NodeAttempt(Attempt):
             self._launch_at(*found, part, piece)
             return
         if self._origin_at is None:
-            # Nodes that pass redirects on are there: this is no moment when all machines come.
+            # Nodes that pass redirects on are alive, so machines do not come all at once.
             spread = 0.0 if self._passed_on else _ORIGIN_SPREAD
             self._origin_at = now + self.context.jitter() * spread
             _LOG.debug("%s: no cache node is left for piece %d", self.route.target.url, piece)
