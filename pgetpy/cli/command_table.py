@@ -203,7 +203,7 @@ Loaders take the folder as it is: from_pretrained(folder). Example:
     "pipeline show": Command(
         "[flags] KEY",
         "show the build manifest of a pipeline: what was asked for, what it became, its files",
-        f"{_PIPELINE} --json prints the build manifest. Example:\n  pgetpy pipeline show 3f5a90c1",
+        f"{_PIPELINE}\n--json prints the build manifest. Example:\n  pgetpy pipeline show 3f5a90c1",
     ),
     "pipeline verify": Command(
         "[flags] [KEY...]",

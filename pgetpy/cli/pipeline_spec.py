@@ -43,7 +43,7 @@ def read_spec(invocation: Invocation) -> PipelineSpec:
 
 def _lora(text: str) -> tuple[str, float]:
     """Return the reference and the scale in `REF [SCALE]`; references contain no blanks."""
-    reference, *scale = text.split()
+    reference, *scale = text.split() or [""]
     try:
         (found,) = map(float, scale or ["1"])
     except ValueError:

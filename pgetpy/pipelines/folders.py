@@ -97,6 +97,9 @@ async def locate_model(
     local = _local_path(text)
     if local is not None:
         return _local_model(local)
+    if ":" not in text:
+        reason = "there is no such file or folder; a repository of the Hub is hf://OWNER/NAME"
+        raise BadReferenceError(text, reason)
     reference = named(_as_folder(text) if wanted == "folder" else text, sources, wanted="auto")
     if wanted == "folder" and reference.several:
         reference = named(_as_folder(text), sources, wanted="folder")

@@ -7,6 +7,7 @@ are missing; diffusers puts the pipeline together. The caller holds the lock of 
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import time
 from collections import Counter
@@ -21,6 +22,7 @@ from pgetpy.core.pipelines.plans import SINGLE
 from pgetpy.core.pipelines.specs import AS_STORED, OTHERS, PipelineSpec
 from pgetpy.core.weights.safetensors import LONGEST_HEADER
 from pgetpy.errors import (
+    BadSafetensorsError,
     BadSettingError,
     IntegrityError,
     MissingPackageError,
@@ -172,12 +174,16 @@ def pipeline_class(name: str) -> Any:
 
 
 def _load(source: LoadSource, whole: Any, find: Find) -> Any:
+    takes = inspect.signature(whole.__init__).parameters
+    for name in source.spec.components.keys() - takes.keys():
+        # diffusers would load the pipeline without it, and log a line.
+        raise BadSettingError("components", name, f"is not a component of {whole.__name__}")
     index = _config_of(source.folder / MODEL_INDEX)
     given: dict[str, Any] = {
         name: None for name, reference in source.spec.components.items() if reference is None
     }
     for name, paths in source.weights.items():
-        if not name:
+        if name not in takes:  # among them the one file that has all weights
             continue
         found = find(name)
         kind = _class_of(source, name, index) if found is None else None
@@ -275,7 +281,7 @@ def _dtype_of(source: LoadSource, name: str, paths: Iterable[str]) -> Any:
     wanted, sizes = source.spec.dtype_of(name), Counter[str]()
     if wanted == AS_STORED:
         for path in paths:
-            sizes += _dtypes_in(source.folder / path)
+            sizes += _dtypes_in(source, path)
     quantised = _is_quantised(source.folder / name)
     found, others = load_dtype(name or "the model", wanted, sizes, quantised=quantised)
     if others:
@@ -283,10 +289,14 @@ def _dtype_of(source: LoadSource, name: str, paths: Iterable[str]) -> Any:
     return getattr(torch, found) if found else None
 
 
-def _dtypes_in(path: Path) -> Counter[str]:
-    with path.open("rb") as file:
+def _dtypes_in(source: LoadSource, path: str) -> Counter[str]:
+    with (source.folder / path).open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        return dtype_sizes(file.read(min(length, LONGEST_HEADER)))
+        header = file.read(min(length, LONGEST_HEADER))
+    try:
+        return dtype_sizes(header)
+    except BadSafetensorsError:
+        raise IntegrityError(f"{path} of {source.shown} has no readable header") from None
 
 
 def _is_quantised(folder: Path) -> bool:

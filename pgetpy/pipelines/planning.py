@@ -198,6 +198,7 @@ class Planner:
             raise BadSettingError("config", spec.config, reason)
         theirs = {each.name: each for each in folder.files}
         index = await self._index(folder, theirs)
+        spec.check_components(name for name, each in index.items() if isinstance(each, list))
         given = {name for name, part in spec.components.items() if part is not None}
         omitted = {name for name, part in spec.components.items() if part is None}
         own = [each for each in components_of(index) if each not in given | omitted]

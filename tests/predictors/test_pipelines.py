@@ -318,6 +318,15 @@ def test_a_component_may_be_replaced_and_left_out(
     assert image(store, spec) == image_of(expected) != shop.alone()
 
 
+def test_a_component_that_the_class_does_not_take_is_an_error(
+    shop: Shop, store: PipelineStore
+) -> None:
+    """diffusers would make the images of the base alone."""
+    spec = PipelineSpec(str(shop.base), components={"vaee": str(shop.base / "vae")})
+    with pytest.raises(BadSettingError, match="'vaee': is not a component of StableDiffusion"):
+        image(store, spec)
+
+
 def test_a_base_of_one_file_is_loaded_offline_with_its_configurations(
     shop: Shop, store: PipelineStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

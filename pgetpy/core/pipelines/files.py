@@ -105,7 +105,8 @@ def pipeline_files(
         weights |= {component: own.weights} if own.weights else {}
         variants |= own.variants
     if variant and weights and variant not in variants:
-        hint = f"it has {', '.join(sorted(variants - {''})) or 'none'}; choose another variant"
+        theirs = ", ".join(sorted(variants - {""}))
+        hint = f"its variants are: {theirs}" if theirs else "it has no variants: name none"
         raise NotOneFileError(shown, f"{variant} variant", hint=hint)
     return PipelineFiles(tuple(configs), weights)
 
@@ -169,7 +170,7 @@ def _component_weights(
         raise IntegrityError(f"{shown} has no safetensors, and {_last(pickles[0])} is a pickle")
     if parsed:
         theirs = ", ".join(sorted(by_variant))
-        raise NotOneFileError(shown, "such", hint=f"its weights are of the variant {theirs}")
+        raise NotOneFileError(shown, "usual weights", hint=f"name one of its variants: {theirs}")
     return (), frozenset()
 
 

@@ -69,10 +69,11 @@ class LoraSpec:
 
     @classmethod
     def _checked(cls, path: object, scale: object, component: object, name: str) -> LoraSpec:
-        if not isinstance(path, str) or not path.strip():
-            raise BadSettingError(
-                name, type(path).__name__, "the reference of a LoRA is not a text"
-            )
+        if not isinstance(path, str):
+            reason = "the reference of a LoRA is not a text"
+            raise BadSettingError(name, type(path).__name__, reason)
+        if not path.strip():
+            raise BadSettingError(name, path, "the reference of a LoRA is empty")
         if isinstance(scale, bool) or not isinstance(scale, (int, float)):
             raise BadSettingError(name, scale, f"the scale of {redact(path)} is not a number")
         if not math.isfinite(scale):
@@ -120,14 +121,17 @@ class PipelineSpec:
     def __post_init__(self) -> None:
         if not isinstance(self.base, str) or not self.base.strip():
             raise BadSettingError("base", self.base, "is not a reference")
+        if not isinstance(self.config or "", str):
+            raise BadSettingError("config", self.config, "is not a reference")
         for name in ("pipeline", "variant"):
             _check_name(getattr(self, name) or "", name)
         put = object.__setattr__  # frozen, and yet completed here
         put(self, "pipeline", self.pipeline or "")
         put(self, "variant", self.variant or "")
+        put(self, "config", self.config or "")
         put(self, "components", _components(self.components))
         put(self, "dtype", _dtypes(self.dtype))
-        put(self, "quantization", _plain_json(self.quantization))
+        put(self, "quantization", _quantization(self.quantization))
         put(self, "loras", _loras(self.loras))
         put(self, "share", _share(self.share))
 
@@ -152,6 +156,32 @@ class PipelineSpec:
         found: str = self.dtype.get(component, self.dtype[OTHERS])
         return found
 
+    def check_components(self, known: Iterable[str]) -> None:
+        """Check that the components named here exist.
+
+        Args:
+            known: those of the base. A class may take others, which are given as `components`.
+
+        Raises:
+            BadSettingError: there is no such component.
+        """
+        quantization = self.quantization or {}
+        quantised = [
+            *quantization.get("quant_mapping", ()),
+            *_names(quantization.get("components_to_quantize")),
+        ]
+        named = {
+            "dtype": [name for name in self.dtype if name != OTHERS],
+            "quantization": quantised,
+            "components": [name for name, part in self.components.items() if part is None],
+        }
+        known = sorted({*known} | {name for name, part in self.components.items() if part})
+        for argument, names in named.items():
+            for name in names:
+                if name not in known:
+                    reason = f"is not a component; there are {', '.join(known)}"
+                    raise BadSettingError(argument, name, reason)
+
     def shares(self, component: str) -> bool:
         """Whether `component` may be that of another pipeline, too."""
         return self.share is True or component in self.share
@@ -168,7 +198,7 @@ class PipelineSpec:
             "base": shown(self.base),
             "pipeline": self.pipeline,
             "components": parts,
-            "config": shown(self.config) if self.config else "",
+            "config": shown(self.config),
             "variant": self.variant,
             "dtype": dict(self.dtype),
             "quantization": self.quantization,
@@ -219,15 +249,33 @@ def _dtype(given: object) -> str:
     return text
 
 
-def _plain_json(given: object) -> Any:
+def _quantization(given: object) -> Any:
     """Return a copy that consists of JSON values, so that it can be hashed and recorded."""
     if given is None:
         return None
+    if not isinstance(given, Mapping):
+        raise BadSettingError("quantization", type(given).__name__, "is not a mapping")
+    mapping = given.get("quant_mapping", {})
+    if not isinstance(mapping, Mapping) or not all(
+        isinstance(each, Mapping) for each in mapping.values()
+    ):
+        reason = "is not a mapping of components to mappings"
+        raise BadSettingError("quantization", "quant_mapping", reason)
+    if not all(isinstance(each, str) for each in _names(given.get("components_to_quantize"))):
+        reason = "is not a list of components"
+        raise BadSettingError("quantization", "components_to_quantize", reason)
     try:
         return json.loads(json.dumps(given, allow_nan=False, sort_keys=True))
     except (TypeError, ValueError, RecursionError):
         reason = "does not consist of texts, finite numbers, lists and mappings"
         raise BadSettingError("quantization", type(given).__name__, reason) from None
+
+
+def _names(given: object) -> list[object]:
+    """Return what diffusers takes as one name or several."""
+    if given is None:
+        return []
+    return list(given) if isinstance(given, (list, tuple)) else [given]
 
 
 def _loras(given: object) -> tuple[LoraSpec, ...]:

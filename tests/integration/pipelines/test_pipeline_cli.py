@@ -169,7 +169,14 @@ def test_looking_creates_nothing(run: Run, tmp_path: Path) -> None:
         ((), "expected one of plan, key, build"),
         (("plan",), "expected one SPEC, got nothing"),
         (("plan", BASE, "--lora", "hf://a/b half"), "write 'REF SCALE'"),
+        (("plan", BASE, "--lora", ""), "the reference of a LoRA is empty"),
         (("plan", BASE, "--dtype", "float8"), "is not one of"),
+        (("plan", "./missing"), "there is no such file or folder"),
+        (("plan", "wrong.json"), "config 7: is not a reference"),
+        (
+            ("plan", "misspelt.json", "--progress=none"),
+            "dtype 'unett': is not a component; there are unet",
+        ),
         (("plan", "missing.json"), "there is no such file"),
         (("plan", "list.json"), 'not an object with a "base"'),
         (("plan", "odd.json"), "'bases' is not one of base, "),
@@ -183,6 +190,9 @@ def test_mistakes_are_told_in_one_sentence(
     run: Run, tmp_path: Path, argv: tuple[str, ...], words: str
 ) -> None:
     (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "wrong.json").write_text(json.dumps({"base": BASE, "config": 7}))
+    misspelt = {"base": BASE, "dtype": {"unett": "float16"}}
+    (tmp_path / "misspelt.json").write_text(json.dumps(misspelt))
     (tmp_path / "odd.json").write_text('{"base": "x", "bases": 1}')
     status, out, err = run(*argv)
     assert (status, out, err.count("\n")) == (2, "", 1)

@@ -62,6 +62,12 @@ def test_a_component_can_have_a_dtype_of_its_own() -> None:
         ({"components": {"vae": 3}}, "components"),
         ({"quantization": {"bits": float("nan")}}, "quantization"),
         ({"quantization": object()}, "quantization"),
+        ({"quantization": 5}, "quantization"),
+        ({"quantization": {"quant_mapping": ["unet"]}}, "quantization"),
+        ({"quantization": {"quant_mapping": {"unet": 5}}}, "quantization"),
+        ({"quantization": {"components_to_quantize": 5}}, "quantization"),
+        ({"config": 7}, "config"),
+        ({"loras": [" "]}, "loras[0]"),
         ({"loras": "hf://a/b"}, "loras"),
         ({"loras": {"path": "hf://a/b"}}, "loras"),
         ({"loras": [("hf://a/b", float("inf"))]}, "loras[0]"),
@@ -98,3 +104,27 @@ def test_a_bad_scale_does_not_show_a_secret() -> None:
 
 def test_specifications_can_be_keys_of_a_mapping() -> None:
     assert len({PipelineSpec(BASE), PipelineSpec(BASE), PipelineSpec(BASE, variant="fp16")}) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"dtype": {"unett": "float16"}}, "dtype"),
+        ({"components": {"vaee": None}}, "components"),
+        ({"quantization": {"quant_mapping": {"unett": {}}}}, "quantization"),
+        ({"quantization": {"components_to_quantize": ["unett"]}}, "quantization"),
+    ],
+)
+def test_a_component_that_does_not_exist_is_named(arguments: dict[str, Any], named: str) -> None:
+    with pytest.raises(BadSettingError, match="there are unet, vae") as caught:
+        PipelineSpec(BASE, **arguments).check_components(["vae", "unet"])
+    assert caught.value.name == named
+
+
+def test_components_that_the_base_or_the_specification_has_can_be_named() -> None:
+    spec = PipelineSpec(
+        BASE,
+        dtype={"default": "float32", "unet": "float16", "controlnet": "float16"},
+        components={"controlnet": "hf://a/b", "vae": None},
+    )
+    spec.check_components(["vae", "unet"])
