@@ -19,6 +19,8 @@ export PYTHONDONTWRITEBYTECODE :=
 # are processors; each process takes 4 s to collect them all. -n0 in ARGS runs them one by one (for
 # --pdb, and for what they print).
 SIDE_BY_SIDE := -n 5 --dist worksteal
+# Their tests have marks that leave them out, but each process would import them all the same.
+LEFT_OUT := real_servers slow predictors
 
 .PHONY: help setup demo test check soak test-predictors bench fleet-simulation gpu-wheels docs docs-options dist clean
 
@@ -56,7 +58,7 @@ demo: $(READY) ## download made-up weights from a server of our own and say how 
 	@$(PY) -m scripts.demo $(ARGS)
 
 test: $(READY) ## run the tests but for real servers and long ones (ARGS=tests/unit/cache for some)
-	@$(PY) -m pytest -m "not real_servers and not soak and not predictors" $(SIDE_BY_SIDE) $(ARGS)
+	@$(PY) -m pytest -m "not real_servers and not soak and not predictors" $(LEFT_OUT:%=--ignore=tests/%) $(SIDE_BY_SIDE) $(ARGS)
 
 check: $(READY) $(STORES)/.ready ## style, types, tests, and those with real servers: what CI runs
 	$(PY) -m ruff check .
