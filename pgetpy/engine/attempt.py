@@ -337,7 +337,7 @@ class Attempt:
         ):
             return False
         self._generation += 1
-        if answer is not None:
+        if answer is not None and manner.untried:
             self._retries.progressed()  # another way of asking gets all its tries
         if reader is not None and manner.single:
             reader.claim = None  # it delivers everything that is missing

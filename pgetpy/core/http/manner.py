@@ -26,7 +26,7 @@ were not to blame. `settled` switches all of this off for requests whose refusal
 from __future__ import annotations
 
 from pgetpy.core.http.retry import OVERLOADED, retryable
-from pgetpy.core.lazy_dataclass import dataclass
+from pgetpy.core.lazy_dataclass import dataclass, field
 from pgetpy.errors import HttpStatusError, RangeNotHonouredError, TransferError
 
 # How servers answer that do not understand If-Range.
@@ -59,6 +59,17 @@ class Manner:
     reason: str = ""
     _odd: int = 0
     _cut: bool = False
+    # As (tied, whole, single).
+    _failed: set[tuple[bool, bool, bool]] = field(default_factory=set, compare=False)
+
+    @property
+    def untried(self) -> bool:
+        """Whether this manner has not failed yet, so that it earns all tries of a transfer.
+
+        It may have: `ask_ranges_again` leads through the same manners again, and a server that
+        never delivers would be asked forever.
+        """
+        return (self.tied, self.whole, self.single) not in self._failed
 
     def becomes_plainer(
         self,
@@ -79,6 +90,7 @@ class Manner:
         """
         if self.settled or not isinstance(error, (HttpStatusError, RangeNotHonouredError)):
             return False
+        self._note_failure()
         if tied and self.tied and _is_against_if_range(error):
             self.tied = False
             return True
@@ -117,8 +129,12 @@ class Manner:
 
     def ask_ranges_again(self) -> None:
         """Go back to ranges: the plain GET has failed as well, so they were not to blame."""
+        self._note_failure()
         self.whole = self.single = False
         self.reason = ""
+
+    def _note_failure(self) -> None:
+        self._failed.add((self.tied, self.whole, self.single))
 
     def _become_single(self, error: HttpStatusError | RangeNotHonouredError) -> bool:
         self.single = True

@@ -159,8 +159,21 @@ def test_a_last_resort_that_breaks_off_each_time_is_given_up(tmp_path: Path) -> 
         fetch(
             Stored(BODY, ranges=False, script=script),
             tmp_path / "x",
+            chosen=replace(SETTINGS, retries=2, stall_timeout=30),
+        )
+    assert names_in(tmp_path) == []
+
+
+def test_a_last_resort_that_falls_silent_each_time_is_given_up(tmp_path: Path) -> None:
+    """Ranges are tried beside each answer, and refused, which must not earn it new tries."""
+    script = [Turn(403), *[Turn(silent_after=100_000)] * 1000]
+    with pytest.raises(StalledError) as caught:
+        fetch(
+            Stored(BODY, ranges=False, script=script),
+            tmp_path / "x",
             chosen=replace(SETTINGS, retries=2),
         )
+    assert caught.value.attempts == 3
     assert names_in(tmp_path) == []
 
 

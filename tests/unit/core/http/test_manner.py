@@ -84,3 +84,20 @@ def test_connections_that_fail_say_nothing_about_ranges(error: TransferError) ->
 
 def test_a_refusal_may_be_the_answer() -> None:
     assert not becomes_plainer(Manner(settled=True), refused(404))
+
+
+def test_a_manner_that_has_failed_is_not_new_when_it_is_come_to_again() -> None:
+    manner = Manner()
+    assert becomes_plainer(manner, refused(403))
+    assert manner.untried
+    assert becomes_plainer(manner, WHOLE)
+    assert manner.single
+    assert manner.untried
+    # The plain GET fails.
+    manner.ask_ranges_again()
+    assert not manner.untried
+    assert becomes_plainer(manner, refused(403))
+    assert not manner.untried
+    assert becomes_plainer(manner, WHOLE)
+    assert manner.single
+    assert not manner.untried
