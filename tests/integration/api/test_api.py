@@ -701,17 +701,18 @@ def test_no_files_are_no_error() -> None:
 
 
 def test_many_small_files_go_over_few_connections(server: Server, tmp_path: Path) -> None:
-    bodies = {f"/{n}": body(10_000, str(n)) for n in range(120)}
+    bodies = {f"/{n}": body(10_000, str(n)) for n in range(240)}
     files = [
         (server.add(path, Resource(data)), tmp_path / path[1:]) for path, data in bodies.items()
     ]
     found = pgetpy.download_many(files, settings=impatient())
     assert all(isinstance(outcome, pgetpy.DownloadResult) for outcome in found)
     assert all((tmp_path / path[1:]).read_bytes() == data for path, data in bodies.items())
-    assert len(names_in(tmp_path)) == 120
+    assert len(names_in(tmp_path)) == 240
     # On a busy machine a connection may look stuck, and its file is asked for once more.
     assert all(len(server.seen(path)) <= 2 for path in bodies)
-    assert server.connections < 60
+    # The engine opens 64 at a time at most, and some may be opened again.
+    assert server.connections < 120
 
 
 @pytest.mark.parametrize("size", [1000, 2_500_001])
