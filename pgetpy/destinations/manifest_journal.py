@@ -31,7 +31,6 @@ import stat
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from pgetpy.core.destinations.manifest_journal import (
@@ -124,7 +123,7 @@ class ManifestJournal:
         """Return `job` with a follower that notes it when its bytes are complete (note 1)."""
         if job.follow is not None or job.extract or job.dest is None:
             return job
-        return replace(job, follow=_WholeFile(self, number))
+        return Job(**{**vars(job), "follow": _WholeFile(self, number)})  # faster than `replace`
 
     def note_whole(self, number: int, status: os.stat_result, *, absent: bool = False) -> None:
         """Note that the bytes of line `number` are complete; the name follows (note 1).

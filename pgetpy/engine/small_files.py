@@ -163,7 +163,11 @@ class SmallFiles:
         while left is not None and left.file is not None:
             left = await Carrier(self).run(left.file)
         if left is not None:
-            await self._fetch(left.key, left.begun)
+            try:
+                await self._fetch(left.key, left.begun)
+            finally:
+                if left.begun is not None:
+                    left.begun.close()  # unless a transfer has taken it over
         return True
 
     def open(self, key: int) -> SmallFile | None:
@@ -229,7 +233,7 @@ class SmallFiles:
         source = Provenance(file.link.url, answer, answer.whole)
         return DownloadResult(
             url=file.url,
-            final_url=redact(source.url),
+            final_url=file.url if source.url == file.job.url else redact(source.url),
             dest=file.place.path,
             size=size,
             digest=str(checksum) if checksum is not None else None,

@@ -128,7 +128,7 @@ class _Reading:
             return False
         # Two spellings of one path are one destination; a folder is one for each URL.
         named = self.is_folder(job.dest) and not job.extract
-        key = (str(PurePosixPath(job.dest)), job.url if named else "")
+        key = (_one_spelling(job.dest), job.url if named else "")
         earlier = self.seen.setdefault(key, job)
         if earlier is job:
             return False
@@ -143,6 +143,12 @@ class _Reading:
             f"{self.path}:{line}: {redact(job.url)} to {job.dest} is there already; skipped"
         )
         return True
+
+
+def _one_spelling(path: str) -> str:
+    """Return `path` as pathlib spells it, which takes longer than a line's other parts."""
+    usual = not path.endswith("/") and "//" not in path and "./" not in path and path[-2:] != "/."
+    return path if usual else str(PurePosixPath(path))
 
 
 def split_fields(content: str) -> list[str]:

@@ -41,10 +41,8 @@ _STATUS_LINE = rb"(?i)HTTP/(?:1\.([01])|2(?:\.0)?) *([1-5]\d\d)(?!\d)(.*)"
 _NAME = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _BEGINNING = b"HTTP/"
 # A head without any of the oddities that `parse_head` knows.
-_USUAL_HEAD = re.compile(
-    r"HTTP/1\.1 ([1-5]\d\d) ([^\r\n]*)((?:\r\n[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n]*)*)", re.ASCII
-)
-_USUAL_FIELD = re.compile(r"\r\n([^:]+):([^\r\n]*)")
+_USUAL_STATUS = re.compile(r"HTTP/1\.1 ([1-5]\d\d) ([^\r\n]*)", re.ASCII)
+_USUAL_FIELD = re.compile(r"\r\n([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\r\n]*)")
 # What bytes.strip strips; str.strip takes more, which a header may contain in Latin-1.
 _BLANKS = " \t\n\r\x0b\x0c"
 _PLAIN_LENGTH = re.compile(rf"(?:0|[1-9]\d{{0,{MOST_DIGITS - 1}}})", re.ASCII).fullmatch
@@ -130,14 +128,17 @@ class HeadReader:
 def _parse_usual_head(data: bytes) -> Head | None:
     """Return the head in `data` if nothing in it needs a second look, as is usual; else None.
 
-    One match for the whole head takes a third of the time that its lines take one by one.
+    One search for all fields takes a third of the time that lines take one by one.
     """
     text = data.decode("latin-1")
-    match = _USUAL_HEAD.fullmatch(text)
+    match = _USUAL_STATUS.match(text)
     if match is None:
         return None
-    status, reason, lines = match.groups()
-    fields = _USUAL_FIELD.findall(lines)
+    status, reason = match.groups()
+    fields = _USUAL_FIELD.findall(text, match.end())
+    # Each line break begins a field, so there is nothing between them.
+    if not text.count("\r") == text.count("\n") == len(fields):
+        return None
     headers = {name.lower(): value.strip(_BLANKS) for name, value in fields}
     length = headers.get("content-length", "1")
     if len(headers) < len(fields) or "transfer-encoding" in headers or not _PLAIN_LENGTH(length):
