@@ -233,8 +233,9 @@ Loaders take the folder as it is: from_pretrained(folder). Example:
         """\
 A manifest is `generation N` and then a line for each file, `REF DEST [sha256:HEX] [-x]`, or
 environment, `env NAME PYTHON REQUIREMENT...`. A lock has all digests and is to be checked
-in. Without LOCK it is printed. Example:
-  pgetpy generation lock generation-7.txt generation-7.lock""",
+in. Without LOCK it is printed. Files whose service gives no sha256 are downloaded: with
+--root into the cache of that folder, where build finds them. Example:
+  pgetpy generation lock --root /srv/pgetpy generation-7.txt generation-7.lock""",
     ),
     "generation build": Command(
         "[flags] LOCK...",

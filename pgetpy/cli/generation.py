@@ -156,7 +156,7 @@ def _lock(run: _GenerationRun, operands: Sequence[str]) -> int:
 
 def _write_lock(path: Path, lock: GenerationLock) -> None:
     """Write the file of a lock, whole or not at all."""
-    own = path.with_name(f".{path.name}.{os.getpid()}")
+    own = path.parent / f".{path.name}.{os.getpid()}"
     with disk_errors(path):
         try:
             own.write_bytes(lock.file_text.encode(errors="surrogateescape"))

@@ -33,7 +33,8 @@ def readiness_lines(found: Readiness) -> list[str]:
 def diff_lines(found: GenerationDiff) -> list[str]:
     """Return one line for each change, and one that counts what is the same."""
     changes = [one_line(str(each)) for each in found.changes]
-    return [*changes, f"{len(found.changes)} changes, {found.same} the same"]
+    count = len(found.changes)
+    return [*changes, f"{count} {'change' if count == 1 else 'changes'}, {found.same} the same"]
 
 
 def diff_record(found: GenerationDiff) -> dict[str, Any]:

@@ -86,13 +86,20 @@ def test_a_bad_line_is_named(run: Run, tmp_path: Path) -> None:
     assert f"{path}:3: " in err
 
 
+@pytest.mark.parametrize("place", [".", "/"])
+def test_a_folder_is_no_place_for_a_lock(run: Run, node: Node, tmp_path: Path, place: str) -> None:
+    status, _, err = run("lock", lock_file(node, tmp_path, 6), place)
+    assert status == 1
+    assert "cannot be written" in err
+
+
 def test_differences_are_told_of_numbers_and_locks(run: Run, node: Node, tmp_path: Path) -> None:
     run("build", lock_file(node, tmp_path, 6), "--progress=none")
     status, out, _ = run("diff", "6", lock_file(node, tmp_path, 7, OTHER))
     assert status == 0
     assert out.splitlines() == [
         f"changed unet: {digest(UNET)} to {digest(OTHER)}",
-        "1 changes, 0 the same",
+        "1 change, 0 the same",
     ]
     _, out, _ = run("diff", "6", "6", "--json")
     assert json.loads(out) == {"before": 6, "after": 6, "changes": [], "same": 1}
