@@ -34,10 +34,8 @@ from pgetpy.core.report.events import Report
 from pgetpy.core.report.results import DownloadResult
 from pgetpy.destinations import open_destination
 from pgetpy.destinations.base import BusyError, DestinationOptions, ResumeError
-from pgetpy.destinations.sinks.null import NullSink
 from pgetpy.engine.attempt import Attempt
 from pgetpy.engine.byte_verifier import ByteVerifier
-from pgetpy.engine.content_policy import check_content, check_destination
 from pgetpy.engine.context import AttemptCallbacks, EngineContext, StartOverError
 from pgetpy.engine.provenance import Provenance
 from pgetpy.engine.requests import Route, try_in_turn
@@ -94,6 +92,8 @@ class Transfer:
         self._begun: Begun | None = None  # a request that the first attempt goes on with
         self._policy = context.settings.policy if vetted else None
         if self._policy is not None:
+            from pgetpy.engine.content_policy import check_destination
+
             check_destination(self._policy, job, self._destination)
         self._counts = TransferCounts()
         self._report = TransferReport(report, key, job, self._destination, self._counts)
@@ -222,6 +222,8 @@ class Transfer:
     async def _shared(self, route: Route) -> Provenance:
         """Check that the file which another run has just published is the version on the server."""
         finished = self._destination.finished
+        from pgetpy.destinations.sinks.null import NullSink
+
         assert finished is not None
         self._destination.finished = None
         total = finished.total or 0
@@ -314,6 +316,8 @@ class Transfer:
         policy = self._policy
         if policy is None:
             return
+        from pgetpy.engine.content_policy import check_content
+
         looking = self._context.workers.submit(
             lambda: check_content(policy, self._job, self._destination, size)
         )
