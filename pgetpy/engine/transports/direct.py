@@ -198,21 +198,22 @@ class DirectTransport:
         self, exchange: Exchange, connection: Connection, head: Head, rest: memoryview
     ) -> bool:
         """As `_move_body`, in a thread that is always waited for, so that it writes no more."""
-        connection.block(True)
 
         def stop() -> None:
             exchange.cancelled = True
             connection.shutdown()  # wakes the thread
 
-        pouring = self._workers.submit_now(
-            lambda: self._move_body_in_thread(exchange, connection, head, rest)
-        )
-        if pouring is None:
+        def move() -> bool:
+            # In the thread: the loop would wait for the interpreter's lock after each of these.
+            connection.block(True)
+            surplus = self._move_body_in_thread(exchange, connection, head, rest)
             connection.block(False)
+            return surplus
+
+        moving = self._workers.submit_now(move)
+        if moving is None:
             return await move_on_loop(exchange, connection, head, rest, self._workers)
-        surplus = await wait_uncancelled(pouring, stop)
-        connection.block(False)
-        return surplus
+        return await wait_uncancelled(moving, stop)
 
     def _move_body_in_thread(
         self, exchange: Exchange, connection: Connection, head: Head, rest: memoryview
