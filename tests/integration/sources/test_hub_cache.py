@@ -314,25 +314,15 @@ pgetpy.snapshot("hf://owner/name", cache_dir=sys.argv[2], settings=Settings(sour
     assert not (blob.parent / ".pgetpy-x").exists()
 
 
-def test_files_of_moderate_size_take_neither_journals_nor_new_connections(
-    hub: Hub, root: Path
+def test_files_of_moderate_size_share_connections_to_the_hub(
+    hub: Hub, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # An answer that is late on a busy machine would be left to an attempt, and cost a connection.
+    monkeypatch.setattr("pgetpy.engine.small_lane._LATE", 30.0)
     files = {f"{number}.safetensors": weights(2 * MIB, str(number)) for number in range(12)}
     hub.repo("owner/name", files)
-    taken(hub, root.with_name("first"), max_conn_per_host=2)
-    (stored, *_) = {seen.path for seen in hub.cdn.requests}
-    gate = Gate()
-    hub.cdn.change(stored, faults=[Dam(MIB, gate)])
-    before, folder = hub.connections, root / "models--owner--name/blobs"
-    thread = threading.Thread(target=lambda: taken(hub, root, max_conn_per_host=2))
-    thread.start()
-    eventually(lambda: len(list(folder.glob("[0-9a-f]*"))) == len(files) - 1)
-    assert not list(folder.glob(".*journal*"))
-    gate.open()
-    thread.join()
-    assert contents(found(root)) == files
-    # One more is for the listing.
-    assert hub.connections - before <= 3
+    assert contents(taken(hub, root, max_conn_per_host=2, stall_timeout=120.0)) == files
+    assert hub.connections <= 3  # one is for the listing
 
 
 @pytest.mark.parametrize("fault", [ResetAt(MIB), SilenceAfter(MIB)], ids=["reset", "silence"])

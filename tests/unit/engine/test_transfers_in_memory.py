@@ -61,11 +61,13 @@ def fetch(
     events: Events | None = None,
     chosen: Settings = SETTINGS,
     checksum: str | None = None,
+    claimed: bool = False,
 ) -> DownloadResult:
     """Fetch URL to `dest` over a network of these objects."""
     objects = stored if isinstance(stored, dict) else {URL: stored}
     transport = MemoryTransport(objects)
-    asked = Job(URL, str(dest), Checksum.parse(checksum) if checksum else None)
+    expected = Checksum.parse(checksum) if checksum else None
+    asked = Job(URL, str(dest), expected, claimed=claimed)
 
     async def scenario() -> DownloadResult:
         shared = context(transport, transport, chosen)
@@ -81,6 +83,19 @@ def test_an_object_becomes_a_file(tmp_path: Path) -> None:
     assert (result.size, result.validator, result.length_known) == (len(BODY), "strong", True)
     assert names_in(tmp_path) == ["x"]
     events.assert_monotonic()
+
+
+@pytest.mark.parametrize(
+    ("size", "claimed", "left"), [(5 * MIB, False, 2), (5 * MIB, True, 0), (9 * MIB, True, 2)]
+)
+def test_a_claimed_file_of_moderate_size_has_no_journal(
+    tmp_path: Path, size: int, claimed: bool, left: int
+) -> None:
+    broken = Stored(body(size), script=[Turn(cut_after=2 * MIB)])
+    chosen = replace(SETTINGS, retries=0, concurrency=1)
+    with pytest.raises(ConnectionFailedError):
+        fetch(broken, tmp_path / "x", chosen=chosen, claimed=claimed)
+    assert len(names_in(tmp_path)) == left
 
 
 def test_what_the_direct_transport_leaves_the_full_client_does(tmp_path: Path) -> None:
