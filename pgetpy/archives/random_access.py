@@ -29,6 +29,7 @@ from pgetpy.archives.member_folder import MemberFolder
 from pgetpy.archives.open_members import OpenMembers
 from pgetpy.archives.reading import Admit, Reader
 from pgetpy.archives.restoring import Restored, Restorer
+from pgetpy.archives.room_ahead import RoomAhead
 from pgetpy.archives.small_members import SmallMembers
 from pgetpy.core.archives.member_policy import AdmittedMember
 from pgetpy.core.archives.members import Kind, Member
@@ -38,10 +39,6 @@ from pgetpy.core.http.reorder_buffer import ReorderBuffer
 from pgetpy.core.http.sink import Place
 from pgetpy.system.filesystem import closing_fd
 
-# Bytes that may wait for the headers before them. Many keep all connections busy. If members are
-# made more slowly than bytes come, few will do: the others would only wait. See `_adapt`.
-_MOST_AHEAD = 16 << 20
-_LEAST_AHEAD = 2 << 20
 # Files that may be open for their bytes at a time; the horizon waits for those before it then.
 _MOST_OPEN = 32
 _WORTH_SPLICING = 64 * 1024
@@ -74,7 +71,7 @@ class RandomAccessExtractor(ArchiveExtractor):
         readable: bool = False,
     ) -> None:
         self.window: Window = window
-        self._room_ahead = _LEAST_AHEAD
+        self._room_ahead = RoomAhead()
         self._folder = folder
         self._reader = reader
         self._admit = admit
@@ -155,7 +152,7 @@ class RandomAccessExtractor(ArchiveExtractor):
 
     def write(self, pos: int, data: memoryview) -> None:
         while data:
-            with self._lock:
+            with self._lock, self._room_ahead.working():
                 count, extent = self._steps(pos, data)
             if extent is not None:
                 # The span is busy while we write, so `tidy` does not close the file.
@@ -184,11 +181,11 @@ class RandomAccessExtractor(ArchiveExtractor):
     def tidy(self, busy: Iterable[Span]) -> None:
         """See `ArchiveExtractor.tidy`. Does nothing if the lock is taken: it is called again."""
         self._open.verifier.raise_failure()
-        self._adapt()
         spans = Spans(busy)
         if not self._lock.acquire(blocking=False):
             return
         try:
+            self._room_ahead.adapt()
             self._open.finish_ready(spans)
             self._move_horizon()
         finally:
@@ -232,13 +229,6 @@ class RandomAccessExtractor(ArchiveExtractor):
             fd = extent.file.open_again()
         with closing_fd(fd):
             return os.preadv(fd, [buffer], extent.offset_of(pos))
-
-    def _adapt(self) -> None:
-        """Double the room if nothing waits: the headers keep up. Halve it if half of it is full."""
-        if not self._ahead:
-            self._room_ahead = min(_MOST_AHEAD, 2 * self._room_ahead)
-        elif self._ahead.size > self._room_ahead // 2:
-            self._room_ahead = max(_LEAST_AHEAD, self._room_ahead // 2)
 
     # ------------------------------------------------------------------ with the lock held
 
@@ -383,7 +373,7 @@ class RandomAccessExtractor(ArchiveExtractor):
             self.window.horizon = self._known
             return
         self.window.horizon = self._reader.wanted.start + len(self._partial)
-        self.window.size = self._room_ahead if len(self._open) < _MOST_OPEN else 0
+        self.window.size = self._room_ahead.size if len(self._open) < _MOST_OPEN else 0
 
     def _release(self) -> None:
         while (piece := self._ahead.take(self.window.horizon)) is not None:

@@ -308,14 +308,39 @@ def test_a_plan_keeps_to_the_window_of_its_sink() -> None:
 
 
 def test_a_plan_asks_for_the_horizon_before_what_lies_far_behind_it() -> None:
-    window = Window(8 * MIB, horizon=100 * MIB)
+    window = Window(8 * MIB, horizon=500 * MIB)
     plan = Plan(chunk_size=64 * MIB, first=MIB, window=window)
     plan.total = 512 * MIB
     at_horizon = plan.take(0.0, 20e6, 4)
     behind = plan.take(0.0, 20e6, 4)
     assert at_horizon is not None
     assert behind is not None
-    assert (at_horizon.start, behind.start) == (100 * MIB, 0)
+    assert (at_horizon.start, behind.start) == (500 * MIB, 0)
+
+
+def test_what_comes_in_order_gets_its_share_of_the_connections() -> None:
+    """Half of the object lies behind the horizon: its connections are done no later than others."""
+    window = Window(8 * MIB, horizon=256 * MIB)
+    plan = Plan(chunk_size=64 * MIB, first=MIB, window=window)
+    plan.total = 512 * MIB
+    parts = [plan.take(0.0, 20e6, 8) for _ in range(8)]
+    ahead = [part for part in parts if part is not None and part.start >= window.horizon]
+    assert len(ahead) == 4
+
+
+def test_a_window_that_has_moved_on_by_little_is_not_asked_for_in_small_pieces() -> None:
+    window = Window(16 * MIB)
+    plan = Plan(chunk_size=64 * MIB, first=MIB, window=window)
+    plan.total = 512 * MIB
+    while plan.take(0.0, 20e6, 16) is not None:
+        pass
+    window.horizon = 100_000
+    assert plan.take(0.0, 20e6, 16) is None
+    window.horizon = 2 * MIB
+    part = plan.take(0.0, 20e6, 16)
+    assert part is not None
+    assert part.start == 16 * MIB
+    assert part.rest >= MIB
 
 
 def test_a_plan_fetches_what_is_left_shortly_before_the_horizon_on_the_way_to_it() -> None:

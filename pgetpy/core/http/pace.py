@@ -29,7 +29,8 @@ last step scaled: connections that scale do not compete.
 
 A step also costs the time to the first byte of the connections that it adds. Where that is long,
 climbing in small steps costs more than opening a few connections too many, so the first step is
-larger (`_FIRST_STEPS`); if it overshoots, `_judge` estimates how many would have been enough.
+larger (`_FIRST_STEPS`), as it is if the first connection is slow (`_SLOW_STEP`). If it overshoots,
+`_judge` estimates how many would have been enough.
 """
 
 from __future__ import annotations
@@ -50,8 +51,9 @@ _BOLD, _CAREFUL = 4, 2
 # again.
 _FIRST_STEPS = ((0.25, 64), (0.1, 32), (0.02, 16), (0.0, _BOLD))
 # A connection that delivers no more than this, bytes a second, leaves room for others even where
-# the rate has been seen for a moment only.
+# the rate has been seen for a moment only. The first step is at least this large then.
 _SLOW = 80e6
+_SLOW_STEP = 16
 # The first step adds no more connections than would fill the fastest networks there are.
 _FASTEST = 3e9
 # Some connections are always between two ranges; a level counts as reached with this part of it.
@@ -118,6 +120,10 @@ class ConcurrencyController:
     _factor: int = _BOLD
     # Level and goodput of the last level that was kept; None until a base has been measured.
     _best: tuple[int, float] | None = None
+    # The same of the first connection by itself; None if no step was based on that.
+    _alone: tuple[int, float] | None = None
+    # Whether `_best` is that, and later levels have waits that it had not: it proves success only.
+    _unlike: bool = False
     # The period being measured: when it began, and the counters at that moment.
     _since: float | None = None
     _moved_then: int = 0
@@ -152,9 +158,9 @@ class ConcurrencyController:
             latency: seconds to its first byte.
         """
         if self._best is None and (rate <= _SLOW or latency >= PERIOD):
-            self._best = (1, rate)
+            self._best = self._alone = (1, rate)
             self._since = None
-            self._raise(latency)
+            self._raise(latency, _SLOW_STEP if rate <= _SLOW else 1)
             # Where answers are late each of them waits for most of its time.
             self.level = min(self.level, max(_BOLD, int(_FASTEST / rate * (1 + latency))))
 
@@ -227,7 +233,8 @@ class ConcurrencyController:
         judged by its number of answers, or after `_LONGEST_PERIOD` by what there is. A clear
         success needs none of this.
         """
-        cycle = 2 * latency if ended or self._doubted or self._best is None else 0.0
+        anew = self._best is None or self._unlike
+        cycle = 2 * latency if ended or self._doubted or anew else 0.0
         if elapsed < PERIOD:
             return False
         rising = self._best is not None and self._best[0] < self.level
@@ -241,17 +248,18 @@ class ConcurrencyController:
         """Draw the conclusion from a period that is over: up, stay, measure again or back."""
         if self._best is None or self._best[0] >= self.level:
             # A base: nothing lower to compare it with.
-            self._best = (self.level, goodput)
-            self._rest(now) if crowded else self._raise(latency)
+            self._rebase(now, goodput, latency, crowded=crowded)
             return
         level, before = self._best
         gained = self._gained(goodput)
         if gained >= _PAYS:
-            self._best = (self.level, goodput)
+            self._best, self._unlike = (self.level, goodput), False
             self._pause = _FIRST_PAUSE
             self._factor = _BOLD if gained >= _SCALES else _CAREFUL
             # Connections that scale do not compete for processors.
             self._rest(now) if crowded and gained < _SCALES else self._raise(latency)
+        elif self._unlike:
+            self._rebase(now, goodput, latency, crowded=crowded)
         elif gained > 0 and not self._doubted:
             # The connections that were added have only just begun: look once more.
             self._doubted = True
@@ -265,17 +273,23 @@ class ConcurrencyController:
             self.level = min(self.level, level)
             self._rest(now)
 
+    def _rebase(self, now: float, goodput: float, latency: float, *, crowded: bool) -> None:
+        """Climb from `goodput` on, if processors allow it."""
+        self._best, self._unlike = (self.level, goodput), False
+        self._rest(now) if crowded else self._raise(latency)
+
     def _rest(self, now: float) -> None:
         """Stay at this level for a while, each time longer."""
         self._climbing = self._doubted = False
         self._resting_until = now + self._pause
         self._pause = min(_LONGEST_PAUSE, self._pause * 2)
 
-    def _raise(self, latency: float) -> None:
-        """Multiply the level; the first step depends on how long it takes to see its effect."""
+    def _raise(self, latency: float, least: int = 1) -> None:
+        """Multiply the level; the first step depends on how long it takes to see its effect, and
+        is at least `least`."""
         factor = self._factor
         if not self._stepped:
-            factor = next(step for least, step in _FIRST_STEPS if latency >= least)
+            factor = max(least, next(step for from_, step in _FIRST_STEPS if latency >= from_))
         self._stepped, self._doubted = True, False
         # A host that has refused connections is near its limit: one more costs one refusal at most.
         raised = self.level * factor if self._capped_at is None else self.level + 1
@@ -285,9 +299,12 @@ class ConcurrencyController:
     def measure_anew(self, now: float) -> None:
         """Forget the measurements: a connection has ended that was unlike the others.
 
-        That is the open-ended first request, which never waited between two ranges.
+        That is the open-ended first request, which never waited between two ranges. What it
+        delivered by itself still shows whether the connections since then scale.
         """
-        self._best = self._since = None
+        self._best = self._alone if self.level > 1 else None
+        self._unlike = self._best is not None
+        self._since = None
         self._resting_until = now
         self._pause, self._factor = _FIRST_PAUSE, _BOLD
         self._climbing = self.level < self.ceiling

@@ -28,7 +28,7 @@ answered; until then it holds a claim, behind which the others are asked for the
 from __future__ import annotations
 
 from pgetpy.core.http.range_request import Latency, RangeRequest, RateMeter, Window
-from pgetpy.core.http.range_size import Prospect, next_gap, range_size
+from pgetpy.core.http.range_size import PARTS, Prospect, is_held_up, next_gap, range_size
 from pgetpy.core.http.ranges import OPEN_END, Span, Spans
 
 MIB = 1 << 20
@@ -198,7 +198,7 @@ class Plan:
                 reader.claim = min(reader.claim, reader.stop or self.total)
         gap, unasked = self._gap()
         # Where a reader in order holds up all that is new, what it waits for may still be hurried.
-        held_up = gap is not None and self._is_beyond_window(gap.start)
+        held_up = gap is not None and is_held_up(gap, self.window)
         if gap is None or held_up:
             slowest = self._slowest()
             if slowest is None:
@@ -263,7 +263,7 @@ class Plan:
         """The bytes to ask for next, neither held nor under way; and how many such bytes may be
         asked for in all."""
         assert self.total is not None
-        return next_gap(self._taken(self.total), self.total, self.window)
+        return next_gap(self._taken(self.total), self.total, self.window, self.parts)
 
     def _taken(self, total: int) -> Spans:
         """Bytes held, and bytes that requests under way will deliver."""
@@ -273,15 +273,15 @@ class Plan:
             taken.add(part.start, total if stop is None else stop)
         return taken
 
-    def _is_beyond_window(self, pos: int) -> bool:
-        return self.window is not None and pos >= self.window.stop
-
     def _fitted(self, gap: Span, prospect: Prospect) -> int:
         """How much of `gap` to ask for next."""
         size, least = range_size(prospect)
         if self.window is not None:
             # A window that moves on by little would be asked for in many small pieces.
             size = max(size, self.window.size // (2 * prospect.connections))
+            if gap.start >= self.window.horizon and not self.wants_only:
+                # Several requests share the window, or it would move on at the pace of one.
+                size = min(size, self.window.size // min(4, prospect.connections))
         size = min(size, gap.size, self.chunk_size)
         if gap.size - size < min(least, size) and gap.size <= self.chunk_size:
             size = gap.size
@@ -302,7 +302,8 @@ class Plan:
         # The largest size of a range does not apply: this one has been requested already.
         size = range_size(prospect)[0] + int(rate * latency)
         if self.window is not None:
-            size = min(size, self.window.stop - gap.start)
+            # What follows waits for it, so it is not longer than another range.
+            size = min(size, max(MIB, self.window.size // PARTS), self.window.stop - gap.start)
         stop = reader.stop or self.total
         reader.claim = stop if stop - gap.start - size < _SMALLEST_SPLIT else gap.start + size
 

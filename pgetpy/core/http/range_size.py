@@ -52,6 +52,8 @@ _CLIMBS = 1.5
 _BLIND = 32 * MIB
 # A hole of this size before the horizon is filled on the way to it.
 _NEAR = 4 * MIB
+# A window moves on in so many steps, so about as many requests are under way in it.
+PARTS = 32
 
 
 class Prospect(NamedTuple):
@@ -120,16 +122,20 @@ def share(prospect: Prospect, connections: int) -> float:
     return rate * (end - latency)
 
 
-def next_gap(taken: Spans, total: int, window: Window | None) -> tuple[Span | None, int]:
+def next_gap(
+    taken: Spans, total: int, window: Window | None, under_way: Sequence[RangeRequest] = ()
+) -> tuple[Span | None, int]:
     """Return the bytes to ask for next, and how many bytes may be asked for in all.
 
     Args:
         taken: bytes held, and those that have been asked for.
         total: size of the object.
         window: of the sink; None where bytes may come in any order.
+        under_way: the requests that are in flight.
 
     Returns:
-        The gap at the horizon, or the first one; None where there is nothing to ask for.
+        The first gap, or the first one in the window (`_wants_headers`); None where there is
+        nothing to ask for.
     """
     if window is None:
         return next(taken.missing(0, total), None), total - taken.size
@@ -137,12 +143,39 @@ def next_gap(taken: Spans, total: int, window: Window | None) -> tuple[Span | No
         gaps = [gap for span in window.only for gap in taken.missing(span.start, span.stop)]
         return next(iter(gaps), None), sum(gap.size for gap in gaps)
     first = next(taken.missing(0, total), None)
-    unasked = sum(gap.size for gap in taken.missing(0, min(total, window.stop)))
-    if first is None or not window.size:
-        return first, unasked
-    horizon = window.horizon
+    horizon, stop = window.horizon, min(total, window.stop)
+    unasked = sum(gap.size for gap in taken.missing(0, stop))
     # A small gap just before the horizon is filled on the way to it.
-    if horizon - first.start < _NEAR or horizon >= total:
-        return first, unasked
-    at_horizon = not taken.covers(horizon, horizon + 1)
-    return (next(taken.missing(horizon, total)) if at_horizon else first), unasked
+    if first is not None and horizon - first.start >= _NEAR:
+        ahead = next(taken.missing(horizon, stop), None)
+        if ahead is not None and not is_held_up(ahead, window):
+            before = sum(gap.size for gap in taken.missing(0, horizon))
+            if _wants_headers(before, total, horizon, under_way):
+                return ahead, unasked
+    return first, unasked
+
+
+def _wants_headers(
+    before: int, total: int, horizon: int, under_way: Sequence[RangeRequest]
+) -> bool:
+    """Whether the next request should be for bytes in the window, although `before` bytes of known
+    place are left.
+
+    What follows the horizon comes in order, a window at a time, and may take longer than all the
+    rest. So it gets its share of the connections, twice over, from the beginning.
+    """
+    after = total - horizon
+    ahead = sum(part.stop is not None and part.stop > horizon for part in under_way)
+    return ahead * (before + after) < 2 * (len(under_way) + 1) * after
+
+
+def is_held_up(gap: Span, window: Window | None) -> bool:
+    """Whether `gap` has to wait until the window has moved on.
+
+    A window moves on by little at a time. Except for the horizon itself nothing is asked for that
+    would be a small part of the window, or most of the time would go into requests.
+    """
+    if window is None:
+        return False
+    room = window.stop - gap.start
+    return room <= 0 or (gap.start > window.horizon and room < min(gap.size, window.size // PARTS))

@@ -121,6 +121,41 @@ def test_a_machine_that_others_keep_busy_does_not_hold_back_slow_connections() -
     assert most(machine, machine.load) == 64
 
 
+def climb_after_the_first_request(goodput: float) -> ConcurrencyController:
+    """One connection has shown 20 MB/s; the first request ends, and 16 others go on, on a machine
+    with no processor to spare."""
+    machine = Machine(each=0.001, others=2.0)
+    busy = 0.0
+
+    def load() -> CpuTimes:
+        nonlocal busy
+        busy += 1.0
+        return CpuTimes(busy, machine.idle)
+
+    pace = ConcurrencyController(64, 1, load)
+    pace.first_seen(20e6, 0.002)
+    assert pace.level == 16
+    pace.measure_anew(0.0)
+    for tick in range(6):
+        now = tick * TICK
+        pace.observe(now, int(goodput * now), 0, pace.level, pace.level)
+    return pace
+
+
+def test_connections_that_scale_become_more_although_the_first_request_has_ended() -> None:
+    assert climb_after_the_first_request(16 * 18e6).level == 64
+
+
+def test_a_busy_machine_keeps_its_connections_where_the_first_was_faster() -> None:
+    assert climb_after_the_first_request(16 * 8e6).level == 16
+
+
+def test_a_fast_connection_to_a_near_host_gets_few_others() -> None:
+    pace = ConcurrencyController(64, 1)
+    pace.first_seen(500e6, 0.002)
+    assert pace.level == 1
+
+
 def test_where_nobody_knows_what_is_idle_goodput_alone_decides() -> None:
     machine = Machine(each=0.02)
     assert most(machine, lambda: CpuTimes(machine.used)) == 64
