@@ -4,6 +4,12 @@
 set -euo pipefail
 venv=$1 extra=$2
 
+# What is at this name is deleted below. A setup that was cut off may have left an empty folder.
+if [ -e "$venv" ] && [ ! -e "$venv/pyvenv.cfg" ] && ! rmdir "$venv" 2>/dev/null; then
+    echo "$venv is not a virtual environment, so it is not replaced: move it away, or set VENV" >&2
+    exit 1
+fi
+
 fits() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
 has_pip() { "$1" -c 'import ensurepip, venv' 2>/dev/null; }
 
