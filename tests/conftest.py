@@ -15,7 +15,9 @@ from pgetpy.engine.transports.small_request import SmallRequest
 
 from .support import judges
 from .support.authority import Authority
+from .support.fork_server import fork_server
 from .support.judges import Judge
+from .support.processes import forking
 from .support.proxy import Proxy
 from .support.secrets import LeakWatch
 from .support.server import Server
@@ -107,6 +109,24 @@ def tls_proxy(ca: Authority) -> Iterator[Proxy]:
         yield proxy
     assert proxy.violations == []
     assert proxy.errors == []
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[None]:
+    """Ends the fork server of the session, if there is one."""
+    yield
+    if fork_server.cache_info().currsize:
+        fork_server().stop()
+
+
+@pytest.fixture
+def forked_runs(forks: None) -> Iterator[None]:
+    """Has plain runs of the command line forked from a process that has imported it.
+
+    For modules with many runs that are about what runs do, not about how a process starts.
+    """
+    with forking():
+        yield
 
 
 class UnwillingTransport:

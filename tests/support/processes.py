@@ -4,6 +4,8 @@ The child imports the same copy of the package as the tests do, from wherever th
 run code of the tests import this module too, so that it does without pytest, which takes long.
 """
 
+from __future__ import annotations
+
 import importlib.util
 import os
 import shutil
@@ -16,10 +18,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from .waiting import eventually
 
+if TYPE_CHECKING:
+    from .fork_server import ForkedRun
+
 PACKAGE = "pgetpy"
+COMMAND = (sys.executable, "-m", PACKAGE)
 NOBODY = 65534
 _DAC_READ_SEARCH = 2
 _KEPT = (
@@ -32,6 +39,26 @@ _KEPT = (
     "LD_LIBRARY_PATH",
     "XDG_STATE_HOME",
 )
+# What an interpreter reads when it starts, which a forked child does not.
+_FOR_INTERPRETERS = ("PYTHON", "LANG", "LC_", "LD_", "MALLOC_")
+# Whether runs are forked now.
+_forking = False
+
+
+@contextmanager
+def forking() -> Iterator[None]:
+    """Have plain runs of the command line forked meanwhile, see `fork_server`."""
+    global _forking  # noqa: PLW0603
+    _forking = hasattr(os, "pidfd_open")
+    try:
+        yield
+    finally:
+        _forking = False
+
+
+def forks_for(env: Mapping[str, str] | None) -> bool:
+    """Whether a run with `env` is forked now."""
+    return _forking and not any(name.startswith(_FOR_INTERPRETERS) for name in env or ())
 
 
 @dataclass(frozen=True)
@@ -54,11 +81,20 @@ class Run:
         unprivileged: bool = False,
         descriptors: int | None = None,
         file_size: int | None = None,
-        program: Sequence[str] = (sys.executable, "-m", PACKAGE),
+        program: Sequence[str] = COMMAND,
     ) -> None:
-        command = [*program, *(os.fspath(arg) for arg in args)]
+        given = [os.fspath(arg) for arg in args]
+        command = [*program, *given]
         self._out = tempfile.TemporaryFile()  # noqa: SIM115 - closed at exit
         self._err = tempfile.TemporaryFile()  # noqa: SIM115 - closed at exit
+        self.process: subprocess.Popen[bytes] | ForkedRun
+        plain = program == COMMAND and not (unprivileged or descriptors or file_size)
+        if plain and forks_for(env):
+            from .fork_server import fork_server
+
+            files = self._out.fileno(), self._err.fileno()
+            self.process = fork_server().start(given, environment(env), cwd, *files)
+            return
         self.process = subprocess.Popen(
             [*_limits(descriptors, file_size), *(demotion() if unprivileged else ()), *command],
             stdin=subprocess.DEVNULL,
@@ -101,7 +137,7 @@ class Run:
         self.send(signal.SIGKILL)
         self.process.wait(30)
 
-    def __enter__(self) -> "Run":
+    def __enter__(self) -> Run:
         return self
 
     def __exit__(

@@ -51,6 +51,8 @@ from tests.support.trees import plain_tree as tree
 from tests.support.trees import without_trials
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 MB = 1_000_000
 MTIME = 1_700_000_000
 Member = tuple[str, bytes, int, Any]

@@ -60,6 +60,8 @@ from tests.support.proxy import Proxy
 from tests.support.resources import Resource
 from tests.support.server import Server
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 BODY = body(3_500_001)
 OTHER = body(3_500_001, "v2")
 LARGE = body(24 * MIB)

@@ -34,6 +34,8 @@ from tests.support.resources import Resource
 from tests.support.server import Server
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 BODY = body(8 * MIB)
 OTHER = body(8 * MIB, "v2")
 TELLING = ("--json", "--progress", "json")

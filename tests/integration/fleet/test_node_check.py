@@ -23,6 +23,8 @@ from tests.support.processes import Ended, run
 from tests.support.resources import Resource
 from tests.support.server import Server
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 DATA = body(300_000)
 
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.support.processes import Run, run
+from tests.support.bodies import body
+from tests.support.delivery import Gate
+from tests.support.faults import GateAfter
+from tests.support.processes import Run, forking, run
+from tests.support.resources import Resource
 from tests.support.secrets import PASSWORD
+from tests.support.server import Server
 
 
 def saying(words: str) -> tuple[str, ...]:
@@ -34,3 +43,53 @@ def _fail_during(running: Run) -> None:
     with running:
         running.wait()
         raise ZeroDivisionError
+
+
+# ------------------------------------------------------------------------ a new process, or a fork
+
+
+@pytest.fixture(params=["new", "forked"])
+def kind(request: pytest.FixtureRequest, forks: None) -> Iterator[str]:
+    """Both kinds of runs, of which the second has to be like the first."""
+    if request.param == "new":
+        yield "new"
+        return
+    with forking():
+        yield "forked"
+
+
+def test_a_run_ends_with_a_code_and_what_it_said(kind: str, tmp_path: Path) -> None:
+    assert run("--version").code == 0
+    ended = run("--no-such-flag")
+    assert (ended.code, ended.out) == (2, "")
+    assert "unknown flag: --no-such-flag" in ended.err
+
+
+def test_a_run_has_its_own_folder_and_environment(
+    kind: str, server: Server, tmp_path: Path
+) -> None:
+    url = server.add("/x", Resource(body(1000)))
+    assert run(url, "here", cwd=tmp_path, env={"PGET_CONCURRENCY": "odd"}).code == 2
+    assert run(url, "here", cwd=tmp_path).code == 0
+    assert (tmp_path / "here").read_bytes() == body(1000)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+)
+def test_a_run_is_ended_by_signals(
+    kind: str, server: Server, tmp_path: Path, number: int, code: int
+) -> None:
+    gate = Gate()
+    url = server.add("/x", Resource(body(100_000), faults=[GateAfter(1000, gate)]))
+    with Run(url, tmp_path / "x") as running, Run(url, tmp_path / "y") as other:
+        gate.wait_reached()
+        running.wait_until(lambda: len(server.requests) >= 2)
+        assert os.getsid(running.process.pid) == running.process.pid
+        assert running.process.poll() is None
+        running.send(number)
+        assert running.wait().code == code
+        running.send(number)  # it is gone, and nothing happens
+        gate.open()
+        assert other.wait().code == 0
+    assert (tmp_path / "y").read_bytes() == body(100_000)
