@@ -137,27 +137,18 @@ class CompileCache:
 
     # ------------------------------------------------------------------------------------ load
 
-    def load(self, progress: Progress | None = None) -> CompileCacheResult:
+    def load(
+        self, progress: Progress | None = None, *, flag: CancelFlag | None = None
+    ) -> CompileCacheResult:
         """Lay down what the location has for this machine, and remove what is damaged here.
 
         Args:
             progress: is called with bytes of packs that were read, and of all.
+            flag: stops it when it is set.
         """
-        return self._load(CancelFlag(), progress)
 
-    def load_until(self, flag: CancelFlag) -> CompileCacheResult:
-        """As `load`, until `flag` is set."""
-        return self._load(flag, None)
-
-    def load_async(
-        self, progress: Progress | None = None
-    ) -> BackgroundOperation[CompileCacheResult]:
-        """Start `load` beside the program; wait for it before the first compiled call."""
-        return BackgroundOperation(lambda flag: self._load(flag, progress))
-
-    def _load(self, flag: CancelFlag, progress: Progress | None) -> CompileCacheResult:
         def work(job: _Job) -> CompileCacheResult:
-            return self._load_checked(job, flag, progress)
+            return self._load_checked(job, flag or CancelFlag(), progress)
 
         if self.mode == "write":
             return CompileCacheResult("skipped", "mode is write")
@@ -166,6 +157,12 @@ class CompileCache:
         if self._baseline is None:
             self._baseline = set(scan_folders(self._folders).files)
         return result
+
+    def load_async(
+        self, progress: Progress | None = None
+    ) -> BackgroundOperation[CompileCacheResult]:
+        """Start `load` beside the program; wait for it before the first compiled call."""
+        return BackgroundOperation(lambda flag: self.load(progress, flag=flag))
 
     def _load_checked(
         self, job: _Job, flag: CancelFlag, progress: Progress | None
@@ -242,25 +239,23 @@ class CompileCache:
 
     # ------------------------------------------------------------------------------------ save
 
-    def save(self, progress: Progress | None = None) -> CompileCacheResult:
-        """Save what is new in the live folders.
-
-        Args:
-            progress: is called with raw bytes that were read, and of all.
-        """
-        return self._save(CancelFlag(), progress)
-
-    def save_until(self, flag: CancelFlag) -> CompileCacheResult:
-        """As `save`, until `flag` is set."""
-        return self._save(flag, None)
-
     def save_async(
         self, progress: Progress | None = None
     ) -> BackgroundOperation[CompileCacheResult]:
         """Start `save` beside the program."""
-        return BackgroundOperation(lambda flag: self._save(flag, progress))
+        return BackgroundOperation(lambda flag: self.save(progress, flag=flag))
 
-    def _save(self, flag: CancelFlag, progress: Progress | None) -> CompileCacheResult:
+    def save(
+        self, progress: Progress | None = None, *, flag: CancelFlag | None = None
+    ) -> CompileCacheResult:
+        """Save what is new in the live folders.
+
+        Args:
+            progress: is called with raw bytes that were read, and of all.
+            flag: stops it when it is set.
+        """
+        stop = flag or CancelFlag()
+
         def work(job: _Job) -> CompileCacheResult:
             saver = CacheSaver(
                 self._location,
@@ -268,10 +263,10 @@ class CompileCache:
                 job.environment,
                 self._secret,
                 self.max_bytes,
-                flag,
+                stop,
                 progress,
             )
-            saved = saver.save(self._survey(job, flag), scan_folders(job.folders))
+            saved = saver.save(self._survey(job, stop), scan_folders(job.folders))
             if saved.too_large:
                 return job.result(
                     "skipped",

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from pgetpy.compile_cache.locations import CacheLocation
@@ -120,7 +120,7 @@ class FolderLocation(CacheLocation):
             else:
                 path.unlink()
 
-    def spool(self, environ: Mapping[str, str]) -> Path | None:
+    def spool(self) -> Path | None:
         """A folder of its own on the same file system, so that a pack is renamed into place."""
         self.check_owner()
         with self._mapped():

@@ -7,11 +7,14 @@ changed; see `core/compile_cache/seals`.
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pgetpy.compile_cache.operations import CancelFlag
+from pgetpy.compile_cache.stages import create_file, fsync_file, write_whole
 from pgetpy.core.compile_cache.seals import LARGEST_SEAL, SHA256
 from pgetpy.errors import PgetError
 from pgetpy.errors.reasons import system_reason
@@ -85,7 +88,21 @@ class CacheLocation(ABC):
             PgetError: it cannot be removed.
         """
 
-    def spool(self, environ: Mapping[str, str]) -> Path | None:
+    def put_small(self, name: str, data: bytes, spool: Path, *, replace: bool = False) -> None:
+        """Store `data` as `name`, by way of a file in the folder `spool`; see `put`."""
+        path = spool / name.rpartition("/")[2]
+        with create_file(path) as out:
+            write_whole(out, data)
+            fsync_file(out)
+        self.put(name, path, replace=replace)
+
+    @contextlib.contextmanager
+    def unfinished(self) -> Iterator[Path]:
+        """A folder for what is about to be stored, removed at the end."""
+        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=self.spool()) as folder:
+            yield Path(folder)
+
+    def spool(self) -> Path | None:
         """Return where packs are best written; None for the folder of temporary files."""
         return None
 

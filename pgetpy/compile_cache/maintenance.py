@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 from pgetpy.compile_cache.locations import CacheLocation, reason_of
 from pgetpy.compile_cache.operations import CancelFlag
 from pgetpy.compile_cache.packs import PackWriter, check_pack, read_pack
-from pgetpy.compile_cache.stages import create_file, write_whole
+from pgetpy.compile_cache.stages import create_file
 from pgetpy.compile_cache.survey import SealSurvey, read_seals
 from pgetpy.core.compile_cache.environments import CompileEnvironment, parse_environment
 from pgetpy.core.compile_cache.seals import (
@@ -278,9 +277,8 @@ class LocationKeeper:
     def _join(self, key: str, dead: Sequence[Seal], used: dict[str, list[SealedFile]]) -> int:
         """Write what is used of `dead` as one pack with its seal; return its bytes."""
         files: list[SealedFile] = []
-        folder = self._location.spool(os.environ)
-        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as spool:
-            path = Path(spool, "pack")
+        with self._location.unfinished() as spool:
+            path = spool / "pack"
             with create_file(path) as out:
                 writer = PackWriter(out)
 
@@ -292,7 +290,7 @@ class LocationKeeper:
                 try:
                     for seal in dead:
                         name = f"v1/{key}/packs/{seal.pack_name}"
-                        found = self._location.fetch(name, seal.pack, Path(spool), self._flag)
+                        found = self._location.fetch(name, seal.pack, spool, self._flag)
                         check_pack(found, seal.pack, self._flag)
                         read_pack(found, used[seal.pack], take, self._flag)
                     pack = writer.finish()
@@ -301,12 +299,10 @@ class LocationKeeper:
             joined = Seal(pack, path.stat().st_size, files, dead[0].environment)
             self._location.put(f"v1/{key}/packs/{joined.pack_name}", path)
             data = joined.to_json(self._secret)
-            small = Path(spool, "seal")
-            with create_file(small) as out:
-                write_whole(out, data)
             # As old as the oldest one, so that what was the first seal of a path stays so.
             first = min(seal.name for seal in dead)
-            self._location.put(f"v1/{key}/seals/{seal_name(data, _saved_ns(first))}", small)
+            name = f"v1/{key}/seals/{seal_name(data, _saved_ns(first))}"
+            self._location.put_small(name, data, spool)
             return joined.pack_size
 
     def publish(self) -> list[str]:
@@ -319,13 +315,9 @@ class LocationKeeper:
         for each in self.listings():
             base = f"v1/{each.key}"
             index = {name: self._location.names(f"{base}/{name}") for name in ("seals", "packs")}
-            with tempfile.TemporaryDirectory(
-                prefix=".unfinished-", dir=self._location.spool(os.environ)
-            ) as spool:
-                path = Path(spool, INDEX)
-                with create_file(path) as out:
-                    write_whole(out, json.dumps(index, sort_keys=True).encode())
-                self._location.put(f"{base}/{INDEX}", path, replace=True)
+            data = json.dumps(index, sort_keys=True).encode()
+            with self._location.unfinished() as spool:
+                self._location.put_small(f"{base}/{INDEX}", data, spool, replace=True)
             published.append(each.key)
         return published
 

@@ -23,13 +23,10 @@ class CancelFlag:
 
     def __init__(self) -> None:
         self._event = threading.Event()
-        self.why = "cancelled"
 
-    def set(self, why: str = "cancelled") -> None:
+    def set(self) -> None:
         """Have the work stop."""
-        if not self._event.is_set():
-            self.why = why
-            self._event.set()
+        self._event.set()
 
     @property
     def is_set(self) -> bool:
@@ -38,11 +35,7 @@ class CancelFlag:
     def check(self) -> None:
         """Raise CancelledOperationError if the work is to stop."""
         if self._event.is_set():
-            raise CancelledOperationError(self.why)
-
-    def wait(self, seconds: float) -> bool:
-        """Wait until it is set, at most `seconds`; return whether it is."""
-        return self._event.wait(seconds)
+            raise CancelledOperationError("cancelled")
 
 
 class BackgroundOperation(Generic[T]):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -42,7 +41,6 @@ class PackWriter:
 
     Attributes:
         size: raw bytes so far: the offset of the next file.
-        packed: bytes written.
     """
 
     def __init__(self, out: io.FileIO) -> None:
@@ -52,7 +50,6 @@ class PackWriter:
         self._frames: deque[Future[bytes]] = deque()
         self._pool = ThreadPoolExecutor(_THREADS, "pgetpy-pack")
         self.size = 0
-        self.packed = 0
 
     def add(self, data: bytes) -> None:
         """Append `data` to the row."""
@@ -85,7 +82,6 @@ class PackWriter:
         frame = self._frames.popleft().result()
         self._digest.update(frame)
         write_whole(self._out, frame)
-        self.packed += len(frame)
 
 
 def _frame(raw: bytes) -> bytes:
@@ -180,9 +176,3 @@ class _Row:
             if not self._next():
                 raise IntegrityError(f"{self._name} is damaged: it ends early")
             yield self._take(end - self._pos)  # type: ignore[misc]
-
-
-def fsync_file(file: io.FileIO) -> None:
-    """Have what was written survive a power cut, where the file system can do that."""
-    with contextlib.suppress(OSError):
-        os.fsync(file.fileno())

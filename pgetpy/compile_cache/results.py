@@ -42,11 +42,6 @@ class CompileCacheResult:
     removed: Sequence[str] = ()
     left_out: Sequence[str] = field(default=(), repr=False)
 
-    @property
-    def ok(self) -> bool:
-        """Whether it did what it was asked for, or there was nothing to do."""
-        return self.outcome in ("loaded", "saved", "unchanged", "miss")
-
     def as_record(self) -> dict[str, Any]:
         """Return it as JSON has it."""
         return asdict(self)

@@ -18,7 +18,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,9 +27,9 @@ from pgetpy.compile_cache.live import LiveFile, LiveScan, being_written
 from pgetpy.compile_cache.loading import Progress
 from pgetpy.compile_cache.locations import CacheLocation
 from pgetpy.compile_cache.operations import CancelFlag
-from pgetpy.compile_cache.packs import PackWriter, fsync_file
+from pgetpy.compile_cache.packs import PackWriter
 from pgetpy.compile_cache.results import LeftOut
-from pgetpy.compile_cache.stages import create_file, write_whole
+from pgetpy.compile_cache.stages import create_file, fsync_file
 from pgetpy.compile_cache.survey import SealSurvey
 from pgetpy.core.compile_cache.contents import (
     HEAD_BYTES,
@@ -200,9 +199,8 @@ class CacheSaver:
         which the same save uses again; a seal without a pack does not come about.
         """
         key, base = self._environment.key, f"v1/{self._environment.key}"
-        folder = self._location.spool(os.environ)
-        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as spool:
-            path = Path(spool, "pack")
+        with self._location.unfinished() as spool:
+            path = spool / "pack"
             with create_file(path) as out:
                 sealed, pack = self._pack(files, out)
                 fsync_file(out)
@@ -213,20 +211,14 @@ class CacheSaver:
             name = f"{base}/packs/{seal.pack_name}"
             self._location.put(name, path, replace=pack in survey.broken)
             self._flag.check()
-            self._put_small(spool, f"{base}/env.json", self._environment.to_json())
+            self._location.put_small(f"{base}/env.json", self._environment.to_json(), spool)
             data = seal.to_json(self._secret)
-            self._put_small(spool, f"{base}/seals/{seal_name(data, time.time_ns())}", data)
+            name = f"{base}/seals/{seal_name(data, time.time_ns())}"
+            self._location.put_small(name, data, spool)
             self.saved.seal = seal
             self.saved.entries = len(sealed)
             self.saved.bytes = seal.pack_size + len(data)
             _LOG.debug("saved %s files under %s", len(sealed), key)
-
-    def _put_small(self, spool: str, name: str, data: bytes) -> None:
-        path = Path(spool, name.rpartition("/")[2])
-        with create_file(path) as out:
-            write_whole(out, data)
-            fsync_file(out)
-        self._location.put(name, path)
 
     def _pack(self, files: Sequence[LiveFile], out: io.FileIO) -> tuple[list[SealedFile], str]:
         """Write the raw bytes of `files`; return what became of them, and the pack's sha256."""

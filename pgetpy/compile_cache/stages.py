@@ -60,6 +60,12 @@ def write_whole(out: io.FileIO, data: bytes | memoryview) -> None:
         raise
 
 
+def fsync_file(file: io.FileIO) -> None:
+    """Have what was written survive a power cut, where the file system can do that."""
+    with contextlib.suppress(OSError):
+        os.fsync(file.fileno())
+
+
 @contextlib.contextmanager
 def staging(root: Path) -> Iterator[Path]:
     """A stage in `root`, removed at the end, and those that dead processes have left.

@@ -197,13 +197,13 @@ def _cache(kinds: tuple[str, ...]) -> CompileCache:
 def _load(flag: CancelFlag) -> CompileCacheResult:
     if not _enabled():
         return CompileCacheResult("skipped", "BASETEN_FS_ENABLED is 0")
-    return _told("load", _cache(("inductor", "triton")).load_until(flag))
+    return _told("load", _cache(("inductor", "triton")).load(flag=flag))
 
 
 def _save(flag: CancelFlag, kinds: tuple[str, ...]) -> CompileCacheResult:
     if not _enabled():
         return CompileCacheResult("skipped", "BASETEN_FS_ENABLED is 0")
-    return _told("save", _cache(kinds).save_until(flag))
+    return _told("save", _cache(kinds).save(flag=flag))
 
 
 def _told(what: str, result: CompileCacheResult) -> CompileCacheResult:
