@@ -16,15 +16,25 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from pgetpy.compile_cache.locations import CacheLocation
+from pgetpy.compile_cache.locations import UNFINISHED, CacheLocation
 from pgetpy.compile_cache.operations import CancelFlag
 from pgetpy.compile_cache.stages import make_folder
 from pgetpy.core.compile_cache.seals import LARGEST_SEAL
 from pgetpy.errors import CacheError
-from pgetpy.system.filesystem import cache_error, map_os_errors, read_regular, sync_folder
+from pgetpy.system.filesystem import (
+    cache_error,
+    map_os_errors,
+    read_regular,
+    remove_tree,
+    sync_folder,
+)
+
+# What is not stored by then was left by a kill. No lock could say so for another machine.
+_LEFT_SECONDS = 86_400.0
 
 
 class FolderLocation(CacheLocation):
@@ -123,9 +133,15 @@ class FolderLocation(CacheLocation):
     def spool(self) -> Path | None:
         """A folder of its own on the same file system, so that a pack is renamed into place."""
         self.check_owner()
+        folder = self._root / "v1"
         with self._mapped():
-            make_folder(self._root / "v1")
-        return self._root / "v1"
+            make_folder(folder)
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                age = time.time() - entry.stat(follow_symlinks=False).st_mtime
+                if entry.name.startswith(UNFINISHED) and age > _LEFT_SECONDS:
+                    remove_tree(entry.path)
+        return folder
 
     def _mapped(self) -> contextlib.AbstractContextManager[None]:
         return map_os_errors(lambda error: cache_error(error, self._root))

@@ -19,6 +19,9 @@ from pgetpy.core.compile_cache.seals import LARGEST_SEAL, SHA256
 from pgetpy.errors import PgetError
 from pgetpy.errors.reasons import system_reason
 
+# How the names of folders begin that hold what is about to be stored.
+UNFINISHED = ".unfinished-"
+
 
 class CacheLocation(ABC):
     """Where the packs and seals of compile caches are.
@@ -99,7 +102,7 @@ class CacheLocation(ABC):
     @contextlib.contextmanager
     def unfinished(self) -> Iterator[Path]:
         """A folder for what is about to be stored, removed at the end."""
-        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=self.spool()) as folder:
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self.spool()) as folder:
             yield Path(folder)
 
     def spool(self) -> Path | None:

@@ -188,3 +188,19 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         os.close(full)
         with pytest.raises(OSError, match=str(tmp_path / "pack")):
             write_whole(out, b"x")
+
+
+def test_what_killed_saves_have_left_is_removed_a_day_later(
+    machine: Machines, location: Path, key: str
+) -> None:
+    old, new = (location / "v1" / f".unfinished-{name}" for name in ("old", "new"))
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "pack").write_bytes(b"half")
+    os.utime(old, (1e9, 1e9))
+    two = machine("two")
+    two.inductor.graph()
+    two.inductor.table("k9", {"a": 1})
+    assert two.cache(location).save().outcome == "saved"
+    assert not old.exists()
+    assert new.exists()
