@@ -137,7 +137,7 @@ class FileUpload:
             # The store compares hashes, and has refused what changed after it was hashed.
             self._check_unchanged(fd)
             raise
-        etag = await self._check_stored() or etag
+        etag = await self._check_stored(etag)
         self._check_unchanged(fd)
         return self._result(etag)
 
@@ -305,6 +305,9 @@ class FileUpload:
         condition = self.options.conditions()
         if condition and not self.bucket.is_amazon:
             self._remark("not every store honours If-None-Match for multipart uploads")
+            # The parts may have taken hours: look once more.
+            if self._look().status < 300:
+                raise self._exists()
         answer = self._write("POST", url, body, condition, lambda: expected)
         return (answer and multipart.text_of("ETag", answer.text)) or expected
 
@@ -321,18 +324,24 @@ class FileUpload:
 
     # ------------------------------------------------------------------------------ the end
 
-    async def _check_stored(self) -> str:
-        """Check the size of the object; return its ETag, empty if these keys may not look."""
+    async def _check_stored(self, etag: str) -> str:
+        """Check that the store has the object; return its ETag.
+
+        Args:
+            etag: what the store has said on writing it; empty if nothing.
+        """
         head = await self._in_thread(self._look)
         if head.status == _FORBIDDEN:
             self._remark("the key may not read the object, so its size was not compared")
-            return ""
+            return etag
         if head.status == _MISSING:
             raise TransferError(self._url, "the store does not have the object that was written")
-        size = _length(head)
+        size, found = _length(head), head.headers.get("etag") or etag
+        if self.options.if_absent and etag.strip('"') not in ("", found.strip('"')):
+            raise self._exists()  # by now another writer's
         if size not in (None, self._size):
             raise TransferError(self._url, f"the store has {size} bytes, {self._size} were sent")
-        return head.headers.get("etag") or ""
+        return found
 
     def _result(self, etag: str) -> UploadResult:
         seconds = time.monotonic() - self._started

@@ -89,6 +89,20 @@ def test_absence_that_was_not_seen_is_not_claimed(store: ObjectStore, file: Path
     assert store.objects["bucket"] == {}
 
 
+@pytest.mark.parametrize("request_number", [5, 8], ids=["before it is complete", "at once after"])
+def test_two_writers_do_not_both_succeed_where_the_store_ignores_the_condition(
+    store: ObjectStore, large: Path, request_number: int
+) -> None:
+    """As Ceph and Swift do for uploads in parts."""
+    store.heeds_conditions = False
+    # A look, the beginning, four parts, another look, the end, a last look.
+    store.before[request_number] = lambda: store.put("bucket", "m", b"theirs")
+    with pytest.raises(ObjectExistsError):
+        put(large, "s3://bucket/m", store.environ, if_absent=True, concurrency=1)
+    assert stored(store, "m") == b"theirs"
+    assert store.uploads == {}
+
+
 def test_a_file_that_changes_between_parts_makes_no_object(
     store: ObjectStore, large: Path, own_state: Path
 ) -> None:
