@@ -97,6 +97,7 @@ LAYERS = (
         may_meet=False,
     ),
     Layer(("engine.uploads.client", "engine.uploads.journal", "engine.uploads.options")),
+    Layer(("engine.uploads.connecting",)),
     Layer(("engine.*",)),
     Layer(("engine.transports.*",), may_meet=False),
     Layer(

@@ -10,6 +10,7 @@ run resumes an upload. Does not: what a store's answers mean (`core/objects`), a
     options             how an object is written
     journal             what a later run needs to resume an upload
     multipart_requests  what is said to the store about parts
+    connecting          connections to a store, directly or through a proxy
     client              requests: signed, repeated, over connections that are kept
 
 Downloads and uploads share hosts, retries and signatures, and no transport: those are built around

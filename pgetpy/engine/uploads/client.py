@@ -34,18 +34,12 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from pgetpy.core.http.heads import Head, status_error, words_of
-from pgetpy.core.http.proxies import bypasses_proxy
 from pgetpy.core.http.retry import Retries
 from pgetpy.core.http.urls import Link, parse_link
 from pgetpy.core.objects import multipart
-from pgetpy.errors import (
-    ConnectionFailedError,
-    HttpStatusError,
-    PgetError,
-    SourceFileError,
-    StalledError,
-)
-from pgetpy.errors.reasons import system_reason
+from pgetpy.engine.transports.failures import proxy_headers
+from pgetpy.engine.uploads.connecting import broken, connect, proxy_for
+from pgetpy.errors import ConnectionFailedError, HttpStatusError, PgetError, SourceFileError
 from pgetpy.settings import Settings
 from pgetpy.sources.object_signer import ObjectSigner
 
@@ -209,7 +203,7 @@ class StoreClient:
             if not fresh and gone == 0:
                 # The server had closed the pooled connection.
                 return self._try(method, link, body, headers, accept, sent)
-            raise self._meaning(link, error) from None
+            raise broken(link, self._settings, error) from None
         except BaseException:
             self._drop(connection)
             raise
@@ -243,8 +237,10 @@ class StoreClient:
         """
         parts = urlsplit(link.url)
         target = parts.path + (f"?{parts.query}" if parts.query else "")
-        if self._proxy_for(link) and parts.scheme == "http":
+        proxy = proxy_for(link, self._settings)
+        if proxy and parts.scheme == "http":
             target = link.url
+            headers = [*headers, *proxy_headers(proxy)]
         connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
         connection.putheader("Host", parts.netloc)
         for name, value in headers:
@@ -282,40 +278,10 @@ class StoreClient:
                 connection = self._idle.pop()
                 self._busy.add(connection)
                 return connection, False
-        connection = self._connection(link)
+        connection = connect(link, self._settings, self._tls)
         with self._lock:
             self._busy.add(connection)
         return connection, True
-
-    def _connection(self, link: Link) -> http.client.HTTPConnection:
-        """Return a new connection to the host of `link`, or to its proxy."""
-        proxy = self._proxy_for(link)
-        where = parse_link(proxy).origin if proxy else link.origin
-        timeout = self._settings.connect_timeout
-        connection: http.client.HTTPConnection
-        if link.origin.scheme == "https":
-            connection = http.client.HTTPSConnection(
-                where.host, where.port, timeout=timeout, context=self._tls()
-            )
-            if proxy:
-                connection.set_tunnel(link.origin.host, link.origin.port)
-        else:
-            connection = http.client.HTTPConnection(where.host, where.port, timeout=timeout)
-        try:
-            connection.connect()
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
-            raise self._meaning(link, error) from None
-        # Connecting and being silent afterwards have different limits.
-        connection.sock.settimeout(self._settings.stall_timeout)
-        return connection
-
-    def _proxy_for(self, link: Link) -> str | None:
-        proxies = self._settings.proxies
-        proxy = proxies.https if link.origin.scheme == "https" else proxies.http
-        if not proxy or bypasses_proxy(link.origin, proxies.no_proxy):
-            return None
-        return proxy if "://" in proxy else f"http://{proxy}"
 
     def _give_back(self, connection: http.client.HTTPConnection) -> None:
         with self._lock:
@@ -328,14 +294,6 @@ class StoreClient:
         with self._lock:
             self._busy.discard(connection)
         connection.close()
-
-    def _meaning(self, link: Link, error: Exception) -> PgetError:
-        """Return the error to raise for a failure of the network or of HTTP."""
-        if isinstance(error, TimeoutError):
-            return StalledError(link.url, self._settings.stall_timeout)
-        reason = system_reason(error) if isinstance(error, OSError) else type(error).__name__
-        permanent = isinstance(error, (socket.gaierror, ssl.SSLCertVerificationError))
-        return ConnectionFailedError(link.url, reason, permanent=permanent)
 
 
 class _SignAgainError(Exception):

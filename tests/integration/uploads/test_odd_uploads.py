@@ -8,9 +8,16 @@ from pathlib import Path
 import pytest
 
 from pgetpy.cli import main
-from pgetpy.errors import ObjectExistsError, SourceFileError, UnauthorizedError
+from pgetpy.errors import (
+    ConnectionFailedError,
+    ObjectExistsError,
+    SourceFileError,
+    UnauthorizedError,
+)
+from pgetpy.settings import Proxies
 from tests.integration.uploads.putting import BODY, PART, put, sent_parts, stored
 from tests.support.object_store import Asked, ObjectStore
+from tests.support.proxy import Proxy
 
 SIZES = pytest.mark.parametrize("size", [0, 10, len(BODY)], ids=["empty", "whole", "in parts"])
 
@@ -187,3 +194,25 @@ def test_names_that_no_key_can_have_are_refused_before_anything_is_sent(
     with pytest.raises(SourceFileError, match=words):
         put(tmp_path / "tree", "s3://bucket/m", store.environ)
     assert store.requests == []
+
+
+@pytest.mark.parametrize("size", [10, len(BODY)])
+def test_a_proxy_gets_its_user_and_password(store: ObjectStore, file: Path) -> None:
+    with Proxy("me:pass word") as proxy:
+        url = f"http://me:pass%20word@127.0.0.1:{proxy.port}"
+        put(file, "s3://bucket/m", store.environ, proxies=Proxies(http=url))
+        assert proxy.requests != []
+        assert proxy.refused == 0
+    assert stored(store, "m") == file.read_bytes()
+    assert not any("proxy-authorization" in asked.headers for asked in store.requests)
+
+
+@pytest.mark.parametrize("size", [10])
+def test_a_proxy_that_is_away_is_named(store: ObjectStore, file: Path) -> None:
+    proxies = Proxies(http="http://me:hunter2@127.0.0.1:1")
+    with pytest.raises(ConnectionFailedError, match=r"proxy .* cannot be reached") as found:
+        put(file, "s3://bucket/m", store.environ, proxies=proxies, retries=0)
+    assert "hunter2" not in f"{found.value}"
+    environ = {**store.environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
+    with pytest.raises(ConnectionFailedError, match="nothing listens there"):
+        put(file, "s3://bucket/m", environ, retries=0)
