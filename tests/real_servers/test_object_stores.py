@@ -236,14 +236,14 @@ def test_the_condition_itself_is_kept_where_the_store_promises_it(
             if type(event).__name__ == "Started":
                 put(store, key, b"theirs")
 
-        if kind in store.heeds:
+        # What is sent in parts is looked for again before it is completed.
+        if kind in store.heeds or kind == "complete":
             with pytest.raises(ObjectExistsError):
                 upload(store, path, url, if_absent=True, progress=appear)
             assert stored(store, key) == b"theirs"
         else:
-            result = upload(store, path, url, if_absent=True, progress=appear)
+            upload(store, path, url, if_absent=True, progress=appear)
             assert stored(store, key) == data
-            assert kind == "put" or any("If-None-Match" in each for each in result.remarks)
 
 
 # ---------------------------------------------------------------------------- the second tier

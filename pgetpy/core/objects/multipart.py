@@ -104,3 +104,12 @@ def expected_etag(parts: Mapping[int, str]) -> str:
         return ""
     joined = bytes.fromhex("".join(md5s))
     return f'"{hashlib.md5(joined, usedforsecurity=False).hexdigest()}-{len(md5s)}"'
+
+
+def are_of_two_objects(etag: str, other: str) -> bool:
+    """Whether these ETags cannot be of the same object.
+
+    rclone names an object of parts in one way when it is completed (MD5-N), and in another later.
+    """
+    one, two = etag.strip('"'), other.strip('"')
+    return bool(one and two) and one != two and ("-" in one) == ("-" in two)

@@ -337,8 +337,8 @@ class FileUpload:
         if head.status == _MISSING:
             raise TransferError(self._url, "the store does not have the object that was written")
         size, found = _length(head), head.headers.get("etag") or etag
-        if self.options.if_absent and etag.strip('"') not in ("", found.strip('"')):
-            raise self._exists()  # by now another writer's
+        if self.options.if_absent and multipart.are_of_two_objects(etag, found):
+            raise self._exists()  # by now
         if size not in (None, self._size):
             raise TransferError(self._url, f"the store has {size} bytes, {self._size} were sent")
         return found

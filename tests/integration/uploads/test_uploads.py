@@ -11,6 +11,7 @@ from pgetpy.cli import main
 from pgetpy.core.objects.multipart import (
     LARGEST_OBJECT,
     LARGEST_PART,
+    are_of_two_objects,
     choose_part_size,
     expected_etag,
 )
@@ -246,3 +247,12 @@ def test_parts_are_equal_and_neither_too_small_nor_too_many() -> None:
     assert choose_part_size(6 << 30, 8 << 30) == LARGEST_PART
     assert expected_etag({2: f'"{"0" * 32}"', 1: f'"{"f" * 32}"'}).endswith('-2"')
     assert expected_etag({1: '"of-its-own"'}) == ""
+
+
+@pytest.mark.parametrize(
+    ("etag", "other", "two"),
+    [('"a-2"', '"a-2"', False), ('"a-2"', '"b-2"', True), ('"a"', '"b"', True),
+     ('"a-2"', '"b"', False), ("", '"b"', False), ('"a"', "a", False)],
+)  # fmt: skip
+def test_etags_of_two_objects_are_told_apart(etag: str, other: str, two: bool) -> None:
+    assert are_of_two_objects(etag, other) is two
