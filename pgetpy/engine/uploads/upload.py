@@ -337,9 +337,10 @@ class FileUpload:
         if head.status == _MISSING:
             raise TransferError(self._url, "the store does not have the object that was written")
         size, found = _length(head), head.headers.get("etag") or etag
-        if self.options.if_absent and multipart.are_of_two_objects(etag, found):
+        resized = size not in (None, self._size)
+        if self.options.if_absent and (resized or multipart.are_of_two_objects(etag, found)):
             raise self._exists()  # by now
-        if size not in (None, self._size):
+        if resized:
             raise TransferError(self._url, f"the store has {size} bytes, {self._size} were sent")
         return found
 
