@@ -78,6 +78,8 @@ from tests.support.server import Server
 from tests.support.trees import plain_tree, without_trials
 from tests.support.zips import Member, by_zipfile, link, packed, spans_of
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 MTIME = 1_700_000_000
 DEFLATED = zipfile.ZIP_DEFLATED
 PATH = "/w.zip"

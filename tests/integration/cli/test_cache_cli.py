@@ -35,6 +35,8 @@ from tests.support.processes import Run, folder_of_nobody, limited_tmpfs, run
 from tests.support.resources import Resource
 from tests.support.server import Server
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 NOWHERE = "http://127.0.0.1:9/gone.safetensors"
 
 

@@ -29,6 +29,8 @@ from tests.support.resources import Resource
 from tests.support.server import Server
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 BODY = body(8 * MIB)
 BOTH = pytest.mark.usefixtures("transport")
 

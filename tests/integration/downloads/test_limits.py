@@ -30,6 +30,8 @@ from tests.support.processes import Run, folder_of_nobody, run
 from tests.support.resources import Resource
 from tests.support.server import Server
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 BODY = body(12 * MIB)
 MB = 1_000_000
 SIZE = 256 * MIB

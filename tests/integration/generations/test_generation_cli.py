@@ -16,6 +16,8 @@ from tests.support.generations import Node, digest
 from tests.support.processes import environment
 from tests.support.weights import weights
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 Run = Callable[..., tuple[int, str, str]]
 
 UNET, OTHER = weights(3000, "unet"), weights(1000, "other")

@@ -25,6 +25,8 @@ from tests.support.replicate import Replicate
 from tests.support.server import Server
 from tests.support.weights import flip, serve, tar_of, weights
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 LORA = weights()
 SOURCE_FLAGS = [row.name for row in source_options() if row.name]
 TOKEN_FLAGS = [flag for flag in SOURCE_FLAGS if flag.endswith("-token")]

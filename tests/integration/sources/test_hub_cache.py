@@ -41,6 +41,8 @@ from tests.support.server import Server
 from tests.support.waiting import eventually
 from tests.support.weights import MIB, weights
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 LORA = weights(3 * MIB)
 FILES = {
     "config.json": b'{"a": 1}',
