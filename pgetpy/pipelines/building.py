@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from pgetpy._version import __version__
 from pgetpy.core.pipelines.build_manifest import (
@@ -17,6 +19,9 @@ from pgetpy.core.pipelines.build_manifest import (
 )
 from pgetpy.core.pipelines.plans import LORAS, PipelineFile, PipelinePlan
 from pgetpy.core.pipelines.specs import PipelineSpec
+from pgetpy.core.weights.safetensors import read_header
+from pgetpy.core.weights.shards import SUFFIX
+from pgetpy.errors import BadSafetensorsError
 from pgetpy.pipelines.compositions import note_composition
 from pgetpy.pipelines.fetching import held_files
 from pgetpy.pipelines.planning import Planner
@@ -93,9 +98,11 @@ class PipelineBuilder:
             base = base_of(manifest)
             tree = self.trees.open(base.key)
             if tree is None:
+                _check_local(plan.files, paths)
                 tree = self.trees.publish(base, _sources(plan, paths))
             held.callback(tree.close)
             if spec.loras:
+                _check_local([each for each in plan.files if each.is_lora], paths)
                 note_composition(tree.path.parent, manifest)
             made = tree.manifest
             manifest = replace(
@@ -115,5 +122,26 @@ def _sources(plan: PipelinePlan, paths: Mapping[str, Path]) -> list[TreeSource]:
     return [
         TreeSource(each.path, paths[each.path], each.reference if each.url else "", each.wanted)
         for each in plan.files
-        if not each.path.startswith(f"{LORAS}/")
+        if not each.is_lora
     ]
+
+
+def _check_local(files: Sequence[PipelineFile], paths: Mapping[str, Path]) -> None:
+    """Check that local weights are whole; others are checked when they enter the cache.
+
+    Raises:
+        NotWeightsError: one is not, or is something else.
+    """
+    for each in files:
+        if not each.url and each.path.endswith(SUFFIX):
+            path = paths[each.path]
+            with path.open("rb") as file:
+                try:
+                    read_header(partial(_beginning, file), path.stat().st_size)
+                except BadSafetensorsError as error:
+                    raise error.of(each.uri) from error
+
+
+def _beginning(file: BinaryIO, count: int) -> bytes:
+    file.seek(0)
+    return file.read(count)

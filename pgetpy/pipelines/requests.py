@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from pgetpy.core.pipelines.build_manifest import BuildManifest
 from pgetpy.core.pipelines.memory import MemorySize
-from pgetpy.core.pipelines.plans import LORAS, PipelineFile, PipelinePlan
+from pgetpy.core.pipelines.plans import LORAS, PipelinePlan
 from pgetpy.core.pipelines.specs import PipelineSpec
 from pgetpy.errors import UsageError
 from pgetpy.lora.base import parts_of
@@ -161,7 +161,7 @@ class PipelineRequests:
         plan: PipelinePlan,
         composition: Composition,
     ) -> None:
-        files = [each for each in plan.files if _is_lora(each)]
+        files = [each for each in plan.files if each.is_lora]
         with held_files(self._cache, files) as found:
             paths = {each.reference: found[each.path] for each in files}
             slots = slots_for(spec.loras, [each.reference for each in files])
@@ -197,10 +197,6 @@ class PipelineUse:
         turn, view = self._uses.pop()
         view.close()
         turn.over = True
-
-
-def _is_lora(file: PipelineFile) -> bool:
-    return file.path.startswith(f"{LORAS}/")
 
 
 def _lora_digests(manifest: BuildManifest) -> tuple[str, ...]:

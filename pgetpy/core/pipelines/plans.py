@@ -55,6 +55,11 @@ class PipelineFile:
         return "folder" if self.archive or self.member else "auto"
 
     @property
+    def is_lora(self) -> bool:
+        """Whether it is a LoRA on the base."""
+        return self.path.startswith(f"{LORAS}/")
+
+    @property
     def host(self) -> str:
         """The host that serves it; empty for a local file."""
         return urlsplit(self.url).netloc.rpartition("@")[2]

@@ -9,7 +9,7 @@ import pytest
 
 from pgetpy import WeightsDownloadCache
 from pgetpy.core.pipelines.build_manifest import parse_manifest
-from pgetpy.errors import CacheError, DigestMismatchError, ObjectChangedError
+from pgetpy.errors import CacheError, DigestMismatchError, NotWeightsError, ObjectChangedError
 from pgetpy.pipelines import PipelineSpec
 from pgetpy.pipelines.building import BuiltPipeline, PipelineBuilder
 from pgetpy.pipelines.compositions import compositions_at
@@ -148,6 +148,19 @@ def test_a_local_folder_is_linked_and_not_copied(
         assert (built.path / UNET).resolve() == (tmp_path / "model" / UNET).resolve()
         assert built.manifest.subjects[-1].sha256 == hashlib.sha256(FILES[UNET]).hexdigest()
     assert cache.entries() == []
+
+
+@pytest.mark.parametrize("broken", [UNET, "lora.safetensors"])
+def test_local_weights_that_are_cut_off_are_not_built(
+    planner: Planner, builder: PipelineBuilder, trees: TreeStore, tmp_path: Path, broken: str
+) -> None:
+    for name, data in {**FILES, "lora.safetensors": LORA}.items():
+        path = tmp_path / "model" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data[:-1] if name == broken else data)
+    lora = tmp_path / "model" / "lora.safetensors"
+    with pytest.raises(NotWeightsError, match=f"{broken} is not .* broken safetensors file"):
+        build(builder, planner, PipelineSpec(str(tmp_path / "model"), loras=[str(lora)]))
 
 
 @pytest.mark.parametrize("same_size", [True, False])
