@@ -7,6 +7,7 @@ liblzma writes no such stream. The range coder is that of the LZMA specification
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 
 _TOP = 1 << 24
 _MASK = 0xFFFFFFFF
@@ -44,6 +45,7 @@ class _RangeEncoder:
         self.low = (self.low & 0x00FFFFFF) << 8
 
 
+@lru_cache(maxsize=16)
 def unmarked_lzma(content: bytes, dictionary: int = 1 << 16) -> bytes:
     """The data of a zip member of method 14 whose flag bit 1 is not set."""
     coder = _RangeEncoder()

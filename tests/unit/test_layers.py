@@ -329,6 +329,15 @@ def impure_imports(package: Path) -> list[str]:
 # ------------------------------------------------------------------------------------ the tests
 
 
+Graph = dict[str, set[str]]
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    """What each module of the package imports; reading all of them takes most of a second."""
+    return graph_of(PACKAGE)
+
+
 def test_every_module_is_in_a_room() -> None:
     assert [module for module in modules_of(PACKAGE) if floor_of(module) is None] == []
 
@@ -339,16 +348,16 @@ def test_a_room_that_has_layers_has_one_for_each_of_its_modules() -> None:
     assert [module for module in modules if layer_of(module) is None] == []
 
 
-def test_imports_point_down() -> None:
-    assert upward_imports(graph_of(PACKAGE)) == []
+def test_imports_point_down(graph: Graph) -> None:
+    assert upward_imports(graph) == []
 
 
-def test_folders_of_implementations_do_not_meet() -> None:
-    assert crossings(graph_of(PACKAGE)) == []
+def test_folders_of_implementations_do_not_meet(graph: Graph) -> None:
+    assert crossings(graph) == []
 
 
-def test_no_modules_import_one_another_in_a_circle() -> None:
-    assert cycle_in(graph_of(PACKAGE)) == []
+def test_no_modules_import_one_another_in_a_circle(graph: Graph) -> None:
+    assert cycle_in(graph) == []
 
 
 def test_the_core_imports_nothing_that_acts() -> None:
