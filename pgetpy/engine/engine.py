@@ -280,7 +280,7 @@ class Engine:
             return work is not None
 
         if len(works) == 1:
-            self._prepare_several(1)
+            self._context.hosts.start = 1
             await step()
         elif works:
             await self._prepare_several(len(works)).work_off(step, len(works))
