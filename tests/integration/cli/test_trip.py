@@ -23,10 +23,12 @@ MOST_FILES = 31
 MOST_CALLS = 230
 # Notes each frame of the package once, in order: a coroutine that goes on is the same frame. What
 # an import runs is no part of the trip, nor what the watchdog does every 25 ms on a slow machine.
+# Nor is what sets the fields of an object: a reader sees a class and its fields.
 _TRACER = """
 import atexit, json, os, socket, sys, threading
 import pgetpy
 root = os.path.dirname(pgetpy.__file__) + os.sep
+fields = os.path.join(root, "core", "lazy_dataclass.py")
 frames, sent = {}, threading.Event()
 
 def note(frame, event, arg):
@@ -37,7 +39,9 @@ def note(frame, event, arg):
         if isinstance(to, socket.socket) and to.family != socket.AF_UNIX:
             if arg.__name__.startswith("send"):
                 sent.set()
-    elif event == "call" and frame.f_code.co_filename.startswith(root) and frame not in frames:
+        return
+    path = frame.f_code.co_filename
+    if event == "call" and path.startswith(root) and path != fields and frame not in frames:
         depth, above = 0, frame
         while above is not None:
             ours = above.f_code.co_filename.startswith(root)
@@ -47,7 +51,7 @@ def note(frame, event, arg):
             above = above.f_back
         name = getattr(frame.f_code, "co_qualname", frame.f_code.co_name)
         thread = threading.current_thread().name
-        frames[frame] = (thread, depth, frame.f_code.co_filename[len(root):], name)
+        frames[frame] = (thread, depth, path[len(root):], name)
 
 def tell():
     with open(os.environ["TRIP"], "w") as file:
