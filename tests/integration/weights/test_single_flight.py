@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -64,6 +65,8 @@ class InjectedError(BaseException):
 
 
 def inject(thread: threading.Thread) -> None:
+    """Raise InjectedError in `thread`, once that waits: before, nothing may have begun."""
+    eventually(lambda: sys._current_frames()[thread.ident or 0].f_code.co_name == "wait")
     number = ctypes.c_ulong(thread.ident or 0)
     raised = ctypes.pythonapi.PyThreadState_SetAsyncExc(number, ctypes.py_object(InjectedError))
     assert raised == 1
