@@ -32,6 +32,8 @@ from pgetpy.core.http.range_size import PARTS, Prospect, is_held_up, next_gap, r
 from pgetpy.core.http.ranges import OPEN_END, Span, Spans
 
 MIB = 1 << 20
+# Seconds that one connection may take for a window before several share it.
+_WINDOW_TIME = 0.2
 # Splitting a request costs its connection: not for less than this.
 _SMALLEST_SPLIT = MIB // 2
 _WORTHWHILE_SECONDS = 0.1
@@ -279,7 +281,8 @@ class Plan:
         if self.window is not None:
             # A window that moves on by little would be asked for in many small pieces.
             size = max(size, self.window.size // (2 * prospect.connections))
-            if gap.start >= self.window.horizon and not self.wants_only:
+            slow = prospect.rate * _WINDOW_TIME < self.window.size
+            if slow and gap.start >= self.window.horizon and not self.wants_only:
                 # Several requests share the window, or it would move on at the pace of one.
                 size = min(size, self.window.size // min(4, prospect.connections))
         size = min(size, gap.size, self.chunk_size)
