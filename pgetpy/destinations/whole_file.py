@@ -3,7 +3,7 @@
 A `FileDestination` can resume, replace and wait for other runs. None of that is needed here, so
 what is known of a folder is looked up once for all its files, and a file takes six calls:
 
-    claim: lstat, access     write: open, write     publish: rename, close
+    claim: lstat, access     write: open, write     publish: close, rename
 
 A file is made as everywhere: complete, under another name, then renamed.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from pgetpy.core.destinations.names import journal_name, part_name
@@ -141,14 +142,20 @@ class WholeFile:
         """Give the file its name.
 
         Raises:
-            OSError: the rename fails. Call `discard`.
+            OSError: the bytes cannot be kept, or the rename fails. Call `discard`.
         """
+        # The close first: a network disk may tell only then that it could not keep the bytes.
+        self._close()
         os.replace(self._part, self.path)
-        os.close(self._fd)
 
     def discard(self) -> None:
         """Leave nothing behind."""
-        if self._fd >= 0:
+        with suppress(OSError):
+            self._close()
+        with suppress(FileNotFoundError):
             os.unlink(self._part)
-            os.close(self._fd)
-            self._fd = -1
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)

@@ -5,8 +5,8 @@
 
 A `Transfer` can do all that may become necessary, and costs several times what such a file needs.
 So it is made only where something turns out to be out of the ordinary. It then takes over the
-request that has been sent, with what has come of the answer: nothing is requested twice, and
-nothing has been decided that it would decide otherwise.
+request, with the bytes received so far: nothing is requested twice, and nothing has been decided
+that it would decide otherwise.
 
     before the request    a destination that exists, an archive, mirrors, a signed URL, a policy
     the head              a redirect, an error, a body that is large, coded, or not all there is

@@ -7,6 +7,7 @@ attempt, which knows what to do about each.
 from __future__ import annotations
 
 from pgetpy.core.http.answers import Answer, Redirected, RetryWithoutRange, judge
+from pgetpy.core.http.bodies import MOST_DIGITS
 from pgetpy.core.http.heads import Head
 from pgetpy.core.http.ranges import EVERYTHING
 from pgetpy.errors import TransferError
@@ -16,9 +17,9 @@ def plain_length(head: Head) -> int | None:
     """Return the Content-Length of a body that is sent as it is; None for any other."""
     headers = head.headers
     length = headers.get("content-length", "")
-    if not length.isdecimal() or "transfer-encoding" in headers or "content-encoding" in headers:
+    if "transfer-encoding" in headers or "content-encoding" in headers:
         return None
-    return int(length[:19])
+    return int(length) if length.isdecimal() and len(length) <= MOST_DIGITS else None
 
 
 def judge_small(url: str, head: Head, *, verified: bool, most: int) -> Answer | None:
