@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import ssl
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -87,10 +88,16 @@ def ca(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("authority"))
 
 
+@pytest.fixture(scope="session")
+def certified(ca: Authority) -> ssl.SSLContext:
+    """What servers over TLS need that are not particular about it."""
+    return ca.context()
+
+
 @pytest.fixture
-def tls_server(ca: Authority) -> Iterator[Server]:
+def tls_server(certified: ssl.SSLContext) -> Iterator[Server]:
     """The strict server over TLS."""
-    yield from _judged(Server(tls=ca.context()))
+    yield from _judged(Server(tls=certified))
 
 
 @pytest.fixture
@@ -103,9 +110,9 @@ def proxy() -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def tls_proxy(ca: Authority) -> Iterator[Proxy]:
+def tls_proxy(certified: ssl.SSLContext) -> Iterator[Proxy]:
     """The same, asked over TLS."""
-    with Proxy(tls=ca.context()) as proxy:
+    with Proxy(tls=certified) as proxy:
         yield proxy
     assert proxy.violations == []
     assert proxy.errors == []

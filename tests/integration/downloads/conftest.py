@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from pgetpy.settings import Proxies
 from tests.support.authority import Authority
 
+T = TypeVar("T")
 ROADS = ("plain", "TLS", "proxy", "TLS through a proxy", "TLS proxy", "TLS through a TLS proxy")
 
 
@@ -30,3 +32,25 @@ def road(request: pytest.FixtureRequest, ca: Authority) -> Road:
         proxy = request.getfixturevalue("tls_proxy" if name.endswith("TLS proxy") else "proxy")
         settings["proxies"] = Proxies(http=proxy.url(), https=proxy.url())
     return Road(name.startswith("TLS") and name != "TLS proxy", settings)
+
+
+def on_roads(
+    argument: str, values: Iterable[T], ids: Callable[[T], str] = str
+) -> pytest.MarkDecorator:
+    """Parametrize a test with each of `values` on each road.
+
+    `make test` runs each value on the plain road and on one of the others, which take turns: what a
+    value is about does not depend on the road, and each road has a share of the values. `make soak`
+    runs the rest.
+    """
+    pairs = [
+        pytest.param(
+            road,
+            value,
+            id=f"{road}-{ids(value)}",
+            marks=[pytest.mark.soak] if index not in (0, 1 + turn % (len(ROADS) - 1)) else [],
+        )
+        for turn, value in enumerate(values)
+        for index, road in enumerate(ROADS)
+    ]
+    return pytest.mark.parametrize(("road", argument), pairs, indirect=["road"])

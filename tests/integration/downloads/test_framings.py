@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from pgetpy.errors import ConnectionFailedError, TransferError
-from tests.integration.downloads.conftest import Road
+from tests.integration.downloads.conftest import Road, on_roads
 from tests.support.bodies import body
 from tests.support.faults import Chunked, Fault, FinAfter, Garbage, Headers, NoLength, When
 from tests.support.fetching import fetch, names_in
@@ -101,10 +101,10 @@ ODD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("fault", ODD.values(), ids=ODD.keys())
-def test_what_curl_takes_is_taken(way: tuple[Server, Fetch], fault: Fault) -> None:
+@on_roads("odd", ODD)
+def test_what_curl_takes_is_taken(way: tuple[Server, Fetch], odd: str) -> None:
     server, get = way
-    assert get(server.add("/model", Resource(DATA, faults=[fault]))) == DATA
+    assert get(server.add("/model", Resource(DATA, faults=[ODD[odd]]))) == DATA
     # None is left to another client, nor asked for again.
     assert len(server.requests) == 1
 
@@ -119,7 +119,7 @@ def test_after_an_ambiguous_head_the_connection_is_closed(server: Server, tmp_pa
     assert len(connections) == len(set(connections)) > 1
 
 
-@pytest.mark.parametrize("unit", [1, 7, 4096, 100_000])
+@on_roads("unit", [1, 7, 4096, 100_000])
 def test_ranges_in_chunks_are_put_together(way: tuple[Server, Fetch], unit: int) -> None:
     server, get = way
     data = DATA if unit > 7 else DATA[:3000]
@@ -139,13 +139,13 @@ CUT = {
 
 
 @pytest.mark.parametrize("length", [b"", SIZE], ids=["chunked", "with a length"])
-@pytest.mark.parametrize("content", CUT.values(), ids=CUT.keys())
+@on_roads("cut", CUT)
 def test_a_chunked_body_that_is_cut_off_is_an_error(
-    way: tuple[Server, Fetch], tmp_path: Path, content: bytes, length: bytes
+    way: tuple[Server, Fetch], tmp_path: Path, cut: str, length: bytes
 ) -> None:
     server, get = way
     head = OK + length + b"Transfer-Encoding: chunked\r\n"
-    url = server.add("/model", Resource(DATA, faults=[raw(head, content)]))
+    url = server.add("/model", Resource(DATA, faults=[raw(head, CUT[cut])]))
     with pytest.raises(ConnectionFailedError):
         get(url)
     assert not (tmp_path / "got").exists()
@@ -169,7 +169,7 @@ def test_a_range_that_ends_before_its_content_range_says_is_asked_for_again(
     assert get(server.add("/model", Resource(DATA, faults=[fault, cut]))) == DATA
 
 
-@pytest.mark.parametrize("coding", ["br", "foo", "chunked, gzip", "gzip, deflate, chunked"])
+@on_roads("coding", ["br", "foo", "chunked, gzip", "gzip, deflate, chunked"])
 def test_a_transfer_coding_that_nobody_asked_for_is_an_error(
     way: tuple[Server, Fetch], tmp_path: Path, coding: str
 ) -> None:
@@ -185,22 +185,25 @@ def test_a_transfer_coding_that_nobody_asked_for_is_an_error(
 # ------------------------------------------------------------------- words that are no coding
 
 
+# Whether a warning says that it is not clear what the word means.
+UNDONE = {
+    "aws-chunked": True, "none": False, "utf-8": True, ",": False, ", ,": False,
+    "Identity": False, "binary": False, "utf-8, aws-chunked,": True, "x-unheard": True,
+}  # fmt: skip
+
+
 @pytest.mark.usefixtures("transport")
-@pytest.mark.parametrize(
-    ("value", "unclear"),
-    [("aws-chunked", True), ("none", False), ("utf-8", True), (",", False), (", ,", False),
-     ("Identity", False), ("binary", False), ("utf-8, aws-chunked,", True), ("x-unheard", True)],
-)  # fmt: skip
+@on_roads("value", UNDONE)
 def test_what_is_no_content_coding_changes_nothing(
-    way: tuple[Server, Fetch], caplog: pytest.LogCaptureFixture, value: str, *, unclear: bool
+    way: tuple[Server, Fetch], caplog: pytest.LogCaptureFixture, value: str
 ) -> None:
     server, get = way
     caplog.set_level(logging.WARNING, "pgetpy.engine")
     fields = (("Content-Encoding", value),)
     assert get(server.add("/model", Resource(DATA, headers=fields)), chunk_size=100_000) == DATA
     said = [record.getMessage() for record in caplog.records]
-    assert len(said) == unclear
-    assert not unclear or (value in said[0] and server.url("/model") in said[0])
+    assert len(said) == UNDONE[value]
+    assert not UNDONE[value] or (value in said[0] and server.url("/model") in said[0])
 
 
 @pytest.mark.usefixtures("transport")

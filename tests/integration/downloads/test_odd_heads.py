@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from pgetpy.errors import ConnectionFailedError, PgetError, TransferError
 from pgetpy.settings import Proxies
-from tests.integration.downloads.conftest import Road
+from tests.integration.downloads.conftest import Road, on_roads
 from tests.support.authority import Authority
 from tests.support.bodies import body
 from tests.support.faults import Garbage, Headers
@@ -57,13 +58,13 @@ def name(oddity: Oddity) -> str:
     return ", ".join(f"{key} {value}" for key, value in given.items()) or "usual"
 
 
-@pytest.mark.parametrize("oddity", ODDITIES, ids=name)
+@on_roads("oddity", ODDITIES, ids=name)
 def test_odd_answers_mean_the_same_on_every_road(
-    road: Road, ca: Authority, tmp_path: Path, oddity: Oddity
+    road: Road, certified: ssl.SSLContext, tmp_path: Path, oddity: Oddity
 ) -> None:
     # A link that is good for one answer is asked for everything.
     chunk_size = 125_000_000 if oddity.answers else 200_000
-    with served(OddServer(DATA, oddity), tls=ca.context() if road.secure else None) as url:
+    with served(OddServer(DATA, oddity), tls=certified if road.secure else None) as url:
         try:
             fetch(url, tmp_path / "got", chunk_size=chunk_size, retries=2, **road.settings)
         except PgetError:
