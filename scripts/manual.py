@@ -13,7 +13,7 @@ _STATUS = (
     ("0", "success"),
     ("1", "failure"),
     ("2", "usage error"),
-    ("130, 143", "interrupted by Ctrl-C or SIGTERM; repeat the command to continue"),
+    ("129, 130, 143", "interrupted by SIGHUP, Ctrl-C or SIGTERM; repeat the command to continue"),
     ("141", "the reader of standard output closed it"),
 )
 

@@ -48,7 +48,7 @@ def main(
         fill_standard_streams()
     with terminable():
         status = run(arguments, api=api, environ=environ)
-        if argv is None and status in (130, 143):
+        if argv is None and status in (129, 130, 143):
             ignore_signals()
     if argv is None:
         # Nor is anything gained by looking through all of it twice at exit: 25 ms.

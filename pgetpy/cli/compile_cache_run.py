@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import Sequence
 
 from pgetpy.cli.compile_cache_results import tell_result
-from pgetpy.cli.invocation import INTERRUPTED, TERMINATED, Invocation
+from pgetpy.cli.invocation import INTERRUPTED, Invocation, status_of
 from pgetpy.cli.terminal import Terminated, say
 from pgetpy.compile_cache import CompileCache
 from pgetpy.errors import UsageError
@@ -55,8 +55,8 @@ def run_program(invocation: Invocation, cache: CompileCache, command: Sequence[s
         # The terminal has sent it to the program as well.
         told = INTERRUPTED
         program.wait()
-    except Terminated:
-        told = TERMINATED
+    except Terminated as terminated:
+        told = status_of(terminated)
         program.send_signal(signal.SIGTERM)
         program.wait()
     status = program.returncode

@@ -20,8 +20,8 @@ Most flags can also be set in the environment: --chunk-size is PGET_CHUNK_SIZE. 
 switch has a --no- form. PGET_HEADERS (a JSON object) holds request headers. HTTP_PROXY,
 HTTPS_PROXY, ALL_PROXY and NO_PROXY are used."""
 _STATUS = """\
-Exit status: 0 success, 1 failure, 2 usage error, 130 or 143 interrupted (repeat the
-command to continue)."""
+Exit status: 0 success, 1 failure, 2 usage error, 129, 130 or 143 interrupted (repeat
+the command to continue)."""
 
 
 def help_text(command: str, *, everything: bool = False) -> str:

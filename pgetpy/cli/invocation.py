@@ -20,7 +20,7 @@ from pgetpy.settings.command_options import CommandOptions
 
 DONE, FAILED, MISUSED = 0, 1, 2
 # 128 and the number of the signal, as shells have it.
-INTERRUPTED, PIPE_CLOSED, TERMINATED = 130, 141, 143
+INTERRUPTED, PIPE_CLOSED = 130, 141
 
 
 @dataclass(frozen=True)
@@ -82,5 +82,5 @@ class Stopped(BaseException):
 
 
 def status_of(signal: BaseException) -> int:
-    """Return the exit status for Ctrl-C or SIGTERM."""
-    return TERMINATED if isinstance(signal, Terminated) else INTERRUPTED
+    """Return the exit status for Ctrl-C, SIGTERM or SIGHUP."""
+    return 128 + signal.number if isinstance(signal, Terminated) else INTERRUPTED

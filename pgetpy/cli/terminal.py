@@ -7,6 +7,7 @@ Three things a command line meets that a library does not:
                                                        would get its number, and our messages
     SIGTERM from a supervisor, perhaps twice           raised once, as Ctrl-C is, so that part files
                                                        are kept and the last line says what is left
+    SIGHUP, as the terminal or its connection closes   the same; under nohup it stays ignored
 
 Everything printed is one line of printable characters: names and servers' words may contain escape
 sequences, which would move the cursor or set the title of a terminal.
@@ -29,21 +30,33 @@ from pgetpy.errors.reasons import system_reason
 STANDARD_OUTPUT = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
 
 
+# What ends a command in good order, beside Ctrl-C.
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+
 class Terminated(BaseException):
-    """SIGTERM arrived. Not an Exception: nothing on the way may take it for a failure."""
+    """SIGTERM or SIGHUP arrived. Not an Exception: nothing on the way may take it for a failure.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Raise Terminated in the main thread on SIGTERM, for as long as this lasts.
+    """Raise Terminated in the main thread on SIGTERM and SIGHUP, for as long as this lasts.
 
-    Once it, or Ctrl-C, was raised, both signals are ignored until the end: the process is stopping
+    Once it, or Ctrl-C, was raised, these signals are ignored until the end: the process is stopping
     already, and has to say first what is left.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ENDING)}
 
     def stop(number: int, _frame: object) -> None:
         # Supervisors often send it twice; the second may not break into what the first set off.
@@ -51,12 +64,14 @@ def terminable() -> Iterator[None]:
         for each, handler in before.items():
             if handler is not signal.SIG_IGN:
                 signal.signal(each, _pass_over)
-        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
 
-    # A shell starts background jobs with SIGINT ignored, and an embedding program may have
-    # handlers of its own: both are left as they are.
+    # A shell starts background jobs with SIGINT ignored, nohup ignores SIGHUP, and an embedding
+    # program may have handlers of its own: all are left as they are.
     if before[signal.SIGTERM] is not signal.SIG_IGN:
         signal.signal(signal.SIGTERM, stop)
+    if before[signal.SIGHUP] is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, stop)
     if before[signal.SIGINT] is signal.default_int_handler:
         signal.signal(signal.SIGINT, stop)
     try:
@@ -69,7 +84,7 @@ def terminable() -> Iterator[None]:
 
 def ignore_signals() -> None:
     """The process ends now; the interpreter gives up handlers then, but not what is ignored."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, *_ENDING):
         signal.signal(number, signal.SIG_IGN)
 
 

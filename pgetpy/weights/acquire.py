@@ -173,6 +173,7 @@ class Acquisition:
         Without the leases, room for the last file could be made by evicting the first one. Only
         misses get a place in the queue, so that progress counts files that are really fetched.
         """
+        from pgetpy.engine.hosts import descriptor_limit
         from pgetpy.system.event_loop import gather_limited
 
         with ExitStack() as leases:
@@ -183,8 +184,10 @@ class Acquisition:
             if len(missing) > 1:
                 self._progress(Queued(len(missing)))
             works = [partial(self.obtain, references[at], lookup, at) for at in missing]
-            most = self._settings.max_concurrent_files
-            fetched = iter(await gather_limited(works, min(_AT_A_TIME, most)))
+            # Each takes a lock, a journal and a part file beside its connections.
+            descriptors = descriptor_limit() // 2 or 1
+            most = min(_AT_A_TIME, self._settings.max_concurrent_files, descriptors)
+            fetched = iter(await gather_limited(works, most))
             self._count(hits=len(here) - len(missing))
             return [entry.path if entry is not None else next(fetched) for entry in here]
 

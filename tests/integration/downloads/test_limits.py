@@ -29,6 +29,7 @@ from tests.support.fetching import names_in
 from tests.support.processes import Run, folder_of_nobody, run
 from tests.support.resources import Resource
 from tests.support.server import Server
+from tests.support.weights import weights
 
 pytestmark = pytest.mark.usefixtures("forked_runs")
 
@@ -84,6 +85,20 @@ def test_few_descriptors_are_enough_for_many_files(server: Server) -> None:
         assert ended.code == 0, ended.err
         for n in range(150):
             assert (folder / str(n)).read_bytes() == BODY[: 1000 + n]
+
+
+def test_few_descriptors_are_enough_for_many_entries_of_a_cache(
+    server: Server, tmp_path: Path
+) -> None:
+    urls = [
+        serve(server, Pace(8 * MIB), data=weights(MIB, n), path=f"/{n}.safetensors")
+        for n in range(20)
+    ]
+    ended = run("ensure", *urls, "--cache-dir", tmp_path, "--min-disk-free", "0", descriptors=48)
+    assert ended.code == 0, ended.err
+    assert len(ended.out.splitlines()) == 20
+    # Nothing failed for want of a descriptor and was tried again.
+    assert "again" not in ended.err
 
 
 @contextmanager

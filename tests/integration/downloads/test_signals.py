@@ -50,8 +50,9 @@ from tests.support.server import Server
 from tests.support.waiting import eventually
 
 BODY = body(8 * MIB)
-CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
-EITHER = pytest.mark.parametrize("number", list(CODES), ids=lambda number: number.name)
+BOTH = (signal.SIGINT, signal.SIGTERM)
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+EITHER = pytest.mark.parametrize("number", BOTH, ids=lambda number: number.name)
 # It takes well under a second; the rest is for a machine with better things to do.
 SOON = 30.0
 
@@ -86,6 +87,7 @@ def last_word(ended: Ended) -> str:
     [
         (signal.SIGINT, "plain"),
         (signal.SIGTERM, "plain"),
+        (signal.SIGHUP, "plain"),
         (signal.SIGINT, "TLS"),
         (signal.SIGTERM, "proxy"),
     ],
@@ -359,7 +361,7 @@ real, hashlib.new = hashlib.new, new
     assert dest.read_bytes() == BODY
 
 
-@pytest.mark.parametrize("second", list(CODES), ids=lambda number: number.name)
+@pytest.mark.parametrize("second", BOTH, ids=lambda number: number.name)
 @EITHER
 def test_a_second_signal_does_not_break_into_the_first(
     number: int, second: int, server: Server, tmp_path: Path
