@@ -13,7 +13,6 @@ an exception which carries the answer:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TypeVar
 
 from pgetpy.core.http.answers import Answer, Identity
@@ -23,9 +22,9 @@ from pgetpy.core.http.plan import Plan
 from pgetpy.core.http.ranges import Spans
 from pgetpy.core.http.sink import Sink
 from pgetpy.core.http.urls import Link
+from pgetpy.core.lazy_dataclass import dataclass
 from pgetpy.destinations.sinks.memory import MemorySink
 from pgetpy.engine.attempt import Attempt
-from pgetpy.engine.authorities import authorities
 from pgetpy.engine.context import AttemptCallbacks, EngineContext
 from pgetpy.engine.requests import Route
 from pgetpy.engine.transports.base import Exchange
@@ -143,6 +142,8 @@ class EngineServiceClient:
     @property
     def exclusive(self) -> bool:
         """See `sources.base.ServiceClient`: another client would not know these settings."""
+        from pgetpy.engine.authorities import authorities
+
         settings = self.context.settings
         return settings.policy is not None or bool(authorities(settings) or settings.resolve)
 

@@ -94,7 +94,7 @@ class ObjectStoreSettings(SourceSection):
     def reads_profile(self) -> bool:
         """Whether a profile may have something to say that these settings leave open."""
         known = self.access_key and self.secret_key and self.region and self.endpoint
-        return self.has_profiles and not known
+        return self.has_profiles and not known and self.signing != "never"
 
     @property
     def scope(self) -> str:

@@ -93,18 +93,24 @@ def test_only_the_standard_library_and_pgetpy_are_imported(plain: list[str]) -> 
     assert sorted(tops - {"pgetpy", *sys.stdlib_module_names}) == []
 
 
-def test_static_keys_of_an_object_store_cost_a_few_modules(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY},
+        {"PGET_S3_SIGN": "never"},
+    ],
+    ids=["static keys", "unsigned"],
+)
+def test_an_object_store_costs_a_few_modules(
+    server: Server, tmp_path: Path, keys: dict[str, str]
+) -> None:
     data = body(1000)
     usual = imported(server.add("/x", Resource(data)), tmp_path)
     with ObjectStore() as store:
+        store.public = "PGET_S3_SIGN" in keys
         store.put("bucket", "x", data)
         stores = imported(
-            "s3://bucket/x",
-            tmp_path,
-            AWS_ENDPOINT_URL=store.url,
-            AWS_ACCESS_KEY_ID=ACCESS_KEY,
-            AWS_SECRET_ACCESS_KEY=SECRET_KEY,
-            AWS_REGION="us-east-1",
+            "s3://bucket/x", tmp_path, AWS_ENDPOINT_URL=store.url, AWS_REGION="us-east-1", **keys
         )
     assert store.violations == []
     more = [name for name in stores if name not in (*usual, "hmac")]
