@@ -310,11 +310,8 @@ async def _run_folder(job: Job, settings: Settings, report: Report) -> DownloadR
 
 
 async def _download(job: Job, settings: Settings, report: Report) -> DownloadResult:
-    engine = Engine(settings)
-    try:
+    async with Engine(settings) as engine:
         return await engine.download(job, report)
-    finally:
-        await engine.close()
 
 
 async def download_jobs_async(

@@ -36,7 +36,7 @@ from pgetpy.cli.cache_tables import (
     sums_line,
     table,
 )
-from pgetpy.cli.invocation import DONE, FAILED, Invocation
+from pgetpy.cli.invocation import DONE, FAILED, Invocation, check_digits
 from pgetpy.cli.results import failure_record
 from pgetpy.cli.terminal import print_line, say
 from pgetpy.core.cache.records import State
@@ -100,14 +100,6 @@ class CacheCommand:
         )
         return self.closing.enter_context(store)
 
-    def tell(self, words: str, record: Mapping[str, Any]) -> None:
-        """Print `words` for people, or `record` as a line of JSON for programs.
-
-        Raises:
-            OutputError: standard output cannot be written.
-        """
-        print_line(json.dumps(record) if self.invocation.options.json else words)
-
     def fail(self, target: Target, error: PgetError) -> None:
         """Print why the command failed for `target`; it goes on with the others."""
         if self.invocation.options.json:
@@ -152,10 +144,7 @@ class CacheCommand:
                 operand, self.invocation.options.wanted, self.invocation.settings.sources
             )
             return Target(reference.key, str(reference), operand, reference.scope)
-        if len(operand) < KEY_DIGITS:
-            raise UsageError(
-                f"{operand!r} is too short: give at least {KEY_DIGITS} digits of the key"
-            )
+        check_digits(operand, KEY_DIGITS)
         prefix = operand.lower()
         # Entries lie in folders by the first two digits: only one of those is read.
         rows = scan(CachePaths(self.settings.folder), prefix[:2]).rows
@@ -199,7 +188,9 @@ def _ls(command: CacheCommand) -> int:
 def _info(command: CacheCommand) -> int:
     store = command.open_store()
     sums = store.totals() if store is not None else _nothing(command.settings.folder)
-    command.tell("\n".join(info_lines(sums, command.settings)), info_record(sums, command.settings))
+    command.invocation.tell(
+        "\n".join(info_lines(sums, command.settings)), info_record(sums, command.settings)
+    )
     return DONE
 
 
@@ -214,7 +205,7 @@ def _path(command: CacheCommand) -> int:
             hint = "pgetpy cache verify looks into it"
             reason = f"has {target.reference}, which is {entry.state.value}"
             raise CacheError(str(command.settings.folder), reason, hint=hint)
-        command.tell(str(entry.path), {**target.record, "path": str(entry.path)})
+        command.invocation.tell(str(entry.path), {**target.record, "path": str(entry.path)})
 
     return command.each(show)
 
@@ -227,7 +218,7 @@ def _rm(command: CacheCommand) -> int:
         if size is None:
             raise command.absent(target, hint="pgetpy cache ls shows what is there")
         words = f"removed {target.reference}, {format_size(size)}"
-        command.tell(words, {**target.record, "size": size})
+        command.invocation.tell(words, {**target.record, "size": size})
 
     return command.each(remove)
 
@@ -240,7 +231,9 @@ def _pin(command: CacheCommand) -> int:
         store.pin(target.key)
         there = store.peek(target.key) is not None
         later = "" if there else "; it is not in the cache yet, and will be kept once it is"
-        command.tell(f"pinned {target.reference}{later}", {**target.record, "present": there})
+        command.invocation.tell(
+            f"pinned {target.reference}{later}", {**target.record, "present": there}
+        )
 
     return command.each(pin)
 
@@ -251,7 +244,7 @@ def _unpin(command: CacheCommand) -> int:
     def unpin(target: Target) -> None:
         was = store is not None and store.unpin(target.key)
         words = f"unpinned {target.reference}" if was else f"{target.reference} was not pinned"
-        command.tell(words, {**target.record, "was_pinned": was})
+        command.invocation.tell(words, {**target.record, "was_pinned": was})
 
     return command.each(unpin)
 
@@ -259,7 +252,7 @@ def _unpin(command: CacheCommand) -> int:
 def _gc(command: CacheCommand) -> int:
     store = command.open_store()
     if store is None:
-        command.tell(_empty(command), {"swept": 0, "evicted": 0})
+        command.invocation.tell(_empty(command), {"swept": 0, "evicted": 0})
         return DONE
     age = command.invocation.options.older_than
     # First what belongs to no entry; evicting entries for it would be a waste.
@@ -275,7 +268,7 @@ def _gc(command: CacheCommand) -> int:
         lines.append(f"kept     {format_size(sums.partial)} of unfinished downloads, to continue")
     if not swept and not evicted:
         lines.append("nothing to do: the cache is within its limits")
-    command.tell("\n".join([*lines, f"now      {sums_line(sums)}"]), record)
+    command.invocation.tell("\n".join([*lines, f"now      {sums_line(sums)}"]), record)
     return DONE
 
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 
-from pgetpy.cli.command_table import SUBCOMMANDS
 from pgetpy.cli.compile_cache_results import FACTS, KEY_DIGITS, listing_line, tell_result
-from pgetpy.cli.invocation import DONE, FAILED, Invocation
+from pgetpy.cli.invocation import DONE, FAILED, Invocation, check_digits
 from pgetpy.cli.progress import log_lines
 from pgetpy.cli.terminal import print_line, say
 from pgetpy.compile_cache import CompileCache
@@ -36,16 +36,12 @@ def run_compile_cache(invocation: Invocation, environ: Mapping[str, str]) -> int
     """Carry out a command below `compile-cache`; return the exit status."""
     command = invocation.arguments.command.partition(" ")[2]
     operands = invocation.arguments.operands
-    if not command:
-        found = next(iter(operands), "nothing")
-        names = ", ".join(SUBCOMMANDS["compile-cache"])
-        raise UsageError(f"expected one of {names}, got {found}")
     settings = CompileCacheSettings.from_environment(environ)
     settings = settings.with_flags(invocation.arguments.values)
     if not settings.location:
         raise UsageError("no location: give --location FOLDER or s3://..., or PGET_COMPILE_CACHE")
-    if operands and command not in (*_TAKES_KEYS, "run"):
-        raise UsageError(f"pgetpy compile-cache {command} takes no arguments, got {operands[0]}")
+    if command not in (*_TAKES_KEYS, "run"):
+        invocation.refuse_operands()
     cache = CompileCache(
         settings.location,
         name=settings.name,
@@ -85,11 +81,8 @@ class _Upkeep:
         Raises:
             UsageError: an operand is too short to name one key.
         """
-        short = next((each for each in self.operands if len(each) < KEY_DIGITS), None)
-        if short is not None:
-            raise UsageError(
-                f"{short!r} is too short: give at least {KEY_DIGITS} digits of the key"
-            )
+        for each in self.operands:
+            check_digits(each, KEY_DIGITS)
         if self.operands:
             return [self.keeper.find(each) for each in self.operands]
         found = [each.key for each in self.keeper.listings()]
@@ -139,11 +132,7 @@ def _info(upkeep: _Upkeep) -> int:
 def _explain(upkeep: _Upkeep) -> int:
     # The status lets a script ask "would a start here be warm?".
     explanation = upkeep.cache.explain()
-    if upkeep.json:
-        print_line(json.dumps(explanation))
-    else:
-        for line in explanation["lines"]:
-            print_line(one_line(line))
+    upkeep.invocation.tell("\n".join(map(one_line, explanation["lines"])), explanation)
     return DONE if explanation["hit"] else FAILED
 
 
@@ -154,15 +143,11 @@ def _verify(upkeep: _Upkeep) -> int:
         found = upkeep.keeper.verify(key, repair=upkeep.invocation.options.repair)
         if found.damaged:
             status = FAILED
-        if upkeep.json:
-            record = {"key": key, "checked": found.checked}
-            print_line(json.dumps({**record, "damaged": found.damaged, "removed": found.removed}))
-            continue
-        print_line(f"{key[:KEY_DIGITS]}  {found.checked} packs, {len(found.damaged)} damaged")
-        for each in found.damaged:
-            print_line(f"  {each}")
+        lines = [f"{key[:KEY_DIGITS]}  {found.checked} packs, {len(found.damaged)} damaged"]
+        lines += [f"  {each}" for each in found.damaged]
         if found.removed:
-            print_line(f"  removed {len(found.removed)} objects; the next save replaces them")
+            lines.append(f"  removed {len(found.removed)} objects; the next save replaces them")
+        upkeep.invocation.tell("\n".join(lines), {"key": key, **asdict(found)})
     return status
 
 
@@ -171,26 +156,22 @@ def _rm(upkeep: _Upkeep) -> int:
         raise UsageError("expected KEY..., got nothing; pgetpy compile-cache ls shows them")
     for key in upkeep.chosen():
         size = upkeep.keeper.remove(key)
-        if upkeep.json:
-            print_line(json.dumps({"key": key, "size": size}))
-        else:
-            print_line(f"removed {key[:KEY_DIGITS]}, {format_size(size)}")
+        words = f"removed {key[:KEY_DIGITS]}, {format_size(size)}"
+        upkeep.invocation.tell(words, {"key": key, "size": size})
     return DONE
 
 
 def _prune(upkeep: _Upkeep) -> int:
     for key in upkeep.chosen():
         gained = upkeep.keeper.prune(key)
-        if upkeep.json:
-            print_line(json.dumps({"key": key, "gained": gained}))
-        else:
-            print_line(f"{key[:KEY_DIGITS]}  gained {format_size(max(0, gained))}")
+        words = f"{key[:KEY_DIGITS]}  gained {format_size(max(0, gained))}"
+        upkeep.invocation.tell(words, {"key": key, "gained": gained})
     return DONE
 
 
 def _publish(upkeep: _Upkeep) -> int:
     keys = upkeep.keeper.publish()
-    print_line(json.dumps({"keys": keys}) if upkeep.json else f"indexed {len(keys)} keys")
+    upkeep.invocation.tell(f"indexed {len(keys)} keys", {"keys": keys})
     return DONE
 
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from pgetpy._version import __version__
 from pgetpy.cli import results
-from pgetpy.cli.command_table import CACHE_COMMANDS, SHELLS, SUBCOMMANDS
+from pgetpy.cli.command_table import SHELLS, SUBCOMMANDS
 from pgetpy.cli.invocation import (
     DONE,
     FAILED,
@@ -171,9 +171,6 @@ def _run_cache_command(invocation: Invocation, environ: Mapping[str, str]) -> in
     from pgetpy.settings.cache_settings import CacheSettings
 
     command = invocation.arguments.command
-    if command == "cache":
-        found = redact(next(iter(invocation.arguments.operands), "nothing"))
-        raise UsageError(f"expected one of {', '.join(CACHE_COMMANDS)}, got {found}")
     settings = CacheSettings.from_environment(environ).with_flags(invocation.arguments.values)
     try:
         settings = replace(settings, folder=settings.folder.absolute())
@@ -199,7 +196,8 @@ def _invocation(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> I
     """Read settings from flags and environment, and warn about those without an effect.
 
     Raises:
-        UsageError: a value is not valid, or two flags contradict each other.
+        UsageError: a value is not valid, two flags contradict each other, or it is not said which
+            command of a group is meant.
     """
     console = Console.from_environment(environ).with_flags(arguments.values)
     warnings = [
@@ -214,6 +212,10 @@ def _invocation(arguments: Arguments, api: Any, environ: Mapping[str, str]) -> I
     options = CommandOptions().with_flags(arguments.values)
     invocation = Invocation(arguments, settings, console, options, api)
     _warn(invocation, warnings)
+    if arguments.command in SUBCOMMANDS:
+        names = ", ".join(SUBCOMMANDS[arguments.command])
+        found = redact(next(iter(arguments.operands), "nothing"))
+        raise UsageError(f"expected one of {names}, got {found}")
     return invocation
 
 
@@ -302,13 +304,11 @@ def _reference(text: str, settings: Settings) -> Reference:
 
 
 def _multifile(invocation: Invocation) -> int:
-    operands = invocation.arguments.operands
-    if len(operands) != 1:
-        raise UsageError(f"expected one MANIFEST or -, got {len(operands) or 'nothing'}")
+    (operand,) = invocation.take({1}, "one MANIFEST or -")
     from pgetpy.cli.manifest_file import read_manifest
     from pgetpy.core.references.manifest import parse_manifest
 
-    text, path = read_manifest(operands[0])
+    text, path = read_manifest(operand)
     manifest = parse_manifest(
         text,
         path,

@@ -103,7 +103,7 @@ def _ensure(command: CacheCommand) -> int:
     try:
         for url in operands:
             record = {**_named(references[url]), "path": paths[url], **_origin(results[url])}
-            command.tell(paths[url], record)
+            command.invocation.tell(paths[url], record)
     finally:
         # What fails now, such as a copy to the second tier, is worth a line.
         with log_lines(invocation):
@@ -266,7 +266,7 @@ def _verify_entry(
             words = "  is still what its service serves"
         record |= {"repaired": error is None, **(failure_record(error) if error else {})}
     name = f"{target.key[:KEY_DIGITS]}  {target.reference}"
-    command.tell(f"{verdict.value:<{_WIDEST}}  {name}{words}", record)
+    command.invocation.tell(f"{verdict.value:<{_WIDEST}}  {name}{words}", record)
     return verdict, error
 
 

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pgetpy.cli.cache import CacheCommand
-from pgetpy.cli.command_table import SUBCOMMANDS
 from pgetpy.cli.ensure import open_cache
 from pgetpy.cli.generation_results import (
     diff_lines,
@@ -39,7 +38,6 @@ from pgetpy.core.generations.lock import GenerationLock
 from pgetpy.core.generations.manifest import parse_lock, parse_manifest
 from pgetpy.errors import PgetError, UsageError
 from pgetpy.errors.reasons import system_reason
-from pgetpy.errors.redact import redact
 from pgetpy.generations.store import Generations
 from pgetpy.settings.cache_settings import CacheSettings
 from pgetpy.settings.generation_options import GenerationOptions, GenerationSettings
@@ -53,9 +51,6 @@ def run_generation(invocation: Invocation, environ: Mapping[str, str]) -> int:
     """Carry out a command below `generation`; return the exit status."""
     name = invocation.arguments.command.partition(" ")[2]
     operands, flags = invocation.arguments.operands, invocation.arguments.values
-    if not name:
-        found = redact(next(iter(operands), "nothing"))
-        raise UsageError(f"expected one of {', '.join(SUBCOMMANDS['generation'])}, got {found}")
     own = GenerationSettings.from_environment(environ).with_flags(flags)
     folder = own.root.absolute() if own.root is not None else None
     cache = CacheSettings.from_environment(environ).with_flags(flags)
@@ -127,16 +122,11 @@ class _GenerationRun:
 
     def tell(self, lines: Sequence[str], record: object) -> None:
         """Print `lines` for people, or `record` as JSON for programs."""
-        if self.invocation.options.json:
-            print_line(json.dumps(record))
-            return
-        for line in lines:
-            print_line(line)
+        self.invocation.tell("\n".join(lines), record)
 
 
 def _lock(run: _GenerationRun, operands: Sequence[str]) -> int:
-    if not 1 <= len(operands) <= 2:
-        raise UsageError(f"expected MANIFEST and LOCK, got {len(operands) or 'nothing'}")
+    run.invocation.take({1, 2}, "MANIFEST and LOCK")
     text, path = read_manifest(operands[0])
     manifest = parse_manifest(text, path)
     lock = manifest.locked()
@@ -166,8 +156,7 @@ def _write_lock(path: Path, lock: GenerationLock) -> None:
 
 
 def _daemon(run: _GenerationRun, operands: Sequence[str]) -> int:
-    if len(operands) != 1:
-        raise UsageError(f"expected FOLDER, got {len(operands) or 'nothing'}")
+    run.invocation.take({1}, "FOLDER")
     from pgetpy.generations.daemon import DaemonRules, GenerationDaemon
     from pgetpy.generations.serving import serving
 
@@ -204,15 +193,14 @@ def _build(run: _GenerationRun, operands: Sequence[str]) -> int:
 
 
 def _ready(run: _GenerationRun, operands: Sequence[str]) -> int:
-    _refuse(run, operands)
+    run.invocation.refuse_operands()
     found = run.looking().ready(run.options.minimum, run.options.maximum)
     run.tell(readiness_lines(found), found.to_json())
     return DONE if found.ready else FAILED
 
 
 def _diff(run: _GenerationRun, operands: Sequence[str]) -> int:
-    if len(operands) != 2:
-        raise UsageError(f"expected A and B, numbers or locks, got {len(operands) or 'nothing'}")
+    run.invocation.take({2}, "A and B, numbers or locks")
     before, after = (_lock_of(run, each) for each in operands)
     found = diff_of(before, after)
     run.tell(diff_lines(found), diff_record(found))
@@ -220,7 +208,7 @@ def _diff(run: _GenerationRun, operands: Sequence[str]) -> int:
 
 
 def _prune(run: _GenerationRun, operands: Sequence[str]) -> int:
-    _refuse(run, operands)
+    run.invocation.refuse_operands()
     if run.options.keep is None and run.options.minimum is None:
         raise UsageError("nothing says what stays: give --keep, --min or both")
     with run.writing() as generations:
@@ -258,7 +246,7 @@ def _verify(run: _GenerationRun, operands: Sequence[str]) -> int:
 
 
 def _ls(run: _GenerationRun, operands: Sequence[str]) -> int:
-    _refuse(run, operands)
+    run.invocation.refuse_operands()
     found = run.looking().listed()
     if run.invocation.options.json:
         for each in found:
@@ -291,12 +279,6 @@ def _exec(run: _GenerationRun, operands: Sequence[str]) -> int:
         os.execvpe(operands[0], list(operands), environ)  # noqa: S606  it is what was asked for
     except OSError as error:
         raise PgetError(f"cannot run {operands[0]}: {system_reason(error)}") from None
-
-
-def _refuse(run: _GenerationRun, operands: Sequence[str]) -> None:
-    if operands:
-        command = run.invocation.arguments.command
-        raise UsageError(f"pgetpy {command} takes no arguments, got {operands[0]}")
 
 
 def _number(text: str) -> int:

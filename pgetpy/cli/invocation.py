@@ -6,13 +6,13 @@ read before the first request, so that a mistake in a flag costs no download.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from pgetpy.cli.parser import Arguments
 from pgetpy.cli.results import failure_record
-from pgetpy.cli.terminal import Terminated, print_beside
+from pgetpy.cli.terminal import Terminated, print_beside, print_line
 from pgetpy.core.lazy_dataclass import dataclass
 from pgetpy.errors import OutputError, PgetError, UsageError
 from pgetpy.settings import Console, Settings
@@ -40,6 +40,34 @@ class Invocation:
     console: Console
     options: CommandOptions
     api: Any
+
+    def take(self, counts: Container[int], expected: str, hint: str = "") -> tuple[str, ...]:
+        """Return the operands.
+
+        Raises:
+            UsageError: there are not as many as `counts` allows; it says what is `expected`.
+        """
+        operands = self.arguments.operands
+        if len(operands) not in counts:
+            raise UsageError(f"expected {expected}, got {len(operands) or 'nothing'}{hint}")
+        return operands
+
+    def refuse_operands(self) -> None:
+        """Raise UsageError if there are operands."""
+        for operand in self.arguments.operands:
+            raise UsageError(f"pgetpy {self.arguments.command} takes no arguments, got {operand}")
+
+    def tell(self, words: str, record: object) -> None:
+        """Print `words` for people, or `record` as a line of JSON for programs.
+
+        Raises:
+            OutputError: standard output cannot be written.
+        """
+        if self.options.json:
+            import json
+
+            words = json.dumps(record)
+        print_line(words)
 
     @contextmanager
     def telling_programs(self, about: Mapping[str, Any], dest: str | None = None) -> Iterator[None]:
@@ -79,6 +107,12 @@ class Stopped(BaseException):
         super().__init__(sentence, status)
         self.sentence = sentence
         self.status = status
+
+
+def check_digits(key: str, least: int) -> None:
+    """Raise UsageError if a key has fewer than `least` digits, which could mean several."""
+    if len(key) < least:
+        raise UsageError(f"{key!r} is too short: give at least {least} digits of the key")
 
 
 def status_of(signal: BaseException) -> int:

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
-from pgetpy.cli.command_table import SUBCOMMANDS
 from pgetpy.cli.invocation import DONE, FAILED, Invocation
 from pgetpy.cli.terminal import print_line
 from pgetpy.core.fleet.node_list import Node, NodeList, node_of
@@ -28,18 +27,13 @@ _NAME_SERVER = re.compile(r"^\s*nameserver\s+([0-9A-Fa-f.:]+)\s*$", re.MULTILINE
 def run_node(invocation: Invocation) -> int:
     """Carry out a command below `node`; return the exit status."""
     command = invocation.arguments.command.partition(" ")[2]
-    operands = invocation.arguments.operands
     options = NodeOptions().with_flags(invocation.arguments.values)
-    if command == "config":
-        if operands:
-            raise UsageError(f"pgetpy node config takes no arguments, got {operands[0]}")
-        text = nginx_configuration(_node_config(options)).rstrip("\n")
-        print_line(json.dumps({"configuration": text}) if invocation.options.json else text)
-        return DONE
     if command == "check":
         return _check(invocation, options)
-    found = next(iter(operands), "nothing")
-    raise UsageError(f"expected one of {', '.join(SUBCOMMANDS['node'])}, got {found}")
+    invocation.refuse_operands()
+    text = nginx_configuration(_node_config(options)).rstrip("\n")
+    invocation.tell(text, {"configuration": text})
+    return DONE
 
 
 def _node_config(options: NodeOptions) -> NodeConfig:
@@ -84,10 +78,9 @@ def _own_resolvers() -> tuple[str, ...]:
 
 def _check(invocation: Invocation, options: NodeOptions) -> int:
     """Check each node that the flags name; return the status."""
-    operands, settings = invocation.arguments.operands, invocation.settings
-    if len(operands) != 1:
-        raise UsageError(f"expected one URL, got {len(operands) or 'nothing'}")
-    link = parse_link(operands[0])
+    settings = invocation.settings
+    (url,) = invocation.take({1}, "one URL")
+    link = parse_link(url)
     context = lru_cache(maxsize=1)(lambda: trusting(settings))
     at = link.origin
     origin = NodeProbe(at.scheme, at.host, at.port, context)

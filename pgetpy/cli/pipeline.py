@@ -17,13 +17,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pgetpy.cache.layout import CachePaths
 from pgetpy.cli.cache import CacheCommand
-from pgetpy.cli.command_table import SUBCOMMANDS
 from pgetpy.cli.ensure import open_cache
-from pgetpy.cli.invocation import DONE, FAILED, Invocation
+from pgetpy.cli.invocation import DONE, FAILED, Invocation, check_digits
 from pgetpy.cli.pipeline_results import (
     KEY_DIGITS,
     composition_lines,
@@ -53,9 +51,6 @@ def run_pipeline(invocation: Invocation, environ: Mapping[str, str]) -> int:
     """Carry out a command below `pipeline`; return the exit status."""
     name = invocation.arguments.command.partition(" ")[2]
     operands, flags = invocation.arguments.operands, invocation.arguments.values
-    if not name:
-        found = redact(next(iter(operands), "nothing"))
-        raise UsageError(f"expected one of {', '.join(SUBCOMMANDS['pipeline'])}, got {found}")
     cache = CacheSettings.from_environment(environ).with_flags(flags)
     cache = replace(cache, folder=cache.folder.absolute())
     own = PipelineSettings.from_environment(environ).with_flags(flags)
@@ -98,10 +93,6 @@ class _Run:
             store = PipelineStore(cache, folder=self.folder, max_bytes=self.max_bytes)
             yield store, progress
 
-    def tell(self, words: str, record: Mapping[str, Any]) -> None:
-        """Print `words` for people, or `record` as a line of JSON for programs."""
-        print_line(json.dumps(record) if self.invocation.options.json else words)
-
 
 # ------------------------------------------------------------------------- of a specification
 
@@ -110,7 +101,7 @@ def _plan(run: _Run) -> int:
     spec = read_spec(run.invocation)
     with run.store() as (store, _):
         plan = store.plan(spec)
-    run.tell("\n".join(plan_lines(plan)), plan.to_json())
+    run.invocation.tell("\n".join(plan_lines(plan)), plan.to_json())
     return DONE
 
 
@@ -118,7 +109,7 @@ def _key(run: _Run) -> int:
     spec = read_spec(run.invocation)
     with run.store() as (store, _):
         key = store.key(spec)
-    run.tell(key, {"key": key})
+    run.invocation.tell(key, {"key": key})
     return DONE
 
 
@@ -136,7 +127,7 @@ def _build(run: _Run) -> int:
             key, base_key = built.manifest.key, built.manifest.base_key
             size = sum(each.size for each in built.manifest.subjects)
     record = {"key": key, "base_key": base_key, "path": paths[0], "loras": paths[1:], "size": size}
-    run.tell("\n".join(paths), record)
+    run.invocation.tell("\n".join(paths), record)
     return DONE
 
 
@@ -153,10 +144,7 @@ def _upkeep(run: _Run, name: str) -> int:
     if len(operands) > 1 and name == "show":
         raise UsageError(f"expected one KEY, got {len(operands)}")
     for operand in operands:
-        if len(operand) < KEY_DIGITS:
-            raise UsageError(
-                f"{operand!r} is too short: give at least {KEY_DIGITS} digits of the key"
-            )
+        check_digits(operand, KEY_DIGITS)
     if not run.folder.is_dir() or not CachePaths(run.cache.folder).check():
         if operands:
             hint = "pgetpy pipeline build makes one"
@@ -203,10 +191,12 @@ def _verify(run: _Run, store: PipelineStore) -> int:
             damaged = store.verify(key)
         except PgetError as error:
             status = FAILED
-            run.tell(f"{key[:KEY_DIGITS]}  {error}", {"key": key, **failure_record(error)})
+            run.invocation.tell(
+                f"{key[:KEY_DIGITS]}  {error}", {"key": key, **failure_record(error)}
+            )
             continue
         words = f"damaged or missing: {', '.join(damaged)}" if damaged else "sound"
-        run.tell(f"{key[:KEY_DIGITS]}  {words}", {"key": key, "damaged": damaged})
+        run.invocation.tell(f"{key[:KEY_DIGITS]}  {words}", {"key": key, "damaged": damaged})
         status = FAILED if damaged else status
     if not keys and not run.invocation.options.json:
         print_line(_empty(run))
@@ -220,7 +210,7 @@ def _rm(run: _Run, store: PipelineStore) -> int:
     for key in keys:
         gone = store.remove(key)
         if gone:
-            run.tell(f"removed {key[:KEY_DIGITS]}", {"key": key, "removed": True})
+            run.invocation.tell(f"removed {key[:KEY_DIGITS]}", {"key": key, "removed": True})
             continue
         status = FAILED
         error = CacheError(str(run.folder), f"keeps {key[:KEY_DIGITS]}, which is in use")
@@ -235,7 +225,7 @@ def _gc(run: _Run, store: PipelineStore) -> int:
     gone = store.collect()
     kept = store.kept_bytes()
     words = f"removed {len(gone)}, {format_size(before - kept)}" if gone else "nothing to remove"
-    run.tell(f"{words}; {format_size(kept)} kept", {"removed": gone, "kept": kept})
+    run.invocation.tell(f"{words}; {format_size(kept)} kept", {"removed": gone, "kept": kept})
     return DONE
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pgetpy.cli.invocation import Invocation
 from pgetpy.cli.manifest_file import read_manifest
-from pgetpy.errors import BadManifestError, BadSettingError, UsageError
+from pgetpy.errors import BadManifestError, BadSettingError
 from pgetpy.errors.redact import redact
 from pgetpy.pipelines import PipelineSpec
 from pgetpy.settings.pipeline_options import PipelineOptions
@@ -24,11 +24,8 @@ def read_spec(invocation: Invocation) -> PipelineSpec:
         UsageError: there is not exactly one operand, or a value is invalid.
         BadManifestError: the operand is a file of JSON that cannot be used.
     """
-    operands = invocation.arguments.operands
-    if len(operands) != 1:
-        command = invocation.arguments.command
-        found = len(operands) or "nothing"
-        raise UsageError(f"expected one SPEC, got {found}; see pgetpy {command} --help")
+    hint = f"; see pgetpy {invocation.arguments.command} --help"
+    (operand,) = invocation.take({1}, "one SPEC", hint)
     options = PipelineOptions().with_flags(invocation.arguments.values)
     given: dict[str, Any] = {
         "pipeline": options.pipeline,
@@ -37,7 +34,7 @@ def read_spec(invocation: Invocation) -> PipelineSpec:
         "config": options.config,
         "loras": tuple(map(_lora, options.loras)),
     }
-    written = _written(operands[0])
+    written = _written(operand)
     return PipelineSpec(**{**written, **{name: value for name, value in given.items() if value}})
 
 

@@ -46,12 +46,11 @@ class _Item:
 
 def run_prefetch(invocation: Invocation, settings: CacheSettings) -> int:
     """Carry out `prefetch`; return the exit status."""
-    operands, options = invocation.arguments.operands, invocation.options
-    if len(operands) != 1:
-        raise UsageError(f"expected one MANIFEST or -, got {len(operands) or 'nothing'}")
+    options = invocation.options
+    (operand,) = invocation.take({1}, "one MANIFEST or -")
     if options.check and options.verify:
         raise UsageError("--verify does all that --check does: give one")
-    text, path = read_manifest(operands[0])
+    text, path = read_manifest(operand)
     patterns = Patterns.of(options.include, options.exclude)
     sources = invocation.settings.sources
     items = [
@@ -111,7 +110,7 @@ def _report(command: CacheCommand, store: Store, items: list[_Item], *, deep: bo
         verdict = inspect_entry(entry, item.line.digest, deep=deep)
         found[verdict] += 1
         size += entry.size if entry is not None else 0
-        command.tell(_line(item, verdict, entry), _record(item, verdict, entry))
+        command.invocation.tell(_line(item, verdict, entry), _record(item, verdict, entry))
     if not command.invocation.options.json:
         parts = [f"{found[verdict]} {verdict.value}" for verdict in Verdict if found[verdict]]
         print_line(f"{counted(len(items))}, {format_size(size)}: {', '.join(parts) or 'nothing'}")

@@ -9,16 +9,13 @@ from pgetpy.cli.invocation import DONE, Invocation
 from pgetpy.cli.progress import progress_of
 from pgetpy.cli.terminal import print_line, say_raw
 from pgetpy.core.report.uploads import UploadResult
-from pgetpy.errors import UsageError
 from pgetpy.errors.redact import redact
 
 
 def run_put(invocation: Invocation, api: Any) -> int:
     """Upload a file or a directory and say how it went; return the exit status."""
-    operands, options = invocation.arguments.operands, invocation.options
-    if len(operands) != 2:
-        raise UsageError(f"expected FILE or DIR, and TARGET, got {len(operands) or 'nothing'}")
-    path, target = operands
+    options = invocation.options
+    path, target = invocation.take({2}, "FILE or DIR, and TARGET")
     about = {"url": path, "dest": redact(target)}
     with (
         invocation.telling_programs(about),

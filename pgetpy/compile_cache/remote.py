@@ -77,15 +77,13 @@ class RemoteLocation(CacheLocation):
         reference = parse_reference(
             f"{self._url}/{folder}/", "folder", settings=self._settings.sources
         )
-        engine = Engine(self._settings)
         try:
-            located = await engine.locate(reference)
+            async with Engine(self._settings) as engine:
+                located = await engine.locate(reference)
         except TransferError as error:
             if error.reason == NOTHING_THERE:
                 return {}
             raise
-        finally:
-            await engine.close()
         return {each.name: each.size or 0 for each in located.objects}
 
     def _index(self, folder: str) -> dict[str, int]:
@@ -136,11 +134,8 @@ class RemoteLocation(CacheLocation):
 
     async def _download(self, jobs: Sequence[Job]) -> list[PgetError | None]:
         """Download `jobs`; return what went wrong with each."""
-        engine = Engine(self._settings)
-        try:
+        async with Engine(self._settings) as engine:
             outcomes = await engine.download_all(jobs, _ignore, fail_fast=False)
-        finally:
-            await engine.close()
         return [each.error if isinstance(each, DownloadFailure) else None for each in outcomes]
 
     def put(self, name: str, source: Path, *, replace: bool = False) -> None:

@@ -53,7 +53,7 @@ _SIDE_BY_SIDE = 4
 
 
 class Engine:
-    """Runs transfers with one set of settings. Close it when done.
+    """Runs transfers with one set of settings. An async context manager.
 
     It is made and used on one event loop. Transfers of one engine share connections and limits;
     those of two engines share threads and pipes alone.
@@ -234,7 +234,14 @@ class Engine:
     ) -> DownloadResult:
         """Run `job` for a located object: by hf_transfer where that was asked for, and the digest
         lets its result be checked."""
-        found = _of(remote, job)
+        # The user's own checksum and link go before those that the source knows.
+        found = replace(
+            job,
+            url=remote.url,
+            checksum=job.checksum or remote.digest,
+            link=job.link or remote.link,
+            name=remote.name,
+        )
         if remote.hf_transfer and found.checksum == remote.digest:
             from pgetpy.engine.hf_transfer import HfTransfer
 
@@ -330,24 +337,16 @@ class Engine:
             await lane.work_off(files.step, len(jobs))
         return tuple(outcome for outcome in outcomes if outcome is not None)
 
-    async def close(self) -> None:
+    async def __aenter__(self) -> Engine:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
         """Close all connections."""
         await self._context.direct.close()
         if self._full.is_made:
             await self._full.close()
         if self._metrics is not None:
             await self._metrics.close()
-
-
-def _of(remote: RemoteFile, job: Job) -> Job:
-    """Return `job` with what its source knows; the user's own checksum and link go before that."""
-    return replace(
-        job,
-        url=remote.url,
-        checksum=job.checksum or remote.digest,
-        link=job.link or remote.link,
-        name=remote.name,
-    )
 
 
 class _Deferred:

@@ -63,11 +63,8 @@ async def run_jobs(
         left = [number for number in range(len(jobs)) if number not in outcomes]
         followed = [journal.followed(jobs[number], number) for number in left]
         hear = Renumbering(left, journal, report)
-        engine = Engine(settings)
-        try:
+        async with Engine(settings) as engine:
             found = await engine.download_all(followed, hear, fail_fast=fail_fast)
-        finally:
-            await engine.close()
         for number, outcome in zip(left, found, strict=True):
             outcomes[number] = await reconsider(number, jobs[number], outcome, settings, hear)
         interrupted = False
@@ -90,8 +87,5 @@ async def _expand(jobs: Sequence[Job], settings: Settings) -> Sequence[Job]:
         return jobs
     from pgetpy.engine.folders import expand_folders
 
-    engine = Engine(settings)
-    try:
+    async with Engine(settings) as engine:
         return await expand_folders(jobs, engine, settings)
-    finally:
-        await engine.close()

@@ -75,13 +75,10 @@ async def _resolve_all(
 ) -> list[FileLine]:
     from pgetpy.engine.engine import Engine
 
-    engine = Engine(cache.settings)
-    resolver = _LineResolver(cache, engine, path)
-    try:
+    async with Engine(cache.settings) as engine:
+        resolver = _LineResolver(cache, engine, path)
         works = [partial(resolver.resolve, each) for each in lines]
         found = await gather_limited(works, _AT_A_TIME)
-    finally:
-        await engine.close()
     return [line for several in found for line in several]
 
 

@@ -129,11 +129,8 @@ class Planner:
     # ------------------------------------------------------------------------------------ resolving
 
     async def _plan(self, spec: PipelineSpec, *, extracted: bool = False) -> PipelinePlan:
-        engine = Engine(self._settings)
-        try:
+        async with Engine(self._settings) as engine:
             models = await self._locate_all(spec, engine)
-        finally:
-            await engine.close()
         if models["base"].archive:
             models["base"] = await self._extracted(models["base"], known=extracted)
         chosen, sources, index = await self._choose(spec, models)

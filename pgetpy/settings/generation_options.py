@@ -17,10 +17,6 @@ from pgetpy.settings.options import GENERATIONS, Option
 from pgetpy.settings.sections import Section
 
 
-def _path(text: str, name: str) -> Path:
-    return expand_user(text, name)
-
-
 def _bind(text: str, name: str) -> tuple[str, int]:
     address, _, port = text.strip().rpartition(":")
     number = _PORT(port, name)
@@ -36,7 +32,7 @@ _BUILD, _DAEMON = "generation build", "generation daemon"
 
 # fmt: off
 ROWS: tuple[Option, ...] = (
-    Option("root", "", "DIR", "GenerationSettings.root", _path, "folder of the generations",
+    Option("root", "", "DIR", "GenerationSettings.root", expand_user, "folder of the generations",
            GENERATIONS, environ="PGET_GENERATION_ROOT"),
     Option("generation", "", "NAME", "GenerationSettings.name", read_text,
            "number or digest of the generation to use (default: the latest)",

@@ -152,10 +152,6 @@ def by_variable(options: Iterable[Option]) -> dict[str, Option]:
     }
 
 
-def _path(text: str, name: str) -> Path:
-    return expand_user(text, name)
-
-
 def _paths(given: Texts, name: str) -> tuple[Path, ...]:
     texts = (given,) if isinstance(given, str) else given
     names = [each for text in texts for each in text.split(os.pathsep) if each]
@@ -270,12 +266,12 @@ GROUPS: Mapping[str, tuple[Option, ...]] = {
                "stop at the first file that fails", ("multifile",)),
     ),
     "cache": (
-        Option("cache-dir", "", "DIR", "CacheSettings.folder", _path, "folder of the cache",
+        Option("cache-dir", "", "DIR", "CacheSettings.folder", expand_user, "folder of the cache",
                USE_CACHE, default="~/.cache/pgetpy"),
         Option("cache-lower", "", "DIR", "CacheSettings.lower", _paths,
                "cache that is searched first and never written, such as a layer of the image; "
                "the variable holds several with colons between them", USE_CACHE, many=True),
-        Option("hub-cache-dir", "", "DIR", "CommandOptions.hub_cache_dir", _path,
+        Option("hub-cache-dir", "", "DIR", "CommandOptions.hub_cache_dir", expand_user,
                "huggingface_hub's cache folder (default: HF_HUB_CACHE, HF_HOME/hub or "
                "~/.cache/huggingface/hub)", ("snapshot",), environ="PGET_HUB_CACHE_DIR"),
         Option("min-disk-free", "", "SIZE", "CacheSettings.min_disk_free", size_reader(0),

@@ -15,14 +15,9 @@ from pgetpy.settings.folders import expand_user
 from pgetpy.settings.options import PIPELINES, SPECIFY, Option
 from pgetpy.settings.sections import Section
 
-
-def _folder(text: str, name: str) -> Path:
-    return expand_user(text, name)
-
-
 # fmt: off
 ROWS: tuple[Option, ...] = (
-    Option("pipeline-store", "", "DIR", "PipelineSettings.folder", _folder,
+    Option("pipeline-store", "", "DIR", "PipelineSettings.folder", expand_user,
            "folder of the pipelines (default: pipelines in the folder of the cache)", PIPELINES,
            environ="PIPELINE_STORE"),
     Option("pipeline-max-bytes", "", "SIZE", "PipelineSettings.max_bytes", size_reader(0),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from pgetpy.core.destinations.names import name_from_url
 from pgetpy.core.http.urls import local_link, parse_link
-from pgetpy.core.references.reference import Reference, Wanted, key_for, path_of, wanted_of
+from pgetpy.core.references.reference import Reference, Wanted, key_for, wanted_of
 from pgetpy.errors.redact import redact
 from pgetpy.settings import SourceSection
 from pgetpy.sources.base import Located, RemoteFile, ServiceClient, Source
@@ -23,7 +25,7 @@ class Plain(Source[SourceSection]):
             return None
         local = text[:5].lower() == "file:"
         link = local_link(text) if local else parse_link(text)
-        chosen = wanted_of(path_of(text), wanted)
+        chosen = wanted_of(urlsplit(text).path, wanted)
         return Reference(
             self.name,
             text,

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from pgetpy.cache.contents import digest_of
 from pgetpy.core.http.ranges import Span, Spans, joined
-from pgetpy.core.references.reference import path_of
 from pgetpy.core.tensors.choices import Choice
 from pgetpy.core.weights.choosing import are_shards, indices_among, weights_among
 from pgetpy.core.weights.safetensors import SafetensorsHeader
@@ -184,7 +184,7 @@ class Checkpoint:
         For a repository, the usual index names are tried before its single file.
         """
         cache, options = self._request.cache, self._request.options
-        if is_index_name(path_of(reference)):
+        if is_index_name(urlsplit(reference).path):
             path = cache.ensure(reference, **options)
             return self._shards(path, reference, partial(beside, reference))
         repository = cache.repository(reference, **options).rstrip("/")

@@ -146,12 +146,9 @@ class Acquisition:
         """
         from pgetpy.engine.engine import Engine
 
-        engine = Engine(self._settings)
-        try:
+        async with Engine(self._settings) as engine:
             if await engine.pick(reference, choose, first, follow):
                 return None
-        finally:
-            await engine.close()
         return await self.obtain(reference, lookup, follow=follow)
 
     def paths_at_hand(

@@ -112,13 +112,12 @@ class Fetcher:
             told = self._tell_waiting(reference, report, told)
             await asyncio.wait([other], timeout=polling.OTHERS)
         ended = self._under_way[reference.key] = asyncio.get_running_loop().create_future()
-        engine = Engine(self._settings)
-        try:
-            return await self._obtain(FetchRequest(reference, lookup, engine, report, follow))
-        finally:
-            del self._under_way[reference.key]
-            ended.set_result(None)
-            await engine.close()
+        async with Engine(self._settings) as engine:
+            try:
+                return await self._obtain(FetchRequest(reference, lookup, engine, report, follow))
+            finally:
+                del self._under_way[reference.key]
+                ended.set_result(None)
 
     async def _obtain(self, request: FetchRequest) -> tuple[Entry, str]:
         """As `obtain`, for the one caller in this process that handles the key."""

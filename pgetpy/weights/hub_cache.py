@@ -77,27 +77,28 @@ async def snapshot(reference: Reference, root: Path, settings: Settings, report:
         if policy.only_safetensors:
             raise policy.not_safetensors(str(reference), "a repository may hold anything")
     held = _held(root, named, reference)
-    engine = Engine(replace(settings, force=True))
     begun = time.monotonic()
     try:
-        try:
-            located = await (_ask_once(reference, settings) if held else engine.locate(reference))
-        except TransferError as error:
-            if held is None or not _may_do(error, settings):
-                raise
-            report(Remarked(0, str(reference), _why_held(error)))
-            seconds = time.monotonic() - begun
-            report(Finished(0, _result(reference, held.snapshot, held.size, held.size, seconds)))
-            return held.snapshot
-        shelf = _shelf(root, named, located.version, reference)
-        with engine.explaining(reference), disk_errors(shelf.folder):
-            download = _SnapshotDownload(reference, shelf, engine, settings, report)
-            progress = await download.bring(_whole_names(named, located), named.path)
+        async with Engine(replace(settings, force=True)) as engine:
+            asking = _ask_once(reference, settings) if held else engine.locate(reference)
+            try:
+                located = await asking
+            except TransferError as error:
+                if held is None or not _may_do(error, settings):
+                    raise
+                why = f"using what was downloaded before: {error.sentence()}"
+                report(Remarked(0, str(reference), why))
+                seconds = time.monotonic() - begun
+                found = _result(reference, held.snapshot, held.size, held.size, seconds)
+                report(Finished(0, found))
+                return held.snapshot
+            shelf = _shelf(root, named, located.version, reference)
+            with engine.explaining(reference), disk_errors(shelf.folder):
+                download = _SnapshotDownload(reference, shelf, engine, settings, report)
+                progress = await download.bring(_whole_names(named, located), named.path)
     except PgetError as error:
         report(Failed(0, str(reference), "", error))
         raise
-    finally:
-        await engine.close()
     size, seconds = progress.total or 0, time.monotonic() - begun
     result = _result(reference, shelf.snapshot, size, progress.held, seconds)
     report(Finished(0, replace(result, bytes_by_source=progress.by_source)))
@@ -124,14 +125,12 @@ def _held(root: Path, named: HubName, reference: Reference) -> _HeldSnapshot | N
 
 async def _ask_once(reference: Reference, settings: Settings) -> Located:
     """List the repository with a single short attempt: a cached snapshot is good enough."""
-    engine = Engine(replace(settings, retries=0))
     try:
-        return await wait_for(_ASKING_SECONDS, engine.locate(reference))
+        async with Engine(replace(settings, retries=0)) as engine:
+            return await wait_for(_ASKING_SECONDS, engine.locate(reference))
     except asyncio.TimeoutError:
         reason = f"no answer within {_ASKING_SECONDS:.0f} s"
         raise ConnectionFailedError(reference.service, reason) from None
-    finally:
-        await engine.close()
 
 
 def _may_do(error: TransferError, settings: Settings) -> bool:
@@ -141,10 +140,6 @@ def _may_do(error: TransferError, settings: Settings) -> bool:
         return True
     code = getattr(error.__cause__, "code", "")
     return not isinstance(error, NotAllowedError) and code != "RevisionNotFound"
-
-
-def _why_held(error: TransferError) -> str:
-    return f"using what was downloaded before: {error.sentence()}"
 
 
 @dataclass(frozen=True)

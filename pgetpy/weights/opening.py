@@ -53,26 +53,12 @@ def resolved(
     if s3 is not None:
         chosen = replace(chosen, sources=s3.applied_to(chosen.sources))
     check_settings(chosen.sources)
-    return _with_nodes(chosen, cache_nodes, cache_prefixes, cache_piece)
-
-
-def _with_nodes(
-    settings: Settings,
-    cache_nodes: str | None,
-    cache_prefixes: Sequence[str] | None,
-    cache_piece: int | None,
-) -> Settings:
-    """Return `settings` with what the caller says about cache nodes; None leaves them as they are.
-
-    Raises:
-        BadSettingError: a value is invalid.
-    """
     if cache_nodes is None and cache_prefixes is None and cache_piece is None:
-        return settings
+        return chosen
     from pgetpy.settings.fleet_settings import FleetSettings
 
-    fleet = settings.fleet or FleetSettings()
-    return replace(settings, fleet=fleet.changed(cache_nodes, cache_prefixes, cache_piece))
+    fleet = chosen.fleet or FleetSettings()
+    return replace(chosen, fleet=fleet.changed(cache_nodes, cache_prefixes, cache_piece))
 
 
 def completed(

@@ -210,8 +210,7 @@ class RemoteTier:
                 event = replace(event, bytes_by_source={"remote": received})
             request.report(event)
 
-        engine = Engine(self.store.settings)
-        try:
+        async with Engine(self.store.settings) as engine:
             files = [await self._remote_file(blob) for blob in record.blobs]
             if record.folder:
                 version = sha256(repr(record.blobs).encode()).hexdigest()
@@ -225,8 +224,6 @@ class RemoteTier:
                 job = Job(files[0].url, str(path), follow=request.follow)
                 await engine.fetch(files[0], job, heard)
                 await WORKERS.submit(lambda: _take_over(fill))
-        finally:
-            await engine.close()
 
     async def _remote_file(self, blob: RemoteBlob) -> RemoteFile:
         remote = await self.store.blob(blob.digest)

@@ -51,11 +51,8 @@ def _list() -> None:
         reference = parse_reference("s3://bench/models/", "folder", sources)
 
         async def work() -> int:
-            engine = Engine(Settings(sources=sources))
-            try:
+            async with Engine(Settings(sources=sources)) as engine:
                 return len((await engine.locate(reference)).objects)
-            finally:
-                await engine.close()
 
         begin = time.perf_counter()
         count = asyncio.run(work())

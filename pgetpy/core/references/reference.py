@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from enum import Enum
-from urllib.parse import urlsplit
 
 from pgetpy.core.archives.formats import ARCHIVE_SUFFIXES
 from pgetpy.core.http.urls import Link
@@ -89,11 +88,6 @@ def wanted_of(name: str, wanted: str) -> Wanted:
 def is_archive_name(name: str) -> bool:
     """Whether `name`, of a file or the path of a URL, is that of an archive."""
     return name.lower().endswith(ARCHIVE_SUFFIXES)
-
-
-def path_of(url: str) -> str:
-    """Return the path of a URL, still quoted."""
-    return urlsplit(url).path
 
 
 def choosing(reference: Reference, patterns: Patterns) -> Reference:

@@ -14,11 +14,8 @@ from tests.support.server import Server
 
 
 async def identified(url: str) -> object:
-    engine = Engine(Settings())
-    try:
+    async with Engine(Settings()) as engine:
         return (await asyncio.wait_for(engine.identify(RemoteFile(url)), 30)).etag
-    finally:
-        await engine.close()
 
 
 def test_a_late_first_answer_is_replaced_by_the_second(server: Server) -> None:

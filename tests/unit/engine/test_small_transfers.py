@@ -196,19 +196,18 @@ def test_who_cancels_half_way_finds_nothing(tmp_path: Path, silent_after: int) -
     stored = Stored(BODY, script=[Turn(silent_after=silent_after)] * 9)
 
     async def scenario(transport: MemoryTransport) -> None:
-        engine = Engine(replace(SETTINGS, stall_timeout=60.0))
-        wanted = jobs(2, tmp_path)
-        transport.requests = requests = Awaited(len(wanted))
-        fetching = asyncio.ensure_future(
-            engine.download_all(wanted, lambda _: None, fail_fast=False)
-        )
-        await requests.complete.wait()
-        for _ in range(20):  # what is in memory has come by then
-            await asyncio.sleep(0)
-        fetching.cancel()
-        await asyncio.wait([fetching])
-        assert fetching.cancelled()
-        await engine.close()
+        async with Engine(replace(SETTINGS, stall_timeout=60.0)) as engine:
+            wanted = jobs(2, tmp_path)
+            transport.requests = requests = Awaited(len(wanted))
+            fetching = asyncio.ensure_future(
+                engine.download_all(wanted, lambda _: None, fail_fast=False)
+            )
+            await requests.complete.wait()
+            for _ in range(20):  # what is in memory has come by then
+                await asyncio.sleep(0)
+            fetching.cancel()
+            await asyncio.wait([fetching])
+            assert fetching.cancelled()
 
     with network({url(0): stored, url(1): stored}) as transport:
         asyncio.run(scenario(transport))
