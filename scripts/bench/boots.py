@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scripts.bench import peers
-from scripts.bench.comparison import Case, Entrant, Goal
+from scripts.bench.comparison import FEW, Case, Entrant, Goal
 from scripts.bench.measure import Command, Outcome, RunFailedError, Sample, run, scratch_folder
 from scripts.bench.peers import Peer
 from scripts.bench.servers import Site, Stage, origin
@@ -76,6 +76,8 @@ BOOTS = (
             _entrant("one after the other", Fetched("after", _SITE)),
         ),
         (Goal("wall", "one after the other", 0.85, "at the same time"),),
+        "Imports need the processor, a download mostly waits: beside each other they take less.",
+        FEW,
     ),
     Case(
         "boot-compiled",
@@ -85,5 +87,7 @@ BOOTS = (
             _entrant("without", Compiled(kept=False)),
         ),
         (Goal("wall", "without", 0.2, "with a compile cache"),),
+        "What `torch.compile` made on one machine is used by the next.",
+        FEW,
     ),
 )

@@ -9,6 +9,13 @@ from scripts.bench.measure import Sample
 from scripts.bench.peers import Peer
 from scripts.bench.servers import Stage
 
+# Medians of fewer are not published.
+FEWEST_ROUNDS = 3
+_ROUNDS = 7
+# Enough where runs are long, or differ little.
+FEW = 3
+SOME = 5
+
 
 @dataclass(frozen=True)
 class Entrant:
@@ -27,7 +34,7 @@ class Goal:
     """`quantity` of `entrant` is to be at most `limit` times that of `against`.
 
     Without `against` the limit is absolute: seconds, or bytes for `rss`. With `apart` it says how
-    much more than that of `against` it may be.
+    much more than that of `against` it may be. With `given`, `against` is the name of that number.
     """
 
     quantity: str
@@ -35,14 +42,35 @@ class Goal:
     limit: float
     entrant: str = "pgetpy"
     apart: bool = False
+    given: float | None = None
 
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison. `times` multiplies the rounds of work that is short."""
+    """One comparison.
+
+    Attributes:
+        name: for the command line.
+        title: what is done.
+        entrants: who does it.
+        goals: what is hoped for.
+        about: a sentence for readers of the page: what the figures are good for.
+        rounds: how many are timed; work that takes milliseconds needs more of them.
+    """
 
     name: str
     title: str
     entrants: tuple[Entrant, ...]
     goals: tuple[Goal, ...] = ()
-    times: int = 1
+    about: str = ""
+    rounds: int = _ROUNDS
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cases that a reader looks for together; `name` stands for all of them on the command line."""
+
+    name: str
+    title: str
+    about: str
+    cases: tuple[Case, ...]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.bench import hosts, peers
-from scripts.bench.comparison import Case, Entrant, Goal
+from scripts.bench.comparison import FEW, SOME, Case, Entrant, Goal
 from scripts.bench.measure import Command, RunFailedError, Sample, run, scratch_folder, warm_memory
 from scripts.bench.peers import Fetch, Peer
 from scripts.bench.servers import Stage, nginx
@@ -146,6 +146,9 @@ FLEET = (
             for name, way in _LOSSES.items()
             if way
         ),
+        "Every host is a network namespace of its own. A node is lost without a word when a third "
+        "of the file has come.",
+        FEW,
     ),
     Case(
         "fleet-warm",
@@ -155,5 +158,7 @@ FLEET = (
             Entrant(_named("from the origin"), Warm(through=False).attempt),
         ),
         (Goal("wall", "from the origin", 1 / 0.9, "through warm nodes"),),
+        "The nodes are nginx with what `pgetpy node config` writes.",
+        SOME,
     ),
 )

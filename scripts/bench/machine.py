@@ -26,6 +26,21 @@ def describe(places: Mapping[str, Path]) -> dict[str, str]:
     return described | {name: file_system(path) for name, path in places.items()}
 
 
+def revision() -> str:
+    """Return the commit of the working tree, and whether the package differs from it."""
+    head = _said("git", "rev-parse", "--short", "HEAD")
+    changed = _said("git", "status", "--porcelain", "--", "pgetpy")
+    return f"{head or 'unknown'}{' with changes' if changed else ''}"
+
+
+def _said(*command: str) -> str:
+    """Return what a program prints; nothing where it fails or is not there."""
+    if shutil.which(command[0]) is None:
+        return ""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
 def core_counts(most: int = 16) -> list[int]:
     """Return 1, 2, 4 and so on, as far as there are processors for it."""
     there = len(os.sched_getaffinity(0))
@@ -55,11 +70,8 @@ def _memory() -> int:
 
 def _gpu() -> str:
     """Return what the driver calls the GPU, and its version; empty where there is none."""
-    if shutil.which("nvidia-smi") is None:
-        return ""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    said = subprocess.run(query, capture_output=True, text=True, check=False)
-    return said.stdout.strip() if said.returncode == 0 else ""
+    asked = "--query-gpu=name,memory.total,driver_version"
+    return _said("nvidia-smi", asked, "--format=csv,noheader")
 
 
 def _nginx_version() -> str:

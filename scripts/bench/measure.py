@@ -16,6 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
+# A run that takes so long, or so much CPU, is timed three times in all, the trial among them: what
+# the trial has to warm up is a hundredth of it, and it varies little.
+_LONG_SECONDS = 4.0
+# Memory that was used this long ago is still there.
+_WARM_SECONDS = 10.0
 # What a user's environment could change about a peer, so that every machine measures the same.
 _STRIPPED = (
     "http_proxy",
@@ -79,14 +84,22 @@ def warm_memory(size: int) -> None:
     """Have `size` bytes of memory used and freed just now, by a process that is gone again.
 
     Under a hypervisor that takes free memory back, the first to use it again pays for it several
-    times over; which program that is would be chance.
+    times over; which program that is would be chance. Runs of one case leave it to each other, in
+    an order that differs in each round, so that once in a while is enough.
     """
+    if size <= _warmed["size"] and time.monotonic() - _warmed["at"] < _WARM_SECONDS:
+        return
     touch = (
         "import mmap, sys\n"
         "flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, 'MAP_POPULATE', 0)\n"
         "mmap.mmap(-1, int(sys.argv[1]), flags=flags)\n"
     )
     subprocess.run([sys.executable, "-I", "-S", "-c", touch, str(size)], check=True)
+    _warmed.update(size=size, at=time.monotonic())
+
+
+# How much memory was warm, and when.
+_warmed = {"size": 0.0, "at": 0.0}
 
 
 def _environment() -> dict[str, str]:
@@ -131,6 +144,7 @@ class Series:
     samples: list[Sample] = field(default_factory=list)
     error: str = ""
     note: str = ""
+    is_long: bool = False
 
     def values(self, quantity: str) -> list[float]:
         """Return the samples of `wall`, `cpu` or `rss`."""
@@ -146,39 +160,50 @@ Attempt = Callable[[bool], tuple[Sample, str]]
 def alternate(
     attempts: Mapping[str, tuple[str, Attempt]],
     rounds: range,
-    seconds: float,
+    deadline: float,
     say: Callable[[str], None],
 ) -> list[Series]:
-    """Run all attempts in turn, after one trial round that is not timed.
+    """Run all attempts in turn, after one trial round.
 
-    `rounds` goes from the fewest to the most: once the fewest are done, no other begins after
-    `seconds`.
+    The trial is timed for programs that take long alone; these take part in two more rounds.
 
     Their order is another one in each round: what one leaves to the disk or its file system falls
     to whoever comes next.
 
     An attempt is called with whether to verify every byte (the trial round) or sizes alone; one
     that fails, in whichever round, loses its timings and takes no further part.
+
+    Args:
+        attempts: version and what to call, by name.
+        rounds: from the fewest to the most.
+        deadline: after this time of the monotonic clock no more than the fewest are done.
+        say: is told how each run went.
     """
     field_of = {name: Series(name, version) for name, (version, _) in attempts.items()}
-    begin = time.monotonic()
     for number in range(rounds.stop):
-        if number > rounds.start and time.monotonic() - begin > seconds:
-            break
         order = list(field_of.items())
         random.Random(number).shuffle(order)
         for name, series in order:
-            if series.error:
+            wanted = rounds.start if time.monotonic() > deadline else rounds.stop - 1
+            if series.error or len(series.samples) >= wanted or not _is_due(series, number, rounds):
                 continue
             try:
-                sample, note = attempts[name][1](number == 0)
-            except RunFailedError as failure:
-                series.error = str(failure)
+                sample, series.note = attempts[name][1](number == 0)
+            # Whatever goes wrong in one program's run must not cost the figures of the others.
+            except Exception as failure:
+                known = isinstance(failure, RunFailedError)
+                series.error = str(failure) if known else f"{type(failure).__name__}: {failure}"
                 series.samples.clear()
-                say(f"    {name}: {failure}")
+                say(f"    {name}: {series.error}")
                 continue
-            series.note = note
-            if number:
+            if not number:
+                series.is_long = max(sample.wall, sample.cpu) >= _LONG_SECONDS
+            if number or series.is_long:
                 series.samples.append(sample)
                 say(f"    {number} {name}: {sample.wall:.3g} s")
     return list(field_of.values())
+
+
+def _is_due(series: Series, number: int, rounds: range) -> bool:
+    """Whether a program takes part in round `number`; in few where its runs take long."""
+    return not series.is_long or number in {0, 1, rounds.stop // 2}

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from scripts.bench import peers
-from scripts.bench.comparison import Case, Entrant, Goal
+from scripts.bench.comparison import SOME, Case, Entrant, Goal
 from scripts.bench.measure import Command, RunFailedError, Sample, run, scratch_folder, warm_memory
 from scripts.bench.peers import Fetch, Peer
 from scripts.bench.servers import Address, Site, Stage, nginx, origin
@@ -312,6 +312,7 @@ OBJECTS = (
             Goal("wall", "s5cmd", 1.0, "pgetpy s3://"),
             Goal("cpu", "s5cmd", 0.7, "pgetpy s3://"),
         ),
+        "Unsigned: what the protocol alone costs beyond a plain URL.",
     ),
     Case(
         "objects-http",
@@ -329,6 +330,7 @@ OBJECTS = (
             _boto3(True),
         ),
         (Goal("wall", "s5cmd", 1.1, "pgetpy s3://"),),
+        "The gateway limits everyone; it runs on the same cores.",
     ),
     Case(
         "objects-paced",
@@ -342,6 +344,7 @@ OBJECTS = (
             Goal("wall", "obstore, 8 ranges", 0.3, "pgetpy s3://"),
             Goal("wall", "boto3", 0.35, "pgetpy s3://"),
         ),
+        "As a store on a network is: the number of connections decides.",
     ),
     Case(
         "objects-upload",
@@ -351,17 +354,22 @@ OBJECTS = (
             Goal("wall", "s5cmd", 1.1, "pgetpy put"),
             Goal("wall", "boto3", 0.6, "pgetpy put"),
         ),
+        "The store writes all of it to its disk, which is the same for everyone.",
     ),
     Case(
         "objects-signing",
         "Sign one request",
         (Entrant(replace(peers.PYTHON, name="signature"), Timed("sign").attempt),),
         (Goal("wall", None, 30e-6, "signature"),),
+        "Each range is a request with a signature of its own.",
+        SOME,
     ),
     Case(
         "objects-listing",
         "100,000 keys listed",
         (Entrant(replace(peers.PYTHON, name="listing"), Timed("list").attempt),),
         (Goal("rss", None, 60e6, "listing"),),
+        "Names are judged as they come, so that a long list needs no more memory.",
+        SOME,
     ),
 )  # fmt: skip

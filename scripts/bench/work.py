@@ -58,10 +58,11 @@ class OneArchive:
     recipe: Recipe
     site: Site
     keep: bool = False
+    place: Path = DISK
 
     def attempt(self, stage: Stage, peer: Peer, thorough: bool) -> tuple[Sample, str]:
         archive = stage.library.archive(self.recipe.scaled(stage.scaled))
-        with self.site(stage) as address, scratch_folder(DISK, keep=self.keep) as folder:
+        with self.site(stage) as address, scratch_folder(self.place, keep=self.keep) as folder:
             # Some peers keep the archive beside the tree.
             room = archive.file.size + sum(archive.sizes.values())
             _require_room(folder, room)
