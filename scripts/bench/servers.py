@@ -17,7 +17,7 @@ from pathlib import Path
 import trustme
 
 from scripts.bench.archives import Recipe, sha256_of, write_archive
-from scripts.bench.checkpoints import write_checkpoint
+from scripts.bench.checkpoints import checkpoint_sum, write_checkpoint
 from scripts.bench.measure import RunFailedError
 from scripts.origin import Behaviour, Origin, write_weights
 
@@ -128,6 +128,14 @@ class Library:
             self._save()
         _read(path)
         return Weights(name, path.stat().st_size, self._digests[name])
+
+    def sum_of(self, checkpoint: Weights) -> int:
+        """Return the sum of a checkpoint's tensors, which takes long and is kept."""
+        key = f"sum of {checkpoint.name} {checkpoint.sha256}"
+        if key not in self._digests:
+            self._digests[key] = str(checkpoint_sum(self.folder / checkpoint.name))
+            self._save()
+        return int(self._digests[key])
 
     def known(self, name: str) -> Weights | None:
         """Return the file `name`, if it has been made."""

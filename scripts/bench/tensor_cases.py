@@ -15,7 +15,7 @@ _GB = 1_000_000_000
 
 
 def _loaded(name: str, way: str) -> Entrant:
-    work = Loaded(way, 4 * _GB, nginx("plain"))
+    work = Loaded(way, 2 * _GB, nginx("plain"))
     return Entrant(replace(peers.TORCH, name=name), work.attempt)
 
 
@@ -68,7 +68,7 @@ def _swap_case(name: str, title: str, device: str, peer: Peer) -> Case:
 TENSORS = (
     Case(
         "tensors",
-        "URL to 4 GB of tensors on the CPU and in the cache, every byte read",
+        "URL to 2 GB of tensors on the CPU and in the cache, every byte read",
         (
             _loaded("tensors.load", "tensors"),
             _loaded("download, load_file", "download"),

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scripts.bench.archives import Recipe, sha256_of, tree_digest
-from scripts.bench.checkpoints import checkpoint_sum
 from scripts.bench.hub import REPOSITORY, hub_of
 from scripts.bench.measure import (
     Command,
@@ -194,7 +193,7 @@ class Loaded:
             command = self._command(peer, self.way, place, folder)
             outcome = _succeeded(run(command, folder, _LIMIT_S))
             told = json.loads(outcome.stdout)
-            if thorough and told["sum"] != checkpoint_sum(stage.library.folder / checkpoint.name):
+            if thorough and told["sum"] != stage.library.sum_of(checkpoint):
                 raise RunFailedError("loaded wrong bytes and reported success")
             sample = Sample(told["seconds"], outcome.sample.cpu, told["memory"])
             return sample, ""
