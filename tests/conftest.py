@@ -16,7 +16,7 @@ from pgetpy.engine.transports.small_request import SmallRequest
 
 from .support import judges
 from .support.authority import Authority
-from .support.fork_server import fork_server
+from .support.fork_server import stop_fork_servers
 from .support.judges import Judge
 from .support.processes import forking
 from .support.proxy import Proxy
@@ -120,15 +120,14 @@ def tls_proxy(certified: ssl.SSLContext) -> Iterator[Proxy]:
 
 @pytest.fixture(scope="session")
 def forks() -> Iterator[None]:
-    """Ends the fork server of the session, if there is one."""
+    """Ends the fork servers of the session."""
     yield
-    if fork_server.cache_info().currsize:
-        fork_server().stop()
+    stop_fork_servers()
 
 
 @pytest.fixture
 def forked_runs(forks: None) -> Iterator[None]:
-    """Has plain runs of the command line forked from a process that has imported it.
+    """Has runs of the command line forked from a process that has imported it.
 
     For modules with many runs that are about what runs do, not about how a process starts.
     """

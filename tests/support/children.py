@@ -11,7 +11,7 @@ from typing import Any
 
 from pgetpy.core.destinations.journal import parse_journal
 from pgetpy.core.http.ranges import Spans
-from tests.support.processes import Ended, Run, missing
+from tests.support.processes import THEN_COMMAND, Ended, Run, missing
 from tests.support.server import Server
 
 MIB = 1 << 20
@@ -29,12 +29,15 @@ atexit.register(tell)
 
 def after(code: str) -> tuple[str, ...]:
     """The program that runs `code` and then is the command line."""
-    return (sys.executable, "-c", f"{code}\nimport sys, pgetpy.cli\nsys.exit(pgetpy.cli.main())")
+    return (sys.executable, "-c", code + THEN_COMMAND)
 
 
 def telling_its_peak() -> tuple[str, ...]:
-    """The program that is the command line and says at its end how much memory it took."""
-    return after(_PEAK)
+    """The program that is the command line and says at its end how much memory it took.
+
+    Never forked: that would count what its parent has in memory.
+    """
+    return (sys.executable, "-c", f"{_PEAK}\nimport pgetpy.cli\nsys.exit(pgetpy.cli.main())")
 
 
 def peak_of(said: str) -> int:

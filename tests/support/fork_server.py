@@ -5,6 +5,10 @@ A child that is forked here is a process like any other: in a session of its own
 arguments, environment and files, killed by signals, and ended by the interpreter's own exit. Only
 what happens before `pgetpy.cli.main` is left out, so tests of the start use a new interpreter.
 
+A child may run code before the command line, have other limits, and a server's children may be
+nobody's, as their server then is. Patches in that code must be of what the package looks up when it
+calls it, as `os.rename`: all of the package is imported by then.
+
 A request on the socket is JSON, and comes with three descriptors: standard output, standard error,
 and where to write the child's identifier and, once it has ended, its exit code. Linux alone.
 """
@@ -14,6 +18,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -22,10 +27,10 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
-from .processes import environment
+from .processes import demotion, environment
 
 # What runs of the command line import. None of these may start a thread or open a file.
 IMPORTED = (
@@ -37,6 +42,26 @@ IMPORTED = (
     "pgetpy.engine.transports.direct",
 )
 _LARGEST = 1 << 20
+
+
+class Circumstances(NamedTuple):
+    """What a child is given.
+
+    Attributes:
+        args: of the command line.
+        env: all variables.
+        cwd: its folder.
+        code: Python to run in place of the command line; empty for that.
+        descriptors: how many it may open; None for as many as its parent.
+        file_size: how many bytes it may write to a file; None for any number.
+    """
+
+    args: Sequence[str]
+    env: Mapping[str, str]
+    cwd: str
+    code: str = ""
+    descriptors: int | None = None
+    file_size: int | None = None
 
 
 class ForkedRun:
@@ -82,14 +107,19 @@ class ForkedRun:
 
 
 class ForkServer:
-    """The server as a child of this process; it ends with it."""
+    """The server as a child of this process; it ends with it.
 
-    def __init__(self) -> None:
+    Args:
+        unprivileged: whether it and its children are nobody.
+    """
+
+    def __init__(self, *, unprivileged: bool = False) -> None:
+        prefix = demotion() if unprivileged else ()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             # It outlives this function, and ends when the socket does.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs.fileno())],
+                [*prefix, sys.executable, "-m", __name__, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 cwd=Path(__file__).parents[2],
@@ -98,15 +128,13 @@ class ForkServer:
                 start_new_session=True,
             )
 
-    def start(
-        self, args: Sequence[str], env: Mapping[str, str], cwd: Path | None, out: int, err: int
-    ) -> ForkedRun:
-        """Start the command line with `args`."""
-        request = json.dumps({"args": args, "env": dict(env), "cwd": str(cwd or Path.cwd())})
+    def start(self, given: Circumstances, out: int, err: int) -> ForkedRun:
+        """Start a child that writes to the descriptors `out` and `err`."""
+        request = json.dumps(given._asdict()).encode()
         ours, theirs = socket.socketpair()
         with theirs:
-            socket.send_fds(self._control, [request.encode()], [out, err, theirs.fileno()])
-        return ForkedRun(args, ours)
+            socket.send_fds(self._control, [request], [out, err, theirs.fileno()])
+        return ForkedRun(given.args, ours)
 
     def stop(self) -> None:
         """End the server; its children go on."""
@@ -114,10 +142,20 @@ class ForkServer:
         self._process.wait(30)
 
 
-@lru_cache
-def fork_server() -> ForkServer:
-    """Return the server of this process, started at the first call."""
-    return ForkServer()
+_servers: dict[bool, ForkServer] = {}
+
+
+def fork_server(*, unprivileged: bool = False) -> ForkServer:
+    """Return the server of this process for children of that kind, started at the first call."""
+    if unprivileged not in _servers:
+        _servers[unprivileged] = ForkServer(unprivileged=unprivileged)
+    return _servers[unprivileged]
+
+
+def stop_fork_servers() -> None:
+    """End the servers that were started."""
+    while _servers:
+        _servers.popitem()[1].stop()
 
 
 def serve(control: socket.socket) -> int:
@@ -149,7 +187,11 @@ def serve(control: socket.socket) -> int:
             if not pid:
                 for inherited in (control.detach(), *running, *(t for _, t in running.values())):
                     os.close(inherited)
-                become(json.loads(data), given)
+                child = Circumstances(**json.loads(data))
+                become(child, given)
+                if child.code:
+                    exec(child.code, {"__name__": "__main__"})
+                    return 0
                 return main()
             out, err, told = given
             os.close(out)
@@ -160,21 +202,22 @@ def serve(control: socket.socket) -> int:
             poller.register(process, select.POLLIN)
 
 
-def become(request: Mapping[str, object], given: Sequence[int]) -> None:
-    """Make this process what a new interpreter would be for `request`."""
+def become(child: Circumstances, given: Sequence[int]) -> None:
+    """Make this process what a new interpreter would be in these circumstances."""
     out, err, told = given
     os.dup2(out, 1)
     os.dup2(err, 2)
     for descriptor in (out, err, told):
         os.close(descriptor)
     os.setsid()
-    args, env, cwd = request["args"], request["env"], request["cwd"]
-    assert isinstance(args, list)
-    assert isinstance(env, dict)
+    if child.descriptors:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (child.descriptors, child.descriptors))
+    if child.file_size:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (child.file_size, child.file_size))
     os.environ.clear()
-    os.environ.update(env)
-    os.chdir(str(cwd))
-    sys.argv = [sys.argv[0], *args]
+    os.environ.update(child.env)
+    os.chdir(child.cwd)
+    sys.argv = [sys.argv[0], *child.args]
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 PACKAGE = "pgetpy"
 COMMAND = (sys.executable, "-m", PACKAGE)
+# The end of Python code that goes on as the command line.
+THEN_COMMAND = "\nimport sys, pgetpy.cli\nsys.exit(pgetpy.cli.main())"
 NOBODY = 65534
 _DAC_READ_SEARCH = 2
 _KEPT = (
@@ -47,7 +49,7 @@ _forking = False
 
 @contextmanager
 def forking() -> Iterator[None]:
-    """Have plain runs of the command line forked meanwhile, see `fork_server`."""
+    """Have runs of the command line forked meanwhile, see `fork_server`."""
     global _forking  # noqa: PLW0603
     _forking = hasattr(os, "pidfd_open")
     try:
@@ -59,6 +61,12 @@ def forking() -> Iterator[None]:
 def forks_for(env: Mapping[str, str] | None) -> bool:
     """Whether a run with `env` is forked now."""
     return _forking and not any(name.startswith(_FOR_INTERPRETERS) for name in env or ())
+
+
+def code_of(program: Sequence[str]) -> str | None:
+    """Return the code of a program that runs some and then is the command line."""
+    after_code = len(program) == 3 and program[1] == "-c" and program[2].endswith(THEN_COMMAND)
+    return program[2] if after_code else None
 
 
 @dataclass(frozen=True)
@@ -88,12 +96,17 @@ class Run:
         self._out = tempfile.TemporaryFile()  # noqa: SIM115 - closed at exit
         self._err = tempfile.TemporaryFile()  # noqa: SIM115 - closed at exit
         self.process: subprocess.Popen[bytes] | ForkedRun
-        plain = program == COMMAND and not (unprivileged or descriptors or file_size)
-        if plain and forks_for(env):
-            from .fork_server import fork_server
+        code = None if not forks_for(env) else "" if program == COMMAND else code_of(program)
+        if code is not None:
+            from .fork_server import Circumstances, fork_server
 
-            files = self._out.fileno(), self._err.fileno()
-            self.process = fork_server().start(given, environment(env), cwd, *files)
+            self.process = fork_server(unprivileged=unprivileged).start(
+                Circumstances(
+                    given, environment(env), str(cwd or Path.cwd()), code, descriptors, file_size
+                ),
+                self._out.fileno(),
+                self._err.fileno(),
+            )
             return
         self.process = subprocess.Popen(
             [*_limits(descriptors, file_size), *(demotion() if unprivileged else ()), *command],

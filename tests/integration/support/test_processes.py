@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.bodies import body
+from tests.support.children import after
 from tests.support.delivery import Gate
 from tests.support.faults import GateAfter
-from tests.support.processes import Run, forking, run
+from tests.support.processes import NOBODY, Run, forking, run
 from tests.support.resources import Resource
 from tests.support.secrets import PASSWORD
 from tests.support.server import Server
@@ -72,6 +73,32 @@ def test_a_run_has_its_own_folder_and_environment(
     assert run(url, "here", cwd=tmp_path, env={"PGET_CONCURRENCY": "odd"}).code == 2
     assert run(url, "here", cwd=tmp_path).code == 0
     assert (tmp_path / "here").read_bytes() == body(1000)
+
+
+def test_a_run_may_be_preceded_by_code(kind: str) -> None:
+    ended = run("--version", program=after("print('first')"))
+    assert ended.code == 0
+    assert ended.out.startswith("first\npgetpy ")
+
+
+_SAY_LIMITS = """
+import os, resource
+print(os.geteuid(), os.getgroups(),
+      *(resource.getrlimit(getattr(resource, name)) for name in ("RLIMIT_NOFILE", "RLIMIT_FSIZE")))
+"""
+
+
+def test_a_run_has_the_limits_and_rights_that_it_is_given(kind: str) -> None:
+    ended = run(
+        "--version",
+        program=after(_SAY_LIMITS),
+        descriptors=99,
+        file_size=1 << 20,
+        unprivileged=True,
+    )
+    user, groups = (NOBODY, []) if os.geteuid() == 0 else (os.geteuid(), os.getgroups())
+    limits = "(99, 99) (1048576, 1048576)"
+    assert ended.out.splitlines()[0] == f"{user} {groups} {limits}"
 
 
 @pytest.mark.parametrize(
