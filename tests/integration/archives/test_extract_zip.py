@@ -62,6 +62,8 @@ from tests.support.zips import (
     zipped,
 )
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 MIB = 1 << 20
 STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 BZIP2, LZMA = zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA

@@ -39,6 +39,8 @@ from tests.support.resources import Resource
 from tests.support.server import Server
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 BODY = body(2_500_001)
 OTHER = body(2_500_001, "v2")
 DIGEST = hashlib.sha256(BODY).hexdigest()

@@ -27,6 +27,8 @@ from tests.support.processes import NOBODY, Run, run
 from tests.support.resources import Resource
 from tests.support.server import Server
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 SMALL = body(5_000)
 LARGE = body(2_500_001)
 SLOW = body(3_000_001, "slow")

@@ -15,6 +15,8 @@ from tests.support.processes import run
 from tests.support.resources import Resource
 from tests.support.server import Server
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 BODY = body(6 * MIB + 11)
 # A child that may have so many threads, the first among them; counted as the system counts.
 _FEW = """

@@ -15,6 +15,8 @@ from tests.support.resources import Resource
 from tests.support.server import Server
 from tests.support.weights import weights
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 DATA = body(300_000)
 
 

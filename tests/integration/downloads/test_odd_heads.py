@@ -33,6 +33,8 @@ from tests.support.resources import Resource
 from tests.support.server import Server
 from tests.support.tars import file
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 DATA = body(700_001)
 
 # One oddity at a time; the random ones are combined in tests/slow.

@@ -30,6 +30,8 @@ from tests.support.resources import Resource
 from tests.support.secrets import PASSWORD as SECRET
 from tests.support.server import Server
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 BODY = body(2_500_001)
 CHUNK = 250_000
 

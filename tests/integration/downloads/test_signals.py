@@ -49,6 +49,8 @@ from tests.support.resources import Resource
 from tests.support.server import Server
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 BODY = body(8 * MIB)
 BOTH = (signal.SIGINT, signal.SIGTERM)
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}

@@ -48,6 +48,8 @@ from tests.support.processes import run
 from tests.support.resources import Answer, Resource
 from tests.support.server import Server
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 COUNT, ODD = 9, 4
 # Of Python functions, for one file, from its request to its name.
 MOST_CALLS = 170

@@ -35,7 +35,7 @@ from tests.support.processes import run
 from tests.support.resources import Resource
 from tests.support.server import Server
 
-pytestmark = pytest.mark.usefixtures("transport")
+pytestmark = pytest.mark.usefixtures("transport", "forked_runs")
 
 BODY = body(2_500_001)
 CHUNK = 250_000

@@ -23,6 +23,8 @@ from tests.support.resources import Resource
 from tests.support.waiting import eventually
 from tests.support.weights import weights
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 FILES = [weights(1000, number) for number in range(6)]
 
 

@@ -36,6 +36,8 @@ from tests.support.server import Server
 from tests.support.sources import add_source
 from tests.support.weights import opened, partials, serve, tar_of, weights
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 OUTSIDE, INSIDE = "127.0.0.1", "127.0.0.2"
 OPEN = Policy(allow_networks=(OUTSIDE,))
 SMALL = replace(OPEN, max_bytes=100_000)

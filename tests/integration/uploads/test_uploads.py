@@ -29,6 +29,8 @@ from tests.support.fetching import Events
 from tests.support.object_store import SECRET_KEY, ObjectStore
 from tests.support.processes import Run
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 
 def test_a_small_file_is_sent_whole(store: ObjectStore, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
@@ -105,8 +107,7 @@ def test_an_upload_that_was_killed_goes_on(
     environ = {**store.environ, "HOME": str(tmp_path / "home")}
     with Run(*arguments, env=environ) as run:
         run.wait_until(lambda: len(store.requests) >= 4)
-        run.process.kill()
-        run.process.wait()
+        run.kill()
     gate.set()
     store.requests.clear()
     assert len(list(own_state.iterdir())) == 1
