@@ -60,8 +60,9 @@ def table(result: Result) -> list[list[str]]:
                 seconds(statistics.median(walls)),
                 f"{seconds(min(walls))} to {seconds(max(walls))}",
                 f"{statistics.median(walls) / first:.2f}",
-                seconds(statistics.median(one["cpu"])),
-                megabytes(statistics.median(one["rss"])),
+                # Zero where it is not measured: of programs on other hosts.
+                seconds(cpu) if (cpu := statistics.median(one["cpu"])) else "",
+                megabytes(rss) if (rss := statistics.median(one["rss"])) else "",
                 str(len(walls)),
                 one["note"],
             ]
