@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import functools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -109,6 +110,7 @@ def run_cases(chosen: Sequence[Case], fewest: int, options: argparse.Namespace) 
             most = min(case.rounds, options.rounds or case.rounds)
             rounds = range(min(fewest, most), most + 1)
             series = alternate(attempts, rounds, deadline, _say)
+            _clear()
             taken = time.monotonic() - begin
             results[case.name] = {
                 **report.as_result(case, series, absent, scale),
@@ -173,8 +175,14 @@ def _stage(scale: float) -> Iterator[Stage]:
             yield Stage(library, nginx, scale)
         finally:
             nginx.stop()
-            for place in (DISK, TMPFS):
-                shutil.rmtree(place, ignore_errors=True)
+            _clear()
+
+
+def _clear() -> None:
+    """Delete what runs have left; within a case, deleting would slow down whoever comes next."""
+    for place in (DISK, TMPFS):
+        shutil.rmtree(place, ignore_errors=True)
+    os.sync()
 
 
 def load() -> dict[str, Any]:
