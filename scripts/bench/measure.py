@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
-# A run that takes so long, or so much CPU, is timed three times in all, the trial among them: what
-# the trial has to warm up is a hundredth of it, and it varies little.
+# A run this long is timed three times in all, the trial among them: what the trial has to warm up
+# is a hundredth of it, and it varies little.
 _LONG_SECONDS = 4.0
 # Memory that was used this long ago is still there.
 _WARM_SECONDS = 10.0
@@ -197,7 +197,7 @@ def alternate(
                 say(f"    {name}: {series.error}")
                 continue
             if not number:
-                series.is_long = max(sample.wall, sample.cpu) >= _LONG_SECONDS
+                series.is_long = sample.wall >= _LONG_SECONDS
             if number or series.is_long:
                 series.samples.append(sample)
                 say(f"    {number} {name}: {sample.wall:.3g} s")

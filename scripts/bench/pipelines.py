@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scripts.bench import peers
-from scripts.bench.comparison import SOME, Case, Entrant, Goal
+from scripts.bench.comparison import FEW, Case, Entrant, Goal
 from scripts.bench.measure import Command, Outcome, RunFailedError, Sample, run, scratch_folder
 from scripts.bench.peers import Peer
 from scripts.bench.servers import Stage
@@ -63,6 +63,6 @@ PIPELINES = (
             Goal("wall", None, 0.001, "PipelineStore, in memory"),
         ),
         "A warm store has to load the same files; from memory nothing is loaded.",
-        SOME,
+        FEW,
     ),
 )

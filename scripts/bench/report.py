@@ -144,10 +144,9 @@ def _measured(goal: Goal, result: Result | None) -> float | None:
 
 _METHOD = """\
 Whole processes run one after the other in rounds, each in another order. A trial round comes first:
-it is not timed, and every byte is compared by sha256. A program that takes over four seconds, of
-time or of CPU, runs three times in all, the trial among them; `runs` says how often each was timed.
-Figures are medians, with the fastest and the slowest run beside them, and `ratio` is to the first
-line of each table.
+it is not timed, and every byte is compared by sha256. A program that takes over four seconds runs
+three times in all, the trial among them; `runs` says how often each was timed. Figures are medians,
+with the fastest and the slowest run beside them, and `ratio` is to the first line of each table.
 
 Wall is from start to exit, CPU the user and system time of the program without the server, peak
 memory the kernel's `ru_maxrss`. Of several programs in a pipe, CPU is the sum and memory that of
