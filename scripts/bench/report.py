@@ -165,9 +165,9 @@ def page(results: Mapping[str, Result], machine: Mapping[str, str]) -> str:
         "# Benchmark",
         "How long pgetpy and others take for the same work, on one machine with servers of its "
         "own. Shorter bars are better.",
-        "![Wall time of pgetpy and its peers](bench.svg)",
         f"Tables: {', '.join(anchors)}. Then [all goals](#all-goals) and "
         "[how it is measured](#how-it-is-measured).",
+        "![Wall time of pgetpy and its peers](bench.svg)",
         "## Where pgetpy falls short",
         f"{len(goals) - len(missed)} of {len(goals)} goals are met. These are not:",
         _markdown_table([_GOALS[:-1], *(row[:-1] for row in missed)]),
