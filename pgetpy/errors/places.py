@@ -44,20 +44,28 @@ class DiskFullError(PgetError, OSError):
         needed: bytes; None if the disk filled up midway.
         free: bytes.
         keep: bytes that `--min-free` wants to stay free.
+        inodes: whether the file system ran out of inodes, so that there is no room for new files.
     """
 
     hint = "free some space and run it again: it continues from what has arrived"
 
-    def __init__(self, dest: str, needed: int | None, free: int, *, keep: int = 0) -> None:
+    def __init__(
+        self, dest: str, needed: int | None, free: int, *, keep: int = 0, inodes: bool = False
+    ) -> None:
         super().__init__(_errno.ENOSPC, "no space left", dest)
         self.dest = dest
         self.needed = needed
         self.free = free
         self.keep = keep
-        if needed is not None:
+        self.inodes = inodes
+        if inodes:
+            self.hint = "remove some files (`df -i` counts) and run it again"
+        elif needed is not None:
             self.hint = "free some space or choose another destination"
 
     def sentence(self) -> str:
+        if self.inodes:
+            return f"the disk of {self.dest} has no inodes left for new files"
         if self.needed is None:
             return f"the disk of {self.dest} is full ({self.free} bytes free)"
         keep = f" with {self.keep} to stay free" if self.keep else ""

@@ -34,13 +34,28 @@ _REFUSED = frozenset(
 
 def free_bytes(path: str | Path) -> int:
     """Return the bytes that this user may still write on the file system of `path`."""
+    status = _status_of_disk(path)
+    return status.f_bavail * status.f_frsize
+
+
+def full_error(path: str | Path) -> DiskFullError:
+    """Return the error for the file system of `path`, which has no room for more."""
     try:
-        status = os.statvfs(os.path.dirname(path) or ".")
+        status = _status_of_disk(path)
+    except OSError:
+        return DiskFullError(str(path), None, 0)
+    # File systems without a fixed number of inodes say that they have none at all.
+    inodes = status.f_files > 0 and status.f_favail == 0
+    return DiskFullError(str(path), None, status.f_bavail * status.f_frsize, inodes=inodes)
+
+
+def _status_of_disk(path: str | Path) -> os.statvfs_result:
+    try:
+        return os.statvfs(os.path.dirname(path) or ".")
     except (FileNotFoundError, NotADirectoryError):
-        status = os.statvfs(
+        return os.statvfs(
             next(folder for folder in Path(path).absolute().parents if folder.exists())
         )
-    return status.f_bavail * status.f_frsize
 
 
 def check_room(dest: str | Path, needed: int, min_free: int) -> None:
@@ -75,10 +90,7 @@ def disk_error(error: OSError, dest: str | Path) -> DiskFullError | DestinationE
     """Return what `error` means for destination `dest`."""
     # A stream, such as /dev/full, has no disk whose free room could be told.
     if error.errno in FULL and not _is_stream(dest):
-        try:
-            return DiskFullError(str(dest), None, free_bytes(dest))
-        except OSError:
-            return DiskFullError(str(dest), None, 0)
+        return full_error(dest)
     reason = f"cannot be written: {system_reason(error)}"
     return DestinationError(str(dest), reason, code=error.errno or 0)
 

@@ -236,13 +236,15 @@ def folder_of_nobody() -> Iterator[Path]:
 
 
 @contextmanager
-def limited_tmpfs(size: int) -> Iterator[Path]:
+def limited_tmpfs(size: int, inodes: int = 0) -> Iterator[Path]:
     """A file system of ``size`` bytes (whole pages); skips where it cannot be mounted.
+
+    ``inodes`` limits how many files it takes, its root included; 0 for no limit.
 
     With CI=true it fails there instead: a full disk must be tried somewhere.
     """
     with tempfile.TemporaryDirectory(prefix="small-") as name:
-        mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", name]
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes={inodes}", "tmpfs", name]
         if not shutil.which("mount"):
             missing("there is no mount")
         done = subprocess.run(mount, capture_output=True, text=True, check=False)

@@ -114,6 +114,17 @@ def test_a_disk_that_fills_up_midway_is_one_error_and_a_rerun_goes_on(
         assert bytes_asked(server, "/model") <= len(BODY) - left
 
 
+@pytest.mark.parametrize("size", [len(BODY), 1000])
+def test_a_disk_without_inodes_is_said_to_have_none(server: Server, size: int) -> None:
+    url = server.add("/model", Resource(BODY[:size]))
+    with limited_tmpfs(12 * MIB, inodes=2) as folder:
+        (folder / "other").touch()
+        with pytest.raises(DiskFullError, match=r"has no inodes left for new files.*`df -i`"):
+            fetch(url, folder / "got")
+        assert names_in(folder) == ["other"]
+        (folder / "other").unlink()
+
+
 def test_a_rerun_that_comes_before_there_is_room_loses_nothing(
     way: tuple[Server, dict[str, Any]],
 ) -> None:
