@@ -245,8 +245,8 @@ class ArchiveSink(Sink):
         format_ = recognise(beginning, self._name)
         if format_ is not Format.UNKNOWN:
             return format_
-        start = beginning[:40].decode("ascii", "backslashreplace")
-        what = f"its format is not known; it begins with {start!r}" if beginning else "it is empty"
+        start = repr(bytes(beginning[:40])).removeprefix("b")
+        what = f"its format is not known; it begins with {start}" if beginning else "it is empty"
         self._doubt = ArchiveError(what)
         # A zip is recognised by its end; a program that extracts it may come before.
         return Format.ZIP if is_named(self._name, Format.ZIP) else Format.UNKNOWN

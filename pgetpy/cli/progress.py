@@ -7,8 +7,7 @@
 This is the only place that draws. One lock keeps events and log lines from tearing each other. A
 terminal or pipe that is gone, or a fault in the drawing, never fails a transfer.
 
-Which events deserve a line is decided once, in `_Notes`, for bars and plain lines: a resume, a
-start-over, a retry (not sixteen of them), a wait, a failure among several files.
+`_Notes` decides which events deserve a line; sixteen retries at one time deserve one.
 """
 
 from __future__ import annotations
@@ -256,7 +255,8 @@ class _Notes:
         unsaid = self._unsaid.pop(event.key, 0)
         more = f" ({unsaid} more since the last such line)" if unsaid else ""
         when = "at once" if event.after < 0.1 else f"in {format_duration(event.after)}"
-        return [f"{label(event.dest)}: {event.error.sentence()}; trying again {when}{more}"]
+        name = label(event.dest, getattr(event.error, "url", ""))
+        return [f"{name}: {event.error.sentence()}; trying again {when}{more}"]
 
 
 @contextlib.contextmanager

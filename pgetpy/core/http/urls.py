@@ -151,8 +151,8 @@ def parse_link(url: str) -> Link:
         raise BadReferenceError(url, str(error)) from None
     scheme = parts.scheme.lower()
     if scheme not in DEFAULT_PORTS:
-        reason = f"scheme {scheme!r} is not supported" if scheme else "it has no scheme"
-        raise BadReferenceError(url, f"{reason} (http and https are)")
+        reason = f"scheme {scheme!r} is not supported (http and https are)"
+        raise BadReferenceError(url, reason if scheme else "it has no scheme, such as https://")
     if not host:
         raise BadReferenceError(url, "it has no host")
     try:

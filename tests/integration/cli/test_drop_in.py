@@ -194,6 +194,7 @@ def test_what_is_no_archive_is_not_extracted(shell: Shell, url: str, tmp_path: P
     with unchanged(tmp_path):
         assert shell("-x", url, "got") == 1
     assert "format is not known" in shell.err
+    assert "\\\\" not in shell.err
 
 
 # ------------------------------------------------------------------- results

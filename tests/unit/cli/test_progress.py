@@ -214,6 +214,13 @@ def test_small_files_that_are_done_at_once_get_no_bars() -> None:
     assert len(terminal.text) < 10_000
 
 
+def test_a_file_that_is_not_named_yet_is_called_as_its_url_is() -> None:
+    terminal = Terminal("plain")
+    with terminal.progress:
+        terminal.tell(Retrying(1, "./", ConnectionFailedError("http://host/a.bin?x", "reset"), 0.0))
+    assert terminal.lines[0].startswith("a.bin: connection failed")
+
+
 def test_many_failures_at_one_time_are_one_line() -> None:
     terminal = Terminal("plain")
     error = ConnectionFailedError(URL, "reset by peer")
