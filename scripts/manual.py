@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from pgetpy.cli.command_table import COMMANDS, usage_of
+from pgetpy.cli.command_table import COMMANDS, EXAMPLES, usage_of
 from pgetpy.cli.option_table import FLAGS, GROUPS, OPTIONS, VARIABLES
 from pgetpy.settings.options import Option
 
@@ -35,12 +35,7 @@ def _lines() -> Iterator[str]:
     yield ".SH DESCRIPTION"
     yield _text(" ".join(COMMANDS["download"].about.splitlines()))
     yield ".SH COMMANDS"
-    for name, command in COMMANDS.items():
-        if name != "download":
-            yield from (".TP", f".B {_text(usage_of(name))}")
-            yield _text(" ".join(command.about.splitlines()))
-            if flags := [f"--{each.name}" for each in OPTIONS if name in each.commands]:
-                yield from (".br", _text(f"Flags: {' '.join(flags)}"))
+    yield from _commands()
     yield ".SH OPTIONS"
     yield "A flag overrules its environment variable. Every switch has a"
     yield r".B \-\-no\-"
@@ -63,6 +58,17 @@ def _lines() -> Iterator[str]:
     yield '.SH "EXIT STATUS"'
     for status, meaning in _STATUS:
         yield from (".TP", f".B {status}", meaning)
+
+
+def _commands() -> Iterator[str]:
+    for name, command in COMMANDS.items():
+        if name != "download":
+            yield from (".TP", f".B {_text(usage_of(name))}")
+            yield _text(" ".join(command.about.splitlines()))
+            for line in EXAMPLES.get(name, "").splitlines():
+                yield from (".br", _text(f"Example: {line}"))
+            if flags := [f"--{each.name}" for each in OPTIONS if name in each.commands]:
+                yield from (".br", _text(f"Flags: {' '.join(flags)}"))
 
 
 def _flags(option: Option) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pgetpy.cli.command_table import COMMANDS, usage_of
+from pgetpy.cli.command_table import COMMANDS, EXAMPLES, usage_of
 from pgetpy.cli.option_table import FLAGS, GROUPS, OPTIONS, VARIABLES
 from pgetpy.settings.options import Option
 
@@ -57,6 +57,8 @@ def _commands() -> Iterator[str]:
     for name, command in COMMANDS.items():
         yield f"### `{usage_of(name).splitlines()[0]}`"
         yield command.about
+        if name in EXAMPLES:
+            yield f"```text\n{EXAMPLES[name]}\n```"
         yield "Flags: " + " ".join(f"`--{each.name}`" for each in OPTIONS if name in each.commands)
 
 

@@ -21,7 +21,7 @@ class Command(NamedTuple):
     Attributes:
         usage: what follows the command's name.
         summary: its line in the list of commands, and the first sentence of its help.
-        details: the rest of its help.
+        details: the rest of what it does.
     """
 
     usage: str
@@ -34,8 +34,8 @@ class Command(NamedTuple):
 
 
 _KINDS = """\
-an http, https, file or data URL, huggingface.co/OWNER/NAME[/FILE], civitai.com/models/ID,
-an AIR name, or OWNER/NAME[:VERSION] of Replicate"""
+an http, https, file or data URL, hf://OWNER/NAME[/FILE], s3://, b2://, gs:// or az:// with
+a key, civitai.com/models/ID, an AIR name, or OWNER/NAME[:VERSION] of Replicate"""
 _ENTRY = "REF is a reference, or the first 8 or more digits of a key that `pgetpy cache ls` shows."
 _ENSURE = f"""\
 The paths are printed one a line, in the order of the REFs, once all files are complete
@@ -163,8 +163,7 @@ status is the program's. Signals are passed on to it.""",
         "[flags] [KEY...]", "join packs of which little is used into one"
     ),
     "compile-cache publish": Command(
-        "[flags]",
-        "write an index for each key, so that a plain web server can serve the location",
+        "[flags]", "write an index for each key, so that a plain web server can serve the location"
     ),
     "pipeline": Command(
         "COMMAND [flags] ...",
@@ -176,51 +175,43 @@ status is the program's. Signals are passed on to it.""",
         "show which files a pipeline needs, from where, and what would be fetched",
         f"""\
 {_SPEC}
-Only model_index.json is fetched. Example:
-  pgetpy pipeline plan hf://OWNER/NAME --variant fp16 --lora 's3://bucket/a.safetensors 0.7'""",
+Only model_index.json is fetched.""",
     ),
     "pipeline key": Command(
         "[flags] SPEC",
         "print the key of a pipeline, which is made of its content alone",
         f"""\
 {_SPEC}
-Small files are fetched, and weights whose sha256 no service says. Example:
-  pgetpy pipeline key hf://OWNER/NAME@REVISION --dtype float16""",
+Small files are fetched, and weights whose sha256 no service says.""",
     ),
     "pipeline build": Command(
         "[flags] SPEC",
         "fetch what a pipeline needs and print its folder, then its LoRAs, one a line",
         f"""\
 {_SPEC}
-Loaders take the folder as it is: from_pretrained(folder). Example:
-  pgetpy pipeline build hf://OWNER/NAME --variant fp16""",
+Loaders take the folder as it is: from_pretrained(folder).""",
     ),
-    "pipeline ls": Command(
-        "[flags]",
-        "list the pipelines on disk, the most recently used first",
-        "Example:\n  pgetpy pipeline ls --json",
-    ),
+    "pipeline ls": Command("[flags]", "list the pipelines on disk, the most recently used first"),
     "pipeline show": Command(
         "[flags] KEY",
         "show the build manifest of a pipeline: what was asked for, what it became, its files",
-        f"{_PIPELINE}\n--json prints the build manifest. Example:\n  pgetpy pipeline show 3f5a90c1",
+        f"{_PIPELINE}\n--json prints the build manifest.",
     ),
     "pipeline verify": Command(
         "[flags] [KEY...]",
         "hash the files of pipelines and compare them with their manifests",
         "Without KEY all pipelines are checked. The exit status is 1 unless all are sound.\n"
-        f"{_PIPELINE} Example:\n  pgetpy pipeline verify",
+        f"{_PIPELINE}",
     ),
     "pipeline rm": Command(
         "[flags] KEY...",
         "remove pipelines; their files stay in the cache until their space is needed",
-        f"A pipeline in use stays.\n{_PIPELINE} Example:\n  pgetpy pipeline rm 3f5a90c1",
+        f"A pipeline in use stays.\n{_PIPELINE}",
     ),
     "pipeline gc": Command(
         "[flags]",
         "remove what dead processes left, and pipelines over the budget",
-        "The least recently used pipelines are removed first. Example:\n"
-        "  pgetpy pipeline gc --pipeline-max-bytes 100G",
+        "The least recently used pipelines are removed first.",
     ),
     "generation": Command(
         "COMMAND [flags] ...",
@@ -234,68 +225,55 @@ Loaders take the folder as it is: from_pretrained(folder). Example:
 A manifest is `generation N` and then a line for each file, `REF DEST [sha256:HEX] [-x]`, or
 environment, `env NAME PYTHON REQUIREMENT...`. A lock has all digests and is to be checked
 in. Without LOCK it is printed. Files whose service gives no sha256 are downloaded: with
---root into the cache of that folder, where build finds them. Example:
-  pgetpy generation lock --root /srv/pgetpy generation-7.txt generation-7.lock""",
+--root into the cache of that folder, where build finds them.""",
     ),
     "generation build": Command(
         "[flags] LOCK...",
         "publish the generations of locks and print the folders of their files",
         """\
 A lock is a manifest whose lines all have a digest. Files come from the cache by hard
-link, or are downloaded into it first; a generation appears once it is complete. Example:
-  pgetpy generation build --root /srv/pgetpy generation-7.lock""",
+link, or are downloaded into it first; a generation appears once it is complete.""",
     ),
     "generation ready": Command(
         "[flags]",
         "say whether generations are whole; fail unless all of them are",
         """\
 Names, sizes and times are compared, and no bytes. Without --min and --max it is about the
-highest number. Example:
-  pgetpy generation ready --root /srv/pgetpy --min 6 --max 7 --json""",
+highest number.""",
     ),
     "generation diff": Command(
         "[flags] A B",
         "show what differs between two generations or locks",
-        "A and B are numbers, or files of locks. Example:\n"
-        "  pgetpy generation diff --root /srv/pgetpy 6 generation-7.lock",
+        "A and B are numbers, or files of locks.",
     ),
     "generation prune": Command(
         "[flags]",
         "remove old generations that no process reads",
         """\
 --keep or --min says what stays; what latest leads to always does. Readers are named, and
-what they read is removed by a later run. Example:
-  pgetpy generation prune --root /srv/pgetpy --keep 2""",
+what they read is removed by a later run.""",
     ),
     "generation verify": Command(
         "[flags] [N...]",
         "hash all files of generations and name those that were changed",
         """\
 A changed file has the same bytes in every generation that shares it: these are named,
-too. Without N all generations are checked. The exit status is 1 if any is damaged.
-Example:
-  pgetpy generation verify --root /srv/pgetpy 7""",
+too. Without N all generations are checked. The exit status is 1 if any is damaged.""",
     ),
-    "generation ls": Command(
-        "[flags]",
-        "list the generations, the highest number first",
-        "Example:\n  pgetpy generation ls --root /srv/pgetpy --json",
-    ),
+    "generation ls": Command("[flags]", "list the generations, the highest number first"),
     "generation exec": Command(
         "[flags] -- PROGRAM [ARGUMENT...]",
         "run a program that keeps its generation from being pruned",
         """\
 PGET_GENERATION_FILES is the folder of the files. The folder of generations may be
-mounted read-only. Example:
-  pgetpy generation exec --root /srv/pgetpy --generation 7 -- python predict.py""",
+mounted read-only.""",
     ),
     "generation daemon": Command(
         "[flags] FOLDER",
         "build what is new in a folder of locks, prune, and answer /ready and /metrics",
         """\
 Locks are the files of FOLDER that end with .lock. They are built one at a time, the lowest
-number first; with --keep or --min, only those that would not be pruned. Example:
-  pgetpy generation daemon --root /srv/pgetpy --keep 2 /etc/pgetpy/generations""",
+number first; with --keep or --min, only those that would not be pruned.""",
     ),
     "node": Command(
         "COMMAND [flags] ...",
@@ -306,9 +284,7 @@ number first; with --keep or --min, only those that would not be pruned. Example
         "--origins URL,URL [flags]",
         "print the nginx configuration of a cache node",
         """\
-The node fetches from these origins alone, in pieces, and each piece once. Example:
-  pgetpy node config --origins https://weights.example.com --size 900GiB > nginx.conf
-  nginx -t -c $PWD/nginx.conf""",
+The node fetches from these origins alone, in pieces, and each piece once.""",
     ),
     "node check": Command(
         "[flags] URL",
@@ -316,16 +292,69 @@ The node fetches from these origins alone, in pieces, and each piece once. Examp
         """\
 URL is an object of an origin that the node serves, best one larger than 60 MiB. The node
 fetches some ten pieces of it. Each fault is printed with what to change; the exit status
-is 1 if there is one. Example:
-  pgetpy node check https://weights.example.com/model.safetensors --node 10.0.0.5""",
+is 1 if there is one.""",
     ),
     "version": Command("", "show the version"),
     "completion": Command(
-        "|".join(SHELLS),
-        f"print a completion script for {', '.join(SHELLS[:-1])} or {SHELLS[-1]}",
-        "Load it with: source <(pgetpy completion bash)",
+        "|".join(SHELLS), f"print a completion script for {', '.join(SHELLS[:-1])} or {SHELLS[-1]}"
     ),
     "help": Command("[COMMAND]", "show help on a command"),
+}
+# For each command that does something, one command line, or several below each other.
+EXAMPLES: Mapping[str, str] = {
+    "download": (
+        "pgetpy https://example.com/model.safetensors weights/model.safetensors\n"
+        "pgetpy -x https://example.com/model.tar model/"
+    ),
+    "multifile": "pgetpy multifile manifest.txt",
+    "ensure": "pgetpy ensure https://example.com/lora.safetensors hf://OWNER/NAME",
+    "prefetch": "pgetpy prefetch --cache-dir /weights weights.txt",
+    "snapshot": "pgetpy snapshot hf://OWNER/NAME --include '*.json' --include '*.safetensors'",
+    "put": "pgetpy put model.safetensors s3://BUCKET/models/",
+    "cache ls": "pgetpy cache ls --json",
+    "cache info": "pgetpy cache info",
+    "cache path": "pgetpy cache path https://example.com/lora.safetensors",
+    "cache ensure": "pgetpy cache ensure https://example.com/lora.safetensors",
+    "cache rm": "pgetpy cache rm 3f5a90c1",
+    "cache verify": "pgetpy cache verify",
+    "cache gc": "pgetpy cache gc --max-bytes 200G",
+    "cache pin": "pgetpy cache pin https://example.com/lora.safetensors",
+    "cache unpin": "pgetpy cache unpin 3f5a90c1",
+    "cache prune": "pgetpy cache prune --older-than 30d",
+    "compile-cache load": "pgetpy compile-cache load --location s3://BUCKET/PREFIX --name flux-1.1",
+    "compile-cache save": "pgetpy compile-cache save --location s3://BUCKET/PREFIX --name flux-1.1",
+    "compile-cache run": "pgetpy compile-cache run --location /mnt/compiled -- python serve.py",
+    "compile-cache ls": "pgetpy compile-cache ls --location /mnt/compiled",
+    "compile-cache info": "pgetpy compile-cache info --location /mnt/compiled",
+    "compile-cache explain": "pgetpy compile-cache explain --location /mnt/compiled",
+    "compile-cache verify": "pgetpy compile-cache verify --location /mnt/compiled",
+    "compile-cache rm": "pgetpy compile-cache rm --location /mnt/compiled KEY",
+    "compile-cache prune": "pgetpy compile-cache prune --location /mnt/compiled",
+    "compile-cache publish": "pgetpy compile-cache publish --location /srv/www/compiled",
+    "pipeline plan": "pgetpy pipeline plan hf://OWNER/NAME --lora 's3://BUCKET/a.safetensors 0.7'",
+    "pipeline key": "pgetpy pipeline key hf://OWNER/NAME@REVISION --dtype float16",
+    "pipeline build": "pgetpy pipeline build hf://OWNER/NAME --variant fp16",
+    "pipeline ls": "pgetpy pipeline ls --json",
+    "pipeline show": "pgetpy pipeline show 3f5a90c1",
+    "pipeline verify": "pgetpy pipeline verify",
+    "pipeline rm": "pgetpy pipeline rm 3f5a90c1",
+    "pipeline gc": "pgetpy pipeline gc --pipeline-max-bytes 100G",
+    "generation lock": "pgetpy generation lock --root /srv/pgetpy manifest.txt generation-7.lock",
+    "generation build": "pgetpy generation build --root /srv/pgetpy generation-7.lock",
+    "generation ready": "pgetpy generation ready --root /srv/pgetpy --min 6 --max 7 --json",
+    "generation diff": "pgetpy generation diff --root /srv/pgetpy 6 generation-7.lock",
+    "generation prune": "pgetpy generation prune --root /srv/pgetpy --keep 2",
+    "generation verify": "pgetpy generation verify --root /srv/pgetpy 7",
+    "generation ls": "pgetpy generation ls --root /srv/pgetpy --json",
+    "generation exec": "pgetpy generation exec --root /srv/pgetpy --generation 7 -- ./serve",
+    "generation daemon": "pgetpy generation daemon --root /srv/pgetpy --keep 2 /etc/pgetpy/locks",
+    "node config": (
+        "pgetpy node config --origins https://weights.example.com --size 900GiB > nginx.conf\n"
+        "nginx -t -c $PWD/nginx.conf"
+    ),
+    "node check": "pgetpy node check https://weights.example.com/model.safetensors --node 10.0.0.5",
+    "completion": "source <(pgetpy completion bash)",
+    "help": "pgetpy help cache verify",
 }
 # Names and summaries, as help and completion list them.
 TOP_COMMANDS: Mapping[str, str] = {

@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Container
 from functools import partial
 
-from pgetpy.cli.command_table import COMMANDS, SUBCOMMANDS, TOP_COMMANDS, usage_of
+from pgetpy.cli.command_table import COMMANDS, EXAMPLES, SUBCOMMANDS, TOP_COMMANDS, usage_of
 from pgetpy.cli.option_table import COMMON, FLAGS, GROUPS, OPTIONS
 from pgetpy.errors import UsageError
 
@@ -45,7 +45,8 @@ def help_text(command: str, *, everything: bool = False) -> str:
     if below:
         parser.description += "\n\ncommands:"
     for name, summary in below.items():
-        parser.description += f"\n  {name:<13} {summary}"
+        parser.description += f"\n  {name:<14} {summary}"
+    parser.description += _example(EXAMPLES.get(command, ""))
     if len(shown) < len(taken):
         name = "pgetpy" if command == "download" else f"pgetpy {command}"
         parser.epilog = (
@@ -54,6 +55,12 @@ def help_text(command: str, *, everything: bool = False) -> str:
     elif command in {"download", "multifile", "ensure", "prefetch", "snapshot"}:
         parser.epilog = f"{_ENVIRONMENT}\n\n{_STATUS}"
     return parser.format_help().rstrip()
+
+
+def _example(commands: str) -> str:
+    lines = commands.splitlines()
+    title = "\n\nexamples:" if len(lines) > 1 else "\n\nexample:"
+    return "".join([title, *(f"\n  {line}" for line in lines)]) if lines else ""
 
 
 def _parser(command: str, shown: Container[str]) -> argparse.ArgumentParser:

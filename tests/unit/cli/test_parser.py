@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
+from pgetpy.cli.command_table import COMMANDS, EXAMPLES
+from pgetpy.cli.help import help_text
 from pgetpy.cli.parser import parse_arguments
 from pgetpy.errors import BadSettingError, UsageError
+from pgetpy.settings.options import GROUP_NAMES
 
 
 @pytest.mark.parametrize(
@@ -69,3 +74,16 @@ def test_a_flag_that_makes_no_sense_is_a_usage_error(argv: str, words: str) -> N
 def test_a_switch_takes_a_word_for_yes_or_no_alone() -> None:
     with pytest.raises(BadSettingError, match="--force 'maybe'"):
         parse_arguments(["--force=maybe", "u"])
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {*GROUP_NAMES, "version"}))
+def test_the_help_of_a_command_has_an_example_that_can_be_read(command: str) -> None:
+    example = EXAMPLES[command]
+    assert example in help_text(command).replace("\n  ", "\n")
+    if command == "completion":
+        return
+    for line in example.splitlines():
+        program, *words = shlex.split(line)
+        if program == "pgetpy":
+            parsed = parse_arguments(words[: words.index(">")] if ">" in words else words)
+            assert parsed.command == command
