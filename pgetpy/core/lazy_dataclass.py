@@ -199,6 +199,8 @@ def _read_fields(cls: type) -> _Fields:
     """Return the fields that the class itself annotates, and leave their defaults on it."""
     fields: _Fields = {}
     for name, annotation in cls.__annotations__.items():
+        if not isinstance(annotation, str):
+            raise TypeError(f"{cls.__module__} needs `from __future__ import annotations`")
         if annotation.startswith("ClassVar"):
             continue
         given = cls.__dict__.get(name, _MISSING)

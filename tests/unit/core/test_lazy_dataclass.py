@@ -208,3 +208,8 @@ def test_nothing_is_compiled_for_a_few_objects() -> None:
     many = [point(1, y=2) for _ in range(20)]
     assert inspect.isfunction(vars(point)["__init__"])
     assert [vars(each) for each in few] == [vars(each) for each in many]
+
+
+def test_annotations_that_are_no_texts_are_refused_with_what_to_write() -> None:
+    with pytest.raises(TypeError, match="needs `from __future__ import annotations`"):
+        lazy.dataclass(type("Wrong", (), {"__annotations__": {"x": int}}))
