@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pgetpy.sources.table import parse_reference
-from tests.support.entries import child, disk_size, left_over, said
+from tests.support.entries import Child, child, disk_size, left_over, said
 from tests.support.faults import ResetAfter, When
 from tests.support.server import Server
 from tests.support.weights import MIB, opened, serve, tar_of, weights
@@ -107,7 +106,7 @@ def catalogue(server: Server, seed: int) -> list[str]:
     return urls
 
 
-def story_of(worker: subprocess.Popen[str]) -> list[str]:
+def story_of(worker: Child) -> list[str]:
     """What a worker that is dead or about to end has said."""
     lines = list(iter(lambda: said(worker), ""))
     assert worker.wait(90) in (0, -signal.SIGKILL)
@@ -121,7 +120,7 @@ def run_side_by_side(server: Server, root: Path, seconds: float, seed: int) -> l
     stories = []
     with ExitStack() as stack:
 
-        def begin() -> subprocess.Popen[str]:
+        def begin() -> Child:
             host = server.url("")
             return stack.enter_context(child(_WORKER, cache, stop, host, chance.random()))
 

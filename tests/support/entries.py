@@ -13,9 +13,11 @@ from pathlib import Path
 from pgetpy.cache.contents import Entry
 from pgetpy.cache.store import Store
 from pgetpy.core.cache.records import About
-from tests.support.processes import environment
+from tests.support.fork_server import Circumstances, ForkedRun, fork_server
+from tests.support.processes import environment, forks_for
 
 NAME = "weights.safetensors"
+Child = subprocess.Popen[str] | ForkedRun
 
 
 def key_of(name: object) -> str:
@@ -72,18 +74,27 @@ def disk_size(root: Path) -> int:
 
 
 @contextmanager
-def child(
-    code: str, *arguments: object, prefix: tuple[str, ...] = ()
-) -> Iterator[subprocess.Popen[str]]:
-    """Another process, which runs `code` with `sys.argv[1:]` and is gone in the end."""
-    command = [*prefix, sys.executable, "-c", _PRELUDE + code, *map(str, arguments)]
-    running = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment({"PYTHONPATH": _path()}),
-    )
+def child(code: str, *arguments: object, prefix: tuple[str, ...] = ()) -> Iterator[Child]:
+    """Another process, which runs `code` with `sys.argv[1:]` and is gone in the end.
+
+    It is forked where runs of the command line are, unless `prefix` is to start it.
+    """
+    given = [str(argument) for argument in arguments]
+    env = environment({"PYTHONPATH": _path()})
+    running: Child
+    if forks_for(None) and not prefix:
+        server = fork_server(for_tests=True)
+        running = server.start_with_pipes(
+            Circumstances(given, env, str(Path.cwd()), _PRELUDE + code)
+        )
+    else:
+        running = subprocess.Popen(
+            [*prefix, sys.executable, "-c", _PRELUDE + code, *given],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=env,
+        )
     try:
         yield running
     finally:
@@ -94,13 +105,13 @@ def child(
                 stream.close()
 
 
-def said(running: subprocess.Popen[str]) -> str:
+def said(running: Child) -> str:
     """The next line of a child; empty when it has ended."""
     assert running.stdout is not None
     return running.stdout.readline().strip()
 
 
-def tell(running: subprocess.Popen[str], line: str = "") -> None:
+def tell(running: Child, line: str = "") -> None:
     """Give a child the line that it waits for."""
     assert running.stdin is not None
     running.stdin.write(f"{line}\n")

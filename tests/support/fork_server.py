@@ -5,12 +5,14 @@ A child that is forked here is a process like any other: in a session of its own
 arguments, environment and files, killed by signals, and ended by the interpreter's own exit. Only
 what happens before `pgetpy.cli.main` is left out, so tests of the start use a new interpreter.
 
-A child may run code before the command line, have other limits, and a server's children may be
-nobody's, as their server then is. Patches in that code must be of what the package looks up when it
-calls it, as `os.rename`: all of the package is imported by then.
+A child may run other code, have other limits, and read what its parent writes. Each kind has a
+server: one whose children are nobody's is nobody, and one for code of the tests has imported more.
+Patches in that code must be of what the package looks up when it calls it, as `os.rename`: all of
+the package is imported by then.
 
-A request on the socket is JSON, and comes with three descriptors: standard output, standard error,
-and where to write the child's identifier and, once it has ended, its exit code. Linux alone.
+A request on the socket is JSON, and comes with descriptors: where to write the child's identifier
+and, once it has ended, its exit code; standard output; standard error; and standard input, unless
+that is to be empty. Linux alone.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from .processes import demotion, environment
 
@@ -40,6 +42,14 @@ IMPORTED = (
     "pgetpy.api",
     "pgetpy.engine.engine",
     "pgetpy.engine.transports.direct",
+)
+# And what code of the tests imports.
+IMPORTED_BY_TESTS = (
+    "pgetpy.cache.store",
+    "pgetpy.generations",
+    "tests.support.entries",
+    "tests.support.killing",
+    "tests.support.weights",
 )
 _LARGEST = 1 << 20
 
@@ -65,11 +75,17 @@ class Circumstances(NamedTuple):
 
 
 class ForkedRun:
-    """One child, with the part of Popen's interface that `processes.Run` uses."""
+    """One child, with the part of Popen's interface that tests use.
+
+    Attributes:
+        stdin, stdout: its streams of text, for one that was started with pipes.
+    """
 
     def __init__(self, args: Sequence[str], told: socket.socket) -> None:
         self.args = args
         self.returncode: int | None = None
+        self.stdin: IO[str] | None = None
+        self.stdout: IO[str] | None = None
         self._told = told
         self.pid = int(self._line())
 
@@ -96,6 +112,9 @@ class ForkedRun:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
     def _line(self) -> bytes:
         line = b""
         while not line.endswith(b"\n"):
@@ -111,15 +130,16 @@ class ForkServer:
 
     Args:
         unprivileged: whether it and its children are nobody.
+        imported: the modules that it imports for its children.
     """
 
-    def __init__(self, *, unprivileged: bool = False) -> None:
+    def __init__(self, *, unprivileged: bool, imported: Sequence[str]) -> None:
         prefix = demotion() if unprivileged else ()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             # It outlives this function, and ends when the socket does.
             self._process = subprocess.Popen(
-                [*prefix, sys.executable, "-m", __name__, str(theirs.fileno())],
+                [*prefix, sys.executable, "-m", __name__, str(theirs.fileno()), *imported],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 cwd=Path(__file__).parents[2],
@@ -128,13 +148,25 @@ class ForkServer:
                 start_new_session=True,
             )
 
-    def start(self, given: Circumstances, out: int, err: int) -> ForkedRun:
-        """Start a child that writes to the descriptors `out` and `err`."""
+    def start(self, given: Circumstances, *streams: int) -> ForkedRun:
+        """Start a child with descriptors as its output, errors and, unless it has none, input."""
         request = json.dumps(given._asdict()).encode()
         ours, theirs = socket.socketpair()
         with theirs:
-            socket.send_fds(self._control, [request], [out, err, theirs.fileno()])
+            socket.send_fds(self._control, [request], [theirs.fileno(), *streams])
         return ForkedRun(given.args, ours)
+
+    def start_with_pipes(self, given: Circumstances) -> ForkedRun:
+        """Start a child whose input and output are pipes, and whose errors are this process's."""
+        their_in, our_in = os.pipe()
+        our_out, their_out = os.pipe()
+        try:
+            child = self.start(given, their_out, 2, their_in)
+        finally:
+            os.close(their_in)
+            os.close(their_out)
+        child.stdin, child.stdout = os.fdopen(our_in, "w"), os.fdopen(our_out)
+        return child
 
     def stop(self) -> None:
         """End the server; its children go on."""
@@ -142,14 +174,16 @@ class ForkServer:
         self._process.wait(30)
 
 
-_servers: dict[bool, ForkServer] = {}
+_servers: dict[tuple[bool, bool], ForkServer] = {}
 
 
-def fork_server(*, unprivileged: bool = False) -> ForkServer:
+def fork_server(*, unprivileged: bool = False, for_tests: bool = False) -> ForkServer:
     """Return the server of this process for children of that kind, started at the first call."""
-    if unprivileged not in _servers:
-        _servers[unprivileged] = ForkServer(unprivileged=unprivileged)
-    return _servers[unprivileged]
+    kind = unprivileged, for_tests
+    if kind not in _servers:
+        imported = IMPORTED_BY_TESTS if for_tests else IMPORTED
+        _servers[kind] = ForkServer(unprivileged=unprivileged, imported=imported)
+    return _servers[kind]
 
 
 def stop_fork_servers() -> None:
@@ -158,9 +192,9 @@ def stop_fork_servers() -> None:
         _servers.popitem()[1].stop()
 
 
-def serve(control: socket.socket) -> int:
+def serve(control: socket.socket, imported: Sequence[str]) -> int:
     """Fork a child for each request until there are no more; in a child, return its exit code."""
-    for name in IMPORTED:
+    for name in imported:
         importlib.import_module(name)
     from pgetpy.cli import main
 
@@ -180,7 +214,7 @@ def serve(control: socket.socket) -> int:
                     os.write(told, b"%d\n" % code)
                 os.close(told)
                 continue
-            data, given, _, _ = socket.recv_fds(control, _LARGEST, 3)
+            data, given, _, _ = socket.recv_fds(control, _LARGEST, 4)
             if not data:
                 return 0
             pid = os.fork()
@@ -193,9 +227,9 @@ def serve(control: socket.socket) -> int:
                     exec(child.code, {"__name__": "__main__"})
                     return 0
                 return main()
-            out, err, told = given
-            os.close(out)
-            os.close(err)
+            told, *streams = given
+            for stream in streams:
+                os.close(stream)
             os.write(told, b"%d\n" % pid)
             process = os.pidfd_open(pid)
             running[process] = pid, told
@@ -204,10 +238,9 @@ def serve(control: socket.socket) -> int:
 
 def become(child: Circumstances, given: Sequence[int]) -> None:
     """Make this process what a new interpreter would be in these circumstances."""
-    out, err, told = given
-    os.dup2(out, 1)
-    os.dup2(err, 2)
-    for descriptor in (out, err, told):
+    for stream, number in zip(given[1:], (1, 2, 0), strict=False):
+        os.dup2(stream, number)
+    for descriptor in given:
         os.close(descriptor)
     os.setsid()
     if child.descriptors:
@@ -222,4 +255,4 @@ def become(child: Circumstances, given: Sequence[int]) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.exit(serve(socket.socket(fileno=int(sys.argv[1]))))
+    sys.exit(serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:]))

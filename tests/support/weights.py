@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from subprocess import Popen
 from typing import Any
 
 from pgetpy import WeightsDownloadCache
 from pgetpy.core.cache.records import Record, parse_record, record_lines
 from tests.support.bodies import body
-from tests.support.entries import child, left_over
+from tests.support.entries import Child, child, left_over
 from tests.support.fetching import impatient
 from tests.support.resources import Resource
 from tests.support.server import Server
@@ -72,7 +71,7 @@ def opened(root: Path | str, **options: Any) -> WeightsDownloadCache:
     return WeightsDownloadCache(root, settings=impatient(**options), **call)
 
 
-def ensuring(root: Path, *urls: str, **options: Any) -> AbstractContextManager[Popen[str]]:
+def ensuring(root: Path, *urls: str, **options: Any) -> AbstractContextManager[Child]:
     """A process that ensures `urls`, says the path of each, and waits for a line of input."""
     code = f"""
 from tests.support.weights import *

@@ -11,6 +11,8 @@ import pytest
 from pgetpy.cache.store import Store
 from tests.support.entries import child, content_of, key_of, left_over, put, said, tell
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 # A child kills a copy of itself at its n-th act that an audit hook sees, n counted up from 0 until
 # the work is done; after each it is told what to do next. The copy does what `work` does.
 _DRIVER = """

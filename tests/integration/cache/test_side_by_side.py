@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from pgetpy.cache.store import Store
-from tests.support.entries import child, content_of, disk_size, key_of, left_over, said
+from tests.support.entries import Child, child, content_of, disk_size, key_of, left_over, said
+
+pytestmark = pytest.mark.usefixtures("forked_runs")
 
 SIZE = 20_000
 NAMES = 12
@@ -101,7 +102,7 @@ def run_side_by_side(root: Path, kills: int, *, locks: str, seed: int) -> tuple[
 
     with ExitStack() as stack:
 
-        def begin() -> subprocess.Popen[str]:
+        def begin() -> Child:
             work = child(_WORKER, cache, chance.random(), locks, stop)
             return stack.enter_context(work)
 
@@ -124,7 +125,7 @@ def run_side_by_side(root: Path, kills: int, *, locks: str, seed: int) -> tuple[
     return sum(int(line[1]) for line in numbers), sum(int(line[2]) for line in numbers)
 
 
-def _story_of(worker: subprocess.Popen[str]) -> list[str]:
+def _story_of(worker: Child) -> list[str]:
     """What a worker that is dead or about to end has said."""
     lines = []
     while line := said(worker):

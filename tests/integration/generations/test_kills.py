@@ -13,6 +13,8 @@ from tests.support.entries import child, said, tell
 from tests.support.generations import Node
 from tests.support.weights import weights
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 # A child kills a copy of itself at its n-th act that an audit hook sees, n counted up until the
 # work is done. What a copy needs is imported before, as imports are acts as well.
 _DRIVER = """

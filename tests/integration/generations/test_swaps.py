@@ -6,11 +6,15 @@ import threading
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from pgetpy.errors import GenerationTakenError
 from pgetpy.generations import use
 from tests.support.entries import child, said, tell
 from tests.support.generations import Node
 from tests.support.weights import weights
+
+pytestmark = pytest.mark.usefixtures("forked_runs")
 
 OPENS = 10_000
 CHANGES = 20

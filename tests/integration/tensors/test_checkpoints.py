@@ -287,9 +287,9 @@ NAMES = [
 ]
 
 
-def renamed(name: str, made: Mapping[str, Made] = MADE) -> dict[str, bytes]:
+def renamed(name: str, made: Mapping[str, Made] = MADE, count: int = 6) -> dict[str, bytes]:
     """The files of a checkpoint whose index is called `name`."""
-    files = files_of(made)
+    files = files_of(made, count)
     return {name: files.pop(INDEX), **files}
 
 
@@ -297,11 +297,11 @@ def renamed(name: str, made: Mapping[str, Made] = MADE) -> dict[str, bytes]:
 def test_an_index_is_one_by_every_name_that_diffusers_gives_it(
     server: Server, hub: Hub, tmp_path: Path, name: str
 ) -> None:
-    files = renamed(name)
+    files = renamed(name, count=2)
     served(server, files)
     folder = put(tmp_path / "here", {**files, "config.json": b"{}", f"._{name}": b"\0\5\x16\7"})
     pipe = {f"transformer/{each}": data for each, data in files.items()}
-    other = {f"vae/{each}": data for each, data in renamed(DIFFUSERS, {"a": floats(3)}).items()}
+    other = {f"vae/{each}": data for each, data in renamed(DIFFUSERS, {"a": floats(3)}, 2).items()}
     hub.repo("owner/pipe", {**pipe, **other, "model_index.json": b"{}"})
     hub.repo("owner/name", files)
     with opened(tmp_path / "other") as cache:

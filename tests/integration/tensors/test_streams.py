@@ -43,6 +43,8 @@ from tests.support.server import Server
 from tests.support.waiting import eventually
 from tests.support.weights import MIB, opened, partials, serve
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 PATH = "/model.safetensors"
 SMALL, LARGE = floats(1000, "small"), floats(MIB, "large")
 MADE = {"first": SMALL, "middle": floats(MIB // 4, "middle"), "large": LARGE, "last": SMALL}

@@ -54,6 +54,8 @@ from tests.support.weights import (
     zip_of,
 )
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 MAKERS = {
     "x.tar": tar_of,
     "x.tar.gz": lambda members: tar_of(members, "w:gz"),

@@ -13,6 +13,8 @@ from tests.support.entries import child, left_over, said, tell
 from tests.support.server import Server
 from tests.support.weights import MIB, opened, serve, tar_of, weights
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 # Copies of a child ensure a URL and kill themselves at the n-th act that an audit hook sees once
 # what was fetched has its name, n counted up from 0.
 _DRIVER = """

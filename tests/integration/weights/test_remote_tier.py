@@ -39,6 +39,8 @@ from tests.support.object_store import SECRET_KEY, ObjectStore, started_store
 from tests.support.server import Server
 from tests.support.weights import MIB, only_record, opened, serve, tar_of, weights
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 PLACE = "s3://bucket/tier"
 DAY = 24 * 3600
 

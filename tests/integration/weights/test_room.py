@@ -29,6 +29,8 @@ from tests.support.weights import (
     weights,
 )
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 EACH = 100_000
 SIZE = len(weights(EACH))
 

@@ -24,6 +24,8 @@ from tests.support.server import Server
 from tests.support.waiting import eventually
 from tests.support.weights import MIB, assert_nothing_left, ensuring, opened, serve, weights
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 BIG = weights(32 * MIB, "part")
 MIDDLING = weights(4 * MIB, "part")
 PATH = "/lora.safetensors"

@@ -35,6 +35,8 @@ from tests.support.weights import (
     weights,
 )
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 RIGHT = sha256(weights())
 WRONG = "sha256:" + "0" * 64
 

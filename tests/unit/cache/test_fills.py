@@ -12,6 +12,8 @@ from pgetpy.cache.store import Store
 from pgetpy.core.cache.records import About
 from tests.support.entries import NAME, child, content_of, key_of, put, said, tell
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 LOCKS = pytest.mark.parametrize("locks", [True, False], ids=["locks", "no locks"])
 _FILLER = """
 store = Store(sys.argv[1], locks=sys.argv[2] == "True")

@@ -19,6 +19,8 @@ from tests.support.entries import child, content_of, key_of, names_of, put, said
 from tests.support.processes import missing
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 LOCKS = pytest.mark.parametrize("locks", [True, False], ids=["locks", "no locks"])
 _LESSEE = """
 store = Store(sys.argv[1], locks=sys.argv[2] == "True")

@@ -26,6 +26,8 @@ from tests.support.entries import (
 )
 from tests.support.processes import NOBODY, folder_of_nobody, run
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 
 def test_a_cache_that_cannot_be_written_is_used_for_hits() -> None:
     code = """

@@ -29,6 +29,8 @@ from tests.support.entries import (
 from tests.support.processes import limited_tmpfs
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("forked_runs")
+
 MIB = 1 << 20
 _HOLDING = """
 store = Store(sys.argv[1])
