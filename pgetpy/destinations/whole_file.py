@@ -149,10 +149,10 @@ class WholeFile:
         os.replace(self._part, self.path)
 
     def discard(self) -> None:
-        """Leave nothing behind."""
+        """Leave nothing behind, as far as that is possible: why the file failed matters more."""
         with suppress(OSError):
             self._close()
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             os.unlink(self._part)
 
     def _close(self) -> None:

@@ -112,9 +112,7 @@ class _Reading:
         least = 1 if self.to_null else 2
         if not least <= len(fields) <= 3:
             expected = "URL [DEST] [DIGEST]" if self.to_null else "URL DEST [DIGEST] [-x]"
-            raise UsageError(
-                f"expected {expected}, found {len(fields)} fields (quote a path with blanks)"
-            )
+            raise UsageError(f"expected {expected}, got {len(fields)} (quote a path with blanks)")
         url = fields[0]
         reference = self.read(url)
         checksum = Checksum.parse(fields[2], name="digest") if len(fields) == 3 else None

@@ -31,3 +31,13 @@ def test_bytes_that_a_network_disk_refuses_at_the_end_get_no_name(
     assert not (tmp_path / "x").exists()
     file.discard()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_discarding_where_the_folder_has_become_a_file_hides_no_error(tmp_path: Path) -> None:
+    file = WholeFiles(0, ReservedPaths()).claim(str(tmp_path / "folder" / "x"))
+    assert file is not None
+    (tmp_path / "folder").touch()
+    with pytest.raises(NotADirectoryError):
+        file.write(memoryview(b"bytes"))
+    file.discard()
+    assert (tmp_path / "folder").is_file()
