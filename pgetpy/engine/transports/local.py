@@ -148,9 +148,19 @@ def _open(url: str) -> Iterator[tuple[int, os.stat_result]]:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise BadReferenceError(url, "it is not a regular file")
+        if status.st_size == 0 and _has_content(fd):
+            raise BadReferenceError(url, "its size is not known, as of all files in /proc")
         yield fd, status
     finally:
         os.close(fd)
+
+
+def _has_content(fd: int) -> bool:
+    """Whether a file that is said to be empty is not."""
+    try:
+        return bool(os.pread(fd, 1, 0))
+    except OSError:
+        return True
 
 
 def _etag(status: os.stat_result) -> str:
