@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pgetpy.cli.command_table import SHELLS, SUBCOMMANDS, TOP_COMMANDS
+from pgetpy.cli.command_table import COMMANDS, SHELLS, SUBCOMMANDS, TOP_COMMANDS
 from pgetpy.cli.option_table import FLAGS, OPTIONS
 from pgetpy.settings.options import Option
 
@@ -32,8 +32,8 @@ def completion_script(shell: str) -> str:
 
 
 # What each shell's script does with a word: after a flag with choices they are offered, after
-# another flag with a value names of files are; a dash at the beginning offers flags; the first word
-# may be a command, and the second one below it.
+# another flag with a value names of files are; a dash at the beginning offers flags (bash: those
+# of the command); the first word may be a command, and the second one below it.
 
 
 def _bash() -> str:
@@ -50,7 +50,13 @@ def _bash() -> str:
         if option.value and not option.choices
         for name in FLAGS[option.name]
     )
-    flags = " ".join(name for option in _SHOWN for name in FLAGS[option.name])
+    takes: dict[str, list[str]] = {}
+    for command in sorted(COMMANDS.keys() - {"download"}):
+        takes.setdefault(_flags_of(command), []).append(f'"{command}"')
+    flags = "\n".join(
+        f'    {"|".join(commands)}) flags="{names}" ;;' for names, commands in takes.items()
+    )
+    groups = "|".join(f'"{above} "*' for above in SUBCOMMANDS)
     subcommands = "\n".join(
         f'  elif [[ "$COMP_CWORD" -eq 2 && "$previous" == {above} ]]; then\n'
         f'    COMPREPLY=($(compgen -W "{" ".join(below)}" -- "$current"))'
@@ -60,10 +66,24 @@ def _bash() -> str:
 # bash completion for pgetpy: source <(pgetpy completion bash)
 _pgetpy() {{
   local current="${{COMP_WORDS[COMP_CWORD]}}" previous="${{COMP_WORDS[COMP_CWORD-1]}}"
+  local command="${{COMP_WORDS[1]}}" flags="{_flags_of("download")}"
   COMPREPLY=()
+  # --flag=value is three words here.
+  if [[ "$current" == "=" ]]; then
+    current=""
+  elif [[ "$previous" == "=" ]]; then
+    previous="${{COMP_WORDS[COMP_CWORD-2]}}"
+  fi
+  case "$command ${{COMP_WORDS[2]-}}" in
+    *" -"*) ;;
+    {groups}) command="$command ${{COMP_WORDS[2]-}}" ;;
+  esac
   case "$previous" in
     completion)
       COMPREPLY=($(compgen -W "{" ".join(SHELLS)}" -- "$current"))
+      return ;;
+    help)
+      COMPREPLY=($(compgen -W "{" ".join(TOP_COMMANDS)}" -- "$current"))
       return ;;
 {chr(10).join(cases)}
     {plain})
@@ -71,7 +91,10 @@ _pgetpy() {{
       return ;;
   esac
   if [[ "$current" == -* ]]; then
-    COMPREPLY=($(compgen -W "{flags}" -- "$current"))
+    case "$command" in
+{flags}
+    esac
+    COMPREPLY=($(compgen -W "$flags" -- "$current"))
   elif [[ "$COMP_CWORD" -eq 1 ]]; then
     COMPREPLY=($(compgen -W "{" ".join(TOP_COMMANDS)}" -- "$current"))
 {subcommands}
@@ -81,6 +104,11 @@ _pgetpy() {{
 }}
 complete -o filenames -F _pgetpy pgetpy
 """
+
+
+def _flags_of(command: str) -> str:
+    taken = (option for option in _SHOWN if command in option.commands)
+    return " ".join(name for option in taken for name in FLAGS[option.name])
 
 
 def _zsh() -> str:

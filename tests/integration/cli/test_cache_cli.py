@@ -340,13 +340,30 @@ def test_completion_scripts_name_the_commands(shell: Shell, shell_name: str) -> 
     assert all(re.search(rf"\b{name}\b", shell.out) for name in ("ensure", *CACHE_COMMANDS))
 
 
-def test_bash_completes_the_commands_of_the_cache(shell: Shell, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("cache pr", "prune"),
+        ("help ens", "ensure"),
+        ("put --ca", "--cacert --cache-control"),
+        ("cache prune --o", "--older-than"),
+        ("https://example.com/x --ext", "--extract"),
+        ("cache --he", "--help"),
+        ("--progress pl", "plain"),
+        ("--progress = pl", "plain"),
+        ("--output =", "file null tar-extractor"),
+    ],
+)
+def test_bash_completes_what_the_command_takes(
+    shell: Shell, tmp_path: Path, words: str, offered: str
+) -> None:
     shell.run("completion", "bash")
-    probe = "COMP_WORDS=(pgetpy cache pr); COMP_CWORD=2; _pgetpy; echo ${COMPREPLY[*]}"
+    count = len(words.split())
+    probe = f"COMP_WORDS=(pgetpy {words}); COMP_CWORD={count}; _pgetpy; echo ${{COMPREPLY[*]}}"
     script = tmp_path / "probe.bash"
     script.write_text(f"set -u\n{shell.out}\n{probe}")
     said = subprocess.run(["bash", script], capture_output=True, text=True, check=True, timeout=50)
-    assert (said.stdout, said.stderr) == ("prune\n", "")
+    assert (said.stdout, said.stderr) == (f"{offered}\n", "")
 
 
 @pytest.mark.parametrize(

@@ -600,7 +600,7 @@ def test_two_urls_that_would_have_one_name_in_a_folder_are_not_both_published(
     ("line", "words"),
     [
         ("{url}", "expected URL DEST"),
-        ("{url} a b c", "fields"),
+        ("{url} a b c", "got 4"),
         ("ftp://host/x a", "scheme"),
         ("not-a-url a", "http"),
         ("http://:80/x a", "host"),
