@@ -91,11 +91,11 @@ def weights(seed: str = "v1") -> list[Member]:
         folder_member("model"),
         file("model/config.json", f'{{"seed": "{seed}"}}'.encode()),
         file("model/1.safetensors", body(3 * MIB, seed)),
-        *[file(f"small/{n}", body(700 + n, seed)) for n in range(150)],
+        *[file(f"small/{n}", body(700 + n, seed)) for n in range(60)],
         file("model/2.safetensors", body(2 * MIB + 17, seed)),
         ("model/latest", tarfile.SYMTYPE, 0o777, "2.safetensors"),
         ("model/same", tarfile.LNKTYPE, 0o644, "model/config.json"),
-        *[file(f"tail/{n}", body(9_000 + n, seed)) for n in range(40)],
+        *[file(f"tail/{n}", body(9_000 + n, seed)) for n in range(20)],
         file("empty", b""),
     ]
 

@@ -92,11 +92,11 @@ def weights(seed: str = "v1") -> tuple[Member, ...]:
         Member("model/", mode=stat.S_IFDIR | 0o755),
         Member("model/config.json", f'{{"seed": "{seed}"}}'.encode(), method=DEFLATED),
         Member("model/1.safetensors", body(3 * MIB, seed)),
-        *(Member(f"small/{n}", body(700 + n, seed), method=DEFLATED) for n in range(150)),
+        *(Member(f"small/{n}", body(700 + n, seed), method=DEFLATED) for n in range(60)),
         Member("model/deflated", body(MIB + MIB // 2, seed), method=DEFLATED),
         Member("model/2.safetensors", body(2 * MIB + 17, seed)),
         link("model/latest", "2.safetensors"),
-        *(Member(f"tail/{n}", body(9_000 + n, seed)) for n in range(40)),
+        *(Member(f"tail/{n}", body(9_000 + n, seed)) for n in range(20)),
         Member("empty"),
     )
 

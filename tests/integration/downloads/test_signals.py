@@ -504,8 +504,14 @@ def test_a_callers_other_threads_are_not_disturbed(server: Server, tmp_path: Pat
         assert running.result(30).size == len(BODY)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("command", ["download", "multifile", "ensure"])
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [
+        pytest.param(command, number, marks=[] if row == column else [pytest.mark.soak])
+        for row, command in enumerate(["download", "multifile", "ensure"])
+        for column, number in enumerate([signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+    ],
+)
 def test_a_signal_that_was_ignored_before_we_began_is_ignored(
     server: Server, tmp_path: Path, number: int, command: str
 ) -> None:

@@ -84,8 +84,15 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", ["lora", "lora.safetensors", "lora.bin"])
-@pytest.mark.parametrize("kind", REFUSED)
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        # Each by two of the three names in `make test`.
+        pytest.param(kind, name, marks=[pytest.mark.soak] if turn % 3 == left_out else [])
+        for turn, kind in enumerate(REFUSED)
+        for left_out, name in enumerate(["lora", "lora.safetensors", "lora.bin"])
+    ],
+)
 def test_what_is_no_weights_is_refused_in_its_own_words(
     server: Server, cache: WeightsDownloadCache, kind: str, name: str
 ) -> None:

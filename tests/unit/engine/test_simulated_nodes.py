@@ -49,7 +49,7 @@ def test_a_dead_node_costs_one_time_out_a_process(stopped: bool) -> None:
     assert twice.connected["10.0.0.1"] <= once.connected["10.0.0.1"] + 1
 
 
-@pytest.mark.parametrize("fill", [0.0, 1.0, 4.0])
+@pytest.mark.parametrize("fill", [0.0, pytest.param(1.0, marks=pytest.mark.soak), 4.0])
 def test_a_node_that_comes_back_is_used_again(fill: float) -> None:
     slow = NodeLine(rate=2e6, fill=fill)
     back = NodeLine(rate=2e6, fill=fill, lost_at=1.0, back_at=8.0)
