@@ -380,6 +380,14 @@ def test_a_manifest_may_come_by_standard_input(
     assert shell.engine.fail_fast is True
 
 
+def test_a_manifest_by_standard_input_that_is_closed_is_a_usage_error(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert shell.run("multifile", "-") == 2
+    assert shell.err == "pgetpy: standard input: it is closed\n"
+
+
 def test_failures_end_in_a_table(shell: Shell) -> None:
     Path("list.txt").write_text("http://h/a?token=hunter2 a.bin\nhttp://h/b b.bin\n")
     shell.engine.errors["http://h/a?token=hunter2"] = HttpStatusError(
@@ -401,6 +409,15 @@ def test_a_destination_of_a_manifest_that_exists_is_an_error_with_its_line(shell
     line = shell.refuses("multifile", "list.txt", status=1)
     assert line.startswith("destination b.bin already exists (list.txt:3)")
     assert shell.run("multifile", "-f", "list.txt") == 0
+
+
+def test_weights_in_place_of_a_manifest_are_not_read_into_memory(
+    shell: Shell, tmp_path: Path
+) -> None:
+    with (tmp_path / "weights").open("wb") as file:
+        file.truncate(1 << 40)
+    assert shell.run("multifile", str(tmp_path / "weights")) == 2
+    assert shell.err == f"pgetpy: {tmp_path}/weights: it has more than 256 MiB\n"
 
 
 def test_a_bad_line_of_a_manifest_is_an_error_with_its_place(shell: Shell) -> None:
