@@ -100,8 +100,8 @@ def _report_failure(error: PgetError) -> int:
     if isinstance(error, OSError) and error.errno == errno.EPIPE:
         silence_output()
         return PIPE_CLOSED
-    # A usage error quotes arguments, and one in the wrong place may be a URL with a signature.
-    complain(redact_text(str(error)) if isinstance(error, UsageError) else str(error))
+    # Errors quote arguments, and one in the wrong place may be a URL with a signature.
+    complain(redact_text(str(error)))
     return MISUSED if isinstance(error, UsageError) else FAILED
 
 

@@ -17,7 +17,7 @@ from pgetpy.core.report.tally import Tally
 from pgetpy.core.report.text import one_line
 from pgetpy.core.text.units import format_rate, format_size
 from pgetpy.errors import PgetError
-from pgetpy.errors.redact import redact
+from pgetpy.errors.redact import redact, redact_text
 
 
 def complete_line(result: DownloadResult) -> str:
@@ -119,7 +119,7 @@ def failure_record(error: PgetError) -> dict[str, str]:
     `error` is the sentence with its hint, which may change between releases; `error_type` is the
     class, which is an interface.
     """
-    return {"error": str(error), "error_type": type(error).__name__}
+    return {"error": redact_text(str(error)), "error_type": type(error).__name__}
 
 
 def _log_line(message: str, fields: dict[str, str]) -> str:

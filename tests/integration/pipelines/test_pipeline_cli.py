@@ -163,6 +163,14 @@ def test_looking_creates_nothing(run: Run, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_url_in_the_place_of_a_key_shows_no_secret(run: Run) -> None:
+    for flags in ([], ["--json"]):
+        status, out, err = run("rm", "https://user:hunter2@host/?sig=hunter2", *flags)
+        assert status == 1
+        assert "has no pipeline https://***@host/?sig=***" in err
+        assert "hunter2" not in out + err
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
