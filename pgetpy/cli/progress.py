@@ -146,22 +146,22 @@ class PlainProgress(Progress):
             self._write(one_line(self._state(now)))
 
     def _lines(self, event: Event, now: float) -> list[str]:
+        if isinstance(event, Finished) and self.tally.files > _FEW_FILES:
+            return []
         lines = self._notes.lines(event, self.tally, now)
         if isinstance(event, Queued) and event.files > 1:
             lines.append(f"{self._verb} {event.files} files")
         if isinstance(event, Started) and self.tally.files == 1 and not event.held:
             size = "of unknown size" if event.total is None else format_size(event.total)
             lines.append(f"{label(event.dest, event.url)}: {self._verb}, {size}")
-        few = self.tally.files <= _FEW_FILES
-        if isinstance(event, Finished) and few and (self._endings or self.tally.files > 1):
+        if isinstance(event, Finished) and (self._endings or self.tally.files > 1):
             lines.append(finish_line(event.result))
         return lines
 
     def _state(self, now: float) -> str:
         tally = self.tally
         if tally.files > 1:
-            head = f"{tally.ended} of {tally.files} files"
-            return ", ".join([head, *_figures(tally, now)])
+            return ", ".join([f"{tally.ended} of {tally.files} files", *_figures(tally, now)])
         state = next(iter(tally.active.values()), None)
         if state is None:
             return "waiting for the first answer" if not tally.ended else "done"

@@ -40,6 +40,7 @@ from pgetpy.core.destinations.manifest_journal import (
     manifest_digest,
     manifest_journal_name,
     parse_manifest_journal,
+    unnamed_line,
 )
 from pgetpy.core.destinations.names import PART, journal_path, part_name
 from pgetpy.core.http.ranges import Spans
@@ -76,8 +77,8 @@ class ManifestJournal:
         self._broken = False
         self._lock = threading.Lock()
         self._unflushed: list[FinishedFile] = []
-        # Files that note 1 says all about, by line, and their notes 2, to be written with the next.
-        self._told: dict[int, FinishedFile] = {}
+        # Files that note 1 says all about, by line, with note 2, which is written with the next.
+        self._told: dict[int, tuple[FinishedFile, bytes]] = {}
         self._waiting = b""
         self._flushed_at = time.monotonic()
         self._places = _places(jobs, environ)
@@ -125,30 +126,40 @@ class ManifestJournal:
             return job
         return Job(**{**vars(job), "follow": _WholeFile(self, number)})  # faster than `replace`
 
-    def note_whole(self, number: int, status: os.stat_result, *, absent: bool = False) -> None:
-        """Note that the bytes of line `number` are complete; the name follows (note 1).
+    def note_new(self, number: int, status: os.stat_result, path: str) -> None:
+        """As `note_whole`, of a file that is going to be `path`, where nothing is."""
+        size, mtime, inode = status.st_size, status.st_mtime_ns, status.st_ino
+        file = FinishedFile(number, path, size, mtime, inode, flushed=self._flushed)
+        line = file_line(file)
+        self._told[number] = file, line
+        with self._lock:
+            self._write(unnamed_line(line))
 
-        `absent` says that nothing is at the destination, which is then the name itself.
-        """
+    def note_whole(self, number: int, status: os.stat_result) -> None:
+        """Note that the bytes of line `number` are complete; the name follows (note 1)."""
         dest = self._jobs[number].dest or ""
-        mode = 0 if absent else mode_at(dest)
+        mode = mode_at(dest)
         is_link = stat.S_ISLNK(mode)
         is_folder = dest.endswith("/") or (os.path.isdir(dest) if is_link else stat.S_ISDIR(mode))
         path = "" if is_folder else self._real.of(dest, is_link=is_link)
-        size, mtime, inode = status.st_size, status.st_mtime_ns, status.st_ino
-        file = FinishedFile(number, path, size, mtime, inode, named=False)
         if not mode and path:
-            self._told[number] = file
-        self._append(file)
+            self.note_new(number, status, path)
+            return
+        size, mtime, inode = status.st_size, status.st_mtime_ns, status.st_ino
+        self._append(FinishedFile(number, path, size, mtime, inode, named=False))
 
     def note_finished(self, number: int, result: DownloadResult) -> None:
         """Note that line `number` has been carried out, name included (note 2)."""
         if self._broken:
             return
-        told = self._told.pop(number, None)
-        if told is not None and told.size == result.size:
-            # A rename to a name that was free has changed nothing that is noted.
-            self._append(told._replace(named=True), soon=True)
+        file, line = self._told.pop(number, (None, b""))
+        if file is not None and file.size == result.size:
+            # A rename to a name that was free has changed nothing that is noted. A kill before
+            # the next note costs nothing.
+            with self._lock:
+                self._waiting += line
+            if not file.flushed:
+                self._flush_later(file)
             return
         with contextlib.suppress(OSError):
             status = os.lstat(result.dest)
@@ -234,16 +245,13 @@ class ManifestJournal:
             return path
         return away
 
-    def _append(self, file: FinishedFile, *, soon: bool = False) -> None:
-        """Note `file`; `soon`: with the next one, as a kill in between costs nothing."""
+    def _append(self, file: FinishedFile) -> None:
+        """Note `file`."""
         if self._flushed and file.named and not file.flushed:
             file = file._replace(flushed=True)
         line = file_line(file)
         with self._lock:
-            if soon:
-                self._waiting += line
-            else:
-                self._write(line)
+            self._write(line)
         if file.named and not file.flushed:
             self._flush_later(file)
 
@@ -325,9 +333,9 @@ class _WholeFile(Follower):
             with contextlib.suppress(OSError):
                 self._journal.note_whole(self._number, os.fstat(fd))
 
-    def whole(self, fd: int, size: int) -> None:
+    def whole(self, fd: int, size: int, real: str) -> None:
         with contextlib.suppress(OSError):
-            self._journal.note_whole(self._number, os.fstat(fd), absent=True)
+            self._journal.note_new(self._number, os.fstat(fd), real)
 
     def lost(self) -> None:
         self._fd = -1

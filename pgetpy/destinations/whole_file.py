@@ -44,11 +44,11 @@ class WholeFiles:
 
         That is where something exists, an earlier run has left bytes, or another file goes.
         """
-        at, name = os.path.split(dest)
+        at, slash, name = dest.rpartition("/")
         if not name or dest == "-":
             return None
         try:
-            folder = self._folder(at)
+            folder = self._folders.get(at or slash) or self._look_up(at or slash)
             path = folder.prefix + name
             os.lstat(path)
         except FileNotFoundError:
@@ -64,10 +64,8 @@ class WholeFiles:
             return None
         return WholeFile(path, real, folder, folder.prefix + part_name(f"{name}.{self._mark}"))
 
-    def _folder(self, at: str) -> _Folder:
-        folder = self._folders.get(at)
-        if folder is None:
-            folder = self._folders[at] = _Folder(at, self._min_free)
+    def _look_up(self, at: str) -> _Folder:
+        folder = self._folders[at] = _Folder(at, self._min_free)
         return folder
 
     def give_back(self, file: WholeFile) -> None:
@@ -135,7 +133,9 @@ class WholeFile:
         except FileNotFoundError:
             os.makedirs(self._folder.prefix, exist_ok=True)
             self._fd = os.open(self._part, _FLAGS, 0o666)
-        write_all(self._fd, 0, body)
+        written = os.pwrite(self._fd, body, 0)
+        if written < len(body):
+            write_all(self._fd, written, body[written:])
         return self._fd
 
     def publish(self) -> None:

@@ -140,7 +140,7 @@ class Host:
         """
         self.moved += size
         self.latency.add(latency)
-        if not self.rate:
+        if not self.rate and self.pace.is_new:
             # A small answer is mostly waiting.
             self.pace.first_seen(size / max(seconds, _SHORTEST), self.latency.typical)
 

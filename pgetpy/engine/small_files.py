@@ -23,22 +23,18 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from pgetpy.core.http.answers import Answer, Redirected
-from pgetpy.core.http.heads import Head
 from pgetpy.core.http.ranges import EVERYTHING
-from pgetpy.core.http.small_answers import judge_small, plain_length
-from pgetpy.core.http.urls import Link
-from pgetpy.core.references.checksums import Checksum
+from pgetpy.core.http.urls import Link, Origin
 from pgetpy.core.references.jobs import Job
 from pgetpy.core.report.events import Report, Started
 from pgetpy.core.report.results import DownloadResult
 from pgetpy.destinations.file import SMALL
 from pgetpy.destinations.sinks.page_cache import memory_limit
-from pgetpy.destinations.whole_file import WholeFile, WholeFiles
+from pgetpy.destinations.whole_file import WholeFiles
 from pgetpy.engine.context import EngineContext
 from pgetpy.engine.hosts import Host
-from pgetpy.engine.provenance import Provenance
 from pgetpy.engine.requests import Route
+from pgetpy.engine.small_file import SmallFile
 from pgetpy.engine.small_lane import SmallLane
 from pgetpy.engine.transports.failures import failed
 from pgetpy.engine.transports.small_request import SmallRequest
@@ -50,53 +46,6 @@ from pgetpy.system.logs import RoomLog
 
 _SOURCE = "origin"
 _LOG = RoomLog("engine")
-
-
-class SmallFile:
-    """A job that may turn out to be a small file.
-
-    Attributes:
-        key: of the job.
-        url: of the object, as results show it.
-        link: where it is.
-        place: where it goes.
-        host: of `link`; None if that has to be looked up.
-        answer: what is believed of the answer; None for one that a transfer has to judge.
-    """
-
-    __slots__ = ("_most", "answer", "host", "job", "key", "link", "place", "started", "url")
-
-    def __init__(
-        self,
-        key: int,
-        job: Job,
-        url: str,
-        link: Link,
-        place: WholeFile,
-        host: Host | None,
-        most: int,
-        started: float,
-    ) -> None:
-        self.key = key
-        self.job = job
-        self.url = url
-        self.link = link
-        self.place = place
-        self.host = host
-        self.started = started
-        self.answer: Answer | None = None
-        self._most = most
-
-    def length_of(self, head: Head) -> int | None:
-        """Return the length of the body of `head`, None if a transfer has to receive it."""
-        verified = self.job.checksum is not None
-        try:
-            self.answer = judge_small(self.link.url, head, verified=verified, most=self._most)
-        except Redirected:
-            self.answer = None
-            length = plain_length(head)
-            return length if length is not None and length <= SMALL else None
-        return None if self.answer is None else self.answer.stop
 
 
 class Left(NamedTuple):
@@ -143,6 +92,9 @@ class SmallFiles:
         self._finished = finished
         self._fetch = fetch
         self._loop = asyncio.get_running_loop()
+        # Most files are of one host; finding it takes two hashes of its origin.
+        self._origin: Origin | None = None
+        self._host: Host | None = None
         self._places = WholeFiles(settings.min_free, context.paths)
         largest = settings.largest
         self._most = SMALL if largest is None else min(SMALL, largest[0])
@@ -190,8 +142,17 @@ class SmallFiles:
         if place is None:
             return None
         url = redact(job.url if folder else reference.text)
-        host = self.context.hosts.known(link)
-        return SmallFile(key, job, url, link, place, host, self._most, self._loop.time())
+        now = self._loop.time()
+        return SmallFile(key, job, url, link, place, self._known(link), self._most, now)
+
+    def _known(self, link: Link) -> Host | None:
+        """Return the host of `link` if it has been looked up."""
+        if link.trusted or link.origin is not self._origin:
+            host = self.context.hosts.known(link)
+            if host is None or link.trusted:
+                return host
+            self._origin, self._host = link.origin, host
+        return self._host
 
     def close(self, file: SmallFile) -> None:
         """Release the path of `file`, which is not fetched here."""
@@ -204,14 +165,16 @@ class SmallFiles:
 
     def keep(self, file: SmallFile, begun: SmallRequest) -> bool:
         """Make `file` of the body of `begun`, and report it; False to leave that to a transfer."""
-        body, answer = begun.body, file.answer
-        if not begun.complete or answer is None or not _is_right(body, file.job.checksum):
+        if not begun.complete or not file.validator:
+            return False
+        body = begun.body
+        if not file.is_right(body):
             return False
         place, follow, size = file.place, file.job.follow, len(body)
         try:
             fd = place.write(body)
             if follow is not None:
-                follow.whole(fd, size)
+                follow.whole(fd, size, place.real)
             _LOG.debug("%s: %s bytes from %s, 0 held already", place.path, size, file.url)
             self._report(Started(file.key, file.url, place.path, size, 0, False))
             place.publish()
@@ -224,16 +187,15 @@ class SmallFiles:
             place.discard()
             raise
         self.lane.slots.note_small()
-        self._finished(file.key, self._result(file, answer, size))
+        self._finished(file.key, self._result(file, size))
         return True
 
-    def _result(self, file: SmallFile, answer: Answer, size: int) -> DownloadResult:
+    def _result(self, file: SmallFile, size: int) -> DownloadResult:
         seconds = self._loop.time() - file.started
-        checksum = file.job.checksum
-        source = Provenance(file.link.url, answer, answer.whole)
+        checksum, final = file.job.checksum, file.link.url
         return DownloadResult(
             url=file.url,
-            final_url=file.url if source.url == file.job.url else redact(source.url),
+            final_url=file.url if final == file.job.url else redact(final),
             dest=file.place.path,
             size=size,
             digest=str(checksum) if checksum is not None else None,
@@ -241,8 +203,8 @@ class SmallFiles:
             bytes_per_second=size / seconds if seconds > 0 else 0.0,
             requests=1,
             connections=1,
-            validator=source.validator,
-            single_stream=source.single_stream,
+            validator=file.validator,
+            single_stream=file.single_stream,
             verified="none" if checksum is None else "digest",
             bytes_by_source={_SOURCE: size},
         )
@@ -284,14 +246,14 @@ class Carrier:
         finally:
             self._stop()
 
-    def _go_on(self, done: SmallRequest) -> None:
-        """Request the next file over the connection of `done`, whose body has been used."""
+    def _go_on(self, begun: SmallRequest) -> None:
+        """Request the next file over the connection of `begun`, whose body has been used."""
         self._file = None
-        stream, host, lane = done.stream, self._host, self._lane
+        stream, host, lane = begun.stream, self._host, self._lane
         assert stream is not None
         assert host is not None
-        assert done.head is not None
-        usable = not done.surplus and may_stay_open(done.head) and stream.silent()
+        assert begun.head is not None
+        usable = not begun.surplus and may_stay_open(begun.head) and stream.silent()
         key = None
         if usable and not lane.slots.crowded and lane.may_ask_now(host):
             key = next(self._files.keys, None)
@@ -299,13 +261,11 @@ class Carrier:
         if key is None or file is None or file.host is not host:
             self._begun = None
             stream.listen(None)
-            lane.end(done)
+            lane.end(begun)
             self._finish(None if key is None else Left(key, file))
             return
-        lane.reuse(done.buffer)
-        begun = self._begun = self._files.request(file, host)
-        begun.stream = stream
-        if not stream.ask_now(begun.request):
+        request = begun.renew(file.link.url, file.length_of)
+        if request is None or not stream.send_now(request):
             self._ask_anew(file, begun)
             return
         self._born = lane.begin(host, begun)
@@ -367,16 +327,3 @@ class Carrier:
             self._begun.forget()
             self._note_end()
             self._begun.close()
-
-
-def _is_right(body: memoryview, checksum: Checksum | None) -> bool:
-    """Whether `body` has the digest that it should have, if any."""
-    if checksum is None:
-        return True
-    from pgetpy.engine.hashing import new_hash
-
-    made = new_hash(checksum.algorithm, checksum.prefix)
-    if made is None:
-        return False
-    made.update(body)
-    return f"{checksum.algorithm}:{made.hexdigest()}" == str(checksum)

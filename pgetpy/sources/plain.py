@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from pgetpy.core.destinations.names import name_from_url
-from pgetpy.core.http.urls import local_link, parse_link
+from pgetpy.core.http.urls import PLAIN_URL, local_link, parse_link
 from pgetpy.core.references.reference import Reference, Wanted, key_for, wanted_of
 from pgetpy.errors.redact import redact
 from pgetpy.settings import SourceSection
@@ -25,7 +25,8 @@ class Plain(Source[SourceSection]):
             return None
         local = text[:5].lower() == "file:"
         link = local_link(text) if local else parse_link(text)
-        chosen = wanted_of(urlsplit(text).path, wanted)
+        # A plain URL ends with its path; splitting takes as long as everything else here.
+        chosen = wanted_of(text if PLAIN_URL.fullmatch(text) else urlsplit(text).path, wanted)
         return Reference(
             self.name,
             text,

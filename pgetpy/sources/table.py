@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from pgetpy.core.destinations.names import check_unicode
-from pgetpy.core.http.urls import parse_link
+from pgetpy.core.http.urls import PLAIN_URL, parse_link
 from pgetpy.core.lazy_dataclass import dataclass, replace
 from pgetpy.core.references.patterns import EVERYTHING, Patterns
 from pgetpy.core.references.reference import Reference, choosing
@@ -297,6 +297,9 @@ def _ask_others(
 
 def _web_host(text: str) -> str:
     """Return the host of an http or https URL; empty for any other text."""
+    plain = PLAIN_URL.fullmatch(text)
+    if plain is not None:
+        return plain[1].partition("://")[2].partition(":")[0]
     if text[:8].lower().startswith(("http://", "https://")):
         with suppress(ValueError):
             return _bare_host(urlsplit(text).netloc)

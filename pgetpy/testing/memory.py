@@ -151,7 +151,7 @@ class _MemoryAnswer:
     async def ask(self, request: Request) -> None:
         await asyncio.sleep(0)
 
-    def ask_now(self, request: Request) -> bool:
+    def send_now(self, request: bytes) -> bool:
         return False  # the network has to be told of each request
 
     def silent(self) -> bool:

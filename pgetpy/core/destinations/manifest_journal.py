@@ -87,6 +87,12 @@ def file_line(file: FinishedFile) -> bytes:
     return checked_line(f"{text}}}")
 
 
+def unnamed_line(line: bytes) -> bytes:
+    """Return the line for the time before a file has its name, given the `line` for after it."""
+    before = line.rpartition(b'"named": true')[0]
+    return checked_line(f'{before.decode("ascii")}"named": false}}')
+
+
 def parse_manifest_journal(data: bytes) -> dict[int, list[FinishedFile]]:
     """Return what was noted of each line of the manifest, the latest last.
 

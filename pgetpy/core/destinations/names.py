@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
-from pgetpy.core.http.urls import Link, parse_link
+from pgetpy.core.http.urls import PLAIN_URL, Link, parse_link
 from pgetpy.errors import BadReferenceError
 
 # NAME_MAX of the usual file systems, in bytes.
@@ -60,9 +61,19 @@ def check_url(url: str, link: Link | None = None) -> None:
     if "://" not in url:
         raise BadReferenceError(url, "it does not begin with http:// or https://")
     host = (link or parse_link(url)).origin.host
+    plain = PLAIN_URL.fullmatch(url)
+    if plain is not None and _is_usable(plain[1]):
+        return
     parts = urlsplit(url)
     if parts.port == 0 or not _is_host(host, parts.netloc):
         raise BadReferenceError(url, "its host or port is malformed")
+
+
+@lru_cache(maxsize=256)
+def _is_usable(beginning: str) -> bool:
+    """Whether a URL that begins with this scheme, host and port can lead to a server."""
+    parts = urlsplit(beginning)
+    return parts.port != 0 and _is_host(parse_link(beginning).origin.host, parts.netloc)
 
 
 def check_unicode(text: str) -> None:
@@ -76,6 +87,9 @@ def name_from_url(url: str) -> str | None:
     """Return the safe form of the last component of the URL's path; None where there is none."""
     if url[:5].lower() == "data:":
         return None
+    if PLAIN_URL.fullmatch(url):
+        last = url.rpartition("/")[2]
+        return _safe_name(unquote(last, errors="replace") if "%" in last else last)
     return _safe_name(unquote(urlsplit(url).path, errors="replace"))
 
 

@@ -70,7 +70,7 @@ class Identity:
     @property
     def strong(self) -> bool:
         """Whether an ETag promises equal bytes (RFC 9110, 8.8.1)."""
-        return self.etag is not None and _STRONG_ETAG.fullmatch(self.etag) is not None
+        return is_strong(self.etag)
 
     @property
     def if_range(self) -> str | None:
@@ -88,6 +88,11 @@ class Identity:
     def __str__(self) -> str:
         size = "unknown size" if self.total is None else f"{self.total} bytes"
         return f"{size}, {self.etag or self.last_modified or 'no validator'}"
+
+
+def is_strong(etag: str | None) -> bool:
+    """Whether an ETag header promises equal bytes (RFC 9110, 8.8.1)."""
+    return etag is not None and _STRONG_ETAG.fullmatch(etag) is not None
 
 
 @dataclass(frozen=True)

@@ -148,6 +148,11 @@ class ConcurrencyController:
         """How many connections there may soon be: the ceiling as long as the climb goes on."""
         return self.ceiling if self._climbing else self.level
 
+    @property
+    def is_new(self) -> bool:
+        """Whether it has learned nothing yet, so that `first_seen` may change it."""
+        return self._best is None
+
     def first_seen(self, rate: float, latency: float) -> None:
         """Take the first step at once where the first connection is slow, or slow to answer.
 

@@ -56,18 +56,36 @@ class Latency:
             twenty may take ten times as long as the others without changing either value.
     """
 
-    typical: float = 0.0
-    late: float = float("inf")
+    _typical: float = 0.0
+    _late: float = float("inf")
     _recent: deque[float] = field(default_factory=partial(deque, maxlen=_REMEMBERED), repr=False)
+    _changed: bool = False
+
+    @property
+    def typical(self) -> float:
+        if self._changed:
+            self._sort()
+        return self._typical
+
+    @property
+    def late(self) -> float:
+        if self._changed:
+            self._sort()
+        return self._late
 
     def add(self, seconds: float) -> None:
         """Add the time of one answer."""
         self._recent.append(seconds)
+        self._changed = True
+
+    def _sort(self) -> None:
+        """Put in order what has been added. Small files add far more often than anyone looks."""
+        self._changed = False
         ordered = sorted(self._recent)
         count = len(ordered)
-        self.typical = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
+        self._typical = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
         most = ordered[min(count - 1, count * 4 // 5)]
-        self.late = max(_SOONEST_LATE, _LATE_TIMES * most)
+        self._late = max(_SOONEST_LATE, _LATE_TIMES * most)
 
 
 @dataclass

@@ -22,6 +22,28 @@ def plain_length(head: Head) -> int | None:
     return int(length) if length.isdecimal() and len(length) <= MOST_DIGITS else None
 
 
+def stated_whole(head: Head) -> int | None:
+    """Return the size of the object if `head` is the usual answer to a request for everything.
+
+    That is a 206 whose Content-Range and Content-Length say that it has all bytes, as they are. For
+    it `judge` would find `ranged` and not `whole`. None for any other answer.
+    """
+    headers = head.headers
+    length = headers.get("content-length", "")
+    if head.status != 206 or not (length.isdecimal() and length.isascii()):
+        return None
+    if len(length) > MOST_DIGITS or length[0] == "0":
+        return None
+    size = int(length)
+    plain = (
+        headers.get("content-range") == f"bytes 0-{size - 1}/{length}"
+        and "content-encoding" not in headers
+        and "transfer-encoding" not in headers
+        and not headers.get("content-type", "")[:9].lower().startswith("multipart")
+    )
+    return size if plain else None
+
+
 def judge_small(url: str, head: Head, *, verified: bool, most: int) -> Answer | None:
     """Return what may be believed of `head`, the first answer to a request for everything.
 

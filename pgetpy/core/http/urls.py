@@ -35,8 +35,9 @@ _PATH_SAFE = "/%:@!$&'()*+,;=~-._[]"
 _QUERY_SAFE = _PATH_SAFE + "?|\\^`{}"
 # Characters that a file's path keeps unencoded: those without a meaning of their own in a URL.
 _PLAIN_PATH = "/:@!$&'()*+,;=~-._"
-# A URL that needs no escaping, and whose beginning alone says whether it is in its one form.
-_PLAIN_URL = re.compile(r"(https?://[a-z0-9.-]+(?::\d+)?)/[\w.~!$&'()*+,;=:%/-]*", re.ASCII)
+# A URL that needs no escaping, and whose beginning alone says whether it is in its one form. What
+# follows its last slash is what its path ends with.
+PLAIN_URL = re.compile(r"(https?://[a-z0-9.-]+(?::\d+)?)/[\w.~!$&'()*+,;=:%/-]*", re.ASCII)
 _MOST_ORIGINS = 256
 # Headers that say nothing about the user may follow a redirect anywhere.
 _HARMLESS_HEADERS = frozenset({"user-agent", "accept", "accept-language"})
@@ -141,7 +142,7 @@ def parse_link(url: str) -> Link:
     Raises:
         BadReferenceError: it is not an http or https URL with a host.
     """
-    plain = _PLAIN_URL.fullmatch(url)
+    plain = PLAIN_URL.fullmatch(url)
     if plain is not None and plain[1] in _ORIGINS:
         return Link(url, _ORIGINS[plain[1]])
     try:

@@ -26,9 +26,10 @@ class Follower(Protocol):
     def landed(self, spans: Spans) -> None:
         """All bytes of `spans` have been written."""
 
-    def whole(self, fd: int, size: int) -> None:
-        """All `size` bytes of a file have been written to what `fd` is open on, at a path where
-        nothing was: `began` and `landed` at once."""
+    def whole(self, fd: int, size: int, real: str) -> None:
+        """All `size` bytes of a file have been written to what `fd` is open on: `began` and
+        `landed` at once. It is going to be `real`, a path without symbolic links where nothing
+        was."""
         self.began(fd, size)
         self.landed(Spans([Span(0, size)]))
 

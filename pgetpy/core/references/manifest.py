@@ -93,7 +93,9 @@ class _Reading:
     jobs: list[Job] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    seen: dict[tuple[str, str], Job] = field(default_factory=dict)
+    # The first job for each destination, and those where there are several.
+    first: dict[str, Job] = field(default_factory=dict)
+    several: dict[tuple[str, str], Job] = field(default_factory=dict)
 
     def take(self, line: int, content: str) -> None:
         try:
@@ -121,13 +123,20 @@ class _Reading:
         _check_dest(fields[1])
         return Job(url, fields[1], checksum, extract=extract, reference=reference, place=place)
 
+    def _name_in(self, job: Job) -> str:
+        """Return what tells `job` from others of its destination: in a folder, the URL."""
+        return job.url if not job.extract and self.is_folder(job.dest or "") else ""
+
     def _is_repeated(self, job: Job, line: int) -> bool:
         if job.dest is None:
             return False
-        # Two spellings of one path are one destination; a folder is one for each URL.
-        named = self.is_folder(job.dest) and not job.extract
-        key = (_one_spelling(job.dest), job.url if named else "")
-        earlier = self.seen.setdefault(key, job)
+        # Two spellings of one path are one destination.
+        spelling = _one_spelling(job.dest)
+        first = self.first.setdefault(spelling, job)
+        if first is job:
+            return False
+        self.several.setdefault((spelling, self._name_in(first)), first)
+        earlier = self.several.setdefault((spelling, self._name_in(job)), job)
         if earlier is job:
             return False
         if earlier.url != job.url:

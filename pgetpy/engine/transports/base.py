@@ -90,7 +90,9 @@ class Request:
 class Begun(Protocol):
     """A request that was sent before it was known which exchange takes its answer."""
 
-    request: Request
+    @property
+    def request(self) -> Request:
+        """The request."""
 
     def close(self) -> None:
         """Close its connection: no one waits for the answer any more."""

@@ -180,12 +180,13 @@ class Connection:
         """Send `request`. Its answer has to be read before the next one is sent."""
         await self._send(self._seal(bytes_of(request)))
 
-    def ask_now(self, request: Request) -> bool:
-        """See `AnswerStream.ask_now`."""
-        data = self._seal(bytes_of(request))
-        with contextlib.suppress(OSError):
+    def send_now(self, request: bytes) -> bool:
+        """See `AnswerStream.send_now`."""
+        data = request if self._tls is None else self._seal(request)
+        try:
             return self.sock.send(data) == len(data)
-        return False
+        except OSError:
+            return False
 
     async def receive_into(self, buffer: memoryview) -> int:
         """Receive what there is into `buffer`, waiting for the first byte; 0 at the end."""

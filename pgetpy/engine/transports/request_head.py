@@ -25,6 +25,29 @@ def bytes_of(request: Request) -> bytes:
     return _encode(request, f"GET {target} HTTP/1.1", fields)
 
 
+class RequestHeads:
+    """Makes the heads of requests that differ from `request` in the paths of their URLs alone.
+
+    Args:
+        request: one to a host, not to a proxy.
+    """
+
+    def __init__(self, request: Request) -> None:
+        authority = AUTHORITY.match(request.url)
+        assert authority is not None
+        assert request.proxy is None
+        self._before = f"{authority.group()}/"
+        self._slash = authority.end()
+        data = bytes_of(request)
+        self._fields = data[data.index(b" HTTP/1.1") :]
+
+    def of(self, url: str) -> bytes | None:
+        """Return the request for `url` as it is sent; None where `bytes_of` has to look at it."""
+        if not (url.startswith(self._before) and url.isascii() and url.isprintable()):
+            return None
+        return b"GET " + url[self._slash :].encode() + self._fields
+
+
 def connect_request(request: Request) -> bytes:
     """Return the CONNECT request for the host of `request`; its own headers are for the host."""
     assert request.proxy is not None

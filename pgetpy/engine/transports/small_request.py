@@ -19,7 +19,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pgetpy.core.http.heads import Head
+from pgetpy.core.lazy_dataclass import replace
 from pgetpy.engine.transports.base import Request
+from pgetpy.engine.transports.request_head import RequestHeads
 from pgetpy.engine.transports.wire import HeadReader
 
 
@@ -38,7 +40,7 @@ class AnswerStream(Protocol):
     async def ask(self, request: Request) -> None:
         """Send `request`."""
 
-    def ask_now(self, request: Request) -> bool:
+    def send_now(self, request: bytes) -> bool:
         """Send `request` without waiting; False where it has to be sent another way."""
 
     def silent(self) -> bool:
@@ -55,7 +57,7 @@ class AnswerStream(Protocol):
 
 
 class SmallRequest:
-    """One request, and what has come of its answer.
+    """One request, and what has come of its answer. `renew` makes it the next one to the host.
 
     Args:
         buffer: takes head and body.
@@ -74,7 +76,6 @@ class SmallRequest:
     def __init__(
         self, request: Request, buffer: bytearray, length_of: Callable[[Head], int | None]
     ) -> None:
-        self.request = request
         self.buffer = buffer
         self.stream: AnswerStream | None = None
         self.reader = HeadReader(buffer)
@@ -83,10 +84,41 @@ class SmallRequest:
         self.complete = False
         self.error: Exception | None = None
         self.failure: Exception | None = None
+        self._request = request
+        self._url = request.url
+        self._heads: RequestHeads | None = None
+        self._usual_size = len(buffer)
         self._length_of = length_of
         self._loop = asyncio.get_running_loop()
         self._ended: Callable[[], None] | None = None
         self._size = 0
+
+    @property
+    def request(self) -> Request:
+        """The request that is being answered."""
+        if self._request.url != self._url:
+            self._request = replace(self._request, url=self._url)
+        return self._request
+
+    def renew(self, url: str, length_of: Callable[[Head], int | None]) -> bytes | None:
+        """Become the request for `url`, of the same host and with the same headers.
+
+        The body before is lost: its buffer is used again, unless it had grown. Thousands of files
+        are requested so, and an object for each request would take longer than sending it.
+
+        Returns:
+            The request as it is sent; None where it has to be sent another way.
+        """
+        if self._heads is None:
+            self._heads = RequestHeads(self._request)
+        self._url, self._length_of = url, length_of
+        self.head, self.complete, self._size = None, False, 0
+        if len(self.buffer) == self._usual_size:
+            self.reader.restart()
+        else:
+            self.buffer = bytearray(self._usual_size)
+            self.reader = HeadReader(self.buffer)
+        return self._heads.of(url)
 
     @property
     def body(self) -> memoryview:
@@ -96,7 +128,7 @@ class SmallRequest:
     @property
     def surplus(self) -> bool:
         """Whether more has come than belongs to the answer."""
-        return len(self.reader.rest) > self._size
+        return self.reader.rest_size > self._size
 
     async def ask(self, stream: AnswerStream) -> None:
         """Send the request over `stream` and wait for the answer, unless `interrupt` is called.
@@ -174,22 +206,23 @@ class SmallRequest:
         """Receive once; whether all has come, False if it will not come here, None for not yet."""
         if self.head is not None:
             return self._receive_body(stream)
-        count = stream.receive_now(self.reader.space)
+        reader = self.reader
+        count = stream.receive_now(reader.space)
         if count is None:
             return None
         if not count:
             raise ConnectionError("closed by the server before it answered")
-        self.head = self.reader.feed(count)
-        if self.head is None:
+        head = self.head = reader.feed(count)
+        if head is None:
             return None
         stream.fresh = False
         self.answered = self._loop.time()
-        size = self._length_of(self.head)
+        size = self._length_of(head)
         if size is None:
             return False
         self._size = size
-        self.buffer = self.reader.make_room(size + 1)  # see `_receive_body`
-        return True if len(self.reader.rest) >= size else None
+        self.buffer = reader.make_room(size + 1)  # see `_receive_body`
+        return True if reader.rest_size >= size else None
 
     def _receive_body(self, stream: AnswerStream) -> bool | None:
         """As `_receive`, once the head is there.
@@ -197,7 +230,7 @@ class SmallRequest:
         One byte more than the body is asked for. If it comes, it cannot belong to the next answer,
         whose request has not been sent: `surplus` says so, and the connection is closed.
         """
-        missing = self._size - len(self.reader.rest)
+        missing = self._size - self.reader.rest_size
         try:
             count = stream.receive_now(self.reader.space[: missing + 1])
         except OSError:

@@ -50,19 +50,25 @@ _LENGTH = r"(?a)\+?(\d+)(?:[ \t;].*)?"
 
 
 class HeadReader:
-    """Finds the final head in received bytes.
-
-    Attributes:
-        rest: once the head is found, the part of the body that came with it. A view of the
-            reader's buffer, so the reader must not be fed any more.
-    """
+    """Finds the final head in received bytes."""
 
     def __init__(self, buffer: bytearray | None = None) -> None:
         self._use(bytearray(_FIRST_SIZE) if buffer is None else buffer)
-        self._filled = 0
-        self._begin = 0
-        self._searched = 0
-        self.rest = self._buffer[:0]
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was received: another answer is read into the same buffer."""
+        self._filled = self._begin = self._searched = 0
+
+    @property
+    def rest(self) -> memoryview:
+        """Once the head is found, what has come behind it: a view of the reader's buffer."""
+        return self._buffer[self._begin : self._filled]
+
+    @property
+    def rest_size(self) -> int:
+        """How many bytes have come behind the head."""
+        return self._filled - self._begin
 
     @property
     def received(self) -> bool:
@@ -104,7 +110,6 @@ class HeadReader:
             head = parse_head(bytes(self._buffer[self._begin : end.start()]))
             self._begin = self._searched = end.end()
             if head.status >= 200:
-                self.rest = self._buffer[self._begin : self._filled]
                 return head
 
     def make_room(self, size: int) -> bytearray:
@@ -112,13 +117,11 @@ class HeadReader:
         missing = self._begin + size - len(self._data)
         if missing > 0:
             self._use(self._data + bytes(missing))
-            self.rest = self._buffer[self._begin : self._filled]
         return self._data
 
     def add_body(self, count: int) -> None:
         """Take `count` more bytes of the body, which came into `space` after the head."""
         self._filled += count
-        self.rest = self._buffer[self._begin : self._filled]
 
     def _use(self, data: bytearray) -> None:
         self._data = data
@@ -130,7 +133,7 @@ def _parse_usual_head(data: bytes) -> Head | None:
 
     One search for all fields takes a third of the time that lines take one by one.
     """
-    text = data.decode("latin-1")
+    text = str(data, "latin-1")
     match = _USUAL_STATUS.match(text)
     if match is None:
         return None
@@ -186,9 +189,10 @@ def parse_head(data: bytes) -> Head:
 
 def may_stay_open(head: Head) -> bool:
     """Whether the server leaves the connection open for the next request."""
-    if "connection" not in head.headers:
+    stated = head.headers.get("connection", "keep-alive")
+    if stated == "keep-alive":
         return True
-    options = head.headers["connection"].lower().split(",")
+    options = stated.lower().split(",")
     return all(option.strip() != "close" for option in options)
 
 

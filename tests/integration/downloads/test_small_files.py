@@ -52,7 +52,7 @@ pytestmark = pytest.mark.usefixtures("forked_runs")
 
 COUNT, ODD = 9, 4
 # Of Python functions, for one file, from its request to its name.
-MOST_CALLS = 170
+MOST_CALLS = 120
 FIRST = When(request=1)
 # One after the other, so that all files before and behind the odd one share a connection with it.
 IN_TURN = impatient(stall_timeout=1.0, max_concurrent_files=1)

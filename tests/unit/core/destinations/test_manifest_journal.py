@@ -11,6 +11,7 @@ from pgetpy.core.destinations.manifest_journal import (
     manifest_digest,
     manifest_journal_name,
     parse_manifest_journal,
+    unnamed_line,
 )
 
 FILES = [
@@ -27,6 +28,13 @@ def test_what_is_written_is_read(file: FinishedFile, boot: str) -> None:
     (found,) = parse_manifest_journal(boot_line(boot) + file_line(file)).values()
     assert [each.boot for each in found] == [boot]
     assert [each._replace(boot="") for each in found] == [file]
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+def test_the_note_before_the_name_is_made_of_the_one_after_it(flushed: bool) -> None:
+    named = FinishedFile(3, 'a "named": true, b', 10, 20, 30, flushed=flushed)
+    noted = unnamed_line(file_line(named))
+    assert noted == file_line(named._replace(named=False, flushed=False))
 
 
 def test_what_was_noted_later_stands_last_and_belongs_to_its_boot() -> None:

@@ -78,6 +78,13 @@ def test_a_folder_takes_several_urls() -> None:
     assert len(parse_manifest(text, "-", is_folder=lambda dest: dest == "d").jobs) == 2
 
 
+def test_a_folder_takes_files_beside_those_of_an_archive() -> None:
+    lines = ["http://h/1 d", "http://h/2.tar d -x", "http://h/3 d", "http://h/1 d"]
+    read = parse_manifest("\n".join(lines), "-", is_folder=lambda dest: dest == "d")
+    assert [job.url for job in read.jobs] == ["http://h/1", "http://h/2.tar", "http://h/3"]
+    assert len(read.warnings) == 1
+
+
 def test_bytes_that_are_thrown_away_need_no_destination() -> None:
     manifest = parse_manifest("http://h/a\nhttp://h/a x\nhttp://h/b x", "-", to_null=True)
     assert [job.dest for job in manifest.jobs] == [None, None, None]
