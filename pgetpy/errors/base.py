@@ -72,7 +72,7 @@ class BadSettingError(UsageError):
 
     Attributes:
         name: as the caller wrote it: `--chunk-size`, `PGET_CHUNK_SIZE` or `chunk_size`.
-        value: the value, or `***` if it may be a secret.
+        value: the value, `***` if it may be a secret, or None to leave it out of the message.
         reason: a clause that begins with a verb.
     """
 
@@ -83,6 +83,8 @@ class BadSettingError(UsageError):
         self.reason = reason
 
     def sentence(self) -> str:
+        if self.value is None:
+            return f"{self.name} {self.reason}"
         return f"{self.name} {self.value!r}: {self.reason}"
 
 

@@ -101,7 +101,9 @@ class AzSettings(SourceSection):
         try:
             found = parse_connection_string(self.connection)
         except BadConnectionStringError as error:
-            raise BadSettingError(_CONNECTION, "", f"is not a connection string: {error}") from None
+            raise BadSettingError(
+                _CONNECTION, None, f"is not a connection string: {error}"
+            ) from None
         return replace(
             self,
             account=found.name or self.account,
@@ -122,7 +124,7 @@ class AzSettings(SourceSection):
             return self.endpoint
         if not self.account:
             reason = f"is not set; set it, or {_CONNECTION}"
-            raise BadSettingError("AZURE_STORAGE_ACCOUNT", "", reason)
+            raise BadSettingError("AZURE_STORAGE_ACCOUNT", None, reason)
         if not is_account_name(self.account):
             reason = "is not the name of an account (3 to 24 small letters and digits)"
             raise BadSettingError("AZURE_STORAGE_ACCOUNT", self.account, reason)
@@ -311,4 +313,4 @@ def _read_key(text: str) -> bytes:
     try:
         return read_key(text)
     except ValueError:
-        raise BadSettingError(_KEY, "", "is not the base64 of an account's key") from None
+        raise BadSettingError(_KEY, None, "is not the base64 of an account's key") from None

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
 from pgetpy.core.lazy_dataclass import dataclass, field, replace
-from pgetpy.core.objects.names import ObjectName, is_aws, object_url, url_of
-from pgetpy.core.objects.sigv4 import Credentials, encode_path
+from pgetpy.core.objects.names import ObjectName, is_aws, object_url, public_object_url, url_of
+from pgetpy.core.objects.sigv4 import Credentials
 from pgetpy.core.references.reference import Reference, Wanted, key_for, scope_for, wanted_of
 from pgetpy.errors import (
     AccessDeniedError,
@@ -62,8 +62,10 @@ class ObjectStoreSettings(SourceSection):
     """
 
     store: ClassVar[str] = ""
-    # The variables of access key and secret key, for errors; and whether AWS's profiles are read.
+    # The variables of access key and secret key, and another one that keys may come from, for
+    # errors; and whether AWS's profiles are read.
     key_variables: ClassVar[tuple[str, str]] = ("", "")
+    other_keys: ClassVar[str] = ""
     has_profiles: ClassVar[bool] = False
     default_region: ClassVar[str] = "us-east-1"
 
@@ -89,6 +91,12 @@ class ObjectStoreSettings(SourceSection):
     def endpoint_in(self, region: str) -> str:
         """Return the store's own endpoint in `region`."""
         raise NotImplementedError
+
+    @property
+    def ways_to_sign(self) -> str:
+        """The variables that have requests signed, in words."""
+        both = " and ".join(self.key_variables)
+        return f"{both}, or {self.other_keys}" if self.other_keys else both
 
     @property
     def reads_profile(self) -> bool:
@@ -156,8 +164,7 @@ class Bucket:
         """Return the object `named`, at the public URL if there is one."""
         public = self.settings.public_url
         if public:
-            front = public.replace("{bucket}", self.name)
-            return RemoteFile(f"{front}/{encode_path(named.key)}", trusted=True)
+            return RemoteFile(public_object_url(named, public), trusted=True)
         addressing = self.settings.addressing
         return self.remote(object_url(named, endpoint=self.signer.endpoint, addressing=addressing))
 
@@ -250,10 +257,11 @@ def explain_refusal(
     from pgetpy.core.objects.refusals import explain
 
     bucket = bucket_of(settings, named.bucket)
-    hint = explain(error.code, error.status, bucket.signer.asker)
     if settings.public_url:
-        error.hint = hint or error.hint
+        if error.status in (401, 403):
+            error.hint = "requests to a public URL are never signed; check that it lets anyone read"
         return error
+    hint = explain(error.code, error.status, bucket.signer.asker)
     return refusal_error(reference, bucket.store, error, hint)
 
 
@@ -286,6 +294,7 @@ def bucket_of(settings: ObjectStoreSettings, name: str) -> Bucket:
         region=region or _ANY_REGION,
         extra=(CHECKSUM_MODE,) if settings.checksums == "when_supported" else (),
         asks_checksum=settings.checksums != "when_required",
+        to_set="" if settings.signing == "never" else settings.ways_to_sign,
     )
     return Bucket(name, store, settings, signer)
 
@@ -298,11 +307,11 @@ def _keys(settings: ObjectStoreSettings) -> Keys:
         TransferError: a service that should hand out keys does not.
     """
     if settings.signing == "never":
-        return Keys(looked_at="none are wanted: PGET_S3_SIGN is never")
+        return Keys()
     access, secret = settings.key_variables
     if bool(settings.access_key) != bool(settings.secret_key):
         there, missing = (access, secret) if settings.access_key else (secret, access)
-        raise BadSettingError(missing, "", f"is not set, and {there} is; set both")
+        raise BadSettingError(missing, None, f"is not set, and {there} is; set both")
     keys = Keys(looked_at=access)
     if settings.access_key:
         given = Credentials(settings.access_key, settings.secret_key, settings.session_token)
@@ -324,6 +333,6 @@ def _keys(settings: ObjectStoreSettings) -> Keys:
     unsigned = keys.credentials is None and not keys.token
     if unsigned and settings.signing == "always":
         raise BadSettingError(
-            access, "", f"is not set, and requests must be signed ({keys.looked_at})"
+            access, None, f"is not set, and requests must be signed ({keys.looked_at})"
         )
     return keys

@@ -75,6 +75,7 @@ class ObjectSigner:
         bucket: its name.
         extra: further `x-amz-*` headers for GETs, which are signed as well.
         asks_checksum: see `RequestSigner.asks_checksum`.
+        to_set: see `Asker.to_set`.
 
     Attributes:
         endpoint, region: as above; they change when a store names another region.
@@ -92,11 +93,13 @@ class ObjectSigner:
         region: str,
         extra: Sequence[tuple[str, str]] = (),
         asks_checksum: bool = True,
+        to_set: str = "",
     ) -> None:
         self._lock = threading.Lock()
         self._keys = keys
         self._credentials = keys.credentials
         self._store = store
+        self._to_set = to_set
         self.endpoint = endpoint
         self._bucket = bucket
         self.region = region
@@ -125,7 +128,7 @@ class ObjectSigner:
 
         return Asker(
             self._store, key, self._keys.origin, self._keys.looked_at, self.region, self._bucket,
-            self._skew or None, by_token,
+            self._skew or None, by_token, self._to_set,
         )  # fmt: skip
 
     def headers(

@@ -1,6 +1,7 @@
 """S3 and the stores that speak its protocol: s3://, b2:// (Backblaze) and gs:// (Google).
 
 s3://BUCKET/KEY[?versionId=ID]    one object
+gs://BUCKET/KEY[?generation=N]    the same at Google
 s3://BUCKET/FOLDER/               all objects below it
 s3://BUCKET/FOLDER/*.json         those whose keys match the pattern
 
@@ -103,6 +104,7 @@ class S3Settings(ObjectStoreSettings):
 
     store = "Amazon S3"
     key_variables = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    other_keys = "AWS_PROFILE"
     has_profiles = True
 
     def endpoint_in(self, region: str) -> str:
@@ -148,7 +150,7 @@ class S3:
             there, missing = "access_key_id", "secret_access_key"
             if self.secret_access_key:
                 there, missing = missing, there
-            raise BadSettingError(missing, "", f"is not given, and {there} is; give both")
+            raise BadSettingError(missing, None, f"is not given, and {there} is; give both")
         self._changes()
 
     def applied_to(self, sources: SourceSettings) -> SourceSettings:
@@ -221,7 +223,7 @@ class B2Settings(ObjectStoreSettings):
 
     def endpoint_in(self, region: str) -> str:
         if not region:
-            raise BadSettingError("B2_REGION", "", "is not set; set it, such as to us-west-004")
+            raise BadSettingError("B2_REGION", None, "is not set; set it, such as to us-west-004")
         return f"https://s3.{region}.backblazeb2.com"
 
 
@@ -247,6 +249,7 @@ class GsSettings(ObjectStoreSettings):
     store = "Google Cloud Storage"
     default_region = "auto"
     key_variables = ("GS_ACCESS_KEY_ID", "GS_SECRET_ACCESS_KEY")
+    other_keys = "GOOGLE_OAUTH_ACCESS_TOKEN"
 
     def endpoint_in(self, region: str) -> str:
         return "https://storage.googleapis.com"

@@ -108,6 +108,23 @@ def test_signed_names_are_accepted(azurite: Azurite, tmp_path: Path, name: str) 
     assert (tmp_path / "out").read_bytes() == b"content"
 
 
+def test_a_folder_may_have_odd_names(azurite: Azurite, tmp_path: Path) -> None:
+    names = (
+        "a b+c%20é#y&z=1.txt",
+        "a;b,c:d@e!$'()",
+        "d/日本 😀/x",
+        "back\\slash",
+        "<\"&'>",
+        "q?x=1",
+    )
+    for name in names:
+        azurite.put("models", f"odd/{name}", name.encode())
+    get("az://models/odd/", tmp_path / "out", azurite.environ)
+    assert contents(tmp_path / "out") == {name: name.encode() for name in names}
+    get("az://models/odd/d/*x", tmp_path / "some", azurite.environ)
+    assert list(contents(tmp_path / "some")) == ["日本 😀/x"]
+
+
 def test_ranges_are_signed_and_tied(azurite: Azurite, tmp_path: Path) -> None:
     result = get("az://models/dir/model.bin", tmp_path / "out", azurite.environ, chunk_size=2 << 20)
     assert (tmp_path / "out").read_bytes() == BODY

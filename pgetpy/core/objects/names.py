@@ -3,11 +3,12 @@
     s3://BUCKET/KEY[?versionId=ID]     one object; b2:///KEY takes the bucket of B2_BUCKET
     s3://BUCKET/FOLDER/                the objects whose keys begin so
     s3://BUCKET/FOLDER/*.json          those whose keys match
+    gs://BUCKET/KEY[?generation=N]     the same at Google, whose versions are generations
     az://CONTAINER/BLOB[?snapshot=T]   the same at Azure, whose words are container and blob
 
 The text of a key is literal, as for `aws s3`: `%20` is three characters, and `?` and `#` are
-characters like any other. Only a `*`, a slash at the end and `?versionId=` at the very end (Azure's
-`?versionid=` and `?snapshot=`) are instructions.
+characters like any other. Only a `*`, a slash at the end and `?versionId=` at the very end (for
+Google `?generation=`, for Azure `?versionid=` and `?snapshot=`) are instructions.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ from pgetpy.errors import BadReferenceError
 # 255 characters.
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _VERSION = re.compile(r"\?(versionId)=([A-Za-z0-9._~+/=-]{1,1024})\Z")
+# Google Cloud Storage XML API, "Query string parameters". It ignores `versionId`.
+_GENERATION = re.compile(r"\?(generation)=(\d{1,20})\Z", re.ASCII)
 # Azure Storage REST API, "Naming and referencing containers, blobs, and metadata".
 _CONTAINER = re.compile(r"\$(?:root|web|logs|blobchangefeed)|(?=.{3,63}\Z)[a-z0-9]+(?:-[a-z0-9]+)*")
 # A time, to a ten-millionth of a second.
 _BLOB_VERSION = re.compile(r"\?(versionid|snapshot)=([0-9TZ:.-]{10,40})\Z")
+_VERSIONS = {"az": _BLOB_VERSION, "gs": _GENERATION}
 # Amazon S3 User Guide, "Object key naming guidelines".
 LONGEST_KEY = 1024
 _AWS = "amazonaws.com"
@@ -105,7 +109,7 @@ def parse_object_name(text: str, bucket: str = "") -> ObjectName:
         if not azure:
             form = f"bucket has no valid name; write {scheme}://BUCKET/KEY"
         raise BadReferenceError(text, f"its {form}")
-    found = (_BLOB_VERSION if azure else _VERSION).search(key)
+    found = _VERSIONS.get(scheme, _VERSION).search(key)
     key = key[: found.start()] if found else key
     # Azure counts characters, and Amazon bytes.
     if len(key if azure else key.encode(errors="surrogateescape")) > LONGEST_KEY:
@@ -144,8 +148,20 @@ def url_of(
 
 def object_url(name: ObjectName, *, endpoint: str, addressing: str = "auto") -> str:
     """Return the URL of the object `name`; see `url_of`."""
-    query = encode_query([(name.version_kind, name.version)]) if name.version else ""
+    query = _version_query(name)
     return url_of(name.bucket, name.key, endpoint=endpoint, addressing=addressing, query=query)
+
+
+def public_object_url(name: ObjectName, front: str) -> str:
+    """Return the URL of the object `name` at `front`, a URL in front of the bucket, in which
+    `{bucket}` stands for the bucket's name."""
+    query = _version_query(name)
+    front = front.replace("{bucket}", name.bucket)
+    return f"{front}/{encode_path(name.key)}{'?' if query else ''}{query}"
+
+
+def _version_query(name: ObjectName) -> str:
+    return encode_query([(name.version_kind, name.version)]) if name.version else ""
 
 
 def aws_endpoint(region: str) -> str:

@@ -76,6 +76,8 @@ class Asker:
         bucket: the bucket.
         skew: how many seconds the machine's clock is ahead of the server's; None if unknown.
         by_token: whether an OAuth token was sent in place of a signature.
+        to_set: the variables that have requests signed, in words; empty if signatures are not
+            wanted.
     """
 
     store: str
@@ -86,6 +88,7 @@ class Asker:
     bucket: str
     skew: float | None = None
     by_token: bool = False
+    to_set: str = ""
 
 
 def explain(code: str, status: int, who: Asker) -> str:
@@ -100,10 +103,12 @@ def explain(code: str, status: int, who: Asker) -> str:
             f"the OAuth token ({who.origin_of_keys}) has expired, or may not read it; get a new "
             "one, as by `gcloud auth print-access-token`"
         )
+    if status in (401, 403) and not who.key_id and not who.to_set:
+        return "the request was not signed, because PGET_S3_SIGN is never or a policy forbids it"
     if status in (401, 403) and not who.key_id:
         return (
             f"the request was not signed, because no keys were found ({who.looked_at}); set "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+            f"{who.to_set}"
         )
     if status in (401, 403):
         return (

@@ -235,6 +235,25 @@ def test_folders_and_patterns_are_listed_page_by_page(store: BlobStore, tmp_path
         get("az://models/none/", tmp_path / "none", environ)
 
 
+def test_a_folder_that_was_interrupted_goes_on(store: BlobStore, tmp_path: Path) -> None:
+    files = {f"f/{name}": body(200_000, seed=name) for name in range(4)}
+    for name, data in files.items():
+        store.put("models", name, data)
+    store.before[3] = lambda: store.refuse(403, "AuthorizationFailure", times=50)
+    with pytest.raises(PgetError, match="AuthorizationFailure"):
+        get("az://models/f/", tmp_path / "out", store.environ, concurrency=1)
+    store.forgive()
+    get("az://models/f/", tmp_path / "out", store.environ)
+    assert contents(tmp_path / "out") == {name[2:]: data for name, data in files.items()}
+
+
+def test_a_folder_is_one_entry_of_the_cache(store: BlobStore, tmp_path: Path) -> None:
+    store.put("models", "f/a", b"a")
+    store.put("models", "f/b/c", b"c")
+    cache = opened(tmp_path / "cache", sources=SourceSettings(environ=store.environ))
+    assert contents(cache.ensure("az://models/f/")) == {"a": b"a", "b/c": b"c"}
+
+
 def test_names_that_lead_elsewhere_are_refused(store: BlobStore, tmp_path: Path) -> None:
     store.put("models", "f/../../up", b"x")
     with pytest.raises(PgetError, match="up"):

@@ -114,7 +114,7 @@ def test_an_empty_object_is_fetched(store: ObjectStore, tmp_path: Path) -> None:
 
 def test_half_a_key_and_no_key_are_told_apart(store: ObjectStore, tmp_path: Path) -> None:
     half = {k: v for k, v in store.environ.items() if k != "AWS_SECRET_ACCESS_KEY"}
-    with pytest.raises(BadSettingError, match="AWS_SECRET_ACCESS_KEY"):
+    with pytest.raises(BadSettingError, match=r"^AWS_SECRET_ACCESS_KEY is not"):
         get(URL, tmp_path / "out", half)
     none = {k: v for k, v in half.items() if k != "AWS_ACCESS_KEY_ID"}
     with pytest.raises(UnauthorizedError, match=r"not signed.*AWS_ACCESS_KEY_ID, profile default"):
@@ -233,6 +233,12 @@ def test_a_cdn_in_front_gets_no_signature(store: ObjectStore, tmp_path: Path) ->
     store.public = True
     environ = {**store.environ, "PGET_S3_PUBLIC_URL": f"{store.url}/{{bucket}}"}
     get(URL, tmp_path / "out", environ)
+    get(f"{URL}?versionId=old", tmp_path / "old", environ)
+    assert store.requests[-1].query == {"versionId": "old"}
+    store.refuse(403, "AccessDenied", times=20)
+    with pytest.raises(PgetError, match="never signed") as found:
+        get(URL, tmp_path / "none", environ)
+    assert ACCESS_KEY not in str(found.value)
     assert not any("authorization" in each.headers for each in store.requests)
 
 
@@ -278,8 +284,35 @@ def test_other_stores_have_their_own_variables(store: ObjectStore, tmp_path: Pat
           "GS_SECRET_ACCESS_KEY": SECRET_KEY}  # fmt: skip
     get(f"gs://bucket/{KEY}", tmp_path / "gs", gs)
     assert (tmp_path / "b2").read_bytes() == (tmp_path / "gs").read_bytes() == BODY
+    for url, environ, said in (
+        ("b2://bucket/x", {"PGET_B2_ENDPOINT": store.url}, "set B2_KEY_ID and B2_SECRET_KEY"),
+        ("gs://bucket/x", {"STORAGE_EMULATOR_HOST": store.url}, "GS_SECRET_ACCESS_KEY, or GOOGLE"),
+        ("s3://bucket/x", {**store.environ, "PGET_S3_SIGN": "never"}, "PGET_S3_SIGN is never"),
+    ):
+        with pytest.raises(UnauthorizedError, match=said):
+            get(url, tmp_path / "none", environ)
     with pytest.raises(BadSettingError, match="B2_REGION"):
         get(f"b2://bucket/{KEY}", tmp_path / "none", {})
+
+
+def test_google_names_versions_by_generation(store: ObjectStore, tmp_path: Path) -> None:
+    environ = {"STORAGE_EMULATOR_HOST": store.url, "GS_ACCESS_KEY_ID": ACCESS_KEY,
+               "GS_SECRET_ACCESS_KEY": SECRET_KEY}  # fmt: skip
+    get(f"gs://bucket/{KEY}?generation=1795980383709557", tmp_path / "out", environ)
+    assert store.requests[-1].query == {"generation": "1795980383709557"}
+
+
+def test_a_folder_at_google_is_signed_by_hmac_keys(store: ObjectStore, tmp_path: Path) -> None:
+    store.page = 2
+    files = {f"f/{name}": name.encode() for name in ("a", "b c+%20é", "d/e#?", "x.json")}
+    for key, data in files.items():
+        store.put("bucket", key, data)
+    environ = {"STORAGE_EMULATOR_HOST": store.url, "GS_ACCESS_KEY_ID": ACCESS_KEY,
+               "GS_SECRET_ACCESS_KEY": SECRET_KEY}  # fmt: skip
+    get("gs://bucket/f/", tmp_path / "out", environ)
+    assert contents(tmp_path / "out") == {key[2:]: data for key, data in files.items()}
+    get("gs://bucket/f/*.json", tmp_path / "json", environ)
+    assert contents(tmp_path / "json") == {"x.json": b"x.json"}
 
 
 def test_google_takes_a_token(store: ObjectStore, tmp_path: Path) -> None:
