@@ -19,7 +19,8 @@ from pgetpy.core.references.jobs import Job
 from pgetpy.core.report.events import Event, Finished, Report
 from pgetpy.core.report.results import DownloadFailure, DownloadResult
 from pgetpy.engine.engine import Engine
-from pgetpy.errors import DestinationError
+from pgetpy.errors import DestinationError, UsageError
+from pgetpy.errors.redact import redact_text
 from pgetpy.settings import Settings
 from pgetpy.settings.command_options import hub_cache_dir
 from pgetpy.settings.folders import expand_user
@@ -343,7 +344,15 @@ def _job(url: str, dest: str | PathLike, checksum: str | None, mirrors: Sequence
 
 
 def _jobs(files: Iterable[tuple[str, str | PathLike] | Job]) -> list[Job]:
-    return [file if isinstance(file, Job) else _job(*file, None, ()) for file in files]
+    return [file if isinstance(file, Job) else _job(*_pair(file), None, ()) for file in files]
+
+
+def _pair(file: tuple[str, str | PathLike]) -> tuple[str, str | PathLike]:
+    """Check that `file` is a pair. A text is a sequence, too, and a tuple may hold a checksum."""
+    if isinstance(file, str) or len(file) != 2:
+        got = redact_text(repr(file))
+        raise UsageError(f"expected pairs of URL and destination, or Jobs, got {got}")
+    return file
 
 
 def _settings(

@@ -128,6 +128,8 @@ def parse_reference(
         BadReferenceError: no source recognises it, or patterns make no sense for it.
         BadSettingError: `wanted` is something else.
     """
+    if not isinstance(text, str):
+        raise BadReferenceError(str(text), _advice(text))
     text = text.strip()
     check_unicode(text)
     parse = _parse_once if len(text) <= _LONGEST_KEPT else _parse
@@ -314,6 +316,13 @@ def _hosts_of(source: AnySource, settings: SourceSettings) -> Set[str]:
 
 def _bare_host(netloc: str) -> str:
     return netloc.rpartition("@")[2].partition(":")[0].lower()
+
+
+def _advice(given: object) -> str:
+    """Return what to write for a reference that is not a text."""
+    if isinstance(given, os.PathLike):
+        return f"write a local file as {_file_url(os.path.abspath(os.fsdecode(given)))}"
+    return f"a reference is a str, not {type(given).__name__}"
 
 
 def _file_url(path: str) -> str:

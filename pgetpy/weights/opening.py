@@ -74,6 +74,9 @@ def completed(
     Raises:
         BadSettingError: a value is invalid.
     """
+    for name, value in (("min_disk_free", min_disk_free), ("max_bytes", max_bytes)):
+        if not (value is None or (isinstance(value, (int, float)) and value >= 0)):
+            raise BadSettingError(name, str(value), "is not a number of bytes")
     given: dict[str, Any] = {
         "folder": None if folder is None else Path(folder),
         "min_disk_free": min_disk_free,

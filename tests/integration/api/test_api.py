@@ -236,6 +236,13 @@ def test_a_url_that_cannot_be_asked_is_refused_and_nothing_is_changed(
         fetch(url, tmp_path / "sub" / "got")
 
 
+@pytest.mark.parametrize("file", ["http://h/a?sig=hunter2", ("http://h/a?sig=hunter2",)])
+def test_files_that_are_not_pairs_are_refused_in_words(file: Any) -> None:
+    with pytest.raises(UsageError, match="pairs of URL and destination") as caught:
+        pgetpy.download_many([file])
+    assert "hunter2" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "checksum", ["", "sha256", "sha256:", "sha256:xyz", "crc32:00000000", "md5:" + "0" * 31]
 )

@@ -7,6 +7,7 @@ import contextlib
 import inspect
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,19 @@ def test_a_url_is_its_own_reference(url: str) -> None:
 def test_what_nobody_knows_is_no_reference(text: str) -> None:
     with pytest.raises(BadReferenceError):
         parse_reference(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (None, "cannot use 'None': a reference is a str, not NoneType"),
+        (Path("/a b"), "cannot use '/a b': write a local file as file:///a%20b"),
+    ],
+)
+def test_what_is_not_a_text_is_refused_in_words(given: Any, words: str) -> None:
+    with pytest.raises(BadReferenceError) as caught:
+        parse_reference(given)
+    assert str(caught.value) == words
 
 
 def test_no_two_sources_have_one_name() -> None:
