@@ -62,7 +62,7 @@ def check_url(url: str, link: Link | None = None) -> None:
         raise BadReferenceError(url, "it does not begin with http:// or https://")
     host = (link or parse_link(url)).origin.host
     plain = PLAIN_URL.fullmatch(url)
-    if plain is not None and _is_usable(plain[1]):
+    if plain is not None and _is_usable(plain[1], host):
         return
     parts = urlsplit(url)
     if parts.port == 0 or not _is_host(host, parts.netloc):
@@ -70,10 +70,10 @@ def check_url(url: str, link: Link | None = None) -> None:
 
 
 @lru_cache(maxsize=256)
-def _is_usable(beginning: str) -> bool:
-    """Whether a URL that begins with this scheme, host and port can lead to a server."""
+def _is_usable(beginning: str, host: str) -> bool:
+    """Whether a URL of `host` that begins with this scheme, host and port can lead to a server."""
     parts = urlsplit(beginning)
-    return parts.port != 0 and _is_host(parse_link(beginning).origin.host, parts.netloc)
+    return parts.port != 0 and _is_host(host, parts.netloc)
 
 
 def check_unicode(text: str) -> None:
