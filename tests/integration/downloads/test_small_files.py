@@ -55,7 +55,7 @@ COUNT, ODD = 9, 4
 MOST_CALLS = 120
 FIRST = When(request=1)
 # One after the other, so that all files before and behind the odd one share a connection with it.
-IN_TURN = impatient(stall_timeout=1.0, max_concurrent_files=1)
+IN_TURN = impatient(stall_timeout=4.0, max_concurrent_files=1)
 
 
 @dataclass(frozen=True)

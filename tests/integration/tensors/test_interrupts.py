@@ -70,7 +70,7 @@ def test_a_call_that_waits_is_ended_within_moments(
     calling = Calling(lambda: loaded(url, cache, only=only))
     gate.wait_reached()
     calling.inject()
-    calling.join(5)
+    calling.join(30)
     assert isinstance(calling.raised, InjectedError)
     eventually(lambda: server.open == 0 and readers() == 0)
     assert not gate.is_open
@@ -138,7 +138,7 @@ def test_one_who_is_interrupted_does_not_hinder_another(
     gate.wait_reached()
     second = Calling(lambda: got.append(loaded(url, cache)))
     first.inject()
-    first.join(5)
+    first.join(30)
     assert isinstance(first.raised, InjectedError)
     gate.open()
     second.join(20)
