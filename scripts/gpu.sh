@@ -19,7 +19,8 @@ collect() {
     grep -oE '"[a-zA-Z_-]+==[0-9.]+"' pyproject.toml | tr -d '"' >"$wheels/versions.txt"
     "$python" -m pip download -q --no-deps --only-binary=:all: --python-version "${VERSION:-3.12}" \
         --implementation cp --platform "${PLATFORM:-manylinux_2_28_x86_64}" \
-        --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -d "$wheels" -c "$wheels/versions.txt" \
+        --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+        -d "$wheels" -c "$wheels/versions.txt" \
         aiofiles isal tqdm fastsafetensors runai-model-streamer \
         diffusers accelerate anyio certifi charset-normalizer h11 httpcore2 httpx2 \
         huggingface_hub importlib_metadata markupsafe peft pillow psutil pyyaml regex requests \
@@ -37,7 +38,7 @@ if [ "${1:-}" = collect ]; then
     exit
 fi
 
-scale=1 minutes=3 rounds=3
+scale=1 minutes=2.5 rounds=3
 if [ "${1:-}" = --quick ]; then
     scale=0.02 minutes=0.5 rounds=1
 fi
@@ -89,10 +90,10 @@ step() {
     tail -n 3 "$work/$name.txt"
 }
 
-step tests 140 "$python" -m pytest -q -p no:cacheprovider -m predictors \
+step tests 80 "$python" -m pytest -q -p no:cacheprovider -m predictors \
     tests/predictors/test_tensors.py tests/predictors/test_staging.py tests/predictors/test_lora.py
-step bench 230 "$python" -m scripts.bench --scale "$scale" --minutes "$minutes" --rounds "$rounds" \
-    gpu-small gpu gpu-lora
-step compile 70 "$python" -m scripts.gpu_compile
-step network 120 "$python" -m scripts.gpu_network --scale "$scale"
+step bench 340 "$python" -m scripts.bench --scale "$scale" --minutes "$minutes" --rounds "$rounds" \
+    --fewest 1 gpu gpu-small gpu-lora
+step compile 60 "$python" -m scripts.gpu_compile
+step network 100 "$python" -m scripts.gpu_network --scale "$scale"
 "$python" -m scripts.gpu_page "$work"

@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"    {case.name:20}{case.title}")
         return 0
     if options.quick:
-        options.scale, options.minutes = _QUICK_SCALE, _QUICK_MINUTES
+        options.scale, options.minutes, options.fewest = _QUICK_SCALE, _QUICK_MINUTES, 1
         options.rounds = options.rounds or _QUICK_ROUNDS
         options.cases = options.cases or list(QUICK)
     chosen = [
@@ -59,8 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.report:
         if not options.quick:
             prepare_peers()
-        fewest = 1 if options.quick else FEWEST_ROUNDS
-        run_cases(chosen, fewest, options)
+        run_cases(chosen, options)
     return write_docs() if options.docs else 0
 
 
@@ -86,10 +85,10 @@ def prepare_peers() -> None:
     made.write_text("\n".join(_FROM_PYPI))
 
 
-def run_cases(chosen: Sequence[Case], fewest: int, options: argparse.Namespace) -> None:
+def run_cases(chosen: Sequence[Case], options: argparse.Namespace) -> None:
     """Run `chosen`, print each table as it is ready and keep all figures.
 
-    Once the minutes of `options` have passed, the cases left make do with the `fewest` rounds.
+    Once the minutes of `options` have passed, the cases left make do with its fewest rounds.
     """
     deadline = time.monotonic() + options.minutes * 60
     scale, whole = options.scale, options.scale == 1.0
@@ -108,7 +107,7 @@ def run_cases(chosen: Sequence[Case], fewest: int, options: argparse.Namespace) 
             if not attempts:
                 continue
             most = min(case.rounds, options.rounds or case.rounds)
-            rounds = range(min(fewest, most), most + 1)
+            rounds = range(min(options.fewest, most), most + 1)
             series = alternate(attempts, rounds, deadline, _say)
             _clear()
             taken = time.monotonic() - begin
@@ -222,8 +221,9 @@ def _parser() -> argparse.ArgumentParser:
         "--minutes",
         type=float,
         default=_MINUTES,
-        help="after this, no more than 3 rounds of each case that is left (55)",
+        help="after this, no more than the fewest rounds of each case that is left (55)",
     )
+    add("--fewest", type=int, default=FEWEST_ROUNDS, help="the fewest rounds (3)")
     add(
         "--resume",
         action="store_true",

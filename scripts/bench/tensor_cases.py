@@ -82,7 +82,6 @@ TENSORS = (
         "Tensors are there while the rest of their file arrives. Memory is without files' pages.",
         FEW,
     ),
-    _gpu_case("gpu-small", "URL to 10 MB of tensors on a GPU and in the cache", 10_000_000),
     _gpu_case(
         "gpu",
         "URL to 4 GB of tensors on a GPU and in the cache",
@@ -90,6 +89,7 @@ TENSORS = (
         Goal("wall", "download, load_file", 0.65, "tensors.load"),
         Goal("rss", None, 1e9, "tensors.load"),
     ),
+    _gpu_case("gpu-small", "URL to 10 MB of tensors on a GPU and in the cache", 10_000_000),
     _swap_case("lora", "Put a LoRA of 100 MB on a pipeline on the CPU", "cpu", peers.TORCH),
     _swap_case(
         "gpu-lora", "Put a cached LoRA of 100 MB on a pipeline on a GPU", peers.GPU, peers.CUDA
