@@ -21,7 +21,7 @@ collect() {
         --implementation cp --platform "${PLATFORM:-manylinux_2_28_x86_64}" \
         --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
         -d "$wheels" -c "$wheels/versions.txt" \
-        aiofiles isal tqdm fastsafetensors runai-model-streamer \
+        aiofiles isal tqdm fastsafetensors runai-model-streamer humanize \
         diffusers accelerate anyio certifi charset-normalizer h11 httpcore2 httpx2 \
         huggingface_hub importlib_metadata markupsafe peft pillow psutil pyyaml regex requests \
         safetensors tokenizers transformers truststore urllib3 zipp \
