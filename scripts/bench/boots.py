@@ -42,7 +42,7 @@ class Compiled:
         with scratch_folder(DISK) as folder:
             if not self.kept:
                 return _timed(_run(peer, "cold", str(folder / "own"))), ""
-            kept = stage.library.folder / "compiled-unet"
+            kept = stage.library.folder / "compiled-small-unet"
             if not kept.exists():
                 _timed(_run(peer, "compiled", str(kept), str(folder / "first")))
             return _timed(_run(peer, "compiled", str(kept), str(folder / "own"))), ""
