@@ -67,7 +67,9 @@ for wheel in sorted(pathlib.Path(sys.argv[1]).glob("*.whl")):
         print(wheel)
 END
 }
-put() { "$python" -m pip install -q --no-index --no-deps --target "$work/site" "$@" 2>/dev/null; }
+put() {
+    "$python" -m pip install -q --no-index --no-deps --no-compile --target "$work/site" "$@" 2>/dev/null
+}
 mapfile -t wheels_lacking < <(lacking)
 if [ ${#wheels_lacking[@]} -gt 0 ] && ! put "${wheels_lacking[@]}"; then
     # One by one: a wheel for another version of Python is left out, not all of them.
@@ -93,7 +95,7 @@ step() {
 
 step tests 80 "$python" -m pytest -q -p no:cacheprovider -m predictors \
     tests/predictors/test_tensors.py tests/predictors/test_staging.py tests/predictors/test_lora.py
-step bench 340 "$python" -m scripts.bench --scale "$scale" --minutes "$minutes" --rounds "$rounds" \
+step bench 330 "$python" -m scripts.bench --scale "$scale" --minutes "$minutes" --rounds "$rounds" \
     --fewest 1 gpu gpu-small gpu-lora
 step compile 60 "$python" -m scripts.gpu_compile
 step network 100 "$python" -m scripts.gpu_network --scale "$scale"
