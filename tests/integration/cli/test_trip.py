@@ -45,7 +45,7 @@ def note(frame, event, arg):
         depth, above = 0, frame
         while above is not None:
             ours = above.f_code.co_filename.startswith(root)
-            if ours and above.f_code.co_name in ("<module>", "look_after"):
+            if ours and above.f_code.co_name in ("<module>", "_tick"):
                 return
             depth += ours
             above = above.f_back
