@@ -12,7 +12,8 @@ import gc
 import sys
 from collections.abc import Mapping, Sequence
 
-_COLLECT_AFTER = 50_000
+# More than the objects of a manifest of thousands of lines, few of which end before the command.
+_COLLECT_AFTER = 200_000
 
 
 def main(
