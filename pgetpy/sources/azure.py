@@ -287,9 +287,10 @@ class Az(Source[AzSettings]):
     ) -> PgetError:
         from pgetpy.core.objects.azure_refusals import explain
 
-        signer = container_of(settings, parse_object_name(reference.text).bucket).signer
+        named = parse_object_name(reference.text)
+        signer = container_of(settings, named.bucket).signer
         hint = explain(error.code, error.status, error.words, signer.asker)
-        return refusal_error(reference, urlsplit(signer.endpoint).netloc, error, hint)
+        return refusal_error(named, reference, urlsplit(signer.endpoint).netloc, error, hint)
 
 
 @lru_cache(maxsize=64)

@@ -126,6 +126,7 @@ _S = TypeVar("_S", bound=ObjectStoreSettings)
 NOTHING_THERE = "nothing is there"
 # A signature needs a region, also for stores that do not look at it.
 _ANY_REGION = "us-east-1"
+_NO_SUCH_KEY = ("NoSuchKey", "BlobNotFound")
 _KINDS = {401: AccessDeniedError, 403: AccessDeniedError, 404: NotFoundError}
 
 
@@ -262,11 +263,16 @@ def explain_refusal(
             error.hint = "requests to a public URL are never signed; check that it lets anyone read"
         return error
     hint = explain(error.code, error.status, bucket.signer.asker)
-    return refusal_error(reference, bucket.store, error, hint)
+    return refusal_error(named, reference, bucket.store, error, hint)
 
 
-def refusal_error(reference: Reference, store: str, error: HttpStatusError, hint: str) -> PgetError:
+def refusal_error(
+    named: ObjectName, reference: Reference, store: str, error: HttpStatusError, hint: str
+) -> PgetError:
     """Return the error to raise for `error` of `store`, given a hint at what to try, or none."""
+    if named.version and error.code in _NO_SUCH_KEY:
+        # Most stores say the same if only the version is missing.
+        hint = f"there is no such key, or not in this version; leave ?{named.version_kind}= out"
     kind = _KINDS.get(error.status)
     if kind is not None and hint:
         return kind(str(reference), store, error.status, error.words, hint=hint)

@@ -12,6 +12,7 @@ class UploadResult(DownloadResult):
     """One object that a store has now. `url` is the file's path, `dest` the object.
 
     Attributes:
+        connections: the largest number of connections that sent at the same time.
         etag: what the store calls its content, with quotes.
         parts_sent: parts that this run sent; 0 for a file that was sent whole.
         remarks: what the store could not promise, a clause each.

@@ -94,6 +94,7 @@ class StoreClient:
     Attributes:
         requests: how many were made.
         retries: how many of them repeated another after a failure.
+        most_busy: how many connections were in use at a time.
     """
 
     def __init__(
@@ -115,6 +116,13 @@ class StoreClient:
         self._stopped = threading.Event()
         self.requests = 0
         self.retries = 0
+        self.most_busy = 0
+
+    @property
+    def busy(self) -> int:
+        """How many connections are in use."""
+        with self._lock:
+            return len(self._busy)
 
     def stop(self) -> None:
         """End all requests; those under way raise."""
@@ -276,12 +284,17 @@ class StoreClient:
                 raise ConnectionFailedError(link.url, "the upload was stopped", permanent=True)
             if self._idle:
                 connection = self._idle.pop()
-                self._busy.add(connection)
+                self._note_busy(connection)
                 return connection, False
         connection = connect(link, self._settings, self._tls)
         with self._lock:
-            self._busy.add(connection)
+            self._note_busy(connection)
         return connection, True
+
+    def _note_busy(self, connection: http.client.HTTPConnection) -> None:
+        """Note that a connection is in use. Needs the lock."""
+        self._busy.add(connection)
+        self.most_busy = max(self.most_busy, len(self._busy))
 
     def _give_back(self, connection: http.client.HTTPConnection) -> None:
         with self._lock:

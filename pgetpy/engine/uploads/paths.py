@@ -147,6 +147,7 @@ def _sum(path: str, named: ObjectName, results: list[UploadResult], seconds: flo
         bytes_per_second=(size - held) / seconds if seconds else 0.0,
         retries=sum(each.retries for each in results),
         resumed=held,
+        connections=max((each.connections for each in results), default=0),
         requests=sum(each.requests for each in results),
         members=tuple(os.path.relpath(each.url, path) for each in results),
         parts_sent=sum(each.parts_sent for each in results),

@@ -356,6 +356,7 @@ class FileUpload:
             seconds=seconds,
             bytes_per_second=moved / seconds if seconds else 0.0,
             retries=self._client.retries,
+            connections=self._client.most_busy,
             resumed=self._held,
             requests=self._client.requests,
             etag=etag,
@@ -378,7 +379,8 @@ class FileUpload:
         now = time.monotonic()
         if now - self._reported >= _REPORT_EVERY or self._done == self._size:
             self._reported = now
-            self.report(Progressed(self.key, max(0, self._done), self._size, 1))
+            done, busy = max(0, self._done), max(1, self._client.busy)
+            self.report(Progressed(self.key, done, self._size, busy))
 
     def _retrying(self, error: PgetError, delay: float) -> None:
         event = Retrying(self.key, str(self.target), error, delay)

@@ -116,6 +116,9 @@ def test_snapshots_and_versions_are_named_at_the_end(store: BlobStore, tmp_path:
         get(f"{URL}?{kind}={SNAPSHOT}", tmp_path / kind, store.environ)
         assert (tmp_path / kind).read_bytes() == old
         assert store.requests[-1].query == {kind: SNAPSHOT}
+    store.refuse(404, "BlobNotFound", times=20)
+    with pytest.raises(PgetError, match=r"not in this version; leave \?snapshot= out"):
+        get(f"{URL}?snapshot={SNAPSHOT}", tmp_path / "none", store.environ)
 
 
 def test_an_empty_blob_is_fetched(store: BlobStore, tmp_path: Path) -> None:

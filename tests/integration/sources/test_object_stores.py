@@ -300,6 +300,8 @@ def test_google_names_versions_by_generation(store: ObjectStore, tmp_path: Path)
                "GS_SECRET_ACCESS_KEY": SECRET_KEY}  # fmt: skip
     get(f"gs://bucket/{KEY}?generation=1795980383709557", tmp_path / "out", environ)
     assert store.requests[-1].query == {"generation": "1795980383709557"}
+    with pytest.raises(NotFoundError, match=r"not in this version; leave \?generation= out"):
+        get("gs://bucket/absent?generation=1", tmp_path / "none", environ)
 
 
 def test_a_folder_at_google_is_signed_by_hmac_keys(store: ObjectStore, tmp_path: Path) -> None:

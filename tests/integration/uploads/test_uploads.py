@@ -61,6 +61,13 @@ def test_a_large_file_is_sent_in_parts(store: ObjectStore, large: Path, key: str
     events.assert_monotonic()
 
 
+def test_the_result_says_how_many_connections_sent(store: ObjectStore, large: Path) -> None:
+    meeting = threading.Barrier(2)
+    store.pause_at = lambda asked: "partNumber" in asked.query
+    store.paused = lambda: meeting.wait(60)
+    assert put(large, "s3://bucket/m", store.environ).connections >= 2
+
+
 def test_a_directory_is_sent_file_by_file(store: ObjectStore, tmp_path: Path) -> None:
     files = {"a.json": b"{}", "sub/b c.txt": b"x", "sub/deep/d": BODY}
     for name, data in files.items():
