@@ -267,7 +267,7 @@ def _job(invocation: Invocation) -> Job:
     extracts = invocation.console.extracts
     if not (2 if extracts else 1) <= len(operands) <= 2:
         raise UsageError(
-            f"expected {'URL [DEST]' if invocation.console.to_null else 'URL and DEST'}, "
+            f"expected {'URL and DEST' if extracts else 'URL [DEST]'}, "
             f"got {len(operands) or 'nothing'}; see pgetpy --help"
         )
     options = invocation.options

@@ -656,9 +656,9 @@ def test_many_files_arrive_whole(shell: Shell, server: Server, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "expected URL and DEST"),
+        ([], "expected URL [DEST]"),
         (["{url}", "-x"], "expected URL and DEST"),
-        (["{url}", "a", "b"], "expected URL and DEST"),
+        (["{url}", "a", "b"], "expected URL [DEST]"),
         (["{url}", "a", "--frobnicate"], "--frobnicate"),
         (["{url}", "a", "-m", "tiny"], "tiny"),
         (["{url}", "a", "-m", "0"], "chunk-size"),

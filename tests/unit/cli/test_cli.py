@@ -204,7 +204,7 @@ def test_bytes_that_are_thrown_away_need_no_destination(shell: Shell, argv: list
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        ([], "expected URL and DEST, got nothing"),
+        ([], "expected URL [DEST], got nothing"),
         ([URL, "-x"], "expected URL and DEST, got 1"),
         ([URL, "d", "e"], "got 3"),
         (["-o", "null"], "expected URL [DEST]"),
