@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pgetpy.core.destinations.names import check_unicode
 from pgetpy.core.lazy_dataclass import replace
 from pgetpy.core.references.jobs import Job
-from pgetpy.core.report.events import Event, Finished, Report
+from pgetpy.core.report.events import Finished, Report, ignore_event
 from pgetpy.core.report.results import DownloadFailure, DownloadResult
 from pgetpy.engine.engine import Engine
 from pgetpy.errors import DestinationError, UsageError
@@ -224,7 +224,7 @@ async def snapshot_async(
     folder = Path(cache_dir) if cache_dir is not None else hub_cache_dir(os.environ)
     with disk_errors(folder):
         folder = expand_user(str(folder), "cache_dir").absolute()
-    return await fetch_snapshot(found, folder, chosen, progress or _ignore)
+    return await fetch_snapshot(found, folder, chosen, progress or ignore_event)
 
 
 snapshot = plain(snapshot_async)
@@ -263,7 +263,7 @@ async def upload_async(
 
     options = UploadOptions(if_absent, content_type, cache_control)
     chosen = _settings(settings, None, None, s3)
-    report = progress or _ignore
+    report = progress or ignore_event
     return await upload_path(os.fspath(path), target, options, chosen, report, os.environ)
 
 
@@ -274,7 +274,7 @@ async def download_job_async(
     job: Job, *, settings: Settings, progress: Report | None = None
 ) -> DownloadResult:
     """Run one job with exactly these settings, without reading the environment."""
-    report = progress or _ignore
+    report = progress or ignore_event
     reference = job.reference or parse_reference(job.url, settings=settings.sources)
     job = replace(job, reference=reference)
     if reference.several and reference.is_folder:
@@ -325,7 +325,7 @@ async def download_jobs_async(
     """Run several jobs with exactly these settings; see `engine.jobs.run_jobs`."""
     from pgetpy.engine.jobs import run_jobs
 
-    return await run_jobs(jobs, settings, progress or _ignore, os.environ, fail_fast=fail_fast)
+    return await run_jobs(jobs, settings, progress or ignore_event, os.environ, fail_fast=fail_fast)
 
 
 download_job = plain(download_job_async)
@@ -367,7 +367,3 @@ def _settings(
     if s3 is not None:
         chosen = replace(chosen, sources=s3.applied_to(chosen.sources))
     return chosen if force is None else replace(chosen, force=force)
-
-
-def _ignore(event: Event) -> None:
-    """Discard an event: the caller asked for no progress reports."""

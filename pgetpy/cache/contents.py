@@ -26,7 +26,7 @@ from pathlib import Path
 from pgetpy.cache.layout import KEY_LENGTH, CachePaths, names_in
 from pgetpy.core.cache.records import Record, State, parse_record
 from pgetpy.system.file_locks import boot_id
-from pgetpy.system.filesystem import sync_file
+from pgetpy.system.filesystem import closing_fd, sync_file
 
 # Enough for nearly every record. A larger buffer would cost more to allocate than the rest of a
 # lookup.
@@ -278,11 +278,8 @@ def flush(path: Path) -> None:
     """Flush a file, or everything in a folder, to stable storage."""
     for target in (path, *(all_in(path) if path.is_dir() else ())):
         if not target.is_symlink():
-            fd = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
-            try:
+            with closing_fd(os.open(target, os.O_RDONLY | os.O_CLOEXEC)) as fd:
                 sync_file(fd, str(path))
-            finally:
-                os.close(fd)
 
 
 def _hash_of(path: Path, stop: Callable[[], bool]) -> str | None:

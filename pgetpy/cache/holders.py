@@ -37,6 +37,7 @@ from pathlib import Path
 from pgetpy.cache.layout import CachePaths, discard, names_in
 from pgetpy.errors import ThreadLimitError
 from pgetpy.system.file_locks import boot_id, try_lock
+from pgetpy.system.filesystem import closing_fd
 from pgetpy.system.threads import start_thread
 
 BEAT_SECONDS = 5.0
@@ -250,14 +251,13 @@ class LivenessMonitor:
             return False
         except OSError:
             return True
-        try:
-            if self._locks and not try_lock(fd, shared=True):
+        with closing_fd(fd):
+            try:
+                if self._locks and not try_lock(fd, shared=True):
+                    return True
+                return self._shows_life(owner, fd)
+            except OSError:
                 return True
-            return self._shows_life(owner, fd)
-        except OSError:
-            return True
-        finally:
-            os.close(fd)
 
     def leased(self) -> dict[str, list[Process]]:
         """Return the leased keys, each with the living processes that hold it.
@@ -322,10 +322,8 @@ def _holding_of(path: str) -> LeaseRecord | None:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
-    try:
+    with closing_fd(fd):
         return _holding_in(fd)
-    finally:
-        os.close(fd)
 
 
 def _holding_in(fd: int) -> LeaseRecord | None:

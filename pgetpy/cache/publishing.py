@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,7 +41,7 @@ from pgetpy.core.cache.records import About, Record, State, fact, record_lines
 from pgetpy.core.destinations.names import LONGEST_NAME
 from pgetpy.errors import CacheError
 from pgetpy.system.file_locks import boot_id
-from pgetpy.system.filesystem import sync_file, sync_folder
+from pgetpy.system.filesystem import closing_fd, sync_file, sync_folder
 
 # Hex digits of a generation, which tells one content of a key from the next.
 _GENERATION = 8
@@ -185,14 +185,9 @@ class Publisher:
         return entry
 
 
-@contextlib.contextmanager
-def open_to_append(layout: CachePaths, key: str) -> Iterator[int]:
-    """Open the record of `key` for `append`."""
-    fd = os.open(layout.record(key), os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+def open_to_append(layout: CachePaths, key: str) -> contextlib.AbstractContextManager[int]:
+    """Open the record of `key` for `append`, within a block."""
+    return closing_fd(os.open(layout.record(key), os.O_RDWR | os.O_APPEND | os.O_CLOEXEC))
 
 
 def append(fd: int, learnt: bytes) -> None:

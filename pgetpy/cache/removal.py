@@ -28,7 +28,7 @@ from pgetpy.cache.uses import fold, read_uses
 from pgetpy.core.cache.records import Record
 from pgetpy.system import polling
 from pgetpy.system.file_locks import try_lock
-from pgetpy.system.filesystem import remove_tree
+from pgetpy.system.filesystem import closing_fd, remove_tree
 
 # A living process that has held a mark for this long has forgotten it.
 _FORGOTTEN_SECONDS = 60.0
@@ -63,13 +63,10 @@ class Remover:
             yield True
             return
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(self._layout.at("evictor"), flags, 0o666)
-        try:
+        with closing_fd(os.open(self._layout.at("evictor"), flags, 0o666)) as fd:
             while not (free := try_lock(fd)) and wait:
                 time.sleep(polling.SLICE)
             yield free
-        finally:
-            os.close(fd)
 
     def uses(self) -> dict[str, int]:
         """Return the keys that living processes were given, with the time of last use."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pgetpy.compile_cache.explaining import explain_survey, find_nearest
+from pgetpy.compile_cache.folder import FolderLocation
 from pgetpy.compile_cache.host import live_folders, read_environment
 from pgetpy.compile_cache.live import (
     LiveScan,
@@ -22,7 +23,6 @@ from pgetpy.compile_cache.live import (
 from pgetpy.compile_cache.loading import CacheLoader, Loaded, Progress
 from pgetpy.compile_cache.locations import CacheLocation, reason_of
 from pgetpy.compile_cache.maintenance import LocationKeeper
-from pgetpy.compile_cache.opening import open_location
 from pgetpy.compile_cache.operations import (
     BackgroundOperation,
     CancelFlag,
@@ -110,7 +110,7 @@ class CompileCache:
         self.name, self.kinds, self.mode = name, tuple(kinds), mode
         self.max_bytes = max_bytes
         self._secret = secret.encode() if isinstance(secret, str) else secret
-        self._location: CacheLocation = open_location(
+        self._location: CacheLocation = _open_location(
             location, settings, signed=self._secret is not None
         )
         # Inductor sets TRITON_CACHE_DIR to a folder of its own while it compiles.
@@ -175,13 +175,13 @@ class CompileCache:
         survey = self._survey(job, flag)
         if not survey.seals:
             return self._miss(job, survey, removed)
-        loaded = Loaded()
+        loaded, tell = Loaded(), progress or _ignore
         for place, why in survey.lacking(job.environment).items():
             if place not in live.files:
                 loaded.leave_out(place[1], why)
         while True:
             key, folders = job.environment.key, job.folders
-            loader = CacheLoader(self._location, folders, key, loaded, flag, progress)
+            loader = CacheLoader(self._location, folders, key, loaded, flag, tell)
             loader.load(survey.held(job.environment), live)
             if loaded.broken <= survey.broken:
                 break
@@ -264,7 +264,7 @@ class CompileCache:
                 self._secret,
                 self.max_bytes,
                 stop,
-                progress,
+                progress or _ignore,
             )
             saved = saver.save(self._survey(job, stop), scan_folders(job.folders))
             if saved.too_large:
@@ -347,3 +347,33 @@ class CompileCache:
             return CompileCacheReport(None, None, new)
         hits = counters.get("fxgraph_cache_hit", 0)
         return CompileCacheReport(hits, counters.get("fxgraph_cache_miss", 0), new)
+
+
+def _ignore(done: int, total: int) -> None:
+    """Do not report how far it is."""
+
+
+def _open_location(
+    location: str | os.PathLike[str], settings: Settings, *, signed: bool
+) -> CacheLocation:
+    """Return the location that a user named.
+
+    Args:
+        location: a folder, `s3://BUCKET/PREFIX` (or another object store), or an http(s) URL.
+        settings: for what is asked over the network.
+        signed: whether seals are signed, so that others may have access to a folder.
+
+    Raises:
+        BadSettingError: it names nothing that can be used.
+    """
+    text = os.fspath(location)
+    if not text:
+        raise BadSettingError("location", text, "is empty; name a folder, s3://... or https://...")
+    scheme, found, _ = text.partition("://")
+    if not found:
+        return FolderLocation(Path(os.path.expanduser(text)).absolute(), trusted=signed)
+    from pgetpy.compile_cache.remote import RemoteLocation
+
+    if scheme.lower() not in ("http", "https", "s3", "b2", "gs"):
+        raise BadSettingError("location", scheme, "is not a folder, s3://... or https://...")
+    return RemoteLocation(text, settings)

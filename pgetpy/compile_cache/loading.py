@@ -63,6 +63,7 @@ class Loaded(LeftOut):
     places: set[tuple[str, str]] = field(default_factory=set)
 
 
+@dataclass(eq=False)
 class CacheLoader:
     """Lays down what a survey of seals holds and the live folders lack.
 
@@ -75,25 +76,16 @@ class CacheLoader:
         progress: is told bytes of packs that have been read, and of all.
     """
 
-    def __init__(
-        self,
-        location: CacheLocation,
-        folders: Mapping[str, Path],
-        key: str,
-        loaded: Loaded,
-        flag: CancelFlag,
-        progress: Progress | None,
-    ) -> None:
-        self._location = location
-        self._key = key
-        self._folders = folders
-        self._flag = flag
-        self._progress = progress or (lambda done, total: None)
-        # Texts: thousands of paths are made of them, and a Path costs more than the call for it.
-        self._stages: dict[str, str] = {}
-        self._tables: dict[tuple[str, str], list[bytes]] = {}
-        self._staged: dict[tuple[str, str], SealedFile] = {}
-        self.loaded = loaded
+    _location: CacheLocation
+    _folders: Mapping[str, Path]
+    _key: str
+    loaded: Loaded
+    _flag: CancelFlag
+    _progress: Progress
+    # Texts: thousands of paths are made of them, and a Path costs more than the call for it.
+    _stages: dict[str, str] = field(default_factory=dict)
+    _tables: dict[tuple[str, str], list[bytes]] = field(default_factory=dict)
+    _staged: dict[tuple[str, str], SealedFile] = field(default_factory=dict)
 
     def load(self, held: Mapping[tuple[str, str], Sequence[Holding]], live: LiveScan) -> None:
         """Load what is missing.

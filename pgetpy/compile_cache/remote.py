@@ -24,7 +24,7 @@ from pgetpy.compile_cache.operations import CancelFlag
 from pgetpy.core.compile_cache.seals import LARGEST_SEAL
 from pgetpy.core.references.checksums import Checksum
 from pgetpy.core.references.jobs import Job
-from pgetpy.core.report.events import Event
+from pgetpy.core.report.events import ignore_event
 from pgetpy.core.report.results import DownloadFailure
 from pgetpy.engine.engine import Engine
 from pgetpy.errors import (
@@ -135,7 +135,7 @@ class RemoteLocation(CacheLocation):
     async def _download(self, jobs: Sequence[Job]) -> list[PgetError | None]:
         """Download `jobs`; return what went wrong with each."""
         async with Engine(self._settings) as engine:
-            outcomes = await engine.download_all(jobs, _ignore, fail_fast=False)
+            outcomes = await engine.download_all(jobs, ignore_event, fail_fast=False)
         return [each.error if isinstance(each, DownloadFailure) else None for each in outcomes]
 
     def put(self, name: str, source: Path, *, replace: bool = False) -> None:
@@ -144,7 +144,7 @@ class RemoteLocation(CacheLocation):
 
         options = UploadOptions(if_absent=not replace, content_type="application/octet-stream")
         uploading = upload_path(
-            str(source), self._address(name), options, self._settings, _ignore, os.environ
+            str(source), self._address(name), options, self._settings, ignore_event, os.environ
         )
         # Names are made from the content or the key: what is there already is the same.
         with contextlib.suppress(ObjectExistsError):
@@ -168,7 +168,3 @@ def _is_absent(error: PgetError) -> bool:
     """
     status = error.status if isinstance(error, HttpStatusError) else 0
     return status in (404, 410) or isinstance(error, NotFoundError)
-
-
-def _ignore(event: Event) -> None:
-    """Discard an event."""

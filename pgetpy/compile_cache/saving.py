@@ -20,7 +20,7 @@ import io
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pgetpy.compile_cache.live import LiveFile, LiveScan, being_written
@@ -68,6 +68,7 @@ class Saved(LeftOut):
     seal: Seal | None = None
 
 
+@dataclass(eq=False)
 class CacheSaver:
     """Saves what is new.
 
@@ -86,25 +87,14 @@ class CacheSaver:
         progress: is told raw bytes that were read, and all of them.
     """
 
-    def __init__(
-        self,
-        location: CacheLocation,
-        folders: Mapping[str, Path],
-        environment: CompileEnvironment,
-        secret: bytes | None,
-        max_bytes: int,
-        flag: CancelFlag,
-        progress: Progress | None,
-    ) -> None:
-        self._location = location
-        self._folders = folders
-        self._roots = {kind: str(folder) for kind, folder in folders.items()}
-        self._environment = environment
-        self._secret = secret
-        self._max_bytes = max_bytes
-        self._flag = flag
-        self._progress = progress or (lambda done, total: None)
-        self.saved = Saved()
+    _location: CacheLocation
+    _folders: Mapping[str, Path]
+    _environment: CompileEnvironment
+    _secret: bytes | None
+    _max_bytes: int
+    _flag: CancelFlag
+    _progress: Progress
+    saved: Saved = field(default_factory=Saved)
 
     def save(self, survey: SealSurvey, live: LiveScan) -> Saved:
         """Save what `live` has and `survey` lacks.
@@ -246,7 +236,7 @@ class CacheSaver:
     def _add(self, live: LiveFile, writer: PackWriter) -> str | None:
         """Add one file; return its sha256, or None if it is left out."""
         try:
-            fd = os.open(f"{self._roots[live.kind]}/{live.path}", _READ)
+            fd = os.open(f"{self._folders[live.kind]}/{live.path}", _READ)
             with closing_fd(fd):
                 return self._add_open(live, fd, writer)
         except OSError:

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -58,6 +59,7 @@ class CachedFile(NamedTuple):
     size: int | None
 
 
+@dataclass(frozen=True)
 class GenerationBuilder:
     """Builds generations in one folder.
 
@@ -70,22 +72,12 @@ class GenerationBuilder:
         clean_uv_cache: whether to empty uv's cache before environments are built.
     """
 
-    def __init__(
-        self,
-        paths: GenerationPaths,
-        cache: WeightsDownloadCache,
-        remover: TreeRemover,
-        *,
-        copies: bool = False,
-        fsync: bool = True,
-        clean_uv_cache: bool = False,
-    ) -> None:
-        self._paths = paths
-        self._cache = cache
-        self._remover = remover
-        self._copies = copies
-        self._fsync = fsync
-        self._clean_uv_cache = clean_uv_cache
+    paths: GenerationPaths
+    cache: WeightsDownloadCache
+    remover: TreeRemover
+    copies: bool
+    fsync: bool
+    clean_uv_cache: bool
 
     def build(self, lock: GenerationLock, maximum: int | None = None) -> GenerationRecord:
         """Publish the generation of `lock`, unless it is there already; return what it is.
@@ -101,23 +93,23 @@ class GenerationBuilder:
             GenerationError: a process keeps readers out of it.
             PgetError: a file cannot be fetched, or an environment cannot be built.
         """
-        with self._paths.errors():
-            self._paths.make()
-            self._remover.sweep()
+        with self.paths.errors():
+            self.paths.make()
+            self.remover.sweep()
             self._check_free(lock)
             for _ in range(_TRIES):
                 with self._standing(lock) as standing:
                     if standing:
                         self._name(lock, maximum)
-                        return self._paths.record(lock.digest)
+                        return self.paths.record(lock.digest)
         raise GenerationIncompleteError(
-            str(self._paths.root), lock.number, "is removed by another process again and again"
+            str(self.paths.root), lock.number, "is removed by another process again and again"
         )
 
     def _check_free(self, lock: GenerationLock) -> None:
-        bound = self._paths.digest_of(lock.number)
+        bound = self.paths.digest_of(lock.number)
         if bound not in ("", lock.digest):
-            raise GenerationTakenError(str(self._paths.root), lock.number, bound)
+            raise GenerationTakenError(str(self.paths.root), lock.number, bound)
 
     @contextmanager
     def _standing(self, lock: GenerationLock) -> Iterator[bool]:
@@ -125,10 +117,10 @@ class GenerationBuilder:
 
         False if another process took it away at that moment.
         """
-        held = lock_shared(self._paths, lock.digest, lock.number)
+        held = lock_shared(self.paths, lock.digest, lock.number)
         if held is not None:
             with closing_fd(held):
-                faults = faults_of(self._paths, lock.digest)
+                faults = faults_of(self.paths, lock.digest)
                 if not faults:
                     yield True
                     return
@@ -142,12 +134,12 @@ class GenerationBuilder:
         Raises:
             GenerationInUseError: the generation is read.
         """
-        tree = self._paths.tree(lock.digest)
+        tree = self.paths.tree(lock.digest)
         with alone_with(tree) as alone:
             if not alone and tree.is_dir():
-                raise GenerationInUseError(str(self._paths.root), lock.number, readers_of(tree))
+                raise GenerationInUseError(str(self.paths.root), lock.number, readers_of(tree))
         _LOG.warning("generation %d is damaged (%s): building it again", lock.number, faults[0])
-        distrust(self._cache, lock, faults)
+        distrust(self.cache, lock, faults)
 
     def _publish(self, stage: Path, lock: GenerationLock) -> bool:
         """Give a finished tree its name; False if another process was faster.
@@ -155,17 +147,17 @@ class GenerationBuilder:
         Raises:
             GenerationInUseError: a damaged one has the name, and is read.
         """
-        tree = self._paths.tree(lock.digest)
-        damaged = tree.is_dir() and faults_of(self._paths, lock.digest)
-        if damaged and not self._remover.remove(lock.digest) and tree.is_dir():
-            raise GenerationInUseError(str(self._paths.root), lock.number, readers_of(tree))
+        tree = self.paths.tree(lock.digest)
+        damaged = tree.is_dir() and faults_of(self.paths, lock.digest)
+        if damaged and not self.remover.remove(lock.digest) and tree.is_dir():
+            raise GenerationInUseError(str(self.paths.root), lock.number, readers_of(tree))
         try:
             os.rename(stage, tree)
         except OSError:
             if not tree.is_dir():
                 raise
             return False
-        if self._fsync:
+        if self.fsync:
             sync_folder(tree.parent)
         return True
 
@@ -175,14 +167,14 @@ class GenerationBuilder:
         Raises:
             GenerationTakenError: another lock has got the number meanwhile.
         """
-        bound = self._paths.bind(lock.number, lock.digest)
+        bound = self.paths.bind(lock.number, lock.digest)
         if bound != lock.digest:
             # The next prune removes the tree, which has no number.
-            raise GenerationTakenError(str(self._paths.root), lock.number, bound)
-        self._paths.point_latest(maximum)
-        if self._fsync:
-            sync_folder(self._paths.number(lock.number).parent)
-            sync_folder(self._paths.root)
+            raise GenerationTakenError(str(self.paths.root), lock.number, bound)
+        self.paths.point_latest(maximum)
+        if self.fsync:
+            sync_folder(self.paths.number(lock.number).parent)
+            sync_folder(self.paths.root)
 
     # ----------------------------------------------------------------------------------- the stage
 
@@ -197,15 +189,15 @@ class GenerationBuilder:
             finally:
                 # Not if it has been published: then it has another name.
                 if stage.is_dir():
-                    self._remover.discard(stage.name)
+                    self.remover.discard(stage.name)
 
     def _open_stage(self) -> tuple[Path, int]:
         while True:
-            stage = self._paths.stage(token())
+            stage = self.paths.stage(token())
             stage.mkdir()
             try:
                 open_to_all(stage)
-                fd = make_lock(stage, self._paths.owner(stage.name))
+                fd = make_lock(stage, self.paths.owner(stage.name))
             except OSError:  # such as a full disk
                 remove_tree(stage)
                 raise
@@ -213,10 +205,10 @@ class GenerationBuilder:
                 return stage, fd
 
     def _fill(self, stage: Path, lock: GenerationLock) -> None:
-        linker = TreeLinker(stage, self._paths.root, copies=self._copies)
+        linker = TreeLinker(stage, self.paths.root, copies=self.copies)
         (stage / FILES).mkdir()
         open_to_all(stage / FILES)
-        owner = self._paths.owner(stage.name)
+        owner = self.paths.owner(stage.name)
         for line, found in zip(lock.files, self._files(owner, lock.files), strict=True):
             path = f"{FILES}/{line.dest}"
             if found.size is None:
@@ -236,7 +228,7 @@ class GenerationBuilder:
         written = stage / RECORD
         written.write_bytes(record.to_json())
         written.chmod(0o444)
-        if self._fsync:
+        if self.fsync:
             flush_file_system(stage)
 
     def _environments(
@@ -247,10 +239,10 @@ class GenerationBuilder:
         from pgetpy.generations.environments import EnvironmentBuilder
 
         builder = EnvironmentBuilder(
-            self._paths.uv_cache,
-            self._paths.environments(),
-            copy=self._copies,
-            clean=self._clean_uv_cache,
+            self.paths.uv_cache,
+            self.paths.environments(),
+            copy=self.copies,
+            clean=self.clean_uv_cache,
         )
         built = []
         for each in locked:
@@ -265,7 +257,7 @@ class GenerationBuilder:
 
     def _files(self, owner: str, lines: Sequence[FileLine]) -> list[CachedFile]:
         """Return where the content of each line is, pinned for `owner`."""
-        kept = self._cache.keep(owner, [(each.url, _wanted(each)) for each in lines])
+        kept = self.cache.keep(owner, [(each.url, _wanted(each)) for each in lines])
         found = [_usable(line, each.entry) for line, each in zip(lines, kept, strict=True)]
         missing = [at for at, each in enumerate(found) if each is None]
         if missing:
@@ -278,9 +270,9 @@ class GenerationBuilder:
         works = [partial(self._ensure, each, number) for number, each in enumerate(lines)]
         paths = run_blocking(gather_limited(works, _AT_A_TIME))
         # A new name changes a file's ctime, after which the cache would not compute a digest.
-        self._cache.settle()
+        self.cache.settle()
         for each in kept:
-            self._cache.settle_one(each.key)
+            self.cache.settle_one(each.key)
         return [
             CachedFile(str(path), None if line.extract else path.stat().st_size)
             for line, path in zip(lines, paths, strict=True)
@@ -288,7 +280,7 @@ class GenerationBuilder:
 
     async def _ensure(self, line: FileLine, number: int) -> Path:
         try:
-            return await self._cache.ensure_async(
+            return await self.cache.ensure_async(
                 line.url,
                 digest=line.digest,
                 any_file=True,  # its digest says what it is

@@ -24,7 +24,7 @@ from pgetpy.errors.redact import redact_text
 from pgetpy.generations.layout import IN_USE, GenerationPaths
 from pgetpy.system import polling
 from pgetpy.system.file_locks import try_lock
-from pgetpy.system.filesystem import open_regular
+from pgetpy.system.filesystem import closing_fd, open_regular
 
 _MOUNTS = "/proc/self/mountinfo"
 _LONGEST_COMMAND = 60
@@ -93,10 +93,8 @@ def alone_with(tree: Path) -> Iterator[bool]:
     if fd is None:
         yield False
         return
-    try:
+    with closing_fd(fd):
         yield try_lock(fd) and _is_at(fd, tree)
-    finally:
-        os.close(fd)
 
 
 def _open_lock(tree: Path) -> int | None:

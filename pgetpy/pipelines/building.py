@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -58,6 +58,7 @@ class BuiltPipeline:
         self.close()
 
 
+@dataclass(eq=False)
 class PipelineBuilder:
     """Builds pipelines on disk.
 
@@ -65,21 +66,11 @@ class PipelineBuilder:
         planner: makes plans and keys; its cache has the files.
         trees: where pipelines are kept.
         now: the clock, in seconds since the epoch.
-
-    Attributes:
-        planner: as given.
-        trees: as given.
     """
 
-    def __init__(
-        self,
-        planner: Planner,
-        trees: TreeStore,
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        self.planner = planner
-        self.trees = trees
-        self._now = now
+    planner: Planner
+    trees: TreeStore
+    now: Callable[[], float] = time.time
 
     def build(self, spec: PipelineSpec, plan: PipelinePlan) -> BuiltPipeline:
         """Return the pipeline of `plan`, whose files are fetched if they are not here.
@@ -87,14 +78,14 @@ class PipelineBuilder:
         Raises:
             PgetError: a file cannot be fetched, or is not what was planned.
         """
-        started = self._now()
+        started = self.now()
         with ExitStack() as held:
             # Leased until it is closed: no eviction takes a file between here and the loader.
             paths = held.enter_context(held_files(self.planner.cache, plan.files))
             content = self.planner.content(spec, plan, paths)
             subjects = tuple(self._subject(each, paths[each.path]) for each in plan.files)
             versions = {"pgetpy": __version__}
-            manifest = manifest_for(spec, plan, content, subjects, (started, self._now()), versions)
+            manifest = manifest_for(spec, plan, content, subjects, (started, self.now()), versions)
             base = base_of(manifest)
             tree = self.trees.open(base.key)
             if tree is None:

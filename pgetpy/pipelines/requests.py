@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pgetpy.core.pipelines.build_manifest import BuildManifest
@@ -39,6 +40,7 @@ class _Known(NamedTuple):
     loras: tuple[str, ...]
 
 
+@dataclass(eq=False)
 class PipelineRequests:
     """Serves the requests of one store.
 
@@ -51,25 +53,18 @@ class PipelineRequests:
         prepare: is called with each pipeline that was loaded, before anything is made with it.
     """
 
-    def __init__(
-        self,
-        resolver: PlanResolver,
-        builder: PipelineBuilder,
-        cache: WeightsDownloadCache,
-        memory: PipelineMemory,
-        device: str | None = None,
-        prepare: Callable[[Any], object] | None = None,
-    ) -> None:
-        self._resolver = resolver
-        self._builder = builder
-        self._cache = cache
-        self._memory = memory
-        self._device = device
-        self._prepare = prepare
-        self._known: dict[str, _Known] = {}
-        self._lock = threading.Lock()
-        # Components that several pipelines may use, by what is in them.
-        self._components: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+    _resolver: PlanResolver
+    _builder: PipelineBuilder
+    _cache: WeightsDownloadCache
+    _memory: PipelineMemory
+    _device: str | None
+    _prepare: Callable[[Any], object] | None
+    _known: dict[str, _Known] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    # Components that several pipelines may use, by what is in them.
+    _components: weakref.WeakValueDictionary[str, Any] = field(
+        default_factory=weakref.WeakValueDictionary
+    )
 
     def begin(self, spec: PipelineSpec) -> tuple[PipelineTurn, LentView]:
         """Return a pipeline with the LoRAs of `spec`, and the turn to use it.

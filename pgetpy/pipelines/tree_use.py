@@ -11,6 +11,7 @@ from pathlib import Path
 from pgetpy.core.pipelines.build_manifest import BuildManifest
 from pgetpy.system import polling
 from pgetpy.system.file_locks import try_lock
+from pgetpy.system.filesystem import closing_fd
 
 _HOLD_SECONDS = 1.0
 
@@ -60,11 +61,9 @@ def alone_with(place: Path) -> Iterator[bool]:
     except OSError:
         yield True  # damaged, or gone
         return
-    try:
+    with closing_fd(fd):
         try:
             alone = try_lock(fd)
         except OSError:  # a file system without locks
             alone = True
         yield alone
-    finally:
-        os.close(fd)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pgetpy.cache.checking import Verdict
 from pgetpy.cache.store import Store
 from pgetpy.core.references.policy import Policy
-from pgetpy.core.report.events import Event, Report
+from pgetpy.core.report.events import Report, ignore_event
 from pgetpy.errors import BadSettingError
 from pgetpy.settings import Settings
 from pgetpy.settings.cache_settings import CacheSettings
@@ -118,7 +118,7 @@ class WeightsDownloadCache(Maintenance):
         )
         hasher = BackgroundHasher(store)
         remote_of = partial(open_remote, store, own, chosen, given, hasher) if own.remote else None
-        acquisition = Acquisition(store, chosen, hasher, progress or _ignore, remote_of)
+        acquisition = Acquisition(store, chosen, hasher, progress or ignore_event, remote_of)
         super().__init__(store, chosen, hasher, acquisition)
         self._fresh = refresh == "check"
         self._any_file = any_file
@@ -388,7 +388,3 @@ def usual_cache() -> WeightsDownloadCache:
 @lru_cache(maxsize=4)
 def _usual(folder: Path) -> WeightsDownloadCache:
     return WeightsDownloadCache(folder)
-
-
-def _ignore(event: Event) -> None:
-    """Discard an event."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -34,20 +35,14 @@ class KeptEntry(NamedTuple):
     entry: Entry | None
 
 
+@dataclass(eq=False, repr=False)
 class Maintenance:
     """Maintenance of `store`, addressed by references as callers write them."""
 
-    def __init__(
-        self,
-        store: Store,
-        settings: Settings,
-        hasher: BackgroundHasher,
-        acquisition: Acquisition,
-    ) -> None:
-        self._store = store
-        self._settings = settings
-        self._hasher = hasher
-        self._acquisition = acquisition
+    _store: Store
+    _settings: Settings
+    _hasher: BackgroundHasher
+    _acquisition: Acquisition
 
     @property
     def path(self) -> Path:

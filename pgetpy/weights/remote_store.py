@@ -19,7 +19,7 @@ from typing import TypeVar
 from pgetpy.core.cache.remote_records import blob_name
 from pgetpy.core.objects.names import ObjectName, object_url, parse_object_name
 from pgetpy.core.objects.sigv4 import EMPTY_BODY
-from pgetpy.core.report.events import Event
+from pgetpy.core.report.events import ignore_event
 from pgetpy.engine.hosts import Hosts
 from pgetpy.engine.uploads.client import Body, StoreClient
 from pgetpy.engine.uploads.options import UploadOptions
@@ -252,7 +252,7 @@ class RemoteStore:
         options = UploadOptions(if_absent=not replacing, cache_control=_FOREVER)
         settings = replace(self._patient, concurrency=_PARTS_AT_A_TIME)
         upload = FileUpload(
-            str(path), named, bucket, options, settings, self._hosts, _ignore, self._environ
+            str(path), named, bucket, options, settings, self._hosts, ignore_event, self._environ
         )
         try:
             await upload.run()
@@ -292,7 +292,3 @@ def _for_store(settings: Settings) -> Settings:
         fsync=False,
         min_free=0,
     )
-
-
-def _ignore(event: Event) -> None:
-    """Discard an event."""

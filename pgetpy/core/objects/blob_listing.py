@@ -89,6 +89,5 @@ class _BlobReader:
                 unquote(name, errors="surrogateescape") if self._encoded else name,
                 int(size),
                 f'"{etag}"' if etag else "",
-                fields.get("accesstier", ""),
             )
         )

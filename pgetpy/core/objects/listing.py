@@ -32,13 +32,11 @@ class ListedObject:
     Attributes:
         size: in bytes.
         etag: with its quotes, as in the header.
-        storage_class: `STANDARD`, `GLACIER`...; empty if the store does not say.
     """
 
     key: str
     size: int
     etag: str = ""
-    storage_class: str = ""
 
 
 @dataclass
@@ -161,4 +159,4 @@ def _listed(fields: dict[str, str], *, encoded: bool) -> ListedObject:
     if not key or not (size.isascii() and size.isdigit()):
         raise BadListingError("the listing has an object without a key or a size")
     name = unquote_plus(key, errors="surrogateescape") if encoded else key
-    return ListedObject(name, int(size), fields.get("ETag", ""), fields.get("StorageClass", ""))
+    return ListedObject(name, int(size), fields.get("ETag", ""))

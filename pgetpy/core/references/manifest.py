@@ -38,12 +38,10 @@ _ESCAPED = re.compile(r'\\(["\\])')
 class Manifest:
     """Attributes:
     jobs: in the order of the file.
-    lines: the line of each job, counted from 1.
     warnings: sentences about lines that were passed over.
     """
 
     jobs: tuple[Job, ...]
-    lines: tuple[int, ...]
     warnings: tuple[str, ...]
 
 
@@ -78,7 +76,7 @@ def parse_manifest(
     # Not splitlines(), which takes characters for line ends that a path may hold.
     for line, content in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
         reading.take(line, content)
-    return Manifest(tuple(reading.jobs), tuple(reading.lines), tuple(reading.warnings))
+    return Manifest(tuple(reading.jobs), tuple(reading.warnings))
 
 
 @dataclass
@@ -91,7 +89,6 @@ class _Reading:
     to_null: bool
     extract: bool
     jobs: list[Job] = field(default_factory=list)
-    lines: list[int] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     # The first job for each destination, and those where there are several.
     first: dict[str, Job] = field(default_factory=dict)
@@ -103,7 +100,6 @@ class _Reading:
             job = self._job(fields, f" ({self.path}:{line})") if fields else None
             if job is not None and not self._is_repeated(job, line):
                 self.jobs.append(job)
-                self.lines.append(line)
         except UsageError as error:
             raise BadManifestError(self.path, line, str(error)) from None
 

@@ -141,3 +141,7 @@ Event: TypeAlias = (
     | Failed
 )
 Report = Callable[[Event], None]
+
+
+def ignore_event(event: Event) -> None:
+    """Discard an event, where no one asked for progress reports."""

@@ -45,7 +45,7 @@ from pgetpy.core.destinations.journal import (
 from pgetpy.core.destinations.names import LOCK, journal_path
 from pgetpy.core.http.ranges import Span, Spans
 from pgetpy.system.file_locks import try_lock
-from pgetpy.system.filesystem import sync_file
+from pgetpy.system.filesystem import closing_fd, sync_file
 
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -189,15 +189,12 @@ class Ledger:
         lost the race for its lock, waits there to be told whether the file has been published.
         """
         path = self.path.with_name(f".{os.urandom(8).hex()}{LOCK}")
-        fd = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
+        with closing_fd(os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)) as fd:
             try_lock(fd)
             os.replace(path, self.path)
             self._former.append(os.dup(self._fd))
             os.dup2(fd, self._fd, inheritable=False)
             self._fresh = True
-        finally:
-            os.close(fd)
 
     def _reset(self, journal: Journal) -> None:
         os.ftruncate(self._fd, 0)

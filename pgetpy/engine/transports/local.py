@@ -24,6 +24,7 @@ from pgetpy.engine.transports.base import BLOCK, Exchange
 from pgetpy.errors import BadReferenceError, ConnectionFailedError, ObjectChangedError
 from pgetpy.errors.reasons import system_reason
 from pgetpy.system.event_loop import wait_uncancelled
+from pgetpy.system.filesystem import closing_fd
 from pgetpy.system.threads import Workers
 
 # Reads into a buffer from a position on; returns the number of bytes.
@@ -144,15 +145,13 @@ def _open(url: str) -> Iterator[tuple[int, os.stat_result]]:
         raise BadReferenceError(url, f"it cannot be read: {system_reason(error)}") from None
     except ValueError as error:  # a null character
         raise BadReferenceError(url, f"it cannot be read: {error}") from None
-    try:
+    with closing_fd(fd):
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise BadReferenceError(url, "it is not a regular file")
         if status.st_size == 0 and _has_content(fd):
             raise BadReferenceError(url, "its size is not known, as of all files in /proc")
         yield fd, status
-    finally:
-        os.close(fd)
 
 
 def _has_content(fd: int) -> bool:

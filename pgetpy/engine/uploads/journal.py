@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pgetpy.settings.folders import state_folder
+from pgetpy.system.filesystem import closing_fd
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,6 @@ class UploadJournal:
     @staticmethod
     def _write(path: Path, line: str, how: int) -> None:
         """Write one line in one call. Only the user may read it: a URL may be private."""
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | how, 0o600)
-        try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | how
+        with closing_fd(os.open(path, flags, 0o600)) as fd:
             os.write(fd, f"{line}\n".encode())
-        finally:
-            os.close(fd)

@@ -41,7 +41,7 @@ def test_keys_are_literal_where_they_are_not_encoded(space: str) -> None:
     keys = ["a b", "a+b", "a%20b", "a&b<c>", "../x", "/abs", "é"]
     found = parse_listing(page("".join(item(escape(key)) for key in keys), space=space))
     assert [each.key for each in found.objects] == keys
-    assert found.objects[0] == ListedObject("a b", 5, '"e"', "STANDARD")
+    assert found.objects[0] == ListedObject("a b", 5, '"e"')
 
 
 def test_the_next_page_is_asked_for_by_its_token() -> None:

@@ -23,7 +23,7 @@ def refused(text: str) -> BadManifestError:
 def test_each_line_is_a_url_and_a_destination() -> None:
     manifest = parse_manifest("http://h/a a.bin\n\n \thttps://h/b \t dir/b.bin\r\n", "list.txt")
     assert manifest.jobs == (Job("http://h/a", "a.bin"), Job("https://h/b", "dir/b.bin"))
-    assert manifest.lines == (1, 3)
+    assert [job.place for job in manifest.jobs] == [" (list.txt:1)", " (list.txt:3)"]
 
 
 def test_a_third_column_is_a_digest() -> None:
@@ -122,7 +122,7 @@ _GAPS = st.sampled_from([" ", "\t", "\n", "\r\n", ""])
 @given(st.one_of(st.text(), st.lists(st.one_of(_FIELDS, _GAPS)).map("".join)))
 def test_any_text_is_read_or_refused_with_a_line_of_it(text: str) -> None:
     try:
-        lines = parse_manifest(text, "list.txt").lines
+        places = {job.place for job in parse_manifest(text, "list.txt").jobs}
     except BadManifestError as error:
-        lines = (error.line,)
-    assert set(lines) <= set(range(1, text.count("\n") + 2))
+        places = {f" (list.txt:{error.line})"}
+    assert places <= {f" (list.txt:{line})" for line in range(1, text.count("\n") + 2)}
