@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -29,7 +27,6 @@ from pgetpy.cache.listing import Totals, totals
 from pgetpy.cache.store import PARTIAL_SECONDS, Store
 from pgetpy.cli.cache_tables import (
     KEY_DIGITS,
-    counted,
     info_lines,
     info_record,
     listing_record,
@@ -38,8 +35,9 @@ from pgetpy.cli.cache_tables import (
 )
 from pgetpy.cli.invocation import DONE, FAILED, Invocation, check_digits
 from pgetpy.cli.results import failure_record
-from pgetpy.cli.terminal import print_line, say
+from pgetpy.cli.terminal import output_width, print_line, say
 from pgetpy.core.cache.records import State
+from pgetpy.core.report.text import counted
 from pgetpy.core.text.units import format_size, parse_age
 from pgetpy.errors import CacheError, PgetError, UsageError
 from pgetpy.settings.cache_settings import CacheSettings
@@ -179,8 +177,7 @@ def _ls(command: CacheCommand) -> int:
     elif store is None or not found:
         print_line(_empty(command))
     else:
-        width = shutil.get_terminal_size().columns if sys.stdout and sys.stdout.isatty() else None
-        lines = table(found, totals(store.root, found, 0), time.time(), width)
+        lines = table(found, totals(store.root, found, 0), time.time(), output_width())
         print_line("\n".join(lines))
     return DONE
 
@@ -286,7 +283,8 @@ def _prune(command: CacheCommand) -> int:
             target = Target(row.record.key, row.record.about.reference)
             print_line(json.dumps({**target.record, "size": row.size}))
     elif gone:
-        print_line(f"removed {counted(len(gone))}, {format_size(size)}: not used for {age}")
+        removed = f"{counted(len(gone), 'entry')}, {format_size(size)}"
+        print_line(f"removed {removed}: not used for {age}")
     else:
         print_line(f"nothing to remove: every entry was used within {age}, or is pinned or in use")
     return DONE

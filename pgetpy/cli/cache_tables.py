@@ -15,17 +15,13 @@ from typing import Any
 
 from pgetpy.cache.listing import ListedEntry, Totals
 from pgetpy.core.cache.records import State
-from pgetpy.core.report.text import one_line, shortened
+from pgetpy.core.report.text import aligned_lines, counted, one_line
 from pgetpy.core.text.units import format_age, format_size
 from pgetpy.settings.cache_settings import CacheSettings
 
 # How much of a key is shown, and the least that commands accept for one.
 KEY_DIGITS = 8
-# A reference is not made shorter than this, however narrow the terminal.
-_LEAST_REFERENCE = 24
-_ALIGNMENTS = "<<>>><"
 _HEADINGS = ("KEY", "REFERENCE", "SIZE", "AGE", "LAST USE", "STATE")
-_GAP = "  "
 
 
 def table(
@@ -38,13 +34,9 @@ def table(
         width: columns of the terminal; None where lines may be of any length.
     """
     rows = [_HEADINGS, *(_cells(listing, now) for listing in listings)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
-    if width is not None:
-        others = sum(widths) - widths[1] + len(_GAP) * (len(widths) - 1)
-        widths[1] = min(widths[1], max(_LEAST_REFERENCE, width - others))
     once = sum(each.record.size for each in listings) > sums.stored
     note = "; what is equal is stored once" if once else ""
-    return [*(_line(row, widths) for row in rows), "", sums_line(sums) + note]
+    return [*aligned_lines(rows, "<<>>><", 1, width), "", sums_line(sums) + note]
 
 
 def sums_line(sums: Totals) -> str:
@@ -55,13 +47,8 @@ def sums_line(sums: Totals) -> str:
         if size
     ]
     of_it = f" ({', '.join(held)})" if held else ""
-    there = f"{counted(sums.entries)}, {format_size(sums.stored)}{of_it}"
+    there = f"{counted(sums.entries, 'entry')}, {format_size(sums.stored)}{of_it}"
     return f"{there}; {format_size(sums.free)} free on the disk"
-
-
-def counted(entries: int) -> str:
-    """Return `1 entry` or `5 entries`."""
-    return f"{entries} {'entry' if entries == 1 else 'entries'}"
 
 
 def state_of(listing: ListedEntry) -> str:
@@ -143,12 +130,6 @@ def _cells(listing: ListedEntry, now: float) -> tuple[str, ...]:
         f"{format_age(now - listing.used)} ago" if now - listing.used >= 1 else "now",
         state_of(listing),
     )
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    columns = zip(cells, _ALIGNMENTS, widths, strict=True)
-    padded = (f"{shortened(cell, width):{side}{width}}" for cell, side, width in columns)
-    return _GAP.join(padded).rstrip()
 
 
 def _bounds(sums: Totals, settings: CacheSettings) -> str:

@@ -24,7 +24,7 @@ from typing import Any
 from pgetpy.cache.checking import Verdict
 from pgetpy.cache.store import Store
 from pgetpy.cli.cache import CacheCommand, Target
-from pgetpy.cli.cache_tables import KEY_DIGITS, counted
+from pgetpy.cli.cache_tables import KEY_DIGITS
 from pgetpy.cli.invocation import DONE, FAILED, Invocation
 from pgetpy.cli.progress import log_lines, progress_of
 from pgetpy.cli.results import failure_record
@@ -35,6 +35,7 @@ from pgetpy.core.references.patterns import Patterns
 from pgetpy.core.references.reference import Reference, Wanted
 from pgetpy.core.report.events import Event, Failed, Finished, Report
 from pgetpy.core.report.results import DownloadResult
+from pgetpy.core.report.text import counted
 from pgetpy.errors import (
     BadReferenceError,
     CacheError,
@@ -324,4 +325,4 @@ def _sums(found: Counter[Verdict], repaired: int) -> str:
     parts = [f"{found[verdict]} {verdict.value}" for verdict in Verdict if found[verdict]]
     wrong = found.total() - found[Verdict.SOUND]
     how = f"; {repaired} of {wrong} repaired" if wrong else ""
-    return f"{counted(found.total())}: {', '.join(parts)}{how}"
+    return f"{counted(found.total(), 'entry')}: {', '.join(parts)}{how}"

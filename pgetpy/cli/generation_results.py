@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pgetpy.core.generations.comparison import GenerationDiff
-from pgetpy.core.report.text import one_line
+from pgetpy.core.report.text import counted, one_line
 from pgetpy.core.text.units import format_size
 from pgetpy.generations.checking import VerifiedGeneration
 from pgetpy.generations.store import ListedGeneration, Pruned, Readiness
@@ -33,8 +33,7 @@ def readiness_lines(found: Readiness) -> list[str]:
 def diff_lines(found: GenerationDiff) -> list[str]:
     """Return one line for each change, and one that counts what is the same."""
     changes = [one_line(str(each)) for each in found.changes]
-    count = len(found.changes)
-    return [*changes, f"{count} {'change' if count == 1 else 'changes'}, {found.same} the same"]
+    return [*changes, f"{counted(len(changes), 'change')}, {found.same} the same"]
 
 
 def diff_record(found: GenerationDiff) -> dict[str, Any]:

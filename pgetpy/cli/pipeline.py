@@ -11,8 +11,6 @@ where there are none.
 from __future__ import annotations
 
 import json
-import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -33,7 +31,7 @@ from pgetpy.cli.pipeline_results import (
 from pgetpy.cli.pipeline_spec import read_spec
 from pgetpy.cli.progress import Progress, progress_of
 from pgetpy.cli.results import failure_record
-from pgetpy.cli.terminal import print_line, say
+from pgetpy.cli.terminal import output_width, print_line, say
 from pgetpy.core.report.events import Queued
 from pgetpy.core.text.units import format_size
 from pgetpy.errors import CacheError, PgetError, UsageError
@@ -162,8 +160,7 @@ def _ls(run: _Run, store: PipelineStore) -> int:
         for each in found:
             print_line(json.dumps(listing_record(each)))
     elif found:
-        width = shutil.get_terminal_size().columns if sys.stdout and sys.stdout.isatty() else None
-        print_line("\n".join(tree_table(found, store.kept_bytes(), width)))
+        print_line("\n".join(tree_table(found, store.kept_bytes(), output_width())))
     else:
         print_line(_empty(run))
     return DONE

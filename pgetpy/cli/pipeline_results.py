@@ -7,16 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from pgetpy.core.pipelines.build_manifest import BuildManifest
 from pgetpy.core.pipelines.plans import PipelineFile, PipelinePlan, ResolvedReference
-from pgetpy.core.report.text import one_line, shortened
+from pgetpy.core.report.text import aligned_lines, counted, one_line
 from pgetpy.core.text.units import format_age, format_size
 from pgetpy.pipelines.trees import ListedTree
 
 # How much of a key is shown, and the least that commands accept for one.
 KEY_DIGITS = 8
 _HEADINGS = ("KEY", "PIPELINE", "BASE", "SIZE", "LAST USE", "STATE")
-_GAP = "  "
-# A base is not made shorter than this, however narrow the terminal.
-_LEAST_BASE = 24
 
 
 def plan_lines(plan: PipelinePlan) -> Iterator[str]:
@@ -51,7 +48,7 @@ def _resolved_lines(resolved: Sequence[ResolvedReference]) -> Iterator[str]:
 
 def _plan_sums(plan: PipelinePlan) -> str:
     whole = format_size(sum(each.size or 0 for each in plan.files))
-    files = _counted(len(plan.files), "file")
+    files = counted(len(plan.files), "file")
     if not plan.missing:
         return f"{files}, {whole}: nothing to fetch"
     hosts = ", ".join(
@@ -71,15 +68,11 @@ def tree_table(trees: Sequence[ListedTree], kept: int, width: int | None) -> lis
         width: columns of the terminal; None where lines may be of any length.
     """
     rows = [_HEADINGS, *map(_cells, trees)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
-    if width is not None:
-        others = sum(widths) - widths[2] + len(_GAP) * (len(widths) - 1)
-        widths[2] = min(widths[2], max(_LEAST_BASE, width - others))
     once = "; files that they share are counted once" if len(trees) > 1 else ""
     return [
-        *(_line(row, widths) for row in rows),
+        *aligned_lines(rows, "<<<><<", 2, width),
         "",
-        f"{_counted(len(trees), 'pipeline')}, {format_size(kept)}{once}",
+        f"{counted(len(trees), 'pipeline')}, {format_size(kept)}{once}",
     ]
 
 
@@ -93,12 +86,6 @@ def _cells(tree: ListedTree) -> tuple[str, ...]:
         f"{format_age(age)} ago" if age >= 1 else "now",
         "in use" if tree.held else "",
     )
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    columns = zip(cells, "<<<><<", widths, strict=True)
-    padded = (f"{shortened(cell, width):{side}{width}}" for cell, side, width in columns)
-    return _GAP.join(padded).rstrip()
 
 
 def manifest_lines(manifest: BuildManifest, path: str) -> Iterator[str]:
@@ -154,7 +141,3 @@ def listing_record(tree: ListedTree) -> dict[str, object]:
 
 def _base_of(manifest: BuildManifest) -> str:
     return str(manifest.asked.get("base", ""))
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -19,7 +19,6 @@ from pgetpy.cache.contents import Entry
 from pgetpy.cache.inspection import inspect_entry
 from pgetpy.cache.store import Store
 from pgetpy.cli.cache import CacheCommand
-from pgetpy.cli.cache_tables import counted
 from pgetpy.cli.ensure import open_cache
 from pgetpy.cli.invocation import DONE, FAILED, Invocation
 from pgetpy.cli.manifest_file import read_manifest
@@ -28,6 +27,7 @@ from pgetpy.cli.terminal import print_line
 from pgetpy.core.references.patterns import Patterns
 from pgetpy.core.references.prefetch_manifest import PrefetchLine, parse_prefetch_manifest
 from pgetpy.core.references.reference import Reference
+from pgetpy.core.report.text import counted
 from pgetpy.core.text.units import format_size
 from pgetpy.errors import PgetError, UsageError
 from pgetpy.settings.cache_settings import CacheSettings
@@ -113,7 +113,8 @@ def _report(command: CacheCommand, store: Store, items: list[_Item], *, deep: bo
         command.invocation.tell(_line(item, verdict, entry), _record(item, verdict, entry))
     if not command.invocation.options.json:
         parts = [f"{found[verdict]} {verdict.value}" for verdict in Verdict if found[verdict]]
-        print_line(f"{counted(len(items))}, {format_size(size)}: {', '.join(parts) or 'nothing'}")
+        sums = f"{counted(len(items), 'entry')}, {format_size(size)}"
+        print_line(f"{sums}: {', '.join(parts) or 'nothing'}")
     return DONE if found.total() == found[Verdict.SOUND] else FAILED
 
 

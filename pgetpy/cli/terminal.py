@@ -144,6 +144,13 @@ def _write_output(text: str) -> None:
     output.flush()
 
 
+def output_width() -> int | None:
+    """Return the columns of standard output; None if that is not a terminal."""
+    import shutil
+
+    return shutil.get_terminal_size().columns if sys.stdout and sys.stdout.isatty() else None
+
+
 def print_beside(dest: str | None, text: str) -> None:
     """Write a line to the stream that does not get the bytes of `dest`."""
     if dest in STANDARD_OUTPUT:

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
-from types import TracebackType
 from typing import Any
 
 from pgetpy.system.logs import RoomLog
@@ -77,12 +76,7 @@ class Tuning:
     def __enter__(self) -> Tuning:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.undo()
 
 

@@ -138,8 +138,7 @@ def url_of(
     host = parts.netloc
     virtual = addressing == "virtual"
     if addressing == "auto":
-        is_aws = (parts.hostname or "").endswith((f".{_AWS}", f".{_AWS}.cn"))
-        virtual = is_aws and "." not in bucket
+        virtual = is_aws(endpoint) and "." not in bucket
     place = f"{parts.scheme}://{bucket}.{host}{parts.path}"
     if not virtual:
         place = f"{parts.scheme}://{host}{parts.path}/{bucket}"
