@@ -28,7 +28,7 @@ from pgetpy.errors import BadSettingError, IntegrityError, PgetError
 from pgetpy.errors.redact import redact
 from pgetpy.lora.composer import LoraComposer
 from pgetpy.pipelines.building import BuiltPipeline, PipelineBuilder
-from pgetpy.pipelines.loader import LoadSource, load_pipeline
+from pgetpy.pipelines.loader import LoadSource, load_pipeline, words_of
 from pgetpy.pipelines.lora_files import PlannedLoras, slots_for
 from pgetpy.pipelines.tree_links import TreeSource
 from pgetpy.system.logs import RoomLog
@@ -37,7 +37,6 @@ from pgetpy.system.model_loads import loading, without_bars
 _LOG = RoomLog("pipelines")
 # Whose code computes what is saved.
 _WRITERS = ("diffusers", "transformers", "torch")
-_LONGEST_REASON = 300
 # On the CPU everywhere: what a GPU computes depends on its kind.
 _DEVICE = "cpu"
 
@@ -101,9 +100,8 @@ class PipelineBaker:
             except PgetError:
                 raise
             except Exception as error:  # whatever libraries raise for what they cannot fuse or save
-                words = " ".join(str(error).split())[:_LONGEST_REASON]
                 shown = redact(spec.base)
-                raise IntegrityError(f"{shown} cannot be baked: {words}") from error
+                raise IntegrityError(f"{shown} cannot be baked: {words_of(error)}") from error
             del pipeline
             _normalise_configs(folder)
             load_pipeline(_saved(folder, spec, plan.pipeline), _DEVICE, lambda _: None)

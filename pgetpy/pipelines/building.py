@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 from pgetpy._version import __version__
 from pgetpy.core.pipelines.build_manifest import (
@@ -19,15 +18,14 @@ from pgetpy.core.pipelines.build_manifest import (
 )
 from pgetpy.core.pipelines.plans import LORAS, PipelineFile, PipelinePlan
 from pgetpy.core.pipelines.specs import PipelineSpec
-from pgetpy.core.weights.safetensors import read_header
 from pgetpy.core.weights.shards import SUFFIX
-from pgetpy.errors import BadSafetensorsError
 from pgetpy.pipelines.compositions import note_composition
 from pgetpy.pipelines.fetching import held_files
 from pgetpy.pipelines.planning import Planner
 from pgetpy.pipelines.tree_links import TreeSource
 from pgetpy.pipelines.tree_use import PipelineTree
 from pgetpy.pipelines.trees import TreeStore
+from pgetpy.weights.validate import check_header
 
 
 class BuiltPipeline:
@@ -125,14 +123,5 @@ def _check_local(files: Sequence[PipelineFile], paths: Mapping[str, Path]) -> No
     """
     for each in files:
         if not each.url and each.path.endswith(SUFFIX):
-            path = paths[each.path]
-            with path.open("rb") as file:
-                try:
-                    read_header(partial(_beginning, file), path.stat().st_size)
-                except BadSafetensorsError as error:
-                    raise error.of(each.uri) from error
-
-
-def _beginning(file: BinaryIO, count: int) -> bytes:
-    file.seek(0)
-    return file.read(count)
+            with paths[each.path].open("rb") as file:
+                check_header(file, os.fstat(file.fileno()).st_size, each.uri)

@@ -128,11 +128,12 @@ def _load_undisturbed(source: LoadSource, kind: Any, find: Find) -> Any:
 def _failure(source: LoadSource, empty: list[str], error: BaseException | None) -> IntegrityError:
     if error is None:
         return IntegrityError(f"{source.shown} has no values for {named(empty)}")
-    words = f"{type(error).__name__}: {_words(error)}"
+    words = f"{type(error).__name__}: {words_of(error)}"
     return IntegrityError(f"{source.shown} cannot be loaded: {words}")
 
 
-def _words(error: BaseException) -> str:
+def words_of(error: BaseException) -> str:
+    """Return what a library says of an error, in one line that is not too long."""
     return " ".join(str(error).split())[:_LONGEST_REASON]
 
 
@@ -167,7 +168,7 @@ def pipeline_class(name: str) -> Any:
     try:
         found = getattr(diffusers, name, None)
     except Exception as error:  # a module that the class needs, when it is imported
-        raise BadSettingError("pipeline", name, f"cannot be imported: {_words(error)}") from error
+        raise BadSettingError("pipeline", name, f"cannot be imported: {words_of(error)}") from error
     if not (isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline)):
         raise BadSettingError("pipeline", name, "is not a pipeline of diffusers")
     return found

@@ -61,10 +61,7 @@ def examine(source: Path, reference: Reference, name: str, *, any_file: bool) ->
     with source.open("rb") as file:
         found = sniff(file.read(TELLING))
         if found.kind is FileKind.SAFETENSORS:
-            try:
-                read_header(partial(_beginning, file), size)
-            except BadSafetensorsError as error:
-                raise error.of(str(reference)) from error
+            check_header(file, size, str(reference))
             return stem + _SUFFIX
     if any_file or (found.kind is FileKind.JSON and _is_index(source, name)):
         return stem + suffix
@@ -81,6 +78,18 @@ def _is_index(source: Path, name: str) -> bool:
         return bool(parse_index(source.read_bytes()).shards)
     except BadSafetensorsError:
         return False
+
+
+def check_header(file: BinaryIO, size: int, shown: str) -> None:
+    """Check the header of an open safetensors file of `size` bytes; errors call it `shown`.
+
+    Raises:
+        NotWeightsError: it is malformed.
+    """
+    try:
+        read_header(partial(_beginning, file), size)
+    except BadSafetensorsError as error:
+        raise error.of(shown) from error
 
 
 def check_safetensors(source: Path, reference: Reference) -> None:
