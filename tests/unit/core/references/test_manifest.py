@@ -112,7 +112,7 @@ def test_a_malformed_line_is_refused_with_its_place(line: str) -> None:
 
 
 def test_a_manifest_may_be_empty() -> None:
-    assert parse_manifest("\ufeff\n# nothing\n", "-") == Manifest((), (), ())
+    assert parse_manifest("\ufeff\n# nothing\n", "-") == Manifest((), ())
 
 
 _FIELDS = st.sampled_from(["http://h/a", "http://h/b", "x", "y/", '"p q"', "'", "#", MD5, "-"])
