@@ -20,6 +20,7 @@ from pgetpy.errors import (
     NotFoundError,
     ObjectChangedError,
     ObjectExistsError,
+    PgetError,
     UnauthorizedError,
 )
 from pgetpy.settings import SourceSettings
@@ -117,6 +118,15 @@ def test_a_wrong_secret_is_said_without_it(store: RealStore, tmp_path: Path) -> 
     text = f"{found.value} {found.value!r} {found.value.hint}"
     assert store.keys[0] in text
     assert "wrong-secret" not in text
+
+
+def test_a_request_without_keys_is_said_to_be_unsigned(store: RealStore, tmp_path: Path) -> None:
+    url = put(store, "unsigned.bin", BODY)
+    with pytest.raises(PgetError, match="was not signed"):
+        get(store, url, tmp_path / "out", environ={"PGET_S3_SIGN": "never"})
+    absent = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
+    with pytest.raises(PgetError, match=r"no keys were found.*set AWS_ACCESS_KEY_ID"):
+        get(store, url, tmp_path / "out", environ=absent)
 
 
 def test_missing_objects_and_buckets_are_told_apart(store: RealStore, tmp_path: Path) -> None:

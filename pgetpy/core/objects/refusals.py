@@ -23,6 +23,9 @@ _TIMES_DIFFER = "difference between the request time and"
 _REGION_CODES = frozenset(
     {"AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect"}
 )
+# What some stores answer with status 400 to a request without a signature: rclone, and Swift, which
+# gives no code.
+_UNSIGNED = frozenset({"UnsupportedAlgorithm", ""})
 _REGION = re.compile(r"[a-z0-9][a-z0-9-]{1,40}")
 _EXPECTING = re.compile(r"expecting '([a-z0-9-]{2,41})'")
 
@@ -103,9 +106,11 @@ def explain(code: str, status: int, who: Asker) -> str:
             f"the OAuth token ({who.origin_of_keys}) has expired, or may not read it; get a new "
             "one, as by `gcloud auth print-access-token`"
         )
-    if status in (401, 403) and not who.key_id and not who.to_set:
+    unsigned = not who.key_id and not who.by_token
+    wants_signature = status in (401, 403) or (status == 400 and code in _UNSIGNED)
+    if wants_signature and unsigned and not who.to_set:
         return "the request was not signed, because PGET_S3_SIGN is never or a policy forbids it"
-    if status in (401, 403) and not who.key_id:
+    if wants_signature and unsigned:
         return (
             f"the request was not signed, because no keys were found ({who.looked_at}); set "
             f"{who.to_set}"
@@ -127,8 +132,8 @@ _BY_CODE = {
         "it belongs to {who.store}"
     ),
     "SignatureDoesNotMatch": (
-        "the secret that belongs to {who.key_id} ({who.origin_of_keys}) is wrong; check it for "
-        "missing characters"
+        "the secret that belongs to {who.key_id} ({who.origin_of_keys}) is wrong, or the store "
+        "does not know that key; check both for missing characters"
     ),
     "RequestTimeTooSkewed": (
         "this machine's clock is {minutes} {direction}, and signatures hold for 15 minutes; set "

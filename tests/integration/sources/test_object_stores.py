@@ -119,6 +119,12 @@ def test_half_a_key_and_no_key_are_told_apart(store: ObjectStore, tmp_path: Path
     none = {k: v for k, v in half.items() if k != "AWS_ACCESS_KEY_ID"}
     with pytest.raises(UnauthorizedError, match=r"not signed.*AWS_ACCESS_KEY_ID, profile default"):
         get(URL, tmp_path / "out", none)
+    # rclone and Swift, which gives no code.
+    for code in ("UnsupportedAlgorithm", ""):
+        store.refuse(400, code, times=20)
+        with pytest.raises(PgetError, match="was not signed, because no keys were found"):
+            get(URL, tmp_path / "out", none)
+        store.forgive()
     with pytest.raises(BadSettingError, match="requests must be signed"):
         get(URL, tmp_path / "out", {**none, "PGET_S3_SIGN": "always"})
 
