@@ -219,7 +219,7 @@ def test_where_memory_is_short_a_killed_run_goes_on_all_the_same(
     server: Server, tmp_path: Path
 ) -> None:
     dest = tmp_path / "got"
-    url = serve(server, Pace(8 * MIB), Dam(9 * MIB))
+    url = serve(server, Pace(8 * MIB), Dam(len(BODY) - 100_000))
     with Run(url, dest, "-c", "2", program=in_a_group_of(4 * MIB)) as running:
         running.wait_until(lambda: len(landed(dest, BODY)) * PAGE > 6 * MIB)
         running.kill()
