@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import json
+import signal
 import time
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from pgetpy import WeightsDownloadCache
 from pgetpy.pipelines import PipelineSpec, PipelineStore
 from pgetpy.pipelines.planning import Planner
 from tests.integration.pipelines.test_building import FILES
+from tests.support.entries import child, said, tell
 from tests.support.hub import Hub
 
 SPEC = PipelineSpec("hf://owner/name")
@@ -51,53 +52,63 @@ def test_a_built_pipeline_is_listed_verified_and_removed(hub: Hub, store: Pipeli
     assert store.pipelines() == []
 
 
+# Copies of a child kill themselves after the n-th link, or call that makes something last.
+_DRIVER = """
+from pgetpy import WeightsDownloadCache
+from pgetpy.pipelines import PipelineSpec, PipelineStore
+from tests.support.killing import run_copies
+model, root = sys.argv[1:]
+
+def work(number):
+    count = 0
+    def counted(call):
+        def calling(*given, **options):
+            nonlocal count
+            result = call(*given, **options)
+            count += 1
+            if count == number:
+                os.kill(os.getpid(), 9)
+            return result
+        return calling
+    store = PipelineStore(WeightsDownloadCache(root, min_disk_free=0))
+    Path.symlink_to = counted(Path.symlink_to)
+    for name in ("fsync", "rename", "replace", "link", "mkdir"):
+        setattr(os, name, counted(getattr(os, name)))
+    store.build(PipelineSpec(model)).close()
+
+run_copies(work, 1, first=1)
+"""
+
+
+@pytest.mark.usefixtures("forked_runs")
 def test_a_process_that_is_killed_while_it_builds_leaves_nothing_that_is_used(
     tmp_path: Path,
 ) -> None:
-    """It is killed after each link, and at each call that makes something last, in turn."""
-    model = tmp_path / "model"
+    model, root = tmp_path / "model", tmp_path / "cache"
     for name, data in FILES.items():
         path = model / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    program = f"""
-import os, signal, sys
-from pathlib import Path
-from pgetpy import WeightsDownloadCache
-from pgetpy.pipelines import PipelineSpec, PipelineStore
-number, count = int(sys.argv[1]), 0
-def counted(call):
-    def calling(*given, **options):
-        global count
-        result = call(*given, **options)
-        count += 1
-        if count == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-    return calling
-cache = WeightsDownloadCache({str(tmp_path / "cache")!r}, min_disk_free=0)
-store = PipelineStore(cache)
-Path.symlink_to = counted(Path.symlink_to)
-for name in ("fsync", "rename", "replace", "link", "mkdir"):
-    setattr(os, name, counted(getattr(os, name)))
-store.build(PipelineSpec({str(model)!r})).close()
-"""
     spec = PipelineSpec(str(model))
-    with WeightsDownloadCache(tmp_path / "cache", min_disk_free=0) as cache:
+    with (
+        child(_DRIVER, model, root) as driver,
+        WeightsDownloadCache(root, min_disk_free=0) as cache,
+    ):
         store = PipelineStore(cache)
         empty = 0
-        for number in range(1, _MOST_KILLS):
-            ended = subprocess.run([sys.executable, "-c", program, str(number)], check=False)
+        for _ in range(1, _MOST_KILLS):
+            tell(driver)
+            status = json.loads(said(driver))
             # What is listed is whole, whenever the victim was killed.
             found = store.pipelines()
             assert all(store.verify(each.manifest.key) == [] for each in found)
             empty += not found
             assert all(store.remove(each.manifest.key) for each in found)
-            if ended.returncode == 0:
+            if status == 0:
                 break
-            assert ended.returncode == -9
+            assert status == signal.SIGKILL
         assert empty > len(FILES), "most of the calls come before the one that publishes"
-        assert ended.returncode == 0
+        assert status == 0
         with store.build(spec) as built:
             assert {name: (built.path / name).read_bytes() for name in FILES} == FILES
 
