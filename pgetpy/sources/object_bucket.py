@@ -262,7 +262,7 @@ def explain_refusal(
         if error.status in (401, 403):
             error.hint = "requests to a public URL are never signed; check that it lets anyone read"
         return error
-    hint = explain(error.code, error.status, bucket.signer.asker)
+    hint = explain(error.code, error.status, error.words, bucket.signer.asker)
     return refusal_error(named, reference, bucket.store, error, hint)
 
 

@@ -94,8 +94,14 @@ class Asker:
     to_set: str = ""
 
 
-def explain(code: str, status: int, who: Asker) -> str:
-    """Return what to try after an answer with this code and status; empty if nothing is known."""
+def explain(code: str, status: int, words: str, who: Asker) -> str:
+    """Return what to try after an answer with this code, status and these words; empty if nothing
+    is known."""
+    if code == "InvalidRequest" and "server side encryption" in words.lower():
+        return (
+            "it is encrypted with a key of its owner's (SSE-C), which pgetpy cannot send; copy it "
+            "to an object without one, as by `aws s3 cp --sse-c-copy-source`"
+        )
     hint = _BY_CODE.get(code, "")
     if hint:
         minutes = f"{abs(who.skew) / 60:.0f} minutes" if who.skew is not None else "some time"

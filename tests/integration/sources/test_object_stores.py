@@ -173,6 +173,13 @@ def test_errors_say_what_to_do(
     assert SECRET_KEY not in text
 
 
+def test_an_object_that_needs_its_owners_key_says_so(store: ObjectStore, tmp_path: Path) -> None:
+    message = "The object was stored using a form of Server Side Encryption."
+    store.refuse(400, "InvalidRequest", times=20, Message=message)
+    with pytest.raises(PgetError, match="SSE-C"):
+        get(URL, tmp_path / "out", store.environ)
+
+
 def test_slow_down_is_waited_for(store: ObjectStore, tmp_path: Path) -> None:
     store.refuse(503, "SlowDown", times=2)
     get(URL, tmp_path / "out", store.environ)
