@@ -534,17 +534,38 @@ def test_a_low_water_mark_hides_nothing() -> None:
         server, _ = listener.accept()
     connection = Connection(sock, None)
     connection.block(True)
-    sock.settimeout(10)
     with contextlib.closing(connection), server:
-        server.sendall(b"ten bytes.")
-        connection.set_low_water(1000)
+        connection.await_bytes(1000)
         # A receive that goes by the mark would wait for 990 bytes more.
-        buffer = memoryview(bytearray(100))
-        assert connection.fill(buffer) == 10
-        connection.set_low_water(1000)
+        server.sendall(b"ten bytes.")
+        sock.settimeout(10)
+        assert sock.recv(100) == b"ten bytes."
+        connection.await_bytes(1000)
         server.sendall(b"more")
         connection.block(False)
         assert not connection.silent()
+        # The end of a stream counts for any number of bytes.
+        connection.block(True)
+        server.shutdown(socket.SHUT_WR)
+        connection.await_bytes(1000)
+        assert sock.recv(100) == b"more"
+
+
+def test_a_low_water_mark_ends_with_the_moves_it_was_set_for() -> None:
+    """The last bytes of a member are received, not spliced, and may be fewer than the mark."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sock = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+    connection = Connection(sock, None)
+    connection.block(True)
+    sock.settimeout(10)
+    with contextlib.closing(connection), server:
+        server.sendall(bytes(1000))
+        connection.await_bytes(1000)
+        assert len(sock.recv(1000)) == 1000
+        server.sendall(b"ten bytes.")
+        buffer = memoryview(bytearray(100))
+        assert connection.fill(buffer) == 10
 
 
 def test_no_write_holds_up_the_end_of_the_interpreter(wire: WireWorld) -> None:

@@ -106,7 +106,6 @@ LAYERS = (
             "engine.transports.connecting",
             "engine.transports.connection",
             "engine.transports.failures",
-            "engine.transports.movers",
             "engine.transports.on_loop",
             "engine.transports.pipes",
             "engine.transports.receiving",

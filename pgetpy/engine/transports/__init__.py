@@ -17,7 +17,6 @@ How `direct` moves a body depends on what is between the socket and the sink:
 
     body up to 256 KiB              received on the event loop: a thread would cost more than it
     larger, plain, sink on disk     socket =splice=> pipe =splice=> file: Python sees no byte
-    the same, and slow              the same, in a thread that many connections share (`movers`)
     larger, TLS or no file          socket -> TLS in memory -> buffer -> sink, in a thread
     chunked, coded, no length       as above, through `BodyDecoder`
     no thread is free               the same on the event loop, a block at a time (`on_loop`)

@@ -1,5 +1,4 @@
-"""Where a connection comes from: `IdleConnections` keeps those that can be used again, and
-`AddressRace` finds out which address of a host answers (RFC 8305).
+"""Connecting to a host that has several addresses, of which some may be dead (RFC 8305).
 
 A packet to a dead address vanishes, and a connection attempt would take the whole timeout to fail.
 Trying all addresses at once would load the host for nothing. So the addresses are tried in order,
@@ -23,10 +22,9 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from itertools import chain, zip_longest
-from typing import Generic, Protocol, TypeVar
 
 from pgetpy.core.lazy_dataclass import dataclass, field
-from pgetpy.engine.transports.base import AUTHORITY, Address, Request
+from pgetpy.engine.transports.base import Address
 
 # The head start of each address, in seconds, as in curl: the Connection Attempt Delay of RFC 8305,
 # 5, which lies between 0.1 and 2 s.
@@ -34,10 +32,6 @@ DELAY = 0.2
 # Errors that say nothing about a host, only that this machine has no route to such addresses.
 NO_WAY = frozenset({errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EHOSTUNREACH})
 
-_IDLE_SECONDS = 15.0  # after that, many servers have closed a connection
-
-# All that a connection, its proxy and its TLS depend on, see `key_of`.
-Key = tuple[str, str | None, int, bool, str]
 Connect = Callable[[Address], Coroutine[None, None, socket.socket]]
 _Connecting = asyncio.Task[socket.socket]
 
@@ -133,58 +127,3 @@ def _close(task: _Connecting) -> None:
     if not task.cancelled() and task.exception() is None:
         with contextlib.suppress(OSError):
             task.result().close()
-
-
-class Reusable(Protocol):
-    """A connection, as far as it matters here; see `connection.Connection`."""
-
-    idle_since: float
-
-    def silent(self) -> bool: ...
-
-    def close(self) -> None: ...
-
-
-C = TypeVar("C", bound=Reusable)
-
-
-class IdleConnections(Generic[C]):
-    """Connections whose last answers have been read to their ends. On the loop only."""
-
-    def __init__(self) -> None:
-        self._idle: dict[Key, list[C]] = {}
-        self._closed = False
-
-    def take(self, key: Key) -> C | None:
-        """Return a connection that can be used again, the latest one; None where there is none."""
-        now = time.monotonic()
-        idle = self._idle.get(key, [])
-        while idle:
-            connection = idle.pop()
-            if now - connection.idle_since < _IDLE_SECONDS and connection.silent():
-                return connection
-            connection.close()
-        return None
-
-    def keep(self, key: Key, connection: C) -> None:
-        """Keep `connection`, whose last answer has been read to its end."""
-        if self._closed:
-            connection.close()
-            return
-        connection.idle_since = time.monotonic()
-        self._idle.setdefault(key, []).append(connection)
-
-    def close(self) -> None:
-        """Close them, and from now on those that `keep` is given."""
-        self._closed = True
-        for idle in self._idle.values():
-            for connection in idle:
-                connection.close()
-        self._idle.clear()
-
-
-def key_of(request: Request) -> Key:
-    """Return what a connection must have been opened for to be used for `request`."""
-    authority = AUTHORITY.match(request.url)
-    assert authority is not None
-    return authority[0], request.proxy, id(request.tls), request.trusted, request.node

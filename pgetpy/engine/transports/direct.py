@@ -11,27 +11,22 @@ from __future__ import annotations
 import contextlib
 import errno
 import threading
-from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+import time
 
 from pgetpy.core.http.heads import Head
 from pgetpy.core.http.sink import Place, Sink
 from pgetpy.engine.transports.base import (
+    AUTHORITY,
     Begun,
     Exchange,
+    Request,
     UnsupportedResponseError,
 )
 from pgetpy.engine.transports.body import BodyDecoder, check_transfer_coding
-from pgetpy.engine.transports.connecting import AddressRace, IdleConnections, Key, key_of
+from pgetpy.engine.transports.connecting import AddressRace
 from pgetpy.engine.transports.connection import LOW_WATER, Connection
 from pgetpy.engine.transports.failures import failed, proxy_refused
-from pgetpy.engine.transports.on_loop import (
-    copy_rest,
-    ended_early,
-    is_small,
-    move_on_loop,
-    read_words,
-)
+from pgetpy.engine.transports.on_loop import ended_early, is_small, move_on_loop, read_words
 from pgetpy.engine.transports.pipes import PIPES, Pipe
 from pgetpy.engine.transports.receiving import fill, receive
 from pgetpy.engine.transports.small_request import SmallRequest
@@ -40,13 +35,14 @@ from pgetpy.errors import TransferError
 from pgetpy.system.event_loop import wait_uncancelled
 from pgetpy.system.threads import Permits, Workers
 
-if TYPE_CHECKING:
-    from pgetpy.engine.transports.movers import Movers
-
 _BUFFER = 256 * 1024
 # More writers of one file only spin on its inode's lock in the kernel.
 _WRITERS = 2
+_IDLE_SECONDS = 15.0  # after that, many servers have closed a connection
 _REFUSED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.ENOMEM})
+
+# All that a connection, its proxy and its TLS depend on, see `_key_of`.
+_Key = tuple[str, str | None, int, bool, str]
 
 
 class DirectTransport:
@@ -55,19 +51,13 @@ class DirectTransport:
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
         self._race = AddressRace()
-        self._idle = IdleConnections[Connection]()
+        self._idle = _IdleConnections()
         self._writers = Permits(_WRITERS)
         self._local = threading.local()  # holds the buffer of each thread
 
-    @cached_property
-    def _movers(self) -> Movers:
-        from pgetpy.engine.transports.movers import Movers
-
-        return Movers(self._workers, self._writers, _WRITERS)
-
     async def carry(self, exchange: Exchange) -> None:
         """See `Transport.carry`."""
-        key = key_of(exchange.request)
+        key = _key_of(exchange.request)
         begun, exchange.begun = exchange.begun, None
         if begun is not None:
             try:
@@ -85,7 +75,7 @@ class DirectTransport:
 
     async def begin(self, begun: SmallRequest) -> None:
         """See `SmallTransport.begin`."""
-        connection = self._idle.take(key_of(begun.request))
+        connection = self._idle.take(_key_of(begun.request))
         try:
             if connection is not None:
                 try:
@@ -110,11 +100,11 @@ class DirectTransport:
         assert isinstance(connection, Connection)
         assert begun.head is not None
         if not begun.surplus and may_stay_open(begun.head):
-            self._idle.keep(key_of(begun.request), connection)
+            self._idle.keep(_key_of(begun.request), connection)
         else:
             connection.close()
 
-    async def _take_over(self, exchange: Exchange, begun: Begun, key: Key) -> None:
+    async def _take_over(self, exchange: Exchange, begun: Begun, key: _Key) -> None:
         """Carry `exchange`, whose request has been sent by `begin`."""
         assert isinstance(begun, SmallRequest)
         if begun.error is not None:
@@ -131,7 +121,7 @@ class DirectTransport:
         self,
         exchange: Exchange,
         connection: Connection,
-        key: Key,
+        key: _Key,
         begun: SmallRequest | None = None,
     ) -> None:
         """Carry `exchange` over `connection`; keep it if nothing of the answer is left in it."""
@@ -213,35 +203,27 @@ class DirectTransport:
             exchange.cancelled = True
             connection.shutdown()  # wakes the thread
 
-        def move() -> _Moved:
+        def move() -> bool:
             # In the thread: the loop would wait for the interpreter's lock after each of these.
             connection.block(True)
-            moved = self._move_body_in_thread(exchange, connection, head, rest)
+            surplus = self._move_body_in_thread(exchange, connection, head, rest)
             connection.block(False)
-            return moved
+            return surplus
 
         moving = self._workers.submit_now(move)
         if moving is None:
             return await move_on_loop(exchange, connection, head, rest, self._workers)
-        moved = await wait_uncancelled(moving, stop)
-        if moved.slow is not None:
-            rest_moving = self._movers.take(exchange, connection, moved.slow)
-            if rest_moving is None:
-                await copy_rest(exchange, connection, 0, moved.slow, self._workers)
-            else:
-                await wait_uncancelled(rest_moving, stop)
-        return moved.surplus or exchange.part.stop != moved.stop
+        return await wait_uncancelled(moving, stop)
 
     def _move_body_in_thread(
         self, exchange: Exchange, connection: Connection, head: Head, rest: memoryview
-    ) -> _Moved:
-        """Have `head` judged and move the body, or its beginning."""
+    ) -> bool:
+        """Have `head` judged and move the body; whether more came than belongs to it."""
         part = exchange.part
         answer, sink = exchange.judge(head)
         if answer.decode or "content-length" not in head.headers:
             body = BodyDecoder(exchange.request.url, head, answer.decode)
-            surplus = self._decode_body(exchange, connection, body, rest, sink, answer.skip)
-            return _Moved(surplus, part.stop)
+            return self._decode_body(exchange, connection, body, rest, sink, answer.skip)
         rest, skip = rest[answer.skip :], max(0, answer.skip - len(rest))
         early = rest[: part.rest]
         exchange.store(sink, early)
@@ -251,19 +233,18 @@ class DirectTransport:
                 pipe = borrowed.enter_context(PIPES.borrowed())
             while skip and _wanted(exchange):
                 skip -= self._drop(exchange, connection, skip)
-            slow = False
-            while _wanted(exchange) and not slow:
+            # Do not delay the first block, and wait only once a block has emptied the socket.
+            patient = False
+            while _wanted(exchange):
                 place = sink.place(part.pos) if pipe is not None else None
                 if pipe is None or place is None:
                     self._receive_block(exchange, connection, sink)
                     continue
                 begin = part.pos
-                if not self._splice_block(exchange, connection, sink, place, pipe):
+                if not self._splice_block(exchange, connection, sink, place, pipe, patient=patient):
                     pipe = None
-                emptied = part.pos - begin < min(LOW_WATER, place.room)
-                slow = emptied and not exchange.may_sleep  # a mover has others to look after
-        surplus = len(rest) > len(early)
-        return _Moved(surplus, answer.stop, sink if slow and _wanted(exchange) else None)
+                patient = patient or part.pos - begin < LOW_WATER
+        return len(rest) > len(early) or part.stop != answer.stop
 
     def _decode_body(
         self,
@@ -305,12 +286,19 @@ class DirectTransport:
         sink: Sink,
         place: Place,
         pipe: Pipe,
+        *,
+        patient: bool,
     ) -> bool:
-        """Move one block; False where splice was refused, with the pipe empty."""
+        """Move one block; False where splice was refused, with the pipe empty.
+
+        `patient` waits for more than the next packet; once set it has to stay set.
+        """
         part = exchange.part
         want = min(part.rest, pipe.size, place.room, exchange.block)
         part.waiting = True
         try:
+            if patient:
+                connection.await_bytes(min(want, LOW_WATER))
             got = pipe.fill(connection.sock.fileno(), want)
         except OSError as error:
             if error.errno in _REFUSED:
@@ -358,22 +346,50 @@ class DirectTransport:
         return view
 
 
-class _Moved(NamedTuple):
-    """What became of a body in its thread.
+class _IdleConnections:
+    """Idle connections. On the loop only."""
 
-    Attributes:
-        surplus: whether more came than belongs to it.
-        stop: where its range ended at first.
-        slow: its sink, if a mover has to go on; None if the end has come.
-    """
+    def __init__(self) -> None:
+        self._idle: dict[_Key, list[Connection]] = {}
+        self._closed = False
 
-    surplus: bool
-    stop: int | None
-    slow: Sink | None = None
+    def take(self, key: _Key) -> Connection | None:
+        """Return a connection that can be used again, the latest one; None where there is none."""
+        now = time.monotonic()
+        idle = self._idle.get(key, [])
+        while idle:
+            connection = idle.pop()
+            if now - connection.idle_since < _IDLE_SECONDS and connection.silent():
+                return connection
+            connection.close()
+        return None
+
+    def keep(self, key: _Key, connection: Connection) -> None:
+        """Keep `connection`, whose last answer has been read to its end."""
+        if self._closed:
+            connection.close()
+            return
+        connection.idle_since = time.monotonic()
+        self._idle.setdefault(key, []).append(connection)
+
+    def close(self) -> None:
+        """Close them, and from now on those that `keep` is given."""
+        self._closed = True
+        for idle in self._idle.values():
+            for connection in idle:
+                connection.close()
+        self._idle.clear()
 
 
 class _StaleError(Exception):
     """A pooled connection turned out to be closed: make the request again on a new one."""
+
+
+def _key_of(request: Request) -> _Key:
+    """Return what a connection must have been opened for to be used for `request`."""
+    authority = AUTHORITY.match(request.url)
+    assert authority is not None
+    return authority[0], request.proxy, id(request.tls), request.trusted, request.node
 
 
 def _wanted(exchange: Exchange) -> bool:

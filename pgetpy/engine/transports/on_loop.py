@@ -67,19 +67,6 @@ async def _copy(
     rest, skip = rest[answer.skip :], max(0, answer.skip - len(rest))
     early = rest[: part.rest]
     await _store(exchange, sink, early, workers)
-    await copy_rest(exchange, connection, skip, sink, workers)
-    return len(rest) > len(early) or part.stop != answer.stop
-
-
-async def copy_rest(
-    exchange: Exchange, connection: Connection, skip: int, sink: Sink, workers: Workers
-) -> None:
-    """Move what is still to come of a body of known length, without its first `skip` bytes.
-
-    Raises:
-        TransferError: see `Transport.carry`.
-    """
-    part = exchange.part
     buffer = memoryview(bytearray(_BUFFER))
     while part.rest:
         count = await _receive(exchange, connection, buffer[: skip + part.rest])
@@ -87,6 +74,7 @@ async def copy_rest(
             raise ended_early(exchange)
         await _store(exchange, sink, buffer[min(skip, count) : count], workers)
         skip = max(0, skip - count)
+    return len(rest) > len(early) or part.stop != answer.stop
 
 
 async def _decode(

@@ -22,8 +22,6 @@ from tests.support.server import Server
 # A ratchet: what shortens the start lowers them.
 MOST_OF_OURS = 105
 MOST_OF_PYTHONS = 21
-# Imported after the first bytes, and only if they come as slowly as those of a test server.
-OF_SLOW_BODIES = "pgetpy.engine.transports.movers"
 MOST_FOR_STORES = 6
 # What is only for some downloads. A name stands for the module and those below it.
 RARE = (
@@ -86,7 +84,6 @@ def plain(request: pytest.FixtureRequest, server: Server, tmp_path: Path) -> lis
 
 
 def test_a_plain_download_imports_few_modules(plain: list[str]) -> None:
-    plain = [name for name in plain if name != OF_SLOW_BODIES]
     ours = [name for name in plain if name.partition(".")[0] == "pgetpy"]
     pythons = [name for name in plain if name not in ours]
     said = f"{len(ours)} of pgetpy: {' '.join(ours)}\n{len(pythons)} others: {' '.join(pythons)}"
