@@ -17,7 +17,8 @@ from pgetpy.archives.member_file import MemberFile
 from pgetpy.archives.member_folder import MemberFolder
 from pgetpy.archives.spool import Spool
 from pgetpy.core.archives.member_policy import AdmittedMember
-from pgetpy.core.http.ranges import Spans
+from pgetpy.core.http.range_request import LARGE_FILE
+from pgetpy.core.http.ranges import Span, Spans
 
 
 class OpenMembers:
@@ -59,6 +60,12 @@ class OpenMembers:
         if file is not None:
             self.add(file)
             self.check_behind(file)
+
+    def large_spans(self) -> tuple[Span, ...]:
+        """Return the spans of the archive that are all of a large file each, see `Window.files`."""
+        extents = (file.entry.member.extents for file in self._open if not file.spooled)
+        large = (each[0] for each in extents if len(each) == 1 and each[0].size >= LARGE_FILE)
+        return tuple(Span(extent.start, extent.stop) for extent in large)
 
     def add(self, file: MemberFile) -> None:
         """Take in `file`, whose bytes are still to come."""

@@ -187,6 +187,7 @@ class RandomAccessExtractor(ArchiveExtractor):
         try:
             self._room_ahead.adapt()
             self._open.finish_ready(spans)
+            self.window.files = self._open.large_spans()
             self._move_horizon()
         finally:
             self._lock.release()
@@ -335,6 +336,7 @@ class RandomAccessExtractor(ArchiveExtractor):
             return self._put(entry, pos, data)
         size = sum(part.size for part in entry.member.extents)
         self._open.make(entry, large=self._parallel and size >= LARGE)
+        self.window.files = self._open.large_spans()
         return 0
 
     def _is_within(self, member: Member, stop: int) -> bool:

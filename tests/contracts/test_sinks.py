@@ -364,6 +364,56 @@ def test_a_plan_whose_horizon_is_closed_still_fetches_what_lies_before_it() -> N
     assert plan.take(0.0, 0.0, 1) is None
 
 
+def plan_of_two_files(window: Window) -> Plan:
+    """A plan whose one request so far is within the first of two files."""
+    plan = Plan(chunk_size=128 * MIB, first=MIB, window=window)
+    plan.total = 512 * MIB
+    part = plan.take(0.0, 1e9, 1)
+    assert part is not None
+    assert part.start == 0
+    return plan
+
+
+def test_a_second_connection_writes_to_another_file() -> None:
+    first, second = Span(0, 300 * MIB), Span(300 * MIB, 512 * MIB)
+    plan = plan_of_two_files(Window(8 * MIB, horizon=1 << 63, files=(first, second)))
+    assert plan.fewest == 2
+    beside = plan.take(0.0, 1e9, 2)
+    assert beside is not None
+    assert beside.start == second.start
+    third = plan.take(0.0, 1e9, 3)
+    assert third is not None
+    assert third.start == plan.parts[0].stop
+
+
+def test_a_second_connection_goes_to_headers_that_are_far_ahead() -> None:
+    window = Window(8 * MIB, horizon=300 * MIB, files=(Span(0, 300 * MIB),))
+    plan = Plan(chunk_size=128 * MIB, first=MIB, window=window)
+    plan.total = 512 * MIB
+    assert plan.fewest == 2
+    plan.held.add(0, 299 * MIB)
+    assert plan.fewest == 1
+
+
+@pytest.mark.parametrize("left", [Span(0, 300 * MIB), Span(460 * MIB, 512 * MIB)])
+def test_one_connection_is_enough_for_a_single_file(left: Span) -> None:
+    files = Span(0, 300 * MIB), Span(300 * MIB, 512 * MIB)
+    plan = plan_of_two_files(Window(8 * MIB, horizon=1 << 63, files=files))
+    plan.held = Spans(Spans([left]).missing(0, 512 * MIB))
+    plan.parts.clear()
+    assert plan.fewest == 1
+
+
+def test_the_rest_of_a_window_is_fetched_with_the_headers_behind_it() -> None:
+    horizon = 400 * MIB + 2000
+    held = Spans([Span(300 * MIB, 400 * MIB)])
+    plan = Plan(chunk_size=64 * MIB, first=MIB, window=Window(8 * MIB, horizon), held=held)
+    plan.total = 512 * MIB
+    part = plan.take(0.0, 1e9, 1)
+    assert part is not None
+    assert part.start == 400 * MIB
+
+
 def taken(plan: Plan) -> list[tuple[int, int | None]]:
     """Where the parts lie that a plan gives to idle connections, which then bring everything."""
     found = []

@@ -150,9 +150,11 @@ class Plan:
 
     @property
     def fewest(self) -> int:
-        """How many requests there may be at least: one more beside what reads on where something
-        else is wanted first, which it may never reach."""
-        return 2 if self.wants_only and self.reader is not None else 1
+        """How many requests there may be at least: two where something else is wanted first, which
+        the one that reads on may never reach, and where two files can be written at a time."""
+        if self.window is None or self.wants_only:
+            return 2 if self.wants_only and self.reader is not None else 1
+        return 2 if self.window.has_two_places(self.landed) else 1
 
     def keep_to_window(self, *, alone: bool) -> None:
         """Where something else is wanted first, what reads on ends with the window, unless what
@@ -304,9 +306,10 @@ class Plan:
         prospect = Prospect(now, rate, latency, connections, expected, gap.size, others)
         # The largest size of a range does not apply: this one has been requested already.
         size = range_size(prospect)[0] + int(rate * latency)
-        if self.window is not None:
-            # What follows waits for it, so it is not longer than another range.
-            size = min(size, max(MIB, self.window.size // PARTS), self.window.stop - gap.start)
+        if (window := self.window) is not None:
+            # What follows the horizon waits for it, so it is not longer than another range.
+            size = min(size, max(MIB, window.size // PARTS, window.horizon - reader.pos))
+            size = min(size, window.stop - reader.pos)
         stop = reader.stop or self.total
         reader.claim = stop if stop - gap.start - size < _SMALLEST_SPLIT else gap.start + size
 

@@ -28,7 +28,7 @@ from collections import deque
 from collections.abc import Sequence
 from functools import partial
 
-from pgetpy.core.http.ranges import OPEN_END, Span
+from pgetpy.core.http.ranges import OPEN_END, Span, Spans
 from pgetpy.core.lazy_dataclass import dataclass, field
 
 # The longest time between two looks at a connection that counts as silence in full.
@@ -44,6 +44,8 @@ _LATE_TIMES = 2.0
 _REMEMBERED = 32
 # Of two requests for the same bytes, one is cancelled when the other will end so many times sooner.
 _SOONER = 2.0
+# A file with so many bytes to write is worth a connection of its own beside a fast one.
+LARGE_FILE = 64 << 20
 
 
 @dataclass
@@ -162,6 +164,8 @@ class Window:
         only: spans that have to come before anything else may be asked for; empty for none.
         closed: whether nothing outside `only` is wanted at all.
         keeps_all: whether bytes outside `only` are kept on disk until their turn.
+        files: spans, before the horizon, that go to a large file each: writers of one file wait for
+            each other, writers of two do not.
     """
 
     size: int
@@ -169,11 +173,25 @@ class Window:
     only: tuple[Span, ...] = ()
     closed: bool = False
     keeps_all: bool = False
+    files: tuple[Span, ...] = ()
 
     @property
     def stop(self) -> int:
         """The first byte that may not be asked for yet; no limit where `only` says what may."""
         return OPEN_END if self.only else self.horizon + self.size
+
+    def has_two_places(self, landed: Spans) -> bool:
+        """Whether a second connection would write elsewhere than the first, for a while.
+
+        A fast connection is limited by the processor that writes its bytes. One more for the same
+        file gains nothing; one for another file, or for headers far ahead, uses another processor.
+        """
+        if not self.files:
+            return False
+        if self.horizon < OPEN_END and self.horizon - landed.frontier >= LARGE_FILE:
+            return True
+        missing = (sum(gap.size for gap in landed.missing(*file)) for file in self.files)
+        return sum(size >= LARGE_FILE for size in missing) > 1
 
 
 @dataclass(eq=False)

@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 from pgetpy.core.http.pace import PERIOD
 from pgetpy.core.http.range_request import RangeRequest, Window
-from pgetpy.core.http.ranges import Span, Spans
+from pgetpy.core.http.ranges import OPEN_END, Span, Spans
 
 MIB = 1 << 20
 # The least a connection is opened for: what it delivers in so many seconds, and in this part of the
@@ -147,12 +147,40 @@ def next_gap(
     unasked = sum(gap.size for gap in taken.missing(0, stop))
     # A small gap just before the horizon is filled on the way to it.
     if first is not None and horizon - first.start >= _NEAR:
-        ahead = next(taken.missing(horizon, stop), None)
+        ahead = _gap_at(horizon, stop, taken)
         if ahead is not None and not is_held_up(ahead, window):
             before = sum(gap.size for gap in taken.missing(0, horizon))
             if _wants_headers(before, total, horizon, under_way):
                 return ahead, unasked
+    if first is not None and window.files:
+        first = _in_free_file(first, taken, window.files, under_way)
     return first, unasked
+
+
+def _gap_at(horizon: int, stop: int, taken: Spans) -> Span | None:
+    """Return the first gap from `horizon` on, or the little that is missing just before it.
+
+    A window ends within some member. Once more is known, its rest would be asked for at the end.
+    """
+    before = max(0, horizon - _SMALLEST)
+    gap = next(taken.missing(before, stop), None)
+    if gap is None or gap.start > before:
+        return gap
+    return next(taken.missing(horizon, stop), None)
+
+
+def _in_free_file(
+    first: Span, taken: Spans, files: Sequence[Span], under_way: Sequence[RangeRequest]
+) -> Span:
+    """Return `first`, or, if a request writes to its file, the first gap of one without any."""
+    busy = Spans()
+    for part in under_way:
+        stop = part.stop if part.claim is None else part.claim
+        busy.add(part.pos, OPEN_END if stop is None else max(part.pos, stop))
+    if not any(busy.overlaps(*file) for file in files if file.start <= first.start < file.stop):
+        return first
+    free = (file for file in files if not busy.overlaps(*file))
+    return next((gap for file in free for gap in taken.missing(*file)), first)
 
 
 def _wants_headers(

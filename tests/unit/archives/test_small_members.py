@@ -308,3 +308,15 @@ def test_what_is_refused_ends_it_with_what_came_before_in_place(
             extraction.take(archive, [])
         assert names_in(extraction.root / "a") == ["1", "2"]
         assert extraction.folder.written == ["a/1", "a/2"]
+
+
+def test_the_window_names_the_large_files_that_are_still_to_be_written(tmp_path: Path) -> None:
+    """Their bytes may come side by side. The header tells; the bytes never come here."""
+    large = 64 << 20
+    archive = file(b"small", bytes(2000)) + block(b"large", size=octal(large))
+    with Extraction(tmp_path) as extraction:
+        extraction.take(archive, [])
+        assert extraction.extractor.window.files == (Span(len(archive), len(archive) + large),)
+        extraction.extractor.mark(len(archive), len(archive) + large)
+        extraction.extractor.tidy(())
+        assert extraction.extractor.window.files == ()
