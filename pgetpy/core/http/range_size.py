@@ -50,6 +50,8 @@ _LONGEST_SECONDS = 0.5
 _CLIMBS = 1.5
 # The most to ask for while no connection's rate is known. If it is slow, its rest is split later.
 _BLIND = 32 * MIB
+# With so many connections each file has writers enough, and headers had better not wait for a hole.
+_FEW = 4
 # A hole of this size before the horizon is filled on the way to it.
 _NEAR = 4 * MIB
 # A window moves on in so many steps, so about as many requests are under way in it.
@@ -145,28 +147,29 @@ def next_gap(
     first = next(taken.missing(0, total), None)
     horizon, stop = window.horizon, min(total, window.stop)
     unasked = sum(gap.size for gap in taken.missing(0, stop))
+    few = len(under_way) < _FEW
     # A small gap just before the horizon is filled on the way to it.
     if first is not None and horizon - first.start >= _NEAR:
-        ahead = _gap_at(horizon, stop, taken)
+        hole = _hole_before(horizon, taken) if few else None
+        start = horizon if hole is None else hole.start
+        ahead = next(taken.missing(start, stop), None)
         if ahead is not None and not is_held_up(ahead, window):
             before = sum(gap.size for gap in taken.missing(0, horizon))
             if _wants_headers(before, total, horizon, under_way):
                 return ahead, unasked
-    if first is not None and window.files:
+    if first is not None and window.files and few:
         first = _in_free_file(first, taken, window.files, under_way)
     return first, unasked
 
 
-def _gap_at(horizon: int, stop: int, taken: Spans) -> Span | None:
-    """Return the first gap from `horizon` on, or the little that is missing just before it.
+def _hole_before(horizon: int, taken: Spans) -> Span | None:
+    """Return the little that is missing just before `horizon`.
 
     A window ends within some member. Once more is known, its rest would be asked for at the end.
     """
     before = max(0, horizon - _SMALLEST)
-    gap = next(taken.missing(before, stop), None)
-    if gap is None or gap.start > before:
-        return gap
-    return next(taken.missing(horizon, stop), None)
+    hole = next(taken.missing(before, horizon), None)
+    return hole if hole is not None and hole.start > before else None
 
 
 def _in_free_file(
