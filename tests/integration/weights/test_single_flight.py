@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -66,9 +67,22 @@ class InjectedError(BaseException):
     """What a server raises in the thread of a prediction that is cancelled."""
 
 
+def _function(thread: threading.Thread) -> str:
+    """Return the name of the function that `thread` is in.
+
+    Before Python 3.13 all threads wait for ever if garbage is collected while the frames are listed
+    (https://github.com/python/cpython/issues/106883).
+    """
+    gc.disable()
+    try:
+        return sys._current_frames()[thread.ident or 0].f_code.co_name
+    finally:
+        gc.enable()
+
+
 def inject(thread: threading.Thread) -> None:
     """Raise InjectedError in `thread`, once that waits: before, nothing may have begun."""
-    eventually(lambda: sys._current_frames()[thread.ident or 0].f_code.co_name == "wait")
+    eventually(lambda: _function(thread) == "wait")
     number = ctypes.c_ulong(thread.ident or 0)
     raised = ctypes.pythonapi.PyThreadState_SetAsyncExc(number, ctypes.py_object(InjectedError))
     assert raised == 1
