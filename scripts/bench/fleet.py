@@ -146,8 +146,8 @@ FLEET = (
             for name, way in _LOSSES.items()
             if way
         ),
-        "Every host is a network namespace of its own. A node is lost without a word when a third "
-        "of the file has come.",
+        "Every host is a network namespace of its own. A node falls silent when a third of the "
+        "file has come.",
         FEW,
     ),
     Case(
