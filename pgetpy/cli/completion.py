@@ -50,12 +50,6 @@ def _bash() -> str:
         if option.value and not option.choices
         for name in FLAGS[option.name]
     )
-    takes: dict[str, list[str]] = {}
-    for command in sorted(COMMANDS.keys() - {"download"}):
-        takes.setdefault(_flags_of(command), []).append(f'"{command}"')
-    flags = "\n".join(
-        f'    {"|".join(commands)}) flags="{names}" ;;' for names, commands in takes.items()
-    )
     groups = "|".join(f'"{above} "*' for above in SUBCOMMANDS)
     subcommands = "\n".join(
         f'  elif [[ "$COMP_CWORD" -eq 2 && "$previous" == {above} ]]; then\n'
@@ -92,7 +86,7 @@ _pgetpy() {{
   esac
   if [[ "$current" == -* ]]; then
     case "$command" in
-{flags}
+{_bash_flags()}
     esac
     COMPREPLY=($(compgen -W "$flags" -- "$current"))
   elif [[ "$COMP_CWORD" -eq 1 ]]; then
@@ -104,6 +98,16 @@ _pgetpy() {{
 }}
 complete -o filenames -F _pgetpy pgetpy
 """
+
+
+def _bash_flags() -> str:
+    """Return the branches that choose the flags of a command; those with the same share one."""
+    takes: dict[str, list[str]] = {}
+    for command in sorted(COMMANDS.keys() - {"download"}):
+        takes.setdefault(_flags_of(command), []).append(f'"{command}"')
+    return "\n".join(
+        f'    {"|".join(commands)}) flags="{names}" ;;' for names, commands in takes.items()
+    )
 
 
 def _flags_of(command: str) -> str:

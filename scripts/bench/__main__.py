@@ -178,7 +178,7 @@ def _stage(scale: float) -> Iterator[Stage]:
 
 
 def _clear() -> None:
-    """Delete what runs have left; within a case, deleting would slow down whoever comes next."""
+    """Delete what the runs left behind. During a case it would slow down the next run."""
     for place in (DISK, TMPFS):
         shutil.rmtree(place, ignore_errors=True)
     os.sync()

@@ -6,7 +6,7 @@ arguments, environment and files, killed by signals, and ended by the interprete
 what happens before `pgetpy.cli.main` is left out, so tests of the start use a new interpreter.
 
 A child may run other code, have other limits, and read what its parent writes. Each kind has a
-server: one whose children are nobody's is nobody, and one for code of the tests has imported more.
+server: one runs as the user nobody, as its children do; one for code of the tests imports more.
 Patches in that code must be of what the package looks up when it calls it, as `os.rename`: all of
 the package is imported by then.
 

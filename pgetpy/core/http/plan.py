@@ -152,9 +152,10 @@ class Plan:
     def fewest(self) -> int:
         """How many requests there may be at least: two where something else is wanted first, which
         the one that reads on may never reach, and where two files can be written at a time."""
-        if self.window is None or self.wants_only:
-            return 2 if self.wants_only and self.reader is not None else 1
-        return 2 if self.window.has_two_places(self.landed) else 1
+        if self.wants_only:
+            return 2 if self.reader is not None else 1
+        two = self.window is not None and self.window.has_two_places(self.landed)
+        return 2 if two else 1
 
     def keep_to_window(self, *, alone: bool) -> None:
         """Where something else is wanted first, what reads on ends with the window, unless what

@@ -57,7 +57,7 @@ class AnswerStream(Protocol):
 
 
 class SmallRequest:
-    """One request, and what has come of its answer. `renew` makes it the next one to the host.
+    """One request, and what was received of its answer. `renew` turns it into the next request.
 
     Args:
         buffer: takes head and body.

@@ -62,7 +62,7 @@ class HeadReader:
 
     @property
     def rest(self) -> memoryview:
-        """Once the head is found, what has come behind it: a view of the reader's buffer."""
+        """The bytes received after the head, once that is found: a view of the reader's buffer."""
         return self._buffer[self._begin : self._filled]
 
     @property
