@@ -21,7 +21,7 @@ from scripts.bench import report
 from scripts.bench.cases import CASES, GROUPS, QUICK
 from scripts.bench.comparison import FEWEST_ROUNDS, Case
 from scripts.bench.machine import describe, revision
-from scripts.bench.measure import Attempt, alternate
+from scripts.bench.measure import Attempt, CutShortError, alternate
 from scripts.bench.peers import Peer, bench_python
 from scripts.bench.pictures import picture
 from scripts.bench.servers import Library, Nginx, Stage
@@ -56,11 +56,16 @@ def main(arguments: list[str] | None = None) -> int:
         for case in group.cases
         if not options.cases or {case.name, group.name} & set(options.cases)
     ]
+    failed = False
     if not options.report:
-        if not options.quick:
+        if not (options.quick or options.offline):
             prepare_peers()
-        run_cases(chosen, options)
-    return write_docs() if options.docs else 0
+        try:
+            failed = run_cases(chosen, options)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+    return write_docs() if options.docs else int(failed)
 
 
 def prepare_peers() -> None:
@@ -85,10 +90,11 @@ def prepare_peers() -> None:
     made.write_text("\n".join(_FROM_PYPI))
 
 
-def run_cases(chosen: Sequence[Case], options: argparse.Namespace) -> None:
+def run_cases(chosen: Sequence[Case], options: argparse.Namespace) -> bool:
     """Run `chosen`, print each table as it is ready and keep all figures.
 
-    Once the minutes of `options` have passed, the cases left make do with its fewest rounds.
+    Return whether any program failed. Once the minutes of `options` have passed, the cases left
+    make do with its fewest rounds.
     """
     deadline = time.monotonic() + options.minutes * 60
     scale, whole = options.scale, options.scale == 1.0
@@ -108,7 +114,11 @@ def run_cases(chosen: Sequence[Case], options: argparse.Namespace) -> None:
                 continue
             most = min(case.rounds, options.rounds or case.rounds)
             rounds = range(min(options.fewest, most), most + 1)
-            series = alternate(attempts, rounds, deadline, _say)
+            cut = None
+            try:
+                series = alternate(attempts, rounds, deadline, _say)
+            except CutShortError as error:
+                cut, series = error, error.series
             _clear()
             taken = time.monotonic() - begin
             results[case.name] = {
@@ -120,16 +130,20 @@ def run_cases(chosen: Sequence[Case], options: argparse.Namespace) -> None:
             print(report.terminal(results[case.name]), flush=True)
             print(f"    {taken:.0f} s", flush=True)
             _write(target, json.dumps({"machine": machine, "cases": results}, indent=1) + "\n")
+            if cut is not None:
+                raise cut
+    measured_now = {case.name: results[case.name] for case in chosen if case.name in results}
+    failed = any(one["error"] for result in measured_now.values() for one in result["series"])
     if not whole:
         print(
             f"Sizes and numbers of files were {scale:g} of what is said: goals are for the whole."
         )
-        return
-    measured_now = {case.name: results[case.name] for case in chosen if case.name in results}
+        return failed
     rows = list(report.goal_rows(measured_now))
     for work, figure, against, limit, measured, met in rows:
         verdict = "met" if met == "yes" else "NOT MET"
         print(f"{verdict:8}{work}: {figure}, {measured} of {limit} against {against}")
+    return failed
 
 
 def _write(target: Path, text: str) -> None:
@@ -232,6 +246,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--quick", action="store_true", help="a few cases at a tenth of their size, in 3 minutes")
     add("--scale", type=float, default=1.0, help="sizes times this, to try things out (1.0)")
+    add("--offline", action="store_true", help="install no peers: there is no network")
     add("--docs", action="store_true", help="write docs/bench.md and docs/bench.svg at the end")
     add("--report", action="store_true", help="run nothing; with --docs, write the docs anew")
     return parser

@@ -62,6 +62,14 @@ class RunFailedError(Exception):
     """A program failed, or left something else than what it was asked for."""
 
 
+class CutShortError(KeyboardInterrupt):
+    """A case was interrupted; `series` is what was measured of it."""
+
+    def __init__(self, series: list[Series]) -> None:
+        super().__init__()
+        self.series = series
+
+
 def run(command: Command, scratch: Path, limit: float) -> Outcome:
     """Run `command` to its end, or to its death after `limit` seconds."""
     stdout, stderr = scratch / "stdout", scratch / "stderr"
@@ -145,6 +153,7 @@ class Series:
     error: str = ""
     note: str = ""
     is_long: bool = False
+    trial: Sample | None = None
 
     def values(self, quantity: str) -> list[float]:
         """Return the samples of `wall`, `cpu` or `rss`."""
@@ -178,30 +187,61 @@ def alternate(
         rounds: from the fewest to the most.
         deadline: after this time of the monotonic clock no more than the fewest are done.
         say: is told how each run went.
+
+    Raises:
+        CutShortError: it was interrupted.
     """
     field_of = {name: Series(name, version) for name, (version, _) in attempts.items()}
-    for number in range(rounds.stop):
-        order = list(field_of.items())
-        random.Random(number).shuffle(order)
-        for name, series in order:
-            wanted = rounds.start if time.monotonic() > deadline else rounds.stop - 1
-            if series.error or len(series.samples) >= wanted or not _is_due(series, number, rounds):
-                continue
-            try:
-                sample, series.note = attempts[name][1](number == 0)
-            # Whatever goes wrong in one program's run must not cost the figures of the others.
-            except Exception as failure:
-                known = isinstance(failure, RunFailedError)
-                series.error = str(failure) if known else f"{type(failure).__name__}: {failure}"
-                series.samples.clear()
-                say(f"    {name}: {series.error}")
-                continue
-            if not number:
-                series.is_long = sample.wall >= _LONG_SECONDS
-            if number or series.is_long:
-                series.samples.append(sample)
-                say(f"    {number} {name}: {sample.wall:.3g} s")
+    try:
+        for number in range(rounds.stop):
+            _round(number, field_of, attempts, rounds, deadline, say)
+    except KeyboardInterrupt:
+        for series in field_of.values():
+            _make_do(series)
+        raise CutShortError(list(field_of.values())) from None
     return list(field_of.values())
+
+
+def _make_do(series: Series) -> None:
+    """Let the trial count for a program that was not timed before the interruption."""
+    if series.samples or series.error:
+        return
+    if series.trial is None:
+        series.error = "interrupted before it had run"
+    else:
+        series.samples.append(series.trial)
+        series.note = "the trial, as it was interrupted then"
+
+
+def _round(
+    number: int,
+    field_of: Mapping[str, Series],
+    attempts: Mapping[str, tuple[str, Attempt]],
+    rounds: range,
+    deadline: float,
+    say: Callable[[str], None],
+) -> None:
+    order = list(field_of.items())
+    random.Random(number).shuffle(order)
+    for name, series in order:
+        wanted = rounds.start if time.monotonic() > deadline else rounds.stop - 1
+        if series.error or len(series.samples) >= wanted or not _is_due(series, number, rounds):
+            continue
+        try:
+            sample, series.note = attempts[name][1](number == 0)
+        # Whatever goes wrong in one program's run must not cost the figures of the others.
+        except Exception as failure:
+            known = isinstance(failure, RunFailedError)
+            series.error = str(failure) if known else f"{type(failure).__name__}: {failure}"
+            series.samples.clear()
+            say(f"    {name}: {series.error}")
+            continue
+        if not number:
+            series.trial = sample
+            series.is_long = sample.wall >= _LONG_SECONDS
+        if number or series.is_long:
+            series.samples.append(sample)
+            say(f"    {number} {name}: {sample.wall:.3g} s")
 
 
 def _is_due(series: Series, number: int, rounds: range) -> bool:

@@ -129,11 +129,11 @@ def bench_python() -> Path:
 
 
 def _with_torch() -> list[str] | None:
-    """An interpreter that has torch: that of the predictors' tests, or this one."""
+    """An interpreter that has torch: this one, or that of the predictors' tests."""
+    if importlib.util.find_spec("torch"):
+        return [sys.executable]
     python = Path(".venv-predictors/bin/python").absolute()
-    if python.exists():
-        return [str(python)]
-    return [sys.executable] if importlib.util.find_spec("torch") else None
+    return [str(python)] if python.exists() else None
 
 
 # "cpu" tries the cases of a GPU where there is none.

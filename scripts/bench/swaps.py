@@ -187,6 +187,8 @@ def _write_lora(unet: Any, path: Path) -> None:
 
 def _digest(unet: Any, device: str) -> str:
     generator = torch.Generator().manual_seed(1)
+    # Each way is a process of its own, and cuDNN may choose another algorithm in each.
+    torch.backends.cudnn.deterministic = True
     with torch.no_grad():
         sample, text = torch.randn(1, 4, 32, 32, generator=generator), torch.ones(1, 8, 768)
         made = unet(sample.to(device, unet.dtype), 1, text.to(device, unet.dtype)).sample

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from scripts.bench import report
 from scripts.bench.cases import CASES, GROUPS, QUICK
-from scripts.bench.measure import Attempt, RunFailedError, Sample, Series, alternate
+from scripts.bench.measure import Attempt, CutShortError, RunFailedError, Sample, Series, alternate
 
+Run = tuple[Sample, str]
 _SEVEN = range(3, 8)
 
 
@@ -59,6 +61,26 @@ def test_one_program_that_fails_costs_the_others_nothing(failure: Exception) -> 
     series = run(fails=attempt, works=takes(1.0))
     assert str(failure) in series["fails"].error
     assert (series["fails"].samples, len(series["works"].samples)) == ([], 7)
+
+
+def test_what_was_measured_before_an_interruption_is_kept() -> None:
+    for good, kept, note in ((2, 1, ""), (1, 1, "the trial"), (0, 0, "")):
+        calls = iter(range(9))
+
+        def attempt(thorough: bool, calls: Iterator[int] = calls, good: int = good) -> Run:
+            if next(calls) == good:
+                raise KeyboardInterrupt
+            return Sample(1.0, 1.0, 1), ""
+
+        with pytest.raises(CutShortError) as cut:
+            run(stopped=attempt)
+        [series] = cut.value.series
+        assert len(series.samples) == kept
+        assert series.note.startswith(note)
+        assert bool(series.error) is not bool(kept)
+        result = {**report.as_result(CASES[0], [series], [], 1.0), "commit": "abc1234"}
+        assert not report.is_whole(result, "abc1234")
+        assert report.table(result)[1][2] == ("1.00 s" if kept else "failed")
 
 
 def measured(commit: str) -> dict[str, report.Result]:
