@@ -3,22 +3,29 @@
 #
 #   scripts/gpu.sh collect       with network: puts the wheels to carry along into .gpu-wheels
 #   scripts/gpu.sh               on the machine: runs everything and writes docs/gpu.md
-#   scripts/gpu.sh --quick       the same at a small scale; without a GPU on the CPU, for a trial
+#   scripts/gpu.sh --quick       the same at a small scale, for a trial; writes .bench/gpu/gpu.md
+#
+# Without a GPU every step runs on the CPU, which is a trial as well. Exit 0: every step is done.
+# 1: one failed or was stopped, and the page has what the others found. 2: nothing was run.
 #
 # PYTHON is the interpreter that has torch and NumPy; of all else what it lacks is taken from the
-# wheels. PLATFORM and VERSION say for what machine to collect them.
+# wheels. VERSION (of Python, 3.12) and PLATFORM say for what machine to collect them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 wheels=.gpu-wheels
 work=.bench/gpu
+most_bytes=50000000
 
 collect() {
+    local version=${VERSION:-3.12} size
     mkdir -p "$wheels"
+    # Wheels of an earlier time may be for another Python.
+    rm -f "$wheels"/*.whl
     # The versions that the tests are known to pass with, and older ones of what has grown by MBs.
     grep -oE '"[a-zA-Z_-]+==[0-9.]+"' pyproject.toml | tr -d '"' >"$wheels/versions.txt"
-    printf '%s\n' 'pillow<11' 'cryptography<44' 'hypothesis<6.140' >>"$wheels/versions.txt"
-    "$python" -m pip download -q --no-deps --only-binary=:all: --python-version "${VERSION:-3.12}" \
+    printf '%s\n' 'pillow<11' 'cryptography<44' 'hypothesis<6.140' 'pytest<8.4' >>"$wheels/versions.txt"
+    "$python" -m pip download -q --no-deps --only-binary=:all: --python-version "$version" \
         --implementation cp --platform "${PLATFORM:-manylinux_2_28_x86_64}" \
         --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
         -d "$wheels" -c "$wheels/versions.txt" \
@@ -27,34 +34,46 @@ collect() {
         huggingface_hub importlib_metadata markupsafe peft pillow psutil pyyaml regex requests \
         safetensors tokenizers transformers truststore urllib3 zipp \
         pytest pytest-timeout pytest-httpserver attrs cffi cryptography hypothesis idna iniconfig \
-        packaging pluggy pycparser pygments sortedcontainers trustme werkzeug
-    if [ "$(du -sm "$wheels" | cut -f1)" -gt 50 ]; then
-        echo "$wheels is larger than 50 MB" >&2
+        packaging pluggy pycparser sortedcontainers trustme werkzeug
+    size=$(cat "$wheels"/*.whl | wc -c)
+    if [ "$size" -gt $most_bytes ]; then
+        echo "$wheels has $size bytes, which is more than $most_bytes" >&2
         return 1
     fi
+    set -- "$wheels"/*.whl
+    echo "$wheels: $# wheels for Python $version, $((size / 1000000)) MB."
+    echo "Carry the checkout there with this folder in it, and run scripts/gpu.sh with PYTHON set"
+    echo "to the Python $version that has torch."
 }
 
-if [ "${1:-}" = collect ]; then
+case "${1:-}" in
+collect)
     collect
     exit
-fi
+    ;;
+--quick) scale=0.02 ;;
+"") scale=1 ;;
+*)
+    sed -n '4,6s/^#  //p' "$0" >&2
+    exit 2
+    ;;
+esac
 
-scale=1 minutes=2.5 rounds=3
-if [ "${1:-}" = --quick ]; then
-    scale=0.02 minutes=0.5 rounds=1
-fi
-if ! "$python" -c 'import torch' 2>/dev/null; then
-    echo "$python has no torch; PYTHON names an interpreter that has it" >&2
+# The device, empty where torch has none.
+if ! device=$("$python" -c 'import torch; torch.cuda.is_available() and print(torch.cuda.get_device_name())'); then
+    echo "PYTHON=$python cannot import torch: let PYTHON name an interpreter that can" >&2
     exit 2
 fi
-if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    echo "no GPU: every step runs on the CPU" >&2
+if [ -z "$device" ]; then
+    echo "No GPU: every step runs on the CPU, as a trial."
     export BENCH_GPU=cpu
 fi
-# Without a network pip tries for minutes before it gives up.
-export PIP_NO_INDEX=1
+# Without a network pip tries for minutes before it gives up; a module is compiled once, not by
+# every process.
+export PIP_NO_INDEX=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=
 rm -rf "$work"
 mkdir -p "$work"
+
 # What the machine has stays as it is: its torch was tried with it.
 lacking() {
     "$python" - "$wheels" <<'END'
@@ -68,35 +87,28 @@ for wheel in sorted(pathlib.Path(sys.argv[1]).glob("*.whl")):
 END
 }
 put() {
-    "$python" -m pip install -q --no-index --no-deps --no-compile --target "$work/site" "$@" 2>/dev/null
+    "$python" -m pip install -q --no-deps --no-compile --target "$work/site" "$@" >>"$work/pip.txt" 2>&1
 }
 mapfile -t wheels_lacking < <(lacking)
-if [ ${#wheels_lacking[@]} -gt 0 ] && ! put "${wheels_lacking[@]}"; then
-    # One by one: a wheel for another version of Python is left out, not all of them.
-    for wheel in "${wheels_lacking[@]}"; do
-        put --upgrade "$wheel" || echo "${wheel##*/} does not fit this Python" >&2
-    done
+if [ ${#wheels_lacking[@]} -gt 0 ]; then
+    echo "==> installing ${#wheels_lacking[@]} wheels into $work/site"
+    if ! put "${wheels_lacking[@]}"; then
+        # One by one: a wheel for another version of Python is left out, not all of them.
+        for wheel in "${wheels_lacking[@]}"; do
+            put --upgrade "$wheel" || echo "    ${wheel##*/} does not fit $("$python" --version)" >&2
+        done
+    fi
 fi
 export PYTHONPATH="$PWD:$PWD/$work/site"
+missing=$("$python" - <<'END'
+import importlib.util
 
-# What fails is said in the page; the steps after it still run. All limits together are less than
-# ten minutes.
-step() {
-    local name=$1 limit=$2
-    shift 2
-    echo "==> $name"
-    if timeout "$limit" "$@" >"$work/$name.txt" 2>&1; then
-        echo done >"$work/$name.state"
-    else
-        echo "failed (exit $?)" >"$work/$name.state"
-    fi
-    tail -n 3 "$work/$name.txt"
-}
-
-step tests 80 "$python" -m pytest -q -p no:cacheprovider -m predictors \
-    tests/predictors/test_tensors.py tests/predictors/test_staging.py tests/predictors/test_lora.py
-step bench 330 "$python" -m scripts.bench --scale "$scale" --minutes "$minutes" --rounds "$rounds" \
-    --fewest 1 gpu gpu-small gpu-lora
-step compile 60 "$python" -m scripts.gpu_compile
-step network 100 "$python" -m scripts.gpu_network --scale "$scale"
-"$python" -m scripts.gpu_page "$work"
+needed = "numpy pytest pytest_timeout pytest_httpserver hypothesis trustme safetensors diffusers peft transformers tqdm aiofiles isal zstandard"
+print(*(name for name in needed.split() if importlib.util.find_spec(name) is None))
+END
+)
+if [ -n "$missing" ]; then
+    echo "Not here: $missing. What needs them will fail." >&2
+    echo "\`VERSION=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])') scripts/gpu.sh collect\` gets them where there is a network." >&2
+fi
+exec "$python" -m scripts.gpu_steps "$work" --scale "$scale" --spent "$SECONDS" --device "$device"
