@@ -6,6 +6,9 @@ argparse formats it. It is not imported for anything else: see `cli.parser`.
 from __future__ import annotations
 
 import argparse
+import re
+import shutil
+import textwrap
 from collections.abc import Container
 from functools import partial
 
@@ -13,6 +16,7 @@ from pgetpy.cli.command_table import COMMANDS, EXAMPLES, SUBCOMMANDS, TOP_COMMAN
 from pgetpy.cli.option_table import COMMON, FLAGS, GROUPS, OPTIONS
 from pgetpy.errors import UsageError
 
+_WIDEST = 98
 # A command with at most this many flags always shows all of them.
 _FEW_FLAGS = 14
 _ENVIRONMENT = """\
@@ -40,21 +44,35 @@ def help_text(command: str, *, everything: bool = False) -> str:
     shown = frozenset(taken) if few else COMMON.intersection(taken)
     parser = _parser(command, shown)
     parser.usage = usage_of(command)
-    parser.description = COMMANDS[command].about
+    parser.description = _filled(COMMANDS[command].about)
     below = {"download": TOP_COMMANDS, **SUBCOMMANDS}.get(command, {})
     if below:
         parser.description += "\n\ncommands:"
     for name, summary in below.items():
-        parser.description += f"\n  {name:<14} {summary}"
+        parser.description += "\n" + _fill(f"  {name:<14} {summary}", " " * 17)
     parser.description += _example(EXAMPLES.get(command, ""))
     if len(shown) < len(taken):
         name = "pgetpy" if command == "download" else f"pgetpy {command}"
         parser.epilog = (
-            f"{name} --help all shows {len(taken) - len(shown)} more flags.\n\n{_STATUS}"
+            f"{name} --help all shows {len(taken) - len(shown)} more flags.\n\n{_filled(_STATUS)}"
         )
     elif command in {"download", "multifile", "ensure", "prefetch", "snapshot"}:
-        parser.epilog = f"{_ENVIRONMENT}\n\n{_STATUS}"
+        parser.epilog = f"{_filled(_ENVIRONMENT)}\n\n{_filled(_STATUS)}"
     return parser.format_help().rstrip()
+
+
+def _filled(text: str) -> str:
+    """Return prose in lines that fit the terminal; a line that ends a sentence stays the last."""
+    sentences = re.split(r"(?<=\.)\n", text)
+    return "\n".join(_fill(" ".join(sentence.split())) for sentence in sentences)
+
+
+def _fill(line: str, indent: str = "") -> str:
+    # The width that argparse has for the flags, up to the one that long lines are read well in.
+    width = min(shutil.get_terminal_size().columns - 2, _WIDEST)
+    return textwrap.fill(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _example(commands: str) -> str:

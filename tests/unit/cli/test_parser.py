@@ -87,3 +87,13 @@ def test_the_help_of_a_command_has_an_example_that_can_be_read(command: str) -> 
         if program == "pgetpy":
             parsed = parse_arguments(words[: words.index(">")] if ">" in words else words)
             assert parsed.command == command
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_a_terminal_of_80_columns(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    # A command to copy stays whole.
+    examples = EXAMPLES.get(command, "").splitlines()
+    for everything in (False, True):
+        lines = help_text(command, everything=everything).splitlines()
+        assert [line for line in lines if len(line) > 80 and line[2:] not in examples] == []
