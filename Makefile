@@ -52,40 +52,41 @@ $(AZURITE)/.ready:
 	@! command -v npm >/dev/null || npm install --silent --no-audit --no-fund --prefix $(AZURITE) azurite@3.35.0
 	@touch $@
 
-setup: $(READY) ## make .venv with the package and its tools (PYTHON=... chooses the interpreter)
+setup: $(READY) ## make .venv with package and tools (PYTHON=/path/to/it)
 
-demo: $(READY) ## download made-up weights from a server of our own and say how it went
+demo: $(READY) ## download made-up weights from a server of our own
 	@$(PY) -m scripts.demo $(ARGS)
 
-test: $(READY) ## run the tests but for real servers and long ones (ARGS=tests/unit/cache for some)
+test: $(READY) ## run the quick tests (ARGS=tests/unit/cache for some)
 	@$(PY) -m pytest -m "not real_servers and not soak and not predictors" $(LEFT_OUT:%=--ignore=tests/%) $(SIDE_BY_SIDE) $(ARGS)
 
-check: $(READY) $(STORES)/.ready ## style, types, tests, and those with real servers: what CI runs
+check: $(READY) $(STORES)/.ready ## style, types, tests and those with real servers, as CI
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	@$(MAKE) --no-print-directory test
 	@$(PY) -m pytest -m "not soak" tests/real_servers $(SIDE_BY_SIDE)
 
-soak: $(READY) $(STORES)/.ready $(AZURITE)/.ready ## run the long fault tests, and the properties with many examples
+soak: $(READY) $(STORES)/.ready $(AZURITE)/.ready ## run the long tests, and properties with many examples
 	@$(PY) -m pytest -m "(soak or hypothesis) and not predictors" --hypothesis-profile soak $(SIDE_BY_SIDE) $(ARGS)
 
 test-predictors: $(PREDICTORS)/.ready ## run the tests with torch, diffusers and a Cog server
 	@$(PREDICTORS)/bin/python -m pytest -m predictors tests/predictors -n 2 --dist loadfile $(ARGS)
 
-bench: $(READY) ## time pgetpy against its peers and write docs/bench.md (ARGS="--list" for the cases)
+bench: $(READY) ## time pgetpy and peers, write docs/bench.md (ARGS=--list)
 	@$(PY) -m scripts.bench $(if $(ARGS),$(ARGS),--docs)
 
-fleet-simulation: $(READY) ## simulate 1,000 machines and write docs/fleet-simulation.md
+fleet-simulation: $(READY) ## simulate 1,000 machines in docs/fleet-simulation.md
 	@$(PY) -m scripts.fleet_simulation --docs
 
-docs: $(DOCS)/.ready ## build the documentation into site/ (open site/index.html)
+docs: $(DOCS)/.ready ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs --quiet build --strict
+	@echo "Open site/index.html"
 
-gpu-wheels: ## collect what scripts/gpu.sh carries to a machine with a GPU and no network
+gpu-wheels: ## collect the wheels that scripts/gpu.sh takes along
 	@scripts/gpu.sh collect
 
-docs-options: $(READY) ## write docs/options.md and the man page from the tables of options and commands
+docs-options: $(READY) ## write docs/options.md and the man page from the tables
 	@$(PY) -m scripts.options
 	@$(PY) -m scripts.manual
 
@@ -94,5 +95,5 @@ dist: $(READY) ## build the wheel and the source distribution into dist/
 	@$(PY) -m build --outdir dist .
 
 clean: ## remove everything that was made
-	@rm -rf $(VENV) $(PREDICTORS) $(DOCS) $(STORES) $(AZURITE) .bench dist site build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(PREDICTORS) $(DOCS) $(STORES) $(AZURITE) .bench .gpu-wheels dist site build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,8 +1,9 @@
-"""What `make demo` does when it is interrupted."""
+"""What a newcomer sees: `make help`, and `make demo` when it is interrupted."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,3 +32,11 @@ def test_an_interrupted_demo_says_so_and_leaves_nothing(tmp_path: Path) -> None:
     assert done.returncode == 130
     assert done.stderr == "\nThe demo was interrupted; its folder is removed.\n"
     assert [*tmp_path.iterdir()] == []
+
+
+def test_the_help_of_make_fits_a_terminal_of_80_columns() -> None:
+    made = Path(__file__).parents[2].joinpath("Makefile").read_text()
+    targets = re.findall(r"^([a-z-]+):.*## (.*)$", made, re.MULTILINE)
+    assert len(targets) > 10
+    for name, said in targets:
+        assert len(f"  make {name:<17}{said}") <= 80, name
