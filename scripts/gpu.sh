@@ -25,7 +25,7 @@ collect() {
     # The versions that the tests are known to pass with, and older ones of what has grown by MBs.
     grep -oE '"[a-zA-Z_-]+==[0-9.]+"' pyproject.toml | tr -d '"' >"$wheels/versions.txt"
     printf '%s\n' 'pillow<11' 'cryptography<44' 'hypothesis<6.140' 'pytest<8.4' >>"$wheels/versions.txt"
-    "$python" -m pip download -q --no-deps --only-binary=:all: --python-version "$version" \
+    if ! "$python" -m pip download -q --no-deps --only-binary=:all: --python-version "$version" \
         --implementation cp --platform "${PLATFORM:-manylinux_2_28_x86_64}" \
         --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
         -d "$wheels" -c "$wheels/versions.txt" \
@@ -34,7 +34,10 @@ collect() {
         huggingface_hub importlib_metadata markupsafe peft pillow psutil pyyaml regex requests \
         safetensors tokenizers transformers truststore urllib3 zipp \
         pytest pytest-timeout pytest-httpserver attrs cffi cryptography hypothesis idna iniconfig \
-        packaging pluggy pycparser sortedcontainers trustme werkzeug
+        packaging pluggy pycparser sortedcontainers trustme werkzeug; then
+        echo "no set of wheels for Python $version: pip says why; VERSION names another Python" >&2
+        return 1
+    fi
     size=$(cat "$wheels"/*.whl | wc -c)
     if [ "$size" -gt $most_bytes ]; then
         echo "$wheels has $size bytes, which is more than $most_bytes" >&2
@@ -91,6 +94,10 @@ put() {
 }
 mapfile -t wheels_lacking < <(lacking)
 if [ ${#wheels_lacking[@]} -gt 0 ]; then
+    if ! "$python" -m pip --version >"$work/pip.txt" 2>&1; then
+        echo "PYTHON=$python has no pip to install the wheels with: $(tail -n 1 "$work/pip.txt")" >&2
+        exit 2
+    fi
     echo "==> installing ${#wheels_lacking[@]} wheels into $work/site"
     if ! put "${wheels_lacking[@]}"; then
         # One by one: a wheel for another version of Python is left out, not all of them.

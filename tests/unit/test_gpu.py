@@ -171,6 +171,18 @@ def test_an_interpreter_without_torch_is_named(script: Path, tmp_path: Path) -> 
     assert f"PYTHON={python} cannot import torch" in done.stderr
 
 
+def test_an_interpreter_without_pip_is_named(script: Path, tmp_path: Path) -> None:
+    python = made_up(
+        tmp_path,
+        'case "$*" in *pip*) echo "No module named pip" >&2; exit 1;; -*gpu-wheels) ls .gpu-wheels/*;; esac',
+    )
+    (tmp_path / ".gpu-wheels").mkdir()
+    (tmp_path / ".gpu-wheels/new-1-py3-none-any.whl").touch()
+    done = call(script, python=python)
+    assert done.returncode == 2
+    assert "has no pip to install the wheels with: No module named pip" in done.stderr
+
+
 def test_an_unknown_argument_is_a_usage_error(script: Path) -> None:
     done = call(script, "--fast", python="false")
     assert done.returncode == 2
