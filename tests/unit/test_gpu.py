@@ -172,10 +172,9 @@ def test_an_interpreter_without_torch_is_named(script: Path, tmp_path: Path) -> 
 
 
 def test_an_interpreter_without_pip_is_named(script: Path, tmp_path: Path) -> None:
-    python = made_up(
-        tmp_path,
-        'case "$*" in *pip*) echo "No module named pip" >&2; exit 1;; -*gpu-wheels) ls .gpu-wheels/*;; esac',
-    )
+    no_pip = '*pip*) echo "No module named pip" >&2; exit 1;;'
+    lacking = "-*gpu-wheels) ls .gpu-wheels/*;;"
+    python = made_up(tmp_path, f'case "$*" in {no_pip} {lacking} esac')
     (tmp_path / ".gpu-wheels").mkdir()
     (tmp_path / ".gpu-wheels/new-1-py3-none-any.whl").touch()
     done = call(script, python=python)
