@@ -391,7 +391,7 @@ class Attempt:
         self._ticked_at = now
         if self._host is not None:
             self._watchdog.look_after(now, self._host)
-            if self._host.observe(now, self._watchdog.rates(now)):
+            if self._host.observe(now, self._watchdog.rates(now), self._watchdog.lull):
                 self._sleeper.rouse()
         if self.plan.total is None and self.gate.answer is not None:
             self.gate.check_size(self.route.target.url, self.plan.done)  # the size so far

@@ -65,6 +65,7 @@ class Host:
         pace: how many connections pay.
         busy: connections with a request under way, over all transfers.
         delivering: those of them whose bytes flow.
+        quiet: how many of the delivering ones delivered no byte between the last two looks.
         moved: bytes received, in answers that have ended and in those under way.
         ended: how many answers have ended.
         rate: what one connection delivers, bytes a second; 0 for unknown.
@@ -83,6 +84,7 @@ class Host:
     pace: ConcurrencyController
     busy: int = 0
     delivering: int = 0
+    quiet: int = 0
     moved: int = 0
     ended: int = 0
     rate: float = 0.0
@@ -99,19 +101,23 @@ class Host:
         """Whether this is the stand-in for file and data URLs, which need no connection."""
         return not self.origin.host
 
-    def observe(self, now: float, rates: Sequence[float] = ()) -> bool:
+    def observe(self, now: float, rates: Sequence[float] = (), lull: float = 0.0) -> bool:
         """Update the pace and the rate. Called by each attempt at each of its ticks.
 
         Args:
             now: loop time.
             rates: bytes a second of the connections that have delivered for a while.
+            lull: seconds between two bursts of one of them, typically.
 
         Returns:
             Whether there may be more connections now. They are opened at once, not a tick later.
         """
         # A host that only redirects moves nothing: its answers themselves tell what pays.
         moved = self.moved + self.ended * _HEAD
-        self.pace.observe(now, moved, self.ended, self.busy, self.delivering, self.latency.typical)
+        latency = self.latency.typical
+        self.pace.observe(
+            now, moved, self.ended, self.busy, self.delivering, latency, self.quiet, lull
+        )
         before = self._told
         if self.pace.level != before:
             self._tell_level()
@@ -158,7 +164,8 @@ class Host:
         seconds = max(now - answered, _SHORTEST)
         if self.rate:
             if ended and size >= _TELLING:
-                self.rate += (size / seconds - self.rate) * 0.1
+                # What came in a moment may have been a burst.
+                self.rate += (size / seconds - self.rate) * min(0.1, seconds)
             return
         if size >= _TELLING or (seconds >= _TELLING_SECONDS and not ended):
             self.rate = size / seconds

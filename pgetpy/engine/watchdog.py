@@ -21,7 +21,7 @@ import asyncio
 from collections.abc import Collection, Iterator
 
 from pgetpy.core.http.plan import Plan
-from pgetpy.core.http.range_request import is_straggler
+from pgetpy.core.http.range_request import is_straggler, usual_lull
 from pgetpy.core.http.ranges import OPEN_END
 from pgetpy.core.http.retry import Retries
 from pgetpy.core.http.speed_limit import SpeedLimit
@@ -34,6 +34,8 @@ from pgetpy.system.logs import RoomLog
 
 # Seconds after its head in which a connection is not judged: its rate may be low at first.
 _STRAGGLER_PATIENCE = 3.0
+# Seconds between bursts from which on connections are not compared by their rates.
+_UNSTEADY = 0.5
 # Seconds of a body after which its rate means something.
 _SHOWING = 0.1
 _LOG = RoomLog("engine")
@@ -101,7 +103,7 @@ class Watchdog:
         self._doomed: dict[Task, PgetError | None] = {}
         # Stragglers: nothing to report, but the plan has to know that they failed.
         self._given_up: set[Task] = set()
-        self._delivering = 0
+        self._delivering = self._quiet = 0
 
     def __len__(self) -> int:
         return len(self._exchanges)
@@ -156,19 +158,27 @@ class Watchdog:
         Raises:
             TooSlowError: all exchanges together deliver too little to be worth waiting for.
         """
-        delivering = 0
+        delivering = quiet = 0
         for task, exchange in self._exchanges.items():
             part = exchange.part
-            delivering += part.pos > part.start
             part.meter.observe(now, part.pos, waiting=part.waiting)
+            if part.pos > part.start:
+                delivering += 1
+                quiet += part.meter.quiet_since < now
             self._count(exchange)
             self._learn(exchange, now)
             if task not in self._doomed:
                 self._end_if_stuck(task, exchange, now)
         host.delivering += delivering - self._delivering
-        self._delivering = delivering
+        host.quiet += quiet - self._quiet
+        self._delivering, self._quiet = delivering, quiet
         self.end_superfluous()
         self._check_speed(now, host)
+
+    @property
+    def lull(self) -> float:
+        """Seconds between two bursts of an exchange, typically; 0 where bytes flow steadily."""
+        return usual_lull([exchange.part for exchange in self._exchanges.values()])
 
     def rates(self, now: float) -> list[float]:
         """Return the rates of the exchanges that have delivered for long enough to show theirs."""
@@ -186,7 +196,8 @@ class Watchdog:
         """Take this attempt's connections out of the sums of `host`, which is not used any more."""
         if host is not None:
             host.delivering -= self._delivering
-        self._delivering = 0
+            host.quiet -= self._quiet
+        self._delivering = self._quiet = 0
 
     async def end_all(self) -> None:
         """End all exchanges and wait for them, even if cancelled: afterwards nothing is written."""
@@ -256,7 +267,8 @@ class Watchdog:
         if quiet > patience:
             _LOG.debug("%s: silent for %.1f s: ended", exchange.request.url, quiet)
             return self._doom(task, StalledError(exchange.request.url, patience))
-        if meter.answered is not None and now - meter.answered > _STRAGGLER_PATIENCE:
+        steady = self.lull < _UNSTEADY  # or the rate of the last second says nothing
+        if steady and meter.answered is not None and now - meter.answered > _STRAGGLER_PATIENCE:
             others = [c.part.meter.rate for c in self._exchanges.values() if c is not exchange]
             if is_straggler(meter.rate, others):
                 _LOG.debug(

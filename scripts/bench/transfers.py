@@ -288,8 +288,8 @@ START = (
             peers.PGET_64,
         ),
         (Goal("rss", None, _MEMORY, "pgetpy -c 64"),),
-        "Each connection is held to 5 MiB/s, so that all of them stay busy; time matters little "
-        "here.",
+        "nginx holds each connection to 5 MiB/s by limit_rate, in bursts of 2 MiB; 64 of them "
+        "would take 3.2 s.",
         FEW,
     ),
     Case(

@@ -76,24 +76,35 @@ def run_virtually(scenario: Coroutine[Any, Any, T]) -> T:
 @dataclass(frozen=True)
 class Line:
     """How one request is answered: the first byte after `latency` seconds, then `rate` bytes a
-    second, after `dries_up` bytes no more than `trickle`; the connection ends after `breaks`."""
+    second, after `dries_up` bytes no more than `trickle`; the connection ends after `breaks`.
+
+    With `burst` the rate is a mean: so many bytes come as fast as the network carries them, and
+    nothing until the mean is met again, as nginx does it with limit_rate.
+    """
 
     latency: float = 0.03
     rate: float = 20e6
     dries_up: float = float("inf")
     trickle: float = 0.0
     breaks: float = float("inf")
+    burst: int = 0
+
+
+# Bytes a second of a burst.
+_BURSTS = 1e9
 
 
 @dataclass
 class Network:
     """One object of `total` bytes; `line(number, busy)` says how the request `number` (from 0),
     made while `busy` others are under way, is answered. All of them share `capacity`; `most` is how
-    many there were at one time."""
+    many there were at one time. Of every `outages[0]` seconds nothing at all comes in the last
+    `outages[1]`."""
 
     total: int
     line: Callable[[int, int], Line]
     capacity: float = float("inf")
+    outages: tuple[float, float] = (1.0, 0.0)
     asked: list[Span] = field(default_factory=list)
     moved: int = 0
     most: int = 0
@@ -130,13 +141,24 @@ class Network:
 
     async def _flow(self, exchange: Exchange, line: Line) -> None:
         part, brought = exchange.part, 0.0
-        step = 0.025
+        step, loop = 0.025, asyncio.get_running_loop()
+        begun = loop.time()
         while part.rest:
+            every, silent = self.outages
+            until_next = every - loop.time() % every
+            if until_next <= silent:
+                await asyncio.sleep(until_next)
             own = line.rate if brought < line.dries_up else line.trickle
+            if line.burst:
+                due = begun + brought // line.burst * line.burst / line.rate
+                await asyncio.sleep(max(0.0, due - loop.time()))
+                own = _BURSTS
             if not own:
                 await asyncio.get_running_loop().create_future()
             rate = min(own, self.capacity / self._flowing)
             limit = min(line.breaks, line.dries_up if brought < line.dries_up else line.breaks)
+            if line.burst:
+                limit = min(limit, (brought // line.burst + 1) * line.burst)
             seconds = min(step, min(part.rest, max(1.0, limit - brought)) / rate)
             await asyncio.sleep(seconds)
             before, brought = int(brought), brought + rate * seconds
@@ -146,7 +168,7 @@ class Network:
             if brought >= line.breaks and part.rest:
                 raise ConnectionFailedError(URL, "broken by the network")
             # Long transfers are looked at less closely.
-            step = min(0.5, 0.025 + asyncio.get_running_loop().time() / 1000)
+            step = min(0.5, 0.025 + loop.time() / 1000)
 
 
 def _head(span: Span, total: int) -> Head:

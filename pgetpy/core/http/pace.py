@@ -31,6 +31,10 @@ A step also costs the time to the first byte of the connections that it adds. Wh
 climbing in small steps costs more than opening a few connections too many, so the first step is
 larger (`_FIRST_STEPS`), as it is if the first connection is slow (`_SLOW_STEP`). If it overshoots,
 `_judge` estimates how many would have been enough.
+
+Some servers hold each connection back by sending in bursts: 2 MB at once, then nothing for half a
+second. While nothing at all comes, which no full network does for long, the level rises without a
+comparison, and none is found too high. Once bursts overlap, a period contains a few lulls.
 """
 
 from __future__ import annotations
@@ -71,6 +75,11 @@ _BUSY, _LITTLE = 0.5, 0.3
 # After so many seconds without any answer one more connection is opened: the requests of other
 # transfers may be waiting for the slot of a slow one.
 _SILENCE = 0.5
+# Nothing comes for this part of a period, and of the time since a climb has failed: connections are
+# held back. Nothing comes for the last of these: the period proves success only.
+_HELD_BACK, _NO_OUTAGE, _UNSTEADY = 0.5, 0.3, 0.1
+# Of a lull, and of the time between two looks, no more than so many seconds count.
+_LONGEST_LULL, _LONGEST_LOOK = 2.0, 0.1
 # Seconds in which a host may still count a connection that has just been closed.
 _NOTICED = 1.0
 
@@ -128,6 +137,11 @@ class ConcurrencyController:
     _since: float | None = None
     _moved_then: int = 0
     _ended_then: int = 0
+    # Seconds in which nothing came: of the period, and since a climb has failed; when that was.
+    _lull: float = 0.0
+    _lulls: float = 0.0
+    _failed_at: float = 0.0
+    _looked: float = 0.0
     # How long the next rest lasts, and when the current one ends.
     _pause: float = _FIRST_PAUSE
     _resting_until: float = 0.0
@@ -177,6 +191,8 @@ class ConcurrencyController:
         busy: int,
         delivering: int,
         latency: float = 0.0,
+        quiet: int = 0,
+        lull: float = 0.0,
     ) -> int:
         """Return the level for the next moments. Call this several times a period.
 
@@ -187,7 +203,11 @@ class ConcurrencyController:
             busy: connections that have a request under way.
             delivering: those of them whose bytes have begun to arrive.
             latency: seconds from a request to its first byte, typically.
+            quiet: how many of the delivering ones have delivered no byte since the last look.
+            lull: seconds between two bursts of a connection, typically.
         """
+        silent = min(now - self._looked, _LONGEST_LOOK) if 0 < delivering <= quiet else 0.0
+        self._lull, self._lulls, self._looked = self._lull + silent, self._lulls + silent, now
         self._delivered = max(self._delivered, delivering)
         if busy < _USED * self.level or now < self._resting_until:
             # Discard the period: part of it would measure a lack of work.
@@ -202,13 +222,20 @@ class ConcurrencyController:
             # them also show that the level is reached.
             if reached or ended - self._ended_then >= self.level / 2:
                 self._since, self._moved_then, self._ended_then = now, moved, ended
-                self._load_then = self._load()
+                self._load_then, self._lull = self._load(), 0.0
             return self.level
         elapsed = now - self._since
+        if silent and self._is_held_back(now, elapsed):
+            self._best = self._since = None
+            self._ended_then, self._factor = ended, _BOLD
+            self._raise(latency)
+            return self.level
         goodput = (moved - self._moved_then) / elapsed if elapsed > 0 else 0.0
-        if self._is_over(elapsed, ended - self._ended_then, goodput, latency, reached=reached):
+        wait = max(latency, min(lull, _LONGEST_LULL))
+        if self._is_over(elapsed, ended - self._ended_then, goodput, wait, reached=reached):
             crowded = self._load().crowded_since(self._load_then, elapsed)
-            self._judge(now, goodput, latency, crowded=crowded)
+            steady = self._lull < _UNSTEADY * elapsed
+            self._judge(now, goodput, latency, crowded=crowded, steady=steady)
             self._since, self._ended_then = None, ended
         return self.level
 
@@ -222,6 +249,12 @@ class ConcurrencyController:
             self.level = min(self.ceiling, self.level + 1)
             self._silent_since = now
 
+    def _is_held_back(self, now: float, elapsed: float) -> bool:
+        """Whether the server has limited each connection of this period. A network that has shown
+        its limit has to be silent more often than now and then."""
+        often = self._lulls >= _NO_OUTAGE * (now - self._failed_at) or not self._failed_at
+        return elapsed >= PERIOD and self._lull >= _HELD_BACK * elapsed and often
+
     def _gained(self, goodput: float) -> float:
         """Return the gain of the last step as a part of perfect scaling (see above)."""
         assert self._best is not None
@@ -229,17 +262,17 @@ class ConcurrencyController:
         return (goodput / before - 1) / (self.level / level - 1) if before else 1.0
 
     def _is_over(
-        self, elapsed: float, ended: int, goodput: float, latency: float, *, reached: bool
+        self, elapsed: float, ended: int, goodput: float, wait: float, *, reached: bool
     ) -> bool:
         """Whether the period has lasted long enough to be judged.
 
-        Where ranges follow each other on a connection, the wait between them belongs to its
-        goodput, so the period has to contain it: hence `cycle`. A level that is not reached is
-        judged by its number of answers, or after `_LONGEST_PERIOD` by what there is. A clear
+        Where ranges, or bursts, follow each other on a connection, the wait between them belongs
+        to its goodput, so the period has to contain it: hence `cycle`. A level that is not reached
+        is judged by its number of answers, or after `_LONGEST_PERIOD` by what there is. A clear
         success needs none of this.
         """
         anew = self._best is None or self._unlike
-        cycle = 2 * latency if ended or self._doubted or anew else 0.0
+        cycle = 2 * wait if ended or self._doubted or anew else 0.0
         if elapsed < PERIOD:
             return False
         rising = self._best is not None and self._best[0] < self.level
@@ -247,9 +280,11 @@ class ConcurrencyController:
             return True
         if elapsed < PERIOD + cycle:
             return False
-        return reached or ended >= 2 * self.level or elapsed >= _LONGEST_PERIOD + 2 * latency
+        return reached or ended >= 2 * self.level or elapsed >= _LONGEST_PERIOD + 2 * wait
 
-    def _judge(self, now: float, goodput: float, latency: float, *, crowded: bool) -> None:
+    def _judge(
+        self, now: float, goodput: float, latency: float, *, crowded: bool, steady: bool
+    ) -> None:
         """Draw the conclusion from a period that is over: up, stay, measure again or back."""
         if self._best is None or self._best[0] >= self.level:
             # A base: nothing lower to compare it with.
@@ -268,7 +303,7 @@ class ConcurrencyController:
         elif gained > 0 and not self._doubted:
             # The connections that were added have only just begun: look once more.
             self._doubted = True
-        else:
+        elif steady:
             if before and self.level > _BOLD * level:
                 # A large step overshot. Goodput rose by goodput/before, so that many times the old
                 # level would have carried it, had each connection kept its old rate.
@@ -276,6 +311,7 @@ class ConcurrencyController:
             self._factor = _CAREFUL
             self._best = None
             self.level = min(self.level, level)
+            self._lulls, self._failed_at = 0.0, now
             self._rest(now)
 
     def _rebase(self, now: float, goodput: float, latency: float, *, crowded: bool) -> None:

@@ -27,7 +27,7 @@ answered; until then it holds a claim, behind which the others are asked for the
 
 from __future__ import annotations
 
-from pgetpy.core.http.range_request import Latency, RangeRequest, RateMeter, Window
+from pgetpy.core.http.range_request import Latency, RangeRequest, RateMeter, Window, usual_lull
 from pgetpy.core.http.range_size import PARTS, Prospect, is_held_up, next_gap, range_size
 from pgetpy.core.http.ranges import OPEN_END, Span, Spans
 
@@ -45,6 +45,8 @@ _HEDGE = 2.0
 # A connection is slow if the others are 4 times as fast (within the budget), or 10 times (always).
 _SLOW, _CRAWLS = 4, 10
 _HEDGE_QUIET = 0.25
+# What may be on its way, beside what comes in a latency, when a connection is closed.
+_IN_FLIGHT = MIB // 8
 # The first answer of a host whose latency is unknown is late after so many seconds.
 _PROBE_LATE = 1.0
 
@@ -251,8 +253,6 @@ class Plan:
     def _launch(self, now: float, start: int, stop: int, *, again: bool = False) -> RangeRequest:
         meter = RateMeter(born=now, quiet_since=now, seen_at=now, seen_pos=start)
         part = RangeRequest(start, stop, pos=start, counted=start, meter=meter, again=again)
-        if again:
-            self._again += stop - start
         self.parts.append(part)
         return part
 
@@ -332,7 +332,7 @@ class Plan:
             return now - meter.born >= self.latency.late and meter.quiet(now) >= self.latency.late
         if now - meter.answered < _HEDGE_QUIET:
             return False
-        quiet = meter.quiet(now) >= max(_HEDGE_QUIET, self.latency.typical)
+        quiet = part.is_silent_alone(self.parts, now, max(_HEDGE_QUIET, self.latency.typical))
         if rate <= 0:
             # Everything else came before anything could be measured.
             return quiet
@@ -343,6 +343,8 @@ class Plan:
 
     def _slow_enough(self, part: RangeRequest, rate: float) -> bool:
         """Whether `part`, which delivers, is so far behind the others that it may be replaced."""
+        if usual_lull(self.parts) >= _HEDGE_QUIET:
+            return False  # between two bursts every connection is slow for a while
         own = part.meter.rate
         # It may be short of processor time, and then another connection would be too: so be strict.
         return own * _CRAWLS <= rate or (own * _SLOW <= rate and self._within_budget(part.owed))
@@ -355,6 +357,7 @@ class Plan:
             stop = min(stop, self.window.stop)
         if stop <= start:
             return None  # the window has closed since it was asked for
+        self._again += stop - start
         twin = self._launch(now, start, stop, again=True)
         slow.twin, twin.twin = twin, slow
         return twin
@@ -377,12 +380,14 @@ class Plan:
         if stop - middle < _SMALLEST_SPLIT or gained < _WORTHWHILE_SECONDS:
             return None
         size = min(stop - middle, self.chunk_size)
-        if not self._within_budget(size):
+        wasted = min(size, _IN_FLIGHT + int(own * latency))
+        if not self._within_budget(wasted):
             return None
         if part.reads_on:
             part.claim = middle
         else:
             part.stop = middle
+        self._again += wasted
         return self._launch(now, middle, middle + size, again=True)
 
     def _not_landed(self, start: int, stop: int) -> int:

@@ -44,6 +44,8 @@ _LATE_TIMES = 2.0
 _REMEMBERED = 32
 # Of two requests for the same bytes, one is cancelled when the other will end so many times sooner.
 _SOONER = 2.0
+# After so many of the others' lulls a connection is silent for too long.
+_LULLS = 1.5
 # A file with so many bytes to write is worth a connection of its own beside a fast one.
 LARGE_FILE = 64 << 20
 
@@ -102,6 +104,7 @@ class RateMeter:
         rate: bytes a second: the mean since the answer began, and after the first second an
             exponential average over about a second.
         answered: when the head of its answer came; None before that.
+        lull: the longest time for which nothing came before it went on.
     """
 
     born: float
@@ -110,6 +113,7 @@ class RateMeter:
     seen_pos: int
     rate: float = 0.0
     answered: float | None = None
+    lull: float = 0.0
 
     def answer(self, now: float, pos: int) -> None:
         """The head of the answer has come; its body begins at `pos`."""
@@ -122,6 +126,8 @@ class RateMeter:
         if elapsed <= 0:
             return
         if pos != self.seen_pos or not waiting:
+            if waiting and self.answered is not None:
+                self.lull = max(self.lull, self.seen_at - self.quiet_since)
             self.quiet_since = now
         else:
             self.quiet_since += max(0.0, elapsed - _LATE)
@@ -148,6 +154,12 @@ def median(values: Sequence[float]) -> float:
     ordered = sorted(values)
     middle = len(ordered) // 2
     return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def usual_lull(parts: Sequence[RangeRequest]) -> float:
+    """The median of the lulls of `parts`, in seconds; 0 where bytes flow steadily."""
+    lulls = [part.meter.lull for part in parts if part.meter.answered is not None]
+    return median(lulls) if lulls else 0.0
 
 
 @dataclass
@@ -247,6 +259,14 @@ class RangeRequest:
             return max(0.0, self.meter.born + latency - now) + self.owed / rate
         own = self.meter.rate
         return self.owed / (min(own, rate) if own > 0 else rate)
+
+    def is_silent_alone(self, parts: Sequence[RangeRequest], now: float, patience: float) -> bool:
+        """Whether it has been silent for `patience` seconds, and for longer than the others of
+        `parts` usually are, while most of these go on."""
+        others = [part for part in parts if part is not self and part.meter.answered is not None]
+        silent = sum(part.meter.quiet(now) >= _LATE for part in others)
+        longest = max(patience, _LULLS * usual_lull(others))
+        return self.meter.quiet(now) >= longest and 2 * silent <= len(others)
 
     @property
     def is_overtaken(self) -> bool:

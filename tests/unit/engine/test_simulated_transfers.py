@@ -71,6 +71,39 @@ def test_a_network_that_four_connections_fill_is_not_climbed_much_further() -> N
     assert 3 <= sum(settled) / len(settled) < 12
 
 
+# nginx sends 2 MiB at a time (sendfile_max_chunk), other servers what a second or so allows.
+@pytest.mark.parametrize(
+    ("size", "rate", "burst"),
+    [
+        *((size, rate, 2 * MIB) for size in (256 * MB, 1 * GIB) for rate in (5 * MB, 20 * MB)),
+        (256 * MB, 1 * MB, 2 * MIB),
+        *((1 * GIB, rate, rate) for rate in (5 * MB, 20 * MB)),
+        *((1 * GIB, rate, 2 * rate) for rate in (1 * MB, 5 * MB, 20 * MB)),
+    ],
+)
+def test_a_server_that_sends_in_bursts_is_climbed_to_the_ceiling(
+    size: int, rate: int, burst: int
+) -> None:
+    """What comes at first says little of what follows."""
+    line = Line(rate=rate, latency=0.002, burst=burst)
+    outcome = transfer(Network(size, lambda *_: line, capacity=2000 * MB))
+    assert max(outcome.levels) == 64
+    climb = 0.2
+    assert outcome.seconds < 1.3 * size / rate / 64 + 1.5 * burst / rate + climb
+    assert_economical(outcome, size)
+
+
+@pytest.mark.parametrize("rate", [100 * MB, 1000 * MB])
+@pytest.mark.parametrize("seconds", [0.2, 0.5, 1.0])
+def test_a_network_that_falls_silent_now_and_then_is_not_climbed_for_ever(
+    rate: int, seconds: float
+) -> None:
+    lone = Line(rate=rate, latency=0.002)
+    network = Network(20 * rate, lambda *_: lone, capacity=rate, outages=(5.0, seconds))
+    levels = transfer(network).levels
+    assert sum(levels) / len(levels) < 10
+
+
 @pytest.mark.parametrize("ceiling", [1, 2, 5, 8])
 def test_the_ceiling_is_never_passed(ceiling: int) -> None:
     assert max(fetch(400 * MB, ceiling=ceiling).levels) == ceiling
