@@ -81,36 +81,48 @@ def main(arguments: list[str] | None = None) -> int:
     counts = core_counts()
     place, size = room(max(1 << 20, int(_SIZE * options.scale)), max(counts))
     results: Results = defaultdict(list)
-    interrupted = False
+    code = 0
     with tempfile.TemporaryDirectory(dir=place) as name:
-        folder = Path(name)
         try:
-            origin.write_weights(folder / _NAME, size)
-            with served(folder, tls=False) as plain, served(folder, tls=True) as tls:
-                servers = dict(zip(KINDS, ((plain, None), (tls, folder / "ca.pem")), strict=True))
-                # The fewest and the most first: time may be over before all have had a turn.
-                order = sorted(counts, key=lambda cores: (cores not in (1, max(counts)), cores))
-                cells = itertools.product(range(_ROUNDS), order, servers, PROGRAMS)
-                for _, cores, kind, program in cells:
-                    found = results[kind, cores, program]
-                    if time.monotonic() < deadline and not _words(found):
-                        url, cafile = servers[kind]
-                        row = Row(url, cores, cafile)
-                        found.append(rate(PROGRAMS[program](row), folder, size, row))
+            _measure(Path(name), size, counts, deadline, results)
         except KeyboardInterrupt:
-            interrupted = True
+            code = 130
+        # To remove what was downloaded takes longer than whoever interrupts us may wait.
+        whole = _report(results, counts, f"{size / 1e6:.0f} MB on {file_system(place)}")
+    return code or int(not whole)
+
+
+def _measure(
+    folder: Path, size: int, counts: Sequence[int], deadline: float, results: Results
+) -> None:
+    """Add to `results` what each program does in each round until the deadline."""
+    origin.write_weights(folder / _NAME, size)
+    with served(folder, tls=False) as plain, served(folder, tls=True) as tls:
+        servers = dict(zip(KINDS, ((plain, None), (tls, folder / "ca.pem")), strict=True))
+        # The fewest and the most first: time may be over before all have had a turn.
+        order = sorted(counts, key=lambda cores: (cores not in (1, max(counts)), cores))
+        for _, cores, kind, program in itertools.product(range(_ROUNDS), order, servers, PROGRAMS):
+            found = results[kind, cores, program]
+            if time.monotonic() < deadline and not _words(found):
+                url, cafile = servers[kind]
+                row = Row(url, cores, cafile)
+                found.append(rate(PROGRAMS[program](row), folder, size, row))
+
+
+def _report(results: Results, counts: Sequence[int], files: str) -> bool:
+    """Print the table and the reasons of failures; return whether all figures are there."""
     print(*table(results, counts), sep="\n")
-    print(f"\nGB/s of files of {size / 1e6:.0f} MB on {file_system(place)}, the median of as many "
-          f"rounds as there was time for, at most {_ROUNDS}.")  # fmt: skip
-    reasons = {
+    print(f"\nGB/s of whole processes and files of {files}: the median of as many rounds as there")
+    print(f"was time for, at most {_ROUNDS}.")
+    reasons = [
         f"{kind}, {cores} cores, {program}: {word}"
-        for (kind, cores, program), found in results.items()
+        for (kind, cores, program), found in sorted(results.items())
         for word in _words(found)
         if word.startswith("failed")
-    }
-    print(*(f"\n{reason}" for reason in sorted(reasons)), sep="\n")
-    whole = all(results.get(key) for key in itertools.product(KINDS, counts, PROGRAMS))
-    return 130 if interrupted else int(bool(reasons) or not whole)
+    ]
+    print(*(f"\n{reason}" for reason in reasons), sep="\n", flush=True)
+    cells = itertools.product(KINDS, counts, PROGRAMS)
+    return not reasons and all(results.get(key) for key in cells)
 
 
 def table(results: Results, counts: Sequence[int]) -> Iterator[str]:
@@ -137,13 +149,14 @@ def _words(found: Sequence[float | str]) -> list[str]:
 def room(size: int, most: int) -> tuple[Path, int]:
     """Return where the files go and how large they are, with `most` of them beside the first one.
 
-    In memory if they fit: containers often have no more than 64 MB there.
+    In memory if they fit: containers often have no more than 64 MB there. On a disk they are
+    smaller, as many at a time would wait for it.
     """
     disk = Path(tempfile.gettempdir())
     files = most + 1
     if os.access(_MEMORY, os.W_OK) and _free(_MEMORY) > 2 * size * files:
         return _MEMORY, size
-    return disk, max(1 << 20, min(size, _free(disk) // 2 // files))
+    return disk, max(1 << 20, min(size // 4, _free(disk) // 2 // files))
 
 
 def _free(place: Path) -> int:
@@ -163,7 +176,9 @@ def rate(commands: Sequence[list[str]], folder: Path, size: int, row: Row) -> fl
     trust = {"SSL_CERT_FILE": str(row.cafile)} if row.cafile else {}
     environ = {**os.environ, **trust, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
     running: list[subprocess.Popen[bytes]] = []
-    said = folder / "said"
+    place = folder / "run"
+    place.mkdir()
+    said = place / "said"
     # What we start inherits it.
     os.sched_setaffinity(0, sorted(cores)[: row.cores])
     begin = time.perf_counter()
@@ -172,7 +187,7 @@ def rate(commands: Sequence[list[str]], folder: Path, size: int, row: Row) -> fl
             for number, command in enumerate(commands):
                 running.append(
                     subprocess.Popen(
-                        [*command, str(folder / f"out{number}")],
+                        [*command, str(place / f"out{number}")],
                         env=environ,
                         stdin=subprocess.DEVNULL,
                         stdout=subprocess.DEVNULL,
@@ -186,12 +201,11 @@ def rate(commands: Sequence[list[str]], folder: Path, size: int, row: Row) -> fl
         for process in running:
             process.kill()
             process.wait()
-    sizes = []
-    for path in folder.glob("out*"):
-        sizes.append(path.stat().st_size)
-        path.unlink()
+    sizes = [path.stat().st_size for path in place.glob("out*")]
+    last = said.read_text(errors="replace").strip().splitlines()[-1:]
+    # What failed may have left a part.
+    shutil.rmtree(place)
     if any(ended) or sizes != [size] * len(commands):
-        last = said.read_text(errors="replace").strip().splitlines()[-1:]
         return f"failed: exit {max(ended, key=abs)}, {' '.join(last) or 'nothing said'}"
     return size * len(commands) / seconds / 1e9
 

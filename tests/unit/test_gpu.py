@@ -57,6 +57,14 @@ def test_a_step_that_does_not_end_is_killed(
     assert time.monotonic() - begin < 30
 
 
+def test_what_a_killed_step_leaves_behind_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_steps, "_GRACE_S", 0.2)
+    run(tmp_path, step("deaf", f"import tempfile; tempfile.mkdtemp(); {DEAF}", 1.5))
+    assert [*tmp_path.iterdir()] == [tmp_path / "deaf.txt"]
+
+
 def test_all_steps_end_within_ten_minutes_and_run_cases_that_there_are() -> None:
     chosen = gpu_steps.steps(1.0)
     ends = [one.end for one in chosen]
@@ -122,6 +130,19 @@ def test_the_table_of_downloads_says_of_each_program_why_there_is_no_figure() ->
     assert lines[3].endswith("| not installed |")
 
 
+def test_a_download_that_fails_or_is_short_is_no_figure(tmp_path: Path) -> None:
+    row = gpu_network.Row("http://127.0.0.1:9/w", 1)
+    writes = "import sys; open(sys.argv[1], 'wb').write(bytes(100))"
+    good, bad = [sys.executable, "-c", writes], [sys.executable, "-c", "raise SystemExit('no')"]
+    found = gpu_network.rate([good, good], tmp_path, 100, row)
+    assert isinstance(found, float)
+    assert 0 < found < 1
+    assert gpu_network.rate([good, bad], tmp_path, 100, row) == "failed: exit 1, no"
+    assert str(gpu_network.rate([good], tmp_path, 200, row)).startswith("failed")
+    assert gpu_network.rate([], tmp_path, 100, row) == "not installed"
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_files_go_to_the_disk_where_little_fits_into_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -129,9 +150,29 @@ def test_files_go_to_the_disk_where_little_fits_into_memory(
     monkeypatch.setattr(gpu_network, "_free", lambda place: free.get(place, 34 << 30))
     place, size = gpu_network.room(1 << 30, 16)
     assert place != gpu_network._MEMORY
-    assert size == 1 << 30
-    monkeypatch.setattr(gpu_network, "_free", lambda place: free.get(place, 17 << 30))
-    assert gpu_network.room(1 << 30, 16)[1] == 1 << 29
+    assert size == 1 << 28
+    monkeypatch.setattr(gpu_network, "_free", lambda place: free.get(place, 17 << 28))
+    assert gpu_network.room(1 << 30, 16)[1] == 1 << 27
+
+
+def test_an_interruption_prints_the_table_before_files_are_removed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(folder: Path, *_: object) -> None:
+        _[-1]["plain", 1, "curl"] = [1.5]  # type: ignore[index]
+        raise KeyboardInterrupt
+
+    printed: list[str] = []
+    cleanup = gpu_network.tempfile.TemporaryDirectory.cleanup
+
+    def clean(folder: object) -> None:
+        printed.append(capsys.readouterr().out)
+        cleanup(folder)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(gpu_network, "_measure", measure)
+    monkeypatch.setattr(gpu_network.tempfile.TemporaryDirectory, "cleanup", clean)
+    assert gpu_network.main(["--scale", "0.01"]) == 130
+    assert "| plain | 1 | not reached | not reached | 1.50 |" in printed[0]
 
 
 # ---------------------------------------------------------------------------- the shell script
