@@ -55,5 +55,5 @@ else
     exit 1
 fi
 
-echo "==> installing the package and its tools ($extra)"
+echo "==> installing the package and its tools ($extra), which takes a minute or more"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[$extra]"
