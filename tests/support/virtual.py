@@ -80,6 +80,9 @@ class Line:
 
     With `burst` the rate is a mean: so many bytes come as fast as the network carries them, and
     nothing until the mean is met again, as nginx does it with limit_rate.
+
+    With `round_trip`, in seconds, the connection starts slowly, as TCP does: a window of 14 kB in
+    the first round trip, and twice as much in each that follows.
     """
 
     latency: float = 0.03
@@ -88,9 +91,11 @@ class Line:
     trickle: float = 0.0
     breaks: float = float("inf")
     burst: int = 0
+    round_trip: float = 0.0
 
 
-# Bytes a second of a burst.
+# The first window of a connection, RFC 6928; and bytes a second of a burst.
+_WINDOW = 14_000
 _BURSTS = 1e9
 
 
@@ -143,6 +148,8 @@ class Network:
         part, brought = exchange.part, 0.0
         step, loop = 0.025, asyncio.get_running_loop()
         begun = loop.time()
+        if line.round_trip:
+            brought = await self._start_slowly(exchange, line)
         while part.rest:
             every, silent = self.outages
             until_next = every - loop.time() % every
@@ -169,6 +176,17 @@ class Network:
                 raise ConnectionFailedError(URL, "broken by the network")
             # Long transfers are looked at less closely.
             step = min(0.5, 0.025 + loop.time() / 1000)
+
+    async def _start_slowly(self, exchange: Exchange, line: Line) -> float:
+        """Deliver windows until they are what the connection carries in a round trip."""
+        part, begun, window = exchange.part, exchange.part.pos, _WINDOW
+        while window < min(line.rate, self.capacity / self._flowing) * line.round_trip:
+            count = min(part.rest, window)
+            self.moved += count
+            exchange.landed(count)
+            await asyncio.sleep(line.round_trip)
+            window *= 2
+        return part.pos - begun
 
 
 def _head(span: Span, total: int) -> Head:
