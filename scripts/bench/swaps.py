@@ -10,13 +10,15 @@ python -m scripts.bench.swaps scale LORA URL FOLDER DEVICE       another scale, 
 
 LORA, of some 100 MB, is what URL serves. The pipeline has the UNet of Stable Diffusion with made-up
 weights. Printed as JSON: the seconds, and a digest of what the UNet gives in the end, which is the
-same for all ways.
+same for all ways. With BENCH_SMALL in the environment the UNet has a tenth of the widths, to try
+things out, and LORA some 2 MB.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import statistics
 import sys
 import time
@@ -32,7 +34,9 @@ import pgetpy
 from pgetpy import WeightsDownloadCache
 from pgetpy.lora import LoraComposer
 
-_BYTES = 100_000_000
+_SMALL = "BENCH_SMALL" in os.environ
+_BYTES = 2_000_000 if _SMALL else 100_000_000
+_WIDTHS = (32, 64, 128, 128) if _SMALL else (320, 640, 1280, 1280)
 _TIMES = 30
 _SCALE = 0.8
 
@@ -142,7 +146,9 @@ def _pipeline(device: str) -> Any:
     from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
     with torch.device("meta"):
-        unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)
+        unet = UNet2DConditionModel(
+            block_out_channels=_WIDTHS, cross_attention_dim=768, attention_head_dim=8
+        )
     # Few processors compute with bfloat16, and the others take minutes for it.
     unet = unet.to(torch.float32 if device == "cpu" else torch.bfloat16)
     if device != "meta":

@@ -217,12 +217,14 @@ class Swapped:
         located = peer.locate()
         assert located is not None
         module = [*located, "-m", "scripts.bench.swaps"]
-        lora = str(stage.library.folder / "lora.safetensors")
+        small = {} if stage.scale == 1 else {"BENCH_SMALL": "1"}
+        name = "lora-small.safetensors" if small else "lora.safetensors"
+        lora = str(stage.library.folder / name)
         with self.site(stage) as address, scratch_folder(DISK) as folder:
             if not Path(lora).exists():
-                _succeeded(run(Command([*module, "make", lora]), folder, _LIMIT_S))
-            url = f"{address.base}/lora.safetensors"
-            command = Command([*module, self.way, lora, url, str(folder), self.device])
+                _succeeded(run(Command([*module, "make", lora], small), folder, _LIMIT_S))
+            url = f"{address.base}/{name}"
+            command = Command([*module, self.way, lora, url, str(folder), self.device], small)
             outcome = _succeeded(run(command, folder, _LIMIT_S))
             told = json.loads(outcome.stdout.splitlines()[-1])
             if told["digest"] != _SWAPPED.setdefault(self.device, told["digest"]):
