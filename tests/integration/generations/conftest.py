@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +41,9 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in [each for each in os.environ if each.startswith("UV_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("UV_CONFIG_FILE", str(configure_uv(tmp_path / "uv.toml", folder)))
+    # uv starts the Python that it finds first, and pyenv's are shell scripts that take ten times
+    # as long as uv itself.
+    monkeypatch.setenv("PATH", f"{sys.base_prefix}/bin{os.pathsep}{os.environ['PATH']}")
     make_wheel(
         folder,
         "tool",
