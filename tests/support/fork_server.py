@@ -17,6 +17,7 @@ that is to be empty. Linux alone.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -213,6 +214,9 @@ def serve(control: socket.socket, imported: Sequence[str]) -> int:
     for name in imported:
         importlib.import_module(name)
     from pgetpy.cli import main
+
+    # A child looks through all of this when it ends, and each page that it looks at is copied.
+    gc.freeze()
 
     # Where to tell the exit code of a child, by its descriptor of the process.
     running: dict[int, tuple[int, int]] = {}
