@@ -117,7 +117,8 @@ def deflated(data: bytes, level: int = 6) -> bytes:
 def deflated_entry(name: bytes, content: bytes, **changes: Any) -> Entry:
     """A deflated member as it should be, but for the changes."""
     size, crc32 = len(content), zlib.crc32(content)
-    right = Entry(name, deflated(content), UNIX, method=8, size=size, crc32=crc32)
+    data = changes.pop("data") if "data" in changes else deflated(content)
+    right = Entry(name, data, UNIX, method=8, size=size, crc32=crc32)
     return replace(right, **changes)
 
 
