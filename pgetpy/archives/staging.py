@@ -35,7 +35,13 @@ from pgetpy.archives.merging import OPEN_FOLDER, Merge
 from pgetpy.core.destinations.journal import parse_journal
 from pgetpy.core.destinations.names import LOCK, journal_path, layout_name, part_name, spool_name
 from pgetpy.errors import DestinationError
-from pgetpy.system.filesystem import MetadataWarnings, closing_fd, remove_tree, sync_folder
+from pgetpy.system.filesystem import (
+    MetadataWarnings,
+    closing_fd,
+    names_in,
+    remove_tree,
+    sync_folder,
+)
 
 # The anchor's name within an existing folder; and what the root of a new ext4 volume holds.
 _INSIDE = "members"
@@ -89,7 +95,7 @@ class Staging:
     def appeared(self) -> bool:
         """Whether an earlier run has published by one rename, which left nothing staged."""
         try:
-            return not self._inside and not self.ready and bool(_names_in(self.folder))
+            return not self._inside and not self.ready and bool(names_in(self.folder))
         except PermissionError:
             return True
 
@@ -175,7 +181,7 @@ def check_empty(folder: Path, place: str = "") -> None:
         place: where it was named (a line of a manifest), for the error.
     """
     ours = f".{_INSIDE}."
-    names = _names_in(folder)
+    names = names_in(folder)
     theirs = (name for name in names if not (name.startswith(ours) or name.endswith(LOCK)))
     # A run that was killed while it moved the members has left some of them in the folder.
     if any(name not in _UNIMPORTANT for name in theirs) and not _half_moved(folder):
@@ -193,10 +199,3 @@ def _half_moved(folder: Path) -> bool:
         return parse_journal(journal_path(path).read_bytes()).moving
     except OSError:
         return False
-
-
-def _names_in(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return []

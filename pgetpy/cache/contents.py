@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from pgetpy.cache.layout import KEY_LENGTH, CachePaths, names_in
+from pgetpy.cache.layout import KEY_LENGTH, CachePaths
 from pgetpy.core.cache.records import Record, State, parse_record
 from pgetpy.system.file_locks import boot_id
-from pgetpy.system.filesystem import closing_fd, sync_file
+from pgetpy.system.filesystem import closing_fd, names_in, sync_file
 
 # Enough for nearly every record. A larger buffer would cost more to allocate than the rest of a
 # lookup.

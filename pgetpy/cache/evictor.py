@@ -32,7 +32,7 @@ from itertools import count
 from pgetpy.cache.contents import Contents, Row, read_row
 from pgetpy.cache.fills import Claim, Fills, bytes_at
 from pgetpy.cache.holders import LivenessMonitor
-from pgetpy.cache.layout import CachePaths, names_in
+from pgetpy.cache.layout import CachePaths
 from pgetpy.cache.outlines import Outline, OutlineReader, Outlines
 from pgetpy.cache.removal import Remover
 from pgetpy.cache.uses import Clock
@@ -49,7 +49,7 @@ from pgetpy.core.cache.eviction import (
 )
 from pgetpy.errors import CacheFullError
 from pgetpy.system import polling
-from pgetpy.system.filesystem import free_bytes
+from pgetpy.system.filesystem import free_bytes, names_in
 from pgetpy.system.logs import RoomLog
 from pgetpy.system.metrics_file import METRICS_FILE
 

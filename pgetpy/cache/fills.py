@@ -29,9 +29,9 @@ from pathlib import Path
 
 from pgetpy.cache.contents import all_in
 from pgetpy.cache.holders import LeaseFile, LivenessMonitor
-from pgetpy.cache.layout import KEY_LENGTH, CachePaths, discard, move_if_free, names_in, token
+from pgetpy.cache.layout import KEY_LENGTH, CachePaths, discard, move_if_free, token
 from pgetpy.system.file_locks import try_lock
-from pgetpy.system.filesystem import remove_tree
+from pgetpy.system.filesystem import names_in, remove_tree
 
 _LENGTH = 128
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW

@@ -34,10 +34,10 @@ from functools import lru_cache
 from itertools import count
 from pathlib import Path
 
-from pgetpy.cache.layout import CachePaths, discard, names_in
+from pgetpy.cache.layout import CachePaths, discard
 from pgetpy.errors import ThreadLimitError
 from pgetpy.system.file_locks import boot_id, try_lock
-from pgetpy.system.filesystem import closing_fd
+from pgetpy.system.filesystem import closing_fd, names_in
 from pgetpy.system.threads import start_thread
 
 BEAT_SECONDS = 5.0

@@ -181,14 +181,6 @@ def _owner_of(path: str) -> str:
         return f"user {uid}"
 
 
-def names_in(folder: str) -> list[str]:
-    """Return the names in `folder`; empty if it does not exist."""
-    try:
-        return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
 def move_if_free(source: str, target: str) -> bool:
     """Rename a file unless the new name is taken; the old name may remain."""
     try:

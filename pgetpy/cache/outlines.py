@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pgetpy.cache.contents import Row, read_row
-from pgetpy.cache.layout import KEY_LENGTH, CachePaths, names_in
+from pgetpy.cache.layout import KEY_LENGTH, CachePaths
+from pgetpy.system.filesystem import names_in
 
 _Inode = tuple[int, int]
 # Nanoseconds. File systems round times, FAT to two seconds.

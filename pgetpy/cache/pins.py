@@ -13,7 +13,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from pgetpy.cache.layout import KEY_LENGTH, CachePaths, discard, names_in, token
+from pgetpy.cache.layout import KEY_LENGTH, CachePaths, discard, token
+from pgetpy.system.filesystem import names_in
 
 
 def add_pin(layout: CachePaths, key: str, owner: str) -> None:

@@ -22,13 +22,13 @@ from contextlib import contextmanager
 
 from pgetpy.cache.contents import Row, content_path, read_record
 from pgetpy.cache.holders import LivenessMonitor
-from pgetpy.cache.layout import KEY_LENGTH, CachePaths, discard, move_if_free, names_in
+from pgetpy.cache.layout import KEY_LENGTH, CachePaths, discard, move_if_free
 from pgetpy.cache.pins import pins_in
 from pgetpy.cache.uses import fold, read_uses
 from pgetpy.core.cache.records import Record
 from pgetpy.system import polling
 from pgetpy.system.file_locks import try_lock
-from pgetpy.system.filesystem import closing_fd, remove_tree
+from pgetpy.system.filesystem import closing_fd, names_in, remove_tree
 
 # A living process that has held a mark for this long has forgotten it.
 _FORGOTTEN_SECONDS = 60.0

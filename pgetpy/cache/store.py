@@ -23,7 +23,7 @@ from pgetpy.cache.contents import Entry, Row, digest_of, look_up, scan
 from pgetpy.cache.evictor import Bounds, Evictor
 from pgetpy.cache.fills import FillProgress, Fills, bytes_at
 from pgetpy.cache.holders import LeaseFile, LivenessMonitor
-from pgetpy.cache.layout import CachePaths, lower_layout, names_in, token
+from pgetpy.cache.layout import CachePaths, lower_layout, token
 from pgetpy.cache.listing import ListedEntry, Totals, listings, totals
 from pgetpy.cache.outlines import OutlineReader
 from pgetpy.cache.pins import add_pin, pins_in, remove_pin, remove_pins, write_pins
@@ -34,7 +34,7 @@ from pgetpy.cache.uses import Clock, Uses
 from pgetpy.core.cache.eviction import EvictionPriority
 from pgetpy.errors import CacheError, CacheFullError
 from pgetpy.system.file_locks import locks_exclude
-from pgetpy.system.filesystem import FULL, map_os_errors
+from pgetpy.system.filesystem import FULL, map_os_errors, names_in
 from pgetpy.system.forks import call_in_children
 from pgetpy.system.logs import RoomLog
 

@@ -65,7 +65,7 @@ from pgetpy.settings import Console, Settings
 from pgetpy.settings.command_options import CommandOptions
 from pgetpy.settings.options import DOWNLOAD
 from pgetpy.sources.table import check_settings, parse_reference
-from pgetpy.system.filesystem import cache_error
+from pgetpy.system.filesystem import cache_error, is_folder
 
 # Those of `_run_group`.
 _GROUPS = frozenset({"compile-cache", "generation", "node", "pipeline"})
@@ -314,7 +314,7 @@ def _multifile(invocation: Invocation) -> int:
         path,
         to_null=invocation.console.to_null,
         extract=invocation.console.extracts,
-        is_folder=_is_folder,
+        is_folder=is_folder,
         read=lambda text: _reference(text, invocation.settings),
     )
     _warn(invocation, manifest.warnings)
@@ -383,10 +383,6 @@ def _check_free(job: Job, settings: Settings, report: Report, number: int = 0) -
     elif stat.S_ISREG(mode) or stat.S_ISBLK(mode):
         reason = f"already exists{job.place}"
         raise DestinationError(job.dest, reason, hint="use -f to overwrite it", code=errno.EEXIST)
-
-
-def _is_folder(dest: str) -> bool:
-    return dest.endswith("/") or os.path.isdir(dest)
 
 
 def _api(invocation: Invocation) -> Any:

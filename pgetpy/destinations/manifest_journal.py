@@ -51,7 +51,7 @@ from pgetpy.destinations.sinks.ledger import Ledger
 from pgetpy.settings import Settings
 from pgetpy.settings.folders import state_folder
 from pgetpy.system.file_locks import boot_id
-from pgetpy.system.filesystem import RealPaths, closing_fd, mode_at, remove_tree
+from pgetpy.system.filesystem import RealPaths, closing_fd, is_folder, mode_at, remove_tree
 from pgetpy.system.threads import WORKERS
 
 # How often finished files are flushed, so that they count after a power cut, too.
@@ -365,7 +365,7 @@ def _places(jobs: Sequence[Job], environ: Mapping[str, str]) -> list[Path]:
     except OSError:
         return []
     name = manifest_journal_name(manifest_digest(lines))
-    folder = beside if _is_folder(first.dest) and not first.extract else beside.parent
+    folder = beside if is_folder(first.dest) and not first.extract else beside.parent
     state = state_folder(environ)
     return [place / name for place in (folder, state) if place is not None]
 
@@ -376,10 +376,6 @@ def _sweep(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > _KEPT_FOR:
                 path.unlink()
-
-
-def _is_folder(dest: str) -> bool:
-    return dest.endswith("/") or os.path.isdir(dest)
 
 
 def _read_own(path: Path) -> bytes | None:

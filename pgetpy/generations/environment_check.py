@@ -11,7 +11,6 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from pgetpy.cache.layout import names_in
 from pgetpy.core.generations.environment_marks import MARK, EnvironmentMark, parse_mark
 from pgetpy.core.generations.environment_records import differing_files
 from pgetpy.core.generations.environment_requirements import short_version
@@ -19,7 +18,7 @@ from pgetpy.core.generations.environment_variables import EnvironmentFolders
 from pgetpy.errors import BadEnvironmentError, IntegrityError
 from pgetpy.errors.reasons import system_reason
 from pgetpy.generations.environment_files import FINISHED_NS, files_below, hash_file, records_of
-from pgetpy.system.filesystem import read_regular
+from pgetpy.system.filesystem import names_in, read_regular
 
 
 def read_mark(folder: Path) -> EnvironmentMark:

@@ -25,11 +25,11 @@ import stat
 from functools import cached_property
 from pathlib import Path
 
-from pgetpy.cache.layout import discard, names_in, token
+from pgetpy.cache.layout import discard, token
 from pgetpy.core.generations.record import ENVIRONMENTS, GenerationRecord, parse_generation_record
 from pgetpy.errors import DiskFullError, GenerationError, IntegrityError
 from pgetpy.errors.reasons import system_reason
-from pgetpy.system.filesystem import FULL, free_bytes, map_os_errors, read_regular
+from pgetpy.system.filesystem import FULL, free_bytes, map_os_errors, names_in, read_regular
 
 LATEST = "latest"
 IN_USE = ".in-use"

@@ -11,10 +11,10 @@ import os
 import stat
 import time
 
-from pgetpy.cache.layout import discard, names_in, token
+from pgetpy.cache.layout import discard, token
 from pgetpy.generations.layout import IN_USE, GenerationPaths, owner_at
 from pgetpy.generations.readers import alone_with
-from pgetpy.system.filesystem import remove_tree
+from pgetpy.system.filesystem import names_in, remove_tree
 from pgetpy.system.logs import RoomLog
 from pgetpy.weights.cache import WeightsDownloadCache
 

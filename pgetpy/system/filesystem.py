@@ -273,6 +273,19 @@ def _open_up(folder: str | Path) -> None:
         os.chmod(folder, 0o700)
 
 
+def is_folder(dest: str) -> bool:
+    """Return whether `dest` names a folder: one that is there, or will be."""
+    return dest.endswith("/") or os.path.isdir(dest)
+
+
+def names_in(folder: str | os.PathLike[str]) -> list[str]:
+    """Return the names in `folder`; empty if it does not exist."""
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def mode_at(path: str | Path) -> int:
     """Return the mode of what is at `path`, links not followed; 0 for nothing."""
     try:
