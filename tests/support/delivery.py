@@ -20,6 +20,7 @@ from typing import Any
 
 PIECE = 256 * 1024
 SO_MAX_PACING_RATE = 47
+_PACED_BUFFER = 32 * 1024
 POLL = 0.01
 
 
@@ -130,8 +131,12 @@ class Wire:
             await asyncio.sleep(POLL)
 
     def pace(self, rate: int) -> None:
-        """Have the kernel pace what is sent; elsewhere than on Linux, sleep between writes."""
+        """Have the kernel pace what is sent; elsewhere than on Linux, sleep between writes.
+
+        The kernel holds little that was not sent, for a connection that is cut off loses it.
+        """
         try:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PACED_BUFFER)
             self.socket.setsockopt(
                 socket.SOL_SOCKET, SO_MAX_PACING_RATE, rate.to_bytes(8, sys.byteorder)
             )
