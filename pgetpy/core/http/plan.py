@@ -37,7 +37,7 @@ _WINDOW_TIME = 0.2
 # Splitting a request costs its connection: not for less than this.
 _SMALLEST_SPLIT = MIB // 2
 _WORTHWHILE_SECONDS = 0.1
-# Bytes that are still arriving may be requested twice: 1/64 of the object, at least 4 MiB.
+# Bytes of requests that still deliver may come twice: 1/64 of the object, at least 4 MiB.
 _BUDGET = 64
 _LEAST_BUDGET = 4 * MIB
 # A rest that takes this many times longer than another connection would need is requested twice.
@@ -395,6 +395,6 @@ class Plan:
         return next(self.landed.missing(start, stop), Span(stop, stop)).start
 
     def _within_budget(self, size: int) -> bool:
-        """Whether `size` bytes that are still arriving may be requested twice to save time."""
+        """Whether `size` more bytes may come twice to save time."""
         assert self.total is not None
         return self._again + size <= max(_LEAST_BUDGET, self.total // _BUDGET)
