@@ -267,10 +267,10 @@ class Watchdog:
         if quiet > patience:
             _LOG.debug("%s: silent for %.1f s: ended", exchange.request.url, quiet)
             return self._doom(task, StalledError(exchange.request.url, patience))
-        steady = self.lull < _UNSTEADY  # or the rate of the last second says nothing
-        if steady and meter.answered is not None and now - meter.answered > _STRAGGLER_PATIENCE:
+        if meter.answered is not None and now - meter.answered > _STRAGGLER_PATIENCE:
             others = [c.part.meter.rate for c in self._exchanges.values() if c is not exchange]
-            if is_straggler(meter.rate, others):
+            # Between two bursts the rate of the last second says nothing.
+            if is_straggler(meter.rate, others) and self.lull < _UNSTEADY:
                 _LOG.debug(
                     "%s: the bytes from %d on arrive far slower than the rest: requested again",
                     exchange.request.url,
