@@ -41,6 +41,7 @@ def play(folder: Path, programs: Path, **variables: str) -> subprocess.Completed
     )
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(not shutil.which("unshare"), reason="there is no unshare")
 def test_a_node_and_a_container_are_played(tmp_path: Path, programs: Path, wheels: Path) -> None:
     done = play(tmp_path, programs, REQUIREMENT="tool", UV_CONFIG_FILE=os.environ["UV_CONFIG_FILE"])

@@ -220,9 +220,10 @@ UNCLOSED = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 @pytest.mark.parametrize(
     ("start", "end", "stride"),
     [
-        ("ab", "cb", 5),
-        ("ab", "", 5),
-        ("", "ab", 7),
+        # Primes, so that no loop of the code is in step with them.
+        ("ab", "cb", 11),
+        ("ab", "", 11),
+        ("", "ab", 13),
         pytest.param("ab", "cb", 1, marks=pytest.mark.soak),
         pytest.param("ab", "", 1, marks=pytest.mark.soak),
         pytest.param("", "ab", 1, marks=pytest.mark.soak),
