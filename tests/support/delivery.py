@@ -133,10 +133,12 @@ class Wire:
     def pace(self, rate: int) -> None:
         """Have the kernel pace what is sent; elsewhere than on Linux, sleep between writes.
 
-        The kernel holds little that was not sent, for a connection that is cut off loses it.
+        The kernel holds little that was not sent, for a connection that is cut off loses it. Not so
+        with TLS: asyncio 3.11 raises AttributeError where a client goes while a write waits.
         """
         try:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PACED_BUFFER)
+            if self._below is self.writer.transport:
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PACED_BUFFER)
             self.socket.setsockopt(
                 socket.SOL_SOCKET, SO_MAX_PACING_RATE, rate.to_bytes(8, sys.byteorder)
             )
