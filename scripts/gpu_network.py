@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
             _measure(Path(name), size, counts, deadline, results)
         except KeyboardInterrupt:
             code = 130
-        # To remove what was downloaded takes longer than whoever interrupts us may wait.
+        # The table first: removing the files may take longer than an interrupted step has.
         whole = _report(results, counts, f"{size / 1e6:.0f} MB on {file_system(place)}")
     return code or int(not whole)
 

@@ -35,7 +35,7 @@ from pgetpy.system.logs import RoomLog
 # Seconds after its head in which a connection is not judged: its rate may be low at first.
 _STRAGGLER_PATIENCE = 3.0
 # Seconds between bursts from which on connections are not compared by their rates.
-_UNSTEADY = 0.5
+_LONG_LULL = 0.5
 # Seconds of a body after which its rate means something.
 _SHOWING = 0.1
 _LOG = RoomLog("engine")
@@ -270,7 +270,7 @@ class Watchdog:
         if meter.answered is not None and now - meter.answered > _STRAGGLER_PATIENCE:
             others = [c.part.meter.rate for c in self._exchanges.values() if c is not exchange]
             # Between two bursts the rate of the last second says nothing.
-            if is_straggler(meter.rate, others) and self.lull < _UNSTEADY:
+            if is_straggler(meter.rate, others) and self.lull < _LONG_LULL:
                 _LOG.debug(
                     "%s: the bytes from %d on arrive far slower than the rest: requested again",
                     exchange.request.url,

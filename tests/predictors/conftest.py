@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from pgetpy import WeightsDownloadCache
     from pgetpy.pipelines import PipelineStore
 
     from .stores import Shop
@@ -40,6 +41,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path in ours:
             item.add_marker(pytest.mark.filterwarnings(MANY_ADAPTERS, NEW_NUMPY))
             item.add_marker(pytest.mark.timeout(PATIENT))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[WeightsDownloadCache]:
+    from tests.support.weights import opened
+
+    with opened(tmp_path / "cache") as cache:
+        yield cache
 
 
 @pytest.fixture(scope="module")

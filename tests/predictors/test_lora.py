@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from pgetpy import WeightsDownloadCache
 from pgetpy.errors import BadLoraError, HttpStatusError, WrongBaseModelError
 from pgetpy.lora import LoraComposer
-from tests.support.weights import opened
 
 from ..support.faults import Status
 from ..support.resources import Resource
@@ -54,12 +53,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def urls(folder: Path, server: Server) -> dict[str, str]:
     paths = sorted(folder.glob("*.safetensors"))
     return {p.stem: server.add(f"/{p.name}", Resource(p.read_bytes())) for p in paths}
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Iterator[WeightsDownloadCache]:
-    with opened(tmp_path / "cache") as cache:
-        yield cache
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from torch._dynamo.utils import counters
 from pgetpy import WeightsDownloadCache
 from pgetpy.errors import BadLoraError, BadSettingError, UsageError
 from pgetpy.lora import LoraComposer
-from tests.support.weights import opened
 
 from ..support.resources import Resource
 from ..support.server import Server
@@ -73,12 +72,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def urls(folder: Path, server: Server) -> dict[str, str]:
     paths = sorted(folder.glob("*.safetensors"))
     return {p.stem: server.add(f"/{p.name}", Resource(p.read_bytes())) for p in paths}
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Iterator[WeightsDownloadCache]:
-    with opened(tmp_path / "cache") as cache:
-        yield cache
 
 
 @pytest.fixture

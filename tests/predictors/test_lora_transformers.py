@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from pgetpy.errors import (
     WrongBaseModelError,
 )
 from pgetpy.lora import LoraComposer
-from tests.support.weights import opened
 
 from ..support.resources import Resource
 from ..support.server import Server
@@ -64,12 +63,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def urls(folder: Path, server: Server) -> dict[str, str]:
     paths = sorted(folder.glob("*.safetensors"))
     return {p.stem: server.add(f"/{p.name}", Resource(p.read_bytes())) for p in paths}
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Iterator[WeightsDownloadCache]:
-    with opened(tmp_path / "cache") as cache:
-        yield cache
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +33,6 @@ DTYPES = {
     "F8_E4M3FNUZ": torch.float8_e4m3fnuz, "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
 }  # fmt: skip
 PATH = "/model.safetensors"
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Iterator[WeightsDownloadCache]:
-    with opened(tmp_path / "cache") as cache:
-        yield cache
 
 
 @pytest.fixture

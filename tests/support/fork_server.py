@@ -6,7 +6,8 @@ arguments, environment and files, killed by signals, and ended by the interprete
 what happens before `pgetpy.cli.main` is left out, so tests of the start use a new interpreter.
 
 A child may run other code, have other limits, and read what its parent writes. Each kind has a
-server: one runs as the user nobody, as its children do; one for code of the tests imports more.
+server: that for children of the user nobody runs as nobody itself, and that for children which run
+code of the tests imports more.
 Patches in that code must be of what the package looks up when it calls it, as `os.rename`: all of
 the package is imported by then.
 

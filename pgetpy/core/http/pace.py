@@ -138,8 +138,8 @@ class ConcurrencyController:
     _moved_then: int = 0
     _ended_then: int = 0
     # Seconds in which nothing came: of the period, and since a climb has failed; when that was.
-    _lull: float = 0.0
-    _lulls: float = 0.0
+    _silent: float = 0.0
+    _silent_in_all: float = 0.0
     _failed_at: float = 0.0
     _looked: float = 0.0
     # How long the next rest lasts, and when the current one ends.
@@ -207,7 +207,9 @@ class ConcurrencyController:
             lull: seconds between two bursts of a connection, typically.
         """
         silent = min(now - self._looked, _LONGEST_LOOK) if 0 < delivering <= quiet else 0.0
-        self._lull, self._lulls, self._looked = self._lull + silent, self._lulls + silent, now
+        self._silent += silent
+        self._silent_in_all += silent
+        self._looked = now
         self._delivered = max(self._delivered, delivering)
         if busy < _USED * self.level or now < self._resting_until:
             # Discard the period: part of it would measure a lack of work.
@@ -222,7 +224,7 @@ class ConcurrencyController:
             # them also show that the level is reached.
             if reached or ended - self._ended_then >= self.level / 2:
                 self._since, self._moved_then, self._ended_then = now, moved, ended
-                self._load_then, self._lull = self._load(), 0.0
+                self._load_then, self._silent = self._load(), 0.0
             return self.level
         elapsed = now - self._since
         if silent and self._is_held_back(now, elapsed):
@@ -234,7 +236,7 @@ class ConcurrencyController:
         wait = max(latency, min(lull, _LONGEST_LULL))
         if self._is_over(elapsed, ended - self._ended_then, goodput, wait, reached=reached):
             crowded = self._load().crowded_since(self._load_then, elapsed)
-            steady = self._lull < _UNSTEADY * elapsed
+            steady = self._silent < _UNSTEADY * elapsed
             self._judge(now, goodput, latency, crowded=crowded, steady=steady)
             self._since, self._ended_then = None, ended
         return self.level
@@ -252,8 +254,8 @@ class ConcurrencyController:
     def _is_held_back(self, now: float, elapsed: float) -> bool:
         """Whether the server has limited each connection of this period. A network that has shown
         its limit has to be silent more often than now and then."""
-        often = self._lulls >= _NO_OUTAGE * (now - self._failed_at) or not self._failed_at
-        return elapsed >= PERIOD and self._lull >= _HELD_BACK * elapsed and often
+        often = self._silent_in_all >= _NO_OUTAGE * (now - self._failed_at) or not self._failed_at
+        return elapsed >= PERIOD and self._silent >= _HELD_BACK * elapsed and often
 
     def _gained(self, goodput: float) -> float:
         """Return the gain of the last step as a part of perfect scaling (see above)."""
@@ -311,7 +313,7 @@ class ConcurrencyController:
             self._factor = _CAREFUL
             self._best = None
             self.level = min(self.level, level)
-            self._lulls, self._failed_at = 0.0, now
+            self._silent_in_all, self._failed_at = 0.0, now
             self._rest(now)
 
     def _rebase(self, now: float, goodput: float, latency: float, *, crowded: bool) -> None:
