@@ -29,7 +29,6 @@ from pgetpy.compile_cache.b10.caches import (
 )
 from pgetpy.compile_cache.b10.statuses import (
     AsyncTransferStatus,
-    CacheError,
     CacheOperationInterrupted,
     CacheValidationError,
     LoadStatus,
@@ -38,6 +37,7 @@ from pgetpy.compile_cache.b10.statuses import (
     TransferProgress,
     TransferStatus,
 )
+from pgetpy.compile_cache.b10.statuses import B10CacheError as CacheError
 from pgetpy.compile_cache.b10.tasks import (
     cancel_transfer,
     get_transfer_status,

@@ -54,15 +54,15 @@ class AsyncTransferStatus(Enum):
     CANCELLED = "cancelled"
 
 
-class CacheError(Exception):
-    """The cache cannot do what was asked of it."""
+class B10CacheError(Exception):
+    """The cache cannot do what was asked of it; callers know it as b10_transfer's `CacheError`."""
 
 
-class CacheValidationError(CacheError):
+class CacheValidationError(B10CacheError):
     """An argument makes no sense."""
 
 
-class CacheOperationInterrupted(CacheError):  # noqa: N818  the name is b10_transfer's
+class CacheOperationInterrupted(B10CacheError):  # noqa: N818  the name is b10_transfer's
     """An operation was stopped, because a disk ran full."""
 
 
