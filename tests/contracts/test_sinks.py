@@ -596,6 +596,28 @@ def test_after_a_torn_line_a_journal_is_gone_on_with(tmp_path: Path) -> None:
             journal.write(b"w 5000 6")
 
 
+def test_a_part_file_that_another_run_begins_anew_at_the_same_time_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Machines that share a folder need not see the locks of one another."""
+    dest = tmp_path / "model.bin"
+    first = FileSink(dest, ledger_of(dest))
+    first.begin(subject(), Spans())
+    put(first, BODY, 0, 1000)
+    first.keep()
+    unlink = os.unlink
+
+    def other_is_faster(path: str) -> None:
+        unlink(path)
+        Path(path).write_bytes(b"another run's")
+
+    sink = FileSink(dest, ledger_of(dest))
+    monkeypatch.setattr("pgetpy.destinations.sinks.file.os.unlink", other_is_faster)
+    with pytest.raises(DestinationError, match="taken by another run; run it again"):
+        sink.begin(subject(etag='"v2"'), Spans())
+    assert Path(sink.part).read_bytes() == b"another run's"
+
+
 # ------------------------------------------------------------------------------------- file sinks
 
 

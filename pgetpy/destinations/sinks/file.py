@@ -224,7 +224,10 @@ class FileSink(Sink):
         if not self._fresh:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.part)
-            fd = self._create()
+            try:
+                fd = self._create()
+            except FileExistsError:  # by a run on another machine, whose locks are not seen here
+                raise self._taken() from None
             os.dup2(fd, self.fd, inheritable=False)
             os.close(fd)
 
@@ -269,8 +272,7 @@ class FileSink(Sink):
             if self._stands_at(self.dest):
                 return  # by a run that wrote to the same file
             if os.path.exists(self.part):
-                reason = "has been taken by another run"
-                raise DestinationError(self.part, reason, hint="run it again")
+                raise self._taken()
         try:
             os.replace(self.part, self.dest)
         except OSError as error:
@@ -278,6 +280,9 @@ class FileSink(Sink):
                 raise
             self._write_in_place(size, fsync=fsync)
             os.unlink(self.part)
+
+    def _taken(self) -> DestinationError:
+        return DestinationError(self.part, "has been taken by another run", hint="run it again")
 
     def _write_in_place(self, size: int, *, fsync: bool) -> None:
         """Copy the part file over a destination that is a mount point and cannot be replaced.

@@ -29,14 +29,15 @@ input()
 def test_while_one_fills_a_key_others_get_to_know_how_far_it_is(
     tmp_path: Path, locks: bool
 ) -> None:
-    with Store(tmp_path, locks=locks) as store, child(_FILLER, tmp_path, locks) as other:
+    with Store(tmp_path, locks=locks) as store:
         assert store.progress(key_of("a")) is None
-        assert said(other) == "begun"
-        assert store.try_fill(key_of("a")) is None
-        progress = store.progress(key_of("a"))
-        assert progress is not None
-        assert (progress.done, progress.total) == (4, 8)
-        put(store, "b")
+        with child(_FILLER, tmp_path, locks) as other:
+            assert said(other) == "begun"
+            assert store.try_fill(key_of("a")) is None
+            progress = store.progress(key_of("a"))
+            assert progress is not None
+            assert (progress.done, progress.total) == (4, 8)
+            put(store, "b")
 
 
 @LOCKS
