@@ -57,6 +57,8 @@ CACHES = (
             Goal("wall", "download, checksum", 1.05, "ensure, digest"),
         ),
         "What the cache adds to a download that misses it.",
+        profile="Where no digest is known beforehand, the cache computes sha256: 0.7 s of CPU a "
+        "GiB. Alone with the download on two processors, that takes 1.25 of the download's time.",
     ),
     Case(
         "cache-evict",

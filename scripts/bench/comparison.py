@@ -56,6 +56,7 @@ class Case:
         goals: what is hoped for.
         about: a sentence for readers of the page: what the figures are good for.
         rounds: how many are timed; work that takes milliseconds needs more of them.
+        profile: what the time is spent on, for readers who see a goal of the case missed.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Case:
     goals: tuple[Goal, ...] = ()
     about: str = ""
     rounds: int = _ROUNDS
+    profile: str = ""
 
 
 @dataclass(frozen=True)

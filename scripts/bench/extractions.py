@@ -34,6 +34,8 @@ def _small(name: str, where: str, about: str, work: OneArchive) -> Case:
         _each(work, _EXTRACTING, peers.CURL_TAR, peers.PGET_X),
         (_goal("wall", "curl | tar", 1.4), _goal("wall", "pget -x", 0.8)),
         about,
+        profile="About 23 µs of Python and 18 µs of the kernel for each file. A straight loop in "
+        "Python that has no journal and refuses nothing takes 1.0 to 1.2 s on tmpfs.",
     )
 
 
@@ -69,6 +71,8 @@ EXTRACTIONS = (
             _goal("rss", None, _MEMORY),
         ),
         "The second line is the same archive, only downloaded.",
+        profile="The small files pass through Python in the order of the archive, since each "
+        "header says where the next one is: 0.6 to 0.9 ms a file.",
     ),
     Case(
         "extract-paced",
@@ -81,6 +85,8 @@ EXTRACTIONS = (
         ),
         (_goal("wall", "pget -x", 0.13),),
         "A plain tar is extracted over many connections at a time.",
+        profile="64 such connections would take 1.25 s; their threads take turns with the lock of "
+        "Python.",
     ),
     _small(
         "extract-small",

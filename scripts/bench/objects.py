@@ -356,6 +356,9 @@ OBJECTS = (
             Goal("wall", "boto3", 0.6, "pgetpy put"),
         ),
         "The store writes all of it to its disk, which is the same for everyone.",
+        profile="Three quarters of the time of radosgw are its own hashing, on the same two "
+        "processors. The shortest program takes 0.76 of the time of boto3 with SHA-256, and 0.62 "
+        "without any hash.",
     ),
     Case(
         "objects-signing",

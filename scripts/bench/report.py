@@ -7,7 +7,7 @@ again without running anything.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from scripts.bench.cases import CASES, GROUPS
@@ -171,6 +171,8 @@ def page(results: Mapping[str, Result], machine: Mapping[str, str]) -> str:
         "## Where pgetpy falls short",
         f"{len(goals) - len(missed)} of {len(goals)} goals are met. These are not:",
         _markdown_table([_GOALS[:-1], *(row[:-1] for row in missed)]),
+        "What the time is spent on there:",
+        "\n".join(_profiles({row[0] for row in missed})),
     ]
     for group in groups:
         parts += [f"## {group.title}", group.about]
@@ -186,6 +188,13 @@ def page(results: Mapping[str, Result], machine: Mapping[str, str]) -> str:
         "\n".join(f"- {name}: {value}" for name, value in machine.items()),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _profiles(titles: Set[str]) -> Iterator[str]:
+    """Yield a line for each of the cases with these titles that has a profile."""
+    for case in CASES:
+        if case.title in titles and case.profile:
+            yield f"- {case.title}: {case.profile}"
 
 
 def _section(case: Case, result: Result) -> Iterator[str]:

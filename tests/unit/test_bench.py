@@ -106,6 +106,15 @@ def test_the_page_names_the_commit_and_the_cases_that_are_not_of_it() -> None:
     assert "Not measured here: gpu." in said
 
 
+def test_the_page_says_of_a_case_that_misses_a_goal_what_its_time_is_spent_on() -> None:
+    results = measured("abc1234")
+    [case] = [case for case in CASES if case.name == "many"]
+    assert case.profile not in report.page(results, {})
+    ours, *others = results["many"]["series"]
+    results["many"] = {**results["many"], "series": [{**ours, "wall": [9.0]}, *others]}
+    assert f"- {case.title}: {case.profile}" in report.page(results, {})
+
+
 def test_only_what_was_measured_whole_of_this_commit_is_left_out_of_a_resumed_run() -> None:
     result = measured("abc1234")["many"]
     failed = {**result, "series": [{**result["series"][0], "error": "exit 1"}]}
