@@ -179,7 +179,7 @@ SLOW = (
         "Most object stores limit each connection. pgetpy opens more while that pays off.",
         profile="64 threads take turns with Python's lock. The shortest program with 64 threads "
         "takes 0.84 to 1.26 s of CPU. Fewer threads with several sockets each would save a "
-        "quarter, and slow down a download that nobody holds back by up to 60 %.",
+        "quarter, and slow down a download without limits by up to 60 %.",
     ),
     _late("late-0.15-paced", GIB, 0.15, _PACE, peers.ARIA2, 0.45),
     _late(
