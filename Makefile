@@ -57,8 +57,9 @@ setup: $(READY) ## make .venv with package and tools (PYTHON=/path/to/it)
 demo: $(READY) ## download made-up weights from a server of our own
 	@$(PY) -m scripts.demo $(ARGS)
 
+# --sample leaves half of the rows of long tables to `make soak`; who names tests gets all of them.
 test: $(READY) ## run the quick tests (ARGS=tests/unit/cache for some)
-	@$(PY) -m pytest -m "not real_servers and not soak and not predictors" $(LEFT_OUT:%=--ignore=tests/%) $(SIDE_BY_SIDE) $(ARGS)
+	@$(PY) -m pytest -m "not real_servers and not soak and not predictors" $(LEFT_OUT:%=--ignore=tests/%) $(SIDE_BY_SIDE) $(if $(ARGS),$(ARGS),--sample)
 
 check: $(READY) $(STORES)/.ready ## style, types, tests and those with real servers, as CI
 	$(PY) -m ruff check .
@@ -68,7 +69,7 @@ check: $(READY) $(STORES)/.ready ## style, types, tests and those with real serv
 	@$(PY) -m pytest -m "not soak" tests/real_servers $(SIDE_BY_SIDE)
 
 soak: $(READY) $(STORES)/.ready $(AZURITE)/.ready ## run the long tests, and properties with many examples
-	@$(PY) -m pytest -m "(soak or hypothesis) and not predictors" --hypothesis-profile soak $(SIDE_BY_SIDE) $(ARGS)
+	@$(PY) -m pytest -m "(soak or hypothesis) and not predictors" --sample --hypothesis-profile soak $(SIDE_BY_SIDE) $(ARGS)
 
 test-predictors: $(PREDICTORS)/.ready ## run the tests with torch, diffusers and a Cog server
 	@$(PREDICTORS)/bin/python -m pytest -m predictors tests/predictors -n 2 --dist loadfile $(ARGS)

@@ -20,10 +20,13 @@ from .support.fork_server import stop_fork_servers
 from .support.judges import Judge
 from .support.processes import forking
 from .support.proxy import Proxy
+from .support.sampling import left_out
 from .support.secrets import LeakWatch
 from .support.server import Server
 
 HERE = Path(__file__).parent
+# Their tables take less time than it takes to collect them.
+CHEAP = HERE / "unit" / "core"
 # The marks of all tests below these folders; runs leave them out by these names.
 MARKS = {
     "real_servers": pytest.mark.real_servers,
@@ -200,8 +203,16 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--sample",
+        action="store_true",
+        help="mark half of the rows of long tables as soak: make test leaves them to make soak",
+    )
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         mark = MARKS.get(item.path.relative_to(HERE).parts[0])
         if mark is not None:
@@ -209,8 +220,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         is_property = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
         if is_property and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(PROPERTY_SECONDS))
+    if config.getoption("sample"):
+        sample(items)
     # Workers take the tests in this order, and one of them would begin the longest at the end.
     items.sort(key=lambda item: item.get_closest_marker("first") is None)
+
+
+def sample(items: list[pytest.Item]) -> None:
+    """Mark half of the rows of long tables as soak."""
+    marks = {str(mark.name) for mark in MARKS.values()}
+    quick = [
+        item
+        for item in items
+        if not item.path.is_relative_to(CHEAP)
+        and marks.isdisjoint(mark.name for mark in item.iter_markers())
+    ]
+    left = left_out(item.nodeid for item in quick)
+    for item in quick:
+        if item.nodeid in left:
+            item.add_marker(pytest.mark.soak)
 
 
 @pytest.hookimpl(wrapper=True)
