@@ -41,8 +41,10 @@ os.environ["XDG_STATE_HOME"] = _STATE.name
 # What the package logs in any test, which must hold no secret.
 LOGGED = LeakWatch()
 
-# A shell starts what runs in the background deaf to Ctrl-C, and children inherit that.
+# A shell starts what runs in the background deaf to Ctrl-C, nohup what it runs to the end of the
+# terminal, and children inherit both.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # What decides over a change is the same each time.
 CI = os.environ.get("CI") == "true"
