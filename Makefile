@@ -57,7 +57,7 @@ setup: $(READY) ## make .venv with package and tools (PYTHON=/path/to/it)
 demo: $(READY) ## download made-up weights from a server of our own
 	@$(PY) -m scripts.demo $(ARGS)
 
-# --sample leaves half of the rows of long tables to `make soak`; who names tests gets all of them.
+# --sample leaves two thirds of the rows of long tables to `make soak`; who names tests gets all of them.
 test: $(READY) ## run the quick tests (ARGS=tests/unit/cache for some)
 	@$(PY) -m pytest -m "not real_servers and not soak and not predictors" $(LEFT_OUT:%=--ignore=tests/%) $(SIDE_BY_SIDE) $(if $(ARGS),$(ARGS),--sample)
 

@@ -209,7 +209,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--sample",
         action="store_true",
-        help="mark half of the rows of long tables as soak: make test leaves them to make soak",
+        help="mark two thirds of the rows of long tables as soak: make test leaves them to it",
     )
 
 
@@ -229,7 +229,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def sample(items: list[pytest.Item]) -> None:
-    """Mark half of the rows of long tables as soak."""
+    """Mark two thirds of the rows of long tables as soak."""
     marks = {str(mark.name) for mark in MARKS.values()}
     quick = [
         item
