@@ -25,7 +25,7 @@ from .support.secrets import LeakWatch
 from .support.server import Server
 
 HERE = Path(__file__).parent
-# Their tables take less time than it takes to collect them.
+# Long tables of these tests are run whole: all of them together take 12 s.
 CHEAP = HERE / "unit" / "core"
 # The marks of all tests below these folders; runs leave them out by these names.
 MARKS = {
@@ -41,10 +41,8 @@ os.environ["XDG_STATE_HOME"] = _STATE.name
 # What the package logs in any test, which must hold no secret.
 LOGGED = LeakWatch()
 
-# A shell starts what runs in the background deaf to Ctrl-C, nohup what it runs to the end of the
-# terminal, and children inherit both.
+# A shell starts what runs in the background deaf to Ctrl-C, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # What decides over a change is the same each time.
 CI = os.environ.get("CI") == "true"
@@ -209,7 +207,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--sample",
         action="store_true",
-        help="mark two thirds of the rows of long tables as soak: make test leaves them to it",
+        help="mark two thirds of the rows of long tables as soak, for make test to leave out",
     )
 
 

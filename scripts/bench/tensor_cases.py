@@ -81,8 +81,7 @@ TENSORS = (
         ),
         "Tensors are there while the rest of their file arrives. Memory is without files' pages.",
         FEW,
-        "The cache computes sha256, which a download does not: 1.4 s of CPU for these 2 GB. A GPU "
-        "that takes over the copies is what the goals were set for.",
+        "The cache computes sha256, which a download does not: 1.4 s of CPU for these 2 GB.",
     ),
     _gpu_case(
         "gpu",

@@ -6,8 +6,8 @@ arguments, environment and files, killed by signals, and ended by the interprete
 what happens before `pgetpy.cli.main` is left out, so tests of the start use a new interpreter.
 
 A child may run other code, have other limits, and read what its parent writes. Each kind has a
-server: that for children of the user nobody runs as nobody itself, and that for children which run
-code of the tests imports more.
+server. Where children run as the user nobody, so does their server; where they run code of the
+tests, their server imports more.
 Patches in that code must be of what the package looks up when it calls it, as `os.rename`: all of
 the package is imported by then.
 
@@ -264,6 +264,7 @@ def become(child: Circumstances, given: Sequence[int]) -> None:
     for descriptor in given:
         os.close(descriptor)
     os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored by all that nohup has started
     if child.descriptors:
         resource.setrlimit(resource.RLIMIT_NOFILE, (child.descriptors, child.descriptors))
     if child.file_size:
