@@ -174,7 +174,8 @@ class CacheLoader:
         head = b""
         with create_file(path) as out:
             for block in blocks:
-                head = head or bytes(block[:HEAD_BYTES])
+                # A file's first block may be a few bytes, the end of a block of the pack.
+                head += block[: HEAD_BYTES - len(head)]
                 digest.update(block)
                 write_whole(out, block)
         try:

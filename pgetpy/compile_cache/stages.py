@@ -75,16 +75,39 @@ def staging(root: Path) -> Iterator[Path]:
     """
     make_folder(root)
     remove_dead_stages(root)
-    stage = root / f"{STAGE}{secrets.token_hex(8)}"
-    os.mkdir(stage, 0o700)
-    with closing_fd(os.open(stage, os.O_RDONLY | os.O_CLOEXEC)) as fd:
-        with contextlib.suppress(OSError):
-            try_lock(fd)
+    stage, fd = _locked_stage(root)
+    with closing_fd(fd):
         try:
             yield stage
         finally:
             with contextlib.suppress(OSError):
                 remove_tree(stage)
+
+
+def _locked_stage(root: Path) -> tuple[Path, int]:
+    """Make a stage; return it, and the descriptor that holds its lock.
+
+    Between making and locking it, another process may take it for one that a dead process has
+    left. Then it goes, and the next one is made.
+    """
+    while True:
+        stage = root / f"{STAGE}{secrets.token_hex(8)}"
+        os.mkdir(stage, 0o700)
+        with contextlib.suppress(FileNotFoundError):
+            fd = os.open(stage, os.O_RDONLY | os.O_CLOEXEC)
+            if _is_kept(stage, fd):
+                return stage, fd
+            os.close(fd)
+
+
+def _is_kept(stage: Path, fd: int) -> bool:
+    """Take the lock of a new stage; False if another process removes it, or has done so."""
+    try:
+        if not try_lock(fd):
+            return False
+    except OSError:
+        return True  # without locks, who looks for dead stages removes none
+    return stage.exists()
 
 
 def remove_dead_stages(root: Path) -> None:

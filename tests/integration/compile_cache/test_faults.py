@@ -17,8 +17,11 @@ from pathlib import Path
 import pytest
 
 from pgetpy.compile_cache import CompileCache
+from pgetpy.compile_cache.live import STAGE
 from pgetpy.compile_cache.maintenance import LocationKeeper
+from pgetpy.compile_cache.stages import remove_dead_stages, staging
 from pgetpy.core.compile_cache.seals import Seal, SealedFile, parse_seal, seal_name
+from pgetpy.system.file_locks import try_lock
 from tests.support.compile_trees import Machine, contents, elf
 
 Machines = Callable[[str], Machine]
@@ -392,6 +395,46 @@ def test_two_loads_at_once_agree(machine: Machines, location: Path) -> None:
         thread.join()
     assert files_of(two) == files_of(one)
     assert not list(two.home.rglob(".pgetpy-stage-*"))
+
+
+@pytest.mark.parametrize("moment", ["mkdir", "open"])
+def test_a_new_stage_that_another_process_takes_for_a_dead_one_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Ranks of a model start at once: one makes its stage while another looks for dead ones."""
+    live, removed = tmp_path / "live", []
+    call: Callable[..., object] = getattr(os, moment)
+
+    def then_another_cleans(path: Path, *args: object, **options: object) -> object:
+        done = call(path, *args, **options)
+        if Path(path).name.startswith(STAGE) and not removed:
+            removed.append(path)
+            remove_dead_stages(live)
+        return done
+
+    monkeypatch.setattr(os, moment, then_another_cleans)
+    with staging(live) as stage:
+        remove_dead_stages(live)
+        assert list(live.iterdir()) == [stage] != removed
+    assert not list(live.iterdir())
+
+
+def test_a_new_stage_that_another_process_is_removing_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live, locks = tmp_path / "live", []
+    make = os.mkdir
+
+    def another_locks(path: Path, *args: int) -> None:
+        make(path, *args)
+        if Path(path).name.startswith(STAGE) and not locks:
+            locks.append(os.open(path, os.O_RDONLY))
+            assert try_lock(locks[0])
+
+    monkeypatch.setattr(os, "mkdir", another_locks)
+    with staging(live) as stage:
+        assert os.fstat(locks[0]).st_ino != stage.stat().st_ino
+    os.close(locks[0])
 
 
 def test_a_load_is_really_cancelled(machine: Machines, location: Path) -> None:

@@ -68,6 +68,20 @@ def test_another_machine_gets_every_file_and_nothing_else(
         assert found[name] == mine, name
 
 
+@pytest.mark.parametrize("first", [1, 4, 40, 63])
+def test_a_shared_object_may_begin_just_before_the_end_of_a_block(
+    machine: Machines, location: Path, first: int
+) -> None:
+    """Packs are read in blocks of 1 MiB; where a file begins in one depends on those before it."""
+    one, two = machine("one"), machine("two")
+    one.inductor.write("ab/cab.py", b"#" * (2**20 - first))
+    one.inductor.write("ab/cab.so", elf(b"code"))
+    saved(one, location)
+    result = two.cache(location).load()
+    assert (result.outcome, result.left_out) == ("loaded", [])
+    assert contents(two.home) == contents(one.home)
+
+
 def test_files_are_their_owners_alone(machine: Machines, location: Path) -> None:
     two = machine("two")
     saved(filled(machine("one")), location)
