@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from pgetpy.core.destinations.names import name_from_url
-from pgetpy.core.http.urls import PLAIN_URL, local_link, parse_link
+from pgetpy.core.http.urls import local_link, parse_link
 from pgetpy.core.references.reference import Reference, Wanted, key_for, wanted_of
 from pgetpy.errors.redact import redact
 from pgetpy.settings import SourceSection
@@ -26,11 +26,11 @@ class Plain(Source[SourceSection]):
         local = text[:5].lower() == "file:"
         link = local_link(text) if local else parse_link(text)
         # A plain URL ends with its path; splitting takes as long as everything else here.
-        chosen = wanted_of(text if PLAIN_URL.fullmatch(text) else urlsplit(text).path, wanted)
+        chosen = wanted_of(text if link.plain else urlsplit(text).path, wanted)
         return Reference(
             self.name,
             text,
-            redact(text),
+            text if link.plain else redact(text),
             name_from_url(text) or "",
             link.key if chosen is Wanted.FILE else key_for(link.key, chosen),
             link.signature,

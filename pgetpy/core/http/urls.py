@@ -105,6 +105,7 @@ class Link:
         authorization: value of that header; it may stem from the URL's user and password.
         trusted: whether the operator has named this origin, so that no policy concerns it.
         signer: signs each request for it; None where requests are not signed.
+        plain: whether it was written as it is here, and has no query: then it holds no secret.
     """
 
     url: str = field(repr=False)
@@ -112,13 +113,16 @@ class Link:
     authorization: str | None = field(default=None, repr=False)
     trusted: bool = False
     signer: RequestSigner | None = field(default=None, repr=False, compare=False)
+    plain: bool = field(default=False, repr=False, compare=False)
 
     def __str__(self) -> str:
-        return redact(self.url)
+        return self.url if self.plain else redact(self.url)
 
     @cached_property
     def unsigned(self) -> Unsigned:
         """The URL without what signs it; of a file URL the one spelling of its path."""
+        if self.plain:
+            return Unsigned(self.url, "", ())
         return unsigned(self.url) if self.origin.host else Unsigned(_local_name(self.url), "", ())
 
     @cached_property
@@ -144,7 +148,7 @@ def parse_link(url: str) -> Link:
     """
     plain = PLAIN_URL.fullmatch(url)
     if plain is not None and plain[1] in _ORIGINS:
-        return Link(url, _ORIGINS[plain[1]])
+        return Link(url, _ORIGINS[plain[1]], plain=True)
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -173,6 +177,7 @@ def parse_link(url: str) -> Link:
         if len(_ORIGINS) >= _MOST_ORIGINS:
             _ORIGINS.clear()
         _ORIGINS[plain[1]] = origin
+        return Link(url, origin, plain=True)
     return Link(whole, origin, _basic(parts.username, parts.password))
 
 

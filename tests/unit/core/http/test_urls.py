@@ -17,6 +17,7 @@ from pgetpy.core.http.urls import (
     parse_link,
 )
 from pgetpy.errors import BadReferenceError, PgetError, TransferError
+from pgetpy.errors.redact import redact, unsigned
 
 STORE = Origin("https", "store.example", 443)
 
@@ -63,6 +64,37 @@ def test_the_form_that_is_asked_is_final_and_ascii(text: str) -> None:
     assert link.url.isascii()
     assert " " not in link.url
     assert "#" not in link.url
+
+
+@pytest.mark.parametrize(
+    ("url", "plain"),
+    [
+        ("http://h/x", True),
+        ("https://h.example:8443/a/b%20c.tar", True),
+        ("http://h/x?", False),
+        ("http://h/x?a=b", False),
+        ("http://h/x#a", False),
+        ("http://me@h/x", False),
+        ("http://me:secret@h/x", False),
+        ("http://H/x", False),
+        ("http://h/a b", False),
+        ("http://h:80/x", False),
+    ],
+)
+def test_a_url_is_plain_if_it_is_asked_as_it_is_written(url: str, plain: bool) -> None:
+    # The second time its origin is known.
+    assert [parse_link(url).plain, parse_link(url).plain] == [plain, plain]
+
+
+@given(st.text("aZ0@:/?#%=&.~ \u00e9", max_size=20), st.text("a@:/?#=.", max_size=8))
+def test_a_plain_url_holds_nothing_to_hide_or_to_leave_out(path: str, before: str) -> None:
+    url = f"http://{before}h/{path}"
+    with contextlib.suppress(BadReferenceError):
+        link = parse_link(url)
+        if link.plain:
+            assert url == link.url == redact(url) == str(link)
+            assert link.unsigned == unsigned(url)
+            assert link.authorization is None
 
 
 # --------------------------------------------------------------------------------- credentials
