@@ -74,6 +74,11 @@ class TorchFramework:
     def check(self, tensor: Tensor) -> None:
         """See `Framework.check`."""
         dtype = self.dtype_of(tensor)
+        if tensor.dtype == "F4" and tensor.shape and tensor.shape[-1] % 2:
+            raise BadSafetensorsError(
+                f"tensor {tensor.name!r} has an odd last dimension, and torch keeps two F4 values "
+                "in an element"
+            )
         if 0 in tensor.shape:
             _check_shape(tensor, lambda: self._empty(dtype, shape_in_torch(tensor)))
 

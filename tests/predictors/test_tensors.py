@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pgetpy import WeightsDownloadCache, tensors
@@ -118,6 +119,19 @@ def test_two_values_in_a_byte_are_an_element_of_torch(
         assert found["a"].dtype == judge["a"].dtype
         assert found["a"].shape == judge["a"].shape
         assert found["a"].view(torch.uint8).equal(judge["a"].view(torch.uint8))
+
+
+@pytest.mark.parametrize("shape", [[2, 3], [2, 1], [0, 5]])
+def test_an_odd_number_of_half_bytes_in_a_row_is_refused_as_load_file_does(
+    cache: WeightsDownloadCache, path: Path, shape: list[int]
+) -> None:
+    size = shape[0] * shape[1] // 2
+    path.write_bytes(file_of({"a": Made("F4", shape, bytes(size)), "b": Made("U8", [1], b"b")}))
+    with pytest.raises(SafetensorError, match="divisible by 2"):
+        load_file(path)
+    with pytest.raises(NotWeightsError, match="'a' has an odd last dimension"):
+        tensors.load(path, cache=cache)
+    assert bits(tensors.load(path, only=["b"], cache=cache)["b"]) == b"b"
 
 
 def test_a_dtype_that_torch_has_not_is_named(cache: WeightsDownloadCache, path: Path) -> None:
