@@ -124,8 +124,8 @@ def _is_shared(domain: str) -> bool:
 def _is_over(attributes: dict[str, str], now: float) -> bool:
     """Whether a cookie with these attributes has expired; Max-Age goes before Expires."""
     age = attributes.get("max-age", "")
-    if age.lstrip("-").isdigit():
-        return age.startswith("-") or not int(age[:9])
+    if age.lstrip("-").isdecimal():
+        return age.startswith("-") or not age.strip("0")
     # Seldom seen, and slow to import.
     import email.utils
 
