@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from pgetpy.core.http.urls import Link
-from pgetpy.core.nodes.readings import Reading
+from pgetpy.core.nodes.readings import Reading, stated_length
 from pgetpy.core.report.text import one_line
 from pgetpy.errors.reasons import system_reason
 from pgetpy.system.threads import start_thread
@@ -134,8 +134,8 @@ def _body(answer: http.client.HTTPResponse, most: int | None) -> tuple[bytes, bo
             body += block
     except http.client.IncompleteRead as error:
         return bytes(body + error.partial), True
-    except OSError:
+    except (OSError, ValueError):  # http.client's ValueError is for a chunk of negative length
         return bytes(body), True
-    announced = answer.getheader("Content-Length") or ""
-    wanted = int(announced) if announced.isdigit() else len(body)
+    stated = stated_length(answer.getheader("Content-Length"))
+    wanted = len(body) if stated is None else stated
     return bytes(body), len(body) < (wanted if most is None else min(wanted, most))

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pgetpy.core.http.bodies import MOST_DIGITS
+
 # Headers in which caches say whether they asked the origin, the common ones first.
 _CACHE_HEADERS = (
     "x-cache",
@@ -17,7 +19,14 @@ _CACHE_HEADERS = (
 )
 _HIT = re.compile(r"\bhit\b", re.IGNORECASE)
 _FROM_ORIGIN = re.compile(r"\b(?:miss|expired|bypass|fwd)\b", re.IGNORECASE)
-_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
+_SIZE = rf"[0-9]{{1,{MOST_DIGITS}}}"
+_LENGTH = re.compile(_SIZE)
+_RANGE = re.compile(rf"bytes (?:({_SIZE})-({_SIZE})|\*)/({_SIZE}|\*)")
+
+
+def stated_length(value: str | None) -> int | None:
+    """Return the number in a Content-Length header; None if it has none."""
+    return int(value) if value is not None and _LENGTH.fullmatch(value) else None
 
 
 @dataclass(frozen=True)
@@ -65,8 +74,7 @@ class Reading:
         found = _RANGE.fullmatch(self.headers.get("content-range", ""))
         if found:
             return int(found[3]) if found[3] != "*" else None
-        length = self.headers.get("content-length", "")
-        return int(length) if self.status == 200 and length.isdigit() else None
+        return stated_length(self.headers.get("content-length")) if self.status == 200 else None
 
     @property
     def words(self) -> str:

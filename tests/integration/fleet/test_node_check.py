@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import pytest
@@ -130,6 +132,39 @@ def test_a_node_that_does_not_run_is_a_fault_and_not_a_crash(server: Server) -> 
         ended = run("node", "check", server.add("/x", RIGHT), "--node", name)
     assert ended.code == 1
     assert "does not answer: connection refused" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("Content-Length", "\xb2", "answers ranges"),
+        ("Content-Range", f"bytes 0-0/{'9' * 5000}", "the answer is 206, bytes 0-0/999"),
+        ("Transfer-Encoding", "chunked", "answers ranges"),
+    ],
+)
+def test_numbers_that_are_none_are_faults_and_not_crashes(
+    name: str, value: str, words: str
+) -> None:
+    head = {"Content-Length": "1", "Content-Range": "bytes 0-0/9", name: value}
+    lines = [f"{each}: {head[each]}" for each in head]
+    answer = "\r\n".join(["HTTP/1.1 206 -", *lines, "", "-5"]).encode("latin-1") + b"\r\n"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=_answer_all, args=(listener, answer), daemon=True).start()
+        name = f"127.0.0.1:{listener.getsockname()[1]}"
+        ended = run("node", "check", "http://127.0.0.1:1/x", "--node", name)
+    assert ended.code == 1
+    assert words in ended.out
+    assert "Traceback" not in ended.err
+
+
+def _answer_all(listener: socket.socket, answer: bytes) -> None:
+    """Give `answer` to each request until the listener is closed."""
+    with suppress(OSError):
+        while True:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
 
 
 def test_an_object_that_the_origin_does_not_have_is_the_url_s_fault(
