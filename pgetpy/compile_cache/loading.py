@@ -280,7 +280,10 @@ class CacheLoader:
         """
         versions = self._tables[file.place]
         with contextlib.suppress(OSError):
-            versions = [target.read_bytes(), *versions]
+            mine = target.read_bytes()
+            # It may be being rewritten at this moment: then there is only a part of it.
+            if not damage(*file.place, mine, len(mine)):
+                versions = [mine, *versions]
         united = united_table(versions) or versions[0]
         with create_file(staged) as out:
             write_whole(out, united)

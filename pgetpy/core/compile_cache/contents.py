@@ -13,7 +13,6 @@ import posixpath
 import struct
 from collections.abc import Iterable, Mapping
 
-from pgetpy.core.compile_cache.environments import canonical
 from pgetpy.core.compile_cache.layouts import is_group, is_merged
 
 ELF_SUFFIXES = (".so", ".cubin", ".hsaco")
@@ -151,7 +150,7 @@ def portable(kind: str, path: str, data: bytes) -> bytes:
         ValueError: it is not what its name says.
     """
     if is_merged(kind, path):
-        return canonical(json.loads(data))
+        return _table(json.loads(data))
     return portable_group(data) if is_group(kind, path) else data
 
 
@@ -172,7 +171,15 @@ def united_table(versions: Iterable[bytes]) -> bytes | None:
         if not isinstance(found, Mapping):
             return None
         united = _joined(united, found)
-    return canonical(united)
+    return _table(united)
+
+
+def _table(value: object) -> bytes:
+    """Return a table in one form.
+
+    As torch writes it: choices that could not be timed have `Infinity`, which is not JSON proper.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _joined(one: Mapping[str, object], two: Mapping[str, object]) -> dict[str, object]:

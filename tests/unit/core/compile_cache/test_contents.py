@@ -79,3 +79,10 @@ def test_tables_are_united_and_the_first_wins() -> None:
 def test_tables_are_stored_in_one_form() -> None:
     assert portable("inductor", "cache/k", b'{"b": 1, "a": 2}') == b'{"a":2,"b":1}'
     assert portable("inductor", "aa/x.py", b"{ }") == b"{ }"
+
+
+def test_tables_may_hold_times_that_are_infinite() -> None:
+    # torch gives that time to choices that fail when they are timed.
+    table = b'{"a":{"x":Infinity}}'
+    assert portable("inductor", "cache/k", table) == table
+    assert united_table([table, b'{"a": {"x": 1, "y": 2}}']) == b'{"a":{"x":Infinity,"y":2}}'
