@@ -145,10 +145,18 @@ def remove_damaged(folders: Mapping[str, Path], scan: LiveScan) -> list[str]:
         if live.path.rpartition("/")[2].partition(".")[0] in held:
             continue
         with contextlib.suppress(OSError):
+            # It may have been finished after the folder was read, and before the locks were.
+            if not _is_as_found(folders[live.kind], live):
+                continue
             os.unlink(folders[live.kind] / live.path)
             del scan.files[live.place]
             removed.append(f"{live.path} {why}")
     return removed
+
+
+def _is_as_found(root: Path, live: LiveFile) -> bool:
+    found = os.lstat(root / live.path)
+    return (found.st_size, found.st_mtime_ns) == (live.size, live.mtime_ns)
 
 
 def is_noexec(folder: Path) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from pgetpy.compile_cache import CompileCache
-from pgetpy.compile_cache.live import STAGE
+from pgetpy.compile_cache.live import STAGE, remove_damaged, scan_folders
 from pgetpy.compile_cache.maintenance import LocationKeeper
 from pgetpy.compile_cache.stages import remove_dead_stages, staging
 from pgetpy.core.compile_cache.seals import Seal, SealedFile, parse_seal, seal_name
@@ -139,6 +139,18 @@ def test_what_is_being_compiled_is_neither_removed_nor_saved(
     for lock in locks:
         os.close(lock)
     assert cache.save().entries == 1
+
+
+def test_what_was_being_compiled_when_it_was_found_is_not_removed(machine: Machines) -> None:
+    one = machine("one")
+    folders = {"inductor": one.inductor.root}
+    finished = one.inductor.write("zz/czz.so", b"")
+    killed = one.inductor.write("zz/cyy.so", b"")
+    scan = scan_folders(folders)
+    finished.write_bytes(elf(b"whole by now"))
+    assert remove_damaged(folders, scan) == ["zz/cyy.so is empty"]
+    assert finished.exists()
+    assert not killed.exists()
 
 
 def test_damaged_files_are_not_saved(machine: Machines, location: Path) -> None:
