@@ -86,6 +86,7 @@ class CacheLoader:
     _stages: dict[str, str] = field(default_factory=dict)
     _tables: dict[tuple[str, str], list[bytes]] = field(default_factory=dict)
     _staged: dict[tuple[str, str], SealedFile] = field(default_factory=dict)
+    _torn: set[tuple[str, str]] = field(default_factory=set)
 
     def load(self, held: Mapping[tuple[str, str], Sequence[Holding]], live: LiveScan) -> None:
         """Load what is missing.
@@ -154,6 +155,8 @@ class CacheLoader:
                 raise
             self.loaded.broken.add(seal.pack)
             self.loaded.leave_out(seal.pack_name, reason_of(error))
+            # A folder without one of its files is of no use, and may never be added to.
+            self._torn |= {_unit(file) for file in files if file.place not in self._staged}
         finally:
             with contextlib.suppress(OSError):
                 (spool / seal.pack_name).unlink()
@@ -225,15 +228,16 @@ class CacheLoader:
         Folders that are new go as a whole, in one rename. Of those that exist the missing files
         are added one by one, except where a compiler wants the folder as it made it (`whole`).
         """
-        self.loaded.places |= self._staged.keys()
         units: dict[tuple[str, str], list[SealedFile]] = {}
         single: list[SealedFile] = []
         for file in self._staged.values():
-            unit = unit_of(file.kind, file.path)
-            if unit == file.path:
+            if (whole := _unit(file)) == file.place:
                 single.append(file)
+            elif whole not in self._torn:
+                units.setdefault(whole, []).append(file)
             else:
-                units.setdefault((file.kind, unit), []).append(file)
+                continue
+            self.loaded.places.add(file.place)
         for (kind, unit), files in units.items():
             self._flag.check()
             if not self._place_folder(kind, unit, len(files)):
@@ -290,6 +294,10 @@ class CacheLoader:
         make_folder(target.parent)
         os.rename(staged, target)
         self.loaded.entries += 1
+
+
+def _unit(file: SealedFile) -> tuple[str, str]:
+    return file.kind, unit_of(*file.place)
 
 
 @contextlib.contextmanager

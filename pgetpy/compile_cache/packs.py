@@ -19,7 +19,7 @@ import zstandard
 
 from pgetpy.compile_cache.operations import CancelFlag
 from pgetpy.compile_cache.stages import write_whole
-from pgetpy.core.compile_cache.seals import FRAME_BYTES, SealedFile
+from pgetpy.core.compile_cache.seals import FRAME_BYTES, SealedFile, pack_order
 from pgetpy.errors import IntegrityError
 
 # Kernels are variants of a few templates: matching at long distance makes a pack half as large, for
@@ -118,7 +118,7 @@ def read_pack(
     """
     row = _Row(path, flag)
     with contextlib.closing(row):
-        for file in sorted(wanted, key=lambda each: each.offset):
+        for file in sorted(wanted, key=pack_order):
             row.skip_to(file.offset)
             take(file, row.blocks(file.size))
 

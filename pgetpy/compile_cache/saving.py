@@ -19,7 +19,7 @@ import hashlib
 import io
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -214,6 +214,7 @@ class CacheSaver:
         """Write the raw bytes of `files`; return what became of them, and the pack's sha256."""
         total = sum(each.size for each in files)
         sealed: list[SealedFile] = []
+        lost: set[tuple[str, str]] = set()
         writer = PackWriter(out)
         try:
             for each in files:
@@ -221,6 +222,7 @@ class CacheSaver:
                 offset = writer.size
                 digest = self._add(each, writer)
                 if digest is None:
+                    lost.add((each.kind, unit_of(*each.place)))
                     continue
                 size = writer.size - offset
                 sealed.append(
@@ -229,7 +231,7 @@ class CacheSaver:
                     )
                 )
                 self._progress(writer.size, total)
-            return sealed, writer.finish()
+            return _without_torn(sealed, lost), writer.finish()
         finally:
             writer.close()
 
@@ -277,6 +279,16 @@ class CacheSaver:
         found = os.fstat(fd)
         if (found.st_size, found.st_mtime_ns) != (live.size, live.mtime_ns):
             raise IntegrityError("is being written")
+
+
+def _without_torn(
+    sealed: Sequence[SealedFile], lost: Collection[tuple[str, str]]
+) -> list[SealedFile]:
+    """Return `sealed` without the kernels of Triton among the units that `lost` a file: Triton
+    finds their group file, and fails without what that names."""
+    units = {each.place: (each.kind, unit_of(*each.place)) for each in sealed}
+    torn = {units[each.place] for each in sealed if is_group(*each.place)}.intersection(lost)
+    return [each for each in sealed if units[each.place] not in torn]
 
 
 def _order(live: LiveFile) -> tuple[str, ...]:

@@ -69,6 +69,11 @@ class SealedFile:
         return self.kind, self.path
 
 
+def pack_order(file: SealedFile) -> tuple[int, int]:
+    """Return where a file comes in its pack; an empty one comes before what begins there."""
+    return file.offset, file.size
+
+
 @dataclass(frozen=True)
 class Seal:
     """The content of one pack.
@@ -161,7 +166,7 @@ def _read_body(body: Mapping[str, Any], name: str) -> Seal:
                 )
     if not SHA256.fullmatch(body["pack"]):
         raise ValueError("pack")
-    files.sort(key=lambda each: each.offset)
+    files.sort(key=pack_order)
     return Seal(body["pack"], int(body["pack_size"]), files, environment, name)
 
 

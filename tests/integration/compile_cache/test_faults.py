@@ -557,3 +557,53 @@ def test_a_seal_with_an_offset_that_is_wrong_is_damage(machine: Machines, locati
     assert result.outcome == "partial"
     assert files_of(machine("two")) == {}
     assert json.dumps(result.as_record())
+
+
+def test_a_kernel_that_loses_a_file_while_it_is_saved_is_not_saved(
+    machine: Machines, location: Path
+) -> None:
+    one = machine("one")
+    one.inductor.graph()
+    lost = one.triton.kernel() / "kernel.ttir"
+    result = one.cache(location).save(lambda *_: lost.unlink(missing_ok=True))
+    assert result.outcome == "saved"
+    assert len(result.left_out) == 1
+    two = machine("two")
+    assert two.cache(location).load().entries == 5
+    assert not contents(two.triton.root)
+
+
+def test_a_kernel_of_which_a_file_cannot_be_used_is_not_laid_down(
+    machine: Machines, location: Path
+) -> None:
+    one, two = filled(machine("one")), machine("two")
+    key = one.cache(location).save().key
+    (old,) = (location / "v1" / key / "seals").iterdir()
+    seal = parse_seal(old.read_bytes(), old.name, key, None)
+    wrong = seal.files[-1]
+    assert wrong.kind == "triton"
+    files = [*seal.files[:-1], replace(wrong, sha256="0" * 64)]
+    data = replace(seal, files=files).to_json(None)
+    old.unlink()
+    (old.parent / seal_name(data, 1)).write_bytes(data)
+    assert two.cache(location).load().outcome == "partial"
+    kernels = [path for path in contents(two.triton.root) if path.endswith(".ttir")]
+    assert len(kernels) == 1
+    assert len(contents(two.triton.root)) == 5
+
+
+def test_an_empty_file_of_a_joined_pack_may_share_its_offset(
+    machine: Machines, location: Path
+) -> None:
+    key = filled(machine("one")).cache(location, kinds=("inductor", "triton", "vllm")).save().key
+    text = b"# text\n"
+    files = [
+        SealedFile("vllm", "abc/rank_0_0/__init__.py", 0, hashlib.sha256().hexdigest()),
+        SealedFile("inductor", "zz/czz.py", len(text), hashlib.sha256(text).hexdigest()),
+    ]
+    forged(location, key, files, text)
+    two = machine("two")
+    result = two.cache(location, kinds=("inductor", "triton", "vllm")).load()
+    assert result.outcome == "loaded", result.reason
+    assert (two.inductor.root / "zz/czz.py").read_bytes() == text
+    assert (two.home / "vllm/torch_compile_cache/abc/rank_0_0/__init__.py").exists()
