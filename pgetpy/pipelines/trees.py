@@ -321,14 +321,19 @@ class TreeStore:
                 return True
             if self._sound(place, place.name) is not None:
                 return False
-            self._take_away(place)
+            self._take_away(place, damaged=True)
         return False
 
-    def _take_away(self, place: Path) -> bool:
-        """Remove a tree, then its pins; False if it is gone already."""
+    def _take_away(self, place: Path, *, damaged: bool = False) -> bool:
+        """Remove a tree, then its pins; False if it is gone, or not `damaged` any more."""
         away = self._stage()
         try:
             os.rename(place, away / "removed")
+            # Another process may have replaced it meanwhile.
+            if damaged and self._sound(away / "removed", place.name) is not None:
+                with contextlib.suppress(OSError):
+                    os.rename(away / "removed", place)
+                    return False
             owner = _links_at(away / "removed").owner
         except FileNotFoundError:
             return False

@@ -168,6 +168,29 @@ def test_a_tree_that_does_not_hold_is_a_miss_and_is_replaced(
     assert (tree.path / "unet/config.json").read_bytes() == FILES["unet/config.json"]
 
 
+def test_a_damaged_tree_that_another_process_has_just_replaced_stays(
+    trees: TreeStore, cache: WeightsDownloadCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(trees, cache)
+    place = trees.folder / KEY
+    damage_link(place / "tree")
+    rename, inodes = os.rename, []
+
+    def late(source: Path, target: Path) -> None:
+        if source == place:
+            monkeypatch.setattr(os, "rename", rename)
+            publish(TreeStore(trees.folder, cache), cache)
+            inodes.append(place.stat().st_ino)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", late)
+    publish(trees, cache)
+    assert inodes == [place.stat().st_ino]
+    assert list((trees.folder / "tmp").iterdir()) == []
+    (owner,) = {each for each in cache.pins_by_owner() if each}
+    assert owner in (place / "links.json").read_text()
+
+
 def test_a_file_of_another_size_is_a_miss(trees: TreeStore, cache: WeightsDownloadCache) -> None:
     publish(trees, cache)
     damage_target(trees.folder / KEY / "tree")
