@@ -57,6 +57,11 @@ def parse_index(raw: bytes) -> ShardIndex:
         if not isinstance(shard, str) or not _is_plain(shard):
             raise BadSafetensorsError(f"its index names {shard!r} as a file beside it")
         tensors.setdefault(shard, []).append(tensor)
+    try:
+        # A header cannot have lone surrogates, and no sentence that names one could be printed.
+        "".join(weight_map).encode()
+    except UnicodeEncodeError as error:
+        raise BadSafetensorsError(f"its index has a name that is not Unicode ({error})") from None
     return ShardIndex({shard: tuple(names) for shard, names in tensors.items()})
 
 

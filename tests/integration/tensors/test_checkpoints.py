@@ -224,7 +224,16 @@ def test_an_index_leads_nowhere_else(
     assert cache.lookup(url) is None
 
 
-@pytest.mark.parametrize("raw", [b"<html>words</html>", b"{}", b'{"weight_map": {}}', b"["])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"<html>words</html>",
+        b"{}",
+        b'{"weight_map": {}}',
+        b"[",
+        b'{"weight_map": {"\\ud800": "x.safetensors"}}',
+    ],
+)
 def test_what_is_no_index_is_no_checkpoint(
     server: Server, cache: WeightsDownloadCache, raw: bytes
 ) -> None:
