@@ -24,7 +24,6 @@ from pgetpy.core.tensors.choices import Choice
 from pgetpy.core.weights.choosing import are_shards, indices_among, weights_among
 from pgetpy.core.weights.safetensors import SafetensorsHeader
 from pgetpy.core.weights.shards import INDEX_NAMES, SUFFIX, beside, is_index_name, parse_index
-from pgetpy.core.weights.sniffing import TELLING, FileKind, sniff
 from pgetpy.errors import (
     BadReferenceError,
     BadSafetensorsError,
@@ -39,7 +38,7 @@ from pgetpy.errors.redact import redact
 from pgetpy.system import polling
 from pgetpy.system.event_loop import done
 from pgetpy.tensors.base import Array, Wakeup
-from pgetpy.tensors.delivery import ByteSource, Check, Delivery, head_of
+from pgetpy.tensors.delivery import ByteSource, Check, Delivery, head_of, misfit
 from pgetpy.tensors.devices import Device
 from pgetpy.tensors.growing_file import GrowingFile
 from pgetpy.weights.cache import WeightsDownloadCache
@@ -318,21 +317,13 @@ def _choose(
     except BadSafetensorsError as error:
         if not landed.covers(*first):
             return (first,), False  # fetch its beginning, to say what it is instead
-        raise _misfit(fd, label, error) from error
+        raise misfit(fd, label, error) from error
     if not isinstance(head, SafetensorsHeader):
         return (Span(0, head or first.stop),), False
     check(head)
     choice.check((each.name for each in head.tensors), label)
     spans = (Span(each.start, each.stop) for each in head.tensors if each.name in choice)
     return joined(spans, 0), True
-
-
-def _misfit(fd: int, label: str, error: BadSafetensorsError) -> NotWeightsError:
-    """Return the error for a file that is not safetensors, saying what it looks like instead."""
-    found = sniff(os.pread(fd, TELLING, 0))
-    if found.kind in (FileKind.SAFETENSORS, FileKind.OTHER):
-        return error.of(label)
-    return NotWeightsError(label, found.kind.value, found.words)
 
 
 def _check_readable(path: Path) -> None:

@@ -19,7 +19,8 @@ from pgetpy.core.weights.safetensors import (
     head_size,
     parse_head,
 )
-from pgetpy.errors import BadSafetensorsError
+from pgetpy.core.weights.sniffing import TELLING, FileKind, sniff
+from pgetpy.errors import BadSafetensorsError, NotWeightsError
 from pgetpy.tensors.base import Array, FileSnapshot, Wakeup
 from pgetpy.tensors.devices import Device
 from pgetpy.tensors.growing_file import GrowingFile
@@ -141,8 +142,8 @@ class Delivery:
             header = head_of(snapshot.file.fd, snapshot.size, snapshot.landed, longest)
         except BadSafetensorsError as error:
             if not self._verified:
-                return False  # the cache will reject the file, with a better message
-            raise error.of(self.source.label) from error
+                return False  # the cache will reject the file
+            raise misfit(snapshot.file.fd, self.source.label, error) from error
         if not isinstance(header, SafetensorsHeader):
             return False
         self.check(header)
@@ -205,3 +206,11 @@ def head_of(
     if length - _PREFIX > longest:
         raise BadSafetensorsError(f"its header has {length - _PREFIX} bytes")
     return parse_head(os.pread(fd, length, 0), size) if landed.covers(0, length) else length
+
+
+def misfit(fd: int, label: str, error: BadSafetensorsError) -> NotWeightsError:
+    """Return the error for a file that is not safetensors, saying what it looks like instead."""
+    found = sniff(os.pread(fd, TELLING, 0))
+    if found.kind in (FileKind.SAFETENSORS, FileKind.OTHER):
+        return error.of(label)
+    return NotWeightsError(label, found.kind.value, found.words)

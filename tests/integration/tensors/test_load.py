@@ -112,6 +112,23 @@ def test_a_path_where_nothing_is_or_what_is_none_is_an_error(
             loaded(at(tmp_path, data), cache)
 
 
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"\x80\x04}q\x00.", "a pickle, which may run any code"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git-lfs"),
+        (b"", "empty"),
+        (DATA[:-1], "broken safetensors"),
+    ],
+    ids=["pickle", "pointer", "empty", "cut off"],
+)
+def test_what_is_at_a_path_instead_is_said_as_for_a_url(
+    tmp_path: Path, cache: WeightsDownloadCache, data: bytes, said: str
+) -> None:
+    with pytest.raises(NotWeightsError, match=said):
+        loaded(at(tmp_path, data), cache)
+
+
 def test_the_digest_of_a_path_is_compared(tmp_path: Path, cache: WeightsDownloadCache) -> None:
     path = at(tmp_path, DATA)
     assert same(loaded(path, cache, digest=sha256(DATA)), MADE)
