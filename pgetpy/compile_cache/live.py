@@ -103,7 +103,8 @@ def being_written(folders: Mapping[str, Path]) -> set[str]:
             except OSError:
                 continue
             with closing_fd(fd), contextlib.suppress(OSError):
-                if not try_lock(fd):
+                # Shared, so that two processes that ask at once do not see each other.
+                if not try_lock(fd, shared=True):
                     held.add(lock.name.partition(".")[0])
     return held
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from pgetpy.compile_cache import CompileCache
-from pgetpy.compile_cache.live import STAGE, remove_damaged, scan_folders
+from pgetpy.compile_cache.live import STAGE, being_written, remove_damaged, scan_folders
 from pgetpy.compile_cache.maintenance import LocationKeeper
 from pgetpy.compile_cache.stages import remove_dead_stages, staging
 from pgetpy.core.compile_cache.seals import Seal, SealedFile, parse_seal, seal_name
@@ -139,6 +139,25 @@ def test_what_is_being_compiled_is_neither_removed_nor_saved(
     for lock in locks:
         os.close(lock)
     assert cache.save().entries == 1
+
+
+def test_two_processes_that_ask_what_is_being_compiled_do_not_see_each_other(
+    machine: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = machine("one")
+    one.inductor.write("locks/czz.lock", b"")
+    folders = {"inductor": one.inductor.root}
+    seen = []
+
+    def lock(fd: int, *, shared: bool = False) -> bool:
+        got = try_lock(fd, shared=shared)
+        monkeypatch.undo()
+        seen.append(being_written(folders))  # another one, while this has the lock
+        return got
+
+    monkeypatch.setattr("pgetpy.compile_cache.live.try_lock", lock)
+    assert being_written(folders) == set()
+    assert seen == [set()]
 
 
 def test_what_was_being_compiled_when_it_was_found_is_not_removed(machine: Machines) -> None:
