@@ -121,6 +121,13 @@ class AnswerGate:
         return self._refused
 
     @property
+    def guesses(self) -> bool:
+        """Whether ranges are asked for though the first answer brought the whole, and no other
+        answer has shown yet that the server serves any."""
+        answer = self.answer
+        return answer is not None and answer.whole and self.plan.ranged and not self.repeatable
+
+    @property
     def restarts(self) -> bool:
         """Whether a next answer would send everything again, because there are no ranges."""
         return self.answer is not None and not self.answer.ranged

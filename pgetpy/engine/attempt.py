@@ -196,9 +196,10 @@ class Attempt:
         return min(self._limit, max(level, len(self._watchdog)))
 
     def _has_room(self, host: Host) -> bool:
-        if len(self._watchdog) >= (1 if self._scouting else self._limit):
-            return False  # others would only be redirected, or refused, as well
-        return host.busy < max(host.pace.level, min(self.plan.fewest, host.pace.ceiling))
+        # Others would only be redirected, refused, or sent the whole, as well.
+        most = min(self._limit, 1 if self._scouting else 2 if self.gate.guesses else self._limit)
+        level = max(host.pace.level, min(self.plan.fewest, host.pace.ceiling))
+        return len(self._watchdog) < most and host.busy < level
 
     def _launch(self, host: Host, part: RangeRequest, *, whole: bool = False) -> None:
         asked = None
@@ -207,8 +208,7 @@ class Attempt:
         known = self.gate.answer.identity if self.gate.answer else None
         tie = known or (self.gate.expected if self.plan.held and not self.gate.verified else None)
         if known is not None and not self.manner.tied:
-            # The gate compares the validators of every answer in any case.
-            tie = None
+            tie = None  # the gate compares the validators of every answer in any case
         begun, self.begun = self.begun, None
         if begun is not None and (asked != EVERYTHING or tie is not None):
             begun.close()  # learned meanwhile: this is to be asked for in another way

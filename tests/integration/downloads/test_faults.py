@@ -44,6 +44,7 @@ from tests.support.faults import (
     IdleClose,
     IgnoreIfRange,
     IgnoreRange,
+    Late,
     LengthConflict,
     NoLength,
     NoValidators,
@@ -148,6 +149,18 @@ def test_a_server_that_ignores_range_is_read_in_one_answer(
     assert result.validator == "none"
     assert result.length_known
     assert server.asked("/model") == [(0, chunk_size)]
+
+
+def test_a_server_that_announces_ranges_and_sends_the_whole_is_asked_for_one_at_a_time(
+    server: Server, tmp_path: Path
+) -> None:
+    """Each answer is the whole, which somebody may have to pay for."""
+    faults = (Late(0.2), IgnoreRange(), Pace(4_000_000))
+    url = serve(server, *faults, data=body(6 << 20))
+    fetch(url, tmp_path / "got")
+    assert (tmp_path / "got").read_bytes() == body(6 << 20)
+    # One with If-Range, and one without it.
+    assert len([each for each in server.asked("/model") if each != (0, None)]) <= 2
 
 
 def test_a_small_object_of_a_server_without_ranges(server: Server, tmp_path: Path) -> None:
