@@ -17,12 +17,20 @@ from scripts.bench.cases import CASES
 from scripts.gpu_network import Results
 from scripts.gpu_page import Ended
 from scripts.gpu_steps import Step
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 SAYS = "print('| a | b |')"
 FAILS = "import sys; sys.exit('no such thing')"
 # Ends as a step should that is interrupted: it says what it has.
-SLOW = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('half of it')"
+SLOW = """
+import time
+try:
+    open({begun!r}, "w").close()
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("half of it")
+"""
 DEAF = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
 
 
@@ -41,10 +49,30 @@ def test_a_step_that_fails_costs_the_others_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "a.txt").read_text() == "no such thing\n"
 
 
-def test_a_step_whose_time_is_over_says_what_it_has(tmp_path: Path) -> None:
-    ended = run(tmp_path, step("slow", SLOW, 1.5), step("b", SAYS))
+def test_a_step_whose_time_is_over_says_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = tmp_path / "begun"
+    slow = SLOW.format(begun=str(begun))
+
+    class Begun(subprocess.Popen[bytes]):
+        """Is interrupted once it is at work: an interpreter may take longer than that to start."""
+
+        def wait(self, timeout: float | None = None) -> int:
+            if slow in self.args:
+                eventually(begun.exists)
+            return super().wait(timeout)
+
+    monkeypatch.setattr(subprocess, "Popen", Begun)
+    given: list[float] = []
+
+    def command(seconds: float) -> list[str]:
+        given.append(seconds)
+        return [sys.executable, "-c", slow]
+
+    ended = run(tmp_path, Step("slow", "Step slow", 1.5, command), step("b", SAYS))
     assert [one.is_done for one in ended] == [False, True]
-    assert "stopped after 1 s" in ended[0].state or "stopped after 2 s" in ended[0].state
+    assert ended[0].state.startswith(f"stopped after {given[0]:.0f} s: ")
     assert (tmp_path / "slow.txt").read_text() == "half of it\n"
 
 
