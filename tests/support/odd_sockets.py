@@ -30,9 +30,14 @@ class SocketServer:
         self._listener = socket.create_server(("127.0.0.1", 0))
         scheme = "http" if tls is None else "https"
         self.url = f"{scheme}://127.0.0.1:{self._listener.getsockname()[1]}/model"
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     def close(self) -> None:
+        # A thread that is about to call accept(2) has the number of the descriptor, and the next
+        # server's listener would get that number: it would answer there, with this one's oddity.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join()
         self._listener.close()
 
     def _accept(self) -> None:
