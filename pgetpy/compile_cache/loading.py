@@ -40,7 +40,7 @@ from pgetpy.core.compile_cache.contents import (
     portable,
     united_table,
 )
-from pgetpy.core.compile_cache.layouts import LAYOUTS, is_group, is_merged, rank_of, unit_of
+from pgetpy.core.compile_cache.layouts import LAYOUTS, is_group, is_merged, rank_of, unit_place
 from pgetpy.core.compile_cache.seals import Holding, Seal, SealedFile
 from pgetpy.errors import IntegrityError, PgetError
 
@@ -119,9 +119,9 @@ class CacheLoader:
     ) -> dict[str, tuple[Seal, list[SealedFile]]]:
         """Return the files to load, by the pack that holds them."""
         packs: dict[str, tuple[Seal, list[SealedFile]]] = {}
-        whole = {(kind, unit_of(kind, path)) for kind, path in live.files if LAYOUTS[kind].whole}
+        whole = {unit_place(place) for place in live.files if LAYOUTS[place[0]].whole}
         for (kind, path), holdings in held.items():
-            if kind not in self._folders or (kind, unit_of(kind, path)) in whole:
+            if kind not in self._folders or unit_place((kind, path)) in whole:
                 continue
             if (kind, path) in live.files and not self._is_older(kind, path, holdings):
                 continue
@@ -156,7 +156,9 @@ class CacheLoader:
             self.loaded.broken.add(seal.pack)
             self.loaded.leave_out(seal.pack_name, reason_of(error))
             # A folder without one of its files is of no use, and may never be added to.
-            self._torn |= {_unit(file) for file in files if file.place not in self._staged}
+            self._torn |= {
+                unit_place(file.place) for file in files if file.place not in self._staged
+            }
         finally:
             with contextlib.suppress(OSError):
                 (spool / seal.pack_name).unlink()
@@ -231,16 +233,16 @@ class CacheLoader:
         units: dict[tuple[str, str], list[SealedFile]] = {}
         single: list[SealedFile] = []
         for file in self._staged.values():
-            if (whole := _unit(file)) == file.place:
+            if (unit := unit_place(file.place)) == file.place:
                 single.append(file)
-            elif whole not in self._torn:
-                units.setdefault(whole, []).append(file)
+            elif unit not in self._torn:
+                units.setdefault(unit, []).append(file)
             else:
                 continue
             self.loaded.places.add(file.place)
-        for (kind, unit), files in units.items():
+        for (kind, folder), files in units.items():
             self._flag.check()
-            if not self._place_folder(kind, unit, len(files)):
+            if not self._place_folder(kind, folder, len(files)):
                 single += [] if LAYOUTS[kind].whole else files
         for file in sorted(single, key=lambda each: rank_of(each.kind, each.path)):
             self._flag.check()
@@ -294,10 +296,6 @@ class CacheLoader:
         make_folder(target.parent)
         os.rename(staged, target)
         self.loaded.entries += 1
-
-
-def _unit(file: SealedFile) -> tuple[str, str]:
-    return file.kind, unit_of(*file.place)
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ from pgetpy.core.compile_cache.contents import (
     portable,
 )
 from pgetpy.core.compile_cache.environments import CompileEnvironment
-from pgetpy.core.compile_cache.layouts import LAYOUTS, is_group, is_merged, unit_of
+from pgetpy.core.compile_cache.layouts import LAYOUTS, is_group, is_merged, unit_place
 from pgetpy.core.compile_cache.seals import Holding, Seal, SealedFile, seal_name
 from pgetpy.errors import IntegrityError
 from pgetpy.system.filesystem import closing_fd
@@ -130,14 +130,14 @@ class CacheSaver:
         busy = being_written(self._folders)
         units: dict[tuple[str, str], list[LiveFile]] = {}
         for each in live.files.values():
-            units.setdefault((each.kind, unit_of(*each.place)), []).append(each)
+            units.setdefault(unit_place(each.place), []).append(each)
         chosen: dict[tuple[str, str], LiveFile] = {}
         for each in new:
             name = each.path.rpartition("/")[2].partition(".")[0]
             if name in busy:
                 self.saved.leave_out(each.path, "is being compiled just now")
                 continue
-            unit = units[each.kind, unit_of(*each.place)]
+            unit = units[unit_place(each.place)]
             if each.place in chosen or not self._is_complete(unit):
                 continue
             # Where a unit has changed it is saved whole, so that one pack can restore it.
@@ -222,7 +222,7 @@ class CacheSaver:
                 offset = writer.size
                 digest = self._add(each, writer)
                 if digest is None:
-                    lost.add((each.kind, unit_of(*each.place)))
+                    lost.add(unit_place(each.place))
                     continue
                 size = writer.size - offset
                 sealed.append(
@@ -286,7 +286,7 @@ def _without_torn(
 ) -> list[SealedFile]:
     """Return `sealed` without the kernels of Triton among the units that `lost` a file: Triton
     finds their group file, and fails without what that names."""
-    units = {each.place: (each.kind, unit_of(*each.place)) for each in sealed}
+    units = {each.place: unit_place(each.place) for each in sealed}
     torn = {units[each.place] for each in sealed if is_group(*each.place)}.intersection(lost)
     return [each for each in sealed if units[each.place] not in torn]
 

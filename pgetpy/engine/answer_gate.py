@@ -122,7 +122,7 @@ class AnswerGate:
 
     @property
     def guesses(self) -> bool:
-        """Whether ranges are asked for though the first answer brought the whole, and no other
+        """Whether ranges are asked for though the first answer was the whole, and no other
         answer has shown yet that the server serves any."""
         answer = self.answer
         return answer is not None and answer.whole and self.plan.ranged and not self.repeatable

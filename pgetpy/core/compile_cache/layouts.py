@@ -86,6 +86,12 @@ def unit_of(kind: str, path: str) -> str:
     return found[1] if found else path
 
 
+def unit_place(place: tuple[str, str]) -> tuple[str, str]:
+    """Return the kind and the path of the unit that the file at `place` belongs to."""
+    kind, path = place
+    return kind, unit_of(kind, path)
+
+
 def is_merged(kind: str, path: str) -> bool:
     """Whether it is a table that Inductor rewrites in place, of which all versions are united."""
     return kind == "inductor" and path.startswith("cache/")

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pgetpy.core.compile_cache.environments import CompileEnvironment, canonical, environment_of
-from pgetpy.core.compile_cache.layouts import is_merged, may_hold, unit_of
+from pgetpy.core.compile_cache.layouts import is_merged, may_hold, unit_place
 from pgetpy.errors import IntegrityError
 
 # Raw bytes in a frame of zstd: a reader has one in memory at a time.
@@ -198,9 +198,9 @@ def unite(
     for seal in sorted(seals, key=lambda each: each.name):
         if seal.pack in bad:
             continue
-        unusable = set(map(_unit, shared_objects(seal, machine)))
+        unusable = {unit_place(file.place) for file in shared_objects(seal, machine)}
         for file in seal.files:
-            if unusable and _unit(file) in unusable:
+            if unusable and unit_place(file.place) in unusable:
                 continue
             held = united.setdefault(file.place, [])
             if not held or (
@@ -218,10 +218,6 @@ def shared_objects(seal: Seal, machine: CompileEnvironment | None) -> list[Seale
     if machine is None or not machine.lacks(seal.environment):
         return []
     return [file for file in seal.files if file.path.endswith(".so")]
-
-
-def _unit(file: SealedFile) -> tuple[str, str]:
-    return file.kind, unit_of(*file.place)
 
 
 def moved_file(file: SealedFile, offset: int) -> SealedFile:
