@@ -390,7 +390,7 @@ class Attempt:
             return  # the loop may turn often while many small answers end
         self._ticked_at = now
         if self._host is not None:
-            self._watchdog.look_after(now, self._host)
+            self._watchdog.look_after(now, self._host, guessing=self.gate.guesses)
             if self._host.observe(now, self._watchdog.rates(now), self._watchdog.lull):
                 self._sleeper.rouse()
         if self.plan.total is None and self.gate.answer is not None:

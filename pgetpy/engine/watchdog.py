@@ -152,8 +152,13 @@ class Watchdog:
             self._given_up.discard(task)
             yield task, exchange, error
 
-    def look_after(self, now: float, host: Host) -> None:
+    def look_after(self, now: float, host: Host, *, guessing: bool = False) -> None:
         """Observe every exchange at `now`, and end those that are stuck or superfluous.
+
+        Args:
+            now, host: as of the attempt.
+            guessing: whether an answer has yet to show that there are ranges; see
+                `end_superfluous`.
 
         Raises:
             TooSlowError: all exchanges together deliver too little to be worth waiting for.
@@ -172,7 +177,7 @@ class Watchdog:
         host.delivering += delivering - self._delivering
         host.quiet += quiet - self._quiet
         self._delivering, self._quiet = delivering, quiet
-        self.end_superfluous()
+        self.end_superfluous(guessing=guessing)
         self._check_speed(now, host)
 
     @property
@@ -185,11 +190,16 @@ class Watchdog:
         meters = [exchange.part.meter for exchange in self._exchanges.values()]
         return [p.rate for p in meters if p.answered is not None and now - p.answered >= _SHOWING]
 
-    def end_superfluous(self) -> None:
-        """End the exchanges whose bytes have come by another request."""
+    def end_superfluous(self, *, guessing: bool = False) -> None:
+        """End the exchanges whose bytes have come by another request.
+
+        While `guessing`, those that have been answered: without the answer the next one would have
+        to ask again whether there are ranges.
+        """
         superfluous = self._plan.superfluous()
         for task, exchange in self._exchanges.items():
-            if exchange.part in superfluous and task not in self._doomed:
+            awaited = guessing and exchange.part.meter.answered is None
+            if exchange.part in superfluous and task not in self._doomed and not awaited:
                 self._doom(task, None)
 
     def leave(self, host: Host | None) -> None:
