@@ -258,10 +258,15 @@ async def upload_async(
         TransferError: the store or the network failed.
         DestinationError: the file cannot be read, or changed meanwhile.
     """
+    from pgetpy.core.text.values import read_header_value
     from pgetpy.engine.uploads.options import UploadOptions
     from pgetpy.engine.uploads.paths import upload_path
 
-    options = UploadOptions(if_absent, content_type, cache_control)
+    options = UploadOptions(
+        if_absent,
+        read_header_value(content_type, "content_type"),
+        read_header_value(cache_control, "cache_control"),
+    )
     chosen = _settings(settings, None, None, s3)
     report = progress or ignore_event
     return await upload_path(os.fspath(path), target, options, chosen, report, os.environ)

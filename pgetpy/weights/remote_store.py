@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from pgetpy.core.cache.remote_records import blob_name
+from pgetpy.core.http.small_answers import plain_length
 from pgetpy.core.objects.names import ObjectName, object_url, parse_object_name
 from pgetpy.core.objects.sigv4 import EMPTY_BODY
 from pgetpy.core.report.events import ignore_event
@@ -158,8 +159,7 @@ class RemoteStore:
 
         def work(client: StoreClient, url: str) -> int | None:
             head = client.request("HEAD", url, Body(EMPTY_BODY), accept=accept).head
-            length = head.headers.get("content-length") or ""
-            return int(length) if head.status != 404 and length.isdigit() else None
+            return plain_length(head) if head.status != 404 else None
 
         return await self._ask(blob_name(digest), work)
 

@@ -103,6 +103,9 @@ class ObjectStore(ScriptedServer):
         write_only: whether all reads are refused.
         encrypts: whether ETags are of its own making, as with keys of Amazon's KMS.
         loses: which requests are done, and their connection closed in place of an answer.
+        instead: the bytes that a request is answered with, and not done; None for the usual answer.
+            The connection is closed behind them.
+        moved_to: the region that requests for hosts of another one are sent to; empty for none.
     """
 
     def __init__(self) -> None:
@@ -124,6 +127,8 @@ class ObjectStore(ScriptedServer):
         self.write_only = False
         self.encrypts = False
         self.loses: Callable[[Asked], bool] = lambda _: False
+        self.instead: Callable[[Asked], bytes | None] = lambda _: None
+        self.moved_to = ""
         self.requests: list[Asked] = []
         self.violations: list[str] = []
         self.objects: dict[str, dict[str, Stored]] = {}
@@ -168,6 +173,17 @@ class ObjectStore(ScriptedServer):
     def next_refusal(self) -> Refusal | None:
         with self._lock:
             return self._refusals.popleft() if self._refusals else None
+
+    def refusal_of(self, asked: Asked, raw: str) -> Refusal | None:
+        """Return what refuses a request, None if it is answered."""
+        region = self.moved_to
+        if region and f".{region}." not in asked.host:
+            return Refusal(301, "PermanentRedirect", headers={"x-amz-bucket-region": region})
+        refusal = self.next_refusal() or self.check(asked, raw)
+        reads = asked.method in ("GET", "HEAD")
+        if refusal is None and (self.write_only if reads else self.read_only):
+            return Refusal(403, "AccessDenied")
+        return refusal
 
     def check(self, asked: Asked, raw: str) -> Refusal | None:
         """Return why a request is not let in, None if it is."""
@@ -266,10 +282,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.owner.note(asked)
         if self.owner.pause_at is not None and self.owner.pause_at(asked):
             self.owner.paused()
-        refusal = self.owner.next_refusal() or self.owner.check(asked, raw)
-        reads = self.command in ("GET", "HEAD")
-        if refusal is None and (self.owner.write_only if reads else self.owner.read_only):
-            refusal = Refusal(403, "AccessDenied")
+        instead = self.owner.instead(asked)
+        if instead is not None:
+            self.wfile.write(instead)
+            self.close_connection = True
+            return
+        refusal = self.owner.refusal_of(asked, raw)
         self.lost = self.owner.loses(asked)
         if refusal is not None:
             self._refuse(refusal)

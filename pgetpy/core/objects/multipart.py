@@ -30,6 +30,7 @@ _MOST_PARTS = 10_000
 # Bytes of the largest object that can be sent; stores may have lower limits of their own.
 LARGEST_OBJECT = _MOST_PARTS * LARGEST_PART
 _MD5 = re.compile(r"[0-9a-f]{32}")
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _PART = re.compile(r"<Part>(.*?)</Part>", re.DOTALL)
 
 
@@ -70,6 +71,14 @@ def error_within(xml: str) -> str:
     return f"{text_of('Code', xml)}: {text_of('Message', xml)}"
 
 
+def says_complete(xml: str) -> bool:
+    """Whether the answer to CompleteMultipartUpload says that the object is there.
+
+    Its head says nothing, see `error_within`; and the body may be cut off, or be a proxy's.
+    """
+    return bool(text_of("ETag", xml)) or "<CompleteMultipartUploadResult" in xml
+
+
 def parse_parts(xml: str) -> tuple[list[SentPart], str]:
     """Return the parts of one page of ListParts, and what asks for the next page; empty for none.
 
@@ -78,7 +87,7 @@ def parse_parts(xml: str) -> tuple[list[SentPart], str]:
     parts = []
     for inner in _PART.findall(xml):
         number, size = text_of("PartNumber", inner), text_of("Size", inner)
-        if number.isdigit() and size.isdigit():
+        if _NUMBER.fullmatch(number) and _NUMBER.fullmatch(size):
             parts.append(SentPart(int(number), int(size), text_of("ETag", inner)))
     more = text_of("IsTruncated", xml).lower() == "true"
     return parts, text_of("NextPartNumberMarker", xml) if more else ""

@@ -11,9 +11,9 @@ What becomes of a request:
                                 sends the head before it has completed an upload
     answered, may be mended     signed anew (keys, clock, region), and sent again
     answered 501                an error at once: the store lacks a feature, and will lack it again
-    a pooled connection fails   sent again at once on a new one, if no byte of the body went out:
-                                the server had closed it
-    any other failure           sent again after a pause, as `Retries` says
+    a pooled connection fails   sent again at once on another: the server had probably closed it
+    any other failure           sent again after a pause, as `Retries` says; an answer that was cut
+                                off is one
 
 A part that is sent twice replaces itself, so that repeating it is safe.
 """
@@ -35,7 +35,7 @@ from urllib.parse import urlsplit
 
 from pgetpy.core.http.heads import Head, status_error, words_of
 from pgetpy.core.http.retry import Retries
-from pgetpy.core.http.urls import Link, parse_link
+from pgetpy.core.http.urls import Link, Origin, parse_link
 from pgetpy.core.objects import multipart
 from pgetpy.engine.transports.failures import proxy_headers
 from pgetpy.engine.uploads.connecting import broken, connect, proxy_for
@@ -110,8 +110,8 @@ class StoreClient:
         self._retrying = retrying
         self._lock = threading.Lock()
         # These and the counters are guarded by the lock; those in use are known so that `stop` can
-        # end them.
-        self._idle: list[http.client.HTTPConnection] = []
+        # end them. By origin: the first answer may say that the bucket is in another region.
+        self._idle: list[tuple[Origin, http.client.HTTPConnection]] = []
         self._busy: set[http.client.HTTPConnection] = set()
         self._stopped = threading.Event()
         self.requests = 0
@@ -128,7 +128,7 @@ class StoreClient:
         """End all requests; those under way raise."""
         self._stopped.set()
         with self._lock:
-            for connection in [*self._busy, *self._idle]:
+            for connection in [*self._busy, *(idle for _, idle in self._idle)]:
                 # A thread may be within a call on it. Shutting down wakes it, and it closes the
                 # socket; closing it here could hit another file with the same number.
                 with suppress(OSError, AttributeError):
@@ -138,7 +138,7 @@ class StoreClient:
         """Close the connections that are not in use."""
         with self._lock:
             idle, self._idle = self._idle, []
-        for connection in idle:
+        for _, connection in idle:
             connection.close()
 
     def request(
@@ -198,24 +198,30 @@ class StoreClient:
         signed = self._signer.sign(method, link, own, time.time(), body.sha256)
         connection, fresh = self._take(link)
         gone = 0
+
+        def count(more: int) -> None:
+            nonlocal gone
+            gone += more
+            sent(more)
+
         try:
             with self._lock:
                 self.requests += 1
-            head, text, gone = self._exchange(connection, method, link, [*own, *signed], body, sent)
+            head, text = self._exchange(connection, method, link, [*own, *signed], body, count)
         except SourceFileError:  # an OSError, but not of the network
             self._drop(connection)
             raise
         except (OSError, http.client.HTTPException) as error:
             self._drop(connection)
             sent(-gone)
-            if not fresh and gone == 0:
-                # The server had closed the pooled connection.
+            if not fresh:
+                # The server had probably closed the pooled connection.
                 return self._try(method, link, body, headers, accept, sent)
             raise broken(link, self._settings, error) from None
         except BaseException:
             self._drop(connection)
             raise
-        self._give_back(connection)
+        self._give_back(link, connection)
         code = multipart.error_within(text) if head.status == 200 else ""
         if code:
             # See above; a 500 is retried.
@@ -237,8 +243,8 @@ class StoreClient:
         headers: Sequence[tuple[str, str]],
         body: Body,
         sent: Callable[[int], object],
-    ) -> tuple[Head, str, int]:
-        """Send a request and read its answer: head, body, and bytes sent.
+    ) -> tuple[Head, str]:
+        """Send a request and read its answer: head and body.
 
         Only `headers` go out, beside Host and Content-Length: http.client's own are suppressed, as
         they would not be those that were signed.
@@ -252,16 +258,15 @@ class StoreClient:
         connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
         connection.putheader("Host", parts.netloc)
         for name, value in headers:
-            connection.putheader(name, value)
+            # As the transports of downloads do.
+            connection.putheader(name, value.encode("latin-1", "replace"))
         size = len(body.data) or body.size
         if size or method in ("PUT", "POST"):
             connection.putheader("Content-Length", str(size))
         connection.endheaders(body.data or None)
-        gone = len(body.data)
         try:
             if body.fd >= 0:
                 for count in _send_file(connection.sock, body, self._stopped):
-                    gone += count
                     sent(count)
         except SourceFileError:
             raise
@@ -269,9 +274,9 @@ class StoreClient:
             # A store may refuse before it has read everything, and close: its answer is in the
             # socket, and says more than the broken connection.
             with suppress(OSError, http.client.HTTPException):
-                return (*_read_answer(connection), gone)
+                return _read_answer(connection)
             raise
-        return (*_read_answer(connection), gone)
+        return _read_answer(connection)
 
     def _take(self, link: Link) -> tuple[http.client.HTTPConnection, bool]:
         """Return a pooled or new connection, and whether it is new.
@@ -282,10 +287,11 @@ class StoreClient:
         with self._lock:
             if self._stopped.is_set():
                 raise ConnectionFailedError(link.url, "the upload was stopped", permanent=True)
-            if self._idle:
-                connection = self._idle.pop()
-                self._note_busy(connection)
-                return connection, False
+            pooled = next((each for each in self._idle if each[0] == link.origin), None)
+            if pooled is not None:
+                self._idle.remove(pooled)
+                self._note_busy(pooled[1])
+                return pooled[1], False
         connection = connect(link, self._settings, self._tls)
         with self._lock:
             self._note_busy(connection)
@@ -296,12 +302,12 @@ class StoreClient:
         self._busy.add(connection)
         self.most_busy = max(self.most_busy, len(self._busy))
 
-    def _give_back(self, connection: http.client.HTTPConnection) -> None:
+    def _give_back(self, link: Link, connection: http.client.HTTPConnection) -> None:
         with self._lock:
             self._busy.discard(connection)
             # None after `Connection: close`.
             if connection.sock is not None:
-                self._idle.append(connection)
+                self._idle.append((link.origin, connection))
 
     def _drop(self, connection: http.client.HTTPConnection) -> None:
         with self._lock:
@@ -360,6 +366,10 @@ def _read_answer(connection: http.client.HTTPConnection) -> tuple[Head, str]:
     """Return the head and the body, as text, of the answer."""
     response = connection.getresponse()
     data = response.read(_LONGEST_ANSWER)
+    if response.length and response.status < 300:
+        # Read with a limit, an answer that was cut off raises nothing by itself. Of a refusal, the
+        # head is enough.
+        raise http.client.IncompleteRead(data, response.length)
     version = (1, 1) if response.version == 11 else (1, 0)
     head = Head.of(response.status, response.reason or "", response.getheaders(), version)
     if response.status >= 300:

@@ -11,6 +11,9 @@ and the upload; each further line is one part:
 Lines are only appended, with one write each, so a killed run damages the last one at most, and that
 is skipped. Losing the journal, or a line of it, only costs sending parts again: so errors of the
 disk are ignored here.
+
+A process that uses a journal has it locked. Another that uploads the same file to the same place
+keeps none, and begins an upload of its own: else the first to complete or abort would end both.
 """
 
 from __future__ import annotations
@@ -23,8 +26,13 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pgetpy.core.objects.multipart import LARGEST_PART, SMALLEST_PART
 from pgetpy.settings.folders import state_folder
+from pgetpy.system.file_locks import try_lock
 from pgetpy.system.filesystem import closing_fd
+
+# What comes of reading a line that is not what was written.
+_SENSELESS = (ValueError, LookupError, TypeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -58,21 +66,25 @@ class UploadJournal:
         self.upload: Upload | None = None
         # The ETag of each part that the store has confirmed, by number.
         self.parts: dict[int, str] = {}
+        self._locked = -1
 
     def read(self) -> Upload | None:
         """Return the upload that an earlier run began, which may be of another version of the file,
         and fill `parts`; None if there is none."""
+        self._lock(0)
         if self.path is None:
             return None
         try:
             lines = self.path.read_text().splitlines()
             head = json.loads(lines[0])
             found = Upload(str(head["id"]), tuple(head["version"]), int(head["part_size"]))
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, *_SENSELESS):
+            return None
+        if not SMALLEST_PART <= found.part_size <= LARGEST_PART:
             return None
         for line in lines[1:]:
             # The last line may have been cut off.
-            with suppress(ValueError, LookupError, TypeError):
+            with suppress(*_SENSELESS):
                 part = json.loads(line)
                 self.parts[int(part["number"])] = str(part["etag"])
         self.upload = found
@@ -84,6 +96,9 @@ class UploadJournal:
         if self.path is not None:
             with suppress(OSError):
                 self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock(os.O_CREAT)
+        if self.path is not None:
+            with suppress(OSError):
                 self._write(self.path, json.dumps(asdict(upload)), os.O_TRUNC)
 
     def note(self, number: int, etag: str) -> None:
@@ -98,6 +113,23 @@ class UploadJournal:
         if self.path is not None:
             with suppress(OSError):
                 self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let another process use the journal."""
+        if self._locked >= 0:
+            os.close(self._locked)
+            self._locked = -1
+
+    def _lock(self, create: int) -> None:
+        """Lock the journal, if it exists or `create` says so; keep none if another process has."""
+        if self.path is None or self._locked >= 0:
+            return
+        with suppress(OSError):
+            fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | create, 0o600)
+            self._locked = fd
+            with suppress(OSError):  # without locks, as if there were no other process
+                if not try_lock(fd):
+                    self.path = None
 
     @staticmethod
     def _write(path: Path, line: str, how: int) -> None:

@@ -38,9 +38,12 @@ class MultipartRequests:
 
     def parts(self, upload: str) -> dict[int, SentPart] | None:
         """Return the parts that the store has, by number; None if it has forgotten the upload, or
-        does not let these keys see."""
+        does not let these keys see.
+
+        A list that does not end is given up: parts that are not found are sent again.
+        """
         found: dict[int, SentPart] = {}
-        marker = ""
+        marker, before = "", set[str]()
         accept = frozenset({_UNKNOWN, _FORBIDDEN})
         while True:
             pairs = [("uploadId", upload), ("part-number-marker", marker)]
@@ -51,8 +54,9 @@ class MultipartRequests:
                 return None
             page, marker = multipart.parse_parts(answer.text)
             found |= {part.number: part for part in page}
-            if not marker:
+            if not marker or marker in before:
                 return found
+            before.add(marker)
 
     def put(self, upload: str, number: int, body: Body, sent: Callable[[int], object]) -> str:
         """Send one part; return its ETag."""

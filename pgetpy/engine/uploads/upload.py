@@ -19,6 +19,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from typing import TypeVar
 
 from pgetpy.core.http.heads import Head
 from pgetpy.core.http.retry import retryable
+from pgetpy.core.http.small_answers import plain_length
 from pgetpy.core.objects import multipart
 from pgetpy.core.objects.multipart import SentPart
 from pgetpy.core.objects.names import ObjectName, object_url
@@ -132,7 +134,8 @@ class FileUpload:
                 self.report(Started(self.key, self.path, str(self.target), self._size, 0))
                 etag = await self._in_thread(partial(self._put_whole, fd))
             else:
-                etag = await self._put_parts(fd, part_size)
+                with closing(UploadJournal(self.path, self._url, self.environ)) as journal:
+                    etag = await self._put_parts(fd, part_size, journal)
         except HttpStatusError:
             # The store compares hashes, and has refused what changed after it was hashed.
             self._check_unchanged(fd)
@@ -215,7 +218,7 @@ class FileUpload:
         """Whether the object is the one that was to be written: a request that is made again finds
         what the first one did, if only its answer was lost."""
         found = self._look()
-        return bool(etag) and (found.headers.get("etag"), _length(found)) == (etag, self._size)
+        return bool(etag) and (found.headers.get("etag"), plain_length(found)) == (etag, self._size)
 
     def _look(self) -> Head:
         """Return what the store says about the object."""
@@ -235,9 +238,8 @@ class FileUpload:
 
     # ------------------------------------------------------------------------- many parts
 
-    async def _put_parts(self, fd: int, part_size: int) -> str:
+    async def _put_parts(self, fd: int, part_size: int, journal: UploadJournal) -> str:
         """Send the file in parts, those that the store lacks; return the object's ETag."""
-        journal = UploadJournal(self.path, self._url, self.environ)
         upload = await self._in_thread(partial(self._begin, journal, part_size))
         self._held = self._done = sum(self._extent(n, upload.part_size)[1] for n in journal.parts)
         self.report(Started(self.key, self.path, str(self.target), self._size, self._held))
@@ -309,6 +311,9 @@ class FileUpload:
             if self._look().status < 300:
                 raise self._exists()
         answer = self._write("POST", url, body, condition, lambda: expected)
+        doubtful = answer is not None and not multipart.says_complete(answer.text)
+        if doubtful and not self._is_there(expected):  # but an older one, perhaps of the same size
+            raise TransferError(self._url, "the store did not confirm that it has the object")
         return (answer and multipart.text_of("ETag", answer.text)) or expected
 
     def _abort(self, upload: Upload) -> None:
@@ -336,7 +341,7 @@ class FileUpload:
             return etag
         if head.status == _MISSING:
             raise TransferError(self._url, "the store does not have the object that was written")
-        size, found = _length(head), head.headers.get("etag") or etag
+        size, found = plain_length(head), head.headers.get("etag") or etag
         resized = size not in (None, self._size)
         if self.options.if_absent and (resized or multipart.are_of_two_objects(etag, found)):
             raise self._exists()  # by now
@@ -390,8 +395,3 @@ class FileUpload:
         self._remarks.append(remark)
         event = Remarked(self.key, str(self.target), remark)
         self._loop.call_soon_threadsafe(self.report, event)
-
-
-def _length(head: Head) -> int | None:
-    length = head.headers.get("content-length", "")
-    return int(length) if length.isdigit() else None
