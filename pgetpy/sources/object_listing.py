@@ -78,7 +78,7 @@ async def list_folder(
     Raises:
         PgetError: the store does not list them, or not in a way that makes sense.
     """
-    files, token = ListedFiles(bucket, named), ""
+    files, token, tokens = ListedFiles(bucket, named), "", set[str]()
     while True:
         asked = bucket.page(named.key, token)
         try:
@@ -92,8 +92,9 @@ async def list_folder(
                 files.add(each)
         if not page.token:
             return files
-        if page.token == token:
+        if page.token in tokens:
             raise TransferError(
                 asked.url, "the listing does not end: it named the same next page twice"
             )
         token = page.token
+        tokens.add(token)

@@ -15,7 +15,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import unquote
 
-from pgetpy.core.objects.listing import BadListingError, ListedObject, ListingPage, parse_xml
+from pgetpy.core.objects.listing import (
+    BadListingError,
+    ListedObject,
+    ListingPage,
+    is_size,
+    parse_xml,
+)
 from pgetpy.core.objects.sigv4 import encode_query
 
 _BLOB = ["Blobs", "Blob"]
@@ -80,7 +86,7 @@ class _BlobReader:
         name, size = fields.get("name", ""), fields.get("content-length", "").strip()
         if fields.get("resourcetype", "") == "directory":
             return
-        if not name or not (size.isascii() and size.isdigit()):
+        if not name or not is_size(size):
             raise BadListingError("the listing has a blob without a name or a size")
         # The header has quotes, and the listing has none.
         etag = fields.get("etag", "").strip('"')

@@ -14,6 +14,7 @@ Only these elements are read, at exactly these depths, whatever else a store add
 
 from __future__ import annotations
 
+import re
 import xml.parsers.expat
 from collections.abc import Callable
 from urllib.parse import unquote_plus
@@ -23,6 +24,8 @@ from pgetpy.core.objects.sigv4 import encode_query
 
 # A page has at most 1000 keys of 1024 bytes, three times as long if they are encoded.
 LARGEST_PAGE = 16 << 20
+# Below 2**63. No object is that large.
+is_size = re.compile(r"[0-9]{1,18}").fullmatch
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,7 @@ class _PageReader:
 
 def _listed(fields: dict[str, str], *, encoded: bool) -> ListedObject:
     key, size = fields.get("Key", ""), fields.get("Size", "").strip()
-    if not key or not (size.isascii() and size.isdigit()):
+    if not key or not is_size(size):
         raise BadListingError("the listing has an object without a key or a size")
     name = unquote_plus(key, errors="surrogateescape") if encoded else key
     return ListedObject(name, int(size), fields.get("ETag", ""))

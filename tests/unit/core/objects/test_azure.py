@@ -77,7 +77,8 @@ def test_a_page_of_blobs_is_read() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"<html>", page(blob("", 5)), page(blob("a", "x")), b"<Error><Code>x</Code></Error>",
+    [b"", b"<html>", page(blob("", 5)), page(blob("a", "x")), page(blob("a", "9" * 5000)),
+     b"<Error><Code>x</Code></Error>",
      b'<!DOCTYPE x [<!ENTITY a "b">]><EnumerationResults/>'],
 )  # fmt: skip
 def test_what_is_no_listing_is_refused(text: bytes) -> None:

@@ -62,6 +62,8 @@ def test_the_next_page_is_asked_for_by_its_token() -> None:
         (page("<Contents><Size>5</Size></Contents>"), "without a key"),
         (page(item("k", size=-1)), "without a key or a size"),
         (page(item("k", size="\u0665")), "without a key or a size"),
+        (page(item("k", size=1 << 63)), "without a key or a size"),
+        (page(item("k", size="9" * 5000)), "without a key or a size"),
         (page("", "<IsTruncated>true</IsTruncated>"), "does not say how"),
         (page("\x00"), "XML"),
         (
