@@ -139,6 +139,9 @@ class Fills:
             self._claims[progress.token] = claim
         finally:
             self._claiming.discard(progress.token)
+        if claim.folder.is_symlink():
+            # Not ours: what is at its end would be deleted as the leftovers of an earlier fetch.
+            claim.folder.unlink()
         claim.folder.mkdir(parents=True, exist_ok=True)
         return claim
 

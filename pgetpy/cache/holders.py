@@ -322,8 +322,10 @@ def _holding_of(path: str) -> LeaseRecord | None:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
-    with closing_fd(fd):
+    # Some file servers put a folder of their own into each folder.
+    with closing_fd(fd), contextlib.suppress(IsADirectoryError):
         return _holding_in(fd)
+    return None
 
 
 def _holding_in(fd: int) -> LeaseRecord | None:

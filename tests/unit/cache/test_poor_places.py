@@ -298,3 +298,29 @@ for work in (store.remove, store.verify):
         assert f"{record} belongs to user root; put the users who share it" in removed
         assert f"holds damaged content at {entry.path}, and cannot record that" in verified
         assert "belongs to user root" in verified
+
+
+def test_a_link_in_place_of_what_was_left_is_not_followed(tmp_path: Path) -> None:
+    """A fetch deletes leftovers of another version; what is at the end of a link is not ours."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/diary").touch()
+    with Store(tmp_path / "cache") as store:
+        link = tmp_path / "cache/partial" / key_of("a")
+        link.symlink_to(tmp_path / "mine")
+        fill = store.try_fill(key_of("a"))
+        assert fill is not None
+        assert list(fill.folder.iterdir()) == []
+        fill.release(keep=False)
+    assert list((tmp_path / "mine").iterdir()) == [tmp_path / "mine/diary"]
+
+
+def test_folders_that_a_file_server_adds_to_each_folder_are_passed_over(tmp_path: Path) -> None:
+    with Store(tmp_path, max_bytes=2500) as store:
+        for folder in list(tmp_path.iterdir()):
+            if folder.is_dir():
+                (folder / "@eaDir").mkdir()
+        for name in range(4):
+            put(store, name)
+        assert names_of(store) == {"2", "3"}
+        store.sweep()
+        assert store.totals().entries == 2
