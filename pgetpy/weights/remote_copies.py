@@ -61,6 +61,8 @@ _AT_A_TIME = 2
 # A claim lasts as long as a slow network needs; no other process copies the entry meanwhile.
 _CLAIM_SECONDS = 300.0
 _SLOWEST_RATE = 5e6
+# A claim that lasts longer by this was written by a clock that is off, and could last for years.
+_LONGEST_SKEW = 900.0
 # As for digests: no longer than people accept at exit.
 END_SECONDS = 10.0
 _LOG = RoomLog("weights")
@@ -222,7 +224,7 @@ class RemoteCopies:
         claim = UploadClaim(token(), now + _CLAIM_SECONDS + record.size / _SLOWEST_RATE)
         other = await self._remote.read(name)
         held = parse_claim(other.text) if other is not None else None
-        if held is not None and held.until > now:
+        if held is not None and now < held.until < claim.until + _LONGEST_SKEW:
             return False
         if not await self._remote.write(name, format_claim(claim), over=other):
             return False

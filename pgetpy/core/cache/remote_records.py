@@ -19,6 +19,8 @@ from pgetpy.core.http.answers import Identity
 
 _FORMAT = 1
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+# What comes of reading what is not a record.
+_SENSELESS = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 # A folder of more files stays local: its record would take longer to read than is worth waiting.
 MOST_FILES = 5000
 LONGEST_RECORD = 4 << 20
@@ -122,11 +124,13 @@ def parse_record(data: str, key: str) -> RemoteRecord | None:
         value["identity"] = Identity(**value["identity"])
         value["blobs"] = tuple(_blob(each) for each in value["blobs"])
         record = RemoteRecord(**value)
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except _SENSELESS:
         return None
     texts = (record.name, record.archive or "", record.policy)
     numbers = isinstance(record.checked, (int, float))
     if not numbers or not all(isinstance(text, str) for text in texts):
+        return None
+    if "/" in record.name or "\0" in record.name:  # it becomes the end of a file's name
         return None
     right = len(record.blobs) <= MOST_FILES if record.folder else len(record.blobs) == 1
     return record if right else None
@@ -156,5 +160,5 @@ def parse_claim(data: str) -> UploadClaim | None:
     try:
         claim = UploadClaim(**json.loads(data))
         return claim if isinstance(claim.owner, str) and claim.until >= 0 else None
-    except (ValueError, TypeError):
+    except _SENSELESS:
         return None

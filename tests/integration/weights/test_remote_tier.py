@@ -345,7 +345,7 @@ def test_wrong_content_is_ignored_and_made_good(
     assert store.objects["bucket"][blob_of(weights())].body == weights()
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"pgetpy": 2}', "[]", '"x"'])
+@pytest.mark.parametrize("text", ["", "{", '{"pgetpy": 2}', "[]", '"x"', "[" * 99999])
 def test_a_damaged_record_is_a_miss(
     server: Server, store: ObjectStore, tmp_path: Path, text: str
 ) -> None:
@@ -459,7 +459,7 @@ def claim_on(store: ObjectStore, key: str, until: float) -> None:
     store.put("bucket", name, format_claim(UploadClaim("another", until)))
 
 
-@pytest.mark.parametrize(("left", "copies"), [(600.0, False), (-1.0, True)])
+@pytest.mark.parametrize(("left", "copies"), [(600.0, False), (-1.0, True), (365 * DAY, True)])
 def test_who_finds_a_claim_leaves_the_copy_to_another(
     server: Server, store: ObjectStore, tmp_path: Path, left: float, copies: bool
 ) -> None:
@@ -656,6 +656,7 @@ def test_a_record_is_read_as_it_was_written() -> None:
     claim = UploadClaim("me", 5.0)
     assert parse_claim(format_claim(claim).decode()) == claim
     assert parse_claim("{}") is None
+    assert parse_claim("[" * 99999) is None
 
 
 @pytest.mark.parametrize(
@@ -666,6 +667,8 @@ def test_a_record_is_read_as_it_was_written() -> None:
         {"blobs": (RemoteBlob("", -1, f"sha256:{'0' * 64}"),)},
         {"blobs": (RemoteBlob("", 5, "sha256:../x"),)},
         {"name": 5},
+        {"name": "../x"},
+        {"name": "x\0"},
         {"checked": "now"},
         {"folder": True, "blobs": RECORD.blobs * (MOST_FILES + 1)},
     ],
