@@ -5,9 +5,8 @@ A child that is forked here is a process like any other: in a session of its own
 arguments, environment and files, killed by signals, and ended by the interpreter's own exit. Only
 what happens before `pgetpy.cli.main` is left out, so tests of the start use a new interpreter.
 
-A child may run other code, have other limits, and read what its parent writes. Each kind has a
-server. Where children run as the user nobody, so does their server; where they run code of the
-tests, their server imports more.
+A child may run other code, have other limits, and read what its parent writes. Each kind of child
+has a server of its own: one runs as the user "nobody", and one imports what the tests' code needs.
 Patches in that code must be of what the package looks up when it calls it, as `os.rename`: all of
 the package is imported by then.
 
